@@ -1,0 +1,3 @@
+"""pytest-mechanism: tests of what happens inside language models."""
+
+__version__ = "0.1.0"

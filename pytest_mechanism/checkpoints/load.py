@@ -1,0 +1,161 @@
+"""From a folder to a model that can be run: Hugging Face weights under a TransformerBridge.
+
+Imports torch; only the runner comes here. Safetensors only, no remote code, no network.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.shape import Shape, read_shape
+from pytest_mechanism.errors import MechanismError, one_line
+from pytest_mechanism.tasks.encoding import Encoder
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LoadedModel:
+    """A checkpoint in memory.
+
+    Attributes:
+        role: the role it plays in this run.
+        bridge: the model under hooks, in eval mode, weights frozen.
+        shape: its sizes.
+        encoder: its tokenizer.
+        device: where it is.
+        plain_logits: logits of the probe prompt before it was wrapped, as plain HF gives them.
+        probe: token ids of that prompt, [1, S].
+    """
+
+    role: str
+    bridge: Any
+    shape: Shape
+    encoder: Encoder
+    device: torch.device
+    plain_logits: Tensor
+    probe: Tensor
+
+    def release(self) -> None:
+        """Let go of the weights."""
+        self.bridge = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def load_model(
+    role: str,
+    folder: Path,
+    device: str,
+    dtype: str,
+    probe: Callable[[Encoder], list[int]],
+) -> LoadedModel:
+    """Load a checkpoint folder.
+
+    Args:
+        role: the role it plays.
+        folder: config.json, *.safetensors, tokenizer.json.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        dtype: one of `DTYPES`.
+        probe: a prompt on which plain and wrapped logits are compared, as token ids.
+
+    Raises:
+        MechanismError: weights missing, damaged, not matching the config, or not finite.
+    """
+    encoder = Encoder.load(folder)
+    shape = read_shape(folder)
+    where = pick_device(device)
+    model = _read_weights(folder, DTYPES[dtype]).to(where).eval()
+    _check_weights(model, folder)
+    ids = torch.tensor([probe(encoder)], device=where)
+    largest = int(ids.max())
+    if largest >= shape.d_vocab:
+        raise MechanismError(
+            f"{folder}: the tokenizer gives id {largest}, the model has {shape.d_vocab} embeddings"
+        )
+    with torch.no_grad():
+        plain = model(ids).logits.float().cpu()
+    bridge = _wrap(model, folder)
+    for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
+        parameter.requires_grad_(False)
+    return LoadedModel(role, bridge, shape, encoder, where, plain, ids)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MechanismError(f"device {name!r}: torch sees no CUDA device; valid: cpu, auto")
+    return torch.device(name)
+
+
+def _read_weights(folder: Path, dtype: torch.dtype) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except Exception as problem:  # whatever a damaged folder makes the libraries raise
+            raise MechanismError(f"{folder} cannot be loaded: {_first_line(problem)}") from None
+        finally:
+            logging.set_verbosity(before)
+    for what in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(str(k) for k in info.get(what) or ()):
+            raise MechanismError(
+                f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
+                f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
+            )
+    return model
+
+
+def _check_weights(model: Any, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise MechanismError(f"{folder}: weight {name} has values that are not finite")
+
+
+def _wrap(model: Any, folder: Path) -> Any:
+    """transformer-lens' bridge around a loaded model; the one place that uses its private path."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        try:
+            return build_bridge_from_module(
+                model, type(model).__name__, hf_config=model.config, tokenizer=None
+            ).eval()
+        except Exception as problem:
+            raise MechanismError(
+                f"{folder}: transformer-lens cannot wrap a {type(model).__name__}: "
+                f"{_first_line(problem)}"
+            ) from None
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = [line for line in str(problem).splitlines() if line.strip()]
+    return one_line(lines[0] if lines else type(problem).__name__)[:300]

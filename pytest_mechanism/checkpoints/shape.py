@@ -1,0 +1,83 @@
+"""How many layers and heads a checkpoint has, read from its config.json without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_mechanism.errors import MechanismError
+
+# Hugging Face families name the same thing differently; first match counts.
+NAMES = {
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "n_heads": ("num_attention_heads", "n_head", "num_heads"),
+    "n_kv_heads": ("num_key_value_heads",),
+    "d_model": ("hidden_size", "n_embd", "d_model"),
+    "d_head": ("head_dim",),
+    "d_vocab": ("vocab_size",),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a transformer.
+
+    Attributes:
+        n_layers: number of blocks.
+        n_heads: query heads a block.
+        n_kv_heads: key-value heads a block (fewer than ``n_heads`` under GQA).
+        d_model: width of the residual stream.
+        d_head: width of one head.
+        d_vocab: rows of the embedding.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+
+    def heads(self) -> list[tuple[int, int]]:
+        """Every (layer, head)."""
+        return [(layer, h) for layer in range(self.n_layers) for h in range(self.n_heads)]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder.
+
+    Raises:
+        MechanismError: it is missing or is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MechanismError(f"{folder} has no config.json, so it is no checkpoint") from None
+    except (ValueError, OSError) as problem:
+        raise MechanismError(f"{path} cannot be read as JSON: {problem}") from None
+    if not isinstance(config, dict):
+        raise MechanismError(f"{path} must hold a JSON object")
+    return config
+
+
+def read_shape(folder: Path) -> Shape:
+    """Sizes from config.json (its ``text_config`` where a model has several parts)."""
+    config = read_config(folder)
+    config = config.get("text_config") or config
+    found: dict[str, int] = {}
+    for name, keys in NAMES.items():
+        value = next((config[k] for k in keys if config.get(k) is not None), None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            found[name] = value
+    missing = {"n_layers", "n_heads", "d_model", "d_vocab"} - set(found)
+    if missing:
+        raise MechanismError(
+            f"{folder / 'config.json'} does not say {', '.join(sorted(missing))}; "
+            "is it a decoder-only language model?"
+        )
+    found.setdefault("n_kv_heads", found["n_heads"])
+    found.setdefault("d_head", found["d_model"] // found["n_heads"])
+    return Shape(**found)

@@ -1,0 +1,93 @@
+"""``accuracy``: the model solves the task; or it is no worse than another one.
+
+``not_worse_than`` is a non-inferiority test on the same rows: the lower bound of the paired
+difference lies above ``-margin``. Where the other model is at chance the claim is inconclusive:
+two random models are not worse than each other, and it means nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field, StrictStr, model_validator
+
+from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.scoring import above_chance, accuracy, performance, score
+from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.types import Measurement, Verdict
+
+
+class Accuracy(Claim):
+    """The model's accuracy on the task's rows.
+
+    Attributes:
+        on: role or roles under test.
+        at_least: the accuracy claimed.
+        at_most: for capabilities that must be gone.
+        not_worse_than: a role that it must not fall behind.
+        margin: by how much it may.
+    """
+
+    summary: ClassVar[str] = "the model solves the task, or no worse than another one"
+
+    needs_groups: ClassVar[bool] = False
+
+    kind: Literal["accuracy"]
+    on: Roles = Field(default_factory=lambda: ["base", "ft"])
+    at_least: Fraction | None = None
+    at_most: Fraction | None = None
+    not_worse_than: StrictStr | None = None
+    margin: Fraction | None = None
+
+    @model_validator(mode="after")
+    def says_something(self) -> Accuracy:
+        if self.at_least is None and self.at_most is None and self.not_worse_than is None:
+            raise ValueError("needs one of at_least, at_most, not_worse_than")
+        if (self.not_worse_than is None) != (self.margin is None):
+            raise ValueError("not_worse_than and margin go together")
+        if self.not_worse_than in listed(self.on):
+            raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
+        return self
+
+    def roles(self) -> tuple[str, ...]:
+        return listed(self.on)
+
+    def models(self, role: str) -> tuple[str, ...]:
+        return (role, self.not_worse_than) if self.not_worse_than else (role,)
+
+    def needs(self, case: Case) -> tuple[Measurement, ...]:
+        return tuple(performance(case, role) for role in self.models(case.role))
+
+    def judge(self, case: Case, measured: Measured) -> Verdict:
+        seen = measured(performance(case, case.role))
+        own = accuracy(case, seen)
+        found: list[Verdict] = []
+        if self.at_least is not None or self.at_most is not None:
+            found.append(verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most)))
+        if self.not_worse_than is not None and self.margin is not None:
+            other = measured(performance(case, self.not_worse_than))
+            name = f"accuracy minus that of {self.not_worse_than}"
+            gap = score(
+                case,
+                name,
+                estimates.difference(
+                    seen.values["correct"], other.values["correct"], case.sampling(seen)
+                ),
+                "paired difference of accuracy on the same rows",
+            )
+            verdict = verdicts.at_least(gap, -self.margin)
+            if not above_chance(case, other):
+                reference = accuracy(case, other, f"accuracy of {self.not_worse_than}")
+                verdict = verdicts.inconclusive(
+                    f"the reference {self.not_worse_than} is at chance "
+                    f"({verdicts.show(reference)}, chance {case.task.chance:.3f}): "
+                    "not being worse than it means nothing",
+                    verdict.threshold,
+                    (gap,),
+                )
+            found.append(verdict)
+        together = verdicts.together(found)
+        beside = () if own in together.scores else (own,)
+        return replace(together, scores=(*together.scores, *beside))

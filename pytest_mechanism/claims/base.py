@@ -1,0 +1,171 @@
+"""What every claim kind has: its YAML fields, the measurements it needs, how it judges.
+
+A kind is one file with one subclass of `Claim`. Third parties add theirs through the entry point
+group ``pytest_mechanism.claims``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, StrictStr
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.spec.parts import Ablation, Group, Part
+from pytest_mechanism.statistics.estimates import Sampling
+from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.types import (
+    Head,
+    Measurement,
+    Method,
+    Observations,
+    Setting,
+    Verdict,
+    canonical,
+)
+
+Measured = Callable[[Measurement], Observations]
+"""Asks the runner; measures on the spot what was not planned."""
+
+PAIR = "pair"
+"""The role of a claim that compares models."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One claim on one role, with everything its judgement may look at.
+
+    Attributes:
+        role: the model under test, or ``pair``.
+        groups: of the spec.
+        ablation: of the spec.
+        task: source of rows.
+        confidence: of every interval.
+        shapes: role -> sizes of its model.
+        setting: what is noted beside each score.
+    """
+
+    role: str
+    groups: Mapping[str, Group]
+    ablation: Ablation
+    task: Task
+    confidence: float
+    shapes: Mapping[str, Shape]
+    setting: Setting
+
+    def ask(
+        self,
+        method: Method,
+        on: str,
+        inputs: tuple[Measurement, ...] = (),
+        kept: bool = True,
+        **arguments: Any,
+    ) -> Measurement:
+        """A measurement on this case's task."""
+        settings = {**self.task.settings.model_dump(mode="json"), "revision": self.task.revision}
+        return Measurement(method, on, canonical(settings), canonical(arguments), inputs, kept)
+
+    @property
+    def seed(self) -> int:
+        return int(self.task.settings.seed)
+
+    @property
+    def rows(self) -> int:
+        return int(self.task.settings.rows)
+
+    def sampling(self, seen: Observations) -> Sampling:
+        """How the rows behind some observations were drawn."""
+        return Sampling(seen.clusters, self.confidence, self.seed)
+
+    def group(self, name: str, on: str) -> Group:
+        """A group whose heads exist in the model of role ``on``.
+
+        Raises:
+            MechanismError: a head lies outside the model.
+        """
+        group = self.groups[name]
+        shape = self.shapes[on]
+        outside = [h for h in group.members() if h[0] >= shape.n_layers or h[1] >= shape.n_heads]
+        if outside:
+            layer, head = outside[0]
+            raise MechanismError(
+                f"group {name} names head {head} of layer {layer}; the model of role {on} has "
+                f"layers 0 to {shape.n_layers - 1} with heads 0 to {shape.n_heads - 1}"
+            )
+        return group
+
+    def random_heads(self, group: Group, on: str, draw: int = 0) -> tuple[list[Head], str]:
+        """As many heads as the group has, none of them in it: the same layers while they last.
+
+        Returns:
+            The heads, and what to call this control; no heads where the model has too few.
+        """
+        members = group.members()
+        rng = random.Random(f"random heads/{self.seed}/{draw}/{members}")
+        others = [h for h in self.shapes[on].heads() if h not in members]
+        if len(others) < len(members):
+            return [], "no control: the group has more than half of the model's heads"
+        same_layers, elsewhere = [], 0
+        for layer in sorted(group.heads):
+            wanted = sum(1 for at, _ in members if at == layer)
+            here = [h for h in others if h[0] == layer]
+            same_layers += rng.sample(here, min(wanted, len(here)))
+            elsewhere += max(0, wanted - len(here))
+        rest = [h for h in others if h not in same_layers]
+        heads = sorted(same_layers + rng.sample(rest, elsewhere))
+        where = "the same layers" if not elsewhere else "other layers (the group fills its own)"
+        many = "1 random head" if len(heads) == 1 else f"{len(heads)} random heads"
+        return heads, f"{many} of {where}"
+
+
+class Claim(Part):
+    """A sentence about a model that a run can refute.
+
+    Attributes:
+        kind: which subclass.
+        drift: how much worse than the accepted score a new checkpoint may be.
+        atol: how much the score of unchanged checkpoints may differ from the accepted one.
+    """
+
+    kind: StrictStr
+    drift: Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)] = 0.05
+    atol: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1e-3
+
+    summary: ClassVar[str] = ""
+    """One line for ``--help`` and the schema."""
+
+    needs_groups: ClassVar[bool] = True
+    """Whether the claim is about the spec's heads."""
+
+    def roles(self) -> tuple[str, ...]:
+        """One test item each."""
+        raise NotImplementedError
+
+    def models(self, role: str) -> tuple[str, ...]:
+        """Roles whose checkpoints the item of ``role`` needs."""
+        return (role,)
+
+    def mentions(self) -> Mapping[str, tuple[str, str]]:
+        """Names the claim uses: field -> (``group`` or ``variable``, name)."""
+        return {}
+
+    def needs(self, case: Case) -> tuple[Measurement, ...]:
+        """What must be measured, as far as it is known beforehand."""
+        raise NotImplementedError
+
+    def judge(self, case: Case, measured: Measured) -> Verdict:
+        """The verdict; may ask for more measurements."""
+        raise NotImplementedError
+
+
+Roles = Annotated[list[StrictStr] | StrictStr, Field(min_length=1)]
+
+
+def listed(roles: list[str] | str) -> tuple[str, ...]:
+    """A YAML value that may be one name or several, as a tuple."""
+    return (roles,) if isinstance(roles, str) else tuple(roles)
+

@@ -1,0 +1,59 @@
+"""Circuits as data: what stays alive, and random circuits of the same sizes."""
+
+from __future__ import annotations
+
+import random
+
+from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.scoring import RANDOM_ROWS
+from pytest_mechanism.methods.catalogue import CIRCUIT
+from pytest_mechanism.spec.parts import plain
+from pytest_mechanism.types import Measurement
+
+Alive = list[tuple[int, int, str]]
+"""(layer, head, named position) of each head that is not ablated."""
+
+def alive(case: Case, on: str, names: list[str] | None = None, hint: bool = True) -> Alive:
+    """The heads of the named groups (all by default); ``hint=False`` widens oracle positions.
+
+    A circuit kept alive only where the answer stands is told the answer by its author, so it is
+    also measured without that hint (`Task.oracles`).
+    """
+    found: Alive = []
+    for name in names or list(case.groups):
+        group = case.group(name, on)
+        at = group.at if hint else case.task.oracles.get(group.at, group.at)
+        found += [(layer, head, at) for layer, head in group.members()]
+    return found
+
+
+def circuit(case: Case, on: str) -> Measurement:
+    """The spec's circuit, with and without oracle hints, and the model with every head silent."""
+    variants = {"circuit": alive(case, on), "empty": []}
+    if any(group.at in case.task.oracles for group in case.groups.values()):
+        variants["circuit_without_hint"] = alive(case, on, hint=False)
+    return case.ask(
+        CIRCUIT, on, rows=case.rows, stream="rows", ablation=plain(case.ablation), alive=variants
+    )
+
+
+def random_circuits(case: Case, on: str, draws: int) -> Measurement:
+    """``draws`` circuits of random heads, group by group as many as the spec's, same positions."""
+    shape = case.shapes[on]
+    variants: dict[str, Alive] = {}
+    for draw in range(draws):
+        rng = random.Random(f"random circuits/{case.seed}/{draw}")
+        variants[f"random_{draw}"] = [
+            (layer, head, group.at)
+            for name in case.groups
+            for group in [case.group(name, on)]
+            for layer, head in sorted(rng.sample(shape.heads(), len(group.members())))
+        ]
+    return case.ask(
+        CIRCUIT,
+        on,
+        rows=min(case.rows, RANDOM_ROWS),
+        stream="rows",
+        ablation=plain(case.ablation),
+        alive=variants,
+    )

@@ -1,0 +1,149 @@
+"""``faithfulness``: the circuit alone does what the whole model does.
+
+F = (m(C) - m(0)) / (m(M) - m(0)), means over rows (metric ``normalised``), or the paper's ratio
+m(C) / m(M) (metric ``ratio``; Prakash et al., section 3.2). m(0) has every head at every position
+ablated and the MLPs alive. Too much is a failure as well as too little. A circuit kept alive only
+where the answer stands is told the answer; then the worse of this and of all such places counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, StrictInt, model_validator
+
+from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.circuits import circuit, random_circuits
+from pytest_mechanism.claims.scoring import (
+    COLUMN,
+    Of,
+    above_chance,
+    performance,
+    score,
+)
+from pytest_mechanism.spec.parts import Finite
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+
+
+class Faithfulness(Claim):
+    """The spec's circuit, everything else ablated, against the full model.
+
+    Attributes:
+        on: role or roles under test.
+        metric: ``normalised`` or ``ratio``.
+        of: what is compared: accuracy, or the answer's log-probability.
+        between: lowest and highest value claimed.
+        random: how many random circuits of the same sizes are measured as control.
+    """
+
+    summary: ClassVar[str] = "the circuit alone does what the whole model does"
+
+    kind: Literal["faithfulness"]
+    on: Roles = Field(default_factory=lambda: ["base", "ft"])
+    metric: Literal["normalised", "ratio"] = "normalised"
+    of: Of = "accuracy"
+    between: tuple[Finite, Finite]
+    random: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+
+    @model_validator(mode="after")
+    def in_order(self) -> Faithfulness:
+        if self.between[0] >= self.between[1]:
+            raise ValueError("between: the first number must be smaller than the second")
+        return self
+
+    def roles(self) -> tuple[str, ...]:
+        return listed(self.on)
+
+    def needs(self, case: Case) -> tuple[Measurement, ...]:
+        return (
+            performance(case, case.role),
+            circuit(case, case.role),
+            random_circuits(case, case.role, self.random),
+        )
+
+    def judge(self, case: Case, measured: Measured) -> Verdict:
+        full, parts, chosen = (measured(m) for m in self.needs(case))
+        bound = verdicts.spell(*self.between)
+        if not above_chance(case, full):
+            return verdicts.inconclusive(
+                f"{case.role} does not solve the task (accuracy "
+                f"{np.mean(full.values['correct']):.3f}, chance {case.task.chance:.3f}), so there "
+                "is nothing for a circuit to be faithful to",
+                bound,
+            )
+        try:
+            found = faithfulness_scores(case, full, parts, chosen, self.metric, self.of)
+        except estimates.Undefined as problem:
+            return verdicts.inconclusive(f"faithfulness has no value: {problem}", bound)
+        judged = found[0]
+        verdict = verdicts.within(judged, *self.between)
+        if verdict.status == "pass" and not beats_random(case, parts, chosen, self.of):
+            reason = f"{verdict.reason}, but random circuits of the same sizes do as well"
+            verdict = replace(verdict, status="inconclusive", reason=reason)
+        return replace(verdict, scores=found)
+
+
+def faithfulness_scores(
+    case: Case, full: Observations, parts: Observations, chosen: Observations, metric: str, of: Of
+) -> tuple[Score, ...]:
+    """The judged faithfulness first (the worse variant), then the other metric's.
+
+    Raises:
+        Undefined: the full model and the silent one are not told apart.
+    """
+    column = COLUMN[of]
+    ceiling, floor = full.values[column], parts.values[f"empty_{column}"]
+    draws = mean_draw(chosen, column)
+    k, how = len(draws), case.sampling(full)
+
+    def one(metric: str, part: str) -> estimates.Estimate:
+        mine = parts.values[f"{part}_{column}"]
+        if metric == "normalised":
+            return estimates.normalised(mine, floor, ceiling, how)
+        return estimates.of_means([mine, ceiling], lambda c, m: c / m, how)
+
+    def control(metric: str) -> Control | None:
+        name = "random circuits of the same sizes"
+        try:
+            if metric == "normalised":
+                found = estimates.normalised(draws, floor[:k], ceiling[:k], how.first(k))
+            else:
+                found = estimates.of_means(
+                    [draws, ceiling[:k]], lambda c, m: c / m, how.first(k)
+                )
+        except estimates.Undefined:
+            return None
+        return Control(name, found.value, found.interval)
+
+    described = {
+        "normalised": f"(m(C) - m(0)) / (m(M) - m(0)) of {of}, means over rows",
+        "ratio": f"m(C) / m(M) of {of} (Prakash et al., section 3.2)",
+    }
+    variants = [p for p in ("circuit", "circuit_without_hint") if f"{p}_{column}" in parts.values]
+    scores: list[Score] = []
+    for each in (metric, *(m for m in described if m != metric)):
+        worst = max((one(each, part) for part in variants), key=lambda e: abs(e.value - 1))
+        name = "faithfulness" if each == "normalised" else "faithfulness ratio"
+        scores.append(score(case, name, worst, described[each], 1.0, control(each), ablated=True))
+    return tuple(scores)
+
+
+def beats_random(case: Case, parts: Observations, chosen: Observations, of: Of) -> bool:
+    """Whether the circuit does better than the mean random one on the same rows."""
+    column = COLUMN[of]
+    draws = mean_draw(chosen, column)
+    k = len(draws)
+    gap = estimates.difference(
+        parts.values[f"circuit_{column}"][:k], draws, case.sampling(parts).first(k)
+    )
+    return gap.interval[0] > 0
+
+
+def mean_draw(chosen: Observations, column: str) -> Sequence[float]:
+    """Row by row, the mean over random circuits."""
+    draws = [v for name, v in chosen.values.items() if name.endswith(column)]
+    return list(map(float, np.mean(draws, axis=0)))

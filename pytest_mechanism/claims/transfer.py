@@ -1,0 +1,142 @@
+"""``transfer``: one model's circuit works in another.
+
+Prakash et al., section 3.3: the base's circuit run inside the fine-tuned model beats the *full*
+base model. Three things must hold: m(circuit in ``to``) is at least m of the full model that it
+``beats``; its faithfulness in ``to`` is at least x, where asked for; and it beats every one of at
+least 29 random circuits of the same sizes (0.9^29 < 0.05: at most one circuit in ten does better,
+with confidence 0.95).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, StrictInt, StrictStr, model_validator
+
+from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
+from pytest_mechanism.claims.circuits import circuit, random_circuits
+from pytest_mechanism.claims.faithfulness import faithfulness_scores
+from pytest_mechanism.claims.scoring import accuracy, above_chance, performance, score
+from pytest_mechanism.spec.parts import Finite, Part
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.types import Control, Measurement, Verdict
+
+
+class Beats(Part):
+    """The full model that a circuit must not fall behind.
+
+    Attributes:
+        model: its role.
+    """
+
+    model: StrictStr
+
+
+class Transfer(Claim):
+    """The circuit found on one model does its work in another.
+
+    Attributes:
+        source: YAML ``from``: role on which the circuit was found.
+        to: role in which it is run.
+        beats: the full model that it must be at least as good as.
+        faithfulness_at_least: least normalised faithfulness in ``to``.
+        random: how many random circuits it must all beat.
+    """
+
+    summary: ClassVar[str] = "one model's circuit works in another"
+
+    kind: Literal["transfer"]
+    source: StrictStr = Field(alias="from")
+    to: StrictStr
+    beats: Beats | None = None
+    faithfulness_at_least: Finite | None = None
+    random: Annotated[StrictInt, Field(ge=29, le=1000)] = 29
+
+    @model_validator(mode="after")
+    def says_something(self) -> Transfer:
+        if self.beats is None and self.faithfulness_at_least is None:
+            raise ValueError("needs one of beats, faithfulness_at_least")
+        if self.source == self.to:
+            raise ValueError("from and to must be two roles; use kind: faithfulness for one model")
+        return self
+
+    def roles(self) -> tuple[str, ...]:
+        return (PAIR,)
+
+    def models(self, role: str) -> tuple[str, ...]:
+        beaten = (self.beats.model,) if self.beats else ()
+        return tuple(dict.fromkeys((self.to, self.source, *beaten)))
+
+    def needs(self, case: Case) -> tuple[Measurement, ...]:
+        beaten = self.beats.model if self.beats else self.to
+        return (
+            performance(case, beaten),
+            performance(case, self.to),
+            circuit(case, self.to),
+            random_circuits(case, self.to, self.random),
+        )
+
+    def judge(self, case: Case, measured: Measured) -> Verdict:
+        beaten, full, parts, chosen = (measured(m) for m in self.needs(case))
+        how = case.sampling(full)
+        draws = {n: v for n, v in chosen.values.items() if n.endswith("_correct")}
+        k = len(chosen.example_ids)
+        best_random = max(float(np.mean(v)) for v in draws.values())
+        # without the hint of where the answer stands, where the spec's circuit has one
+        variant = min(
+            (n for n in ("circuit_correct", "circuit_without_hint_correct") if n in parts.values),
+            key=lambda n: float(np.mean(parts.values[n])),
+        )
+        mine = parts.values[variant]
+        control = Control(f"best of {len(draws)} random circuits of the same sizes", best_random)
+        own = score(
+            case,
+            f"circuit of {self.source} in {self.to}: accuracy",
+            estimates.proportion(mine, how),
+            "accuracy with only the circuit alive",
+            control=control,
+            ablated=True,
+        )
+        found: list[Verdict] = []
+        if self.beats is not None:
+            gap = score(
+                case,
+                f"circuit of {self.source} in {self.to} minus full {self.beats.model}",
+                estimates.difference(mine, beaten.values["correct"], how),
+                "paired difference of accuracy on the same rows",
+                control=Control(
+                    control.name, best_random - float(np.mean(beaten.values["correct"]))
+                ),
+                ablated=True,
+            )
+            verdict = verdicts.at_least(gap, 0.0)
+            if not above_chance(case, beaten):
+                reference = accuracy(case, beaten)
+                verdict = verdicts.inconclusive(
+                    f"the full {self.beats.model} is at chance ({verdicts.show(reference)}, "
+                    f"chance {case.task.chance:.3f}): beating it means nothing",
+                    verdict.threshold,
+                    (gap,),
+                )
+            found.append(verdict)
+        if self.faithfulness_at_least is not None:
+            try:
+                judged = faithfulness_scores(case, full, parts, chosen, "normalised", "accuracy")[0]
+                found.append(verdicts.at_least(judged, self.faithfulness_at_least))
+            except estimates.Undefined as problem:
+                found.append(
+                    verdicts.inconclusive(
+                        f"faithfulness in {self.to} has no value: {problem}",
+                        verdicts.spell(self.faithfulness_at_least, float("inf")),
+                    )
+                )
+        together = verdicts.together(found)
+        if together.status == "pass" and float(np.mean(mine[:k])) <= best_random:
+            reason = (
+                f"{together.reason}, but a random circuit of the same sizes does as well "
+                f"({best_random:.3f} on {k} rows)"
+            )
+            together = replace(together, status="fail", reason=reason)
+        return replace(together, scores=(*together.scores, own))

@@ -1,0 +1,105 @@
+"""What must hold for every model and every run, checked once a checkpoint is loaded.
+
+Each of these has been a silent bug in a public tool. A check that fails stops the measurements on
+that checkpoint: numbers from a model that contradicts itself are worth nothing.
+
+1. The wrapped model's logits equal those of plain Hugging Face.
+2. resid_pre + attn_out + mlp_out = resid_post, in every layer.
+3. Patching a prompt with its own activations changes nothing.
+4. Patching the last residual with another prompt's gives that prompt's answer.
+5. Every hook fires exactly once a forward (`reference.ReferenceEngine.forward`).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine.interface import Branch, Edit, Engine, Reading, Site, Tokens
+from pytest_mechanism.errors import SelfCheckError
+
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-3,
+    torch.bfloat16: 0.1,
+    torch.float16: 0.05,
+}
+"""Largest difference, in standard deviations of what is compared: rounding stays far below,
+a wrong hook far above."""
+
+
+def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> None:
+    """All checks on two prompt batches of equal rows.
+
+    Raises:
+        SelfCheckError: the first check that fails.
+    """
+    dtype = next(model.bridge.parameters()).dtype
+    limit = TOLERANCE[dtype]
+    same_as_plain(model, limit)
+    residual_adds_up(model, engine, clean, limit)
+    self_patch_changes_nothing(model, engine, clean, limit)
+    last_residual_carries_the_answer(model, engine, clean, other, limit)
+
+
+def same_as_plain(model: LoadedModel, limit: float) -> None:
+    """1. Wrapping did not change what the model says."""
+    with torch.no_grad():
+        wrapped = model.bridge(model.probe, return_type="logits").float().cpu()
+    compare(wrapped, model.plain_logits, limit, model, "logits of the wrapped model", "plain Hugging Face's")
+
+
+def residual_adds_up(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
+    """2. The parts of a layer are all of it; patching a part means what it says."""
+    parts = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    sites = [Site(layer, part) for layer in range(model.shape.n_layers) for part in parts]
+    outcome = engine.run(clean, readings=[Reading(site, clean.last[:, None]) for site in sites]).outcome
+    found = dict(zip(sites, outcome.readings, strict=True))
+    for layer in range(model.shape.n_layers):
+        pre, attention, mlp, post = (found[Site(layer, part)] for part in parts)
+        compare(pre + attention + mlp, post, limit, model, f"resid_pre + attn_out + mlp_out of layer {layer}", "resid_post")
+
+
+def self_patch_changes_nothing(
+    model: LoadedModel, engine: Engine, clean: Tokens, limit: float
+) -> None:
+    """3. Every head's z replaced by itself, layer by layer."""
+    sites = [Site(layer, "z") for layer in range(model.shape.n_layers)]
+    run = engine.run(clean, readings=[Reading(site) for site in sites])
+    edits = [Edit(s, v) for s, v in zip(sites, run.outcome.readings, strict=True)]
+    for outcome in run.branches([Branch(edits)]):
+        compare(outcome.logits, run.outcome.logits, limit, model, "logits patched with the run's own z", "the unpatched ones")
+
+
+def last_residual_carries_the_answer(
+    model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens, limit: float
+) -> None:
+    """4. The last layer's residual at the last token, from another prompt."""
+    site = Site(model.shape.n_layers - 1, "resid_post")
+    donor = engine.run(other, readings=[Reading(site, other.last[:, None])]).outcome
+    run = engine.run(clean)
+    edit = Edit(site, donor.readings[0], at=clean.last[:, None])
+    for outcome in run.branches([Branch([edit])]):
+        compare(outcome.logits, donor.logits, limit, model, "logits with another prompt's last residual", "that prompt's")
+
+
+def compare(
+    found: torch.Tensor,
+    wanted: torch.Tensor,
+    limit: float,
+    model: LoadedModel,
+    what: str,
+    reference: str,
+) -> None:
+    """Equal within ``limit`` standard deviations of ``wanted``.
+
+    Raises:
+        SelfCheckError: they are not, or something is not finite.
+    """
+    gap = (found.double() - wanted.double()).abs().max().item()
+    scale = max(wanted.double().std().item(), 1e-12)
+    if not gap <= limit * scale:
+        raise SelfCheckError(
+            f"self-check failed on {model.role}: {what} differ from {reference} by "
+            f"{gap / scale:.2g} standard deviations, {limit:g} are allowed"
+        )

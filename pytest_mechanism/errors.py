@@ -1,0 +1,56 @@
+"""The one error that users see: what is wrong, where, and the valid choices, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MechanismError(Exception):
+    """Something the user can put right. Its text is one line and needs no traceback.
+
+    Attributes:
+        message: what is wrong and what would be right.
+        where: ``file:line`` of the input at fault, or None where no file is.
+    """
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        self.message = one_line(message)
+        self.where = one_line(where) if where else None
+        super().__init__(f"{self.where}: {self.message}" if self.where else self.message)
+
+    def at(self, where: str) -> MechanismError:
+        """The same error with a place, where it has none yet."""
+        return self if self.where else type(self)(self.message, where)
+
+
+class SpecError(MechanismError):
+    """A spec file says something that cannot be meant."""
+
+
+class ReferenceError_(MechanismError):
+    """A checkpoint reference on the command line names nothing that can be loaded."""
+
+
+class SelfCheckError(MechanismError):
+    """A run contradicts what must hold for every model; its numbers are not to be trusted."""
+
+
+class MeasurementError(MechanismError):
+    """A measurement cannot give a number on this model and task."""
+
+
+def one_line(text: str) -> str:
+    """Text made safe for a terminal line: no control characters, no line breaks."""
+    spaced = " ".join(text.split())
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in spaced)
+
+
+def choices(given: str, valid: Iterable[str]) -> str:
+    """'valid: a, b, c', led by a suggestion where ``given`` is a near miss."""
+    names = sorted(valid)
+    if not names:
+        return "there are none"
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return (f"did you mean {near[0]!r}? " if near else "") + f"valid: {listed}"

@@ -1,0 +1,183 @@
+"""YAML specs as pytest collectors, claims as collectors below them, roles as items.
+
+Node ids are ``circuits/x.yaml::claim::role``: brackets in an item's name would break ``--lf``, and
+syrupy would take one role's accepted scores for another's leftovers. Items are `pytest.Function`s:
+syrupy ignores anything else when it decides which scores are unused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.errors import MechanismError, SpecError
+from pytest_mechanism.options import Session
+from pytest_mechanism.report.failure import failure_text
+from pytest_mechanism.report.result import accepted_data, claim_result
+from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file
+from pytest_mechanism.spec.load import Problems, Spec, load
+from pytest_mechanism.statistics.drift import Drift, Tolerance, compare
+from pytest_mechanism.types import Verdict
+
+SESSION = pytest.StashKey[Session]()
+RESULT = pytest.StashKey[dict[str, Any]]()
+
+NO_PAIR = (
+    "no checkpoints to test: add --model-pair BASE,FT (two folders, aliases or zoo:NAME), or set "
+    "model_pair in the ini file"
+)
+
+
+class ClaimFailed(Exception):
+    """A red verdict; its text is what the failure shows."""
+
+
+class SpecFile(pytest.File):
+    """A spec."""
+
+    spec: Spec
+
+    def collect(self) -> Iterator[pytest.Collector]:
+        shown = self.path
+        try:
+            shown = self.path.relative_to(Path.cwd())
+        except ValueError:
+            pass
+        try:
+            self.spec = load(self.path, shown)
+        except Problems as problems:
+            raise self.CollectError("\n".join(map(str, problems.found))) from None
+        except SpecError as problem:
+            raise self.CollectError(str(problem)) from None
+        for name, claim in self.spec.claims.items():
+            yield ClaimNode.from_parent(self, name=name, claim=claim)
+
+
+class ClaimNode(pytest.Collector):
+    """A claim of a spec."""
+
+    def __init__(self, *, claim: Claim, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claim = claim
+
+    def collect(self) -> Iterator[pytest.Item]:
+        for role in self.claim.roles():
+            yield ClaimItem.from_parent(self, name=role, callobj=run_claim)
+
+
+def run_claim(request: pytest.FixtureRequest, snapshot: Any) -> None:
+    """The body of every item."""
+    request.node.run(snapshot)
+
+
+class ClaimItem(pytest.Function):
+    """A claim on one role: measured, compared with the accepted score, judged."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_marker(pytest.mark.mechanism)
+        self.add_marker(pytest.mark.role(name=self.name))
+        self.add_marker(pytest.mark.kind(name=self.claim.kind))
+
+    @property
+    def claim(self) -> Claim:
+        node: Any = self.parent
+        claim: Claim = node.claim
+        return claim
+
+    @property
+    def claim_name(self) -> str:
+        node: Any = self.parent
+        return str(node.name)
+
+    @property
+    def spec(self) -> Spec:
+        node = self.getparent(SpecFile)
+        assert node is not None
+        return node.spec
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, self.spec.line(self.claim_name) - 1, f"{self.claim_name}[{self.name}]"
+
+    def run(self, snapshot: Any) -> None:
+        """Measure, compare, judge; the accepted score is dealt with before the verdict is raised,
+        so that an update never loses the score of a red claim."""
+        session = self.config.stash[SESSION]
+        if not session.references:
+            self.report(Verdict("error", NO_PAIR, ""), None, None, 0.0)
+            raise ClaimFailed(NO_PAIR)
+        started = time.perf_counter()
+        verdict = session.gate.judge(self.spec, self.claim, self.name)
+        seconds = time.perf_counter() - started
+        if verdict.status == "skipped":
+            self.report(verdict, None, None, seconds)
+            pytest.skip(verdict.reason)
+        drift, accepted, problem = self.compare(verdict, snapshot)
+        if problem is not None:
+            verdict = Verdict("error", problem, verdict.threshold, verdict.scores, verdict.judged)
+        elif drift is not None and drift.red and not verdict.red:
+            reason = drift.reason
+            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+        self.report(verdict, drift, accepted, seconds)
+        if verdict.red:
+            raise ClaimFailed(
+                failure_text(self.spec, self.claim_name, self.name, verdict, drift, accepted)
+            )
+
+    def compare(
+        self, verdict: Verdict, snapshot: Any
+    ) -> tuple[Drift | None, float | None, str | None]:
+        """The accepted score and how this one stands to it; or what is wrong with the file."""
+        location = score_file(self.path, ScoreExtension.pair)
+        try:
+            accepted = read_scores(location).get(f"{self.claim_name}.{self.name}")
+            received = accepted_data(self.spec, self.claim, verdict)
+            keeper = snapshot.use_extension(ScoreExtension)
+            if received is None:
+                if accepted is not None:
+                    # nothing to compare, yet the claim is still there: keep its accepted score
+                    assert keeper == accepted
+                return None, None if accepted is None else float(accepted["value"]), None
+            tolerance = Tolerance(self.claim.atol, self.claim.drift)
+            drift = compare(received, accepted, tolerance)
+        except (MechanismError, ValueError, KeyError, TypeError) as problem:
+            return None, None, str(problem)
+        if accepted is not None or ScoreExtension.updating:
+            received["tolerance"] = vars(tolerance)
+            accepting = keeper == received
+            if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
+                drift = Drift("changed", drift.amount, drift.allowed, "accepted by --snapshot-update")
+        return drift, None if accepted is None else float(accepted["value"]), None
+
+    def report(
+        self, verdict: Verdict, drift: Drift | None, accepted: float | None, seconds: float
+    ) -> None:
+        """Keep the result for the summary, the JSON file and JUnit."""
+        result = claim_result(
+            self.nodeid,
+            self.spec,
+            self.claim_name,
+            self.claim,
+            self.name,
+            verdict,
+            drift,
+            accepted,
+            seconds,
+        )
+        self.stash[RESULT] = result
+        for key in ("verdict", "score", "n", "threshold", "baseline", "drift"):
+            if result[key] is not None:
+                self.user_properties.append((f"mechanism_{key}", result[key]))
+        if result["interval"] is not None:
+            self.user_properties.append(("mechanism_interval_low", result["interval"][0]))
+            self.user_properties.append(("mechanism_interval_high", result["interval"][1]))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, ClaimFailed):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)

@@ -1,0 +1,111 @@
+"""What stands in place of a silenced head's z.
+
+``positional_mean``: the model's own mean of z over background prompts at the same slot; a slot is
+(anchor of the template, tokens since it), so that prompts of different lengths are averaged at
+the same place (Prakash et al., appendix: mean per absolute position of a rigid template).
+``mean``: one mean for all places. ``zero``: nothing. ``resample``: z of one other prompt at the
+same slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.bench import Batch, Bench, Side
+from pytest_mechanism.types import canonical
+
+LEAST_PROMPTS = 50
+"""Fewer prompts behind a mean is an error."""
+
+Slot = tuple[str, int]
+Means = dict[Slot, Tensor]
+"""Slot -> [L, H, d]."""
+
+
+def replacements(bench: Bench, batch: Batch, ablation: Mapping[str, Any]) -> list[Tensor]:
+    """For each layer [R, S, H, d]: what z is when its head is silenced."""
+    kind = ablation["value"]
+    shape = bench.model.shape
+    if kind == "zero":
+        rows, length = batch.base.tokens.ids.shape
+        zero = torch.zeros(rows, length, shape.n_heads, 1, device=bench.model.device)
+        return [zero] * shape.n_layers
+    settings = bench.task.settings.model_dump(mode="json")
+    means = bench.remember(
+        ("background", canonical(settings), canonical(dict(ablation))),
+        lambda: background(bench, ablation["prompts"], every_slot=kind == "mean"),
+    )
+    if kind == "resample":
+        return by_slot(batch.base, sampled(bench, batch))
+    if kind == "mean":
+        overall = means[("", 0)]
+        return list(overall[:, None, None])
+    return by_slot(batch.base, [means] * len(batch.rows))
+
+
+def background(bench: Bench, prompts: int, every_slot: bool) -> Means:
+    """Means of z over background prompts, by slot, or over all of them under the slot ("", 0).
+
+    Raises:
+        MeasurementError: fewer than `LEAST_PROMPTS` prompts are behind one of them.
+    """
+    shape, device = bench.model.shape, bench.model.device
+    sums: Means = {}
+    counts: dict[Slot, int] = {}
+    sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    rows = bench.task.backgrounds(bench.vocabulary, prompts)
+    for batch in bench.batches(rows):
+        z = torch.stack(bench.engine.run(batch.base.tokens, readings=sites).outcome.readings)
+        for r, slots in enumerate(batch.base.slots):
+            for s, slot in enumerate(slots):
+                key = ("", 0) if every_slot else slot
+                here = z[:, r, s].double() if device.type != "mps" else z[:, r, s]
+                sums[key] = sums[key] + here if key in sums else here
+                counts[key] = counts.get(key, 0) + 1
+    return {
+        key: (sums[key] / count).to(z.dtype)
+        for key, count in counts.items()
+        if count >= LEAST_PROMPTS
+    }
+
+
+def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
+    """For each layer [R, S, H, d], each row from its own source of means."""
+    rows, length = side.tokens.ids.shape
+    first = next(iter(sources[0].values()))
+    table = torch.zeros(first.shape[0], rows, length, *first.shape[1:], dtype=first.dtype, device=first.device)
+    for r, (slots, means) in enumerate(zip(side.slots, sources, strict=True)):
+        for s, slot in enumerate(slots):
+            if slot not in means:
+                raise MeasurementError(
+                    f"fewer than {LEAST_PROMPTS} background prompts have a token {slot[1]} after "
+                    f"{slot[0]!r}; raise ablation.prompts"
+                )
+            table[:, r, s] = means[slot]
+    return list(table)
+
+
+def sampled(bench: Bench, batch: Batch) -> list[Means]:
+    """Each row's means are the z of one background prompt."""
+    first = int(batch.rows[0].id.rsplit("-", 1)[-1])
+    rows = bench.task.backgrounds(bench.vocabulary, first + len(batch.rows), "resample")[first:]
+    shape = bench.model.shape
+    side = bench.side([row.base for row in rows])
+    sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    z = torch.stack(bench.engine.run(side.tokens, readings=sites).outcome.readings)
+    found: list[Means] = []
+    for r, slots in enumerate(side.slots):
+        own = {slot: z[:, r, s] for s, slot in enumerate(slots)}
+        for slot in batch.base.slots[r]:
+            if slot not in own:
+                # a filler here that the other prompt lacks: its nearest place under that anchor
+                near = [k for k in own if k[0] == slot[0]]
+                own[slot] = own[min(near, key=lambda k: abs(k[1] - slot[1]))]
+        found.append(own)
+    return found

@@ -1,0 +1,44 @@
+"""Activation patching: each head's z from the source prompt, one head at a time.
+
+Score of a head, row by row: log p(answer | patched) - log p(answer | clean). The published mean
+of ratios (p_patched - p_clean) / p_clean explodes where a model is wrong and sure, so it is not
+what heads are ranked by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_mechanism.engine.interface import Branch
+from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.patching import edits, readings
+from pytest_mechanism.types import Observations
+
+
+def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """``{layer}.{head}``: change of the answer's log-probability when that head is patched.
+
+    Args:
+        bench: the model.
+        arguments: ``rows``, ``stream``, ``at`` (named position), ``heads`` ([layer, head] each).
+        inputs: none.
+    """
+    rows = bench.task.pairs(bench.vocabulary, arguments["rows"], arguments["stream"])
+    heads = [(layer, head, arguments["at"]) for layer, head in arguments["heads"]]
+    columns = Columns()
+    for batch in bench.batches(rows):
+        source = batch.the_source()
+        # one reading a head, so that each is a branch of its own
+        wanted = [r for each in heads for r in readings([each], source)]
+        taken = bench.engine.run(source.tokens, readings=wanted).outcome.readings
+        run = bench.engine.run(batch.base.tokens)
+        clean = run.outcome.logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+        branches = [
+            Branch(edits([each], batch.base, [value]))
+            for each, value in zip(heads, taken, strict=True)
+        ]
+        for (layer, head, _), outcome in zip(heads, run.branches(branches), strict=True):
+            patched = outcome.logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+            columns.add(f"{layer}.{head}", patched - clean)
+    return columns.observations(rows)

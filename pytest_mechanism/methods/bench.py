@@ -1,0 +1,211 @@
+"""What a method has at hand: a loaded model, its engine, and rows as token batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine.interface import Engine, Tokens
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.engine.selfcheck import check
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.runner.runner import Options, Progress
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
+from pytest_mechanism.tasks.encoding import Encoded
+from pytest_mechanism.types import Observations
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side (base or source) of a batch of rows.
+
+    Attributes:
+        tokens: the batch.
+        places: named position -> [R, K]; rows with fewer places repeat their last one.
+        slots: for each row, (anchor, offset) of each token.
+    """
+
+    tokens: Tokens
+    places: dict[str, Tensor]
+    slots: tuple[tuple[tuple[str, int], ...], ...]
+
+    def at(self, name: str) -> Tensor:
+        """Token positions of a named position, [R, K].
+
+        Raises:
+            MeasurementError: these prompts have no such position.
+        """
+        if name not in self.places:
+            raise MeasurementError(
+                f"the task's prompts have no position {name!r} here; valid: "
+                f"{', '.join(sorted(self.places))}"
+            )
+        return self.places[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows, ready for the model.
+
+    Attributes:
+        rows: as the task wrote them.
+        base: the prompts that are answered.
+        source: the prompts that activations come from, where the rows have one.
+        answers: [R], id of the base prompt's own answer.
+        targets: [R], id of the row's target.
+    """
+
+    rows: Sequence[Row]
+    base: Side
+    source: Side | None
+    answers: Tensor
+    targets: Tensor
+
+    def the_source(self) -> Side:
+        if self.source is None:
+            raise MeasurementError("these rows have no source prompt to patch from")
+        return self.source
+
+
+@dataclass
+class Bench:
+    """A loaded model and everything a method needs beside it.
+
+    Attributes:
+        model: the checkpoint.
+        engine: runs it.
+        task: writes rows.
+        vocabulary: words that every tokenizer of the run keeps whole.
+        batch_size: rows in one forward.
+        memo: intermediate results shared by the methods that run while the model is loaded.
+    """
+
+    model: LoadedModel
+    engine: Engine
+    task: Task
+    vocabulary: Vocabulary
+    batch_size: int
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Compute once while the model is loaded."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        found: T = self.memo[key]
+        return found
+
+    def batches(self, rows: Sequence[Row]) -> Iterator[Batch]:
+        """Rows in chunks of the batch size."""
+        for start in range(0, len(rows), self.batch_size):
+            yield self.batch(rows[start : start + self.batch_size])
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        sources = [row.source for row in rows]
+        return Batch(
+            rows=rows,
+            base=self.side([row.base for row in rows]),
+            source=self.side([s for s in sources if s is not None]) if all(sources) else None,
+            answers=self.words([row.base.answer for row in rows]),
+            targets=self.words([row.target for row in rows]),
+        )
+
+    def side(self, prompts: Sequence[Prompt]) -> Side:
+        """Token ids, padded on the right, and positions."""
+        encoded = [self.model.encoder.encode(prompt) for prompt in prompts]
+        longest = max(len(e.ids) for e in encoded)
+        ids = torch.zeros(len(encoded), longest, dtype=torch.long)
+        for i, each in enumerate(encoded):
+            ids[i, : len(each.ids)] = torch.tensor(each.ids)
+        if int(ids.max()) >= self.model.shape.d_vocab:
+            raise MeasurementError(
+                f"{self.model.role}: the tokenizer gives id {int(ids.max())}, the model has "
+                f"{self.model.shape.d_vocab} embeddings"
+            )
+        lengths = torch.tensor([len(e.ids) for e in encoded])
+        device = self.model.device
+        return Side(
+            Tokens(ids.to(device), lengths.to(device)),
+            {name: places(encoded, name).to(device) for name in encoded[0].places},
+            tuple(e.slots for e in encoded),
+        )
+
+    def words(self, words: Sequence[str]) -> Tensor:
+        """[R] ids of words as they follow a text."""
+        found = [self.model.encoder.word(word) for word in words]
+        for word, token in zip(words, found, strict=True):
+            if token is None:
+                raise MeasurementError(f"{self.model.role}: {word!r} is not one token here")
+        return torch.tensor(found, device=self.model.device)
+
+
+def places(encoded: Sequence[Encoded], name: str) -> Tensor:
+    """[R, K]; a row with fewer places repeats its last one, which edits it again to the same."""
+    most = max(len(e.places[name]) for e in encoded)
+    rows = [[*e.places[name], *[e.places[name][-1]] * (most - len(e.places[name]))] for e in encoded]
+    return torch.tensor(rows)
+
+
+Column = NDArray[np.float64]
+
+
+@dataclass
+class Columns:
+    """Collects values batch by batch."""
+
+    found: dict[str, list[Column]] = field(default_factory=dict)
+
+    def add(self, name: str, values: Tensor) -> None:
+        self.found.setdefault(name, []).append(values.detach().double().cpu().numpy())
+
+    def add_answers(self, prefix: str, logits: Tensor, wanted: Tensor) -> None:
+        """``{prefix}correct`` and ``{prefix}log_probability`` of wanted ids, from [R, V]."""
+        self.add(f"{prefix}correct", logits.argmax(-1) == wanted)
+        chosen = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+        self.add(f"{prefix}log_probability", chosen)
+
+    def observations(self, rows: Sequence[Row], **facts: str) -> Observations:
+        values = {name: np.concatenate(parts) for name, parts in self.found.items()}
+        for name, column in values.items():
+            if not np.isfinite(column).all():
+                raise MeasurementError(f"{name} is not a finite number on every row")
+        return Observations(
+            tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, facts  # type: ignore[arg-type]
+        )
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"reference": ReferenceEngine}
+
+
+def make_bench(
+    model: LoadedModel,
+    task: Task,
+    vocabulary: Vocabulary,
+    options: Options,
+    progress: Progress,
+    rows: Sequence[Row],
+) -> Bench:
+    """A bench whose model has passed the self-checks on ``rows``.
+
+    Raises:
+        SelfCheckError: it has not.
+    """
+    engine = ENGINES[options.engine](model.bridge)
+    bench = Bench(model, engine, task, vocabulary, options.batch_size)
+    half = len(rows) // 2
+    check(
+        model,
+        engine,
+        bench.side([row.base for row in rows[:half]]).tokens,
+        bench.side([row.base for row in rows[half:]]).tokens,
+    )
+    engine.tick = progress.advance
+    return bench

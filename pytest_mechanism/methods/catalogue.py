@@ -1,0 +1,32 @@
+"""Where the methods are, and their revisions, without importing torch.
+
+Raise a method's revision whenever its numbers can change: stored results of older revisions are
+then measured anew.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pytest_mechanism.types import Measurement, Method
+
+PERFORMANCE = Method("pytest_mechanism.methods.performance:measure", 1)
+CIRCUIT = Method("pytest_mechanism.methods.circuit:measure", 1)
+INTERCHANGE = Method("pytest_mechanism.methods.interchange:measure", 1)
+HEAD_EFFECTS = Method("pytest_mechanism.methods.activation_patching:measure", 1)
+DONATION = Method("pytest_mechanism.methods.cmap:donate", 1)
+CMAP = Method("pytest_mechanism.methods.cmap:measure", 1)
+
+
+def rows_of(measurement: Measurement) -> int:
+    """About how many rows a measurement sends through the model: for progress, nothing else."""
+    given = json.loads(measurement.arguments)
+    rows = int(given.get("rows", 1))
+    if "alive" in given:
+        return rows * (1 + len(given["alive"])) + int(given["ablation"]["prompts"])
+    if "learned" in given:
+        # a DCM mask: 2 epochs of 1,000 rows and 500 for validation, each on two prompts and a patch
+        return rows * (2 + 1 + bool(given["control"])) + 9_000 * bool(given["learned"])
+    if measurement.inputs:
+        return rows * (2 + bool(given["control"]))
+    return rows

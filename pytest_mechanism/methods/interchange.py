@@ -1,0 +1,55 @@
+"""Does moving z of these heads from a source prompt move the variable? (DCM's desiderata)
+
+Four columns on held-out rows: ``floor`` (nothing patched, the target is not the base's answer, so
+this is what comes out by chance), ``ceiling`` (the model's own answer to the base prompt: what it
+could give were the variable moved perfectly), ``patched``, and ``control`` (other heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_mechanism.engine.interface import Branch
+from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
+from pytest_mechanism.methods.patching import Heads, edits, readings
+from pytest_mechanism.types import Observations
+
+
+def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """See the module.
+
+    Args:
+        bench: the model.
+        arguments: ``heads`` and ``control`` ([layer, head] each), ``at``, ``variable``,
+            ``learned`` (whether a mask selects among the heads first), ``rows``.
+        inputs: none.
+    """
+    at, variable = arguments["at"], arguments["variable"]
+    heads: Heads = [[layer, head, at] for layer, head in arguments["heads"]]
+    facts: dict[str, str] = {}
+    if arguments["learned"]:
+        heads = learn_mask(bench, heads, variable, DcmSettings())
+        facts["selected"] = " ".join(f"{layer}.{head}" for layer, head, _ in heads)
+    patches = {"patched": heads}
+    if arguments["control"]:
+        patches["control"] = [[layer, head, at] for layer, head in arguments["control"]]
+    rows = bench.task.interchange(bench.vocabulary, variable, arguments["rows"], "test")
+    columns = Columns()
+    for batch in bench.batches(rows):
+        source = batch.the_source()
+        wanted = [readings(each, source) for each in patches.values()]
+        taken = iter(
+            bench.engine.run(source.tokens, readings=[r for w in wanted for r in w]).outcome.readings
+        )
+        run = bench.engine.run(batch.base.tokens)
+        columns.add("floor", run.outcome.logits.argmax(-1) == batch.targets)
+        columns.add("ceiling", run.outcome.logits.argmax(-1) == batch.answers)
+        branches = [
+            Branch(edits(each, batch.base, [next(taken) for _ in w]))
+            for each, w in zip(patches.values(), wanted, strict=True)
+        ]
+        for name, outcome in zip(patches, run.branches(branches), strict=True):
+            columns.add(name, outcome.logits.argmax(-1) == batch.targets)
+    return columns.observations(rows, **facts)

@@ -1,0 +1,170 @@
+"""The pytest plugin: a thin shell around spec, runner and report. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.options import add_options, make_session
+
+if TYPE_CHECKING:
+    from pytest_mechanism.items import SpecFile
+    from pytest_mechanism.options import Session
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in (
+        "mechanism: a claim of a spec, made by pytest-mechanism",
+        "role(name): the model that a claim is about: base, ft, pair, or one of your own",
+        "kind(name): the kind of a claim, such as faithfulness",
+    ):
+        config.addinivalue_line("markers", marker)
+    try:
+        session = make_session(config)
+    except MechanismError as problem:
+        raise pytest.UsageError(str(problem)) from None
+    plugin = MechanismPlugin(session)
+    config.pluginmanager.register(plugin, "mechanism-session")
+
+
+class MechanismPlugin:
+    """Hooks of one pytest run."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.results: list[dict[str, Any]] = []
+        self.counts: dict[str, dict[str, int]] = {}
+        self.all_skipped = False
+
+    def pytest_report_header(self, config: pytest.Config) -> list[str]:
+        lines = []
+        for role, reference in self.session.references.items():
+            try:
+                mark = self.session.fingerprints[role].short
+            except MechanismError as problem:
+                raise pytest.UsageError(str(problem)) from None
+            lines.append(f"mechanism: {role} = {reference.label} ({reference.text}) {mark}")
+        return lines
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SpecFile | None:
+        if file_path.suffix not in SUFFIXES:
+            return None
+        from pytest_mechanism.spec.yaml import is_spec
+
+        if not is_spec(file_path):
+            return None
+        from pytest_mechanism.items import SESSION, SpecFile
+        from pytest_mechanism.snapshot import ScoreExtension
+
+        parent.config.stash[SESSION] = self.session
+        if self.session.references:
+            ScoreExtension.pair = self.session.pair
+        option = parent.config.option
+        ScoreExtension.updating = bool(option.update_snapshots or option.update_new_snapshots_only)
+        return SpecFile.from_parent(parent, path=file_path)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Plan what the selected items need, so that each checkpoint is loaded once."""
+        if session.config.option.collectonly or not self.session.references:
+            return
+        items = claim_items(session)
+        if not items:
+            return
+        from pytest_mechanism.report.progress import terminal_progress
+
+        self.session.progress = terminal_progress(session.config)
+        try:
+            gate = self.session.gate
+            for item in items:
+                gate.runner.plan(gate.needs(item.spec, item.claim, item.name))
+        except MechanismError as problem:
+            raise pytest.UsageError(str(problem)) from None
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.when == "call" and item.get_closest_marker("mechanism") is not None:
+            from pytest_mechanism.items import RESULT
+
+            if (result := item.stash.get(RESULT, None)) is not None:
+                # attributes of a report cross to the controller under xdist
+                report.mechanism = result  # type: ignore[attr-defined]
+                report.mechanism_counts = self.session.counts  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if (result := getattr(report, "mechanism", None)) is not None:
+            self.results.append(result)
+            worker = getattr(getattr(report, "node", None), "gateway", None)
+            name = str(getattr(worker, "id", "here"))
+            self.counts[name] = report.mechanism_counts  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.session.release()
+        if hasattr(session.config, "workerinput"):
+            return
+        if self.results and all(r["verdict"] == "skipped" for r in self.results):
+            # a gate that judged nothing must not be green
+            self.all_skipped = True
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.session.json_path is not None and self.session.references:
+            from pytest_mechanism.report.json_file import result_file, write
+
+            total = {k: sum(c[k] for c in self.counts.values()) for k in ("loaded", "done", "from_store")}
+            content = result_file(
+                self.session.references, self.session.fingerprints, self.results, total
+            )
+            try:
+                write(self.session.json_path, content)
+            except OSError as problem:
+                raise pytest.UsageError(
+                    f"--mechanism-json: {self.session.json_path} cannot be written: {problem.strerror}"
+                ) from None
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.results or not self.session.references:
+            return
+        from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
+
+        terminalreporter.section(f"mechanism: {self.session.pair}")
+        head, lines = table(self.results)
+        terminalreporter.write_line(head[0], bold=True)
+        for line, result in zip(lines, self.results, strict=True):
+            verdict = result["verdict"]
+            terminalreporter.write(line)
+            terminalreporter.write_line(verdict, **{COLOURS.get(verdict, "red"): True})
+        for note in notes(self.results):
+            terminalreporter.write_line(note)
+        if self.all_skipped:
+            terminalreporter.write_line(
+                "every claim was skipped, so nothing was judged: this run is red. See applies_to in "
+                "the specs",
+                red=True,
+            )
+        if (path := os.environ.get("GITHUB_STEP_SUMMARY")) is not None:
+            try:
+                with Path(path).open("a", encoding="utf-8") as file:
+                    file.write(markdown(self.results, self.session.pair))
+            except OSError as problem:
+                terminalreporter.write_line(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
+
+
+def claim_items(session: pytest.Session) -> list[Any]:
+    """The selected items that are ours."""
+    from pytest_mechanism.items import ClaimItem
+
+    return [item for item in session.items if isinstance(item, ClaimItem)]

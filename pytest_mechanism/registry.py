@@ -1,0 +1,56 @@
+"""Which claim kinds and task families there are: ours, and those of installed packages."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from pytest_mechanism.errors import MechanismError
+
+CLAIMS = {
+    "accuracy": "pytest_mechanism.claims.accuracy:Accuracy",
+    "faithfulness": "pytest_mechanism.claims.faithfulness:Faithfulness",
+    "encodes": "pytest_mechanism.claims.encodes:Encodes",
+    "cmap": "pytest_mechanism.claims.cmap:Cmap",
+    "transfer": "pytest_mechanism.claims.transfer:Transfer",
+}
+
+TASKS = {
+    "entity_tracking": "pytest_mechanism.tasks.entity_tracking:EntityTracking",
+}
+
+
+def resolve(dotted: str) -> Any:
+    """Import ``package.module:name``."""
+    module, _, name = dotted.partition(":")
+    return getattr(import_module(module), name)
+
+
+@cache
+def claim_kinds() -> dict[str, Any]:
+    """Kind -> subclass of `Claim`."""
+    return _all(CLAIMS, "pytest_mechanism.claims")
+
+
+@cache
+def task_families() -> dict[str, Any]:
+    """Family -> subclass of `Task`."""
+    return _all(TASKS, "pytest_mechanism.tasks")
+
+
+def _all(ours: dict[str, str], group: str) -> dict[str, Any]:
+    found = {name: resolve(dotted) for name, dotted in ours.items()}
+    for point in entry_points(group=group):
+        if point.name in found:
+            raise MechanismError(
+                f"{point.value} registers {point.name!r} in {group}, which exists already"
+            )
+        try:
+            found[point.name] = point.load()
+        except Exception as problem:
+            raise MechanismError(
+                f"the entry point {point.name} = {point.value} of {group} cannot be loaded: {problem}"
+            ) from problem
+    return found

@@ -1,0 +1,47 @@
+"""The result file of ``--mechanism-json``: an interface that other programs read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.runner.keys import versions
+
+FORMAT = 1
+
+
+def result_file(
+    references: Mapping[str, Reference],
+    fingerprints: Mapping[str, Fingerprint],
+    results: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, int],
+) -> dict[str, Any]:
+    """Shape ``mechanism_json: 1``; docs/result-file.md describes it."""
+    models = {
+        role: {
+            "label": reference.label,
+            "reference": reference.text,
+            "fingerprint": fingerprints[role].model,
+        }
+        for role, reference in references.items()
+    }
+    return {
+        "mechanism_json": FORMAT,
+        "pair": models,
+        "claims": [dict(r) for r in results],
+        "checkpoints_loaded": counts["loaded"],
+        "measurements": {"done": counts["done"], "from_store": counts["from_store"]},
+        "versions": versions(),
+    }
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Atomic: a reader sees the old file or the new one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

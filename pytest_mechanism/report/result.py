@@ -1,0 +1,106 @@
+"""A claim's result as plain data: what reports, JSON, JUnit and snapshots are made of.
+
+Plain dicts, because they cross process boundaries under xdist and are read by other programs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.spec.load import Spec
+from pytest_mechanism.spec.parts import plain
+from pytest_mechanism.statistics.drift import Drift
+from pytest_mechanism.types import Score, Verdict, canonical
+
+DIGITS = 6
+"""Scores are stored rounded, so that files do not differ in noise."""
+
+
+def definition(spec: Spec, claim: Claim) -> str:
+    """Hash of everything in a spec that says what a claim's score *is*: thresholds count too,
+    tolerances do not."""
+    fields = claim.model_dump(mode="json", exclude={"drift", "atol"}, by_alias=True)
+    parts = {
+        "claim": fields,
+        "task": spec.task.settings.model_dump(mode="json"),
+        "groups": {name: plain(group) for name, group in spec.groups.items()},
+        "ablation": plain(spec.ablation),
+        "confidence": spec.confidence,
+    }
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+def score_data(score: Score) -> dict[str, Any]:
+    """A score with everything beside it, numbers rounded."""
+    data = asdict(score)
+    data["interval"] = [round(x, DIGITS) for x in score.interval]
+    for key in ("value", "standard_error"):
+        data[key] = round(data[key], DIGITS)
+    if score.control is not None:
+        data["control"]["value"] = round(score.control.value, DIGITS)
+        if score.control.interval is not None:
+            data["control"]["interval"] = [round(x, DIGITS) for x in score.control.interval]
+    return data
+
+
+def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | None:
+    """What a snapshot keeps of a verdict; None where there is no score to keep."""
+    if verdict.score is None:
+        return None
+    data = score_data(verdict.score)
+    setting = data.pop("setting") or {}
+    return {
+        **data,
+        "fingerprints": dict(setting.pop("fingerprints", {})),
+        "setting": setting,
+        "definition": definition(spec, claim),
+        "judged": [
+            {
+                "name": j.score.name,
+                "value": round(j.score.value, DIGITS),
+                "standard_error": round(j.score.standard_error, DIGITS),
+                "n": j.score.n,
+                "low": j.low,
+                "high": j.high,
+            }
+            for j in verdict.judged
+        ],
+    }
+
+
+def claim_result(
+    nodeid: str,
+    spec: Spec,
+    name: str,
+    claim: Claim,
+    role: str,
+    verdict: Verdict,
+    drift: Drift | None,
+    baseline: float | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """One entry of the result file's ``claims``; see docs/result-file.md for its fields."""
+    score = verdict.score
+    control = None if score is None or score.control is None else score_data(score)["control"]
+    return {
+        "id": nodeid,
+        "circuit": spec.circuit,
+        "claim": name,
+        "kind": claim.kind,
+        "role": role,
+        "verdict": verdict.status,
+        "reason": verdict.reason,
+        "score": None if score is None else round(score.value, DIGITS),
+        "interval": None if score is None else [round(x, DIGITS) for x in score.interval],
+        "n": None if score is None else score.n,
+        "threshold": verdict.threshold,
+        "control": control,
+        "baseline": baseline,
+        "drift": None if drift is None or drift.amount is None else round(drift.amount, DIGITS),
+        "drift_state": None if drift is None else drift.state,
+        "seconds": round(seconds, 3),
+        "scores": [score_data(s) for s in verdict.scores],
+    }

@@ -1,0 +1,74 @@
+"""The terminal section: one line a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+
+HEADINGS = ("claim", "role", "score", "interval", "claimed", "accepted", "verdict")
+RIGHT = {"score"}
+COLOURS = {"pass": "green", "skipped": "yellow"}
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    """A result as table cells."""
+    score, interval, drift = result["score"], result["interval"], result["drift"]
+    state = result["drift_state"]
+    accepted = {None: "", "new": "none yet", "same": "same"}.get(
+        state, "" if drift is None else f"{drift:+.3f} {state}"
+    )
+    return (
+        f"{result['circuit']}.{result['claim']}",
+        result["role"],
+        "" if score is None else f"{score:.3f}",
+        "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]",
+        result["threshold"],
+        accepted,
+        result["verdict"],
+    )
+
+
+def table(results: Sequence[Result]) -> tuple[list[str], list[str]]:
+    """Headings line and one line a result, columns aligned; verdicts come last, uncoloured."""
+    rows = [HEADINGS, *(cells(r) for r in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    lines = []
+    for row in rows:
+        padded = [
+            f"{cell:>{width}}" if name in RIGHT else f"{cell:<{width}}"
+            for name, cell, width in zip(HEADINGS, row, widths, strict=True)
+        ]
+        lines.append("  ".join(padded[:-1]) + "  ")
+    return [lines[0] + HEADINGS[-1]], lines[1:]
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """Sentences below the table: what is missing, what to do."""
+    found = []
+    new = sum(r["drift_state"] == "new" for r in results)
+    if new:
+        found.append(
+            f"{new} of {len(results)} scores have no accepted baseline yet: run again with "
+            "--snapshot-update to accept them"
+        )
+    better = sum(r["drift_state"] == "better" for r in results)
+    if better:
+        found.append(
+            f"{better} scores are better than accepted by more than their tolerance; "
+            "--snapshot-update raises the baseline"
+        )
+    return found
+
+
+def markdown(results: Sequence[Result], pair: str) -> str:
+    """The table for a CI job's summary page."""
+    sign = {"pass": "✅", "skipped": "⏭️"}
+    lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
+    lines.append("|" + "---|" * len(HEADINGS))
+    for result in results:
+        row = [cell.replace("|", "\\|") for cell in cells(result)]
+        row[-1] = f"{sign.get(row[-1], '❌')} {row[-1]}"
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,100 @@
+"""From a spec's claim and a role to a `Case`, and from there to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytest_mechanism.checkpoints.shape import Shape, read_shape
+from pytest_mechanism.claims.base import Case, Claim
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.runner.keys import versions
+from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.spec.load import Spec
+from pytest_mechanism.types import Measurement, Setting, Verdict
+
+
+@dataclass
+class Gate:
+    """A runner with what claims have to know about its models.
+
+    Attributes:
+        runner: measures.
+        confidence: of every interval, where it overrides the specs'; else None.
+        shapes: role -> sizes.
+    """
+
+    runner: Runner
+    confidence: float | None = None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    @staticmethod
+    def over(runner: Runner, confidence: float | None = None) -> Gate:
+        """Read the sizes of every model from its config.
+
+        Raises:
+            MechanismError: a config does not say them.
+        """
+        shapes = {role: read_shape(ref.folder) for role, ref in runner.references.items()}
+        return Gate(runner, confidence, shapes)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Role -> label, of the pair."""
+        return {r: ref.label for r, ref in self.runner.references.items() if r in ("base", "ft")}
+
+    def case(self, spec: Spec, claim: Claim, role: str) -> Case:
+        """Everything a claim's judgement may look at.
+
+        Raises:
+            MechanismError: the claim needs a role that this run has no checkpoint for.
+        """
+        models = claim.models(role)
+        missing = [m for m in models if m not in self.runner.references]
+        if missing:
+            have = ", ".join(self.runner.references)
+            raise MechanismError(
+                f"needs a checkpoint for the role {missing[0]!r}, this run has {have}: add "
+                f"--mechanism-model {missing[0]}=REFERENCE"
+            )
+        options = self.runner.options
+        return Case(
+            role=role,
+            groups=spec.groups,
+            ablation=spec.ablation,
+            task=spec.task,
+            confidence=self.confidence or spec.confidence,
+            shapes=self.shapes,
+            setting=Setting(
+                seed=int(spec.task.settings.seed),
+                dtype=options.dtype,
+                device=options.device.split(":")[0],
+                engine=options.engine,
+                fingerprints={m: self.runner.fingerprints[m].model for m in models},
+                versions=versions(),
+            ),
+        )
+
+    def skip_reason(self, spec: Spec) -> str | None:
+        """Why a spec does not speak about this run's models."""
+        return spec.skip_reason(self.labels, self.shapes)
+
+    def needs(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
+        """What a claim will ask for; nothing where it cannot run, which its item will say."""
+        if self.skip_reason(spec) is not None:
+            return ()
+        try:
+            return claim.needs(self.case(spec, claim, role))
+        except MechanismError:
+            return ()
+
+    def judge(self, spec: Spec, claim: Claim, role: str) -> Verdict:
+        """Measure what is missing and judge. An error of the user's is a verdict, not a raise."""
+        if (reason := self.skip_reason(spec)) is not None:
+            return Verdict("skipped", reason, "")
+        try:
+            return claim.judge(self.case(spec, claim, role), self.runner.measure)
+        except MechanismError as problem:
+            return Verdict("error", str(problem), "")
+
+

@@ -1,0 +1,63 @@
+"""The key of a measurement: a hash of everything that can change its result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.types import Measurement, canonical
+
+LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "tokenizers", "numpy")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that take part, without importing them."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def measurement_key(
+    measurement: Measurement,
+    fingerprints: Mapping[str, Fingerprint],
+    dtype: str,
+    device: str,
+    engine: str,
+) -> str:
+    """sha256 over checkpoints, tokenizers, task, method, arguments, dtype, device, versions.
+
+    Rows depend on the tokenizers of all models of the run, so all of them count; which role a
+    checkpoint plays does not.
+    """
+    return hashlib.sha256(
+        canonical(
+            {
+                "measurement": described(measurement, fingerprints),
+                "tokenizers": sorted({f.tokenizer for f in fingerprints.values()}),
+                "dtype": dtype,
+                "device": device.split(":")[0],
+                "engine": engine,
+                "versions": versions(),
+            }
+        ).encode()
+    ).hexdigest()
+
+
+def described(measurement: Measurement, fingerprints: Mapping[str, Fingerprint]) -> dict[str, object]:
+    """A measurement with checkpoints by content instead of by role."""
+    return {
+        "method": measurement.method.function,
+        "revision": measurement.method.revision,
+        "on": fingerprints[measurement.on].model,
+        "task": measurement.task,
+        "arguments": measurement.arguments,
+        "inputs": [described(each, fingerprints) for each in measurement.inputs],
+    }

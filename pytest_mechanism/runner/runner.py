@@ -1,0 +1,289 @@
+"""Does the measurements that claims ask for: each once, one checkpoint in memory at a time.
+
+What is needed is planned beforehand and measured lazily: the first item that needs a checkpoint
+has it loaded, and everything pending on it is done before it is let go. A checkpoint that donates
+activations goes first where nothing speaks against it, so a pair is loaded base, ft at best and
+base, ft, base at worst. This module imports no torch; what it runs, it reaches by dotted name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.registry import resolve, task_families
+from pytest_mechanism.runner.keys import measurement_key
+from pytest_mechanism.runner.store import Store
+from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.types import Measurement, Observations
+
+
+class Progress(Protocol):
+    """Told what is going on; an interactive terminal shows it."""
+
+    def start(self, label: str, total: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def start(self, label: str, total: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models are run.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+        dtype: of weights and arithmetic.
+        batch_size: rows in one forward.
+        engine: name of the engine.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch_size: int = 64
+    engine: str = "reference"
+
+
+@dataclass
+class Runner:
+    """See the module.
+
+    Attributes:
+        references: role -> checkpoint.
+        fingerprints: role -> its content hash.
+        options: device, dtype, batch size, engine.
+        store: where results are remembered, or None.
+        progress: told what is going on.
+        loaded: checkpoints loaded so far.
+        done: measurements made.
+        from_store: measurements found on disk.
+    """
+
+    references: Mapping[str, Reference]
+    fingerprints: Mapping[str, Fingerprint]
+    options: Options = field(default_factory=Options)
+    store: Store | None = None
+    progress: Progress = field(default_factory=Silent)
+    loaded: int = 0
+    done: int = 0
+    from_store: int = 0
+    _results: dict[str, Any] = field(default_factory=dict)
+    _failures: dict[str, Exception] = field(default_factory=dict)
+    _broken: dict[str, MechanismError] = field(default_factory=dict)
+    _pending: dict[str, Measurement] = field(default_factory=dict)
+    _bench: Any = None
+    _encoders: dict[str, Encoder] = field(default_factory=dict)
+
+    # -- planning
+
+    def key(self, measurement: Measurement) -> str:
+        """See `runner.keys`.
+
+        Raises:
+            MechanismError: a role that this run has no checkpoint for.
+        """
+        for role in measurement.roles:
+            if role not in self.references:
+                raise MechanismError(
+                    f"needs a checkpoint for the role {role!r}: add "
+                    f"--mechanism-model {role}=REFERENCE"
+                )
+        o = self.options
+        return measurement_key(measurement, self.fingerprints, o.dtype, o.device, o.engine)
+
+    def plan(self, measurements: Iterable[Measurement]) -> None:
+        """What will be asked for, so that all work on a checkpoint is done in one go."""
+        for each in measurements:
+            self._add(each)
+
+    def _add(self, measurement: Measurement) -> str:
+        key = self.key(measurement)
+        if key in self._results or key in self._failures or key in self._pending:
+            return key
+        if measurement.kept and self.store is not None and (seen := self.store.get(key)):
+            self._results[key] = seen
+            self.from_store += 1
+            return key
+        for each in measurement.inputs:
+            self._add(each)
+        self._pending[key] = measurement
+        return key
+
+    # -- measuring
+
+    def measure(self, measurement: Measurement) -> Observations:
+        """The result, from memory, from the store, or measured now.
+
+        Raises:
+            MechanismError: the measurement, or the loading of a checkpoint, failed.
+        """
+        key = self._add(measurement)
+        while key in self._pending:
+            blocked = next(
+                (i for i in measurement.inputs if self.key(i) in self._pending), measurement
+            )
+            before = len(self._pending)
+            self._work_on(blocked.on)
+            if len(self._pending) == before:
+                raise MeasurementError(f"{measurement.method.function} could not be scheduled")
+        if key in self._failures:
+            raise self._failures[key]
+        found: Observations = self._results[key]
+        return found
+
+    def release(self) -> None:
+        """Let go of the resident checkpoint."""
+        if self._bench is not None:
+            self._bench.model.release()
+            self._bench = None
+
+    def _waits_for(self, role: str) -> set[str]:
+        """Roles whose donations pending work on ``role`` still lacks."""
+        return {
+            each.on
+            for m in self._pending.values()
+            if m.on == role
+            for each in m.inputs
+            if self.key(each) in self._pending and each.on != role
+        }
+
+    def _ready_on(self, role: str) -> list[tuple[str, Measurement]]:
+        return [
+            (key, m)
+            for key, m in self._pending.items()
+            if m.on == role and not any(self.key(i) in self._pending for i in m.inputs)
+        ]
+
+    def _work_on(self, role: str) -> None:
+        """Do everything that is pending on a checkpoint and can be done."""
+        if self._resident != role:
+            for donor in sorted(self._waits_for(role)):
+                if not self._waits_for(donor):
+                    self._work_on(donor)
+        ready = self._ready_on(role)
+        if not ready:
+            return
+        rows = resolve("pytest_mechanism.methods.catalogue:rows_of")
+        self.progress.start(
+            f"{self.references[role].label} on {self.options.device}",
+            sum(rows(m) for _, m in ready),
+        )
+        try:
+            for key, measurement in ready:
+                self._do(key, measurement)
+        finally:
+            self.progress.finish()
+        self._forget_donations()
+
+    @property
+    def _resident(self) -> str | None:
+        return None if self._bench is None else str(self._bench.model.role)
+
+    def _do(self, key: str, measurement: Measurement) -> None:
+        try:
+            for each in measurement.inputs:
+                if (problem := self._failures.get(self.key(each))) is not None:
+                    raise problem
+            kept = measurement.kept and self.store is not None
+            with self.store.lock(key) if kept and self.store else nullcontext():
+                seen = self.store.get(key) if kept and self.store else None
+                if seen is not None:  # another process was faster
+                    self.from_store += 1
+                else:
+                    seen = self._measured(measurement)
+                    self.done += 1
+                    if kept and self.store:
+                        self.store.put(key, seen)
+            self._results[key] = seen
+        except Exception as problem:  # kept for the item that asks; the others go on
+            self._failures[key] = problem
+        finally:
+            self._pending.pop(key, None)
+
+    def _measured(self, measurement: Measurement) -> Any:
+        task = self.task(measurement)
+        bench = self._load(measurement.on, task)
+        bench.task = task
+        function: Callable[..., Any] = resolve(measurement.method.function)
+        inputs = [self._results[self.key(each)] for each in measurement.inputs]
+        try:
+            return function(bench, json.loads(measurement.arguments), inputs)
+        except MechanismError:
+            raise
+        except (MemoryError, RuntimeError) as problem:
+            if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():
+                raise MeasurementError(
+                    f"out of memory with batches of {self.options.batch_size} rows; lower "
+                    "--mechanism-batch-size"
+                ) from None
+            raise
+
+    def _forget_donations(self) -> None:
+        wanted = {self.key(i) for m in self._pending.values() for i in m.inputs}
+        for key in [k for k, v in self._results.items() if not isinstance(v, Observations)]:
+            if key not in wanted:
+                del self._results[key]
+
+    # -- what measurements stand on
+
+    def task(self, measurement: Measurement) -> Task:
+        """The task that writes a measurement's rows."""
+        settings = json.loads(measurement.task)
+        settings.pop("revision")
+        kind = task_families()[settings["family"]]
+        found: Task = kind(kind.parameters.model_validate(settings))
+        return found
+
+    @property
+    def vocabulary(self) -> SharedVocabulary:
+        """The words that every tokenizer of the run keeps whole."""
+        for role, reference in self.references.items():
+            if role not in self._encoders:
+                self._encoders[role] = Encoder.load(reference.folder)
+        return SharedVocabulary(tuple(self._encoders[role] for role in self.references))
+
+    def _load(self, role: str, task: Task) -> Any:
+        """The bench of a role, its checkpoint loaded and self-checked."""
+        if self._resident == role:
+            return self._bench
+        if role in self._broken:
+            raise self._broken[role]
+        self.release()
+        vocabulary = self.vocabulary
+        rows = task.rows(vocabulary, 8, "self-check")
+        try:
+            model = resolve("pytest_mechanism.checkpoints.load:load_model")(
+                role,
+                self.references[role].folder,
+                self.options.device,
+                self.options.dtype,
+                lambda encoder: list(encoder.encode(rows[0].base).ids),
+            )
+            self.loaded += 1
+            self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(
+                model, task, vocabulary, self.options, self.progress, rows
+            )
+        except MechanismError as problem:
+            self._broken[role] = problem
+            raise
+        return self._bench
+
+

@@ -1,0 +1,104 @@
+"""Measurements on disk: atomic, locked, checksummed. A damaged entry is as good as none.
+
+One file a measurement, named by its key: a line of JSON with the checksum of what follows, then a
+NumPy archive without pickles. Two processes never do the same measurement twice: each holds the
+key's lock while it measures, and looks again once it has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.types import Observations
+
+FORMAT = 1
+
+
+class Store:
+    """A folder of measurements.
+
+    Attributes:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        except OSError as problem:
+            raise MechanismError(
+                f"the store {folder} cannot be written: {problem.strerror}; choose another with "
+                "--mechanism-store, or --mechanism-no-store"
+            ) from None
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.measurement"
+
+    def get(self, key: str) -> Observations | None:
+        """The stored result, or None where there is none or it is damaged."""
+        try:
+            head, _, body = self.path(key).read_bytes().partition(b"\n")
+            about = json.loads(head)
+            if about["format"] != FORMAT or about["key"] != key:
+                return None
+            if hashlib.sha256(body).hexdigest() != about["sha256"]:
+                return None
+            with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+                return Observations(
+                    tuple(archive["example_ids"].tolist()),
+                    tuple(archive["clusters"].tolist()),
+                    {n.removeprefix("value/"): archive[n] for n in archive.files if n.startswith("value/")},
+                    dict(about["facts"]),
+                )
+        except (OSError, ValueError, KeyError, TypeError, EOFError):
+            return None
+
+    def put(self, key: str, seen: Observations) -> None:
+        """Write an entry; readers see all of it or nothing."""
+        buffer = io.BytesIO()
+        arrays = {f"value/{name}": np.asarray(v, dtype=np.float64) for name, v in seen.values.items()}
+        np.savez_compressed(
+            buffer,
+            example_ids=np.array(list(seen.example_ids), dtype=np.str_),
+            clusters=np.array(list(seen.clusters), dtype=np.str_),
+            **arrays,  # type: ignore[arg-type]
+        )
+        body = buffer.getvalue()
+        about = {
+            "format": FORMAT,
+            "key": key,
+            "sha256": hashlib.sha256(body).hexdigest(),
+            "facts": dict(seen.facts),
+        }
+        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(json.dumps(about).encode() + b"\n" + body)
+            os.replace(temporary, self.path(key))
+        except OSError as problem:
+            temporary.unlink(missing_ok=True)
+            raise MechanismError(
+                f"the store {self.folder} cannot be written: {problem.strerror}"
+            ) from None
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Held while a measurement is made. Released by the system if the process dies."""
+        try:
+            with FileLock(self.folder / "locks" / f"{key}.lock", timeout=6 * 3600):
+                yield
+        except Timeout:
+            raise MechanismError(
+                f"another process has held the lock of measurement {key[:12]} for six hours; "
+                f"if none runs, delete {self.folder / 'locks'}"
+            ) from None

@@ -1,0 +1,152 @@
+"""Accepted scores, kept by syrupy in ``__scores__/<label>+<label>/<spec>.json``.
+
+The only module that imports syrupy: what it stands on (`SnapshotSession`, `PyTestLocation`) is no
+promised interface. The folder is not ``__snapshots__``, since one ordinary snapshot test beside
+ours would make syrupy take other pairs' files for leftovers and delete them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filelock import FileLock
+from syrupy.data import Snapshot, SnapshotCollection
+from syrupy.extensions.base import AbstractSyrupyExtension
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.statistics.drift import Tolerance, compare
+
+FORMAT = 1
+FOLDER = "__scores__"
+
+
+class ScoreExtension(AbstractSyrupyExtension):
+    """One JSON file for a spec and a pair of labels.
+
+    Attributes:
+        pair: ``<label>+<label>`` of this run; set when pytest is configured.
+        updating: whether this run accepts scores (``--snapshot-update``).
+    """
+
+    file_extension = "json"
+    snapshot_dirname = FOLDER
+    pair: ClassVar[str] = "base+ft"
+    updating: ClassVar[bool] = False
+
+    @classmethod
+    def dirname(cls, *, test_location: Any) -> str:
+        return str(Path(test_location.filepath).parent / FOLDER / cls.pair)
+
+    def serialize(self, data: Any, **_: Any) -> str:
+        return json.dumps(data, sort_keys=True, allow_nan=False)
+
+    def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
+        """Within tolerance. A match leaves the file as it is, so a baseline cannot creep."""
+        received, accepted = json.loads(serialized_data), json.loads(snapshot_data)
+        tolerance = Tolerance(**received.get("tolerance", {"atol": 0.0, "drift": 0.0}))
+        drift = compare(received, accepted, tolerance)
+        # a better score passes, and is taken as the new baseline when asked to
+        return not drift.red and not (drift.state == "better" and type(self).updating)
+
+    def diff_lines(self, serialized_data: Any, snapshot_data: Any) -> Iterator[str]:
+        if not snapshot_data:
+            return
+        received, accepted = json.loads(serialized_data), json.loads(snapshot_data)
+        drift = compare(received, accepted, Tolerance(**received["tolerance"]))
+        yield f"{'score':<44} {'accepted':>10} {'received':>10} {'change':>9} {'allowed':>9}"
+        yield (
+            f"{received['name'][:44]:<44} {accepted['value']:>10.4f} {received['value']:>10.4f} "
+            f"{drift.amount:>+9.4f} {drift.allowed:>9g}"
+        )
+
+    def read_snapshot_data_from_location(
+        self, *, snapshot_location: str, snapshot_name: str, session_id: str
+    ) -> str | None:
+        found = read_scores(Path(snapshot_location)).get(snapshot_name)
+        return None if found is None else json.dumps(found, sort_keys=True)
+
+    def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
+        collection = SnapshotCollection(location=snapshot_location)
+        try:
+            names = read_scores(Path(snapshot_location))
+        except MechanismError:
+            names = {}
+        for name in names:
+            collection.add(Snapshot(name=name))
+        return collection
+
+    @classmethod
+    def write_snapshot_collection(
+        cls, *, snapshot_collection: SnapshotCollection, name_order: dict[str, int] | None = None
+    ) -> None:
+        new = {}
+        for snapshot in snapshot_collection:
+            entry = json.loads(str(snapshot.data))
+            entry.pop("tolerance", None)
+            new[snapshot.name] = entry
+        merge(Path(snapshot_collection.location), new)
+
+    def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
+        merge(Path(snapshot_location), dict.fromkeys(snapshot_names))
+
+
+def read_scores(path: Path) -> dict[str, dict[str, Any]]:
+    """Accepted scores by ``claim.role``; none where there is no file.
+
+    Raises:
+        MechanismError: the file is there and is no score file.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["mechanism_scores"] != FORMAT:
+            raise ValueError(f"version {data['mechanism_scores']}")
+        scores = data["scores"]
+        if not isinstance(scores, dict) or not all(
+            isinstance(s, dict) and isinstance(s.get("value"), (int, float)) for s in scores.values()
+        ):
+            raise ValueError("an entry has no value")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise MechanismError(
+            f"is no file of accepted scores ({problem}); restore it from version control, or "
+            "delete it and accept the scores again with --snapshot-update",
+            f"{path}:1",
+        ) from None
+    found: dict[str, dict[str, Any]] = scores
+    return found
+
+
+def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
+    """Put entries into a score file, or take out those that are None; all others stay.
+
+    Locked against other workers, and atomic: no reader sees half a file, none is lost.
+    """
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
+    with FileLock(Path(tempfile.gettempdir()) / f"pytest-mechanism-{name}.lock"):
+        scores: dict[str, Any] = dict(read_scores(path))
+        for key, entry in entries.items():
+            if entry is None:
+                scores.pop(key, None)
+            else:
+                scores[key] = entry
+        if not scores:
+            path.unlink(missing_ok=True)
+            return
+        text = json.dumps(
+            {"mechanism_scores": FORMAT, "scores": scores}, sort_keys=True, indent=1, allow_nan=False
+        )
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def score_file(spec: Path, pair: str) -> Path:
+    """Where the accepted scores of a spec and a pair are."""
+    return spec.parent / FOLDER / pair / f"{spec.stem}.json"

@@ -1,0 +1,362 @@
+"""From a YAML file to a validated `Spec`.
+
+Pydantic checks each part; this module turns what it finds into one line with file, line, what is
+wrong and the valid choices, and checks what crosses parts (a claim's group exists, a group's
+position is one of the task's).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.errors import SpecError, choices
+from pytest_mechanism.registry import claim_kinds, task_families
+from pytest_mechanism.spec.parts import Ablation, AppliesTo, Group
+from pytest_mechanism.spec.yaml import Document, Path_, read
+from pytest_mechanism.tasks.base import Task
+
+VERSION = 1
+KEYS = (
+    "mechanism",
+    "circuit",
+    "extends",
+    "applies_to",
+    "task",
+    "groups",
+    "found_on",
+    "ablation",
+    "confidence",
+    "claims",
+)
+SHARED = ("applies_to", "task", "groups", "found_on", "ablation", "confidence")
+"""What ``extends`` takes over where the extending file is silent."""
+
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A circuit and what is claimed of it.
+
+    Attributes:
+        path: the file.
+        circuit: its name.
+        applies_to: where it speaks.
+        task: where its rows come from.
+        groups: name -> heads, from the answer back to the input.
+        found_on: role on which the heads were found.
+        ablation: how heads are silenced.
+        confidence: of every interval.
+        claims: name -> claim.
+        document: the parsed file, for lines and excerpts.
+    """
+
+    path: Path
+    circuit: str
+    applies_to: AppliesTo
+    task: Task
+    groups: Mapping[str, Group]
+    found_on: str | None
+    ablation: Ablation
+    confidence: float
+    claims: Mapping[str, Claim]
+    document: Document
+
+    def line(self, claim: str) -> int:
+        """Line on which a claim stands."""
+        return self.document.line(("claims", claim))
+
+    def skip_reason(self, labels: Mapping[str, str], shapes: Mapping[str, Shape]) -> str | None:
+        """Why the spec does not speak about these models, or None if it does.
+
+        Args:
+            labels: role -> label.
+            shapes: role -> sizes.
+        """
+        patterns = self.applies_to.labels
+        for role, label in labels.items():
+            if patterns is not None and not any(fnmatch.fnmatchcase(label, p) for p in patterns):
+                return f"spec applies to labels {', '.join(patterns)}; {role} is {label}"
+            for name, wanted in self.applies_to.shape.items():
+                if role in shapes and (has := getattr(shapes[role], name)) != wanted:
+                    return f"spec applies to {name} = {wanted}; {label} has {has}"
+        return None
+
+
+class Problems(SpecError):
+    """Everything that is wrong with a file; its text is the first one."""
+
+    def __init__(self, found: list[SpecError]) -> None:
+        first = found[0]
+        super().__init__(first.message, first.where)
+        self.found = found
+
+
+def load(path: Path, shown: Path | None = None) -> Spec:
+    """Read and validate a spec; ``shown`` is how errors name the file.
+
+    Raises:
+        Problems: with every problem found.
+        SpecError: the file is no readable YAML.
+    """
+    document = read(path, shown)
+    document = extended(document, path)
+    return _Loader(document, path).spec()
+
+
+def extended(document: Document, path: Path) -> Document:
+    """Task, groups and so on from another file, one level deep."""
+    if not isinstance(document.value, dict) or "extends" not in document.value:
+        return document
+    name = document.value["extends"]
+    if not isinstance(name, str):
+        raise document.error("extends takes the name of a spec beside this one", ("extends",))
+    other = (path.parent / name).resolve()
+    # a spec reaches its own folder and no further
+    if not other.is_relative_to(path.parent.resolve()):
+        raise document.error(f"extends: {name} lies outside this spec's folder", ("extends",))
+    if not other.is_file():
+        here = [p.name for p in path.parent.glob("*.y*ml") if p != path]
+        raise document.error(f"extends: no file {name}; {choices(name, here)}", ("extends",))
+    parent = read(other, document.path.with_name(name))
+    if not isinstance(parent.value, dict):
+        raise document.error(f"extends: {name} is no spec", ("extends",))
+    if "extends" in parent.value:
+        raise document.error(f"extends: {name} extends another spec itself; one level", ("extends",))
+    taken = {k: parent.value[k] for k in SHARED if k in parent.value and k not in document.value}
+    # a part that came from elsewhere is blamed on the line that brought it in
+    lines = dict(document.lines) | {(k,): document.line(("extends",)) for k in taken}
+    value = {k: v for k, v in document.value.items() if k != "extends"} | taken
+    return Document(document.path, value, lines, document.text)
+
+
+class _Loader:
+    def __init__(self, document: Document, path: Path) -> None:
+        self.document = document
+        self.path = path
+        self.found: list[SpecError] = []
+
+    def problem(self, message: str, where: Path_ = ()) -> None:
+        self.found.append(self.document.error(message, where))
+
+    def spec(self) -> Spec:
+        top = self.document.value
+        if not isinstance(top, dict):
+            raise Problems([self.document.error("a spec is a mapping; its first key is 'mechanism: 1'")])
+        for key in top:
+            if key not in KEYS:
+                self.problem(f"unknown key {key!r}; {choices(str(key), KEYS)}", (key,))
+        if top.get("mechanism") != VERSION or isinstance(top.get("mechanism"), bool):
+            self.problem(
+                f"mechanism: {top.get('mechanism')!r} is no version this plugin reads; valid: 1",
+                ("mechanism",),
+            )
+        circuit = top.get("circuit")
+        if not isinstance(circuit, str) or not IDENTIFIER.fullmatch(circuit):
+            self.problem("circuit: give it a name of letters, digits and '_'", ("circuit",))
+        found_on = top.get("found_on")
+        if found_on is not None and not isinstance(found_on, str):
+            self.problem("found_on takes a role, such as base", ("found_on",))
+        confidence = top.get("confidence", 0.95)
+        if isinstance(confidence, bool) or not isinstance(confidence, float) or not 0.5 <= confidence < 1:
+            self.problem("confidence lies between 0.5 and 1, such as 0.95", ("confidence",))
+        applies = self.part(AppliesTo, top.get("applies_to", {}), ("applies_to",))
+        ablation = self.part(Ablation, top.get("ablation", {}), ("ablation",))
+        task = self.task(top.get("task"))
+        groups = self.groups(top.get("groups", {}), task)
+        claims = self.claims(top.get("claims"), task)
+        if self.found or task is None or applies is None or ablation is None:
+            raise Problems(sorted(self.found, key=_line_of))
+        return Spec(
+            path=self.path,
+            circuit=str(circuit),
+            applies_to=applies,
+            task=task,
+            groups=groups,
+            found_on=found_on,
+            ablation=ablation,
+            confidence=confidence,
+            claims=claims,
+            document=self.document,
+        )
+
+    def part(self, model: type[BaseModel], value: Any, where: Path_) -> Any:
+        """Validate one part; problems are noted, and None returned."""
+        if not isinstance(value, dict):
+            self.problem(f"{where[-1]} takes keys and values; {choices('', field_names(model))}", where)
+            return None
+        try:
+            return model.model_validate(value)
+        except ValidationError as problem:
+            for each in problem.errors():
+                self.problem(*explained(dict(each), model, where))
+            return None
+
+    def task(self, value: Any) -> Task | None:
+        families = task_families()
+        family = value.get("family") if isinstance(value, dict) else None
+        if not isinstance(family, str) or family not in families:
+            what = f"unknown family {family!r}" if family is not None else "task needs a family"
+            self.problem(f"{what}; {choices(str(family), families)}", ("task", "family"))
+            return None
+        kind = families[family]
+        settings = self.part(kind.parameters, value, ("task",))
+        return None if settings is None else kind(settings)
+
+    def groups(self, value: Any, task: Task | None) -> dict[str, Group]:
+        if not isinstance(value, dict):
+            self.problem("groups takes name: {heads: {layer: [head, ...]}, at: position}", ("groups",))
+            return {}
+        found: dict[str, Group] = {}
+        for name, each in value.items():
+            where = ("groups", name)
+            if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
+                self.problem(f"group name {name!r}: use letters, digits and '_'", where)
+                continue
+            if isinstance(each, dict) and each.get("heads") == "discovered":
+                self.problem("heads: discovered is not supported yet; name the heads", where)
+                continue
+            if (group := self.part(Group, each, where)) is not None:
+                found[name] = group
+        for name, group in found.items():
+            if task is not None and group.at not in task.positions:
+                self.problem(
+                    f"group {name}: unknown position {group.at!r}; {choices(group.at, task.positions)}",
+                    ("groups", name, "at"),
+                )
+            if group.into is not None and group.into.group not in value:
+                others = [n for n in found if n != name]
+                self.problem(
+                    f"group {name}: into an unknown group {group.into.group!r}; "
+                    f"{choices(group.into.group, others)}",
+                    ("groups", name, "into", "group"),
+                )
+            members = [h for heads in group.heads.items() for h in ((heads[0], x) for x in heads[1])]
+            if len(set(members)) < len(members):
+                self.problem(f"group {name} names a head twice", ("groups", name, "heads"))
+        self.no_cycle(found)
+        return found
+
+    def no_cycle(self, groups: Mapping[str, Group]) -> None:
+        for name in groups:
+            seen, at = [name], groups[name].into
+            while at is not None and at.group in groups:
+                if at.group in seen:
+                    self.problem(
+                        f"groups {' -> '.join([*seen, at.group])} read each other in a circle; "
+                        "the group that writes the answer has no into",
+                        ("groups", name, "into"),
+                    )
+                    return
+                seen.append(at.group)
+                at = groups[at.group].into
+
+    def claims(self, value: Any, task: Task | None) -> dict[str, Claim]:
+        if not isinstance(value, dict) or not value:
+            self.problem("a spec needs claims: name: {kind: ..., ...}", ("claims",))
+            return {}
+        kinds = claim_kinds()
+        found: dict[str, Claim] = {}
+        for name, each in value.items():
+            where: Path_ = ("claims", name)
+            if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
+                self.problem(f"claim name {name!r}: use letters, digits and '_'", where)
+                continue
+            kind = each.get("kind") if isinstance(each, dict) else None
+            if not isinstance(kind, str) or kind not in kinds:
+                what = f"unknown kind {kind!r}" if kind is not None else "needs a kind"
+                self.problem(f"claim {name}: {what}; {choices(str(kind), kinds)}", (*where, "kind"))
+                continue
+            claim = self.part(kinds[kind], each, where)
+            if claim is None:
+                continue
+            found[name] = claim
+            self.mentions(name, claim, task)
+        return found
+
+    def mentions(self, name: str, claim: Claim, task: Task | None) -> None:
+        """Groups, variables and roles that a claim names exist."""
+        # names as written: a group with an error of its own is no unknown group as well
+        groups = [str(g) for g in self.document.value.get("groups") or ()]
+        for field, (what, given) in claim.mentions().items():
+            valid = groups if what == "group" else (task.variables if task else (given,))
+            if given not in valid:
+                self.problem(
+                    f"claim {name}: unknown {what} {given!r}; {choices(given, valid)}",
+                    ("claims", name, field.split()[0]),
+                )
+        if claim.needs_groups and not groups:
+            self.problem(f"claim {name}: kind {claim.kind} needs groups", ("claims", name))
+        roles = claim.roles()
+        if len(set(roles)) < len(roles):
+            self.problem(f"claim {name}: a role stands twice in on", ("claims", name, "on"))
+        for role in {r for own in roles for r in (own, *claim.models(own))}:
+            if not IDENTIFIER.fullmatch(role):
+                self.problem(
+                    f"claim {name}: role {role!r}: use letters, digits and '_'; the pair's roles "
+                    "are base and ft",
+                    ("claims", name),
+                )
+
+
+def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tuple[str, Path_]:
+    """Pydantic's finding as a sentence, and where it applies."""
+    loc = tuple(part for part in error["loc"] if part != "[key]")
+    at, named = where + loc, ".".join(map(str, (*where[1:], *loc))) or str(where[-1])
+    kind, context = error["type"], error.get("ctx", {})
+    # branches of a union name their type after the field; the field itself has the line
+    here = f"{'.'.join(map(str, where))}"
+    if kind == "extra_forbidden":
+        valid = field_names(model, loc[:-1])
+        return f"{here}: unknown key {loc[-1]!r}; {choices(str(loc[-1]), valid)}", at
+    if kind == "missing":
+        return f"{here}: key {loc[-1]!r} is missing", where
+    if kind == "value_error":
+        return f"{here}: {context.get('error', error['msg'])}", at
+    if kind == "literal_error":
+        given = str(error["input"])
+        return f"{named}: {given!r} is not valid; {choices(given, literals(str(context['expected'])))}", at
+    message = str(error["msg"]).replace("Input should be", "must be")
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message)
+    return f"{named}: {message}, got {short(error['input'])}", at
+
+
+def literals(expected: str) -> list[str]:
+    """Pydantic's ``'a', 'b' or 'c'`` as a list."""
+    return re.findall(r"'([^']*)'", expected)
+
+
+def field_names(model: type[BaseModel], inside: tuple[Any, ...] = ()) -> list[str]:
+    """Keys that a part takes, aliases as they are written."""
+    for step in inside:
+        field = next(
+            (f for n, f in model.model_fields.items() if step in (n, f.alias)), None
+        )
+        nested = [
+            a
+            for a in (field.annotation, *getattr(field.annotation, "__args__", ()))
+            if isinstance(a, type) and issubclass(a, BaseModel)
+        ] if field is not None else []
+        if nested:
+            model = nested[0]
+    return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def short(value: Any) -> str:
+    """A value as it may stand in an error line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line_of(problem: SpecError) -> int:
+    return int((problem.where or ":1").rsplit(":", 1)[1])
+

@@ -1,0 +1,97 @@
+"""The parts of a spec that claims look at: groups of heads, ablation, where a spec applies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from pytest_mechanism.types import Head
+
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+"""0 to 1."""
+
+Finite = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
+
+Layer = Annotated[int, Field(ge=0, lt=1000)]
+HeadIndex = Annotated[StrictInt, Field(ge=0, lt=1000)]
+
+
+class Part(BaseModel):
+    """A piece of a spec: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Into(Part):
+    """Which heads read what a group writes.
+
+    Attributes:
+        group: the receiving group.
+        via: through which of the receivers' inputs.
+    """
+
+    group: StrictStr
+    via: Literal["q", "k", "v"]
+
+
+class Group(Part):
+    """Heads that do one job.
+
+    Attributes:
+        heads: layer -> heads.
+        at: named position of the task at which they do it.
+        into: the group that reads them; None for the group that writes the answer.
+    """
+
+    heads: dict[Layer, Annotated[list[HeadIndex], Field(min_length=1)]] = Field(min_length=1)
+    at: StrictStr
+    into: Into | None = None
+
+    def members(self) -> list[Head]:
+        """(layer, head) pairs in order."""
+        return sorted((layer, head) for layer, heads in self.heads.items() for head in heads)
+
+
+class Ablation(Part):
+    """What stands where a head is silenced.
+
+    Attributes:
+        value: ``positional_mean`` (the model's own mean of z at the same place of the template;
+            paper 1, appendix), ``mean`` (over all places), ``zero``, or ``resample`` (z of
+            another prompt at the same place).
+        prompts: how many prompts are behind a mean.
+    """
+
+    value: Literal["positional_mean", "mean", "zero", "resample"] = "positional_mean"
+    prompts: Annotated[StrictInt, Field(ge=50, le=100_000)] = 500
+
+    def key(self) -> str:
+        """The full ablation key: a faithfulness number means nothing without it."""
+        behind = f" over {self.prompts} prompts" if "mean" in self.value else ""
+        return f"{self.value}{behind}; z of every other head at every position; MLPs alive"
+
+
+class AppliesTo(Part):
+    """Where a spec speaks at all; elsewhere its claims are skipped, saying why.
+
+    Attributes:
+        labels: patterns (``ft*``); each label of the pair must match one.
+        shape: sizes the models must have, such as ``{n_heads: 4}``.
+    """
+
+    labels: list[StrictStr] | None = None
+    shape: dict[
+        Literal["n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab"], StrictInt
+    ] = Field(default_factory=dict)
+
+
+def heads_of(groups: Mapping[str, Group], names: list[str]) -> list[tuple[int, int, str]]:
+    """(layer, head, position) of every member of the named groups."""
+    return [(layer, head, groups[n].at) for n in names for layer, head in groups[n].members()]
+
+
+def plain(part: Part) -> Any:
+    """JSON data of a part."""
+    return part.model_dump(mode="json")

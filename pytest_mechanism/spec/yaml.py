@@ -1,0 +1,204 @@
+"""YAML as plain data, where every key knows its line.
+
+A strict subset of YAML 1.2: mappings with string or integer keys, lists, scalars. Anchors,
+aliases, merges and tags are refused; a key may stand once. Scalars mean what they look like
+(PyYAML's own resolvers read ``1e-3`` as text, ``on`` as true and ``010`` as 8).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pytest_mechanism.errors import SpecError, one_line
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_KEYS = 20_000
+
+Path_ = tuple[str | int, ...]
+"""Where a value stands: ``("claims", "solves_task", "at_least")``."""
+
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+MARKER = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\n]*)?\r?\n|---[ \t]*\r?\n)*mechanism[ \t]*:")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file.
+
+    Attributes:
+        path: the file.
+        value: its content as dict, list, str, int, float, bool and None.
+        lines: path of a value -> line, counted from 1, on which its key (or item) stands.
+        text: the file's lines, for excerpts.
+    """
+
+    path: Path
+    value: Any
+    lines: Mapping[Path_, int]
+    text: tuple[str, ...]
+
+    def line(self, where: Path_) -> int:
+        """Line of a value, or of the nearest thing around it."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, 1)
+
+    def error(self, message: str, where: Path_ = ()) -> SpecError:
+        """An error at a value."""
+        return SpecError(message, f"{self.path}:{self.line(where)}")
+
+    def block(self, where: Path_) -> tuple[int, int]:
+        """First and last line of a value with everything in it."""
+        first = self.line(where)
+        inside = [line for at, line in self.lines.items() if at[: len(where)] == where]
+        return first, max([first, *inside])
+
+
+def is_spec(path: Path) -> bool:
+    """Whether a YAML file is one of ours: its first key is ``mechanism``."""
+    try:
+        with path.open("rb") as file:
+            return MARKER.match(file.read(65_536)) is not None
+    except OSError:
+        return False
+
+
+def read(path: Path, shown: Path | None = None) -> Document:
+    """Parse a file; ``shown`` is how errors name it.
+
+    Raises:
+        SpecError: unreadable, not UTF-8, too large, or outside the subset.
+    """
+    shown = shown or path
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SpecError(f"is larger than {MAX_BYTES:,} bytes, which no spec needs", f"{shown}:1")
+        raw = path.read_bytes()
+    except OSError as problem:
+        raise SpecError(f"cannot be read: {problem.strerror}", f"{shown}:1") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = raw[: problem.start].count(b"\n") + 1
+        raise SpecError("is not UTF-8; save it as UTF-8", f"{shown}:{line}") from None
+    return parse(text, shown)
+
+
+def parse(text: str, shown: Path) -> Document:
+    """Parse text; see `read`."""
+    lines: dict[Path_, int] = {}
+    try:
+        value = _Composer(text, shown, lines).document()
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        at = mark.line + 1 if mark else 1
+        raise SpecError(f"is not valid YAML: {problem.problem or problem.context}", f"{shown}:{at}") from None
+    except yaml.YAMLError as problem:
+        raise SpecError(f"is not valid YAML: {_reader_message(problem)}", f"{shown}:1") from None
+    return Document(shown, value, lines, tuple(text.splitlines()))
+
+
+def _reader_message(problem: yaml.YAMLError) -> str:
+    if isinstance(problem, yaml.reader.ReaderError):
+        return f"character #x{ord(problem.character):04x} is not allowed" if isinstance(
+            problem.character, str
+        ) else "a character is not allowed"
+    return one_line(str(problem))
+
+
+class _Composer:
+    """Builds values from parse events, so that nesting and size are checked before they cost."""
+
+    def __init__(self, text: str, shown: Path, lines: dict[Path_, int]) -> None:
+        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.shown = shown
+        self.lines = lines
+
+    def fail(self, message: str, event: Any) -> SpecError:
+        return SpecError(message, f"{self.shown}:{event.start_mark.line + 1}")
+
+    def document(self) -> Any:
+        value: Any = None
+        seen = False
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if seen:
+                    raise self.fail("holds a second YAML document; one spec a file", event)
+                seen = True
+                value = self.value(next(self.events), ())
+        if not seen:
+            raise SpecError("is empty; the first key of a spec is 'mechanism: 1'", f"{self.shown}:1")
+        return value
+
+    def value(self, event: Any, where: Path_) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            raise self.fail(f"alias *{event.anchor}: aliases are not allowed, write it out", event)
+        if getattr(event, "anchor", None):
+            raise self.fail(f"anchor &{event.anchor}: anchors are not allowed, write it out", event)
+        if getattr(event, "tag", None):
+            raise self.fail(f"tag {event.tag}: tags are not allowed", event)
+        if len(where) > MAX_DEPTH:
+            raise self.fail(f"is nested deeper than {MAX_DEPTH} levels", event)
+        if len(self.lines) > MAX_KEYS:
+            raise self.fail(f"has more than {MAX_KEYS:,} values", event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self.mapping(where)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self.sequence(where)
+        return self.scalar(event)
+
+    def mapping(self, where: Path_) -> dict[str | int, Any]:
+        found: dict[str | int, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self.fail("a key must be a word or a whole number", event)
+            key = self.value(event, (*where, "?"))
+            if event.value == "<<":
+                raise self.fail("merge key '<<' is not allowed, write it out", event)
+            if isinstance(key, bool) or key is None or isinstance(key, float):
+                key = event.value
+            if key in found:
+                first = self.lines[(*where, key)]
+                raise self.fail(f"key {key!r} stands twice, first on line {first}", event)
+            self.lines[(*where, key)] = event.start_mark.line + 1
+            found[key] = None
+            found[key] = self.value(next(self.events), (*where, key))
+        return found
+
+    def sequence(self, where: Path_) -> list[Any]:
+        found: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            at = (*where, len(found))
+            self.lines[at] = event.start_mark.line + 1
+            found.append(self.value(event, at))
+        return found
+
+    def scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if event.style is not None:  # quoted or block: text, whatever it looks like
+            return text
+        if text in ("", "~", "null"):
+            return None
+        if text in ("true", "false"):
+            return text == "true"
+        if INTEGER.fullmatch(text):
+            return int(text)
+        if NUMBER.fullmatch(text):
+            if text.lstrip("+-").isdigit():
+                raise self.fail(f"{text[:40]} is not a number that can be meant here", event)
+            number = float(text)
+            if math.isinf(number):
+                raise self.fail(f"{text[:40]} is too large a number", event)
+            return number
+        return text
+
+

@@ -1,0 +1,212 @@
+"""From rows to an estimate with its interval.
+
+Proportions take Wilson's interval (exact where all rows agree), with the number of rows reduced
+by the design effect where rows of a context go together. Means, differences and ratios of means
+take a bootstrap over clusters (BCa). Both are SciPy's.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 4999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and how sure it is.
+
+    Attributes:
+        value: the estimate.
+        interval: two-sided.
+        standard_error: of ``value``.
+        n: rows.
+        clusters: independent groups of rows.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    standard_error: float
+    n: int
+    clusters: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rows were drawn and how they are drawn again.
+
+    Attributes:
+        clusters: one name a row; rows of one cluster share a context and are drawn together.
+        confidence: of intervals.
+        seed: of the bootstrap.
+    """
+
+    clusters: Sequence[str]
+    confidence: float
+    seed: int
+
+    def first(self, rows: int) -> Sampling:
+        """The same for the first rows alone."""
+        return Sampling(self.clusters[:rows], self.confidence, self.seed)
+
+
+class Undefined(ValueError):
+    """No number can be given: a ratio whose denominator may be zero."""
+
+
+def proportion(values: Sequence[float], how: Sampling) -> Estimate:
+    """Share of ones.
+
+    Wilson's interval on ``n / design effect`` rows; the design effect is the variance of the
+    share between clusters over that of independent rows, and never below 1. Where every row
+    agrees there is nothing to estimate it from, and the exact interval on all rows is taken.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.size == 0 or not np.isin(x, (0.0, 1.0)).all():
+        raise ValueError("a proportion needs rows of 0 and 1")
+    p, n = float(x.mean()), int(x.size)
+    sums, counts = by_cluster([x], how.clusters)
+    groups = len(counts)
+    if p in (0.0, 1.0):
+        low, high = exact_bounds(n, how.confidence)
+        interval = (0.0, high) if p == 0 else (low, 1.0)
+        return Estimate(p, interval, 0.0, n, groups)
+    effect = 1.0
+    if 1 < groups < n:
+        residual = sums[0] - p * counts
+        variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
+        effect = max(1.0, variance / (p * (1 - p) / n))
+    effective = max(1, math.floor(n / effect))
+    test = stats.binomtest(min(effective, round(p * effective)), effective)
+    ci = test.proportion_ci(confidence_level=how.confidence, method="wilson")
+    return Estimate(
+        p,
+        (min(float(ci.low), p), max(float(ci.high), p)),
+        math.sqrt(p * (1 - p) / n * effect),
+        n,
+        groups,
+    )
+
+
+def exact_bounds(n: int, confidence: float) -> tuple[float, float]:
+    """Clopper-Pearson: lower bound of n successes in n, upper bound of none in n."""
+    test = stats.binomtest(n, n).proportion_ci(confidence_level=confidence, method="exact")
+    return float(test.low), 1 - float(test.low)
+
+
+def of_means(
+    columns: Sequence[Sequence[float]],
+    statistic: Callable[..., Array | float],
+    how: Sampling,
+) -> Estimate:
+    """A function of the means of paired columns, with a bootstrap over clusters.
+
+    Args:
+        columns: each with one number a row; the same rows in each.
+        statistic: takes one mean a column (numbers or arrays of equal shape).
+        how: clusters, confidence and seed.
+
+    A column of zeros and ones in which all rows agree has no spread to resample, yet its mean is
+    not known exactly: the interval is widened by that column's exact bounds.
+
+    Raises:
+        Undefined: the statistic is not finite on the rows or on a resample.
+    """
+    data = [np.asarray(c, dtype=np.float64) for c in columns]
+    n = int(data[0].size)
+    sums, counts = by_cluster(data, how.clusters)
+    means = [float(d.mean()) for d in data]
+
+    def resampled(*parts: Array, axis: int = -1) -> Array:
+        total = parts[-1].sum(axis=axis)
+        return np.asarray(statistic(*(s.sum(axis=axis) / total for s in parts[:-1])))
+
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # degenerate data are dealt with below
+        value = float(statistic(*means))
+        if not math.isfinite(value):
+            raise Undefined("the score divides by zero")
+        low, high, error = value, value, 0.0
+        if len(counts) > 1:
+            for method in ("BCa", "percentile"):
+                result = stats.bootstrap(
+                    (*sums, counts),
+                    resampled,
+                    paired=True,
+                    vectorized=True,
+                    n_resamples=RESAMPLES,
+                    batch=500,
+                    confidence_level=how.confidence,
+                    method=method,
+                    rng=np.random.default_rng(how.seed),
+                )
+                interval = result.confidence_interval
+                low, high = float(interval.low), float(interval.high)
+                error = float(result.standard_error)
+                if math.isfinite(low) and math.isfinite(high):
+                    break
+        edges = [value, low, high]
+        for i, column in enumerate(data):
+            if column.size and column.min() == column.max() and column[0] in (0.0, 1.0):
+                all_bound, none_bound = exact_bounds(n, how.confidence)
+                moved = [*means]
+                moved[i] = all_bound if column[0] else none_bound
+                edges.append(float(statistic(*moved)))
+    if not all(math.isfinite(x) for x in (*edges, error)):
+        raise Undefined("the score divides by zero on some of the resampled rows")
+    return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
+
+
+def mean(values: Sequence[float], how: Sampling) -> Estimate:
+    """Mean of any numbers."""
+    return of_means([values], lambda m: m, how)
+
+
+def difference(a: Sequence[float], b: Sequence[float], how: Sampling) -> Estimate:
+    """Mean of a - b on the same rows.
+
+    Where no row differs, the exact bound on the share of rows that might is the interval.
+    """
+    gap = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    found = of_means([gap], lambda m: m, how)
+    if gap.size and not gap.any():
+        _, bound = exact_bounds(found.n, how.confidence)
+        return Estimate(0.0, (-bound, bound), 0.0, found.n, found.clusters)
+    return found
+
+
+def normalised(
+    part: Sequence[float],
+    floor: Sequence[float],
+    ceiling: Sequence[float],
+    how: Sampling,
+) -> Estimate:
+    """(part - floor) / (ceiling - floor), a ratio of differences of means.
+
+    Raises:
+        Undefined: the interval of the denominator reaches zero.
+    """
+    span = difference(ceiling, floor, how)
+    if span.interval[0] <= 0:
+        raise Undefined(
+            f"ceiling and floor are not told apart: they differ by {span.value:.3f} "
+            f"[{span.interval[0]:.3f}, {span.interval[1]:.3f}]"
+        )
+    return of_means([part, floor, ceiling], lambda p, f, c: (p - f) / (c - f), how)
+
+
+def by_cluster(columns: Sequence[Array], clusters: Sequence[str]) -> tuple[list[Array], Array]:
+    """Sums of each column within clusters, and rows per cluster, in order of first appearance."""
+    order: dict[str, int] = {}
+    index = np.array([order.setdefault(c, len(order)) for c in clusters])
+    counts = np.bincount(index, minlength=len(order)).astype(np.float64)
+    return [np.bincount(index, weights=c, minlength=len(order)) for c in columns], counts

@@ -1,0 +1,103 @@
+"""From a score to a verdict, on the interval's bound: pass, fail, or inconclusive.
+
+Inconclusive is red. It says how many rows would settle it, or that none would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pytest_mechanism.types import Judged, Score, Status, Verdict
+
+MOST_ROWS = 1_000_000
+"""More rows than this is 'none would'."""
+
+
+def at_least(score: Score, threshold: float, what: str = "") -> Verdict:
+    """Pass if the lower bound reaches the threshold, fail if the upper bound does not."""
+    return within(score, threshold, math.inf, what)
+
+
+def within(score: Score, low: float, high: float, what: str = "") -> Verdict:
+    """Pass if the whole interval lies in [low, high], fail if none of it does."""
+    bound = spell(low, high)
+    name = what or score.name
+    lo, hi = score.interval
+    shown = f"{name} {show(score)}"
+    status: Status
+    if low <= lo and hi <= high:
+        status, reason = "pass", f"{shown}, {bound} claimed"
+    elif hi < low or lo > high:
+        status, reason = "fail", f"{shown}, {bound} claimed"
+    else:
+        status, reason = "inconclusive", f"{shown} does not settle {bound}; {settle(score, low, high)}"
+    judged = Judged(
+        score, low if math.isfinite(low) else None, high if math.isfinite(high) else None
+    )
+    return Verdict(status, reason, bound, (score,), (judged,))
+
+
+def settle(score: Score, low: float, high: float) -> str:
+    """How many rows would settle an inconclusive score: intervals shrink with their root."""
+    lo, hi = score.interval
+    needed = 0.0
+    for bound in (low, high):
+        if lo <= bound <= hi:
+            width = (score.value - lo) if bound <= score.value else (hi - score.value)
+            distance = abs(score.value - bound)
+            needed = max(needed, math.inf if distance < 1e-9 else score.n * (width / distance) ** 2)
+    if not needed <= MOST_ROWS:
+        return "no number of rows would settle it, the score lies on the threshold"
+    return f"about {round_up(max(needed, score.n + 1)):,} rows would settle it (now {score.n:,})"
+
+
+def round_up(rows: float) -> int:
+    """To two figures, so that an estimate does not look exact."""
+    step = 10 ** max(0, math.floor(math.log10(rows)) - 1)
+    return math.ceil(rows / step) * step
+
+
+def bounds(at_least: float | None, at_most: float | None) -> tuple[float, float]:
+    """YAML's optional thresholds as an interval."""
+    return (
+        -math.inf if at_least is None else at_least,
+        math.inf if at_most is None else at_most,
+    )
+
+
+def spell(low: float, high: float) -> str:
+    """The bound in words."""
+    if math.isinf(high):
+        return f"at least {low:g}"
+    if math.isinf(low):
+        return f"at most {high:g}"
+    return f"between {low:g} and {high:g}"
+
+
+def show(score: Score) -> str:
+    """``0.842 [0.807, 0.871]``."""
+    return f"{score.value:.3f} [{score.interval[0]:.3f}, {score.interval[1]:.3f}]"
+
+
+ORDER: tuple[Status, ...] = ("error", "fail", "inconclusive", "pass", "skipped")
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """All must pass: the worst verdict leads, every score is kept."""
+    first = min(verdicts, key=lambda v: ORDER.index(v.status))
+    scores = tuple(s for v in (first, *(v for v in verdicts if v is not first)) for s in v.scores)
+    unique = {s.name: s for s in reversed(scores)}
+    ordered = tuple(dict.fromkeys(s.name for s in scores))
+    return Verdict(
+        first.status,
+        first.reason,
+        " and ".join(dict.fromkeys(v.threshold for v in verdicts)),
+        tuple(unique[name] for name in ordered),
+        tuple(j for v in verdicts for j in v.judged),
+    )
+
+
+def inconclusive(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """Nothing can be said, whatever the number of rows."""
+    return Verdict("inconclusive", reason, threshold, tuple(scores))

@@ -1,0 +1,133 @@
+"""What a task is: it writes prompts as text, with named positions and answers.
+
+A task knows no model and no token. Positions are spans of characters, so one task serves every
+tokenizer; a word is used only if all tokenizers of the run keep it whole (`Vocabulary`), so that
+both roles of a pair see the same rows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+Span = tuple[int, int]
+"""Characters ``text[start:stop]``."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text, the places in it that have names, and what should come next.
+
+    Attributes:
+        text: what the model reads.
+        spans: named position -> its spans; a name such as ``all_labels`` has several.
+        answer: the word that should come next, without its leading space.
+        options: every word that somebody who guesses would choose among.
+        anchors: (name, character) pairs in order of appearance; a token's slot for positional
+            means is its distance from the last anchor at or before it.
+    """
+
+    text: str
+    spans: Mapping[str, tuple[Span, ...]]
+    answer: str
+    options: tuple[str, ...] = ()
+    anchors: tuple[tuple[str, int], ...] = (("start", 0),)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A base prompt, and for patching a source prompt and the target it should lead to.
+
+    Attributes:
+        id: stable name of the row within its set.
+        cluster: rows that share a context share this; they are not independent.
+        base: the prompt that is answered.
+        source: the prompt whose activations are patched in, or None.
+        target: what must come out if the patch moves what it is said to move; the base's own
+            answer where nothing is patched.
+    """
+
+    id: str
+    cluster: str
+    base: Prompt
+    source: Prompt | None
+    target: str
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """The words that every tokenizer of a run keeps whole."""
+
+    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``words`` that are one token each, after a space, in every tokenizer."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnyWord:
+    """A vocabulary without a tokenizer: everything is whole. For looking at a task's text."""
+
+    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(words)
+
+
+class TaskParameters(BaseModel):
+    """What a spec's ``task:`` may say for every family."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    family: str
+    rows: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A family with its parameters: the source of every row that a spec measures on.
+
+    Subclasses set the class attributes and write the four row sets. Sets of one seed are drawn
+    from disjoint streams (`stream`), so that what was found on one set is judged on another.
+    """
+
+    family: ClassVar[str]
+    parameters: ClassVar[type[TaskParameters]]
+    positions: ClassVar[tuple[str, ...]]
+    variables: ClassVar[tuple[str, ...]]
+    oracles: ClassVar[Mapping[str, str]] = {}
+    """Positions that mark where the answer stands -> those that do not mark it."""
+    revision: ClassVar[int] = 1
+
+    settings: Any = field()
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among a prompt's options."""
+        raise NotImplementedError
+
+    def stream(self, name: str) -> random.Random:
+        """Random numbers of their own for each named set of rows, the same on every machine."""
+        return random.Random(f"{self.family}/{self.settings.seed}/{name}")
+
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+        """Plain questions; ``source`` is None."""
+        raise NotImplementedError
+
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
+        """Clean and corrupted prompts for activation and path patching; target = clean answer."""
+        raise NotImplementedError
+
+    def interchange(
+        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
+    ) -> Sequence[Row]:
+        """A desideratum (DCM): the target comes out if ``variable`` is moved from the source."""
+        raise NotImplementedError
+
+    def backgrounds(
+        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
+    ) -> Sequence[Row]:
+        """Prompts with other words, whose mean activations stand for 'this head says nothing'."""
+        raise NotImplementedError

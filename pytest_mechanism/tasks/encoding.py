@@ -1,0 +1,129 @@
+"""From text to token ids, and from named spans to token positions. No torch.
+
+A word of several tokens is placed at its last one. Special tokens that a tokenizer puts before a
+text stay (a model expects its BOS); those it puts after are cut, since the answer comes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.base import Prompt
+
+LEAD = "the"
+"""A word before another, as words stand in a text: most tokenizers give them their space then."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt for one tokenizer.
+
+    Attributes:
+        ids: token ids.
+        places: named position -> token positions.
+        slots: for each token, (anchor, tokens since that anchor).
+    """
+
+    ids: tuple[int, ...]
+    places: dict[str, tuple[int, ...]]
+    slots: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One checkpoint's tokenizer.
+
+    Attributes:
+        tokenizer: a ``tokenizers.Tokenizer``.
+        name: for errors.
+    """
+
+    tokenizer: Any = field(repr=False)
+    name: str
+
+    @staticmethod
+    def load(folder: Path) -> Encoder:
+        """Read tokenizer.json.
+
+        Raises:
+            MechanismError: missing or damaged.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        try:
+            return Encoder(Tokenizer.from_file(str(path)), str(folder))
+        except Exception as problem:  # the library raises a bare Exception
+            raise MechanismError(f"{path} cannot be read: {problem}") from None
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Ids, places and slots of a prompt.
+
+        Raises:
+            MechanismError: a named span holds no token.
+        """
+        encoding = self.tokenizer.encode(prompt.text)
+        ids, offsets = list(encoding.ids), list(encoding.offsets)
+        special = list(encoding.special_tokens_mask)
+        while special and special[-1]:
+            for sequence in (ids, offsets, special):
+                sequence.pop()
+        # by the end of a token: some tokenizers count the space before a word as its own
+        ends = [-1 if s else stop for s, (_, stop) in zip(special, offsets, strict=True)]
+        places: dict[str, tuple[int, ...]] = {}
+        for name, spans in prompt.spans.items():
+            found = []
+            for start, stop in spans:
+                inside = [i for i, end in enumerate(ends) if start < end <= stop]
+                if not inside:
+                    raise MechanismError(
+                        f"tokenizer of {self.name}: no token at position {name!r} "
+                        f"({prompt.text[start:stop]!r}) of {prompt.text[:60]!r}"
+                    )
+                found.append(inside[-1])
+            places[name] = tuple(found)
+        return Encoded(tuple(ids), places, self._slots(prompt, ends))
+
+    @staticmethod
+    def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        slots: list[tuple[str, int]] = []
+        anchors = list(prompt.anchors)
+        name, count = "special", 0
+        for end in ends:
+            if end >= 0:
+                while anchors and end > anchors[0][1]:
+                    (name, _), count = anchors.pop(0), 0
+            slots.append((name, count))
+            count += 1
+        return tuple(slots)
+
+    def word(self, word: str) -> int | None:
+        """The id of a word that follows another, or None if it is not one known token."""
+        return _word(self.tokenizer, word)
+
+
+@lru_cache(maxsize=100_000)
+def _word(tokenizer: Any, word: str) -> int | None:
+    lead = tokenizer.encode(LEAD, add_special_tokens=False).ids
+    both = tokenizer.encode(f"{LEAD} {word}", add_special_tokens=False).ids
+    if len(both) != len(lead) + 1 or both[: len(lead)] != lead:
+        return None
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    if unknown is not None and tokenizer.token_to_id(unknown) == both[-1]:
+        return None
+    return int(both[-1])
+
+
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """Words that every tokenizer of a run keeps whole."""
+
+    encoders: tuple[Encoder, ...]
+
+    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(w for w in words if all(e.word(w) is not None for e in self.encoders))

@@ -1,0 +1,209 @@
+"""The nouns that every room shares. Standard library only, everything frozen.
+
+    spec -> claims -> measurements -> scores -> verdicts
+
+A claim asks for `Measurement`s, the runner answers with `Observations`, statistics turn those
+into `Score`s, and a claim judges its scores in a `Verdict`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
+"""Only ``pass`` and ``skipped`` are not red."""
+
+Head = tuple[int, int]
+"""(layer, head), both counted from 0."""
+
+
+def canonical(value: Any) -> str:
+    """One spelling for equal data, so that it can be hashed and compared."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Where the code of a measurement is, without importing it.
+
+    Attributes:
+        function: ``package.module:function``, imported when a measurement really runs.
+        revision: raised by the author whenever the function's numbers can change; stored
+            results of other revisions are not used.
+    """
+
+    function: str
+    revision: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A pure function call that can be remembered: which method, on which model, with what.
+
+    Attributes:
+        method: what runs.
+        on: role of the model that must be loaded.
+        task: canonical JSON of the task's settings.
+        arguments: canonical JSON of the method's own arguments.
+        inputs: measurements on other models whose result this one takes in (CMAP's donor).
+        kept: whether the result is small and worth storing on disk.
+    """
+
+    method: Method
+    on: str
+    task: str
+    arguments: str = "{}"
+    inputs: tuple[Measurement, ...] = ()
+    kept: bool = True
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of every model involved, the loaded one first."""
+        found = [self.on]
+        for each in self.inputs:
+            found += [role for role in each.roles if role not in found]
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a measurement saw, row by row: never a bare mean.
+
+    Attributes:
+        example_ids: one stable name a row; equal ids are the same prompt, so rows of two
+            measurements can be paired.
+        clusters: which rows share a context and are therefore not independent.
+        values: name -> one number a row.
+        facts: what else was found out, as text (heads a mask selected, rows left out).
+    """
+
+    example_ids: Sequence[str]
+    clusters: Sequence[str]
+    values: Mapping[str, Sequence[float]]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.example_ids)
+        if len(self.clusters) != n or any(len(v) != n for v in self.values.values()):
+            raise ValueError("observations: ids, clusters and every value need one entry a row")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Under what a score was taken; stored beside it.
+
+    Attributes:
+        seed: of the task.
+        dtype: of the weights and the arithmetic.
+        device: kind of device, ``cpu`` or ``cuda``.
+        engine: which engine ran the model.
+        ablation: the full ablation key where the score depends on one.
+        fingerprints: role -> content hash of the checkpoint.
+        versions: library -> version.
+    """
+
+    seed: int
+    dtype: str
+    device: str
+    engine: str
+    ablation: str | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the score would be were the claim about nothing in particular.
+
+    Attributes:
+        name: what was done instead ("2 random heads of the same layers").
+        value: the control's score.
+        interval: its interval, or None where only the value is known.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that can be judged: never a bare float.
+
+    Attributes:
+        name: what it is called in reports, snapshots and JSON.
+        value: the estimate.
+        interval: at ``confidence``, two-sided.
+        confidence: for example 0.95.
+        n: rows behind it.
+        clusters: independent groups of rows behind it.
+        standard_error: of ``value``.
+        metric: how it is defined, with its source.
+        better: ``higher``, ``lower``, or the number that would be perfect.
+        setting: under what it was taken.
+        control: the same number for something that should not work.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    confidence: float
+    n: int
+    clusters: int
+    standard_error: float
+    metric: str
+    better: Literal["higher", "lower"] | float
+    setting: Setting | None = None
+    control: Control | None = None
+
+    def __post_init__(self) -> None:
+        for what in (self.value, *self.interval, self.standard_error):
+            if not math.isfinite(what):
+                raise ValueError(f"score {self.name}: {what} is not a finite number")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A score and the bounds it was held against.
+
+    Attributes:
+        score: what was judged.
+        low: least value claimed, or None.
+        high: largest value claimed, or None.
+    """
+
+    score: Score
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim came to.
+
+    Attributes:
+        status: see `Status`.
+        reason: one line that a release engineer understands.
+        threshold: the asserted bound, as text ("at least 0.8").
+        scores: the judged score first, then what is reported beside it.
+        judged: every score that took part, with its bounds.
+    """
+
+    status: Status
+    reason: str
+    threshold: str
+    scores: tuple[Score, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+    @property
+    def score(self) -> Score | None:
+        """The score that was judged."""
+        return self.scores[0] if self.scores else None
+
+    @property
+    def red(self) -> bool:
+        return self.status not in ("pass", "skipped")
