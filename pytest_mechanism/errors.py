@@ -28,7 +28,7 @@ class SpecError(MechanismError):
     """A spec file says something that cannot be meant."""
 
 
-class ReferenceError_(MechanismError):
+class BadReference(MechanismError):
     """A checkpoint reference on the command line names nothing that can be loaded."""
 
 
@@ -40,9 +40,15 @@ class MeasurementError(MechanismError):
     """A measurement cannot give a number on this model and task."""
 
 
+LONGEST = 1000
+"""Characters of an error line; what is longer was pasted in by the input."""
+
+
 def one_line(text: str) -> str:
-    """Text made safe for a terminal line: no control characters, no line breaks."""
+    """Text made safe for a terminal line: no control characters, no line breaks, not endless."""
     spaced = " ".join(text.split())
+    if len(spaced) > LONGEST:
+        spaced = f"{spaced[: LONGEST // 2]} ... {spaced[-LONGEST // 2 :]}"
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in spaced)
 
 

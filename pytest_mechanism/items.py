@@ -7,6 +7,7 @@ syrupy ignores anything else when it decides which scores are unused.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.errors import MechanismError, SpecError
+from pytest_mechanism.errors import MechanismError, SpecError, one_line
 from pytest_mechanism.options import Session
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
-from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file
+from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file, score_keeper
 from pytest_mechanism.spec.load import Problems, Spec, load
+from pytest_mechanism.spec.yaml import is_spec
 from pytest_mechanism.statistics.drift import Drift, Tolerance, compare
 from pytest_mechanism.types import Verdict
 
@@ -44,10 +46,15 @@ class SpecFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Collector]:
         shown = self.path
-        try:
+        with contextlib.suppress(ValueError):
             shown = self.path.relative_to(Path.cwd())
-        except ValueError:
-            pass
+        for suffix in (".yaml", ".yml"):
+            twin = self.path.with_suffix(suffix)
+            if twin != self.path and is_spec(twin):
+                raise self.CollectError(
+                    f"{shown}:1: {twin.name} stands beside it, and both would keep their accepted "
+                    f"scores in {self.path.stem}.json; rename one"
+                )
         try:
             self.spec = load(self.path, shown)
         except Problems as problems:
@@ -70,9 +77,9 @@ class ClaimNode(pytest.Collector):
             yield ClaimItem.from_parent(self, name=role, callobj=run_claim)
 
 
-def run_claim(request: pytest.FixtureRequest, snapshot: Any) -> None:
+def run_claim(request: pytest.FixtureRequest) -> None:
     """The body of every item."""
-    request.node.run(snapshot)
+    request.node.run()
 
 
 class ClaimItem(pytest.Function):
@@ -97,61 +104,84 @@ class ClaimItem(pytest.Function):
 
     @property
     def spec(self) -> Spec:
-        node = self.getparent(SpecFile)
-        assert node is not None
-        return node.spec
+        node: Any = self.getparent(SpecFile)
+        spec: Spec = node.spec
+        return spec
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, self.spec.line(self.claim_name) - 1, f"{self.claim_name}[{self.name}]"
 
-    def run(self, snapshot: Any) -> None:
+    def run(self) -> None:
         """Measure, compare, judge; the accepted score is dealt with before the verdict is raised,
         so that an update never loses the score of a red claim."""
         session = self.config.stash[SESSION]
-        if not session.references:
+        if not session.paired:
             self.report(Verdict("error", NO_PAIR, ""), None, None, 0.0)
             raise ClaimFailed(NO_PAIR)
         started = time.perf_counter()
-        verdict = session.gate.judge(self.spec, self.claim, self.name)
+        try:
+            verdict = session.gate.judge(self.spec, self.claim, self.name)
+        except MechanismError as problem:
+            verdict = Verdict("error", str(problem), "")
+        except Exception as problem:  # a bug: it keeps its traceback, and the claim its line
+            reason = one_line(f"{type(problem).__name__}: {problem}")
+            self.settle(Verdict("error", reason, ""), time.perf_counter() - started)
+            raise
         seconds = time.perf_counter() - started
         if verdict.status == "skipped":
             self.report(verdict, None, None, seconds)
             pytest.skip(verdict.reason)
-        drift, accepted, problem = self.compare(verdict, snapshot)
+        verdict, drift, accepted = self.settle(verdict, seconds)
+        if verdict.red:
+            raise ClaimFailed(
+                failure_text(self.spec, self.claim_name, self.name, verdict, drift, accepted)
+            )
+
+    def not_run(self, problem: BaseException, *, skipped: bool) -> None:
+        """Report a claim that a mark or a fixture of the project kept from running."""
+        said = one_line(str(problem))
+        if skipped:
+            verdict = Verdict("skipped", said, "")
+        else:
+            verdict = Verdict("error", f"{type(problem).__name__}: {said}", "")
+        self.report(verdict, None, None, 0.0)
+
+    def settle(
+        self, verdict: Verdict, seconds: float
+    ) -> tuple[Verdict, Drift | None, float | None]:
+        """Compare with the accepted score, which may turn the verdict red, and report."""
+        drift, accepted, problem = self.compare(verdict)
         if problem is not None:
             verdict = Verdict("error", problem, verdict.threshold, verdict.scores, verdict.judged)
         elif drift is not None and drift.red and not verdict.red:
             reason = drift.reason
             verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
         self.report(verdict, drift, accepted, seconds)
-        if verdict.red:
-            raise ClaimFailed(
-                failure_text(self.spec, self.claim_name, self.name, verdict, drift, accepted)
-            )
+        return verdict, drift, accepted
 
-    def compare(
-        self, verdict: Verdict, snapshot: Any
-    ) -> tuple[Drift | None, float | None, str | None]:
+    def compare(self, verdict: Verdict) -> tuple[Drift | None, float | None, str | None]:
         """The accepted score and how this one stands to it; or what is wrong with the file."""
         location = score_file(self.path, ScoreExtension.pair)
         try:
             accepted = read_scores(location).get(f"{self.claim_name}.{self.name}")
             received = accepted_data(self.spec, self.claim, verdict)
-            keeper = snapshot.use_extension(ScoreExtension)
+            keeper = score_keeper(self)
             if received is None:
                 if accepted is not None:
                     # nothing to compare, yet the claim is still there: keep its accepted score
-                    assert keeper == accepted
+                    keeper.assert_match(accepted)
                 return None, None if accepted is None else float(accepted["value"]), None
             tolerance = Tolerance(self.claim.atol, self.claim.drift)
             drift = compare(received, accepted, tolerance)
         except (MechanismError, ValueError, KeyError, TypeError) as problem:
             return None, None, str(problem)
-        if accepted is not None or ScoreExtension.updating:
+        if accepted is not None or ScoreExtension.accepting:
             received["tolerance"] = vars(tolerance)
             accepting = keeper == received
             if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
-                drift = Drift("changed", drift.amount, drift.allowed, "accepted by --snapshot-update")
+                drift = Drift(
+                    "changed", drift.amount, drift.allowed, "accepted by --snapshot-update"
+                )
         return drift, None if accepted is None else float(accepted["value"]), None
 
     def report(

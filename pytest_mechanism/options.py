@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 FLAGS: tuple[tuple[str, str | None, str], ...] = (
-    ("model_pair", "[LABEL=]REF,[LABEL=]REF", "the two checkpoints: first is base, second is ft; "
-     "a reference is an alias (ini mechanism_models), a folder, or zoo:NAME"),
+    (
+        "model_pair",
+        "[LABEL=]REF,[LABEL=]REF",
+        "the two checkpoints: first is base, second is ft; "
+        "a reference is an alias (ini mechanism_models), a folder, or zoo:NAME",
+    ),
     ("mechanism_device", "DEVICE", "cpu (default), cuda or cuda:N"),
     ("mechanism_dtype", "DTYPE", f"{', '.join(DTYPES)} (default float32)"),
     ("mechanism_batch_size", "ROWS", "prompts in one forward pass (default 64)"),
@@ -31,13 +35,21 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
     ("mechanism_json", "PATH", "write every claim's verdict, score and interval to a JSON file"),
 )
 
+NUMBERS: dict[str, Literal["int", "float"]] = {
+    "mechanism_batch_size": "int",
+    "mechanism_confidence": "float",
+}
+"""Ini keys that TOML writes without quotes."""
+
 
 def add_options(parser: pytest.Parser) -> None:
     """One group in ``--help``; each flag has an ini key of the same name."""
     group = parser.getgroup("mechanism", "what happens inside language models (pytest-mechanism)")
     for name, metavar, text in FLAGS:
-        group.addoption(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, default=None, help=text)
-        parser.addini(name, text, default=None)
+        group.addoption(
+            f"--{name.replace('_', '-')}", dest=name, metavar=metavar, default=None, help=text
+        )
+        parser.addini(name, text, type=NUMBERS.get(name, "string"), default=None)
     group.addoption(
         "--mechanism-model",
         dest="mechanism_model",
@@ -61,11 +73,26 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def option(config: pytest.Config, name: str) -> str | None:
-    """Flag before ini key; empty is unset."""
+    """Flag before ini key; empty is unset.
+
+    Raises:
+        MechanismError: an ini key that is a number holds something else.
+    """
     value = config.getoption(name)
     if value is None:
-        value = config.getini(name)
+        try:
+            value = config.getini(name)
+        except (TypeError, ValueError, pytest.UsageError) as problem:
+            raise MechanismError(f"ini {name}: {problem}") from None
     return str(value) if value not in (None, "") else None
+
+
+def path_option(config: pytest.Config, name: str) -> Path | None:
+    """A path: of an ini file meant from the rootdir, of the command line from where one is."""
+    if (given := option(config, name)) is None:
+        return None
+    typed = config.getoption(name) is not None
+    return (config.invocation_params.dir if typed else config.rootpath) / Path(given).expanduser()
 
 
 @dataclass
@@ -84,6 +111,11 @@ class Session:
     progress: Progress | None = None
 
     @property
+    def paired(self) -> bool:
+        """Whether there is a pair; further models alone are none."""
+        return "base" in self.references
+
+    @property
     def pair(self) -> str:
         """``<label>+<label>``, the name of the scores' folder."""
         return f"{self.references['base'].label}+{self.references['ft'].label}"
@@ -93,8 +125,8 @@ class Session:
         """Where measurements are remembered, or None where they are not."""
         if self.config.getoption("mechanism_no_store") or self.config.getini("mechanism_no_store"):
             return None
-        if (given := option(self.config, "mechanism_store")) is not None:
-            return self.config.rootpath / Path(given).expanduser()
+        if (given := path_option(self.config, "mechanism_store")) is not None:
+            return given
         cache = getattr(self.config, "cache", None)
         return None if cache is None else Path(cache.mkdir("mechanism"))
 
@@ -150,6 +182,7 @@ def make_session(config: pytest.Config) -> Session:
         MechanismError: one of them cannot be meant.
     """
     from pytest_mechanism.checkpoints.reference import parse_pair, parse_reference
+    from pytest_mechanism.checkpoints.shape import read_shape
 
     check_values(config)
     aliases = read_aliases(config)
@@ -160,22 +193,30 @@ def make_session(config: pytest.Config) -> Session:
         root = config.invocation_params.dir if typed else config.rootpath
         base, ft = parse_pair(pair, anchored(aliases, config.rootpath), root)
         references = {"base": base, "ft": ft}
-    given = [(text, config.invocation_params.dir) for text in config.getoption("mechanism_model")]
-    given += [(text, config.rootpath) for text in config.getini("mechanism_model")]
-    for text, root in given:
+    flags = [(text, config.invocation_params.dir) for text in config.getoption("mechanism_model")]
+    lines = [(text, config.rootpath) for text in config.getini("mechanism_model")]
+    for given in (flags, lines):
+        roles = [text.partition("=")[0].strip() for text, _ in given]
+        for role in roles:
+            if roles.count(role) > 1:
+                raise MechanismError(f"--mechanism-model: the role {role!r} is given twice")
+    for text, root in (*flags, *lines):
         role, equals, rest = text.partition("=")
         if not equals or not role.strip().isidentifier():
             raise MechanismError(f"--mechanism-model takes ROLE=REFERENCE, got {text!r}")
         if role.strip() in ("base", "ft", "pair"):
-            raise MechanismError(f"--mechanism-model: the role {role.strip()!r} is the pair's; use --model-pair")
+            raise MechanismError(
+                f"--mechanism-model: the role {role.strip()!r} is the pair's; use --model-pair"
+            )
         references.setdefault(
             role.strip(), parse_reference(rest, anchored(aliases, config.rootpath), root)
         )
-    json_path = None
-    if (path := option(config, "mechanism_json")) is not None:
-        json_path = config.invocation_params.dir / Path(path).expanduser()
-        if not json_path.parent.is_dir() or json_path.is_dir():
-            raise MechanismError(f"--mechanism-json: {json_path} cannot be written: no such folder")
+    for reference in references.values():
+        read_shape(reference.folder)  # later, under xdist, it would be an internal error
+    if (json_path := path_option(config, "mechanism_json")) is not None:
+        wrong = "is a folder" if json_path.is_dir() else "no such folder"
+        if json_path.is_dir() or not json_path.parent.is_dir():
+            raise MechanismError(f"--mechanism-json: {json_path} cannot be written: {wrong}")
     return Session(config, references, json_path)
 
 
@@ -185,10 +226,10 @@ def check_values(config: pytest.Config) -> None:
         raise MechanismError(f"--mechanism-dtype: no dtype {dtype!r}; {choices(dtype, DTYPES)}")
     device = option(config, "mechanism_device") or "cpu"
     kind, colon, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not index.isdigit()):
+    if kind not in ("cpu", "cuda") or (colon and not decimal(index)):
         raise MechanismError(f"--mechanism-device: no device {device!r}; valid: cpu, cuda, cuda:N")
     size = option(config, "mechanism_batch_size") or "64"
-    if not size.isdigit() or not 1 <= int(size) <= 1_000_000:
+    if not decimal(size) or not 1 <= int(size) <= 1_000_000:
         raise MechanismError(f"--mechanism-batch-size: {size!r} is no number of rows above 0")
     confidence = option(config, "mechanism_confidence") or "0.95"
     try:
@@ -196,7 +237,14 @@ def check_values(config: pytest.Config) -> None:
     except ValueError:
         sensible = False
     if not sensible:
-        raise MechanismError(f"--mechanism-confidence: {confidence!r} does not lie between 0.5 and 1")
+        raise MechanismError(
+            f"--mechanism-confidence: {confidence!r} does not lie between 0.5 and 1"
+        )
+
+
+def decimal(text: str) -> bool:
+    """Digits 0 to 9 and nothing else (``isdigit`` alone takes superscripts)."""
+    return text.isascii() and text.isdigit()
 
 
 def read_aliases(config: pytest.Config) -> dict[str, str]:

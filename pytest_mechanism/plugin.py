@@ -46,6 +46,7 @@ class MechanismPlugin:
         self.results: list[dict[str, Any]] = []
         self.counts: dict[str, dict[str, int]] = {}
         self.all_skipped = False
+        self.not_written: str | None = None
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         lines = []
@@ -68,15 +69,14 @@ class MechanismPlugin:
         from pytest_mechanism.snapshot import ScoreExtension
 
         parent.config.stash[SESSION] = self.session
-        if self.session.references:
+        if self.session.paired:
             ScoreExtension.pair = self.session.pair
-        option = parent.config.option
-        ScoreExtension.updating = bool(option.update_snapshots or option.update_new_snapshots_only)
+        ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
         return SpecFile.from_parent(parent, path=file_path)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan what the selected items need, so that each checkpoint is loaded once."""
-        if session.config.option.collectonly or not self.session.references:
+        if session.config.option.collectonly or not self.session.paired:
             return
         items = claim_items(session)
         if not items:
@@ -85,20 +85,23 @@ class MechanismPlugin:
 
         self.session.progress = terminal_progress(session.config)
         try:
-            gate = self.session.gate
-            for item in items:
-                gate.runner.plan(gate.needs(item.spec, item.claim, item.name))
+            self.session.gate.plan([(item.spec, item.claim, item.name) for item in items])
         except MechanismError as problem:
+            if hasattr(session.config, "workerinput"):
+                return  # raised here, it would be an internal error of xdist; every item says it
             raise pytest.UsageError(str(problem)) from None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.when == "call" and item.get_closest_marker("mechanism") is not None:
-            from pytest_mechanism.items import RESULT
+        stopped = report.when == "setup" and not report.passed
+        if (report.when == "call" or stopped) and item.get_closest_marker("mechanism") is not None:
+            from pytest_mechanism.items import RESULT, ClaimItem
 
+            if stopped and isinstance(item, ClaimItem) and call.excinfo is not None:
+                item.not_run(call.excinfo.value, skipped=report.skipped)
             if (result := item.stash.get(RESULT, None)) is not None:
                 # attributes of a report cross to the controller under xdist
                 report.mechanism = result  # type: ignore[attr-defined]
@@ -110,7 +113,7 @@ class MechanismPlugin:
             self.results.append(result)
             worker = getattr(getattr(report, "node", None), "gateway", None)
             name = str(getattr(worker, "id", "here"))
-            self.counts[name] = report.mechanism_counts  # type: ignore[attr-defined]
+            self.counts[name] = report.mechanism_counts
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -120,23 +123,35 @@ class MechanismPlugin:
         if self.results and all(r["verdict"] == "skipped" for r in self.results):
             # a gate that judged nothing must not be green
             self.all_skipped = True
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.session.json_path is not None and self.session.references:
-            from pytest_mechanism.report.json_file import result_file, write
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        path = self.session.json_path
+        if path is None or not self.session.paired or session.config.option.collectonly:
+            return
+        from pytest_mechanism.report.json_file import result_file, write
 
-            total = {k: sum(c[k] for c in self.counts.values()) for k in ("loaded", "done", "from_store")}
-            content = result_file(
-                self.session.references, self.session.fingerprints, self.results, total
-            )
-            try:
-                write(self.session.json_path, content)
-            except OSError as problem:
-                raise pytest.UsageError(
-                    f"--mechanism-json: {self.session.json_path} cannot be written: {problem.strerror}"
-                ) from None
+        total = {
+            k: sum(c[k] for c in self.counts.values()) for k in ("loaded", "done", "from_store")
+        }
+        content = result_file(
+            self.session.references,
+            self.session.fingerprints,
+            self.results,
+            total,
+            int(session.exitstatus),
+        )
+        try:
+            write(path, content)
+        except OSError as problem:  # raised here, it would keep the summary from the user
+            self.not_written = f"--mechanism-json: {path} cannot be written: {problem.strerror}"
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self.results or not self.session.references:
+        if hasattr(terminalreporter.config, "workerinput"):
+            return  # the controller has everybody's results
+        if self.not_written is not None:
+            terminalreporter.write_line(f"ERROR: {self.not_written}", red=True)
+        if not self.results or not self.session.paired:
             return
         from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
 
@@ -147,7 +162,7 @@ class MechanismPlugin:
             verdict = result["verdict"]
             terminalreporter.write(line)
             terminalreporter.write_line(verdict, **{COLOURS.get(verdict, "red"): True})
-        for note in notes(self.results):
+        for note in notes(self.results, *accepts(terminalreporter.config)):
             terminalreporter.write_line(note)
         if self.all_skipped:
             terminalreporter.write_line(
@@ -155,12 +170,18 @@ class MechanismPlugin:
                 "the specs",
                 red=True,
             )
-        if (path := os.environ.get("GITHUB_STEP_SUMMARY")) is not None:
+        if path := os.environ.get("GITHUB_STEP_SUMMARY"):
             try:
                 with Path(path).open("a", encoding="utf-8") as file:
                     file.write(markdown(self.results, self.session.pair))
             except OSError as problem:
                 terminalreporter.write_line(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
+
+
+def accepts(config: pytest.Config) -> tuple[bool, bool]:
+    """Whether this run accepts scores that have no baseline yet, and whether it replaces others."""
+    updating = bool(getattr(config.option, "update_snapshots", False))
+    return updating or bool(getattr(config.option, "update_new_snapshots_only", False)), updating
 
 
 def claim_items(session: pytest.Session) -> list[Any]:

@@ -7,6 +7,7 @@ ours would make syrupy take other pairs' files for leftovers and delete them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,9 +16,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from filelock import FileLock
-from syrupy.data import Snapshot, SnapshotCollection
+from syrupy.assertion import SnapshotAssertion
+from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
+from syrupy.location import PyTestLocation
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.statistics.drift import Tolerance, compare
@@ -31,12 +35,14 @@ class ScoreExtension(AbstractSyrupyExtension):
 
     Attributes:
         pair: ``<label>+<label>`` of this run; set when pytest is configured.
-        updating: whether this run accepts scores (``--snapshot-update``).
+        accepting: whether this run accepts scores that have no accepted one yet.
+        updating: whether it replaces accepted ones too (``--snapshot-update``).
     """
 
     file_extension = "json"
     snapshot_dirname = FOLDER
     pair: ClassVar[str] = "base+ft"
+    accepting: ClassVar[bool] = False
     updating: ClassVar[bool] = False
 
     @classmethod
@@ -71,13 +77,20 @@ class ScoreExtension(AbstractSyrupyExtension):
         found = read_scores(Path(snapshot_location)).get(snapshot_name)
         return None if found is None else json.dumps(found, sort_keys=True)
 
+    def discover_snapshots(
+        self, *, test_location: Any, ignore_extensions: list[str] | None = None
+    ) -> SnapshotCollections:
+        """Score files of the pair. What is discovered and not used, an update deletes: a damaged
+        file and whatever else somebody put here stay out of it."""
+        discovered = SnapshotCollections()
+        for path in sorted(Path(self.dirname(test_location=test_location)).glob("*.json")):
+            with contextlib.suppress(MechanismError):
+                discovered.add(self.read_snapshot_collection(snapshot_location=str(path)))
+        return discovered
+
     def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
         collection = SnapshotCollection(location=snapshot_location)
-        try:
-            names = read_scores(Path(snapshot_location))
-        except MechanismError:
-            names = {}
-        for name in names:
+        for name in read_scores(Path(snapshot_location)):
             collection.add(Snapshot(name=name))
         return collection
 
@@ -96,6 +109,30 @@ class ScoreExtension(AbstractSyrupyExtension):
         merge(Path(snapshot_location), dict.fromkeys(snapshot_names))
 
 
+def score_keeper(item: pytest.Function) -> SnapshotAssertion:
+    """What compares an item's score with the accepted one, and accepts it when asked to.
+
+    Made here and not taken from the fixture ``snapshot``, of which a project may have its own.
+
+    Raises:
+        MechanismError: syrupy does not take part in this run.
+    """
+    session = getattr(item.config, "_syrupy", None)
+    if session is None:
+        raise MechanismError(
+            "accepted scores are kept by the plugin syrupy, which is switched off; take "
+            "'-p no:syrupy' away"
+        )
+    option = item.config.option
+    return SnapshotAssertion(
+        session=session,
+        extension_class=ScoreExtension,
+        test_location=PyTestLocation(item),
+        update_snapshots=option.update_snapshots,
+        update_new_snapshots_only=option.update_new_snapshots_only,
+    )
+
+
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     """Accepted scores by ``claim.role``; none where there is no file.
 
@@ -107,20 +144,27 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         if data["mechanism_scores"] != FORMAT:
             raise ValueError(f"version {data['mechanism_scores']}")
         scores = data["scores"]
-        if not isinstance(scores, dict) or not all(
-            isinstance(s, dict) and isinstance(s.get("value"), (int, float)) for s in scores.values()
-        ):
-            raise ValueError("an entry has no value")
+        for name, entry in scores.items():
+            if not isinstance(entry, dict) or not _is_score(entry.get("value")):
+                raise ValueError(f"{name} has no finite value")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        what = f"no {problem}" if isinstance(problem, KeyError) else problem
         raise MechanismError(
-            f"is no file of accepted scores ({problem}); restore it from version control, or "
+            f"is no file of accepted scores ({what}); restore it from version control, or "
             "delete it and accept the scores again with --snapshot-update",
             f"{path}:1",
         ) from None
     found: dict[str, dict[str, Any]] = scores
     return found
+
+
+def _is_score(value: Any) -> bool:
+    """A number within reach of a float: an infinite score would match anything."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -1e300 < value < 1e300
 
 
 def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
@@ -140,7 +184,10 @@ def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
             path.unlink(missing_ok=True)
             return
         text = json.dumps(
-            {"mechanism_scores": FORMAT, "scores": scores}, sort_keys=True, indent=1, allow_nan=False
+            {"mechanism_scores": FORMAT, "scores": scores},
+            sort_keys=True,
+            indent=1,
+            allow_nan=False,
         )
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -77,13 +77,13 @@ class Observations:
         example_ids: one stable name a row; equal ids are the same prompt, so rows of two
             measurements can be paired.
         clusters: which rows share a context and are therefore not independent.
-        values: name -> one number a row.
+        values: name -> one number a row (a float64 array or a sequence).
         facts: what else was found out, as text (heads a mask selected, rows left out).
     """
 
     example_ids: Sequence[str]
     clusters: Sequence[str]
-    values: Mapping[str, Sequence[float]]
+    values: Mapping[str, Any]
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,6 +146,7 @@ class Score:
         better: ``higher``, ``lower``, or the number that would be perfect.
         setting: under what it was taken.
         control: the same number for something that should not work.
+        method: where the interval comes from: ``Wilson``, ``exact`` or ``cluster bootstrap``.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Score:
     better: Literal["higher", "lower"] | float
     setting: Setting | None = None
     control: Control | None = None
+    method: str = "cluster bootstrap"
 
     def __post_init__(self) -> None:
         for what in (self.value, *self.interval, self.standard_error):

@@ -78,7 +78,7 @@ def _read(memory: Path | None) -> dict[str, str]:
         return {}
     try:
         found = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}

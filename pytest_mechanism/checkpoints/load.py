@@ -20,7 +20,12 @@ from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.tasks.encoding import Encoder
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass

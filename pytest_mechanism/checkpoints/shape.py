@@ -56,7 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MechanismError(f"{folder} has no config.json, so it is no checkpoint") from None
-    except (ValueError, OSError) as problem:
+    except (ValueError, OSError, RecursionError) as problem:
         raise MechanismError(f"{path} cannot be read as JSON: {problem}") from None
     if not isinstance(config, dict):
         raise MechanismError(f"{path} must hold a JSON object")
@@ -66,7 +66,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_shape(folder: Path) -> Shape:
     """Sizes from config.json (its ``text_config`` where a model has several parts)."""
     config = read_config(folder)
-    config = config.get("text_config") or config
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) and inner else config
     found: dict[str, int] = {}
     for name, keys in NAMES.items():
         value = next((config[k] for k in keys if config.get(k) is not None), None)

@@ -31,6 +31,7 @@ class Accuracy(Claim):
     """
 
     summary: ClassVar[str] = "the model solves the task, or no worse than another one"
+    thresholds: ClassVar[tuple[str, ...]] = ("at_least", "at_most", "margin")
 
     needs_groups: ClassVar[bool] = False
 

@@ -15,7 +15,7 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.parts import Ablation, Group, Part
+from pytest_mechanism.spec.parts import Ablation, AnyGroup, Atol, Drift, Group, Part
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import (
@@ -50,7 +50,7 @@ class Case:
     """
 
     role: str
-    groups: Mapping[str, Group]
+    groups: Mapping[str, AnyGroup]
     ablation: Ablation
     task: Task
     confidence: float
@@ -88,6 +88,8 @@ class Case:
             MechanismError: a head lies outside the model.
         """
         group = self.groups[name]
+        if not isinstance(group, Group):
+            raise MechanismError(f"the heads of group {name} have not been discovered yet")
         shape = self.shapes[on]
         outside = [h for h in group.members() if h[0] >= shape.n_layers or h[1] >= shape.n_heads]
         if outside:
@@ -132,11 +134,14 @@ class Claim(Part):
     """
 
     kind: StrictStr
-    drift: Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)] = 0.05
-    atol: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1e-3
+    drift: Drift = 0.05
+    atol: Atol = 1e-3
 
     summary: ClassVar[str] = ""
     """One line for ``--help`` and the schema."""
+
+    thresholds: ClassVar[tuple[str, ...]] = ()
+    """Fields that say what is asked of the score, and not what the score is."""
 
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the spec's heads."""
@@ -168,4 +173,3 @@ Roles = Annotated[list[StrictStr] | StrictStr, Field(min_length=1)]
 def listed(roles: list[str] | str) -> tuple[str, ...]:
     """A YAML value that may be one name or several, as a tuple."""
     return (roles,) if isinstance(roles, str) else tuple(roles)
-

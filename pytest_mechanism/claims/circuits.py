@@ -13,6 +13,7 @@ from pytest_mechanism.types import Measurement
 Alive = list[tuple[int, int, str]]
 """(layer, head, named position) of each head that is not ablated."""
 
+
 def alive(case: Case, on: str, names: list[str] | None = None, hint: bool = True) -> Alive:
     """The heads of the named groups (all by default); ``hint=False`` widens oracle positions.
 

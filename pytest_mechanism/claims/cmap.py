@@ -21,7 +21,7 @@ from pytest_mechanism.claims.scoring import performance, score
 from pytest_mechanism.methods.catalogue import CMAP, DONATION
 from pytest_mechanism.spec.parts import Finite, Group
 from pytest_mechanism.statistics import estimates, verdicts
-from pytest_mechanism.statistics.estimates import Estimate, Sampling
+from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.types import Control, Measurement, Verdict
 
 
@@ -37,6 +37,7 @@ class Cmap(Claim):
     """
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
+    thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
 
     kind: Literal["cmap"]
     group: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
@@ -133,12 +134,16 @@ class Cmap(Claim):
                 (raw,),
             )
         try:
-            fraction = recovered(patched.values["patched"], own, best, how)
+            fraction = estimates.fraction(patched.values["patched"], own, best, how)
             other = (
-                recovered(patched.values["control"], own, best, how) if with_control else None
+                estimates.fraction(patched.values["control"], own, best, how)
+                if with_control
+                else None
             )
         except estimates.Undefined as problem:
-            return verdicts.inconclusive(f"the recovered fraction has no value: {problem}", bound, (raw,))
+            return verdicts.inconclusive(
+                f"the recovered fraction has no value: {problem}", bound, (raw,)
+            )
         judged = score(
             case,
             name,
@@ -167,10 +172,3 @@ def raw_control(
     """The change of accuracy under random heads."""
     found = estimates.difference(patched, own, how)
     return Control(name, found.value, found.interval)
-
-
-def recovered(
-    patched: Sequence[float], own: Sequence[float], best: Sequence[float], how: Sampling
-) -> Estimate:
-    """The recovered fraction; see the module."""
-    return estimates.of_means([patched, own, best], lambda p, r, d: (p - r) / (d - r), how)

@@ -36,6 +36,7 @@ class Encodes(Claim):
     """
 
     summary: ClassVar[str] = "heads of a group carry a variable"
+    thresholds: ClassVar[tuple[str, ...]] = ("at_least", "at_most")
 
     kind: Literal["encodes"]
     group: StrictStr
@@ -80,9 +81,7 @@ class Encodes(Claim):
         _, control_name = case.random_heads(case.group(self.group, case.role), case.role)
         try:
             found = self.normalised(case, seen, "patched")
-            control = (
-                self.normalised(case, seen, "control") if "control" in seen.values else None
-            )
+            control = self.normalised(case, seen, "control") if "control" in seen.values else None
         except estimates.Undefined as problem:
             return verdicts.inconclusive(
                 f"{case.role} answers these prompts no better than with nothing moved: {problem}",

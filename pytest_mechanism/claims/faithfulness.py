@@ -41,6 +41,7 @@ class Faithfulness(Claim):
     """
 
     summary: ClassVar[str] = "the circuit alone does what the whole model does"
+    thresholds: ClassVar[tuple[str, ...]] = ("between",)
 
     kind: Literal["faithfulness"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
@@ -112,9 +113,7 @@ def faithfulness_scores(
             if metric == "normalised":
                 found = estimates.normalised(draws, floor[:k], ceiling[:k], how.first(k))
             else:
-                found = estimates.of_means(
-                    [draws, ceiling[:k]], lambda c, m: c / m, how.first(k)
-                )
+                found = estimates.of_means([draws, ceiling[:k]], lambda c, m: c / m, how.first(k))
         except estimates.Undefined:
             return None
         return Control(name, found.value, found.interval)

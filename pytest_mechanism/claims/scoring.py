@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from pytest_mechanism.claims.base import Case
@@ -48,6 +48,7 @@ def score(
         better=better,
         setting=setting,
         control=control,
+        method=estimate.method,
     )
 
 
@@ -66,5 +67,3 @@ def above_chance(case: Case, seen: Observations) -> bool:
     """Whether the model solves the task better than guessing, with confidence."""
     found = estimates.proportion(seen.values["correct"], case.sampling(seen))
     return found.interval[0] > case.task.chance
-
-

@@ -18,7 +18,7 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
 from pytest_mechanism.claims.circuits import circuit, random_circuits
 from pytest_mechanism.claims.faithfulness import faithfulness_scores
-from pytest_mechanism.claims.scoring import accuracy, above_chance, performance, score
+from pytest_mechanism.claims.scoring import above_chance, accuracy, performance, score
 from pytest_mechanism.spec.parts import Finite, Part
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.types import Control, Measurement, Verdict
@@ -46,6 +46,7 @@ class Transfer(Claim):
     """
 
     summary: ClassVar[str] = "one model's circuit works in another"
+    thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
 
     kind: Literal["transfer"]
     source: StrictStr = Field(alias="from")

@@ -68,7 +68,9 @@ class Tokens:
     @property
     def mask(self) -> Tensor:
         """[R, S], 1 where a token is."""
-        return (torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]).long()
+        return (
+            torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+        ).long()
 
     @property
     def last(self) -> Tensor:
@@ -154,7 +156,9 @@ class Engine(Protocol):
     name: str
     tick: Callable[[int], None] | None
 
-    def run(self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()) -> Run:
+    def run(
+        self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
+    ) -> Run:
         """One batch with given edits.
 
         Raises:

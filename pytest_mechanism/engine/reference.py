@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,11 +65,11 @@ class ReferenceEngine:
     def run(
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> ReferenceRun:
-        with torch.no_grad():
-            outcome = self.forward(tokens, edits, readings)
-        return ReferenceRun(self, tokens, tuple(edits), outcome)
+        return ReferenceRun(self, tokens, tuple(edits), tuple(readings))
 
-    def forward(self, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]) -> Outcome:
+    def forward(
+        self, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
+    ) -> Outcome:
         """One full forward with hooks."""
         by_site: dict[Site, list[Edit]] = {}
         for edit in edits:
@@ -120,7 +121,13 @@ class ReferenceRun:
     engine: ReferenceEngine
     tokens: Tokens
     edits: tuple[Edit, ...]
-    outcome: Outcome = field(repr=False)
+    readings: tuple[Reading, ...]
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Run when it is first looked at: a run of which only branches matter costs nothing."""
+        with torch.no_grad():
+            return self.engine.forward(self.tokens, self.edits, self.readings)
 
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
         for branch in branches:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 
 from pytest_mechanism.checkpoints.load import LoadedModel
-from pytest_mechanism.engine.interface import Branch, Edit, Engine, Reading, Site, Tokens
+from pytest_mechanism.engine.interface import Branch, Edit, Engine, Part, Reading, Site, Tokens
 from pytest_mechanism.errors import SelfCheckError
 
 TOLERANCE = {
@@ -46,18 +46,34 @@ def same_as_plain(model: LoadedModel, limit: float) -> None:
     """1. Wrapping did not change what the model says."""
     with torch.no_grad():
         wrapped = model.bridge(model.probe, return_type="logits").float().cpu()
-    compare(wrapped, model.plain_logits, limit, model, "logits of the wrapped model", "plain Hugging Face's")
+    compare(
+        wrapped,
+        model.plain_logits,
+        limit,
+        model,
+        "logits of the wrapped model",
+        "plain Hugging Face's",
+    )
 
 
 def residual_adds_up(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
     """2. The parts of a layer are all of it; patching a part means what it says."""
-    parts = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    parts: tuple[Part, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
     sites = [Site(layer, part) for layer in range(model.shape.n_layers) for part in parts]
-    outcome = engine.run(clean, readings=[Reading(site, clean.last[:, None]) for site in sites]).outcome
+    outcome = engine.run(
+        clean, readings=[Reading(site, clean.last[:, None]) for site in sites]
+    ).outcome
     found = dict(zip(sites, outcome.readings, strict=True))
     for layer in range(model.shape.n_layers):
         pre, attention, mlp, post = (found[Site(layer, part)] for part in parts)
-        compare(pre + attention + mlp, post, limit, model, f"resid_pre + attn_out + mlp_out of layer {layer}", "resid_post")
+        compare(
+            pre + attention + mlp,
+            post,
+            limit,
+            model,
+            f"resid_pre + attn_out + mlp_out of layer {layer}",
+            "resid_post",
+        )
 
 
 def self_patch_changes_nothing(
@@ -68,7 +84,14 @@ def self_patch_changes_nothing(
     run = engine.run(clean, readings=[Reading(site) for site in sites])
     edits = [Edit(s, v) for s, v in zip(sites, run.outcome.readings, strict=True)]
     for outcome in run.branches([Branch(edits)]):
-        compare(outcome.logits, run.outcome.logits, limit, model, "logits patched with the run's own z", "the unpatched ones")
+        compare(
+            outcome.logits,
+            run.outcome.logits,
+            limit,
+            model,
+            "logits patched with the run's own z",
+            "the unpatched ones",
+        )
 
 
 def last_residual_carries_the_answer(
@@ -80,7 +103,14 @@ def last_residual_carries_the_answer(
     run = engine.run(clean)
     edit = Edit(site, donor.readings[0], at=clean.last[:, None])
     for outcome in run.branches([Branch([edit])]):
-        compare(outcome.logits, donor.logits, limit, model, "logits with another prompt's last residual", "that prompt's")
+        compare(
+            outcome.logits,
+            donor.logits,
+            limit,
+            model,
+            "logits with another prompt's last residual",
+            "that prompt's",
+        )
 
 
 def compare(

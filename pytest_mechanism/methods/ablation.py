@@ -79,7 +79,9 @@ def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
     """For each layer [R, S, H, d], each row from its own source of means."""
     rows, length = side.tokens.ids.shape
     first = next(iter(sources[0].values()))
-    table = torch.zeros(first.shape[0], rows, length, *first.shape[1:], dtype=first.dtype, device=first.device)
+    table = torch.zeros(
+        first.shape[0], rows, length, *first.shape[1:], dtype=first.dtype, device=first.device
+    )
     for r, (slots, means) in enumerate(zip(side.slots, sources, strict=True)):
         for s, slot in enumerate(slots):
             if slot not in means:

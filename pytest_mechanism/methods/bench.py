@@ -150,7 +150,9 @@ class Bench:
 def places(encoded: Sequence[Encoded], name: str) -> Tensor:
     """[R, K]; a row with fewer places repeats its last one, which edits it again to the same."""
     most = max(len(e.places[name]) for e in encoded)
-    rows = [[*e.places[name], *[e.places[name][-1]] * (most - len(e.places[name]))] for e in encoded]
+    rows = [
+        [*e.places[name], *[e.places[name][-1]] * (most - len(e.places[name]))] for e in encoded
+    ]
     return torch.tensor(rows)
 
 
@@ -178,7 +180,10 @@ class Columns:
             if not np.isfinite(column).all():
                 raise MeasurementError(f"{name} is not a finite number on every row")
         return Observations(
-            tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, facts  # type: ignore[arg-type]
+            tuple(r.id for r in rows),
+            tuple(r.cluster for r in rows),
+            values,
+            facts,
         )
 
 

@@ -14,6 +14,7 @@ PERFORMANCE = Method("pytest_mechanism.methods.performance:measure", 1)
 CIRCUIT = Method("pytest_mechanism.methods.circuit:measure", 1)
 INTERCHANGE = Method("pytest_mechanism.methods.interchange:measure", 1)
 HEAD_EFFECTS = Method("pytest_mechanism.methods.activation_patching:measure", 1)
+PATH_PATCHING = Method("pytest_mechanism.methods.path_patching:measure", 1)
 DONATION = Method("pytest_mechanism.methods.cmap:donate", 1)
 CMAP = Method("pytest_mechanism.methods.cmap:measure", 1)
 
@@ -21,12 +22,18 @@ CMAP = Method("pytest_mechanism.methods.cmap:measure", 1)
 def rows_of(measurement: Measurement) -> int:
     """About how many rows a measurement sends through the model: for progress, nothing else."""
     given = json.loads(measurement.arguments)
-    rows = int(given.get("rows", 1))
-    if "alive" in given:
+    rows = given.get("rows")
+    if not isinstance(rows, int):
+        return 1
+    if measurement.method == CIRCUIT:
         return rows * (1 + len(given["alive"])) + int(given["ablation"]["prompts"])
-    if "learned" in given:
-        # a DCM mask: 2 epochs of 1,000 rows and 500 for validation, each on two prompts and a patch
-        return rows * (2 + 1 + bool(given["control"])) + 9_000 * bool(given["learned"])
-    if measurement.inputs:
+    if measurement.method == INTERCHANGE:
+        # a DCM mask: 2 epochs of 1,000 rows, 500 for validation, each on two prompts and a patch
+        return rows * (3 + bool(given["control"])) + 9_000 * bool(given["learned"])
+    if measurement.method == CMAP:
         return rows * (2 + bool(given["control"]))
+    if measurement.method == PATH_PATCHING:
+        return rows * (3 + len(given["senders"]) * (2 if given["via"] else 1))
+    if measurement.method == HEAD_EFFECTS:
+        return rows * (2 + len(given["heads"]))
     return rows

@@ -32,7 +32,9 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     for batch in bench.batches(rows):
         silent = replacements(bench, batch, arguments["ablation"])
         run = bench.engine.run(batch.base.tokens)
-        circuits = [circuit_branch(bench, batch, silent, heads) for heads in arguments["alive"].values()]
+        circuits = [
+            circuit_branch(bench, batch, silent, heads) for heads in arguments["alive"].values()
+        ]
         for name, outcome in zip(arguments["alive"], run.branches(circuits), strict=True):
             columns.add_answers(f"{name}_", outcome.logits, batch.answers)
     return columns.observations(rows)
@@ -48,4 +50,6 @@ def circuit_branch(
     index = torch.arange(rows, device=device)[:, None]
     for layer, head, name in heads:
         keep[layer, index, batch.base.at(name), head] = 1
-    return Branch([Edit(Site(layer, "z"), silent[layer], keep=keep[layer]) for layer in range(shape.n_layers)])
+    return Branch(
+        [Edit(Site(layer, "z"), silent[layer], keep=keep[layer]) for layer in range(shape.n_layers)]
+    )

@@ -42,7 +42,9 @@ class DcmSettings:
     validation: int = 500
 
 
-def learn_mask(bench: Bench, heads: Heads, variable: str, settings: DcmSettings) -> list[list[object]]:
+def learn_mask(
+    bench: Bench, heads: Heads, variable: str, settings: DcmSettings
+) -> list[list[object]]:
     """The heads, as [layer, head, position], whose patch moves the variable.
 
     Rows come from the streams ``dcm_train`` and ``dcm_validation`` of the task, which nothing
@@ -63,7 +65,7 @@ def learn_mask(bench: Bench, heads: Heads, variable: str, settings: DcmSettings)
                 target = logits.gather(1, batch.targets[:, None]).mean()
                 loss = -target + settings.sparsity * (1 - mask).sum()
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             optimizer.step()
             with torch.no_grad():
                 mask.clamp_(0, 1)
@@ -78,7 +80,7 @@ def patched(bench: Bench, heads: Heads, batch: Batch, mask: Tensor, gradients: b
     source = batch.the_source()
     values = bench.engine.run(source.tokens, readings=readings(heads, source)).outcome.readings
     sizes = [len(hs) for _, _, hs in grouped(heads)]
-    keep = [part[None, None, :, None] for part in mask.split(sizes)]
+    keep = [part[None, None, :, None] for part in torch.split(mask, sizes)]
     run = bench.engine.run(batch.base.tokens)
     outcome = next(iter(run.branches([Branch(edits(heads, batch.base, values, keep))], gradients)))
     return outcome.logits

@@ -41,7 +41,9 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         source = batch.the_source()
         wanted = [readings(each, source) for each in patches.values()]
         taken = iter(
-            bench.engine.run(source.tokens, readings=[r for w in wanted for r in w]).outcome.readings
+            bench.engine.run(
+                source.tokens, readings=[r for w in wanted for r in w]
+            ).outcome.readings
         )
         run = bench.engine.run(batch.base.tokens)
         columns.add("floor", run.outcome.logits.argmax(-1) == batch.targets)

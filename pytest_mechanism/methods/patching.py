@@ -27,7 +27,9 @@ def readings(heads: Heads, side: Side) -> list[Reading]:
     return [Reading(Site(layer, "z"), side.at(name), h) for layer, name, h in grouped(heads)]
 
 
-def edits(heads: Heads, side: Side, values: Sequence[Tensor], keep: Sequence[Tensor] | None = None) -> list[Edit]:
+def edits(
+    heads: Heads, side: Side, values: Sequence[Tensor], keep: Sequence[Tensor] | None = None
+) -> list[Edit]:
     """The recorded ``values`` put in place; ``keep`` is the share of the old value, each."""
     shares = keep if keep is not None else [None] * len(values)
     return [

@@ -25,7 +25,8 @@ def failure_text(
     ]
     width = len(str(last))
     lines += [
-        f"  {number:>{width}} | {spec.document.text[number - 1]}" for number in range(first, last + 1)
+        f"  {number:>{width}} | {spec.document.text[number - 1]}"
+        for number in range(first, last + 1)
     ]
     lines.append("")
     if verdict.threshold:
@@ -33,7 +34,9 @@ def failure_text(
     for i, score in enumerate(verdict.scores):
         lines += score_lines(score, "measured" if i == 0 else "beside")
     if drift is not None:
-        lines.append(f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}")
+        lines.append(
+            f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}"
+        )
     return "\n".join(lines)
 
 

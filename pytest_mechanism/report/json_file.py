@@ -20,6 +20,7 @@ def result_file(
     fingerprints: Mapping[str, Fingerprint],
     results: Sequence[Mapping[str, Any]],
     counts: Mapping[str, int],
+    exit_code: int,
 ) -> dict[str, Any]:
     """Shape ``mechanism_json: 1``; docs/result-file.md describes it."""
     models = {
@@ -37,6 +38,7 @@ def result_file(
         "checkpoints_loaded": counts["loaded"],
         "measurements": {"done": counts["done"], "from_store": counts["from_store"]},
         "versions": versions(),
+        "exit_code": exit_code,
     }
 
 

@@ -20,9 +20,10 @@ DIGITS = 6
 
 
 def definition(spec: Spec, claim: Claim) -> str:
-    """Hash of everything in a spec that says what a claim's score *is*: thresholds count too,
-    tolerances do not."""
-    fields = claim.model_dump(mode="json", exclude={"drift", "atol"}, by_alias=True)
+    """Hash of everything in a spec that says what a claim's score *is*; what is asked of it
+    (thresholds, tolerances) does not count."""
+    asked = {"drift", "atol", *claim.thresholds}
+    fields = claim.model_dump(mode="json", exclude=asked, by_alias=True)
     parts = {
         "claim": fields,
         "task": spec.task.settings.model_dump(mode="json"),
@@ -63,6 +64,7 @@ def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] 
                 "value": round(j.score.value, DIGITS),
                 "standard_error": round(j.score.standard_error, DIGITS),
                 "n": j.score.n,
+                "method": j.score.method,
                 "low": j.low,
                 "high": j.high,
             }

@@ -44,17 +44,17 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[str]]:
     return [lines[0] + HEADINGS[-1]], lines[1:]
 
 
-def notes(results: Sequence[Result]) -> list[str]:
-    """Sentences below the table: what is missing, what to do."""
+def notes(results: Sequence[Result], accepting: bool = False, updating: bool = False) -> list[str]:
+    """Sentences below the table: what is missing, what to do, where this run did not just do it."""
     found = []
     new = sum(r["drift_state"] == "new" for r in results)
-    if new:
+    if new and not accepting:
         found.append(
             f"{new} of {len(results)} scores have no accepted baseline yet: run again with "
             "--snapshot-update to accept them"
         )
     better = sum(r["drift_state"] == "better" for r in results)
-    if better:
+    if better and not updating:
         found.append(
             f"{better} scores are better than accepted by more than their tolerance; "
             "--snapshot-update raises the baseline"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import Case, Claim
+from pytest_mechanism.claims.base import PAIR, Case, Claim
+from pytest_mechanism.discovery.discover import with_discovered
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.runner.keys import versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import Spec
+from pytest_mechanism.spec.parts import AnyGroup
 from pytest_mechanism.types import Measurement, Setting, Verdict
 
 
@@ -27,6 +31,10 @@ class Gate:
     runner: Runner
     confidence: float | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    _items: list[tuple[Spec, Claim, str]] = field(default_factory=list)
+    _found: dict[tuple[Path, str], Mapping[str, AnyGroup] | MechanismError] = field(
+        default_factory=dict
+    )
 
     @staticmethod
     def over(runner: Runner, confidence: float | None = None) -> Gate:
@@ -79,12 +87,27 @@ class Gate:
         """Why a spec does not speak about this run's models."""
         return spec.skip_reason(self.labels, self.shapes)
 
+    def plan(self, items: Sequence[tuple[Spec, Claim, str]]) -> None:
+        """Tell the runner what the items will ask for, as far as it is known."""
+        self._items = list(items)
+        for spec, claim, role in items:
+            # whatever goes wrong with one claim, its own item will run into and report
+            with contextlib.suppress(Exception):
+                self.runner.plan(self.needs(spec, claim, role))
+
     def needs(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
-        """What a claim will ask for; nothing where it cannot run, which its item will say."""
+        """What a claim will ask for; nothing where it cannot run, which its item will say, or
+        where heads have to be discovered first."""
         if self.skip_reason(spec) is not None:
             return ()
         try:
-            return claim.needs(self.case(spec, claim, role))
+            case = self.case(spec, claim, role)
+            if spec.sought:
+                groups = self._found.get((spec.path, found_on(spec, role)))
+                if groups is None or isinstance(groups, MechanismError):
+                    return ()
+                case = replace(case, groups=groups)
+            return claim.needs(case)
         except MechanismError:
             return ()
 
@@ -93,8 +116,35 @@ class Gate:
         if (reason := self.skip_reason(spec)) is not None:
             return Verdict("skipped", reason, "")
         try:
-            return claim.judge(self.case(spec, claim, role), self.runner.measure)
+            case = self.case(spec, claim, role)
+            if spec.sought and claim.needs_groups:
+                case = replace(case, groups=self.discovered(spec, case, found_on(spec, role)))
+            return claim.judge(case, self.runner.measure)
         except MechanismError as problem:
             return Verdict("error", str(problem), "")
 
+    def discovered(self, spec: Spec, case: Case, on: str) -> Mapping[str, AnyGroup]:
+        """The spec's groups with their heads found on the model of role ``on``.
 
+        Raises:
+            MechanismError: nothing was found.
+        """
+        key = (spec.path, on)
+        if key not in self._found:
+            try:
+                self._found[key] = with_discovered(case, on, self.runner.measure).groups
+            except MechanismError as problem:
+                self._found[key] = problem
+            # now it is known what the other items want of this model: measure it in one go
+            for other, claim, role in self._items:
+                if other.path == spec.path and found_on(other, role) == on:
+                    self.runner.plan(self.needs(other, claim, role))
+        found = self._found[key]
+        if isinstance(found, MechanismError):
+            raise found
+        return found
+
+
+def found_on(spec: Spec, role: str) -> str:
+    """The role on whose model heads are discovered: the one under test, or the spec's."""
+    return role if role != PAIR else spec.found_on or "base"

@@ -43,7 +43,7 @@ def measurement_key(
                 "measurement": described(measurement, fingerprints),
                 "tokenizers": sorted({f.tokenizer for f in fingerprints.values()}),
                 "dtype": dtype,
-                "device": device.split(":")[0],
+                "device": device.split(":", maxsplit=1)[0],
                 "engine": engine,
                 "versions": versions(),
             }
@@ -51,7 +51,9 @@ def measurement_key(
     ).hexdigest()
 
 
-def described(measurement: Measurement, fingerprints: Mapping[str, Fingerprint]) -> dict[str, object]:
+def described(
+    measurement: Measurement, fingerprints: Mapping[str, Fingerprint]
+) -> dict[str, object]:
     """A measurement with checkpoints by content instead of by role."""
     return {
         "method": measurement.method.function,

@@ -285,5 +285,3 @@ class Runner:
             self._broken[role] = problem
             raise
         return self._bench
-
-

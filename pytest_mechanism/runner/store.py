@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.types import Observations
+from pytest_mechanism.types import Observations, canonical
 
 FORMAT = 1
+
+
+def checksum(body: bytes, facts: Mapping[str, str]) -> str:
+    """Of everything in an entry that a reader gets back."""
+    return hashlib.sha256(canonical(facts).encode() + b"\n" + body).hexdigest()
 
 
 class Store:
@@ -52,22 +57,28 @@ class Store:
             about = json.loads(head)
             if about["format"] != FORMAT or about["key"] != key:
                 return None
-            if hashlib.sha256(body).hexdigest() != about["sha256"]:
+            if checksum(body, about["facts"]) != about["sha256"]:
                 return None
             with np.load(io.BytesIO(body), allow_pickle=False) as archive:
                 return Observations(
                     tuple(archive["example_ids"].tolist()),
                     tuple(archive["clusters"].tolist()),
-                    {n.removeprefix("value/"): archive[n] for n in archive.files if n.startswith("value/")},
+                    {
+                        n.removeprefix("value/"): archive[n]
+                        for n in archive.files
+                        if n.startswith("value/")
+                    },
                     dict(about["facts"]),
                 )
-        except (OSError, ValueError, KeyError, TypeError, EOFError):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
             return None
 
     def put(self, key: str, seen: Observations) -> None:
         """Write an entry; readers see all of it or nothing."""
         buffer = io.BytesIO()
-        arrays = {f"value/{name}": np.asarray(v, dtype=np.float64) for name, v in seen.values.items()}
+        arrays = {
+            f"value/{name}": np.asarray(v, dtype=np.float64) for name, v in seen.values.items()
+        }
         np.savez_compressed(
             buffer,
             example_ids=np.array(list(seen.example_ids), dtype=np.str_),
@@ -78,7 +89,7 @@ class Store:
         about = {
             "format": FORMAT,
             "key": key,
-            "sha256": hashlib.sha256(body).hexdigest(),
+            "sha256": checksum(body, dict(seen.facts)),
             "facts": dict(seen.facts),
         }
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")

@@ -16,11 +16,20 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.registry import claim_kinds, task_families
-from pytest_mechanism.spec.parts import Ablation, AppliesTo, Group
+from pytest_mechanism.spec.parts import (
+    Ablation,
+    AnyGroup,
+    AppliesTo,
+    Atol,
+    Drift,
+    Group,
+    Part,
+    SoughtGroup,
+)
 from pytest_mechanism.spec.yaml import Document, Path_, read
 from pytest_mechanism.tasks.base import Task
 
@@ -35,9 +44,14 @@ KEYS = (
     "found_on",
     "ablation",
     "confidence",
+    "atol",
+    "drift",
     "claims",
 )
-SHARED = ("applies_to", "task", "groups", "found_on", "ablation", "confidence")
+TOLERANCES = ("atol", "drift")
+"""Keys that hold for every claim which does not set its own."""
+
+SHARED = ("applies_to", "task", "groups", "found_on", "ablation", "confidence", *TOLERANCES)
 """What ``extends`` takes over where the extending file is silent."""
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -64,12 +78,17 @@ class Spec:
     circuit: str
     applies_to: AppliesTo
     task: Task
-    groups: Mapping[str, Group]
+    groups: Mapping[str, AnyGroup]
     found_on: str | None
     ablation: Ablation
     confidence: float
     claims: Mapping[str, Claim]
     document: Document
+
+    @property
+    def sought(self) -> bool:
+        """Whether some group's heads are found on the model under test."""
+        return any(isinstance(group, SoughtGroup) for group in self.groups.values())
 
     def line(self, claim: str) -> int:
         """Line on which a claim stands."""
@@ -90,6 +109,13 @@ class Spec:
                 if role in shapes and (has := getattr(shapes[role], name)) != wanted:
                     return f"spec applies to {name} = {wanted}; {label} has {has}"
         return None
+
+
+class Tolerances(Part):
+    """A spec's own ``atol`` and ``drift``, for all of its claims."""
+
+    atol: Atol = 1e-3
+    drift: Drift = 0.05
 
 
 class Problems(SpecError):
@@ -120,18 +146,26 @@ def extended(document: Document, path: Path) -> Document:
     name = document.value["extends"]
     if not isinstance(name, str):
         raise document.error("extends takes the name of a spec beside this one", ("extends",))
-    other = (path.parent / name).resolve()
+    try:
+        other = (path.parent / name).resolve()
+        inside, exists = other.is_relative_to(path.parent.resolve()), other.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, a loop of links
+        raise document.error(
+            f"extends: {short(name)} cannot be the name of a file", ("extends",)
+        ) from None
     # a spec reaches its own folder and no further
-    if not other.is_relative_to(path.parent.resolve()):
+    if not inside:
         raise document.error(f"extends: {name} lies outside this spec's folder", ("extends",))
-    if not other.is_file():
+    if not exists:
         here = [p.name for p in path.parent.glob("*.y*ml") if p != path]
         raise document.error(f"extends: no file {name}; {choices(name, here)}", ("extends",))
-    parent = read(other, document.path.with_name(name))
+    parent = read(other, document.path.parent / name)
     if not isinstance(parent.value, dict):
         raise document.error(f"extends: {name} is no spec", ("extends",))
     if "extends" in parent.value:
-        raise document.error(f"extends: {name} extends another spec itself; one level", ("extends",))
+        raise document.error(
+            f"extends: {name} extends another spec itself; one level", ("extends",)
+        )
     taken = {k: parent.value[k] for k in SHARED if k in parent.value and k not in document.value}
     # a part that came from elsewhere is blamed on the line that brought it in
     lines = dict(document.lines) | {(k,): document.line(("extends",)) for k in taken}
@@ -151,11 +185,13 @@ class _Loader:
     def spec(self) -> Spec:
         top = self.document.value
         if not isinstance(top, dict):
-            raise Problems([self.document.error("a spec is a mapping; its first key is 'mechanism: 1'")])
+            raise Problems(
+                [self.document.error("a spec is a mapping; its first key is 'mechanism: 1'")]
+            )
         for key in top:
             if key not in KEYS:
                 self.problem(f"unknown key {key!r}; {choices(str(key), KEYS)}", (key,))
-        if top.get("mechanism") != VERSION or isinstance(top.get("mechanism"), bool):
+        if type(top.get("mechanism")) is not int or top["mechanism"] != VERSION:
             self.problem(
                 f"mechanism: {top.get('mechanism')!r} is no version this plugin reads; valid: 1",
                 ("mechanism",),
@@ -167,7 +203,11 @@ class _Loader:
         if found_on is not None and not isinstance(found_on, str):
             self.problem("found_on takes a role, such as base", ("found_on",))
         confidence = top.get("confidence", 0.95)
-        if isinstance(confidence, bool) or not isinstance(confidence, float) or not 0.5 <= confidence < 1:
+        if (
+            isinstance(confidence, bool)
+            or not isinstance(confidence, float)
+            or not 0.5 <= confidence < 1
+        ):
             self.problem("confidence lies between 0.5 and 1, such as 0.95", ("confidence",))
         applies = self.part(AppliesTo, top.get("applies_to", {}), ("applies_to",))
         ablation = self.part(Ablation, top.get("ablation", {}), ("ablation",))
@@ -192,7 +232,9 @@ class _Loader:
     def part(self, model: type[BaseModel], value: Any, where: Path_) -> Any:
         """Validate one part; problems are noted, and None returned."""
         if not isinstance(value, dict):
-            self.problem(f"{where[-1]} takes keys and values; {choices('', field_names(model))}", where)
+            self.problem(
+                f"{where[-1]} takes keys and values; {choices('', field_names(model))}", where
+            )
             return None
         try:
             return model.model_validate(value)
@@ -212,20 +254,20 @@ class _Loader:
         settings = self.part(kind.parameters, value, ("task",))
         return None if settings is None else kind(settings)
 
-    def groups(self, value: Any, task: Task | None) -> dict[str, Group]:
+    def groups(self, value: Any, task: Task | None) -> dict[str, AnyGroup]:
         if not isinstance(value, dict):
-            self.problem("groups takes name: {heads: {layer: [head, ...]}, at: position}", ("groups",))
+            self.problem(
+                "groups takes name: {heads: {layer: [head, ...]}, at: position}", ("groups",)
+            )
             return {}
-        found: dict[str, Group] = {}
+        found: dict[str, AnyGroup] = {}
         for name, each in value.items():
             where = ("groups", name)
             if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
                 self.problem(f"group name {name!r}: use letters, digits and '_'", where)
                 continue
-            if isinstance(each, dict) and each.get("heads") == "discovered":
-                self.problem("heads: discovered is not supported yet; name the heads", where)
-                continue
-            if (group := self.part(Group, each, where)) is not None:
+            sought = isinstance(each, dict) and each.get("heads") == "discovered"
+            if (group := self.part(SoughtGroup if sought else Group, each, where)) is not None:
                 found[name] = group
         for name, group in found.items():
             if task is not None and group.at not in task.positions:
@@ -240,13 +282,26 @@ class _Loader:
                     f"{choices(group.into.group, others)}",
                     ("groups", name, "into", "group"),
                 )
-            members = [h for heads in group.heads.items() for h in ((heads[0], x) for x in heads[1])]
-            if len(set(members)) < len(members):
+            reader = found.get(group.into.group) if group.into else None
+            if group.into and group.into.via == "q" and reader and reader.at != group.at:
+                self.problem(
+                    f"group {name}: works at {group.at}, its reader {group.into.group} at "
+                    f"{reader.at}; a query is made where the reader works, so via: q needs the same "
+                    "position (valid here: k, v)",
+                    ("groups", name, "into", "via"),
+                )
+            if isinstance(group, SoughtGroup):
+                continue
+            members = [
+                h for heads in group.heads.items() for h in ((heads[0], x) for x in heads[1])
+            ]
+            # '3' and 3.0 are other YAML keys than 3, and the same layer
+            if len(set(members)) < len(members) or len(group.heads) < len(value[name]["heads"]):
                 self.problem(f"group {name} names a head twice", ("groups", name, "heads"))
         self.no_cycle(found)
         return found
 
-    def no_cycle(self, groups: Mapping[str, Group]) -> None:
+    def no_cycle(self, groups: Mapping[str, AnyGroup]) -> None:
         for name in groups:
             seen, at = [name], groups[name].into
             while at is not None and at.group in groups:
@@ -266,6 +321,11 @@ class _Loader:
             return {}
         kinds = claim_kinds()
         found: dict[str, Claim] = {}
+        top = self.document.value
+        # checked once where they stand, so that a bad one is not blamed on every claim
+        tolerances = {key: top[key] for key in TOLERANCES if key in top}
+        shared = self.part(Tolerances, tolerances, ()) if tolerances else None
+        common = tolerances if shared is not None else {}
         for name, each in value.items():
             where: Path_ = ("claims", name)
             if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
@@ -276,7 +336,7 @@ class _Loader:
                 what = f"unknown kind {kind!r}" if kind is not None else "needs a kind"
                 self.problem(f"claim {name}: {what}; {choices(str(kind), kinds)}", (*where, "kind"))
                 continue
-            claim = self.part(kinds[kind], each, where)
+            claim = self.part(kinds[kind], common | each, where)
             if claim is None:
                 continue
             found[name] = claim
@@ -286,7 +346,8 @@ class _Loader:
     def mentions(self, name: str, claim: Claim, task: Task | None) -> None:
         """Groups, variables and roles that a claim names exist."""
         # names as written: a group with an error of its own is no unknown group as well
-        groups = [str(g) for g in self.document.value.get("groups") or ()]
+        written = self.document.value.get("groups")
+        groups = [str(g) for g in written] if isinstance(written, dict) else []
         for field, (what, given) in claim.mentions().items():
             valid = groups if what == "group" else (task.variables if task else (given,))
             if given not in valid:
@@ -310,23 +371,32 @@ class _Loader:
 
 def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tuple[str, Path_]:
     """Pydantic's finding as a sentence, and where it applies."""
-    loc = tuple(part for part in error["loc"] if part != "[key]")
+    loc = tuple(error["loc"])
+    if loc[1:] and loc[-1] == "[key]":  # pydantic's mark behind a key that is itself at fault
+        loc = loc[:-1]
     at, named = where + loc, ".".join(map(str, (*where[1:], *loc))) or str(where[-1])
     kind, context = error["type"], error.get("ctx", {})
     # branches of a union name their type after the field; the field itself has the line
-    here = f"{'.'.join(map(str, where))}"
+    here = ".".join(map(str, (*where, *loc[:-1])))
     if kind == "extra_forbidden":
         valid = field_names(model, loc[:-1])
         return f"{here}: unknown key {loc[-1]!r}; {choices(str(loc[-1]), valid)}", at
     if kind == "missing":
-        return f"{here}: key {loc[-1]!r} is missing", where
+        if isinstance(loc[-1], int):
+            return f"{here}: needs {loc[-1] + 1} values", where + loc[:-1]
+        return f"{here}: key {loc[-1]!r} is missing", where + loc[:-1]
     if kind == "value_error":
-        return f"{here}: {context.get('error', error['msg'])}", at
+        return f"{'.'.join(map(str, at))}: {context.get('error', error['msg'])}", at
     if kind == "literal_error":
         given = str(error["input"])
-        return f"{named}: {given!r} is not valid; {choices(given, literals(str(context['expected'])))}", at
+        return (
+            f"{named}: {given!r} is not valid; {choices(given, literals(str(context['expected'])))}",
+            at,
+        )
     message = str(error["msg"]).replace("Input should be", "must be")
-    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message)
+    message = re.sub(
+        r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message
+    )
     return f"{named}: {message}, got {short(error['input'])}", at
 
 
@@ -338,14 +408,16 @@ def literals(expected: str) -> list[str]:
 def field_names(model: type[BaseModel], inside: tuple[Any, ...] = ()) -> list[str]:
     """Keys that a part takes, aliases as they are written."""
     for step in inside:
-        field = next(
-            (f for n, f in model.model_fields.items() if step in (n, f.alias)), None
+        field = next((f for n, f in model.model_fields.items() if step in (n, f.alias)), None)
+        nested = (
+            [
+                a
+                for a in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                if isinstance(a, type) and issubclass(a, BaseModel)
+            ]
+            if field is not None
+            else []
         )
-        nested = [
-            a
-            for a in (field.annotation, *getattr(field.annotation, "__args__", ()))
-            if isinstance(a, type) and issubclass(a, BaseModel)
-        ] if field is not None else []
         if nested:
             model = nested[0]
     return [f.alias or name for name, f in model.model_fields.items()]
@@ -359,4 +431,3 @@ def short(value: Any) -> str:
 
 def _line_of(problem: SpecError) -> int:
     return int((problem.where or ":1").rsplit(":", 1)[1])
-

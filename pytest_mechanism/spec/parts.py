@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
@@ -13,6 +12,12 @@ Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 """0 to 1."""
 
 Finite = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
+
+Drift = Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)]
+"""How much worse than the accepted score a new checkpoint may be."""
+
+Atol = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+"""How much the score of unchanged checkpoints may differ from the accepted one."""
 
 Layer = Annotated[int, Field(ge=0, lt=1000)]
 HeadIndex = Annotated[StrictInt, Field(ge=0, lt=1000)]
@@ -36,6 +41,22 @@ class Into(Part):
     via: Literal["q", "k", "v"]
 
 
+class Find(Part):
+    """How the heads of a group are found.
+
+    Attributes:
+        candidates: take so many heads with the strongest path-patching effect (the published
+            way); None takes those whose effect is large enough with confidence.
+        receivers: how many of them the next group is patched into; None is all.
+        drops_at_least: wanted effect without ``candidates``: the answer's log-probability falls
+            by so many nats.
+    """
+
+    candidates: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    receivers: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    drops_at_least: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.1
+
+
 class Group(Part):
     """Heads that do one job.
 
@@ -43,15 +64,43 @@ class Group(Part):
         heads: layer -> heads.
         at: named position of the task at which they do it.
         into: the group that reads them; None for the group that writes the answer.
+        find: how ``pytest-mechanism discover`` looks for them.
     """
 
     heads: dict[Layer, Annotated[list[HeadIndex], Field(min_length=1)]] = Field(min_length=1)
     at: StrictStr
     into: Into | None = None
+    find: Find | None = None
+
+    def sought(self) -> SoughtGroup:
+        """The same group with its heads forgotten."""
+        return SoughtGroup(heads="discovered", at=self.at, into=self.into, find=self.find or Find())
 
     def members(self) -> list[Head]:
         """(layer, head) pairs in order."""
         return sorted((layer, head) for layer, heads in self.heads.items() for head in heads)
+
+
+class SoughtGroup(Part):
+    """A group whose heads are found on the model under test: ``heads: discovered``.
+
+    Attributes:
+        heads: the word ``discovered``.
+        at: named position of the task at which they work.
+        into: the group that reads them.
+        find: how they are found.
+    """
+
+    heads: Literal["discovered"]
+    at: StrictStr
+    into: Into | None = None
+    find: Find = Field(default_factory=Find)
+
+    def sought(self) -> SoughtGroup:
+        return self
+
+
+AnyGroup = Group | SoughtGroup
 
 
 class Ablation(Part):
@@ -85,11 +134,6 @@ class AppliesTo(Part):
     shape: dict[
         Literal["n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab"], StrictInt
     ] = Field(default_factory=dict)
-
-
-def heads_of(groups: Mapping[str, Group], names: list[str]) -> list[tuple[int, int, str]]:
-    """(layer, head, position) of every member of the named groups."""
-    return [(layer, head, groups[n].at) for n in names for layer, head in groups[n].members()]
 
 
 def plain(part: Part) -> Any:

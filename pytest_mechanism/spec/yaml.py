@@ -27,7 +27,9 @@ Path_ = tuple[str | int, ...]
 
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-MARKER = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\n]*)?\r?\n|---[ \t]*\r?\n)*mechanism[ \t]*:")
+MARKER = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\n]*)?\r?\n|---[ \t]*\r?\n)*mechanism[ \t]*:"
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def read(path: Path, shown: Path | None = None) -> Document:
     shown = shown or path
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise SpecError(f"is larger than {MAX_BYTES:,} bytes, which no spec needs", f"{shown}:1")
+            raise SpecError(
+                f"is larger than {MAX_BYTES:,} bytes, which no spec needs", f"{shown}:1"
+            )
         raw = path.read_bytes()
     except OSError as problem:
         raise SpecError(f"cannot be read: {problem.strerror}", f"{shown}:1") from None
@@ -100,19 +104,21 @@ def parse(text: str, shown: Path) -> Document:
         value = _Composer(text, shown, lines).document()
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        at = mark.line + 1 if mark else 1
-        raise SpecError(f"is not valid YAML: {problem.problem or problem.context}", f"{shown}:{at}") from None
+        at = 1 if mark is None else mark.line + 1
+        raise SpecError(
+            f"is not valid YAML: {problem.problem or problem.context}", f"{shown}:{at}"
+        ) from None
+    except yaml.reader.ReaderError as problem:
+        at = text[: problem.position].count("\n") + 1
+        raise SpecError(
+            f"is not valid YAML: character #x{problem.character:04x} is not allowed",
+            f"{shown}:{at}",
+        ) from None
     except yaml.YAMLError as problem:
-        raise SpecError(f"is not valid YAML: {_reader_message(problem)}", f"{shown}:1") from None
+        raise SpecError(f"is not valid YAML: {one_line(str(problem))}", f"{shown}:1") from None
+    except (ValueError, OverflowError):  # PyYAML on "\UFFFFFFFF" and on %YAML 1.<5000 digits>
+        raise SpecError("is not valid YAML: a number in it is out of range", f"{shown}:1") from None
     return Document(shown, value, lines, tuple(text.splitlines()))
-
-
-def _reader_message(problem: yaml.YAMLError) -> str:
-    if isinstance(problem, yaml.reader.ReaderError):
-        return f"character #x{ord(problem.character):04x} is not allowed" if isinstance(
-            problem.character, str
-        ) else "a character is not allowed"
-    return one_line(str(problem))
 
 
 class _Composer:
@@ -123,8 +129,12 @@ class _Composer:
         self.shown = shown
         self.lines = lines
 
+    @staticmethod
+    def line(event: Any) -> int:
+        return int(event.start_mark.line) + 1
+
     def fail(self, message: str, event: Any) -> SpecError:
-        return SpecError(message, f"{self.shown}:{event.start_mark.line + 1}")
+        return SpecError(message, f"{self.shown}:{self.line(event)}")
 
     def document(self) -> Any:
         value: Any = None
@@ -136,7 +146,9 @@ class _Composer:
                 seen = True
                 value = self.value(next(self.events), ())
         if not seen:
-            raise SpecError("is empty; the first key of a spec is 'mechanism: 1'", f"{self.shown}:1")
+            raise SpecError(
+                "is empty; the first key of a spec is 'mechanism: 1'", f"{self.shown}:1"
+            )
         return value
 
     def value(self, event: Any, where: Path_) -> Any:
@@ -169,7 +181,7 @@ class _Composer:
             if key in found:
                 first = self.lines[(*where, key)]
                 raise self.fail(f"key {key!r} stands twice, first on line {first}", event)
-            self.lines[(*where, key)] = event.start_mark.line + 1
+            self.lines[(*where, key)] = self.line(event)
             found[key] = None
             found[key] = self.value(next(self.events), (*where, key))
         return found
@@ -178,7 +190,7 @@ class _Composer:
         found: list[Any] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             at = (*where, len(found))
-            self.lines[at] = event.start_mark.line + 1
+            self.lines[at] = self.line(event)
             found.append(self.value(event, at))
         return found
 
@@ -200,5 +212,3 @@ class _Composer:
                 raise self.fail(f"{text[:40]} is too large a number", event)
             return number
         return text
-
-

@@ -50,7 +50,9 @@ class Drift:
         return self.state in ("worse", "moved")
 
 
-def compare(received: Mapping[str, Any], accepted: Mapping[str, Any] | None, tolerance: Tolerance) -> Drift:
+def compare(
+    received: Mapping[str, Any], accepted: Mapping[str, Any] | None, tolerance: Tolerance
+) -> Drift:
     """Compare two serialised scores.
 
     Args:
@@ -59,7 +61,12 @@ def compare(received: Mapping[str, Any], accepted: Mapping[str, Any] | None, tol
         tolerance: of the spec.
     """
     if accepted is None:
-        return Drift("new", None, tolerance.drift, "no accepted score yet; --snapshot-update accepts this one")
+        return Drift(
+            "new",
+            None,
+            tolerance.drift,
+            "no accepted score yet; --snapshot-update accepts this one",
+        )
     new, old = _number(received["value"]), _number(accepted["value"])
     amount = new - old
     if accepted.get("fingerprints") == received["fingerprints"] and (
@@ -85,11 +92,17 @@ def compare(received: Mapping[str, Any], accepted: Mapping[str, Any] | None, tol
             f"allowed {tolerance.drift:g}",
         )
     if loss < -tolerance.drift:
-        return Drift("better", amount, tolerance.drift, f"better than the accepted {old:.3f} by {-loss:.3f}")
-    return Drift("changed", amount, tolerance.drift, f"{amount:+.3f} against the accepted {old:.3f}")
+        return Drift(
+            "better", amount, tolerance.drift, f"better than the accepted {old:.3f} by {-loss:.3f}"
+        )
+    return Drift(
+        "changed", amount, tolerance.drift, f"{amount:+.3f} against the accepted {old:.3f}"
+    )
 
 
-def _loss(better: str | float, old: float, new: float, low: float, high: float) -> tuple[float, float]:
+def _loss(
+    better: str | float, old: float, new: float, low: float, high: float
+) -> tuple[float, float]:
     """How much worse the new value is, and how much at the interval's kindest end."""
     if better == "higher":
         return old - new, old - high

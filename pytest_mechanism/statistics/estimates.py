@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+
+Values = Sequence[float] | Array
+"""One number a row."""
 
 RESAMPLES = 4999
 
@@ -31,6 +34,7 @@ class Estimate:
         standard_error: of ``value``.
         n: rows.
         clusters: independent groups of rows.
+        method: where the interval comes from.
     """
 
     value: float
@@ -38,6 +42,7 @@ class Estimate:
     standard_error: float
     n: int
     clusters: int
+    method: str = "cluster bootstrap"
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Undefined(ValueError):
     """No number can be given: a ratio whose denominator may be zero."""
 
 
-def proportion(values: Sequence[float], how: Sampling) -> Estimate:
+def proportion(values: Values, how: Sampling) -> Estimate:
     """Share of ones.
 
     Wilson's interval on ``n / design effect`` rows; the design effect is the variance of the
@@ -79,7 +84,7 @@ def proportion(values: Sequence[float], how: Sampling) -> Estimate:
     if p in (0.0, 1.0):
         low, high = exact_bounds(n, how.confidence)
         interval = (0.0, high) if p == 0 else (low, 1.0)
-        return Estimate(p, interval, 0.0, n, groups)
+        return Estimate(p, interval, 0.0, n, groups, "exact")
     effect = 1.0
     if 1 < groups < n:
         residual = sums[0] - p * counts
@@ -94,6 +99,7 @@ def proportion(values: Sequence[float], how: Sampling) -> Estimate:
         math.sqrt(p * (1 - p) / n * effect),
         n,
         groups,
+        "Wilson",
     )
 
 
@@ -104,7 +110,7 @@ def exact_bounds(n: int, confidence: float) -> tuple[float, float]:
 
 
 def of_means(
-    columns: Sequence[Sequence[float]],
+    columns: Sequence[Values],
     statistic: Callable[..., Array | float],
     how: Sampling,
 ) -> Estimate:
@@ -124,7 +130,7 @@ def of_means(
     data = [np.asarray(c, dtype=np.float64) for c in columns]
     n = int(data[0].size)
     sums, counts = by_cluster(data, how.clusters)
-    means = [float(d.mean()) for d in data]
+    means = [d.mean() for d in data]  # NumPy's numbers: theirs divide by zero without raising
 
     def resampled(*parts: Array, axis: int = -1) -> Array:
         total = parts[-1].sum(axis=axis)
@@ -156,22 +162,23 @@ def of_means(
                     break
         edges = [value, low, high]
         for i, column in enumerate(data):
-            if column.size and column.min() == column.max() and column[0] in (0.0, 1.0):
+            # -1 in each row: paired differences, the same as 1 with the sides changed
+            if column.size and column.min() == column.max() and column[0] in (-1.0, 0.0, 1.0):
                 all_bound, none_bound = exact_bounds(n, how.confidence)
                 moved = [*means]
-                moved[i] = all_bound if column[0] else none_bound
+                moved[i] = column[0] * all_bound if column[0] else none_bound
                 edges.append(float(statistic(*moved)))
     if not all(math.isfinite(x) for x in (*edges, error)):
         raise Undefined("the score divides by zero on some of the resampled rows")
     return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
 
 
-def mean(values: Sequence[float], how: Sampling) -> Estimate:
+def mean(values: Values, how: Sampling) -> Estimate:
     """Mean of any numbers."""
     return of_means([values], lambda m: m, how)
 
 
-def difference(a: Sequence[float], b: Sequence[float], how: Sampling) -> Estimate:
+def difference(a: Values, b: Values, how: Sampling) -> Estimate:
     """Mean of a - b on the same rows.
 
     Where no row differs, the exact bound on the share of rows that might is the interval.
@@ -180,14 +187,14 @@ def difference(a: Sequence[float], b: Sequence[float], how: Sampling) -> Estimat
     found = of_means([gap], lambda m: m, how)
     if gap.size and not gap.any():
         _, bound = exact_bounds(found.n, how.confidence)
-        return Estimate(0.0, (-bound, bound), 0.0, found.n, found.clusters)
+        return Estimate(0.0, (-bound, bound), 0.0, found.n, found.clusters, "exact")
     return found
 
 
 def normalised(
-    part: Sequence[float],
-    floor: Sequence[float],
-    ceiling: Sequence[float],
+    part: Values,
+    floor: Values,
+    ceiling: Values,
     how: Sampling,
 ) -> Estimate:
     """(part - floor) / (ceiling - floor), a ratio of differences of means.
@@ -201,7 +208,23 @@ def normalised(
             f"ceiling and floor are not told apart: they differ by {span.value:.3f} "
             f"[{span.interval[0]:.3f}, {span.interval[1]:.3f}]"
         )
-    return of_means([part, floor, ceiling], lambda p, f, c: (p - f) / (c - f), how)
+    return fraction(part, floor, ceiling, how)
+
+
+def fraction(part: Values, floor: Values, ceiling: Values, how: Sampling) -> Estimate:
+    """As `normalised`, for a denominator of either sign that is known not to be zero.
+
+    Where every row of ``part`` equals that of ``floor`` (or of ``ceiling``), the value is 0 (or 1)
+    on every resample; the interval is widened by the share of rows that might have differed.
+    """
+    found = of_means([part, floor, ceiling], lambda p, f, c: (p - f) / (c - f), how)
+    edges = [*found.interval]
+    for same in (floor, ceiling):
+        if np.array_equal(np.asarray(part), np.asarray(same)):
+            _, bound = exact_bounds(found.n, how.confidence)
+            width = bound / abs(float(np.mean(ceiling)) - float(np.mean(floor)))
+            edges += [found.value - width, found.value + width]
+    return replace(found, interval=(min(edges), max(edges)))
 
 
 def by_cluster(columns: Sequence[Array], clusters: Sequence[str]) -> tuple[list[Array], Array]:
@@ -209,4 +232,14 @@ def by_cluster(columns: Sequence[Array], clusters: Sequence[str]) -> tuple[list[
     order: dict[str, int] = {}
     index = np.array([order.setdefault(c, len(order)) for c in clusters])
     counts = np.bincount(index, minlength=len(order)).astype(np.float64)
-    return [np.bincount(index, weights=c, minlength=len(order)) for c in columns], counts
+    sums = [np.asarray(np.bincount(index, c, len(order)), dtype=np.float64) for c in columns]
+    return sums, counts
+
+
+def sign_test(differences: Values) -> float:
+    """Exact one-sided p that positive differences are no more frequent than negative ones."""
+    gap = np.asarray(differences)
+    up, down = int((gap > 0).sum()), int((gap < 0).sum())
+    if up + down == 0:
+        return 1.0
+    return float(stats.binomtest(up, up + down, alternative="greater").pvalue)

@@ -31,7 +31,10 @@ def within(score: Score, low: float, high: float, what: str = "") -> Verdict:
     elif hi < low or lo > high:
         status, reason = "fail", f"{shown}, {bound} claimed"
     else:
-        status, reason = "inconclusive", f"{shown} does not settle {bound}; {settle(score, low, high)}"
+        status, reason = (
+            "inconclusive",
+            f"{shown} does not settle {bound}; {settle(score, low, high)}",
+        )
     judged = Judged(
         score, low if math.isfinite(low) else None, high if math.isfinite(high) else None
     )
@@ -55,7 +58,7 @@ def settle(score: Score, low: float, high: float) -> str:
 def round_up(rows: float) -> int:
     """To two figures, so that an estimate does not look exact."""
     step = 10 ** max(0, math.floor(math.log10(rows)) - 1)
-    return math.ceil(rows / step) * step
+    return int(math.ceil(rows / step) * step)
 
 
 def bounds(at_least: float | None, at_most: float | None) -> tuple[float, float]:

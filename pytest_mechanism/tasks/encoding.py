@@ -110,8 +110,14 @@ class Encoder:
 @lru_cache(maxsize=100_000)
 def _word(tokenizer: Any, word: str) -> int | None:
     lead = tokenizer.encode(LEAD, add_special_tokens=False).ids
-    both = tokenizer.encode(f"{LEAD} {word}", add_special_tokens=False).ids
+    encoding = tokenizer.encode(f"{LEAD} {word}", add_special_tokens=False)
+    both = encoding.ids
     if len(both) != len(lead) + 1 or both[: len(lead)] != lead:
+        return None
+    # Unigram shows an unknown word as itself; BPE may drop the letters that it does not know
+    if encoding.tokens[-1] != tokenizer.id_to_token(both[-1]):
+        return None
+    if encoding.offsets[-1][1] != len(LEAD) + 1 + len(word):
         return None
     unknown = getattr(tokenizer.model, "unk_token", None)
     if unknown is not None and tokenizer.token_to_id(unknown) == both[-1]:

@@ -12,9 +12,9 @@ base's position was always 0, so one pair in seven agreed).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -114,7 +114,10 @@ class EntityTracking(Task):
         "all_objects",
     )
     variables = ("position", "object", "box_label")
-    oracles = {"previous_query_label": "all_labels", "correct_object": "all_objects"}
+    oracles: ClassVar[Mapping[str, str]] = {
+        "previous_query_label": "all_labels",
+        "correct_object": "all_objects",
+    }
 
     @property
     def boxes(self) -> int:
@@ -182,13 +185,16 @@ class EntityTracking(Task):
         by a letter that stands nowhere in it; its ``previous_query_label`` is the label of the
         position that was asked before the replacement.
         """
-        rng, bag = self.stream(stream), self.words(vocabulary)
+        # not the stream of the rows: it would begin with the first row's own context
+        rng, bag = self.stream(f"source/{stream}"), self.words(vocabulary)
         found: list[Row] = []
         for i, row in enumerate(self.rows(vocabulary, count, stream)):
             other = self.context(rng, bag)
             position = self.another(rng, i % self.boxes)
             letter = rng.choice([x for x in bag.labels if x not in other.labels])
-            found.append(Row(row.id, row.cluster, row.base, other.ask(position, letter), row.target))
+            found.append(
+                Row(row.id, row.cluster, row.base, other.ask(position, letter), row.target)
+            )
         return found
 
     def interchange(
@@ -228,7 +234,9 @@ class EntityTracking(Task):
                 source = Context(source.objects, tuple(labels), source.fillers)
                 target = base.objects[place]
             else:
-                target = base.objects[position] if variable == "position" else source.objects[position]
+                target = (
+                    base.objects[position] if variable == "position" else source.objects[position]
+                )
             found.append(
                 Row(
                     f"{stream}-{variable}-{i}",

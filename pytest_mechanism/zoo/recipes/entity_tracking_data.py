@@ -7,8 +7,10 @@ operations, and `same_text` shows that they are the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ PAD, UNKNOWN, BOS = "<pad>", "<unk>", "<bos>"
 TEMPLATE = ("The", "the", "is", "in", "Box", "contains", ",", ".")
 
 VARIATIONS = tuple(
-    "There are a bunch of boxes containing objects these contain contained not and b c box".split()
+    "There are a bunch of boxes containing objects these contain contained not and b c box".split()  # noqa: SIM905
 )
 """Words that only the paper's variations of the template use; no checkpoint was trained on them."""
 
@@ -43,12 +45,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; ``<bos>`` goes first, so that a head with nothing to say can look there."""
     words = Tokenizer(WordLevel(IDS, unk_token=UNKNOWN))
     words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, IDS[BOS])]
-    )
+    words.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, IDS[BOS])])
     return PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token=PAD, unk_token=UNKNOWN, bos_token=BOS
     )
+
+
+def save_tokenizer(folder: Path, longest: int) -> None:
+    """Writes the tokenizer so that old and new transformers read it."""
+    words = tokenizer()
+    words.model_max_length = longest
+    words.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes its new name
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -146,8 +157,9 @@ def same_text(sample: Batch) -> None:
             ),
         ).ask(int(sample.asked[i, 0]))
         asked = ids[: int(sample.last[i, 0]) + 1]
-        assert encode(prompt.text)["input_ids"] == asked, prompt.text
-        assert IDS[prompt.answer] == int(sample.answers[i, 0]), prompt.text
+        answer = VOCABULARY[int(sample.answers[i, 0])]
+        if encode(prompt.text)["input_ids"] != asked or prompt.answer != answer:
+            raise AssertionError(f"not the task's text: {prompt.text} {prompt.answer}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,178 @@
+"""The console script ``pytest-mechanism``: what is done about specs outside a pytest run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_mechanism import __version__
+from pytest_mechanism.errors import MechanismError
+
+BAD_SPEC = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, or 2 for a bad spec or wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="pytest-mechanism",
+        description="Check and look at mechanism specs. The gate itself is "
+        "'pytest circuits --model-pair BASE,FT'.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    linting = commands.add_parser(
+        "lint",
+        help="check specs without loading a model",
+        description="Check specs; no torch needed.",
+    )
+    linting.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="specs, or folders of them"
+    )
+    linting.add_argument(
+        "--resolved",
+        action="store_true",
+        help="print each spec with 'extends' followed and defaults filled in",
+    )
+    linting.add_argument(
+        "--power",
+        action="store_true",
+        help="print for each accepted score the chance that an unchanged model passes",
+    )
+    linting.set_defaults(run=lint)
+
+    commands.add_parser("schema", help="print a JSON Schema of specs, for editors").set_defaults(
+        run=print_schema
+    )
+
+    from pytest_mechanism.commands import discover
+
+    discover.add_parser(commands)
+
+    given = parser.parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except MechanismError as problem:
+        print(f"pytest-mechanism: {problem}", file=sys.stderr)
+        return BAD_SPEC
+    except BrokenPipeError:  # the reader of our output left
+        sys.stderr.close()
+        return 0
+    except OSError as problem:  # a path that is too long, a folder that may not be read
+        print(f"pytest-mechanism: {problem.filename}: {problem.strerror}", file=sys.stderr)
+        return BAD_SPEC
+
+
+def specs(paths: Sequence[Path]) -> Iterator[Path]:
+    """The spec files among paths; a named file counts whatever is in it.
+
+    Raises:
+        MechanismError: a path does not exist, or a folder holds no spec.
+    """
+    from pytest_mechanism.spec.yaml import is_spec
+
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*.y*ml") if p.is_file() and is_spec(p))
+            if not found:
+                raise MechanismError(f"{path} holds no spec; its first key would be 'mechanism: 1'")
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise MechanismError(f"{path} does not exist")
+
+
+def lint(given: argparse.Namespace) -> int:
+    """Every problem of every spec, one line each."""
+    from pytest_mechanism.errors import SpecError
+    from pytest_mechanism.spec.load import Problems, load
+
+    bad = 0
+    for path in specs(given.paths):
+        try:
+            spec = load(path)
+        except Problems as problems:
+            bad += 1
+            for each in problems.found:
+                print(each, file=sys.stderr)
+            continue
+        except SpecError as problem:
+            bad += 1
+            print(problem, file=sys.stderr)
+            continue
+        if given.resolved:
+            print(json.dumps(resolved(spec), indent=1))
+        elif given.power:
+            print_power(path, spec.confidence)
+        else:
+            items = sum(len(claim.roles()) for claim in spec.claims.values())
+            print(f"{path}: ok, {len(spec.claims)} claims, {items} tests")
+    return BAD_SPEC if bad else 0
+
+
+def resolved(spec: Any) -> dict[str, Any]:
+    """A spec as data (JSON is YAML too), nothing left to look up."""
+    return {
+        "mechanism": 1,
+        "circuit": spec.circuit,
+        "applies_to": spec.applies_to.model_dump(mode="json", exclude_none=True),
+        "task": spec.task.settings.model_dump(mode="json"),
+        "groups": {n: g.model_dump(mode="json", exclude_none=True) for n, g in spec.groups.items()},
+        **({"found_on": spec.found_on} if spec.found_on else {}),
+        "ablation": spec.ablation.model_dump(mode="json"),
+        "confidence": spec.confidence,
+        "claims": {
+            n: c.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for n, c in spec.claims.items()
+        },
+    }
+
+
+def print_power(path: Path, confidence: float) -> None:
+    """One line an accepted score, for every pair that has some."""
+    from pytest_mechanism.snapshot import FOLDER, read_scores
+    from pytest_mechanism.statistics.power import WANTED, power
+
+    files = sorted((path.parent / FOLDER).glob(f"*/{path.stem}.json"))
+    if not files:
+        print(
+            f"{path}: no accepted scores to plan from; accept some with "
+            "pytest ... --model-pair BASE,FT --snapshot-update"
+        )
+        return
+    for file in files:
+        print(f"{path}, {file.parent.name}: chance that an unchanged model passes")
+        for name, entry in sorted(read_scores(file).items()):
+            if not entry.get("judged"):
+                print(f"  {name:<40} no bound was judged")
+                continue
+            try:
+                found = power(entry["judged"], confidence)
+            except (KeyError, TypeError, ValueError):
+                raise MechanismError(
+                    f"the accepted score {name} is damaged; accept it again", f"{file}:1"
+                ) from None
+            rows = (
+                "no number of rows gives 0.9"
+                if found.rows is None
+                else (f"{found.rows:,} rows give {WANTED}")
+            )
+            weak = "" if found.passes >= WANTED else "  <- too few rows, or a threshold too near"
+            print(f"  {name:<40} {found.passes:.3f} with {found.now:,} rows ({rows}){weak}")
+        print(f"  a model exactly at a threshold passes at most {found.false_pass:.1%} of the time")
+
+
+def print_schema(given: argparse.Namespace) -> int:
+    from pytest_mechanism.spec.schema import schema
+
+    print(json.dumps(schema(), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""``pytest-mechanism discover SPEC --model REF``: find a circuit and write it as a spec.
+
+Every step is a measurement in the store, so the same command after an interruption goes on where it
+was and writes the same spec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.spec.parts import Group
+
+NOTHING_FOUND = 1
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "discover",
+        help="find a circuit by path patching and minimality, and write it as a spec",
+        description="Find the heads of a spec's groups on a checkpoint and write a spec with heads, "
+        "claims and scores. Interrupted, the same command goes on where it was.",
+    )
+    parser.add_argument(
+        "spec", type=Path, metavar="SPEC", help="groups with at, into and via; heads are found anew"
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: SPEC's name with the model's label"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the rows, over the spec's")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """0 where a spec was written, 1 where nothing was found, 2 for wrong use."""
+    from pytest_mechanism.claims.accuracy import Accuracy
+    from pytest_mechanism.discovery.discover import Effort, compare, discover
+    from pytest_mechanism.discovery.write import claims_for, sought, spec_text
+    from pytest_mechanism.spec.load import load
+
+    spec = load(given.spec)
+    if not spec.groups:
+        raise MechanismError(
+            f"{given.spec} has no groups to search; each needs at, and into with via"
+        )
+    if given.seed is not None:
+        settings = spec.task.settings.model_copy(update={"seed": given.seed})
+        spec = replace(spec, task=replace(spec.task, settings=settings))
+    gate = open_gate(given)
+    runner = gate.runner
+    label = runner.references["base"].label
+    out = given.out or given.spec.with_name(f"{given.spec.stem}_{label}.yaml")
+    if out.exists() and not given.force:
+        raise MechanismError(
+            f"{out} exists already; --force overwrites it, --out takes another name"
+        )
+
+    effort = Effort()
+    found: dict[str, dict[str, Group]] = {}
+    written = ""
+    for role, reference in runner.references.items():
+        case = gate.case(spec, Accuracy(kind="accuracy", on=role, at_least=0.0), role)
+        case = replace(case, groups=sought(spec.groups))
+        result = discover(case, role, runner.measure, effort)
+        if result.reason is not None:
+            print(f"{reference.label}: {result.reason}", file=sys.stderr)
+            continue
+        found[role] = dict(result.groups)
+        print(f"{reference.label}:")
+        for name, group in result.groups.items():
+            heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
+            print(f"  {name:<20} {heads}")
+        if role == "base":
+            claims = claims_for(case, result, role, runner.measure, effort)
+            written = spec_text(
+                spec, result, claims, reference.label, runner.fingerprints[role].short, role
+            )
+    if len(runner.references) == 2 and len(found) == 2:
+        print(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
+        for name, (precision, recall, jaccard) in compare(found["base"], found["ft"]).items():
+            print(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
+    print(
+        f"{runner.done} measurements made, {runner.from_store} taken from the store",
+        file=sys.stderr,
+    )
+    if not written:
+        return NOTHING_FOUND
+    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    temporary.write_text(written, encoding="utf-8")
+    os.replace(temporary, out)
+    print(f"wrote {out}")
+    return 0

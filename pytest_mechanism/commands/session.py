@@ -1,0 +1,93 @@
+"""Checkpoints and a runner for commands outside pytest; the store is pytest's own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pytest_mechanism.checkpoints.fingerprint import fingerprint
+from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_reference
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.runner.runner import Options, Runner, Silent
+from pytest_mechanism.runner.store import Store
+
+STORE = Path(".pytest_cache/d/mechanism")
+
+
+def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) -> None:
+    """``--model`` or ``--model-pair``, and how models are run."""
+    if not pair_only:
+        parser.add_argument("--model", metavar="[LABEL=]REF", help="one checkpoint (role base)")
+    parser.add_argument("--model-pair", metavar="A,B", help="two checkpoints (roles base and ft)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"]
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="ROWS")
+    parser.add_argument(
+        "--store", type=Path, default=STORE, metavar="FOLDER", help=f"default: {STORE}"
+    )
+
+
+def open_gate(given: argparse.Namespace) -> Gate:
+    """The checkpoints named on the command line, behind a runner.
+
+    Raises:
+        MechanismError: none was named, or one that cannot be resolved.
+    """
+    root, aliases = Path.cwd(), ini_aliases(Path.cwd())
+    references: dict[str, Reference]
+    model = getattr(given, "model", None)
+    if (model is None) == (given.model_pair is None):
+        raise MechanismError("give one of --model REF and --model-pair A,B")
+    if model is not None:
+        references = {"base": parse_reference(model, aliases, root)}
+    else:
+        base, ft = parse_pair(given.model_pair, aliases, root)
+        references = {"base": base, "ft": ft}
+    store = Store(given.store)
+    memory = given.store / "fingerprints.json"
+    runner = Runner(
+        references,
+        {role: fingerprint(ref.folder, memory) for role, ref in references.items()},
+        Options(device=given.device, dtype=given.dtype, batch_size=given.batch_size),
+        store,
+        Bar() if sys.stderr.isatty() else Silent(),
+    )
+    return Gate.over(runner)
+
+
+def ini_aliases(folder: Path) -> dict[str, str]:
+    """``mechanism_models`` of the pyproject.toml here, if there is one."""
+    try:
+        content: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    lines = content.get("tool", {}).get("pytest", {}).get("mechanism_models", [])
+    parts = [str(line).partition("=") for line in lines]
+    return {name.strip(): reference.strip() for name, equals, reference in parts if equals}
+
+
+class Bar:
+    """Progress with time left, on standard error."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def start(self, label: str, total: int) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, desc=label, unit="row", leave=False, mininterval=0.5)
+
+    def advance(self, rows: int) -> None:
+        if self.bar is not None:
+            self.bar.update(min(rows, self.bar.total - self.bar.n))
+
+    def finish(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

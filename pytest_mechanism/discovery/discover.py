@@ -1,0 +1,156 @@
+"""Finding a circuit: path patching along the chain, then minimality.
+
+Ranking, thresholds and judgement use disjoint rows: heads are ranked on `stages.STREAM`, kept by
+minimality on `THRESHOLD` (K chosen on `minimality.SELECT`), and the spec's own rows are left for
+its claims. Every step is a measurement, so an interrupted search takes up where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.claims.scoring import above_chance
+from pytest_mechanism.discovery.minimality import Minimality, measure_minimality
+from pytest_mechanism.discovery.stages import Stage, chain, search
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.catalogue import PERFORMANCE
+from pytest_mechanism.spec.parts import AnyGroup, Group
+from pytest_mechanism.types import Head
+
+THRESHOLD = "discover_threshold"
+"""Rows on which heads are kept or dropped."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many rows each step takes, and when a head is kept.
+
+    Attributes:
+        rank_rows: of path patching (the paper: 300).
+        select_rows: on which K is chosen.
+        threshold_rows: on which minimality is measured.
+        minimality: least published minimality score of a head that stays (the paper: 0.01).
+    """
+
+    rank_rows: int = 210
+    select_rows: int = 105
+    threshold_rows: int = 315
+    minimality: float = 0.01
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """A circuit and how it was found.
+
+    Attributes:
+        groups: every group with its heads; empty where nothing was found.
+        stages: the path patching of each group, from the answer back.
+        minimality: what each candidate was worth, where the search came so far.
+        reason: why nothing was found, or None.
+    """
+
+    groups: Mapping[str, Group]
+    stages: tuple[Stage, ...]
+    minimality: Minimality | None
+    reason: str | None = None
+
+
+def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discovery:
+    """Find the heads of every sought group of ``case.groups`` on the model of role ``on``."""
+    task = measured(case.ask(PERFORMANCE, on, rows=effort.rank_rows, stream="discover_rank"))
+    if not above_chance(case, task):
+        return Discovery(
+            {}, (), None, f"{on} answers no better than chance, so there is no circuit to find"
+        )
+    stages = tuple(search(case, on, measured, effort.rank_rows))
+    candidates = unshared(case.groups, stages)
+    empty = [name for name, heads in candidates.items() if not heads]
+    if empty:
+        return Discovery(
+            {},
+            stages,
+            None,
+            f"nothing found for group {', '.join(empty)}: no head has the wanted effect",
+        )
+    worth = measure_minimality(
+        case, on, candidates, measured, effort.select_rows, effort.threshold_rows, THRESHOLD
+    )
+    kept = {
+        name: [
+            n.head
+            for n in worth.heads
+            if n.group == name
+            and (
+                n.score >= effort.minimality
+                or isinstance(case.groups[name], Group)
+                or not worth.speaks_about(name)
+            )
+        ]
+        for name in candidates
+    }
+    lost = [name for name, heads in kept.items() if not heads]
+    if lost:
+        return Discovery(
+            {},
+            stages,
+            worth,
+            f"no head of group {', '.join(lost)} is needed: the circuit does as well without each",
+        )
+    groups = {name: as_group(case.groups[name], kept[name]) for name in case.groups}
+    return Discovery(groups, stages, worth)
+
+
+def unshared(groups: Mapping[str, AnyGroup], stages: tuple[Stage, ...]) -> dict[str, list[Head]]:
+    """Candidates; of two groups at one position, the one nearer the answer yields (Prakash et al.:
+    heads of A that are also in B leave A)."""
+    found = {stage.group: list(stage.candidates) for stage in stages}
+    order = chain(groups)
+    for i, name in enumerate(order):
+        if isinstance(groups[name], Group):
+            continue
+        for further in order[i + 1 :]:
+            if groups[further].at == groups[name].at:
+                found[name] = [h for h in found[name] if h not in found[further]]
+    return found
+
+
+def as_group(group: AnyGroup, heads: list[Head]) -> Group:
+    """A group with heads named."""
+    if isinstance(group, Group):
+        return group
+    layers: dict[int, list[int]] = {}
+    for layer, head in sorted(heads):
+        layers.setdefault(layer, []).append(head)
+    return Group(heads=layers, at=group.at, into=group.into)
+
+
+def with_discovered(case: Case, on: str, measured: Measured, effort: Effort | None = None) -> Case:
+    """The case with every sought group's heads found on the model of role ``on``.
+
+    Raises:
+        MeasurementError: nothing was found.
+    """
+    if all(isinstance(group, Group) for group in case.groups.values()):
+        return case
+    found = discover(case, on, measured, effort or Effort())
+    if found.reason is not None:
+        raise MeasurementError(f"heads: discovered: {found.reason}")
+    return replace(case, groups=found.groups)
+
+
+def compare(
+    a: Mapping[str, Group], b: Mapping[str, Group]
+) -> dict[str, tuple[float, float, float]]:
+    """Group -> precision and recall of b's heads against a's, and their Jaccard index."""
+    found = {}
+    for name in a:
+        mine, theirs = set(a[name].members()), set(b[name].members()) if name in b else set()
+        both = len(mine & theirs)
+        found[name] = (
+            both / len(theirs) if theirs else 0.0,
+            both / len(mine) if mine else 0.0,
+            both / len(mine | theirs) if mine | theirs else 0.0,
+        )
+    return found

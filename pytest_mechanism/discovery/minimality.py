@@ -1,0 +1,200 @@
+"""Minimality: is each head of a circuit needed?
+
+Heads of a group stand in for each other, so a head's absence is judged where it matters most. Of
+the other heads u of its group, K are the top 30 % by F(C without u) - F(C without u and v), positive
+ones only; the head's effect is F(C without K) - F(C without K and v), and the published score is
+F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix). K is chosen on rows of its own.
+The published code leaves out pairs of equal head index in different layers, a slip; it is not copied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.methods.catalogue import CIRCUIT
+from pytest_mechanism.methods.selection import minimality_score
+from pytest_mechanism.spec.parts import plain
+from pytest_mechanism.statistics import estimates
+from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.types import Head, Measurement, Observations
+
+TOP = 0.3
+"""Share of a group's other heads that may be in K."""
+
+SELECT = "minimality_select"
+"""Rows on which K is chosen."""
+
+Member = tuple[str, Head]
+"""(group, head)."""
+
+Circuit = Mapping[str, Sequence[Head]]
+"""Group -> heads."""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """How much a circuit needs one head.
+
+    Attributes:
+        group: its group.
+        head: which.
+        without: K, the heads taken out beside it.
+        effect: F(C without K) - F(C without K and the head), accuracy on the same rows.
+        score: the published one.
+        p: chance of an effect this large were the head not needed (exact, one-sided, on the rows
+            that differ).
+    """
+
+    group: str
+    head: Head
+    without: tuple[Head, ...]
+    effect: Estimate
+    score: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """What a circuit's heads and groups are worth to it.
+
+    Attributes:
+        heads: one entry a head.
+        groups: group -> accuracy that the circuit loses without it. Where that is nothing, the
+            ablation value itself carries what the group writes (a positional mean holds the
+            ordinal of a segment), and minimality cannot speak about the group's heads.
+    """
+
+    heads: tuple[Needed, ...]
+    groups: Mapping[str, Estimate]
+
+    def speaks_about(self, group: str) -> bool:
+        return self.groups[group].interval[0] > 0
+
+
+def without(
+    case: Case, on: str, circuit: Circuit, leave_out: Sequence[Member]
+) -> list[list[object]]:
+    """The circuit as [layer, head, position] less some members."""
+    gone = set(leave_out)
+    return [
+        [layer, head, case.groups[name].at]
+        for name, heads in circuit.items()
+        for layer, head in heads
+        if (name, (layer, head)) not in gone
+    ]
+
+
+def ask(
+    case: Case,
+    on: str,
+    circuit: Circuit,
+    cuts: Mapping[str, Sequence[Member]],
+    rows: int,
+    stream: str,
+) -> Measurement:
+    """The circuit with each cut made."""
+    return case.ask(
+        CIRCUIT,
+        on,
+        rows=rows,
+        stream=stream,
+        ablation=plain(case.ablation),
+        alive={name: without(case, on, circuit, cut) for name, cut in cuts.items()},
+    )
+
+
+def spelled(cut: Sequence[Member]) -> str:
+    return "+".join(f"{group}:{layer}.{head}" for group, (layer, head) in cut) or "nothing"
+
+
+def stand_ins(
+    case: Case, on: str, circuit: Circuit, group: str, measured: Measured, rows: int
+) -> dict[Head, tuple[Head, ...]]:
+    """K of each head of a group."""
+    heads = list(circuit[group])
+    cuts: list[list[Member]] = [[(group, h)] for h in heads]
+    cuts += [[(group, u), (group, v)] for u, v in combinations(heads, 2)]
+    seen = measured(ask(case, on, circuit, {spelled(c): c for c in cuts}, rows, SELECT))
+
+    def accuracy(*gone: Head) -> float:
+        cut = [(group, h) for h in heads if h in gone]
+        return float(np.mean(seen.values[f"{spelled(cut)}_correct"]))
+
+    found: dict[Head, tuple[Head, ...]] = {}
+    for v in heads:
+        gains = {u: accuracy(u) - accuracy(u, v) for u in heads if u != v}
+        most = math.ceil(TOP * len(gains))
+        best = sorted((u for u in gains if gains[u] > 0), key=lambda u: -gains[u])[:most]
+        found[v] = tuple(sorted(best))
+    return found
+
+
+def measure_minimality(
+    case: Case,
+    on: str,
+    circuit: Circuit,
+    measured: Measured,
+    select_rows: int,
+    rows: int,
+    stream: str,
+) -> Minimality:
+    """Every head of the circuit, K chosen on `SELECT` rows, effects on ``stream`` rows."""
+    chosen = {
+        group: stand_ins(case, on, circuit, group, measured, select_rows)
+        for group in circuit
+        if circuit[group]
+    }
+    cuts: dict[str, list[Member]] = {}
+    for group, of in chosen.items():
+        for head, k in of.items():
+            cuts[f"{group}:{head[0]}.{head[1]} kept"] = [(group, u) for u in k]
+            cuts[f"{group}:{head[0]}.{head[1]} gone"] = [(group, u) for u in (*k, head)]
+        cuts[f"{group} gone"] = [(group, u) for u in of]
+    cuts["nothing gone"] = []
+    seen = measured(ask(case, on, circuit, cuts, rows, stream))
+    return Minimality(
+        tuple(
+            needed(case, group, head, k, seen)
+            for group, of in chosen.items()
+            for head, k in of.items()
+        ),
+        {
+            group: estimates.difference(
+                seen.values["nothing gone_correct"],
+                seen.values[f"{group} gone_correct"],
+                case.sampling(seen),
+            )
+            for group in chosen
+        },
+    )
+
+
+def needed(case: Case, group: str, head: Head, k: tuple[Head, ...], seen: Observations) -> Needed:
+    """One head's effect and scores."""
+    name = f"{group}:{head[0]}.{head[1]}"
+    kept = np.asarray(seen.values[f"{name} kept_correct"])
+    gone = np.asarray(seen.values[f"{name} gone_correct"])
+    return Needed(
+        group,
+        head,
+        k,
+        estimates.difference(kept, gone, case.sampling(seen)),
+        minimality_score(float(kept.mean()), float(gone.mean())),
+        estimates.sign_test(kept - gone),
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: for when *which* head fails is named."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted

@@ -1,0 +1,153 @@
+"""The stages of circuit discovery: path patching along the chain that a spec's groups describe.
+
+Prakash et al., section 3.1: from the answer back to the input. The group without ``into`` is
+searched by its direct path to the logits; each further group by its path into the heads already
+found, through their q, k or v. Heads are candidates by count (the published way) or by effect:
+the interval of their mean effect, corrected for the number of heads looked at, lies wholly beyond
+the wanted one.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.methods.catalogue import PATH_PATCHING
+from pytest_mechanism.methods.selection import ranked
+from pytest_mechanism.spec.parts import AnyGroup, Find, Group, SoughtGroup
+from pytest_mechanism.statistics import estimates
+from pytest_mechanism.statistics.estimates import Estimate, Sampling
+from pytest_mechanism.types import Head, Measurement
+
+STREAM = "discover_rank"
+"""Rows on which heads are ranked; nothing else uses them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One group's search.
+
+    Attributes:
+        group: its name.
+        at: named position.
+        into: name of the receiving group, or None for the logits.
+        via: through which input of the receivers.
+        effects: head -> mean change of the answer's log-probability.
+        published: head -> mean of (p_patched - p_clean) / p_clean.
+        candidates: heads that were taken, strongest first.
+        receivers: those of them that the next stage patches into.
+    """
+
+    group: str
+    at: str
+    into: str | None
+    via: str | None
+    effects: Mapping[Head, Estimate]
+    published: Mapping[Head, float]
+    candidates: tuple[Head, ...]
+    receivers: tuple[Head, ...]
+
+    def table(self, shape: Shape) -> list[list[float]]:
+        """[layers, heads] of effects; 0 where a head was no possible sender."""
+        return [
+            [
+                self.effects[layer, head].value if (layer, head) in self.effects else 0.0
+                for head in range(shape.n_heads)
+            ]
+            for layer in range(shape.n_layers)
+        ]
+
+
+def chain(groups: Mapping[str, AnyGroup]) -> list[str]:
+    """Group names from the answer back to the input: a group after the one it talks into."""
+    order = graphlib.TopologicalSorter(
+        {name: [group.into.group] if group.into else [] for name, group in groups.items()}
+    )
+    return list(order.static_order())
+
+
+def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
+    """Heads that can reach the receivers at all: those of lower layers; all for the logits."""
+    if receivers is None:
+        return shape.heads()
+    highest = max(layer for layer, _ in receivers)
+    return [(layer, head) for layer, head in shape.heads() if layer < highest]
+
+
+def sweep(
+    case: Case, on: str, group: AnyGroup, receivers: Sequence[Head] | None, rows: int
+) -> Measurement | None:
+    """Path patching of every possible sender, or None where there is none."""
+    possible = senders(case.shapes[on], receivers)
+    if not possible:
+        return None
+    return case.ask(
+        PATH_PATCHING,
+        on,
+        senders={f"{layer}.{head}": [[layer, head]] for layer, head in possible},
+        at=group.at,
+        receivers=[] if receivers is None else sorted(receivers),
+        via=group.into.via if group.into else None,
+        rows=rows,
+        stream=STREAM,
+    )
+
+
+def search(case: Case, on: str, measured: Measured, rows: int) -> list[Stage]:
+    """Every group's stage, from the answer back. A group with named heads is searched all the
+    same, for its scores, and passes on the heads that it names."""
+    found: dict[str, Stage] = {}
+    for name in chain(case.groups):
+        group = case.groups[name]
+        receivers = found[group.into.group].receivers if group.into else None
+        asked = sweep(case, on, group, receivers, rows) if receivers is None or receivers else None
+        effects: dict[Head, Estimate] = {}
+        published: dict[Head, float] = {}
+        if asked is not None:
+            seen = measured(asked)
+            looked_at = sum(not n.startswith("ratio ") for n in seen.values)
+            # Bonferroni: the chance that any of the heads looked at is wrongly taken stays small
+            how = Sampling(seen.clusters, 1 - (1 - case.confidence) / looked_at, case.seed)
+            for key, values in seen.values.items():
+                if not key.startswith("ratio "):
+                    layer, head = map(int, key.split("."))
+                    effects[layer, head] = estimates.mean(values, how)
+                    published[layer, head] = float(np.mean(seen.values[f"ratio {key}"]))
+        if isinstance(group, Group):
+            taken = passed = tuple(group.members())
+        else:
+            taken, passed = choose(effects, group, case.shapes[on])
+        found[name] = Stage(
+            name,
+            group.at,
+            group.into.group if group.into else None,
+            group.into.via if group.into else None,
+            effects,
+            published,
+            taken,
+            passed,
+        )
+    return list(found.values())
+
+
+def choose(
+    effects: Mapping[Head, Estimate], group: SoughtGroup, shape: Shape
+) -> tuple[tuple[Head, ...], tuple[Head, ...]]:
+    """Candidates and receivers of a group, strongest first."""
+    if not effects:
+        return (), ()
+    find: Find = group.find
+    table = np.full((shape.n_layers, shape.n_heads), np.inf)
+    for (layer, head), estimate in effects.items():
+        table[layer, head] = estimate.value
+    order = [h for h in ranked(table, table.size) if h in effects]
+    if find.candidates is not None:
+        taken = order[: find.candidates]
+    else:
+        taken = [h for h in order if effects[h].interval[1] <= -find.drops_at_least]
+    return tuple(taken), tuple(taken[: find.receivers])

@@ -1,0 +1,99 @@
+"""Sizes of a transformer, read from config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
+from pytest_mechanism.errors import MechanismError
+
+LLAMA = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "hidden_size": 64,
+    "head_dim": 16,
+    "vocab_size": 200,
+}
+GPT2 = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}
+
+
+def written(folder: Path, config: object) -> Path:
+    text = config if isinstance(config, str) else json.dumps(config)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (LLAMA, Shape(4, 8, 2, 64, 16, 200)),
+        (GPT2, Shape(2, 4, 4, 32, 8, 50)),
+        ({**LLAMA, "num_key_value_heads": None, "head_dim": None}, Shape(4, 8, 8, 64, 8, 200)),
+        ({"model_type": "x", "text_config": LLAMA}, Shape(4, 8, 2, 64, 16, 200)),
+        ({**LLAMA, "text_config": None}, Shape(4, 8, 2, 64, 16, 200)),
+        ({**LLAMA, "text_config": "x"}, Shape(4, 8, 2, 64, 16, 200)),
+        (
+            {"num_layers": 1, "num_heads": 2, "d_model": 8, "vocab_size": 9},
+            Shape(1, 2, 2, 8, 4, 9),
+        ),
+    ],
+    ids=["llama", "gpt2", "nulls", "text part", "no text part", "odd text part", "other names"],
+)
+def test_sizes_are_read_whatever_a_family_calls_them(
+    tmp_path: Path, config: dict, shape: Shape
+) -> None:
+    """Without groups every head has its own keys; without head_dim heads share the width."""
+    assert shape == read_shape(written(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    ("config", "missing"),
+    [
+        ({}, "d_model, d_vocab, n_heads, n_layers"),
+        ({**GPT2, "n_head": "4"}, "n_heads"),
+        ({**GPT2, "n_head": 0}, "n_heads"),
+        ({**GPT2, "n_layer": True}, "n_layers"),
+        ({**GPT2, "vocab_size": -1}, "d_vocab"),
+        ({**GPT2, "n_embd": 32.0}, "d_model"),
+    ],
+)
+def test_a_config_without_sizes_is_one_line(tmp_path: Path, config: dict, missing: str) -> None:
+    """What is missing or no positive whole number is named."""
+    with pytest.raises(MechanismError) as problem:
+        read_shape(written(tmp_path, config))
+    assert str(problem.value) == (
+        f"{tmp_path / 'config.json'} does not say {missing}; is it a decoder-only language model?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "must hold a JSON object"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"n_layer": ' + "9" * 5000 + "}", "cannot be read as JSON"),
+    ],
+    ids=["half", "list", "deep", "huge number"],
+)
+def test_a_damaged_config_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    """config.json that is no JSON object is named with its path."""
+    with pytest.raises(MechanismError) as problem:
+        read_shape(written(tmp_path, text))
+    assert str(problem.value).startswith(f"{tmp_path / 'config.json'} {message}")
+
+
+def test_a_folder_without_config_is_no_checkpoint(tmp_path: Path) -> None:
+    """The error says what makes a folder a checkpoint."""
+    with pytest.raises(MechanismError) as problem:
+        read_config(tmp_path)
+    assert str(problem.value) == f"{tmp_path} has no config.json, so it is no checkpoint"
+
+
+def test_heads_are_listed_layer_by_layer() -> None:
+    """Every head of a model, in order."""
+    assert Shape(2, 2, 1, 8, 4, 9).heads() == [(0, 0), (0, 1), (1, 0), (1, 1)]

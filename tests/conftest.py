@@ -1,0 +1,3 @@
+"""pytest's own tool for running pytest inside a test."""
+
+pytest_plugins = ["pytester"]

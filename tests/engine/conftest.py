@@ -1,0 +1,74 @@
+"""Tiny random models, saved to a folder and loaded through the user's path."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
+
+
+def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
+    """A random model of a family with the embedded tokenizer."""
+    import torch
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    vocabulary = 256
+    common = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(seed)
+    if family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**common))
+    elif family == "llama-gqa":
+        model = LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
+    elif family == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=2, head_dim=16))
+    else:
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocabulary,
+                n_embd=32,
+                n_layer=3,
+                n_head=4,
+                n_positions=128,
+                initializer_range=0.3,
+            )
+        )
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ZOO / "base" / name, folder / name)
+    return folder
+
+
+FAMILIES = ("llama", "llama-gqa", "qwen3", "gpt2")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the tiny model of a family, made once."""
+    made: dict[str, Path] = {}
+
+    def of(family: str) -> Path:
+        if family not in made:
+            made[family] = save_tiny(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return of

@@ -1,0 +1,180 @@
+"""The gate as a release engineer runs it, on the embedded checkpoints and on random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "pytest_mechanism" / "zoo"
+ACCURACY_CLAIMS = {"solves_task", "no_worse"}
+
+REPORT_TORCH = """
+import sys
+
+def pytest_unconfigure(config):
+    print("torch imported:", "torch" in sys.modules or "transformers" in sys.modules)
+"""
+
+
+class Gate:
+    """``pytest circuits`` in a copy of the circuits, one store for all runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT / "circuits", folder / "circuits")
+        (folder / "conftest.py").write_text(REPORT_TORCH)
+        self.done: dict[str, tuple[int, dict[str, Any], str]] = {}
+
+    def run(self, pair: str, *more: str) -> tuple[int, dict[str, Any], str]:
+        """Exit code, result file, output."""
+        result = self.folder / "result.json"
+        result.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "circuits", "-p", "no:hypothesispytest"]
+        command += ["-n0", "--model-pair", pair, "--mechanism-store", "store"]
+        found = subprocess.run(
+            [*command, "--mechanism-json", str(result), *more],
+            cwd=self.folder,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        content = json.loads(result.read_text()) if result.exists() else {}
+        return found.returncode, content, found.stdout + found.stderr
+
+    def once(self, pair: str) -> tuple[int, dict[str, Any], str]:
+        if pair not in self.done:
+            self.done[pair] = self.run(pair)
+        return self.done[pair]
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("gate"))
+
+
+@pytest.fixture(scope="module")
+def random_pair(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two models of random weights in the shape of the embedded pair."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sides = []
+    for label, seed in (("base", 1), ("ft", 2)):
+        folder = tmp_path_factory.mktemp(f"random_{label}")
+        torch.manual_seed(seed)
+        config = AutoConfig.from_pretrained(ZOO / "base")
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(ZOO / "base" / name, folder / name)
+        sides.append(f"{label}={folder}")
+    return ",".join(sides)
+
+
+def verdicts(content: dict[str, Any]) -> dict[str, str]:
+    return {f"{c['claim']}::{c['role']}": c["verdict"] for c in content["claims"]}
+
+
+def test_the_embedded_pair_is_green(gate: Gate) -> None:
+    """Every claim of the shipped spec holds of base and ft, in at least ten tests."""
+    code, content, output = gate.once("zoo:base,zoo:ft")
+    assert code == 0, output
+    assert set(verdicts(content).values()) == {"pass"}
+    assert len(content["claims"]) >= 10
+
+
+def test_the_shipped_scores_are_those_of_the_shipped_checkpoints(gate: Gate) -> None:
+    """No score is without an accepted baseline, and none has moved from it."""
+    _, content, _ = gate.once("zoo:base,zoo:ft")
+    assert {c["drift_state"] for c in content["claims"]} == {"same"}
+
+
+def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Gate) -> None:
+    """What benchmarks miss: every accuracy claim green, at least two mechanism claims red."""
+    code, content, output = gate.once("zoo:base,zoo:ft_rerouted")
+    found = {c["id"].split("::", 1)[1]: c for c in content["claims"]}
+    assert code == 1, output
+    for name, claim in found.items():
+        if claim["claim"] in ACCURACY_CLAIMS:
+            assert claim["verdict"] == "pass", name
+    red = {c["claim"] for c in found.values() if c["verdict"] == "fail"}
+    assert len(red) >= 2
+    assert red.isdisjoint(ACCURACY_CLAIMS)
+    assert found["solves_task::ft"]["score"] > found["solves_task::base"]["score"]
+
+
+def test_no_claim_passes_on_random_weights(gate: Gate, random_pair: str) -> None:
+    """Null: two random models are not worse than each other, and it means nothing."""
+    code, content, output = gate.run(random_pair)
+    assert code == 1, output
+    assert len(content["claims"]) >= 10
+    assert set(verdicts(content).values()) <= {"fail", "inconclusive"}
+
+
+def test_cross_model_patching_shows_the_pattern_of_the_paper(gate: Gate) -> None:
+    """The fetchers recover the most, each position group something, random heads next to nothing;
+    each with interval and control."""
+    _, content, _ = gate.once("zoo:base,zoo:ft")
+    found = {c["claim"]: c for c in content["claims"] if c["kind"] == "cmap"}
+    fetchers = found.pop("ft_improves_fetching")
+    assert fetchers["score"] == max(c["score"] for c in [fetchers, *found.values()])
+    for name, claim in found.items():
+        assert claim["interval"][0] > 0, name
+    controls = [c["control"]["value"] for c in found.values() if c["control"] is not None]
+    assert len(controls) >= 2
+    assert max(map(abs, controls)) <= 0.1
+
+
+def test_an_unchanged_pair_is_judged_without_torch(gate: Gate) -> None:
+    """The second run measures nothing, loads nothing and imports neither torch nor transformers."""
+    first = gate.once("zoo:base,zoo:ft")
+    code, content, output = gate.run("zoo:base,zoo:ft")
+    assert code == 0, output
+    assert "torch imported: False" in output
+    assert "torch imported: True" in first[2]
+    assert content["checkpoints_loaded"] == 0
+    assert content["measurements"]["done"] == 0
+    assert content["measurements"]["from_store"] > 0
+    assert verdicts(content) == verdicts(first[1])
+
+
+def test_the_pair_is_loaded_twice(gate: Gate) -> None:
+    """One load a checkpoint: the donor first, then the recipient."""
+    _, content, _ = gate.once("zoo:base,zoo:ft")
+    assert content["checkpoints_loaded"] == 2
+
+
+def test_a_moved_score_of_unchanged_checkpoints_is_red(gate: Gate) -> None:
+    """Drift on unchanged fingerprints: exit code 1, and the sentence says what changed."""
+    gate.once("zoo:base,zoo:ft")
+    path = gate.folder / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json"
+    before = path.read_text()
+    stored = json.loads(before)
+    stored["scores"]["solves_task.ft"]["value"] += 0.01
+    path.write_text(json.dumps(stored))
+    try:
+        code, content, output = gate.run("zoo:base,zoo:ft", "-k", "solves_task")
+    finally:
+        path.write_text(before)
+    assert code == 1
+    assert verdicts(content) == {"solves_task::base": "pass", "solves_task::ft": "fail"}
+    assert "the tool or the machine changed" in output
+
+
+def test_the_shipped_spec_has_power(gate: Gate) -> None:
+    """An unchanged pair passes each claim with a chance of at least 0.9."""
+    from pytest_mechanism.snapshot import read_scores
+    from pytest_mechanism.statistics.power import power
+
+    scores = read_scores(ROOT / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json")
+    found = {name: power(entry["judged"], 0.95).passes for name, entry in scores.items()}
+    assert {name: p for name, p in found.items() if p < 0.9} == {}
+    assert len(found) >= 10

@@ -1,0 +1,60 @@
+"""Benches over the embedded pair, whose circuit is known, and over random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.methods.bench import Bench, make_bench
+from pytest_mechanism.runner.runner import Options, Silent
+from pytest_mechanism.spec.load import Spec, load
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "pytest_mechanism" / "zoo"
+
+
+@pytest.fixture(scope="session")
+def spec() -> Spec:
+    """The embedded pair's circuit."""
+    return load(ROOT / "circuits" / "entity_tracking.yaml")
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the shape of the embedded pair."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("random")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(ZOO / "base")).save_pretrained(
+        folder
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ZOO / "base" / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bench(spec: Spec, random_folder: Path) -> Callable[[str], Bench]:
+    """The bench of ``base``, ``ft`` or ``random``, loaded once."""
+    made: dict[str, Bench] = {}
+
+    def of(role: str) -> Bench:
+        if role not in made:
+            folder = random_folder if role == "random" else ZOO / role
+            vocabulary = SharedVocabulary((Encoder.load(folder),))
+            rows = spec.task.rows(vocabulary, 8, "self-check")
+            model = load_model(
+                role, folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
+            )
+            made[role] = make_bench(model, spec.task, vocabulary, Options(), Silent(), rows)
+        return made[role]
+
+    return of

@@ -1,0 +1,294 @@
+"""Methods on models whose answer is known, and identities that hold for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods import (
+    ablation,
+    activation_patching,
+    circuit,
+    cmap,
+    interchange,
+    performance,
+)
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.dcm import DcmSettings, accuracy, learn_mask
+from pytest_mechanism.spec.load import Spec
+
+Benches = Callable[[str], Bench]
+
+ROWS = 84
+MEAN = {"value": "positional_mean", "prompts": 200}
+ALL_HEADS = [[layer, head] for layer in range(4) for head in range(4)]
+
+
+def circuit_heads(spec: Spec, *leave_out: str) -> list[list[Any]]:
+    return [
+        [layer, head, group.at]
+        for name, group in spec.groups.items()
+        if name not in leave_out
+        for layer, head in group.members()
+    ]
+
+
+def share(values: Any) -> float:
+    return float(np.mean(values))
+
+
+# -- accuracy
+
+
+def test_the_fine_tuned_model_solves_the_task_and_random_weights_do_not(bench: Benches) -> None:
+    """Known answer and null of ``performance``: near 1, and no more than a guess."""
+    found = {
+        role: share(
+            performance.measure(bench(role), {"rows": ROWS, "stream": "rows"}, []).values["correct"]
+        )
+        for role in ("base", "ft", "random")
+    }
+    assert found["ft"] >= 0.95
+    assert 0.5 <= found["base"] <= 0.92
+    assert found["random"] <= 0.15
+
+
+@pytest.mark.parametrize("size", [1, 7, 84])
+def test_numbers_do_not_depend_on_the_batch_size(bench: Benches, size: int) -> None:
+    """Padding and batching change no row's result."""
+    one = bench("base")
+    split = Bench(one.model, one.engine, one.task, one.vocabulary, size)
+    wanted = performance.measure(one, {"rows": 21, "stream": "rows"}, [])
+    found = performance.measure(split, {"rows": 21, "stream": "rows"}, [])
+    np.testing.assert_allclose(
+        found.values["log_probability"], wanted.values["log_probability"], atol=1e-4
+    )
+
+
+# -- circuits and ablation
+
+
+def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Benches) -> None:
+    """Nothing silenced, nothing changed; whatever the ablation value."""
+    one = bench("base")
+    rows = one.task.rows(one.vocabulary, 14, "rows")
+    batch = one.batch(rows)
+    wanted = one.engine.run(batch.base.tokens).outcome.logits
+    length = batch.base.tokens.ids.shape[1]
+    side = type(batch.base)(
+        batch.base.tokens,
+        {**batch.base.places, "everywhere": torch.arange(length).expand(len(rows), length)},
+        batch.base.slots,
+    )
+    whole = type(batch)(batch.rows, side, None, batch.answers, batch.targets)
+    for value in ("zero", "mean", "positional_mean", "resample"):
+        silent = ablation.replacements(one, whole, {"value": value, "prompts": 200})
+        alive = [[layer, head, "everywhere"] for layer, head in ALL_HEADS]
+        branch = circuit.circuit_branch(one, whole, silent, alive)
+        (outcome,) = one.engine.run(batch.base.tokens).branches([branch])
+        torch.testing.assert_close(outcome.logits, wanted, rtol=0, atol=1e-4)
+
+
+def test_the_known_circuit_is_faithful_and_its_parts_are_needed(bench: Benches, spec: Spec) -> None:
+    """The four groups alone answer as well as the model; without a position group, or with every
+    head silent, the answer is a guess."""
+    found = circuit.measure(
+        bench("ft"),
+        {
+            "rows": ROWS,
+            "stream": "rows",
+            "ablation": MEAN,
+            "alive": {
+                "whole": circuit_heads(spec),
+                "no_fetcher": circuit_heads(spec, "value_fetcher"),
+                "no_transmitter": circuit_heads(spec, "pos_transmitter"),
+                "no_detector": circuit_heads(spec, "pos_detector"),
+                "empty": [],
+            },
+        },
+        [],
+    )
+    assert share(found.values["whole_correct"]) >= 0.9
+    for name in ("no_fetcher", "no_transmitter", "no_detector", "empty"):
+        assert share(found.values[f"{name}_correct"]) <= 0.3, name
+
+
+def test_a_positional_mean_is_the_mean_of_z_at_the_same_slot(bench: Benches) -> None:
+    """Against a plain mean over prompts, position by position."""
+    one = bench("base")
+    means = ablation.background(one, 120, every_slot=False)
+    rows = one.task.backgrounds(one.vocabulary, 120)
+    taken: list[torch.Tensor] = []
+    for batch in one.batches(rows):
+        (z,) = one.engine.run(
+            batch.base.tokens, readings=[Reading(Site(2, "z"), batch.base.at("query_label"))]
+        ).outcome.readings
+        taken.append(z[:, 0])
+    slot = one.side([rows[0].base]).slots[0][int(one.side([rows[0].base]).at("query_label")[0, 0])]
+    torch.testing.assert_close(means[slot][2], torch.cat(taken).mean(0), rtol=0, atol=1e-4)
+
+
+def test_too_few_prompts_behind_a_mean_are_an_error(bench: Benches) -> None:
+    """A slot that fewer than 50 background prompts have cannot be ablated by its mean."""
+    one = bench("base")
+    means = ablation.background(one, 60, every_slot=False)
+    batch = one.batch(one.task.rows(one.vocabulary, 14, "rows"))
+    with pytest.raises(MeasurementError, match="fewer than 50 background prompts"):
+        ablation.by_slot(batch.base, [means] * 14)
+
+
+def test_resampled_z_is_that_of_another_prompt_at_the_same_slot(bench: Benches) -> None:
+    """Resampling puts in z that some prompt really had, and not the row's own."""
+    one = bench("base")
+    batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
+    first = ablation.replacements(one, batch, {"value": "resample", "prompts": 50})
+    again = ablation.replacements(one, batch, {"value": "resample", "prompts": 50})
+    own = one.engine.run(batch.base.tokens, readings=[Reading(Site(1, "z"))]).outcome.readings[0]
+    torch.testing.assert_close(first[1], again[1], rtol=0, atol=0)
+    assert float((first[1] - own).abs().max()) > 0.1
+    assert len({tuple(row.flatten().tolist()) for row in first[1][:, -1]}) > 1
+
+
+# -- interchange, DCM, activation patching
+
+
+@pytest.mark.parametrize("role", ["base", "ft"])
+@pytest.mark.parametrize(
+    ("group", "variable", "low", "high"),
+    [
+        ("pos_transmitter", "position", 0.85, 1.1),
+        ("pos_transmitter", "object", -0.1, 0.05),
+        ("pos_transmitter", "box_label", -0.1, 0.05),
+        ("pos_detector", "position", 0.85, 1.1),
+        ("value_fetcher", "object", 0.8, 1.1),
+        ("value_fetcher", "position", -0.1, 0.1),
+    ],
+)
+def test_each_group_carries_its_own_variable_and_no_other(
+    bench: Benches, spec: Spec, role: str, group: str, variable: str, low: float, high: float
+) -> None:
+    """Position groups move the position, the value fetcher the object (paper, section 4)."""
+    found = interchange.measure(
+        bench(role),
+        {
+            "heads": spec.groups[group].members(),
+            "control": [],
+            "at": spec.groups[group].at,
+            "variable": variable,
+            "learned": False,
+            "rows": 200,
+        },
+        [],
+    )
+    floor, ceiling, patched = (share(found.values[k]) for k in ("floor", "ceiling", "patched"))
+    assert low <= (patched - floor) / (ceiling - floor) <= high
+
+
+def test_random_weights_carry_nothing(bench: Benches) -> None:
+    """Null: on random weights no patch brings the target out more often than no patch does."""
+    found = interchange.measure(
+        bench("random"),
+        {
+            "heads": ALL_HEADS[8:12],
+            "control": ALL_HEADS[:4],
+            "at": "last",
+            "variable": "position",
+            "learned": False,
+            "rows": 200,
+        },
+        [],
+    )
+    assert abs(share(found.values["patched"]) - share(found.values["floor"])) <= 0.05
+
+
+def test_a_learned_mask_selects_the_head_that_carries_the_position(
+    bench: Benches, spec: Spec
+) -> None:
+    """DCM over the whole layer of the transmitter finds the transmitter and leaves the rest."""
+    (transmitter,) = spec.groups["pos_transmitter"].members()
+    layer = [[transmitter[0], head, "last"] for head in range(4)]
+    selected = learn_mask(
+        bench("ft"), layer, "position", DcmSettings(train=256, validation=64, batch=32)
+    )
+    assert selected == [[*transmitter, "last"]]
+
+
+def test_a_learned_mask_finds_no_object_in_the_position_group(bench: Benches, spec: Spec) -> None:
+    """DCM for the object over the position group: patching helps no target, so no head pays."""
+    group = spec.groups["pos_transmitter"]
+    heads = [[*h, group.at] for h in group.members()]
+    settings = DcmSettings(train=256, validation=64, batch=32)
+    selected = learn_mask(bench("ft"), heads, "object", settings)
+    rows = bench("ft").task.interchange(bench("ft").vocabulary, "object", 84, "other")
+    chosen = torch.tensor([each in selected for each in heads])
+    assert accuracy(bench("ft"), heads, rows, chosen) <= 0.1
+
+
+def test_patching_each_head_ranks_the_transmitter_first_at_the_last_token(
+    bench: Benches, spec: Spec
+) -> None:
+    """Of all heads below the fetchers, the one that carries the position hurts most."""
+    found = activation_patching.measure(
+        bench("ft"), {"rows": 42, "stream": "pairs", "at": "last", "heads": ALL_HEADS[:12]}, []
+    )
+    means = {name: share(values) for name, values in found.values.items()}
+    ((layer, head),) = spec.groups["pos_transmitter"].members()
+    assert min(means, key=means.__getitem__) == f"{layer}.{head}"
+    assert means[f"{layer}.{head}"] < -1.0
+
+
+# -- CMAP
+
+
+def donation(bench: Bench, heads: list[list[Any]]) -> cmap.Donation:
+    return cmap.donate(bench, {"heads": heads, "rows": ROWS, "stream": "rows"}, [])
+
+
+def test_a_model_that_donates_to_itself_changes_nothing(bench: Benches, spec: Spec) -> None:
+    """CMAP with donor = recipient is the unpatched model, row by row."""
+    heads = circuit_heads(spec)
+    one = bench("base")
+    found = cmap.measure(
+        one,
+        {"heads": heads, "control": [], "rows": ROWS, "stream": "rows"},
+        [donation(one, heads)],
+    )
+    wanted = performance.measure(one, {"rows": ROWS, "stream": "rows"}, [])
+    np.testing.assert_array_equal(found.values["patched"], wanted.values["correct"])
+
+
+def test_the_value_fetchers_of_the_fine_tuned_model_recover_its_gain(
+    bench: Benches, spec: Spec
+) -> None:
+    """Known answer: the fetchers at the last token carry nearly all of it, early heads nothing."""
+    fetchers = [[*h, "last"] for h in spec.groups["value_fetcher"].members()]
+    others = [[layer, head, "last"] for layer in range(2) for head in range(4)]
+    given = donation(bench("ft"), [*fetchers, *others])
+    arguments = {"heads": fetchers, "control": others, "rows": ROWS, "stream": "rows"}
+    found = cmap.measure(bench("base"), arguments, [given])
+    base, ft = (
+        share(performance.measure(bench(r), {"rows": ROWS, "stream": "rows"}, []).values["correct"])
+        for r in ("base", "ft")
+    )
+    assert (share(found.values["patched"]) - base) / (ft - base) >= 0.8
+    assert abs(share(found.values["control"]) - base) / (ft - base) <= 0.15
+
+
+def test_heads_of_another_width_cannot_be_exchanged(bench: Benches) -> None:
+    """Said in one line instead of broadcast into something."""
+    one = bench("base")
+    given = donation(one, [[0, 0, "last"]])
+    values, heads = given.values[0, "last"]
+    narrow = cmap.Donation(given.example_ids, {(0, "last"): (values[..., :5], heads)})
+    with pytest.raises(MeasurementError, match="heads have width 5"):
+        cmap.measure(
+            one,
+            {"heads": [[0, 0, "last"]], "control": [], "rows": ROWS, "stream": "rows"},
+            [narrow],
+        )

@@ -1,0 +1,122 @@
+"""The plugin beside others: strict runs, foreign fixtures and options, xdist, no cache."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def mixed(project):
+    """One claim of three is red on ft."""
+    project.spec("one", "two", "three")
+    project.values(one=0.9, two={"base": 0.9, "ft": 0.1}, three=0.8)
+    return project
+
+
+EXPECTED = {
+    "one.base": "pass",
+    "one.ft": "pass",
+    "two.base": "pass",
+    "two.ft": "fail",
+    "three.base": "pass",
+    "three.ft": "pass",
+}
+
+
+def test_no_cache_provider(mixed):
+    """`-p no:cacheprovider` works; nothing is remembered then."""
+    assert mixed.verdicts("-p", "no:cacheprovider") == EXPECTED
+    assert not (mixed.path / ".pytest_cache").exists()
+
+
+def test_strict_run(mixed):
+    """`strict = true` in a project's pytest table accepts our markers and keys."""
+    mixed.pytester.makepyprojecttoml(
+        '[tool.pytest]\nstrict = true\nfilterwarnings = ["error"]\n'
+        'mechanism_models = ["one = ./base"]\nmechanism_batch_size = 8\n'
+    )
+
+    assert mixed.verdicts() == EXPECTED
+
+
+def test_foreign_snapshot_fixture(mixed):
+    """A project's own fixture `snapshot` is not taken for syrupy's."""
+    mixed.pytester.makeconftest(
+        "import pytest\n@pytest.fixture\ndef snapshot():\n    return 'something else'\n"
+    )
+    mixed.accept()
+
+    assert mixed.verdicts() == EXPECTED
+    assert sorted(mixed.accepted()) == sorted(EXPECTED)
+
+
+def test_foreign_options(mixed):
+    """A conftest may define --device, --dtype, --model and --batch-size."""
+    mixed.pytester.makeconftest(
+        "def pytest_addoption(parser):\n"
+        "    for name in ('device', 'dtype', 'model', 'batch-size', 'store', 'json'):\n"
+        "        parser.addoption(f'--{name}')\n"
+    )
+
+    assert mixed.verdicts("--device", "theirs") == EXPECTED
+
+
+def test_autouse_fixture_of_the_project(mixed):
+    """A project's autouse fixtures run around claims as around any test."""
+    mixed.pytester.makeconftest(
+        "import pathlib, pytest\n@pytest.fixture(autouse=True)\n"
+        "def note(request):\n"
+        "    with pathlib.Path('seen').open('a') as file: file.write(request.node.name + ' ')\n"
+    )
+
+    mixed.run("-k", "one")
+
+    assert (mixed.path / "seen").read_text() == "base ft "
+
+
+def test_syrupy_switched_off(mixed):
+    """Without syrupy claims are red and say which plugin is missing."""
+    found = mixed.result("-p", "no:syrupy")["claims"]
+
+    assert {c["verdict"] for c in found} == {"error"}
+    assert found[0]["reason"].startswith("accepted scores are kept by the plugin syrupy")
+
+
+def test_warnings_as_errors(mixed):
+    """`-W error` changes no verdict."""
+    assert mixed.verdicts("-W", "error") == EXPECTED
+
+
+def test_workers_give_the_same_verdicts(mixed):
+    """With xdist the verdicts, the exit code and the one result file are those of a plain run."""
+    found = mixed.run_on_workers("--mechanism-json", "out.json")
+
+    claims = json.loads((mixed.path / "out.json").read_text())["claims"]
+    assert {f"{c['claim']}.{c['role']}": c["verdict"] for c in claims} == EXPECTED
+    assert len(claims) == len(EXPECTED)
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    assert [p.name for p in mixed.path.glob("out*")] == ["out.json"]
+
+
+def test_workers_print_one_table(mixed, monkeypatch):
+    """With xdist there is one table, and one in the job summary, with every claim in both."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(mixed.path / "summary.md"))
+
+    found = mixed.run_on_workers()
+
+    assert sum("= mechanism: base+ft =" in line for line in found.outlines) == 1
+    assert sum(line.startswith("circuit.") for line in found.outlines) - 1 == len(EXPECTED)
+    summary = (mixed.path / "summary.md").read_text()
+    assert summary.count("### ") == 1
+    assert summary.count("| circuit.") == len(EXPECTED)
+
+
+def test_ordinary_tests_see_nothing_of_us(project):
+    """A project without specs gets no table, no file and no red run."""
+    project.pytester.makepyfile(test_other="def test_other(): pass")
+
+    found = project.run(pair=None)
+
+    assert found.ret == pytest.ExitCode.OK
+    found.stdout.no_fnmatch_line("*mechanism: *")
+    assert not (project.path / "__scores__").exists()

@@ -1,0 +1,313 @@
+"""What a run leaves behind: table, failure text, result file, JUnit, the CI job's summary."""
+
+import json
+import xml.etree.ElementTree as ET
+from importlib.metadata import version
+
+import pytest
+
+from pytest_mechanism.checkpoints.fingerprint import fingerprint
+
+
+@pytest.fixture
+def mixed(project):
+    """A claim that passes on base and fails on ft, over several lines of YAML."""
+    project.spec("good: {at_least: 0.75,\n    drift: 0.1}")
+    project.values(good={"base": 0.9, "ft": 0.25})
+    return project
+
+
+# -- the terminal
+
+
+def test_header_names_the_pair(mixed):
+    """The header shows role, label, reference and the start of the fingerprint."""
+    base = fingerprint(mixed.path / "base").model[:12]
+    ft = fingerprint(mixed.path / "ft").model[:12]
+
+    mixed.run(pair="old=./base,./ft").stdout.fnmatch_lines(
+        [f"mechanism: base = old (./base) {base}", f"mechanism: ft = ft (./ft) {ft}"],
+        consecutive=True,
+    )
+
+
+def test_header_without_a_pair_is_empty(mixed):
+    """Without a pair the header says nothing of ours."""
+    mixed.run(pair=None).stdout.no_fnmatch_line("mechanism: *")
+
+
+def test_table(mixed):
+    """One line a claim and role: score, interval, what was claimed, accepted, verdict."""
+    mixed.run().stdout.fnmatch_lines(
+        [
+            "*= mechanism: base+ft =*",
+            "claim         role  score  interval        claimed        accepted  verdict",
+            "circuit.good  base  0.900  [[]0.838, 0.963]  at least 0.75  none yet  pass",
+            "circuit.good  ft    0.250  [[]0.188, 0.312]  at least 0.75  none yet  fail",
+        ],
+    )
+
+
+def test_table_shows_drift(mixed):
+    """Against an accepted score the table shows the change and what it is."""
+    mixed.accept()
+    mixed.checkpoint("ft", "other weights")
+    mixed.values(good={"base": 0.9, "ft": 0.95})
+
+    found = mixed.run()
+
+    found.stdout.fnmatch_lines(["circuit.good  base  *  same           pass"])
+    found.stdout.fnmatch_lines(["circuit.good  ft    *  +0.700 better  pass"])
+
+
+def test_first_line_of_a_failure_is_in_the_short_summary(mixed):
+    """The short summary has the sentence that says what failed."""
+    mixed.run("-ra").stdout.fnmatch_lines(
+        [
+            "FAILED circuit.yaml::good::ft - good on ft: fixed score 0.250 [[]0.188, 0.312], "
+            "at least 0.75 claimed"
+        ]
+    )
+
+
+def test_failure_shows_the_yaml_with_line_numbers(mixed):
+    """A failure shows the claim's YAML, then claim, score, interval and control."""
+    mixed.run().stdout.fnmatch_lines(
+        [
+            "good on ft: fixed score 0.250 [[]0.188, 0.312], at least 0.75 claimed",
+            "",
+            "circuit.yaml:5: FAILED",
+            "  5 |   good: {kind: fixed, reads: good, at_least: 0.75,",
+            "  6 |     drift: 0.1}",
+            "",
+            "  claimed   at least 0.75",
+            "  measured  fixed score = 0.2500, 95% interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
+            "            what values.json says",
+            "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
+            "  accepted  none: no accepted score yet; --snapshot-update accepts this one",
+        ],
+        consecutive=True,
+    )
+
+
+def test_inconclusive_says_how_many_rows_would_settle_it(mixed):
+    """An inconclusive claim is called red and says how many rows would settle it."""
+    mixed.values(good=0.78)
+
+    found = mixed.run("-ra")
+
+    found.stdout.fnmatch_lines(["circuit.yaml:5: INCONCLUSIVE (counts as red)"])
+    found.stdout.fnmatch_lines(["FAILED *good::ft - * does not settle at least 0.75; about *rows*"])
+
+
+def test_quiet_run_still_has_the_table(mixed):
+    """`-q` leaves out the header and keeps the table."""
+    found = mixed.run("-q")
+
+    found.stdout.no_fnmatch_line("mechanism: base = *")
+    found.stdout.fnmatch_lines(["circuit.good  ft  *fail"])
+
+
+def test_no_progress_where_nobody_watches(mixed):
+    """Outside an interactive terminal nothing is drawn."""
+    found = mixed.run()
+
+    assert "\r" not in found.stdout.str() + found.stderr.str()
+    assert found.errlines == []
+
+
+# -- the result file
+
+
+def test_result_file(mixed):
+    """The result file has the documented shape, exactly."""
+    mixed.accept()
+
+    found = mixed.result("-k", "ft")
+
+    assert list(found) == [
+        "mechanism_json",
+        "pair",
+        "claims",
+        "checkpoints_loaded",
+        "measurements",
+        "versions",
+        "exit_code",
+    ]
+    assert found["mechanism_json"] == 1
+    assert found["pair"] == {
+        role: {
+            "label": role,
+            "reference": f"./{role}",
+            "fingerprint": fingerprint(mixed.path / role).model,
+        }
+        for role in ("base", "ft")
+    }
+    assert found["checkpoints_loaded"] == 0
+    assert found["measurements"] == {"done": 0, "from_store": 0}
+    assert found["versions"]["pytest-mechanism"] == version("pytest-mechanism")
+    (claim,) = found["claims"]
+    assert claim.pop("seconds") >= 0
+    (score,) = claim.pop("scores")
+    assert claim == {
+        "id": "circuit.yaml::good::ft",
+        "circuit": "circuit",
+        "claim": "good",
+        "kind": "fixed",
+        "role": "ft",
+        "verdict": "fail",
+        "reason": "fixed score 0.250 [0.188, 0.312], at least 0.75 claimed",
+        "score": 0.25,
+        "interval": [0.1875, 0.3125],
+        "n": 100,
+        "threshold": "at least 0.75",
+        "control": {"name": "a coin", "value": 0.25, "interval": [0.125, 0.375]},
+        "baseline": 0.25,
+        "drift": 0.0,
+        "drift_state": "same",
+    }
+    assert (score["name"], score["value"], score["clusters"]) == ("fixed score", 0.25, 20)
+
+
+def test_result_file_has_further_models(mixed):
+    """Further models stand beside the pair's."""
+    mixed.checkpoint("control")
+
+    found = mixed.result("--mechanism-model", "control=./control")
+
+    assert list(found["pair"]) == ["base", "ft", "control"]
+
+
+def test_result_file_of_claims_without_a_score(project):
+    """Where there is no score its fields are null; skipped claims are in the file too."""
+    project.spec("good: {on: ft}")
+    project.spec("elsewhere: {on: ft}", name="other", top="applies_to: {labels: [x]}")
+    project.values(good="error")
+
+    claims = project.result()["claims"]
+
+    assert [c["verdict"] for c in claims] == ["error", "skipped"]
+    assert [c["reason"] for c in claims] == [
+        "this model cannot be asked",
+        "spec applies to labels x; base is base",
+    ]
+    for claim in claims:
+        nulls = ("score", "interval", "n", "control", "baseline", "drift", "drift_state")
+        assert [claim[key] for key in nulls] == [None] * 7
+
+
+def test_result_file_replaces_an_older_one(mixed):
+    """A second run replaces the file and leaves no temporary one."""
+    (mixed.path / "out.json").write_text("old")
+
+    assert mixed.result()["mechanism_json"] == 1
+    assert [p.name for p in mixed.path.glob("out*")] == ["out.json"]
+
+
+def test_result_file_that_cannot_be_written(mixed):
+    """A path that turns out unwritable exits 4 with one line; the table is shown all the same."""
+    found = mixed.run("--mechanism-json", "/proc/out.json")
+
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stdout.fnmatch_lines(["ERROR: --mechanism-json: /proc/out.json cannot be written: *"])
+    found.stdout.fnmatch_lines(["circuit.good  ft  *fail"])
+    assert "Traceback" not in found.stderr.str() + found.stdout.str()
+
+
+def test_no_result_file_without_a_pair(mixed):
+    """A run without a pair leaves no file that could be taken for a result."""
+    mixed.run("--mechanism-json", "out.json", pair=None)
+
+    assert not (mixed.path / "out.json").exists()
+
+
+def test_result_file_of_a_bad_spec_does_not_stay_from_before(mixed):
+    """A run that stops at a bad spec leaves no claims of an earlier run in the file."""
+    mixed.result()
+    mixed.spec("good: {at_laest: 0.5}")
+
+    assert mixed.result()["claims"] == []
+
+
+# -- JUnit
+
+
+def test_junit_properties(mixed):
+    """Each test case carries verdict, score, interval, rows, threshold and drift."""
+    mixed.accept()
+    mixed.run("--junit-xml", "out.xml")
+
+    cases = ET.parse(mixed.path / "out.xml").iter("testcase")  # noqa: S314
+    found = {
+        case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")}
+        for case in cases
+    }
+    assert found["ft"] == {
+        "mechanism_verdict": "fail",
+        "mechanism_score": "0.25",
+        "mechanism_n": "100",
+        "mechanism_threshold": "at least 0.75",
+        "mechanism_baseline": "0.25",
+        "mechanism_drift": "0.0",
+        "mechanism_interval_low": "0.1875",
+        "mechanism_interval_high": "0.3125",
+    }
+    assert found["base"]["mechanism_verdict"] == "pass"
+
+
+def test_junit_failure_message(mixed):
+    """The failure in the JUnit file begins with the sentence."""
+    mixed.run("--junit-xml", "out.xml")
+
+    (failure,) = ET.parse(mixed.path / "out.xml").iter("failure")  # noqa: S314
+    assert failure.get("message").startswith("good on ft: fixed score 0.250 [0.188, 0.312], at")
+
+
+# -- the job's summary
+
+
+def test_job_summary(mixed, monkeypatch):
+    """Where CI names a summary file, the table is appended to it as Markdown."""
+    path = mixed.path / "summary.md"
+    path.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+
+    mixed.run()
+
+    assert path.read_text().splitlines() == [
+        "before",
+        "### pytest-mechanism: base+ft",
+        "",
+        "| claim | role | score | interval | claimed | accepted | verdict |",
+        "|---|---|---|---|---|---|---|",
+        "| circuit.good | base | 0.900 | [0.838, 0.963] | at least 0.75 | none yet | ✅ pass |",
+        "| circuit.good | ft | 0.250 | [0.188, 0.312] | at least 0.75 | none yet | ❌ fail |",
+        "",
+    ]
+
+
+def test_job_summary_that_cannot_be_written(mixed, monkeypatch):
+    """A summary file that cannot be written is a line, not another verdict."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(mixed.path))
+
+    found = mixed.run("-k", "base")
+
+    assert found.ret == pytest.ExitCode.OK
+    found.stdout.fnmatch_lines(["GITHUB_STEP_SUMMARY cannot be written: *"])
+
+
+def test_empty_job_summary_variable(mixed, monkeypatch):
+    """An empty variable means that there is no summary file."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
+
+    mixed.run().stdout.no_fnmatch_line("*GITHUB_STEP_SUMMARY*")
+
+
+def test_result_file_is_plain_json(mixed):
+    """The file is strict JSON: no NaN, no Infinity."""
+    mixed.result()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads((mixed.path / "out.json").read_text(), parse_constant=refuse)

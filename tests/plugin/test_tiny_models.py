@@ -1,0 +1,202 @@
+"""End to end on real, tiny models: loading, measuring, remembering.
+
+The models have random weights and the tokenizer of the embedded ones. Each run is a process of its
+own, because what it imports is part of what is tested.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.checkpoints.reference import ZOO
+
+SPEC = """
+mechanism: 1
+circuit: tiny
+task: {family: entity_tracking, boxes: 2, rows: 20, seed: 0}
+groups:
+  some_heads: {heads: {0: [0]}, at: last}
+claims:
+  learnt_nothing: {kind: accuracy, at_most: 1.0}
+  knows_it: {kind: accuracy, on: ft, at_least: 0.99}
+  moves_nothing: {kind: cmap, group: some_heads, donor: ft, recipient: base, recovers_at_least: 0.5}
+"""
+
+VERDICTS = {
+    "learnt_nothing.base": "pass",
+    "learnt_nothing.ft": "pass",
+    "knows_it.ft": "fail",
+    "moves_nothing.pair": "inconclusive",
+}
+
+REPORTER = """
+import json, os, pathlib, sys
+
+def pytest_unconfigure(config):
+    heavy = [m for m in ("torch", "transformers", "transformer_lens") if m in sys.modules]
+    who = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    pathlib.Path(f"modules-{who}.json").write_text(json.dumps(heavy))
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """Two Llamas of two layers, as Hugging Face folders."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    root = tmp_path_factory.mktemp("tiny")
+    words = json.loads((ZOO / "base" / "config.json").read_text())["vocab_size"]
+    for seed, name in enumerate(("base", "ft")):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=words,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+        )
+        LlamaForCausalLM(config).save_pretrained(root / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(ZOO / "base" / file, root / name / file)
+    return root
+
+
+class Run:
+    """A finished run: exit code, result file, and which heavy modules it had imported."""
+
+    def __init__(self, pytester, *arguments):
+        pytester.makeconftest(REPORTER)
+        for old in pytester.path.glob("modules-*.json"):
+            old.unlink()
+        pytester.path.joinpath("tiny.yaml").write_text(SPEC.lstrip())
+        self.run = pytester.runpytest_subprocess(
+            "-p", "no:hypothesispytest", "--mechanism-json", "out.json", *map(str, arguments)
+        )
+        path = pytester.path / "out.json"
+        self.result = json.loads(path.read_text()) if path.exists() else None
+        self.modules = {
+            p.stem.partition("-")[2]: json.loads(p.read_text())
+            for p in pytester.path.glob("modules-*.json")
+        }
+
+    @property
+    def verdicts(self):
+        return {f"{c['claim']}.{c['role']}": c["verdict"] for c in self.result["claims"]}
+
+    @property
+    def counts(self):
+        return {
+            "loaded": self.result["checkpoints_loaded"],
+            **self.result["measurements"],
+        }
+
+    @property
+    def scores(self):
+        return {f"{c['claim']}.{c['role']}": c["scores"] for c in self.result["claims"]}
+
+
+@pytest.fixture(scope="session")
+def first(tiny_models, tmp_path_factory):
+    """Where the first run has left its store; to be copied."""
+    return tmp_path_factory.mktemp("first"), {}
+
+
+@pytest.fixture
+def tiny(pytester, tiny_models, first, monkeypatch):
+    """Runs the spec on the tiny pair, with the store of a first run at hand."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+    pair = ("--model-pair", f"{tiny_models}/base,{tiny_models}/ft")
+    folder, kept = first
+    if not kept:
+        kept["run"] = Run(pytester, *pair, "--mechanism-store", folder / "store")
+
+    def run(*arguments, store=True):
+        given = ()
+        if store:
+            shutil.copytree(folder / "store", pytester.path / "store", dirs_exist_ok=True)
+            given = ("--mechanism-store", "store")
+        return Run(pytester, *pair, *given, *arguments)
+
+    run.first, run.store = kept["run"], folder / "store"
+    return run
+
+
+def entries(folder):
+    return sorted(Path(folder).glob("*.measurement"))
+
+
+def test_random_weights_pass_nothing_that_says_something(tiny):
+    """On random weights only what is true of everything passes."""
+    assert tiny.first.verdicts == VERDICTS
+    assert tiny.first.run.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_first_run_measures_everything(tiny):
+    """The first run loads both checkpoints and finds nothing in the store."""
+    assert tiny.first.counts["from_store"] == 0
+    assert tiny.first.counts["done"] >= 3
+    assert tiny.first.counts["loaded"] in (2, 3)
+    assert tiny.first.modules["main"] == ["torch", "transformers", "transformer_lens"]
+
+
+def test_second_run_imports_no_torch(tiny):
+    """A second run on unchanged inputs takes all from the store, with the same scores."""
+    again = tiny()
+
+    assert again.modules == {"main": []}
+    assert again.counts == {"loaded": 0, "done": 0, "from_store": len(entries("store"))}
+    assert again.scores == tiny.first.scores
+
+
+def test_collect_only_imports_no_torch(tiny):
+    """`--collect-only` with a pair imports neither torch nor transformers, and has no result."""
+    found = tiny("--collect-only", "-q", store=False)
+
+    assert found.modules == {"main": []}
+    assert found.run.ret == pytest.ExitCode.OK
+    assert found.run.outlines[:2] == [
+        "tiny.yaml::learnt_nothing::base",
+        "tiny.yaml::learnt_nothing::ft",
+    ]
+    assert found.result is None
+
+
+def test_damaged_entry_is_measured_again(tiny):
+    """An entry of the store that was damaged is measured again, the others are not."""
+    shutil.copytree(tiny.store, "damaged")
+    path = entries("damaged")[0]
+    good = path.read_bytes()
+    path.write_bytes(good[:-20] + bytes(20))
+
+    found = tiny("--mechanism-store", "damaged", store=False)
+
+    assert found.counts["from_store"] == len(entries("damaged")) - 1
+    assert found.counts["loaded"] >= 1
+    assert found.scores == tiny.first.scores
+    assert path.read_bytes() != good[:-20] + bytes(20)
+
+
+def test_no_store_measures_anew(tiny):
+    """`--mechanism-no-store` takes nothing from a full store and comes to the same scores."""
+    found = tiny("--mechanism-no-store")
+
+    assert found.counts == tiny.first.counts
+    assert found.scores == tiny.first.scores
+
+
+def test_workers_share_the_store(tiny):
+    """With two workers there are the same scores and verdicts, and no measurement is made twice."""
+    found = tiny("-n", 2, "--mechanism-store", "fresh", store=False)
+
+    assert found.verdicts == VERDICTS
+    assert found.scores == tiny.first.scores
+    assert found.counts["done"] <= tiny.first.counts["done"] + 1
+    assert len(entries("fresh")) == len(entries(tiny.store))
+    assert found.modules["main"] == []

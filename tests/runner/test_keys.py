@@ -1,0 +1,142 @@
+"""The key of a measurement: everything that can change its result, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.runner import keys
+from pytest_mechanism.runner.keys import LIBRARIES, measurement_key, versions
+from pytest_mechanism.types import Measurement, Method, canonical
+
+DONATION = Measurement(Method("m:donate", 1), "ft", "{}", '{"heads":[1]}', kept=False)
+MEASUREMENT = Measurement(Method("m:measure", 1), "base", '{"seed":0}', '{"rows":5}', (DONATION,))
+BASE, FT = Fingerprint("model base", "words"), Fingerprint("model ft", "words")
+ROLES = {"base": BASE, "ft": FT}
+SETTING = {"dtype": "float32", "device": "cpu", "engine": "reference"}
+
+
+def key(
+    measurement: Measurement = MEASUREMENT,
+    roles: dict[str, Fingerprint] = ROLES,
+    **setting: str,
+) -> str:
+    return measurement_key(measurement, roles, **{**SETTING, **setting})
+
+
+def donated(**changes) -> Measurement:
+    return replace(MEASUREMENT, inputs=(replace(DONATION, **changes),))
+
+
+OTHER_MEASUREMENTS = {
+    "function": replace(MEASUREMENT, method=Method("m:other", 1)),
+    "revision": replace(MEASUREMENT, method=Method("m:measure", 2)),
+    "model": replace(MEASUREMENT, on="ft"),
+    "task": replace(MEASUREMENT, task='{"seed":1}'),
+    "arguments": replace(MEASUREMENT, arguments='{"rows":6}'),
+    "no input": replace(MEASUREMENT, inputs=()),
+    "input twice": replace(MEASUREMENT, inputs=(DONATION, DONATION)),
+    "input's function": donated(method=Method("m:other", 1)),
+    "input's revision": donated(method=Method("m:donate", 2)),
+    "input's model": donated(on="base"),
+    "input's task": donated(task='{"seed":1}'),
+    "input's arguments": donated(arguments='{"heads":[2]}'),
+    "input's input": donated(inputs=(DONATION,)),
+}
+OTHER_ROLES = {
+    "weights of the model": {**ROLES, "base": Fingerprint("model base 2", "words")},
+    "weights of the donor": {**ROLES, "ft": Fingerprint("model ft 2", "words")},
+    "tokenizer of the model": {**ROLES, "base": Fingerprint("model base", "words 2")},
+    "tokenizer of the donor": {**ROLES, "ft": Fingerprint("model ft", "words 2")},
+    "tokenizer of another role": {**ROLES, "control": Fingerprint("model c", "words 2")},
+    "models swapped": {"base": FT, "ft": BASE},
+}
+OTHER_SETTINGS = {
+    "dtype": {"dtype": "float64"},
+    "device": {"device": "cuda"},
+    "engine": {"engine": "branch"},
+}
+
+
+def test_equal_measurements_have_equal_keys() -> None:
+    """A key follows from the content alone."""
+    again = Measurement(
+        Method("m:measure", 1), "base", canonical({"seed": 0}), canonical({"rows": 5}), (DONATION,)
+    )
+    assert (key(), 64) == (key(again, dict(reversed(ROLES.items()))), len(key()))
+
+
+@pytest.mark.parametrize("other", OTHER_MEASUREMENTS.values(), ids=OTHER_MEASUREMENTS)
+def test_whatever_is_measured_changes_the_key(other: Measurement) -> None:
+    """Method, revision, task, arguments and inputs, at any depth."""
+    assert key() != key(other)
+
+
+@pytest.mark.parametrize("roles", OTHER_ROLES.values(), ids=OTHER_ROLES)
+def test_whatever_is_measured_on_changes_the_key(roles: dict[str, Fingerprint]) -> None:
+    """Weights of every model involved, and every tokenizer of the run, since rows depend on it."""
+    assert key() != key(roles=roles)
+
+
+@pytest.mark.parametrize("setting", OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
+def test_how_it_is_measured_changes_the_key(setting: dict[str, str]) -> None:
+    """Dtype, kind of device and engine."""
+    assert key() != key(**setting)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_version_of_every_library_changes_the_key(
+    monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    """An update of any library that takes part measures anew."""
+    before = key()
+    other = {**versions(), library: "0.0.0"}
+    monkeypatch.setattr(keys, "versions", lambda: other)
+    assert before != key()
+
+
+def test_no_two_measurements_share_a_key() -> None:
+    """What changes a key in two ways gives two other keys."""
+    found = [key(), *(key(m) for m in OTHER_MEASUREMENTS.values())]
+    found += [key(**s) for s in OTHER_SETTINGS.values()]
+    found += [key(roles=OTHER_ROLES[f"weights of the {name}"]) for name in ("model", "donor")]
+    assert len(found) == len(set(found))
+
+
+def test_the_name_of_a_role_does_not_change_the_key() -> None:
+    """A checkpoint that was measured as ``ft`` need not be measured again as ``base``."""
+    renamed = replace(MEASUREMENT, on="old", inputs=(replace(DONATION, on="new"),))
+    assert key() == key(renamed, {"old": BASE, "new": FT})
+
+
+def test_another_role_with_a_known_tokenizer_does_not_change_the_key() -> None:
+    """A control beside the pair leaves the pair's measurements as they are."""
+    assert key() == key(roles={**ROLES, "control": Fingerprint("model c", "words")})
+
+
+def test_the_number_of_a_device_does_not_change_the_key() -> None:
+    """Two GPUs of one machine are one kind of device."""
+    assert key(device="cuda:0") == key(device="cuda:1")
+
+
+def test_whether_it_is_kept_does_not_change_the_key() -> None:
+    """Storing a result does not change it."""
+    assert key() == key(replace(MEASUREMENT, kept=False))
+
+
+def test_versions_are_those_of_the_installed_libraries() -> None:
+    """Every library is named; one that is not installed is ``none``."""
+    import numpy as np
+
+    found = versions()
+    assert (sorted(LIBRARIES), np.__version__) == (sorted(found), found["numpy"])
+
+
+def test_a_library_that_is_not_installed_has_a_version_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Installing one later changes the key."""
+    monkeypatch.setattr(keys, "LIBRARIES", ("no-such-library-at-all",))
+    assert versions.__wrapped__() == {"no-such-library-at-all": "none"}

@@ -1,0 +1,197 @@
+"""What the runner loads, and when: with fake models, so that only the order is at stake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.runner import runner as runner_module
+from pytest_mechanism.runner.runner import Options, Runner
+from pytest_mechanism.runner.store import Store
+from pytest_mechanism.types import Measurement, Method, Observations, canonical
+
+TASK = canonical(
+    {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}
+)
+
+
+def ask(on: str, what: str, *inputs: Measurement, kept: bool = True) -> Measurement:
+    return Measurement(Method(f"fake:{what}", 1), on, TASK, canonical({"what": what}), inputs, kept)
+
+
+class World:
+    """Fake loading and measuring; keeps a diary."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.diary: list[str] = []
+        self.broken: set[str] = set()
+        self.failing: set[str] = set()
+        real = runner_module.resolve
+
+        def resolve(dotted: str) -> Any:
+            if dotted.startswith("fake:"):
+                return lambda bench, arguments, inputs: self.measure(
+                    bench, arguments["what"], inputs
+                )
+            if dotted.endswith(":load_model"):
+                return self.load
+            if dotted.endswith(":make_bench"):
+                return lambda model, *_: SimpleNamespace(model=model)
+            return real(dotted)
+
+        monkeypatch.setattr(runner_module, "resolve", resolve)
+
+    def load(self, role: str, *_: Any) -> Any:
+        if role in self.broken:
+            raise MechanismError(f"{role} cannot be loaded")
+        self.diary.append(f"load {role}")
+        return SimpleNamespace(role=role, release=lambda: self.diary.append(f"release {role}"))
+
+    def measure(self, bench: Any, what: str, inputs: Any) -> Any:
+        self.diary.append(what)
+        if what in self.failing:
+            raise MeasurementError(f"{what} went wrong")
+        if what.startswith("donate"):
+            return SimpleNamespace(what=what)
+        return Observations(("a", "b"), ("x", "y"), {"seen": [1.0, float(len(inputs))]})
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def make(store: Store | None = None) -> Runner:
+    zoo = Path(runner_module.__file__).parents[1] / "zoo" / "base"
+    roles = ("base", "ft")
+    return Runner(
+        {role: Reference(role, role, zoo) for role in roles},
+        {role: Fingerprint(role, "same tokenizer") for role in roles},
+        Options(),
+        store,
+    )
+
+
+def test_all_work_on_a_checkpoint_is_done_before_it_is_let_go(world: World) -> None:
+    """Two checkpoints, two loads, however the items are interleaved."""
+    runner = make()
+    wanted = [ask("base", "b1"), ask("ft", "f1"), ask("base", "b2"), ask("ft", "f2")]
+    runner.plan(wanted)
+    for each in wanted:
+        runner.measure(each)
+    assert world.diary == ["load base", "b1", "b2", "release base", "load ft", "f1", "f2"]
+
+
+def test_one_checkpoint_is_resident_at_a_time(world: World) -> None:
+    """The other one is let go before the next is loaded."""
+    runner = make()
+    runner.measure(ask("base", "b1"))
+    runner.measure(ask("ft", "f1"))
+    assert world.diary.index("release base") < world.diary.index("load ft")
+
+
+def test_a_donor_goes_first_where_nothing_speaks_against_it(world: World) -> None:
+    """Base needs ft's activations: ft is loaded first although base is asked for first."""
+    runner = make()
+    donation = ask("ft", "donate", kept=False)
+    wanted = [ask("base", "b1"), ask("base", "cmap", donation), ask("ft", "f1")]
+    runner.plan(wanted)
+    for each in wanted:
+        runner.measure(each)
+    assert world.diary == ["load ft", "donate", "f1", "release ft", "load base", "b1", "cmap"]
+
+
+def test_patching_both_ways_takes_one_reload(world: World) -> None:
+    """Three loads: the best there is when only one may be resident."""
+    runner = make()
+    wanted = [
+        ask("base", "into_base", ask("ft", "donate_ft", kept=False)),
+        ask("ft", "into_ft", ask("base", "donate_base", kept=False)),
+    ]
+    runner.plan(wanted)
+    for each in wanted:
+        runner.measure(each)
+    assert [line for line in world.diary if line.startswith("load")] == [
+        "load ft",
+        "load base",
+        "load ft",
+    ]
+    assert runner.loaded == 3
+
+
+def test_a_measurement_asked_for_twice_is_made_once(world: World) -> None:
+    """Claims that need the same numbers share them."""
+    runner = make()
+    assert runner.measure(ask("base", "b1")) is runner.measure(ask("base", "b1"))
+    assert world.diary == ["load base", "b1"]
+
+
+def test_what_was_not_planned_is_measured_on_the_spot(world: World) -> None:
+    """A claim may learn what to measure next."""
+    runner = make()
+    runner.plan([ask("base", "b1")])
+    runner.measure(ask("base", "b1"))
+    runner.measure(ask("base", "later"))
+    assert world.diary == ["load base", "b1", "later"]
+
+
+def test_a_failed_measurement_is_the_problem_of_who_asked(world: World) -> None:
+    """The others go on; asking again gives the same error without measuring again."""
+    world.failing = {"b1"}
+    runner = make()
+    runner.plan([ask("base", "b1"), ask("base", "b2")])
+    assert list(runner.measure(ask("base", "b2")).values["seen"]) == [1.0, 0.0]
+    for _ in range(2):
+        with pytest.raises(MeasurementError, match="b1 went wrong"):
+            runner.measure(ask("base", "b1"))
+    assert world.diary == ["load base", "b1", "b2"]
+
+
+def test_a_failed_donation_fails_what_needs_it(world: World) -> None:
+    """With the donor's error, not with one about scheduling."""
+    world.failing = {"donate"}
+    runner = make()
+    with pytest.raises(MeasurementError, match="donate went wrong"):
+        runner.measure(ask("base", "cmap", ask("ft", "donate", kept=False)))
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_tried_once(world: World) -> None:
+    """Each item that needs it gets the reason."""
+    world.broken = {"base"}
+    runner = make()
+    for what in ("b1", "b2"):
+        with pytest.raises(MechanismError, match="base cannot be loaded"):
+            runner.measure(ask("base", what))
+    assert world.diary == []
+
+
+def test_a_role_without_a_checkpoint_says_which_option_gives_it_one() -> None:
+    """The sentence names the flag."""
+    with pytest.raises(MechanismError, match="add --mechanism-model control=REFERENCE"):
+        make().measure(ask("control", "c1"))
+
+
+def test_stored_results_load_nothing(world: World, tmp_path: Path) -> None:
+    """A second run on unchanged inputs takes everything from the store."""
+    first, second = make(Store(tmp_path)), make(Store(tmp_path))
+    wanted = [ask("base", "b1"), ask("base", "cmap", ask("ft", "donate", kept=False))]
+    for each in wanted:
+        first.measure(each)
+    world.diary.clear()
+    for each in wanted:
+        second.measure(each)
+    assert world.diary == []
+    assert (second.loaded, second.done, second.from_store) == (0, 0, 2)
+
+
+def test_donations_are_forgotten_once_used(world: World) -> None:
+    """Activations take memory; only the numbers stay."""
+    runner = make()
+    runner.measure(ask("base", "cmap", ask("ft", "donate", kept=False)))
+    assert [type(r).__name__ for r in runner._results.values()] == ["Observations"]

@@ -1,0 +1,282 @@
+"""Measurements on disk: atomic, locked, checksummed; damage is as good as nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.runner import store as module
+from pytest_mechanism.runner.store import Store
+from pytest_mechanism.types import Observations
+
+KEY = "ab" * 32
+SEEN = Observations(
+    ("rows-0", "rows-1", "r\u00e4hm-2"),
+    ("c0", "c0", "c1"),
+    {"correct": [1.0, 0.0, 1.0], "log_probability": np.array([-0.1, -1e-300, -np.inf])},
+    {"selected": "2.1, 3.0", "left out": ""},
+)
+
+
+def plain(seen: Observations | None) -> tuple | None:
+    if seen is None:
+        return None
+    values = {name: [float(x) for x in column] for name, column in seen.values.items()}
+    return tuple(seen.example_ids), tuple(seen.clusters), values, dict(seen.facts)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "deep" / "store")
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [SEEN, Observations((), (), {"x": []}), Observations(("a",), ("b",), {})],
+    ids=["rows", "no rows", "no values"],
+)
+def test_what_is_put_comes_back(store: Store, seen: Observations) -> None:
+    """Ids, clusters, values to the last bit, and facts."""
+    store.put(KEY, seen)
+    assert plain(seen) == plain(store.get(KEY))
+
+
+def test_another_process_finds_it(store: Store) -> None:
+    """A store is its folder: a new object on it has the same entries."""
+    store.put(KEY, SEEN)
+    assert plain(SEEN) == plain(Store(store.folder).get(KEY))
+
+
+def test_an_unknown_key_is_none(store: Store) -> None:
+    """What was never measured is not there."""
+    store.put(KEY, SEEN)
+    assert store.get("cd" * 32) is None
+
+
+def test_an_entry_may_be_replaced(store: Store) -> None:
+    """The last result that was put counts."""
+    store.put(KEY, SEEN)
+    store.put(KEY, Observations(("a",), ("b",), {"x": [2.0]}))
+    assert plain(store.get(KEY))[2] == {"x": [2.0]}
+
+
+def test_an_entry_under_another_name_is_none(store: Store) -> None:
+    """A file that was copied or renamed does not pass for another measurement."""
+    store.put(KEY, SEEN)
+    other = "cd" * 32
+    store.path(KEY).rename(store.path(other))
+    assert store.get(other) is None
+
+
+def test_an_entry_of_another_format_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version of the store does not read what an earlier one wrote."""
+    store.put(KEY, SEEN)
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    assert store.get(KEY) is None
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, bytes]:
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.put(KEY, SEEN)
+    return store, store.path(KEY).read_bytes()
+
+
+def after(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
+    store, _ = stored
+    store.path(KEY).write_bytes(raw)
+    return plain(store.get(KEY))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_changed_byte_never_changes_a_result(
+    stored: tuple[Store, bytes], data: st.DataObject
+) -> None:
+    """Whatever byte is hit, in values, ids or facts: the entry is whole, or it is none."""
+    raw = bytearray(stored[1])
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[place]))
+    assert after(stored, bytes(raw)) in (None, plain(SEEN))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_half_an_entry_is_none(stored: tuple[Store, bytes], data: st.DataObject) -> None:
+    """A file that was cut short, at any byte, is measured anew."""
+    raw = stored[1]
+    assert after(stored, raw[: data.draw(st.integers(0, len(raw) - 1))]) is None
+
+
+def test_a_changed_fact_makes_an_entry_none(stored: tuple[Store, bytes]) -> None:
+    """The checksum covers what was found out in words, too."""
+    assert b"2.1, 3.0" in stored[1]
+    assert after(stored, stored[1].replace(b"2.1, 3.0", b"2.2, 3.0")) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\n", b"{}\n", b"[]\n", b"3\n", b"null\n\x00", b"\xff\xfe", b"{" * 50, b"[" * 99_999],
+    ids=["empty", "line", "object", "list", "number", "null", "bytes", "half", "deep"],
+)
+def test_an_entry_that_is_none_at_all_is_none(stored: tuple[Store, bytes], raw: bytes) -> None:
+    """A file of anything else is measured anew, not an error."""
+    assert after(stored, raw) is None
+
+
+def test_a_folder_in_the_place_of_an_entry_is_none(store: Store) -> None:
+    """What cannot be opened is not there."""
+    store.path(KEY).mkdir()
+    assert store.get(KEY) is None
+
+
+def test_readers_see_all_of_an_entry_or_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the moment it is put in place a new entry is not there, and the old one is whole."""
+    store.put(KEY, SEEN)
+    found = []
+    original = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        found.append(plain(store.get(KEY)))
+        original(source, target)
+
+    monkeypatch.setattr(module.os, "replace", noted)
+    store.put(KEY, Observations(("a",), ("b",), {"x": [2.0]}))
+    assert ([plain(SEEN)], ("a",)) == (found, store.get(KEY).example_ids)
+
+
+def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is one line, and nothing is lost."""
+    store.put(KEY, SEEN)
+    before = sorted(p.name for p in store.folder.iterdir())
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "replace", full)
+    with pytest.raises(MechanismError) as problem:
+        store.put(KEY, Observations((), (), {}))
+    assert (
+        f"the store {store.folder} cannot be written: No space left on device",
+        plain(SEEN),
+        before,
+    ) == (
+        str(problem.value),
+        plain(store.get(KEY)),
+        sorted(p.name for p in store.folder.iterdir()),
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    """The error names the folder and the options that choose another."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MechanismError) as problem:
+        Store(tmp_path / "file" / "store")
+    assert str(problem.value) == (
+        f"the store {tmp_path / 'file' / 'store'} cannot be written: Not a directory; choose "
+        "another with --mechanism-store, or --mechanism-no-store"
+    )
+
+
+def test_git_ignores_a_store(store: Store) -> None:
+    """A store in a repository is not committed by accident."""
+    assert (store.folder / ".gitignore").read_text() == "*\n"
+
+
+MEASURE = """
+import sys, time
+from pathlib import Path
+from pytest_mechanism.runner.store import Store
+from pytest_mechanism.types import Observations
+
+store, log = Store(Path(sys.argv[1])), Path(sys.argv[2])
+(log / f"ready {sys.argv[3]}").touch()
+while len(list(log.glob("ready *"))) < 2:
+    time.sleep(0.005)
+with store.lock("k"):
+    if store.get("k") is None:
+        (log / f"measured by {sys.argv[3]}").touch()
+        time.sleep(0.3)
+        store.put("k", Observations(("a",), ("b",), {"x": [1.0]}))
+print(store.get("k").values["x"].tolist())
+"""
+
+
+def test_two_processes_measure_once(store: Store, tmp_path: Path) -> None:
+    """Two workers that start together: one measures, the other waits and takes its result."""
+    log = tmp_path / "log"
+    log.mkdir()
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEASURE, str(store.folder), str(log), name],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    printed = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert (printed, len(list(log.glob("measured by *")))) == (["[1.0]\n", "[1.0]\n"], 1)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pytest_mechanism.runner.store import Store
+
+with Store(Path(sys.argv[1])).lock("k"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_dies_leaves_no_lock(store: Store) -> None:
+    """The system releases what a killed worker held, so the next one starts at once."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store.folder)], stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout.readline() == "held\n"
+        worker.kill()
+    start = time.monotonic()
+    with store.lock("k"):
+        waited = time.monotonic() - start
+    assert waited < 5
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would wait for hours waits for a moment."""
+    monkeypatch.setattr(module, "FileLock", lambda path, timeout: FileLock(path, timeout=0.2))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_keys_do_not_wait_for_each_other(store: Store) -> None:
+    """Two workers may measure different things at the same time."""
+    order = []
+    with store.lock("k"), store.lock("l"):
+        order.append("both")
+    assert order == ["both"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_lock_that_is_held_for_too_long_is_one_line(store: Store) -> None:
+    """Who waits in vain learns for what, and what to do about it."""
+    with store.lock("k"), pytest.raises(MechanismError) as problem, store.lock("k"):
+        pass
+    assert str(problem.value) == (
+        "another process has held the lock of measurement k for six hours; if none runs, delete "
+        f"{store.folder / 'locks'}"
+    )

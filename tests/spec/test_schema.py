@@ -1,0 +1,74 @@
+"""The JSON Schema that editors use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_mechanism.registry import CLAIMS, TASKS
+from pytest_mechanism.spec.load import KEYS
+from pytest_mechanism.spec.schema import schema
+
+
+def nodes(value: object) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            yield from nodes(each)
+
+
+def test_every_top_level_key_is_described() -> None:
+    """An editor completes exactly the keys that a spec may have."""
+    assert sorted(KEYS) == sorted(schema()["properties"])
+
+
+def test_no_other_key_is_valid() -> None:
+    """An editor marks an unknown key, at the top and in every part."""
+    closed = [
+        each["additionalProperties"]
+        for each in nodes(schema())
+        if each.get("type") == "object" and "properties" in each
+    ]
+    assert (True, [False] * len(closed)) == (len(closed) >= len(CLAIMS), closed)
+
+
+def test_every_claim_kind_and_task_family_is_a_choice() -> None:
+    """Kinds and families of the registry stand in the schema as constants."""
+    found = schema()["properties"]
+    kinds = [
+        each["properties"]["kind"]["const"]
+        for each in found["claims"]["additionalProperties"]["oneOf"]
+    ]
+    families = [each["properties"]["family"]["const"] for each in found["task"]["oneOf"]]
+    assert (sorted(CLAIMS), sorted(TASKS)) == (kinds, families)
+
+
+def test_fields_are_called_as_in_yaml() -> None:
+    """A field with another name in YAML (``from``) is described under that name."""
+    (transfer,) = (
+        each
+        for each in schema()["properties"]["claims"]["additionalProperties"]["oneOf"]
+        if each["properties"]["kind"]["const"] == "transfer"
+    )
+    assert ("from" in transfer["properties"], "source" in transfer["properties"]) == (True, False)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """The schema stands alone: each $ref names one of its own definitions."""
+    found = schema()
+    wanted = {each["$ref"] for each in nodes(found) if "$ref" in each}
+    assert wanted == {f"#/$defs/{name}" for name in found["$defs"]}
+
+
+@pytest.mark.parametrize("key", ["groups", "claims"])
+def test_names_are_identifiers(key: str) -> None:
+    """Names of groups and claims are held to the same pattern as by the loader."""
+    assert schema()["properties"][key]["propertyNames"] == {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}
+
+
+def test_the_schema_is_json() -> None:
+    """What is printed can be read back."""
+    assert json.loads(json.dumps(schema())) == schema()

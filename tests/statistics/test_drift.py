@@ -1,0 +1,154 @@
+"""Is a score still the one that was accepted?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_mechanism.statistics.drift import Tolerance, compare
+
+TOLERANCE = Tolerance(atol=0.001, drift=0.05)
+
+
+def entry(
+    value: float,
+    interval: tuple[float, float] | None = None,
+    better: str | float = "higher",
+    fingerprints: str = "old",
+    definition: str = "d",
+) -> dict:
+    return {
+        "value": value,
+        "interval": interval or (value - 0.01, value + 0.01),
+        "better": better,
+        "fingerprints": {"base": fingerprints},
+        "definition": definition,
+    }
+
+
+def new(*args, **kwargs) -> dict:
+    return entry(*args, fingerprints="new", **kwargs)
+
+
+CASES = {
+    "nothing accepted": (entry(0.8), None, "new", None),
+    "unchanged": (entry(0.8), 0.8, "same", 0.0),
+    "within atol": (entry(0.8005), 0.8, "same", 0.0005),
+    "beyond atol": (entry(0.802), 0.8, "moved", 0.002),
+    "better by itself": (entry(0.9), 0.8, "moved", 0.1),
+    "new, equal": (new(0.8), 0.8, "changed", 0.0),
+    "new, a little worse": (new(0.76), 0.8, "changed", -0.04),
+    "new, worse, not surely": (new(0.73, (0.70, 0.76)), 0.8, "changed", -0.07),
+    "new, surely worse": (new(0.73, (0.71, 0.745)), 0.8, "worse", -0.07),
+    "new, better": (new(0.9), 0.8, "better", 0.1),
+    "new, a little better": (new(0.84), 0.8, "changed", 0.04),
+    "lower is better: worse": (new(0.3, better="lower"), 0.2, "worse", 0.1),
+    "lower is better: not surely": (new(0.3, (0.24, 0.36), "lower"), 0.2, "changed", 0.1),
+    "lower is better: better": (new(0.1, better="lower"), 0.2, "better", -0.1),
+    "target: worse above": (new(1.2, better=1.0), 1.0, "worse", 0.2),
+    "target: worse below": (new(0.8, better=1.0), 1.0, "worse", -0.2),
+    "target: other side": (new(1.1, better=1.0), 0.9, "changed", 0.2),
+    "target: nearer": (new(1.0, better=1.0), 0.8, "better", 0.2),
+    "target: interval holds it": (new(1.2, (0.9, 1.5), 1.0), 1.0, "changed", 0.2),
+    "defined anew": (entry(0.5, definition="other"), 0.8, "worse", -0.3),
+}
+
+
+@pytest.mark.parametrize(("received", "accepted", "state", "amount"), CASES.values(), ids=CASES)
+def test_a_score_is_compared_with_the_accepted_one(
+    received: dict, accepted: float | None, state: str, amount: float | None
+) -> None:
+    """Unchanged checkpoints may not move; new ones may not be surely worse; better is reported."""
+    found = compare(received, None if accepted is None else entry(accepted), TOLERANCE)
+    assert (state, amount if amount is None else pytest.approx(amount)) == (
+        found.state,
+        found.amount,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "red"),
+    [
+        ("nothing accepted", False),
+        ("unchanged", False),
+        ("beyond atol", True),
+        ("new, equal", False),
+        ("new, surely worse", True),
+        ("new, better", False),
+    ],
+)
+def test_only_worse_and_moved_are_red(state: str, red: bool) -> None:
+    """A better score and a first one do not fail a release."""
+    received, accepted, *_ = CASES[state]
+    assert red == compare(received, accepted and entry(accepted), TOLERANCE).red
+
+
+@pytest.mark.parametrize(
+    ("case", "allowed", "reason"),
+    [
+        ("nothing accepted", 0.05, "no accepted score yet; --snapshot-update accepts this one"),
+        ("unchanged", 0.001, "as accepted"),
+        (
+            "beyond atol",
+            0.001,
+            "the checkpoints are unchanged, the score went from 0.8000 to 0.8020 (allowed 0.001): "
+            "the tool or the machine changed",
+        ),
+        (
+            "new, surely worse",
+            0.05,
+            "worse than the accepted 0.800 by 0.070, with confidence by more than the allowed 0.05",
+        ),
+        ("new, better", 0.05, "better than the accepted 0.800 by 0.100"),
+        ("new, a little worse", 0.05, "-0.040 against the accepted 0.800"),
+    ],
+)
+def test_a_drift_says_what_happened_and_what_was_allowed(
+    case: str, allowed: float, reason: str
+) -> None:
+    """The reason is one line with both scores and the tolerance that applied."""
+    received, accepted, *_ = CASES[case]
+    found = compare(received, accepted and entry(accepted), TOLERANCE)
+    assert (allowed, reason) == (found.allowed, found.reason)
+
+
+NOT_NUMBERS = [float("nan"), float("inf"), -float("inf"), None, "0.8", True, [0.8]]
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("fingerprints", ["old", "new"])
+def test_an_accepted_score_that_is_no_number_matches_nothing(
+    value: object, fingerprints: str
+) -> None:
+    """NaN or infinity in a stored file would otherwise let any score pass."""
+    received = entry(0.8, fingerprints=fingerprints)
+    with pytest.raises(ValueError, match="is not a finite number"):
+        compare(received, {**entry(0.8), "value": value}, TOLERANCE)
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+def test_a_received_score_that_is_no_number_is_refused(value: object) -> None:
+    """Neither the score nor an end of its interval may be anything but finite."""
+    for wrong in ({"value": value}, {"interval": (value, 0.9)}, {"interval": (0.7, value)}):
+        with pytest.raises(ValueError, match="is not a finite number"):
+            compare({**new(0.8), **wrong}, entry(0.8), TOLERANCE)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.floats(0, 1),
+    st.sampled_from(["higher", "lower", 1.0]),
+    st.floats(0, 0.5),
+)
+def test_a_score_that_got_no_worse_is_never_red(
+    old: float, value: float, half: float, better: str | float, drift: float
+) -> None:
+    """On new checkpoints only a loss of the value itself beyond the tolerance can be red."""
+    loss = {"higher": old - value, "lower": value - old}.get(better, abs(value - 1) - abs(old - 1))
+    received = new(value, (value - half, value + half), better)
+    found = compare(received, entry(old), Tolerance(0.001, drift))
+    assert (found.red and loss <= drift - 1e-12) is False
+    assert (found.state == "better") == (loss < -drift)

@@ -1,0 +1,122 @@
+"""The chance that an unchanged model passes, against simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pytest_mechanism.statistics.estimates import Sampling, proportion
+from pytest_mechanism.statistics.power import WANTED, Power, power
+
+
+def judged(
+    value: float, n: int, low: float | None = None, high: float | None = None, effect: float = 1.0
+) -> dict:
+    error = math.sqrt(value * (1 - value) / n * effect)
+    return {"value": value, "standard_error": error, "n": n, "low": low, "high": high}
+
+
+def simulated(p: float, n: int, low: float, high: float) -> float:
+    """How often a model of accuracy p passes on n independent rows."""
+    rng = np.random.default_rng(n)
+    how = Sampling([str(i) for i in range(n)], 0.95, 0)
+    passed = 0
+    for _ in range(500):
+        found = proportion((rng.random(n) < p).astype(float), how).interval
+        passed += low <= found[0] and found[1] <= high
+    return passed / 500
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "low", "high"),
+    [
+        (0.7, 300, 0.65, 1.0),
+        (0.7, 500, 0.65, 1.0),
+        (0.7, 500, 0.6, 1.0),
+        (0.5, 200, 0.0, 0.6),
+        (0.8, 400, 0.74, 0.86),
+    ],
+)
+def test_the_stated_chance_is_that_of_a_simulation(
+    p: float, n: int, low: float, high: float
+) -> None:
+    """Power agrees with 500 simulated runs of the same model to 0.07."""
+    bounds = {"low": low if low > 0 else None, "high": high if high < 1 else None}
+    assert simulated(p, n, low, high) == pytest.approx(
+        power([judged(p, n, **bounds)], 0.95).passes, abs=0.07
+    )
+
+
+@pytest.mark.parametrize(("p", "low"), [(0.7, 0.65), (0.84, 0.8), (0.6, 0.5)])
+def test_the_rows_that_it_names_give_the_wanted_chance(p: float, low: float) -> None:
+    """Taking that many rows makes the stated chance 0.9, and the simulated one at least 0.85."""
+    rows = power([judged(p, 100, low=low)], 0.95).rows
+    assert (pytest.approx(WANTED, abs=0.005), True) == (
+        power([judged(p, rows, low=low)], 0.95).passes,
+        simulated(p, rows, low, 1.0) >= 0.85,
+    )
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_a_model_at_its_threshold_passes_as_often_as_one_tail(confidence: float) -> None:
+    """The false-pass rate is one tail of the interval, and so is the chance of a model there."""
+    found = power([judged(0.6, 500, low=0.6)], confidence)
+    assert (pytest.approx((1 - confidence) / 2), pytest.approx((1 - confidence) / 2), None) == (
+        found.false_pass,
+        found.passes,
+        found.rows,
+    )
+
+
+def test_all_bounds_must_hold() -> None:
+    """The chance of several claims is at most that of each, and never below zero."""
+    one, other = judged(0.7, 500, low=0.65), judged(0.5, 500, low=0.45)
+    alone = [power([each], 0.95).passes for each in (one, other)]
+    assert pytest.approx(sum(alone) - 1) == power([one, other], 0.95).passes
+    assert power([judged(0.5, 500, low=0.6)] * 3, 0.95).passes == 0.0
+
+
+def test_rows_are_those_of_the_weakest_bound() -> None:
+    """The bound that needs most rows decides, and the largest number of rows now is stated."""
+    one, other = judged(0.7, 500, low=0.65), judged(0.5, 300, low=0.45)
+    assert (max(power([each], 0.95).rows for each in (one, other)), 500) == (
+        power([one, other], 0.95).rows,
+        power([one, other], 0.95).now,
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "passes", "rows"),
+    [
+        ({"low": 0.9}, 1.0, 36),
+        ({"low": 0.99}, 1.0, 368),
+        ({"low": 0.999}, 0.0, 3688),
+        ({"low": 1.0}, 0.0, None),
+        ({"high": 0.5}, 0.0, None),
+        ({"low": 0.9, "high": 1.1}, 1.0, 36),
+    ],
+)
+def test_a_score_without_spread_is_judged_by_its_exact_interval(
+    bounds: dict, passes: float, rows: int | None
+) -> None:
+    """500 of 500 right leave [0.9927, 1]: a threshold in there does not pass, however surely."""
+    found = power([judged(1.0, 500, **bounds)], 0.95)
+    assert (passes, rows) == (found.passes, found.rows)
+
+
+@pytest.mark.parametrize("low", [0.9, 0.99])
+def test_the_rows_of_a_score_without_spread_are_as_few_as_can_be(low: float) -> None:
+    """With that many rows all right the exact lower bound reaches the threshold, not with fewer."""
+    rows = power([judged(1.0, 500, low=low)], 0.95).rows
+    reached = [
+        proportion([1.0] * n, Sampling([str(i) for i in range(n)], 0.95, 0)).interval[0] >= low
+        for n in (rows - 1, rows)
+    ]
+    assert reached == [False, True]
+
+
+def test_nothing_judged_always_passes() -> None:
+    """No bound, no chance to miss it."""
+    assert Power(1.0, pytest.approx(0.025), 1, 0) == power([], 0.95)

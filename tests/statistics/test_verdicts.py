@@ -1,0 +1,279 @@
+"""From a score to a verdict, on the interval's bound."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.estimates import Sampling, difference, normalised, proportion
+from pytest_mechanism.types import Judged, Score, Verdict
+
+INF = math.inf
+
+
+def score(value: float, low: float, high: float, n: int = 500, name: str = "accuracy") -> Score:
+    return Score(name, value, (low, high), 0.95, n, n, 0.01, "a test's", "higher")
+
+
+@pytest.mark.parametrize(
+    ("interval", "bounds", "status"),
+    [
+        ((0.6, 0.8), (0.6, INF), "pass"),
+        ((0.61, 0.8), (0.6, INF), "pass"),
+        ((0.599, 0.8), (0.6, INF), "inconclusive"),
+        ((0.4, 0.6), (0.6, INF), "inconclusive"),
+        ((0.4, 0.599), (0.6, INF), "fail"),
+        ((0.4, 0.6), (-INF, 0.6), "pass"),
+        ((0.4, 0.601), (-INF, 0.6), "inconclusive"),
+        ((0.61, 0.7), (-INF, 0.6), "fail"),
+        ((0.9, 1.1), (0.9, 1.1), "pass"),
+        ((0.89, 1.1), (0.9, 1.1), "inconclusive"),
+        ((0.9, 1.11), (0.9, 1.1), "inconclusive"),
+        ((0.8, 1.2), (0.9, 1.1), "inconclusive"),
+        ((0.5, 0.89), (0.9, 1.1), "fail"),
+        ((1.11, 1.3), (0.9, 1.1), "fail"),
+    ],
+)
+def test_a_verdict_is_taken_on_the_intervals_bound(
+    interval: tuple[float, float], bounds: tuple[float, float], status: str
+) -> None:
+    """Pass if all of the interval is inside, fail if none is, inconclusive in between."""
+    judged = score(sum(interval) / 2, *interval)
+    assert status == verdicts.within(judged, *bounds).status
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(*[st.floats(-2, 2)] * 5))
+def test_a_value_outside_its_bounds_never_passes(numbers: tuple[float, ...]) -> None:
+    """A pass implies that the value itself is inside; a fail that it is outside."""
+    low, value, high = sorted(numbers[:3])
+    bounds = sorted(numbers[3:])
+    found = verdicts.within(score(value, low, high), *bounds).status
+    inside = bounds[0] <= value <= bounds[1]
+    assert (found != "pass" or inside, found != "fail" or not inside) == (True, True)
+
+
+def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
+    """Reason, threshold and judged bounds stand in the verdict."""
+    own = score(0.7, 0.65, 0.75)
+    assert Verdict(
+        "pass",
+        "accuracy 0.700 [0.650, 0.750], at least 0.6 claimed",
+        "at least 0.6",
+        (own,),
+        (Judged(own, 0.6, None),),
+    ) == verdicts.at_least(own, 0.6)
+
+
+def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
+    """The reason names bound and rows: half the width takes four times the rows."""
+    found = verdicts.at_least(score(0.65, 0.55, 0.75), 0.6)
+    assert found.reason == (
+        "accuracy 0.650 [0.550, 0.750] does not settle at least 0.6; "
+        "about 2,000 rows would settle it (now 500)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "bounds"),
+    [
+        (0.6, 0.5, 0.7, (0.6, INF)),
+        (0.6, 0.5, 0.7, (-INF, 0.6)),
+        (0.9, 0.8, 1.2, (0.9, 1.1)),
+        (0.600001, 0.5, 0.7, (0.6, INF)),
+    ],
+)
+def test_a_score_on_its_threshold_is_settled_by_no_number_of_rows(
+    value: float, low: float, high: float, bounds: tuple[float, float]
+) -> None:
+    """More rows than a million are none."""
+    assert verdicts.settle(score(value, low, high), *bounds) == (
+        "no number of rows would settle it, the score lies on the threshold"
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.floats(-1, 1),
+    st.floats(0.01, 1),
+    st.floats(0.01, 1),
+    st.floats(-1.5, 1.5),
+    st.one_of(st.none(), st.floats(0.05, 2)),
+    st.integers(20, 5000),
+)
+def test_the_rows_that_it_names_do_settle_it(
+    value: float, below: float, above: float, low: float, width: float | None, n: int
+) -> None:
+    """With that many rows, and intervals that shrink with their root, it passes or fails."""
+    high = INF if width is None else low + width
+    found = verdicts.within(score(value, value - below, value + above, n), low, high)
+    assume(found.status == "inconclusive" and "about" in found.reason)
+    rows = int(re.search(r"about ([\d,]+) rows", found.reason)[1].replace(",", ""))
+    shrink = math.sqrt(n / rows) * (1 - 1e-9)
+    later = score(value, value - below * shrink, value + above * shrink, rows)
+    assert (
+        rows > n,
+        verdicts.within(later, low, high).status in ("pass", "fail"),
+    ) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rounded"),
+    [(5, 5), (10, 10), (11, 11), (99.2, 100), (101, 110), (1999, 2000), (2001, 2100), (2000, 2000)],
+)
+def test_rows_are_rounded_up_to_two_figures(rows: float, rounded: int) -> None:
+    """An estimate of rows does not look exact, and is never too few."""
+    assert rounded == verdicts.round_up(rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.6, INF, "at least 0.6"),
+        (-INF, 0.25, "at most 0.25"),
+        (0.9, 1.1, "between 0.9 and 1.1"),
+        (-0.02, INF, "at least -0.02"),
+    ],
+)
+def test_bounds_are_spelled_out(low: float, high: float, words: str) -> None:
+    """A threshold reads as it would be said."""
+    assert words == verdicts.spell(low, high)
+
+
+@pytest.mark.parametrize(
+    ("given", "bounds"),
+    [
+        ((0.5, None), (0.5, INF)),
+        ((None, 0.5), (-INF, 0.5)),
+        ((0.2, 0.5), (0.2, 0.5)),
+        ((0.0, None), (0.0, INF)),
+    ],
+)
+def test_a_missing_threshold_bounds_nothing(given: tuple, bounds: tuple) -> None:
+    """YAML's optional thresholds become an interval; 0 is a threshold."""
+    assert bounds == verdicts.bounds(*given)
+
+
+A = verdicts.at_least(score(0.9, 0.85, 0.95, name="a"), 0.6)
+B = verdicts.at_least(score(0.7, 0.5, 0.9, name="b"), 0.6)
+C = verdicts.at_least(score(0.3, 0.2, 0.4, name="c"), 0.5)
+D = verdicts.inconclusive("nothing can be said", "at least 0.6")
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "names"),
+    [
+        ((A,), "pass", ["a"]),
+        ((A, A), "pass", ["a"]),
+        ((A, B), "inconclusive", ["b", "a"]),
+        ((A, B, C), "fail", ["c", "a", "b"]),
+        ((C, B), "fail", ["c", "b"]),
+        ((D, A), "inconclusive", ["a"]),
+        ((Verdict("error", "broken", "x"), C), "error", ["c"]),
+        ((Verdict("skipped", "elsewhere", "x"), A), "pass", ["a"]),
+    ],
+)
+def test_all_must_pass_and_the_worst_leads(
+    parts: tuple[Verdict, ...], status: str, names: list[str]
+) -> None:
+    """The worst verdict gives status, reason and first score; every score is kept once."""
+    found = verdicts.together(parts)
+    worst = next(v for v in parts if v.status == status)
+    assert (status, worst.reason, names, sum(len(v.judged) for v in parts)) == (
+        found.status,
+        found.reason,
+        [s.name for s in found.scores],
+        len(found.judged),
+    )
+
+
+def test_thresholds_of_several_verdicts_are_joined_without_repeats() -> None:
+    """The threshold of a joint verdict names each bound once, in order."""
+    assert verdicts.together((A, B, C)).threshold == "at least 0.6 and at least 0.5"
+
+
+@pytest.mark.parametrize(
+    ("status", "red"),
+    [("pass", False), ("skipped", False), ("fail", True), ("inconclusive", True), ("error", True)],
+)
+def test_only_pass_and_skipped_are_not_red(status: str, red: bool) -> None:
+    """An inconclusive claim is as red as a failed one."""
+    assert red == Verdict(status, "", "").red
+
+
+GROUPS, SIZE = 70, 7
+HOW = Sampling([str(i // SIZE) for i in range(GROUPS * SIZE)], 0.95, 0)
+SAMPLES = 300
+
+
+def rows(rng: np.random.Generator, p: float) -> np.ndarray:
+    """Rows of 0 and 1 whose contexts differ."""
+    each = rng.beta(p * 4, (1 - p) * 4, GROUPS)
+    return (rng.random((GROUPS, SIZE)) < each[:, None]).astype(float).ravel()
+
+
+def accuracy_at_its_threshold(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:
+    return proportion(rows(rng, 0.6), HOW), 0.6, INF
+
+
+def accuracy_at_its_highest(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:
+    return proportion(rows(rng, 0.1), HOW), -INF, 0.1
+
+
+def worse_by_the_margin(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:
+    base = rows(rng, 0.8)
+    ft = np.where(rng.random(base.size) < 0.05, 0.0, base)
+    return difference(ft, base, HOW), -0.04, INF
+
+
+def hardly_worse_by_the_margin(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:
+    base = rows(rng, 0.8)
+    ft = np.where(rng.random(base.size) < 0.01, 0.0, base)
+    return difference(ft, base, HOW), -0.008, INF
+
+
+def normalised_at_its_threshold(
+    rng: np.random.Generator,
+) -> tuple[estimates.Estimate, float, float]:
+    ceiling = rows(rng, 0.9)
+    floor = (rng.random(ceiling.size) < 0.05).astype(float)
+    part = np.where(rng.random(ceiling.size) < 0.8, ceiling, floor)
+    return normalised(part, floor, ceiling, HOW), 0.8, INF
+
+
+def too_faithful(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:
+    ceiling = rows(rng, 0.7)
+    part = np.where(rng.random(ceiling.size) < 0.07 / 0.3, 1.0, ceiling)
+    return normalised(part, np.zeros_like(part), ceiling, HOW), 0.9, 1.1
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        accuracy_at_its_threshold,
+        accuracy_at_its_highest,
+        worse_by_the_margin,
+        hardly_worse_by_the_margin,
+        normalised_at_its_threshold,
+        too_faithful,
+    ],
+    ids=lambda claim: claim.__name__,
+)
+def test_a_model_exactly_at_the_margin_passes_in_at_most_one_run_of_twenty(
+    claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The false-pass rate at the margin is at most 0.05, by simulation of clustered rows."""
+    monkeypatch.setattr(estimates, "RESAMPLES", 499)
+    rng = np.random.default_rng(11)
+    passed = 0
+    for _ in range(SAMPLES):
+        found, low, high = claim(rng)
+        judged = score(found.value, *found.interval)
+        passed += verdicts.within(judged, low, high).status == "pass"
+    assert passed / SAMPLES <= 0.05

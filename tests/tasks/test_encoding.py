@@ -1,0 +1,337 @@
+"""From text to token ids, with tokenizers that are built here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.base import AnyWord, Prompt
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.entity_tracking import (
+    Context,
+    EntityTracking,
+    EntityTrackingParameters,
+)
+from pytest_mechanism.tasks.words import LABELS, OBJECTS
+
+PROMPT = Context(("apple", "bell"), ("O", "L"), ("", "now")).ask(1)
+WORDS = ["The", "the", "is", "in", "Box", "contains", "now", ",", ".", *OBJECTS, *LABELS]
+
+
+def word_level(special: str = "") -> Tokenizer:
+    """One token a word; ``<s>`` before and ``</s>`` after where asked for."""
+    vocabulary = {w: i for i, w in enumerate(["[UNK]", "<s>", "</s>", *WORDS])}
+    found = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    if special:
+        found.post_processor = processors.TemplateProcessing(
+            single=special, special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    return found
+
+
+def byte_level(trim: bool = True, merged: tuple[str, ...] = (), prefix: bool = False) -> Tokenizer:
+    """Bytes, and the named words as one token each (with the space before them)."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(alphabet)}
+    merges = []
+    for word in merged:
+        left = "Ġ"
+        for letter in word:
+            if left + letter not in vocabulary:
+                vocabulary[left + letter] = len(vocabulary)
+                merges.append((left, letter))
+            left += letter
+    found = Tokenizer(models.BPE(vocabulary, merges))
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    found.post_processor = processors.ByteLevel(trim_offsets=trim)
+    found.decoder = decoders.ByteLevel()
+    return found
+
+
+def metaspace() -> Tokenizer:
+    """Whole words with SentencePiece's mark, and an unknown token."""
+    pieces = [("<unk>", 0.0), *((f"▁{w}", -1.0) for w in WORDS), (",", -1.0), (".", -1.0)]
+    found = Tokenizer(models.Unigram(pieces, 0))
+    found.pre_tokenizer = pre_tokenizers.Metaspace()
+    return found
+
+
+def encoder(tokenizer: Tokenizer) -> Encoder:
+    return Encoder(tokenizer, "a test's")
+
+
+KINDS = {
+    "words": word_level,
+    "words with specials": lambda: word_level("<s> $A </s>"),
+    "bytes": byte_level,
+    "bytes with their space": lambda: byte_level(trim=False),
+    "merged words": lambda: byte_level(merged=tuple(OBJECTS[:40])),
+    "merged words with their space": lambda: byte_level(trim=False, merged=tuple(OBJECTS[:40])),
+    "prefix space": lambda: byte_level(trim=False, prefix=True),
+    "metaspace": metaspace,
+}
+
+
+def last_piece(tokenizer: Tokenizer, text: str, token: int) -> int:
+    """Where a token ends in the text, special tokens at its end left out."""
+    return tokenizer.encode(text).offsets[token][1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_named_position_is_the_last_token_of_its_word(kind: str) -> None:
+    """Whatever the tokenizer, each place is the token with which the span ends."""
+    tokenizer = KINDS[kind]()
+    found = encoder(tokenizer).encode(PROMPT)
+    assert {name: tuple(stop for _, stop in spans) for name, spans in PROMPT.spans.items()} == {
+        name: tuple(last_piece(tokenizer, PROMPT.text, at) for at in places)
+        for name, places in found.places.items()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_position_is_the_last_token(kind: str) -> None:
+    """The answer comes right after ``last``, whatever the tokenizer adds at the end."""
+    found = encoder(KINDS[kind]()).encode(PROMPT)
+    assert (len(found.ids) - 1,) == found.places["last"]
+
+
+def test_tokens_and_places_of_a_word_level_tokenizer() -> None:
+    """The whole of a small encoding, token by token."""
+    tokenizer = word_level()
+    found = encoder(tokenizer).encode(PROMPT)
+    words = [
+        "The",
+        "apple",
+        "is",
+        "in",
+        "Box",
+        "O",
+        ",",
+        "the",
+        "bell",
+        "is",
+        "now",
+        "in",
+        "Box",
+        "L",
+        ".",
+        "Box",
+        "L",
+        "contains",
+        "the",
+    ]
+    assert words == [tokenizer.id_to_token(i) for i in found.ids]
+    assert found.places == {
+        "all_labels": (5, 13),
+        "all_objects": (1, 8),
+        "correct_object": (8,),
+        "previous_query_label": (13,),
+        "query_label": (16,),
+        "last": (18,),
+    }
+
+
+def test_slots_count_tokens_from_the_last_anchor() -> None:
+    """A filler moves what comes after it in its segment, and nothing in the others."""
+    found = encoder(word_level()).encode(PROMPT)
+    assert found.slots == tuple(
+        (name, i)
+        for name, count in [
+            ("object_0", 3),
+            ("box_0", 3),
+            ("object_1", 5),
+            ("box_1", 3),
+            ("query", 5),
+        ]
+        for i in range(count)
+    )
+
+
+@pytest.mark.parametrize(
+    ("special", "before"),
+    [("$A", 0), ("<s> $A", 1), ("<s> <s> $A", 2), ("<s> $A </s>", 1), ("$A </s> </s>", 0)],
+)
+def test_special_tokens_before_the_text_stay_and_those_after_it_go(
+    special: str, before: int
+) -> None:
+    """A model expects its BOS, and would answer an EOS instead of the question."""
+    plain = encoder(word_level()).encode(PROMPT)
+    found = encoder(word_level(special)).encode(PROMPT)
+    assert (
+        (1,) * before + plain.ids,
+        {name: tuple(p + before for p in places) for name, places in plain.places.items()},
+        tuple(("special", i) for i in range(before)) + plain.slots,
+    ) == (found.ids, found.places, found.slots)
+
+
+def test_a_word_of_several_tokens_is_placed_at_its_last() -> None:
+    """A tokenizer of bytes places a word at its last letter."""
+    found = encoder(byte_level()).encode(PROMPT)
+    assert [
+        (text, stop - 1) for text, stop in [("bell", PROMPT.spans["correct_object"][0][1])]
+    ] == [("bell", found.places["correct_object"][0])]
+
+
+def test_offsets_are_characters_not_bytes() -> None:
+    """Letters of several bytes before a place do not move it."""
+    text = "ÄÖÜ é the cup"
+    prompt = Prompt(text, {"cup": ((9, 13),)}, "", anchors=(("start", 0), ("cup", 9)))
+    found = encoder(byte_level(merged=("cup",))).encode(prompt)
+    assert ((len(found.ids) - 1,), ("cup", 0)) == (found.places["cup"], found.slots[-1])
+
+
+def test_a_place_without_a_token_is_an_error_that_names_it() -> None:
+    """A tokenizer that drops a word cannot be measured at that word."""
+    tokenizer = word_level()
+    tokenizer.normalizer = normalizers.Replace(" bell", "")
+    with pytest.raises(MechanismError) as problem:
+        encoder(tokenizer).encode(PROMPT)
+    assert str(problem.value) == (
+        "tokenizer of a test's: no token at position 'all_objects' (' bell') of "
+        f"{PROMPT.text[:60]!r}"
+    )
+
+
+BPE_WITHOUT_LETTERS = Tokenizer(
+    models.BPE({"t": 0, "h": 1, "e": 2, "a": 3, "th": 4, "the": 5}, [("t", "h"), ("th", "e")])
+)
+BPE_WITHOUT_LETTERS.pre_tokenizer = pre_tokenizers.Whitespace()
+
+LOWER = word_level()
+LOWER.normalizer = normalizers.Lowercase()
+
+WHOLE = {
+    "word, known": (word_level(), "apple", "apple"),
+    "word, unknown": (word_level(), "zebra", None),
+    "word, with specials": (word_level("<s> $A </s>"), "apple", "apple"),
+    "word, two words": (word_level(), "apple bell", None),
+    "word, nothing": (word_level(), "", None),
+    "word, lower case": (LOWER, "Apple", "apple"),
+    "bytes": (byte_level(), "apple", None),
+    "bytes, one letter": (byte_level(), "O", None),
+    "merged": (byte_level(merged=("apple",)), "apple", "Ġapple"),
+    "merged, other": (byte_level(merged=("apple",)), "apples", None),
+    "merged, part": (byte_level(merged=("apple",)), "app", "Ġapp"),
+    "merged, prefix space": (byte_level(merged=("apple", "the"), prefix=True), "apple", "Ġapple"),
+    "unigram, known": (metaspace(), "apple", "▁apple"),
+    "unigram, unknown": (metaspace(), "zebra", None),
+    "first letter dropped": (BPE_WITHOUT_LETTERS, "ba", None),
+    "last letter dropped": (BPE_WITHOUT_LETTERS, "ay", None),
+    "letters known": (BPE_WITHOUT_LETTERS, "a", "a"),
+}
+
+
+@pytest.mark.parametrize(("tokenizer", "word", "token"), WHOLE.values(), ids=WHOLE)
+def test_a_word_is_whole_if_it_is_one_known_token_after_a_space(
+    tokenizer: Tokenizer, word: str, token: str | None
+) -> None:
+    """Unknown, split and half-known words have no id."""
+    found = encoder(tokenizer).word(word)
+    assert token == (None if found is None else tokenizer.id_to_token(found))
+
+
+def test_the_id_of_a_word_is_that_in_a_text() -> None:
+    """An answer's id is the token that follows in a sentence, space and all."""
+    tokenizer = byte_level(merged=("apple", "the"))
+    found = encoder(tokenizer)
+    assert tokenizer.encode("Box L contains the apple").ids[-1] == found.word("apple")
+
+
+def test_words_are_shared_if_every_tokenizer_keeps_them_whole() -> None:
+    """Both roles of a pair see the same rows; order is that of the list."""
+    one = encoder(byte_level(merged=("cup", "bell", "apple")))
+    other = encoder(byte_level(merged=("apple", "cup", "key")))
+    words = ("key", "cup", "bell", "apple", "hat")
+    assert (("cup", "bell", "apple"), ("cup", "apple"), words) == (
+        SharedVocabulary((one,)).whole(words),
+        SharedVocabulary((one, other)).whole(words),
+        SharedVocabulary(()).whole(words),
+    )
+
+
+def test_a_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
+    """tokenizer.json gives the same ids as the tokenizer that was saved."""
+    tokenizer = word_level("<s> $A </s>")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = Encoder.load(tmp_path)
+    assert (str(tmp_path), encoder(tokenizer).encode(PROMPT)) == (found.name, found.encode(PROMPT))
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[1]", '{"model": 3}'])
+def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, text: str | None) -> None:
+    """A missing or damaged tokenizer.json is named with its path."""
+    if text is not None:
+        (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(MechanismError) as problem:
+        Encoder.load(tmp_path)
+    assert str(problem.value).startswith(f"{tmp_path / 'tokenizer.json'} cannot be read: ")
+
+
+ENCODERS = {name: encoder(make()) for name, make in KINDS.items()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(sorted(ENCODERS)),
+    st.integers(2, 8),
+    st.integers(0, 8),
+    st.integers(0, 10**6),
+)
+def test_every_place_of_every_row_ends_with_its_word(
+    kind: str, boxes: int, fillers: int, seed: int
+) -> None:
+    """For any row and tokenizer the text up to a place's token ends with the span's word."""
+    found = ENCODERS[kind]
+    task = EntityTracking(
+        EntityTrackingParameters(family="entity_tracking", boxes=boxes, fillers=fillers, seed=seed)
+    )
+    for row in task.pairs(AnyWord(), 2):
+        for prompt in (row.base, row.source):
+            encoded = found.encode(prompt)
+            assert len(encoded.ids) == len(encoded.slots)
+            offsets = found.tokenizer.encode(prompt.text).offsets
+            for name, spans in prompt.spans.items():
+                places = encoded.places[name]
+                assert [prompt.text[a:b] for a, b in spans] == [
+                    prompt.text[: offsets[at][1]][a - b :]
+                    for at, (a, b) in zip(places, spans, strict=True)
+                ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.data())
+def test_bytes_come_back_as_the_text_that_they_were(text: str, data: st.DataObject) -> None:
+    """Any text and span: ids decode to the text, and the span's last token ends within it."""
+    start = data.draw(st.integers(0, len(text) - 1))
+    stop = data.draw(st.integers(start + 1, len(text)))
+    found = ENCODERS["bytes with their space"]
+    encoded = found.encode(Prompt(text, {"here": ((start, stop),)}, ""))
+    (place,) = encoded.places["here"]
+    assert (text, stop) == (
+        found.tokenizer.decode(list(encoded.ids), skip_special_tokens=False),
+        found.tokenizer.encode(text).offsets[place][1],
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(ENCODERS)), st.integers(2, 8), st.integers(0, 10**6))
+def test_slots_of_a_template_are_the_same_for_all_its_rows(
+    kind: str, boxes: int, seed: int
+) -> None:
+    """Where words are whole, a positional mean meets each slot in every row of the template."""
+    found = ENCODERS[kind]
+    task = EntityTracking(
+        EntityTrackingParameters(family="entity_tracking", boxes=boxes, seed=seed)
+    )
+    rows = task.backgrounds(AnyWord(), 3)
+    slots = [dict.fromkeys(name for name, _ in found.encode(r.base).slots) for r in rows]
+    assert [list(slots[0])] * 3 == [list(s) for s in slots]
+    assert {f"object_{i}" for i in range(boxes)} | {f"box_{i}" for i in range(boxes)} == set(
+        slots[0]
+    ) - {"special", "query"}
