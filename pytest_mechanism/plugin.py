@@ -156,12 +156,11 @@ class MechanismPlugin:
         from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
 
         terminalreporter.section(f"mechanism: {self.session.pair}")
-        head, lines = table(self.results)
-        terminalreporter.write_line(head[0], bold=True)
-        for line, result in zip(lines, self.results, strict=True):
-            verdict = result["verdict"]
-            terminalreporter.write(line)
-            terminalreporter.write_line(verdict, **{COLOURS.get(verdict, "red"): True})
+        (heading, headings), *lines = table(self.results)
+        terminalreporter.write_line(heading + headings, bold=True)
+        for verdict, rest in lines:
+            terminalreporter.write(verdict, **{COLOURS.get(verdict.strip(), "red"): True})
+            terminalreporter.write_line(rest)
         for note in notes(self.results, *accepts(terminalreporter.config)):
             terminalreporter.write_line(note)
         if self.all_skipped:

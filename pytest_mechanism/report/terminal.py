@@ -7,7 +7,7 @@ from typing import Any
 
 Result = Mapping[str, Any]
 
-HEADINGS = ("claim", "role", "score", "interval", "claimed", "accepted", "verdict")
+HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "accepted")
 RIGHT = {"score"}
 COLOURS = {"pass": "green", "skipped": "yellow"}
 
@@ -20,18 +20,19 @@ def cells(result: Result) -> tuple[str, ...]:
         state, "" if drift is None else f"{drift:+.3f} {state}"
     )
     return (
+        result["verdict"],
         f"{result['circuit']}.{result['claim']}",
         result["role"],
         "" if score is None else f"{score:.3f}",
         "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]",
         result["threshold"],
         accepted,
-        result["verdict"],
     )
 
 
-def table(results: Sequence[Result]) -> tuple[list[str], list[str]]:
-    """Headings line and one line a result, columns aligned; verdicts come last, uncoloured."""
+def table(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """(verdict column, the rest) of the headings and of each result; columns aligned. The verdict
+    comes first: a narrow terminal breaks lines at their end."""
     rows = [HEADINGS, *(cells(r) for r in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     lines = []
@@ -40,8 +41,8 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[str]]:
             f"{cell:>{width}}" if name in RIGHT else f"{cell:<{width}}"
             for name, cell, width in zip(HEADINGS, row, widths, strict=True)
         ]
-        lines.append("  ".join(padded[:-1]) + "  ")
-    return [lines[0] + HEADINGS[-1]], lines[1:]
+        lines.append((padded[0], "  " + "  ".join(padded[1:]).rstrip()))
+    return lines
 
 
 def notes(results: Sequence[Result], accepting: bool = False, updating: bool = False) -> list[str]:
@@ -69,6 +70,6 @@ def markdown(results: Sequence[Result], pair: str) -> str:
     lines.append("|" + "---|" * len(HEADINGS))
     for result in results:
         row = [cell.replace("|", "\\|") for cell in cells(result)]
-        row[-1] = f"{sign.get(row[-1], '❌')} {row[-1]}"
+        row[0] = f"{sign.get(row[0], '❌')} {row[0]}"
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n\n"

@@ -64,6 +64,7 @@ def test_accepted_score_says_under_what_it_was_taken(accepted):
         "fingerprints",
         "interval",
         "judged",
+        "method",
         "metric",
         "n",
         "name",

@@ -41,9 +41,9 @@ def test_table(mixed):
     mixed.run().stdout.fnmatch_lines(
         [
             "*= mechanism: base+ft =*",
-            "claim         role  score  interval        claimed        accepted  verdict",
-            "circuit.good  base  0.900  [[]0.838, 0.963]  at least 0.75  none yet  pass",
-            "circuit.good  ft    0.250  [[]0.188, 0.312]  at least 0.75  none yet  fail",
+            "verdict  claim         role  score  interval        claimed        accepted",
+            "pass     circuit.good  base  0.900  [[]0.838, 0.963]  at least 0.75  none yet",
+            "fail     circuit.good  ft    0.250  [[]0.188, 0.312]  at least 0.75  none yet",
         ],
     )
 
@@ -56,8 +56,8 @@ def test_table_shows_drift(mixed):
 
     found = mixed.run()
 
-    found.stdout.fnmatch_lines(["circuit.good  base  *  same           pass"])
-    found.stdout.fnmatch_lines(["circuit.good  ft    *  +0.700 better  pass"])
+    found.stdout.fnmatch_lines(["pass     circuit.good  base  *  same"])
+    found.stdout.fnmatch_lines(["pass     circuit.good  ft    *  +0.700 better"])
 
 
 def test_first_line_of_a_failure_is_in_the_short_summary(mixed):
@@ -105,7 +105,7 @@ def test_quiet_run_still_has_the_table(mixed):
     found = mixed.run("-q")
 
     found.stdout.no_fnmatch_line("mechanism: base = *")
-    found.stdout.fnmatch_lines(["circuit.good  ft  *fail"])
+    found.stdout.fnmatch_lines(["fail     circuit.good  ft  *"])
 
 
 def test_no_progress_where_nobody_watches(mixed):
@@ -210,7 +210,7 @@ def test_result_file_that_cannot_be_written(mixed):
 
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stdout.fnmatch_lines(["ERROR: --mechanism-json: /proc/out.json cannot be written: *"])
-    found.stdout.fnmatch_lines(["circuit.good  ft  *fail"])
+    found.stdout.fnmatch_lines(["fail     circuit.good  ft  *"])
     assert "Traceback" not in found.stderr.str() + found.stdout.str()
 
 
@@ -278,10 +278,10 @@ def test_job_summary(mixed, monkeypatch):
         "before",
         "### pytest-mechanism: base+ft",
         "",
-        "| claim | role | score | interval | claimed | accepted | verdict |",
+        "| verdict | claim | role | score | interval | claimed | accepted |",
         "|---|---|---|---|---|---|---|",
-        "| circuit.good | base | 0.900 | [0.838, 0.963] | at least 0.75 | none yet | ✅ pass |",
-        "| circuit.good | ft | 0.250 | [0.188, 0.312] | at least 0.75 | none yet | ❌ fail |",
+        "| ✅ pass | circuit.good | base | 0.900 | [0.838, 0.963] | at least 0.75 | none yet |",
+        "| ❌ fail | circuit.good | ft | 0.250 | [0.188, 0.312] | at least 0.75 | none yet |",
         "",
     ]
 

@@ -134,7 +134,8 @@ CASES = {
     ),
     "unknown key": (
         HEAD + "clams: {}\n" + TASK + CLAIMS,
-        ONE + "unknown key 'clams'; did you mean 'claims'? valid: ablation, applies_to, atol, circuit, "
+        ONE
+        + "unknown key 'clams'; did you mean 'claims'? valid: ablation, applies_to, atol, circuit, "
         "claims, confidence, drift, extends, found_on, groups, mechanism, task",
     ),
     "no name": (
