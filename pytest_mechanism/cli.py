@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pytest_mechanism import __version__
 from pytest_mechanism.errors import MechanismError
 
@@ -106,7 +108,7 @@ def lint(given: argparse.Namespace) -> int:
             print(problem, file=sys.stderr)
             continue
         if given.resolved:
-            print(json.dumps(resolved(spec), indent=1))
+            print(yaml.safe_dump(resolved(spec), sort_keys=False, default_flow_style=None), end="")
         elif given.power:
             print_power(path, spec.confidence)
         else:
@@ -116,7 +118,7 @@ def lint(given: argparse.Namespace) -> int:
 
 
 def resolved(spec: Any) -> dict[str, Any]:
-    """A spec as data (JSON is YAML too), nothing left to look up."""
+    """A spec as data, nothing left to look up."""
     return {
         "mechanism": 1,
         "circuit": spec.circuit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.options import add_options, make_session
+from pytest_mechanism.options import add_options, make_session, path_option
 
 if TYPE_CHECKING:
     from pytest_mechanism.items import SpecFile
@@ -30,12 +31,22 @@ def pytest_configure(config: pytest.Config) -> None:
         "kind(name): the kind of a claim, such as faithfulness",
     ):
         config.addinivalue_line("markers", marker)
+    forget_result(config)
     try:
         session = make_session(config)
     except MechanismError as problem:
         raise pytest.UsageError(str(problem)) from None
     plugin = MechanismPlugin(session)
     config.pluginmanager.register(plugin, "mechanism-session")
+
+
+def forget_result(config: pytest.Config) -> None:
+    """Take away an earlier run's result file, so that a run which writes none leaves none behind."""
+    path = path_option(config, "mechanism_json")
+    if path is None or config.option.collectonly or hasattr(config, "workerinput"):
+        return
+    with contextlib.suppress(OSError):  # make_session says what is wrong with the path
+        path.unlink(missing_ok=True)
 
 
 class MechanismPlugin:

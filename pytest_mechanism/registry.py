@@ -14,6 +14,7 @@ CLAIMS = {
     "faithfulness": "pytest_mechanism.claims.faithfulness:Faithfulness",
     "encodes": "pytest_mechanism.claims.encodes:Encodes",
     "cmap": "pytest_mechanism.claims.cmap:Cmap",
+    "minimality": "pytest_mechanism.claims.minimality:Minimality",
     "path": "pytest_mechanism.claims.path:Path",
     "transfer": "pytest_mechanism.claims.transfer:Transfer",
 }

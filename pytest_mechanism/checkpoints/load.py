@@ -70,7 +70,7 @@ def load_model(
     Args:
         role: the role it plays.
         folder: config.json, *.safetensors, tokenizer.json.
-        device: ``cpu``, ``cuda`` or ``auto``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: one of `DTYPES`.
         probe: a prompt on which plain and wrapped logits are compared, as token ids.
 
@@ -97,12 +97,17 @@ def load_model(
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise MechanismError(f"device {name!r}: torch sees no CUDA device; valid: cpu, auto")
-    return torch.device(name)
+    """``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        MechanismError: torch sees no such device.
+    """
+    found = torch.device(name)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise MechanismError(
+            f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; valid: cpu"
+        )
+    return found
 
 
 def _read_weights(folder: Path, dtype: torch.dtype) -> Any:

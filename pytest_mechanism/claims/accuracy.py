@@ -13,7 +13,13 @@ from typing import ClassVar, Literal
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
-from pytest_mechanism.claims.scoring import above_chance, accuracy, performance, score
+from pytest_mechanism.claims.scoring import (
+    above_chance,
+    accuracy,
+    check_paired,
+    performance,
+    score,
+)
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.types import Measurement, Verdict
@@ -46,6 +52,8 @@ class Accuracy(Claim):
     def says_something(self) -> Accuracy:
         if self.at_least is None and self.at_most is None and self.not_worse_than is None:
             raise ValueError("needs one of at_least, at_most, not_worse_than")
+        if self.at_least == 0 or self.at_most == 1:
+            raise ValueError("at_least: 0 and at_most: 1 claim nothing")
         if (self.not_worse_than is None) != (self.margin is None):
             raise ValueError("not_worse_than and margin go together")
         if self.not_worse_than in listed(self.on):
@@ -69,6 +77,7 @@ class Accuracy(Claim):
             found.append(verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most)))
         if self.not_worse_than is not None and self.margin is not None:
             other = measured(performance(case, self.not_worse_than))
+            check_paired(seen, other)
             name = f"accuracy minus that of {self.not_worse_than}"
             gap = score(
                 case,

@@ -7,14 +7,14 @@ group ``pytest_mechanism.claims``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.spec.parts import Ablation, AnyGroup, Atol, Drift, Group, Part
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
@@ -30,6 +30,9 @@ from pytest_mechanism.types import (
 
 Measured = Callable[[Measurement], Observations]
 """Asks the runner; measures on the spot what was not planned."""
+
+LEAST_CLUSTERS = 10
+"""With fewer, a bootstrap's 95 % interval misses more than twice as often as it says."""
 
 PAIR = "pair"
 """The role of a claim that compares models."""
@@ -78,7 +81,17 @@ class Case:
         return int(self.task.settings.rows)
 
     def sampling(self, seen: Observations) -> Sampling:
-        """How the rows behind some observations were drawn."""
+        """How the rows behind some observations were drawn.
+
+        Raises:
+            MeasurementError: too few contexts for an interval that means what it says.
+        """
+        contexts = len(set(seen.clusters))
+        if contexts < LEAST_CLUSTERS:
+            raise MeasurementError(
+                f"{len(seen.clusters)} rows come from {contexts} contexts, an interval needs "
+                f"{LEAST_CLUSTERS}; raise task.rows"
+            )
         return Sampling(seen.clusters, self.confidence, self.seed)
 
     def group(self, name: str, on: str) -> Group:
@@ -100,17 +113,36 @@ class Case:
             )
         return group
 
-    def random_heads(self, group: Group, on: str, draw: int = 0) -> tuple[list[Head], str]:
+    def random_heads(
+        self,
+        group: Group,
+        on: str,
+        below: int | None = None,
+        spare: Sequence[Head] = (),
+    ) -> tuple[list[Head], str]:
         """As many heads as the group has, none of them in it: the same layers while they last.
+
+        Only heads that could have an effect at the group's position are drawn: a head of the last
+        layer reaches the answer from the last token alone.
+
+        Args:
+            group: whose control it is.
+            on: role of the model.
+            below: draw from layers below this one (receivers hear no others).
+            spare: further heads that must not be drawn.
 
         Returns:
             The heads, and what to call this control; no heads where the model has too few.
         """
         members = group.members()
-        rng = random.Random(f"random heads/{self.seed}/{draw}/{members}")
-        others = [h for h in self.shapes[on].heads() if h not in members]
+        shape = self.shapes[on]
+        highest = shape.n_layers if group.at == "last" else shape.n_layers - 1
+        highest = highest if below is None else min(highest, below)
+        rng = random.Random(f"random heads/{self.seed}/{members}")
+        gone = {*members, *spare}
+        others = [h for h in shape.heads() if h not in gone and h[0] < highest]
         if len(others) < len(members):
-            return [], "no control: the group has more than half of the model's heads"
+            return [], "too few other heads could have an effect there"
         same_layers, elsewhere = [], 0
         for layer in sorted(group.heads):
             wanted = sum(1 for at, _ in members if at == layer)
@@ -153,6 +185,10 @@ class Claim(Part):
     def models(self, role: str) -> tuple[str, ...]:
         """Roles whose checkpoints the item of ``role`` needs."""
         return (role,)
+
+    def found_on(self, role: str, spec_found_on: str) -> str:
+        """The role on whose model ``heads: discovered`` finds this item's heads."""
+        return spec_found_on if role == PAIR else role
 
     def mentions(self) -> Mapping[str, tuple[str, str]]:
         """Names the claim uses: field -> (``group`` or ``variable``, name)."""

@@ -14,14 +14,14 @@ Alive = list[tuple[int, int, str]]
 """(layer, head, named position) of each head that is not ablated."""
 
 
-def alive(case: Case, on: str, names: list[str] | None = None, hint: bool = True) -> Alive:
-    """The heads of the named groups (all by default); ``hint=False`` widens oracle positions.
+def alive(case: Case, on: str, hint: bool = True) -> Alive:
+    """The heads of all groups; ``hint=False`` widens oracle positions.
 
     A circuit kept alive only where the answer stands is told the answer by its author, so it is
     also measured without that hint (`Task.oracles`).
     """
     found: Alive = []
-    for name in names or list(case.groups):
+    for name in case.groups:
         group = case.group(name, on)
         at = group.at if hint else case.task.oracles.get(group.at, group.at)
         found += [(layer, head, at) for layer, head in group.members()]

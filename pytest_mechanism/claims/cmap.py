@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
-from pytest_mechanism.claims.scoring import performance, score
+from pytest_mechanism.claims.scoring import above_chance, check_paired, performance, score
 from pytest_mechanism.methods.catalogue import CMAP, DONATION
 from pytest_mechanism.spec.parts import Finite, Group
 from pytest_mechanism.statistics import estimates, verdicts
@@ -50,6 +50,8 @@ class Cmap(Claim):
     def says_something(self) -> Cmap:
         if (self.recovers_at_least is None) == (self.recovers_at_most is None):
             raise ValueError("needs one of recovers_at_least, recovers_at_most")
+        if self.recovers_at_least is not None and self.recovers_at_least <= 0:
+            raise ValueError("recovers_at_least: must be above 0, which is what no patch gives")
         if self.donor == self.recipient:
             raise ValueError("donor and recipient must be two roles")
         return self
@@ -74,8 +76,12 @@ class Cmap(Claim):
             case.group(name, self.donor)
         control: list[list[object]] = []
         described: list[str] = []
+        spare = [head for _, group in groups for head in group.members()]
         for _, group in groups:
-            heads, name = case.random_heads(group, self.recipient)
+            heads, name = case.random_heads(group, self.recipient, spare=spare)
+            if not heads:  # half a control is none
+                return groups, [], name
+            spare += heads
             control += [[layer, head, group.at] for layer, head in heads]
             described.append(name)
         return groups, control, " and ".join(dict.fromkeys(described))
@@ -107,6 +113,7 @@ class Cmap(Claim):
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
         donor, recipient, patched = (measured(m) for m in self.needs(case))
+        check_paired(donor, recipient, patched)
         _, _, control_name = self.parts(case)
         bounds = verdicts.bounds(self.recovers_at_least, self.recovers_at_most)
         bound = verdicts.spell(*bounds)
@@ -124,6 +131,13 @@ class Cmap(Claim):
             if with_control
             else None,
         )
+        if not above_chance(case, donor) and not above_chance(case, recipient):
+            return verdicts.inconclusive(
+                f"{self.donor} and {self.recipient} both answer at chance "
+                f"({np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing to recover",
+                bound,
+                (raw,),
+            )
         # the recovered fraction has no sign to speak of unless the two differ; either may be better
         gap = estimates.difference(best, own, how)
         if gap.interval[0] <= 0 <= gap.interval[1]:
@@ -153,7 +167,10 @@ class Cmap(Claim):
             Control(control_name, other.value, other.interval) if other else None,
         )
         verdict = verdicts.within(judged, *bounds, "recovered")
-        if verdict.status == "pass" and self.recovers_at_least is not None and with_control:
+        if verdict.status == "pass" and self.recovers_at_least is not None and not with_control:
+            reason = f"{verdict.reason}, but there is no control: {control_name}"
+            verdict = replace(verdict, status="inconclusive", reason=reason)
+        elif verdict.status == "pass" and self.recovers_at_least is not None:
             sign = 1 if gap.value > 0 else -1
             ahead = estimates.difference(
                 sign * np.asarray(patched.values["patched"]),

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
-from pytest_mechanism.claims.scoring import score
+from pytest_mechanism.claims.scoring import above_chance, score
 from pytest_mechanism.methods.catalogue import INTERCHANGE
 from pytest_mechanism.spec.parts import Finite
 from pytest_mechanism.statistics import estimates, verdicts
@@ -50,6 +51,8 @@ class Encodes(Claim):
     def says_something(self) -> Encodes:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("needs one of at_least, at_most")
+        if self.at_least is not None and self.at_least <= 0:
+            raise ValueError("at_least: must be above 0, which is what no patch gives")
         return self
 
     def roles(self) -> tuple[str, ...]:
@@ -76,6 +79,13 @@ class Encodes(Claim):
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
         seen = measured(self.needs(case)[0])
+        if not above_chance(case, seen, "ceiling"):
+            return verdicts.inconclusive(
+                f"{case.role} answers these prompts at chance (accuracy "
+                f"{np.mean(seen.values['ceiling']):.3f}, chance {case.task.chance:.3f}), so what its "
+                "heads carry cannot be read off its answers",
+                verdicts.spell(*verdicts.bounds(self.at_least, self.at_most)),
+            )
         bounds = verdicts.bounds(self.at_least, self.at_most)
         bound = verdicts.spell(*bounds)
         _, control_name = case.random_heads(case.group(self.group, case.role), case.role)
@@ -98,7 +108,10 @@ class Encodes(Claim):
             Control(control_name, control.value, control.interval) if control else None,
         )
         verdict = verdicts.within(judged, *bounds)
-        if verdict.status == "pass" and self.at_least is not None and control is not None:
+        if verdict.status == "pass" and self.at_least is not None and control is None:
+            reason = f"{verdict.reason}, but there is no control: {control_name}"
+            verdict = replace(verdict, status="inconclusive", reason=reason)
+        elif verdict.status == "pass" and self.at_least is not None and control is not None:
             gap = estimates.difference(
                 seen.values["patched"], seen.values["control"], case.sampling(seen)
             )

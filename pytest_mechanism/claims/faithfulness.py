@@ -21,6 +21,7 @@ from pytest_mechanism.claims.scoring import (
     COLUMN,
     Of,
     above_chance,
+    check_paired,
     performance,
     score,
 )
@@ -54,6 +55,10 @@ class Faithfulness(Claim):
     def in_order(self) -> Faithfulness:
         if self.between[0] >= self.between[1]:
             raise ValueError("between: the first number must be smaller than the second")
+        if self.between[0] <= 0:
+            raise ValueError("between: must start above 0, where a circuit of no heads is")
+        if self.metric == "ratio" and self.of != "accuracy":
+            raise ValueError("metric: ratio is one of accuracies; use normalised")
         return self
 
     def roles(self) -> tuple[str, ...]:
@@ -68,6 +73,7 @@ class Faithfulness(Claim):
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
         full, parts, chosen = (measured(m) for m in self.needs(case))
+        check_paired(full, parts, chosen)
         bound = verdicts.spell(*self.between)
         if not above_chance(case, full):
             return verdicts.inconclusive(
@@ -77,7 +83,9 @@ class Faithfulness(Claim):
                 bound,
             )
         try:
-            found = faithfulness_scores(case, full, parts, chosen, self.metric, self.of)
+            found = faithfulness_scores(
+                case, full, parts, chosen, self.metric, self.of, self.between
+            )
         except estimates.Undefined as problem:
             return verdicts.inconclusive(f"faithfulness has no value: {problem}", bound)
         judged = found[0]
@@ -89,9 +97,18 @@ class Faithfulness(Claim):
 
 
 def faithfulness_scores(
-    case: Case, full: Observations, parts: Observations, chosen: Observations, metric: str, of: Of
+    case: Case,
+    full: Observations,
+    parts: Observations,
+    chosen: Observations,
+    metric: str,
+    of: Of,
+    asked: tuple[float, float],
 ) -> tuple[Score, ...]:
-    """The judged faithfulness first (the worse variant), then the other metric's.
+    """The judged faithfulness first, then the other metric's.
+
+    Of the circuit with and without the hint of where the answer stands, the one that does worse
+    against what is ``asked`` counts; of two that do alike, the one further from 1.
 
     Raises:
         Undefined: the full model and the silent one are not told apart.
@@ -125,10 +142,18 @@ def faithfulness_scores(
     variants = [p for p in ("circuit", "circuit_without_hint") if f"{p}_{column}" in parts.values]
     scores: list[Score] = []
     for each in (metric, *(m for m in described if m != metric)):
-        worst = max((one(each, part) for part in variants), key=lambda e: abs(e.value - 1))
         name = "faithfulness" if each == "normalised" else "faithfulness ratio"
-        scores.append(score(case, name, worst, described[each], 1.0, control(each), ablated=True))
+        found = [
+            score(case, name, one(each, part), described[each], 1.0, control(each), ablated=True)
+            for part in variants
+        ]
+        scores.append(max(found, key=lambda s: (badness(s, asked), abs(s.value - 1))))
     return tuple(scores)
+
+
+def badness(found: Score, asked: tuple[float, float]) -> int:
+    """2 where the score refutes what is asked, 1 where it does not settle it, 0 where it holds."""
+    return {"fail": 2, "inconclusive": 1}.get(verdicts.within(found, *asked).status, 0)
 
 
 def beats_random(case: Case, parts: Observations, chosen: Observations, of: Of) -> bool:
@@ -136,10 +161,15 @@ def beats_random(case: Case, parts: Observations, chosen: Observations, of: Of) 
     column = COLUMN[of]
     draws = mean_draw(chosen, column)
     k = len(draws)
-    gap = estimates.difference(
-        parts.values[f"circuit_{column}"][:k], draws, case.sampling(parts).first(k)
+    variants = (f"circuit_{column}", f"circuit_without_hint_{column}")
+    return all(
+        estimates.difference(parts.values[name][:k], draws, case.sampling(parts).first(k)).interval[
+            0
+        ]
+        > 0
+        for name in variants
+        if name in parts.values
     )
-    return gap.interval[0] > 0
 
 
 def mean_draw(chosen: Observations, column: str) -> Sequence[float]:

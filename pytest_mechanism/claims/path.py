@@ -17,8 +17,9 @@ from pydantic import Field, StrictStr
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.methods.catalogue import PATH_PATCHING
+from pytest_mechanism.spec.parts import Group
 from pytest_mechanism.statistics import estimates, verdicts
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Control, Head, Measurement, Verdict
 
 
 class Path(Claim):
@@ -46,7 +47,7 @@ class Path(Claim):
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         group = case.group(self.group, case.role)
-        control, _ = case.random_heads(group, case.role)
+        control, _ = self.control(case)
         receivers = case.group(group.into.group, case.role).members() if group.into else []
         return (
             performance(case, case.role),
@@ -62,6 +63,14 @@ class Path(Claim):
             ),
         )
 
+    def control(self, case: Case) -> tuple[list[Head], str]:
+        """Random heads that the receivers could hear."""
+        group = case.group(self.group, case.role)
+        if group.into is None:
+            return case.random_heads(group, case.role)
+        readers = case.group(group.into.group, case.role).members()
+        return case.random_heads(group, case.role, below=max(layer for layer, _ in readers))
+
     def judge(self, case: Case, measured: Measured) -> Verdict:
         full, seen = (measured(m) for m in self.needs(case))
         bound = verdicts.spell(float("-inf"), -self.drops_at_least)
@@ -70,7 +79,7 @@ class Path(Claim):
                 f"{case.role} does not solve the task, so no path can matter to its answer", bound
             )
         group = case.group(self.group, case.role)
-        _, control_name = case.random_heads(group, case.role)
+        _, control_name = self.control(case)
         how = case.sampling(seen)
         into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
 
@@ -89,7 +98,7 @@ class Path(Claim):
             case,
             f"path {self.group} -> {into}",
             estimate,
-            "mean change of the answer's log-probability, in nats",
+            "mean change of the answer's log-probability, in nats" + shared_keys(case, group),
             "lower",
             control,
         )
@@ -103,9 +112,20 @@ class Path(Claim):
             ratio_control,
         )
         verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least)
-        if verdict.status == "pass" and control is not None:
+        if verdict.status == "pass" and control is None:
+            reason = f"{verdict.reason}, but there is no control: {control_name}"
+            verdict = replace(verdict, status="inconclusive", reason=reason)
+        elif verdict.status == "pass" and control is not None:
             gap = estimates.difference(seen.values["group"], seen.values["control"], how)
             if gap.interval[1] >= 0:
                 reason = f"{verdict.reason}, but {control_name} do as much ({control.value:.3f})"
                 verdict = replace(verdict, status="inconclusive", reason=reason)
         return replace(verdict, scores=(judged, published))
+
+
+def shared_keys(case: Case, group: Group) -> str:
+    """Under GQA, k and v of a head are those of its key-value group; a score says so."""
+    shape = case.shapes[case.role]
+    if group.into is None or group.into.via == "q" or shape.n_kv_heads == shape.n_heads:
+        return ""
+    return f"; {group.into.via} of the readers' key-value groups (GQA)"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pytest_mechanism.claims.base import Case
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.catalogue import PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
@@ -63,7 +64,22 @@ def accuracy(case: Case, seen: Observations, name: str = "accuracy") -> Score:
     )
 
 
-def above_chance(case: Case, seen: Observations) -> bool:
-    """Whether the model solves the task better than guessing, with confidence."""
-    found = estimates.proportion(seen.values["correct"], case.sampling(seen))
+def above_chance(case: Case, seen: Observations, column: str = "correct") -> bool:
+    """Whether the model solves the task better than guessing, with confidence. Nothing relative is
+    claimed of a model at chance: what is a fraction of a guess?"""
+    found = estimates.proportion(seen.values[column], case.sampling(seen))
     return found.interval[0] > case.task.chance
+
+
+def check_paired(*several: Observations) -> None:
+    """Rows are compared in pairs, so they must be the same rows in the same order.
+
+    A shorter one (a control) must hold the first rows.
+
+    Raises:
+        MeasurementError: they are not.
+    """
+    for seen in several[1:]:
+        k = min(len(seen.example_ids), len(several[0].example_ids))
+        if list(seen.example_ids[:k]) != list(several[0].example_ids[:k]):
+            raise MeasurementError("the measurements to compare were made on different rows")

@@ -18,7 +18,13 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
 from pytest_mechanism.claims.circuits import circuit, random_circuits
 from pytest_mechanism.claims.faithfulness import faithfulness_scores
-from pytest_mechanism.claims.scoring import above_chance, accuracy, performance, score
+from pytest_mechanism.claims.scoring import (
+    above_chance,
+    accuracy,
+    check_paired,
+    performance,
+    score,
+)
 from pytest_mechanism.spec.parts import Finite, Part
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.types import Control, Measurement, Verdict
@@ -59,6 +65,8 @@ class Transfer(Claim):
     def says_something(self) -> Transfer:
         if self.beats is None and self.faithfulness_at_least is None:
             raise ValueError("needs one of beats, faithfulness_at_least")
+        if self.faithfulness_at_least is not None and self.faithfulness_at_least <= 0:
+            raise ValueError("faithfulness_at_least: must be above 0, which no heads give")
         if self.source == self.to:
             raise ValueError("from and to must be two roles; use kind: faithfulness for one model")
         return self
@@ -69,6 +77,9 @@ class Transfer(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         beaten = (self.beats.model,) if self.beats else ()
         return tuple(dict.fromkeys((self.to, self.source, *beaten)))
+
+    def found_on(self, role: str, spec_found_on: str) -> str:
+        return self.source
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         beaten = self.beats.model if self.beats else self.to
@@ -81,7 +92,14 @@ class Transfer(Claim):
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
         beaten, full, parts, chosen = (measured(m) for m in self.needs(case))
+        check_paired(beaten, full, parts, chosen)
         how = case.sampling(full)
+        if not above_chance(case, full):
+            return verdicts.inconclusive(
+                f"{self.to} is at chance (accuracy {np.mean(full.values['correct']):.3f}, chance "
+                f"{case.task.chance:.3f}), so no circuit works in it",
+                "a circuit that works",
+            )
         draws = {n: v for n, v in chosen.values.items() if n.endswith("_correct")}
         k = len(chosen.example_ids)
         best_random = max(float(np.mean(v)) for v in draws.values())
@@ -124,8 +142,11 @@ class Transfer(Claim):
             found.append(verdict)
         if self.faithfulness_at_least is not None:
             try:
-                judged = faithfulness_scores(case, full, parts, chosen, "normalised", "accuracy")[0]
-                found.append(verdicts.at_least(judged, self.faithfulness_at_least))
+                asked = (self.faithfulness_at_least, float("inf"))
+                judged = faithfulness_scores(
+                    case, full, parts, chosen, "normalised", "accuracy", asked
+                )[0]
+                found.append(verdicts.within(judged, *asked))
             except estimates.Undefined as problem:
                 found.append(
                     verdicts.inconclusive(

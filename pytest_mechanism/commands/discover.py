@@ -66,7 +66,7 @@ def run(given: argparse.Namespace) -> int:
     found: dict[str, dict[str, Group]] = {}
     written = ""
     for role, reference in runner.references.items():
-        case = gate.case(spec, Accuracy(kind="accuracy", on=role, at_least=0.0), role)
+        case = gate.case(spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role)
         case = replace(case, groups=sought(spec.groups))
         result = discover(case, role, runner.measure, effort)
         if result.reason is not None:

@@ -46,7 +46,8 @@ class Needed:
         head: which.
         without: K, the heads taken out beside it.
         effect: F(C without K) - F(C without K and the head), accuracy on the same rows.
-        score: the published one.
+        score: the published one; infinite where the circuit has nothing left without the head.
+        published: the same with its interval, or None where it is infinite on some resample.
         p: chance of an effect this large were the head not needed (exact, one-sided, on the rows
             that differ).
     """
@@ -56,6 +57,7 @@ class Needed:
     without: tuple[Head, ...]
     effect: Estimate
     score: float
+    published: Estimate | None
     p: float
 
 
@@ -180,12 +182,17 @@ def needed(case: Case, group: str, head: Head, k: tuple[Head, ...], seen: Observ
     name = f"{group}:{head[0]}.{head[1]}"
     kept = np.asarray(seen.values[f"{name} kept_correct"])
     gone = np.asarray(seen.values[f"{name} gone_correct"])
+    try:
+        published = estimates.of_means([kept, gone], lambda k, g: k / g - 1, case.sampling(seen))
+    except estimates.Undefined:
+        published = None
     return Needed(
         group,
         head,
         k,
         estimates.difference(kept, gone, case.sampling(seen)),
         minimality_score(float(kept.mean()), float(gone.mean())),
+        published,
         estimates.sign_test(kept - gone),
     )
 

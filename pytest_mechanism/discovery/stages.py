@@ -3,8 +3,8 @@
 Prakash et al., section 3.1: from the answer back to the input. The group without ``into`` is
 searched by its direct path to the logits; each further group by its path into the heads already
 found, through their q, k or v. Heads are candidates by count (the published way) or by effect:
-the interval of their mean effect, corrected for the number of heads looked at, lies wholly beyond
-the wanted one.
+their mean effect is as large as wanted, and its interval, corrected for the number of heads
+looked at, excludes none.
 """
 
 from __future__ import annotations
@@ -149,5 +149,9 @@ def choose(
     if find.candidates is not None:
         taken = order[: find.candidates]
     else:
-        taken = [h for h in order if effects[h].interval[1] <= -find.drops_at_least]
+        taken = [
+            h
+            for h in order
+            if effects[h].value <= -find.drops_at_least and effects[h].interval[1] < 0
+        ]
     return tuple(taken), tuple(taken[: find.receivers])

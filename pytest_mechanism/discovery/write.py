@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
@@ -46,15 +47,14 @@ def claims_for(
     elsewhere = replace(case, task=replace(case.task, settings=settings))
     written: list[Written] = []
 
-    own = accuracy(case, measured(performance(case, on)))
+    own = accuracy(case, on_rows(measured)(performance(elsewhere, on)))
     least = round(max(case.task.chance, own.interval[0] - 0.05), 2)
-    verdict = Verdict("pass", "", f"at least {least}", (own,))
-    written.append(
-        Written("solves_task", {"kind": "accuracy", "on": on, "at_least": least}, verdict)
-    )
+    solves = Accuracy(kind="accuracy", on=on, at_least=least)
+    fields: dict[str, Any] = {"kind": "accuracy", "on": on, "at_least": least}
+    written.append(Written("solves_task", fields, solves.judge(case, measured)))
 
     whole = Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1))
-    fields: dict[str, Any] = {"kind": "faithfulness", "on": on, "between": [0.9, 1.1]}
+    fields = {"kind": "faithfulness", "on": on, "between": [0.9, 1.1]}
     written.append(Written("circuit_suffices", fields, whole.judge(case, measured)))
 
     for name in found.groups:

@@ -36,13 +36,13 @@ def replacements(bench: Bench, batch: Batch, ablation: Mapping[str, Any]) -> lis
         rows, length = batch.base.tokens.ids.shape
         zero = torch.zeros(rows, length, shape.n_heads, 1, device=bench.model.device)
         return [zero] * shape.n_layers
+    if kind == "resample":
+        return by_slot(batch.base, sampled(bench, batch))
     settings = bench.task.settings.model_dump(mode="json")
     means = bench.remember(
         ("background", canonical(settings), canonical(dict(ablation))),
         lambda: background(bench, ablation["prompts"], every_slot=kind == "mean"),
     )
-    if kind == "resample":
-        return by_slot(batch.base, sampled(bench, batch))
     if kind == "mean":
         overall = means[("", 0)]
         return list(overall[:, None, None])

@@ -12,7 +12,7 @@ from pytest_mechanism.types import Measurement, Method
 
 PERFORMANCE = Method("pytest_mechanism.methods.performance:measure", 1)
 CIRCUIT = Method("pytest_mechanism.methods.circuit:measure", 1)
-INTERCHANGE = Method("pytest_mechanism.methods.interchange:measure", 1)
+INTERCHANGE = Method("pytest_mechanism.methods.interchange:measure", 2)
 HEAD_EFFECTS = Method("pytest_mechanism.methods.activation_patching:measure", 1)
 PATH_PATCHING = Method("pytest_mechanism.methods.path_patching:measure", 1)
 DONATION = Method("pytest_mechanism.methods.cmap:donate", 1)

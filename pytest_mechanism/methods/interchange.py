@@ -34,7 +34,9 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         facts["selected"] = " ".join(f"{layer}.{head}" for layer, head, _ in heads)
     patches = {"patched": heads}
     if arguments["control"]:
-        patches["control"] = [[layer, head, at] for layer, head in arguments["control"]]
+        # no more heads than were patched, where a mask selected among them
+        chosen = arguments["control"][: max(1, len(heads))]
+        patches["control"] = [[layer, head, at] for layer, head in chosen]
     rows = bench.task.interchange(bench.vocabulary, variable, arguments["rows"], "test")
     columns = Columns()
     for batch in bench.batches(rows):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import PAIR, Case, Claim
+from pytest_mechanism.claims.base import Case, Claim
 from pytest_mechanism.discovery.discover import with_discovered
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.runner.keys import versions
@@ -103,7 +103,7 @@ class Gate:
         try:
             case = self.case(spec, claim, role)
             if spec.sought:
-                groups = self._found.get((spec.path, found_on(spec, role)))
+                groups = self._found.get((spec.path, found_on(spec, claim, role)))
                 if groups is None or isinstance(groups, MechanismError):
                     return ()
                 case = replace(case, groups=groups)
@@ -118,7 +118,9 @@ class Gate:
         try:
             case = self.case(spec, claim, role)
             if spec.sought and claim.needs_groups:
-                case = replace(case, groups=self.discovered(spec, case, found_on(spec, role)))
+                case = replace(
+                    case, groups=self.discovered(spec, case, found_on(spec, claim, role))
+                )
             return claim.judge(case, self.runner.measure)
         except MechanismError as problem:
             return Verdict("error", str(problem), "")
@@ -137,7 +139,7 @@ class Gate:
                 self._found[key] = problem
             # now it is known what the other items want of this model: measure it in one go
             for other, claim, role in self._items:
-                if other.path == spec.path and found_on(other, role) == on:
+                if other.path == spec.path and found_on(other, claim, role) == on:
                     self.runner.plan(self.needs(other, claim, role))
         found = self._found[key]
         if isinstance(found, MechanismError):
@@ -145,6 +147,6 @@ class Gate:
         return found
 
 
-def found_on(spec: Spec, role: str) -> str:
-    """The role on whose model heads are discovered: the one under test, or the spec's."""
-    return role if role != PAIR else spec.found_on or "base"
+def found_on(spec: Spec, claim: Claim, role: str) -> str:
+    """The role on whose model an item's heads are discovered."""
+    return claim.found_on(role, spec.found_on or "base")

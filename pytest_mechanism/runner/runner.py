@@ -61,6 +61,14 @@ class Options:
     batch_size: int = 64
     engine: str = "reference"
 
+    def __post_init__(self) -> None:
+        kind, colon, index = self.device.partition(":")
+        numbered = index.isascii() and index.isdigit()
+        if kind not in ("cpu", "cuda") or (colon and not numbered):
+            raise MechanismError(f"no device {self.device!r}; valid: cpu, cuda, cuda:N")
+        if self.batch_size < 1:
+            raise MechanismError(f"batch size {self.batch_size} is no number of rows above 0")
+
 
 @dataclass
 class Runner:
@@ -281,7 +289,12 @@ class Runner:
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
-        except MechanismError as problem:
-            self._broken[role] = problem
-            raise
+        except Exception as problem:
+            # tried once, whatever it was: each item that needs this checkpoint gets the reason
+            self._broken[role] = (
+                problem
+                if isinstance(problem, MechanismError)
+                else MeasurementError(f"{self.references[role].text} cannot be loaded: {problem}")
+            )
+            raise self._broken[role] from None
         return self._bench

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.parts import (
@@ -214,6 +214,15 @@ class _Loader:
         task = self.task(top.get("task"))
         groups = self.groups(top.get("groups", {}), task)
         claims = self.claims(top.get("claims"), task)
+        for name, claim in claims.items():
+            origin = claim.found_on(PAIR, str(found_on)) if claim.roles() == (PAIR,) else found_on
+            named = any(isinstance(group, Group) for group in groups.values())
+            if named and found_on is not None and origin != found_on:
+                self.problem(
+                    f"claim {name}: speaks of the circuit of {origin}, and the heads named here were "
+                    f"found_on {found_on}",
+                    ("claims", name, "from"),
+                )
         if self.found or task is None or applies is None or ablation is None:
             raise Problems(sorted(self.found, key=_line_of))
         return Spec(

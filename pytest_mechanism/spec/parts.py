@@ -46,7 +46,7 @@ class Find(Part):
 
     Attributes:
         candidates: take so many heads with the strongest path-patching effect (the published
-            way); None takes those whose effect is large enough with confidence.
+            way); None takes those whose effect is large enough, and surely not none.
         receivers: how many of them the next group is patched into; None is all.
         drops_at_least: wanted effect without ``candidates``: the answer's log-probability falls
             by so many nats.

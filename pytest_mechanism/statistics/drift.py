@@ -67,11 +67,18 @@ def compare(
             tolerance.drift,
             "no accepted score yet; --snapshot-update accepts this one",
         )
+    same_name = accepted.get("name", received.get("name")) == received.get("name")
+    if not same_name or accepted.get("definition") != received["definition"]:
+        return Drift(
+            "new",
+            None,
+            tolerance.drift,
+            "the accepted score is of another definition (the spec changed): nothing to compare with; "
+            "--snapshot-update accepts this one",
+        )
     new, old = _number(received["value"]), _number(accepted["value"])
     amount = new - old
-    if accepted.get("fingerprints") == received["fingerprints"] and (
-        accepted.get("definition") == received["definition"]
-    ):
+    if accepted.get("fingerprints") == received["fingerprints"]:
         if abs(amount) <= tolerance.atol:
             return Drift("same", amount, tolerance.atol, "as accepted")
         return Drift(

@@ -91,11 +91,14 @@ def proportion(values: Values, how: Sampling) -> Estimate:
         variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
         effect = max(1.0, variance / (p * (1 - p) / n))
     effective = max(1, math.floor(n / effect))
-    test = stats.binomtest(min(effective, round(p * effective)), effective)
-    ci = test.proportion_ci(confidence_level=how.confidence, method="wilson")
+    # whole numbers of successes, rounded away from the estimate: the interval never gets narrower
+    low, high = (
+        stats.binomtest(k, effective).proportion_ci(how.confidence, method="wilson")
+        for k in (math.floor(p * effective + 1e-9), math.ceil(p * effective - 1e-9))
+    )
     return Estimate(
         p,
-        (min(float(ci.low), p), max(float(ci.high), p)),
+        (min(float(low.low), p), max(float(high.high), p)),
         math.sqrt(p * (1 - p) / n * effect),
         n,
         groups,

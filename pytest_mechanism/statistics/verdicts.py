@@ -87,9 +87,10 @@ ORDER: tuple[Status, ...] = ("error", "fail", "inconclusive", "pass", "skipped")
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """All must pass: the worst verdict leads, every score is kept."""
+    """All must pass: the worst verdict gives status and reason. Scores keep their order, so that
+    the first one, which is the accepted one, is the same quantity in a green and a red run."""
     first = min(verdicts, key=lambda v: ORDER.index(v.status))
-    scores = tuple(s for v in (first, *(v for v in verdicts if v is not first)) for s in v.scores)
+    scores = tuple(s for v in verdicts for s in v.scores)
     unique = {s.name: s for s in reversed(scores)}
     ordered = tuple(dict.fromkeys(s.name for s in scores))
     return Verdict(

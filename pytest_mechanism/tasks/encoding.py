@@ -57,7 +57,11 @@ class Encoder:
 
         path = folder / "tokenizer.json"
         try:
-            return Encoder(Tokenizer.from_file(str(path)), str(folder))
+            tokenizer = Tokenizer.from_file(str(path))
+            # what somebody's last batch left in the file is no part of the text
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            return Encoder(tokenizer, str(folder))
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
 

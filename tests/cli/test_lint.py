@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_mechanism import __version__
 from pytest_mechanism.cli import main
@@ -135,7 +136,10 @@ def test_a_resolved_spec_says_the_same(tmp_path: Path, capsys: pytest.CaptureFix
     names = ("circuit", "applies_to", "task", "groups", "found_on", "ablation", "claims")
     one, other = load(child), load(again)
     assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
-    assert ("extends" in json.loads(printed), json.loads(printed)["ablation"]["prompts"]) == (
+    assert (
+        "extends" in yaml.safe_load(printed),
+        yaml.safe_load(printed)["ablation"]["prompts"],
+    ) == (
         False,
         500,
     )

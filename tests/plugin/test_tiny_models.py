@@ -15,7 +15,7 @@ from pytest_mechanism.checkpoints.reference import ZOO
 SPEC = """
 mechanism: 1
 circuit: tiny
-task: {family: entity_tracking, boxes: 2, rows: 20, seed: 0}
+task: {family: entity_tracking, boxes: 2, rows: 40, seed: 0}
 groups:
   some_heads: {heads: {0: [0]}, at: last}
 claims:

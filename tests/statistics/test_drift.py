@@ -51,7 +51,7 @@ CASES = {
     "target: other side": (new(1.1, better=1.0), 0.9, "changed", 0.2),
     "target: nearer": (new(1.0, better=1.0), 0.8, "better", 0.2),
     "target: interval holds it": (new(1.2, (0.9, 1.5), 1.0), 1.0, "changed", 0.2),
-    "defined anew": (entry(0.5, definition="other"), 0.8, "worse", -0.3),
+    "defined anew": (entry(0.5, definition="other"), 0.8, "new", None),
 }
 
 

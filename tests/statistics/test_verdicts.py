@@ -171,18 +171,18 @@ D = verdicts.inconclusive("nothing can be said", "at least 0.6")
     [
         ((A,), "pass", ["a"]),
         ((A, A), "pass", ["a"]),
-        ((A, B), "inconclusive", ["b", "a"]),
-        ((A, B, C), "fail", ["c", "a", "b"]),
+        ((A, B), "inconclusive", ["a", "b"]),
+        ((A, B, C), "fail", ["a", "b", "c"]),
         ((C, B), "fail", ["c", "b"]),
         ((D, A), "inconclusive", ["a"]),
         ((Verdict("error", "broken", "x"), C), "error", ["c"]),
         ((Verdict("skipped", "elsewhere", "x"), A), "pass", ["a"]),
     ],
 )
-def test_all_must_pass_and_the_worst_leads(
+def test_all_must_pass_and_the_worst_is_the_reason(
     parts: tuple[Verdict, ...], status: str, names: list[str]
 ) -> None:
-    """The worst verdict gives status, reason and first score; every score is kept once."""
+    """The worst verdict gives status and reason; scores keep their order, each once."""
     found = verdicts.together(parts)
     worst = next(v for v in parts if v.status == status)
     assert (status, worst.reason, names, sum(len(v.judged) for v in parts)) == (

@@ -1,0 +1,99 @@
+"""``minimality``: the circuit needs each of its heads.
+
+For each head, what the circuit loses when the head is taken out beside those that stand in for it
+(`discovery.minimality` has the definition; Prakash et al., section 3.2 and appendix). Judged is the
+head that is needed least; a failure names the heads that are not shown to be needed, with Holm's
+correction for the number of heads looked at. The paper's own score stands beside under its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictStr
+
+from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.scoring import above_chance, performance, score
+from pytest_mechanism.discovery.minimality import Circuit, Needed, holm, measure_minimality
+from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.types import Control, Measurement, Verdict
+
+
+class Minimality(Claim):
+    """Each head of the circuit, or of some groups of it, costs accuracy when it goes.
+
+    Attributes:
+        on: role or roles under test.
+        groups: whose heads; all by default. A group whose ablation value carries what it writes
+            (the structure reader under a positional mean) cannot be judged this way.
+        costs_at_least: accuracy that the circuit loses without a head, at least.
+    """
+
+    summary: ClassVar[str] = "the circuit needs each of its heads"
+    thresholds: ClassVar[tuple[str, ...]] = ("costs_at_least",)
+
+    kind: Literal["minimality"]
+    on: Roles = Field(default_factory=lambda: ["base", "ft"])
+    groups: Annotated[list[StrictStr], Field(min_length=1)] | None = None
+    costs_at_least: Fraction = 0.01
+
+    def roles(self) -> tuple[str, ...]:
+        return listed(self.on)
+
+    def mentions(self) -> dict[str, tuple[str, str]]:
+        return {f"groups {name}": ("group", name) for name in self.groups or ()}
+
+    def needs(self, case: Case) -> tuple[Measurement, ...]:
+        return (performance(case, case.role),)
+
+    def judge(self, case: Case, measured: Measured) -> Verdict:
+        bound = verdicts.spell(self.costs_at_least, float("inf"))
+        if not above_chance(case, measured(performance(case, case.role))):
+            return verdicts.inconclusive(
+                f"{case.role} does not solve the task, so its circuit needs no head", bound
+            )
+        circuit: Circuit = {n: case.group(n, case.role).members() for n in case.groups}
+        found = measure_minimality(
+            case, case.role, circuit, measured, max(20, case.rows // 3), case.rows, "rows"
+        )
+        heads = [n for n in found.heads if self.groups is None or n.group in self.groups]
+        weakest = min(heads, key=lambda n: n.effect.interval[0])
+        control = Control("a head outside the circuit, which is silent already", 0.0)
+        judged = score(
+            case,
+            f"least needed head ({spelled(weakest)})",
+            weakest.effect,
+            "F(C without K) - F(C without K and the head), accuracy on the same rows",
+            control=control,
+            ablated=True,
+        )
+        verdict = verdicts.within(judged, self.costs_at_least, float("inf"))
+        if verdict.red:
+            adjusted = holm([n.p for n in heads])
+            unneeded = [
+                spelled(n) for n, p in zip(heads, adjusted, strict=True) if p >= 1 - case.confidence
+            ]
+            named = f"; not shown to be needed (Holm): {', '.join(unneeded)}" if unneeded else ""
+            verdict = replace(verdict, reason=verdict.reason + named)
+        least = min(heads, key=lambda n: n.score)
+        beside = (
+            ()
+            if least.published is None
+            else (
+                score(
+                    case,
+                    f"least published minimality score ({spelled(least)})",
+                    least.published,
+                    "F(C without K) / F(C without K and the head) - 1 (Prakash et al., appendix)",
+                    ablated=True,
+                ),
+            )
+        )
+        return replace(verdict, scores=(judged, *beside))
+
+
+def spelled(needed: Needed) -> str:
+    layer, head = needed.head
+    return f"{layer}.{head} of {needed.group}"

@@ -1,0 +1,339 @@
+"""Claims judged on observations that are made up, so that every way to be wrong can be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.accuracy import Accuracy
+from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.cmap import Cmap
+from pytest_mechanism.claims.encodes import Encodes
+from pytest_mechanism.claims.faithfulness import Faithfulness
+from pytest_mechanism.claims.path import Path as PathClaim
+from pytest_mechanism.claims.transfer import Transfer
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.types import Measurement, Observations, Setting
+
+ROOT = Path(__file__).parents[2]
+N = 504
+CONTROL_ROWS = 140
+IDS = [f"rows-{i}" for i in range(N)]
+CLUSTERS = [f"context-{i // 7}" for i in range(N)]
+ZERO, ONE = np.zeros(N), np.ones(N)
+
+Fake = Callable[[Measurement], Observations]
+
+
+def seen(rows: int = N, **values: Any) -> Observations:
+    return Observations(
+        IDS[:rows], CLUSTERS[:rows], {k: np.asarray(v, float)[:rows] for k, v in values.items()}
+    )
+
+
+def share(p: float, seed: int = 0) -> Any:
+    """Ones on a share of the rows, spread over contexts."""
+    found = np.zeros(N)
+    found[np.random.default_rng(seed).permutation(N)[: round(p * N)]] = 1
+    return found
+
+
+CHANCE = share(1 / 7)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    spec = load(ROOT / "circuits" / "entity_tracking.yaml")
+    shape = Shape(4, 4, 4, 64, 16, 300)
+    return Case(
+        "ft",
+        spec.groups,
+        spec.ablation,
+        spec.task,
+        0.95,
+        {"base": shape, "ft": shape},
+        Setting(0, "float32", "cpu", "reference"),
+    )
+
+
+def models(base: Any, ft: Any) -> Fake:
+    return lambda m: seen(correct=base if m.on == "base" else ft)
+
+
+def circuits(full: Any, whole: Any, unhinted: Any, silent: Any, chosen: Any) -> Fake:
+    """Observations of the full model, of the circuit twice, of no head, and of random circuits."""
+
+    def fake(m: Measurement) -> Observations:
+        if "performance" in m.method.function:
+            return seen(correct=full)
+        if "random_0" in m.arguments:
+            return seen(CONTROL_ROWS, **{f"random_{i}_correct": chosen for i in range(29)})
+        return seen(
+            circuit_correct=whole, circuit_without_hint_correct=unhinted, empty_correct=silent
+        )
+
+    return fake
+
+
+def status(verdict: Any) -> str:
+    return str(verdict.status)
+
+
+# -- accuracy
+
+
+@pytest.mark.parametrize(
+    ("p", "wanted"),
+    [(0.9, "pass"), (0.8, "inconclusive"), (0.7, "fail"), (0.0, "fail"), (1.0, "pass")],
+)
+def test_accuracy_is_judged_on_its_bound(case: Case, p: float, wanted: str) -> None:
+    """0.8 measured is not 0.8 shown."""
+    claim = Accuracy(kind="accuracy", on="ft", at_least=0.8)
+    assert status(claim.judge(case, models(ONE, share(p)))) == wanted
+
+
+def test_no_worse_than_a_model_at_chance_is_inconclusive(case: Case) -> None:
+    """Two guessers are not worse than each other, and it means nothing."""
+    claim = Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1)
+    verdict = claim.judge(case, models(CHANCE, CHANCE))
+    assert status(verdict) == "inconclusive"
+    assert "means nothing" in verdict.reason
+
+
+def test_the_accepted_score_is_the_same_quantity_in_green_and_red(case: Case) -> None:
+    """With two bounds, whichever fails, the first score is the accuracy."""
+    claim = Accuracy(kind="accuracy", on="ft", at_least=0.6, not_worse_than="base", margin=0.02)
+    high = share(0.9)
+    low = high.copy()
+    low[np.flatnonzero(high)[:60]] = 0
+    green, red = claim.judge(case, models(high, high)), claim.judge(case, models(high, low))
+    assert (status(green), status(red)) == ("pass", "fail")
+    assert green.score.name == red.score.name == "accuracy"
+
+
+# -- encodes
+
+
+def encodes(case: Case, **values: Any) -> Any:
+    claim = Encodes(kind="encodes", group="pos_transmitter", variable="position", at_least=0.75)
+    return claim.judge(case, lambda _: seen(**values))
+
+
+def test_heads_that_carry_the_variable_pass(case: Case) -> None:
+    """The target comes out nearly as often as the model is right, and not under the control."""
+    assert (
+        status(encodes(case, patched=share(0.9), floor=ZERO, ceiling=share(0.95), control=ZERO))
+        == "pass"
+    )
+
+
+def test_heads_that_do_no_more_than_random_ones_do_not_pass(case: Case) -> None:
+    """What any head does is no property of these."""
+    verdict = encodes(case, patched=share(0.9), floor=ZERO, ceiling=share(0.95), control=share(0.9))
+    assert status(verdict) == "inconclusive"
+    assert "do as well" in verdict.reason
+
+
+def test_a_score_without_a_control_does_not_pass(case: Case) -> None:
+    """Where no other head could have an effect, nothing can be said of these."""
+    verdict = encodes(case, patched=share(0.9), floor=ZERO, ceiling=share(0.95))
+    assert status(verdict) == "inconclusive"
+    assert "no control" in verdict.reason
+
+
+def test_a_model_at_chance_carries_nothing_that_could_be_shown(case: Case) -> None:
+    """A fraction of a guess is no score, however near to 1."""
+    verdict = encodes(case, patched=CHANCE, floor=ZERO, ceiling=CHANCE, control=ZERO)
+    assert status(verdict) == "inconclusive"
+    assert "at chance" in verdict.reason
+
+
+# -- cmap
+
+
+def cmap(case: Case, base: Any, ft: Any, **patched: Any) -> Any:
+    claim = Cmap(
+        kind="cmap", group="pos_transmitter", donor="ft", recipient="base", recovers_at_least=0.3
+    )
+
+    def fake(m: Measurement) -> Observations:
+        if "performance" in m.method.function:
+            return seen(correct=base if m.on == "base" else ft)
+        return seen(**patched)
+
+    return claim.judge(case, fake)
+
+
+def test_a_recovered_gain_passes_and_names_its_change(case: Case) -> None:
+    """The fraction is judged, the raw change stands beside it, each with its control."""
+    base = share(0.6)
+    verdict = cmap(case, base, ONE, patched=np.maximum(base, share(0.8, 1)), control=base)
+    assert status(verdict) == "pass"
+    assert [s.name.split(":")[-1] for s in verdict.scores][1] == " change of accuracy"
+    assert all(s.control is not None for s in verdict.scores)
+
+
+@pytest.mark.parametrize(
+    ("base", "ft", "reason"),
+    [
+        (share(0.8), share(0.8), "not told apart"),
+        (ZERO, CHANCE, "both answer at chance"),
+    ],
+)
+def test_nothing_is_recovered_where_there_is_nothing_to_recover(
+    case: Case, base: Any, ft: Any, reason: str
+) -> None:
+    """Equal models, or two guessers: inconclusive, whatever the patch does."""
+    verdict = cmap(case, base, ft, patched=ft, control=base)
+    assert status(verdict) == "inconclusive"
+    assert reason in verdict.reason
+
+
+def test_random_heads_that_recover_as_much_take_the_claim_back(case: Case) -> None:
+    """The gain must be in these heads."""
+    base = share(0.6)
+    better = np.maximum(base, share(0.8, 1))
+    verdict = cmap(case, base, ONE, patched=better, control=better)
+    assert status(verdict) == "inconclusive"
+    assert "recover as much" in verdict.reason
+
+
+# -- faithfulness and transfer
+
+
+def test_a_faithful_circuit_passes(case: Case) -> None:
+    """It does what the model does; random circuits do not."""
+    full = share(0.9)
+    claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.1))
+    assert status(claim.judge(case, circuits(full, full, full, ZERO, ZERO))) == "pass"
+
+
+def test_of_circuit_with_and_without_hint_the_worse_counts(case: Case) -> None:
+    """1.25 with the hint is fine in [0.9, 1.5]; 0.8 without it is not, although it is nearer to 1."""
+    full = share(0.6)
+    over, under = full.copy(), full.copy()
+    over[np.flatnonzero(full == 0)[:75]] = 1
+    under[np.flatnonzero(full == 1)[:60]] = 0
+    claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.5))
+    verdict = claim.judge(case, circuits(full, over, under, ZERO, ZERO))
+    assert status(verdict) == "fail"
+    assert verdict.score.value == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_circuit_no_better_than_random_ones_does_not_pass(case: Case) -> None:
+    """Then its size does the work, not its heads."""
+    full = share(0.9)
+    claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.1))
+    verdict = claim.judge(case, circuits(full, full, full, ZERO, full))
+    assert status(verdict) == "inconclusive"
+    assert "random circuits" in verdict.reason
+
+
+def test_a_denominator_that_may_be_zero_gives_no_number(case: Case) -> None:
+    """The silent model answers as well as the full one: nothing to normalise by."""
+    full = share(0.9)
+    claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.1))
+    verdict = claim.judge(case, circuits(full, full, full, full, ZERO))
+    assert status(verdict) == "inconclusive"
+    assert verdict.score is None
+
+
+def transfer(case: Case, base: Any, fake: Fake, **fields: Any) -> Any:
+    claim = Transfer.model_validate({"kind": "transfer", "from": "base", "to": "ft", **fields})
+
+    def both(m: Measurement) -> Observations:
+        if m.on == "base":
+            return seen(correct=base)
+        return fake(m)
+
+    return claim.judge(case, both)
+
+
+def test_a_circuit_that_beats_the_full_base_transfers(case: Case) -> None:
+    """The paper's first claim."""
+    full = share(0.95)
+    verdict = transfer(
+        case, share(0.7), circuits(full, full, full, ZERO, ZERO), beats={"model": "base"}
+    )
+    assert status(verdict) == "pass"
+
+
+def test_one_random_circuit_that_does_as_well_is_enough_to_fail(case: Case) -> None:
+    """It must beat every one of 29."""
+    full = share(0.95)
+    verdict = transfer(
+        case, share(0.7), circuits(full, full, full, ZERO, full), beats={"model": "base"}
+    )
+    assert status(verdict) == "fail"
+    assert "random circuit" in verdict.reason
+
+
+@pytest.mark.parametrize("fields", [{"faithfulness_at_least": 0.9}, {"beats": {"model": "base"}}])
+def test_no_circuit_works_in_a_model_at_chance(case: Case, fields: dict[str, Any]) -> None:
+    """Whatever is asked of it."""
+    fake = circuits(CHANCE, CHANCE, CHANCE, ZERO, ZERO)
+    assert status(transfer(case, ZERO, fake, **fields)) == "inconclusive"
+
+
+# -- path
+
+
+@pytest.mark.parametrize(
+    ("group", "control", "wanted"),
+    [(-3.0, 0.0, "pass"), (-3.0, -3.0, "inconclusive"), (-0.5, 0.0, "fail")],
+)
+def test_a_path_matters_more_than_that_of_random_heads(
+    case: Case, group: float, control: float, wanted: str
+) -> None:
+    """A drop of at least 1 nat, beyond what other heads of the same layers do."""
+    noise = np.random.default_rng(0).normal(0, 0.1, N)
+    values = {"group": noise + group, "control": noise + control}
+    columns = {**values, **{f"ratio {k}": np.expm1(v) for k, v in values.items()}}
+
+    def fake(m: Measurement) -> Observations:
+        return seen(correct=ONE) if "performance" in m.method.function else seen(**columns)
+
+    claim = PathClaim(kind="path", group="pos_transmitter", on="ft", drops_at_least=1.0)
+    assert status(claim.judge(case, fake)) == wanted
+
+
+# -- all of them
+
+
+def test_too_few_contexts_give_no_interval(case: Case) -> None:
+    """Three contexts are no sample, however many rows they give."""
+    claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
+    with pytest.raises(MeasurementError, match="20 rows come from 3 contexts"):
+        claim.judge(case, lambda _: seen(20, correct=ONE))
+
+
+def test_rows_that_do_not_belong_together_are_not_compared(case: Case) -> None:
+    """Equal numbers of rows are not the same rows."""
+    claim = Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1)
+
+    def fake(m: Measurement) -> Observations:
+        own = seen(correct=ONE)
+        return own if m.on == "ft" else replace(own, example_ids=IDS[::-1])
+
+    with pytest.raises(MeasurementError, match="different rows"):
+        claim.judge(case, fake)
+
+
+@pytest.mark.parametrize(
+    "group", ["value_fetcher", "pos_transmitter", "pos_detector", "struct_reader"]
+)
+def test_control_heads_are_others_that_could_have_an_effect(case: Case, group: str) -> None:
+    """As many as the group, none of it, and none that cannot reach the answer from there."""
+    members = case.group(group, "ft")
+    heads, _ = case.random_heads(members, "ft")
+    assert len(heads) == len(members.members())
+    assert set(heads).isdisjoint(members.members())
+    if members.at != "last":
+        assert all(layer < 3 for layer, _ in heads)

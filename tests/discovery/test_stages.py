@@ -1,0 +1,92 @@
+"""The parts of discovery that need no model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.discovery.discover import compare, unshared
+from pytest_mechanism.discovery.minimality import holm
+from pytest_mechanism.discovery.stages import Stage, chain, choose, senders
+from pytest_mechanism.spec.parts import Find, Group, Into, SoughtGroup
+from pytest_mechanism.statistics.estimates import Estimate
+
+SHAPE = Shape(n_layers=3, n_heads=2, n_kv_heads=2, d_model=8, d_head=4, d_vocab=10)
+
+
+def sought(at: str, into: str | None = None, **find: float) -> SoughtGroup:
+    reader = Into(group=into, via="q") if into else None
+    return SoughtGroup(heads="discovered", at=at, into=reader, find=Find(**find))
+
+
+def effect(value: float, width: float = 0.05) -> Estimate:
+    return Estimate(value, (value - width, value + width), width / 2, 100, 20)
+
+
+EFFECTS = {
+    (0, 0): effect(-0.5),
+    (0, 1): effect(-0.3, 0.4),
+    (1, 0): effect(-0.08),
+    (1, 1): effect(0.6),
+}
+
+
+def test_a_chain_goes_from_the_answer_back_to_the_input() -> None:
+    """Whatever the order in the file, a group comes after the one it talks into."""
+    groups = {"c": sought("x", "b"), "a": sought("x"), "b": sought("x", "a")}
+    assert chain(groups) == ["a", "b", "c"]
+
+
+def test_senders_are_the_heads_below_the_highest_receiver() -> None:
+    """A head cannot talk to its own layer; all heads can talk to the logits."""
+    assert senders(SHAPE, [(1, 0)]) == [(0, 0), (0, 1)]
+    assert senders(SHAPE, [(0, 0)]) == []
+    assert senders(SHAPE, None) == SHAPE.heads()
+
+
+def test_candidates_by_count_are_the_most_negative() -> None:
+    """The published way: so many, strongest first; fewer of them are passed on."""
+    taken, passed = choose(EFFECTS, sought("x", candidates=3, receivers=2), SHAPE)
+    assert taken == ((0, 0), (0, 1), (1, 0))
+    assert passed == ((0, 0), (0, 1))
+
+
+def test_candidates_by_effect_are_large_and_sure() -> None:
+    """(0, 1) is large and not sure, (1, 0) sure and not large, (1, 1) helps: only (0, 0) is left."""
+    taken, passed = choose(EFFECTS, sought("x", drops_at_least=0.1), SHAPE)
+    assert taken == passed == ((0, 0),)
+
+
+def test_nothing_to_choose_from_chooses_nothing() -> None:
+    """A group below the first layer has no senders."""
+    assert choose({}, sought("x"), SHAPE) == ((), ())
+
+
+def stage(name: str, at: str, heads: tuple[tuple[int, int], ...]) -> Stage:
+    return Stage(name, at, None, None, {}, {}, heads, heads)
+
+
+def test_of_two_groups_at_one_position_the_nearer_to_the_answer_yields() -> None:
+    """Heads of the value fetcher that are also position transmitters leave the value fetcher."""
+    groups = {"a": sought("last"), "b": sought("last", "a"), "c": sought("query", "b")}
+    stages = (
+        stage("a", "last", ((2, 0), (1, 1))),
+        stage("b", "last", ((1, 1),)),
+        stage("c", "query", ((1, 1),)),
+    )
+    assert unshared(groups, stages) == {"a": [(2, 0)], "b": [(1, 1)], "c": [(1, 1)]}
+
+
+def test_precision_recall_and_jaccard_of_a_discovered_group() -> None:
+    """Two heads found, one of them right, of three."""
+    mine = {"a": Group(heads={0: [0, 1], 1: [0]}, at="x")}
+    theirs = {"a": Group(heads={0: [0], 2: [1]}, at="x")}
+    assert compare(mine, theirs) == {"a": (0.5, pytest.approx(1 / 3), 0.25)}
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
+    """And never lets a larger p become the smaller one."""
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    assert holm([0.9, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

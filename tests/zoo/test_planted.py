@@ -1,0 +1,315 @@
+"""The planted models do what their proofs say, and the methods find what was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.methods import circuit, cmap, interchange, path_patching, performance
+from pytest_mechanism.methods.bench import Bench, make_bench
+from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
+from pytest_mechanism.runner.runner import Options, Silent
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.zoo.recipes.planted import (
+    HEADS,
+    LAYERS,
+    MODELS,
+    PER_HEAD,
+    all_heads,
+    attention,
+    build,
+)
+from pytest_mechanism.zoo.recipes.planted_residual import JUNK, WIDTH, unembedding
+
+ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
+BY_POSITION = ("planted_base", "planted_ft", "planted_shared")
+GROUPS = [(model, group) for model, groups in MODELS.items() for group in groups]
+
+Benches = Callable[..., Bench]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Benches:
+    """The bench of a planted model on contexts with so many fillers; self-checks have passed."""
+    made: dict[tuple[str, int], Bench] = {}
+
+    def of(name: str, fillers: int = 0) -> Bench:
+        if (name, fillers) not in made:
+            task = EntityTracking(
+                EntityTrackingParameters(family="entity_tracking", boxes=7, fillers=fillers)
+            )
+            vocabulary = SharedVocabulary((Encoder.load(ZOO / name),))
+            rows = task.rows(vocabulary, 8, "self-check")
+            model = load_model(
+                name, ZOO / name, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
+            )
+            made[name, fillers] = make_bench(model, task, vocabulary, Options(), Silent(), rows)
+        return made[name, fillers]
+
+    return of
+
+
+def share(values: Any) -> float:
+    return float(np.mean(values))
+
+
+def accuracy(one: Bench, rows: int) -> float:
+    found = performance.measure(one, {"rows": rows, "stream": "rows"}, [])
+    return share(found.values["correct"])
+
+
+def members(name: str, *leave_out: str) -> list[list[Any]]:
+    """[layer, head, position] of a planted circuit less some groups."""
+    return [
+        [*head, group.at]
+        for title, group in MODELS[name].items()
+        if title not in leave_out
+        for head in group.heads
+    ]
+
+
+# -- the weights
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_builder_makes_the_stored_weights_bit_for_bit(name: str) -> None:
+    """float32 weights as built equal the stored float16 ones: nothing was rounded."""
+    stored = load_file(ZOO / name / "model.safetensors")
+    built = build(MODELS[name]).state_dict()
+    assert set(stored) == set(built)
+    assert [key for key in built if not torch.equal(built[key], stored[key].float())] == []
+
+
+def test_base_and_fine_tune_differ_in_what_the_transmitter_reads_alone() -> None:
+    """One head's W_V is doubled, every other weight is the same."""
+    base, ft = (load_file(ZOO / name / "model.safetensors") for name in BY_POSITION[:2])
+    assert [key for key in base if not torch.equal(base[key], ft[key])] == [
+        "transformer.h.2.attn.c_attn.weight"
+    ]
+    before, after = (w["transformer.h.2.attn.c_attn.weight"] for w in (base, ft))
+    values = slice(2 * WIDTH + 6 * PER_HEAD, 2 * WIDTH + 7 * PER_HEAD)
+    expected = before.clone()
+    expected[:, values] *= 2
+    assert torch.equal(after, expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_distractors_write_where_no_head_and_no_logit_reads(name: str) -> None:
+    """Heads outside the circuit write JUNK and its balance; nothing has a weight at either."""
+    unread = [*range(JUNK.start, JUNK.stop), WIDTH - 1]
+    elsewhere = [i for i in range(WIDTH) if i not in unread]
+    planted = {head for group in MODELS[name].values() for head in group.heads}
+    for place, head in all_heads(MODELS[name]).items():
+        q, k, v, o = attention(head)
+        assert float(torch.cat([q, k, v], dim=1)[unread].abs().max()) == 0
+        assert (float(o[:, elsewhere].abs().max()) == 0) == (place not in planted)
+    assert float(unembedding(1.0, 1.0)[:, unread].abs().max()) == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_norms_are_the_identity(bench: Benches, name: str) -> None:
+    """The stream's mean is 0 and its variance below 4, against an epsilon of 2**14."""
+    one = bench(name)
+    batch = one.batch(one.task.pairs(one.vocabulary, 14))
+    for side in (batch.base, batch.the_source()):
+        sites = [Reading(Site(layer, "resid_post")) for layer in range(LAYERS)]
+        stream = torch.stack(one.engine.run(side.tokens, readings=sites).outcome.readings)
+        assert float(stream.mean(-1).abs().max()) < 1e-6
+        assert float(stream.var(-1).max()) < 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_distractor_is_busy(bench: Benches, name: str) -> None:
+    """z of every head is far from zero somewhere, and differs between prompts or places."""
+    one = bench(name)
+    batch = one.batch(one.task.rows(one.vocabulary, 14))
+    sites = [Reading(Site(layer, "z")) for layer in range(LAYERS)]
+    for z in one.engine.run(batch.base.tokens, readings=sites).outcome.readings:
+        assert float(z.abs().amax((0, 1, 3)).min()) > 0.3
+        assert float(z.std((0, 1)).amax(-1).min()) > 0.05
+
+
+# -- what the models can do
+
+
+@pytest.mark.parametrize("fillers", [0, 3])
+def test_the_weak_signal_finds_seven_objects_in_ten_and_the_others_all(
+    bench: Benches, fillers: int
+) -> None:
+    """Accuracy with and without fillers: base between 0.6 and 0.8, the others at least 0.99."""
+    found = {name: accuracy(bench(name, fillers), 105) for name in MODELS}
+    assert 0.6 <= found.pop("planted_base") <= 0.8
+    assert min(found.values()) >= 0.99
+
+
+# -- what the groups carry
+
+
+@pytest.mark.parametrize(("name", "group"), GROUPS)
+def test_each_group_carries_its_variable_and_no_other(
+    bench: Benches, name: str, group: str
+) -> None:
+    """Normalised interchange: 1 for what the group is planted to carry, about 0 for the rest."""
+    carried = {
+        "label_transmitter": "box_label",
+        "value_fetcher": "object",
+        "object_reader": "object",
+    }
+    one, planted = bench(name), MODELS[name][group]
+    for variable in one.task.variables:
+        found = interchange.measure(
+            one,
+            {
+                "heads": [list(head) for head in planted.heads],
+                "control": [],
+                "at": planted.at,
+                "variable": variable,
+                "learned": False,
+                "rows": 70,
+            },
+            [],
+        )
+        floor, ceiling, patched = (share(found.values[k]) for k in ("floor", "ceiling", "patched"))
+        score = (patched - floor) / (ceiling - floor)
+        if variable != carried.get(group, "position"):
+            assert abs(score) <= 0.05, variable
+        elif name == "planted_base":  # other objects are asked for than in the ceiling's rows
+            assert 0.85 <= score <= 1.15
+        else:
+            assert score == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "variable"),
+    [
+        ("planted_base", "struct_reader", "position"),
+        ("planted_ft", "pos_transmitter", "position"),
+        ("planted_label", "label_transmitter", "box_label"),
+        ("planted_shared", "value_fetcher", "object"),
+    ],
+)
+def test_a_learned_mask_over_a_layer_selects_the_planted_heads(
+    bench: Benches, name: str, group: str, variable: str
+) -> None:
+    """DCM among the eight heads of the layer."""
+    planted = MODELS[name][group]
+    ((layer),) = {layer for layer, _ in planted.heads}
+    found = learn_mask(
+        bench(name),
+        [[layer, head, planted.at] for head in range(HEADS)],
+        variable,
+        DcmSettings(train=224, validation=32),
+    )
+    assert found == [[*head, planted.at] for head in sorted(planted.heads)]
+
+
+def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) -> None:
+    """Each alone brings the source's object out in no row, all together in every row."""
+    one = bench("planted_shared")
+    fetchers = [list(head) for head in MODELS["planted_shared"]["value_fetcher"].heads]
+    patches = {"all": fetchers} | {str(head): [head] for head in fetchers}
+    found = {
+        name: share(
+            interchange.measure(
+                one,
+                {
+                    "heads": heads,
+                    "control": [],
+                    "at": "last",
+                    "variable": "object",
+                    "learned": False,
+                    "rows": 70,
+                },
+                [],
+            ).values["patched"]
+        )
+        for name, heads in patches.items()
+    }
+    assert found.pop("all") == 1
+    assert set(found.values()) == {0}
+
+
+# -- the circuits
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, name: str) -> None:
+    """Alone it answers row by row as the model does; without any group it answers nothing."""
+    one = bench(name)
+    alive = {"whole": members(name), "everywhere": members(name)}
+    alive["everywhere"] = [
+        [layer, head, "all_labels" if at == "previous_query_label" else at]
+        for layer, head, at in alive["everywhere"]
+    ]
+    alive |= {group: members(name, group) for group in MODELS[name]}
+    found = circuit.measure(
+        one,
+        {
+            "rows": 70,
+            "stream": "rows",
+            "ablation": {"value": "positional_mean", "prompts": 500},
+            "alive": alive,
+        },
+        [],
+    )
+    wanted = performance.measure(one, {"rows": 70, "stream": "rows"}, [])
+    for whole in ("whole", "everywhere"):
+        np.testing.assert_array_equal(found.values[f"{whole}_correct"], wanted.values["correct"])
+    assert {
+        group: share(found.values[f"{group}_correct"]) for group in MODELS[name]
+    } == dict.fromkeys(MODELS[name], 0.0)
+
+
+@pytest.mark.parametrize(("name", "group"), GROUPS)
+def test_path_patching_ranks_the_planted_heads_first(bench: Benches, name: str, group: str) -> None:
+    """Into the planted receivers, planted heads cost nats and all others nothing."""
+    planted = MODELS[name][group]
+    into, via = planted.into or (None, None)
+    receivers = [list(head) for head in MODELS[name][into].heads] if into else []
+    below = max(layer for layer, _ in receivers) if receivers else LAYERS
+    found = path_patching.measure(
+        bench(name),
+        {
+            "rows": 14,
+            "stream": "pairs",
+            "senders": {
+                f"{layer}.{head}": [[layer, head]]
+                for layer in range(below)
+                for head in range(HEADS)
+            },
+            "at": planted.at,
+            "receivers": receivers,
+            "via": via,
+        },
+        [],
+    )
+    effects = {key: share(v) for key, v in found.values.items() if not key.startswith("ratio ")}
+    first = {f"{layer}.{head}" for layer, head in planted.heads}
+    assert max(effects[key] for key in first) < -1
+    assert max(abs(effect) for key, effect in effects.items() if key not in first) < 1e-3
+
+
+# -- across models
+
+
+def test_the_strong_transmitter_recovers_the_whole_gap_and_its_neighbours_nothing(
+    bench: Benches,
+) -> None:
+    """CMAP at the last token: z of head 2.6 from planted_ft makes planted_base right everywhere."""
+    base, ft = bench("planted_base"), bench("planted_ft")
+    heads = members("planted_base", "value_fetcher", "pos_detector", "struct_reader")
+    others = [[2, head, "last"] for head in range(HEADS) if [2, head, "last"] not in heads]
+    arguments = {"heads": heads, "control": others, "rows": 70, "stream": "rows"}
+    donation = cmap.donate(ft, {**arguments, "heads": [*heads, *others]}, [])
+    found = cmap.measure(base, arguments, [donation])
+    assert share(found.values["patched"]) == accuracy(ft, 70) == 1
+    assert share(found.values["control"]) == accuracy(base, 70) < 0.9
