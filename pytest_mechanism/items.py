@@ -134,7 +134,15 @@ class ClaimItem(pytest.Function):
         verdict, drift, accepted = self.settle(verdict, seconds)
         if verdict.red:
             raise ClaimFailed(
-                failure_text(self.spec, self.claim_name, self.name, verdict, drift, accepted)
+                failure_text(
+                    self.spec,
+                    self.claim_name,
+                    self.name,
+                    verdict,
+                    drift,
+                    accepted,
+                    self.claim.if_red,
+                )
             )
 
     def not_run(self, problem: BaseException, *, skipped: bool) -> None:

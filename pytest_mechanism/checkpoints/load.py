@@ -28,6 +28,10 @@ DTYPES = {
 }
 
 
+BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
+"""Older checkpoints carry these, and no model of today has a place for them."""
+
+
 @dataclass
 class LoadedModel:
     """A checkpoint in memory.
@@ -129,13 +133,16 @@ def _read_weights(folder: Path, dtype: torch.dtype) -> Any:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, with the weight named
             )
         except Exception as problem:  # whatever a damaged folder makes the libraries raise
             raise MechanismError(f"{folder} cannot be loaded: {_first_line(problem)}") from None
         finally:
             logging.set_verbosity(before)
-    for what in ("missing_keys", "mismatched_keys"):
-        if keys := sorted(str(k) for k in info.get(what) or ()):
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = sorted(str(k) for k in info.get(what) or ())
+        keys = [k for k in keys if not k.endswith(BUFFERS)]
+        if keys:
             raise MechanismError(
                 f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"

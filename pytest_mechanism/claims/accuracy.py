@@ -37,6 +37,7 @@ class Accuracy(Claim):
     """
 
     summary: ClassVar[str] = "the model solves the task, or no worse than another one"
+    if_red: ClassVar[str] = "the model answers the task's questions worse than claimed"
     thresholds: ClassVar[tuple[str, ...]] = ("at_least", "at_most", "margin")
 
     needs_groups: ClassVar[bool] = False

@@ -172,6 +172,9 @@ class Claim(Part):
     summary: ClassVar[str] = ""
     """One line for ``--help`` and the schema."""
 
+    if_red: ClassVar[str] = ""
+    """What a red verdict means, for somebody who knows no interpretability."""
+
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Fields that say what is asked of the score, and not what the score is."""
 

@@ -37,6 +37,9 @@ class Cmap(Claim):
     """
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
+    if_red: ClassVar[str] = (
+        "putting one model's activations of these heads into the other does not carry its advantage over: the gain sits elsewhere, or the models no longer speak one code"
+    )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
 
     kind: Literal["cmap"]

@@ -37,6 +37,9 @@ class Encodes(Claim):
     """
 
     summary: ClassVar[str] = "heads of a group carry a variable"
+    if_red: ClassVar[str] = (
+        "what these heads pass on is not what the spec says of them: their job changed, or another part does it"
+    )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least", "at_most")
 
     kind: Literal["encodes"]

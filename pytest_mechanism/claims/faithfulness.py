@@ -42,6 +42,9 @@ class Faithfulness(Claim):
     """
 
     summary: ClassVar[str] = "the circuit alone does what the whole model does"
+    if_red: ClassVar[str] = (
+        "the named heads alone do not do the task as the model does: it does it with other parts, or the heads do something else now. Look for what the fine-tune changed, or discover the circuit anew"
+    )
     thresholds: ClassVar[tuple[str, ...]] = ("between",)
 
     kind: Literal["faithfulness"]

@@ -32,6 +32,9 @@ class Minimality(Claim):
     """
 
     summary: ClassVar[str] = "the circuit needs each of its heads"
+    if_red: ClassVar[str] = (
+        "the circuit does as well without some of its heads: they are named and not needed"
+    )
     thresholds: ClassVar[tuple[str, ...]] = ("costs_at_least",)
 
     kind: Literal["minimality"]

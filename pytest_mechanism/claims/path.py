@@ -32,6 +32,9 @@ class Path(Claim):
     """
 
     summary: ClassVar[str] = "a group tells its receivers something that the answer needs"
+    if_red: ClassVar[str] = (
+        "the heads that read this group do not hear from it what the answer needs"
+    )
     thresholds: ClassVar[tuple[str, ...]] = ("drops_at_least",)
 
     kind: Literal["path"]

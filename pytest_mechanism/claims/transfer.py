@@ -52,6 +52,9 @@ class Transfer(Claim):
     """
 
     summary: ClassVar[str] = "one model's circuit works in another"
+    if_red: ClassVar[str] = (
+        "the circuit of one model does not do the work in the other: it solves the task by other parts"
+    )
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
 
     kind: Literal["transfer"]

@@ -11,6 +11,7 @@ from typing import Any
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
 from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_reference
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.report.progress import Bar
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.runner.runner import Options, Runner, Silent
 from pytest_mechanism.runner.store import Store
@@ -70,24 +71,3 @@ def ini_aliases(folder: Path) -> dict[str, str]:
     lines = content.get("tool", {}).get("pytest", {}).get("mechanism_models", [])
     parts = [str(line).partition("=") for line in lines]
     return {name.strip(): reference.strip() for name, equals, reference in parts if equals}
-
-
-class Bar:
-    """Progress with time left, on standard error."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def start(self, label: str, total: int) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, desc=label, unit="row", leave=False, mininterval=0.5)
-
-    def advance(self, rows: int) -> None:
-        if self.bar is not None:
-            self.bar.update(min(rows, self.bar.total - self.bar.n))
-
-    def finish(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None

@@ -14,7 +14,13 @@ STATUS = {
 
 
 def failure_text(
-    spec: Spec, claim: str, role: str, verdict: Verdict, drift: Drift | None, accepted: float | None
+    spec: Spec,
+    claim: str,
+    role: str,
+    verdict: Verdict,
+    drift: Drift | None,
+    accepted: float | None,
+    meaning: str = "",
 ) -> str:
     """Several lines; the first is what pytest's short summary shows."""
     first, last = spec.document.block(("claims", claim))
@@ -33,7 +39,11 @@ def failure_text(
         lines.append(f"  claimed   {verdict.threshold}")
     for i, score in enumerate(verdict.scores):
         lines += score_lines(score, "measured" if i == 0 else "beside")
-    if drift is not None:
+    if meaning:
+        lines.append(f"  meaning   {meaning}")
+    if drift is not None and drift.state == "new":
+        lines.append("  accepted  none to compare with")
+    elif drift is not None:
         lines.append(
             f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,22 +15,27 @@ from pytest_mechanism.runner.runner import Progress, Silent
 def terminal_progress(config: pytest.Config) -> Progress:
     """A bar where somebody watches, silence in CI and under xdist."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    watched = reporter is not None and reporter.isatty and not hasattr(config, "workerinput")
-    return TerminalProgress(config) if watched else Silent()
+    if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):
+        return Silent()
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    return Bar(capture.global_and_fixture_disabled if capture is not None else nullcontext)
 
 
-class TerminalProgress:
-    """tqdm, written past pytest's capture."""
+class Bar:
+    """tqdm on standard error.
 
-    def __init__(self, config: pytest.Config) -> None:
-        self.capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    Attributes:
+        uncaptured: a context in which standard error reaches the terminal.
+    """
+
+    def __init__(self, uncaptured: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self.uncaptured = uncaptured
         self.bar: Any = None
 
     def start(self, label: str, total: int) -> None:
         from tqdm import tqdm
 
-        with self.capture.global_and_fixture_disabled():
-            sys.stderr.write("\n")
+        with self.uncaptured():
             self.bar = tqdm(
                 total=total,
                 desc=label,
@@ -36,16 +43,16 @@ class TerminalProgress:
                 leave=False,
                 file=sys.__stderr__,
                 mininterval=0.5,
-                bar_format="{desc}: {percentage:3.0f}% |{bar:30}| {elapsed} gone, {remaining} left",
+                bar_format="\r{desc}: {percentage:3.0f}% |{bar:30}| {elapsed} gone, {remaining} left",
             )
 
     def advance(self, rows: int) -> None:
         if self.bar is not None:
-            with self.capture.global_and_fixture_disabled():
+            with self.uncaptured():
                 self.bar.update(min(rows, self.bar.total - self.bar.n))
 
     def finish(self) -> None:
         if self.bar is not None:
-            with self.capture.global_and_fixture_disabled():
+            with self.uncaptured():
                 self.bar.close()
             self.bar = None

@@ -48,12 +48,17 @@ def table(results: Sequence[Result]) -> list[tuple[str, str]]:
 def notes(results: Sequence[Result], accepting: bool = False, updating: bool = False) -> list[str]:
     """Sentences below the table: what is missing, what to do, where this run did not just do it."""
     found = []
-    new = sum(r["drift_state"] == "new" for r in results)
+    judged = [r for r in results if r["verdict"] != "skipped"]
+    new = sum(r["drift_state"] == "new" and r["verdict"] == "pass" for r in judged)
     if new and not accepting:
         found.append(
-            f"{new} of {len(results)} scores have no accepted baseline yet: run again with "
-            "--snapshot-update to accept them"
+            f"{new} of {len(judged)} scores pass and have no accepted baseline yet: "
+            "--snapshot-update accepts them, and later runs are held against them"
         )
+    skipped = [r for r in results if r["verdict"] == "skipped"]
+    for reason in dict.fromkeys(r["reason"] for r in skipped):
+        many = sum(r["reason"] == reason for r in skipped)
+        found.append(f"{many} skipped: {reason}")
     better = sum(r["drift_state"] == "better" for r in results)
     if better and not updating:
         found.append(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import Case, Claim
 from pytest_mechanism.discovery.discover import with_discovered
@@ -15,7 +17,7 @@ from pytest_mechanism.runner.keys import versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import AnyGroup
-from pytest_mechanism.types import Measurement, Setting, Verdict
+from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
 
 
 @dataclass
@@ -78,7 +80,11 @@ class Gate:
                 dtype=options.dtype,
                 device=options.device.split(":")[0],
                 engine=options.engine,
-                fingerprints={m: self.runner.fingerprints[m].model for m in models},
+                fingerprints={
+                    **{m: self.runner.fingerprints[m].model for m in models},
+                    # the rows are words that every tokenizer of the run keeps whole
+                    "tokenizers": tokenizers(self.runner.fingerprints),
+                },
                 versions=versions(),
             ),
         )
@@ -145,6 +151,12 @@ class Gate:
         if isinstance(found, MechanismError):
             raise found
         return found
+
+
+def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
+    """One hash of all tokenizers of a run."""
+    several = canonical(sorted({f.tokenizer for f in fingerprints.values()}))
+    return hashlib.sha256(several.encode()).hexdigest()
 
 
 def found_on(spec: Spec, claim: Claim, role: str) -> str:

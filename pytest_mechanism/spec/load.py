@@ -7,6 +7,7 @@ position is one of the task's).
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Mapping
@@ -188,9 +189,15 @@ class _Loader:
             raise Problems(
                 [self.document.error("a spec is a mapping; its first key is 'mechanism: 1'")]
             )
+        if next(iter(top), None) != "mechanism":
+            self.problem("the first key of a spec is 'mechanism: 1'", tuple(list(top)[:1]))
         for key in top:
             if key not in KEYS:
                 self.problem(f"unknown key {key!r}; {choices(str(key), KEYS)}", (key,))
+        missing = [key for key in KEYS if key not in top]
+        if any(difflib.get_close_matches(str(k), missing) for k in top if k not in KEYS):
+            # a misspelt section: what follows from its absence would only hide it
+            raise Problems(sorted(self.found, key=_line_of))
         if type(top.get("mechanism")) is not int or top["mechanism"] != VERSION:
             self.problem(
                 f"mechanism: {top.get('mechanism')!r} is no version this plugin reads; valid: 1",

@@ -25,6 +25,11 @@ MAX_KEYS = 20_000
 Path_ = tuple[str | int, ...]
 """Where a value stands: ``("claims", "solves_task", "at_least")``."""
 
+LIKELY = (
+    re.compile(rb"^circuit[ \t]*:", re.MULTILINE),
+    re.compile(rb"^claims[ \t]*:", re.MULTILINE),
+)
+
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 MARKER = re.compile(
@@ -66,10 +71,15 @@ class Document:
 
 
 def is_spec(path: Path) -> bool:
-    """Whether a YAML file is one of ours: its first key is ``mechanism``."""
+    """Whether a YAML file is one of ours: its first key is ``mechanism``.
+
+    A file with the keys ``circuit`` and ``claims`` is one too, with a first key gone wrong: were it
+    passed over, a typing error would take its claims out of the gate without a word.
+    """
     try:
         with path.open("rb") as file:
-            return MARKER.match(file.read(65_536)) is not None
+            head = file.read(65_536)
+            return MARKER.match(head) is not None or all(key.search(head) for key in LIKELY)
     except OSError:
         return False
 

@@ -49,7 +49,7 @@ def test_each_mistake_of_each_spec_is_a_line_on_stderr(
     tmp_path: Path, spec: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Bad specs do not hide each other, nor the good one; the exit code is 2."""
-    (tmp_path / "bad.yaml").write_text("mechanism: 1\ncircuit: x\nfound_on: 1\nclams: 1\n")
+    (tmp_path / "bad.yaml").write_text("mechanism: 1\ncircuit: x\nfound_on: 1\nzzz: 1\n")
     (tmp_path / "broken.yml").write_text("mechanism: 1\na: [\n")
     code = main(["lint", str(tmp_path)])
     out, err = capsys.readouterr()

@@ -134,6 +134,22 @@ def test_a_positional_mean_is_the_mean_of_z_at_the_same_slot(bench: Benches) -> 
     torch.testing.assert_close(means[slot][2], torch.cat(taken).mean(0), rtol=0, atol=1e-4)
 
 
+def test_a_mean_is_one_for_all_places_and_zero_is_nothing(bench: Benches) -> None:
+    """``mean`` is the mean of z over every token of the background prompts; ``zero`` is 0."""
+    one = bench("base")
+    batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
+    found = ablation.replacements(one, batch, {"value": "mean", "prompts": 60})
+    total, count = torch.zeros(4, 32, dtype=torch.float64), 0
+    for each in one.batches(one.task.backgrounds(one.vocabulary, 60)):
+        (z,) = one.engine.run(each.base.tokens, readings=[Reading(Site(1, "z"))]).outcome.readings
+        real = each.base.tokens.mask.bool()
+        total += z[real].double().sum(0)
+        count += int(real.sum())
+    torch.testing.assert_close(found[1][0, 0].double(), total / count, rtol=0, atol=1e-4)
+    nothing = ablation.replacements(one, batch, {"value": "zero", "prompts": 60})
+    assert float(nothing[2].abs().max()) == 0.0
+
+
 def test_too_few_prompts_behind_a_mean_are_an_error(bench: Benches) -> None:
     """A slot that fewer than 50 background prompts have cannot be ablated by its mean."""
     one = bench("base")

@@ -19,7 +19,7 @@ task: {family: entity_tracking, boxes: 2, rows: 40, seed: 0}
 groups:
   some_heads: {heads: {0: [0]}, at: last}
 claims:
-  learnt_nothing: {kind: accuracy, at_most: 1.0}
+  learnt_nothing: {kind: accuracy, at_most: 0.6}
   knows_it: {kind: accuracy, on: ft, at_least: 0.99}
   moves_nothing: {kind: cmap, group: some_heads, donor: ft, recipient: base, recovers_at_least: 0.5}
 """

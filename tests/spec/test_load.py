@@ -10,6 +10,7 @@ from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import SpecError
 from pytest_mechanism.spec.load import Problems, Spec, load
+from pytest_mechanism.spec.yaml import is_spec
 
 SPEC = """\
 mechanism: 1
@@ -532,3 +533,24 @@ def test_the_shipped_specs_are_valid() -> None:
     folder = Path(__file__).parents[2] / "circuits"
     assert all(load(path).claims for path in folder.glob("*.yaml"))
     assert list(folder.glob("*.yaml")) != []
+
+
+@pytest.mark.parametrize("first", ["mechansim: 1\n", ""])
+def test_a_spec_whose_first_key_went_wrong_is_not_passed_over(tmp_path, first: str) -> None:
+    """A typing error there would take its claims out of the gate without a word."""
+    path = tmp_path / "x.yaml"
+    path.write_text(f"{first}circuit: x\n" + TASK + CLAIMS)
+    assert is_spec(path)
+    with pytest.raises(Problems, match=r"x\.yaml:1: the first key of a spec is 'mechanism: 1'"):
+        load(path)
+
+
+def test_a_misspelt_section_is_reported_without_what_follows_from_it(tmp_path) -> None:
+    """One line for one mistake."""
+    path = tmp_path / "x.yaml"
+    text = "gruops: {g: {heads: {0: [0]}, at: last}}\n"
+    claim = "claims: {a: {kind: faithfulness, between: [0.9, 1.1]}}\n"
+    path.write_text("mechanism: 1\ncircuit: x\n" + TASK + text + claim)
+    with pytest.raises(Problems) as caught:
+        load(path)
+    assert len(caught.value.found) == 1
