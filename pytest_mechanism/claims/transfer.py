@@ -129,7 +129,8 @@ class Transfer(Claim):
                 estimates.difference(mine, beaten.values["correct"], how),
                 "paired difference of accuracy on the same rows",
                 control=Control(
-                    control.name, best_random - float(np.mean(beaten.values["correct"]))
+                    f"{control.name}, minus full {self.beats.model}",
+                    best_random - float(np.mean(beaten.values["correct"])),
                 ),
                 ablated=True,
             )

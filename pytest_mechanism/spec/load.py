@@ -21,6 +21,8 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.registry import claim_kinds, task_families
+from pytest_mechanism.spec.explain import explained, field_names
+from pytest_mechanism.spec.extends import TOLERANCES, extended
 from pytest_mechanism.spec.parts import (
     Ablation,
     AnyGroup,
@@ -49,12 +51,6 @@ KEYS = (
     "drift",
     "claims",
 )
-TOLERANCES = ("atol", "drift")
-"""Keys that hold for every claim which does not set its own."""
-
-SHARED = ("applies_to", "task", "groups", "found_on", "ablation", "confidence", *TOLERANCES)
-"""What ``extends`` takes over where the extending file is silent."""
-
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -138,40 +134,6 @@ def load(path: Path, shown: Path | None = None) -> Spec:
     document = read(path, shown)
     document = extended(document, path)
     return _Loader(document, path).spec()
-
-
-def extended(document: Document, path: Path) -> Document:
-    """Task, groups and so on from another file, one level deep."""
-    if not isinstance(document.value, dict) or "extends" not in document.value:
-        return document
-    name = document.value["extends"]
-    if not isinstance(name, str):
-        raise document.error("extends takes the name of a spec beside this one", ("extends",))
-    try:
-        other = (path.parent / name).resolve()
-        inside, exists = other.is_relative_to(path.parent.resolve()), other.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, a loop of links
-        raise document.error(
-            f"extends: {short(name)} cannot be the name of a file", ("extends",)
-        ) from None
-    # a spec reaches its own folder and no further
-    if not inside:
-        raise document.error(f"extends: {name} lies outside this spec's folder", ("extends",))
-    if not exists:
-        here = [p.name for p in path.parent.glob("*.y*ml") if p != path]
-        raise document.error(f"extends: no file {name}; {choices(name, here)}", ("extends",))
-    parent = read(other, document.path.parent / name)
-    if not isinstance(parent.value, dict):
-        raise document.error(f"extends: {name} is no spec", ("extends",))
-    if "extends" in parent.value:
-        raise document.error(
-            f"extends: {name} extends another spec itself; one level", ("extends",)
-        )
-    taken = {k: parent.value[k] for k in SHARED if k in parent.value and k not in document.value}
-    # a part that came from elsewhere is blamed on the line that brought it in
-    lines = dict(document.lines) | {(k,): document.line(("extends",)) for k in taken}
-    value = {k: v for k, v in document.value.items() if k != "extends"} | taken
-    return Document(document.path, value, lines, document.text)
 
 
 class _Loader:
@@ -383,66 +345,6 @@ class _Loader:
                     "are base and ft",
                     ("claims", name),
                 )
-
-
-def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tuple[str, Path_]:
-    """Pydantic's finding as a sentence, and where it applies."""
-    loc = tuple(error["loc"])
-    if loc[1:] and loc[-1] == "[key]":  # pydantic's mark behind a key that is itself at fault
-        loc = loc[:-1]
-    at, named = where + loc, ".".join(map(str, (*where[1:], *loc))) or str(where[-1])
-    kind, context = error["type"], error.get("ctx", {})
-    # branches of a union name their type after the field; the field itself has the line
-    here = ".".join(map(str, (*where, *loc[:-1])))
-    if kind == "extra_forbidden":
-        valid = field_names(model, loc[:-1])
-        return f"{here}: unknown key {loc[-1]!r}; {choices(str(loc[-1]), valid)}", at
-    if kind == "missing":
-        if isinstance(loc[-1], int):
-            return f"{here}: needs {loc[-1] + 1} values", where + loc[:-1]
-        return f"{here}: key {loc[-1]!r} is missing", where + loc[:-1]
-    if kind == "value_error":
-        return f"{'.'.join(map(str, at))}: {context.get('error', error['msg'])}", at
-    if kind == "literal_error":
-        given = str(error["input"])
-        return (
-            f"{named}: {given!r} is not valid; {choices(given, literals(str(context['expected'])))}",
-            at,
-        )
-    message = str(error["msg"]).replace("Input should be", "must be")
-    message = re.sub(
-        r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message
-    )
-    return f"{named}: {message}, got {short(error['input'])}", at
-
-
-def literals(expected: str) -> list[str]:
-    """Pydantic's ``'a', 'b' or 'c'`` as a list."""
-    return re.findall(r"'([^']*)'", expected)
-
-
-def field_names(model: type[BaseModel], inside: tuple[Any, ...] = ()) -> list[str]:
-    """Keys that a part takes, aliases as they are written."""
-    for step in inside:
-        field = next((f for n, f in model.model_fields.items() if step in (n, f.alias)), None)
-        nested = (
-            [
-                a
-                for a in (field.annotation, *getattr(field.annotation, "__args__", ()))
-                if isinstance(a, type) and issubclass(a, BaseModel)
-            ]
-            if field is not None
-            else []
-        )
-        if nested:
-            model = nested[0]
-    return [f.alias or name for name, f in model.model_fields.items()]
-
-
-def short(value: Any) -> str:
-    """A value as it may stand in an error line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _line_of(problem: SpecError) -> int:
