@@ -66,13 +66,19 @@ class Minimality(Claim):
         control = Control("a head outside the circuit, which is silent already", 0.0)
         judged = score(
             case,
-            f"least needed head ({spelled(weakest)})",
+            # which head it is may change from run to run; what is judged and accepted does not
+            "least needed head",
             weakest.effect,
             "F(C without K) - F(C without K and the head), accuracy on the same rows",
             control=control,
             ablated=True,
         )
-        verdict = verdicts.within(judged, self.costs_at_least, float("inf"))
+        verdict = verdicts.within(
+            judged,
+            self.costs_at_least,
+            float("inf"),
+            f"least needed head, {spelled(weakest)}:",
+        )
         if verdict.red:
             adjusted = holm([n.p for n in heads])
             unneeded = [
@@ -87,9 +93,10 @@ class Minimality(Claim):
             else (
                 score(
                     case,
-                    f"least published minimality score ({spelled(least)})",
+                    "least published minimality score",
                     least.published,
-                    "F(C without K) / F(C without K and the head) - 1 (Prakash et al., appendix)",
+                    f"F(C without K) / F(C without K and {spelled(least)}) - 1 "
+                    "(Prakash et al., appendix)",
                     ablated=True,
                 ),
             )

@@ -108,7 +108,7 @@ class Gate:
             return ()
         try:
             case = self.case(spec, claim, role)
-            if spec.sought:
+            if spec.sought and claim.needs_groups:
                 groups = self._found.get((spec.path, found_on(spec, claim, role)))
                 if groups is None or isinstance(groups, MechanismError):
                     return ()

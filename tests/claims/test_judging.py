@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pytest_mechanism.claims.base import Case
 from pytest_mechanism.claims.cmap import Cmap
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.faithfulness import Faithfulness
+from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
@@ -302,6 +304,37 @@ def test_a_path_matters_more_than_that_of_random_heads(
 
     claim = PathClaim(kind="path", group="pos_transmitter", on="ft", drops_at_least=1.0)
     assert status(claim.judge(case, fake)) == wanted
+
+
+# -- minimality
+
+
+def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(case: Case) -> None:
+    """Whichever head is needed least, the accepted score keeps its name; the reason says which."""
+
+    def without(unneeded: str) -> Fake:
+        def fake(m: Measurement) -> Observations:
+            if "performance" in m.method.function:
+                return seen(correct=ONE)
+            names = json.loads(m.arguments)["alive"]
+            cost = {n: n.endswith("gone") and not n.startswith(unneeded) for n in names}
+            columns = {
+                f"{n}_correct": share(0.3) if lost else share(0.9) for n, lost in cost.items()
+            }
+            return seen(**columns)
+
+        return fake
+
+    claim = Minimality(kind="minimality", on="ft", costs_at_least=0.05)
+    found = [
+        claim.judge(case, without(head)) for head in ("pos_transmitter:2.2", "pos_detector:1.3")
+    ]
+    assert [status(v) for v in found] == ["fail", "fail"]
+    assert {v.score.name for v in found} == {"least needed head"}
+    assert [v.reason.split("(Holm): ")[1] for v in found] == [
+        "2.2 of pos_transmitter",
+        "1.3 of pos_detector",
+    ]
 
 
 # -- all of them
