@@ -192,6 +192,14 @@ class ClaimItem(pytest.Function):
                 )
         return drift, None if accepted is None else float(accepted["value"]), None
 
+    def notes(self) -> list[str]:
+        """What the scores of this claim's models have to be read with."""
+        session = self.config.stash[SESSION]
+        if not session.paired or not session.counts["loaded"] + session.counts["from_store"]:
+            return []
+        found = session.runner.notes
+        return [found[model] for model in self.claim.models(self.name) if model in found]
+
     def report(
         self, verdict: Verdict, drift: Drift | None, accepted: float | None, seconds: float
     ) -> None:
@@ -206,6 +214,7 @@ class ClaimItem(pytest.Function):
             drift,
             accepted,
             seconds,
+            self.notes(),
         )
         self.stash[RESULT] = result
         for key in ("verdict", "score", "n", "threshold", "baseline", "drift"):

@@ -30,6 +30,12 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
     ("mechanism_device", "DEVICE", "cpu (default), cuda or cuda:N"),
     ("mechanism_dtype", "DTYPE", f"{', '.join(DTYPES)} (default float32)"),
     ("mechanism_batch_size", "ROWS", "prompts in one forward pass (default 64)"),
+    (
+        "mechanism_engine",
+        "ENGINE",
+        "branch (default: recomputes what can have changed) or reference (one full forward for "
+        "every variant: slow, and obviously right)",
+    ),
     ("mechanism_confidence", "LEVEL", "of every interval, over what the specs say (they: 0.95)"),
     ("mechanism_store", "FOLDER", "where measurements are remembered (default: pytest's cache)"),
     ("mechanism_json", "PATH", "write every claim's verdict, score and interval to a JSON file"),
@@ -150,6 +156,7 @@ class Session:
                 device=option(self.config, "mechanism_device") or "cpu",
                 dtype=option(self.config, "mechanism_dtype") or "float32",
                 batch_size=int(option(self.config, "mechanism_batch_size") or 64),
+                engine=option(self.config, "mechanism_engine") or "branch",
             ),
             None if self.store_folder is None else Store(self.store_folder),
             self.progress or Silent(),
@@ -224,6 +231,13 @@ def check_values(config: pytest.Config) -> None:
     """Options that are numbers or one of a list."""
     if (dtype := option(config, "mechanism_dtype")) is not None and dtype not in DTYPES:
         raise MechanismError(f"--mechanism-dtype: no dtype {dtype!r}; {choices(dtype, DTYPES)}")
+    if (engine := option(config, "mechanism_engine")) is not None:
+        from pytest_mechanism.runner.runner import ENGINES
+
+        if engine not in ENGINES:
+            raise MechanismError(
+                f"--mechanism-engine: no engine {engine!r}; {choices(engine, ENGINES)}"
+            )
     device = option(config, "mechanism_device") or "cpu"
     kind, colon, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not decimal(index)):

@@ -18,12 +18,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-Part = Literal["q", "k", "v", "z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
+Part = Literal["q", "k", "v", "scores", "z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
 
 HOOKS: dict[str, str] = {
     "q": "blocks.{layer}.attn.hook_q",
     "k": "blocks.{layer}.attn.hook_k",
     "v": "blocks.{layer}.attn.hook_v",
+    "scores": "blocks.{layer}.attn.hook_attn_scores",
     "z": "blocks.{layer}.attn.hook_z",
     "attn_out": "blocks.{layer}.hook_attn_out",
     "mlp_out": "blocks.{layer}.hook_mlp_out",
@@ -33,6 +34,7 @@ HOOKS: dict[str, str] = {
 """transformer-lens' names, the same for every family.
 
 ``hook_resid_mid`` is missing on purpose: an edit there reaches the MLP but not the skip path.
+``scores``, [R, H, S, S], can be cut by a `Knockout` but neither edited nor read.
 """
 
 
@@ -114,11 +116,60 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Branch:
-    """More edits on a run, and what to record there."""
+class Alive:
+    """Heads whose attention is computed in a held branch.
 
-    edits: Sequence[Edit]
+    Attributes:
+        layer: counted from 0.
+        at: [R, K] token positions, or None for every position.
+        heads: which heads, or None for all.
+    """
+
+    layer: int
+    at: Tensor | None = None
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """Attention that is cut: these queries do not see these keys (Geva et al. 2023).
+
+    The scores are set to the least number of the model's dtype before the softmax. Each query must
+    keep a key that it sees, or its attention means nothing.
+
+    Attributes:
+        layer: counted from 0.
+        queries: [R, K] token positions.
+        keys: [R, J] token positions.
+        heads: which heads, or None for all.
+    """
+
+    layer: int
+    queries: Tensor
+    keys: Tensor
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """More edits on a run, and what to record there.
+
+    Attributes:
+        edits: made after the run's own, in this order.
+        readings: what to record.
+        held: z of every head at every token stays what it was in the run; MLPs and norms
+            recompute. Path patching's first pass holds a clean run, a circuit holds an ablated one.
+        alive: where a held branch computes z all the same, the run's own edits of z lifted.
+        knockouts: attention that is cut.
+        answer: whether logits are wanted; without, an engine may stop at the last reading.
+    """
+
+    edits: Sequence[Edit] = ()
     readings: Sequence[Reading] = ()
+    held: bool = False
+    alive: Sequence[Alive] = ()
+    knockouts: Sequence[Knockout] = ()
+    answer: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +177,8 @@ class Outcome:
     """What came out.
 
     Attributes:
-        logits: [R, V] in float32 at each row's last token.
-        readings: in the order asked for.
+        logits: [R, V] in float32 (float64 of a float64 model) at each row's last token; [R, 0] where no answer was wanted.
+        readings: in the order asked for; nothing is said about positions after a row's last token.
     """
 
     logits: Tensor
@@ -157,9 +208,20 @@ class Engine(Protocol):
     tick: Callable[[int], None] | None
 
     def run(
-        self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
+        self,
+        tokens: Tokens,
+        edits: Sequence[Edit] = (),
+        readings: Sequence[Reading] = (),
+        *,
+        answer: bool = True,
     ) -> Run:
         """One batch with given edits.
+
+        Args:
+            tokens: the batch.
+            edits: made in the run and in its branches.
+            readings: what to record.
+            answer: whether logits are wanted; without, an engine may stop at the last reading.
 
         Raises:
             SelfCheckError: a hook that an edit or reading needs did not fire exactly once.

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Site, Tokens
+from pytest_mechanism.engine.interface import (
+    Alive,
+    Branch,
+    Edit,
+    Knockout,
+    Outcome,
+    Reading,
+    Site,
+    Tokens,
+)
 from pytest_mechanism.errors import SelfCheckError
 
 
@@ -37,7 +46,7 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
         value = keep * chosen + (1 - keep) * value
     value = value.expand_as(chosen)
     if edit.at is None and edit.heads is None:
-        new = value
+        new = value.contiguous()  # some families take views of it
     else:
         new = old.clone()
         rows = torch.arange(old.shape[0], device=old.device)[:, None, None]
@@ -45,6 +54,107 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
         heads = range(old.shape[2]) if edit.heads is None else edit.heads
         new[rows, at[:, :, None], torch.tensor(list(heads), device=old.device)] = value
     return new if activation.dim() == 4 else new.squeeze(2)
+
+
+def at_least_float(logits: Tensor) -> Tensor:
+    """Half precision is widened before anything is added up."""
+    return logits if logits.dtype is torch.float64 else logits.float()
+
+
+def positions(tokens: Tokens, at: Tensor | None) -> Tensor:
+    """[R, K]; every position where none is named."""
+    if at is not None:
+        return at
+    rows, length = tokens.ids.shape
+    return torch.arange(length, device=tokens.ids.device).expand(rows, length)
+
+
+def cut(scores: Tensor, knockout: Knockout) -> Tensor:
+    """[R, H, S, S] with the knocked out entries at the dtype's least number."""
+    rows = torch.arange(scores.shape[0], device=scores.device)[:, None, None, None]
+    heads = range(scores.shape[1]) if knockout.heads is None else knockout.heads
+    new = scores.clone()
+    new[
+        rows,
+        torch.tensor(list(heads), device=scores.device)[None, :, None, None],
+        knockout.queries[:, None, :, None],
+        knockout.keys[:, None, None, :],
+    ] = torch.finfo(scores.dtype).min
+    return new
+
+
+def living(tokens: Tokens, alive: Sequence[Alive], layer: int, n_heads: int) -> Tensor:
+    """[R, S, H, 1]: 1 where a held branch computes z."""
+    rows, length = tokens.ids.shape
+    share = torch.zeros(rows, length, n_heads, 1, device=tokens.ids.device)
+    index = torch.arange(rows, device=tokens.ids.device)[:, None, None]
+    for place in alive:
+        if place.layer == layer:
+            heads = range(n_heads) if place.heads is None else place.heads
+            share[
+                index,
+                positions(tokens, place.at)[:, :, None],
+                torch.tensor(list(heads), device=share.device),
+            ] = 1
+    return share
+
+
+def hooked_forward(
+    bridge: Any,
+    tokens: Tokens,
+    edits: Sequence[Edit],
+    readings: Sequence[Reading],
+    knockouts: Sequence[Knockout] = (),
+    **arguments: Any,
+) -> Outcome:
+    """One full forward with hooks; ``arguments`` go to the model.
+
+    Raises:
+        SelfCheckError: a hook did not fire exactly once.
+    """
+    by_site: dict[Site, list[Callable[[Tensor], Tensor]]] = {}
+    for edit in edits:
+        by_site.setdefault(edit.site, []).append(partial(edited, edit=edit))
+    for knockout in knockouts:
+        site = Site(knockout.layer, "scores")
+        by_site.setdefault(site, []).append(partial(cut, knockout=knockout))
+    recorded: dict[Site, Tensor] = {}
+    fired: dict[Site, int] = {}
+    wanted = {reading.site for reading in readings}
+
+    def hook_for(site: Site) -> Callable[..., Tensor | None]:
+        def hook(activation: Tensor, hook: Any = None) -> Tensor | None:
+            fired[site] = fired.get(site, 0) + 1
+            new = activation
+            for change in by_site.get(site, ()):
+                new = change(new)
+            if site in wanted:
+                # a copy: a later hook may write into the same storage
+                recorded[site] = with_heads(new).clone()
+            return new if site in by_site else None
+
+        return hook
+
+    sites = sorted({*by_site, *wanted})
+    logits = bridge.run_with_hooks(
+        tokens.ids,
+        attention_mask=tokens.mask,
+        return_type="logits",
+        fwd_hooks=[(site.hook, hook_for(site)) for site in sites],
+        **arguments,
+    )
+    for site in sites:
+        if fired.get(site, 0) != 1:
+            raise SelfCheckError(
+                f"hook {site.hook} fired {fired.get(site, 0)} times in one forward, "
+                "so an edit there would be lost or made twice"
+            )
+    rows = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
+    at = tokens.last if logits.shape[1] == tokens.ids.shape[1] else torch.zeros_like(tokens.last)
+    return Outcome(
+        at_least_float(logits[rows, at]),
+        tuple(select(recorded[r.site], r.at, r.heads) for r in readings),
+    )
 
 
 @dataclass
@@ -63,55 +173,27 @@ class ReferenceEngine:
     forwards: int = 0
 
     def run(
-        self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
+        self,
+        tokens: Tokens,
+        edits: Sequence[Edit] = (),
+        readings: Sequence[Reading] = (),
+        *,
+        answer: bool = True,
     ) -> ReferenceRun:
         return ReferenceRun(self, tokens, tuple(edits), tuple(readings))
 
     def forward(
-        self, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
+        self,
+        tokens: Tokens,
+        edits: Sequence[Edit],
+        readings: Sequence[Reading],
+        knockouts: Sequence[Knockout] = (),
     ) -> Outcome:
-        """One full forward with hooks."""
-        by_site: dict[Site, list[Edit]] = {}
-        for edit in edits:
-            by_site.setdefault(edit.site, []).append(edit)
-        recorded: dict[Site, Tensor] = {}
-        fired: dict[Site, int] = {}
-        wanted = {reading.site for reading in readings}
-
-        def hook_for(site: Site) -> Callable[..., Tensor | None]:
-            def hook(activation: Tensor, hook: Any = None) -> Tensor | None:
-                fired[site] = fired.get(site, 0) + 1
-                new = activation
-                for edit in by_site.get(site, ()):
-                    new = edited(new, edit)
-                if site in wanted:
-                    # a copy: a later hook may write into the same storage
-                    recorded[site] = with_heads(new).clone()
-                return new if site in by_site else None
-
-            return hook
-
-        sites = sorted({*by_site, *wanted})
-        logits = self.bridge.run_with_hooks(
-            tokens.ids,
-            attention_mask=tokens.mask,
-            return_type="logits",
-            fwd_hooks=[(site.hook, hook_for(site)) for site in sites],
-        )
-        for site in sites:
-            if fired.get(site, 0) != 1:
-                raise SelfCheckError(
-                    f"hook {site.hook} fired {fired.get(site, 0)} times in one forward, "
-                    "so an edit there would be lost or made twice"
-                )
-        rows = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
+        outcome = hooked_forward(self.bridge, tokens, edits, readings, knockouts)
         self.forwards += tokens.ids.shape[0]
         if self.tick is not None:
             self.tick(tokens.ids.shape[0])
-        return Outcome(
-            logits[rows, tokens.last].float(),
-            tuple(select(recorded[r.site], r.at, r.heads) for r in readings),
-        )
+        return outcome
 
 
 @dataclass
@@ -129,10 +211,28 @@ class ReferenceRun:
         with torch.no_grad():
             return self.engine.forward(self.tokens, self.edits, self.readings)
 
+    @cached_property
+    def z(self) -> tuple[Tensor, ...]:
+        """[R, S, H, d] of every layer: what held branches keep."""
+        layers = range(len(self.engine.bridge.blocks))
+        with torch.no_grad():
+            return self.engine.forward(
+                self.tokens, self.edits, [Reading(Site(layer, "z")) for layer in layers]
+            ).readings
+
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
         for branch in branches:
+            edits = self.held(branch) if branch.held else self.edits
             with torch.set_grad_enabled(gradients):
                 outcome = self.engine.forward(
-                    self.tokens, (*self.edits, *branch.edits), branch.readings
+                    self.tokens, (*edits, *branch.edits), branch.readings, branch.knockouts
                 )
-            yield outcome
+            yield outcome if branch.answer else Outcome(outcome.logits[:, :0], outcome.readings)
+
+    def held(self, branch: Branch) -> list[Edit]:
+        """The run's edits, those of z replaced by z as it was."""
+        others = [edit for edit in self.edits if edit.site.part != "z"]
+        return others + [
+            Edit(Site(layer, "z"), z, keep=living(self.tokens, branch.alive, layer, z.shape[2]))
+            for layer, z in enumerate(self.z)
+        ]

@@ -15,7 +15,18 @@ from __future__ import annotations
 import torch
 
 from pytest_mechanism.checkpoints.load import LoadedModel
-from pytest_mechanism.engine.interface import Branch, Edit, Engine, Part, Reading, Site, Tokens
+from pytest_mechanism.engine.interface import (
+    Alive,
+    Branch,
+    Edit,
+    Engine,
+    Knockout,
+    Part,
+    Reading,
+    Site,
+    Tokens,
+)
+from pytest_mechanism.engine.record import Unsupported
 from pytest_mechanism.errors import SelfCheckError
 
 TOLERANCE = {
@@ -111,6 +122,52 @@ def last_residual_carries_the_answer(
             "logits with another prompt's last residual",
             "that prompt's",
         )
+
+
+def disagreement(
+    model: LoadedModel, reference: Engine, faster: Engine, clean: Tokens, other: Tokens
+) -> str | None:
+    """Why a faster engine cannot be used with this model; None where it agrees with the reference.
+
+    One branch of each kind that methods ask for, so that a family whose layers do more than is
+    understood is seen here and not in a score.
+    """
+    layers = model.shape.n_layers
+    limit = TOLERANCE[next(model.bridge.parameters()).dtype]
+    middle = clean.last[:, None] // 2
+    z = [Site(layer, "z") for layer in range(layers)]
+    donor = reference.run(other, readings=[Reading(site) for site in z]).outcome.readings
+    length = min(clean.ids.shape[1], other.ids.shape[1])
+    theirs = [each[:, :length].mean(1, keepdim=True) for each in donor]
+    silent = [Edit(site, value) for site, value in zip(z, theirs, strict=True)]
+    low, high = 0, layers - 1
+    value = Edit(Site(high // 2, "v"), torch.ones((), device=clean.ids.device), at=middle)
+    listening = [Reading(Site(high, "q"), clean.last[:, None])]
+    branches = {
+        "z at the last token": Branch([Edit(z[low], theirs[low], at=clean.last[:, None])]),
+        "v in the middle": Branch([value]),
+        "z in the middle, held": Branch(
+            [Edit(z[low], theirs[low], at=middle)], listening, held=True
+        ),
+        "attention cut": Branch(
+            knockouts=[Knockout(high, clean.last[:, None], torch.zeros_like(middle))]
+        ),
+    }
+    alive = [Alive(high, clean.last[:, None]), Alive(low, middle)]
+    circuit = {"a circuit": Branch(held=True, alive=alive)}
+    try:
+        for edits, asked in ((), branches), (silent, circuit):
+            slow, fast = (
+                engine.run(clean, edits).branches(asked.values()) for engine in (reference, faster)
+            )
+            for name, wanted, found in zip(asked, slow, fast, strict=True):
+                for a, b in zip(
+                    (found.logits, *found.readings), (wanted.logits, *wanted.readings), strict=True
+                ):
+                    compare(a, b, limit, model, f"{name} by the {faster.name} engine", "reference")
+    except (Unsupported, SelfCheckError) as problem:
+        return str(problem)
+    return None
 
 
 def compare(

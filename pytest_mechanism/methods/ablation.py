@@ -56,41 +56,51 @@ def background(bench: Bench, prompts: int, every_slot: bool) -> Means:
         MeasurementError: fewer than `LEAST_PROMPTS` prompts are behind one of them.
     """
     shape, device = bench.model.shape, bench.model.device
-    sums: Means = {}
-    counts: dict[Slot, int] = {}
+    exact = torch.float32 if device.type == "mps" else torch.float64
     sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
-    rows = bench.task.backgrounds(bench.vocabulary, prompts)
-    for batch in bench.batches(rows):
-        z = torch.stack(bench.engine.run(batch.base.tokens, readings=sites).outcome.readings)
-        for r, slots in enumerate(batch.base.slots):
-            for s, slot in enumerate(slots):
-                key = ("", 0) if every_slot else slot
-                here = z[:, r, s].double() if device.type != "mps" else z[:, r, s]
-                sums[key] = sums[key] + here if key in sums else here
-                counts[key] = counts.get(key, 0) + 1
-    return {
-        key: (sums[key] / count).to(z.dtype)
-        for key, count in counts.items()
-        if count >= LEAST_PROMPTS
-    }
+    slots: dict[Slot, int] = {}
+    sums = torch.zeros(0, shape.n_layers, shape.n_heads, shape.d_head, dtype=exact, device=device)
+    counts = torch.zeros(0, dtype=torch.long, device=device)
+    for batch in bench.batches(bench.task.backgrounds(bench.vocabulary, prompts)):
+        found = bench.engine.run(batch.base.tokens, readings=sites, answer=False).outcome.readings
+        row, column, slot = [], [], []
+        for r, named in enumerate(batch.base.slots):
+            for s, key in enumerate(named):
+                row.append(r)
+                column.append(s)
+                slot.append(slots.setdefault(("", 0) if every_slot else key, len(slots)))
+        index = torch.tensor(slot, device=device)
+        more = len(slots) - len(sums)
+        sums = torch.cat([sums, sums.new_zeros(more, *sums.shape[1:])])
+        counts = torch.cat([counts, counts.new_zeros(more)])
+        for layer, z in enumerate(found):
+            sums[:, layer].index_add_(0, index, z[row, column].to(exact))
+        counts += torch.bincount(index, minlength=len(slots))
+    means = (sums / counts[:, None, None, None]).to(found[0].dtype)
+    return {key: means[i] for key, i in slots.items() if counts[i] >= LEAST_PROMPTS}
 
 
 def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
     """For each layer [R, S, H, d], each row from its own source of means."""
     rows, length = side.tokens.ids.shape
+    known: dict[int, tuple[dict[Slot, int], Tensor]] = {}
     first = next(iter(sources[0].values()))
-    table = torch.zeros(
-        first.shape[0], rows, length, *first.shape[1:], dtype=first.dtype, device=first.device
-    )
+    table = first.new_zeros(rows, length, *first.shape)
     for r, (slots, means) in enumerate(zip(side.slots, sources, strict=True)):
-        for s, slot in enumerate(slots):
-            if slot not in means:
+        if id(means) not in known:  # most often one source for all rows
+            known[id(means)] = (
+                dict(zip(means, range(len(means)), strict=True)),
+                torch.stack([*means.values()]),
+            )
+        order, values = known[id(means)]
+        for slot in slots:
+            if slot not in order:
                 raise MeasurementError(
                     f"fewer than {LEAST_PROMPTS} background prompts have a token {slot[1]} after "
                     f"{slot[0]!r}; raise ablation.prompts"
                 )
-            table[:, r, s] = means[slot]
-    return list(table)
+        table[r, : len(slots)] = values[[order[slot] for slot in slots]]
+    return list(table.permute(2, 0, 1, 3, 4))
 
 
 def sampled(bench: Bench, batch: Batch) -> list[Means]:
@@ -100,7 +110,7 @@ def sampled(bench: Bench, batch: Batch) -> list[Means]:
     shape = bench.model.shape
     side = bench.side([row.base for row in rows])
     sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
-    z = torch.stack(bench.engine.run(side.tokens, readings=sites).outcome.readings)
+    z = torch.stack(bench.engine.run(side.tokens, readings=sites, answer=False).outcome.readings)
     found: list[Means] = []
     for r, slots in enumerate(side.slots):
         own = {slot: z[:, r, s] for s, slot in enumerate(slots)}

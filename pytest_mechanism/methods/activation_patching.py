@@ -31,7 +31,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         source = batch.the_source()
         # one reading a head, so that each is a branch of its own
         wanted = [r for each in heads for r in readings([each], source)]
-        taken = bench.engine.run(source.tokens, readings=wanted).outcome.readings
+        taken = bench.engine.run(source.tokens, readings=wanted, answer=False).outcome.readings
         run = bench.engine.run(batch.base.tokens)
         clean = run.outcome.logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
         branches = [

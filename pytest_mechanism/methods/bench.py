@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
-from pytest_mechanism.engine.selfcheck import check
+from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.runner.runner import Options, Progress
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
@@ -87,6 +88,7 @@ class Bench:
         vocabulary: words that every tokenizer of the run keeps whole.
         batch_size: rows in one forward.
         memo: intermediate results shared by the methods that run while the model is loaded.
+        without: why the engine that was asked for cannot be used with this model, or None.
     """
 
     model: LoadedModel
@@ -95,6 +97,7 @@ class Bench:
     vocabulary: Vocabulary
     batch_size: int
     memo: dict[Hashable, Any] = field(default_factory=dict)
+    without: str | None = None
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
         """Compute once while the model is loaded."""
@@ -187,9 +190,6 @@ class Columns:
         )
 
 
-ENGINES: dict[str, Callable[..., Engine]] = {"reference": ReferenceEngine}
-
-
 def make_bench(
     model: LoadedModel,
     task: Task,
@@ -203,14 +203,17 @@ def make_bench(
     Raises:
         SelfCheckError: it has not.
     """
-    engine = ENGINES[options.engine](model.bridge)
-    bench = Bench(model, engine, task, vocabulary, options.batch_size)
+    reference = ReferenceEngine(model.bridge)
+    bench = Bench(model, reference, task, vocabulary, options.batch_size)
     half = len(rows) // 2
-    check(
-        model,
-        engine,
-        bench.side([row.base for row in rows[:half]]).tokens,
-        bench.side([row.base for row in rows[half:]]).tokens,
-    )
-    engine.tick = progress.advance
+    clean = bench.side([row.base for row in rows[:half]]).tokens
+    other = bench.side([row.base for row in rows[half:]]).tokens
+    check(model, reference, clean, other)
+    if options.engine != reference.name:
+        faster = BranchEngine(model.bridge)
+        bench.without = disagreement(model, reference, faster, clean, other)
+        if bench.without is None:
+            check(model, faster, clean, other)
+            bench.engine = faster
+    bench.engine.tick = progress.advance
     return bench

@@ -1,5 +1,7 @@
 """The model with only some heads alive: every other head's z is ablated at every position.
 
+The run has every head ablated; a circuit is a branch of it that is held, with its heads alive.
+
 Prakash et al., section 3.2 and appendix. MLPs stay alive. A head is alive at named positions; at
 all others it is ablated like the rest.
 """
@@ -9,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from pytest_mechanism.engine.interface import Branch, Edit, Site
+from pytest_mechanism.engine.interface import Alive, Branch, Edit, Site
 from pytest_mechanism.methods.ablation import replacements
 from pytest_mechanism.methods.bench import Batch, Bench, Columns
+from pytest_mechanism.methods.patching import Heads, grouped
 from pytest_mechanism.types import Observations
 
 
@@ -31,25 +31,17 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     columns = Columns()
     for batch in bench.batches(rows):
         silent = replacements(bench, batch, arguments["ablation"])
-        run = bench.engine.run(batch.base.tokens)
-        circuits = [
-            circuit_branch(bench, batch, silent, heads) for heads in arguments["alive"].values()
-        ]
+        run = bench.engine.run(
+            batch.base.tokens, [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
+        )
+        circuits = (
+            Branch(held=True, alive=alive(batch, heads)) for heads in arguments["alive"].values()
+        )
         for name, outcome in zip(arguments["alive"], run.branches(circuits), strict=True):
             columns.add_answers(f"{name}_", outcome.logits, batch.answers)
     return columns.observations(rows)
 
 
-def circuit_branch(
-    bench: Bench, batch: Batch, silent: Sequence[Tensor], heads: Sequence[Sequence[Any]]
-) -> Branch:
-    """Everything silenced but the given heads at their positions."""
-    rows, length = batch.base.tokens.ids.shape
-    shape, device = bench.model.shape, bench.model.device
-    keep = torch.zeros(shape.n_layers, rows, length, shape.n_heads, 1, device=device)
-    index = torch.arange(rows, device=device)[:, None]
-    for layer, head, name in heads:
-        keep[layer, index, batch.base.at(name), head] = 1
-    return Branch(
-        [Edit(Site(layer, "z"), silent[layer], keep=keep[layer]) for layer in range(shape.n_layers)]
-    )
+def alive(batch: Batch, heads: Heads) -> list[Alive]:
+    """Heads that are computed, at their positions."""
+    return [Alive(layer, batch.base.at(name), of) for layer, name, of in grouped(heads)]

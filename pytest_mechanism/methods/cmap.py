@@ -39,7 +39,7 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
     parts: list[list[Tensor]] = [[] for _ in grouped(arguments["heads"])]
     for batch in bench.batches(rows):
         wanted = readings(arguments["heads"], batch.base)
-        found = bench.engine.run(batch.base.tokens, readings=wanted).outcome.readings
+        found = bench.engine.run(batch.base.tokens, readings=wanted, answer=False).outcome.readings
         for part, value in zip(parts, found, strict=True):
             part.append(value.cpu())
     return Donation(

@@ -18,7 +18,6 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.methods.bench import Batch, Bench
 from pytest_mechanism.methods.patching import Heads, edits, grouped, readings
-from pytest_mechanism.tasks.base import Row
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,18 @@ def learn_mask(
     mask = torch.ones(len(order), device=bench.model.device, requires_grad=True)
     optimizer = torch.optim.Adam([mask], lr=settings.learning_rate)
     best = (-1.0, -1, torch.zeros(len(order), dtype=torch.bool))
+    steps = [
+        (batch, donated(bench, heads, batch))
+        for batch in (
+            bench.batch(train[start : start + settings.batch])
+            for start in range(0, len(train), settings.batch)
+        )
+    ]
+    judged = [(batch, donated(bench, heads, batch)) for batch in bench.batches(validation)]
     for _ in range(settings.epochs):
-        for start in range(0, len(train), settings.batch):
-            batch = bench.batch(train[start : start + settings.batch])
+        for batch, values in steps:
             with torch.enable_grad():
-                logits = patched(bench, heads, batch, mask, gradients=True)
+                logits = patched(bench, heads, batch, values, mask, gradients=True)
                 target = logits.gather(1, batch.targets[:, None]).mean()
                 loss = -target + settings.sparsity * (1 - mask).sum()
                 optimizer.zero_grad()
@@ -70,15 +76,32 @@ def learn_mask(
             with torch.no_grad():
                 mask.clamp_(0, 1)
         selected = mask.detach().round() == 0
-        found = (accuracy(bench, heads, validation, selected), int(selected.sum()), selected)
+        found = (accuracy(bench, heads, judged, selected), int(selected.sum()), selected)
         best = max(best, found, key=lambda each: each[:2])
     return [each for each, chosen in zip(order, best[2].tolist(), strict=True) if chosen]
 
 
-def patched(bench: Bench, heads: Heads, batch: Batch, mask: Tensor, gradients: bool) -> Tensor:
-    """[R, V] with z of the heads mixed by ``mask`` (one entry a head, in `grouped` order)."""
+Donated = tuple[Batch, Sequence[Tensor]]
+"""A batch and the source prompts' z of the heads, in `grouped` order."""
+
+
+def donated(bench: Bench, heads: Heads, batch: Batch) -> Sequence[Tensor]:
+    """What the source prompts give; the same in every epoch."""
     source = batch.the_source()
-    values = bench.engine.run(source.tokens, readings=readings(heads, source)).outcome.readings
+    return bench.engine.run(
+        source.tokens, readings=readings(heads, source), answer=False
+    ).outcome.readings
+
+
+def patched(
+    bench: Bench,
+    heads: Heads,
+    batch: Batch,
+    values: Sequence[Tensor],
+    mask: Tensor,
+    gradients: bool,
+) -> Tensor:
+    """[R, V] with z of the heads mixed by ``mask`` (one entry a head, in `grouped` order)."""
     sizes = [len(hs) for _, _, hs in grouped(heads)]
     keep = [part[None, None, :, None] for part in torch.split(mask, sizes)]
     run = bench.engine.run(batch.base.tokens)
@@ -86,11 +109,12 @@ def patched(bench: Bench, heads: Heads, batch: Batch, mask: Tensor, gradients: b
     return outcome.logits
 
 
-def accuracy(bench: Bench, heads: Heads, rows: Sequence[Row], selected: Tensor) -> float:
+def accuracy(bench: Bench, heads: Heads, judged: Sequence[Donated], selected: Tensor) -> float:
     """Share of rows whose target comes out when the selected heads are patched whole."""
     keep = (~selected).float().to(bench.model.device)
-    right = 0
-    for batch in bench.batches(rows):
-        logits = patched(bench, heads, batch, keep, gradients=False)
+    right = rows = 0
+    for batch, values in judged:
+        logits = patched(bench, heads, batch, values, keep, gradients=False)
         right += int((logits.argmax(-1) == batch.targets).sum())
-    return right / len(rows)
+        rows += len(batch.rows)
+    return right / rows

@@ -44,7 +44,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         wanted = [readings(each, source) for each in patches.values()]
         taken = iter(
             bench.engine.run(
-                source.tokens, readings=[r for w in wanted for r in w]
+                source.tokens, readings=[r for w in wanted for r in w], answer=False
             ).outcome.readings
         )
         run = bench.engine.run(batch.base.tokens)

@@ -4,7 +4,8 @@ Prakash et al., section 3.1 and appendix; Wang et al. 2022. For a sender, one he
 position p, on the clean prompt:
 
 run 1   its z at p comes from the source prompt; every other head at p and at later positions is
-        reset to its clean z; MLPs and norms recompute. The receivers' q, k or v at p is recorded.
+        reset to its clean z; MLPs and norms recompute (a *held* branch: before p nothing can have
+        changed). The receivers' q, k or v at p is recorded.
 run 2   nothing frozen; only those recorded slices are put in.
 
 Without receivers the answer is read in run 1 (the direct path to the logits). Under GQA, v and k of
@@ -17,13 +18,12 @@ model is wrong and sure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Reading, Site
+from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Reading, Run, Site
 from pytest_mechanism.methods.bench import Batch, Bench, Columns
 from pytest_mechanism.types import Head, Observations
 
@@ -46,11 +46,11 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     receivers = [(layer, head) for layer, head in arguments["receivers"]]
     columns = Columns()
     for batch in bench.batches(rows):
+        run = bench.engine.run(batch.base.tokens)
+        before = answer_log_probability(run.outcome, batch)
         outcomes = patched(
-            bench, batch, list(senders.values()), arguments["at"], receivers, arguments["via"]
+            bench, batch, run, list(senders.values()), arguments["at"], receivers, arguments["via"]
         )
-        clean = bench.engine.run(batch.base.tokens).outcome
-        before = answer_log_probability(clean, batch)
         for name, outcome in zip(senders, outcomes, strict=True):
             change = answer_log_probability(outcome, batch) - before
             columns.add(name, change)
@@ -66,26 +66,30 @@ def answer_log_probability(outcome: Outcome, batch: Batch) -> Tensor:
 def patched(
     bench: Bench,
     batch: Batch,
+    run: Run,
     senders: Sequence[Sequence[Head]],
     at: str,
     receivers: Sequence[Head],
     via: Part | None,
-) -> list[Outcome]:
+) -> Iterator[Outcome]:
     """One outcome a sender: of run 1 to the logits, of run 2 to receivers."""
-    source = batch.the_source()
-    place, source_place = batch.base.at(at), source.at(at)
-    z_sites = [Site(layer, "z") for layer in range(bench.model.shape.n_layers)]
-    theirs = bench.engine.run(
-        source.tokens, readings=[Reading(site, source_place) for site in z_sites]
+    source, place = batch.the_source(), batch.base.at(at)
+    layers = sorted({layer for heads in senders for layer, _ in heads})
+    taken = bench.engine.run(
+        source.tokens,
+        readings=[Reading(Site(layer, "z"), source.at(at)) for layer in layers],
+        answer=False,
     ).outcome.readings
-    run = bench.engine.run(batch.base.tokens, readings=[Reading(site) for site in z_sites])
-    clean = run.outcome.readings
+    theirs = dict(zip(layers, taken, strict=True))
     listening = receiver_readings(bench, receivers, via, place)
-    first = [Branch(frozen(clean, theirs, place, heads), listening) for heads in senders]
-    outcomes = list(run.branches(first))
+    first = (
+        Branch(sent(theirs, place, heads), listening, held=True, answer=via is None)
+        for heads in senders
+    )
+    outcomes = run.branches(first)
     if via is None:
         return outcomes
-    second = [
+    second = (
         Branch(
             [
                 Edit(r.site, v, at=r.at, heads=r.heads)
@@ -93,32 +97,19 @@ def patched(
             ]
         )
         for o in outcomes
+    )
+    return run.branches(second)
+
+
+def sent(theirs: Mapping[int, Tensor], place: Tensor, heads: Sequence[Head]) -> list[Edit]:
+    """The senders' z at their position from the source prompt, one edit a layer."""
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+    return [
+        Edit(Site(layer, "z"), theirs[layer][:, :, mine], at=place, heads=tuple(mine))
+        for layer, mine in sorted(by_layer.items())
     ]
-    return list(run.branches(second))
-
-
-def frozen(
-    clean: Sequence[Tensor], theirs: Sequence[Tensor], place: Tensor, heads: Sequence[Head]
-) -> list[Edit]:
-    """Run 1's edits: at p and later every z is the clean one, but the sender's at p the source's.
-
-    Below the sender's first layer nothing can have changed, so nothing is reset there.
-    """
-    length = clean[0].shape[1]
-    positions = torch.arange(length, device=place.device)
-    # with several places (every label of a context) everything from the first on is reset
-    before = (positions[None] < place.min(dim=1).values[:, None])[:, :, None, None].float()
-    rows = torch.arange(place.shape[0], device=place.device)[:, None]
-    found = []
-    for layer in range(min(layer for layer, _ in heads), len(clean)):
-        value = clean[layer]
-        mine = [head for at, head in heads if at == layer]
-        if mine:
-            value = value.clone()
-            for head in mine:
-                value[rows, place, head] = theirs[layer][:, :, head]
-        found.append(Edit(Site(layer, "z"), value, keep=before))
-    return found
 
 
 def receiver_readings(

@@ -6,6 +6,7 @@ Plain dicts, because they cross process boundaries under xdist and are read by o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -83,6 +84,7 @@ def claim_result(
     drift: Drift | None,
     baseline: float | None,
     seconds: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One entry of the result file's ``claims``; see docs/result-file.md for its fields."""
     score = verdict.score
@@ -105,4 +107,5 @@ def claim_result(
         "drift_state": None if drift is None else drift.state,
         "seconds": round(seconds, 3),
         "scores": [score_data(s) for s in verdict.scores],
+        "notes": list(notes),
     }

@@ -59,6 +59,7 @@ def notes(results: Sequence[Result], accepting: bool = False, updating: bool = F
     for reason in dict.fromkeys(r["reason"] for r in skipped):
         many = sum(r["reason"] == reason for r in skipped)
         found.append(f"{many} skipped: {reason}")
+    found += dict.fromkeys(note for r in results for note in r["notes"])
     better = sum(r["drift_state"] == "better" for r in results)
     if better and not updating:
         found.append(

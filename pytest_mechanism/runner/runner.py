@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.errors import MeasurementError, MechanismError, choices
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.store import Store
@@ -45,6 +45,12 @@ class Silent:
     def finish(self) -> None: ...
 
 
+WITHOUT = "engine asked for cannot be used"
+"""Fact of observations that another engine made."""
+
+ENGINES = ("branch", "reference")
+
+
 @dataclass(frozen=True)
 class Options:
     """How models are run.
@@ -53,19 +59,21 @@ class Options:
         device: ``cpu``, ``cuda``, ``cuda:1``.
         dtype: of weights and arithmetic.
         batch_size: rows in one forward.
-        engine: name of the engine.
+        engine: ``branch``, or ``reference`` (one full forward for everything).
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int = 64
-    engine: str = "reference"
+    engine: str = "branch"
 
     def __post_init__(self) -> None:
         kind, colon, index = self.device.partition(":")
         numbered = index.isascii() and index.isdigit()
         if kind not in ("cpu", "cuda") or (colon and not numbered):
             raise MechanismError(f"no device {self.device!r}; valid: cpu, cuda, cuda:N")
+        if self.engine not in ENGINES:
+            raise MechanismError(f"no engine {self.engine!r}; {choices(self.engine, ENGINES)}")
         if self.batch_size < 1:
             raise MechanismError(f"batch size {self.batch_size} is no number of rows above 0")
 
@@ -83,6 +91,7 @@ class Runner:
         loaded: checkpoints loaded so far.
         done: measurements made.
         from_store: measurements found on disk.
+        notes: role -> what its scores have to be read with.
     """
 
     references: Mapping[str, Reference]
@@ -93,6 +102,7 @@ class Runner:
     loaded: int = 0
     done: int = 0
     from_store: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
     _results: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _broken: dict[str, MechanismError] = field(default_factory=dict)
@@ -128,6 +138,7 @@ class Runner:
             return key
         if measurement.kept and self.store is not None and (seen := self.store.get(key)):
             self._results[key] = seen
+            self._note(measurement.on, seen)
             self.from_store += 1
             return key
         for each in measurement.inputs:
@@ -221,6 +232,7 @@ class Runner:
                     if kept and self.store:
                         self.store.put(key, seen)
             self._results[key] = seen
+            self._note(measurement.on, seen)
         except Exception as problem:  # kept for the item that asks; the others go on
             self._failures[key] = problem
         finally:
@@ -233,7 +245,10 @@ class Runner:
         function: Callable[..., Any] = resolve(measurement.method.function)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
-            return function(bench, json.loads(measurement.arguments), inputs)
+            found = function(bench, json.loads(measurement.arguments), inputs)
+            if bench.without is not None and isinstance(found, Observations):
+                found = replace(found, facts={**found.facts, WITHOUT: bench.without})
+            return found
         except MechanismError:
             raise
         except (MemoryError, RuntimeError) as problem:
@@ -243,6 +258,14 @@ class Runner:
                     "--mechanism-batch-size"
                 ) from None
             raise
+
+    def _note(self, role: str, seen: Any) -> None:
+        why = seen.facts.get(WITHOUT) if isinstance(seen, Observations) else None
+        if why is not None:
+            self.notes[role] = (
+                f"{self.references[role].label} was measured by the reference engine, not by "
+                f"{self.options.engine}: {why}"
+            )
 
     def _forget_donations(self) -> None:
         wanted = {self.key(i) for m in self._pending.values() for i in m.inputs}

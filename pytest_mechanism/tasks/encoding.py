@@ -6,6 +6,7 @@ text stay (a model expects its BOS); those it puts after are cut, since the answ
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -83,13 +84,14 @@ class Encoder:
         for name, spans in prompt.spans.items():
             found = []
             for start, stop in spans:
-                inside = [i for i, end in enumerate(ends) if start < end <= stop]
-                if not inside:
+                # tokens end in order, special ones before all others
+                last = bisect_right(ends, stop) - 1
+                if last < 0 or ends[last] <= start:
                     raise MechanismError(
                         f"tokenizer of {self.name}: no token at position {name!r} "
                         f"({prompt.text[start:stop]!r}) of {prompt.text[:60]!r}"
                     )
-                found.append(inside[-1])
+                found.append(last)
             places[name] = tuple(found)
         return Encoded(tuple(ids), places, self._slots(prompt, ends))
 

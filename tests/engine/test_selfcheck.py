@@ -74,7 +74,7 @@ def test_an_edit_at_the_wrong_position_is_noticed(
     monkeypatch.setattr(Tokens, "last", property(lambda self: self.lengths * 0))
     right = ReferenceEngine.forward
 
-    def forward(self: Any, tokens: Any, edits: Any, readings: Any) -> Any:
+    def forward(self: Any, tokens: Any, edits: Any, readings: Any, *more: Any) -> Any:
         outcome = right(self, tokens, edits, readings)
         logits = self.bridge(tokens.ids, return_type="logits")
         return outcome if edits else type(outcome)(logits[:, 1].float(), outcome.readings)

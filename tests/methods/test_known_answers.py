@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods import (
     ablation,
@@ -20,7 +20,7 @@ from pytest_mechanism.methods import (
     performance,
 )
 from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.dcm import DcmSettings, accuracy, learn_mask
+from pytest_mechanism.methods.dcm import DcmSettings, accuracy, donated, learn_mask
 from pytest_mechanism.spec.load import Spec
 
 Benches = Callable[[str], Bench]
@@ -90,8 +90,9 @@ def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Bench
     for value in ("zero", "mean", "positional_mean", "resample"):
         silent = ablation.replacements(one, whole, {"value": value, "prompts": 200})
         alive = [[layer, head, "everywhere"] for layer, head in ALL_HEADS]
-        branch = circuit.circuit_branch(one, whole, silent, alive)
-        (outcome,) = one.engine.run(batch.base.tokens).branches([branch])
+        ablated = [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
+        branch = Branch(held=True, alive=circuit.alive(whole, alive))
+        (outcome,) = one.engine.run(batch.base.tokens, ablated).branches([branch])
         torch.testing.assert_close(outcome.logits, wanted, rtol=0, atol=1e-4)
 
 
@@ -243,7 +244,9 @@ def test_a_learned_mask_finds_no_object_in_the_position_group(bench: Benches, sp
     selected = learn_mask(bench("ft"), heads, "object", settings)
     rows = bench("ft").task.interchange(bench("ft").vocabulary, "object", 84, "other")
     chosen = torch.tensor([each in selected for each in heads])
-    assert accuracy(bench("ft"), heads, rows, chosen) <= 0.1
+    batch = bench("ft").batch(rows)
+    judged = [(batch, donated(bench("ft"), heads, batch))]
+    assert accuracy(bench("ft"), heads, judged, chosen) <= 0.1
 
 
 def test_patching_each_head_ranks_the_transmitter_first_at_the_last_token(

@@ -1,0 +1,208 @@
+"""Which tokens a branch can change, and where the tokens of several branches stand side by side.
+
+A branch that edits row r at position p changes nothing before p (attention looks back only), and
+nothing below its lowest edited layer. A held branch changes nothing but the tokens it names: z
+carries all that flows between tokens. The tokens that a branch may change are *active*; they are
+computed anew, all others come from the run. Several branches of one run stand beside each other as
+further tokens of the same rows, each seeing the run's tokens and its own.
+
+Shapes as in `interface`; T active tokens of a branch, N branches, W tokens of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Branch, Tokens
+from pytest_mechanism.engine.reference import positions
+
+NOWHERE = -1
+"""Stands for no token in rows that have fewer active ones."""
+
+
+class Where(NamedTuple):
+    """Tokens of a layout.
+
+    Attributes:
+        columns: [R, K].
+        found: [R, K], False where a position is not active; None where all are.
+    """
+
+    columns: Tensor
+    found: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A branch and what of it must be computed.
+
+    Attributes:
+        branch: as asked for.
+        active: [R, T] token positions, `NOWHERE` at the end of rows with fewer.
+        first: lowest layer in which something changes.
+        last: highest layer that is needed.
+    """
+
+    branch: Branch
+    active: Tensor
+    first: int
+    last: int
+
+
+@dataclass
+class Planner:
+    """Plans branches of one run; branches that share position tensors share their active tokens."""
+
+    tokens: Tokens
+    n_layers: int
+    known: dict[Hashable, tuple[Tensor, tuple[object, ...]]] = field(default_factory=dict)
+
+    def plan(self, branch: Branch) -> Planned:
+        named: list[Tensor | None] = [
+            *(e.at for e in branch.edits),
+            *(r.at for r in branch.readings),
+            *(a.at for a in branch.alive if branch.held),
+            *(k.queries for k in branch.knockouts),
+        ]
+        key = (branch.held, branch.answer, frozenset(map(id, named)))
+        if key not in self.known:
+            # the tensors are kept, so that no other gets their id
+            self.known[key] = (self.active(branch, named), tuple(named))
+        layers = [
+            *(e.site.layer for e in branch.edits),
+            *(r.site.layer for r in branch.readings),
+            *(a.layer for a in branch.alive if branch.held),
+            *(k.layer for k in branch.knockouts),
+        ]
+        heard = [r.site.layer for r in branch.readings]
+        highest = self.n_layers - 1
+        return Planned(
+            branch,
+            self.known[key][0],
+            first=min(layers, default=highest),
+            last=highest if branch.answer else max(heard, default=-1),
+        )
+
+    def active(self, branch: Branch, named: Iterable[Tensor | None]) -> Tensor:
+        """[R, T]."""
+        rows, length = self.tokens.ids.shape
+        device = self.tokens.ids.device
+        everywhere = torch.arange(length, device=device).expand(rows, length)
+        touched = torch.zeros(rows, length, dtype=torch.bool, device=device)
+        for at in named:
+            touched.scatter_(1, positions(self.tokens, at), value=True)
+        if branch.answer or not touched.any():
+            touched.scatter_(1, self.tokens.last[:, None], value=True)
+        if not branch.held:
+            touched = touched.cummax(dim=1).values
+        touched &= everywhere <= self.tokens.last[:, None]
+        found = torch.where(touched, everywhere, length).sort(dim=1).values
+        found = found[:, : int(touched.sum(1).max())]
+        return torch.where(found == length, NOWHERE, found)
+
+
+def packs(planned: Iterable[Planned], room: int) -> Iterator[list[Planned]]:
+    """Branches in order, together while their tokens fit into ``room`` tokens a row."""
+    pack: list[Planned] = []
+    size = 0
+    for each in planned:
+        width = each.active.shape[1]
+        if pack and (size + width > room or each.branch.held != pack[0].branch.held):
+            yield pack
+            pack, size = [], 0
+        pack.append(each)
+        size += width
+    if pack:
+        yield pack
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Tokens of several branches, side by side; branches that start lower stand before others, so
+    that the tokens of a layer are the first ones of the layout.
+
+    Attributes:
+        tokens: the run's.
+        members: the branches, by first layer.
+    """
+
+    tokens: Tokens
+    members: Sequence[Planned]
+    looked_up: dict[tuple[int, int], Where] = field(default_factory=dict)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Column of each member's first token."""
+        found, column = [], 0
+        for member in self.members:
+            found.append(column)
+            column += member.active.shape[1]
+        return found
+
+    @cached_property
+    def raw(self) -> Tensor:
+        return torch.cat([member.active for member in self.members], dim=1)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[R, W]; 0 where there is no token."""
+        return self.raw.clamp(min=0)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """[W], which member."""
+        widths = torch.tensor([m.active.shape[1] for m in self.members])
+        return torch.repeat_interleave(torch.arange(len(self.members)), widths).to(self.raw.device)
+
+    def width(self, layer: int) -> int:
+        """Tokens that are computed in a layer."""
+        return sum(m.active.shape[1] for m in self.members if m.first <= layer)
+
+    def where(self, member: int, at: Tensor | None) -> Where:
+        """Columns of a member's token positions."""
+        active = self.members[member].active
+        key = (id(active), id(at))
+        if key not in self.looked_up:
+            wanted = positions(self.tokens, at)
+            same = active[:, None, :] == wanted[:, :, None]
+            found = same.any(-1)
+            self.looked_up[key] = Where(same.int().argmax(-1), None if bool(found.all()) else found)
+        columns, present = self.looked_up[key]
+        return Where(columns + self.starts[member], present)
+
+    def mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
+        """[R, 1, W, S + W], added to attention scores: which of the run's tokens and of the
+        branches' own each token sees.
+
+        A token sees what it saw in the run, its own branch's tokens instead of the run's where
+        those are active.
+
+        Args:
+            visible: [R, S, S], queries by keys, in the run.
+            dtype: of the scores.
+        """
+        rows, width = self.positions.shape
+        index = torch.arange(rows, device=visible.device)[:, None]
+        seen = visible[index, self.positions]  # [R, W, S]
+        among = seen.gather(2, self.positions[:, None].expand(rows, width, width))
+        present = self.raw != NOWHERE
+        own = self.owner[:, None] == self.owner[None]
+        among = among & own & present[:, None]
+        replaced = torch.zeros(
+            rows, len(self.members), visible.shape[2] + 1, dtype=torch.bool, device=visible.device
+        )
+        # absent tokens replace a column that is cut off again
+        spots = torch.where(present, self.positions, visible.shape[2])
+        replaced[index, self.owner[None], spots] = True
+        cached = seen & ~replaced[:, self.owner, :-1]
+        both = torch.cat([cached, among], dim=2)
+        least = torch.finfo(dtype).min
+        return torch.zeros(both.shape, dtype=dtype, device=both.device).masked_fill_(~both, least)[
+            :, None
+        ]
