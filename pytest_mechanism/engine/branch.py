@@ -1,14 +1,9 @@
 """The branch engine: recompute only what can have changed.
 
 A run is one full forward whose residuals, keys, values and z are kept. A branch recomputes its
-active tokens (`layout`) from its first layer up. Tokens of many branches go through a layer side by
-side, as further queries that see the run's keys and their own branch's; where a whole layer's z is
-given (held branches, or the layer at which branches join with z alone edited) attention is not
-computed at all. Logits are taken at the answer's position only.
-
-The layers are the model's own: each is called as the model called it, with the arguments that are
-indexed by position picked for the tokens at hand. What a family passes beyond that is not guessed:
-`Unsupported`.
+active tokens (`layout`) from its first layer up; tokens of many branches go through the layers side
+by side (`replay`), as further queries that see the run's keys and their own branch's. What a family
+passes to its layers beyond what is understood is not guessed: `record.Unsupported`.
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,28 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.engine.changes import Changes
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
-from pytest_mechanism.engine.layout import Layout, Planned, Planner, packs
+from pytest_mechanism.engine.layout import Planned, Planner, packs
 from pytest_mechanism.engine.record import (
-    CACHES,
-    INDEXED,
     Record,
-    attached,
     glance,
-    instead,
-    last_mlp_at,
     record,
 )
-from pytest_mechanism.engine.reference import at_least_float, edited, select
-
-ROOM = 1.0
-"""Tokens a row that are computed side by side, as a share of the run's: what is held in memory
-beside the record stays that of one forward."""
+from pytest_mechanism.engine.reference import edited, select
+from pytest_mechanism.engine.replay import Remembered, replay
 
 LEAST_ROOM = 32
-"""Tokens a row that always fit: short prompts would otherwise go one by one."""
-
+"""Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
+has, so that what is held in memory beside the record stays that of one forward."""
 
 REMEMBERED = 1 << 30
 """Bytes of records that are kept for whoever branches from the same run next."""
@@ -60,18 +45,15 @@ class BranchEngine:
         tick: called with the number of rows of each branch and run.
         most: branches that are tried at once; halved when memory runs out.
         remembered: records of runs, the least used first.
-        room: bytes of them that may be kept.
-        positions_computed: tokens times layers so far, for benchmarks.
+        memory: bytes of them that may be kept.
     """
 
     bridge: Any
     tick: Callable[[int], None] | None = None
     name: str = "branch"
     most: int = 1 << 20
-    room: int = REMEMBERED
+    memory: int = REMEMBERED
     remembered: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
-    positions_computed: int = 0
-    points: dict[str, Any] = field(default_factory=dict)
 
     def run(
         self,
@@ -83,11 +65,10 @@ class BranchEngine:
     ) -> BranchRun:
         return BranchRun(self, tokens, tuple(edits), tuple(readings), answer)
 
-    def point(self, hook: str) -> Any:
-        """transformer-lens' hook point; looking one up builds a table of all."""
-        if not self.points:
-            self.points.update(self.bridge.hook_dict)
-        return self.points[hook]
+    @cached_property
+    def points(self) -> dict[str, Any]:
+        """transformer-lens' hook points by name; it builds this table anew for each look."""
+        return dict(self.bridge.hook_dict)
 
     def count(self, rows: int) -> None:
         if self.tick is not None:
@@ -97,9 +78,7 @@ class BranchEngine:
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> Record:
         """A record, made now."""
-        found = record(self.bridge, tokens, edits, readings)
-        self.positions_computed += tokens.ids.numel() * len(found.residuals)
-        return found
+        return record(self.bridge, tokens, edits, readings)
 
     def known(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
         """What a run is remembered by: everything that can change it."""
@@ -114,9 +93,9 @@ class BranchEngine:
 
     def remember(self, key: bytes, found: Record) -> None:
         """Keep a record; those that were not asked for lately make room."""
-        if found.bytes <= self.room:
+        if found.bytes <= self.memory:
             self.remembered[key] = found
-            while sum(each.bytes for each in self.remembered.values()) > self.room:
+            while sum(each.bytes for each in self.remembered.values()) > self.memory:
                 self.remembered.popitem(last=False)
 
 
@@ -183,13 +162,17 @@ class BranchRun:
 
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
         planner = Planner(self.tokens, len(self.engine.bridge.blocks))
-        room = max(LEAST_ROOM, int(ROOM * self.tokens.ids.shape[1]))
+        room = max(LEAST_ROOM, self.tokens.ids.shape[1])
+        engine = self.engine
+        run = Remembered(engine.bridge, engine.points, self.tokens, self.edits, self.record)
         for pack in packs(map(planner.plan, branches), room):
-            for outcome in self.within_memory(pack, gradients):
+            for outcome in self.within_memory(run, pack, gradients):
                 self.engine.count(self.tokens.ids.shape[0])
                 yield outcome
 
-    def within_memory(self, pack: Sequence[Planned], gradients: bool) -> Iterator[Outcome]:
+    def within_memory(
+        self, run: Remembered, pack: Sequence[Planned], gradients: bool
+    ) -> Iterator[Outcome]:
         """A pack's outcomes, in smaller packs where memory runs out."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -198,7 +181,7 @@ class BranchRun:
             part = waiting.pop(0)
             try:
                 with torch.set_grad_enabled(gradients):
-                    found = replay(self, part)
+                    found = replay(run, part)
             except RuntimeError as problem:
                 if len(part) == 1 or not should_reduce_batch_size(problem):
                     raise
@@ -211,149 +194,3 @@ class BranchRun:
 
 def in_parts(pack: Sequence[Planned], most: int) -> list[Sequence[Planned]]:
     return [pack[i : i + most] for i in range(0, len(pack), most)]
-
-
-def replay(run: BranchRun, pack: Sequence[Planned]) -> list[Outcome]:
-    """The outcomes of branches that fit side by side, in the order given."""
-    order = sorted(range(len(pack)), key=lambda i: pack[i].first)
-    layout = Layout(run.tokens, [pack[i] for i in order])
-    bridge, kept = run.engine.bridge, run.record
-    changes = Changes.of(layout, run.edits, kept.z)
-    hidden = kept.residuals[0][:, :0]
-    masks: dict[int, Tensor] = {}
-    lowest = layout.members[0].first
-    highest = max(member.last for member in layout.members)
-    hooks = changes.hooks(range(lowest, highest + 1))
-    with ExitStack() as stack:
-        stack.enter_context(attached([(run.engine.point(s.hook), h) for s, h in hooks.items()]))
-        if (columns := answer_columns(run, layout)) is not None:
-            stack.enter_context(last_mlp_at(bridge, columns, hooks))
-        for layer in range(lowest, highest + 1):
-            width, before = layout.width(layer), hidden.shape[1]
-            if width > before:
-                rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-                joining = kept.residuals[layer][rows, layout.positions[:, before:width]]
-                hidden = torch.cat([hidden, joining], dim=1)
-            if changes.gives_z(layer, before):
-                changes.given.add(layer)
-            hidden = run_layer(run, layout, changes, layer, hidden, masks)
-            run.engine.positions_computed += hidden.shape[0] * width
-        changes.check(list(hooks))
-        logits = answers(run, layout, columns, hidden)
-    outcomes = [
-        Outcome(logits[i] if member.branch.answer else logits[i][:, :0], changes.readings(i))
-        for i, member in enumerate(layout.members)
-    ]
-    return [outcomes[order.index(i)] for i in range(len(pack))]
-
-
-@dataclass
-class SharedCache:
-    """What a layer's attention finds where it looks for a cache: the run's keys and values, which
-    stay as they are, before those of the tokens at hand."""
-
-    record: Record
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """[R, KV, S + W, d] of both."""
-        return (
-            torch.cat([self.record.keys[layer], keys], dim=2),
-            torch.cat([self.record.values[layer], values], dim=2),
-        )
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        return self.record.keys[layer].shape[2]
-
-
-def run_layer(
-    run: BranchRun,
-    layout: Layout,
-    changes: Changes,
-    layer: int,
-    hidden: Tensor,
-    masks: dict[int, Tensor],
-) -> Tensor:
-    """[R, W, d] after a layer, called as the model called it.
-
-    Args:
-        run: with its record.
-        layout: the tokens.
-        changes: what is edited; says whether the layer's z is given.
-        layer: which.
-        hidden: [R, W, d] before it.
-        masks: attention masks by identity of what the run's tokens see; layers share them.
-    """
-    kept, block = run.record, run.engine.bridge.blocks[layer]
-    call = kept.calls[layer]
-    width = hidden.shape[1]
-    at = layout.positions[:, :width]
-    arguments = dict(call.arguments)
-    for name, value in call.arguments.items():
-        if name in CACHES:
-            arguments[name] = SharedCache(kept)
-        elif name in INDEXED and value is not None:
-            arguments[name] = picked(value, at)
-    if layer in changes.given:
-        rows = torch.arange(at.shape[0], device=at.device)[:, None]
-        with attention_given(block.attn, kept.z[layer][rows, at]):
-            out = block(**{call.hidden: hidden}, **arguments)
-    else:
-        seen = call.visible
-        if id(seen) not in masks:
-            masks[id(seen)] = layout.mask(seen, hidden.dtype)
-        arguments["attention_mask"] = masks[id(seen)][:, :, :width, : seen.shape[2] + width]
-        out = block(**{call.hidden: hidden}, **arguments)
-    found: Tensor = out[0] if isinstance(out, tuple) else out
-    return found
-
-
-def picked(value: Any, at: Tensor) -> Any:
-    """What is indexed by position, [1 or R, S, ...], for tokens at [R, W]."""
-    if isinstance(value, tuple):
-        return tuple(picked(each, at) for each in value)
-    rows = torch.arange(at.shape[0], device=at.device)[:, None]
-    return value.expand(at.shape[0], *value.shape[1:])[rows, at]
-
-
-def attention_given(attention: Any, z: Tensor) -> AbstractContextManager[None]:
-    """The layer's attention does nothing but project z, [R, W, H, d]; edits of z hold."""
-    return instead(
-        attention, lambda *_, **__: (attention.hook_out(attention.o(z.flatten(2))), None)
-    )
-
-
-def answer_columns(run: BranchRun, layout: Layout) -> Tensor | None:
-    """[R, N'] of the members whose answer is wanted; None where nobody's is."""
-    last = run.tokens.last[:, None]
-    found = [layout.where(i, last).columns for i, m in enumerate(layout.members) if m.branch.answer]
-    return torch.cat(found, dim=1) if found else None
-
-
-def answers(run: BranchRun, layout: Layout, columns: Tensor | None, hidden: Tensor) -> list[Tensor]:
-    """[R, V] of each member, [R, 0] where no answer is wanted."""
-    found = [hidden.new_zeros(hidden.shape[0], 0)] * len(layout.members)
-    if columns is not None:
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        logits = at_least_float(head(run.engine.bridge, run, hidden[rows, columns.T]))
-        wanted = [i for i, member in enumerate(layout.members) if member.branch.answer]
-        for i, each in zip(wanted, logits, strict=True):
-            found[i] = each
-    return found
-
-
-def head(bridge: Any, run: BranchRun, hidden: Tensor) -> Tensor:
-    """[N, R, V] from the last layer's residual [N, R, d], by what the model does after its layers.
-
-    The model runs with its layers bypassed, so that soft-caps and scales are not missed.
-    """
-    members, rows, width = hidden.shape
-    # each as a prompt of one token: some families take the shape of their ids for that of the
-    # residual, and one token never exceeds the positions that they know
-    last = hidden.reshape(members * rows, 1, width)
-    ids = run.tokens.ids[:1, :1].expand(members * rows, 1)
-    with ExitStack() as stack:
-        for block, call in zip(bridge.blocks, run.record.calls, strict=True):
-            out = (last,) if call.tupled else last
-            stack.enter_context(instead(block, lambda *_, out=out, **__: out))
-        logits: Tensor = bridge(ids, attention_mask=torch.ones_like(ids), return_type="logits")
-    return logits.reshape(members, rows, -1)

@@ -42,7 +42,7 @@ class World:
             if dotted.endswith(":load_model"):
                 return self.load
             if dotted.endswith(":make_bench"):
-                return lambda model, *_: SimpleNamespace(model=model)
+                return lambda model, *_: SimpleNamespace(model=model, without=None)
             return real(dotted)
 
         monkeypatch.setattr(runner_module, "resolve", resolve)

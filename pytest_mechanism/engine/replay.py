@@ -1,0 +1,199 @@
+"""Many branches of a run through the layers, side by side.
+
+The layers are the model's own: each is called as the model called it, with the arguments that are
+indexed by position picked for the tokens at hand. Where a layer's z is given, attention is not
+computed. Logits are taken at the answer's position only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.changes import Changes
+from pytest_mechanism.engine.interface import Edit, Outcome, Tokens
+from pytest_mechanism.engine.layout import Layout, Planned
+from pytest_mechanism.engine.record import (
+    CACHES,
+    INDEXED,
+    Record,
+    attached,
+    instead,
+    last_mlp_at,
+)
+from pytest_mechanism.engine.reference import at_least_float
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """A run that branches are replayed on.
+
+    Attributes:
+        bridge: the model.
+        points: transformer-lens' hook points by name.
+        tokens: the batch.
+        edits: the run's own.
+        record: what it left.
+    """
+
+    bridge: Any
+    points: Mapping[str, Any]
+    tokens: Tokens
+    edits: Sequence[Edit]
+    record: Record
+
+
+def replay(run: Remembered, pack: Sequence[Planned]) -> list[Outcome]:
+    """The outcomes of branches that fit side by side, in the order given.
+
+    Raises:
+        SelfCheckError: a hook did not fire exactly once.
+    """
+    order = sorted(range(len(pack)), key=lambda i: pack[i].first)
+    layout = Layout(run.tokens, [pack[i] for i in order])
+    bridge, kept = run.bridge, run.record
+    changes = Changes.of(layout, run.edits, kept.z)
+    hidden = kept.residuals[0][:, :0]
+    masks: dict[int, Tensor] = {}
+    lowest = layout.members[0].first
+    highest = max(member.last for member in layout.members)
+    hooks = changes.hooks(range(lowest, highest + 1))
+    with ExitStack() as stack:
+        stack.enter_context(attached([(run.points[s.hook], h) for s, h in hooks.items()]))
+        if (columns := answer_columns(run, layout)) is not None:
+            stack.enter_context(last_mlp_at(bridge, columns, hooks))
+        for layer in range(lowest, highest + 1):
+            width, before = layout.width(layer), hidden.shape[1]
+            if width > before:
+                rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+                joining = kept.residuals[layer][rows, layout.positions[:, before:width]]
+                hidden = torch.cat([hidden, joining], dim=1)
+            if changes.gives_z(layer, before):
+                changes.given.add(layer)
+            hidden = run_layer(run, layout, changes, layer, hidden, masks)
+        changes.check(list(hooks))
+        logits = answers(run, layout, columns, hidden)
+    outcomes = [
+        Outcome(logits[i] if member.branch.answer else logits[i][:, :0], changes.readings(i))
+        for i, member in enumerate(layout.members)
+    ]
+    return [outcomes[order.index(i)] for i in range(len(pack))]
+
+
+@dataclass
+class SharedCache:
+    """What a layer's attention finds where it looks for a cache: the run's keys and values, which
+    stay as they are, before those of the tokens at hand."""
+
+    record: Record
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """[R, KV, S + W, d] of both."""
+        return (
+            torch.cat([self.record.keys[layer], keys], dim=2),
+            torch.cat([self.record.values[layer], values], dim=2),
+        )
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return self.record.keys[layer].shape[2]
+
+
+def run_layer(
+    run: Remembered,
+    layout: Layout,
+    changes: Changes,
+    layer: int,
+    hidden: Tensor,
+    masks: dict[int, Tensor],
+) -> Tensor:
+    """[R, W, d] after a layer, called as the model called it.
+
+    Args:
+        run: with its record.
+        layout: the tokens.
+        changes: what is edited; says whether the layer's z is given.
+        layer: which.
+        hidden: [R, W, d] before it.
+        masks: attention masks by identity of what the run's tokens see; layers share them.
+    """
+    kept, block = run.record, run.bridge.blocks[layer]
+    call = kept.calls[layer]
+    width = hidden.shape[1]
+    at = layout.positions[:, :width]
+    arguments = dict(call.arguments)
+    for name, value in call.arguments.items():
+        if name in CACHES:
+            arguments[name] = SharedCache(kept)
+        elif name in INDEXED and value is not None:
+            arguments[name] = picked(value, at)
+    if layer in changes.given:
+        rows = torch.arange(at.shape[0], device=at.device)[:, None]
+        with attention_given(block.attn, kept.z[layer][rows, at]):
+            out = block(**{call.hidden: hidden}, **arguments)
+    else:
+        seen = call.visible
+        if id(seen) not in masks:
+            masks[id(seen)] = layout.mask(seen, hidden.dtype)
+        arguments["attention_mask"] = masks[id(seen)][:, :, :width, : seen.shape[2] + width]
+        out = block(**{call.hidden: hidden}, **arguments)
+    found: Tensor = out[0] if isinstance(out, tuple) else out
+    return found
+
+
+def picked(value: Any, at: Tensor) -> Any:
+    """What is indexed by position, [1 or R, S, ...], for tokens at [R, W]."""
+    if isinstance(value, tuple):
+        return tuple(picked(each, at) for each in value)
+    rows = torch.arange(at.shape[0], device=at.device)[:, None]
+    return value.expand(at.shape[0], *value.shape[1:])[rows, at]
+
+
+def attention_given(attention: Any, z: Tensor) -> AbstractContextManager[None]:
+    """The layer's attention does nothing but project z, [R, W, H, d]; edits of z hold."""
+    return instead(
+        attention, lambda *_, **__: (attention.hook_out(attention.o(z.flatten(2))), None)
+    )
+
+
+def answer_columns(run: Remembered, layout: Layout) -> Tensor | None:
+    """[R, N'] of the members whose answer is wanted; None where nobody's is."""
+    last = run.tokens.last[:, None]
+    found = [layout.where(i, last).columns for i, m in enumerate(layout.members) if m.branch.answer]
+    return torch.cat(found, dim=1) if found else None
+
+
+def answers(
+    run: Remembered, layout: Layout, columns: Tensor | None, hidden: Tensor
+) -> list[Tensor]:
+    """[R, V] of each member, [R, 0] where no answer is wanted."""
+    found = [hidden.new_zeros(hidden.shape[0], 0)] * len(layout.members)
+    if columns is not None:
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        logits = at_least_float(head(run, hidden[rows, columns.T]))
+        wanted = [i for i, member in enumerate(layout.members) if member.branch.answer]
+        for i, each in zip(wanted, logits, strict=True):
+            found[i] = each
+    return found
+
+
+def head(run: Remembered, hidden: Tensor) -> Tensor:
+    """[N, R, V] from the last layer's residual [N, R, d], by what the model does after its layers.
+
+    The model runs with its layers bypassed, so that soft-caps and scales are not missed.
+    """
+    members, rows, width = hidden.shape
+    # each as a prompt of one token: some families take the shape of their ids for that of the
+    # residual, and one token never exceeds the positions that they know
+    last = hidden.reshape(members * rows, 1, width)
+    ids = run.tokens.ids[:1, :1].expand(members * rows, 1)
+    with ExitStack() as stack:
+        for block, call in zip(run.bridge.blocks, run.record.calls, strict=True):
+            out = (last,) if call.tupled else last
+            stack.enter_context(instead(block, lambda *_, out=out, **__: out))
+        logits: Tensor = run.bridge(ids, attention_mask=torch.ones_like(ids), return_type="logits")
+    return logits.reshape(members, rows, -1)
