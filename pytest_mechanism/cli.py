@@ -51,9 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run=print_schema
     )
 
-    from pytest_mechanism.commands import discover
+    from pytest_mechanism.commands import discover, show
 
     discover.add_parser(commands)
+    show.add_parser(commands)
 
     given = parser.parse_args(arguments)
     try:

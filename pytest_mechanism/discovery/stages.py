@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Case, Measured
@@ -52,15 +53,12 @@ class Stage:
     candidates: tuple[Head, ...]
     receivers: tuple[Head, ...]
 
-    def table(self, shape: Shape) -> list[list[float]]:
-        """[layers, heads] of effects; 0 where a head was no possible sender."""
-        return [
-            [
-                self.effects[layer, head].value if (layer, head) in self.effects else 0.0
-                for head in range(shape.n_heads)
-            ]
-            for layer in range(shape.n_layers)
-        ]
+    def table(self, shape: Shape) -> NDArray[np.float64]:
+        """[layers, heads] of effects; NaN where a head was no possible sender."""
+        found = np.full((shape.n_layers, shape.n_heads), np.nan)
+        for head, effect in self.effects.items():
+            found[head] = effect.value
+        return found
 
 
 def chain(groups: Mapping[str, AnyGroup]) -> list[str]:

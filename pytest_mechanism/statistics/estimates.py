@@ -116,6 +116,8 @@ def of_means(
     columns: Sequence[Values],
     statistic: Callable[..., Array | float],
     how: Sampling,
+    *,
+    counted: bool = True,
 ) -> Estimate:
     """A function of the means of paired columns, with a bootstrap over clusters.
 
@@ -123,9 +125,10 @@ def of_means(
         columns: each with one number a row; the same rows in each.
         statistic: takes one mean a column (numbers or arrays of equal shape).
         how: clusters, confidence and seed.
+        counted: whether columns of zeros and ones count something.
 
-    A column of zeros and ones in which all rows agree has no spread to resample, yet its mean is
-    not known exactly: the interval is widened by that column's exact bounds.
+    A counted column in which all rows agree has no spread to resample, yet its mean is not known
+    exactly: the interval is widened by that column's exact bounds.
 
     Raises:
         Undefined: the statistic is not finite on the rows or on a resample.
@@ -164,7 +167,7 @@ def of_means(
                 if math.isfinite(low) and math.isfinite(high):
                     break
         edges = [value, low, high]
-        for i, column in enumerate(data):
+        for i, column in enumerate(data if counted else ()):
             # -1 in each row: paired differences, the same as 1 with the sides changed
             if column.size and column.min() == column.max() and column[0] in (-1.0, 0.0, 1.0):
                 all_bound, none_bound = exact_bounds(n, how.confidence)
@@ -177,8 +180,8 @@ def of_means(
 
 
 def mean(values: Values, how: Sampling) -> Estimate:
-    """Mean of any numbers."""
-    return of_means([values], lambda m: m, how)
+    """Mean of any numbers, such as log-probabilities, whose zeros count nothing."""
+    return of_means([values], lambda m: m, how, counted=False)
 
 
 def difference(a: Values, b: Values, how: Sampling) -> Estimate:

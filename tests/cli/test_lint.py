@@ -218,13 +218,13 @@ CHECK = """
 import sys
 from pytest_mechanism.cli import main
 codes = [main([*arguments, *paths]) for arguments, paths in {commands!r}]
-heavy = sorted({{"torch", "transformers", "transformer_lens"}} & set(sys.modules))
+heavy = sorted({{"torch", "transformers", "transformer_lens", "matplotlib"}} & set(sys.modules))
 print(codes, heavy)
 """
 
 
 def test_no_command_imports_torch(spec: Path) -> None:
-    """lint, lint --resolved, lint --power and schema run without torch and transformers."""
+    """lint, lint --resolved, lint --power and schema run without torch and matplotlib."""
     scores(spec.parent, "base+ft", {"solves.base": {"value": 0.7, "judged": [JUDGED]}})
     commands = [
         (["lint"], [str(spec)]),

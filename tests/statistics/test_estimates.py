@@ -339,3 +339,9 @@ def test_clusters_of_unequal_size_weigh_by_their_rows() -> None:
     """The mean is that of rows, not of clusters."""
     found = mean([1.0, 1.0, 1.0, 0.0], Sampling(["a", "a", "a", "b"], 0.95, 0))
     assert Estimate(0.75, (0.0, 1.0), found.standard_error, 4, 2) == found
+
+
+def test_a_mean_of_zeros_that_count_nothing_is_zero() -> None:
+    """A head that changes no row's log-probability has no effect; that is no share of 0 in n."""
+    found = estimates.mean([0.0] * 40, Sampling([str(i // 4) for i in range(40)], 0.95, 0))
+    assert (found.value, found.interval) == (0.0, (0.0, 0.0))

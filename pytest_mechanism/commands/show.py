@@ -1,0 +1,149 @@
+"""``pytest-mechanism show SPEC --model-pair A,B``: pictures of a circuit, one model beside another.
+
+What is measured goes through the store, so showing the same again takes no model. A picture is an
+entry of `pictures`: its name, and what draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.errors import MechanismError
+
+if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
+    from matplotlib.figure import Figure
+
+    from pytest_mechanism.discovery.look import Seen
+    from pytest_mechanism.runner.cases import Gate
+    from pytest_mechanism.spec.load import Spec
+    from pytest_mechanism.tasks.base import Prompt
+
+OUT = Path("pictures")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="draw a spec's circuit: heat maps of all heads, and a graph with effect sizes",
+        description="Draw what path patching says about a spec's groups: heat maps of all heads "
+        "(SPEC_heads) and the circuit as a graph (SPEC_circuit), each as SVG and PNG.",
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="a spec with groups")
+    add_model_options(parser)
+    parser.add_argument(
+        "--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: {OUT}; made if missing"
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="of each measurement (default: task.rows for the graph, those of discover for maps)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """0 where the pictures were written.
+
+    Raises:
+        MechanismError: no groups, no place to write to, a head that a model does not have, too few
+            rows, a model at chance.
+    """
+    from pytest_mechanism.discovery.discover import Effort
+    from pytest_mechanism.discovery.look import look, probe
+    from pytest_mechanism.spec.load import load
+
+    spec = load(given.spec)
+    if not spec.groups:
+        raise MechanismError(f"{given.spec} has no groups to show; each needs heads and at")
+    check_folder(given.out)
+    if given.rows is not None:
+        settings = spec.task.settings.model_copy(update={"rows": given.rows})
+        spec = replace(spec, task=replace(spec.task, settings=settings))
+    gate = open_gate(given)
+    check_heads(gate, spec)
+    example = first_prompt(gate, spec, given.rows)
+    runner = gate.runner
+    seen = []
+    for role, reference in runner.references.items():
+        case = gate.case(spec, probe(next(iter(spec.groups)), role), role)
+        rank_rows = given.rows or Effort().rank_rows
+        seen.append(look(case, role, reference.label, runner.measure, rank_rows))
+    runner.release()
+
+    from pytest_mechanism.report.pictures import style
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in pictures(spec, seen, example).items():
+        for path in style.save(draw, given.out / f"{given.spec.stem}_{name}"):
+            print(f"wrote {path}")
+    print(
+        f"{runner.done} measurements made, {runner.from_store} taken from the store",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def pictures(
+    spec: Spec, seen: Sequence[Seen], example: Prompt
+) -> Mapping[str, Callable[[], Figure]]:
+    """Name of each picture -> what draws it."""
+    from pytest_mechanism.commands.depict import circuit_graph, head_maps
+    from pytest_mechanism.report.pictures import circuit_graph as graph
+    from pytest_mechanism.report.pictures import heatmaps
+
+    maps, circuit = head_maps(spec, seen), circuit_graph(spec, seen, example)
+    return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
+
+
+# -- what can be known before anything is measured
+
+
+def check_folder(out: Path) -> None:
+    """Whether a folder is there or can be made.
+
+    Raises:
+        MechanismError: a file stands in its place.
+    """
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise MechanismError(f"--out takes a folder, and {there} is none")
+
+
+def check_heads(gate: Gate, spec: Spec) -> None:
+    """Whether every model has the heads that the spec names.
+
+    Raises:
+        MechanismError: one of them has not.
+    """
+    from pytest_mechanism.discovery.look import probe
+    from pytest_mechanism.spec.parts import Group
+
+    for role in gate.runner.references:
+        for name, group in spec.groups.items():
+            if isinstance(group, Group):
+                gate.case(spec, probe(name, role), role).group(name, role)
+
+
+def first_prompt(gate: Gate, spec: Spec, rows: int | None) -> Prompt:
+    """The first prompt, as an example.
+
+    Raises:
+        MechanismError: ``rows`` of them are too few for an interval.
+    """
+    from pytest_mechanism.claims.base import LEAST_CLUSTERS
+
+    pairs = spec.task.pairs(gate.runner.vocabulary, max(rows or 1, 1))
+    contexts = len({row.cluster for row in pairs}) if rows is None or rows > 0 else 0
+    if rows is not None and contexts < LEAST_CLUSTERS:
+        raise MechanismError(
+            f"--rows {rows} is too few: an interval needs {LEAST_CLUSTERS} contexts, these rows "
+            f"come from {contexts}"
+        )
+    return pairs[0].base

@@ -1,0 +1,75 @@
+"""What there is to see of a spec's circuit on one model: path patching of every head, stage by
+stage, and of each group as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.claims.path import Path
+from pytest_mechanism.claims.scoring import above_chance, performance
+from pytest_mechanism.discovery.discover import as_group
+from pytest_mechanism.discovery.stages import Stage, search
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.spec.parts import Group
+from pytest_mechanism.types import Score
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was measured on one model.
+
+    Attributes:
+        label: of the model.
+        shape: its sizes.
+        stages: path patching of every head, from the answer back.
+        groups: the spec's groups with heads; a sought one is absent where none was found.
+        effects: group -> joint effect of its heads on their readers, with control.
+    """
+
+    label: str
+    shape: Shape
+    stages: tuple[Stage, ...]
+    groups: Mapping[str, Group]
+    effects: Mapping[str, Score]
+
+
+def probe(group: str, on: str) -> Path:
+    """The claim whose measurement is a group's effect; its threshold asks for nothing."""
+    return Path(kind="path", group=group, on=on, drops_at_least=1e-6)
+
+
+def look(case: Case, on: str, label: str, measured: Measured, rank_rows: int) -> Seen:
+    """Measure it.
+
+    Args:
+        case: of a `probe`, its rows those of the effects.
+        on: role of the model.
+        label: how the model is called.
+        measured: asks the runner.
+        rank_rows: rows on which heads are compared; `stages.STREAM`, so others than the effects'.
+
+    Raises:
+        MeasurementError: the model is at chance.
+    """
+    if not above_chance(case, measured(performance(case, on))):
+        raise MeasurementError(
+            f"{label} answers no better than chance, so there is no circuit to show"
+        )
+    stages = tuple(search(case, on, measured, rank_rows))
+    groups = {
+        stage.group: as_group(case.groups[stage.group], list(stage.candidates))
+        for stage in stages
+        if stage.candidates
+    }
+    named = replace(case, role=on, groups=groups)
+    effects: dict[str, Score] = {}
+    for name, group in groups.items():
+        if group.into is not None and group.into.group not in groups:
+            continue  # nobody was found who could read it
+        score = probe(name, on).judge(named, measured).score
+        if score is not None:
+            effects[name] = score
+    return Seen(label, case.shapes[on], stages, groups, effects)

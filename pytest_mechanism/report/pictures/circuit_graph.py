@@ -1,0 +1,192 @@
+"""A circuit as a graph: the answer on top, under it the groups, at the bottom the text they read.
+
+Left to right is the order of the text, so a group stands over the token at which it works. Every
+group has one edge upwards, to whoever reads it, with the joint effect of its heads on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from pytest_mechanism.report.pictures import edges, style
+from pytest_mechanism.report.pictures.edges import Edge
+from pytest_mechanism.report.pictures.layout import SPINE, Block, Layout, arrange
+from pytest_mechanism.report.pictures.style import HEADING, SMALL, TITLE, Line
+
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GroupNode:
+    """A group of heads.
+
+    Attributes:
+        at: named position at which they work.
+        reader: the group that reads them; None for the answer.
+        heads: label of a model -> the group's heads in it.
+        edge: what the group tells its reader.
+    """
+
+    at: str
+    reader: str | None
+    heads: Mapping[str, Sequence[Head]]
+    edge: Edge
+
+
+@dataclass(frozen=True)
+class CircuitGraph:
+    """The whole picture.
+
+    Attributes:
+        title: what is looked at.
+        groups: name -> group, readers before those that they read.
+        positions: named position -> its words in the example, in the order of the text.
+        example: a prompt, its positions marked.
+        answer: what comes next in the example.
+        unit: of the effects, with what they are of.
+        footnote: rows behind the numbers, confidence, what the control is.
+    """
+
+    title: str
+    groups: Mapping[str, GroupNode]
+    positions: Mapping[str, str]
+    example: str
+    answer: str
+    unit: str
+    footnote: str
+
+
+HOW_TO_READ = (
+    "Each box is a group of heads over the token at which it works; each arrow is what the group "
+    "tells its reader, through the reader's queries (q), keys (k) or values (v). The numbers: {unit} "
+    "when the reader hears another prompt from the group instead. The wider the arrow, the more the "
+    "answer needs it."
+)
+MARGIN = 0.3
+INPUT = 1.0
+"""Room between the lowest level and the end of the lanes, for the names of positions."""
+
+BOX = "round,pad=0,rounding_size=0.08"
+
+
+def draw(picture: CircuitGraph) -> Figure:
+    """The figure; style.save writes it."""
+    labels = list(dict.fromkeys(label for node in picture.groups.values() for label in node.heads))
+    scale = edges.largest([node.edge for node in picture.groups.values()])
+    texts = {name: box_lines(name, node) for name, node in picture.groups.items()}
+    tables = {name: edges.table(n.edge, labels, scale) for name, n in picture.groups.items()}
+    order = list(picture.positions)
+    blocks = {
+        name: Block(order.index(node.at), node.reader, box_size(texts[name]), tables[name].size)
+        for name, node in picture.groups.items()
+    }
+    inputs = [
+        [Line(f"[{i}] {name}", bold=True), Line(style.shorten(words, 40), colour=style.FAINT)]
+        for i, (name, words) in enumerate(picture.positions.items(), start=1)
+    ]
+    answer = [Line("answer", HEADING, bold=True, colour="white"),
+              Line(f"in the example: {picture.answer}", colour="white")]  # fmt: skip
+    layout = arrange(
+        blocks,
+        [max(style.text_width(li.text, li.size, li.bold) for li in lines) for lines in inputs],
+        box_size(answer),
+    )
+
+    width = max(layout.width + 2 * MARGIN, 6.4)
+    inside = width - 2 * MARGIN
+    above = [
+        *style.paragraph(picture.title, inside, TITLE, bold=True),
+        *style.paragraph(HOW_TO_READ.format(unit=picture.unit), inside, colour=style.FAINT),
+    ]
+    below = [
+        *style.paragraph(f"Example: {picture.example}", inside),
+        *style.paragraph(picture.footnote, inside, SMALL, colour=style.FAINT),
+    ]
+    floor = INPUT + 0.6 + style.height_of(below) + 0.2
+    height = floor + layout.height + 0.5 + style.height_of(above)
+    figure = style.new_figure(width, height)
+    page = style.canvas(figure, (MARGIN, floor))
+    style.write(page, above, 0, height - floor - 0.2)
+    draw_lanes(page, picture, layout, inputs)
+    for name, node in picture.groups.items():
+        place = layout.places[name]
+        start = place.bottom + blocks[name].box[1]
+        edges.draw(page, node.edge, labels, scale, place, start, name)
+        edges.write(page, tables[name], place.label, name)
+        box = (place.width, blocks[name].box[1])
+        draw_box(page, texts[name], (place.left, place.bottom), box, f"group-{name}")
+    left, bottom, wide = layout.answer
+    draw_box(page, answer, (left, bottom), (wide, box_size(answer)[1]), "answer", style.INK)
+    edges.legend(page, [node.edge for node in picture.groups.values()], labels, -INPUT - 0.35)
+    style.write(page, below, 0, -INPUT - 0.6)
+    return figure
+
+
+def box_lines(name: str, node: GroupNode) -> list[Line]:
+    """Name, position and heads; the heads model by model only where they differ."""
+    lines = [Line(style.shorten(name), HEADING, bold=True),
+             Line(f"at {node.at}", colour=style.FAINT)]  # fmt: skip
+    several = [(label, style.heads_text(heads)) for label, heads in node.heads.items()]
+    alike = len({tuple(text) for _, text in several}) == 1
+    for label, text in several[:1] if alike else several:
+        first, *rest = text
+        lines.append(Line(first if alike else f"{style.shorten(label, 16)}: {first}"))
+        lines += [Line(line if alike else f"    {line}") for line in rest]
+    return lines
+
+
+def box_size(lines: Sequence[Line]) -> tuple[float, float]:
+    """Width and height of a box around lines."""
+    width = max(style.text_width(line.text, line.size, line.bold) for line in lines)
+    return max(width + 0.3, 2 * SPINE), style.height_of(lines) + 0.16
+
+
+def draw_box(
+    page: Axes,
+    lines: Sequence[Line],
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    gid: str,
+    fill: str = "white",
+) -> None:
+    """A rounded box with text."""
+    page.add_patch(
+        FancyBboxPatch(
+            corner, *size, boxstyle=BOX, facecolor=fill, edgecolor=style.INK, linewidth=1,
+            zorder=4, gid=gid,
+        )
+    )  # fmt: skip
+    style.write(page, lines, corner[0] + 0.15, corner[1] + size[1] - 0.09)
+
+
+def draw_lanes(
+    page: Axes,
+    picture: CircuitGraph,
+    layout: Layout,
+    inputs: Sequence[Sequence[Line]],
+) -> None:
+    """A band a position; at its bottom name and words, with a line to the groups that lie lowest
+    in it. Whatever lies above them in the band works at the same token."""
+    for (name, lines), (left, right) in zip(
+        zip(picture.positions, inputs, strict=True), layout.lanes, strict=True
+    ):
+        page.add_patch(
+            Rectangle((left, -INPUT), right - left, layout.height + 0.1 + INPUT,
+                      facecolor="#f2f2f2", linewidth=0, zorder=0, gid=f"position-{name}")
+        )  # fmt: skip
+        style.write(page, lines, left + 0.3, -0.45)
+        here = [layout.places[g] for g, node in picture.groups.items() if node.at == name]
+        lowest = min(place.bottom for place in here)
+        for place in here:
+            if place.bottom - lowest < 0.01:
+                x = place.left + place.width - 0.1  # right of where edges come in
+                page.annotate(
+                    "", (x, place.bottom), (x, -0.4), zorder=1,
+                    arrowprops={"arrowstyle": "-|>", "color": style.LINE, "linewidth": 1,
+                                "shrinkA": 0, "shrinkB": 0},
+                )  # fmt: skip

@@ -1,0 +1,230 @@
+"""``pytest-mechanism show`` on the planted pair, whose circuit and effects are known."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.cli import main
+from pytest_mechanism.commands.depict import marked, positions
+from pytest_mechanism.commands.session import open_gate
+from pytest_mechanism.discovery.look import look, probe
+from pytest_mechanism.spec.load import load
+
+SPEC = """mechanism: 1
+circuit: planted
+task: {family: entity_tracking, boxes: 2, rows: 20, seed: 0}
+groups:
+  value_fetcher:   {heads: {3: [1, 4]}, at: last}
+  pos_transmitter: {heads: {2: [6]}, at: last, into: {group: value_fetcher, via: q}}
+  pos_detector:    {heads: {1: [2]}, at: query_label, into: {group: pos_transmitter, via: v}}
+claims:
+  solves: {kind: accuracy, at_least: 0.9}
+"""
+NO_GROUPS = re.sub(r"groups:.*(?=claims:)", "", SPEC, flags=re.DOTALL)
+PAIR = ["--model-pair", "base=zoo:planted_base,ft=zoo:planted_ft"]
+ROWS = ["--rows", "20"]
+SENDERS = {"value_fetcher": 32, "pos_transmitter": 24, "pos_detector": 16}
+"""Heads below the receivers; all for the logits."""
+
+FILES = [f"planted_{name}.{kind}" for name in ("heads", "circuit") for kind in ("svg", "png")]
+
+
+class Shown:
+    """``show`` in a folder of its own, with one store."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def show(self, out: str, *options: str, spec: str = SPEC) -> tuple[int, str, str]:
+        (self.folder / "planted.yaml").write_text(spec)
+        command = ["show", str(self.folder / "planted.yaml"), *ROWS, *options]
+        self.capsys.readouterr()
+        code = main(
+            [*command, "--out", str(self.folder / out), "--store", str(self.folder / "store")]
+        )
+        return code, *self.capsys.readouterr()
+
+    def text(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("show")
+
+
+@pytest.fixture
+def shown(folder: Path, capsys: pytest.CaptureFixture) -> Shown:
+    """The pair has been shown once, in ``pictures``."""
+    found = Shown(folder, capsys)
+    if not (folder / "pictures").exists():
+        code, out, err = found.show("pictures", *PAIR)
+        assert code == 0, err
+        assert out == "".join(f"wrote {folder / 'pictures' / name}\n" for name in FILES)
+        assert err == "14 measurements made, 0 taken from the store\n"
+    return found
+
+
+def test_pictures_hold_the_numbers_that_were_measured(shown: Shown) -> None:
+    """Every score of the maps and every effect of the graph, with its interval and control."""
+    heads, circuit = (shown.text(f"pictures/planted_{n}.svg") for n in ("heads", "circuit"))
+    spec = load(shown.folder / "planted.yaml")
+    for seen in measured(shown.folder):
+        for stage in seen.stages:
+            assert len(stage.effects) == SENDERS[stage.group]
+            for (layer, head), effect in stage.effects.items():
+                (text,) = texts(heads, f"score-{stage.group}-{layer}.{head}-{seen.label}")
+                assert float(text) == pytest.approx(effect.value, abs=0.051)
+        for group in spec.groups:
+            score = seen.effects[group]
+            (text,) = texts(circuit, f"effect-{group}-{seen.label}")
+            assert float(text) == pytest.approx(score.value, abs=0.051)
+            assert score.value < -3
+            assert score.control is not None
+            assert abs(score.control.value) < 1e-3
+            assert f"[{score.interval[0]:+.1f}, {score.interval[1]:+.1f}]" in circuit
+
+
+def measured(folder: Path):
+    """What was seen of each model, from the store."""
+    from argparse import Namespace
+
+    store = folder / "store"
+    gate = open_gate(
+        Namespace(
+            model=None, model_pair=PAIR[1], store=store, device="cpu", dtype="float32",
+            batch_size=64,
+        )
+    )  # fmt: skip
+    spec = load(folder / "planted.yaml")
+    for role, reference in gate.runner.references.items():
+        case = gate.case(spec, probe("value_fetcher", role), role)
+        yield look(case, role, reference.label, gate.runner.measure, 20)
+    assert gate.runner.done == 0
+
+
+def texts(svg: str, gid: str) -> list[str]:
+    """Text inside the element with this id."""
+    inside = svg[svg.index(f'<g id="{gid}"') :]
+    return re.findall(r"<text[^>]*>([^<]*)</text>", inside[: inside.index("</g>")])
+
+
+def test_the_groups_of_the_spec_are_outlined_and_drawn(shown: Shown) -> None:
+    """Its heads in every map, a box a group, an arrow a group and model."""
+    heads, circuit = (shown.text(f"pictures/planted_{n}.svg") for n in ("heads", "circuit"))
+    chosen = {f"value_fetcher-3.{h}" for h in (1, 4)} | {"pos_transmitter-2.6", "pos_detector-1.2"}
+    assert set(re.findall(r'id="chosen-(\S+-\d\.\d)-ft"', heads)) == chosen
+    assert set(re.findall(r'id="edge-(\w+)-ft"', circuit)) == set(
+        re.findall(r'id="group-(\w+)"', circuit)
+    )
+    for wanted in ("via q of value_fetcher", "at query_label", "heads 3.1 3.4", "[1] query_label"):
+        assert f">{wanted}</text>" in circuit
+    assert ">head of the group, named in the spec</text>" in heads
+
+
+def test_showing_again_measures_nothing_and_writes_the_same_bytes(shown: Shown) -> None:
+    """Everything comes from the store."""
+    code, _, err = shown.show("again", *PAIR)
+    assert (code, err) == (0, "0 measurements made, 14 taken from the store\n")
+    for name in FILES:
+        first, second = (shown.folder / where / name for where in ("pictures", "again"))
+        assert first.read_bytes() == second.read_bytes()
+    assert sorted(p.name for p in (shown.folder / "again").iterdir()) == sorted(FILES)
+
+
+def test_one_model_is_one_column(shown: Shown) -> None:
+    """``--model`` in place of a pair; heads that are to be discovered are searched for, and here
+    they are what was planted."""
+    code, _, err = shown.show(
+        "one",
+        "--model",
+        "base=zoo:planted_base",
+        spec=SPEC.replace("{heads: {2: [6]}", "{heads: discovered"),
+    )
+    assert code == 0, err
+    heads = shown.text("one/planted_heads.svg")
+    assert set(re.findall(r'id="chosen-pos_transmitter-(\d\.\d)-base"', heads)) == {"2.6"}
+    assert "found by their effect where it says discovered" in heads
+    assert "-ft" not in heads
+    assert "-ft" not in shown.text("one/planted_circuit.svg")
+
+
+def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown) -> None:
+    """And so are those that it would have read."""
+    spec = re.sub(r"heads: \{[^}]*\}, at: (\w+)", r"heads: discovered, at: \1", SPEC)
+    spec = spec.replace("at: last}", "at: last, find: {drops_at_least: 99.0}}")
+    code, _, err = shown.show("none", "--model", "base=zoo:planted_base", spec=spec)
+    assert code == 0, err
+    assert "chosen-" not in shown.text("none/planted_heads.svg")
+    circuit = shown.text("none/planted_circuit.svg")
+    assert circuit.count(">no heads found</text>") == 3 + 3
+    assert "No effect could be measured." in circuit
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "problem"),
+    [
+        (NO_GROUPS, PAIR, "has no groups"),
+        (SPEC.replace("{1: [2]}", "{9: [2]}"), PAIR, "group pos_detector names head 2 of layer 9"),
+        (SPEC, ["--model", "zoo:nobody"], "no embedded checkpoint 'nobody'"),
+        (SPEC, [], "give one of --model REF and --model-pair A,B"),
+        (SPEC, [*PAIR, "--rows", "18"], "--rows 18 is too few: an interval needs 10 contexts"),
+        (SPEC, [*PAIR, "--rows", "-1"], "--rows -1 is too few"),
+        (SPEC.replace("mechanism: 1", "mechanism: 2"), PAIR, "no version this plugin reads"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(
+    shown: Shown, spec: str, options: list[str], problem: str
+) -> None:
+    """Exit code 2, no traceback, no picture."""
+    code, out, err = shown.show("nothing", *options, spec=spec)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert problem in err
+    assert not (shown.folder / "nothing").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_one_line(shown: Shown) -> None:
+    """Known before anything is measured; also where it stands in the middle of the path."""
+    for out in ("planted.yaml", "planted.yaml/deeper"):
+        code, _, err = shown.show(out, *PAIR)
+        assert (code, err.count("\n")) == (2, 1)
+        assert re.search(r"--out takes a folder, and \S+planted.yaml is none", err)
+
+
+def test_a_model_at_chance_has_no_circuit_to_show(shown: Shown) -> None:
+    """Random weights: it says whose, and draws nothing."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    random = shown.folder / "random"
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(ZOO / "planted_base")
+    ).save_pretrained(random)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ZOO / "planted_base" / name, random / name)
+    code, out, err = shown.show("nothing", "--model-pair", f"base=zoo:planted_base,ft={random}")
+    assert (code, out) == (2, "")
+    assert err.endswith("ft answers no better than chance, so there is no circuit to show\n")
+
+
+def test_the_example_has_its_positions_marked() -> None:
+    """In the order of the text; words of two positions carry both numbers."""
+    from types import SimpleNamespace
+
+    from pytest_mechanism.tasks.base import Prompt
+
+    groups = {str(i): SimpleNamespace(at=at) for i, at in enumerate(("end", "all", "first"))}
+    prompt = Prompt(
+        "in Box O, in Box L. the",
+        {"first": ((6, 8),), "all": ((6, 8), (16, 18)), "end": ((19, 23),)},
+        "x",
+    )
+    found = positions(SimpleNamespace(groups=groups), prompt)
+    assert list(found) == ["all", "first", "end"]
+    assert marked(prompt.text, found) == "in Box [1, 2: O], in Box [1: L]. [3: the]"
