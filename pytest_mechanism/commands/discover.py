@@ -11,10 +11,14 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.session import add_model_options, open_gate
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.parts import Group
+
+if TYPE_CHECKING:
+    from pytest_mechanism.discovery.discover import Discovery
 
 NOTHING_FOUND = 1
 
@@ -77,6 +81,8 @@ def run(given: argparse.Namespace) -> int:
         for name, group in result.groups.items():
             heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
             print(f"  {name:<20} {heads}")
+        for line in (*screening(result), *growth(result)):
+            print(f"  {line}")
         if role == "base":
             claims = claims_for(case, result, role, runner.measure, effort)
             written = spec_text(
@@ -97,3 +103,36 @@ def run(given: argparse.Namespace) -> int:
     os.replace(temporary, out)
     print(f"wrote {out}")
     return 0
+
+
+def screening(result: Discovery) -> list[str]:
+    """How many heads were judged by gradient alone."""
+    return [
+        f"{stage.group}: {stage.screened_out} of {stage.screened_out + len(stage.effects)} heads "
+        "screened out by gradient, the others path patched"
+        for stage in result.stages
+        if stage.screened_out
+    ]
+
+
+def growth(result: Discovery) -> list[str]:
+    """What joined the heads of large effect, and whether the circuit suffices now."""
+    from pytest_mechanism.discovery.sufficiency import ENOUGH
+
+    grown = result.grown
+    if grown is None:
+        return []
+    found = [
+        f"{layer}.{head} joined {group}: heads of large effect alone do not suffice"
+        for group, (layer, head) in grown.joined
+        if (layer, head) in result.groups[group].members()
+    ]
+    if grown.faithfulness is None:
+        found.append("faithfulness has no value: the model does no better than with silent heads")
+    elif grown.faithfulness.interval[0] < ENOUGH:
+        low, high = grown.faithfulness.interval
+        found.append(
+            f"this circuit does not suffice: faithfulness {grown.faithfulness.value:.2f} "
+            f"[{low:.2f}, {high:.2f}] on the rows that it was grown on, and no head surely helps"
+        )
+    return found

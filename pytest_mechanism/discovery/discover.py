@@ -1,4 +1,4 @@
-"""Finding a circuit: path patching along the chain, then minimality.
+"""Finding a circuit: path patching along the chain, growing until it suffices, then minimality.
 
 Ranking, thresholds and judgement use disjoint rows: heads are ranked on `stages.STREAM`, kept by
 minimality on `THRESHOLD` (K chosen on `minimality.SELECT`), and the spec's own rows are left for
@@ -14,6 +14,7 @@ from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.scoring import above_chance
 from pytest_mechanism.discovery.minimality import Minimality, measure_minimality
 from pytest_mechanism.discovery.stages import Stage, chain, search
+from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.catalogue import PERFORMANCE
 from pytest_mechanism.spec.parts import AnyGroup, Group
@@ -49,12 +50,14 @@ class Discovery:
         stages: the path patching of each group, from the answer back.
         minimality: what each candidate was worth, where the search came so far.
         reason: why nothing was found, or None.
+        grown: the circuit before minimality, and how faithful it was.
     """
 
     groups: Mapping[str, Group]
     stages: tuple[Stage, ...]
     minimality: Minimality | None
     reason: str | None = None
+    grown: Grown | None = None
 
 
 def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discovery:
@@ -74,6 +77,10 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
             None,
             f"nothing found for group {', '.join(empty)}: no head has the wanted effect",
         )
+    grown = grow(
+        case, on, candidates, stages, measured, effort.rank_rows, effort.threshold_rows, THRESHOLD
+    )
+    candidates = {name: list(heads) for name, heads in grown.candidates.items()}
     worth = measure_minimality(
         case, on, candidates, measured, effort.select_rows, effort.threshold_rows, THRESHOLD
     )
@@ -99,7 +106,7 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
             f"no head of group {', '.join(lost)} is needed: the circuit does as well without each",
         )
     groups = {name: as_group(case.groups[name], kept[name]) for name in case.groups}
-    return Discovery(groups, stages, worth)
+    return Discovery(groups, stages, worth, grown=grown)
 
 
 def unshared(groups: Mapping[str, AnyGroup], stages: tuple[Stage, ...]) -> dict[str, list[Head]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Case, Measured
-from pytest_mechanism.methods.catalogue import PATH_PATCHING
+from pytest_mechanism.methods.catalogue import PATH_PATCHING, SCREEN
 from pytest_mechanism.methods.selection import ranked
 from pytest_mechanism.spec.parts import AnyGroup, Find, Group, SoughtGroup
 from pytest_mechanism.statistics import estimates
@@ -42,6 +42,7 @@ class Stage:
         published: head -> mean of (p_patched - p_clean) / p_clean.
         candidates: heads that were taken, strongest first.
         receivers: those of them that the next stage patches into.
+        screened_out: possible heads that were estimated by gradient only.
     """
 
     group: str
@@ -52,6 +53,7 @@ class Stage:
     published: Mapping[Head, float]
     candidates: tuple[Head, ...]
     receivers: tuple[Head, ...]
+    screened_out: int = 0
 
     def table(self, shape: Shape) -> NDArray[np.float64]:
         """[layers, heads] of effects; NaN where a head was no possible sender."""
@@ -78,12 +80,14 @@ def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
 
 
 def sweep(
-    case: Case, on: str, group: AnyGroup, receivers: Sequence[Head] | None, rows: int
-) -> Measurement | None:
-    """Path patching of every possible sender, or None where there is none."""
-    possible = senders(case.shapes[on], receivers)
-    if not possible:
-        return None
+    case: Case,
+    on: str,
+    group: AnyGroup,
+    possible: Sequence[Head],
+    receivers: Sequence[Head] | None,
+    rows: int,
+) -> Measurement:
+    """Path patching of every sender."""
     return case.ask(
         PATH_PATCHING,
         on,
@@ -96,6 +100,29 @@ def sweep(
     )
 
 
+def screened(
+    case: Case,
+    on: str,
+    group: AnyGroup,
+    possible: Sequence[Head],
+    measured: Measured,
+    rows: int,
+) -> list[Head]:
+    """Those of the possible senders that deserve an exact look: all, or the ``screen.keep`` with
+    the largest estimates by gradient, and in any case the heads that the group names."""
+    screen = group.find.screen if group.find is not None else None
+    if screen is None or screen.keep >= len(possible):
+        return list(possible)
+    asked = case.ask(
+        SCREEN, on, heads=[list(h) for h in possible], at=group.at, rows=rows, stream=STREAM
+    )
+    seen = measured(asked).values
+    size = {(layer, h): abs(float(np.mean(seen[f"{layer}.{h}"]))) for layer, h in possible}
+    kept = set(sorted(possible, key=lambda head: -size[head])[: screen.keep])
+    named = set(group.members()) if isinstance(group, Group) else set()
+    return [head for head in possible if head in kept | named]
+
+
 def search(case: Case, on: str, measured: Measured, rows: int) -> list[Stage]:
     """Every group's stage, from the answer back. A group with named heads is searched all the
     same, for its scores, and passes on the heads that it names."""
@@ -103,14 +130,15 @@ def search(case: Case, on: str, measured: Measured, rows: int) -> list[Stage]:
     for name in chain(case.groups):
         group = case.groups[name]
         receivers = found[group.into.group].receivers if group.into else None
-        asked = sweep(case, on, group, receivers, rows) if receivers is None or receivers else None
+        heard = receivers is None or bool(receivers)
+        possible = senders(case.shapes[on], receivers) if heard else []
+        looked_at = screened(case, on, group, possible, measured, rows)
         effects: dict[Head, Estimate] = {}
         published: dict[Head, float] = {}
-        if asked is not None:
-            seen = measured(asked)
-            looked_at = sum(not n.startswith("ratio ") for n in seen.values)
-            # Bonferroni: the chance that any of the heads looked at is wrongly taken stays small
-            how = Sampling(seen.clusters, 1 - (1 - case.confidence) / looked_at, case.seed)
+        if looked_at:
+            seen = measured(sweep(case, on, group, looked_at, receivers, rows))
+            # Bonferroni: the chance that any possible head is wrongly taken stays small
+            how = Sampling(seen.clusters, 1 - (1 - case.confidence) / len(possible), case.seed)
             for key, values in seen.values.items():
                 if not key.startswith("ratio "):
                     layer, head = map(int, key.split("."))
@@ -129,6 +157,7 @@ def search(case: Case, on: str, measured: Measured, rows: int) -> list[Stage]:
             published,
             taken,
             passed,
+            len(possible) - len(looked_at),
         )
     return list(found.values())
 

@@ -100,6 +100,8 @@ def spec_text(
         heads = flow({str(layer): members for layer, members in group.heads.items()})
         into = "" if group.into is None else f", into: {flow(group.into.model_dump())}"
         lines.append(f"  {name}: {{heads: {heads}, at: {group.at}{into}}}")
+        if stage.screened_out:
+            lines.append(f"    # {stage.screened_out} heads were screened out by gradient alone")
         for layer, head in sorted(
             group.members(), key=lambda h: stage.effects[h].value if h in stage.effects else 0.0
         ):

@@ -100,11 +100,11 @@ class BranchEngine:
 
 
 def content(tensor: Tensor | None) -> bytes:
-    """Shape and values."""
+    """Shape, type and values."""
     if tensor is None:
         return b"none"
     plain = tensor.detach().cpu().contiguous()
-    return repr(tuple(plain.shape)).encode() + plain.flatten().view(torch.uint8).numpy().tobytes()
+    return repr((plain.shape, plain.dtype)).encode() + plain.flatten().view(torch.uint8).numpy().tobytes()
 
 
 @dataclass
@@ -147,7 +147,8 @@ class BranchRun:
         kept = self.record
         if not self.on_record:
             return kept.outcome
-        return Outcome(kept.outcome.logits, tuple(self.read(kept, r) for r in self.readings))
+        # copies: the record is others' too
+        return Outcome(kept.outcome.logits.clone(), tuple(self.read(kept, r) for r in self.readings))
 
     def read(self, kept: Record, reading: Reading) -> Tensor:
         """[R, K, heads, d] from a record."""
@@ -161,6 +162,9 @@ class BranchRun:
         return select(residual, reading.at, None).clone()
 
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
+        learned = (t for edit in self.edits for t in (edit.value, edit.keep) if t is not None)
+        if gradients and any(each.requires_grad for each in learned):
+            raise ValueError("a run's own edits get no gradients: put them into the branch")
         planner = Planner(self.tokens, len(self.engine.bridge.blocks))
         room = max(LEAST_ROOM, self.tokens.ids.shape[1])
         engine = self.engine

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Knockout, Reading, Site
 from pytest_mechanism.engine.layout import Layout, Where
-from pytest_mechanism.engine.reference import with_heads
+from pytest_mechanism.engine.reference import again, with_heads
 from pytest_mechanism.errors import SelfCheckError
 
 ATTENTION = ("q", "k", "v", "scores")
@@ -224,7 +224,7 @@ def scattered(where: Where, width: int) -> Tensor:
 def put(new: Tensor, old: Tensor, edits: Sequence[tuple[Where, Edit]]) -> None:
     """Edits of equal numbers of heads, written into ``new`` [R, W, H, d]."""
     rows, _, n_heads, d = old.shape
-    columns, heads, values, keeps, present = [], [], [], [], []
+    columns, heads, values, keeps, present, repeated = [], [], [], [], [], []
     for where, edit in edits:
         chosen = list(range(n_heads)) if edit.heads is None else list(edit.heads)
         count = where.columns.shape[1]
@@ -236,12 +236,15 @@ def put(new: Tensor, old: Tensor, edits: Sequence[tuple[Where, Edit]]) -> None:
             keeps.append(edit.keep.to(old.dtype).expand(shape))
         if where.found is not None:
             present.append(where.found)
+        repeated.append(torch.zeros_like(where.columns) if edit.at is None else again(edit.at))
     at, of = torch.cat(columns, 1)[:, :, None], torch.cat(heads)[None]
     index = torch.arange(rows, device=old.device)[:, None, None]
     value = torch.cat(values, 1)
     if keeps:
         keep = torch.cat(keeps, 1)
         value = keep * old[index, at, of] + (1 - keep) * value
+    if value.requires_grad:
+        value = torch.where(torch.cat(repeated, 1).bool()[:, :, None, None], value.detach(), value)
     if present:
         row, column = torch.cat(present, 1).nonzero(as_tuple=True)
         new[row[:, None], at[row, column], of[0, column]] = value[row, column]

@@ -192,7 +192,8 @@ class Run(Protocol):
     def outcome(self) -> Outcome: ...
 
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
-        """The outcomes in order. With ``gradients``, they are differentiable in the edits."""
+        """The outcomes in order. With ``gradients``, they are differentiable in the branches' own
+        edits."""
         ...
 
 

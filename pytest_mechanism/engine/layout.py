@@ -97,11 +97,12 @@ class Planner:
         touched = torch.zeros(rows, length, dtype=torch.bool, device=device)
         for at in named:
             touched.scatter_(1, positions(self.tokens, at), value=True)
+        real = everywhere <= self.tokens.last[:, None]
+        touched &= real
         if branch.answer or not touched.any():
             touched.scatter_(1, self.tokens.last[:, None], value=True)
         if not branch.held:
-            touched = touched.cummax(dim=1).values
-        touched &= everywhere <= self.tokens.last[:, None]
+            touched = touched.cummax(dim=1).values & real
         found = torch.where(touched, everywhere, length).sort(dim=1).values
         found = found[:, : int(touched.sum(1).max())]
         return torch.where(found == length, NOWHERE, found)

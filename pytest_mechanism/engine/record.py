@@ -123,12 +123,14 @@ def record(
         if kept.keys is None or kept.keys.shape[2] != length:
             raise Unsupported("a layer does not keep the keys of every token")
     n = len(readings)
+    asked, whole = outcome.readings[:n], outcome.readings[n:]
     return Record(
-        Outcome(outcome.logits, outcome.readings[:n]),
+        Outcome(outcome.logits, asked),
         residuals,
         [kept.keys for kept in cache.layers],
         [kept.values for kept in cache.layers],
-        outcome.readings[n:],
+        # whoever asked for all of a z may write into it
+        [z.clone() if any(z is each for each in asked) else z for z in whole],
         calls,
     )
 
@@ -143,15 +145,18 @@ def glance(
     """Readings alone: the forward ends where the last of them was made.
 
     Raises:
-        SelfCheckError: a hook did not fire.
+        SelfCheckError: a hook before the last reading did not fire exactly once.
     """
-    waiting = {reading.site for reading in readings}
+    wanted = {reading.site for reading in readings}
+    waiting = set(wanted)
     found: dict[Site, Tensor] = {}
+    fired: dict[Site, int] = {}
 
     def hook_for(site: Site) -> Callable[..., Tensor | None]:
         changes = [edit for edit in edits if edit.site == site]
 
         def hook(activation: Tensor, hook: Any = None) -> Tensor | None:
+            fired[site] = fired.get(site, 0) + 1
             new = activation
             for edit in changes:
                 new = edited(new, edit)
@@ -168,8 +173,13 @@ def glance(
     hooks = [(bridge.hook_dict[site.hook], hook_for(site)) for site in sites]
     with torch.no_grad(), attached(hooks), suppress(_Enough):
         bridge(tokens.ids, attention_mask=tokens.mask, return_type="logits")
-    if waiting:
-        raise SelfCheckError(f"hook {min(waiting).hook} never fired, so nothing was read there")
+    highest = max((site.layer for site in wanted), default=len(bridge.blocks))
+    for site in sites:
+        if fired.get(site, 0) != 1 and (site in wanted or site.layer < highest):
+            raise SelfCheckError(
+                f"hook {site.hook} fired {fired.get(site, 0)} times before the last reading, "
+                "so what was to be edited or read there is lost or made twice"
+            )
     nothing = torch.zeros(tokens.ids.shape[0], 0, device=tokens.ids.device)
     return Outcome(nothing, tuple(select(found[r.site], r.at, r.heads) for r in readings))
 

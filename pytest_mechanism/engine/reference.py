@@ -45,6 +45,8 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
         keep = edit.keep.to(old.dtype)
         value = keep * chosen + (1 - keep) * value
     value = value.expand_as(chosen)
+    if value.requires_grad and edit.at is not None:
+        value = torch.where(again(edit.at)[:, :, None, None], value.detach(), value)
     if edit.at is None and edit.heads is None:
         new = value.contiguous()  # some families take views of it
     else:
@@ -54,6 +56,12 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
         heads = range(old.shape[2]) if edit.heads is None else edit.heads
         new[rows, at[:, :, None], torch.tensor(list(heads), device=old.device)] = value
     return new if activation.dim() == 4 else new.squeeze(2)
+
+
+def again(at: Tensor) -> Tensor:
+    """[R, K], True where a row has named the position before: written to the same place with the
+    same value, it would count in a gradient once more."""
+    return (at[:, :, None] == at[:, None, :]).tril(-1).any(-1)
 
 
 def at_least_float(logits: Tensor) -> Tensor:

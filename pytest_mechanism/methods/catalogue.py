@@ -15,6 +15,7 @@ CIRCUIT = Method("pytest_mechanism.methods.circuit:measure", 1)
 INTERCHANGE = Method("pytest_mechanism.methods.interchange:measure", 2)
 HEAD_EFFECTS = Method("pytest_mechanism.methods.activation_patching:measure", 1)
 PATH_PATCHING = Method("pytest_mechanism.methods.path_patching:measure", 1)
+SCREEN = Method("pytest_mechanism.methods.screen:measure", 1)
 DONATION = Method("pytest_mechanism.methods.cmap:donate", 1)
 CMAP = Method("pytest_mechanism.methods.cmap:measure", 1)
 
@@ -34,6 +35,8 @@ def rows_of(measurement: Measurement) -> int:
         return rows * (2 + bool(given["control"]))
     if measurement.method == PATH_PATCHING:
         return rows * (3 + len(given["senders"]) * (2 if given["via"] else 1))
+    if measurement.method == SCREEN:
+        return rows * 4  # two forwards, and a backward that costs as much as two
     if measurement.method == HEAD_EFFECTS:
         return rows * (2 + len(given["heads"]))
     return rows

@@ -41,6 +41,16 @@ class Into(Part):
     via: Literal["q", "k", "v"]
 
 
+class Screen(Part):
+    """Attribution patching before path patching: many heads are looked at by gradient, few exactly.
+
+    Attributes:
+        keep: heads that are path patched, those with the largest estimated effect.
+    """
+
+    keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
+
+
 class Find(Part):
     """How the heads of a group are found.
 
@@ -49,12 +59,14 @@ class Find(Part):
             way); None takes those whose effect is large enough, and surely not none.
         receivers: how many of them the next group is patched into; None is all.
         drops_at_least: wanted effect without ``candidates``: the answer's log-probability falls
-            by so many nats.
+            by so many nats. Should the circuit of all groups not suffice, heads with less join.
+        screen: which heads are looked at exactly; None is all.
     """
 
     candidates: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     receivers: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
-    drops_at_least: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.1
+    drops_at_least: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.2
+    screen: Screen | None = None
 
 
 class Group(Part):

@@ -1,0 +1,161 @@
+"""Growing a circuit until it answers as the model does.
+
+Heads that were taken for their effect alone may be too few: where several stand in for each other,
+each of them has little. The head that helps the circuit most joins, one at a time, until the
+circuit's normalised faithfulness is surely large enough, or until no head surely helps. Which head
+helps most is seen on rows of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.discovery.stages import Stage
+from pytest_mechanism.methods.catalogue import CIRCUIT, PERFORMANCE
+from pytest_mechanism.spec.parts import SoughtGroup, plain
+from pytest_mechanism.statistics import estimates
+from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.types import Head, Observations
+
+ENOUGH = 0.9
+"""Faithfulness at which a circuit stops growing; its interval must lie above."""
+
+MOST = 32
+"""Heads that are tried in each step, those with the strongest effects of their groups first."""
+
+SELECT = "sufficiency_select"
+"""Rows on which a head is chosen."""
+
+Member = tuple[str, Head]
+
+Circuit = Mapping[str, Sequence[Head]]
+"""Group -> heads."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A circuit that was grown.
+
+    Attributes:
+        candidates: group -> heads, those that joined last.
+        joined: (group, head) in the order in which they joined.
+        faithfulness: of the circuit, on the rows it was grown on; None where it has no value.
+    """
+
+    candidates: Circuit
+    joined: tuple[Member, ...]
+    faithfulness: Estimate | None
+
+
+def grow(
+    case: Case,
+    on: str,
+    candidates: Circuit,
+    stages: Sequence[Stage],
+    measured: Measured,
+    select_rows: int,
+    rows: int,
+    stream: str,
+) -> Grown:
+    """Add heads to ``candidates`` until the circuit suffices on ``stream`` rows. Groups whose heads
+    are named, or found by count, stay as they are."""
+    found: Circuit = candidates
+    joined: list[Member] = []
+    while True:
+        reached = faithfulness(case, on, found, measured, rows, stream)
+        if reached is None or reached.interval[0] >= ENOUGH:
+            return Grown(found, tuple(joined), reached)
+        tried = in_line(case, found, stages)[:MOST]
+        best = most_helpful(case, on, found, tried, measured, select_rows)
+        if best is None:
+            return Grown(found, tuple(joined), reached)
+        found = joined_by(found, best)
+        joined.append(best)
+
+
+def joined_by(circuit: Circuit, member: Member) -> Circuit:
+    group, head = member
+    return {**circuit, group: [*circuit[group], head]}
+
+
+def in_line(case: Case, found: Circuit, stages: Sequence[Stage]) -> list[Member]:
+    """Heads that may join: the answer loses by their path, and no group at their position has them.
+    By effect as a share of their group's strongest, since stages differ in scale."""
+    shares: dict[Member, float] = {}
+    for stage in stages:
+        group = case.groups[stage.group]
+        if not isinstance(group, SoughtGroup) or group.find.candidates is not None:
+            continue
+        taken = {h for name in found if case.groups[name].at == stage.at for h in found[name]}
+        strongest = min((e.value for e in stage.effects.values()), default=0.0)
+        for head, effect in stage.effects.items():
+            if effect.value < 0 and head not in taken:
+                shares[stage.group, head] = effect.value / strongest
+    return sorted(shares, key=lambda member: (-shares[member], member))
+
+
+def most_helpful(
+    case: Case,
+    on: str,
+    circuit: Circuit,
+    tried: Sequence[Member],
+    measured: Measured,
+    rows: int,
+) -> Member | None:
+    """The head whose joining makes the circuit right most often; None where none surely helps."""
+    if not tried:
+        return None
+    names = {f"{group}:{head[0]}.{head[1]}": (group, head) for group, head in tried}
+    circuits = {name: joined_by(circuit, member) for name, member in names.items()}
+    seen = run(case, on, {"without": circuit, **circuits}, measured, rows, SELECT)
+    best = max(names, key=lambda name: float(np.mean(seen.values[f"{name}_correct"])))
+    gain = estimates.difference(
+        seen.values[f"{best}_correct"], seen.values["without_correct"], case.sampling(seen)
+    )
+    return names[best] if gain.interval[0] > 0 else None
+
+
+def run(
+    case: Case,
+    on: str,
+    circuits: Mapping[str, Circuit],
+    measured: Measured,
+    rows: int,
+    stream: str,
+) -> Observations:
+    """``{name}_correct`` of each circuit, and of ``empty``."""
+    alive = {
+        name: [[*head, case.groups[group].at] for group, heads in circuit.items() for head in heads]
+        for name, circuit in circuits.items()
+    }
+    return measured(
+        case.ask(
+            CIRCUIT,
+            on,
+            rows=rows,
+            stream=stream,
+            ablation=plain(case.ablation),
+            alive={**alive, "empty": []},
+        )
+    )
+
+
+def faithfulness(
+    case: Case, on: str, circuit: Circuit, measured: Measured, rows: int, stream: str
+) -> Estimate | None:
+    """(m(C) - m(0)) / (m(M) - m(0)) of accuracy; None where model and silence are not told apart."""
+    whole = measured(case.ask(PERFORMANCE, on, rows=rows, stream=stream))
+    parts = run(case, on, {"circuit": circuit}, measured, rows, stream)
+    try:
+        return estimates.normalised(
+            parts.values["circuit_correct"],
+            parts.values["empty_correct"],
+            whole.values["correct"],
+            case.sampling(whole),
+        )
+    except estimates.Undefined:
+        return None
