@@ -104,7 +104,10 @@ def content(tensor: Tensor | None) -> bytes:
     if tensor is None:
         return b"none"
     plain = tensor.detach().cpu().contiguous()
-    return repr((plain.shape, plain.dtype)).encode() + plain.flatten().view(torch.uint8).numpy().tobytes()
+    return (
+        repr((plain.shape, plain.dtype)).encode()
+        + plain.flatten().view(torch.uint8).numpy().tobytes()
+    )
 
 
 @dataclass
@@ -128,6 +131,10 @@ class BranchRun:
         if not self.on_record:
             self.engine.count(self.tokens.ids.shape[0])
             return self.engine.made(self.tokens, self.edits, self.readings)
+        if self.edits and self.tokens.ids.device.type != "cpu":
+            # looking at the values of edits on another device costs more than a forward there
+            self.engine.count(self.tokens.ids.shape[0])
+            return self.engine.made(self.tokens, self.edits)
         memory, key = self.engine.remembered, self.engine.known(self.tokens, self.edits)
         if key in memory:
             memory.move_to_end(key)
@@ -148,7 +155,9 @@ class BranchRun:
         if not self.on_record:
             return kept.outcome
         # copies: the record is others' too
-        return Outcome(kept.outcome.logits.clone(), tuple(self.read(kept, r) for r in self.readings))
+        return Outcome(
+            kept.outcome.logits.clone(), tuple(self.read(kept, r) for r in self.readings)
+        )
 
     def read(self, kept: Record, reading: Reading) -> Tensor:
         """[R, K, heads, d] from a record."""

@@ -186,17 +186,19 @@ class Changes:
         return torch.where(alive[..., None], computed, before)
 
     def cut(self, scores: Tensor, cuts: Sequence[tuple[int, Knockout]]) -> Tensor:
-        """[R, H, W, S + W] with the knocked out entries at the dtype's least number."""
+        """[R, H, W, prefix + W] with the knocked out entries at the dtype's least number."""
         rows, n_heads, width, total = scores.shape
-        length = total - width
+        prefix = total - width
+        length = self.layout.tokens.ids.shape[1]
         new = scores.clone()
         for member, knockout in cuts:
             queries = scattered(self.layout.where(member, knockout.queries), width)
             columns, present = self.layout.where(member, knockout.keys)
-            keys = torch.zeros(rows, total, dtype=torch.bool, device=scores.device)
             # a key that the branch computes anew stands among its tokens, others in the run
+            keys = torch.zeros(rows, length + width, dtype=torch.bool, device=scores.device)
             active = torch.ones_like(columns, dtype=torch.bool) if present is None else present
             keys.scatter_(1, torch.where(active, columns + length, knockout.keys), value=True)
+            keys = torch.cat([keys[:, :prefix], keys[:, length:]], dim=1)
             chosen = list(range(n_heads)) if knockout.heads is None else list(knockout.heads)
             gone = (queries[:, :, None] & keys[:, None])[:, None]
             new[:, chosen] = new[:, chosen].masked_fill(gone, torch.finfo(scores.dtype).min)

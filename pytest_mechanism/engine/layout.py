@@ -177,8 +177,32 @@ class Layout:
         columns, present = self.looked_up[key]
         return Where(columns + self.starts[member], present)
 
+    @cached_property
+    def present(self) -> Tensor:
+        """[R, W], where there is a token."""
+        return self.raw != NOWHERE
+
+    @cached_property
+    def replaced(self) -> Tensor:
+        """[R, N, S]: which of the run's tokens a member computes anew."""
+        rows, length = self.tokens.ids.shape
+        found = torch.zeros(
+            rows, len(self.members), length + 1, dtype=torch.bool, device=self.raw.device
+        )
+        # absent tokens replace a column that is cut off again
+        spots = torch.where(self.present, self.positions, length)
+        found[torch.arange(rows, device=spots.device)[:, None], self.owner[None], spots] = True
+        return found[:, :, :-1]
+
+    @cached_property
+    def prefix(self) -> int:
+        """How many of the run's tokens some member sees as they were; the rest no one looks at."""
+        seen = (~self.replaced).any(1) & self.tokens.mask.bool()
+        wanted = seen.any(0).nonzero()
+        return int(wanted.max()) + 1 if len(wanted) else 0
+
     def mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
-        """[R, 1, W, S + W], added to attention scores: which of the run's tokens and of the
+        """[R, 1, W, `prefix` + W], added to attention scores: which of the run's tokens and of the
         branches' own each token sees.
 
         A token sees what it saw in the run, its own branch's tokens instead of the run's where
@@ -192,18 +216,9 @@ class Layout:
         index = torch.arange(rows, device=visible.device)[:, None]
         seen = visible[index, self.positions]  # [R, W, S]
         among = seen.gather(2, self.positions[:, None].expand(rows, width, width))
-        present = self.raw != NOWHERE
         own = self.owner[:, None] == self.owner[None]
-        among = among & own & present[:, None]
-        replaced = torch.zeros(
-            rows, len(self.members), visible.shape[2] + 1, dtype=torch.bool, device=visible.device
-        )
-        # absent tokens replace a column that is cut off again
-        spots = torch.where(present, self.positions, visible.shape[2])
-        replaced[index, self.owner[None], spots] = True
-        cached = seen & ~replaced[:, self.owner, :-1]
+        among = among & own & self.present[:, None]
+        cached = seen[:, :, : self.prefix] & ~self.replaced[:, self.owner, : self.prefix]
         both = torch.cat([cached, among], dim=2)
-        least = torch.finfo(dtype).min
-        return torch.zeros(both.shape, dtype=dtype, device=both.device).masked_fill_(~both, least)[
-            :, None
-        ]
+        hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=both.device)
+        return torch.where(both, hidden.new_zeros(()), hidden)[:, None]

@@ -91,16 +91,20 @@ class SharedCache:
     stay as they are, before those of the tokens at hand."""
 
     record: Record
+    prefix: int
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """[R, KV, S + W, d] of both."""
+        """[R, KV, prefix + W, d] of both."""
+        if not self.prefix:
+            return keys, values
+        kept = self.record
         return (
-            torch.cat([self.record.keys[layer], keys], dim=2),
-            torch.cat([self.record.values[layer], values], dim=2),
+            torch.cat([kept.keys[layer][:, :, : self.prefix], keys], dim=2),
+            torch.cat([kept.values[layer][:, :, : self.prefix], values], dim=2),
         )
 
     def get_seq_length(self, layer: int = 0) -> int:
-        return self.record.keys[layer].shape[2]
+        return self.prefix
 
 
 def run_layer(
@@ -128,7 +132,7 @@ def run_layer(
     arguments = dict(call.arguments)
     for name, value in call.arguments.items():
         if name in CACHES:
-            arguments[name] = SharedCache(kept)
+            arguments[name] = SharedCache(kept, layout.prefix)
         elif name in INDEXED and value is not None:
             arguments[name] = picked(value, at)
     if layer in changes.given:
@@ -139,7 +143,7 @@ def run_layer(
         seen = call.visible
         if id(seen) not in masks:
             masks[id(seen)] = layout.mask(seen, hidden.dtype)
-        arguments["attention_mask"] = masks[id(seen)][:, :, :width, : seen.shape[2] + width]
+        arguments["attention_mask"] = masks[id(seen)][:, :, :width, : layout.prefix + width]
         out = block(**{call.hidden: hidden}, **arguments)
     found: Tensor = out[0] if isinstance(out, tuple) else out
     return found

@@ -12,6 +12,8 @@ that checkpoint: numbers from a model that contradicts itself are worth nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from pytest_mechanism.checkpoints.load import LoadedModel
@@ -21,6 +23,7 @@ from pytest_mechanism.engine.interface import (
     Edit,
     Engine,
     Knockout,
+    Outcome,
     Part,
     Reading,
     Site,
@@ -138,38 +141,42 @@ def disagreement(
     z = [Site(layer, "z") for layer in range(layers)]
     donor = reference.run(other, readings=[Reading(site) for site in z]).outcome.readings
     length = min(clean.ids.shape[1], other.ids.shape[1])
-    theirs = [each[:, :length].mean(1, keepdim=True) for each in donor]
-    silent = [Edit(site, value) for site, value in zip(z, theirs, strict=True)]
+    mean = [each[:, :length].mean(1, keepdim=True) for each in donor]
+    silent = [Edit(site, value) for site, value in zip(z, mean, strict=True)]
     low, high = 0, layers - 1
     value = Edit(Site(high // 2, "v"), torch.ones((), device=clean.ids.device), at=middle)
     listening = [Reading(Site(high, "q"), clean.last[:, None])]
     branches = {
-        "z at the last token": Branch([Edit(z[low], theirs[low], at=clean.last[:, None])]),
+        "z at the last token": Branch([Edit(z[low], mean[low], at=clean.last[:, None])]),
         "v in the middle": Branch([value]),
-        "z in the middle, held": Branch(
-            [Edit(z[low], theirs[low], at=middle)], listening, held=True
-        ),
+        "z in the middle, held": Branch([Edit(z[low], mean[low], at=middle)], listening, held=True),
         "attention cut": Branch(
             knockouts=[Knockout(high, clean.last[:, None], torch.zeros_like(middle))]
         ),
     }
     alive = [Alive(high, clean.last[:, None]), Alive(low, middle)]
     circuit = {"a circuit": Branch(held=True, alive=alive)}
-    asked = [("readings alone", other, (), [Reading(site) for site in z])]
-    for edits, asked in ((), branches), (silent, circuit):
-        wanted = list(reference.run(clean, edits).branches(asked.values()))
-        try:
-            found = list(faster.run(clean, edits).branches(asked.values()))
-            for name, mine, theirs in zip(asked, found, wanted, strict=True):
-                what = f"{name} by the {faster.name} engine"
-                for a, b in zip(
-                    (mine.logits, *mine.readings), (theirs.logits, *theirs.readings), strict=True
-                ):
+
+    def told(engine: Engine) -> Iterator[tuple[str, Outcome]]:
+        readings = [Reading(site, other.last[:, None]) for site in z]
+        alone = engine.run(other, readings=readings, answer=False).outcome
+        yield "readings alone", Outcome(alone.logits[:, :0], alone.readings)
+        for edits, asked in ((), branches), (silent, circuit):
+            yield from zip(asked, engine.run(clean, edits).branches(asked.values()), strict=True)
+
+    wanted = list(told(reference))
+    try:
+        for (name, theirs), (_, mine) in zip(wanted, told(faster), strict=True):
+            what = f"{name} by the {faster.name} engine"
+            for a, b in zip(
+                (mine.logits, *mine.readings), (theirs.logits, *theirs.readings), strict=True
+            ):
+                if b.numel():
                     compare(a, b, limit, model, what, "reference")
-        except (Unsupported, SelfCheckError) as problem:
-            return str(problem)
-        except Exception as problem:  # whatever layers raise that are called as they did not expect
-            return one_line(f"{type(problem).__name__}: {problem}")
+    except (Unsupported, SelfCheckError) as problem:
+        return str(problem)
+    except Exception as problem:  # whatever layers raise that were not made to be called like this
+        return one_line(f"{type(problem).__name__}: {problem}")
     return None
 
 
