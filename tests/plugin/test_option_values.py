@@ -13,6 +13,7 @@ OPTIONS = (
     "--mechanism-batch-size",
     "--mechanism-confidence",
     "--mechanism-store",
+    "--mechanism-engine",
     "--mechanism-json",
     "--mechanism-model",
     "--mechanism-no-store",

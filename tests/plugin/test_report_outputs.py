@@ -148,6 +148,7 @@ def test_result_file(mixed):
     assert found["versions"]["pytest-mechanism"] == version("pytest-mechanism")
     (claim,) = found["claims"]
     assert claim.pop("seconds") >= 0
+    assert claim.pop("notes") == []
     (score,) = claim.pop("scores")
     assert claim == {
         "id": "circuit.yaml::good::ft",
