@@ -191,18 +191,20 @@ class BranchRun:
 
         waiting = in_parts(pack, self.engine.most)
         while waiting:
-            part = waiting.pop(0)
+            part, found = waiting.pop(0), None
             try:
                 with torch.set_grad_enabled(gradients):
                     found = replay(run, part)
             except RuntimeError as problem:
                 if len(part) == 1 or not should_reduce_batch_size(problem):
                     raise
+            if found is None:  # the problem, which holds what filled the memory, is gone by now
                 self.engine.most = max(1, len(part) // 2)
-                waiting[:0] = in_parts(part, self.engine.most)
-                clear_device_cache(garbage_collect=True)
-                continue
-            yield from found
+                waiting = in_parts([p for each in (part, *waiting) for p in each], self.engine.most)
+                clear_device_cache(garbage_collection=True)
+            else:
+                while found:  # let go of, so that the next pack has its memory
+                    yield found.pop(0)
 
 
 def in_parts(pack: Sequence[Planned], most: int) -> list[Sequence[Planned]]:

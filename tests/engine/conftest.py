@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,12 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
     """A random model of a family with the embedded tokenizer."""
     import torch
     from transformers import (
+        Gemma2Config,
+        Gemma2ForCausalLM,
         GPT2Config,
         GPT2LMHeadModel,
+        GPTNeoXConfig,
+        GPTNeoXForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
         Qwen3Config,
@@ -41,6 +47,12 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
         model = LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
     elif family == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=2, head_dim=16))
+    elif family == "neox":
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**common))
+    elif family == "gemma2":
+        window = {"sliding_window": 3, "attn_logit_softcapping": 5.0}
+        config = Gemma2Config(**common, **window, num_key_value_heads=2, head_dim=8)
+        model = Gemma2ForCausalLM(config)
     else:
         model = GPT2LMHeadModel(
             GPT2Config(
@@ -72,3 +84,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[family]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny: Callable[[str], Path]) -> Callable[[str, str], Any]:
+    """The tiny model of a family in a dtype, loaded once; whoever changes it puts it back."""
+    from pytest_mechanism.checkpoints.load import load_model
+
+    @cache
+    def of(family: str, dtype: str = "float64") -> Any:
+        return load_model("base", tiny(family), "cpu", dtype, lambda _: [5, 6, 7])
+
+    return of
+
+
+@pytest.fixture(params=FAMILIES, scope="session")
+def model(request: pytest.FixtureRequest, loaded: Callable[[str], Any]) -> Any:
+    """Each family in turn, in float64."""
+    return loaded(request.param)
+
+
+@pytest.fixture(scope="session")
+def gqa(loaded: Callable[[str], Any]) -> Any:
+    """One family, where what is tested is none of the family's business."""
+    return loaded("llama-gqa")

@@ -1,0 +1,275 @@
+"""Families that the branch engine does not understand are measured by the reference engine, and
+whoever reads their scores is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from strategies import FAMILIES
+from sweep import TOKENS
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.engine import record
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.interface import Site, Tokens
+from pytest_mechanism.engine.layout import Layout
+from pytest_mechanism.engine.record import Unsupported, visible_tokens
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.engine.selfcheck import check, disagreement
+from pytest_mechanism.methods.catalogue import HEAD_EFFECTS
+from pytest_mechanism.runner.runner import WITHOUT, Options, Runner
+from pytest_mechanism.runner.store import Store
+from pytest_mechanism.types import Measurement, canonical
+
+OTHER = Tokens(TOKENS.ids + 100, TOKENS.lengths - 2)
+
+
+def why_not(model: LoadedModel) -> str | None:
+    reference, branch = ReferenceEngine(model.bridge), BranchEngine(model.bridge)
+    return disagreement(model, reference, branch, TOKENS, OTHER)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("family", [*FAMILIES, "neox"])
+def test_families_that_are_understood_get_the_branch_engine(
+    loaded: Callable[..., LoadedModel], family: str, dtype: str
+) -> None:
+    """In every dtype: rounding is no disagreement."""
+    model = loaded(family, dtype)
+    assert why_not(model) is None
+    for engine in (ReferenceEngine(model.bridge), BranchEngine(model.bridge)):
+        check(model, engine, TOKENS, OTHER)
+
+
+# -- families that are not understood
+
+
+def alibi(arguments: dict[str, Any]) -> None:
+    """A mask that also says how far a key is."""
+    mask = arguments["attention_mask"]
+    arguments["attention_mask"] = mask - torch.arange(mask.shape[-1], dtype=mask.dtype) / 8
+
+
+def one_mask_a_head(arguments: dict[str, Any]) -> None:
+    arguments["attention_mask"] = arguments["attention_mask"].expand(-1, 4, -1, -1)
+
+
+def unknown_tensor(arguments: dict[str, Any]) -> None:
+    arguments["per_layer_input"] = torch.zeros(1)
+
+
+def no_cache(arguments: dict[str, Any]) -> None:
+    arguments["past_key_values"] = None
+
+
+STRANGE: dict[Callable[[dict[str, Any]], None], str] = {
+    alibi: "attention masks carry more than what is seen",
+    one_mask_a_head: "attention masks of shape (3, 4, 8, 8) are not understood",
+    unknown_tensor: "a layer takes per_layer_input, which is not understood",
+    no_cache: "3 of 3 layers ran, 0 kept a cache",
+}
+
+
+@pytest.fixture
+def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], None]], Any]]:
+    """A family whose model calls its layers in a way of its own."""
+    handles = []
+
+    def of(change: Callable[[dict[str, Any]], None]) -> LoadedModel:
+        def before(_: Any, args: Any, arguments: dict[str, Any]) -> Any:
+            arguments = dict(arguments)
+            change(arguments)
+            return args, arguments
+
+        for block in gqa.bridge.blocks:
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+        return gqa
+
+    yield of
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("change", STRANGE, ids=lambda change: change.__name__)
+def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any) -> None:
+    """A run says what it does not understand; that is the reason why the engine is not used."""
+    model = family(change)
+    assert ReferenceEngine(model.bridge).run(TOKENS).outcome.logits.isfinite().all()
+    with pytest.raises(Unsupported) as problem:
+        assert BranchEngine(model.bridge).run(TOKENS).outcome
+    assert str(problem.value) == STRANGE[change]
+    assert why_not(model) == STRANGE[change]
+
+
+def test_whatever_a_family_raises_is_the_reason(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that were not made to be called for some tokens raise what they like, in one line."""
+
+    def forward(*_: Any) -> Any:
+        raise TypeError("layer takes\n3 arguments")
+
+    monkeypatch.setattr(record, "last_mlp_at", forward)
+    assert why_not(gqa) == "TypeError: layer takes 3 arguments"
+
+
+def test_what_the_reference_engine_raises_is_not_the_fast_ones_fault(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that cannot be run at all is not measured by anything."""
+
+    def forward(*_: Any) -> Any:
+        raise TypeError("a model that is no model")
+
+    monkeypatch.setattr(ReferenceEngine, "forward", forward)
+    with pytest.raises(TypeError, match="no model"):
+        why_not(gqa)
+
+
+def windowed(length: int) -> Tensor:
+    """Each token sees itself and the one before."""
+    return torch.ones(length, length).tril().triu(-1).bool()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_masks_are_read_whatever_their_type(rows: int) -> None:
+    """Booleans, or numbers added to scores; one for all rows, or one a row."""
+    tokens = Tokens(torch.zeros(2, 4, dtype=torch.long), torch.tensor([4, 3]))
+    seen = windowed(4).expand(rows, 1, 4, 4)
+    added = torch.zeros(rows, 1, 4, 4).masked_fill(~seen, torch.finfo(torch.float32).min)
+    for mask in (seen, added):
+        assert torch.equal(visible_tokens(mask, tokens), windowed(4).expand(2, 4, 4))
+
+
+def test_without_a_mask_tokens_see_what_stands_before_them() -> None:
+    """Padding is no one's key."""
+    tokens = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.tensor([3, 2]))
+    found = visible_tokens(None, tokens).long().tolist()
+    assert found == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0], [1, 1, 0]]]
+
+
+# -- an engine that is wrong
+
+
+def everything(self: Layout, visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Other branches' tokens too, and what comes later."""
+    width = self.positions.shape[1]
+    return torch.zeros(len(visible), 1, width, self.prefix + width, dtype=dtype)
+
+
+def run_alone(self: Layout, visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """The run's tokens as they were, none of the branch's own."""
+    mask = MASK(self, visible, dtype)
+    mask[..., : self.prefix] = 0
+    mask[..., self.prefix :] = torch.finfo(dtype).min
+    return mask
+
+
+MASK = Layout.mask
+
+
+@pytest.mark.parametrize("wrong", [everything, run_alone], ids=lambda wrong: wrong.__name__)
+def test_an_engine_that_sees_the_wrong_keys_is_noticed(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    """Whatever makes its numbers others, they are compared before any is reported."""
+    assert why_not(model) is None
+    monkeypatch.setattr(Layout, "mask", wrong)
+    assert "by the branch engine differ from reference" in str(why_not(model))
+
+
+def test_a_glance_that_reads_something_else_is_noticed(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Donors' activations are compared too."""
+    right = record.glance
+
+    def glance(*given: Any) -> Any:
+        outcome = right(*given)
+        return replace(outcome, readings=[r.flip(2) for r in outcome.readings])
+
+    monkeypatch.setattr("pytest_mechanism.engine.branch.glance", glance)
+    assert "readings alone by the branch engine differ" in str(why_not(gqa))
+
+
+@pytest.mark.parametrize("site", [Site(2, "scores"), Site(0, "z")], ids=str)
+def test_an_engine_whose_hooks_do_not_fire_is_noticed(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    """It says so itself, and that is the reason."""
+    point = gqa.bridge.hook_dict[site.hook]
+    monkeypatch.setattr(
+        "pytest_mechanism.engine.replay.attached",
+        lambda hooks: record.attached([h for h in hooks if h[0] is not point]),
+    )
+    assert f"hook {site.hook} fired 0 times in one layer" in str(why_not(gqa))
+
+
+# -- what becomes of it
+
+
+SETTINGS = {"family": "entity_tracking", "boxes": 2, "rows": 20, "seed": 0}
+HEADS = [[layer, head] for layer in range(3) for head in range(4)]
+EFFECTS = Measurement(
+    HEAD_EFFECTS,
+    "base",
+    canonical(SETTINGS | {"revision": 1}),
+    canonical({"rows": 20, "stream": "test", "at": "last", "heads": HEADS}),
+)
+
+
+@pytest.fixture
+def runner(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[..., Runner]:
+    """Measures on a tiny model, whose label is ``tiny``."""
+
+    def of(engine: str, store: bool = False) -> Runner:
+        folder = tiny("llama-gqa")
+        return Runner(
+            {"base": Reference("tiny", str(folder), folder)},
+            {"base": Fingerprint("weights", "words")},
+            Options(engine=engine),
+            Store(tmp_path) if store else None,
+        )
+
+    return of
+
+
+def test_engines_have_the_same_scores(runner: Any) -> None:
+    """Each head's effect in float32, and neither run has anything to be noted."""
+    found = []
+    for engine in ("branch", "reference"):
+        mine = runner(engine)
+        found.append(mine.measure(EFFECTS).values)
+        assert mine.notes == {}
+    assert list(found[0]) == list(found[1]) == [f"{layer}.{head}" for layer, head in HEADS]
+    for name, values in found[0].items():
+        assert values == pytest.approx(found[1][name], abs=1e-5)
+
+
+def test_a_measurement_by_the_other_engine_says_so(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among its facts and among the run's notes, also when it comes from the store."""
+    right = runner("reference").measure(EFFECTS)
+    monkeypatch.setattr(record, "CACHES", ())
+    first = runner("branch", store=True)
+    seen = first.measure(EFFECTS)
+    monkeypatch.undo()
+    again = runner("branch", store=True)
+    again.measure(EFFECTS)
+    (why,) = (fact for name, fact in seen.facts.items() if name == WITHOUT)
+    assert first.notes == again.notes
+    assert first.notes == {
+        "base": f"tiny was measured by the reference engine, not by branch: {why}"
+    }
+    assert (again.from_store, again.loaded) == (1, 0)
+    for name, values in seen.values.items():
+        assert values.tolist() == right.values[name].tolist()

@@ -1,0 +1,301 @@
+"""The branch engine against the reference engine, which is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import FAMILIES, PARTS, Case, batches, cases, exact, farthest, gaps
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine import branch
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.interface import Alive, Branch, Edit, Outcome, Reading, Site, Tokens
+from pytest_mechanism.engine.reference import ReferenceEngine
+
+Loaded = Callable[..., LoadedModel]
+
+ENGINES = pytest.mark.parametrize("engine", [ReferenceEngine, BranchEngine])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def whole() -> Iterator[None]:
+    """A float64 model computes in float64 throughout."""
+    with exact():
+        yield
+
+
+def few(examples: int) -> Callable[[Any], Any]:
+    return settings(max_examples=examples, deadline=None)
+
+
+def tokens_of(*lengths: int) -> Tokens:
+    generator = torch.Generator().manual_seed(len(lengths))
+    ids = torch.randint(0, 256, (len(lengths), max(lengths)), generator=generator)
+    return Tokens(ids, torch.tensor(lengths))
+
+
+# -- equal outcomes
+
+
+@few(30)
+@given(data=st.data())
+def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: Any) -> None:
+    """Any edits, readings, held branches, living heads and knockouts: equal within 1e-9."""
+    case = data.draw(cases(model.shape))
+    wanted = case.outcomes(ReferenceEngine(model.bridge))
+    found = case.outcomes(BranchEngine(model.bridge))
+    assert farthest(case, found, wanted)[0] <= 1e-9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@few(20)
+@given(data=st.data())
+def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str, data: Any) -> None:
+    """Equal within 1e-4 of the logits' standard deviation."""
+    model = loaded(family, "float32")
+    case = data.draw(cases(model.shape))
+    wanted = case.outcomes(ReferenceEngine(model.bridge))
+    found = case.outcomes(BranchEngine(model.bridge))
+    assert farthest(case, found, wanted)[1] <= 1e-4
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: Any) -> None:
+    """Mixed by half: made twice, or not at all, they would come out otherwise."""
+    tokens = tokens_of(4, 6)
+    half, last = torch.tensor(0.5, dtype=torch.float64), tokens.last[:, None]
+    case = Case(
+        tokens,
+        [Edit(Site(1, part), torch.ones(()), keep=half)],
+        [],
+        [
+            Branch([Edit(Site(1, each), torch.zeros(()), at=at)], held=held, alive=alive)
+            for each in PARTS
+            for at in (last, None)
+            for held, alive in ((False, ()), (True, ()), (True, (Alive(1, at), Alive(2, last))))
+        ],
+    )
+    wanted = case.outcomes(ReferenceEngine(gqa.bridge))
+    found = case.outcomes(BranchEngine(gqa.bridge))
+    assert farthest(case, found, wanted)[0] <= 1e-9
+
+
+@pytest.mark.parametrize("family", ["neox", "gemma2"])
+@few(10)
+@given(data=st.data())
+def test_layers_of_another_make_are_the_models_own(loaded: Loaded, family: str, data: Any) -> None:
+    """Attention beside the MLP; sliding windows, soft-caps and norms after each part."""
+    model = loaded(family, "float32")
+    case = data.draw(cases(model.shape, windowed=family == "gemma2"))
+    wanted = case.outcomes(ReferenceEngine(model.bridge))
+    found = case.outcomes(BranchEngine(model.bridge))
+    assert farthest(case, found, wanted)[1] <= 1e-4
+
+
+@few(15)
+@given(data=st.data(), most=st.sampled_from([1, 2, 3]), least=st.sampled_from([1, 32]))
+def test_what_goes_at_once_and_in_which_order_changes_nothing(
+    model: LoadedModel, data: Any, most: int, least: int
+) -> None:
+    """One by one, two by two, in small or large packs, shuffled: the same outcomes."""
+    case = data.draw(cases(model.shape, branches=6))
+    order = data.draw(st.permutations(range(len(case.branches))))
+    shuffled = replace(case, branches=[case.branches[i] for i in order])
+    with pytest.MonkeyPatch.context() as patch:
+        wanted = case.outcomes(BranchEngine(model.bridge))
+        patch.setattr(branch, "LEAST_ROOM", least)
+        run, *found = shuffled.outcomes(BranchEngine(model.bridge, most=most))
+    back = [run, *(found[order.index(i)] for i in range(len(order)))]
+    assert farthest(case, back, wanted)[0] <= 1e-9
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_can_be_read_and_patched_with_itself(model: LoadedModel, part: Any) -> None:
+    """Reading a part of all layers and putting it back changes no logit."""
+    tokens = tokens_of(4, 8)
+    sites = [Site(layer, part) for layer in range(model.shape.n_layers)]
+    run = BranchEngine(model.bridge).run(tokens, readings=[Reading(site) for site in sites])
+    edits = [Edit(site, value) for site, value in zip(sites, run.outcome.readings, strict=True)]
+    (again,) = run.branches([Branch(edits)])
+    torch.testing.assert_close(again.logits, run.outcome.logits, rtol=0, atol=1e-9)
+
+
+# -- branches that ask for little
+
+
+def test_no_branches_have_no_outcomes(model: LoadedModel) -> None:
+    """A run without branches is a run."""
+    assert list(BranchEngine(model.bridge).run(tokens_of(3)).branches([])) == []
+
+
+@pytest.mark.parametrize("edits", [(), (Edit(Site(1, "z"), torch.zeros(()), heads=(1,)),)])
+@pytest.mark.parametrize(
+    "empty",
+    [
+        Branch(),
+        Branch(held=True),
+        Branch(alive=[Alive(1)]),
+        Branch(readings=[Reading(Site(0, "mlp_out"))]),
+    ],
+    ids=["nothing", "held", "alive but not held", "reading"],
+)
+def test_a_branch_that_changes_nothing_is_its_run(
+    model: LoadedModel, edits: Sequence[Edit], empty: Branch
+) -> None:
+    """Its logits are the run's, the run's edits included."""
+    run = BranchEngine(model.bridge).run(tokens_of(2, 5), edits)
+    (found,) = run.branches([empty])
+    torch.testing.assert_close(found.logits, run.outcome.logits, rtol=0, atol=1e-9)
+
+
+def test_a_held_branch_with_everything_alive_lifts_the_runs_edits_of_z(model: LoadedModel) -> None:
+    """All heads alive everywhere: as if z had never been edited."""
+    tokens, engine = tokens_of(2, 5), BranchEngine(model.bridge)
+    layers = range(model.shape.n_layers)
+    silent = [Edit(Site(layer, "z"), torch.zeros(())) for layer in layers]
+    (found,) = engine.run(tokens, silent).branches(
+        [Branch(held=True, alive=[Alive(layer) for layer in layers])]
+    )
+    torch.testing.assert_close(found.logits, engine.run(tokens).outcome.logits, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_branch_that_asks_for_nothing_gives_nothing(model: LoadedModel, held: bool) -> None:
+    """No answer and no readings: [R, 0] logits and no tensors."""
+    edit = Edit(Site(0, "z"), torch.zeros(()), at=torch.tensor([[0], [1]]))
+    run = BranchEngine(model.bridge).run(tokens_of(2, 5))
+    (found,) = run.branches([Branch([edit], held=held, answer=False)])
+    assert (found.logits.shape, found.readings) == ((2, 0), ())
+
+
+def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
+    """Nothing is said about what is read there, but it has its shape."""
+    tokens = Tokens(torch.ones(2, 5, dtype=torch.long), torch.tensor([2, 3]))
+    padding = Reading(Site(1, "z"), torch.tensor([[4], [3]]))
+    run = BranchEngine(model.bridge).run(tokens)
+    (found,) = run.branches([Branch(readings=[padding], held=True, answer=False)])
+    assert found.readings[0].shape == (2, 1, model.shape.n_heads, model.shape.d_head)
+
+
+# -- gradients
+
+
+def learned(case: Case) -> tuple[Case, list[Tensor]]:
+    """The case with a share for each layer that all branches mix by, and values, to be learned."""
+    shares = torch.linspace(0.2, 0.8, 3, dtype=torch.float64, requires_grad=True)
+    leaves = [shares]
+
+    def leaf(edit: Edit) -> Edit:
+        leaves.append(edit.value.clone().requires_grad_())
+        return replace(edit, value=leaves[-1], keep=shares[edit.site.layer])
+
+    found = [replace(b, edits=[leaf(edit) for edit in b.edits]) for b in case.branches]
+    return replace(case, branches=found), leaves
+
+
+def slopes(case: Case, engine: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of a fixed mixture of everything that comes out."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros((), dtype=torch.float64)
+    everywhere = torch.arange(case.tokens.ids.shape[1]).expand_as(case.tokens.ids)
+    for b, outcome in zip(
+        case.branches, case.run(engine).branches(case.branches, gradients=True), strict=True
+    ):
+        for i, each in enumerate((outcome.logits, *outcome.readings)):
+            weights = torch.randn(each.shape, generator=generator, dtype=torch.float64)
+            if i:
+                at = b.readings[i - 1].at
+                there = (everywhere if at is None else at) <= case.tokens.last[:, None]
+                each, weights = each[there], weights[there]  # noqa: PLW2901 - padding says nothing
+            total = total + (each * weights).sum()
+    if not total.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(a) if g is None else g for a, g in zip(leaves, found, strict=True)]
+
+
+@few(15)
+@given(data=st.data())
+def test_gradients_are_the_references(model: LoadedModel, data: Any) -> None:
+    """Of shares that several branches mix by, and of the values that are put in."""
+    case, leaves = learned(data.draw(cases(model.shape, branches=3)))
+    wanted = slopes(case, ReferenceEngine(model.bridge), leaves)
+    found = slopes(case, BranchEngine(model.bridge), leaves)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-8)
+
+
+@ENGINES
+def test_a_position_named_twice_counts_once_in_the_gradient(
+    model: LoadedModel, engine: Any
+) -> None:
+    """Rows with fewer places repeat their last one: as finite differences have it, once."""
+    tokens = tokens_of(4, 6)
+    at = torch.tensor([[1, 1, 1], [0, 1, 2]])
+    generator = torch.Generator().manual_seed(1)
+    value = torch.randn(2, 1, 4, model.shape.d_head, generator=generator, dtype=torch.float64)
+    weights = torch.randn(256, generator=generator, dtype=torch.float64)
+    run = engine(model.bridge).run(tokens)
+
+    def loss(share: Tensor, gradients: bool) -> Tensor:
+        branches = [Branch([Edit(Site(1, "z"), value, at, keep=share)])]
+        (outcome,) = run.branches(branches, gradients)
+        return (outcome.logits * weights).sum()
+
+    share = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(loss(share, gradients=True), share)
+    up, down = (loss(share.detach() + step, gradients=False) for step in (1e-5, -1e-5))
+    assert float(found) == pytest.approx(float(up - down) / 2e-5, rel=1e-6)
+
+
+@ENGINES
+def test_grad_mode_stays_in_the_engine(model: LoadedModel, engine: Any) -> None:
+    """Between outcomes the caller's own mode holds; without gradients nothing carries a graph."""
+    share = torch.full((1,), 0.5, dtype=torch.float64, requires_grad=True)
+    tokens = tokens_of(3, 5)
+    edit = Edit(Site(0, "z"), torch.zeros(()), at=tokens.last[:, None], keep=share)
+    run = engine(model.bridge).run(tokens)
+    seen: list[tuple[bool, bool]] = []
+    for mode in (True, False):
+        with torch.set_grad_enabled(mode):
+            for gradients in (True, False):
+                for outcome in run.branches([Branch([edit])] * 2, gradients):
+                    seen.append((torch.is_grad_enabled(), outcome.logits.requires_grad))
+    assert seen == [(mode, g) for mode in (True, False) for g in (True, True, False, False)]
+
+
+def test_gradients_of_a_runs_own_edits_are_refused(model: LoadedModel) -> None:
+    """A record is made without a graph, so their gradients would be lost without a word."""
+    share = torch.full((1,), 0.5, dtype=torch.float64, requires_grad=True)
+    run = BranchEngine(model.bridge).run(
+        tokens_of(3), [Edit(Site(0, "z"), torch.zeros(()), keep=share)]
+    )
+    with pytest.raises(ValueError, match="put them into the branch"):
+        list(run.branches([Branch()], gradients=True))
+
+
+# -- readings of the run itself
+
+
+@few(15)
+@given(tokens=batches(), layer=st.integers(0, 2), data=st.data())
+def test_a_glance_reads_what_a_whole_run_reads(
+    model: LoadedModel, tokens: Tokens, layer: int, data: Any
+) -> None:
+    """Without an answer the forward ends at the last reading, and the model is as it was before."""
+    readings = [Reading(Site(layer, data.draw(st.sampled_from(PARTS)))) for _ in range(2)]
+    edits = [Edit(Site(0, "v"), torch.ones(()), heads=(1,))]
+    engine, reference = BranchEngine(model.bridge), ReferenceEngine(model.bridge)
+    wanted = reference.run(tokens, edits, readings).outcome
+    found = engine.run(tokens, edits, readings, answer=False).outcome
+    again = engine.run(tokens, edits, readings).outcome
+    nothing = Outcome(wanted.logits[:, :0], wanted.readings)
+    for mine, theirs in ((found, nothing), (again, wanted)):
+        assert max(each[0] for each in gaps(mine, theirs, tokens, readings)) <= 1e-9

@@ -1,0 +1,145 @@
+"""What the branch engine does when memory runs out and when hooks do not fire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from sweep import LAST, TOKENS, logits, of_each_head, silenced
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine import branch as branch_module
+from pytest_mechanism.engine import record as record_module
+from pytest_mechanism.engine import replay as replay_module
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.interface import (
+    Branch,
+    Reading,
+    Site,
+)
+from pytest_mechanism.errors import SelfCheckError
+
+# -- when memory runs out
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], list[int]]:
+    """A device with room for so many branches at once; how many were tried is written down."""
+
+    def of(room: int, message: str = "CUDA out of memory. Tried to allocate 2 GiB") -> list[int]:
+        tried: list[int] = []
+        right = replay_module.replay
+
+        def replay(run: Any, pack: Any) -> Any:
+            tried.append(len(pack))
+            if len(pack) > room:
+                raise RuntimeError(message)
+            return right(run, pack)
+
+        monkeypatch.setattr(branch_module, "replay", replay)
+        return tried
+
+    return of
+
+
+def test_branches_that_do_not_fit_go_in_smaller_packs(gqa: LoadedModel, small: Any) -> None:
+    """Halved until they fit, in order, and later packs are not tried in vain."""
+    branches = of_each_head(LAST)
+    wanted = logits(BranchEngine(gqa.bridge).run(TOKENS).branches(branches))
+    tried = small(3)
+    engine = BranchEngine(gqa.bridge)
+    found = logits(engine.run(TOKENS).branches(branches))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert (tried, engine.most) == ([12, 6, 3, 3, 3, 3], 3)
+    tried.clear()
+    list(engine.run(TOKENS).branches(branches[:5]))
+    assert tried == [3, 2]
+
+
+def test_a_branch_that_does_not_fit_alone_is_an_error(gqa: LoadedModel, small: Any) -> None:
+    """The runner says then that the batches are too large."""
+    tried = small(0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(BranchEngine(gqa.bridge).run(TOKENS).branches(of_each_head(LAST)))
+    assert tried == [12, 6, 3, 1]
+
+
+def test_another_error_is_not_taken_for_want_of_memory(gqa: LoadedModel, small: Any) -> None:
+    """It is raised at once."""
+    tried = small(0, "shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(BranchEngine(gqa.bridge).run(TOKENS).branches(of_each_head(LAST)))
+    assert tried == [12]
+
+
+def test_running_out_in_the_middle_of_a_layer_leaves_no_hook_behind(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was half done is done again, and the model is as it was."""
+    branches = [replace(b, readings=[Reading(Site(2, "q"), LAST)]) for b in of_each_head(LAST)]
+    wanted = logits(BranchEngine(gqa.bridge).run(TOKENS).branches(branches))
+    right, failures = replay_module.run_layer, iter([None])
+
+    def run_layer(run: Any, layout: Any, changes: Any, layer: int, *more: Any) -> Any:
+        found = right(run, layout, changes, layer, *more)
+        if layer == 1 and next(failures, 1) is None:
+            raise RuntimeError("CUDA out of memory.")
+        return found
+
+    monkeypatch.setattr(replay_module, "run_layer", run_layer)
+    found = logits(BranchEngine(gqa.bridge).run(TOKENS).branches(branches))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    hanging = [n for n, point in gqa.bridge.hook_dict.items() if point.fwd_hooks]
+    replaced = [n for n, module in gqa.bridge.named_modules() if "forward" in module.__dict__]
+    assert (hanging, replaced) == ([], [])
+
+
+# -- hooks that do not fire
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks on layer 1 are never called."""
+    right = record_module.attached
+
+    def attached(hooks: Any) -> Any:
+        return right([(point, f) for point, f in hooks if "blocks.1." not in (point.name or "")])
+
+    for module in (record_module, replay_module):
+        monkeypatch.setattr(module, "attached", attached)
+
+
+@pytest.mark.usefixtures("deaf")
+def test_a_branch_whose_hook_does_not_fire_is_an_error(gqa: LoadedModel) -> None:
+    """Its edit would be lost without a word."""
+    run = BranchEngine(gqa.bridge).run(TOKENS)
+    with pytest.raises(SelfCheckError, match=r"hook blocks\.1\.attn\.hook_z fired 0 times"):
+        list(run.branches([Branch([silenced(0, LAST), silenced(1, LAST)])]))
+
+
+@pytest.mark.usefixtures("deaf")
+@pytest.mark.parametrize("reading", [Site(1, "z"), Site(2, "z")], ids=["read", "edited"])
+def test_a_glance_whose_hook_does_not_fire_is_an_error(gqa: LoadedModel, reading: Site) -> None:
+    """Nothing read there, or an edit before it that was lost."""
+    run = BranchEngine(gqa.bridge).run(
+        TOKENS, [silenced(1, LAST)], [Reading(reading)], answer=False
+    )
+    with pytest.raises(SelfCheckError, match=r"hook blocks\.1\.attn\.hook_z fired 0 times"):
+        assert run.outcome
+
+
+def test_a_run_whose_hook_does_not_fire_is_an_error(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record with z missing would be worth nothing."""
+    right = gqa.bridge.run_with_hooks
+
+    def run_with_hooks(*args: Any, fwd_hooks: Any, **more: Any) -> Any:
+        return right(*args, fwd_hooks=[h for h in fwd_hooks if "blocks.1." not in h[0]], **more)
+
+    monkeypatch.setattr(gqa.bridge, "run_with_hooks", run_with_hooks)
+    with pytest.raises(SelfCheckError, match=r"hook blocks\.1\.attn\.hook_z fired 0 times"):
+        assert BranchEngine(gqa.bridge).run(TOKENS).outcome

@@ -1,0 +1,237 @@
+"""What the branch engine saves, and what it remembers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Self
+
+import pytest
+import torch
+from sweep import HEADS, LAST, LAYERS, LENGTH, ROWS, TOKENS, logits, of_each_head, silenced
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine import record as record_module
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.interface import (
+    Alive,
+    Branch,
+    Edit,
+    Knockout,
+    Part,
+    Reading,
+    Site,
+    Tokens,
+)
+
+# -- work
+
+
+class Work:
+    """Counts what goes through a model.
+
+    Attributes:
+        tokens: by layer, how many.
+        attention: by layer, how often it was computed.
+        forwards: how often the model was run from its first layer on.
+    """
+
+    def __init__(self, bridge: Any) -> None:
+        self.bridge = bridge
+        self.tokens: Counter[int] = Counter()
+        self.attention: Counter[int] = Counter()
+        self.forwards = 0
+
+    def __enter__(self) -> Self:
+        self.stack = ExitStack()
+        for i, block in enumerate(self.bridge.blocks):
+
+            def layer(_: Any, args: Any, kwargs: Any, i: int = i) -> None:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                self.tokens[i] += hidden.shape[0] * hidden.shape[1]
+                self.forwards += i == 0 and hidden.shape[1] == LENGTH
+
+            handle = block.original_component.register_forward_pre_hook(layer, with_kwargs=True)
+            self.stack.callback(handle.remove)
+
+            def scores(_: Tensor, hook: Any = None, i: int = i) -> None:
+                self.attention[i] += 1
+
+            point = self.bridge.hook_dict[Site(i, "scores").hook]
+            self.stack.enter_context(record_module.attached([(point, scores)]))
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.stack.close()
+
+
+def test_branches_at_the_last_token_cost_that_token_in_the_layers_above(model: LoadedModel) -> None:
+    """One record, then for each branch one token a row in its layer and those above: no more."""
+    branches = of_each_head(LAST)
+    with Work(model.bridge) as work:
+        list(BranchEngine(model.bridge).run(TOKENS).branches(branches))
+    record = ROWS * LENGTH
+    joined = [HEADS * (layer + 1) * ROWS for layer in range(LAYERS)]
+    assert [work.tokens[layer] for layer in range(LAYERS)] == [record + n for n in joined]
+
+
+def test_shorter_rows_cost_their_padding_and_no_more(model: LoadedModel) -> None:
+    """Rows differ in how many tokens follow the edit; all are as wide as the widest."""
+    lengths = torch.tensor([LENGTH, 3, 5])
+    at = torch.tensor([[6], [2], [1]])  # 2, 1 and 4 tokens from there on
+    with Work(model.bridge) as work:
+        list(
+            BranchEngine(model.bridge)
+            .run(Tokens(TOKENS.ids, lengths))
+            .branches([Branch([silenced(1, at)])])
+        )
+    assert [work.tokens[layer] - ROWS * LENGTH for layer in range(LAYERS)] == [
+        0,
+        ROWS * 4,
+        ROWS * 4,
+    ]
+
+
+def test_an_answer_that_is_not_wanted_ends_at_the_last_reading(model: LoadedModel) -> None:
+    """Path patching's first pass stops where its receivers listen."""
+    branch = Branch([silenced(0, LAST)], [Reading(Site(1, "q"), LAST)], held=True, answer=False)
+    with Work(model.bridge) as work:
+        run = BranchEngine(model.bridge).run(TOKENS)
+        assert run.outcome.logits.shape == (ROWS, 256)
+        before = work.tokens.copy()
+        list(run.branches([branch]))
+    assert work.tokens - before == {0: ROWS, 1: ROWS}
+
+
+def test_a_glance_ends_at_its_last_reading(model: LoadedModel) -> None:
+    """A donor's activations cost the layers up to theirs."""
+    with Work(model.bridge) as work:
+        run = BranchEngine(model.bridge).run(TOKENS, readings=[Reading(Site(1, "z"))], answer=False)
+        assert run.outcome.logits.shape == (ROWS, 0)
+    assert work.tokens == {0: ROWS * LENGTH, 1: ROWS * LENGTH}
+
+
+@pytest.mark.parametrize(
+    ("branch", "computed"),
+    [
+        (Branch([silenced(0, LAST, 1)], held=True), {}),
+        (Branch([silenced(0, LAST, 1)], held=True, alive=[Alive(2, LAST, (3,))]), {2: 1}),
+        (Branch([silenced(0, LAST)], [Reading(Site(1, "q"), LAST)], held=True), {1: 1}),
+        (Branch([silenced(0, LAST)]), {1: 1, 2: 1}),
+        (Branch([silenced(1, LAST, part="q")]), {1: 1, 2: 1}),
+        (Branch([silenced(1, LAST, part="attn_out")]), {2: 1}),
+        (Branch(knockouts=[Knockout(2, LAST, LAST - 1)]), {2: 1}),
+    ],
+    ids=["held", "alive", "held, q read", "z", "q", "attn_out", "knockout"],
+)
+def test_attention_is_computed_only_where_z_may_have_changed(
+    model: LoadedModel, branch: Branch, computed: dict[int, int]
+) -> None:
+    """A held branch needs it where a head is alive or q, k or v are read; others above their edit."""
+    run = BranchEngine(model.bridge).run(TOKENS)
+    assert run.outcome.logits.shape == (ROWS, 256)
+    with Work(model.bridge) as work:
+        list(run.branches([branch]))
+    assert work.attention == computed
+
+
+def test_progress_hears_of_every_run_and_branch(model: LoadedModel) -> None:
+    """The rows of a run, then those of each branch."""
+    heard: list[int] = []
+    engine = BranchEngine(model.bridge, tick=heard.append)
+    list(engine.run(TOKENS).branches(of_each_head(LAST)[:4]))
+    assert heard == [ROWS] * 5
+
+
+# -- memory
+
+
+def test_the_same_run_is_made_once(gqa: LoadedModel) -> None:
+    """Its outcome, its readings of z and its branches, asked for anew, come from one forward."""
+    engine = BranchEngine(gqa.bridge)
+    edits = [silenced(0, LAST, 2)]
+    with Work(gqa.bridge) as work:
+        first = engine.run(TOKENS, edits).outcome.logits
+        again = engine.run(Tokens(TOKENS.ids.clone(), TOKENS.lengths), [silenced(0, LAST, 2)])
+        reading = engine.run(TOKENS, edits, [Reading(Site(1, "z"), LAST)], answer=False)
+        list(again.branches([Branch()]))
+        assert torch.equal(again.outcome.logits, first)
+        assert reading.outcome.readings[0].shape[:3] == (ROWS, 1, HEADS)
+    assert work.forwards == 1
+
+
+VALUE = torch.ones(1, 1, HEADS, 1)
+PLACE = Edit(Site(1, "z"), VALUE, LAST)
+
+
+OTHERS: dict[str, tuple[Tokens, list[Edit]]] = {
+    "edits": (TOKENS, []),
+    "twice": (TOKENS, [PLACE, PLACE]),
+    "layer": (TOKENS, [replace(PLACE, site=Site(0, "z"))]),
+    "part": (TOKENS, [replace(PLACE, site=Site(1, "q"))]),
+    "value": (TOKENS, [replace(PLACE, value=VALUE * 2)]),
+    "shape": (TOKENS, [replace(PLACE, value=VALUE.view(1, HEADS, 1, 1))]),
+    "type": (TOKENS, [replace(PLACE, value=VALUE.view(torch.int32))]),
+    "positions": (TOKENS, [replace(PLACE, at=LAST - 1)]),
+    "everywhere": (TOKENS, [replace(PLACE, at=None)]),
+    "heads": (TOKENS, [replace(PLACE, heads=(1, 0, 2, 3))]),
+    "share": (TOKENS, [replace(PLACE, keep=torch.zeros(()))]),
+    "ids": (Tokens(TOKENS.ids + 1, TOKENS.lengths), [PLACE]),
+    "lengths": (Tokens(TOKENS.ids, TOKENS.lengths - 1), [PLACE]),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_runs_that_differ_in_anything_do_not_share_a_record(what: str) -> None:
+    """Whatever can change a run is part of what it is remembered by."""
+    engine = BranchEngine(None)
+    assert engine.known(TOKENS, [PLACE]) != engine.known(*OTHERS[what])
+
+
+def test_records_that_were_not_asked_for_lately_make_room(gqa: LoadedModel) -> None:
+    """No more bytes are kept than allowed, and the run asked for last is among them."""
+    runs = [Tokens(TOKENS.ids + i, TOKENS.lengths) for i in range(3)]
+    size = BranchEngine(gqa.bridge).run(runs[0]).record.bytes
+    engine = BranchEngine(gqa.bridge, memory=2 * size)
+    keys = [engine.known(tokens, ()) for tokens in runs]
+    for i in (0, 1, 0, 2):
+        assert engine.run(runs[i]).record.bytes == size
+    assert list(engine.remembered) == [keys[0], keys[2]]
+
+
+def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
+    """It lives as long as its run, and its branches are right."""
+    small, large = BranchEngine(gqa.bridge, memory=1), BranchEngine(gqa.bridge)
+    branches = of_each_head(LAST)[:2]
+    found = logits(small.run(TOKENS).branches(branches))
+    assert list(small.remembered) == []
+    assert torch.equal(found, logits(large.run(TOKENS).branches(branches)))
+
+
+def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:
+    """The same branches again, with others between: the same numbers to the last bit."""
+    run = BranchEngine(gqa.bridge).run(TOKENS, [silenced(0, LAST, 1)])
+    parts: tuple[Part, ...] = ("resid_pre", "k", "v", "z", "attn_out", "mlp_out", "resid_post")
+    every = [
+        Branch([silenced(layer, None, part=part)], held=held)
+        for held in (False, True)
+        for layer in range(LAYERS)
+        for part in parts
+    ]
+    before = logits(run.branches(every))
+    assert torch.equal(logits(run.branches(every)), before)
+
+
+def test_whoever_writes_into_an_outcome_changes_nobody_elses(gqa: LoadedModel) -> None:
+    """Logits and readings are the caller's own, whatever of them is on record."""
+    engine = BranchEngine(gqa.bridge)
+    branch = Branch([silenced(0, TOKENS.last[:, None] - 1, part="mlp_out")], held=True)
+    for also in ("z", "attn_out"):
+        run = engine.run(TOKENS, readings=[Reading(Site(1, "z")), Reading(Site(1, also))])
+        before = run.outcome.logits.clone(), logits(run.branches([branch]))
+        for each in (run.outcome.logits, *run.outcome.readings):
+            each.zero_()
+        assert torch.equal(engine.run(TOKENS).outcome.logits, before[0])
+        assert torch.equal(logits(run.branches([branch])), before[1])
