@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.parts import Group
 
@@ -92,10 +92,7 @@ def run(given: argparse.Namespace) -> int:
         print(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
         for name, (precision, recall, jaccard) in compare(found["base"], found["ft"]).items():
             print(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
-    print(
-        f"{runner.done} measurements made, {runner.from_store} taken from the store",
-        file=sys.stderr,
-    )
+    say_what_was_done(runner)
     if not written:
         return NOTHING_FOUND
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")

@@ -30,6 +30,12 @@ def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) 
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="ROWS")
     parser.add_argument(
+        "--engine",
+        default="branch",
+        choices=["branch", "reference"],
+        help="branch (default) recomputes what can have changed, reference everything",
+    )
+    parser.add_argument(
         "--store", type=Path, default=STORE, metavar="FOLDER", help=f"default: {STORE}"
     )
 
@@ -55,11 +61,21 @@ def open_gate(given: argparse.Namespace) -> Gate:
     runner = Runner(
         references,
         {role: fingerprint(ref.folder, memory) for role, ref in references.items()},
-        Options(device=given.device, dtype=given.dtype, batch_size=given.batch_size),
+        Options(given.device, given.dtype, given.batch_size, given.engine),
         store,
         Bar() if sys.stderr.isatty() else Silent(),
     )
     return Gate.over(runner)
+
+
+def say_what_was_done(runner: Runner) -> None:
+    """On stderr: how much was measured, and what the numbers have to be read with."""
+    for note in runner.notes.values():
+        print(note, file=sys.stderr)
+    print(
+        f"{runner.done} measurements made, {runner.from_store} taken from the store",
+        file=sys.stderr,
+    )
 
 
 def ini_aliases(folder: Path) -> dict[str, str]:

@@ -7,13 +7,12 @@ entry of `pictures`: its name, and what draws it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
 
 if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
@@ -83,10 +82,7 @@ def run(given: argparse.Namespace) -> int:
     for name, draw in pictures(spec, seen, example).items():
         for path in style.save(draw, given.out / f"{given.spec.stem}_{name}"):
             print(f"wrote {path}")
-    print(
-        f"{runner.done} measurements made, {runner.from_store} taken from the store",
-        file=sys.stderr,
-    )
+    say_what_was_done(runner)
     return 0
 
 

@@ -62,6 +62,7 @@ def search(tmp_path: Path) -> Search:
                 device="cpu",
                 dtype="float32",
                 batch_size=64,
+                engine="branch",
                 store=tmp_path / "store",
             )
         )
