@@ -1,0 +1,180 @@
+"""What a branch at the last position costs, by prompt length and by number of branches.
+
+python -m benchmarks.lengths [--shape gpt2-small] [--json FILE] [--plot FILE] [--quick]
+
+A branch computes one token however long the prompt is; only that token's attention over the
+prompt's keys grows, and so does the operation count beside which the growth is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.shapes import Setting
+
+LENGTHS = (20, 40, 80, 160, 320, 640)
+FROM, TO = 40, 640
+TARGET = 0.4
+"""Growth of a branch's cost between `FROM` and `TO` tokens, at most."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One length and number of branches.
+
+    Attributes:
+        length: tokens of a prompt.
+        heads: how many heads' branches were asked for together.
+        seconds: CPU seconds of all of them, one entry a turn.
+        operations: multiply-adds of one of them, on average.
+    """
+
+    length: int
+    heads: int
+    seconds: Sequence[float]
+    operations: float
+
+    @property
+    def each(self) -> float:
+        """Milliseconds of a branch."""
+        return 1000 * statistics.median(self.seconds) / self.heads
+
+
+def spread(count: int, of: int) -> list[int]:
+    """So many heads, the same mix of layers for every count."""
+    return [i * of // count + of // count // 2 for i in range(count)]
+
+
+def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point]:
+    """Turns go through all lengths, so that what others do on the machine falls on all alike."""
+    from benchmarks import clock, shapes, sweeps
+    from benchmarks.operations import Cost
+    from pytest_mechanism.engine.branch import BranchEngine
+
+    shape, rows = setting.shape, len(setting.batch.rows)
+    everything = shape.heads()
+    counts = sorted({max(1, len(everything) // 12), len(everything) // 3, len(everything)})
+    cost = Cost.of(setting)
+    ready = []
+    for length in lengths:
+        at = replace(setting, batch=shapes.pairs(shape, rows, length))
+        contender = sweeps.engine_contender("branch engine", BranchEngine, at, everywhere=False)
+        ready.append((length, contender, contender.runs()))
+    seconds: dict[tuple[int, int], list[float]] = {}
+    for turn in range(turns + 1):  # the first is not counted
+        for length, contender, state in ready:
+            for count in counts:
+                which = spread(count, len(everything))
+                spent, _ = clock.seconds(partial(contender.variants, state, which))
+                if turn:
+                    seconds.setdefault((length, count), []).append(spent)
+    return [
+        Point(
+            length,
+            count,
+            spent,
+            statistics.mean(
+                cost.last_branch(everything[i][0], length) for i in spread(count, len(everything))
+            ),
+        )
+        for (length, count), spent in seconds.items()
+    ]
+
+
+def growth(points: Sequence[Point], heads: int, operations: bool) -> float:
+    """From the length `FROM` (or the shortest measured) to `TO` (or the longest)."""
+    chosen = sorted((p for p in points if p.heads == heads), key=lambda p: p.length)
+    first = next((p for p in chosen if p.length == FROM), chosen[0])
+    last = next((p for p in chosen if p.length == TO), chosen[-1])
+    if operations:
+        return last.operations / first.operations - 1
+    return last.each / first.each - 1
+
+
+def table(points: Sequence[Point]) -> str:
+    counts = sorted({p.heads for p in points})
+    lines = ["tokens " + "".join(f"{f'{n} branches':>18}" for n in counts) + "   ms a branch"]
+    for length in sorted({p.length for p in points}):
+        row = {p.heads: p for p in points if p.length == length}
+        lines.append(f"{length:6} " + "".join(f"{row[n].each:18.2f}" for n in counts))
+    lines.append(
+        "growth " + "".join(f"{growth(points, n, operations=False):18.0%}" for n in counts)
+    )
+    lines.append("by ops " + "".join(f"{growth(points, n, operations=True):18.0%}" for n in counts))
+    return "\n".join(lines)
+
+
+def draw(path: Path, points: Sequence[Point], title: str) -> None:
+    from benchmarks.report import figure
+
+    made, axes = figure(7, 4)
+    for count in sorted({p.heads for p in points}):
+        chosen = sorted((p for p in points if p.heads == count), key=lambda p: p.length)
+        axes.plot([p.length for p in chosen], [p.each for p in chosen], "o-", label=f"{count}")
+    last = sorted((p for p in points if p.heads == count), key=lambda p: p.length)
+    scale = last[0].each / last[0].operations
+    axes.plot(
+        [p.length for p in last],
+        [p.operations * scale for p in last],
+        "k:",
+        label="operation count",
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([p.length for p in last], [str(p.length) for p in last])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of the prompt")
+    axes.set_ylabel("CPU ms of a branch at the last position")
+    axes.legend(title="branches asked for together", fontsize=8, title_fontsize=8)
+    axes.set_title(title, size=9)
+    made.savefig(path)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lengths", description=__doc__)
+    parser.add_argument("--shape", default="gpt2-small", help="gpt2-small, llama-gqa, tiny")
+    parser.add_argument("--json", type=Path, help="write results")
+    parser.add_argument("--plot", type=Path, help="write a picture, .svg or .png")
+    parser.add_argument("--turns", type=int, default=5, help="timings of which the median counts")
+    parser.add_argument("--rows", type=int, default=4, help="prompts")
+    parser.add_argument("--quick", action="store_true", help="one turn, short prompts")
+    asked = parser.parse_args(given)
+    lengths = LENGTHS[:3] if asked.quick else LENGTHS
+    turns = 1 if asked.quick else asked.turns
+    warnings.simplefilter("ignore")
+    import torch
+
+    from benchmarks import report, shapes
+
+    torch.set_num_threads(1)
+    here: dict[str, Any] = report.machine()
+    print(", ".join(f"{key} {value}" for key, value in here.items()))
+    setting = shapes.make_setting(asked.shape, asked.rows, lengths[0])
+    points = measured(setting, lengths, turns)
+    print(f"{asked.shape}, {asked.rows} prompts, one thread, median of {turns} turns")
+    print(table(points))
+    most = max(p.heads for p in points)
+    grown = growth(points, most, operations=False)
+    if not asked.quick:
+        verdict = "met" if grown < TARGET else "MISSED"
+        print(f"target below {TARGET:.0%} from {FROM} to {TO} tokens: {grown:.0%}, {verdict}")
+    if asked.json:
+        each = [{**vars(p), "milliseconds_each": p.each} for p in points]
+        report.write_json(asked.json, {"machine": here, "shape": asked.shape, "points": each})
+    if asked.plot:
+        draw(asked.plot, points, f"{asked.shape}, {here['cpu']}, one thread, {here['date']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The models that are timed, built from their config with random weights, and their prompts.
+
+Time does not depend on what the weights are, so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.load import LoadedModel, _wrap
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.engine.interface import Tokens
+from pytest_mechanism.methods.bench import Batch, Bench, Side
+
+ZOO = Path(__file__).parents[1] / "pytest_mechanism" / "zoo"
+SPREAD = 0.06
+"""Standard deviation of the random weights: larger than usual, so that what a single head writes
+shows in the answer and engines that disagree are seen."""
+
+
+def gpt2_small(attention: str) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(attn_implementation=attention, initializer_range=SPREAD))
+
+
+def llama_gqa(attention: str) -> Any:
+    return _llama(attention, 32000, 768, 2048, layers=12, heads=12, kv_heads=4)
+
+
+def tiny(attention: str) -> Any:
+    return _llama(attention, 256, 32, 48, layers=3, heads=4, kv_heads=2)
+
+
+def _llama(
+    attention: str, vocabulary: int, width: int, inner: int, layers: int, heads: int, kv_heads: int
+) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=False,
+            initializer_range=SPREAD,
+            attn_implementation=attention,
+        )
+    )
+
+
+def embedded(attention: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        ZOO / "base", dtype=torch.float32, attn_implementation=attention, local_files_only=True
+    )
+
+
+MODELS: dict[str, Callable[[str], Any]] = {
+    "gpt2-small": gpt2_small,
+    "llama-gqa": llama_gqa,
+    "embedded": embedded,
+    "tiny": tiny,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A model, twice, and a batch of prompt pairs.
+
+    Attributes:
+        name: key of `MODELS`.
+        shape: its sizes.
+        bridge: wrapped as a checkpoint is, weights frozen.
+        plain: the same weights, as Hugging Face gives them.
+        batch: random pairs with the positions ``last``, ``query_label`` (third from the end, as in
+            "Box O contains the") and ``previous_query_label`` (the middle).
+    """
+
+    name: str
+    shape: Shape
+    bridge: Any
+    plain: Any
+    batch: Batch
+
+    def bench(self, engine: Any) -> Bench:
+        """What methods ask for."""
+        probe = self.batch.base.tokens.ids[:1]
+        model = LoadedModel(
+            "base", self.bridge, self.shape, None, probe.device, torch.empty(0), probe
+        )
+        return Bench(model, engine, None, None, len(self.batch.rows))
+
+    @property
+    def layers(self) -> Any:
+        """The plain model's."""
+        inner = self.plain.base_model
+        return inner.h if hasattr(inner, "h") else inner.layers
+
+    @property
+    def projections(self) -> list[Any]:
+        """The plain model's output projections of attention; z of all heads goes in."""
+        return [
+            layer.attn.c_proj if hasattr(layer, "attn") else layer.self_attn.o_proj
+            for layer in self.layers
+        ]
+
+
+def make_setting(name: str, rows: int, length: int) -> Setting:
+    """The model of that name and ``rows`` random prompt pairs of ``length`` tokens."""
+    # eager attention is what the wrapped model needs; the plain one gets what users get
+    bridge, plain = (seeded(MODELS[name], attention) for attention in ("eager", "sdpa"))
+    shape = sizes(plain)
+    wrapped = _wrap(bridge, Path(name))
+    for model in (wrapped, plain):
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+    return Setting(name, shape, wrapped, plain, pairs(shape, rows, length))
+
+
+def seeded(make: Callable[[str], Any], attention: str) -> Any:
+    torch.manual_seed(0)
+    return make(attention).eval()
+
+
+def sizes(model: Any) -> Shape:
+    c = model.config
+    return Shape(
+        n_layers=c.num_hidden_layers,
+        n_heads=c.num_attention_heads,
+        n_kv_heads=getattr(c, "num_key_value_heads", c.num_attention_heads),
+        d_model=c.hidden_size,
+        d_head=c.hidden_size // c.num_attention_heads,
+        d_vocab=c.vocab_size,
+    )
+
+
+def pairs(shape: Shape, rows: int, length: int) -> Batch:
+    """Random tokens and answers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> Tensor:
+        return torch.randint(shape.d_vocab, size, generator=generator)
+
+    lengths = torch.full((rows,), length)
+    places = {
+        name: torch.full((rows, 1), position)
+        for name, position in (
+            ("last", length - 1),
+            ("query_label", length - 3),
+            ("previous_query_label", length // 2),
+        )
+    }
+    base, source = (Side(Tokens(drawn(rows, length), lengths), places, ()) for _ in range(2))
+    answers = drawn(rows)
+    return Batch([None] * rows, base, source, answers, answers)

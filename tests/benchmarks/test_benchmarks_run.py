@@ -1,0 +1,49 @@
+"""The benchmark commands work and their contenders agree; nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+COMMANDS = """
+import sys
+from benchmarks import engines, lengths
+quick = ["--quick", "--json"]
+sys.exit(
+    engines.main([*quick, sys.argv[1], "--plot", sys.argv[2], "--shapes", "tiny"])
+    or lengths.main([*quick, sys.argv[3], "--plot", sys.argv[4], "--shape", "tiny"])
+)
+"""
+"""Both in one process, since most of their time goes into imports."""
+
+
+def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> None:
+    """Every contender gives the reference engine's numbers, and results and pictures are written."""
+    files = [tmp_path / name for name in ("engines.json", "e.svg", "lengths.json", "l.svg")]
+    run = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *map(str, files)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    engines, lengths = (json.loads(path.read_text()) for path in files[::2])
+    assert {found["measure"]: found["agrees"] for found in engines["results"]} == {
+        "sweep-last": True,
+        "sweep-all": True,
+        "path-logits": True,
+        "path-q-last": True,
+        "path-v-query": True,
+        "path-v-previous": True,
+        "dcm-step": True,
+        "minimality": True,
+    }
+    assert {1, 4, 12} == {point["heads"] for point in lengths["points"]}
+    assert all(path.stat().st_size > 0 for path in files)
