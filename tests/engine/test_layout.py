@@ -128,7 +128,7 @@ def several(draw: st.DrawFn) -> tuple[Tokens, list[Branch]]:
     return tokens, [drawn.branch() for _ in range(draw(st.integers(1, 6)))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(several(), st.integers(1, 20))
 def test_packs_keep_the_order_and_the_room(case: tuple[Tokens, list[Branch]], room: int) -> None:
     """Every branch once, held ones apart; a pack is too wide only where one branch alone is."""
@@ -146,7 +146,7 @@ def layout(tokens: Tokens, branches: Sequence[Branch]) -> Layout:
     return Layout(tokens, sorted(planned, key=lambda p: p.first))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(several())
 def test_a_token_sees_its_own_branchs_tokens_instead_of_the_runs(
     case: tuple[Tokens, list[Branch]],
@@ -177,7 +177,7 @@ def test_a_token_sees_its_own_branchs_tokens_instead_of_the_runs(
             assert {owner[c] for c in side} <= {owner[column]}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(several(), st.data())
 def test_a_position_is_found_in_its_branchs_columns(
     case: tuple[Tokens, list[Branch]], data: Any

@@ -44,7 +44,7 @@ def tokens_of(*lengths: int) -> Tokens:
 # -- equal outcomes
 
 
-@few(30)
+@few(15)
 @given(data=st.data())
 def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: Any) -> None:
     """Any edits, readings, held branches, living heads and knockouts: equal within 1e-9."""
@@ -55,7 +55,7 @@ def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: An
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@few(20)
+@few(10)
 @given(data=st.data())
 def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str, data: Any) -> None:
     """Equal within 1e-4 of the logits' standard deviation."""
