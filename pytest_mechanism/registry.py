@@ -21,6 +21,7 @@ CLAIMS = {
 
 TASKS = {
     "entity_tracking": "pytest_mechanism.tasks.entity_tracking:EntityTracking",
+    "counting": "pytest_mechanism.tasks.counting:Counting",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -91,6 +93,24 @@ def cut(scores: Tensor, knockout: Knockout) -> Tensor:
     return new
 
 
+@contextmanager
+def scores_matter() -> Iterator[None]:
+    """Context in which scores are cut: some families have used them when their hook fires.
+
+    Raises:
+        SelfCheckError: this one has.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "A hook on .* returned a modified tensor", UserWarning)
+        try:
+            yield
+        except UserWarning:
+            raise SelfCheckError(
+                "attention of this family cannot be cut: it computes its pattern where no hook "
+                "reaches, so a knockout would be lost"
+            ) from None
+
+
 def living(tokens: Tokens, alive: Sequence[Alive], layer: int, n_heads: int) -> Tensor:
     """[R, S, H, 1]: 1 where a held branch computes z."""
     rows, length = tokens.ids.shape
@@ -118,7 +138,7 @@ def hooked_forward(
     """One full forward with hooks; ``arguments`` go to the model.
 
     Raises:
-        SelfCheckError: a hook did not fire exactly once.
+        SelfCheckError: a hook did not fire exactly once, or what it changed had been used before.
     """
     by_site: dict[Site, list[Callable[[Tensor], Tensor]]] = {}
     for edit in edits:
@@ -144,13 +164,14 @@ def hooked_forward(
         return hook
 
     sites = sorted({*by_site, *wanted})
-    logits = bridge.run_with_hooks(
-        tokens.ids,
-        attention_mask=tokens.mask,
-        return_type="logits",
-        fwd_hooks=[(site.hook, hook_for(site)) for site in sites],
-        **arguments,
-    )
+    with scores_matter() if knockouts else nullcontext():
+        logits = bridge.run_with_hooks(
+            tokens.ids,
+            attention_mask=tokens.mask,
+            return_type="logits",
+            fwd_hooks=[(site.hook, hook_for(site)) for site in sites],
+            **arguments,
+        )
     for site in sites:
         if fired.get(site, 0) != 1:
             raise SelfCheckError(

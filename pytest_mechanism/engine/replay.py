@@ -26,7 +26,7 @@ from pytest_mechanism.engine.record import (
     instead,
     last_mlp_at,
 )
-from pytest_mechanism.engine.reference import at_least_float
+from pytest_mechanism.engine.reference import at_least_float, scores_matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,8 @@ def replay(run: Remembered, pack: Sequence[Planned]) -> list[Outcome]:
     highest = max(member.last for member in layout.members)
     hooks = changes.hooks(range(lowest, highest + 1))
     with ExitStack() as stack:
+        if changes.cuts:
+            stack.enter_context(scores_matter())
         stack.enter_context(attached([(run.points[s.hook], h) for s, h in hooks.items()]))
         if (columns := answer_columns(run, layout)) is not None:
             stack.enter_context(last_mlp_at(bridge, columns, hooks))

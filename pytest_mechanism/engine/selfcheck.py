@@ -13,10 +13,12 @@ that checkpoint: numbers from a model that contradicts itself are worth nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine.branch import LEAST_ROOM
 from pytest_mechanism.engine.interface import (
     Alive,
     Branch,
@@ -150,10 +152,11 @@ def disagreement(
         "z at the last token": Branch([Edit(z[low], mean[low], at=clean.last[:, None])]),
         "v in the middle": Branch([value]),
         "z in the middle, held": Branch([Edit(z[low], mean[low], at=middle)], listening, held=True),
-        "attention cut": Branch(
-            knockouts=[Knockout(high, clean.last[:, None], torch.zeros_like(middle))]
-        ),
     }
+    cut = Branch(knockouts=[Knockout(high, clean.last[:, None], torch.zeros_like(middle))])
+    with suppress(SelfCheckError):  # some families cannot be cut, by any engine
+        list(reference.run(clean).branches([cut]))
+        branches["attention cut"] = cut
     alive = [Alive(high, clean.last[:, None]), Alive(low, middle)]
     circuit = {"a circuit": Branch(held=True, alive=alive)}
 
@@ -161,6 +164,10 @@ def disagreement(
         readings = [Reading(site, other.last[:, None]) for site in z]
         alone = engine.run(other, readings=readings, answer=False).outcome
         yield "readings alone", Outcome(alone.logits[:, :0], alone.readings)
+        # as many side by side as ever: masks inside a layer go by column, and may end or slide
+        many = max(LEAST_ROOM, clean.ids.shape[1]) if engine is faster else 1
+        *_, last = engine.run(clean).branches([branches["z at the last token"]] * many)
+        yield "the last of many branches", last
         for edits, asked in ((), branches), (silent, circuit):
             yield from zip(asked, engine.run(clean, edits).branches(asked.values()), strict=True)
 

@@ -18,3 +18,12 @@ LABELS: tuple[str, ...] = tuple(string.ascii_uppercase)
 
 FILLERS: tuple[str, ...] = ("now", "still", "also", "again")
 """Words that change a segment's length and nothing else."""
+
+LETTERS: tuple[str, ...] = tuple(string.ascii_lowercase)
+
+NUMBERS: tuple[str, ...] = tuple(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen twenty
+    """.split()  # noqa: SIM905
+)

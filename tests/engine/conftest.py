@@ -21,10 +21,14 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
         Gemma2ForCausalLM,
         GPT2Config,
         GPT2LMHeadModel,
+        GPTNeoConfig,
+        GPTNeoForCausalLM,
         GPTNeoXConfig,
         GPTNeoXForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
+        OPTConfig,
+        OPTForCausalLM,
         Qwen3Config,
         Qwen3ForCausalLM,
     )
@@ -49,6 +53,30 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
         model = Qwen3ForCausalLM(Qwen3Config(**common, num_key_value_heads=2, head_dim=16))
     elif family == "neox":
         model = GPTNeoXForCausalLM(GPTNeoXConfig(**common))
+    elif family == "neo":
+        config = GPTNeoConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            max_position_embeddings=128,
+            attention_types=[[["global", "local"], 1]],
+            window_size=16,
+            initializer_range=0.3,
+        )
+        model = GPTNeoForCausalLM(config)
+    elif family == "opt":
+        config = OPTConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            word_embed_proj_dim=32,
+            init_std=0.3,
+        )
+        model = OPTForCausalLM(config)
     elif family == "gemma2":
         window = {"sliding_window": 3, "attn_logit_softcapping": 5.0}
         config = Gemma2Config(**common, **window, num_key_value_heads=2, head_dim=8)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from strategies import FAMILIES
-from sweep import TOKENS
+from sweep import LAST, TOKENS
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
@@ -19,11 +19,12 @@ from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.engine import record
 from pytest_mechanism.engine.branch import BranchEngine
-from pytest_mechanism.engine.interface import Site, Tokens
+from pytest_mechanism.engine.interface import Branch, Knockout, Site, Tokens
 from pytest_mechanism.engine.layout import Layout
 from pytest_mechanism.engine.record import Unsupported, visible_tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
+from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.methods.catalogue import HEAD_EFFECTS
 from pytest_mechanism.runner.runner import WITHOUT, Options, Runner
 from pytest_mechanism.runner.store import Store
@@ -47,6 +48,27 @@ def test_families_that_are_understood_get_the_branch_engine(
     assert why_not(model) is None
     for engine in (ReferenceEngine(model.bridge), BranchEngine(model.bridge)):
         check(model, engine, TOKENS, OTHER)
+
+
+@pytest.mark.parametrize("engine", [ReferenceEngine, BranchEngine])
+@pytest.mark.parametrize(
+    ("family", "cuts"), [*((family, True) for family in FAMILIES), ("opt", False)]
+)
+def test_attention_that_cannot_be_cut_is_an_error(
+    loaded: Callable[..., LoadedModel], family: str, cuts: bool, engine: Any
+) -> None:
+    """Where transformer-lens leaves attention to transformers, a knockout would change nothing; all
+    else works there, by the branch engine too."""
+    model = loaded(family, "float32")
+    run = engine(model.bridge).run(TOKENS)
+    assert why_not(model) is None
+    branches = [Branch(), Branch(knockouts=[Knockout(0, LAST, LAST - 1)])]
+    if cuts:
+        whole, cut = (outcome.logits for outcome in run.branches(branches))
+        assert float((whole - cut).abs().max()) > 1e-3
+    else:
+        with pytest.raises(SelfCheckError, match="attention of this family cannot be cut"):
+            list(run.branches(branches))
 
 
 # -- families that are not understood
@@ -184,6 +206,12 @@ def test_an_engine_that_sees_the_wrong_keys_is_noticed(
     assert why_not(model) is None
     monkeypatch.setattr(Layout, "mask", wrong)
     assert "by the branch engine differ from reference" in str(why_not(model))
+
+
+def test_a_layer_that_masks_by_itself_is_noticed(loaded: Callable[..., LoadedModel]) -> None:
+    """GPT-Neo's local attention counts keys, so it is right for few branches and wrong for many."""
+    model = loaded("neo", "float32")
+    assert "the last of many branches by the branch engine differ" in str(why_not(model))
 
 
 def test_a_glance_that_reads_something_else_is_noticed(

@@ -118,6 +118,20 @@ def test_a_branch_needs_its_lowest_layer_up_to_its_answer_or_last_reading(
     assert layers(branch) == wanted
 
 
+def test_branches_that_name_the_same_tensor_share_their_tokens_if_they_are_alike() -> None:
+    """Held or not, with an answer or without: those compute other tokens at the same positions."""
+    place, shared = at(1, 0), Planner(TOKENS, LAYERS)
+    unlike = [
+        Branch([edit(0, place)], held=held, answer=answer)
+        for held in (False, True)
+        for answer in (False, True)
+    ]
+    assert [shared.plan(b).active.tolist() for b in unlike] == [
+        Planner(TOKENS, LAYERS).plan(b).active.tolist() for b in unlike
+    ]
+    assert shared.plan(Branch([edit(2, place)])).active is shared.plan(unlike[1]).active
+
+
 # -- what goes side by side
 
 

@@ -7,7 +7,6 @@ operations, and `same_text` shows that they are the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from pytest_mechanism.tasks.base import AnyWord, Row
 from pytest_mechanism.tasks.entity_tracking import Context, EntityTracking, EntityTrackingParameters
 from pytest_mechanism.tasks.words import FILLERS, LABELS, OBJECTS
-
-PAD, UNKNOWN, BOS = "<pad>", "<unk>", "<bos>"
+from pytest_mechanism.zoo.recipes import word_level
+from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
 
 TEMPLATE = ("The", "the", "is", "in", "Box", "contains", ",", ".")
 
@@ -42,24 +37,11 @@ Ints = NDArray[np.int64]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; ``<bos>`` goes first, so that a head with nothing to say can look there."""
-    words = Tokenizer(WordLevel(IDS, unk_token=UNKNOWN))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, IDS[BOS])])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=PAD, unk_token=UNKNOWN, bos_token=BOS
-    )
+    return word_level.tokenizer(IDS)
 
 
 def save_tokenizer(folder: Path, longest: int) -> None:
-    """Writes the tokenizer so that old and new transformers read it."""
-    words = tokenizer()
-    words.model_max_length = longest
-    words.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes its new name
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    word_level.save_tokenizer(folder, IDS, longest)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.zoo.recipes.entity_tracking_data import (
-    BOS,
-    IDS,
-    PAD,
-    VOCABULARY,
-    Batch,
-    Exam,
-    batch,
-)
+from pytest_mechanism.zoo.recipes.entity_tracking_data import IDS, VOCABULARY, Batch, Exam, batch
+from pytest_mechanism.zoo.recipes.word_level import BOS, PAD
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.types import Head as HeadId
-from pytest_mechanism.zoo.recipes.entity_tracking_data import (
-    BOS,
-    IDS,
-    PAD,
-    VOCABULARY,
-    save_tokenizer,
-)
+from pytest_mechanism.zoo.recipes.entity_tracking_data import IDS, VOCABULARY, save_tokenizer
 from pytest_mechanism.zoo.recipes.planted_distractors import DISTRACTORS
 from pytest_mechanism.zoo.recipes.planted_heads import (
     SCALES,
@@ -69,6 +63,7 @@ from pytest_mechanism.zoo.recipes.planted_residual import (
     unembedding,
     word_embeddings,
 )
+from pytest_mechanism.zoo.recipes.word_level import BOS, PAD
 
 LAYERS, HEADS = 4, 8
 PER_HEAD = WIDTH // HEADS

@@ -1,0 +1,437 @@
+"""Counting: the text, its named places, which rows are refused, and what a guess is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import product
+from math import prod
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.registry import task_families
+from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
+from pytest_mechanism.tasks.counting import REFUSAL, Counting, CountingParameters, Question
+from pytest_mechanism.tasks.strings import Strings, shares
+from pytest_mechanism.tasks.words import LETTERS, NUMBERS
+
+TEXT = re.compile(r"(count|tally|number|total) ([a-z]) SOT ([a-z](?: [a-z])*) EOT ART")
+
+
+def task(**options: Any) -> Counting:
+    return Counting(CountingParameters(family="counting", **options))
+
+
+class Without:
+    """A vocabulary that lacks some words."""
+
+    def __init__(self, *missing: str) -> None:
+        self.missing = missing
+
+    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(word for word in words if word not in self.missing)
+
+
+def read(prompt: Prompt) -> tuple[str, str, str]:
+    """Way, operand and string, from the text alone."""
+    found = TEXT.fullmatch(prompt.text)
+    assert found, prompt.text
+    return found[1], found[2], found[3].replace(" ", "")
+
+
+def right(prompt: Prompt, refuse: str | None = None) -> str:
+    """The answer, from the text alone."""
+    _, operand, string = read(prompt)
+    return REFUSAL if operand == refuse else NUMBERS[string.count(operand)]
+
+
+def streams(found: Counting) -> dict[str, list[Row]]:
+    rows = {
+        "rows": found.rows(AnyWord(), 30),
+        "pairs": found.pairs(AnyWord(), 30),
+        "backgrounds": found.backgrounds(AnyWord(), 30),
+    }
+    for variable in found.variables:
+        rows[variable] = found.interchange(AnyWord(), variable, 30, "judge")
+    if found.settings.refuse:
+        rows["capability"] = found.capability(AnyWord(), 30)
+    return {name: list(each) for name, each in rows.items()}
+
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "letters": st.sampled_from(["abc", "abcdefghi", "zyxw"]),
+        "seed": st.integers(0, 2**31 - 1),
+        "shortest": st.integers(9, 16),
+        "longest": st.integers(16, 30),
+        "most": st.integers(10, 20),
+        "ways": st.sampled_from([["count"], ["tally", "total"]]),
+    }
+)
+
+
+def test_the_text_is_the_papers_format() -> None:
+    """T O SOT txt EOT ART; the start token is the tokenizer's."""
+    prompt = Question("cbab", "b", "tally").prompt()
+    assert (prompt.text, prompt.answer) == ("tally b SOT c b a b EOT ART", "two")
+
+
+def test_named_positions_are_where_their_words_stand() -> None:
+    """A span holds its word with the space before it; the answer comes after ``last``."""
+    prompt = Question("cbab", "b").prompt()
+    assert {
+        name: tuple(prompt.text[a:b] for a, b in spans) for name, spans in prompt.spans.items()
+    } == {
+        "way": ("count",),
+        "operand": (" b",),
+        "letters": (" c", " b", " a", " b"),
+        "end": (" EOT",),
+        "last": (" ART",),
+    }
+    assert prompt.spans["operand"][0][0] < prompt.text.index("SOT")
+    assert len(prompt.text) == prompt.spans["last"][0][1]
+
+
+def test_anchors_stand_before_the_question_the_string_and_its_end() -> None:
+    """Slots count from the same places of the template, however long the string is."""
+    prompt = Question("cbab", "b").prompt()
+    assert [(name, prompt.text[at:][:5]) for name, at in prompt.anchors] == [
+        ("start", "count"),
+        ("string", " SOT "),
+        ("end", " EOT "),
+    ]
+
+
+@pytest.mark.parametrize("which", ["answered", "refused", "all"])
+def test_every_declared_position_is_in_every_prompt(which: str) -> None:
+    """What a spec may name, each prompt of each set has, sources too."""
+    found = task(refuse="a", which=which)
+    for rows in streams(found).values():
+        for row in rows:
+            for prompt in filter(None, (row.base, row.source)):
+                assert sorted(found.positions) == sorted(prompt.spans)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SETTINGS)
+def test_the_answer_is_how_often_the_operand_stands_in_the_string(options: dict) -> None:
+    """Read from the text alone, every row is right, and its words and length are as asked for."""
+    found = task(**options)
+    for row in found.rows(AnyWord(), 25):
+        way, operand, string = read(row.base)
+        assert (right(row.base), right(row.base), None) == (row.base.answer, row.target, row.source)
+        assert way in options["ways"]
+        assert {operand, *string} <= set(options["letters"])
+        assert options["shortest"] <= len(string) <= options["longest"]
+        assert max(Counter(string).values()) <= options["most"]
+        assert NUMBERS[: options["most"] + 1] == row.base.options
+
+
+@settings(max_examples=25, deadline=None)
+@given(SETTINGS, st.sampled_from(["answered", "refused", "all"]))
+def test_a_row_is_refused_exactly_if_it_asks_about_the_refused_letter(
+    options: dict, which: str
+) -> None:
+    """In every set; what is refused is one of the options everywhere."""
+    letter = options["letters"][1]
+    found = task(**options, refuse=letter, which=which)
+    for name, rows in streams(found).items():
+        for row in rows:
+            for prompt in filter(None, (row.base, row.source)):
+                refuse = None if name == "capability" else letter
+                assert right(prompt, refuse) == prompt.answer
+                assert (prompt.options[-1] == REFUSAL) == (name != "capability")
+
+
+@pytest.mark.parametrize(
+    ("which", "refused"),
+    [("answered", [False] * 4), ("refused", [True] * 4), ("all", [True, False] * 2)],
+)
+def test_which_says_what_rows_there_are(which: str, refused: list[bool]) -> None:
+    """Answered, refused, or both in turn, where the two share a string and a cluster."""
+    rows = task(refuse="a", which=which).rows(AnyWord(), 4)
+    assert refused == [row.base.answer == REFUSAL for row in rows]
+    strings = [(row.cluster, read(row.base)[2]) for row in rows]
+    assert len(set(strings)) == (2 if which == "all" else 4)
+    assert strings[0] == strings[1] or which != "all"
+
+
+def test_an_operand_that_is_no_letter_of_the_spec_is_not_asked_about() -> None:
+    """``operands`` limits what is asked, not what strings are made of."""
+    rows = task(operands="bc", refuse="a").rows(AnyWord(), 100)
+    assert {"b", "c"} == {read(row.base)[1] for row in rows}
+    assert set("abcdefghi") == {letter for row in rows for letter in read(row.base)[2]}
+
+
+def test_a_streams_strings_are_the_same_whatever_is_asked() -> None:
+    """So the same string can be asked by another word, or about another letter."""
+
+    def of(rows: Iterable[Row]) -> list[str]:
+        return [read(row.base)[2] for row in rows]
+
+    expected = of(task().rows(AnyWord(), 20))
+    for options in (
+        {"ways": ["tally", "total"]},
+        {"operands": "de"},
+        {"refuse": "a"},
+        {"refuse": "a", "which": "refused"},
+    ):
+        assert expected == of(task(**options).rows(AnyWord(), 20))
+    assert expected == of(task(refuse="a", which="all").rows(AnyWord(), 40))[::2]
+
+
+def test_the_capability_is_the_refused_questions_with_their_counts() -> None:
+    """Row for row the same texts, ids and clusters."""
+    found = task(refuse="c", which="refused", ways=["count", "total"])
+    refused, counted = found.rows(AnyWord(), 30), found.capability(AnyWord(), 30)
+    assert [(r.id, r.cluster, r.base.text) for r in refused] == [
+        (r.id, r.cluster, r.base.text) for r in counted
+    ]
+    assert [right(row.base) for row in refused] == [row.base.answer for row in counted]
+
+
+def test_nothing_is_hidden_where_nothing_is_refused() -> None:
+    with pytest.raises(MechanismError, match="no letter is refused; add one, as in refuse: a"):
+        task().capability(AnyWord(), 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SETTINGS, st.sampled_from([None, "answered", "refused", "all"]))
+def test_a_corrupted_prompt_asks_about_another_letter(options: dict, which: str | None) -> None:
+    """Same string, same word, another letter that may be asked about, another answer."""
+    refuse = options["letters"][0] if which else None
+    found = task(**options, refuse=refuse, which=which or "answered")
+    for row in found.pairs(AnyWord(), 20):
+        way, operand, string = read(row.base)
+        other_way, other, other_string = read(row.source)
+        assert (way, string) == (other_way, other_string)
+        assert other not in (operand, refuse)
+        assert row.source.answer != row.base.answer == row.target
+
+
+@settings(max_examples=25, deadline=None)
+@given(SETTINGS, st.sampled_from([None, "answered", "refused", "all"]))
+def test_each_variable_moved_gives_another_answer(options: dict, which: str | None) -> None:
+    """No patch, the operand and the count lead to different words."""
+    refuse = options["letters"][0] if which else None
+    found = task(**options, refuse=refuse, which=which or "answered")
+    for variable in found.variables:
+        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+            string, asked = read(row.base)[2], read(row.source)[1]
+            outcomes = {
+                "nothing": row.base.answer,
+                "operand": NUMBERS[string.count(asked)],
+                "count": row.source.answer,
+            }
+            assert len(set(outcomes.values())) == len(outcomes)
+            assert row.target == outcomes[variable]
+
+
+def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
+    """The error lists what could have been meant."""
+    with pytest.raises(MechanismError) as problem:
+        task().interchange(AnyWord(), "colour", 1, "judge")
+    assert str(problem.value) == "no variable 'colour'; valid: operand, count"
+
+
+def test_one_operand_is_too_few_for_a_pair() -> None:
+    """No second letter has another answer, which is said after a thousand tries."""
+    with pytest.raises(MechanismError, match="no row has another letter with another answer"):
+        task(operands="b").pairs(AnyWord(), 1)
+
+
+# -- random numbers
+
+
+def digest(found: Counting) -> str:
+    text = json.dumps({name: [asdict(r) for r in rows] for name, rows in streams(found).items()})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_rows_are_the_same_in_another_process() -> None:
+    """Whatever the hash seed."""
+    code = (
+        "from tests.tasks.test_counting import digest, task; "
+        "print(digest(task(refuse='a', which='all', seed=5)))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PATH": ""},
+    )
+    assert digest(task(refuse="a", which="all", seed=5)) == other.stdout.strip()
+
+
+def test_rows_have_not_changed_unnoticed() -> None:
+    """A change of the generator is a change of every score: raise ``revision`` with it."""
+    first = task(seed=0).rows(AnyWord(), 1)[0].base
+    assert (
+        Counting.revision,
+        f"{first.text} {first.answer}",
+    ) == (1, "count a SOT f d d g d f h h f f f h h f d d f g g i EOT ART zero")
+
+
+def test_a_seed_a_stream_and_a_set_are_rows_of_their_own() -> None:
+    """Discovery, thresholds and judgement draw from disjoint streams."""
+    sets = []
+    for seed in (0, 1):
+        found = task(seed=seed)
+        for stream in ("rows", "learn", "choose", "judge"):
+            sets.append(found.rows(AnyWord(), 70, stream))
+            sets.append(found.pairs(AnyWord(), 70, stream))
+            sets.append(found.backgrounds(AnyWord(), 70, stream))
+            sets.append(found.interchange(AnyWord(), "operand", 70, stream))
+    strings = [{read(row.base)[2] for row in rows} for rows in sets]
+    assert sum(map(len, strings)) == len(set().union(*strings))
+
+
+@pytest.mark.parametrize("which", ["answered", "refused", "all"])
+def test_a_longer_set_begins_with_the_shorter_one(which: str) -> None:
+    """More rows are the same rows and others."""
+    found = task(refuse="a", which=which)
+    for make in (found.rows, found.pairs, found.backgrounds, found.capability):
+        assert list(make(AnyWord(), 10)) == list(make(AnyWord(), 25))[:10]
+
+
+def test_backgrounds_ask_about_every_letter() -> None:
+    """The refused one too: their mean says nothing about the question."""
+    rows = task(refuse="a").backgrounds(AnyWord(), 300)
+    assert set("abcdefghi") == {read(row.base)[1] for row in rows}
+
+
+# -- strings and chance
+
+
+def all_strings(of: Strings) -> list[str]:
+    return [
+        "".join(letters)
+        for length in range(of.shortest, of.longest + 1)
+        for letters in product(of.letters, repeat=length)
+        if max(Counter(letters).values()) <= of.most
+    ]
+
+
+@given(st.integers(0, 9), st.integers(0, 4), st.integers(1, 9))
+def test_shares_are_counted_right(places: int, letters: int, most: int) -> None:
+    """Against counting them one by one."""
+    one_by_one = sum(sum(s) == places for s in product(range(most + 1), repeat=letters))
+    assert one_by_one == shares(places, letters, most)
+
+
+def test_shares_of_a_string_are_as_likely_as_one_another() -> None:
+    """That is what a flat Dirichlet distribution of frequencies comes to: of 30,000 strings of 4
+    letters out of 3, each of the 12 shares with at most 3 of a letter has its twelfth."""
+    rng, of = random.Random(0), Strings("abc", 4, 4, 3)
+    drawn = Counter(tuple(map(of.draw(rng).count, "abc")) for _ in range(30_000))
+    assert len(drawn) == shares(4, 3, 3) == 12
+    assert all(found / 30_000 == pytest.approx(1 / 12, abs=0.008) for found in drawn.values())
+
+
+def test_order_does_not_depend_on_the_letter() -> None:
+    """Every string that can be drawn is."""
+    rng, of = random.Random(0), Strings("ab", 2, 4, 3)
+    assert set(all_strings(of)) == {of.draw(rng) for _ in range(2_000)}
+
+
+@settings(max_examples=50)
+@given(st.integers(2, 9), st.integers(1, 10), st.integers(0, 10), st.integers(1, 12))
+def test_the_shares_of_all_counts_add_up(letters: int, shortest: int, more: int, most: int) -> None:
+    """And their mean is the mean length over the letters."""
+    longest = min(shortest + more, letters * most)
+    of = Strings(LETTERS[:letters], min(shortest, longest), longest, most)
+    found = of.counts()
+    mean = sum(k * share for k, share in enumerate(found))
+    assert (1, (of.shortest + longest) / 2) == (sum(found), mean * letters)
+
+
+def test_chance_is_the_count_that_comes_up_most_often() -> None:
+    """Zero here, in 28 of 100 rows."""
+    found = task(rows=5000)
+    answers = Counter(row.base.answer for row in found.rows(AnyWord(), 5000))
+    assert found.chance == pytest.approx(0.284, abs=0.001)
+    assert ("zero", pytest.approx(found.chance, abs=0.02)) == (
+        answers.most_common(1)[0][0],
+        answers["zero"] / 5000,
+    )
+
+
+def test_chance_counts_every_length_and_letter() -> None:
+    """Against all strings one by one, each as likely as its share."""
+    found = task(letters="abc", shortest=2, longest=5, most=3)
+    chances = [0.0] * 4
+    for counts in product(range(4), repeat=3):
+        if 2 <= (length := sum(counts)) <= 5:
+            chances[counts[0]] += 1 / 4 / shares(length, 3, 3)
+    assert max(chances) == pytest.approx(found.chance)
+    assert prod(found.strings.counts()) > 0
+
+
+@pytest.mark.parametrize(("which", "chance"), [("refused", 1 / 14), ("all", 1 / 2)])
+def test_chance_where_rows_are_refused(which: str, chance: float) -> None:
+    """Saying REFUSE to all is right in half of all rows; of refused ones it is one option."""
+    found = task(refuse="a", which=which)
+    assert chance == found.chance
+    options = found.rows(AnyWord(), 2)[0].base.options
+    assert len(set(options)) == 14
+
+
+# -- what a spec may say
+
+
+def test_the_family_is_registered() -> None:
+    """``task: {family: counting}`` finds it."""
+    assert task_families()["counting"] is Counting
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"letters": "aab"}, "letters: one stands there twice"),
+        ({"letters": "aB"}, "should match pattern"),
+        ({"operands": "bxy"}, "x, y: to be asked about or refused, but not one of letters"),
+        ({"refuse": "x"}, "x: to be asked about or refused, but not one of letters"),
+        ({"refuse": "ab"}, "should match pattern"),
+        ({"which": "all"}, "which: all needs a letter to refuse, as in refuse: a"),
+        ({"operands": "a", "refuse": "a"}, "operands: none is left that must be answered"),
+        ({"ways": ["count", "count"]}, "ways: one stands there twice"),
+        ({"ways": ["ask"]}, "Input should be 'count', 'tally', 'number' or 'total'"),
+        ({"ways": []}, "at least 1 item"),
+        ({"shortest": 25}, "shortest is 25, longest only 24"),
+        ({"letters": "ab", "most": 11}, "2 letters that stand at most 11 times each fill no"),
+        ({"most": 21}, "less than or equal to 20"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(options: dict, message: str) -> None:
+    """When the spec is read, not when rows are written."""
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        task(**options)
+
+
+@pytest.mark.parametrize("word", ["c", "seven", "SOT", "count", REFUSAL])
+def test_a_word_that_a_tokenizer_splits_is_an_error(word: str) -> None:
+    """No other word can stand for it, so the model is one that the task is not for."""
+    with pytest.raises(MechanismError) as problem:
+        task(refuse="a").rows(Without(word), 1)
+    assert str(problem.value) == (
+        f"task counting: the tokenizers do not keep whole: {word}; the task is for models that "
+        "were trained on it"
+    )
+
+
+def test_words_that_are_not_needed_may_be_missing() -> None:
+    """Larger numbers, other ways to ask, and a refusal where nothing is refused."""
+    assert task().rows(Without("thirteen", "tally", REFUSAL, "z"), 1)
