@@ -9,7 +9,7 @@ each layer, and how fast the forbidden count comes back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
