@@ -98,7 +98,7 @@ def measured(folder: Path):
     gate = open_gate(
         Namespace(
             model=None, model_pair=PAIR[1], store=store, device="cpu", dtype="float32",
-            batch_size=64,
+            batch_size=64, engine="branch",
         )
     )  # fmt: skip
     spec = load(folder / "planted.yaml")
