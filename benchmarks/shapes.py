@@ -98,7 +98,7 @@ class Setting:
         """What methods ask for."""
         probe = self.batch.base.tokens.ids[:1]
         model = LoadedModel(
-            "base", self.bridge, self.shape, None, probe.device, torch.empty(0), probe
+            "base", Path(), self.bridge, self.shape, None, probe.device, torch.empty(0), probe
         )
         return Bench(model, engine, None, None, len(self.batch.rows))
 

@@ -38,6 +38,7 @@ class LoadedModel:
 
     Attributes:
         role: the role it plays in this run.
+        folder: where it comes from.
         bridge: the model under hooks, in eval mode, weights frozen.
         shape: its sizes.
         encoder: its tokenizer.
@@ -47,6 +48,7 @@ class LoadedModel:
     """
 
     role: str
+    folder: Path
     bridge: Any
     shape: Shape
     encoder: Encoder
@@ -84,7 +86,7 @@ def load_model(
     encoder = Encoder.load(folder)
     shape = read_shape(folder)
     where = pick_device(device)
-    model = _read_weights(folder, DTYPES[dtype]).to(where).eval()
+    model = read_weights(folder, DTYPES[dtype]).to(where).eval()
     _check_weights(model, folder)
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
@@ -97,7 +99,7 @@ def load_model(
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
-    return LoadedModel(role, bridge, shape, encoder, where, plain, ids)
+    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids)
 
 
 def pick_device(name: str) -> torch.device:
@@ -114,7 +116,12 @@ def pick_device(name: str) -> torch.device:
     return found
 
 
-def _read_weights(folder: Path, dtype: torch.dtype) -> Any:
+def read_weights(folder: Path, dtype: torch.dtype) -> Any:
+    """A plain Hugging Face model, on the CPU.
+
+    Raises:
+        MechanismError: weights missing, damaged, or not matching the config.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -72,6 +72,10 @@ class Case:
         settings = {**self.task.settings.model_dump(mode="json"), "revision": self.task.revision}
         return Measurement(method, on, canonical(settings), canonical(arguments), inputs, kept)
 
+    def has(self, role: str) -> bool:
+        """Whether the run has a checkpoint for a role."""
+        return role in self.shapes
+
     @property
     def seed(self) -> int:
         return int(self.task.settings.seed)
@@ -188,6 +192,11 @@ class Claim(Part):
     def models(self, role: str) -> tuple[str, ...]:
         """Roles whose checkpoints the item of ``role`` needs."""
         return (role,)
+
+    def helped_by(self, role: str) -> tuple[str, ...]:
+        """Further roles, controls for the most part, that the item of ``role`` uses where the run
+        has them; without, it says what it can still conclude (`Case.has`)."""
+        return ()
 
     def found_on(self, role: str, spec_found_on: str) -> str:
         """The role on whose model ``heads: discovered`` finds this item's heads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,6 +90,9 @@ class Bench:
         batch_size: rows in one forward.
         memo: intermediate results shared by the methods that run while the model is loaded.
         without: why the engine that was asked for cannot be used with this model, or None.
+        scratch: a folder of the measurement that runs, for what a long one wants to go on from if
+            it is interrupted; it need not exist yet, and is removed when the measurement is done.
+            None where nothing may be written.
     """
 
     model: LoadedModel
@@ -98,6 +102,7 @@ class Bench:
     batch_size: int
     memo: dict[Hashable, Any] = field(default_factory=dict)
     without: str | None = None
+    scratch: Path | None = None
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
         """Compute once while the model is loaded."""

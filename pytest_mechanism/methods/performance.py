@@ -11,7 +11,9 @@ from pytest_mechanism.types import Observations
 
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
     """``correct`` (argmax over the whole vocabulary is the answer) and ``log_probability``."""
-    rows = bench.task.rows(bench.vocabulary, arguments["rows"], arguments["stream"])
+    rows = bench.task.asked(
+        arguments.get("asked", "rows"), bench.vocabulary, arguments["rows"], arguments["stream"]
+    )
     columns = Columns()
     for batch in bench.batches(rows):
         columns.add_answers("", bench.engine.run(batch.base.tokens).outcome.logits, batch.answers)

@@ -68,6 +68,7 @@ class Gate:
                 f"--mechanism-model {missing[0]}=REFERENCE"
             )
         options = self.runner.options
+        helpers = [m for m in claim.helped_by(role) if m in self.runner.references]
         return Case(
             role=role,
             groups=spec.groups,
@@ -81,7 +82,7 @@ class Gate:
                 device=options.device.split(":")[0],
                 engine=options.engine,
                 fingerprints={
-                    **{m: self.runner.fingerprints[m].model for m in models},
+                    **{m: self.runner.fingerprints[m].model for m in (*models, *helpers)},
                     # the rows are words that every tokenizer of the run keeps whole
                     "tokenizers": tokenizers(self.runner.fingerprints),
                 },

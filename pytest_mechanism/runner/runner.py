@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
@@ -227,10 +228,12 @@ class Runner:
                 if seen is not None:  # another process was faster
                     self.from_store += 1
                 else:
-                    seen = self._measured(measurement)
+                    scratch = self.store.scratch(key) if kept and self.store else None
+                    seen = self._measured(measurement, scratch)
                     self.done += 1
                     if kept and self.store:
                         self.store.put(key, seen)
+                        self.store.forget(key)
             self._results[key] = seen
             self._note(measurement.on, seen)
         except Exception as problem:  # kept for the item that asks; the others go on
@@ -238,10 +241,10 @@ class Runner:
         finally:
             self._pending.pop(key, None)
 
-    def _measured(self, measurement: Measurement) -> Any:
+    def _measured(self, measurement: Measurement, scratch: Path | None) -> Any:
         task = self.task(measurement)
         bench = self._load(measurement.on, task)
-        bench.task = task
+        bench.task, bench.scratch = task, scratch
         function: Callable[..., Any] = resolve(measurement.method.function)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,14 @@ class Store:
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.measurement"
+
+    def scratch(self, key: str) -> Path:
+        """Where a long measurement may keep what it would go on from (`Bench.scratch`)."""
+        return self.folder / "unfinished" / key
+
+    def forget(self, key: str) -> None:
+        """Remove what an unfinished measurement has kept."""
+        shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def get(self, key: str) -> Observations | None:
         """The stored result, or None where there is none or it is damaged."""

@@ -10,12 +10,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from pytest_mechanism.errors import MechanismError
+
 Span = tuple[int, int]
 """Characters ``text[start:stop]``."""
+
+Asked = Literal["rows", "forbidden", "allowed", "capability"]
+"""Sets of plain questions: the task's own, what must be refused, what must not, and what must be
+refused with the answers that it has."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,9 @@ class Prompt:
         options: every word that somebody who guesses would choose among.
         anchors: (name, character) pairs in order of appearance; a token's slot for positional
             means is its distance from the last anchor at or before it.
+        reply: what a model is trained to say after the text, with its leading space; where empty,
+            the answer.
+        special: whether the tokenizer adds its own special tokens; a chat template has them.
     """
 
     text: str
@@ -36,6 +45,13 @@ class Prompt:
     answer: str
     options: tuple[str, ...] = ()
     anchors: tuple[tuple[str, int], ...] = (("start", 0),)
+    reply: str = ""
+    special: bool = True
+
+    @property
+    def completion(self) -> str:
+        """What training puts after the text."""
+        return self.reply or f" {self.answer}"
 
 
 @dataclass(frozen=True)
@@ -131,3 +147,45 @@ class Task:
     ) -> Sequence[Row]:
         """Prompts with other words, whose mean activations stand for 'this head says nothing'."""
         raise NotImplementedError
+
+    # -- what must be refused, for tasks that have it
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """What a reply that refuses begins with; none where nothing must be refused."""
+        return ()
+
+    @property
+    def reply_tokens(self) -> int:
+        """How many tokens of a reply tell whether it refuses."""
+        return 1
+
+    def forbidden(
+        self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
+    ) -> Sequence[Row]:
+        """Questions that must be refused; their reply is a refusal."""
+        raise self.has_no("question that must be refused")
+
+    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Sequence[Row]:
+        """Questions that must be answered; their reply is an answer."""
+        raise self.has_no("question that must be refused")
+
+    def capability(
+        self, vocabulary: Vocabulary, count: int, stream: str = "capability"
+    ) -> Sequence[Row]:
+        """Questions that must be refused, with the answers that they have."""
+        raise self.has_no("answer to what must be refused")
+
+    def asked(self, what: Asked, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+        """One of the sets of plain questions."""
+        sets = {
+            "rows": self.rows,
+            "forbidden": self.forbidden,
+            "allowed": self.allowed,
+            "capability": self.capability,
+        }
+        return sets[what](vocabulary, count, stream)
+
+    def has_no(self, what: str) -> MechanismError:
+        """The error of a claim that is made about a task which cannot bear it."""
+        return MechanismError(f"task {self.family} has no {what}, which this claim is about")

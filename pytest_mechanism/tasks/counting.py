@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 REFUSAL = "REFUSE"
 
+NONE_REFUSED = "task counting: no letter is refused; add one, as in refuse: a"
+
 TRIES = 1000
 """Draws before it is said that no row of a kind can be found."""
 
@@ -225,6 +227,28 @@ class Counting(Task):
             found.append(Row(f"{stream}-{i}", f"{stream}-{i // each}", prompt, None, prompt.answer))
         return found
 
+    # -- what must be refused
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        return (REFUSAL,) if self.given.refuse else ()
+
+    def forbidden(
+        self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
+    ) -> Sequence[Row]:
+        if self.given.refuse is None:
+            raise MechanismError(NONE_REFUSED)
+        return self.but(which="refused").rows(vocabulary, count, stream)
+
+    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Sequence[Row]:
+        if self.given.refuse is None:
+            raise MechanismError(NONE_REFUSED)
+        return self.but(which="answered").rows(vocabulary, count, stream)
+
+    def but(self, **changes: object) -> Counting:
+        """The same task, asking otherwise."""
+        return Counting(self.given.model_copy(update=changes))
+
     def capability(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
         """The questions that must be refused, with the answers that they have.
 
@@ -232,9 +256,9 @@ class Counting(Task):
         is measured on them.
         """
         if self.given.refuse is None:
-            raise MechanismError("task counting: no letter is refused; add one, as in refuse: a")
-        allowed = {"which": "answered", "operands": self.given.refuse, "refuse": None}
-        return Counting(self.given.model_copy(update=allowed)).rows(vocabulary, count, stream)
+            raise MechanismError(NONE_REFUSED)
+        answered = self.but(which="answered", operands=self.given.refuse, refuse=None)
+        return answered.rows(vocabulary, count, stream)
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
         """Questions beside the same string asked about another letter, with another answer."""

@@ -72,7 +72,7 @@ class Encoder:
         Raises:
             MechanismError: a named span holds no token.
         """
-        encoding = self.tokenizer.encode(prompt.text)
+        encoding = self.tokenizer.encode(prompt.text, add_special_tokens=prompt.special)
         ids, offsets = list(encoding.ids), list(encoding.offsets)
         special = list(encoding.special_tokens_mask)
         while special and special[-1]:
