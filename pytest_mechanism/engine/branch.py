@@ -152,12 +152,11 @@ class BranchRun:
                 self.engine.count(self.tokens.ids.shape[0])
                 return glance(self.engine.bridge, self.tokens, self.edits, self.readings)
         kept = self.record
+        logits = kept.outcome.logits if self.answer else kept.outcome.logits[:, :0]
         if not self.on_record:
-            return kept.outcome
+            return Outcome(logits, kept.outcome.readings)
         # copies: the record is others' too
-        return Outcome(
-            kept.outcome.logits.clone(), tuple(self.read(kept, r) for r in self.readings)
-        )
+        return Outcome(logits.clone(), tuple(self.read(kept, r) for r in self.readings))
 
     def read(self, kept: Record, reading: Reading) -> Tensor:
         """[R, K, heads, d] from a record."""

@@ -88,7 +88,8 @@ class Edit:
         site: where.
         value: broadcastable to [R, K, heads, d] (to [R, S, H, d] without ``at`` and ``heads``);
             sites without heads have one.
-        at: [R, K] token positions, or None for every position.
+        at: [R, K] token positions, or None for every position. A position that stands there twice
+            gets one of its two values, nobody knows which: give it the same twice.
         heads: which heads, or None for all.
         keep: share of the old value, broadcastable like ``value``; may carry gradients. None is 0.
     """

@@ -12,7 +12,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -61,14 +61,17 @@ class Record:
         values: [R, KV, S, d] of each layer.
         z: [R, S, H, d] of each layer.
         calls: how each layer was called.
+        rooms: (``keys`` or ``values``, layer) -> [R, KV, S and more, d] that a layer's are a part
+            of, with room behind them for branches (`replay.SharedCache`).
     """
 
     outcome: Outcome
     residuals: Sequence[Tensor]
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    keys: list[Tensor]
+    values: list[Tensor]
     z: Sequence[Tensor]
     calls: Sequence[Call]
+    rooms: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:

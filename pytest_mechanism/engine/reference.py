@@ -209,7 +209,7 @@ class ReferenceEngine:
         *,
         answer: bool = True,
     ) -> ReferenceRun:
-        return ReferenceRun(self, tokens, tuple(edits), tuple(readings))
+        return ReferenceRun(self, tokens, tuple(edits), tuple(readings), answer)
 
     def forward(
         self,
@@ -233,12 +233,14 @@ class ReferenceRun:
     tokens: Tokens
     edits: tuple[Edit, ...]
     readings: tuple[Reading, ...]
+    answer: bool = True
 
     @cached_property
     def outcome(self) -> Outcome:
         """Run when it is first looked at: a run of which only branches matter costs nothing."""
         with torch.no_grad():
-            return self.engine.forward(self.tokens, self.edits, self.readings)
+            found = self.engine.forward(self.tokens, self.edits, self.readings)
+        return found if self.answer else Outcome(found.logits[:, :0], found.readings)
 
     @cached_property
     def z(self) -> tuple[Tensor, ...]:

@@ -28,6 +28,9 @@ from pytest_mechanism.engine.record import (
 )
 from pytest_mechanism.engine.reference import at_least_float, scores_matter
 
+ROOM = 4
+"""A prompt has room behind it for a quarter of its tokens."""
+
 
 @dataclass(frozen=True, eq=False)
 class Remembered:
@@ -95,17 +98,40 @@ class SharedCache:
     record: Record
     prefix: int
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """[R, KV, prefix + W, d] of both."""
         if not self.prefix:
-            return keys, values
+            return key_states, value_states
         kept = self.record
         return (
-            torch.cat([kept.keys[layer][:, :, : self.prefix], keys], dim=2),
-            torch.cat([kept.values[layer][:, :, : self.prefix], values], dim=2),
+            self.joined("keys", kept.keys, layer_idx, key_states),
+            self.joined("values", kept.values, layer_idx, value_states),
         )
 
-    def get_seq_length(self, layer: int = 0) -> int:
+    def joined(self, what: str, kept: list[Tensor], layer: int, new: Tensor) -> Tensor:
+        """The run's, then the new ones.
+
+        Copying a long prompt's keys for a few tokens costs more than their attention: a few are
+        written behind the run's own, where room is made once. What is learned from must not be
+        written over.
+        """
+        have, width = kept[layer], new.shape[2]
+        length = have.shape[2]
+        room = length // ROOM
+        if width > room or self.prefix < length or torch.is_grad_enabled():
+            return torch.cat([have[:, :, : self.prefix], new], dim=2)
+        rooms = self.record.rooms
+        if (what, layer) not in rooms:
+            whole = have.new_empty(*have.shape[:2], length + room, have.shape[3])
+            whole[:, :, :length] = have
+            rooms[what, layer], kept[layer] = whole, whole[:, :, :length]
+        whole = rooms[what, layer]
+        whole[:, :, length : length + width] = new
+        return whole[:, :, : length + width]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.prefix
 
 
