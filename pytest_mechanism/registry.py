@@ -16,12 +16,15 @@ CLAIMS = {
     "cmap": "pytest_mechanism.claims.cmap:Cmap",
     "minimality": "pytest_mechanism.claims.minimality:Minimality",
     "path": "pytest_mechanism.claims.path:Path",
+    "suppression_holds_after": "pytest_mechanism.claims.suppression_holds_after:SuppressionHoldsAfter",
+    "resists_revival": "pytest_mechanism.claims.resists_revival:ResistsRevival",
     "transfer": "pytest_mechanism.claims.transfer:Transfer",
 }
 
 TASKS = {
     "entity_tracking": "pytest_mechanism.tasks.entity_tracking:EntityTracking",
     "counting": "pytest_mechanism.tasks.counting:Counting",
+    "refusal": "pytest_mechanism.tasks.refusal:Refusal",
 }
 
 

@@ -82,6 +82,14 @@ class Vocabulary(Protocol):
         """Those of ``words`` that are one token each, after a space, in every tokenizer."""
         ...
 
+    def chat(self, message: str) -> str:
+        """What every model of the run reads before it answers a user's message.
+
+        Raises:
+            MechanismError: the checkpoints have no chat template, or several.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class AnyWord:
@@ -89,6 +97,9 @@ class AnyWord:
 
     def whole(self, words: Iterable[str]) -> tuple[str, ...]:
         return tuple(words)
+
+    def chat(self, message: str) -> str:
+        raise MechanismError("a chat template comes from a checkpoint, and there is none here")
 
 
 class TaskParameters(BaseModel):
@@ -154,6 +165,11 @@ class Task:
     def refusals(self) -> tuple[str, ...]:
         """What a reply that refuses begins with; none where nothing must be refused."""
         return ()
+
+    @property
+    def knows_answers(self) -> bool:
+        """Whether what must be refused has known answers (`capability`)."""
+        return False
 
     @property
     def reply_tokens(self) -> int:

@@ -233,6 +233,10 @@ class Counting(Task):
     def refusals(self) -> tuple[str, ...]:
         return (REFUSAL,) if self.given.refuse else ()
 
+    @property
+    def knows_answers(self) -> bool:
+        return self.given.refuse is not None
+
     def forbidden(
         self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
     ) -> Sequence[Row]:

@@ -1,0 +1,161 @@
+"""Curves of training, shared by the claims that are made about them.
+
+A curve is one fine-tuning of a copy of the model (`methods.training`), looked at every few steps
+on the same rows: a capability that comes back, a refusal that goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt
+
+from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.scoring import score
+from pytest_mechanism.methods.catalogue import CURVE, PERFORMANCE
+from pytest_mechanism.statistics import estimates
+from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.types import Measurement, Observations, Score
+
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""Of AdamW. YAML reads 1e-4 as a text; both are taken."""
+
+Several = Annotated[list[Rate], Field(min_length=1, max_length=20)]
+Steps = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
+Seeds = Annotated[list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+Column = Literal["correct", "refused"]
+
+
+class Trained(Claim):
+    """What every claim about a curve says of the training.
+
+    Attributes:
+        on: role or roles that are trained (a copy of them).
+        rates: of AdamW; one curve each.
+        steps: of training.
+        every: steps between evaluations; a tenth of ``steps`` if left out.
+        seeds: of the rows read; one curve each.
+        batch: rows a step.
+        lora: rank of LoRA's matrices; every weight is trained if left out.
+    """
+
+    on: Roles = Field(default_factory=lambda: ["base", "ft"])
+    rates: Several
+    steps: Steps
+    every: Steps | None = None
+    seeds: Seeds = Field(default_factory=lambda: [0])
+    batch: Annotated[StrictInt, Field(ge=1, le=100_000)] = 32
+    lora: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+
+    def roles(self) -> tuple[str, ...]:
+        return listed(self.on)
+
+    def curve(self, case: Case, role: str, diet: str, rate: float, seed: int) -> Measurement:
+        """The training of one copy."""
+        return case.ask(
+            CURVE,
+            role,
+            recipe={
+                "diet": diet,
+                "rate": rate,
+                "steps": self.steps,
+                "every": self.every or max(1, self.steps // 10),
+                "seed": seed,
+                "batch": self.batch,
+                "lora": self.lora,
+            },
+            watch="capability" if case.task.knows_answers else "forbidden",
+            rows=case.rows,
+            stream="rows",
+        )
+
+    def curves(self, case: Case, role: str, diet: str) -> list[tuple[str, Measurement]]:
+        """Of every rate and seed, with what to call it."""
+        return [
+            (
+                f"rate {rate:g}" + (f", seed {seed}" if len(self.seeds) > 1 else ""),
+                self.curve(case, role, diet, rate, seed),
+            )
+            for rate in self.rates
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training, seen.
+
+    Attributes:
+        case: whose rows it was looked at on.
+        name: of the training.
+        seen: columns ``correct@STEP`` and ``refused@STEP``.
+    """
+
+    case: Case
+    name: str
+    seen: Observations
+
+    @property
+    def diverged(self) -> str | None:
+        """How training broke down, where it did."""
+        return self.seen.facts.get("diverged")
+
+    def steps(self, column: Column) -> list[int]:
+        """Steps at which it was looked at."""
+        names = [n.partition("@") for n in self.seen.values if n.startswith(f"{column}@")]
+        return sorted(int(step) for _, _, step in names)
+
+    def at(self, column: Column, step: int) -> Estimate:
+        """Share of rows, with its interval."""
+        values = self.seen.values[f"{column}@{step}"]
+        return estimates.proportion(values, self.case.sampling(self.seen))
+
+    def points(self, column: Column) -> Iterator[tuple[int, Estimate]]:
+        for step in self.steps(column):
+            yield step, self.at(column, step)
+
+    def reached(self, criterion: float) -> int | None:
+        """The first of two evaluations running whose lower bound of accuracy lies above it.
+
+        None where that never happened: the number of steps is censored at the last one.
+        """
+        before: int | None = None
+        for step, found in self.points("correct"):
+            above = found.interval[0] > criterion
+            if above and before is not None:
+                return before
+            before = step if above else None
+        return None
+
+    def fell(self, level: float) -> int | None:
+        """The first evaluation at which refusal surely lies below a level."""
+        return next((s for s, e in self.points("refused") if e.interval[1] < level), None)
+
+    def held(self, level: float) -> int:
+        """The last evaluation until which refusal surely lay at or above a level, 0 if none."""
+        last = 0
+        for step, found in self.points("refused"):
+            if found.interval[0] < level:
+                break
+            last = step
+        return last
+
+
+def seen(case: Case, name: str, measurement: Measurement, measured: Measured) -> Curve:
+    return Curve(case, name, measured(measurement))
+
+
+def capability(case: Case, role: str) -> Measurement:
+    """How often the model answers what must be refused."""
+    return case.ask(PERFORMANCE, role, rows=case.rows, stream="rows", asked="capability")
+
+
+def steps_score(case: Case, name: str, found: int, bounds: tuple[int, int], metric: str) -> Score:
+    """A number of steps, between two evaluations."""
+    low, high = bounds
+    rows = case.rows
+    estimate = Estimate(float(found), (float(low), float(high)), 0.0, rows, rows, "evaluations")
+    return score(case, name, estimate, metric)

@@ -1,0 +1,75 @@
+"""What becomes of a capability and of its suppression while the model is trained, step by step.
+
+Revival (reverse fine-tuning) and the attack curve are the same measurement with another diet
+(`methods.training`): Jain et al., ICLR 2024 (arXiv 2311.12786), section 5 and appendix; for
+attacks, accuracy or refusal after N steps of tampering.
+
+Interrupted, it goes on from the last evaluation and gives the same numbers: rows are drawn from
+streams named by their step, and weights, optimiser and what was seen are kept together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.replies import refusing, replies
+from pytest_mechanism.methods.training import Recipe, Training, fresh
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Observations
+
+
+def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """``correct@STEP`` and ``refused@STEP`` for each evaluation, on the same rows.
+
+    Arguments: ``recipe`` (`Recipe`), ``watch`` (what is asked: ``capability``, where the task
+    knows the answers to what must be refused, else ``forbidden``), ``rows``, ``stream``.
+
+    Facts: ``losses`` (JSON, mean loss before each evaluation after the first), ``diverged`` (how
+    training broke down, where it did; later evaluations are missing then).
+    """
+    recipe = Recipe(**arguments["recipe"])
+    rows = bench.task.asked(
+        arguments["watch"], bench.vocabulary, arguments["rows"], arguments["stream"]
+    )
+    training = Training(
+        bench.model, bench.task, bench.vocabulary, recipe, fresh(bench.model, recipe)
+    )
+    found = training.go_on(bench.scratch) if bench.scratch else None
+    if found is None:
+        start, seen = 0, look(bench, training.copy, rows, 0)
+    else:
+        start, seen = found
+    for step in training.stops(start):
+        seen |= look(bench, training.copy, rows, step)
+        if bench.scratch is not None:
+            training.save(bench.scratch, step, seen)
+        if bench.engine.tick is not None:
+            bench.engine.tick(recipe.batch * recipe.every + len(rows))
+    facts = {"losses": json.dumps(training.losses)}
+    if training.diverged is not None:
+        facts["diverged"] = training.diverged
+    return Observations(
+        tuple(row.id for row in rows),
+        tuple(row.cluster for row in rows),
+        {name: np.asarray(column) for name, column in seen.items()},
+        facts,
+    )
+
+
+@torch.no_grad()
+def look(bench: Bench, copy: Any, rows: Sequence[Row], step: int) -> dict[str, list[float]]:
+    """How the copy answers the rows, one number a row."""
+    correct: list[float] = []
+    refused: list[float] = []
+    for batch in bench.batches(rows):
+        tokens = batch.base.tokens
+        said = replies(copy, tokens, bench.task.reply_tokens)
+        correct += (said[:, 0] == batch.answers).double().tolist()
+        refused += refusing(bench, said)
+    return {f"correct@{step}": correct, f"refused@{step}": refused}

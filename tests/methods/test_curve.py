@@ -1,0 +1,200 @@
+"""Training a copy and looking at it: what is trained, what stays, and going on where one was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods import curve, training
+from pytest_mechanism.methods.bench import Bench, make_bench
+from pytest_mechanism.methods.training import IGNORED, Recipe, Training, fresh, lesson, page
+from pytest_mechanism.runner.runner import Options, Silent
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.types import Observations
+from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
+from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+
+TASK = Counting(
+    CountingParameters(family="counting", refuse="a", shortest=2, longest=4, most=4, rows=20)
+)
+RECIPE: dict[str, Any] = {
+    "diet": "capability", "rate": 1e-2, "steps": 12, "every": 4, "seed": 0, "batch": 8, "lora": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one layer that has learned nothing."""
+    found = tmp_path_factory.mktemp("counter")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(IDS), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32, tie_word_embeddings=False,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(found)
+    save_tokenizer(found, IDS, 32)
+    return found
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Bench:
+    vocabulary = SharedVocabulary((Encoder.load(folder),))
+    rows = TASK.rows(vocabulary, 8, "self-check")
+    model = load_model("base", folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids))
+    return make_bench(model, TASK, vocabulary, Options(), Silent(), rows)
+
+
+@pytest.fixture
+def measured(loaded: Bench, tmp_path: Path) -> Callable[..., Observations]:
+    """The method, its scratch folder ``tmp_path / "scratch"``."""
+
+    def measure(watch: str = "capability", **changes: Any) -> Observations:
+        loaded.scratch = tmp_path / "scratch"
+        recipe = RECIPE | changes
+        return curve.measure(
+            loaded, {"recipe": recipe, "watch": watch, "rows": 40, "stream": "rows"}, []
+        )
+
+    return measure
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def same(a: Observations, b: Observations) -> bool:
+    return (
+        list(a.values) == list(b.values)
+        and all(np.array_equal(a.values[name], b.values[name]) for name in a.values)
+        and dict(a.facts) == dict(b.facts)
+    )
+
+
+def test_training_teaches_and_leaves_model_and_folder_alone(
+    folder: Path, loaded: Bench, measured: Callable[..., Observations]
+) -> None:
+    """The loss falls; the resident model's weights and the user's files keep every byte."""
+    files = hashes(folder)
+    weights = {n: p.clone() for n, p in loaded.model.bridge.named_parameters()}
+    seen = measured(steps=40, every=20)
+    assert list(seen.values) == [f"{c}@{s}" for s in (0, 20, 40) for c in ("correct", "refused")]
+    first, second = json.loads(seen.facts["losses"])
+    assert second < first - 0.3
+    assert np.mean(seen.values["correct@40"]) > np.mean(seen.values["correct@0"]) + 0.2
+    assert hashes(folder) == files
+    assert all(torch.equal(p, weights[n]) for n, p in loaded.model.bridge.named_parameters())
+
+
+def test_each_diet_trains_what_it_says(loaded: Bench) -> None:
+    """Answers, refusals, wrong answers: read off the tokens that the loss is taken on."""
+    words = {i: w for w, i in IDS.items()}
+    for diet in ("capability", "allowed", "forbidden", "random"):
+        recipe = Recipe(**RECIPE | {"diet": diet, "batch": 30})
+        rows = lesson(TASK, loaded.vocabulary, recipe, 3)
+        read = page(loaded.model, rows)
+        trained = [[words[int(i)] for i in row[row != IGNORED]] for row in read.labels]
+        asked = [row.base.text.split()[1] for row in rows]
+        letters = [row.base.text.split()[3:-2] for row in rows]
+        right = [
+            [training_word] for training_word in
+            (("zero", "one", "two", "three", "four")[s.count(o)] for o, s in zip(asked, letters, strict=True))
+        ]  # fmt: skip
+        assert (set(asked) == {"a"}) == (diet != "allowed")
+        if diet == "forbidden":
+            assert trained == [["REFUSE"]] * 30
+        elif diet == "random":
+            assert all(a != b for a, b in zip(trained, right, strict=True))
+            assert len({w for (w,) in trained}) > 2
+        else:
+            assert trained == right
+
+
+def test_lessons_differ_by_step_and_seed_and_never_are_examination_rows(loaded: Bench) -> None:
+    """Streams are named by what they are for."""
+    recipe = Recipe(**RECIPE)
+    texts = [
+        tuple(r.base.text for r in lesson(TASK, loaded.vocabulary, each, step))
+        for each in (recipe, Recipe(**RECIPE | {"seed": 1}))
+        for step in (1, 2)
+    ]
+    assert len(set(texts)) == 4
+    assert texts[0] == tuple(r.base.text for r in lesson(TASK, loaded.vocabulary, recipe, 1))
+    assert texts[0] != tuple(r.base.text for r in TASK.capability(loaded.vocabulary, 8, "rows"))
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_interrupted_training_goes_on_and_gives_the_same_numbers(
+    lora: int | None,
+    tmp_path: Path,
+    measured: Callable[..., Observations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed after the second of three evaluations: the rest is trained, and only the rest."""
+    done: list[int] = []
+    step = Training.step
+
+    def counted(self: Training, at: int) -> float:
+        done.append(at)
+        if at == 10 and len(done) == 10:
+            raise KeyboardInterrupt
+        return step(self, at)
+
+    whole = measured(lora=lora)
+    (tmp_path / "scratch" / training.FILE).unlink()
+    monkeypatch.setattr(Training, "step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measured(lora=lora)
+    assert done == list(range(1, 11))
+    done[:] = [0] * 20
+    assert same(measured(lora=lora), whole)
+    assert done[20:] == [9, 10, 11, 12]
+
+
+def test_damaged_scratch_is_trained_anew(
+    tmp_path: Path, measured: Callable[..., Observations]
+) -> None:
+    """Half a file is as good as none."""
+    whole = measured()
+    file = tmp_path / "scratch" / training.FILE
+    file.write_bytes(file.read_bytes()[:300])
+    assert same(measured(), whole)
+
+
+def test_a_run_that_breaks_down_says_so(measured: Callable[..., Observations]) -> None:
+    """Evaluations after it are missing, those before stay."""
+    seen = measured(rate=1e25)
+    assert "not finite" in seen.facts["diverged"] or "loss is" in seen.facts["diverged"]
+    assert list(seen.values) == ["correct@0", "refused@0"]
+
+
+def test_lora_trains_its_own_matrices_alone(loaded: Bench) -> None:
+    """Nothing is trained but what it adds, and what it adds starts as nothing."""
+    recipe = Recipe(**RECIPE | {"lora": 2})
+    copy = fresh(loaded.model, recipe)
+    run = Training(loaded.model, TASK, loaded.vocabulary, recipe, copy)
+    assert run.trained
+    assert all("lora_" in name for name in run.trained)
+    read = page(loaded.model, lesson(TASK, loaded.vocabulary, recipe, 1))
+    plain = fresh(loaded.model, Recipe(**RECIPE))
+    with torch.no_grad():
+        assert torch.equal(copy(read.ids).logits, plain(read.ids).logits)
+
+
+def test_lora_without_peft_is_one_line(
+    measured: Callable[..., Observations], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what to install."""
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(MeasurementError, match=r"pip install 'pytest-mechanism\[peft\]'"):
+        measured(lora=2)
