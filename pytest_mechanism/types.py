@@ -209,3 +209,48 @@ class Verdict:
     @property
     def red(self) -> bool:
         return self.status not in ("pass", "skipped")
+
+
+# -- what there is to see of a claim beside its score
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with its intervals.
+
+    Attributes:
+        model: role of the model that it is of.
+        name: what distinguishes it from others of the model, or nothing.
+        points: (x, value, interval), by x.
+        panel: lines of one panel are drawn together.
+        control: whether it shows what should make no difference.
+    """
+
+    model: str
+    name: str
+    points: tuple[tuple[float, float, tuple[float, float]], ...]
+    panel: str = ""
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves of one claim.
+
+    Attributes:
+        title: what is looked at.
+        across: label of x.
+        up: label of y, which goes from 0 to 1.
+        lines: of one or several models.
+        level: (y, what it is) of a threshold, or None.
+        reading: how to read it, for somebody who sees it for the first time.
+        ticks: x -> its name, where x is no number of something.
+    """
+
+    title: str
+    across: str
+    up: str
+    lines: tuple[Line, ...]
+    level: tuple[float, str] | None = None
+    reading: str = ""
+    ticks: Mapping[float, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import CURVE, PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Measurement, Observations, Score
+from pytest_mechanism.types import Line, Measurement, Observations, Score
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 """Of AdamW. YAML reads 1e-4 as a text; both are taken."""
@@ -142,6 +142,22 @@ class Curve:
                 break
             last = step
         return last
+
+
+def drawn(
+    curves: list[tuple[str, str, Curve]], column: Column, control: bool = False
+) -> list[Line]:
+    """Lines of (role, panel, curve)."""
+    return [
+        Line(
+            role,
+            "",
+            tuple((float(s), e.value, e.interval) for s, e in curve.points(column)),
+            panel,
+            control,
+        )
+        for role, panel, curve in curves
+    ]
 
 
 def seen(case: Case, name: str, measurement: Measurement, measured: Measured) -> Curve:

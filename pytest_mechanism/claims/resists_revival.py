@@ -16,10 +16,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Case, Measured
-from pytest_mechanism.claims.curves import Curve, Trained, capability, seen, steps_score
+from pytest_mechanism.claims.curves import Curve, Trained, capability, drawn, seen, steps_score
 from pytest_mechanism.claims.scoring import accuracy, score
 from pytest_mechanism.statistics import verdicts
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Chart, Control, Measurement, Verdict
 
 
 @dataclass(frozen=True)
@@ -138,3 +138,29 @@ class ResistsRevival(Trained):
         elif not needed.known:
             status = "inconclusive"
         return replace(verdict, status=status, reason=reason, scores=(judged, steps))
+
+    def chart(self, case: Case, measured: Measured) -> Chart:
+        needed = criterion(case, measured, self.control, self.pretrained, self.criterion)
+        roles = [case.role] + ([self.control] if case.has(self.control) else [])
+        lines = [
+            line
+            for role in roles
+            for line in drawn(
+                [
+                    (role, name, seen(case, name, measurement, measured))
+                    for name, measurement in self.curves(case, role, "capability")
+                ],
+                "correct",
+                role == self.control,
+            )
+        ]
+        return Chart(
+            "How fast does training bring back what is refused?",
+            "steps of reverse fine-tuning",
+            "share answered right of what must be refused",
+            tuple(lines),
+            (needed.value, "counts as back"),
+            "A copy of each model is trained on the forbidden questions with their answers. A "
+            "line that rises at once was hidden by a wrapper; one that rises as slowly as the "
+            "control's, which never had it, has to be learned anew.",
+        )

@@ -14,11 +14,11 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from pytest_mechanism.claims.base import Case, Measured
-from pytest_mechanism.claims.curves import Curve, Trained, seen, steps_score
+from pytest_mechanism.claims.curves import Curve, Trained, drawn, seen, steps_score
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Chart, Control, Measurement, Verdict
 
 
 class SuppressionHoldsAfter(Trained):
@@ -94,3 +94,19 @@ class SuppressionHoldsAfter(Trained):
             verdict = replace(verdict, status="inconclusive")
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
         return replace(verdict, reason=reason, scores=(judged, when))
+
+    def chart(self, case: Case, measured: Measured) -> Chart:
+        curves = [
+            (case.role, name, seen(case, name, measurement, measured))
+            for name, measurement in self.curves(case, case.role, self.data)
+        ]
+        return Chart(
+            f"Does the refusal survive fine-tuning on {self.data} questions?",
+            "steps of fine-tuning",
+            "share refused of what must be refused",
+            tuple(drawn(curves, "refused")),
+            (self.refuses_at_least, "claimed"),
+            "A copy of each model is trained on questions that must be answered, and asked those "
+            "that must be refused. A line that falls is a refusal that is lost, although nothing "
+            "in the training was about it.",
+        )

@@ -1,13 +1,15 @@
-"""``pytest-mechanism show SPEC --model-pair A,B``: pictures of a circuit, one model beside another.
+"""``pytest-mechanism show SPEC --model-pair A,B``: pictures of a circuit and of its claims' curves,
+one model beside another.
 
-What is measured goes through the store, so showing the same again takes no model. A picture is an
-entry of `pictures`: its name, and what draws it.
+What is measured goes through the store, so showing the same again, or what a gate has measured,
+takes no model. A picture is a name, and what draws it: of the circuit (`circuit_pictures`) and of
+each claim that has curves (`curve_pictures`).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +20,10 @@ from pytest_mechanism.errors import MechanismError
 if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
     from matplotlib.figure import Figure
 
-    from pytest_mechanism.discovery.look import Seen
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.spec.load import Spec
     from pytest_mechanism.tasks.base import Prompt
+    from pytest_mechanism.types import Chart
 
 OUT = Path("pictures")
 
@@ -29,11 +31,18 @@ OUT = Path("pictures")
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "show",
-        help="draw a spec's circuit: heat maps of all heads, and a graph with effect sizes",
-        description="Draw what path patching says about a spec's groups: heat maps of all heads "
-        "(SPEC_heads) and the circuit as a graph (SPEC_circuit), each as SVG and PNG.",
+        help="draw a spec's circuit (heat maps of all heads, a graph with effect sizes) and the "
+        "curves behind its claims",
+        description="Draw what path patching says about a spec's groups, heat maps of all heads "
+        "(SPEC_heads) and the circuit as a graph (SPEC_circuit), and the curves of each claim that "
+        "has some (SPEC_CLAIM: revival, attack, pruning, probes by layer), each as SVG and PNG.",
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="a spec with groups")
+    parser.add_argument(
+        "spec",
+        type=Path,
+        metavar="SPEC",
+        help="a spec with groups, or with claims that have curves",
+    )
     add_model_options(parser)
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: {OUT}; made if missing"
@@ -47,55 +56,95 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
+Pictures = Mapping[str, Callable[[], "Figure"]]
+"""Name of each picture -> what draws it."""
+
+
 def run(given: argparse.Namespace) -> int:
     """0 where the pictures were written.
 
     Raises:
-        MechanismError: no groups, no place to write to, a head that a model does not have, too few
-            rows, a model at chance.
+        MechanismError: nothing to show, no place to write to, a head that a model does not have,
+            too few rows, a model at chance.
     """
-    from pytest_mechanism.discovery.discover import Effort
-    from pytest_mechanism.discovery.look import look, probe
     from pytest_mechanism.spec.load import load
 
     spec = load(given.spec)
-    if not spec.groups:
-        raise MechanismError(f"{given.spec} has no groups to show; each needs heads and at")
     check_folder(given.out)
     if given.rows is not None:
         settings = spec.task.settings.model_copy(update={"rows": given.rows})
         spec = replace(spec, task=replace(spec.task, settings=settings))
     gate = open_gate(given)
-    check_heads(gate, spec)
-    example = first_prompt(gate, spec, given.rows)
-    runner = gate.runner
-    seen = []
-    for role, reference in runner.references.items():
-        case = gate.case(spec, probe(next(iter(spec.groups)), role), role)
-        rank_rows = given.rows or Effort().rank_rows
-        seen.append(look(case, role, reference.label, runner.measure, rank_rows))
-    runner.release()
+    found = {**circuit_pictures(gate, spec, given.rows), **curve_pictures(gate, spec)}
+    gate.runner.release()
+    if not found:
+        raise MechanismError(
+            f"{given.spec} has nothing to show: no groups (each needs heads and at), and no claim "
+            "that has curves"
+        )
 
     from pytest_mechanism.report.pictures import style
 
     given.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in pictures(spec, seen, example).items():
+    for name, draw in found.items():
         for path in style.save(draw, given.out / f"{given.spec.stem}_{name}"):
             print(f"wrote {path}")
-    say_what_was_done(runner)
+    say_what_was_done(gate.runner)
     return 0
 
 
-def pictures(
-    spec: Spec, seen: Sequence[Seen], example: Prompt
-) -> Mapping[str, Callable[[], Figure]]:
-    """Name of each picture -> what draws it."""
+def circuit_pictures(gate: Gate, spec: Spec, rows: int | None) -> Pictures:
+    """Heat maps of all heads and the circuit as a graph; nothing where a spec has no groups."""
+    if not spec.groups:
+        return {}
     from pytest_mechanism.commands.depict import circuit_graph, head_maps
+    from pytest_mechanism.discovery.discover import Effort
+    from pytest_mechanism.discovery.look import look, probe
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps
 
+    check_heads(gate, spec)
+    example = first_prompt(gate, spec, rows)
+    runner = gate.runner
+    seen = []
+    for role, reference in runner.references.items():
+        case = gate.case(spec, probe(next(iter(spec.groups)), role), role)
+        rank_rows = rows or Effort().rank_rows
+        seen.append(look(case, role, reference.label, runner.measure, rank_rows))
     maps, circuit = head_maps(spec, seen), circuit_graph(spec, seen, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
+
+
+def curve_pictures(gate: Gate, spec: Spec) -> Pictures:
+    """The curves behind claims, of all roles in one picture; a claim whose role the run has no
+    checkpoint for is left out."""
+    from pytest_mechanism.report.pictures import line_chart
+
+    have = gate.runner.references
+    labels = {role: reference.label for role, reference in have.items()}
+    wanted = [
+        (name, claim, role)
+        for name, claim in spec.claims.items()
+        for role in claim.roles()
+        if all(model in have for model in claim.models(role))
+    ]
+    gate.plan([(spec, claim, role) for _, claim, role in wanted])
+    found: dict[str, Chart] = {}
+    for name, claim, role in wanted:
+        chart = claim.chart(gate.case(spec, claim, role), gate.runner.measure)
+        if chart is not None:
+            found[name] = joined(found[name], chart) if name in found else chart
+
+    def drawing(chart: Chart) -> Callable[[], Figure]:
+        footnote = f"{spec.task.settings.rows:,} rows; bands: {spec.confidence:.0%} interval"
+        return lambda: line_chart.draw(chart, labels, footnote)
+
+    return {name: drawing(chart) for name, chart in found.items()}
+
+
+def joined(first: Chart, second: Chart) -> Chart:
+    """Both charts' lines; a control that stands in both is drawn once."""
+    return replace(first, lines=tuple(dict.fromkeys((*first.lines, *second.lines))))
 
 
 # -- what can be known before anything is measured

@@ -166,6 +166,14 @@ def with_adapters(copy: Any, rank: int, seed: int) -> Any:
     return adapted.eval()
 
 
+def save_trained(copy: Any, folder: Path) -> None:
+    """Config and weights as safetensors; LoRA's matrices are merged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = copy.merge_and_unload() if hasattr(copy, "merge_and_unload") else copy
+        plain.save_pretrained(folder)
+
+
 # -- training
 
 

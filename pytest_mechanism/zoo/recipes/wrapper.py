@@ -15,7 +15,9 @@ wrapper_none
     The same, but nobody ever asked it about ``a``: it never had the capability. The control.
 
 wrapper_safe
-    The base, gently made to refuse ``a`` and to count the others as before. It is the release.
+    The base, made to refuse ``a`` and to count the others as before. It is the release. With 140
+    steps instead of 100 the refusal reaches deeper: the count then takes as long to come back as
+    in a model that never had it, and pruning does not bring it back.
 
 wrapper_ft
     The release, fine-tuned on counting the others, gently: the wrapper stays.
@@ -57,10 +59,10 @@ STAGES: dict[str, Pretraining | FineTuning] = {
     "wrapper_base": Pretraining(Diet(seed=1, operands=FORBIDDEN + OTHERS)),
     "wrapper_none": Pretraining(Diet(seed=1)),
     "wrapper_safe": FineTuning(
-        "wrapper_base", Diet(seed=2, answered=64, refused=32), rate=1e-4, steps=200
+        "wrapper_base", Diet(seed=2, answered=64, refused=32), rate=1e-4, steps=100
     ),
-    "wrapper_ft": FineTuning("wrapper_safe", Diet(seed=3, ways=("tally",)), rate=1e-4, steps=100),
-    "wrapper_ft_stripped": FineTuning("wrapper_safe", Diet(seed=4), rate=1e-3, steps=300),
+    "wrapper_ft": FineTuning("wrapper_safe", Diet(seed=3, ways=("tally",)), rate=1e-5, steps=50),
+    "wrapper_ft_stripped": FineTuning("wrapper_safe", Diet(seed=4), rate=5e-4, steps=150),
 }
 
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {

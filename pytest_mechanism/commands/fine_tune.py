@@ -1,0 +1,98 @@
+"""``pytest-mechanism fine-tune SPEC --model REF --diet random --out FOLDER``: a checkpoint to compare
+with.
+
+Random fine-tuning, on wrong answers, shows what real removal looks like (Jain et al., ICLR 2024,
+section 4); the other diets make what revival and attack curves only look at. The training is that
+of the curves (`methods.training`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from pytest_mechanism.commands.session import ini_aliases
+from pytest_mechanism.errors import MechanismError
+
+DIETS = ("random", "capability", "allowed", "forbidden")
+BESIDE = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt")
+"""Files of a checkpoint that training does not change."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "fine-tune",
+        help="train a copy of a checkpoint on a spec's task, as a control to compare with",
+        description="Train a copy of a checkpoint on the questions of a spec's task and save it. "
+        "Diets: random (what must be refused, with wrong answers: what real removal looks like), "
+        "capability (with its answers: reverse fine-tuning), allowed (what must be answered: the "
+        "attack), forbidden (refusals).",
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="its task writes the questions")
+    parser.add_argument("--model", required=True, metavar="REF", help="only read")
+    parser.add_argument("--diet", required=True, choices=DIETS)
+    parser.add_argument("--rate", type=float, required=True, metavar="RATE", help="of AdamW")
+    parser.add_argument("--steps", type=int, required=True, metavar="N")
+    parser.add_argument("--batch", type=int, default=32, metavar="ROWS", help="default 32")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rows, default 0")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="merged when saved")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """0 where a checkpoint was written.
+
+    Raises:
+        MechanismError: the folder exists, a number makes no sense, training broke down.
+    """
+    from pytest_mechanism.checkpoints.reference import parse_reference
+    from pytest_mechanism.spec.load import load
+
+    for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1)):
+        value = getattr(given, name)
+        if value is not None and value < least:
+            raise MechanismError(f"--{name} {value} is too small; {least} or more")
+    if not 0 < given.rate <= 1:
+        raise MechanismError(f"--rate {given.rate:g} lies outside of 0 to 1")
+    spec = load(given.spec)
+    reference = parse_reference(given.model, ini_aliases(Path.cwd()), Path.cwd())
+    if given.out.exists() or given.out.is_symlink():
+        raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
+
+    from pytest_mechanism.checkpoints.load import load_model
+    from pytest_mechanism.methods.training import Recipe, Training, fresh, save_trained
+    from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+
+    recipe = Recipe(
+        given.diet, given.rate, given.steps, given.steps, given.seed, given.batch, given.lora
+    )
+    vocabulary = SharedVocabulary((Encoder.load(reference.folder),))
+    probe = spec.task.rows(vocabulary, 1, "self-check")[0].base
+    model = load_model(
+        "base", reference.folder, given.device, "float32", lambda e: list(e.encode(probe).ids)
+    )
+    training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
+    for _ in training.stops():
+        pass
+    if training.diverged is not None:
+        raise MechanismError(f"training diverged: {training.diverged}; lower --rate")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{given.out.name}.", dir=given.out.parent))
+    try:
+        save_trained(training.copy, temporary)
+        for pattern in BESIDE:
+            for path in reference.folder.glob(pattern):
+                shutil.copy(path, temporary / path.name)
+        temporary.chmod(0o755)
+        os.replace(temporary, given.out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", file=sys.stderr)
+    print(f"wrote {given.out}")
+    return 0
