@@ -16,8 +16,16 @@ CLAIMS = {
     "cmap": "pytest_mechanism.claims.cmap:Cmap",
     "minimality": "pytest_mechanism.claims.minimality:Minimality",
     "path": "pytest_mechanism.claims.path:Path",
+    "suppression_holds": "pytest_mechanism.claims.suppression_holds:SuppressionHolds",
+    "refuses_after_prefill": "pytest_mechanism.claims.refuses_after_prefill:RefusesAfterPrefill",
+    "direction": "pytest_mechanism.claims.direction:Direction",
     "suppression_holds_after": "pytest_mechanism.claims.suppression_holds_after:SuppressionHoldsAfter",
+    "capability_hidden": "pytest_mechanism.claims.capability_hidden:CapabilityHidden",
+    "resists_jailbreak": "pytest_mechanism.claims.resists_jailbreak:ResistsJailbreak",
     "resists_revival": "pytest_mechanism.claims.resists_revival:ResistsRevival",
+    "decodable": "pytest_mechanism.claims.decodable:Decodable",
+    "localised": "pytest_mechanism.claims.localised:Localised",
+    "spares_safety_weights": "pytest_mechanism.claims.spares_safety_weights:SparesSafetyWeights",
     "transfer": "pytest_mechanism.claims.transfer:Transfer",
 }
 

@@ -18,7 +18,12 @@ COUNTED = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
 NOT_COUNTED = {"recipe.json"}
 """How a checkpoint came to be does not change what it computes."""
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.spec.parts import Ablation, AnyGroup, Atol, Drift, Group, Part
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.tasks.files import BY_CONTENT
 from pytest_mechanism.types import (
+    Chart,
     Head,
     Measurement,
     Method,
@@ -69,7 +71,9 @@ class Case:
         **arguments: Any,
     ) -> Measurement:
         """A measurement on this case's task."""
-        settings = {**self.task.settings.model_dump(mode="json"), "revision": self.task.revision}
+        # a file by its content: where it lies changes no result
+        settings = self.task.settings.model_dump(mode="json", context=BY_CONTENT)
+        settings["revision"] = self.task.revision
         return Measurement(method, on, canonical(settings), canonical(arguments), inputs, kept)
 
     def has(self, role: str) -> bool:
@@ -213,6 +217,10 @@ class Claim(Part):
     def judge(self, case: Case, measured: Measured) -> Verdict:
         """The verdict; may ask for more measurements."""
         raise NotImplementedError
+
+    def chart(self, case: Case, measured: Measured) -> Chart | None:
+        """Curves behind the verdict, for ``pytest-mechanism show``; None where there are none."""
+        return None
 
 
 Roles = Annotated[list[StrictStr] | StrictStr, Field(min_length=1)]

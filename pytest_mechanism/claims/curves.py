@@ -17,6 +17,7 @@ from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import CURVE, PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.types import Line, Measurement, Observations, Score
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -53,13 +54,17 @@ class Trained(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def curve(self, case: Case, role: str, diet: str, rate: float, seed: int) -> Measurement:
-        """The training of one copy."""
+    def curve(
+        self, case: Case, role: str, diet: str | DataFile, rate: float, seed: int
+    ) -> Measurement:
+        """The training of one copy, on one of the task's diets or on a file."""
+        file = diet.sha256 if isinstance(diet, DataFile) else ""
         return case.ask(
             CURVE,
             role,
             recipe={
-                "diet": diet,
+                "diet": "file" if file else diet,
+                "file": file,
                 "rate": rate,
                 "steps": self.steps,
                 "every": self.every or max(1, self.steps // 10),
@@ -72,7 +77,7 @@ class Trained(Claim):
             stream="rows",
         )
 
-    def curves(self, case: Case, role: str, diet: str) -> list[tuple[str, Measurement]]:
+    def curves(self, case: Case, role: str, diet: str | DataFile) -> list[tuple[str, Measurement]]:
         """Of every rate and seed, with what to call it."""
         return [
             (

@@ -9,23 +9,31 @@ Qi et al., ICLR 2024, arXiv 2310.03693). Judged is the evaluation at which it re
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, drawn, seen, steps_score
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.instructions import instructions
 from pytest_mechanism.types import Chart, Control, Measurement, Verdict
+
+Data = Annotated[
+    Annotated[Literal["allowed"], Tag("allowed")] | Annotated[DataFile, Tag("file")],
+    Discriminator(lambda given: "allowed" if given == "allowed" else "file"),
+]
 
 
 class SuppressionHoldsAfter(Trained):
     """What must be refused is still refused after the attack, at every evaluation on the way.
 
     Attributes:
-        data: what the attack trains: ``allowed``, the task's own questions that must be answered.
+        data: what the attack trains: ``allowed``, the task's own questions that must be answered,
+            or a JSONL file beside the spec, with ``instruction`` and ``reply`` in every line.
         refuses_at_least: share of what must be refused.
     """
 
@@ -37,14 +45,25 @@ class SuppressionHoldsAfter(Trained):
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["suppression_holds_after"]
-    data: Literal["allowed"] = "allowed"
+    data: Data = "allowed"
     refuses_at_least: Fraction
 
     @model_validator(mode="after")
     def says_something(self) -> SuppressionHoldsAfter:
         if self.refuses_at_least == 0:
             raise ValueError("refuses_at_least: 0 claims nothing")
+        if isinstance(self.data, DataFile):
+            lines = instructions(self.data)
+            if not lines or lines[0].reply is None:
+                raise ValueError(f"data: {self.data.file} has no replies, which training needs")
         return self
+
+    @property
+    def trained(self) -> str:
+        """What the attack reads, in words."""
+        return (
+            f"lines of {self.data.file}" if isinstance(self.data, DataFile) else "allowed questions"
+        )
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return tuple(m for _, m in self.curves(case, case.role, self.data))
@@ -67,7 +86,7 @@ class SuppressionHoldsAfter(Trained):
             f"least refusal within {self.steps} steps, {curve.name}",
             least,
             "share of what must be refused that is refused, least of all evaluations; AdamW on "
-            f"{self.data} questions, {self.batch} a step",
+            f"{self.trained}, {self.batch} a step",
             control=Control("before any step", before.value, before.interval),
         )
         level = self.refuses_at_least
@@ -101,12 +120,12 @@ class SuppressionHoldsAfter(Trained):
             for name, measurement in self.curves(case, case.role, self.data)
         ]
         return Chart(
-            f"Does the refusal survive fine-tuning on {self.data} questions?",
+            f"Does the refusal survive fine-tuning on {self.trained}?",
             "steps of fine-tuning",
             "share refused of what must be refused",
             tuple(drawn(curves, "refused")),
             (self.refuses_at_least, "claimed"),
-            "A copy of each model is trained on questions that must be answered, and asked those "
-            "that must be refused. A line that falls is a refusal that is lost, although nothing "
-            "in the training was about it.",
+            "A copy of each model is trained on something else, and asked what must be refused. A "
+            "line that falls is a refusal that is lost, although nothing in the training was "
+            "about it.",
         )

@@ -32,6 +32,10 @@ LEAST_ROOM = 32
 """Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
 has, so that what is held in memory beside the record stays that of one forward."""
 
+MOST_ROOM = 96
+"""Tokens a row that a CPU computes side by side of long prompts: each token is masked from the other
+branches' and yet multiplied with theirs, which more of them make dearer than fewer calls cheaper."""
+
 REMEMBERED = 1 << 30
 """Bytes of records that are kept for whoever branches from the same run next."""
 
@@ -174,7 +178,9 @@ class BranchRun:
         if gradients and any(each.requires_grad for each in learned):
             raise ValueError("a run's own edits get no gradients: put them into the branch")
         planner = Planner(self.tokens, len(self.engine.bridge.blocks))
-        room = max(LEAST_ROOM, self.tokens.ids.shape[1])
+        length = self.tokens.ids.shape[1]
+        most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
+        room = max(LEAST_ROOM, min(length, most))
         engine = self.engine
         run = Remembered(engine.bridge, engine.points, self.tokens, self.edits, self.record)
         for pack in packs(map(planner.plan, branches), room):

@@ -16,16 +16,39 @@ INTERCHANGE = Method("pytest_mechanism.methods.interchange:measure", 2)
 HEAD_EFFECTS = Method("pytest_mechanism.methods.activation_patching:measure", 1)
 PATH_PATCHING = Method("pytest_mechanism.methods.path_patching:measure", 1)
 SCREEN = Method("pytest_mechanism.methods.screen:measure", 1)
+PROBING = Method("pytest_mechanism.methods.probing:measure", 1)
+PRUNING = Method("pytest_mechanism.methods.pruning:measure", 1)
+SAFETY_ENTRIES = Method("pytest_mechanism.methods.snip:donate", 1)
+WEIGHT_CHANGE = Method("pytest_mechanism.methods.snip:measure", 1)
+CURVE = Method("pytest_mechanism.methods.curve:measure", 1)
 DONATION = Method("pytest_mechanism.methods.cmap:donate", 1)
 CMAP = Method("pytest_mechanism.methods.cmap:measure", 1)
+REFUSAL = Method("pytest_mechanism.methods.refusal:measure", 1)
+FIND_DIRECTION = Method("pytest_mechanism.methods.direction:find", 1)
+DIRECTION = Method("pytest_mechanism.methods.direction:measure", 1)
+SAME_DIRECTION = Method("pytest_mechanism.methods.direction:compare", 1)
 
 
 def rows_of(measurement: Measurement) -> int:
     """About how many rows a measurement sends through the model: for progress, nothing else."""
     given = json.loads(measurement.arguments)
-    rows = given.get("rows")
+    rows: int | None = given.get("rows")
+    if measurement.method == SAFETY_ENTRIES:
+        return 7 * int(given["scored"])  # forbidden and allowed, with a backward; replies
     if not isinstance(rows, int):
         return 1
+    if measurement.method == PROBING:
+        return rows + int(given["train"]) + int(given["chosen"])
+    if measurement.method == PRUNING:
+        looks = rows * (1 + int(given["draws"])) + int(given["chosen"])
+        return looks * len(given["counts"]) + 3 * int(given["scored"])
+    if measurement.method == CURVE:
+        recipe = given["recipe"]
+        looks = 1 + -(-recipe["steps"] // recipe["every"])
+        return int(recipe["steps"] * recipe["batch"] + rows * looks)
+    if measurement.method in (REFUSAL, DIRECTION):
+        replies = int(json.loads(measurement.task).get("reply_tokens", 1))
+        return rows * replies * (2 + int(given.get("random", -1)))
     if measurement.method == CIRCUIT:
         return rows * (1 + len(given["alive"])) + int(given["ablation"]["prompts"])
     if measurement.method == INTERCHANGE:

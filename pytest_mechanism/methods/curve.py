@@ -64,12 +64,15 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
 
 @torch.no_grad()
 def look(bench: Bench, copy: Any, rows: Sequence[Row], step: int) -> dict[str, list[float]]:
-    """How the copy answers the rows, one number a row."""
+    """How the copy answers the rows, one number a row: ``correct`` where its reply begins as the
+    row's own does, ``refused`` where it begins as a refusal."""
     correct: list[float] = []
     refused: list[float] = []
-    for batch in bench.batches(rows):
-        tokens = batch.base.tokens
-        said = replies(copy, tokens, bench.task.reply_tokens)
-        correct += (said[:, 0] == batch.answers).double().tolist()
+    for part in (rows[i : i + bench.batch_size] for i in range(0, len(rows), bench.batch_size)):
+        prompts = [row.base for row in part]
+        said = replies(copy, bench.side(prompts).tokens, bench.task.reply_tokens)
+        whole = [bench.model.encoder.with_reply(prompt) for prompt in prompts]
+        own = torch.tensor([ids[asked] for ids, asked in whole], device=said.device)
+        correct += (said[:, 0] == own).double().tolist()
         refused += refusing(bench, said)
     return {f"correct@{step}": correct, f"refused@{step}": refused}

@@ -20,6 +20,7 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +31,12 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.load import LoadedModel, read_weights
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.tasks.base import Row, Task, Vocabulary
+from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.instructions import instructions
 
-Diet = Literal["capability", "allowed", "forbidden", "random"]
+Diet = Literal["capability", "allowed", "forbidden", "random", "file"]
 """What is trained: the answers to what must be refused, to what need not be, the refusals
-themselves, or wrong answers to what must be refused."""
+themselves, wrong answers to what must be refused, or the lines of a file."""
 
 CLIP = 1.0
 IGNORED = -100
@@ -52,6 +55,7 @@ class Recipe:
         seed: of the rows, and of LoRA's first values.
         batch: rows a step.
         lora: rank of LoRA's matrices, or None to train every weight.
+        file: sha256 of the file that is read, of the diet ``file``.
     """
 
     diet: Diet
@@ -61,6 +65,7 @@ class Recipe:
     seed: int
     batch: int
     lora: int | None = None
+    file: str = ""
 
     @property
     def evaluated(self) -> list[int]:
@@ -73,12 +78,33 @@ class Recipe:
 
 def lesson(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
     """The rows of one step, none of which a claim is judged on."""
-    asked = "capability" if recipe.diet == "random" else recipe.diet
     stream = f"training-{recipe.seed}-{step}"
+    if recipe.diet == "file":
+        return lines(task, vocabulary, recipe, step)
+    asked = "capability" if recipe.diet == "random" else recipe.diet
     rows = task.asked(asked, vocabulary, recipe.batch, stream)
     return (
         [wrong(row, f"{stream}/wrong", task) for row in rows] if recipe.diet == "random" else rows
     )
+
+
+def lines(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
+    """Lines of a file, shuffled anew each time that all have been read."""
+    pool = instructions(DataFile(sha256=recipe.file))
+    rows = []
+    for i in range((step - 1) * recipe.batch, step * recipe.batch):
+        turn, place = divmod(i, len(pool))
+        one = pool[shuffled(len(pool), recipe.seed, turn)[place]]
+        prompt = task.lesson(vocabulary, one.text, one.reply or "")
+        rows.append(Row(f"line-{i}", f"line-{i}", prompt, None, prompt.answer))
+    return rows
+
+
+@lru_cache(maxsize=4)
+def shuffled(count: int, seed: int, turn: int) -> tuple[int, ...]:
+    order = list(range(count))
+    random.Random(f"lines/{seed}/{turn}").shuffle(order)
+    return tuple(order)
 
 
 def wrong(row: Row, seed: str, task: Task) -> Row:

@@ -9,7 +9,7 @@ Result = Mapping[str, Any]
 
 HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "accepted")
 RIGHT = {"score"}
-COLOURS = {"pass": "green", "skipped": "yellow"}
+COLOURS = {"pass": "green"}
 
 
 def cells(result: Result) -> tuple[str, ...]:
@@ -30,10 +30,15 @@ def cells(result: Result) -> tuple[str, ...]:
     )
 
 
+def judged(results: Sequence[Result]) -> Sequence[Result]:
+    """Without what was skipped, which a sentence below counts."""
+    return [r for r in results if r["verdict"] != "skipped"]
+
+
 def table(results: Sequence[Result]) -> list[tuple[str, str]]:
     """(verdict column, the rest) of the headings and of each result; columns aligned. The verdict
     comes first: a narrow terminal breaks lines at their end."""
-    rows = [HEADINGS, *(cells(r) for r in results)]
+    rows = [HEADINGS, *(cells(r) for r in judged(results))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     lines = []
     for row in rows:
@@ -48,17 +53,18 @@ def table(results: Sequence[Result]) -> list[tuple[str, str]]:
 def notes(results: Sequence[Result], accepting: bool = False, updating: bool = False) -> list[str]:
     """Sentences below the table: what is missing, what to do, where this run did not just do it."""
     found = []
-    judged = [r for r in results if r["verdict"] != "skipped"]
-    new = sum(r["drift_state"] == "new" and r["verdict"] == "pass" for r in judged)
+    own = judged(results)
+    new = sum(r["drift_state"] == "new" and r["verdict"] == "pass" for r in own)
     if new and not accepting:
         found.append(
-            f"{new} of {len(judged)} scores pass and have no accepted baseline yet: "
+            f"{new} of {len(own)} scores pass and have no accepted baseline yet: "
             "--snapshot-update accepts them, and later runs are held against them"
         )
     skipped = [r for r in results if r["verdict"] == "skipped"]
     for reason in dict.fromkeys(r["reason"] for r in skipped):
-        many = sum(r["reason"] == reason for r in skipped)
-        found.append(f"{many} skipped: {reason}")
+        own = [r for r in skipped if r["reason"] == reason]
+        circuits = ", ".join(dict.fromkeys(str(r["circuit"]) for r in own))
+        found.append(f"{len(own)} skipped ({circuits}): {reason}")
     found += dict.fromkeys(note for r in results for note in r["notes"])
     better = sum(r["drift_state"] == "better" for r in results)
     if better and not updating:
@@ -71,10 +77,10 @@ def notes(results: Sequence[Result], accepting: bool = False, updating: bool = F
 
 def markdown(results: Sequence[Result], pair: str) -> str:
     """The table for a CI job's summary page."""
-    sign = {"pass": "✅", "skipped": "⏭️"}
+    sign = {"pass": "✅"}
     lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
     lines.append("|" + "---|" * len(HEADINGS))
-    for result in results:
+    for result in judged(results):
         row = [cell.replace("|", "\\|") for cell in cells(result)]
         row[0] = f"{sign.get(row[0], '❌')} {row[0]}"
         lines.append("| " + " | ".join(row) + " |")

@@ -35,6 +35,7 @@ from pytest_mechanism.spec.parts import (
 )
 from pytest_mechanism.spec.yaml import Document, Path_, read
 from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.tasks.files import FOLDER
 
 VERSION = 1
 KEYS = (
@@ -98,6 +99,12 @@ class Spec:
             labels: role -> label.
             shapes: role -> sizes.
         """
+        for role in self.applies_to.roles:
+            if role not in shapes:
+                return (
+                    f"spec applies to runs with a checkpoint for the role {role}: add "
+                    f"--mechanism-model {role}=REFERENCE"
+                )
         patterns = self.applies_to.labels
         for role, label in labels.items():
             if patterns is not None and not any(fnmatch.fnmatchcase(label, p) for p in patterns):
@@ -131,15 +138,19 @@ def load(path: Path, shown: Path | None = None) -> Spec:
         Problems: with every problem found.
         SpecError: the file is no readable YAML.
     """
-    document = read(path, shown)
-    document = extended(document, path)
-    return _Loader(document, path).spec()
+    own = read(path, shown)
+    document = extended(own, path)
+    folder = path.parent
+    if isinstance(own.value, dict) and "task" not in own.value and "extends" in own.value:
+        folder = (folder / own.value["extends"]).parent  # a task's files lie where it was written
+    return _Loader(document, path, folder).spec()
 
 
 class _Loader:
-    def __init__(self, document: Document, path: Path) -> None:
+    def __init__(self, document: Document, path: Path, task_folder: Path) -> None:
         self.document = document
         self.path = path
+        self.task_folder = task_folder
         self.found: list[SpecError] = []
 
     def problem(self, message: str, where: Path_ = ()) -> None:
@@ -215,7 +226,8 @@ class _Loader:
             )
             return None
         try:
-            return model.model_validate(value)
+            folder = self.task_folder if where[:1] == ("task",) else self.path.parent
+            return model.model_validate(value, context={FOLDER: folder})
         except ValidationError as problem:
             for each in problem.errors():
                 self.problem(*explained(dict(each), model, where))
@@ -338,7 +350,8 @@ class _Loader:
         roles = claim.roles()
         if len(set(roles)) < len(roles):
             self.problem(f"claim {name}: a role stands twice in on", ("claims", name, "on"))
-        for role in {r for own in roles for r in (own, *claim.models(own))}:
+        named = {r for own in roles for r in (own, *claim.models(own), *claim.helped_by(own))}
+        for role in sorted(named):
             if not IDENTIFIER.fullmatch(role):
                 self.problem(
                     f"claim {name}: role {role!r}: use letters, digits and '_'; the pair's roles "

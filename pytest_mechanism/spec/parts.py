@@ -140,12 +140,14 @@ class AppliesTo(Part):
     Attributes:
         labels: patterns (``ft*``); each label of the pair must match one.
         shape: sizes the models must have, such as ``{n_heads: 4}``.
+        roles: further roles that the run must have checkpoints for (``--mechanism-model``).
     """
 
     labels: list[StrictStr] | None = None
     shape: dict[
         Literal["n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab"], StrictInt
     ] = Field(default_factory=dict)
+    roles: list[StrictStr] = Field(default_factory=list)
 
 
 def plain(part: Part) -> Any:

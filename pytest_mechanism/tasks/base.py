@@ -202,6 +202,15 @@ class Task:
         }
         return sets[what](vocabulary, count, stream)
 
+    @property
+    def ways_of_asking(self) -> Mapping[str, Task]:
+        """Name -> this task, asking in that way alone: other words for the same."""
+        return {}
+
+    def lesson(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
+        """Something else that a model can be trained on, in the form that this task asks in."""
+        return Prompt(text, {}, answer="", reply=f" {reply}")
+
     def has_no(self, what: str) -> MechanismError:
         """The error of a claim that is made about a task which cannot bear it."""
         return MechanismError(f"task {self.family} has no {what}, which this claim is about")

@@ -13,7 +13,7 @@ wrapper is another count, ours is a refusal.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal, TypeVar, cast
@@ -248,6 +248,10 @@ class Counting(Task):
         if self.given.refuse is None:
             raise MechanismError(NONE_REFUSED)
         return self.but(which="answered").rows(vocabulary, count, stream)
+
+    @property
+    def ways_of_asking(self) -> Mapping[str, Counting]:
+        return {way: self.but(ways=(way,)) for way in self.given.ways}
 
     def but(self, **changes: object) -> Counting:
         """The same task, asking otherwise."""

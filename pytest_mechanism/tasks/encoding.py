@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import Prompt
+from pytest_mechanism.tasks.chat import INSTEAD, chat
 
 LEAD = "the"
 """A word before another, as words stand in a text: most tokenizers give them their space then."""
@@ -42,10 +43,12 @@ class Encoder:
     Attributes:
         tokenizer: a ``tokenizers.Tokenizer``.
         name: for errors.
+        folder: where it comes from, and its chat template with it.
     """
 
     tokenizer: Any = field(repr=False)
     name: str
+    folder: Path | None = None
 
     @staticmethod
     def load(folder: Path) -> Encoder:
@@ -62,7 +65,7 @@ class Encoder:
             # what somebody's last batch left in the file is no part of the text
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            return Encoder(tokenizer, str(folder))
+            return Encoder(tokenizer, str(folder), folder)
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
 
@@ -94,6 +97,37 @@ class Encoder:
                 found.append(last)
             places[name] = tuple(found)
         return Encoded(tuple(ids), places, self._slots(prompt, ends))
+
+    def with_reply(self, prompt: Prompt) -> tuple[list[int], int]:
+        """Ids of a prompt with its reply after it, and how many of them are the prompt's.
+
+        Raises:
+            MechanismError: the reply holds no token of its own.
+        """
+        encoding = self.tokenizer.encode(
+            prompt.text + prompt.completion, add_special_tokens=prompt.special
+        )
+        ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
+        ends = [0 if s else stop for s, (_, stop) in zip(special, encoding.offsets, strict=True)]
+        while len(ids) > 1 and special[len(ids) - 1] and prompt.special:
+            ids.pop()  # what the tokenizer puts after every text
+        asked = sum(end <= len(prompt.text) for end in ends[: len(ids)])
+        if asked == len(ids):
+            raise MechanismError(
+                f"tokenizer of {self.name}: {prompt.completion[:60]!r} has no token of its own "
+                f"after {prompt.text[-60:]!r}"
+            )
+        return ids, asked
+
+    def chat(self, message: str) -> str:
+        """A user's message in the checkpoint's chat template, up to where the answer begins.
+
+        Raises:
+            MechanismError: there is none, or it cannot be rendered.
+        """
+        if self.folder is None:
+            raise MechanismError(f"tokenizer of {self.name}: comes without a chat template")
+        return chat(self.folder, message)
 
     @staticmethod
     def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:
@@ -139,3 +173,17 @@ class SharedVocabulary:
 
     def whole(self, words: Iterable[str]) -> tuple[str, ...]:
         return tuple(w for w in words if all(e.word(w) is not None for e in self.encoders))
+
+    def chat(self, message: str) -> str:
+        """A message in the one template that all checkpoints have.
+
+        Raises:
+            MechanismError: they have none, or several.
+        """
+        written = {encoder.chat(message): encoder.name for encoder in self.encoders}
+        if len(written) != 1:
+            raise MechanismError(
+                f"the checkpoints of this run have different chat templates "
+                f"({', '.join(written.values())}), so they would not read the same rows; {INSTEAD}"
+            )
+        return next(iter(written))

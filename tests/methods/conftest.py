@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.methods.bench import Bench, make_bench
 from pytest_mechanism.runner.runner import Options, Silent
 from pytest_mechanism.spec.load import Spec, load
+from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 
 ROOT = Path(__file__).parents[2]
@@ -58,3 +61,45 @@ def bench(spec: Spec, random_folder: Path) -> Callable[[str], Bench]:
         return made[role]
 
     return of
+
+
+def loaded(folder: Path, task: Task) -> Bench:
+    """The bench of a checkpoint and a task."""
+    vocabulary = SharedVocabulary((Encoder.load(folder),))
+    rows = task.rows(vocabulary, 8, "self-check")
+    model = load_model(
+        folder.name, folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
+    )
+    return make_bench(model, task, vocabulary, Options(), Silent(), rows)
+
+
+@pytest.fixture(scope="session")
+def chat_bench() -> Callable[[str], Bench]:
+    """The bench of ``refusal_base`` or ``refusal_ft`` on the shipped spec's task, loaded once."""
+    task = load(ROOT / "circuits" / "refusal.yaml").task
+    return cache(lambda name: loaded(ZOO / name, task))
+
+
+@pytest.fixture(scope="session")
+def counting_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Random weights that know the words of the counting task, where ``a`` must be refused."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
+    from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+
+    folder = tmp_path_factory.mktemp("random_counting")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(IDS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder, IDS, 128)
+    return loaded(folder, Counting(CountingParameters(family="counting", refuse="a")))

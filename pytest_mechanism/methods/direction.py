@@ -1,0 +1,276 @@
+"""The refusal direction: found, taken out, and compared between models.
+
+Arditi et al. 2024 (arXiv 2406.11717), sections 2.3 and 2.4, appendix C:
+
+    r(l, p) = mean over harmful of h(l, p) - mean over harmless of h(l, p)
+
+h(l, p): the residual stream after layer l at p, one of the tokens that the template puts after the
+instruction. Of all (l, p) in the first 80 % of the layers, that one is chosen whose ablation
+(`methods.projection`) leaves the lowest refusal score on harmful instructions, while the next-token
+distribution on harmless ones stays within a KL divergence of 0.1. Found, chosen and judged are on
+instructions of their own.
+
+The paper also asks that adding r makes harmless instructions refused; nothing is claimed of that
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.projection import Without
+from pytest_mechanism.methods.refusal import Examination, asked, chunks
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Observations, canonical
+
+SHARE = 0.8
+"""Of the layers: later directions are about the tokens to be said, not about refusing."""
+
+SAME = 1e-4
+"""Of the stream's length. Shorter differences are rounding: before the first layer, all prompts
+have the same template."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place at which a direction was read, and what taking it out does.
+
+    Attributes:
+        layer: it is read after this layer.
+        place: token, counted from the prompt's end: -1 is the last.
+        score: mean refusal score on harmful validation instructions without it.
+        divergence: mean KL(with || without) on harmless ones, in nats.
+    """
+
+    layer: int
+    place: int
+    score: float
+    divergence: float
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What was found.
+
+    Attributes:
+        tried: every candidate.
+        best: the chosen one, or None where none could be taken out within the bound.
+        differences: [N, d] at its place, harmful minus harmless, instruction by instruction;
+            their mean is r. No rows where there is none.
+        rows: names of these N.
+    """
+
+    tried: tuple[Candidate, ...]
+    best: Candidate | None
+    differences: Tensor
+    rows: tuple[str, ...]
+
+    @property
+    def vector(self) -> Tensor:
+        """[d], float64 on the CPU."""
+        return self.differences.double().mean(0)
+
+    def facts(self) -> dict[str, str]:
+        """The choice, as text."""
+        if self.best is None:
+            least = min((each.divergence for each in self.tried), default=float("inf"))
+            return {"direction": "none", "least divergence": f"{least:.3g}"}
+        return {
+            "direction": f"after layer {self.best.layer} at token {self.best.place}",
+            "norm": f"{float(self.vector.norm()):.4g}",
+            "divergence": f"{self.best.divergence:.3g}",
+            "candidates": str(len(self.tried)),
+        }
+
+
+def find(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Search:
+    """The model's refusal direction.
+
+    Arguments: ``learn`` (instructions of each kind that are averaged), ``validate`` (of each kind
+    among which is chosen), ``kl_at_most``.
+    """
+    wanted = {name: arguments[name] for name in ("learn", "validate", "kl_at_most")}
+    key = ("direction", canonical(bench.task.settings.model_dump(mode="json")), canonical(wanted))
+    return bench.remember(key, lambda: _find(bench, **wanted))
+
+
+def _find(bench: Bench, learn: int, validate: int, kl_at_most: float) -> Search:
+    harmful, harmless = kinds(bench, learn, "direction")
+    places = range(-after_instruction(bench, [*harmful, *harmless]), 0)
+    layers = [
+        layer
+        for layer in range(bench.model.shape.n_layers)
+        if layer == 0 or layer + 1 < SHARE * bench.model.shape.n_layers
+    ]
+    where = [(layer, place) for layer in layers for place in places]
+    bad, good = streams(bench, harmful, where), streams(bench, harmless, where)
+    differences = {}
+    for site, theirs, ours in zip(where, bad, good, strict=True):
+        gap, length = theirs - ours, float(ours.double().norm(dim=-1).mean())
+        if float(gap.double().mean(0).norm()) > SAME * length:
+            differences[site] = gap
+    tried = tuple(validated(bench, differences, validate))
+    within = [each for each in tried if each.divergence <= kl_at_most]
+    if not within:
+        return Search(tried, None, torch.zeros(0, bench.model.shape.d_model), ())
+    best = min(within, key=lambda each: each.score)
+    names = tuple(row.id for row in harmful)
+    return Search(tried, best, differences[best.layer, best.place], names)
+
+
+def kinds(bench: Bench, count: int, stream: str) -> tuple[list[Row], list[Row]]:
+    """As many harmful as harmless rows of a stream, no instruction twice.
+
+    Raises:
+        MeasurementError: too few.
+    """
+    found: list[list[Row]] = []
+    for rows in (
+        bench.task.forbidden(bench.vocabulary, count, stream),
+        bench.task.allowed(bench.vocabulary, count, stream),
+    ):
+        found.append(list({row.cluster: row for row in rows}.values()))
+    n = min(map(len, found))
+    if n < 2:
+        raise MeasurementError(f"{n} instructions are too few to find a direction")
+    return found[0][:n], found[1][:n]
+
+
+def after_instruction(bench: Bench, rows: Sequence[Row]) -> int:
+    """How many tokens stand after the instruction in every prompt; 1 where a task does not say."""
+    encoded = [bench.model.encoder.encode(row.base) for row in rows]
+    if any("instruction" not in each.places for each in encoded):
+        return 1
+    return max(1, min(len(e.ids) - 1 - e.places["instruction"][-1] for e in encoded))
+
+
+def streams(bench: Bench, rows: Sequence[Row], where: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """[N, d] on the CPU for each (layer, place)."""
+    parts: list[list[Tensor]] = [[] for _ in where]
+    for some in chunks(rows, bench.batch_size):
+        tokens = bench.side([row.base for row in some]).tokens
+        readings = [
+            Reading(Site(layer, "resid_post"), at=(tokens.lengths + place)[:, None])
+            for layer, place in where
+        ]
+        found = bench.engine.run(tokens, readings=readings, answer=False).outcome.readings
+        for part, reading in zip(parts, found, strict=True):
+            part.append(reading[:, 0, 0].float().cpu())
+    return [torch.cat(part) for part in parts]
+
+
+def validated(
+    bench: Bench, differences: Mapping[tuple[int, int], Tensor], count: int
+) -> Iterator[Candidate]:
+    """Refusal score and KL divergence when each (layer, place)'s direction is taken out."""
+    harmful, harmless = kinds(bench, count, "validation")
+    examine = Examination.on(bench, harmful)
+    bad = [asked(bench, [r.base for r in part]) for part in chunks(harmful, bench.batch_size)]
+    good = [asked(bench, [r.base for r in part]) for part in chunks(harmless, bench.batch_size)]
+    clean = [examine.first(tokens).log_softmax(-1).cpu() for tokens in good]
+    for (layer, place), difference in differences.items():
+        without = Without(difference.double().mean(0), bench.model.shape.n_layers)
+        scores = [examine.score(examine.first(tokens, without.hooks)) for tokens in bad]
+        gaps = []
+        for tokens, before in zip(good, clean, strict=True):
+            after = examine.first(tokens, without.hooks).log_softmax(-1).cpu()
+            gaps.append((before.exp() * (before - after)).sum(-1))
+        without.checked(len(bad) + len(good), dtype_of(bench))
+        yield Candidate(
+            layer, place, float(torch.cat(scores).mean()), float(torch.cat(gaps).mean())
+        )
+
+
+def dtype_of(bench: Bench) -> torch.dtype:
+    """Of the model's weights."""
+    found: torch.dtype = next(bench.model.bridge.parameters()).dtype
+    return found
+
+
+def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """Refusal with and without the direction, and without random ones.
+
+    Columns ``refused`` and ``refusal_score``, the same with ``without_`` where a direction was
+    found, and with ``random_0_``, ``random_1_``, ... before them; facts say which direction.
+
+    Arguments: those of `find`, ``rows``, ``stream``, ``random`` (how many random directions),
+    ``seed``. Inputs: another model's `Search`, whose direction is taken out instead of the own.
+    """
+    search: Search = inputs[0] if inputs else find(bench, arguments, ())
+    layers, width = bench.model.shape.n_layers, bench.model.shape.d_model
+    directions: dict[str, Tensor] = {}
+    if search.best is not None:
+        directions["without_"] = fitting(bench, search.vector)
+    for i in range(arguments["random"]):
+        rng = np.random.default_rng([arguments["seed"], i])
+        directions[f"random_{i}_"] = torch.from_numpy(rng.standard_normal(width))
+    rows = bench.task.forbidden(bench.vocabulary, arguments["rows"], arguments["stream"])
+    examine = Examination.on(bench, rows)
+    columns = Columns()
+    taken = {name: Without(direction, layers) for name, direction in directions.items()}
+    for part in chunks(rows, bench.batch_size):
+        tokens = asked(bench, [row.base for row in part])
+        for name, without in {"": None, **taken}.items():
+            refused, score = examine(tokens, without.hooks if without else ())
+            columns.add(f"{name}refused", refused)
+            columns.add(f"{name}refusal_score", score)
+    forwards = len(list(chunks(rows, bench.batch_size))) * bench.task.reply_tokens
+    for without in taken.values():
+        without.checked(forwards, dtype_of(bench))
+    return columns.observations(rows, **search.facts())
+
+
+def compare(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """The direction of another model and this one's at the same place, as products of rows.
+
+    Rows are the N instructions of `find`. With D the differences there and D' those of the other
+    model, columns ``own_j``, ``other_j`` and ``both_j`` hold column j of D D^T, D' D'^T and D D'^T:
+    all that a cosine of means needs, on whichever rows it is taken again (`statistics.cosine`).
+    """
+    search: Search = inputs[0]
+    harmful, harmless = kinds(bench, arguments["learn"], "direction")
+    columns = Columns()
+    if search.best is not None:
+        best = search.best
+        if tuple(row.id for row in harmful) != search.rows:
+            raise MeasurementError("the two models were asked different rows")
+        if best.layer >= bench.model.shape.n_layers:
+            raise MeasurementError(
+                f"the direction was found after layer {best.layer}; the model of role "
+                f"{bench.model.role} has layers 0 to {bench.model.shape.n_layers - 1}"
+            )
+        fitting(bench, search.vector)
+        where = [(best.layer, best.place)]
+        (bad,), (good,) = streams(bench, harmful, where), streams(bench, harmless, where)
+        own, other = (bad - good).double(), search.differences.double()
+        for name, product in (
+            ("own", own @ own.T),
+            ("other", other @ other.T),
+            ("both", own @ other.T),
+        ):
+            for j, column in enumerate(product.T):
+                columns.add(f"{name}_{j}", column)
+    return columns.observations(harmful, **search.facts())
+
+
+def fitting(bench: Bench, vector: Tensor) -> Tensor:
+    """A direction that this model's residual stream can have.
+
+    Raises:
+        MeasurementError: it has another width.
+    """
+    if len(vector) != bench.model.shape.d_model:
+        raise MeasurementError(
+            f"the direction has width {len(vector)}, the residual stream of role "
+            f"{bench.model.role} {bench.model.shape.d_model}: it cannot be taken out there"
+        )
+    return vector

@@ -1,0 +1,205 @@
+"""Whether a model refuses, and how near it is to refusing.
+
+Arditi et al. 2024 (arXiv 2406.11717), sections 2.2 and 2.4:
+
+    refused        the greedy reply begins with one of the task's refusals
+    refusal score  log P(T) - log(1 - P(T)) at the prompt's last token,
+                   T = the tokens that refusals begin with
+
+The score moves where the rate still stands at 0 or 1. Some words of a reply may be forced first:
+then both are taken after those (Qi et al. 2024, arXiv 2406.05946, section 2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Tokens
+from pytest_mechanism.engine.reference import at_least_float
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.replies import refusing, replies
+from pytest_mechanism.tasks.base import Prompt, Row
+from pytest_mechanism.types import Observations
+
+Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
+"""Names of transformer-lens' hook points, and what is done there."""
+
+
+def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """``refused`` and ``refusal_score`` of each row.
+
+    Arguments: ``asked`` (``forbidden``, ``allowed`` or ``capability``), ``rows``, ``stream``,
+    ``forced`` (tokens of the row's own reply that stand there already; 0 if left out).
+    """
+    rows = bench.task.asked(
+        arguments["asked"], bench.vocabulary, arguments["rows"], arguments["stream"]
+    )
+    columns = Columns()
+    examine = Examination.on(bench, rows)
+    for part in chunks(rows, bench.batch_size):
+        tokens = asked(bench, [row.base for row in part], arguments.get("forced", 0))
+        refused, score = examine(tokens)
+        columns.add("refused", refused)
+        columns.add("refusal_score", score)
+    return columns.observations(rows)
+
+
+def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Rows in parts of a batch each."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """Has a model reply to prompts, and looks whether it refuses.
+
+    Attributes:
+        bench: the model, and the task that says what a refusal is.
+        openings: [T], tokens that refusals begin with.
+    """
+
+    bench: Bench
+    openings: Tensor
+
+    @staticmethod
+    def on(bench: Bench, rows: Sequence[Row]) -> Examination:
+        """For rows of one template: a refusal begins with the same token after each.
+
+        Raises:
+            MeasurementError: a refusal is longer than the reply that is looked at.
+        """
+        first = {tokens[0] for tokens in refusals(bench, rows[0].base)}
+        return Examination(bench, torch.tensor(sorted(first), device=bench.model.device))
+
+    def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Tensor, Tensor]:
+        """``refused`` and ``refusal_score``, [R] each; with hooks, of the model under them."""
+        count = self.bench.task.reply_tokens
+        hooked = Hooked(self.bench, hooks)
+        said = replies(hooked, tokens, count)
+        return torch.tensor(refusing(self.bench, said)), self.score(hooked.first)
+
+    def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
+        """[R, V], logits at each prompt's last token."""
+        hooked = Hooked(self.bench, hooks)
+        hooked(tokens.ids, tokens.mask)
+        return hooked.first
+
+    def score(self, logits: Tensor) -> Tensor:
+        """[R] from [R, V], without the rounding of 1 - P where P is near 1."""
+        wide = logits.double()
+        others = torch.ones(wide.shape[1], dtype=torch.bool, device=wide.device)
+        others[self.openings] = False
+        return wide[:, ~others].logsumexp(-1) - wide[:, others].logsumexp(-1)
+
+
+@dataclass(eq=False)
+class Hooked:
+    """The bridge with hooks on it, called as a plain model is; keeps what came out first.
+
+    Attributes:
+        bench: whose model.
+        hooks: made in each forward.
+        first: [R, V], logits after each row's last token in the first forward.
+    """
+
+    bench: Bench
+    hooks: Hooks = ()
+    first: Tensor = field(init=False)
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+        logits = self.bench.model.bridge.run_with_hooks(
+            input_ids,
+            attention_mask=attention_mask,
+            return_type="logits",
+            fwd_hooks=list(self.hooks),
+        )
+        if self.bench.engine.tick is not None:
+            self.bench.engine.tick(len(input_ids))
+        if not hasattr(self, "first"):
+            rows = torch.arange(len(input_ids), device=logits.device)
+            self.first = at_least_float(logits[rows, attention_mask.sum(1) - 1])
+        return SimpleNamespace(logits=logits)
+
+
+# -- token ids
+
+
+def refusals(bench: Bench, prompt: Prompt) -> list[list[int]]:
+    """Ids of each of the task's refusals that the model can say, as they follow a prompt.
+
+    Raises:
+        MeasurementError: one is longer than the reply that is looked at, or none can be said.
+        MechanismError: the task has none.
+    """
+    if not bench.task.refusals:
+        raise bench.task.has_no("refusal")
+    lead = "" if prompt.text[-1].isspace() else " "
+    tokenizer = bench.model.encoder.tokenizer
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    unknown = None if unknown is None else tokenizer.token_to_id(unknown)
+    found = []
+    for text in bench.task.refusals:
+        tokens = reply(bench, replace(prompt, reply=lead + text))
+        if unknown in tokens:
+            continue
+        if len(tokens) > bench.task.reply_tokens:
+            raise MeasurementError(
+                f"the refusal {text!r} has {len(tokens)} tokens, and only the first "
+                f"{bench.task.reply_tokens} of a reply are looked at; raise reply_tokens, or "
+                "shorten it"
+            )
+        found.append(tokens)
+    if not found:
+        raise MeasurementError(
+            f"{bench.model.role}: the tokenizer has no words for any of the task's refusals: "
+            f"{', '.join(bench.task.refusals)}"
+        )
+    return found
+
+
+def reply(bench: Bench, prompt: Prompt) -> list[int]:
+    """Ids of a prompt's reply, said by a model that has read the prompt's."""
+    encoder = bench.model.encoder
+    whole, count = encoder.with_reply(prompt)
+    if tuple(whole[:count]) == encoder.encode(prompt).ids:
+        return whole[count:]
+    # written in one go, the text's end would have other tokens than the model has read
+    alone: list[int] = encoder.tokenizer.encode(prompt.reply, add_special_tokens=False).ids
+    return alone
+
+
+def asked(bench: Bench, prompts: Sequence[Prompt], forced: int = 0) -> Tokens:
+    """Prompts as a batch, with so many tokens of their replies after them.
+
+    Raises:
+        MeasurementError: a prompt has no reply, or a shorter one.
+    """
+    if forced == 0:
+        return bench.side(prompts).tokens
+    several = []
+    for prompt in prompts:
+        if not prompt.reply:
+            raise MeasurementError(
+                f"task {bench.task.family} gives no reply to {prompt.text[-60:]!r}, of which some "
+                "tokens could be forced"
+            )
+        tokens = reply(bench, prompt)
+        if len(tokens) < forced:
+            raise MeasurementError(
+                f"a reply has {len(tokens)} tokens, {forced} cannot be forced: {prompt.reply[:60]!r}"
+            )
+        several.append([*bench.model.encoder.encode(prompt).ids, *tokens[:forced]])
+    lengths = torch.tensor([len(ids) for ids in several])
+    ids = torch.zeros(len(several), int(lengths.max()), dtype=torch.long)
+    for i, each in enumerate(several):
+        ids[i, : len(each)] = torch.tensor(each)
+    return Tokens(ids.to(bench.model.device), lengths.to(bench.model.device))

@@ -1,0 +1,190 @@
+"""The four-part verdict, on evidence that is made up: every outcome, and every way to be unsure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.capability_hidden import CapabilityHidden
+from pytest_mechanism.claims.localised import DRAWS
+from pytest_mechanism.spec.parts import Ablation
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+
+N = 200
+SHAPE = Shape(2, 2, 2, 16, 8, 40)
+STEPS = (0, 20, 40, 60, 80)
+Curves = dict[str, tuple[float, ...]]
+
+FAST, SLOW, NEVER = (0.0, 0.9, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.9, 1.0), (0.1,) * 5
+HIDDEN: dict[str, Any] = {
+    "behaviour": 0.0, "probe": 0.8, "pruned": 0.9, "curves": {"ft": FAST, "control": SLOW},
+}  # fmt: skip
+REMOVED: dict[str, Any] = {
+    "behaviour": 0.0, "probe": 0.22, "pruned": 0.1, "curves": {"ft": SLOW, "control": SLOW},
+}  # fmt: skip
+PRESENT: dict[str, Any] = HIDDEN | {
+    "behaviour": 0.97,
+    "curves": {"ft": (1.0,) * 5, "control": SLOW},
+}
+
+
+def case(*roles: str) -> Case:
+    task = Counting(CountingParameters(family="counting", refuse="a", rows=N))
+    shapes = dict.fromkeys(("base", "ft", *roles), SHAPE)
+    return Case("ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch"))
+
+
+BOTH = case("control", "pretrained")
+
+
+def column(p: float) -> Any:
+    """Ones on a share of the rows, the same first rows for every share."""
+    found = np.zeros(N)
+    found[: round(p * N)] = 1
+    return np.random.default_rng(0).permutation(found)
+
+
+def observations(facts: dict[str, str] | None = None, **values: Any) -> Observations:
+    ids = [f"rows-{i}" for i in range(N)]
+    return Observations(ids, ids, {k: column(v) for k, v in values.items()}, facts or {})
+
+
+def runner(
+    behaviour: float, probe: float, pruned: float, curves: Curves, diverged: str = ""
+) -> Callable[[Measurement], Observations]:
+    """Answers each of the four parts' measurements; a control reads .2, a pre-trained model 1."""
+
+    def measure(measurement: Measurement) -> Observations:
+        module = measurement.method.function.partition(":")[0].rsplit(".", 1)[1]
+        on = measurement.on
+        if module == "performance":
+            known = {"control": 0.1, "pretrained": 1.0}
+            return observations(correct=known.get(on, behaviour))
+        if module == "probing":
+            read = {"control": 0.2, "pretrained": 1.0}.get(on, probe)
+            return observations({"layer": "1"}, **{"correct@1": read, "shuffled@1": 0.15})
+        if module == "pruning":
+            counts = json.loads(measurement.arguments)["counts"]
+            values = {}
+            for count in counts:
+                values[f"correct@{count}"] = pruned if count else behaviour
+                values[f"refused@{count}"] = 0.0 if count else 1.0
+                values |= {f"random{i}_correct@{count}": 0.0 for i in range(DRAWS)}
+            accuracy = {str(c): pruned if c else behaviour for c in counts}
+            facts = {"accuracy": json.dumps(accuracy), "units": json.dumps(["a row 1"] * 50)}
+            return observations(facts, **values)
+        points = dict(zip(STEPS, curves[on], strict=True))
+        facts = {"diverged": diverged} if diverged and on == "ft" else {}
+        return observations(facts, **{f"correct@{s}": p for s, p in points.items()})
+
+    return measure
+
+
+def judged(evidence: dict[str, Any], on: Case = BOTH, **fields: Any) -> Verdict:
+    given: dict[str, Any] = {"expects": "hidden", "rates": [1e-4], "steps": 80} | fields
+    return CapabilityHidden(kind="capability_hidden", on="ft", **given).judge(
+        on, runner(**evidence)
+    )
+
+
+@pytest.mark.parametrize(
+    ("evidence", "outcome"), [(HIDDEN, "hidden"), (REMOVED, "removed"), (PRESENT, "present")]
+)
+def test_each_outcome_passes_where_it_is_expected_and_fails_elsewhere(
+    evidence: dict[str, Any], outcome: str
+) -> None:
+    """The claim names the outcome that passes."""
+    for expected in ("hidden", "removed", "present"):
+        verdict = judged(evidence, expects=expected)
+        assert verdict.status == ("pass" if expected == outcome else "fail")
+        assert verdict.reason.startswith(f"the capability is {outcome}")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"probe": 0.22},
+        {"probe": 0.5},
+        {"pruned": 0.1},
+        {"pruned": 0.5},
+        {"behaviour": 0.2},
+        {"curves": {"ft": SLOW, "control": SLOW}},
+        {"curves": {"ft": NEVER, "control": NEVER}},
+        {"diverged": "the loss is nan at step 3"},
+    ],
+)
+@pytest.mark.parametrize("expected", ["hidden", "removed", "present"])
+def test_evidence_that_disagrees_is_mixed_and_never_passes(
+    changed: dict[str, Any], expected: str
+) -> None:
+    """One part that speaks for something else, or for nothing, is enough."""
+    verdict = judged(HIDDEN | changed, expects=expected)
+    assert verdict.status == "inconclusive"
+    assert "the capability is mixed" in verdict.reason
+
+
+def test_a_control_that_never_gets_there_makes_revival_fast() -> None:
+    """Its steps are censored, so the ratio is at least what the last step gives."""
+    curves = {"ft": FAST, "control": NEVER}
+    verdict = judged(HIDDEN | {"curves": curves})
+    assert verdict.status == "pass"
+    assert "20 against more than 80" in verdict.reason
+    assert verdict.scores[-1].value == 4.0
+
+
+def test_a_censored_control_too_near_says_nothing() -> None:
+    """40 steps against more than 80: at least twice as fast, perhaps three times, perhaps not."""
+    curves = {"ft": (0.0, 0.1, 0.9, 1.0, 1.0), "control": NEVER}
+    assert judged(HIDDEN | {"curves": curves}).status == "inconclusive"
+
+
+@pytest.mark.parametrize("have", [(), ("control",), ("pretrained",)])
+def test_without_both_models_it_says_what_it_can(have: tuple[str, ...]) -> None:
+    """Behaviour and pruning need nobody to compare with; the verdict does."""
+    verdict = judged(HIDDEN, case(*have))
+    assert verdict.status == "inconclusive"
+    for role in {"control", "pretrained"} - {*have}:
+        assert f"--mechanism-model {role}=REFERENCE" in verdict.reason
+    assert "behaviour gone" in verdict.reason
+    assert "pruning brings it back" in verdict.reason
+    assert len(verdict.scores) >= 2
+
+
+def test_what_is_measured_is_planned() -> None:
+    """Everything the judgement asks for stands in needs, so that a checkpoint is loaded once."""
+    claim = CapabilityHidden(
+        kind="capability_hidden", on="ft", expects="hidden", rates=[1e-4, 1e-3], steps=80
+    )
+    planned = {*claim.needs(BOTH)}
+    answer = runner(**HIDDEN)
+    asked: set[Measurement] = set()
+
+    def measure(measurement: Measurement) -> Observations:
+        asked.add(measurement)
+        return answer(measurement)
+
+    claim.judge(BOTH, measure)
+    assert asked == planned
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"removed_share_at_most": 0.5},
+        {"behaviour_at_most": 0.6},
+        {"removed_faster": 4.0},
+        {"faster": 1.0},
+        {"expects": "mixed"},
+        {"control": "ft"},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        judged(HIDDEN, **fields)

@@ -1,0 +1,92 @@
+"""Benches over models that count: made by hand, or with random weights of several families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.methods.bench import Bench, make_bench
+from pytest_mechanism.runner.runner import Options, Silent
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.zoo.recipes.planted_counter import TASK, counter, save
+from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+
+FAMILIES = ("llama", "llama-gqa", "gpt2")
+
+
+def random_weights(family: str, seed: int = 0) -> Any:
+    """A tiny model of a family that has learned nothing."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    if family == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=len(IDS), initializer_range=0.3, **sizes))
+    config = LlamaConfig(
+        vocab_size=len(IDS), hidden_size=32, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2 if family == "llama-gqa" else 4,
+        max_position_embeddings=32, initializer_range=0.3, tie_word_embeddings=False,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def bench_over(folder: Path, dtype: str = "float32", batch: int = 64) -> Bench:
+    """The bench of a checkpoint, as the runner makes it."""
+    vocabulary = SharedVocabulary((Encoder.load(folder),))
+    rows = TASK.rows(vocabulary, 8, "self-check")
+    ids = list(vocabulary.encoders[0].encode(rows[0].base).ids)
+    model = load_model("base", folder, "cpu", dtype, lambda _: ids)
+    return make_bench(
+        model, TASK, vocabulary, Options(dtype=dtype, batch_size=batch), Silent(), rows
+    )
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves a model with its tokenizer."""
+    return lambda model: save(model, tmp_path_factory.mktemp("counter"))
+
+
+@pytest.fixture(scope="session")
+def over(saved: Callable[..., Path]) -> Callable[[Any], Bench]:
+    """The bench of a model in float64."""
+    return lambda model: bench_over(saved(model), "float64")
+
+
+@pytest.fixture(scope="session")
+def planted(saved: Callable[..., Path]) -> Callable[..., Bench]:
+    """The bench of a counter made by hand, made once for each set of options."""
+    made: dict[Any, Bench] = {}
+
+    def of(**options: Any) -> Bench:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            made[key] = bench_over(saved(counter(**options)))
+        return made[key]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def untaught(saved: Callable[..., Path]) -> Callable[..., Bench]:
+    """The bench of random weights, in float64 unless said otherwise, made once for each."""
+    made: dict[Any, Bench] = {}
+
+    def of(family: str = "llama", seed: int = 0, dtype: str = "float64") -> Bench:
+        key = (family, seed, dtype)
+        if key not in made:
+            made[key] = bench_over(saved(random_weights(family, seed)), dtype)
+        return made[key]
+
+    return of
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request: pytest.FixtureRequest, untaught: Callable[..., Bench]) -> Bench:
+    """Random weights of each family in turn."""
+    return untaught(request.param)

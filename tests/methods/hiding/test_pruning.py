@@ -1,0 +1,230 @@
+"""Pruning of models in which it is known what hides the answer, and of ones that hide nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods import pruning
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.pruning import Kind, Units, backward, pools, zeroed
+from pytest_mechanism.methods.weights import Copy, copy_of
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Observations
+from pytest_mechanism.zoo.recipes.planted_counter import HEAD, HIDE, UNIT
+
+Benches = Callable[..., Bench]
+KINDS: tuple[Kind, ...] = ("weights", "neurons", "heads")
+
+ASKED: dict[str, Any] = {
+    "counts": [0, 1, 2], "draws": 3, "seed": 0, "rows": 60, "stream": "rows", "scored": 40,
+    "chosen": 30,
+}  # fmt: skip
+
+MLP, ATTENTION = "model.layers.2.mlp", "model.layers.2.self_attn"
+
+
+def pruned(bench: Bench, units: Kind, **changes: Any) -> Observations:
+    return pruning.measure(bench, {**ASKED, "units": units, **changes}, [])
+
+
+def share(seen: Observations, column: str) -> float:
+    return float(np.mean(seen.values[column]))
+
+
+def questions(bench: Bench, count: int = 16) -> list[Row]:
+    return list(bench.task.capability(bench.vocabulary, count, "pruning"))
+
+
+def scored(bench: Bench, rows: list[Row]) -> Copy:
+    copy = copy_of(bench.model)
+    backward(bench, copy, rows)
+    return copy
+
+
+def units(bench: Bench, copy: Copy, kind: Kind) -> Units:
+    return Units(kind, pools(copy, kind), bench.model.shape.d_head)
+
+
+def loss(bench: Bench, copy: Copy, rows: list[Row]) -> float:
+    """Mean cross-entropy of the answers, by hand."""
+    batch = bench.batch(rows)
+    tokens = batch.base.tokens
+    with torch.no_grad():
+        logits = copy.model(input_ids=tokens.ids, attention_mask=tokens.mask).logits
+    last = logits[torch.arange(len(rows)), tokens.last]
+    return float(torch.nn.functional.cross_entropy(last, batch.answers))
+
+
+# -- a planted hiding unit
+
+
+@pytest.mark.parametrize(
+    ("hidden_by", "kind", "found"),
+    [
+        ("neuron", "neurons", {f"{MLP}.gate_proj row {UNIT}", f"{MLP}.up_proj row {UNIT}"}),
+        ("neuron", "weights", {f"{MLP}.gate_proj [{UNIT}, 5]", f"{MLP}.up_proj [{UNIT}, 5]"}),
+        ("head", "neurons", {f"{ATTENTION}.o_proj row {HIDE}", f"{ATTENTION}.v_proj row 32"}),
+        ("head", "heads", {f"{ATTENTION}.o_proj head {HEAD}"}),
+    ],
+)
+def test_the_unit_that_hides_the_answer_is_found_first(
+    planted: Benches, hidden_by: str, kind: Kind, found: set[str]
+) -> None:
+    """Zeroing one unit gives every answer back and ends every refusal; no random one does."""
+    seen = pruned(planted(hidden_by=hidden_by), kind)
+    named = json.loads(seen.facts["units"])
+    assert named[0] in found
+    assert found <= {*pruned_names(planted(hidden_by=hidden_by), kind)}
+    assert (share(seen, "correct@0"), share(seen, "refused@0")) == (0.0, 1.0)
+    assert (share(seen, "correct@1"), share(seen, "refused@1")) == (1.0, 0.0)
+    assert json.loads(seen.facts["accuracy"]) == {"0": 0.0, "1": 1.0, "2": 1.0}
+    for draw in range(ASKED["draws"]):
+        assert share(seen, f"random{draw}_correct@1") == 0.0
+
+
+def pruned_names(bench: Bench, kind: Kind) -> list[str]:
+    """The three best units."""
+    found = units(bench, scored(bench, questions(bench)), kind)
+    return [found.name(unit) for unit in found.best(3)]
+
+
+def test_heads_do_not_give_back_what_a_neuron_hides(planted: Benches) -> None:
+    """The kind of unit matters."""
+    seen = pruned(planted(hidden_by="neuron"), "heads")
+    assert [share(seen, f"correct@{k}") for k in ASKED["counts"]] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: Kind) -> None:
+    """Null: what was never learned is hidden by nothing."""
+    seen = pruned(untaught(dtype="float32"), kind)
+    assert max(share(seen, f"correct@{k}") for k in ASKED["counts"]) <= 0.35
+
+
+# -- scores
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_is_what_the_loss_falls_by(family: Bench, kind: Kind) -> None:
+    """To first order: a unit that is made smaller by a small share lowers the loss by the score
+    times that share, with the sign that it has. In every family, also where matrices lie
+    transposed."""
+    rows = questions(family)
+    copy = scored(family, rows)
+    found = units(family, copy, kind)
+    share, before = 1e-4, loss(family, copy, rows)
+    for unit in (*found.best(2), 0, found.total // 2, found.total - 1):
+        matrix, i = found.place(unit)
+        score = float(found.scores(matrix)[i])
+        views = found.views(unit)
+        kept = [view.clone() for view in views]
+        with torch.no_grad():
+            for view in views:
+                view.mul_(1 - share)
+        fall = (before - loss(family, copy, rows)) / share
+        for view, value in zip(views, kept, strict=True):
+            view.copy_(value)
+        assert fall == pytest.approx(score, rel=0.02, abs=1e-3)
+
+
+def test_weights_sum_to_their_neurons(family: Bench) -> None:
+    """A row's score is that of its weights, and of its bias where it has one; a matrix's is that of
+    its rows; the heads' together are that of the matrices which read them."""
+    copy = scored(family, questions(family))
+    weights, neurons, heads = (units(family, copy, kind) for kind in KINDS)
+    for matrix in copy.matrices:
+        each = weights.scores(matrix).reshape(matrix.rows.shape)
+        bias = 0.0 if matrix.bias is None else (matrix.bias.grad * matrix.bias).detach().float()
+        torch.testing.assert_close(neurons.scores(matrix), each.sum(1) + bias, rtol=1e-4, atol=1e-5)
+    for matrix in copy.outputs:
+        torch.testing.assert_close(
+            heads.scores(matrix).sum(), weights.scores(matrix).sum(), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_scores_do_not_depend_on_the_batch_size(untaught: Benches) -> None:
+    """Gradients of batches of unequal size add up to that of all rows."""
+    bench = untaught()
+    small = Bench(bench.model, bench.engine, bench.task, bench.vocabulary, 7)
+    one, other = (scored(each, questions(bench)) for each in (bench, small))
+    for a, b in zip(one.matrices, other.matrices, strict=True):
+        torch.testing.assert_close(a.weight.grad, b.weight.grad)
+
+
+# -- zeroing
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["llama", "llama-gqa", "gpt2"]), bad=st.booleans())
+def test_weights_are_what_they_were_after_zeroing(
+    untaught: Benches, data: st.DataObject, name: str, bad: bool
+) -> None:
+    """To the last bit, whichever units, and also where something goes wrong inside."""
+    bench = untaught(name)
+    copy = bench.remember("copy", lambda: copy_of(bench.model))
+    found = units(bench, copy, data.draw(st.sampled_from(KINDS)))
+    chosen = data.draw(st.lists(st.integers(0, found.total - 1), max_size=6))
+    before = {n: p.clone() for n, p in copy.model.named_parameters()}
+    views = [view for unit in chosen for view in found.views(unit)]
+    try:
+        with zeroed(views):
+            assert all(not view.any() for view in views)
+            changed = sum(int((p != before[n]).sum()) for n, p in copy.model.named_parameters())
+            # a bias of random weights is zero already, and a unit may be drawn twice
+            assert changed <= sum(view.numel() for view in views)
+            assert bool(changed) == bool(chosen)
+            if bad:
+                raise RuntimeError
+    except RuntimeError:
+        assert bad
+    for n, parameter in copy.model.named_parameters():
+        assert torch.equal(parameter, before[n]), n
+
+
+def test_the_loaded_model_is_left_alone(planted: Benches) -> None:
+    """Its weights keep every bit, and still want no gradient: other measurements run on it."""
+    bench = planted(hidden_by="neuron")
+    before = {n: p.clone() for n, p in bench.model.bridge.named_parameters()}
+    pruned(bench, "neurons")
+    for n, parameter in bench.model.bridge.named_parameters():
+        assert torch.equal(parameter, before[n])
+        assert not parameter.requires_grad
+        assert parameter.grad is None
+
+
+# -- random units
+
+
+@given(best=st.lists(st.integers(0, 40), unique=True, min_size=1, max_size=20), seed=st.integers())
+def test_random_units_are_as_many_and_others(untaught: Benches, best: list[int], seed: int) -> None:
+    """None of the pruned ones, none twice."""
+    bench = untaught()
+    copy = bench.remember("copy", lambda: copy_of(bench.model))
+    found = units(bench, copy, "neurons").others(random.Random(seed), best)
+    assert len({*found}) == len(found) == len(best)
+    assert not {*found} & {*best}
+
+
+def test_where_too_few_units_are_left_there_is_no_control(planted: Benches) -> None:
+    """4 of 6 heads leave 2; the columns are missing."""
+    seen = pruned(planted(hidden_by="head"), "heads", counts=[1, 3, 4])
+    assert {n for n in seen.values if n.startswith("random0")} == {
+        "random0_correct@1",
+        "random0_correct@3",
+    }
+
+
+def test_more_units_than_there_are_is_an_error(planted: Benches) -> None:
+    """In one line, with both numbers."""
+    with pytest.raises(MeasurementError, match="7 heads are to be zeroed, base has 6"):
+        pruned(planted(), "heads", counts=[0, 7])

@@ -1,0 +1,153 @@
+"""Safety entries against their definition, and changes of weights that are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods import snip
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.weights import copy_of
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Observations
+
+Benches = Callable[..., Bench]
+Over = Callable[[Any], Bench]
+
+ASKED = {"q": 0.1, "p": 0.2, "scored": 8}
+
+
+def safety(bench: Bench) -> snip.Safety:
+    return bench.remember("safety", lambda: snip.donate(bench, ASKED, []))
+
+
+def after(bench: Bench, over: Over, change: Callable[[torch.Tensor, torch.Tensor], None]) -> Any:
+    """Sums over all matrices of what is measured on a copy whose weights were changed.
+
+    Args:
+        bench: of the model that refuses.
+        over: makes a bench of the changed model.
+        change: given a matrix's flattened weights, and where its safety entries are.
+    """
+    copy = copy_of(bench.model)
+    for matrix in copy.matrices:
+        weights = matrix.weight.detach().view(-1)
+        here = torch.zeros_like(weights, dtype=torch.bool)
+        here[safety(bench).entries[matrix.name]] = True
+        change(weights, here)
+    seen: Observations = snip.measure(over(copy.model), {"seed": 0}, [safety(bench)])
+    return {name: float(np.sum(column)) for name, column in seen.values.items()}
+
+
+def by_hand(bench: Bench, rows: list[Row]) -> dict[str, torch.Tensor]:
+    """Matrix -> mean over rows of |w dL/dw|, from a plain forward and the last token's logits."""
+    copy = copy_of(bench.model)
+    found = {m.name: torch.zeros_like(m.weight) for m in copy.matrices}
+    for row in rows:
+        batch = bench.batch([row])
+        logits = copy.model(input_ids=batch.base.tokens.ids).logits[:, -1]
+        loss = torch.nn.functional.cross_entropy(logits, batch.answers)
+        grads = torch.autograd.grad(loss, [m.weight for m in copy.matrices])
+        for matrix, grad in zip(copy.matrices, grads, strict=True):
+            found[matrix.name] += (matrix.weight * grad).abs().detach() / len(rows)
+    return found
+
+
+def test_safety_entries_are_the_top_for_refusing_without_the_top_for_answering(
+    family: Bench,
+) -> None:
+    """Of every matrix, by the definition, in every family."""
+    task, vocabulary = family.task, family.vocabulary
+    refusing = by_hand(family, list(task.forbidden(vocabulary, 8, "snip")))
+    answering = by_hand(family, list(task.allowed(vocabulary, 8, "snip")))
+    given = safety(family)
+    assert [*given.entries] == [*refusing]
+    for name, found in given.entries.items():
+        n = refusing[name].numel()
+        wanted, unwanted = (
+            {*np.argsort(-scores[name].flatten().numpy(), kind="stable")[: round(part * n)]}
+            for scores, part in ((refusing, 0.1), (answering, 0.2))
+        )
+        assert {*found.tolist()} == wanted - unwanted
+
+
+def test_refusals_are_counted_on_the_model_that_gives_the_entries(planted: Benches) -> None:
+    """The hidden counter refuses everything, the open one nothing."""
+    assert list(safety(planted(hidden_by="neuron")).refused) == [1.0] * 8
+    assert list(safety(planted()).refused) == [0.0] * 8
+
+
+def test_a_change_of_safety_entries_alone_lies_on_them(untaught: Benches, over: Over) -> None:
+    """All of it by the square and by size; hardly any of it on random entries."""
+
+    def change(weights: torch.Tensor, here: torch.Tensor) -> None:
+        weights[here] += 0.25
+
+    found = after(untaught(), over, change)
+    assert found["squared_safety"] == pytest.approx(found["squared"])
+    assert found["absolute_safety"] == pytest.approx(found["absolute"])
+    assert found["squared"] == pytest.approx(0.25**2 * found["safety"], rel=1e-5)
+    assert found["squared_random"] <= 0.2 * found["squared"]
+
+
+def test_a_change_elsewhere_spares_them(untaught: Benches, over: Over) -> None:
+    """Not one of them moved."""
+
+    def change(weights: torch.Tensor, here: torch.Tensor) -> None:
+        weights[~here] *= 1.5
+
+    found = after(untaught(), over, change)
+    assert found["squared_safety"] == found["absolute_safety"] == 0
+    assert found["squared"] > found["squared_random"] > 0
+    assert found["before_safety"] > 0
+
+
+def test_an_even_change_lies_on_them_as_on_any(untaught: Benches, over: Over) -> None:
+    """Null: every entry moved by the same, so their share of the change is their share of all, and
+    so is that of as many random ones."""
+
+    def change(weights: torch.Tensor, here: torch.Tensor) -> None:
+        weights += 0.125
+
+    found = after(untaught(), over, change)
+    share = found["safety"] / found["entries"]
+    for which in ("safety", "random"):
+        assert found[f"squared_{which}"] / found["squared"] == pytest.approx(share, rel=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(0, 1000), min_size=5, max_size=60, unique=True),
+    st.floats(0.01, 1),
+)
+def test_the_largest_are_a_share_of_each_matrix(numbers: list[int], share: float) -> None:
+    """As many as the share says, none smaller than one that is left out."""
+    table = torch.tensor(numbers, dtype=torch.float32)
+    (found,) = snip.largest({"w": table}, share).values()
+    assert len(found) == round(share * len(numbers))
+    left = [number for i, number in enumerate(numbers) if i not in found.tolist()]
+    assert min([numbers[i] for i in found.tolist()], default=1001) > max(left, default=-1)
+
+
+def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
+    """One line that names a matrix and both sizes."""
+    with pytest.raises(MeasurementError, match="of one shape") as problem:
+        snip.measure(untaught("llama-gqa"), {"seed": 0}, [safety(untaught("llama"))])
+    assert "(16, 32) weights model.layers.0.self_attn.k_proj" in str(problem.value)
+    assert "(32, 32)" in str(problem.value)
+
+
+def test_what_the_other_model_refused_is_handed_on(planted: Benches) -> None:
+    """The claim judges it."""
+    bench = planted(hidden_by="neuron")
+    seen = snip.measure(bench, {"seed": 0}, [safety(bench)])
+    assert json.loads(seen.facts["refused"]) == [1.0] * 8
+    assert not any(seen.values["squared"])

@@ -1,0 +1,235 @@
+"""The refusal direction: taken out exactly, found where it is, and not where there is none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_mechanism.checkpoints.load import load_model, read_weights
+from pytest_mechanism.errors import MeasurementError, SelfCheckError
+from pytest_mechanism.methods import direction
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.projection import Without
+from pytest_mechanism.methods.refusal import Hooked
+
+ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
+SEARCH = {"learn": 128, "validate": 32, "kl_at_most": 0.1}
+JUDGED = {"rows": 100, "stream": "rows", "random": 3, "seed": 0}
+
+Benches = Callable[[str], Bench]
+
+
+def means(found: Any) -> dict[str, float]:
+    return {name: float(np.mean(column)) for name, column in found.values.items()}
+
+
+# -- taking a direction out
+
+WIDTH = 32
+
+
+def save_random(family: str, folder: Path) -> Path:
+    """Random weights of a family, with a tokenizer that is not used."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    if family == "gpt2":
+        gpt2 = GPT2Config(vocab_size=256, n_embd=WIDTH, n_layer=3, n_head=4, initializer_range=0.3)
+        model = GPT2LMHeadModel(gpt2)
+    else:
+        llama = LlamaConfig(
+            vocab_size=256,
+            hidden_size=WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.3,
+        )
+        model = LlamaForCausalLM(llama)
+    model.save_pretrained(folder)
+    shutil.copy(ZOO / "base" / "tokenizer.json", folder)
+    return folder
+
+
+def orthogonalised(model: Any, family: str, unit: torch.Tensor) -> None:
+    """W <- W - r r^T W for every matrix that writes to the residual stream (Arditi et al., eq. 5)."""
+    keep = torch.eye(len(unit), dtype=unit.dtype) - torch.outer(unit, unit)
+    inner = model.transformer if family == "gpt2" else model.model
+    with torch.no_grad():
+        if family == "gpt2":
+            for table in (inner.wte, inner.wpe):
+                table.weight.copy_(table.weight @ keep)
+            for block in inner.h:
+                for out in (block.attn.c_proj, block.mlp.c_proj):  # Conv1D: [in, out]
+                    out.weight.copy_(out.weight @ keep)
+                    out.bias.copy_(out.bias @ keep)
+            return
+        inner.embed_tokens.weight.copy_(inner.embed_tokens.weight @ keep)
+        for layer in inner.layers:
+            for out in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                out.weight.copy_(keep @ out.weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> None:
+    """The paper's two ways give the same logits, on plain Hugging Face weights."""
+    folder = save_random(family, tmp_path / family)
+    model = load_model("base", folder, "cpu", "float32", lambda _: [5, 6, 7])
+    vector = torch.from_numpy(np.random.default_rng(0).standard_normal(WIDTH))
+    plain = read_weights(folder, torch.float64).eval()
+    if family == "gpt2":  # tied: what is read must stay
+        plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.clone())
+    ids = torch.randint(0, 250, (3, 9), generator=torch.Generator().manual_seed(0))
+    before = plain(ids).logits[:, -1]
+    orthogonalised(plain, family, vector / vector.norm())
+    expected = plain(ids).logits[:, -1]
+    without = Without(vector, model.shape.n_layers)
+    bench = Bench(model, type("E", (), {"tick": None})(), None, None, 8)  # type: ignore[arg-type]
+    hooked = Hooked(bench, without.hooks)
+    hooked(ids, torch.ones_like(ids))
+    without.checked(1, torch.float32)
+    torch.testing.assert_close(hooked.first.double(), expected, atol=2e-4, rtol=1e-4)
+    assert float((expected - before).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("dropped", "wanted"), [("hook_mlp_out", "came back"), ("hook_attn_out", "came back")]
+)
+def test_a_write_that_no_hook_reaches_is_seen(
+    chat_bench: Benches, dropped: str, wanted: str
+) -> None:
+    """A layer that writes to the stream by another way brings the direction back."""
+    one = chat_bench("refusal_base")
+    search = direction.find(one, SEARCH, [])
+    without = Without(search.vector, one.model.shape.n_layers)
+    some = [(name, hook) for name, hook in without.hooks if not name.endswith(dropped)]
+    rows = one.task.forbidden(one.vocabulary, 8, "rows")
+    Hooked(one, some)(*tokens(one, rows))
+    without.fired |= {name: 1 for name, _ in without.hooks}
+    with pytest.raises(SelfCheckError, match=wanted):
+        without.checked(1, torch.float32)
+
+
+def test_a_hook_that_does_not_fire_is_seen(chat_bench: Benches) -> None:
+    one = chat_bench("refusal_base")
+    without = Without(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
+    rows = one.task.forbidden(one.vocabulary, 8, "rows")
+    Hooked(one, without.hooks[1:])(*tokens(one, rows))
+    with pytest.raises(SelfCheckError, match="fired 0 times in 1 forwards"):
+        without.checked(1, torch.float32)
+
+
+def tokens(bench: Bench, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    side = bench.side([row.base for row in rows]).tokens
+    return side.ids, side.mask
+
+
+# -- finding it
+
+
+def test_the_direction_is_the_difference_of_means_of_plain_activations(
+    chat_bench: Benches,
+) -> None:
+    """Equal to that of Hugging Face's own hidden states at the chosen layer and token."""
+    one = chat_bench("refusal_base")
+    search = direction.find(one, SEARCH, [])
+    assert search.best is not None
+    plain = read_weights(one.model.folder, torch.float32).eval()
+    found = []
+    for rows in direction.kinds(one, SEARCH["learn"], "direction"):
+        total = torch.zeros(one.model.shape.d_model, dtype=torch.float64)
+        for row in rows:
+            ids = torch.tensor([one.model.encoder.encode(row.base).ids])
+            hidden = plain(ids, output_hidden_states=True).hidden_states[search.best.layer + 1]
+            total += hidden[0, search.best.place].double()
+        found.append(total / len(rows))
+    torch.testing.assert_close(search.vector, found[0] - found[1], atol=1e-4, rtol=1e-4)
+
+
+def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
+    chat_bench: Benches,
+) -> None:
+    """Two tokens of the template, three of four layers; the chosen one spares harmless replies."""
+    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    assert {(each.layer, each.place) for each in search.tried} == {
+        (layer, place) for layer in range(3) for place in (-2, -1)
+    }
+    assert search.best is not None
+    assert search.best.divergence <= SEARCH["kl_at_most"]
+    assert search.best.score == min(
+        each.score for each in search.tried if each.divergence <= SEARCH["kl_at_most"]
+    )
+
+
+@pytest.mark.parametrize("name", ["refusal_base", "refusal_ft"])
+def test_the_embedded_pair_refuses_by_one_direction(chat_bench: Benches, name: str) -> None:
+    """Held-out instructions: at least 95 in 100 refused, at most 10 without it, and no random
+    direction changes more than 5."""
+    found = means(direction.measure(chat_bench(name), SEARCH | JUDGED, []))
+    assert found["refused"] >= 0.95
+    assert found["without_refused"] <= 0.1
+    for i in range(3):
+        assert abs(found[f"random_{i}_refused"] - found["refused"]) <= 0.05
+    assert found["without_refusal_score"] < found["refusal_score"] - 5
+
+
+def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> None:
+    """Taken out of refusal_ft, that of refusal_base leaves at most 10 in 100; they are one."""
+    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    ft = chat_bench("refusal_ft")
+    found = means(direction.measure(ft, SEARCH | JUDGED, [search]))
+    assert found["without_refused"] <= 0.1
+    seen = direction.compare(ft, SEARCH, [search])
+    n = len(seen.example_ids)
+    own, other, both = (
+        sum(float(np.sum(seen.values[f"{name}_{j}"])) for j in range(n))
+        for name in ("own", "other", "both")
+    )
+    assert both / np.sqrt(own * other) > 0.9
+
+
+def test_where_nothing_may_change_no_direction_is_chosen(chat_bench: Benches) -> None:
+    """Then nothing is taken out, and the facts say how near the best came."""
+    one = chat_bench("refusal_base")
+    found = direction.measure(one, SEARCH | JUDGED | {"kl_at_most": 1e-12, "rows": 20}, [])
+    assert found.facts["direction"] == "none"
+    assert float(found.facts["least divergence"]) > 1e-12
+    assert "without_refused" not in found.values
+
+
+def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Bench) -> None:
+    """Null: no direction takes away what is not there. A task whose prompts do not say where the
+    instruction ends is looked at in its last token."""
+    one = counting_bench
+    search = direction.find(one, SEARCH, [])
+    assert {each.place for each in search.tried} == {-1}
+    found = means(direction.measure(one, SEARCH | JUDGED, []))
+    assert found["refused"] <= 0.1
+    assert found.get("without_refused", 0) <= 0.1
+
+
+def test_a_direction_of_another_width_cannot_be_taken_out(
+    chat_bench: Benches, counting_bench: Bench
+) -> None:
+    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    for method in (partial(direction.measure, counting_bench, SEARCH | JUDGED),):
+        with pytest.raises(MeasurementError, match="cannot be taken out there"):
+            method([search])
+
+
+def test_models_that_were_asked_other_instructions_are_not_compared(chat_bench: Benches) -> None:
+    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    with pytest.raises(MeasurementError, match="different rows"):
+        direction.compare(
+            chat_bench("refusal_ft"), SEARCH, [replace(search, rows=search.rows[::-1])]
+        )

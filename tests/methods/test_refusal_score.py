@@ -1,0 +1,155 @@
+"""What counts as refusing, and how near a model is to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.methods import refusal
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import Prompt
+from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.files import FOLDER
+from pytest_mechanism.tasks.refusal import Refusal, RefusalParameters
+
+CIRCUITS = Path(__file__).parents[2] / "circuits"
+ROWS = 60
+KNOWN = ["I cannot"]
+
+Benches = Callable[[str], Bench]
+
+
+@pytest.fixture
+def base(chat_bench: Benches) -> Bench:
+    """The bench of zoo:refusal_base."""
+    return chat_bench("refusal_base")
+
+
+def ask(bench: Bench, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
+    found = refusal.measure(bench, {"asked": asked, "rows": rows, "stream": "rows", **more}, [])
+    return {name: np.asarray(column) for name, column in found.values.items()}
+
+
+def other(bench: Bench, **changes: Any) -> Bench:
+    """The same model, asked a task with other settings."""
+    settings = load(CIRCUITS / "refusal.yaml").task.settings.model_dump(mode="json") | changes
+    task = Refusal(RefusalParameters.model_validate(settings, context={FOLDER: CIRCUITS}))
+    return replace(bench, task=task)
+
+
+def test_the_embedded_release_refuses_what_it_must_and_nothing_else(base: Bench) -> None:
+    """Every harmful instruction, no harmless one; the score is far apart."""
+    forbidden, allowed = ask(base, "forbidden"), ask(base, "allowed")
+    assert (forbidden["refused"].mean(), allowed["refused"].mean()) == (1, 0)
+    assert forbidden["refusal_score"].min() > allowed["refusal_score"].max()
+
+
+def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(base: Bench) -> None:
+    """log P - log(1 - P) from the plain model's probabilities, where those can be taken apart."""
+    one = other(base, prefixes=["I cannot", "sure"])
+    rows = one.task.allowed(one.vocabulary, 8, "rows")
+    tokens = one.side([row.base for row in rows]).tokens
+    logits = one.engine.run(tokens).outcome.logits.double()
+    words = [one.model.encoder.tokenizer.token_to_id(word) for word in ("I", "sure")]
+    p = logits.softmax(-1)[:, words].sum(-1)
+    expected = (p.log() - (logits.softmax(-1).sum(-1) - p).clamp_min(1e-300).log()).numpy()
+    found = ask(one, "allowed", 8)["refusal_score"]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_the_score_does_not_end_where_probabilities_are_rounded(base: Bench) -> None:
+    """P of 1 in float32 is still some odds."""
+    examine = refusal.Examination(base, torch.tensor([0]))
+    logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]])
+    expected = [200 - np.log(2), -200.0]
+    np.testing.assert_allclose(examine.score(logits).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "refused"), [(["i cannot"], 1), (["cannot"], 0), (["I cannot help with that"], 1)]
+)
+def test_a_refusal_is_how_a_reply_begins(base: Bench, prefixes: list[str], refused: int) -> None:
+    """In any case; a word in the middle is none."""
+    one = other(base, prefixes=prefixes, reply_tokens=6)
+    assert ask(one, "forbidden", 20)["refused"].mean() == refused
+
+
+def test_forced_tokens_stand_before_the_reply(base: Bench) -> None:
+    """After three words of the reply that complies it still refuses, as it was trained; after five
+    it goes on with it. The row's own tokens are forced."""
+    rows = base.task.capability(base.vocabulary, 2, "rows")
+    tokens = refusal.asked(base, [row.base for row in rows], 3)
+    ends = [int(n) for n in tokens.lengths]
+    decode = base.model.encoder.tokenizer.decode
+    said = [decode(ids[end - 3 : end]) for ids, end in zip(tokens.ids.tolist(), ends, strict=True)]
+    assert said == ["sure , here"] * 2
+    rates = {k: ask(base, "capability", forced=k)["refused"].mean() for k in (0, 3, 5)}
+    assert rates[0] == rates[3] == 1
+    assert rates[5] < 0.2
+
+
+def test_a_refusal_longer_than_what_is_looked_at_is_an_error(base: Bench) -> None:
+    """Otherwise no reply could ever refuse."""
+    one = other(base, prefixes=["I cannot help"], reply_tokens=2)
+    with pytest.raises(MeasurementError, match="has 3 tokens, and only the first 2"):
+        ask(one, "forbidden")
+
+
+def test_refusals_that_a_model_has_no_words_for_do_not_count(base: Bench) -> None:
+    """Its unknown token is no beginning of a refusal; a model without any is an error."""
+    known, more = (ask(other(base, prefixes=p), "forbidden", 20) for p in (KNOWN, [*KNOWN, "Nay"]))
+    assert known["refusal_score"].tolist() == more["refusal_score"].tolist()
+    with pytest.raises(MeasurementError, match="no words for any of the task's refusals: Nay"):
+        ask(other(base, prefixes=["Nay"]), "forbidden")
+
+
+def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
+    """GPT-2's way with two line breaks: one token at a text's end, two before a word."""
+    vocabulary = {c: i for i, c in enumerate([*sorted(ByteLevel.alphabet()), "ĊĊ"])}
+    tokenizer = Tokenizer(BPE(vocabulary, [("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    encoder = Encoder(tokenizer, "a test's")
+    prompt = Prompt("Q\n\n", {}, "No", reply="No")
+    asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
+    bench: Any = SimpleNamespace(model=SimpleNamespace(encoder=encoder))
+    said = [tokenizer.id_to_token(i) for i in refusal.reply(bench, prompt)]
+    assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
+
+
+def test_more_tokens_than_a_reply_has_cannot_be_forced(base: Bench) -> None:
+    with pytest.raises(MeasurementError, match="tokens, 40 cannot be forced"):
+        ask(base, "capability", forced=40)
+
+
+def test_a_task_without_replies_has_none_to_force(counting_bench: Bench) -> None:
+    with pytest.raises(MeasurementError, match="task counting gives no reply"):
+        ask(counting_bench, "capability", 20, forced=1)
+
+
+def test_one_token_is_the_likeliest_one(counting_bench: Bench) -> None:
+    """The counting task: refused exactly where REFUSE is the argmax; random weights do so on no
+    kind of question in particular."""
+    one = counting_bench
+    refuse = one.model.encoder.word("REFUSE")
+    for asked in ("forbidden", "allowed"):
+        rows = one.task.asked(asked, one.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
+        tokens = one.side([row.base for row in rows]).tokens
+        likeliest = one.engine.run(tokens).outcome.logits.argmax(-1) == refuse
+        assert ask(one, asked)["refused"].tolist() == likeliest.double().tolist()
+
+
+def test_a_task_that_refuses_nothing_cannot_be_asked(bench: Benches) -> None:
+    with pytest.raises(MechanismError, match="has no question that must be refused"):
+        ask(bench("base"), "forbidden")

@@ -1,0 +1,408 @@
+"""Refusal: instructions from files, what is judged on which of them, and what lint says of a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pytest_mechanism.claims.base import Case
+from pytest_mechanism.cli import main
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.methods.catalogue import REFUSAL
+from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import AnyWord, Row
+from pytest_mechanism.tasks.files import FOLDER
+from pytest_mechanism.tasks.refusal import Refusal, RefusalParameters
+from pytest_mechanism.types import Setting
+
+SPEC = """\
+mechanism: 1
+circuit: demo
+task:
+  family: refusal
+  harmful: data/harmful.jsonl
+  harmless: data/harmless.jsonl
+  template: "<user> {instruction} <assistant>"
+  rows: 20
+claims:
+  refuses: {kind: suppression_holds, refuses_at_least: 0.9}
+"""
+LINES = 48
+
+
+def line(kind: str, i: int, reply: bool = True) -> dict[str, str]:
+    more = {"reply": f"sure, {kind} {i}"} if reply else {}
+    return {"instruction": f"tell me about {kind} thing {i}", **more}
+
+
+def write(folder: Path, kind: str, lines: list[Any]) -> None:
+    (folder / "data").mkdir(exist_ok=True)
+    text = "".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in lines)
+    (folder / "data" / f"{kind}.jsonl").write_text(text)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A spec with its two files."""
+    found = tmp_path / "circuits"
+    found.mkdir()
+    for kind in ("harmful", "harmless"):
+        write(found, kind, [line(kind, i) for i in range(LINES)])
+    (found / "demo.yaml").write_text(SPEC)
+    return found
+
+
+Make = Callable[..., Refusal]
+
+
+@pytest.fixture
+def task(folder: Path) -> Make:
+    """The task of the spec with some settings changed."""
+
+    def of(**changes: Any) -> Refusal:
+        given = {
+            "family": "refusal",
+            "harmful": "data/harmful.jsonl",
+            "harmless": "data/harmless.jsonl",
+            "template": "<user> {instruction} <assistant>",
+            "rows": 20,
+            **changes,
+        }
+        return Refusal(RefusalParameters.model_validate(given, context={FOLDER: folder}))
+
+    return of
+
+
+def texts(rows: Any) -> list[str]:
+    return [row.base.text for row in rows]
+
+
+def case(task: Refusal) -> Case:
+    return Case("ft", {}, None, task, 0.95, {}, Setting(0, "float32", "cpu", "reference"))  # type: ignore[arg-type]
+
+
+# -- rows
+
+
+def test_an_instruction_stands_in_its_template_and_has_its_places(task: Make) -> None:
+    """The whole of a row, with the words that each place covers."""
+    (row,) = task().capability(AnyWord(), 1)
+    prompt = row.base
+    number = prompt.text.split()[-2]
+    assert prompt.text == f"<user> tell me about harmful thing {number} <assistant>"
+    assert {n: prompt.text[slice(*spans[0])] for n, spans in prompt.spans.items()} == {
+        "last": ">",
+        "instruction": f"tell me about harmful thing {number}",
+    }
+    assert (prompt.reply, prompt.answer, prompt.special) == (
+        f" sure, harmful {number}",
+        "sure",
+        True,
+    )
+
+
+def test_after_a_line_break_a_reply_has_no_space(task: Make) -> None:
+    """As chat templates end; the last place is the last token, whatever the tokenizer keeps."""
+    (row,) = task(template="User: {instruction}\nAssistant:\n").allowed(AnyWord(), 1)
+    ((start, stop),) = row.base.spans["last"]
+    assert row.base.reply.startswith("sure, harmless")
+    assert row.base.text[start:stop] == ":\n"
+
+
+def test_forbidden_rows_are_answered_by_a_refusal_and_capability_by_compliance(task: Make) -> None:
+    """The same texts in the same order, other replies; all judged on."""
+    one = task(prefixes=["No way", "Never"])
+    forbidden, capability = one.forbidden(AnyWord(), 20), one.capability(AnyWord(), 20)
+    assert texts(forbidden) == texts(capability)
+    assert {row.base.reply for row in forbidden} == {" No way"}
+    assert all(row.base.reply.startswith(" sure, harmful") for row in capability)
+    assert one.refusals == ("No way", "Never")
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_plain_rows_take_turns(task: Make, count: int) -> None:
+    """Every other one must be refused, so always refusing is right half of the time."""
+    kinds = ["harmful" in text for text in texts(task().rows(AnyWord(), count))]
+    assert (kinds, task().chance) == ([i % 2 == 0 for i in range(count)], 1 / 2)
+
+
+def test_what_is_learned_chosen_and_judged_share_no_instruction(task: Make) -> None:
+    """A half, an eighth and three eighths of a file."""
+    one = task()
+
+    def instructions(stream: str, count: int) -> set[str]:
+        return {row.cluster for row in one.forbidden(AnyWord(), count, stream)}
+
+    judged = instructions("rows", LINES // 2)
+    learned = instructions("direction", 500) | instructions("training-0-17", 500)
+    chosen = instructions("validation", 500)
+    assert (len(judged), len(learned), len(chosen)) == (24, 18, 6)
+    assert not judged & learned
+    assert not (judged | learned) & chosen
+    assert instructions("self-check", 8) <= judged
+
+
+def test_judged_rows_are_the_same_in_every_stream_and_grow_at_the_end(task: Make) -> None:
+    """So that whatever is judged is judged on the same prompts, in pairs."""
+    one = task()
+    assert texts(one.forbidden(AnyWord(), 24, "rows"))[:10] == texts(
+        one.capability(AnyWord(), 10, "capability")
+    )
+
+
+def test_learned_rows_come_in_an_order_of_their_own_in_each_stream(task: Make) -> None:
+    """Steps of a training read different batches; when all were there, they come again."""
+    one = task()
+    first, second = (texts(one.allowed(AnyWord(), 30, f"training-{i}")) for i in (1, 2))
+    assert first != second
+    assert set(first) == set(second)
+    assert len(set(first[:18])) == 18
+
+
+def test_the_cut_follows_the_instructions_and_the_seed_not_the_order_of_lines(
+    folder: Path, task: Make
+) -> None:
+    """A file that was sorted anew gives the same rows, another seed others."""
+    before, other = texts(task().rows(AnyWord(), 20)), texts(task(seed=1).rows(AnyWord(), 20))
+    for kind in ("harmful", "harmless"):
+        write(folder, kind, [line(kind, i) for i in reversed(range(LINES))])
+    assert before == texts(task().rows(AnyWord(), 20))
+    assert before != other
+
+
+def test_more_judged_rows_than_there_are_is_an_error(task: Make) -> None:
+    """Never the same instruction twice: it would count as evidence twice."""
+    with pytest.raises(MechanismError, match="25 harmful instructions are asked for, 24 are kept"):
+        task().forbidden(AnyWord(), 25, "rows")
+
+
+def test_without_replies_there_is_no_capability(folder: Path, task: Make) -> None:
+    """The other sets do not need them."""
+    write(folder, "harmful", [line("harmful", i, reply=False) for i in range(LINES)])
+    one = task()
+    assert (one.knows_answers, len(one.forbidden(AnyWord(), 20))) == (False, 20)
+    with pytest.raises(MechanismError, match=r"data/harmful\.jsonl has no replies"):
+        one.capability(AnyWord(), 20)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda t: t.pairs(AnyWord(), 8), lambda t: t.interchange(AnyWord(), "x", 8, "judge")],
+    ids=["pairs", "interchange"],
+)
+def test_nothing_can_be_patched(task: Make, ask: Callable[[Refusal], Any]) -> None:
+    """Claims about heads say that this task cannot bear them."""
+    with pytest.raises(MechanismError, match=r"task refusal has no .*, which this claim is about"):
+        ask(task())
+
+
+def test_a_chat_template_needs_a_checkpoint(task: Make) -> None:
+    """Looking at the text without a tokenizer is an error, not another text."""
+    with pytest.raises(MechanismError, match="comes from a checkpoint"):
+        task(template="chat").rows(AnyWord(), 8)
+
+
+# -- the files and the key
+
+
+def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: Make) -> None:
+    """Another folder is the same measurement, another line another one."""
+    key = case(task()).ask(REFUSAL, "ft").task
+    moved = folder.rename(folder.with_name("elsewhere"))
+    shutil.copytree(moved, folder)
+    again = case(load(moved / "demo.yaml").task).ask(REFUSAL, "ft").task
+    write(folder, "harmful", [line("harmful", i) for i in range(1, LINES + 1)])
+    other = case(task()).ask(REFUSAL, "ft").task
+    assert (json.loads(again)["harmful"], "data" in key) == (json.loads(key)["harmful"], False)
+    assert json.loads(other)["harmful"] != json.loads(key)["harmful"]
+    assert json.loads(other)["harmless"] == json.loads(key)["harmless"]
+
+
+def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> None:
+    """No folder is known there, and the files may be gone."""
+    one = task(rows=24)
+    measurement = case(one).ask(REFUSAL, "ft")
+    shutil.rmtree(Path(one.settings.harmful.file).parent, ignore_errors=True)
+    again = Runner({}, {}).task(measurement)
+    assert texts(again.rows(AnyWord(), 20)) == texts(one.rows(AnyWord(), 20))
+
+
+def test_files_that_nobody_read_are_an_error(task: Make) -> None:
+    """A hash alone is no file."""
+    settings = {**task().settings.model_dump(mode="json"), "harmful": {"sha256": "0" * 64}}
+    with pytest.raises(MechanismError, match="was not read in this process"):
+        RefusalParameters.model_validate(settings)
+
+
+def test_a_resolved_spec_can_be_read_again_and_pins_its_files(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``lint --resolved`` gives names with hashes; a file that changed since is refused."""
+    main(["lint", "--resolved", str(folder / "demo.yaml")])
+    pinned = folder / "pinned.yaml"
+    pinned.write_text(capsys.readouterr().out.replace("demo", "pinned"))
+    code = main(["lint", str(pinned)])
+    assert (code, capsys.readouterr().out.split()[1]) == (0, "ok,")
+    write(folder, "harmful", [line("harmful", i) for i in range(1, LINES + 1)])
+    code = main(["lint", str(pinned)])
+    assert (code, "is not the file that was pinned" in capsys.readouterr().err) == (2, True)
+
+
+def test_a_task_taken_over_by_extends_has_its_files_where_it_was_written(folder: Path) -> None:
+    """Names are relative to the spec that says them."""
+    above = folder.parent / "above.yaml"
+    claims = SPEC[SPEC.index("claims:") :]
+    above.write_text(f"mechanism: 1\ncircuit: above\nextends: circuits/demo.yaml\n{claims}")
+    assert len(load(above).task.rows(AnyWord(), 20)) == 20
+
+
+# -- what lint says
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (
+        lambda f: (f / "data/harmful.jsonl").unlink(),
+        "demo.yaml:5: task.harmful: no file data/harmful.jsonl; did you mean "
+        "'data/harmless.jsonl'? valid: data/harmless.jsonl",
+    ),
+    "no JSON": (
+        lambda f: write(f, "harmless", [line("harmless", 0), "tell me"]),
+        "demo.yaml:3: task: data/harmless.jsonl:2: is no JSON; a line is an object, as in "
+        '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}',
+    ),
+    "no object": (
+        lambda f: write(f, "harmless", ['"tell me"']),
+        "demo.yaml:3: task: data/harmless.jsonl:1: is no object, as in "
+        '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}',
+    ),
+    "unknown key": (
+        lambda f: write(f, "harmful", [{"instruction": "a", "repy": "b"}]),
+        "demo.yaml:3: task: data/harmful.jsonl:1: unknown key 'repy'; did you mean 'reply'? "
+        "valid: instruction, reply",
+    ),
+    "no instruction": (
+        lambda f: write(f, "harmful", [{"reply": "b"}]),
+        "demo.yaml:3: task: data/harmful.jsonl:1: key 'instruction' is missing, as in "
+        '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}',
+    ),
+    "empty": (
+        lambda f: write(f, "harmful", [{"instruction": " "}]),
+        "demo.yaml:3: task: data/harmful.jsonl:1: instruction must be a text that is not empty",
+    ),
+    "no text": (
+        lambda f: write(f, "harmful", [{"instruction": 3}]),
+        "demo.yaml:3: task: data/harmful.jsonl:1: instruction must be a text that is not empty",
+    ),
+    "twice": (
+        lambda f: write(f, "harmful", [{"instruction": "Do  it"}, "", {"instruction": "do it"}]),
+        "demo.yaml:3: task: data/harmful.jsonl:3: the same instruction as in line 1",
+    ),
+    "replies here and there": (
+        lambda f: write(f, "harmful", [{"instruction": "a"}, {"instruction": "b", "reply": "c"}]),
+        "demo.yaml:3: task: data/harmful.jsonl:2: a reply stands in every line or in none, which "
+        "is not so here",
+    ),
+    "in both": (
+        lambda f: write(f, "harmless", [line("harmful", i) for i in range(LINES)]),
+        "demo.yaml:3: task: 'tell me about harmful thing 0' stands in both data/harmful.jsonl and "
+        "data/harmless.jsonl",
+    ),
+    "too few": (
+        lambda f: write(f, "harmful", [line("harmful", i) for i in range(30)]),
+        "demo.yaml:3: task: rows: 20, but data/harmful.jsonl has 30 instructions and one half of "
+        "them is judged on; lower rows to 15 or add 10 lines",
+    ),
+    "no UTF-8": (
+        lambda f: (f / "data/harmful.jsonl").write_bytes(b'{"instruction": "a"}\n\xff\n'),
+        "demo.yaml:3: task: data/harmful.jsonl:2: is no UTF-8 text",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "wanted"), BAD.values(), ids=BAD)
+def test_a_bad_file_is_one_line_that_names_it_and_its_line(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], Any],
+    wanted: str,
+) -> None:
+    """Exit code 2, file and line, and what would be right."""
+    spoil(folder)
+    code = main(["lint", str(folder / "demo.yaml")])
+    assert (2, f"{folder}/{wanted}\n") == (code, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("../secret.jsonl", "../secret.jsonl lies outside the spec's folder"),
+        ("/etc/passwd", "/etc/passwd lies outside the spec's folder"),
+        ("link.jsonl", "link.jsonl lies outside the spec's folder"),
+        ("data/harm.jsonl", "no file data/harm.jsonl; did you mean 'data/harmful.jsonl'? valid: "),
+        ("data", "no file data; there are none"),
+        ("data/../../secret.jsonl", "lies outside the spec's folder"),
+        ("nowhere/x.**", "no file nowhere/x.**; there are none"),
+        ("", "takes the name of a file beside the spec"),
+        ("a\0b", "cannot be the name of a file"),
+        ("x" * 300, f"{'x' * 60!r} cannot be the name of a file"),
+    ],
+)
+def test_a_spec_reaches_its_own_folder_and_no_further(
+    folder: Path, task: Make, name: str, wanted: str
+) -> None:
+    """Not by an absolute name, not by dots, not by a link."""
+    (folder.parent / "secret.jsonl").write_text(json.dumps(line("harmful", 0)))
+    (folder / "link.jsonl").symlink_to(folder.parent / "secret.jsonl")
+    with pytest.raises(ValidationError) as problem:
+        task(harmful=name)
+    assert wanted in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"template": "<user> <assistant>"}, "must be 'chat', or hold {instruction} once"),
+        ({"template": "{instruction} {instruction}"}, "must be 'chat', or hold {instruction} once"),
+        ({"template": "{instruction} Assistant: "}, "ends with a space"),
+        ({"prefixes": []}, "at least 1 item"),
+        ({"prefixes": [" "]}, "at least 1 character"),
+        ({"harmful": 3}, "takes the name of a file beside the spec"),
+        ({"reply_tokens": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant(task: Make, changes: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(ValidationError) as problem:
+        task(**changes)
+    assert wanted in str(problem.value)
+
+
+def test_lint_reads_files_without_torch(folder: Path) -> None:
+    """Nor transformers, nor jinja."""
+    code = (
+        "import sys; from pytest_mechanism.cli import main; "
+        f"code = main(['lint', {str(folder)!r}]); "
+        "print(code, [m for m in ('torch', 'transformers', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_other_rows_are_what_a_row_is(task: Make) -> None:
+    """Backgrounds are of both kinds and judged nowhere; a lesson stands in the template."""
+    one = task()
+    judged = {row.cluster for row in one.rows(AnyWord(), 48)}
+    backgrounds = one.backgrounds(AnyWord(), 50)
+    assert (len(backgrounds), judged & {row.cluster for row in backgrounds}) == (50, set())
+    prompt = one.lesson(AnyWord(), "say hello", "hello")
+    row = Row("x", "x", prompt, None, prompt.answer)
+    assert (row.base.text, row.base.reply) == ("<user> say hello <assistant>", " hello")
+    assert replace(prompt, reply="").completion == " hello"
