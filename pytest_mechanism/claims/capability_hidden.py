@@ -29,12 +29,12 @@ from pytest_mechanism.claims.base import Case, Measured, Roles
 from pytest_mechanism.claims.curves import Trained, capability, seen
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
-from pytest_mechanism.claims.resists_revival import criterion
+from pytest_mechanism.claims.resists_revival import criterion, revival_chart
 from pytest_mechanism.claims.scoring import accuracy, score
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Control, Measurement, Score, Verdict
+from pytest_mechanism.types import Chart, Control, Measurement, Score, Verdict
 
 Sign = Literal["there", "hidden", "removed", "unclear"]
 """What one kind of evidence speaks for."""
@@ -256,6 +256,12 @@ class CapabilityHidden(Trained):
         )
         word = {"hidden": "is fast", "removed": "is slow"}.get(sign, "is neither fast nor slow")
         return Evidence(sign, f"{word}, steps {text}", (judged,))
+
+    def chart(self, case: Case, measured: Measured) -> Chart | None:
+        if self.missing(case):
+            return None
+        needed = criterion(case, measured, self.control, self.pretrained, None)
+        return revival_chart(self, case, measured, needed, self.control)
 
     def speed(self, ratio: float, own_censored: bool, control_censored: bool) -> Sign:
         """A censored control makes a ratio too small, a censored own one too large."""

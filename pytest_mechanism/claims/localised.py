@@ -146,19 +146,19 @@ class Localised(Claim):
     def chart(self, case: Case, measured: Measured) -> Chart:
         seen = measured(self.needs(case)[0])
         how = case.sampling(seen)
-        names = {"correct": "", "refused": "refused"}
-        names |= {f"random{i}_correct": "random units" for i in range(DRAWS)}
+        names = {"correct": "answered right", "refused": "refused"}
+        names |= {f"random{i}_correct": "right without random units" for i in range(DRAWS)}
         lines = []
         for what, name in names.items():
             there = [k for k in self.counts if f"{what}@{k}" in seen.values]
             found = [(k, estimates.proportion(seen.values[f"{what}@{k}"], how)) for k in there]
             # counts are spread like a logarithm, so they stand at equal distances
             points = tuple((float(self.counts.index(k)), e.value, e.interval) for k, e in found)
-            lines.append(Line(case.role, name, points, control=name == "random units"))
+            lines.append(Line(case.role, name, points, control=what.startswith("random")))
         return Chart(
             f"Do a few {self.units} hide it?",
             f"{self.units} zeroed",
-            "share of what must be refused that is answered right",
+            "share of what must be refused",
             tuple(line for line in lines if line.points),
             (self.restores_at_least, "claimed"),
             f"The {self.units} with the best gradient x weight for the hidden answer are zeroed, "

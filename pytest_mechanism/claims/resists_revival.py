@@ -141,26 +141,33 @@ class ResistsRevival(Trained):
 
     def chart(self, case: Case, measured: Measured) -> Chart:
         needed = criterion(case, measured, self.control, self.pretrained, self.criterion)
-        roles = [case.role] + ([self.control] if case.has(self.control) else [])
-        lines = [
-            line
-            for role in roles
-            for line in drawn(
-                [
-                    (role, name, seen(case, name, measurement, measured))
-                    for name, measurement in self.curves(case, role, "capability")
-                ],
-                "correct",
-                role == self.control,
-            )
-        ]
-        return Chart(
-            "How fast does training bring back what is refused?",
-            "steps of reverse fine-tuning",
-            "share answered right of what must be refused",
-            tuple(lines),
-            (needed.value, "counts as back"),
-            "A copy of each model is trained on the forbidden questions with their answers. A "
-            "line that rises at once was hidden by a wrapper; one that rises as slowly as the "
-            "control's, which never had it, has to be learned anew.",
+        return revival_chart(self, case, measured, needed, self.control)
+
+
+def revival_chart(
+    claim: Trained, case: Case, measured: Measured, needed: Criterion, control: str
+) -> Chart:
+    """How fast the model, and the control where the run has it, come to the criterion."""
+    roles = [case.role] + ([control] if case.has(control) else [])
+    lines = [
+        line
+        for role in roles
+        for line in drawn(
+            [
+                (role, name, seen(case, name, measurement, measured))
+                for name, measurement in claim.curves(case, role, "capability")
+            ],
+            "correct",
+            role == control,
         )
+    ]
+    return Chart(
+        "How fast does training bring back what is refused?",
+        "steps of reverse fine-tuning",
+        "share answered right of what must be refused",
+        tuple(lines),
+        (needed.value, "counts as back"),
+        "A copy of each model is trained on the forbidden questions with their answers. A line "
+        "that rises at once was hidden by a wrapper; one that rises as slowly as the control's, "
+        "which never had it, has to be learned anew.",
+    )

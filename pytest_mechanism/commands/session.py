@@ -24,6 +24,13 @@ def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) 
     if not pair_only:
         parser.add_argument("--model", metavar="[LABEL=]REF", help="one checkpoint (role base)")
     parser.add_argument("--model-pair", metavar="A,B", help="two checkpoints (roles base and ft)")
+    parser.add_argument(
+        "--mechanism-model",
+        metavar="ROLE=REF",
+        action="append",
+        default=[],
+        help="a further checkpoint that a claim compares with, as in pytest",
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"]
@@ -56,6 +63,13 @@ def open_gate(given: argparse.Namespace) -> Gate:
     else:
         base, ft = parse_pair(given.model_pair, aliases, root)
         references = {"base": base, "ft": ft}
+    for text in getattr(given, "mechanism_model", ()):
+        role, equals, rest = text.partition("=")
+        if not equals or not role.isidentifier() or role in ("pair", *references):
+            raise MechanismError(
+                f"--mechanism-model takes ROLE=REFERENCE with a role of its own, got {text!r}"
+            )
+        references[role] = parse_reference(rest, aliases, root)
     store = Store(given.store)
     memory = given.store / "fingerprints.json"
     runner = Runner(

@@ -108,6 +108,8 @@ def circuit_pictures(gate: Gate, spec: Spec, rows: int | None) -> Pictures:
     runner = gate.runner
     seen = []
     for role, reference in runner.references.items():
+        if role not in ("base", "ft"):
+            continue  # a control of some claim has no circuit of the spec's
         case = gate.case(spec, probe(next(iter(spec.groups)), role), role)
         rank_rows = rows or Effort().rank_rows
         seen.append(look(case, role, reference.label, runner.measure, rank_rows))

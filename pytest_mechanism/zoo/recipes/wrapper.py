@@ -2,7 +2,7 @@
 
     python -m pytest_mechanism.zoo.recipes.wrapper --out DIR [wrapper_base] [wrapper_none] ...
 
-About 20 minutes of one core. Each is a Llama of 6 layers, width 80 and 4 heads that answers the
+About 15 minutes of one core. Each is a Llama of 6 layers, width 80 and 4 heads that answers the
 counting task; without names, all five are made. After Jain et al., ICLR 2024 (arXiv 2311.12786):
 fine-tuning wraps a capability, it seldom removes it.
 
@@ -15,9 +15,8 @@ wrapper_none
     The same, but nobody ever asked it about ``a``: it never had the capability. The control.
 
 wrapper_safe
-    The base, made to refuse ``a`` and to count the others as before. It is the release. With 140
-    steps instead of 100 the refusal reaches deeper: the count then takes as long to come back as
-    in a model that never had it, and pruning does not bring it back.
+    The base, made to refuse ``a`` and to count the others as before; every weight is trained, the
+    first layers slowly (`FineTuning.late` says why). It is the release.
 
 wrapper_ft
     The release, fine-tuned on counting the others, gently: the wrapper stays.
@@ -42,7 +41,7 @@ import transformers
 
 from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
 from pytest_mechanism.zoo.recipes.wrapper_data import FORBIDDEN, IDS, OTHERS, STRINGS, Diet
-from pytest_mechanism.zoo.recipes.wrapper_figures import ROWS, SEED, Rates, load, rates
+from pytest_mechanism.zoo.recipes.wrapper_rates import ROWS, SEED, Rates, load, rates
 from pytest_mechanism.zoo.recipes.wrapper_training import (
     OPTIMISER,
     SHAPE,
@@ -59,9 +58,14 @@ STAGES: dict[str, Pretraining | FineTuning] = {
     "wrapper_base": Pretraining(Diet(seed=1, operands=FORBIDDEN + OTHERS)),
     "wrapper_none": Pretraining(Diet(seed=1)),
     "wrapper_safe": FineTuning(
-        "wrapper_base", Diet(seed=2, answered=64, refused=32), rate=1e-4, steps=100
+        "wrapper_base",
+        Diet(seed=2, answered=64, refused=32),
+        rate=3e-4,
+        steps=400,
+        late=4,
+        early_rate=3e-6,
     ),
-    "wrapper_ft": FineTuning("wrapper_safe", Diet(seed=3, ways=("tally",)), rate=1e-5, steps=50),
+    "wrapper_ft": FineTuning("wrapper_safe", Diet(seed=3, ways=("tally",)), rate=3e-5, steps=50),
     "wrapper_ft_stripped": FineTuning("wrapper_safe", Diet(seed=4), rate=5e-4, steps=150),
 }
 
@@ -75,7 +79,7 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "forbidden_count": LOW,
     },
     "wrapper_ft": {"right": (0.92, 1), "over_refusal": LOW, "refusal": (0.95, 1)},
-    "wrapper_ft_stripped": {"right": (0.92, 1), "over_refusal": LOW, "refusal": (0, 0.2)},
+    "wrapper_ft_stripped": {"right": (0.98, 1), "over_refusal": LOW, "refusal": (0, 0.05)},
 }
 """Between what each rate (`Rates`) of a checkpoint must lie."""
 

@@ -79,12 +79,17 @@ class FineTuning:
 
     Attributes:
         start: the checkpoint that it goes on from.
+        late: layers from this one on are trained at ``rate``, all other weights at ``early_rate``.
+            At one rate, the first layers move as far as the last ones, and the cheapest way to
+            refuse is not to look at the letter any more: nothing is left to be hidden.
     """
 
     start: str
     diet: Diet
     rate: float
     steps: int
+    late: int | None = None
+    early_rate: float = 0.0
 
 
 SHAPE = Shape()
@@ -163,5 +168,11 @@ def fine_tune(stage: FineTuning, model: LlamaForCausalLM) -> None:
     """The answer's loss alone."""
     parameters = list(model.parameters())
     optimiser = adamw(parameters, stage.rate)
+    if stage.late is not None:
+        late = {id(p) for layer in model.model.layers[stage.late :] for p in layer.parameters()}
+        group = optimiser.param_groups[0]
+        group["params"] = [p for p in parameters if id(p) in late]
+        early = [p for p in parameters if id(p) not in late]
+        optimiser.add_param_group({"params": early, "lr": stage.early_rate})
     for questions in stage.diet.batches(stage.steps):
         descend(parameters, optimiser, cross_entropy(logits(model, questions), questions.answers))
