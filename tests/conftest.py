@@ -1,3 +1,9 @@
-"""pytest's own tool for running pytest inside a test."""
+"""pytest's own tool for running pytest inside a test; one thread a process, no network."""
+
+import os
+
+# before torch is imported: several workers with several threads each get in each other's way
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 pytest_plugins = ["pytester"]

@@ -21,6 +21,7 @@ from pytest_mechanism.methods.training import IGNORED, Recipe, Training, fresh, 
 from pytest_mechanism.runner.runner import Options, Silent
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.types import Observations
 from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
 from pytest_mechanism.zoo.recipes.wrapper_data import IDS
@@ -131,6 +132,27 @@ def test_lessons_differ_by_step_and_seed_and_never_are_examination_rows(loaded: 
     assert len(set(texts)) == 4
     assert texts[0] == tuple(r.base.text for r in lesson(TASK, loaded.vocabulary, recipe, 1))
     assert texts[0] != tuple(r.base.text for r in TASK.capability(loaded.vocabulary, 8, "rows"))
+
+
+def test_a_file_is_read_once_before_any_line_comes_again(loaded: Bench, tmp_path: Path) -> None:
+    """Shuffled by the seed, in the words of the file, with its replies."""
+    lines = [{"instruction": f"count {x} SOT b EOT ART", "reply": "zero"} for x in "cdefg"]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file = DataFile.model_validate("other.jsonl", context={FOLDER: tmp_path})
+
+    def read(seed: int) -> list[str]:
+        recipe = Recipe(**RECIPE | {"diet": "file", "file": file.sha256, "batch": 2, "seed": seed})
+        rows = [
+            r for step in (1, 2, 3, 4, 5) for r in lesson(TASK, loaded.vocabulary, recipe, step)
+        ]
+        trained = page(loaded.model, rows).labels
+        assert {int(i) for i in trained[trained != IGNORED]} == {IDS["zero"]}
+        return [row.base.text for row in rows]
+
+    texts = read(0)
+    assert {*texts[:5]} == {*texts[5:]} == {line["instruction"] for line in lines}
+    assert texts == read(0)
+    assert texts != read(1)
 
 
 @pytest.mark.parametrize("lora", [None, 2])

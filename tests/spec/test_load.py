@@ -554,3 +554,13 @@ def test_a_misspelt_section_is_reported_without_what_follows_from_it(tmp_path) -
     with pytest.raises(Problems) as caught:
         load(path)
     assert len(caught.value.found) == 1
+
+
+def test_a_spec_may_need_further_roles(loaded) -> None:
+    """Without a checkpoint for them it is skipped, naming the option."""
+    spec = loaded(HEAD + "applies_to: {roles: [control, pretrained]}\n" + TASK + CLAIMS)
+    shapes = {"base": SHAPE, "ft": SHAPE, "control": SHAPE}
+    reason = spec.skip_reason({"base": "a", "ft": "b"}, shapes)
+    assert reason is not None
+    assert "--mechanism-model pretrained=REFERENCE" in reason
+    assert spec.skip_reason({"base": "a", "ft": "b"}, shapes | {"pretrained": SHAPE}) is None

@@ -1,0 +1,78 @@
+"""Curves as a picture: every number is in it, and what is a control can be told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.report.pictures import line_chart, style
+from pytest_mechanism.types import Chart, Line
+
+POINTS = ((0.0, 0.1, (0.05, 0.2)), (10.0, 0.6, (0.5, 0.7)), (20.0, 0.9, (0.85, 0.95)))
+
+
+def line(model: str, panel: str = "", control: bool = False, name: str = "") -> Line:
+    return Line(model, name, POINTS, panel, control)
+
+
+def chart(*lines: Line, **more: object) -> Chart:
+    return Chart("How fast?", "steps", "accuracy", lines, (0.5, "counts as back"), **more)  # type: ignore[arg-type]
+
+
+def drawn(tmp_path: Path, given: Chart) -> str:
+    labels = {"base": "release", "ft": "candidate", "control": "never had it"}
+    files = style.save(lambda: line_chart.draw(given, labels, "500 rows"), tmp_path / "curve")
+    assert [path.suffix for path in files] == [".svg", ".png"]
+    assert files[1].stat().st_size > 5_000
+    return files[0].read_text()
+
+
+def test_every_word_is_text_and_every_line_is_there(tmp_path: Path) -> None:
+    """Titles, axes, legend, threshold and footnote; one path a line and panel."""
+    svg = drawn(
+        tmp_path,
+        chart(
+            line("base", "rate 1e-4"), line("base", "rate 1e-3"),
+            line("control", "rate 1e-4", control=True), line("control", "rate 1e-3", control=True),
+        ),
+    )  # fmt: skip
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    for word in ("How fast?", "steps", "accuracy", "release", "never had it", "rate 1e-4",
+                 "rate 1e-3", "counts as back", "500 rows"):  # fmt: skip
+        assert word in texts
+    assert texts.count("release") == 1
+    assert len(re.findall(r'id="line-release-', svg)) == 2
+    assert len(re.findall(r'id="line-never had it-', svg)) == 2
+    assert len(re.findall(r'id="panel-rate', svg)) == 2
+
+
+def test_points_stand_where_their_numbers_say(tmp_path: Path) -> None:
+    """Equal steps of x are equal distances, and the higher value is drawn higher."""
+    svg = drawn(tmp_path, chart(line("base")))
+    inside = svg[svg.index('id="line-release-"') :]
+    path = re.search(r' d="([^"]+)"', inside)
+    assert path is not None
+    xy = [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1])]
+    assert len(xy) == 3
+    (x0, y0), (x1, y1), (x2, y2) = xy
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.01)
+    assert (y0 - y1) / (y1 - y2) == pytest.approx((0.6 - 0.1) / (0.9 - 0.6), rel=0.01)
+
+
+def test_named_ticks_and_an_empty_chart(tmp_path: Path) -> None:
+    """Counts that are no even scale get their names; nothing to draw is still a picture."""
+    svg = drawn(tmp_path, chart(line("base"), ticks={0.0: "none", 10.0: "two", 20.0: "fifty"}))
+    assert {"none", "two", "fifty"} <= {*re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
+    drawn(tmp_path, chart())
+
+
+def test_one_model_s_control_is_grey_and_dashed() -> None:
+    """Beside other models a control keeps its model's colour, dashed."""
+    own, other = line("base"), line("base", control=True, name="random")
+    alone = chart(own, other)
+    assert line_chart.look(alone, own) == (style.MODEL_COLOURS[0], "-")
+    assert line_chart.look(alone, other) == (style.FAINT, "--")
+    both = chart(own, line("control", control=True))
+    assert line_chart.look(both, both.lines[1]) == (style.MODEL_COLOURS[1], "--")
