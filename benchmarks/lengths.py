@@ -3,7 +3,8 @@
 python -m benchmarks.lengths [--shape gpt2-small] [--json FILE] [--plot FILE] [--quick]
 
 A branch computes one token however long the prompt is; only that token's attention over the
-prompt's keys grows, and so does the operation count beside which the growth is printed.
+prompt's keys grows. Beside the growth stands attention's own share of it: by operation count, and as
+measured, which is more, since masks and softmax count few operations and move much memory.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class Point:
         heads: how many heads' branches were asked for together.
         seconds: CPU seconds of all of them, one entry a turn.
         operations: multiply-adds of one of them, on average.
+        attention: CPU seconds of attention alone, for all of them, one entry a turn.
     """
 
     length: int
     heads: int
     seconds: Sequence[float]
     operations: float
+    attention: Sequence[float] = ()
 
     @property
     def each(self) -> float:
@@ -53,6 +56,29 @@ class Point:
 def spread(count: int, of: int) -> list[int]:
     """So many heads, the same mix of layers for every count."""
     return [i * of // count + of // count // 2 for i in range(count)]
+
+
+def attention(setting: Setting, length: int, layers: Sequence[int]) -> None:
+    """What the branches' tokens do in attention and nowhere else: scores, mask, softmax and values
+    over the prompt's keys and their own, packed as the engine packs them. A branch of z in layer l
+    computes attention in the layers above l."""
+    import torch
+
+    from pytest_mechanism.engine.branch import LEAST_ROOM, MOST_ROOM
+
+    shape, rows = setting.shape, len(setting.batch.rows)
+    room = max(LEAST_ROOM, min(length, MOST_ROOM))
+    for start in range(0, len(layers), room):
+        pack = layers[start : start + room]
+        for layer in range(shape.n_layers):
+            width = sum(own < layer for own in pack)
+            if not width:
+                continue
+            queries = torch.zeros(rows, shape.n_heads, width, shape.d_head)
+            keys = torch.zeros(rows, shape.n_heads, length + width, shape.d_head)
+            scores = queries @ keys.transpose(2, 3) * shape.d_head**-0.5
+            scores = scores + torch.zeros(rows, 1, width, length + width)
+            torch.softmax(scores, dim=-1, dtype=torch.float32) @ keys
 
 
 def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point]:
@@ -71,13 +97,17 @@ def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point
         contender = sweeps.engine_contender("branch engine", BranchEngine, at, everywhere=False)
         ready.append((length, contender, contender.runs()))
     seconds: dict[tuple[int, int], list[float]] = {}
+    share: dict[tuple[int, int], list[float]] = {}
     for turn in range(turns + 1):  # the first is not counted
         for length, contender, state in ready:
             for count in counts:
                 which = spread(count, len(everything))
                 spent, _ = clock.seconds(partial(contender.variants, state, which))
+                layers = [everything[i][0] for i in which]
+                alone, _ = clock.seconds(partial(attention, setting, length, layers))
                 if turn:
                     seconds.setdefault((length, count), []).append(spent)
+                    share.setdefault((length, count), []).append(alone)
     return [
         Point(
             length,
@@ -86,6 +116,7 @@ def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point
             statistics.mean(
                 cost.last_branch(everything[i][0], length) for i in spread(count, len(everything))
             ),
+            share[length, count],
         )
         for (length, count), spent in seconds.items()
     ]
@@ -101,6 +132,16 @@ def growth(points: Sequence[Point], heads: int, operations: bool) -> float:
     return last.each / first.each - 1
 
 
+def own_share(points: Sequence[Point], heads: int) -> float:
+    """Growth of attention alone between the same lengths, as a share of the branch's cost at the
+    first."""
+    chosen = sorted((p for p in points if p.heads == heads), key=lambda p: p.length)
+    first = next((p for p in chosen if p.length == FROM), chosen[0])
+    last = next((p for p in chosen if p.length == TO), chosen[-1])
+    more = statistics.median(last.attention) - statistics.median(first.attention)
+    return more / statistics.median(first.seconds)
+
+
 def table(points: Sequence[Point]) -> str:
     counts = sorted({p.heads for p in points})
     lines = ["tokens " + "".join(f"{f'{n} branches':>18}" for n in counts) + "   ms a branch"]
@@ -111,6 +152,10 @@ def table(points: Sequence[Point]) -> str:
         "growth " + "".join(f"{growth(points, n, operations=False):18.0%}" for n in counts)
     )
     lines.append("by ops " + "".join(f"{growth(points, n, operations=True):18.0%}" for n in counts))
+    lines.append(
+        "attention, measured".ljust(7)
+        + "".join(f"{own_share(points, n):18.0%}" for n in counts)[12:]
+    )
     return "\n".join(lines)
 
 

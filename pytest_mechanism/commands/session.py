@@ -24,13 +24,6 @@ def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) 
     if not pair_only:
         parser.add_argument("--model", metavar="[LABEL=]REF", help="one checkpoint (role base)")
     parser.add_argument("--model-pair", metavar="A,B", help="two checkpoints (roles base and ft)")
-    parser.add_argument(
-        "--mechanism-model",
-        metavar="ROLE=REF",
-        action="append",
-        default=[],
-        help="a further checkpoint that a claim compares with, as in pytest",
-    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"]

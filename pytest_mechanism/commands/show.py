@@ -45,6 +45,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_model_options(parser)
     parser.add_argument(
+        "--mechanism-model",
+        metavar="ROLE=REF",
+        action="append",
+        default=[],
+        help="a further checkpoint that a claim compares with, as in pytest",
+    )
+    parser.add_argument(
         "--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: {OUT}; made if missing"
     )
     parser.add_argument(

@@ -26,7 +26,7 @@ from pytest_mechanism.engine.record import (
     record,
 )
 from pytest_mechanism.engine.reference import edited, select
-from pytest_mechanism.engine.replay import Remembered, replay
+from pytest_mechanism.engine.replay import Remembered, Replayed, replay
 
 LEAST_ROOM = 32
 """Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
@@ -208,8 +208,29 @@ class BranchRun:
                 waiting = in_parts([p for each in (part, *waiting) for p in each], self.engine.most)
                 clear_device_cache(garbage_collection=True)
             else:
-                while found:  # let go of, so that the next pack has its memory
-                    yield found.pop(0)
+                yield from self.answered(found, gradients)
+                found = None  # let go of, so that the next pack has its memory
+
+    def answered(self, found: Replayed, gradients: bool) -> Iterator[Outcome]:
+        """A pack's outcomes, with fewer logits at once where memory runs out."""
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        done, size = 0, found.at_once
+        while done < len(found):
+            part = None
+            try:
+                with torch.set_grad_enabled(gradients):
+                    part = found.outcomes(done, done + size)
+            except RuntimeError as problem:
+                if size == 1 or not should_reduce_batch_size(problem):
+                    raise
+            if part is None:
+                size = max(1, min(size, len(found)) // 2)
+                clear_device_cache(garbage_collection=True)
+                continue
+            done += len(part)
+            while part:
+                yield part.pop(0)
 
 
 def in_parts(pack: Sequence[Planned], most: int) -> list[Sequence[Planned]]:

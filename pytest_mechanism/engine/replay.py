@@ -51,8 +51,51 @@ class Remembered:
     record: Record
 
 
-def replay(run: Remembered, pack: Sequence[Planned]) -> list[Outcome]:
-    """The outcomes of branches that fit side by side, in the order given.
+LOGITS = 32 << 20
+"""Bytes of logits that are computed at once: those of many branches over a large vocabulary would
+need more memory than everything else."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """Branches that went through the layers; their logits are computed when they are asked for.
+
+    Attributes:
+        run: that they are branches of.
+        layout: their tokens.
+        order: places of members in the order of the branches.
+        last: [N, R, d] after the last layer, of the members whose answer is wanted.
+        readings: of each member.
+    """
+
+    run: Remembered
+    layout: Layout
+    order: Sequence[int]
+    last: Tensor
+    readings: Sequence[tuple[Tensor, ...]]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def at_once(self) -> int:
+        """How many branches' logits may be computed together."""
+        own = self.run.record.outcome.logits
+        return max(1, LOGITS // max(1, own.numel() * own.element_size()))
+
+    def outcomes(self, start: int, stop: int) -> list[Outcome]:
+        """Of the branches with these numbers, in the order that they were given in."""
+        members = [self.order[i] for i in range(start, min(stop, len(self)))]
+        wanted = [i for i, m in enumerate(self.layout.members) if m.branch.answer]
+        place = {member: at for at, member in enumerate(wanted)}
+        asked = [place[i] for i in members if i in place]
+        nothing = self.last.new_zeros(self.last.shape[1], 0)
+        logits = iter(at_least_float(head(self.run, self.last[asked])) if asked else ())
+        return [Outcome(next(logits) if i in place else nothing, self.readings[i]) for i in members]
+
+
+def replay(run: Remembered, pack: Sequence[Planned]) -> Replayed:
+    """Branches that fit side by side, taken through the layers.
 
     Raises:
         SelfCheckError: a hook did not fire exactly once.
@@ -82,12 +125,15 @@ def replay(run: Remembered, pack: Sequence[Planned]) -> list[Outcome]:
                 changes.given.add(layer)
             hidden = run_layer(run, layout, changes, layer, hidden, masks)
         changes.check(list(hooks))
-        logits = answers(run, layout, columns, hidden)
-    outcomes = [
-        Outcome(logits[i] if member.branch.answer else logits[i][:, :0], changes.readings(i))
-        for i, member in enumerate(layout.members)
-    ]
-    return [outcomes[order.index(i)] for i in range(len(pack))]
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    nobody = hidden.new_zeros(0, hidden.shape[0], hidden.shape[2])
+    return Replayed(
+        run,
+        layout,
+        [order.index(i) for i in range(len(pack))],
+        nobody if columns is None else hidden[rows, columns.T],
+        [changes.readings(i) for i in range(len(pack))],
+    )
 
 
 @dataclass
@@ -197,20 +243,6 @@ def answer_columns(run: Remembered, layout: Layout) -> Tensor | None:
     last = run.tokens.last[:, None]
     found = [layout.where(i, last).columns for i, m in enumerate(layout.members) if m.branch.answer]
     return torch.cat(found, dim=1) if found else None
-
-
-def answers(
-    run: Remembered, layout: Layout, columns: Tensor | None, hidden: Tensor
-) -> list[Tensor]:
-    """[R, V] of each member, [R, 0] where no answer is wanted."""
-    found = [hidden.new_zeros(hidden.shape[0], 0)] * len(layout.members)
-    if columns is not None:
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        logits = at_least_float(head(run, hidden[rows, columns.T]))
-        wanted = [i for i, member in enumerate(layout.members) if member.branch.answer]
-        for i, each in zip(wanted, logits, strict=True):
-            found[i] = each
-    return found
 
 
 def head(run: Remembered, hidden: Tensor) -> Tensor:

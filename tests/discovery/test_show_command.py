@@ -169,7 +169,7 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
 @pytest.mark.parametrize(
     ("spec", "options", "problem"),
     [
-        (NO_GROUPS, PAIR, "has no groups"),
+        (NO_GROUPS, PAIR, "has nothing to show: no groups"),
         (SPEC.replace("{1: [2]}", "{9: [2]}"), PAIR, "group pos_detector names head 2 of layer 9"),
         (SPEC, ["--model", "zoo:nobody"], "no embedded checkpoint 'nobody'"),
         (SPEC, [], "give one of --model REF and --model-pair A,B"),
