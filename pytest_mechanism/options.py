@@ -138,11 +138,11 @@ class Session:
 
     @cached_property
     def fingerprints(self) -> Mapping[str, Fingerprint]:
-        from pytest_mechanism.checkpoints.fingerprint import fingerprint
+        from pytest_mechanism.checkpoints.fingerprint import of_reference
 
         folder = self.store_folder
         memory = None if folder is None else folder / "fingerprints.json"
-        return {role: fingerprint(ref.folder, memory) for role, ref in self.references.items()}
+        return {role: of_reference(ref, memory) for role, ref in self.references.items()}
 
     @cached_property
     def runner(self) -> Runner:

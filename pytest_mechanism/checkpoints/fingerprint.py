@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MechanismError
 
 COUNTED = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
@@ -41,6 +42,23 @@ class Fingerprint:
     @property
     def short(self) -> str:
         return self.model[:12]
+
+
+def of_reference(reference: Reference, memory: Path | None = None) -> Fingerprint:
+    """Of a checkpoint, with its adapter where it has one.
+
+    Raises:
+        MechanismError: a file cannot be read.
+    """
+    base = fingerprint(reference.folder, memory)
+    if reference.adapter is None:
+        return base
+    adapter = fingerprint(reference.adapter, memory)
+    own = reference.tokenizer == reference.adapter
+    return Fingerprint(
+        _combine({"base": base.model, "adapter": adapter.model}),
+        adapter.tokenizer if own else base.tokenizer,
+    )
 
 
 def fingerprint(folder: Path, memory: Path | None = None) -> Fingerprint:

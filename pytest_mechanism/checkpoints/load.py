@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.adapter import merged
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.tasks.encoding import Encoder
@@ -45,6 +46,7 @@ class LoadedModel:
         device: where it is.
         plain_logits: logits of the probe prompt before it was wrapped, as plain HF gives them.
         probe: token ids of that prompt, [1, S].
+        adapter: merged into the weights, or None.
     """
 
     role: str
@@ -55,6 +57,11 @@ class LoadedModel:
     device: torch.device
     plain_logits: Tensor
     probe: Tensor
+    adapter: Path | None = None
+
+    def fresh(self, dtype: torch.dtype) -> Any:
+        """A plain Hugging Face model of its own, read anew, in eval mode on the same device."""
+        return read_weights(self.folder, dtype, self.adapter).to(self.device).eval()
 
     def release(self) -> None:
         """Let go of the weights."""
@@ -70,8 +77,10 @@ def load_model(
     device: str,
     dtype: str,
     probe: Callable[[Encoder], list[int]],
+    adapter: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> LoadedModel:
-    """Load a checkpoint folder.
+    """Load a checkpoint.
 
     Args:
         role: the role it plays.
@@ -79,14 +88,16 @@ def load_model(
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: one of `DTYPES`.
         probe: a prompt on which plain and wrapped logits are compared, as token ids.
+        adapter: folder of an adapter that is merged into the weights.
+        tokenizer: folder of another tokenizer than the checkpoint's own.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
     """
-    encoder = Encoder.load(folder)
+    encoder = Encoder.load(tokenizer or folder)
     shape = read_shape(folder)
     where = pick_device(device)
-    model = read_weights(folder, DTYPES[dtype]).to(where).eval()
+    model = read_weights(folder, DTYPES[dtype], adapter).to(where).eval()
     _check_weights(model, folder)
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
@@ -99,7 +110,7 @@ def load_model(
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
-    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids)
+    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids, adapter)
 
 
 def pick_device(name: str) -> torch.device:
@@ -116,8 +127,8 @@ def pick_device(name: str) -> torch.device:
     return found
 
 
-def read_weights(folder: Path, dtype: torch.dtype) -> Any:
-    """A plain Hugging Face model, on the CPU.
+def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) -> Any:
+    """A plain Hugging Face model, on the CPU, an adapter merged into it.
 
     Raises:
         MechanismError: weights missing, damaged, or not matching the config.
@@ -154,7 +165,7 @@ def read_weights(folder: Path, dtype: torch.dtype) -> Any:
                 f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
             )
-    return model
+    return model if adapter is None else merged(model, adapter)
 
 
 def _check_weights(model: Any, folder: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.adapter import base_of, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.hub import PREFIX, fetch
 from pytest_mechanism.checkpoints.shape import read_config
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
@@ -25,12 +27,21 @@ class Reference:
     Attributes:
         label: how reports and score folders call it.
         text: the reference as typed, without the label.
-        folder: the checkpoint on disk.
+        folder: the checkpoint on disk; the base's where there is an adapter.
+        adapter: an adapter that is merged into it, or None.
     """
 
     label: str
     text: str
     folder: Path
+    adapter: Path | None = None
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder whose tokenizer is used: an adapter may bring its own."""
+        if self.adapter is not None and (self.adapter / "tokenizer.json").exists():
+            return self.adapter
+        return self.folder
 
 
 def zoo_names() -> list[str]:
@@ -63,8 +74,7 @@ def parse_reference(text: str, aliases: Mapping[str, str], root: Path) -> Refere
     """``[label=]reference`` -> a folder that exists.
 
     Raises:
-        BadReference: unknown alias, missing folder, or a kind of reference that cannot be
-            loaded yet.
+        BadReference: unknown alias, missing folder, or something that cannot be loaded.
     """
     label, equals, rest = text.partition("=")
     given = (rest if equals else text).strip()
@@ -74,7 +84,7 @@ def parse_reference(text: str, aliases: Mapping[str, str], root: Path) -> Refere
             f"{label!r} cannot be a label: use letters, digits, '_', '.' and '-', "
             f"as in --model-pair base={given},..."
         )
-    return Reference(label, given, resolve(given, aliases, root))
+    return Reference(label, given, *resolve(given, aliases, root))
 
 
 def default_label(reference: str) -> str:
@@ -84,8 +94,12 @@ def default_label(reference: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", tail).lstrip("._-") or "model"
 
 
-def resolve(text: str, aliases: Mapping[str, str], root: Path) -> Path:
-    """The folder of a reference, aliases followed once."""
+Resolved = tuple[Path, Path | None]
+"""A checkpoint's folder, and an adapter's."""
+
+
+def resolve(text: str, aliases: Mapping[str, str], root: Path) -> Resolved:
+    """The folders of a reference, aliases followed once."""
     if not text:
         raise BadReference(f"an empty checkpoint reference; {choices('', known(aliases))}")
     if text in aliases:
@@ -93,32 +107,73 @@ def resolve(text: str, aliases: Mapping[str, str], root: Path) -> Path:
         if target in aliases and target != text:
             raise BadReference(f"alias {text!r} points to another alias, {target!r}")
         return resolve(target, {}, root)
+    # an existing folder may have '+' in its name, so look before taking it for an adapter
+    folder = None if text.startswith(("zoo:", PREFIX)) else existing(text, root)
+    if folder is None and "+" in text:
+        return with_adapter(text, aliases, root)
     if text.startswith("zoo:"):
         name = text.removeprefix("zoo:")
         if name not in zoo_names():
             raise BadReference(f"no embedded checkpoint {name!r}; {choices(name, zoo_names())}")
-        return ZOO / name
-    if text.startswith("hf:"):
-        raise BadReference(
-            f"{text}: references to the Hugging Face hub are not supported yet; download the "
-            "checkpoint and give its folder"
-        )
-    # an existing folder may have '+' in its name, so look before taking it for an adapter
-    try:
-        folder = (root / Path(text).expanduser()).resolve()
-        exists = folder.is_dir()
-    except (OSError, ValueError, RuntimeError) as problem:  # too long, ~nobody, a loop of links
-        raise BadReference(f"{text[:60]!r} cannot be a folder: {problem}"[:200]) from None
-    if not exists:
-        if "+" in text:
-            raise BadReference(
-                f"{text}: references with an adapter (+) are not supported yet; merge the adapter "
-                "into its base and give the folder"
-            )
+        return ZOO / name, None
+    if text.startswith(PREFIX):
+        folder = fetch(text)
+    if folder is None:
         what = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
         raise BadReference(f"no {what} {text!r}; {choices(text, known(aliases))}, or a folder")
+    if is_adapter(folder):
+        return own_base(folder, text, root)
     check_folder(folder, text)
-    return folder
+    return folder, None
+
+
+def existing(text: str, root: Path) -> Path | None:
+    """The folder of that name, if there is one."""
+    try:
+        folder = (root / Path(text).expanduser()).resolve()
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError) as problem:  # too long, ~nobody, a loop of links
+        raise BadReference(f"{text[:60]!r} cannot be a folder: {problem}"[:200]) from None
+
+
+def with_adapter(text: str, aliases: Mapping[str, str], root: Path) -> Resolved:
+    """``base+adapter``, the adapter a folder or a hub reference."""
+    left, _, right = text.rpartition("+")
+    if not left or not right:
+        raise BadReference(f"{text}: write BASE+ADAPTER, the adapter's folder after the plus")
+    base, other = resolve(left, aliases, root)
+    if other is not None:
+        raise BadReference(f"{text}: one adapter can be merged, here are two")
+    adapter = fetch(right) if right.startswith(PREFIX) else existing(right, root)
+    if adapter is None:
+        raise BadReference(f"{text}: no folder {right!r} for the adapter")
+    check_adapter(adapter, text)
+    return base, adapter
+
+
+def own_base(adapter: Path, text: str, root: Path) -> Resolved:
+    """An adapter's folder alone, with the base that it names."""
+    if (adapter / "config.json").exists():
+        # transformers would put the adapter on top without a word
+        raise BadReference(
+            f"{text} holds both a checkpoint and an adapter; move the adapter to a folder of its own"
+        )
+    check_adapter(adapter, text)
+    named = base_of(adapter, text)
+    for near in (adapter, root):
+        folder = existing(named, near)
+        if folder is not None:
+            check_folder(folder, named)
+            return folder, adapter
+    try:
+        folder = fetch(f"{PREFIX}{named}")
+    except BadReference:
+        raise BadReference(
+            f"{text} is an adapter of {named!r}, which is neither a folder nor to be had from the "
+            f"hub; write BASE+{text}"
+        ) from None
+    check_folder(folder, named)
+    return folder, adapter
 
 
 def known(aliases: Mapping[str, str]) -> list[str]:
@@ -127,10 +182,6 @@ def known(aliases: Mapping[str, str]) -> list[str]:
 
 def check_folder(folder: Path, text: str) -> None:
     """What can be said about a checkpoint folder without reading its weights."""
-    if (folder / "adapter_config.json").exists():
-        raise BadReference(
-            f"{text} is an adapter folder, which is not supported yet; merge it into its base"
-        )
     try:
         read_config(folder)
     except MechanismError as problem:

@@ -72,10 +72,16 @@ def run(given: argparse.Namespace) -> int:
     recipe = Recipe(
         given.diet, given.rate, given.steps, given.steps, given.seed, given.batch, given.lora
     )
-    vocabulary = SharedVocabulary((Encoder.load(reference.folder),))
+    vocabulary = SharedVocabulary((Encoder.load(reference.tokenizer),))
     probe = spec.task.rows(vocabulary, 1, "self-check")[0].base
     model = load_model(
-        "base", reference.folder, given.device, "float32", lambda e: list(e.encode(probe).ids)
+        "base",
+        reference.folder,
+        given.device,
+        "float32",
+        lambda e: list(e.encode(probe).ids),
+        reference.adapter,
+        reference.tokenizer,
     )
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
@@ -87,7 +93,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
-            for path in reference.folder.glob(pattern):
+            for path in reference.tokenizer.glob(pattern):
                 shutil.copy(path, temporary / path.name)
         temporary.chmod(0o755)
         os.replace(temporary, given.out)

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.checkpoints.fingerprint import fingerprint
+from pytest_mechanism.checkpoints.fingerprint import of_reference
 from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_reference
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report.progress import Bar
@@ -67,7 +67,7 @@ def open_gate(given: argparse.Namespace) -> Gate:
     memory = given.store / "fingerprints.json"
     runner = Runner(
         references,
-        {role: fingerprint(ref.folder, memory) for role, ref in references.items()},
+        {role: of_reference(ref, memory) for role, ref in references.items()},
         Options(given.device, given.dtype, given.batch_size, given.engine),
         store,
         Bar() if sys.stderr.isatty() else Silent(),

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel, read_weights
+from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.tasks.base import Row, Task, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
@@ -162,7 +162,7 @@ def fresh(model: LoadedModel, recipe: Recipe) -> Any:
     """
     # the bridge's own weights may have another dtype than the file's; it is the run's
     dtype = torch.float32 if recipe.lora is None else next(model.bridge.parameters()).dtype
-    copy = read_weights(model.folder, dtype).to(model.device).eval()
+    copy = model.fresh(dtype)
     return copy if recipe.lora is None else with_adapters(copy, recipe.lora, recipe.seed)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_mechanism.checkpoints.load import LoadedModel, read_weights
+from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.errors import MeasurementError
 
 
@@ -84,7 +84,7 @@ def copy_of(model: LoadedModel) -> Copy:
 
     bridge = model.bridge
     dtype = next(bridge.parameters()).dtype
-    plain = read_weights(model.folder, dtype).to(model.device).eval().requires_grad_(False)
+    plain = model.fresh(dtype).requires_grad_(False)
     layers = str(bridge.adapter.component_mapping["blocks"].name)
     found: dict[str, Matrix] = {}
     for name, module in plain.named_modules():

@@ -291,7 +291,7 @@ class Runner:
         """The words that every tokenizer of the run keeps whole."""
         for role, reference in self.references.items():
             if role not in self._encoders:
-                self._encoders[role] = Encoder.load(reference.folder)
+                self._encoders[role] = Encoder.load(reference.tokenizer)
         return SharedVocabulary(tuple(self._encoders[role] for role in self.references))
 
     def _load(self, role: str, task: Task) -> Any:
@@ -310,6 +310,8 @@ class Runner:
                 self.options.device,
                 self.options.dtype,
                 lambda encoder: list(encoder.encode(rows[0].base).ids),
+                self.references[role].adapter,
+                self.references[role].tokenizer,
             )
             self.loaded += 1
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(

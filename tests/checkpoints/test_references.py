@@ -108,14 +108,13 @@ KNOWN = "valid: base, chain, gone, out, same, tuned, zoo:base, zoo:ft"
         ("zoo:recipes", "no embedded checkpoint 'recipes'; valid: base, ft"),
         (
             "hf:org/name@main",
-            "hf:org/name@main: references to the Hugging Face hub are not supported yet; download "
-            "the checkpoint and give its folder",
+            "hf:org/name@main: org/name at main is not in the cache (HF_HUB_OFFLINE is set)",
         ),
-        (
-            "base+adapter",
-            "base+adapter: references with an adapter (+) are not supported yet; merge the "
-            "adapter into its base and give the folder",
-        ),
+        ("hf:../name", "'hf:../name' names no hub checkpoint; write hf:org/name@revision"),
+        ("base+adapter", "base+adapter: no folder 'adapter' for the adapter"),
+        ("base+out/one", "base+out/one: "),
+        ("base+", "base+: write BASE+ADAPTER, the adapter's folder after the plus"),
+        ("+adapter", "+adapter: write BASE+ADAPTER, the adapter's folder after the plus"),
         ("", f"an empty checkpoint reference; {KNOWN}"),
         ("x=", f"an empty checkpoint reference; {KNOWN}"),
         (
@@ -136,7 +135,7 @@ KNOWN = "valid: base, chain, gone, out, same, tuned, zoo:base, zoo:ft"
 def test_a_reference_that_names_nothing_is_one_line_with_what_would(
     root: Path, text: str, message: str
 ) -> None:
-    """Unknown aliases list the known ones; what is not supported yet says what to do instead."""
+    """Unknown aliases list the known ones; what cannot be had says what to do instead."""
     with pytest.raises(BadReference) as problem:
         parse_reference(text, ALIASES, root)
     assert str(problem.value).startswith(message)
@@ -230,7 +229,7 @@ DAMAGE = {
     ),
     "adapter": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
-        "is an adapter folder, which is not supported yet; merge it into its base",
+        "holds both a checkpoint and an adapter; move the adapter to a folder of its own",
     ),
 }
 

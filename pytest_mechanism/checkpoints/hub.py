@@ -1,0 +1,42 @@
+"""``hf:org/name@revision``: a checkpoint of the Hugging Face hub, from the cache or downloaded.
+
+The network is used for these references alone, and not even for them under ``HF_HUB_OFFLINE=1``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pytest_mechanism.errors import BadReference, one_line
+
+PREFIX = "hf:"
+NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?"
+)
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+"""What is fetched: never pickled weights, never code."""
+
+
+def fetch(text: str) -> Path:
+    """The folder of a hub reference.
+
+    Raises:
+        BadReference: it cannot be meant, or is neither in the cache nor to be had.
+    """
+    match = NAME.fullmatch(text.removeprefix(PREFIX))
+    if match is None:
+        raise BadReference(f"{text!r} names no hub checkpoint; write hf:org/name@revision")
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    repo, revision = match["repo"], match["revision"]
+    try:
+        found = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=FILES)
+    except Exception as problem:  # offline, not found, no access, a broken cache
+        where = "the cache" if constants.HF_HUB_OFFLINE else "the cache or on the hub"
+        hint = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        said = "" if constants.HF_HUB_OFFLINE else f": {one_line(str(problem))[:200]}"
+        at = f" at {revision}" if revision else ""
+        raise BadReference(f"{text}: {repo}{at} is not in {where}{hint}{said}") from None
+    return Path(found)

@@ -1,0 +1,177 @@
+"""Adapters and hub references: the same model as its merged twin in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from pytest_mechanism.checkpoints.fingerprint import of_reference
+from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.reference import ZOO, Reference, parse_reference
+from pytest_mechanism.errors import BadReference, MechanismError
+
+BASE = ZOO / "wrapper_base"
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of an embedded checkpoint, ``adapter``, and both merged, ``merged``."""
+    folder = tmp_path_factory.mktemp("adapters")
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    torch.manual_seed(0)
+    settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():  # PEFT asks transformers for what it has renamed
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, settings)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    adapted.save_pretrained(folder / "adapter")
+    adapted.merge_and_unload().save_pretrained(folder / "merged")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BASE / name, folder / "merged" / name)
+    return folder
+
+
+def loaded(reference: Reference) -> LoadedModel:
+    return load_model(
+        "base", reference.folder, "cpu", "float32", lambda _: [2, 7, 13, 3, 14, 13, 4, 5],
+        reference.adapter, reference.tokenizer,
+    )  # fmt: skip
+
+
+def test_a_base_with_an_adapter_is_its_merged_twin(made: Path) -> None:
+    """The same logits, other ones than the base's, and a fresh copy for training has it too."""
+    with_adapter = loaded(parse_reference(f"zoo:wrapper_base+{made}/adapter", {}, made))
+    twin = loaded(parse_reference("merged", {}, made))
+    base = loaded(parse_reference("zoo:wrapper_base", {}, made))
+    torch.testing.assert_close(with_adapter.plain_logits, twin.plain_logits, rtol=0, atol=1e-4)
+    assert (with_adapter.plain_logits - base.plain_logits).abs().max() > 0.05
+    fresh = with_adapter.fresh(torch.float32)
+    with torch.no_grad():
+        logits = fresh(with_adapter.probe).logits
+    torch.testing.assert_close(logits, twin.plain_logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("named", ["absolute", "relative to it", "relative to here"])
+def test_an_adapter_alone_takes_the_base_that_it_names(
+    made: Path, tmp_path: Path, named: str
+) -> None:
+    """A folder, wherever it is meant from."""
+    adapter = tmp_path / "own" / "adapter"
+    shutil.copytree(made / "adapter", adapter)
+    shutil.copytree(BASE, tmp_path / "own" / "base")
+    where = {
+        "absolute": str(tmp_path / "own" / "base"),
+        "relative to it": "../base",
+        "relative to here": "own/base",
+    }[named]
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": where})
+    )
+    found = parse_reference("own/adapter", {}, tmp_path)
+    assert (found.folder, found.adapter) == (tmp_path / "own" / "base", adapter)
+    assert found.label == "adapter"
+
+
+def test_the_fingerprint_is_that_of_both(made: Path, tmp_path: Path) -> None:
+    """Another adapter, or another base, is another model; the tokenizer is the base's."""
+    base = parse_reference("zoo:wrapper_base", {}, made)
+    one = parse_reference("zoo:wrapper_base+adapter", {}, made)
+    other = parse_reference("zoo:wrapper_none+adapter", {}, made)
+    prints = [of_reference(each) for each in (base, one, other)]
+    assert len({p.model for p in prints}) == 3
+    assert prints[0].tokenizer == prints[1].tokenizer
+
+
+def test_an_adapter_may_bring_its_own_tokenizer(made: Path, tmp_path: Path) -> None:
+    """As training scripts save it."""
+    shutil.copytree(made / "adapter", tmp_path / "adapter")
+    shutil.copy(BASE / "tokenizer.json", tmp_path / "adapter" / "tokenizer.json")
+    found = parse_reference("zoo:wrapper_base+adapter", {}, tmp_path)
+    assert found.tokenizer == tmp_path / "adapter"
+
+
+def test_an_adapter_of_another_model_is_one_line(made: Path, tmp_path: Path) -> None:
+    """Shapes that do not fit, or weights that are missing, are no silent base."""
+    with pytest.raises(MechanismError, match="does not fit its base"):
+        loaded(parse_reference(f"zoo:base+{made}/adapter", {}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "pickled adapters are not loaded"),
+    ],
+)
+def test_a_damaged_adapter_is_refused_before_it_is_read(
+    made: Path, tmp_path: Path, damage, says: str
+) -> None:
+    shutil.copytree(made / "adapter", tmp_path / "adapter")
+    damage(tmp_path / "adapter")
+    with pytest.raises(BadReference, match=says):
+        parse_reference("zoo:wrapper_base+adapter", {}, tmp_path)
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"base_model_name_or_path": ""}'])
+def test_an_adapter_that_names_no_base_asks_for_one(
+    made: Path, tmp_path: Path, config: str
+) -> None:
+    shutil.copytree(made / "adapter", tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(config)
+    with pytest.raises(BadReference, match=r"BASE\+adapter|cannot be read as JSON"):
+        parse_reference("adapter", {}, tmp_path)
+
+
+# -- the hub
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache with one checkpoint, laid out as the library lays it out."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    repo = folder / "models--org--counter"
+    snapshot = repo / "snapshots" / SHA
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for path in BASE.iterdir():
+        blob = repo / "blobs" / f"blob-{path.name}"
+        shutil.copy(path, blob)
+        (snapshot / path.name).symlink_to(f"../../blobs/{blob.name}")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(SHA)
+    return snapshot
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{SHA}"])
+def test_a_hub_reference_is_its_cached_snapshot(cache: Path, revision: str) -> None:
+    """By branch, by commit, or the default; labelled by its name."""
+    found = parse_reference(f"hf:org/counter{revision}", {}, Path("/nowhere"))
+    assert found.folder == cache
+    assert found.label == "counter"
+    assert of_reference(found) == of_reference(parse_reference("zoo:wrapper_base", {}, Path()))
+    assert loaded(found).shape.n_layers == 6
+
+
+def test_a_hub_base_takes_an_adapter(cache: Path, made: Path) -> None:
+    found = parse_reference(f"hf:org/counter@main+{made}/adapter", {}, made)
+    assert (found.folder, found.adapter) == (cache, made / "adapter")
+
+
+@pytest.mark.parametrize("text", ["hf:org/counter@gone", "hf:org/nobody", "hf:", "hf:a/b/c"])
+def test_what_is_not_in_the_cache_is_one_line(cache: Path, text: str) -> None:
+    with pytest.raises(BadReference) as problem:
+        parse_reference(text, {}, Path("/nowhere"))
+    assert "\n" not in str(problem.value)
