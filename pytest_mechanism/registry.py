@@ -33,6 +33,7 @@ TASKS = {
     "entity_tracking": "pytest_mechanism.tasks.entity_tracking:EntityTracking",
     "counting": "pytest_mechanism.tasks.counting:Counting",
     "refusal": "pytest_mechanism.tasks.refusal:Refusal",
+    "jsonl": "pytest_mechanism.tasks.jsonl:Jsonl",
 }
 
 

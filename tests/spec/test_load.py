@@ -161,12 +161,12 @@ CASES = {
     ),
     "no task": (
         HEAD + CLAIMS,
-        "x.yaml:1: task needs a family; valid: counting, entity_tracking, refusal",
+        "x.yaml:1: task needs a family; valid: counting, entity_tracking, jsonl, refusal",
     ),
     "unknown family": (
         HEAD + "task: {family: entity_traking}\n" + CLAIMS,
         ONE + "unknown family 'entity_traking'; did you mean 'entity_tracking'? "
-        "valid: counting, entity_tracking, refusal",
+        "valid: counting, entity_tracking, jsonl, refusal",
     ),
     "too few rows": (
         HEAD + "task: {family: entity_tracking, rows: 3}\n" + CLAIMS,

@@ -1,0 +1,207 @@
+"""A JSONL file of prompts: one object a line, with places marked in the text or named by substring.
+
+    {"prompt": "When [[S1:Mary]] and John went to the shop, John gave a drink to", "answer": "Mary",
+     "source": "When [[S1:Anna]] and Paul went to the shop, Paul gave a drink to",
+     "positions": {"S2": "John#2"}, "options": ["Mary", "John"], "targets": {"name": "Anna"}}
+
+``[[name:text]]`` marks a place and stays in the text as ``text``; ``"positions"`` names a substring,
+``#2`` its second occurrence. Both hold for the source too, if the substring stands there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pytest_mechanism.errors import choices
+from pytest_mechanism.tasks.base import Prompt, Span
+from pytest_mechanism.tasks.files import DataFile
+
+MARK = re.compile(r"\[\[([A-Za-z_][A-Za-z0-9_]*):(.*?)\]\]", re.DOTALL)
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+KEYS = ("prompt", "answer", "source", "source_answer", "positions", "options", "targets", "cluster")
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file.
+
+    Attributes:
+        base: the prompt that is answered.
+        source: the prompt that activations come from, or None.
+        targets: variable -> what comes out if a patch moves it from the source.
+        cluster: what the line shares with others, or None.
+    """
+
+    base: Prompt
+    source: Prompt | None
+    targets: Mapping[str, str]
+    cluster: str | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words that must be one token each."""
+        answers = [self.base.answer, *self.targets.values()]
+        return tuple(answers if self.source is None else [*answers, self.source.answer])
+
+
+def lines(file: DataFile) -> tuple[Line, ...]:
+    """The lines of a file.
+
+    Raises:
+        ValueError: a line that cannot be meant; with file and line.
+    """
+    return _lines(file.sha256, file)
+
+
+@lru_cache(maxsize=16)
+def _lines(sha256: str, file: DataFile) -> tuple[Line, ...]:
+    try:
+        text = file.content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        number = file.content[: problem.start].count(b"\n") + 1
+        raise ValueError(f"{file.file}:{number}: is no UTF-8 text") from None
+    found: list[Line] = []
+    names: tuple[str, ...] | None = None
+    for number, each in enumerate(text.split("\n"), 1):
+        if not each.strip():
+            continue
+        try:
+            one = line(each)
+            own = tuple(sorted(one.base.spans))
+            if names is not None and own != names:
+                raise ValueError(
+                    f"has the positions {', '.join(own)}, other lines have {', '.join(names)}"
+                )
+            if found and (one.source is None) != (found[0].source is None):
+                raise ValueError("a source stands in every line or in none, which is not so here")
+        except ValueError as problem:
+            raise ValueError(f"{file.file}:{number}: {problem}") from None
+        names = own
+        found.append(one)
+    if not found:
+        raise ValueError(f"{file.file}: holds no line")
+    return tuple(found)
+
+
+def line(text: str) -> Line:
+    """One line of JSON.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    example = 'as in {"prompt": "The capital of France is", "answer": "Paris"}'
+    try:
+        given: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"is no JSON; a line is an object, {example}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"is no object, {example}")  # noqa: TRY004 - pydantic's own
+    for key in given:
+        if key not in KEYS:
+            raise ValueError(f"unknown key {key!r}; {choices(key, KEYS)}")
+    for key in ("prompt", "answer"):
+        if key not in given:
+            raise ValueError(f"key {key!r} is missing, {example}")
+    for key in ("prompt", "answer", "source", "source_answer", "cluster"):
+        value = given.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise ValueError(f"{key} must be a text that is not empty")
+    options = given.get("options", [])
+    if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() for o in options):
+        raise ValueError("options must be a list of words")
+    positions, targets = (table(given, key) for key in ("positions", "targets"))
+    answer = given["answer"].strip()
+    words = tuple(dict.fromkeys([o.strip() for o in options]))
+    if words and answer not in words:
+        raise ValueError(f"options: the answer {answer!r} is none of them")
+    base = prompt(given["prompt"], answer, words, positions, must=True)
+    source = None
+    if given.get("source") is not None:
+        said = (given.get("source_answer") or answer).strip()
+        source = prompt(given["source"], said, words, positions, must=False)
+        if missing := sorted({*base.spans} - {*source.spans}):
+            raise ValueError(
+                f"source: has no position {missing[0]!r}; mark it, [[{missing[0]}:text]]"
+            )
+    elif targets:
+        raise ValueError("targets need a source, from which a patch moves something")
+    return Line(base, source, {k: v.strip() for k, v in targets.items()}, given.get("cluster"))
+
+
+def table(given: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A JSON object of names and texts."""
+    value = given.get(key, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be an object of names and texts")  # noqa: TRY004
+    for name, text in value.items():
+        if not NAME.fullmatch(name) or not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{key}: {name!r} needs letters, digits or '_', and a text")
+    return value
+
+
+def prompt(
+    marked: str, answer: str, options: tuple[str, ...], positions: Mapping[str, str], must: bool
+) -> Prompt:
+    """A text with its places.
+
+    Args:
+        marked: the text with its marks.
+        answer: what should come next.
+        options: what somebody who guesses would choose among.
+        positions: name -> substring, ``#n`` for its n-th occurrence.
+        must: whether every substring has to be there.
+
+    Raises:
+        ValueError: a place that is not there, or stands twice.
+    """
+    text, spans, at = "", {}, 0
+    for match in MARK.finditer(marked):
+        text += marked[at : match.start()]
+        if match[1] in spans:
+            raise ValueError(f"position {match[1]!r} is marked twice")
+        if not match[2].strip():
+            raise ValueError(f"position {match[1]!r} marks nothing")
+        spans[match[1]] = ((len(text), len(text) + len(match[2])),)
+        text += match[2]
+        at = match.end()
+    text = (text + marked[at:]).rstrip()
+    if not text:
+        raise ValueError("prompt must be a text that is not empty")
+    for name, wanted in positions.items():
+        if name in spans:
+            continue
+        span = occurrence(text, wanted)
+        if span is not None:
+            spans[name] = (span,)
+        elif must:
+            raise ValueError(f"position {name!r}: the prompt has no {wanted!r}")
+    if LAST in spans:
+        raise ValueError("position 'last' is the prompt's last token; choose another name")
+    spans[LAST] = ((len(text) - 1, len(text)),)
+    anchors = sorted((span[0][0], name) for name, span in spans.items() if name != LAST)
+    return Prompt(
+        text=text,
+        spans=spans,
+        answer=answer,
+        options=options,
+        anchors=(("start", 0), *((name, start) for start, name in anchors)),
+    )
+
+
+def occurrence(text: str, wanted: str) -> Span | None:
+    """Where a substring stands; ``#n`` at its end is its n-th occurrence."""
+    piece, _, number = wanted.rpartition("#")
+    which = int(number) if piece and number.isascii() and number.isdigit() else 1
+    piece = piece if piece and number.isascii() and number.isdigit() else wanted
+    start = -1
+    for _ in range(max(1, which)):
+        start = text.find(piece, start + 1)
+        if start < 0:
+            return None
+    return start, start + len(piece)

@@ -1,0 +1,195 @@
+"""Prompts from a file: what is marked, what is judged on, and one line for what cannot be meant."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.tasks.base import AnyWord
+from pytest_mechanism.tasks.files import FOLDER
+from pytest_mechanism.tasks.jsonl import Jsonl, JsonlParameters
+from pytest_mechanism.tasks.lines import line
+
+NAMES = ("Mary", "John", "Anna", "Paul", "Rose", "Mark")
+SPEC = """mechanism: 1
+circuit: names
+task: {family: jsonl, file: names.jsonl, rows: 20}
+groups: {movers: {heads: {1: [0]}, at: S2}}
+claims:
+  solves: {kind: accuracy, at_least: 0.5}
+  carries: {kind: encodes, group: movers, variable: name, at_least: 0.5}
+"""
+
+
+def written(i: int) -> dict[str, Any]:
+    one, two, three = (NAMES[(i + k) % 6] for k in range(3))
+    return {
+        "prompt": f"Then {i} [[S1:{one}]] and {two} went out , {two} gave a drink to",
+        "answer": one,
+        "source": f"Then {i} [[S1:{three}]] and {two} went out , {two} gave a drink to",
+        "source_answer": three,
+        "positions": {"S2": f"{two}#2"},
+        "options": list(NAMES),
+        "targets": {"name": three},
+        "cluster": f"c{i // 2}",
+    }
+
+
+def task(folder: Path, many: int = 80, **settings: Any) -> Jsonl:
+    text = "".join(json.dumps(written(i)) + "\n" for i in range(many))
+    (folder / "names.jsonl").write_text(text)
+    given = {"family": "jsonl", "file": "names.jsonl", "rows": 20} | settings
+    return Jsonl(JsonlParameters.model_validate(given, context={FOLDER: folder}))
+
+
+def test_marks_and_substrings_are_places_in_the_text(tmp_path: Path) -> None:
+    """A mark leaves its words behind; ``#2`` is the second occurrence; last is the last letter."""
+    for row in task(tmp_path).pairs(AnyWord(), 20):
+        assert "[[" not in row.base.text
+        for prompt in (row.base, row.source):
+            assert prompt is not None
+            words = {n: prompt.text[a:b] for n, ((a, b),) in prompt.spans.items()}
+            assert words["S1"] == prompt.answer
+            assert words["last"] == "o"
+            ((start, _),) = prompt.spans["S2"]
+            assert prompt.text[:start].count(words["S2"]) == 1
+        assert row.target == row.base.answer
+
+
+def test_what_is_judged_is_never_searched_on(tmp_path: Path) -> None:
+    """Half is judged on, a quarter found on, a quarter chosen on; a training stream comes again."""
+    found = task(tmp_path)
+    texts = {
+        stream: {row.base.text for row in found.rows(AnyWord(), 20, stream)}
+        for stream in ("rows", "discover_rank", "discover_select")
+    }
+    assert all(len(each) == 20 for each in texts.values())
+    assert not texts["rows"] & texts["discover_rank"]
+    assert not texts["rows"] & texts["discover_select"]
+    assert not texts["discover_rank"] & texts["discover_select"]
+    assert len(found.interchange(AnyWord(), "name", 500, "dcm_train")) == 500
+    assert len(found.backgrounds(AnyWord(), 500)) == 20
+    with pytest.raises(MechanismError, match="41 lines are asked for, 40 of 80 can be used here"):
+        found.rows(AnyWord(), 41)
+
+
+def test_which_line_falls_where_does_not_depend_on_their_order(tmp_path: Path) -> None:
+    """It depends on the seed."""
+    first = [row.base.text for row in task(tmp_path).rows(AnyWord(), 20)]
+    path = tmp_path / "names.jsonl"
+    path.write_text("\n".join(reversed(path.read_text().strip().split("\n"))))
+    again = JsonlParameters.model_validate(
+        {"family": "jsonl", "file": "names.jsonl", "rows": 20}, context={FOLDER: tmp_path}
+    )
+    assert [row.base.text for row in Jsonl(again).rows(AnyWord(), 20)] == first
+    other = [row.base.text for row in task(tmp_path, seed=1).rows(AnyWord(), 20)]
+    assert other != first
+
+
+def test_a_word_that_some_tokenizer_splits_leaves_its_lines_out(tmp_path: Path) -> None:
+    """For everybody, and the error says how many."""
+
+    class Fewer:
+        def whole(self, words):
+            return tuple(w for w in words if w != "Mary")
+
+        def chat(self, message):
+            raise AssertionError
+
+    found = task(tmp_path)
+    rows = found.rows(Fewer(), 20)
+    assert all(row.base.answer != "Mary" for row in rows)
+    with pytest.raises(MechanismError, match="are left out: an answer is not one token"):
+        found.rows(Fewer(), 40)
+
+
+def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
+    """Among the options; without, the most frequent answer; or what the spec says."""
+    assert task(tmp_path).chance == pytest.approx(1 / 6)
+    assert task(tmp_path, chance=0.25).chance == 0.25
+    lines = [{"prompt": f"say {i}", "answer": "yes" if i % 4 else "no"} for i in range(80)]
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    given = {"family": "jsonl", "file": "plain.jsonl", "rows": 20}
+    plain = Jsonl(JsonlParameters.model_validate(given, context={FOLDER: tmp_path}))
+    assert plain.chance == 0.75
+    assert plain.variables == ()
+    with pytest.raises(MechanismError, match="has no source beside its prompts"):
+        plain.pairs(AnyWord(), 20)
+
+
+def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None:
+    """Lint finds a misspelt one, and lists those that there are."""
+    task(tmp_path)
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    assert load(path).task.positions == ("last", "S1", "S2")
+    path.write_text(SPEC.replace("at: S2", "at: S3"))
+    with pytest.raises(Problems, match="unknown position 'S3'; valid: S1, S2, last"):
+        load(path)
+    path.write_text(SPEC.replace("variable: name", "variable: nam"))
+    with pytest.raises(Problems, match="unknown variable 'nam'; did you mean 'name'"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no object"),
+        ("{}", "key 'prompt' is missing"),
+        ('{"prompt": "a"}', "key 'answer' is missing"),
+        ('{"prompt": "", "answer": "b"}', "prompt must be a text that is not empty"),
+        ('{"prompt": "a", "answer": 3}', "answer must be a text"),
+        ('{"prompt": "a", "answer": "b", "anser": "c"}', "unknown key 'anser'; did you mean"),
+        ('{"prompt": "a", "answer": "b", "options": ["c"]}', "the answer 'b' is none of them"),
+        ('{"prompt": "a", "answer": "b", "options": "b"}', "options must be a list"),
+        ('{"prompt": "a", "answer": "b", "positions": {"x": "z"}}', "the prompt has no 'z'"),
+        ('{"prompt": "a", "answer": "b", "positions": {"x y": "a"}}', "'x y' needs letters"),
+        ('{"prompt": "[[x:a]] [[x:b]]", "answer": "b"}', "position 'x' is marked twice"),
+        ('{"prompt": "[[x: ]] c", "answer": "b"}', "position 'x' marks nothing"),
+        ('{"prompt": "[[last:a]] c", "answer": "b"}', "choose another name"),
+        ('{"prompt": "[[x:a]]", "answer": "b", "source": "c"}', "source: has no position 'x'"),
+        ('{"prompt": "a", "answer": "b", "targets": {"v": "c"}}', "targets need a source"),
+        ('{"prompt": "a", "answer": "b", "positions": []}', "positions must be an object"),
+    ],
+)
+def test_a_line_that_cannot_be_meant_is_one_line(text: str, says: str) -> None:
+    with pytest.raises(ValueError) as problem:
+        line(text)
+    assert says in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+@given(st.text(max_size=80) | st.builds(json.dumps, st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["prompt", "answer", "source", "positions", "options", "targets"]) | st.text(max_size=3),
+        inner, max_size=5),
+    max_leaves=8,
+)))  # fmt: skip
+def test_whatever_stands_there_is_a_line_or_one_sentence(text: str) -> None:
+    with suppress(ValueError):
+        found = line(text)
+        assert found.base.text
+        assert "last" in found.base.spans
+
+
+def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
+    """File and line of the first that differs."""
+    good = json.dumps({"prompt": "[[x:a]] b", "answer": "c"})
+    other = json.dumps({"prompt": "a b", "answer": "c"})
+    path = tmp_path / "names.jsonl"
+    for second, says in ((other, "names.jsonl:3: has the positions last, other lines have last, x"),
+                         ("{", "names.jsonl:3: is no JSON")):  # fmt: skip
+        path.write_text(f"{good}\n\n{second}\n")
+        given = {"family": "jsonl", "file": "names.jsonl", "rows": 20}
+        with pytest.raises(ValueError, match=says):
+            JsonlParameters.model_validate(given, context={FOLDER: tmp_path})
