@@ -25,7 +25,8 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
         "model_pair",
         "[LABEL=]REF,[LABEL=]REF",
         "the two checkpoints: first is base, second is ft; "
-        "a reference is an alias (ini mechanism_models), a folder, or zoo:NAME",
+        "a reference is an alias (ini mechanism_models), a folder, hf:ORG/NAME@REVISION or zoo:NAME, "
+        "each perhaps with +ADAPTER",
     ),
     ("mechanism_device", "DEVICE", "cpu (default), cuda or cuda:N"),
     ("mechanism_dtype", "DTYPE", f"{', '.join(DTYPES)} (default float32)"),
