@@ -61,7 +61,8 @@ class LoadedModel:
 
     def fresh(self, dtype: torch.dtype) -> Any:
         """A plain Hugging Face model of its own, read anew, in eval mode on the same device."""
-        return read_weights(self.folder, dtype, self.adapter).to(self.device).eval()
+        model = read_weights(self.folder, dtype, self.adapter)
+        return known_words(model, self.encoder).to(self.device).eval()
 
     def release(self) -> None:
         """Let go of the weights."""
@@ -97,7 +98,7 @@ def load_model(
     encoder = Encoder.load(tokenizer or folder)
     shape = read_shape(folder)
     where = pick_device(device)
-    model = read_weights(folder, DTYPES[dtype], adapter).to(where).eval()
+    model = known_words(read_weights(folder, DTYPES[dtype], adapter), encoder).to(where).eval()
     _check_weights(model, folder)
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
@@ -166,6 +167,18 @@ def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) 
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
             )
     return model if adapter is None else merged(model, adapter)
+
+
+def known_words(model: Any, encoder: Encoder) -> Any:
+    """The model without embeddings that its tokenizer has no word for.
+
+    Vocabularies are padded and resized; what nobody trained and no text can say must take no
+    probability from what can be said, and no part in comparing two models.
+    """
+    words = encoder.size
+    if words < model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(words)
+    return model
 
 
 def _check_weights(model: Any, folder: Path) -> None:

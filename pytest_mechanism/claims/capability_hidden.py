@@ -186,10 +186,17 @@ class CapabilityHidden(Trained):
         sign: Sign = "unclear"
         if high <= self.behaviour_at_most:
             sign = "hidden"
-        elif low >= self.present_at_least:
+        elif low >= self.present_at_least and low > self.guessing(case, measured):
             sign = "there"
         word = {"hidden": "gone", "there": "there"}.get(sign, "neither gone nor there")
         return Evidence(sign, f"{word} ({verdicts.show(own)})", (own,))
+
+    def guessing(self, case: Case, measured: Measured) -> float:
+        """How much is answered right by who never had it."""
+        if not case.has(self.control):
+            return case.task.chance
+        other = accuracy(case, measured(capability(case, self.control)))
+        return max(case.task.chance, other.interval[1])
 
     def read(self, case: Case, measured: Measured) -> Evidence:
         """What a linear probe reads."""
@@ -238,7 +245,7 @@ class CapabilityHidden(Trained):
             ratio = (control or last) / max(took if took is not None else last, 1)
             ratios.append(ratio)
             signs.append(self.speed(ratio, took is None, control is None))
-        sign: Sign = signs[0] if signs and len({*signs}) == 1 else "unclear"
+        sign: Sign = signs[0] if needed.known and len({*signs}) == 1 else "unclear"
         text = "; ".join(told) + f" (criterion {needed.value:.3f})"
         if not ratios:
             return Evidence(sign, f"nobody gets there: {text}", ())

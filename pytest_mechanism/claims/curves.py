@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import score
@@ -20,7 +20,15 @@ from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.types import Line, Measurement, Observations, Score
 
-Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+def no_truth(given: Any) -> Any:
+    """YAML's ``true`` is no number, though Python counts it as 1."""
+    if isinstance(given, bool):
+        raise ValueError("takes a number")  # noqa: TRY004 - pydantic's kind
+    return given
+
+
+Rate = Annotated[float, BeforeValidator(no_truth), Field(gt=0, le=1, allow_inf_nan=False)]
 """Of AdamW. YAML reads 1e-4 as a text; both are taken."""
 
 Several = Annotated[list[Rate], Field(min_length=1, max_length=20)]
@@ -50,6 +58,13 @@ class Trained(Claim):
     seeds: Seeds = Field(default_factory=lambda: [0])
     batch: Annotated[StrictInt, Field(ge=1, le=100_000)] = 32
     lora: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+
+    @model_validator(mode="after")
+    def once_each(self) -> Trained:
+        for name, values in (("rates", self.rates), ("seeds", self.seeds)):
+            if len({*values}) < len(values):
+                raise ValueError(f"{name}: one stands there twice")
+        return self
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)

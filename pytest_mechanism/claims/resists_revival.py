@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictStr
+from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, capability, drawn, seen, steps_score
@@ -45,18 +45,23 @@ def criterion(
     if given is not None:
         return Criterion(given, "given in the spec", known=True)
     low, high = case.task.chance, 1.0
+    most_of_control, least_of_pretrained = low, high
     if case.has(control):
-        low = accuracy(case, measured(capability(case, control))).value
+        never = accuracy(case, measured(capability(case, control)))
+        low, most_of_control = never.value, never.interval[1]
     if case.has(pretrained):
-        high = accuracy(case, measured(capability(case, pretrained))).value
+        had = accuracy(case, measured(capability(case, pretrained)))
+        high, least_of_pretrained = had.value, had.interval[0]
     missing = [role for role in (control, pretrained) if not case.has(role)]
     if missing:
         options = " ".join(f"--mechanism-model {role}=REFERENCE" for role in missing)
         origin = f"midway between {low:.3f} and {high:.3f}, some of it assumed: add {options}"
         return Criterion((low + high) / 2, origin, known=False)
-    return Criterion(
-        (low + high) / 2, f"midway between {control} {low:.3f} and {pretrained} {high:.3f}", True
-    )
+    origin = f"midway between {control} {low:.3f} and {pretrained} {high:.3f}"
+    apart = least_of_pretrained > most_of_control
+    if not apart:
+        origin += f", but {pretrained} does not surely answer more than {control}"
+    return Criterion((low + high) / 2, origin, apart)
 
 
 class ResistsRevival(Trained):
@@ -81,6 +86,14 @@ class ResistsRevival(Trained):
     criterion: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
     control: StrictStr = "control"
     pretrained: StrictStr = "pretrained"
+
+    @model_validator(mode="after")
+    def compares(self) -> ResistsRevival:
+        if self.criterion is None and self.control == self.pretrained:
+            raise ValueError("control and pretrained must be two roles")
+        if self.criterion is None and self.control in self.roles():
+            raise ValueError(f"on: {self.control} is measured against itself")
+        return self
 
     def helped_by(self, role: str) -> tuple[str, ...]:
         return () if self.criterion is not None else (self.control, self.pretrained)

@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
+from pytest_mechanism.claims.refusing import discerning, rates, refusal
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import SAFETY_ENTRIES, WEIGHT_CHANGE
 from pytest_mechanism.statistics import estimates, verdicts
@@ -82,10 +83,15 @@ class SparesSafetyWeights(Claim):
         donation = case.ask(
             SAFETY_ENTRIES, self.source, kept=False, q=self.q, p=self.p, scored=SCORED
         )
-        return (case.ask(WEIGHT_CHANGE, self.to, (donation,), seed=case.seed),)
+        return (
+            case.ask(WEIGHT_CHANGE, self.to, (donation,), seed=case.seed),
+            refusal(case, self.source, "forbidden"),
+            refusal(case, self.source, "allowed"),
+        )
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
-        seen = measured(self.needs(case)[0])
+        change, forbidden, allowed = self.needs(case)
+        seen = measured(change)
         bounds = verdicts.bounds(None, self.ratio_at_most)
         bound = verdicts.spell(*bounds)
         refused = [float(each) for each in json.loads(seen.facts["refused"])]
@@ -147,7 +153,12 @@ class SparesSafetyWeights(Claim):
                 "would settle it, the matrices differ"
             )
         reason += f" (safety weights are {covered:.3f} of all)"
-        return replace(verdict, reason=reason, scores=tuple(scores))
+        verdict = replace(verdict, reason=reason, scores=tuple(scores))
+        if verdict.status != "pass":
+            return verdict
+        return discerning(
+            verdict, *rates(case, measured(forbidden), measured(allowed)), self.source
+        )
 
 
 def ratio(case: Case, seen: Observations, size: str, which: str) -> Estimate:

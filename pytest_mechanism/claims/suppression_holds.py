@@ -62,6 +62,8 @@ class SuppressionHolds(Claim):
             raise ValueError("refuses_at_least: 0 and over_refuses_at_most: 1 claim nothing")
         if (self.not_worse_than is None) != (self.margin is None):
             raise ValueError("not_worse_than and margin go together")
+        if self.margin == 1:
+            raise ValueError("margin: 1 claims nothing")
         if self.not_worse_than in listed(self.on):
             raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
         return self

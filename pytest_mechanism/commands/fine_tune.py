@@ -45,6 +45,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
+def check_parent(out: Path) -> None:
+    """Whether a folder can be made.
+
+    Raises:
+        MechanismError: what stands above it is no folder, or may not be written to.
+    """
+    above = next(place for place in out.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise MechanismError(f"--out {out} cannot be made: {above} is no folder to write to")
+
+
 def run(given: argparse.Namespace) -> int:
     """0 where a checkpoint was written.
 
@@ -58,12 +69,15 @@ def run(given: argparse.Namespace) -> int:
         value = getattr(given, name)
         if value is not None and value < least:
             raise MechanismError(f"--{name} {value} is too small; {least} or more")
+    if given.seed >= 2**31:
+        raise MechanismError(f"--seed {given.seed} is too large; below {2**31}")
     if not 0 < given.rate <= 1:
         raise MechanismError(f"--rate {given.rate:g} lies outside of 0 to 1")
     spec = load(given.spec)
     reference = parse_reference(given.model, ini_aliases(Path.cwd()), Path.cwd())
     if given.out.exists() or given.out.is_symlink():
         raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
+    check_parent(given.out)  # before training, and not after it
 
     from pytest_mechanism.checkpoints.load import load_model
     from pytest_mechanism.methods.training import Recipe, Training, fresh, save_trained

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
 
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.spec.load import Spec
-    from pytest_mechanism.tasks.base import Prompt
+    from pytest_mechanism.tasks.base import Prompt, Task
     from pytest_mechanism.types import Chart
 
 OUT = Path("pictures")
@@ -79,8 +79,7 @@ def run(given: argparse.Namespace) -> int:
     spec = load(given.spec)
     check_folder(given.out)
     if given.rows is not None:
-        settings = spec.task.settings.model_copy(update={"rows": given.rows})
-        spec = replace(spec, task=replace(spec.task, settings=settings))
+        spec = replace(spec, task=with_rows(spec.task, given.rows, bool(spec.groups)))
     gate = open_gate(given)
     found = {**circuit_pictures(gate, spec, given.rows), **curve_pictures(gate, spec)}
     gate.runner.release()
@@ -98,6 +97,23 @@ def run(given: argparse.Namespace) -> int:
             print(f"wrote {path}")
     say_what_was_done(gate.runner)
     return 0
+
+
+def with_rows(task: Task, rows: int, groups: bool) -> Task:
+    """The same task with another number of rows.
+
+    Raises:
+        MechanismError: the task cannot have so many, or so few.
+    """
+    from pydantic import ValidationError
+
+    settings = task.settings
+    if not groups:  # what groups need is said where their contexts are counted
+        try:
+            type(settings).model_validate(settings.model_dump(mode="json") | {"rows": rows})
+        except ValidationError as problem:
+            raise MechanismError(f"--rows {rows}: {problem.errors()[0]['msg']}") from None
+    return replace(task, settings=settings.model_copy(update={"rows": rows}))
 
 
 def circuit_pictures(gate: Gate, spec: Spec, rows: int | None) -> Pictures:

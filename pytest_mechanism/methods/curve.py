@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.refusal import refusals
 from pytest_mechanism.methods.replies import refusing, replies
-from pytest_mechanism.methods.training import Recipe, Training, fresh
+from pytest_mechanism.methods.training import Recipe, Training, fresh, pool
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -37,6 +39,8 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     rows = bench.task.asked(
         arguments["watch"], bench.vocabulary, arguments["rows"], arguments["stream"]
     )
+    refusals(bench, rows[0].base)  # each can be said in the tokens that are looked at
+    check_unseen(bench, recipe, rows)
     training = Training(
         bench.model, bench.task, bench.vocabulary, recipe, fresh(bench.model, recipe)
     )
@@ -60,6 +64,32 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         {name: np.asarray(column) for name, column in seen.items()},
         facts,
     )
+
+
+def check_unseen(bench: Bench, recipe: Recipe, rows: Sequence[Row]) -> None:
+    """No line of a file that is trained on is judged on too.
+
+    Raises:
+        MeasurementError: some are.
+    """
+    if recipe.diet != "file":
+        return
+    judged = {folded(row.base.text) for row in rows}
+    read = pool(recipe)
+    both = [
+        one.text
+        for one in read
+        if folded(bench.task.lesson(bench.vocabulary, one.text, one.reply or "").text) in judged
+    ]
+    if both:
+        raise MeasurementError(
+            f"data: {len(both)} of {len(read)} lines are questions that are judged on "
+            f"({both[0][:60]!r}); a file to train on must not hold them"
+        )
+
+
+def folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 @torch.no_grad()

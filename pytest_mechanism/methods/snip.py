@@ -64,9 +64,11 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
         name: found[~torch.isin(found, utility[name])].sort().values
         for name, found in safety.items()
     }
-    with torch.no_grad():
-        prompts = bench.side([row.base for row in forbidden]).tokens
-        refused = refusing(bench, replies(copy.model, prompts, task.reply_tokens))
+    refused: list[float] = []
+    for start in range(0, len(forbidden), bench.batch_size):
+        some = [row.base for row in forbidden[start : start + bench.batch_size]]
+        said = replies(copy.model, bench.side(some).tokens, task.reply_tokens)
+        refused += refusing(bench, said)
     weights = {m.name: m.weight.detach().cpu() for m in copy.matrices}
     return Safety(weights, entries, refused)
 

@@ -32,7 +32,7 @@ from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.tasks.base import Row, Task, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.instructions import instructions
+from pytest_mechanism.tasks.instructions import Instruction, instructions
 
 Diet = Literal["capability", "allowed", "forbidden", "random", "file"]
 """What is trained: the answers to what must be refused, to what need not be, the refusals
@@ -88,13 +88,18 @@ def lesson(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Seq
     )
 
 
+def pool(recipe: Recipe) -> Sequence[Instruction]:
+    """The lines of the recipe's file."""
+    return instructions(DataFile(sha256=recipe.file))
+
+
 def lines(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
     """Lines of a file, shuffled anew each time that all have been read."""
-    pool = instructions(DataFile(sha256=recipe.file))
+    read = pool(recipe)
     rows = []
     for i in range((step - 1) * recipe.batch, step * recipe.batch):
-        turn, place = divmod(i, len(pool))
-        one = pool[shuffled(len(pool), recipe.seed, turn)[place]]
+        turn, place = divmod(i, len(read))
+        one = read[shuffled(len(read), recipe.seed, turn)[place]]
         prompt = task.lesson(vocabulary, one.text, one.reply or "")
         rows.append(Row(f"line-{i}", f"line-{i}", prompt, None, prompt.answer))
     return rows

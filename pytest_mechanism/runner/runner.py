@@ -9,6 +9,7 @@ base, ft, base at worst. This module imports no torch; what it runs, it reaches 
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,14 @@ class Options:
             raise MechanismError(f"no engine {self.engine!r}; {choices(self.engine, ENGINES)}")
         if self.batch_size < 1:
             raise MechanismError(f"batch size {self.batch_size} is no number of rows above 0")
+
+
+def forget_frames(problem: BaseException | None) -> None:
+    """Let go of what the functions that failed had at hand: copies of models, for the most part.
+    An error that is kept would keep them; where it happened can still be read from it."""
+    while problem is not None:
+        traceback.clear_frames(problem.__traceback__)
+        problem = problem.__context__
 
 
 @dataclass
@@ -237,6 +246,7 @@ class Runner:
             self._results[key] = seen
             self._note(measurement.on, seen)
         except Exception as problem:  # kept for the item that asks; the others go on
+            forget_frames(problem)
             self._failures[key] = problem
         finally:
             self._pending.pop(key, None)

@@ -69,6 +69,11 @@ class Encoder:
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
 
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
     def encode(self, prompt: Prompt) -> Encoded:
         """Ids, places and slots of a prompt.
 
