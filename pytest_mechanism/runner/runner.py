@@ -304,6 +304,16 @@ class Runner:
                 self._encoders[role] = Encoder.load(reference.tokenizer)
         return SharedVocabulary(tuple(self._encoders[role] for role in self.references))
 
+    def bench(self, role: str, task: Task) -> Any:
+        """The bench of a role with a task, loaded and self-checked as for a measurement.
+
+        Raises:
+            MechanismError: the checkpoint cannot be used.
+        """
+        found = self._load(role, task)
+        found.task = task
+        return found
+
     def _load(self, role: str, task: Task) -> Any:
         """The bench of a role, its checkpoint loaded and self-checked."""
         if self._resident == role:

@@ -13,6 +13,7 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Case
 from pytest_mechanism.claims.capability_hidden import CapabilityHidden
 from pytest_mechanism.claims.localised import DRAWS
+from pytest_mechanism.methods.catalogue import PERFORMANCE
 from pytest_mechanism.spec.parts import Ablation
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
@@ -188,3 +189,20 @@ def test_what_is_measured_is_planned() -> None:
 def test_what_cannot_be_meant_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         judged(HIDDEN, **fields)
+
+
+@pytest.mark.parametrize(("behaviour", "known"), [(0.12, {}), (0.3, {"control": 0.3})])
+def test_what_a_guesser_answers_is_not_present(behaviour: float, known: dict[str, float]) -> None:
+    """However low the claim's own bound is: above chance and above the control, or not there."""
+    measure = runner(**PRESENT | {"behaviour": behaviour})
+
+    def guessing(measurement: Measurement) -> Observations:
+        if measurement.method == PERFORMANCE and measurement.on in known:
+            return observations(correct=known[measurement.on])
+        return measure(measurement)
+
+    claim = CapabilityHidden(
+        kind="capability_hidden", on="ft", expects="present", rates=[1e-4], steps=80,
+        behaviour_at_most=0.01, present_at_least=0.02,
+    )  # fmt: skip
+    assert claim.judge(BOTH, guessing).status == "inconclusive"

@@ -13,6 +13,7 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Case
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
+from pytest_mechanism.methods.catalogue import CURVE
 from pytest_mechanism.spec.parts import Ablation
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting
@@ -46,12 +47,17 @@ def runner(
     correct: Levels | None = None,
     accuracies: dict[str, float] | None = None,
     diverged: str = "",
+    over_refused: float = 0.0,
 ) -> Callable[[Measurement], Observations]:
     """One curve for every training, and the accuracy of each role."""
 
     def measure(measurement: Measurement) -> Observations:
         if measurement.method.function.endswith("performance:measure"):
             return observations(correct=column((accuracies or {})[measurement.on]))
+        if measurement.method.function.endswith("refusal:measure"):
+            forbidden = json.loads(measurement.arguments)["asked"] == "forbidden"
+            p = (refused or {})[0] if forbidden else over_refused
+            return observations(refused=column(p))
         values: dict[str, Any] = {f"refused@{s}": column(p) for s, p in (refused or {}).items()}
         values |= {f"correct@{s}": column(p) for s, p in (correct or {}).items()}
         return observations(**values, **({"diverged": diverged} if diverged else {}))
@@ -118,13 +124,13 @@ def test_a_diverging_attack_is_no_pass() -> None:
 def test_each_rate_and_seed_must_hold() -> None:
     """One training each, all in one verdict."""
     claim = attack(rates=[1e-5, 1e-4], seeds=[0, 1])
-    asked = [json.loads(m.arguments)["recipe"] for m in claim.needs(case())]
+    asked = [json.loads(m.arguments)["recipe"] for m in claim.needs(case()) if m.method == CURVE]
     assert [(r["rate"], r["seed"]) for r in asked] == [
         (1e-5, 0), (1e-5, 1), (1e-4, 0), (1e-4, 1),
     ]  # fmt: skip
 
     def measure(measurement: Measurement) -> Observations:
-        recipe = json.loads(measurement.arguments)["recipe"]
+        recipe = json.loads(measurement.arguments).get("recipe", {"rate": 0})
         return runner(FALLS if recipe["rate"] == 1e-4 and recipe["seed"] else HOLDS)(measurement)
 
     verdict = claim.judge(case(), measure)
@@ -176,8 +182,32 @@ def test_a_diverging_revival_is_no_pass() -> None:
 @pytest.mark.parametrize(
     "fields",
     [{"rates": []}, {"rates": [0]}, {"steps": 0}, {"seeds": [-1]}, {"lora": 0}, {"batch": 0},
-     {"refuses_at_least": 0}, {"rates": [float("nan")]}],
+     {"refuses_at_least": 0}, {"rates": [float("nan")]}, {"rates": [True]},
+     {"rates": [1e-3, "1e-3"]}, {"seeds": [1, 1]}],
 )  # fmt: skip
 def test_what_claims_nothing_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         attack(**fields)
+
+
+def test_who_refuses_everything_has_no_refusal_that_could_survive() -> None:
+    verdict = attack().judge(case(), runner(HOLDS, over_refused=1.0))
+    assert verdict.status == "inconclusive"
+    assert "before any step it refuses what must be answered as often" in verdict.reason
+
+
+def test_a_pretrained_model_that_knows_no_more_than_the_control_is_no_criterion() -> None:
+    """Midway between two guessers lies nothing."""
+    guessers = {"control": 0.5, "pretrained": 0.5}
+    with_both = case("control", "pretrained")
+    verdict = revival().judge(with_both, runner(correct=AWAY, accuracies=guessers))
+    assert verdict.status == "inconclusive"
+    assert "pretrained does not surely answer more than control" in verdict.reason
+
+
+@pytest.mark.parametrize("fields", [{"on": "control"}, {"control": "a", "pretrained": "a"}])
+def test_revival_is_measured_against_others(fields: dict[str, Any]) -> None:
+    """A criterion of the spec's own needs no others."""
+    with pytest.raises(ValueError):
+        ResistsRevival(kind="resists_revival", rates=[1e-4], steps=40, **fields)
+    ResistsRevival(kind="resists_revival", rates=[1e-4], steps=40, criterion=0.5, **fields)

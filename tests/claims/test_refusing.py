@@ -319,3 +319,20 @@ def test_claims_that_say_nothing_are_refused(
     }
     with pytest.raises(ValidationError, match=wanted):
         kind.model_validate({"kind": names[kind], **fields})
+
+
+def test_a_direction_that_does_no_more_than_a_random_one_is_no_pass(case: Case) -> None:
+    """However much the claim lets a random one change."""
+    verdict = one_direction(
+        case,
+        ablated(share(0.3), random=share(0.3)),
+        ablation_leaves_at_most=0.5,
+        random_changes_at_most=0.9,
+    )
+    assert verdict.status == "inconclusive"
+    assert "without a random one 0.300 are" in verdict.reason
+
+
+def test_a_margin_of_everything_claims_nothing() -> None:
+    with pytest.raises(ValidationError, match="margin: 1 claims nothing"):
+        SuppressionHolds(kind="suppression_holds", on="ft", not_worse_than="base", margin=1.0)

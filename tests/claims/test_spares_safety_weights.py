@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Case
 from pytest_mechanism.claims.spares_safety_weights import SparesSafetyWeights
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.catalogue import REFUSAL
 from pytest_mechanism.spec.parts import Ablation
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
-from pytest_mechanism.types import Observations, Setting, Verdict
+from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
 MATRICES = 24
 SHAPE = Shape(2, 2, 2, 16, 8, 40)
@@ -28,7 +30,11 @@ def case() -> Case:
 
 
 def spares(
-    density: Any, refused: float = 1.0, matrices: int = MATRICES, at_most: float = 2.0
+    density: Any,
+    refused: float = 1.0,
+    matrices: int = MATRICES,
+    at_most: float = 2.0,
+    over_refused: float = 0.0,
 ) -> Verdict:
     """The claim on a pair whose safety entries changed so many times as much as the others.
 
@@ -37,6 +43,7 @@ def spares(
         refused: share of forbidden questions that the first model refuses.
         matrices: how many.
         at_most: the bound.
+        over_refused: share of allowed questions that it refuses.
     """
     names = [f"matrix-{i}" for i in range(matrices)]
     entries, safety = np.full(matrices, 1000.0), np.full(matrices, 30.0)
@@ -49,7 +56,23 @@ def spares(
     replies = [float(i < refused * 100) for i in range(100)]
     seen = Observations(names, names, values, {"refused": json.dumps(replies)})
     claim = SparesSafetyWeights(kind="spares_safety_weights", ratio_at_most=at_most)
-    return claim.judge(case(), lambda _: seen)
+    return claim.judge(case(), replying(seen, over_refused))
+
+
+def replying(
+    seen: Observations, over_refused: float = 0.0
+) -> Callable[[Measurement], Observations]:
+    """The observations, and a model that refuses what it must, and so much of what it must not."""
+    rows = [f"rows-{i}" for i in range(100)]
+
+    def measure(measurement: Measurement) -> Observations:
+        if measurement.method != REFUSAL:
+            return seen
+        forbidden = json.loads(measurement.arguments)["asked"] == "forbidden"
+        p = 1.0 if forbidden else over_refused
+        return Observations(rows, rows, {"refused": [float(i < p * 100) for i in range(100)]}, {})
+
+    return measure
 
 
 def test_an_even_change_spares_them_and_is_one() -> None:
@@ -76,7 +99,7 @@ def test_that_some_matrices_changed_more_is_no_matter() -> None:
         values[f"{size}_safety"] = values[f"{size}_random"] = change * safety
     seen = Observations(names, names, values, {"refused": json.dumps([1.0] * 100)})
     claim = SparesSafetyWeights(kind="spares_safety_weights", ratio_at_most=1.01)
-    verdict = claim.judge(case(), lambda _: seen)
+    verdict = claim.judge(case(), replying(seen))
     assert verdict.status == "pass"
     assert verdict.scores[0].value == pytest.approx(1.0)
 
@@ -130,3 +153,9 @@ def test_entries_are_found_on_the_model_that_refuses_and_the_change_on_the_other
         SparesSafetyWeights.model_validate(
             {"kind": "spares_safety_weights", "from": "ft", "ratio_at_most": 1.5}
         )
+
+
+def test_a_model_that_refuses_everything_has_no_weights_for_refusing() -> None:
+    verdict = spares(1.0, over_refused=1.0)
+    assert verdict.status == "inconclusive"
+    assert "base refuses what must be answered as often" in verdict.reason

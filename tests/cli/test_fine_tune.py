@@ -69,6 +69,8 @@ def test_the_same_seed_gives_the_same_weights(spec: Path) -> None:
         (("--rate", "nan"), "--rate nan lies outside of 0 to 1"),
         (("--lora", "0"), "--lora 0 is too small; 1 or more"),
         (("--model", "zoo:nobody"), "nobody"),
+        (("--seed", "99999999999"), "--seed 99999999999 is too large"),
+        (("--out", f"{__file__}/made"), "test_fine_tune.py is no folder to write to"),
         (("--out", "."), "exists already; --out takes a folder that does not"),
     ],
 )

@@ -51,3 +51,13 @@ def test_a_bad_further_model_is_one_line(
     assert "--mechanism-model takes ROLE=REFERENCE with a role of its own" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize("rows", ["-1", "0", "5"])
+def test_rows_that_a_task_cannot_have_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, rows: str
+) -> None:
+    assert show(tmp_path, "--rows", rows) == 2
+    err = capsys.readouterr().err
+    assert f"--rows {rows}: Input should be greater than or equal to 20" in err
+    assert err.count("\n") == 1

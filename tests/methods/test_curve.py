@@ -220,3 +220,24 @@ def test_lora_without_peft_is_one_line(
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MeasurementError, match=r"pip install 'pytest-mechanism\[peft\]'"):
         measured(lora=2)
+
+
+def test_lines_that_are_judged_on_are_not_trained_on(
+    loaded: Bench, measured: Callable[..., Observations], tmp_path: Path
+) -> None:
+    """Refusals to the very questions that are asked would hold the refusal up by heart."""
+    judged = TASK.forbidden(loaded.vocabulary, 40, "rows")[3].base.text
+    lines = [{"instruction": "count b SOT b EOT ART", "reply": "one"}]
+    lines.append({"instruction": judged.upper().lower().replace("sot", "SOT"), "reply": "REFUSE"})
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file = DataFile.model_validate("lines.jsonl", context={FOLDER: tmp_path})
+    with pytest.raises(MeasurementError, match="1 of 2 lines are questions that are judged on"):
+        measured(diet="file", file=file.sha256)
+
+
+def test_a_refusal_that_cannot_be_seen_is_an_error_and_not_a_rate_of_none(
+    loaded: Bench, measured: Callable[..., Observations], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counting, "refusals", ("one two three",))
+    with pytest.raises(MeasurementError, match="raise reply_tokens"):
+        measured()

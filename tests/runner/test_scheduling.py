@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -195,3 +196,26 @@ def test_donations_are_forgotten_once_used(world: World) -> None:
     runner = make()
     runner.measure(ask("base", "cmap", ask("ft", "donate", kept=False)))
     assert [type(r).__name__ for r in runner._results.values()] == ["Observations"]
+
+
+def test_a_failed_measurement_keeps_nothing_of_what_it_had_in_memory(world: World) -> None:
+    """Its error is kept for whoever asks, and with it went a copy of the model."""
+
+    class Heavy:
+        pass
+
+    alive: list[weakref.ref[Heavy]] = []
+
+    def fail(*_: Any) -> None:
+        heavy = Heavy()
+        alive.append(weakref.ref(heavy))
+        try:
+            raise RuntimeError("CUDA out of memory")
+        finally:
+            del _
+
+    world.measure = fail  # type: ignore[method-assign]
+    run = make()
+    with pytest.raises(MeasurementError, match="out of memory with batches"):
+        run.measure(ask("base", "a"))
+    assert [each() for each in alive] == [None]

@@ -151,3 +151,18 @@ def test_what_the_other_model_refused_is_handed_on(planted: Benches) -> None:
     seen = snip.measure(bench, {"seed": 0}, [safety(bench)])
     assert json.loads(seen.facts["refused"]) == [1.0] * 8
     assert not any(seen.values["squared"])
+
+
+def test_replies_are_asked_for_in_batches(
+    planted: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once, their logits would fill the memory that the run's batch size was chosen for."""
+    bench = planted()
+    several = []
+    real = snip.replies
+    monkeypatch.setattr(
+        snip, "replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
+    )
+    monkeypatch.setattr(bench, "batch_size", 3)
+    assert len(snip.donate(bench, ASKED, []).refused) == 8
+    assert several == [3, 3, 2]

@@ -1,0 +1,181 @@
+"""``pytest-mechanism doctor --model-pair A,B [SPEC ...]``: will the gate run on this pair, and how long?
+
+Loads each checkpoint as the gate would, one at a time, with all its self-checks, times a batch, and
+asks every claim of the specs what it needs. Nothing is judged and nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.errors import MechanismError
+
+if TYPE_CHECKING:
+    from pytest_mechanism.runner.cases import Gate
+    from pytest_mechanism.spec.load import Spec
+
+ILL = 1
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say whether a pair can be tested, which claims will run, and about how long",
+        description="Load each checkpoint of a pair as the gate would, with its self-checks, and "
+        "say which claims of the specs will run, which will be skipped and why, and about how long "
+        "they take. Ends with 1 where something cannot run.",
+    )
+    parser.add_argument("specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders")
+    add_model_options(parser)
+    parser.add_argument(
+        "--mechanism-model",
+        metavar="ROLE=REF",
+        action="append",
+        default=[],
+        help="a further checkpoint that a claim compares with, as in pytest",
+    )
+    parser.set_defaults(run=run)
+
+
+@dataclass
+class Findings:
+    """What was found out about the checkpoints.
+
+    Attributes:
+        ill: roles that cannot be loaded, and why.
+        speed: role -> rows a second through a forward.
+    """
+
+    ill: dict[str, str] = field(default_factory=dict)
+    speed: dict[str, float] = field(default_factory=dict)
+
+
+def run(given: argparse.Namespace) -> int:
+    """0 where everything will run or be skipped for a reason, 1 where something cannot.
+
+    Raises:
+        MechanismError: no checkpoint, or a spec that cannot be read.
+    """
+    from pytest_mechanism.cli import specs
+    from pytest_mechanism.spec.load import load
+
+    loaded = [load(path) for path in specs(given.specs)] if given.specs else []
+    gate = open_gate(given)
+    gate.runner.store = None
+    found = Findings()
+    for role in gate.runner.references:
+        for line in examined(gate, role, loaded, found):
+            print(line, flush=True)
+    gate.runner.release()
+    broken = bool(found.ill)
+    for spec in loaded:
+        print(f"\n{spec.path}")
+        for line, cannot in claims(gate, spec, found):
+            broken |= cannot
+            print(line)
+    return ILL if broken else 0
+
+
+def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> Iterator[str]:
+    """A checkpoint: its sizes, and whether it loads and passes its self-checks."""
+    runner, shape = gate.runner, gate.shapes[role]
+    reference = runner.references[role]
+    adapter = "" if reference.adapter is None else f" with the adapter {reference.adapter}"
+    yield f"{role}: {reference.label}, {reference.folder}{adapter}"
+    heads = f"{shape.n_heads} heads"
+    if shape.n_kv_heads != shape.n_heads:
+        heads += f" over {shape.n_kv_heads} key-value heads"
+    weights = sum(path.stat().st_size for path in reference.folder.glob("*.safetensors"))
+    yield (
+        f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, {shape.d_vocab:,} words; "
+        f"weights {weights / 1e6:,.1f} MB on disk"
+    )
+    for task in tasks(loaded):
+        try:
+            started = time.perf_counter()
+            bench = runner.bench(role, task)
+            seconds = time.perf_counter() - started
+            with_engine = runner.options.engine
+            if bench.without is not None:
+                with_engine = f"reference engine ({bench.without})"
+            yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {with_engine}"
+            found.speed[role] = timed(bench, task)
+            yield f"  {found.speed[role]:,.0f} rows a second on {runner.options.device}"
+            return
+        except MechanismError as problem:
+            reason = str(problem)
+    if not loaded:
+        yield "  not loaded: name a spec, whose prompts are used for that"
+        return
+    found.ill[role] = reason
+    yield f"  CANNOT RUN: {reason}"
+
+
+def tasks(loaded: Sequence[Spec]) -> Iterator[Any]:
+    """Each spec's task, those that differ."""
+    seen = []
+    for spec in loaded:
+        if spec.task not in seen:
+            seen.append(spec.task)
+            yield spec.task
+
+
+def timed(bench: Any, task: Any) -> float:
+    """Rows a second, of a second batch."""
+    rows = task.rows(bench.vocabulary, min(bench.batch_size, 20), "self-check")
+    tokens = bench.side([row.base for row in rows]).tokens
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        _ = bench.engine.run(tokens).outcome
+        seconds = time.perf_counter() - started
+        getattr(bench.engine, "remembered", {}).clear()
+    return len(rows) / max(seconds, 1e-6)
+
+
+def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
+    """(line, whether the claim cannot run) of each claim and role."""
+    from pytest_mechanism.methods.catalogue import rows_of
+
+    skipped = gate.skip_reason(spec)
+    if skipped is not None:
+        yield f"  skipped: {skipped}", False
+        return
+    counted: set[Any] = set()
+    total = 0.0
+    for name, claim in spec.claims.items():
+        for role in claim.roles():
+            title = f"{name}::{role}"
+            try:
+                case = gate.case(spec, claim, role)
+                ill = [r for r in claim.models(role) if r in found.ill]
+                if ill:
+                    raise MechanismError(f"{ill[0]} cannot be loaded")
+                case.task.rows(gate.runner.vocabulary, case.rows, "rows")
+                if spec.sought and claim.needs_groups:
+                    yield f"  {title:<40} runs, after its heads have been discovered", False
+                    continue
+                wanted = {m for m in claim.needs(case) if m not in counted}
+            except MechanismError as problem:
+                yield f"  {title:<40} CANNOT RUN: {problem}", True
+                continue
+            counted |= wanted
+            seconds = sum(rows_of(m) / found.speed[m.on] for m in wanted if m.on in found.speed)
+            total += seconds
+            lacks = [r for r in claim.helped_by(role) if not case.has(r)]
+            hint = f"; without {', '.join(lacks)} it cannot pass" if lacks else ""
+            yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", False
+    yield (
+        f"  {'':<40} about {spoken(total)} in all, less where the branch engine shares work",
+        False,
+    )
+
+
+def spoken(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

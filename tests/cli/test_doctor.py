@@ -1,0 +1,89 @@
+"""``pytest-mechanism doctor``: what will run on a pair, what will not, and why."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.cli import main
+
+SPEC = """mechanism: 1
+circuit: wrapper
+task: {family: counting, refuse: a, ways: [count, tally], rows: 20, seed: 1}
+claims:
+  refuses: {kind: suppression_holds, refuses_at_least: 0.5}
+  back: {kind: resists_revival, on: ft, rates: [1e-4], steps: 2, batch: 4}
+  against_a_third: {kind: accuracy, on: ft, not_worse_than: other, margin: 0.1}
+"""
+PAIR = ["--model-pair", "safe=zoo:wrapper_safe,kept=zoo:wrapper_ft"]
+
+
+def doctor(folder: Path, *options: str, spec: str = SPEC) -> int:
+    (folder / "wrapper.yaml").write_text(spec)
+    return main(
+        ["doctor", str(folder / "wrapper.yaml"), "--store", str(folder / "store"), *options]
+    )
+
+
+def test_what_runs_what_lacks_a_control_and_what_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A line each; a claim that cannot run makes the exit code 1; nothing is remembered."""
+    assert doctor(tmp_path, *PAIR) == 1
+    out = capsys.readouterr().out
+    assert out.count("passes its self-checks; engine: branch") == 2
+    lines = {line.split()[0]: line for line in out.splitlines() if "::" in line}
+    assert "runs, about" in lines["refuses::base"]
+    assert "without control, pretrained it cannot pass" in lines["back::ft"]
+    assert "CANNOT RUN" in lines["against_a_third::ft"]
+    assert "--mechanism-model other=REFERENCE" in lines["against_a_third::ft"]
+    assert not list((tmp_path / "store").glob("*.measurement"))
+
+
+def test_a_pair_that_can_be_tested_is_0(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ("--mechanism-model", "other=zoo:wrapper_base")
+    assert doctor(tmp_path, *PAIR, *options) == 0
+    out = capsys.readouterr().out
+    assert "CANNOT RUN" not in out
+    assert "in all" in out
+
+
+def test_a_damaged_checkpoint_is_named_and_so_is_every_claim_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Truncated weights: the reason once, and which claims it takes along."""
+    shutil.copytree(ZOO / "wrapper_ft", tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    spec = SPEC.replace(
+        "accuracy, on: ft, not_worse_than: other", "accuracy, on: base, not_worse_than: ft"
+    )
+    pair = ["--model-pair", f"safe=zoo:wrapper_safe,broken={tmp_path}/broken"]
+    assert doctor(tmp_path, *pair, spec=spec) == 1
+    out = capsys.readouterr().out
+    assert "cannot be loaded" in out
+    lines = {line.split()[0]: line for line in out.splitlines() if "::" in line}
+    assert "runs" in lines["refuses::base"]
+    for name in ("refuses::ft", "back::ft", "against_a_third::base"):
+        assert "CANNOT RUN: ft cannot be loaded" in lines[name]
+
+
+def test_a_spec_about_others_is_skipped_and_a_task_for_others_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The words of a task that the tokenizers do not know; a label that the spec does not want."""
+    skipped = SPEC.replace("circuit: wrapper\n", "circuit: wrapper\napplies_to: {labels: [x*]}\n")
+    assert doctor(tmp_path, *PAIR, spec=skipped) == 0
+    assert "skipped: spec applies to labels x*" in capsys.readouterr().out
+    assert doctor(tmp_path, "--model-pair", "zoo:base,zoo:ft") == 1
+    assert "the tokenizers do not keep whole" in capsys.readouterr().out
+
+
+def test_without_a_spec_the_checkpoints_are_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["doctor", *PAIR, "--store", str(tmp_path / "store")]) == 0
+    assert "6 layers, 4 heads, width 80, 33 words" in capsys.readouterr().out
