@@ -13,6 +13,7 @@ matrices of rank r beside every linear layer, in float32, over weights in the ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -25,11 +26,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
-from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.errors import MeasurementError, one_line
 from pytest_mechanism.tasks.base import Row, Task, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.instructions import Instruction, instructions
@@ -272,18 +274,33 @@ class Training:
     # -- interrupted and gone on with
 
     def save(self, folder: Path, step: int, seen: dict[str, list[float]]) -> None:
-        """Everything that going on needs, so that a reader sees all of it or nothing."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Everything that going on needs, so that a reader sees all of it or nothing.
+
+        Raises:
+            MeasurementError: it cannot be written.
+        """
         tensors = {f"weight/{n}": p.detach() for n, p in self.trained.items()}
         for name, parameter in self.trained.items():
             for what, value in self.optimiser.state[parameter].items():
                 tensors[f"{what}/{name}"] = value
         about = {"step": step, "losses": self.losses, "seen": seen}
         temporary = folder / f"training.{os.getpid()}.tmp"
-        save_file(
-            {n: t.contiguous() for n, t in tensors.items()}, temporary, {"about": json.dumps(about)}
-        )
-        os.replace(temporary, folder / FILE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {n: t.contiguous() for n, t in tensors.items()},
+                temporary,
+                {"about": json.dumps(about)},
+            )
+            os.replace(temporary, folder / FILE)
+        except (OSError, SafetensorError) as problem:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise MeasurementError(
+                f"what training would go on from cannot be kept in {folder}: "
+                f"{one_line(str(problem))}; choose another place with --mechanism-store, or "
+                "--mechanism-no-store"
+            ) from None
 
     def go_on(self, folder: Path) -> tuple[int, dict[str, list[float]]] | None:
         """The step and what was seen until then; None where there is nothing to go on from."""

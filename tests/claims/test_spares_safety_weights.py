@@ -145,7 +145,8 @@ def test_entries_are_found_on_the_model_that_refuses_and_the_change_on_the_other
     claim = SparesSafetyWeights.model_validate(
         {"kind": "spares_safety_weights", "from": "base", "to": "ft", "ratio_at_most": 1.5}
     )
-    (measurement,) = claim.needs(case())
+    measurement, *refusing = claim.needs(case())
+    assert [(m.method, m.on) for m in refusing] == [(REFUSAL, "base")] * 2
     assert (measurement.on, measurement.inputs[0].on) == ("ft", "base")
     assert (claim.roles(), set(claim.models("pair"))) == (("pair",), {"base", "ft"})
     assert not measurement.inputs[0].kept

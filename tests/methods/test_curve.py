@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -241,3 +242,21 @@ def test_a_refusal_that_cannot_be_seen_is_an_error_and_not_a_rate_of_none(
     monkeypatch.setattr(Counting, "refusals", ("one two three",))
     with pytest.raises(MeasurementError, match="raise reply_tokens"):
         measured()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_place_that_cannot_be_written_is_one_line(
+    measured: Callable[..., Observations],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full: bool,
+) -> None:
+    """A full disk after the first evaluation, and a file where the folder should be."""
+    if full:
+        problem = OSError(28, "No space left on device")
+        monkeypatch.setattr(training, "save_file", Mock(side_effect=problem))
+    else:
+        (tmp_path / "scratch").write_text("")
+    with pytest.raises(MeasurementError, match=r"cannot be kept in .*--mechanism-no-store"):
+        measured()
+    assert not list(tmp_path.glob("scratch/*"))
