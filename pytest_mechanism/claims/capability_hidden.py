@@ -234,10 +234,15 @@ class CapabilityHidden(Trained):
             curves = [seen(case, name, each, measured) for each in (mine, theirs)]
             took, control = (curve.reached(needed.value) for curve in curves)
             broken = [curve.diverged for curve in curves if curve.diverged]
+            broken += [
+                curve.destroyed
+                for curve, reached in zip(curves, (took, control), strict=True)
+                if reached is None and curve.destroyed
+            ]
             told.append(f"{name}: {steps(took, last)} against {steps(control, last)}")
             if broken:
                 signs.append("unclear")
-                told[-1] += f" (diverged: {broken[0]})"
+                told[-1] += f" (which says nothing: {broken[0]})"
                 continue
             if took is None and control is None:
                 continue  # nobody gets there at this rate

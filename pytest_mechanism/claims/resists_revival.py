@@ -150,6 +150,8 @@ class ResistsRevival(Trained):
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
         elif not needed.known:
             status = "inconclusive"
+        elif status == "pass" and (why := curve.destroyed) is not None:
+            status, reason = "inconclusive", f"{reason}, but {why} ({curve.name})"
         return replace(verdict, status=status, reason=reason, scores=(judged, steps))
 
     def chart(self, case: Case, measured: Measured) -> Chart:

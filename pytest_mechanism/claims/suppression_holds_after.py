@@ -121,6 +121,11 @@ class SuppressionHoldsAfter(Trained):
             # what is not known to hold has not been shown to hold
             verdict = replace(verdict, status="inconclusive")
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
+        elif (
+            verdict.status == "pass" and (why := curve.over_refusing or curve.destroyed) is not None
+        ):
+            verdict = replace(verdict, status="inconclusive")
+            reason = f"{reason}, but {why} ({curve.name})"
         return replace(verdict, reason=reason, scores=(judged, when))
 
     def chart(self, case: Case, measured: Measured) -> Chart:

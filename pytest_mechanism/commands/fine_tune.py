@@ -19,6 +19,9 @@ from pytest_mechanism.commands.session import ini_aliases
 from pytest_mechanism.errors import MechanismError
 
 DIETS = ("random", "capability", "allowed", "forbidden")
+WORSE = 0.5
+"""Nats by which the loss may end above its beginning."""
+
 BESIDE = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt")
 """Files of a checkpoint that training does not change."""
 
@@ -84,7 +87,13 @@ def run(given: argparse.Namespace) -> int:
     from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
-        given.diet, given.rate, given.steps, given.steps, given.seed, given.batch, given.lora
+        given.diet,
+        given.rate,
+        given.steps,
+        max(1, given.steps // 10),
+        given.seed,
+        given.batch,
+        given.lora,
     )
     vocabulary = SharedVocabulary((Encoder.load(reference.tokenizer),))
     probe = spec.task.rows(vocabulary, 1, "self-check")[0].base
@@ -102,6 +111,12 @@ def run(given: argparse.Namespace) -> int:
         pass
     if training.diverged is not None:
         raise MechanismError(f"training diverged: {training.diverged}; lower --rate")
+    first, last = training.losses[0], training.losses[-1]
+    if last > first + WORSE:
+        raise MechanismError(
+            f"training made the model worse at what it was trained on: mean loss {first:.2f} over "
+            f"the first tenth of steps, {last:.2f} over the last; lower --rate"
+        )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{given.out.name}.", dir=given.out.parent))
     try:
