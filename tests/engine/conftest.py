@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -93,8 +94,12 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
             )
         )
     model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ZOO / "base" / name, folder / name)
+    shutil.copy(ZOO / "base" / "tokenizer_config.json", folder)
+    tokenizer = json.loads((ZOO / "base" / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    # a word for every embedding: those without would be cut
+    words |= {f"word{i}": i for i in range(len(words), vocabulary)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
 
