@@ -140,6 +140,14 @@ def test_a_control_that_never_gets_there_makes_revival_fast() -> None:
     assert verdict.scores[-1].value == 4.0
 
 
+def test_a_control_that_has_it_from_the_start_makes_no_revival_fast() -> None:
+    """Back at step 0 is as fast as can be, and not the same as never."""
+    curves = {"ft": FAST, "control": (1.0,) * 5}
+    verdict = judged(HIDDEN | {"curves": curves})
+    assert verdict.status == "inconclusive"
+    assert "revival is slow" in verdict.reason
+
+
 def test_a_censored_control_too_near_says_nothing() -> None:
     """40 steps against more than 80: at least twice as fast, perhaps three times, perhaps not."""
     curves = {"ft": (0.0, 0.1, 0.9, 1.0, 1.0), "control": NEVER}
@@ -184,6 +192,8 @@ def test_what_is_measured_is_planned() -> None:
         {"faster": 1.0},
         {"expects": "mixed"},
         {"control": "ft"},
+        {"control": "pretrained"},
+        {"restores_at_least": 0},
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields: dict[str, Any]) -> None:
