@@ -59,6 +59,12 @@ class LoadedModel:
     probe: Tensor
     adapter: Path | None = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights: the run's, whatever the files have."""
+        found: torch.dtype = next(self.bridge.parameters()).dtype
+        return found
+
     def fresh(self, dtype: torch.dtype) -> Any:
         """A plain Hugging Face model of its own, read anew, in eval mode on the same device."""
         model = read_weights(self.folder, dtype, self.adapter)

@@ -83,7 +83,8 @@ def run(given: argparse.Namespace) -> int:
     check_parent(given.out)  # before training, and not after it
 
     from pytest_mechanism.checkpoints.load import load_model
-    from pytest_mechanism.methods.training import Recipe, Training, fresh, save_trained
+    from pytest_mechanism.methods.lessons import Recipe
+    from pytest_mechanism.methods.training import Training, fresh, save_trained
     from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(

@@ -50,8 +50,7 @@ def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> N
     Raises:
         SelfCheckError: the first check that fails.
     """
-    dtype = next(model.bridge.parameters()).dtype
-    limit = TOLERANCE[dtype]
+    limit = TOLERANCE[model.dtype]
     same_as_plain(model, limit)
     residual_adds_up(model, engine, clean, limit)
     self_patch_changes_nothing(model, engine, clean, limit)
@@ -138,7 +137,7 @@ def disagreement(
     understood is seen here and not in a score.
     """
     layers = model.shape.n_layers
-    limit = TOLERANCE[next(model.bridge.parameters()).dtype]
+    limit = TOLERANCE[model.dtype]
     middle = clean.last[:, None] // 2
     z = [Site(layer, "z") for layer in range(layers)]
     donor = reference.run(other, readings=[Reading(site) for site in z]).outcome.readings

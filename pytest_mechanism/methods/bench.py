@@ -113,8 +113,12 @@ class Bench:
 
     def batches(self, rows: Sequence[Row]) -> Iterator[Batch]:
         """Rows in chunks of the batch size."""
-        for start in range(0, len(rows), self.batch_size):
-            yield self.batch(rows[start : start + self.batch_size])
+        yield from map(self.batch, chunks(rows, self.batch_size))
+
+    def tick(self, rows: int) -> None:
+        """Tell whoever watches that so many rows went through a forward outside the engine."""
+        if self.engine.tick is not None:
+            self.engine.tick(rows)
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         sources = [row.source for row in rows]
@@ -153,6 +157,12 @@ class Bench:
             if token is None:
                 raise MeasurementError(f"{self.model.role}: {word!r} is not one token here")
         return torch.tensor(found, device=self.model.device)
+
+
+def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Rows in parts of at most so many."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def places(encoded: Sequence[Encoded], name: str) -> Tensor:

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.lessons import Recipe, pool
 from pytest_mechanism.methods.refusal import refusals
-from pytest_mechanism.methods.replies import refusing, replies
-from pytest_mechanism.methods.training import Recipe, Training, fresh, pool
+from pytest_mechanism.methods.replies import answers, questions
+from pytest_mechanism.methods.training import Training, fresh
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -50,10 +50,14 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         "allowed", bench.vocabulary, min(arguments["rows"], BESIDE), arguments["stream"]
     )
 
+    asked = {"": questions(bench, rows), "allowed-": questions(bench, beside)}
+
     def look(copy: Any, step: int) -> dict[str, list[float]]:
-        own = {f"{name}@{step}": column for name, column in answers(bench, copy, rows).items()}
-        other = answers(bench, copy, beside)
-        return own | {f"allowed-{name}@{step}": column for name, column in other.items()}
+        return {
+            f"{which}{name}@{step}": column
+            for which, some in asked.items()
+            for name, column in answers(bench, copy, some).items()
+        }
 
     training = Training(
         bench.model, bench.task, bench.vocabulary, recipe, fresh(bench.model, recipe)
@@ -67,8 +71,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         seen |= look(training.copy, step)
         if bench.scratch is not None:
             training.save(bench.scratch, step, seen)
-        if bench.engine.tick is not None:
-            bench.engine.tick(recipe.batch * recipe.every + len(rows))
+        bench.tick(recipe.batch * recipe.every)
     facts = {"losses": json.dumps(training.losses), "allowed": json.dumps(counted(seen))}
     if training.diverged is not None:
         facts["diverged"] = training.diverged
@@ -115,21 +118,3 @@ def counted(seen: Mapping[str, list[float]]) -> dict[str, list[float | None]]:
             right = seen.get(f"allowed-correct@{step}")
             found[step] = [None if right is None else sum(right), sum(refused), len(refused)]
     return found
-
-
-@torch.no_grad()
-def answers(bench: Bench, copy: Any, rows: Sequence[Row]) -> dict[str, list[float]]:
-    """How the copy answers the rows, one number a row: ``refused`` where its reply begins as a
-    refusal, and where the rows have replies ``correct`` where it begins as the row's own does."""
-    correct: list[float] = []
-    refused: list[float] = []
-    known = all(row.base.completion.strip() for row in rows)
-    for part in (rows[i : i + bench.batch_size] for i in range(0, len(rows), bench.batch_size)):
-        prompts = [row.base for row in part]
-        said = replies(copy, bench.side(prompts).tokens, bench.task.reply_tokens)
-        refused += refusing(bench, said)
-        if known:
-            whole = [bench.model.encoder.with_reply(prompt) for prompt in prompts]
-            own = torch.tensor([ids[asked] for ids, asked in whole], device=said.device)
-            correct += (said[:, 0] == own).double().tolist()
-    return {"correct": correct, "refused": refused} if known else {"refused": refused}

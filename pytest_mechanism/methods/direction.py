@@ -26,9 +26,9 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.bench import Bench, Columns, chunks
 from pytest_mechanism.methods.projection import Without
-from pytest_mechanism.methods.refusal import Examination, asked, chunks
+from pytest_mechanism.methods.refusal import Examination, asked
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations, canonical
 
@@ -184,16 +184,10 @@ def validated(
         for tokens, before in zip(good, clean, strict=True):
             after = examine.first(tokens, without.hooks).log_softmax(-1).cpu()
             gaps.append((before.exp() * (before - after)).sum(-1))
-        without.checked(len(bad) + len(good), dtype_of(bench))
+        without.checked(len(bad) + len(good), bench.model.dtype)
         yield Candidate(
             layer, place, float(torch.cat(scores).mean()), float(torch.cat(gaps).mean())
         )
-
-
-def dtype_of(bench: Bench) -> torch.dtype:
-    """Of the model's weights."""
-    found: torch.dtype = next(bench.model.bridge.parameters()).dtype
-    return found
 
 
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
@@ -225,7 +219,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
             columns.add(f"{name}refusal_score", score)
     forwards = len(list(chunks(rows, bench.batch_size))) * bench.task.reply_tokens
     for without in taken.values():
-        without.checked(forwards, dtype_of(bench))
+        without.checked(forwards, bench.model.dtype)
     return columns.observations(rows, **search.facts())
 
 

@@ -40,11 +40,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.replies import refusing, replies
-from pytest_mechanism.methods.training import page
+from pytest_mechanism.methods.bench import Bench, chunks
+from pytest_mechanism.methods.pages import page
+from pytest_mechanism.methods.replies import answers, questions
 from pytest_mechanism.methods.weights import Copy, Matrix, copy_of, importance
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
@@ -85,13 +84,15 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     accuracy: dict[str, float] = {}
     for count in counts:
         with zeroed([view for unit in best[:count] for view in units.views(unit)]):
-            values[f"correct@{count}"], values[f"refused@{count}"] = look(bench, copy, judged)
-            accuracy[str(count)] = float(np.mean(look(bench, copy, other)[0]))
+            for what, column in answers(bench, copy.model, judged).items():
+                values[f"{what}@{count}"] = column
+            accuracy[str(count)] = float(np.mean(answers(bench, copy.model, other)["correct"]))
         for draw in range(arguments["draws"] if 0 < count <= units.total - count else 0):
             rng = random.Random(f"random units/{arguments['seed']}/{draw}/{count}")
             others = units.others(rng, best[:count])
             with zeroed([view for unit in others for view in units.views(unit)]):
-                values[f"random{draw}_correct@{count}"] = look(bench, copy, judged)[0]
+                found = answers(bench, copy.model, judged)
+                values[f"random{draw}_correct@{count}"] = found["correct"]
     return Observations(
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
@@ -108,14 +109,10 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
 
 def backward(bench: Bench, copy: Copy, rows: Sequence[Row]) -> None:
     """The gradient of the mean loss of the rows' own answers, batch by batch."""
-    for start in range(0, len(rows), bench.batch_size):
-        some = rows[start : start + bench.batch_size]
-        read = page(bench.model, some)
-        out = copy.model(
-            input_ids=read.ids, attention_mask=read.mask, labels=read.labels, use_cache=False
-        )
-        (out.loss * (len(some) / len(rows))).backward()
-        tick(bench, 3 * len(some))  # a backward costs two forwards
+    for some in chunks(rows, bench.batch_size):
+        loss = page(bench.model, some).loss(copy.model)
+        (loss * (len(some) / len(rows))).backward()
+        bench.tick(3 * len(some))  # a backward costs two forwards
 
 
 def pools(copy: Copy, kind: Kind) -> Sequence[Matrix]:
@@ -221,36 +218,3 @@ def zeroed(views: Sequence[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for view, value in zip(views, kept, strict=True):
                 view.copy_(value)
-
-
-Question = tuple[Tokens, Tensor]
-"""A batch of prompts, and [R] the first token of each one's own answer."""
-
-
-def questions(bench: Bench, rows: Sequence[Row]) -> list[Question]:
-    """Rows in batches, to be asked again and again."""
-    found: list[Question] = []
-    for start in range(0, len(rows), bench.batch_size):
-        prompts = [row.base for row in rows[start : start + bench.batch_size]]
-        whole = [bench.model.encoder.with_reply(prompt) for prompt in prompts]
-        own = torch.tensor([ids[asked] for ids, asked in whole], device=bench.model.device)
-        found.append((bench.side(prompts).tokens, own))
-    return found
-
-
-@torch.no_grad()
-def look(bench: Bench, copy: Copy, asked: Sequence[Question]) -> tuple[list[float], list[float]]:
-    """Whether the reply to each row begins as its answer does, and whether it refuses."""
-    correct: list[float] = []
-    refused: list[float] = []
-    for tokens, own in asked:
-        said = replies(copy.model, tokens, bench.task.reply_tokens)
-        correct += (said[:, 0] == own).double().tolist()
-        refused += refusing(bench, said)
-        tick(bench, len(own))
-    return correct, refused
-
-
-def tick(bench: Bench, rows: int) -> None:
-    if bench.engine.tick is not None:
-        bench.engine.tick(rows)

@@ -12,7 +12,7 @@ then both are taken after those (Qi et al. 2024, arXiv 2406.05946, section 2.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.bench import Bench, Columns, chunks
 from pytest_mechanism.methods.replies import refusing, replies
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Observations
@@ -49,12 +49,6 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         columns.add("refused", refused)
         columns.add("refusal_score", score)
     return columns.observations(rows)
-
-
-def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Rows in parts of a batch each."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +116,7 @@ class Hooked:
             return_type="logits",
             fwd_hooks=list(self.hooks),
         )
-        if self.bench.engine.tick is not None:
-            self.bench.engine.tick(len(input_ids))
+        self.bench.tick(len(input_ids))
         if not hasattr(self, "first"):
             rows = torch.arange(len(input_ids), device=logits.device)
             self.first = at_least_float(logits[rows, attention_mask.sum(1) - 1])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Tokens
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.bench import Bench, chunks
+from pytest_mechanism.tasks.base import Row
 
 
 @torch.no_grad()
@@ -34,3 +37,44 @@ def refusing(bench: Bench, said: Tensor) -> list[float]:
     begins = tuple(text.casefold() for text in bench.task.refusals)
     decode = bench.model.encoder.tokenizer.decode
     return [float(decode(row).strip().casefold().startswith(begins)) for row in said.tolist()]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A batch of prompts, encoded once to be asked again and again.
+
+    Attributes:
+        tokens: the prompts.
+        own: [R], the first token of each one's own reply; None where some have none.
+    """
+
+    tokens: Tokens
+    own: Tensor | None
+
+
+def questions(bench: Bench, rows: Sequence[Row]) -> list[Question]:
+    """Rows in batches."""
+    known = all(row.base.completion.strip() for row in rows)
+    found: list[Question] = []
+    for some in chunks(rows, bench.batch_size):
+        prompts = [row.base for row in some]
+        own = None
+        if known:
+            whole = [bench.model.encoder.with_reply(prompt) for prompt in prompts]
+            own = torch.tensor([ids[asked] for ids, asked in whole], device=bench.model.device)
+        found.append(Question(bench.side(prompts).tokens, own))
+    return found
+
+
+def answers(bench: Bench, model: Any, asked: Sequence[Question]) -> dict[str, list[float]]:
+    """How a plain model replies, one number a row: ``refused`` where a reply begins as a refusal,
+    and where the rows have replies ``correct`` where it begins as the row's own does."""
+    correct: list[float] = []
+    refused: list[float] = []
+    for question in asked:
+        said = replies(model, question.tokens, bench.task.reply_tokens)
+        refused += refusing(bench, said)
+        if question.own is not None:
+            correct += (said[:, 0] == question.own).double().tolist()
+        bench.tick(len(said))
+    return {"correct": correct, "refused": refused} if correct else {"refused": refused}

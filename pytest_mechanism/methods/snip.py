@@ -27,8 +27,8 @@ from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.replies import refusing, replies
-from pytest_mechanism.methods.training import page
+from pytest_mechanism.methods.pages import page
+from pytest_mechanism.methods.replies import answers, questions
 from pytest_mechanism.methods.weights import Copy, copy_of, importance
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
@@ -64,11 +64,7 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
         name: found[~torch.isin(found, utility[name])].sort().values
         for name, found in safety.items()
     }
-    refused: list[float] = []
-    for start in range(0, len(forbidden), bench.batch_size):
-        some = [row.base for row in forbidden[start : start + bench.batch_size]]
-        said = replies(copy.model, bench.side(some).tokens, task.reply_tokens)
-        refused += refusing(bench, said)
+    refused = answers(bench, copy.model, questions(bench, forbidden))["refused"]
     weights = {m.name: m.weight.detach().cpu() for m in copy.matrices}
     return Safety(weights, entries, refused)
 
@@ -82,15 +78,11 @@ def scores(bench: Bench, copy: Copy, rows: Sequence[Row]) -> dict[str, Tensor]:
         m.name: torch.zeros_like(m.weight, dtype=wide, requires_grad=False) for m in copy.matrices
     }
     for row in rows:
-        read = page(bench.model, [row])
-        copy.model(
-            input_ids=read.ids, attention_mask=read.mask, labels=read.labels, use_cache=False
-        ).loss.backward()
+        page(bench.model, [row]).loss(copy.model).backward()
         for matrix in copy.matrices:
             found[matrix.name] += importance(matrix.weight).to(wide).abs() / len(rows)
         copy.forget_gradients()
-        if bench.engine.tick is not None:
-            bench.engine.tick(3)  # a backward costs two forwards
+        bench.tick(3)  # a backward costs two forwards
     return found
 
 

@@ -17,146 +17,23 @@ import contextlib
 import json
 import math
 import os
-import random
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.errors import MeasurementError, one_line
-from pytest_mechanism.tasks.base import Row, Task, Vocabulary
-from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.instructions import Instruction, instructions
-
-Diet = Literal["capability", "allowed", "forbidden", "random", "file"]
-"""What is trained: the answers to what must be refused, to what need not be, the refusals
-themselves, wrong answers to what must be refused, or the lines of a file."""
+from pytest_mechanism.methods.lessons import Recipe, lesson
+from pytest_mechanism.methods.pages import page
+from pytest_mechanism.tasks.base import Task, Vocabulary
 
 CLIP = 1.0
-IGNORED = -100
-"""Label of a token that no loss is taken on: Hugging Face's."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a copy is trained.
-
-    Attributes:
-        diet: what it reads.
-        rate: of AdamW.
-        steps: of training.
-        every: steps between evaluations.
-        seed: of the rows, and of LoRA's first values.
-        batch: rows a step.
-        lora: rank of LoRA's matrices, or None to train every weight.
-        file: sha256 of the file that is read, of the diet ``file``.
-    """
-
-    diet: Diet
-    rate: float
-    steps: int
-    every: int
-    seed: int
-    batch: int
-    lora: int | None = None
-    file: str = ""
-
-    @property
-    def evaluated(self) -> list[int]:
-        """Steps after which the copy is looked at: 0 and the last among them."""
-        return sorted({*range(0, self.steps, self.every), self.steps})
-
-
-# -- what is read
-
-
-def lesson(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
-    """The rows of one step, none of which a claim is judged on."""
-    stream = f"training-{recipe.seed}-{step}"
-    if recipe.diet == "file":
-        return lines(task, vocabulary, recipe, step)
-    asked = "capability" if recipe.diet == "random" else recipe.diet
-    rows = task.asked(asked, vocabulary, recipe.batch, stream)
-    return (
-        [wrong(row, f"{stream}/wrong", task) for row in rows] if recipe.diet == "random" else rows
-    )
-
-
-def pool(recipe: Recipe) -> Sequence[Instruction]:
-    """The lines of the recipe's file."""
-    return instructions(DataFile(sha256=recipe.file))
-
-
-def lines(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
-    """Lines of a file, shuffled anew each time that all have been read."""
-    read = pool(recipe)
-    rows = []
-    for i in range((step - 1) * recipe.batch, step * recipe.batch):
-        turn, place = divmod(i, len(read))
-        one = read[shuffled(len(read), recipe.seed, turn)[place]]
-        prompt = task.lesson(vocabulary, one.text, one.reply or "")
-        rows.append(Row(f"line-{i}", f"line-{i}", prompt, None, prompt.answer))
-    return rows
-
-
-@lru_cache(maxsize=4)
-def shuffled(count: int, seed: int, turn: int) -> tuple[int, ...]:
-    order = list(range(count))
-    random.Random(f"lines/{seed}/{turn}").shuffle(order)
-    return tuple(order)
-
-
-def wrong(row: Row, seed: str, task: Task) -> Row:
-    """The row with another answer than its own, drawn from what a guesser would say."""
-    options = [o for o in row.base.options if o not in (row.base.answer, *task.refusals)]
-    if not options:
-        raise MeasurementError(
-            f"task {task.family} names no wrong answers, which random fine-tuning trains"
-        )
-    answer = random.Random(f"{seed}/{row.id}").choice(options)
-    return replace(row, base=replace(row.base, answer=answer, reply=""))
-
-
-@dataclass(frozen=True, eq=False)
-class Page:
-    """Rows as the copy reads them, padded on the right.
-
-    Attributes:
-        ids: [R, S], text and reply.
-        mask: [R, S], 1 where a token is.
-        labels: [R, S], the ids of the reply, `IGNORED` elsewhere.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor
-
-
-def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
-    """Texts with their replies."""
-    encoded = [model.encoder.with_reply(row.base) for row in rows]
-    longest = max(len(ids) for ids, _ in encoded)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-    for i, (whole, asked) in enumerate(encoded):
-        ids[i, : len(whole)] = torch.tensor(whole)
-        mask[i, : len(whole)] = 1
-        labels[i, asked : len(whole)] = ids[i, asked : len(whole)]
-    if int(ids.max()) >= model.shape.d_vocab:
-        raise MeasurementError(
-            f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "
-            f"{model.shape.d_vocab} embeddings"
-        )
-    return Page(ids.to(model.device), mask.to(model.device), labels.to(model.device))
-
 
 # -- the copy
 
@@ -167,9 +44,7 @@ def fresh(model: LoadedModel, recipe: Recipe) -> Any:
     Raises:
         MeasurementError: LoRA without PEFT, or on a model that it does not know.
     """
-    # the bridge's own weights may have another dtype than the file's; it is the run's
-    dtype = torch.float32 if recipe.lora is None else next(model.bridge.parameters()).dtype
-    copy = model.fresh(dtype)
+    copy = model.fresh(torch.float32 if recipe.lora is None else model.dtype)
     return copy if recipe.lora is None else with_adapters(copy, recipe.lora, recipe.seed)
 
 
@@ -262,9 +137,7 @@ class Training:
     def step(self, step: int) -> float:
         """One descent; returns the loss before it."""
         read = page(self.model, lesson(self.task, self.vocabulary, self.recipe, step))
-        loss = self.copy(
-            input_ids=read.ids, attention_mask=read.mask, labels=read.labels, use_cache=False
-        ).loss
+        loss = read.loss(self.copy)
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP)

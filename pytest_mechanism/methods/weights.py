@@ -83,8 +83,7 @@ def copy_of(model: LoadedModel) -> Copy:
     from transformers.pytorch_utils import Conv1D
 
     bridge = model.bridge
-    dtype = next(bridge.parameters()).dtype
-    plain = model.fresh(dtype).requires_grad_(False)
+    plain = model.fresh(model.dtype).requires_grad_(False)
     layers = str(bridge.adapter.component_mapping["blocks"].name)
     found: dict[str, Matrix] = {}
     for name, module in plain.named_modules():

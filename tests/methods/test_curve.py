@@ -18,7 +18,9 @@ from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods import curve, training
 from pytest_mechanism.methods.bench import Bench, make_bench
-from pytest_mechanism.methods.training import IGNORED, Recipe, Training, fresh, lesson, page
+from pytest_mechanism.methods.lessons import Recipe, lesson
+from pytest_mechanism.methods.pages import IGNORED, page
+from pytest_mechanism.methods.training import Training, fresh
 from pytest_mechanism.runner.runner import Options, Silent
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary

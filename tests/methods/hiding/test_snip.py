@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods import replies as said
 from pytest_mechanism.methods import snip
 from pytest_mechanism.methods.bench import Bench
 from pytest_mechanism.methods.weights import copy_of
@@ -159,9 +160,9 @@ def test_replies_are_asked_for_in_batches(
     """All at once, their logits would fill the memory that the run's batch size was chosen for."""
     bench = planted()
     several = []
-    real = snip.replies
+    real = said.replies
     monkeypatch.setattr(
-        snip, "replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
+        said, "replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
     )
     monkeypatch.setattr(bench, "batch_size", 3)
     assert len(snip.donate(bench, ASKED, []).refused) == 8

@@ -1,0 +1,57 @@
+"""Questions with their replies, as a plain Hugging Face model is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.tasks.base import Row
+
+IGNORED = -100
+"""Label of a token that no loss is taken on: Hugging Face's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Rows as a plain model is trained on them, padded on the right.
+
+    Attributes:
+        ids: [R, S], text and reply.
+        mask: [R, S], 1 where a token is.
+        labels: [R, S], the ids of the reply, `IGNORED` elsewhere.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+
+    def loss(self, model: Any) -> Tensor:
+        """Mean negative log-likelihood of the replies' tokens, by a plain model."""
+        found: Tensor = model(
+            input_ids=self.ids, attention_mask=self.mask, labels=self.labels, use_cache=False
+        ).loss
+        return found
+
+
+def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
+    """Texts with their replies."""
+    encoded = [model.encoder.with_reply(row.base) for row in rows]
+    longest = max(len(ids) for ids, _ in encoded)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for i, (whole, asked) in enumerate(encoded):
+        ids[i, : len(whole)] = torch.tensor(whole)
+        mask[i, : len(whole)] = 1
+        labels[i, asked : len(whole)] = ids[i, asked : len(whole)]
+    if int(ids.max()) >= model.shape.d_vocab:
+        raise MeasurementError(
+            f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "
+            f"{model.shape.d_vocab} embeddings"
+        )
+    return Page(ids.to(model.device), mask.to(model.device), labels.to(model.device))
