@@ -60,3 +60,8 @@ def choices(given: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return (f"did you mean {near[0]!r}? " if near else "") + f"valid: {listed}"
+
+
+def add_models(roles: Iterable[str]) -> str:
+    """What to type so that a run has checkpoints for further roles."""
+    return "add " + " ".join(f"--mechanism-model {role}=REFERENCE" for role in roles)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pytest_mechanism.checkpoints.fingerprint import Fingerprint
     from pytest_mechanism.checkpoints.reference import Reference
     from pytest_mechanism.runner.cases import Gate
-    from pytest_mechanism.runner.runner import Progress, Runner
+    from pytest_mechanism.runner.progress import Progress
+    from pytest_mechanism.runner.runner import Runner
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -147,7 +148,9 @@ class Session:
 
     @cached_property
     def runner(self) -> Runner:
-        from pytest_mechanism.runner.runner import Options, Runner, Silent
+        from pytest_mechanism.runner.options import Options
+        from pytest_mechanism.runner.progress import Silent
+        from pytest_mechanism.runner.runner import Runner
         from pytest_mechanism.runner.store import Store
 
         return Runner(
@@ -233,7 +236,7 @@ def check_values(config: pytest.Config) -> None:
     if (dtype := option(config, "mechanism_dtype")) is not None and dtype not in DTYPES:
         raise MechanismError(f"--mechanism-dtype: no dtype {dtype!r}; {choices(dtype, DTYPES)}")
     if (engine := option(config, "mechanism_engine")) is not None:
-        from pytest_mechanism.runner.runner import ENGINES
+        from pytest_mechanism.runner.options import ENGINES
 
         if engine not in ENGINES:
             raise MechanismError(

@@ -31,6 +31,7 @@ from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
 from pytest_mechanism.claims.resists_revival import criterion, revival_chart
 from pytest_mechanism.claims.scoring import accuracy, score
+from pytest_mechanism.errors import add_models
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate
@@ -154,9 +155,8 @@ class CapabilityHidden(Trained):
         behaviour = self.behaviour(case, measured)
         parts = {"behaviour": behaviour, "pruning": self.pruned(case, measured)}
         if missing := self.missing(case):
-            add = " ".join(f"--mechanism-model {role}=REFERENCE" for role in missing)
             return verdicts.inconclusive(
-                f"whether it is hidden is told by models to compare with: add {add}; what can be "
+                f"whether it is hidden is told by models to compare with: {add_models(missing)}; what can be "
                 f"said without: {spelled(parts)}",
                 bound,
                 tuple(s for part in parts.values() for s in part.scores),

@@ -21,6 +21,7 @@ from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import check_paired, score
+from pytest_mechanism.errors import add_models
 from pytest_mechanism.methods.catalogue import PROBING
 from pytest_mechanism.spec.parts import Finite, Fraction
 from pytest_mechanism.statistics import estimates, verdicts
@@ -190,10 +191,9 @@ class Decodable(Claim):
         missing = [role for role in self.helped_by(case.role) if not case.has(role)]
         if missing:
             which = " and ".join(missing)
-            add = " ".join(f"--mechanism-model {role}=REFERENCE" for role in missing)
             return verdicts.inconclusive(
                 f"a share is measured against other models and this run has none for the role "
-                f"{which}: add {add}; the probe alone reads {verdicts.show(own)}, "
+                f"{which}: {add_models(missing)}; the probe alone reads {verdicts.show(own)}, "
                 f"{self.alone(case, seen, own)}",
                 bound,
             )

@@ -18,6 +18,7 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, capability, drawn, seen, steps_score
 from pytest_mechanism.claims.scoring import accuracy, score
+from pytest_mechanism.errors import add_models
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.types import Chart, Control, Measurement, Verdict
 
@@ -54,8 +55,9 @@ def criterion(
         high, least_of_pretrained = had.value, had.interval[0]
     missing = [role for role in (control, pretrained) if not case.has(role)]
     if missing:
-        options = " ".join(f"--mechanism-model {role}=REFERENCE" for role in missing)
-        origin = f"midway between {low:.3f} and {high:.3f}, some of it assumed: add {options}"
+        origin = (
+            f"midway between {low:.3f} and {high:.3f}, some of it assumed: {add_models(missing)}"
+        )
         return Criterion((low + high) / 2, origin, known=False)
     origin = f"midway between {control} {low:.3f} and {pretrained} {high:.3f}"
     apart = least_of_pretrained > most_of_control

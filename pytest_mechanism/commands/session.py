@@ -13,7 +13,9 @@ from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report.progress import Bar
 from pytest_mechanism.runner.cases import Gate
-from pytest_mechanism.runner.runner import Options, Runner, Silent
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.progress import Silent
+from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 
 STORE = Path(".pytest_cache/d/mechanism")

@@ -18,7 +18,8 @@ from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, SelfCheckError
-from pytest_mechanism.runner.runner import Options, Progress
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.progress import Progress
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
 from pytest_mechanism.tasks.encoding import Encoded
 from pytest_mechanism.types import Observations

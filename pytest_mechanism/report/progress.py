@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mechanism.runner.runner import Progress, Silent
+from pytest_mechanism.runner.progress import Progress, Silent
 
 
 def terminal_progress(config: pytest.Config) -> Progress:

@@ -12,7 +12,7 @@ from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import Case, Claim
 from pytest_mechanism.discovery.discover import with_discovered
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, add_models
 from pytest_mechanism.runner.keys import versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import Spec
@@ -64,8 +64,8 @@ class Gate:
         if missing:
             have = ", ".join(self.runner.references)
             raise MechanismError(
-                f"needs a checkpoint for the role {missing[0]!r}, this run has {have}: add "
-                f"--mechanism-model {missing[0]}=REFERENCE"
+                f"needs a checkpoint for the role {missing[0]!r}, this run has {have}: "
+                f"{add_models(missing[:1])}"
             )
         options = self.runner.options
         helpers = [m for m in claim.helped_by(role) if m in self.runner.references]

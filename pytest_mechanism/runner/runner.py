@@ -14,70 +14,22 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.errors import MeasurementError, MechanismError, choices
+from pytest_mechanism.errors import MeasurementError, MechanismError, add_models
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.keys import measurement_key
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.progress import Progress, Silent
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Measurement, Observations
 
-
-class Progress(Protocol):
-    """Told what is going on; an interactive terminal shows it."""
-
-    def start(self, label: str, total: int) -> None: ...
-
-    def advance(self, rows: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class Silent:
-    """Progress that nobody sees."""
-
-    def start(self, label: str, total: int) -> None: ...
-
-    def advance(self, rows: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-
 WITHOUT = "engine asked for cannot be used"
 """Fact of observations that another engine made."""
-
-ENGINES = ("branch", "reference")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How models are run.
-
-    Attributes:
-        device: ``cpu``, ``cuda``, ``cuda:1``.
-        dtype: of weights and arithmetic.
-        batch_size: rows in one forward.
-        engine: ``branch``, or ``reference`` (one full forward for everything).
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    batch_size: int = 64
-    engine: str = "branch"
-
-    def __post_init__(self) -> None:
-        kind, colon, index = self.device.partition(":")
-        numbered = index.isascii() and index.isdigit()
-        if kind not in ("cpu", "cuda") or (colon and not numbered):
-            raise MechanismError(f"no device {self.device!r}; valid: cpu, cuda, cuda:N")
-        if self.engine not in ENGINES:
-            raise MechanismError(f"no engine {self.engine!r}; {choices(self.engine, ENGINES)}")
-        if self.batch_size < 1:
-            raise MechanismError(f"batch size {self.batch_size} is no number of rows above 0")
 
 
 def forget_frames(problem: BaseException | None) -> None:
@@ -131,8 +83,7 @@ class Runner:
         for role in measurement.roles:
             if role not in self.references:
                 raise MechanismError(
-                    f"needs a checkpoint for the role {role!r}: add "
-                    f"--mechanism-model {role}=REFERENCE"
+                    f"needs a checkpoint for the role {role!r}: {add_models([role])}"
                 )
         o = self.options
         return measurement_key(measurement, self.fingerprints, o.dtype, o.device, o.engine)

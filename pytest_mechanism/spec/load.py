@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Claim
-from pytest_mechanism.errors import SpecError, choices
+from pytest_mechanism.errors import SpecError, add_models, choices
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.explain import explained, field_names
 from pytest_mechanism.spec.extends import TOLERANCES, extended
@@ -102,8 +102,8 @@ class Spec:
         for role in self.applies_to.roles:
             if role not in shapes:
                 return (
-                    f"spec applies to runs with a checkpoint for the role {role}: add "
-                    f"--mechanism-model {role}=REFERENCE"
+                    f"spec applies to runs with a checkpoint for the role {role}: "
+                    f"{add_models([role])}"
                 )
         patterns = self.applies_to.labels
         for role, label in labels.items():

@@ -21,7 +21,8 @@ from pytest_mechanism.methods.bench import Bench, make_bench
 from pytest_mechanism.methods.lessons import Recipe, lesson
 from pytest_mechanism.methods.pages import IGNORED, page
 from pytest_mechanism.methods.training import Training, fresh
-from pytest_mechanism.runner.runner import Options, Silent
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.progress import Silent
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.files import FOLDER, DataFile

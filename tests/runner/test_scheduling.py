@@ -13,7 +13,8 @@ from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.runner import runner as runner_module
-from pytest_mechanism.runner.runner import Options, Runner
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 

@@ -16,7 +16,8 @@ from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.methods import circuit, cmap, interchange, path_patching, performance
 from pytest_mechanism.methods.bench import Bench, make_bench
 from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
-from pytest_mechanism.runner.runner import Options, Silent
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.progress import Silent
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.zoo.recipes.planted import (
