@@ -38,6 +38,8 @@ claims:
   tells: {{kind: path, group: pos_transmitter, drops_at_least: 0.1}}
   improves: {{kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.5}}
 """
+PYTHON = [sys.executable, "-m"]
+QUIET = ["--tb=no", "-q", "--mechanism-no-store", "-p", "no:cacheprovider"]
 OFTEN = 0.003
 """Seconds between looks."""
 MODEL, ANNOUNCED = 1.3, 0.25
@@ -61,8 +63,7 @@ def report(folder: Path, rows: int, batch: int) -> int:
     (folder / "memory.yaml").write_text(SPEC.format(rows=rows), encoding="utf-8")
     pair = ["--model-pair", "a,b"]
     doctor = subprocess.run(  # noqa: S603 - this package
-        [sys.executable, "-m", "pytest_mechanism.cli", "doctor", "memory.yaml", *pair]
-        + ["--batch-size", str(batch)],
+        [*PYTHON, "pytest_mechanism.cli", "doctor", "memory.yaml", *pair, f"--batch-size={batch}"],
         cwd=folder, env=environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     line = next(x for x in doctor.stdout.splitlines() if x.startswith("memory of"))
@@ -70,8 +71,7 @@ def report(folder: Path, rows: int, batch: int) -> int:
     total = 1e9 * float(re.findall(r"about ([\d.]+) GB", line)[0])
     print(f"before the gate, as doctor says: {doctor.stdout.count('runs, about')} claims run")
     peak = watched(
-        [sys.executable, "-m", "pytest", "memory.yaml", *pair, "--tb=no", "-q"]
-        + ["--mechanism-batch-size", str(batch), "--mechanism-no-store", "-p", "no:cacheprovider"],
+        [*PYTHON, "pytest", "memory.yaml", *pair, *QUIET, f"--mechanism-batch-size={batch}"],
         folder,
     )
     beside, measured = total - size, peak - size

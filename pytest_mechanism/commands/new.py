@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from pytest_mechanism.registry import task_families
 
 LEAST = ("claims:", "  solves: {kind: accuracy, at_least: 0.99}")
 """A claim that every task has, to look at the task with."""
+
+FIND = 0.02
+"""Nats. Heads of a trained model share work, and what is too little is dropped by minimality."""
 
 KEPT = ("family", "seed")
 """Settings that nobody is asked for."""
@@ -43,7 +46,7 @@ REFUSING = """\
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    families = ", ".join(task_families())
+    families = ", ".join(sorted(task_families()))
     parser = commands.add_parser(
         "new",
         help="write a first spec, from arguments or from answers to questions",
@@ -85,7 +88,7 @@ def run(given: argparse.Namespace) -> int:
     if given.spec.suffix not in (".yaml", ".yml"):
         raise MechanismError(f"{given.spec}: a spec's name ends with .yaml")
     asks = sys.stdin is not None and sys.stdin.isatty()
-    family = given.task or asked("task family", tuple(task_families()), asks)
+    family = given.task or asked_family(asks)
     if family not in task_families():
         raise MechanismError(
             f"--task: no family {family!r}; {choices(family, tuple(task_families()))}"
@@ -109,15 +112,16 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def asked(what: str, valid: Sequence[str], asks: bool) -> str:
-    """An answer from the terminal.
+def asked_family(asks: bool) -> str:
+    """A task family from the terminal.
 
     Raises:
         MechanismError: nobody is there to answer.
     """
+    valid = ", ".join(sorted(task_families()))
     if not asks:
-        raise MechanismError(f"say --task FAMILY; valid: {', '.join(valid)}")
-    return input(f"{what} ({', '.join(valid)}): ").strip()
+        raise MechanismError(f"say --task FAMILY; valid: {valid}")
+    return input(f"task family ({valid}): ").strip()
 
 
 def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]
     Raises:
         MechanismError: no such setting, one given twice, or one that is missing.
     """
-    fields = {name: f for name, f in kind.parameters.model_fields.items() if name not in ("family",)}
+    fields = {name: f for name, f in kind.parameters.model_fields.items() if name != "family"}
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -150,7 +154,7 @@ def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]
 def read(field: Any, text: str) -> Any:
     """A value: the text itself where the setting takes it so, otherwise what YAML reads in it."""
     with contextlib.suppress(ValidationError, MechanismError, ValueError):
-        TypeAdapter(field.rebuild_annotation()).validate_python(text)
+        TypeAdapter(field.rebuild_annotation()).validate_python(text, strict=True)
         return text
     try:
         return yaml.safe_load(text)
@@ -191,7 +195,8 @@ def about(
         return
     yield "groups:   # from the answer back to the input; heads are searched for on the model itself"
     for name, fields in chain.items():
-        yield f"  {name}: {flow({'heads': 'discovered', **fields})}"
+        sought = {"heads": "discovered", "find": {"drops_at_least": FIND}, **fields}
+        yield f"  {name}: {flow(sought)}"
     yield "found_on: base"
     yield "ablation: {value: positional_mean, prompts: 200}   # what stands where a head is silenced"
     yield "claims:"
@@ -243,7 +248,6 @@ def example(spec: Any) -> Iterator[str]:
     """The first prompt, where a task can write one without a tokenizer."""
     from pytest_mechanism.tasks.base import AnyWord
 
-    rows: Callable[..., Any] = spec.task.rows
     with contextlib.suppress(MechanismError):  # a chat template comes with a checkpoint
-        first = rows(AnyWord(), spec.task.settings.rows, "rows")[0].base
+        first = spec.task.rows(AnyWord(), spec.task.settings.rows, "rows")[0].base
         yield f"first prompt: {first.text!r}, answered by {first.answer!r}"

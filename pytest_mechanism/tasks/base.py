@@ -164,6 +164,9 @@ class Task:
     variables: ClassVar[tuple[str, ...]]
     oracles: ClassVar[Mapping[str, str]] = {}
     """Positions that mark where the answer stands -> those that do not mark it."""
+    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {"answering": {"at": "last"}}
+    """Groups that a search may begin with, from the answer back to the input: name -> ``at``, and
+    ``into`` where it has a reader."""
     revision: ClassVar[int] = 1
 
     settings: Any = field()

@@ -11,8 +11,9 @@ of the two is another word, so that nothing matches.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +67,10 @@ class Induction(Drawn):
 
     family = "induction"
     parameters = InductionParameters
+    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "induction": {"at": "last"},
+        "previous_token": {"at": "successor", "into": {"group": "induction", "via": "k"}},
+    }
     positions = ("last", "first", "successor", "other", "other_successor")
 
     @cached_property

@@ -11,8 +11,9 @@ tokenizer splits are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -73,6 +74,12 @@ class Ioi(Drawn):
 
     family = "ioi"
     parameters = IoiParameters
+    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # Wang et al. 2022, figure 2
+        "name_movers": {"at": "last"},
+        "s_inhibition": {"at": "last", "into": {"group": "name_movers", "via": "q"}},
+        "induction": {"at": "S2", "into": {"group": "s_inhibition", "via": "v"}},
+        "previous_token": {"at": "S1_next", "into": {"group": "induction", "via": "k"}},
+    }
     positions = ("last", "IO", "S1", "S1_next", "S2", "place", "object")
     orders: ClassVar[tuple[Order, ...]] = ("ABBA", "BABA")
 
