@@ -319,7 +319,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "too few": (
         lambda f: write(f, "harmful", [line("harmful", i) for i in range(30)]),
         "demo.yaml:3: task: rows: 20, but data/harmful.jsonl has 30 instructions and one half of "
-        "them is judged on; lower rows to 15 or add 10 lines",
+        "them is judged on; add 10 lines",
     ),
     "no UTF-8": (
         lambda f: (f / "data/harmful.jsonl").write_bytes(b'{"instruction": "a"}\n\xff\n'),
