@@ -120,6 +120,7 @@ def spelled(task: Drawn) -> list[str]:
         for word in (key, *row.values())
     }
     if isinstance(task, GreaterThan):
+        found -= {*task.plan.tables["years"]}  # never said alone
         found |= {f"{c}{year:02}" for c in task.settings.centuries for year in range(100)}
     return sorted(found)
 
