@@ -13,6 +13,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, partial
 
 from pytest_mechanism.errors import MechanismError, Misplaced, choices
@@ -65,8 +66,8 @@ class Drawn(Task):
         """How often somebody is right who names one of a prompt's options, or always the word that
         is right most often."""
         plan = self.plan
-        constant: dict[str, float] = defaultdict(float)
-        options = 0.0
+        constant: dict[str, Fraction] = defaultdict(Fraction)
+        options = Fraction(0)
         for number, told in enumerate(plan.told):
             if told.answer.slot:
                 table = plan.tables[plan.list_of(told.answer.slot)]
@@ -75,10 +76,11 @@ class Drawn(Task):
             else:
                 said = [told.answer.text]
             for word in said:
-                constant[word] += 1 / len(said) / len(plan.told)
+                constant[word] += Fraction(1, len(said) * len(plan.told))
             scene = plan.scene(plan.tables, number, 0)
-            options += 1 / len(self.options(plan.tables, scene)) / len(plan.told)
-        return max(options, *constant.values())
+            many = len(self.options(plan.tables, scene))
+            options += Fraction(1, many * len(plan.told))
+        return float(max(options, *constant.values()))
 
     # -- words
 

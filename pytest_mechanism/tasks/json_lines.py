@@ -14,8 +14,10 @@ def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank, with their numbers.
 
     Raises:
-        ValueError: not UTF-8, with file and line.
+        ValueError: not UTF-8, with file and line; or there is none.
     """
+    if not file.content.strip():
+        raise ValueError(f"{file.file}: holds no line")
     try:
         text = file.content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -56,7 +58,7 @@ def json_object(
 
 
 def said(given: dict[str, Any], key: str) -> str | None:
-    """A key's text without the space around it, or None where the line has none.
+    """A key's text, or None where the line has none.
 
     Raises:
         ValueError: it is no text, or an empty one.
@@ -66,4 +68,23 @@ def said(given: dict[str, Any], key: str) -> str | None:
     value = given[key]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{key} must be a text that is not empty")
-    return value.strip()
+    return value
+
+
+LEAST = 20
+"""Fewest rows that a task takes."""
+
+
+def too_few(rows: int, there: int, file: DataFile, what: str) -> str:
+    """That a file, one half of which is judged on, is too short, and what to do."""
+    half, lines = there // 2, 2 * rows - there
+    if half >= LEAST:
+        todo = f"lower rows to {half} or add {lines} lines"
+    elif rows > LEAST:
+        todo = f"add {lines} lines, or {2 * LEAST - there} and lower rows to {LEAST}"
+    else:
+        todo = f"add {lines} lines"
+    return (
+        f"rows: {rows}, but {file.file or 'the file'} has {there} {what} and one half of them is "
+        f"judged on; {todo}"
+    )

@@ -77,8 +77,8 @@ class Variable(Part):
 
 def nested(value: Any) -> Any:
     """Texts as lists of lists of wordings."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("takes a list of texts")
+    if not isinstance(value, list | tuple):
+        raise ValueError("takes a list of texts")  # noqa: TRY004 - pydantic
     found = []
     for number, each in enumerate(value, 1):
         group = each if isinstance(each, list | tuple) else [each]

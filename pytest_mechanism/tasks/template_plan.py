@@ -48,6 +48,8 @@ class _Reader:
 
     def plan(self) -> Plan:
         given = self.given
+        for told in self.told:
+            self.one_token(told.answer, ("answer",))
         options = tuple(
             at(("options", i), lambda text=text: parse_word(text, self.known))  # type: ignore[misc]
             for i, text in enumerate(given.options)
@@ -62,7 +64,6 @@ class _Reader:
             split=self.split,
         )
         for told in self.told:
-            self.one_token(told.answer, ("answer",))
             if options:
                 self.among(plan, told.answer)
         for name, table in self.tables.items():

@@ -62,7 +62,6 @@ EXAMPLE = "as in [cat, dog], {France: {capital: Paris}}, {file: words.txt} or na
 
 def as_written(schema: dict[str, Any]) -> None:
     """JSON Schema of what YAML may say."""
-    file = schema["properties"]["file"]
     schema.clear()
     row = {"type": "object", "additionalProperties": {"type": "string"}}
     schema.update(
@@ -74,7 +73,7 @@ def as_written(schema: dict[str, Any]) -> None:
                     "type": "object",
                     "required": ["file"],
                     "additionalProperties": False,
-                    "properties": {"file": file, "sha256": {"type": "string"}},
+                    "properties": {"file": {"type": "string"}, "sha256": {"type": "string"}},
                 },
                 {"type": "object", "additionalProperties": row, "minProperties": 1},
             ]

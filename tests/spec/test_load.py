@@ -34,6 +34,7 @@ claims:
 HEAD = "mechanism: 1\ncircuit: x\n"
 TASK = "task: {family: entity_tracking}\n"
 GROUPS = "groups: {g: {heads: {0: [0]}, at: last}}\n"
+FAMILIES = f"valid: {', '.join(sorted(registry.TASKS))}"
 KINDS = f"valid: {', '.join(sorted(registry.CLAIMS))}"
 CLAIMS = "claims: {a: {kind: accuracy, at_least: 0.5}}\n"
 
@@ -161,12 +162,11 @@ CASES = {
     ),
     "no task": (
         HEAD + CLAIMS,
-        "x.yaml:1: task needs a family; valid: counting, entity_tracking, jsonl, refusal",
+        f"x.yaml:1: task needs a family; {FAMILIES}",
     ),
     "unknown family": (
         HEAD + "task: {family: entity_traking}\n" + CLAIMS,
-        ONE + "unknown family 'entity_traking'; did you mean 'entity_tracking'? "
-        "valid: counting, entity_tracking, jsonl, refusal",
+        ONE + "unknown family 'entity_traking'; did you mean 'entity_tracking'? " + FAMILIES,
     ),
     "too few rows": (
         HEAD + "task: {family: entity_tracking, rows: 3}\n" + CLAIMS,
