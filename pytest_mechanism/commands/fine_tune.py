@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_trust_options, ini_aliases, trust
 from pytest_mechanism.errors import MechanismError
 
@@ -131,6 +131,6 @@ def run(given: argparse.Namespace) -> int:
         os.replace(temporary, given.out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    print(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", file=sys.stderr)
-    print(f"wrote {given.out}")
+    say(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
+    say(f"wrote {given.out}")
     return 0

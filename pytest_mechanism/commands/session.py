@@ -11,6 +11,7 @@ from typing import Any
 from pytest_mechanism.checkpoints.fingerprint import of_reference
 from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_reference
 from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE, Trust
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.options import TRUSTS
 from pytest_mechanism.report.progress import Bar
@@ -54,7 +55,7 @@ def add_trust_options(parser: argparse.ArgumentParser) -> None:
 def trust(given: argparse.Namespace) -> Trust:
     """What was allowed on the command line, or in the ini keys of the same names."""
     said = ini(Path.cwd())
-    return Trust(*(bool(getattr(given, name) or said.get(name) is True) for name in TRUSTS))
+    return Trust(*(bool(getattr(given, name, False) or said.get(name) is True) for name in TRUSTS))
 
 
 def open_gate(given: argparse.Namespace) -> Gate:
@@ -95,10 +96,10 @@ def open_gate(given: argparse.Namespace) -> Gate:
 def say_what_was_done(runner: Runner) -> None:
     """On stderr: how much was measured, and what the numbers have to be read with."""
     for note in runner.notes.values():
-        print(note, file=sys.stderr)
-    print(
+        say(note, err=True)
+    say(
         f"{runner.done} measurements made, {runner.from_store} taken from the store",
-        file=sys.stderr,
+        err=True,
     )
 
 

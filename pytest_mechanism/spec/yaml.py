@@ -184,7 +184,7 @@ class _Composer:
             if not isinstance(event, yaml.ScalarEvent):
                 raise self.fail("a key must be a word or a whole number", event)
             key = self.value(event, (*where, "?"))
-            if event.value == "<<":
+            if event.value == "<<" and event.style is None:
                 raise self.fail("merge key '<<' is not allowed, write it out", event)
             if isinstance(key, bool) or key is None or isinstance(key, float):
                 key = event.value
