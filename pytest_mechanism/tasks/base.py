@@ -127,6 +127,8 @@ class Task:
     oracles: ClassVar[Mapping[str, str]] = {}
     """Positions that mark where the answer stands -> those that do not mark it."""
     revision: ClassVar[int] = 1
+    open_ended: ClassVar[bool] = False
+    """Whether replies are free text, and not one answer out of a few."""
 
     settings: Any = field()
 
@@ -210,6 +212,18 @@ class Task:
     def lesson(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
         """Something else that a model can be trained on, in the form that this task asks in."""
         return Prompt(text, {}, answer="", reply=f" {reply}")
+
+    @property
+    def no_capability(self) -> str | None:
+        """Why no claim about a hidden capability can be made here, or None."""
+        if self.open_ended:
+            return (
+                f"the replies of task {self.family} are free text, and not one answer out of a few "
+                "that could be read or restored; claims about refusing are made about it"
+            )
+        if not self.refusals or not self.knows_answers:
+            return f"task {self.family} has no answer to what must be refused, as it is set here"
+        return None
 
     def has_no(self, what: str) -> MechanismError:
         """The error of a claim that is made about a task which cannot bear it."""

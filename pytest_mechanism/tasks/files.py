@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ BY_CONTENT = {"by content": True}
 
 LARGEST = 64 << 20
 """Bytes; a list of instructions is far smaller."""
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 _READ: dict[str, bytes] = {}
 
@@ -101,6 +105,27 @@ class DataFile(BaseModel):
         if info.context == BY_CONTENT or not self.file:
             return {"sha256": self.sha256}
         return {"file": self.file, "sha256": self.sha256}
+
+
+def json_object(line: str, example: str) -> dict[str, Any]:
+    """A line of a JSONL file.
+
+    Args:
+        line: its text.
+        example: of what a line is, as in ``as in {"answer": "Paris"}``.
+
+    Raises:
+        ValueError: it is no JSON, no object, or holds what is no text.
+    """
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError(f"is no JSON; a line is an object, {example}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"is no object, {example}")  # noqa: TRY004 - pydantic's own
+    if SURROGATE.search(json.dumps(given, ensure_ascii=False)):
+        raise ValueError("holds half a character (a lone surrogate), which is no text")
+    return given
 
 
 def read(folder: Path, name: str) -> bytes:

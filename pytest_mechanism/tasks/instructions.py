@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from pytest_mechanism.errors import choices
-from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.files import DataFile, json_object
+
+LONGEST = 20_000
+"""Characters of an instruction or a reply; what is longer was pasted in by mistake."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,14 @@ def instruction(line: str) -> Instruction:
         ValueError: what is wrong with it.
     """
     example = 'as in {"instruction": "Tell me how to ...", "reply": "Sure, ..."}'
-    try:
-        given: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ValueError(f"is no JSON; a line is an object, {example}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"is no object, {example}")  # noqa: TRY004 - one kind for all lines
+    given = json_object(line, example)
     for key, value in given.items():
         if key not in ("instruction", "reply"):
             raise ValueError(f"unknown key {key!r}; {choices(key, ('instruction', 'reply'))}")
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{key} must be a text that is not empty")
+        if len(value) > LONGEST:
+            raise ValueError(f"{key} has {len(value):,} characters; at most {LONGEST:,}")
     if "instruction" not in given:
         raise ValueError(f"key 'instruction' is missing, {example}")
     reply = given.get("reply")

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.base import Prompt, Span
-from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.files import DataFile, json_object
 
 MARK = re.compile(r"\[\[([A-Za-z_][A-Za-z0-9_]*):(.*?)\]\]", re.DOTALL)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -96,12 +95,7 @@ def line(text: str) -> Line:
         ValueError: what is wrong with it.
     """
     example = 'as in {"prompt": "The capital of France is", "answer": "Paris"}'
-    try:
-        given: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"is no JSON; a line is an object, {example}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"is no object, {example}")  # noqa: TRY004 - pydantic's own
+    given = json_object(text, example)
     for key in given:
         if key not in KEYS:
             raise ValueError(f"unknown key {key!r}; {choices(key, KEYS)}")
