@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from pytest_mechanism import __version__
+from pytest_mechanism.commands.say import Parser, say
 from pytest_mechanism.errors import MechanismError
 
 BAD_SPEC = 2
@@ -19,7 +20,7 @@ BAD_SPEC = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 2 for a bad spec or wrong use."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="pytest-mechanism",
         description="Check and look at mechanism specs. The gate itself is "
         "'pytest circuits --model-pair BASE,FT'.",
@@ -63,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except MechanismError as problem:
-        print(f"pytest-mechanism: {problem}", file=sys.stderr)
+        say(f"pytest-mechanism: {problem}", err=True)
         return BAD_SPEC
     except BrokenPipeError:  # the reader of our output left
         sys.stderr.close()
         return 0
     except OSError as problem:  # a path that is too long, a folder that may not be read
-        print(f"pytest-mechanism: {problem.filename}: {problem.strerror}", file=sys.stderr)
+        say(f"pytest-mechanism: {problem.filename}: {problem.strerror}", err=True)
         return BAD_SPEC
 
 
@@ -105,19 +106,21 @@ def lint(given: argparse.Namespace) -> int:
         except Problems as problems:
             bad += 1
             for each in problems.found:
-                print(each, file=sys.stderr)
+                say(each, err=True)
             continue
         except SpecError as problem:
             bad += 1
-            print(problem, file=sys.stderr)
+            say(problem, err=True)
             continue
         if given.resolved:
-            print(yaml.safe_dump(resolved(spec), sort_keys=False, default_flow_style=None), end="")
+            text = yaml.safe_dump(resolved(spec), sort_keys=False, default_flow_style=None)
+            for line in text.splitlines():
+                say(line)
         elif given.power:
             print_power(path, spec.confidence)
         else:
             items = sum(len(claim.roles()) for claim in spec.claims.values())
-            print(f"{path}: ok, {len(spec.claims)} claims, {items} tests")
+            say(f"{path}: ok, {len(spec.claims)} claims, {items} tests")
     return BAD_SPEC if bad else 0
 
 
@@ -146,16 +149,16 @@ def print_power(path: Path, confidence: float) -> None:
 
     files = sorted((path.parent / FOLDER).glob(f"*/{path.stem}.json"))
     if not files:
-        print(
+        say(
             f"{path}: no accepted scores to plan from; accept some with "
             "pytest ... --model-pair BASE,FT --snapshot-update"
         )
         return
     for file in files:
-        print(f"{path}, {file.parent.name}: chance that an unchanged model passes")
+        say(f"{path}, {file.parent.name}: chance that an unchanged model passes")
         for name, entry in sorted(read_scores(file).items()):
             if not entry.get("judged"):
-                print(f"  {name:<40} no bound was judged")
+                say(f"  {name:<40} no bound was judged")
                 continue
             try:
                 found = power(entry["judged"], confidence)
@@ -169,14 +172,15 @@ def print_power(path: Path, confidence: float) -> None:
                 else (f"{found.rows:,} rows give {WANTED}")
             )
             weak = "" if found.passes >= WANTED else "  <- too few rows, or a threshold too near"
-            print(f"  {name:<40} {found.passes:.3f} with {found.now:,} rows ({rows}){weak}")
-        print(f"  a model exactly at a threshold passes at most {found.false_pass:.1%} of the time")
+            say(f"  {name:<40} {found.passes:.3f} with {found.now:,} rows ({rows}){weak}")
+        say(f"  a model exactly at a threshold passes at most {found.false_pass:.1%} of the time")
 
 
 def print_schema(given: argparse.Namespace) -> int:
     from pytest_mechanism.spec.schema import schema
 
-    print(json.dumps(schema(), indent=1))
+    for line in json.dumps(schema(), indent=1).splitlines():
+        say(line)
     return 0
 
 

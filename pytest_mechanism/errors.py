@@ -56,12 +56,24 @@ LONGEST = 1000
 """Characters of an error line; what is longer was pasted in by the input."""
 
 
+def visible(text: str) -> str:
+    """Text that does nothing to a terminal or a page.
+
+    Control characters, line breaks, spaces that look like others and marks that turn the direction
+    of writing stand as codes: ``\\x1b``, ``\\n``, ``\\u202e``. All that a model, a spec, a file's name
+    or a library's error says goes through here on its way out.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(text: str) -> str:
     """Text made safe for a terminal line: no control characters, no line breaks, not endless."""
     spaced = " ".join(text.split())
     if len(spaced) > LONGEST:
         spaced = f"{spaced[: LONGEST // 2]} ... {spaced[-LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in spaced)
+    return visible(spaced)
 
 
 def choices(given: str, valid: Iterable[str]) -> str:

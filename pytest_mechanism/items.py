@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.errors import MechanismError, SpecError, one_line
+from pytest_mechanism.errors import MechanismError, SpecError, one_line, visible
 from pytest_mechanism.options import Session
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
@@ -40,11 +40,36 @@ class ClaimFailed(Exception):
 
 
 class SpecFile(pytest.File):
-    """A spec."""
+    """A spec.
+
+    Attributes:
+        spec: what it says, once collected.
+        hidden: whether its path has characters that a terminal would act on; its node id then shows
+            them as codes, and it is not read.
+    """
 
     spec: Spec
+    hidden: bool = False
+
+    @classmethod
+    def at(cls, parent: pytest.Collector, path: Path) -> SpecFile:
+        """A spec's file, wherever it is."""
+        try:
+            written = path.relative_to(parent.config.rootpath).as_posix()
+        except ValueError:
+            written = path.as_posix()
+        if written.isprintable():
+            return cls.from_parent(parent, path=path)
+        found = cls.from_parent(parent, path=path, name=visible(path.name), nodeid=visible(written))
+        found.hidden = True
+        return found
 
     def collect(self) -> Iterator[pytest.Collector]:
+        if self.hidden:
+            raise self.CollectError(
+                f"{self.nodeid}: a name on the way to this spec has characters that do not show; "
+                "give it another"
+            )
         shown = self.path
         with contextlib.suppress(ValueError):
             shown = self.path.relative_to(Path.cwd())
@@ -130,7 +155,7 @@ class ClaimItem(pytest.Function):
         seconds = time.perf_counter() - started
         if verdict.status == "skipped":
             self.report(verdict, None, None, seconds)
-            pytest.skip(verdict.reason)
+            pytest.skip(visible(verdict.reason))
         verdict, drift, accepted = self.settle(verdict, seconds)
         if verdict.red:
             raise ClaimFailed(
@@ -227,4 +252,7 @@ class ClaimItem(pytest.Function):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, ClaimFailed):
             return str(excinfo.value)
-        return super().repr_failure(excinfo)
+        # what a library says in its error, and with it the lines of a traceback
+        said = one_line(f"{self.claim_name} on {self.name}: {excinfo.exconly()}")
+        traced = str(super().repr_failure(excinfo)).split("\n")
+        return "\n".join([said, "", *map(visible, traced)])

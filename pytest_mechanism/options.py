@@ -15,6 +15,7 @@ from pytest_mechanism.errors import MechanismError, choices
 if TYPE_CHECKING:
     from pytest_mechanism.checkpoints.fingerprint import Fingerprint
     from pytest_mechanism.checkpoints.reference import Reference
+    from pytest_mechanism.checkpoints.trust import Trust
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.runner.progress import Progress
     from pytest_mechanism.runner.runner import Runner
@@ -42,6 +43,14 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
     ("mechanism_store", "FOLDER", "where measurements are remembered (default: pytest's cache)"),
     ("mechanism_json", "PATH", "write every claim's verdict, score and interval to a JSON file"),
 )
+
+TRUSTS = {
+    "mechanism_allow_pickle": "load pickled weights too (*.bin), where a folder has no safetensors; "
+    "tensors are taken from them and nothing else",
+    "mechanism_trust_remote_code": "run the modelling code that a checkpoint brings (auto_map in its "
+    "config.json), with your rights",
+}
+"""Off unless the user says so."""
 
 NUMBERS: dict[str, Literal["int", "float"]] = {
     "mechanism_batch_size": "int",
@@ -75,6 +84,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="measure everything anew and remember nothing, for release builds",
     )
     parser.addini("mechanism_no_store", "as --mechanism-no-store", type="bool", default=False)
+    for name, text in TRUSTS.items():
+        group.addoption(
+            f"--{name.replace('_', '-')}", dest=name, action="store_true", default=False, help=text
+        )
+        parser.addini(name, text, type="bool", default=False)
     parser.addini(
         "mechanism_models", "aliases for --model-pair, one NAME = REFERENCE a line", type="linelist"
     )
@@ -93,6 +107,23 @@ def option(config: pytest.Config, name: str) -> str | None:
         except (TypeError, ValueError, pytest.UsageError) as problem:
             raise MechanismError(f"ini {name}: {problem}") from None
     return str(value) if value not in (None, "") else None
+
+
+def trust(config: pytest.Config) -> Trust:
+    """What the user lets checkpoints do.
+
+    Raises:
+        MechanismError: an ini key is no truth value.
+    """
+    from pytest_mechanism.checkpoints.trust import Trust
+
+    found = []
+    for name in TRUSTS:
+        try:
+            found.append(bool(config.getoption(name) or config.getini(name)))
+        except (TypeError, ValueError, pytest.UsageError) as problem:
+            raise MechanismError(f"ini {name}: {problem}") from None
+    return Trust(*found)
 
 
 def path_option(config: pytest.Config, name: str) -> Path | None:
@@ -161,6 +192,7 @@ class Session:
                 dtype=option(self.config, "mechanism_dtype") or "float32",
                 batch_size=int(option(self.config, "mechanism_batch_size") or 64),
                 engine=option(self.config, "mechanism_engine") or "branch",
+                trust=trust(self.config),
             ),
             None if self.store_folder is None else Store(self.store_folder),
             self.progress or Silent(),
@@ -197,13 +229,13 @@ def make_session(config: pytest.Config) -> Session:
     from pytest_mechanism.checkpoints.shape import read_shape
 
     check_values(config)
-    aliases = read_aliases(config)
+    aliases, trusted = read_aliases(config), trust(config)
     # folders in an ini file are meant from the rootdir, those on the command line from where one is
     references: dict[str, Reference] = {}
     if (pair := option(config, "model_pair")) is not None:
         typed = config.getoption("model_pair") is not None
         root = config.invocation_params.dir if typed else config.rootpath
-        base, ft = parse_pair(pair, anchored(aliases, config.rootpath), root)
+        base, ft = parse_pair(pair, anchored(aliases, config.rootpath), root, trusted)
         references = {"base": base, "ft": ft}
     flags = [(text, config.invocation_params.dir) for text in config.getoption("mechanism_model")]
     lines = [(text, config.rootpath) for text in config.getini("mechanism_model")]
@@ -221,7 +253,7 @@ def make_session(config: pytest.Config) -> Session:
                 f"--mechanism-model: the role {role.strip()!r} is the pair's; use --model-pair"
             )
         references.setdefault(
-            role.strip(), parse_reference(rest, anchored(aliases, config.rootpath), root)
+            role.strip(), parse_reference(rest, anchored(aliases, config.rootpath), root, trusted)
         )
     for reference in references.values():
         read_shape(reference.folder)  # later, under xdist, it would be an internal error

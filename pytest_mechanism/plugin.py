@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, visible
 from pytest_mechanism.options import add_options, make_session, path_option
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class MechanismPlugin:
                 mark = self.session.fingerprints[role].short
             except MechanismError as problem:
                 raise pytest.UsageError(str(problem)) from None
-            lines.append(f"mechanism: {role} = {reference.label} ({reference.text}) {mark}")
+            text = visible(reference.text)
+            lines.append(f"mechanism: {role} = {reference.label} ({text}) {mark}")
         return lines
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SpecFile | None:
@@ -83,7 +84,7 @@ class MechanismPlugin:
         if self.session.paired:
             ScoreExtension.pair = self.session.pair
         ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
-        return SpecFile.from_parent(parent, path=file_path)
+        return SpecFile.at(parent, file_path)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan what the selected items need, so that each checkpoint is loaded once."""
@@ -117,6 +118,12 @@ class MechanismPlugin:
                 # attributes of a report cross to the controller under xdist
                 report.mechanism = result  # type: ignore[attr-defined]
                 report.mechanism_counts = self.session.counts  # type: ignore[attr-defined]
+        if item.get_closest_marker("mechanism") is not None:
+            # what libraries printed while a claim ran
+            report.sections = [
+                (heading, "\n".join(map(visible, said.split("\n"))))
+                for heading, said in report.sections
+            ]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -161,7 +168,7 @@ class MechanismPlugin:
         if hasattr(terminalreporter.config, "workerinput"):
             return  # the controller has everybody's results
         if self.not_written is not None:
-            terminalreporter.write_line(f"ERROR: {self.not_written}", red=True)
+            terminalreporter.write_line(visible(f"ERROR: {self.not_written}"), red=True)
         if not self.results or not self.session.paired:
             return
         from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
@@ -185,7 +192,9 @@ class MechanismPlugin:
                 with Path(path).open("a", encoding="utf-8") as file:
                     file.write(markdown(self.results, self.session.pair))
             except OSError as problem:
-                terminalreporter.write_line(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
+                terminalreporter.write_line(
+                    visible(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
+                )
 
 
 def accepts(config: pytest.Config) -> tuple[bool, bool]:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,11 +24,14 @@ from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, visible
 from pytest_mechanism.statistics.drift import Tolerance, compare
 
 FORMAT = 1
 FOLDER = "__scores__"
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
+"""``claim.role``; syrupy lists the names of those that nobody uses."""
 
 
 class ScoreExtension(AbstractSyrupyExtension):
@@ -67,7 +71,7 @@ class ScoreExtension(AbstractSyrupyExtension):
         drift = compare(received, accepted, Tolerance(**received["tolerance"]))
         yield f"{'score':<44} {'accepted':>10} {'received':>10} {'change':>9} {'allowed':>9}"
         yield (
-            f"{received['name'][:44]:<44} {accepted['value']:>10.4f} {received['value']:>10.4f} "
+            f"{visible(received['name'])[:44]:<44} {accepted['value']:>10.4f} {received['value']:>10.4f} "
             f"{drift.amount:>+9.4f} {drift.allowed:>9g}"
         )
 
@@ -145,6 +149,8 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
             raise ValueError(f"version {data['mechanism_scores']}")
         scores = data["scores"]
         for name, entry in scores.items():
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name[:60]!r} is not CLAIM.ROLE")
             if not isinstance(entry, dict) or not _is_score(entry.get("value")):
                 raise ValueError(f"{name} has no finite value")
     except FileNotFoundError:

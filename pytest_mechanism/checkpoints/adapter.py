@@ -11,27 +11,59 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pytest_mechanism.checkpoints.trust import (
+    ALLOW_PICKLE,
+    NONE,
+    PICKLED_ADAPTER,
+    SAFE_ADAPTER,
+    Trust,
+)
 from pytest_mechanism.errors import BadReference, MechanismError, one_line
 
 CONFIG = "adapter_config.json"
+
+APART = ("XLORA", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT")
+"""Kinds that cannot be merged into weights; some would read other folders or the hub for it."""
 
 
 def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def check_adapter(folder: Path, text: str) -> None:
+def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
     """What can be said without reading it.
 
     Raises:
-        BadReference: it is no adapter, or its weights are pickled.
+        BadReference: it is no adapter, one that cannot be merged, or its weights are pickled.
     """
     if not is_adapter(folder):
         raise BadReference(f"{text}: {folder} has no {CONFIG}, so it is no adapter")
-    if not any(folder.glob("*.safetensors")):
+    kind = adapter_config(folder).get("peft_type")
+    if isinstance(kind, str) and kind.upper() in APART:
+        raise BadReference(f"{text}: an adapter of the kind {kind} cannot be merged into its base")
+    # PEFT takes the pickled file wherever the other is missing, whatever it is told
+    if (folder / SAFE_ADAPTER).is_file():
+        return
+    if not (folder / PICKLED_ADAPTER).is_file():
+        raise BadReference(f"{text}: {folder} has no {SAFE_ADAPTER}")
+    if not trust.pickle:
         raise BadReference(
-            f"{text}: {folder} has no *.safetensors file; pickled adapters are not loaded"
+            f"{text}: {folder} has no {SAFE_ADAPTER}; pickled adapters are not loaded "
+            f"(unless you say {ALLOW_PICKLE}, which loads tensors and nothing else)"
         )
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """Its adapter_config.json; empty where that holds no mapping.
+
+    Raises:
+        BadReference: it is no JSON.
+    """
+    try:
+        given = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise BadReference(f"{folder / CONFIG} cannot be read as JSON: {problem}") from None
+    return given if isinstance(given, dict) else {}
 
 
 def base_of(folder: Path, text: str) -> str:
@@ -40,22 +72,19 @@ def base_of(folder: Path, text: str) -> str:
     Raises:
         BadReference: none.
     """
-    try:
-        given = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        base = given.get("base_model_name_or_path") if isinstance(given, dict) else None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise BadReference(f"{folder / CONFIG} cannot be read as JSON: {problem}") from None
+    base = adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
         raise BadReference(f"{text} is an adapter that names no base; write BASE+{text}")
     return base.strip()
 
 
-def merged(model: Any, folder: Path) -> Any:
+def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
     """The model with an adapter's weights in its own.
 
     Raises:
         MechanismError: PEFT is missing, or the adapter does not fit.
     """
+    check_adapter(folder, str(folder), trust)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -67,7 +96,7 @@ def merged(model: Any, folder: Path) -> Any:
         try:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                adapted = PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+                adapted = PeftModel.from_pretrained(model, str(folder))
             missing = [w for w in said if "missing adapter keys" in str(w.message)]
             if missing:
                 raise MechanismError(

@@ -12,7 +12,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_mechanism.checkpoints import trust
 from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.checkpoints.shape import read_config
 from pytest_mechanism.errors import MechanismError
 
 COUNTED = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
@@ -70,9 +72,7 @@ def fingerprint(folder: Path, memory: Path | None = None) -> Fingerprint:
     remembered = _read(memory)
     hashes: dict[str, str] = {}
     seen: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in COUNTED or path.name in NOT_COUNTED or not path.is_file():
-            continue
+    for path in counted(folder):
         stat = path.stat()
         # the inode and nanoseconds make a swapped file of equal size visible
         key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
@@ -80,11 +80,21 @@ def fingerprint(folder: Path, memory: Path | None = None) -> Fingerprint:
             digest = remembered.get(key) or _hash(path)
         except OSError as problem:
             raise MechanismError(f"{path} cannot be read: {problem.strerror}") from None
-        hashes[path.name] = seen[key] = digest
+        hashes[path.relative_to(folder).as_posix()] = seen[key] = digest
     if memory is not None and any(k not in remembered for k in seen):
         _write(memory, {**remembered, **seen})
     tokenizer = {name: hashes[name] for name in TOKENIZER if name in hashes}
     return Fingerprint(_combine(hashes), _combine(tokenizer))
+
+
+def counted(folder: Path) -> list[Path]:
+    """The files that a result depends on: pickled weights and code only where they are used."""
+    plain = [p for p in folder.iterdir() if p.suffix in COUNTED and p.name not in NOT_COUNTED]
+    try:
+        code = trust.code(folder, read_config(folder))
+    except MechanismError:  # an adapter's folder has no config.json
+        code = []
+    return [p for p in sorted({*plain, *trust.pickled(folder), *code}) if p.is_file()]
 
 
 def _hash(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.trust import NONE, Trust
 from pytest_mechanism.errors import BadReference, one_line
 
 PREFIX = "hf:"
@@ -15,11 +16,18 @@ NAME = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?"
 )
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-"""What is fetched: never pickled weights, never code."""
+"""What is always fetched; pickled weights and code come only where the user allowed them."""
+PICKLED = ["pytorch_model*.bin", "adapter_model.bin"]
+CODE = ["*.py"]
 
 
-def fetch(text: str) -> Path:
+def fetch(text: str, trust: Trust = NONE, cached: bool = False) -> Path:
     """The folder of a hub reference.
+
+    Args:
+        text: as typed.
+        trust: what more than weights and words may be fetched.
+        cached: from the cache alone, whatever the environment says.
 
     Raises:
         BadReference: it cannot be meant, or is neither in the cache nor to be had.
@@ -32,11 +40,18 @@ def fetch(text: str) -> Path:
 
     repo, revision = match["repo"], match["revision"]
     try:
-        found = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=FILES)
+        patterns = FILES + (CODE if trust.remote_code else [])
+        for wanted in (patterns, patterns + PICKLED):
+            found = huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=wanted, local_files_only=cached
+            )
+            if not trust.pickle or any(Path(found).glob("*.safetensors")):
+                break
     except Exception as problem:  # offline, not found, no access, a broken cache
-        where = "the cache" if constants.HF_HUB_OFFLINE else "the cache or on the hub"
+        offline = cached or constants.HF_HUB_OFFLINE
+        where = "the cache" if offline else "the cache or on the hub"
         hint = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        said = "" if constants.HF_HUB_OFFLINE else f": {one_line(str(problem))[:200]}"
+        said = "" if offline else f": {one_line(str(problem))[:200]}"
         at = f" at {revision}" if revision else ""
         raise BadReference(f"{text}: {repo}{at} is not in {where}{hint}{said}") from None
     return Path(found)

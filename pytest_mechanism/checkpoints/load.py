@@ -1,6 +1,7 @@
 """From a folder to a model that can be run: Hugging Face weights under a TransformerBridge.
 
-Imports torch; only the runner comes here. Safetensors only, no remote code, no network.
+Imports torch; only the runner comes here. No network; safetensors only and no remote code, unless
+the user said otherwise (`checkpoints.trust`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.adapter import merged
-from pytest_mechanism.checkpoints.shape import Shape, read_shape
+from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
+from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.tasks.encoding import Encoder
 
@@ -47,6 +49,7 @@ class LoadedModel:
         plain_logits: logits of the probe prompt before it was wrapped, as plain HF gives them.
         probe: token ids of that prompt, [1, S].
         adapter: merged into the weights, or None.
+        trust: what the folder was allowed to do.
     """
 
     role: str
@@ -58,6 +61,7 @@ class LoadedModel:
     plain_logits: Tensor
     probe: Tensor
     adapter: Path | None = None
+    trust: Trust = NONE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +71,7 @@ class LoadedModel:
 
     def fresh(self, dtype: torch.dtype) -> Any:
         """A plain Hugging Face model of its own, read anew, in eval mode on the same device."""
-        model = read_weights(self.folder, dtype, self.adapter)
+        model = read_weights(self.folder, dtype, self.adapter, self.trust)
         return known_words(model, self.encoder).to(self.device).eval()
 
     def release(self) -> None:
@@ -86,6 +90,7 @@ def load_model(
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
     tokenizer: Path | None = None,
+    trust: Trust = NONE,
 ) -> LoadedModel:
     """Load a checkpoint.
 
@@ -97,6 +102,7 @@ def load_model(
         probe: a prompt on which plain and wrapped logits are compared, as token ids.
         adapter: folder of an adapter that is merged into the weights.
         tokenizer: folder of another tokenizer than the checkpoint's own.
+        trust: whether pickled weights and remote code may be used.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
@@ -104,7 +110,8 @@ def load_model(
     encoder = Encoder.load(tokenizer or folder)
     shape = read_shape(folder)
     where = pick_device(device)
-    model = known_words(read_weights(folder, DTYPES[dtype], adapter), encoder).to(where).eval()
+    plain_model = read_weights(folder, DTYPES[dtype], adapter, trust)
+    model = known_words(plain_model, encoder).to(where).eval()
     _check_weights(model, folder)
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
@@ -117,7 +124,7 @@ def load_model(
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
-    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids, adapter)
+    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust)
 
 
 def pick_device(name: str) -> torch.device:
@@ -134,12 +141,17 @@ def pick_device(name: str) -> torch.device:
     return found
 
 
-def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) -> Any:
+def read_weights(
+    folder: Path, dtype: torch.dtype, adapter: Path | None = None, trust: Trust = NONE
+) -> Any:
     """A plain Hugging Face model, on the CPU, an adapter merged into it.
 
     Raises:
-        MechanismError: weights missing, damaged, or not matching the config.
+        MechanismError: weights missing, damaged, not matching the config, or not trusted.
     """
+    config = read_config(folder)
+    if (wrong := wrong_code(config, trust) or wrong_weights(folder, config, trust)) is not None:
+        raise MechanismError(f"{folder}: {wrong}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,9 +166,10 @@ def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) 
                 folder,
                 dtype=dtype,
                 attn_implementation="eager",
-                use_safetensors=True,
+                use_safetensors=not pickled(folder),
+                weights_only=True,  # of pickled files too: tensors, and no call of what they name
                 local_files_only=True,
-                trust_remote_code=False,
+                trust_remote_code=trust.remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, with the weight named
             )
@@ -172,7 +185,7 @@ def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) 
                 f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
             )
-    return model if adapter is None else merged(model, adapter)
+    return model if adapter is None else merged(model, adapter, trust)
 
 
 def known_words(model: Any, encoder: Encoder) -> Any:
@@ -197,11 +210,16 @@ def _wrap(model: Any, folder: Path) -> Any:
     """transformer-lens' bridge around a loaded model; the one place that uses its private path."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        # remote code gives a family that is known a class of its own
+        family = [c.__name__ for c in type(model).__mro__ if c.__name__ in SUPPORTED_ARCHITECTURES]
+        name = family[0] if family else type(model).__name__
 
         try:
             return build_bridge_from_module(
-                model, type(model).__name__, hf_config=model.config, tokenizer=None
+                model, name, hf_config=model.config, tokenizer=None
             ).eval()
         except Exception as problem:
             raise MechanismError(

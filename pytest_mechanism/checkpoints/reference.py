@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_mechanism.checkpoints.adapter import base_of, check_adapter, is_adapter
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
 from pytest_mechanism.checkpoints.shape import read_config
+from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_code, wrong_weights
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -49,7 +50,9 @@ def zoo_names() -> list[str]:
     return sorted(p.parent.name for p in ZOO.glob("*/config.json"))
 
 
-def parse_pair(text: str, aliases: Mapping[str, str], root: Path) -> tuple[Reference, Reference]:
+def parse_pair(
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE
+) -> tuple[Reference, Reference]:
     """``base,ft`` -> the references of the roles ``base`` and ``ft``.
 
     Raises:
@@ -61,7 +64,7 @@ def parse_pair(text: str, aliases: Mapping[str, str], root: Path) -> tuple[Refer
             f"--model-pair takes two checkpoints with a comma between them, as in "
             f"--model-pair base,ft; got {text!r}"
         )
-    base, ft = (parse_reference(side, aliases, root) for side in sides)
+    base, ft = (parse_reference(side, aliases, root, trust) for side in sides)
     if base.label == ft.label:
         raise BadReference(
             f"--model-pair: both sides are labelled {base.label!r}; "
@@ -70,7 +73,9 @@ def parse_pair(text: str, aliases: Mapping[str, str], root: Path) -> tuple[Refer
     return base, ft
 
 
-def parse_reference(text: str, aliases: Mapping[str, str], root: Path) -> Reference:
+def parse_reference(
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE
+) -> Reference:
     """``[label=]reference`` -> a folder that exists.
 
     Raises:
@@ -84,7 +89,7 @@ def parse_reference(text: str, aliases: Mapping[str, str], root: Path) -> Refere
             f"{label!r} cannot be a label: use letters, digits, '_', '.' and '-', "
             f"as in --model-pair base={given},..."
         )
-    return Reference(label, given, *resolve(given, aliases, root))
+    return Reference(label, given, *resolve(given, aliases, root, trust))
 
 
 def default_label(reference: str) -> str:
@@ -98,7 +103,7 @@ Resolved = tuple[Path, Path | None]
 """A checkpoint's folder, and an adapter's."""
 
 
-def resolve(text: str, aliases: Mapping[str, str], root: Path) -> Resolved:
+def resolve(text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE) -> Resolved:
     """The folders of a reference, aliases followed once."""
     if not text:
         raise BadReference(f"an empty checkpoint reference; {choices('', known(aliases))}")
@@ -106,24 +111,24 @@ def resolve(text: str, aliases: Mapping[str, str], root: Path) -> Resolved:
         target = aliases[text].strip()
         if target in aliases and target != text:
             raise BadReference(f"alias {text!r} points to another alias, {target!r}")
-        return resolve(target, {}, root)
+        return resolve(target, {}, root, trust)
     # an existing folder may have '+' in its name, so look before taking it for an adapter
     folder = None if text.startswith(("zoo:", PREFIX)) else existing(text, root)
     if folder is None and "+" in text:
-        return with_adapter(text, aliases, root)
+        return with_adapter(text, aliases, root, trust)
     if text.startswith("zoo:"):
         name = text.removeprefix("zoo:")
         if name not in zoo_names():
             raise BadReference(f"no embedded checkpoint {name!r}; {choices(name, zoo_names())}")
         return ZOO / name, None
     if text.startswith(PREFIX):
-        folder = fetch(text)
+        folder = fetch(text, trust)
     if folder is None:
         what = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
         raise BadReference(f"no {what} {text!r}; {choices(text, known(aliases))}, or a folder")
     if is_adapter(folder):
-        return own_base(folder, text, root)
-    check_folder(folder, text)
+        return own_base(folder, text, root, trust)
+    check_folder(folder, text, trust)
     return folder, None
 
 
@@ -136,43 +141,46 @@ def existing(text: str, root: Path) -> Path | None:
         raise BadReference(f"{text[:60]!r} cannot be a folder: {problem}"[:200]) from None
 
 
-def with_adapter(text: str, aliases: Mapping[str, str], root: Path) -> Resolved:
+def with_adapter(
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE
+) -> Resolved:
     """``base+adapter``, the adapter a folder or a hub reference."""
     left, _, right = text.rpartition("+")
     if not left or not right:
         raise BadReference(f"{text}: write BASE+ADAPTER, the adapter's folder after the plus")
-    base, other = resolve(left, aliases, root)
+    base, other = resolve(left, aliases, root, trust)
     if other is not None:
         raise BadReference(f"{text}: one adapter can be merged, here are two")
-    adapter = fetch(right) if right.startswith(PREFIX) else existing(right, root)
+    adapter = fetch(right, trust) if right.startswith(PREFIX) else existing(right, root)
     if adapter is None:
         raise BadReference(f"{text}: no folder {right!r} for the adapter")
-    check_adapter(adapter, text)
+    check_adapter(adapter, text, trust)
     return base, adapter
 
 
-def own_base(adapter: Path, text: str, root: Path) -> Resolved:
-    """An adapter's folder alone, with the base that it names."""
+def own_base(adapter: Path, text: str, root: Path, trust: Trust = NONE) -> Resolved:
+    """An adapter's folder alone, with the base that it names: a folder, or in the hub's cache. The
+    network is for what a user names, not for what a file does."""
     if (adapter / "config.json").exists():
         # transformers would put the adapter on top without a word
         raise BadReference(
             f"{text} holds both a checkpoint and an adapter; move the adapter to a folder of its own"
         )
-    check_adapter(adapter, text)
+    check_adapter(adapter, text, trust)
     named = base_of(adapter, text)
     for near in (adapter, root):
         folder = existing(named, near)
         if folder is not None:
-            check_folder(folder, named)
+            check_folder(folder, named, trust)
             return folder, adapter
     try:
-        folder = fetch(f"{PREFIX}{named}")
+        folder = fetch(f"{PREFIX}{named}", trust, cached=True)
     except BadReference:
         raise BadReference(
-            f"{text} is an adapter of {named!r}, which is neither a folder nor to be had from the "
-            f"hub; write BASE+{text}"
+            f"{text} is an adapter of {named!r}, which is neither a folder nor in the hub's cache; "
+            f"write BASE+{text}, the base perhaps as hf:org/name"
         ) from None
-    check_folder(folder, named)
+    check_folder(folder, named, trust)
     return folder, adapter
 
 
@@ -180,18 +188,14 @@ def known(aliases: Mapping[str, str]) -> list[str]:
     return [*aliases, *(f"zoo:{name}" for name in zoo_names())]
 
 
-def check_folder(folder: Path, text: str) -> None:
+def check_folder(folder: Path, text: str, trust: Trust = NONE) -> None:
     """What can be said about a checkpoint folder without reading its weights."""
     try:
-        read_config(folder)
+        config = read_config(folder)
     except MechanismError as problem:
         raise BadReference(f"{text}: {problem.message}") from None
-    if not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        raise BadReference(
-            f"{text} has no *.safetensors file"
-            + ("; pickled weights are not loaded, save them as safetensors" if pickled else "")
-        )
+    if (wrong := wrong_code(config, trust) or wrong_weights(folder, config, trust)) is not None:
+        raise BadReference(f"{text}: {wrong}")
     if not (folder / "tokenizer.json").exists():
         raise BadReference(
             f"{text} has no tokenizer.json; save a fast tokenizer beside the weights "

@@ -210,6 +210,10 @@ class Claim(Part):
         """Names the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
         return {}
 
+    def unfit(self, task: Task) -> str | None:
+        """Why the claim cannot be made about a task, as far as its settings tell; else None."""
+        return None
+
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         """What must be measured, as far as it is known beforehand."""
         raise NotImplementedError

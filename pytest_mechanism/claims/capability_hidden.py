@@ -35,6 +35,7 @@ from pytest_mechanism.errors import add_models
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Control, Measurement, Score, Verdict
 
 Sign = Literal["there", "gone", "hidden", "removed", "unclear"]
@@ -116,6 +117,9 @@ class CapabilityHidden(Trained):
         if itself := {self.control, self.pretrained} & {*self.roles()}:
             raise ValueError(f"on: {min(itself)} is measured against itself")
         return self
+
+    def unfit(self, task: Task) -> str | None:
+        return task.no_capability
 
     def helped_by(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained)

@@ -13,6 +13,7 @@ both of these models; without, the claim is inconclusive and says what the probe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -25,6 +26,7 @@ from pytest_mechanism.errors import add_models
 from pytest_mechanism.methods.catalogue import PROBING
 from pytest_mechanism.spec.parts import At, Finite, Fraction
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import (
     Chart,
     Control,
@@ -100,8 +102,13 @@ class Decodable(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def mentions(self) -> dict[str, tuple[str, str]]:
+    def mentions(self) -> Mapping[str, tuple[str, str]]:
         return {"position": ("position", self.position)}
+
+    def unfit(self, task: Task) -> str | None:
+        if self.asked == "rows" and not task.open_ended:
+            return None
+        return task.no_capability
 
     def helped_by(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()

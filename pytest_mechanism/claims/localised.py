@@ -21,6 +21,7 @@ from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import PRUNING
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Control, Line, Measurement, Observations, Verdict
 
 COUNTS = (0, 1, 2, 5, 10, 15, 20, 50, 100, 200, 500)
@@ -62,6 +63,9 @@ class Localised(Claim):
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+    def unfit(self, task: Task) -> str | None:
+        return task.no_capability
 
     @property
     def counts(self) -> list[int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.parts import Group
@@ -74,31 +74,31 @@ def run(given: argparse.Namespace) -> int:
         case = replace(case, groups=sought(spec.groups))
         result = discover(case, role, runner.measure, effort)
         if result.reason is not None:
-            print(f"{reference.label}: {result.reason}", file=sys.stderr)
+            say(f"{reference.label}: {result.reason}", err=True)
             continue
         found[role] = dict(result.groups)
-        print(f"{reference.label}:")
+        say(f"{reference.label}:")
         for name, group in result.groups.items():
             heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
-            print(f"  {name:<20} {heads}")
+            say(f"  {name:<20} {heads}")
         for line in (*screening(result), *growth(result)):
-            print(f"  {line}")
+            say(f"  {line}")
         if role == "base":
             claims = claims_for(case, result, role, runner.measure, effort)
             written = spec_text(
                 spec, result, claims, reference.label, runner.fingerprints[role].short, role
             )
     if len(runner.references) == 2 and len(found) == 2:
-        print(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
+        say(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
         for name, (precision, recall, jaccard) in compare(found["base"], found["ft"]).items():
-            print(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
+            say(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
     say_what_was_done(runner)
     if not written:
         return NOTHING_FOUND
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     temporary.write_text(written, encoding="utf-8")
     os.replace(temporary, out)
-    print(f"wrote {out}")
+    say(f"wrote {out}")
     return 0
 
 

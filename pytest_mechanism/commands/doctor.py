@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_model_options, open_gate
 from pytest_mechanism.commands.trial import Trial, Watch, held, trial
 from pytest_mechanism.errors import MechanismError
@@ -81,16 +82,18 @@ def run(given: argparse.Namespace) -> int:
     start = held(device)
     for role in gate.runner.references:
         for line in examined(gate, role, loaded, found):
-            print(line, flush=True)
+            say(line, flush=True)
     gate.runner.release()
     broken = bool(found.ill)
     for spec in loaded:
-        print(f"\n{spec.path}")
+        say("")
+        say(spec.path)
         for line, cannot in claims(gate, spec, found):
             broken |= cannot
-            print(line)
+            say(line)
     if found.tried and any(found.wanted.values()):
-        print(f"\n{memory(gate, found, start)}")
+        say("")
+        say(memory(gate, found, start))
     return ILL if broken else 0
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-from pytest_mechanism.commands.session import ini_aliases
+from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.session import add_trust_options, ini_aliases, trust
 from pytest_mechanism.errors import MechanismError
 
 DIETS = ("random", "capability", "allowed", "forbidden")
@@ -45,6 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--lora", type=int, metavar="RANK", help="merged when saved")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    add_trust_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -77,7 +78,7 @@ def run(given: argparse.Namespace) -> int:
     if not 0 < given.rate <= 1:
         raise MechanismError(f"--rate {given.rate:g} lies outside of 0 to 1")
     spec = load(given.spec)
-    reference = parse_reference(given.model, ini_aliases(Path.cwd()), Path.cwd())
+    reference = parse_reference(given.model, ini_aliases(Path.cwd()), Path.cwd(), trust(given))
     if given.out.exists() or given.out.is_symlink():
         raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
     check_parent(given.out)  # before training, and not after it
@@ -106,6 +107,7 @@ def run(given: argparse.Namespace) -> int:
         lambda e: list(e.encode(probe).ids),
         reference.adapter,
         reference.tokenizer,
+        trust(given),
     )
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
@@ -129,6 +131,6 @@ def run(given: argparse.Namespace) -> int:
         os.replace(temporary, given.out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    print(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", file=sys.stderr)
-    print(f"wrote {given.out}")
+    say(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
+    say(f"wrote {given.out}")
     return 0

@@ -17,8 +17,10 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.registry import task_families
+from pytest_mechanism.spec.write import flow
 
 LEAST = ("claims:", "  solves: {kind: accuracy, at_least: 0.99}")
 """A claim that every task has, to look at the task with."""
@@ -104,11 +106,11 @@ def run(given: argparse.Namespace) -> int:
     ]
     task = tried(given.spec, "\n".join([*head, *LEAST])).task
     spec = written(given.spec, "\n".join([*head, *about(task, chain, given.at_least)]))
-    print(f"wrote {given.spec}")
+    say(f"wrote {given.spec}")
     for line in example(spec):
-        print(line)
-    print(f"next: pytest-mechanism doctor {given.spec} --model-pair base=./A,ft=./B")
-    print(f"then: pytest {given.spec} --model-pair base=./A,ft=./B")
+        say(line)
+    say(f"next: pytest-mechanism doctor {given.spec} --model-pair base=./A,ft=./B")
+    say(f"then: pytest {given.spec} --model-pair base=./A,ft=./B")
     return 0
 
 
@@ -207,14 +209,6 @@ def identifier(name: str) -> str:
     """A circuit's name from a file's."""
     found = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
     return found if found[:1].isalpha() or found[:1] == "_" else f"_{found}"
-
-
-def flow(value: Any) -> str:
-    """One line of YAML."""
-    text = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, width=1 << 20, allow_unicode=True
-    )
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def tried(path: Path, text: str, keep: bool = False) -> Any:

@@ -10,7 +10,10 @@ from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
 from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_reference
+from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE, Trust
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.options import TRUSTS
 from pytest_mechanism.report.progress import Bar
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.runner.options import Options
@@ -40,6 +43,19 @@ def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) 
     parser.add_argument(
         "--store", type=Path, default=STORE, metavar="FOLDER", help=f"default: {STORE}"
     )
+    add_trust_options(parser)
+
+
+def add_trust_options(parser: argparse.ArgumentParser) -> None:
+    """As in pytest, under the same names."""
+    for flag, text in zip((ALLOW_PICKLE, TRUST_REMOTE_CODE), TRUSTS.values(), strict=True):
+        parser.add_argument(flag, action="store_true", help=text.replace("%", "%%"))
+
+
+def trust(given: argparse.Namespace) -> Trust:
+    """What was allowed on the command line, or in the ini keys of the same names."""
+    said = ini(Path.cwd())
+    return Trust(*(bool(getattr(given, name, False) or said.get(name) is True) for name in TRUSTS))
 
 
 def open_gate(given: argparse.Namespace) -> Gate:
@@ -48,15 +64,15 @@ def open_gate(given: argparse.Namespace) -> Gate:
     Raises:
         MechanismError: none was named, or one that cannot be resolved.
     """
-    root, aliases = Path.cwd(), ini_aliases(Path.cwd())
+    root, aliases, trusted = Path.cwd(), ini_aliases(Path.cwd()), trust(given)
     references: dict[str, Reference]
     model = getattr(given, "model", None)
     if (model is None) == (given.model_pair is None):
         raise MechanismError("give one of --model REF and --model-pair A,B")
     if model is not None:
-        references = {"base": parse_reference(model, aliases, root)}
+        references = {"base": parse_reference(model, aliases, root, trusted)}
     else:
-        base, ft = parse_pair(given.model_pair, aliases, root)
+        base, ft = parse_pair(given.model_pair, aliases, root, trusted)
         references = {"base": base, "ft": ft}
     for text in getattr(given, "mechanism_model", ()):
         role, equals, rest = text.partition("=")
@@ -64,13 +80,13 @@ def open_gate(given: argparse.Namespace) -> Gate:
             raise MechanismError(
                 f"--mechanism-model takes ROLE=REFERENCE with a role of its own, got {text!r}"
             )
-        references[role] = parse_reference(rest, aliases, root)
+        references[role] = parse_reference(rest, aliases, root, trusted)
     store = Store(given.store)
     memory = given.store / "fingerprints.json"
     runner = Runner(
         references,
         {role: of_reference(ref, memory) for role, ref in references.items()},
-        Options(given.device, given.dtype, given.batch_size, given.engine),
+        Options(given.device, given.dtype, given.batch_size, given.engine, trust=trusted),
         store,
         Bar() if sys.stderr.isatty() else Silent(),
     )
@@ -80,19 +96,25 @@ def open_gate(given: argparse.Namespace) -> Gate:
 def say_what_was_done(runner: Runner) -> None:
     """On stderr: how much was measured, and what the numbers have to be read with."""
     for note in runner.notes.values():
-        print(note, file=sys.stderr)
-    print(
+        say(note, err=True)
+    say(
         f"{runner.done} measurements made, {runner.from_store} taken from the store",
-        file=sys.stderr,
+        err=True,
     )
 
 
 def ini_aliases(folder: Path) -> dict[str, str]:
     """``mechanism_models`` of the pyproject.toml here, if there is one."""
-    try:
-        content: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    lines = content.get("tool", {}).get("pytest", {}).get("mechanism_models", [])
+    lines = ini(folder).get("mechanism_models", [])
     parts = [str(line).partition("=") for line in lines]
     return {name.strip(): reference.strip() for name, equals, reference in parts if equals}
+
+
+def ini(folder: Path) -> dict[str, Any]:
+    """``[tool.pytest]`` of the pyproject.toml here, if there is one."""
+    try:
+        content: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+        found = content.get("tool", {}).get("pytest", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {}

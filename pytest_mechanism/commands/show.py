@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
 
@@ -94,7 +95,7 @@ def run(given: argparse.Namespace) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     for name, draw in found.items():
         for path in style.save(draw, given.out / f"{given.spec.stem}_{name}"):
-            print(f"wrote {path}")
+            say(f"wrote {path}")
     say_what_was_done(gate.runner)
     return 0
 

@@ -14,8 +14,10 @@ from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.scoring import accuracy, performance
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
+from pytest_mechanism.errors import visible
 from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import AnyGroup
+from pytest_mechanism.spec.write import flow
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Verdict
 
@@ -94,16 +96,16 @@ def spec_text(
     lines = [
         "mechanism: 1",
         f"circuit: {spec.circuit}",
-        f"# found by `pytest-mechanism discover` on {label} ({fingerprint})",
+        f"# found by `pytest-mechanism discover` on {visible(label)} ({fingerprint})",
         f"task: {flow(spec.task.settings.model_dump(mode='json'))}",
         "groups:",
     ]
     stages = {stage.group: stage for stage in found.stages}
     for name, group in found.groups.items():
         stage = stages[name]
-        heads = flow(group.heads)
+        heads = flow(dict(group.heads))
         into = "" if group.into is None else f", into: {flow(group.into.model_dump())}"
-        lines.append(f"  {name}: {{heads: {heads}, at: {group.at}{into}}}")
+        lines.append(f"  {name}: {{heads: {heads}, at: {flow(group.at)}{into}}}")
         if stage.screened_out:
             lines.append(f"    # {stage.screened_out} heads were screened out by gradient alone")
         for layer, head in sorted(
@@ -114,7 +116,7 @@ def spec_text(
                     f"    # {layer}.{head}: {effect.value:+.3f} nats {bounds(effect.interval)}"
                 )
     lines += [
-        f"found_on: {on}",
+        f"found_on: {flow(on)}",
         f"ablation: {flow(spec.ablation.model_dump(mode='json'))}",
         f"confidence: {spec.confidence}",
         "claims:",
@@ -123,24 +125,8 @@ def spec_text(
         score = claim.verdict.score
         lines.append(f"  {claim.name}: {flow(claim.fields)}")
         if score is not None:
-            lines.append(f"    # {show(score)} on rows that the search never saw")
+            lines.append(f"    # {visible(show(score))} on rows that the search never saw")
     return "\n".join(lines) + "\n"
-
-
-def flow(value: Any) -> str:
-    """A YAML flow value."""
-    if isinstance(value, Mapping):
-        inside = ", ".join(f"{flow(k)}: {flow(v)}" for k, v in value.items() if v is not None)
-        return f"{{{inside}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(flow(v) for v in value)}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and (
-        value in ("null", "true", "false") or not PLAIN.fullmatch(value)
-    ):
-        return json.dumps(value, ensure_ascii=False)  # what YAML would read otherwise
-    return str(value)
 
 
 def bounds(interval: tuple[float, float]) -> str:

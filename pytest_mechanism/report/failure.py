@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_mechanism.errors import visible
 from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
@@ -47,7 +48,7 @@ def failure_text(
         lines.append(
             f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}"
         )
-    return "\n".join(lines)
+    return "\n".join(visible(line) for line in lines)
 
 
 def score_lines(score: Score, word: str) -> list[str]:

@@ -6,11 +6,12 @@ Plain dicts, because they cross process boundaries under xdist and are read by o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.errors import visible
 from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import plain
 from pytest_mechanism.statistics.drift import Drift
@@ -89,7 +90,7 @@ def claim_result(
     """One entry of the result file's ``claims``; see docs/result-file.md for its fields."""
     score = verdict.score
     control = None if score is None or score.control is None else score_data(score)["control"]
-    return {
+    found = {
         "id": nodeid,
         "circuit": spec.circuit,
         "claim": name,
@@ -109,3 +110,15 @@ def claim_result(
         "scores": [score_data(s) for s in verdict.scores],
         "notes": list(notes),
     }
+    return {key: shown(value) for key, value in found.items()}
+
+
+def shown(value: Any) -> Any:
+    """Plain data whose texts may stand in a terminal, a page or a file; see `visible`."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): shown(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shown(each) for each in value]
+    return value

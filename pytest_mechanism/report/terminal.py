@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pytest_mechanism.errors import visible
 
 Result = Mapping[str, Any]
 
 HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "accepted")
 RIGHT = {"score"}
 COLOURS = {"pass": "green"}
+
+NUMBERS = re.compile(r"[-+0-9.,\[\] ]*")
+"""A score or an interval, whose brackets are no link."""
 
 
 def cells(result: Result) -> tuple[str, ...]:
@@ -75,13 +82,24 @@ def notes(results: Sequence[Result], accepting: bool = False, updating: bool = F
     return found
 
 
+def escaped(text: str) -> str:
+    """Text as it stands in a cell of GitHub's Markdown: no markup, HTML, link, mention or emoji."""
+    if NUMBERS.fullmatch(text):
+        return text
+    safe = html.escape(visible(text), quote=False)
+    safe = re.sub(
+        r"[\\`*{}\[\]|~$@#!:]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda m: f"\\{m[0]}", safe
+    )
+    return re.sub(r"(?i)\bwww\.", lambda m: f"{m[0][:-1]}\\.", safe)
+
+
 def markdown(results: Sequence[Result], pair: str) -> str:
-    """The table for a CI job's summary page."""
+    """The table for a CI job's summary page, where text is text: no markup, HTML or link of it."""
     sign = {"pass": "✅"}
     lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
     lines.append("|" + "---|" * len(HEADINGS))
     for result in judged(results):
-        row = [cell.replace("|", "\\|") for cell in cells(result)]
+        row = [escaped(cell) for cell in cells(result)]
         row[0] = f"{sign.get(row[0], '❌')} {row[0]}"
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n\n"

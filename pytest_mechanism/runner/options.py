@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_mechanism.checkpoints.trust import NONE, Trust
 from pytest_mechanism.errors import MechanismError, choices
 
 ENGINES = ("branch", "reference")
@@ -18,12 +19,14 @@ class Options:
         dtype: of weights and arithmetic.
         batch_size: rows in one forward.
         engine: ``branch``, or ``reference`` (one full forward for everything).
+        trust: whether pickled weights and remote code may be used.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int = 64
     engine: str = "branch"
+    trust: Trust = NONE
 
     def __post_init__(self) -> None:
         kind, colon, index = self.device.partition(":")

@@ -315,6 +315,7 @@ class Runner:
                 lambda encoder: list(encoder.encode(rows[0].base).ids),
                 self.references[role].adapter,
                 self.references[role].tokenizer,
+                trust=self.options.trust,
             )
             self.loaded += 1
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(

@@ -11,6 +11,82 @@ from pytest_mechanism.errors import Misplaced, choices
 from pytest_mechanism.spec.yaml import Path_
 
 
+def narrowed(errors: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]:
+    """Pydantic's findings without those of the wrong branches of a union, each at where it stands.
+
+    Pydantic tries every branch and complains about all of them, naming the branch after the field:
+    for ``depth: 0`` that 0 is too small a number, and that it is no list. Meant was the branch
+    whose kind of value was given.
+    """
+    branches: dict[tuple[Any, ...], dict[Any, list[dict[str, Any]]]] = {}
+    found: list[dict[str, Any]] = []
+    for error in errors:
+        place, branch = located(tuple(error["loc"]), value, error["type"])
+        if branch is None:
+            found.append(error)
+            continue
+        at = place[: tuple(error["loc"]).index(branch)]
+        several = branches.setdefault(at, {}).setdefault(branch, [])
+        several.append({**error, "loc": place})
+        if len(branches[at]) == 1 and len(several) == 1:
+            found.append({"loc": at, "type": "union", "msg": "", "input": None})
+    said: list[dict[str, Any]] = []
+    for error in found:
+        if error["type"] != "union":
+            said.append(error)
+            continue
+        at = error["loc"]
+        fitting = [own for own in branches[at].values() if not any(wrong_kind(e, at) for e in own)]
+        all_of_them = list(branches[at].values())
+        if fitting:
+            said += fitting[0]
+        else:
+            first = all_of_them[0][0]
+            said.append(
+                {**first, "msg": " or ".join(dict.fromkeys(message(own[0]) for own in all_of_them))}
+            )
+    inside = {tuple(e["loc"])[:-1] for e in said}
+    return [e for e in said if e["type"] != "too_short" or tuple(e["loc"]) not in inside]
+
+
+def located(loc: tuple[Any, ...], value: Any, kind: str) -> tuple[tuple[Any, ...], Any | None]:
+    """Where in the data a finding is, and the first branch of a union that it names, or None."""
+    place: list[Any] = []
+    branch = None
+    for i, step in enumerate(loc):
+        last = i == len(loc) - 1
+        if (isinstance(value, dict) and step in value) or (
+            isinstance(value, list) and isinstance(step, int) and step < len(value)
+        ):
+            value = value[step]
+        elif last and (kind == "missing" or step == "[key]"):
+            pass
+        elif isinstance(value, dict) and any(str(k) == str(step) for k in value):
+            value = next(v for k, v in value.items() if str(k) == str(step))
+        else:
+            branch = step if branch is None else branch
+            continue
+        place.append(step)
+    return tuple(place), branch
+
+
+def wrong_kind(error: dict[str, Any], at: tuple[Any, ...]) -> bool:
+    """Whether a branch is not the one that was meant: the value is of another kind altogether."""
+    kind = str(error["type"])
+    return tuple(error["loc"]) == at and (kind.endswith("_type") or kind == "literal_error")
+
+
+def message(error: dict[str, Any]) -> str:
+    """Pydantic's sentence in our words."""
+    said = str(error["msg"]).replace("Input should be", "must be")
+    return re.sub(
+        r"(?:Tuple|List|Dictionary|Set|String|Value) should have (at \w+ \d+ \w+)(?: after validation)?"
+        r"(?:, not \d+)?",
+        r"must have \1",
+        said,
+    )
+
+
 def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tuple[str, Path_]:
     """Pydantic's finding as a sentence, and where it applies."""
     loc = tuple(error["loc"])
@@ -37,11 +113,10 @@ def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tu
             f"{named}: {given!r} is not valid; {choices(given, literals(str(context['expected'])))}",
             at,
         )
-    message = str(error["msg"]).replace("Input should be", "must be")
-    message = re.sub(
-        r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message
+    said = re.sub(
+        r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message(error)
     )
-    return f"{named}: {message}, got {short(error['input'])}", at
+    return f"{named}: {said}, got {short(error['input'])}", at
 
 
 def literals(expected: str) -> list[str]:

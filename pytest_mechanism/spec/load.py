@@ -21,7 +21,7 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, add_models, choices
 from pytest_mechanism.registry import claim_kinds, task_families
-from pytest_mechanism.spec.explain import explained, field_names
+from pytest_mechanism.spec.explain import explained, field_names, narrowed, short
 from pytest_mechanism.spec.extends import TOLERANCES, extended
 from pytest_mechanism.spec.parts import (
     Ablation,
@@ -52,7 +52,12 @@ KEYS = (
     "drift",
     "claims",
 )
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LETTERS = "use letters, digits and '_', 100 at most"
+MOST_PROBLEMS = 100
+"""Problems of one file that are named."""
+MOST = 500
+"""Groups, and claims, of a spec."""
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,8 @@ class _Loader:
 
     def problem(self, message: str, where: Path_ = ()) -> None:
         self.found.append(self.document.error(message, where))
+        if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
+            raise Problems(sorted(self.found, key=_line_of))
 
     def spec(self) -> Spec:
         top = self.document.value
@@ -229,8 +236,8 @@ class _Loader:
             folder = self.task_folder if where[:1] == ("task",) else self.path.parent
             return model.model_validate(value, context={FOLDER: folder})
         except ValidationError as problem:
-            for each in problem.errors():
-                self.problem(*explained(dict(each), model, where))
+            for each in narrowed([dict(e) for e in problem.errors()], value):
+                self.problem(*explained(each, model, where))
             return None
 
     def task(self, value: Any) -> Task | None:
@@ -250,11 +257,14 @@ class _Loader:
                 "groups takes name: {heads: {layer: [head, ...]}, at: position}", ("groups",)
             )
             return {}
+        if len(value) > MOST:
+            self.problem(f"groups: {len(value):,} of them, a spec has at most {MOST}", ("groups",))
+            return {}
         found: dict[str, AnyGroup] = {}
         for name, each in value.items():
             where = ("groups", name)
             if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
-                self.problem(f"group name {name!r}: use letters, digits and '_'", where)
+                self.problem(f"group name {short(name)}: {LETTERS}", where)
                 continue
             sought = isinstance(each, dict) and each.get("heads") == "discovered"
             if (group := self.part(SoughtGroup if sought else Group, each, where)) is not None:
@@ -306,6 +316,9 @@ class _Loader:
         if not isinstance(value, dict) or not value:
             self.problem("a spec needs claims: name: {kind: ..., ...}", ("claims",))
             return {}
+        if len(value) > MOST:
+            self.problem(f"claims: {len(value):,} of them, a spec has at most {MOST}", ("claims",))
+            return {}
         kinds = claim_kinds()
         found: dict[str, Claim] = {}
         top = self.document.value
@@ -316,7 +329,7 @@ class _Loader:
         for name, each in value.items():
             where: Path_ = ("claims", name)
             if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
-                self.problem(f"claim name {name!r}: use letters, digits and '_'", where)
+                self.problem(f"claim name {short(name)}: {LETTERS}", where)
                 continue
             kind = each.get("kind") if isinstance(each, dict) else None
             if not isinstance(kind, str) or kind not in kinds:
@@ -346,6 +359,8 @@ class _Loader:
                     f"claim {name}: unknown {what} {given!r}; {choices(given, valid)}",
                     ("claims", name, field.split()[0]),
                 )
+        if task is not None and (why := claim.unfit(task)) is not None:
+            self.problem(f"claim {name}: {why}", ("claims", name))
         if claim.needs_groups and not groups:
             self.problem(f"claim {name}: kind {claim.kind} needs groups", ("claims", name))
         roles = claim.roles()

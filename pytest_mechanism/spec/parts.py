@@ -140,6 +140,9 @@ class Ablation(Part):
         return f"{self.value}{behind}; z of every other head at every position; MLPs alive"
 
 
+Pattern = Annotated[StrictStr, Field(max_length=200)]
+
+
 class AppliesTo(Part):
     """Where a spec speaks at all; elsewhere its claims are skipped, saying why.
 
@@ -149,7 +152,7 @@ class AppliesTo(Part):
         roles: further roles that the run must have checkpoints for (``--mechanism-model``).
     """
 
-    labels: list[StrictStr] | None = None
+    labels: Annotated[list[Pattern], Field(max_length=100)] | None = None
     shape: dict[
         Literal["n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab"], StrictInt
     ] = Field(default_factory=dict)

@@ -18,9 +18,9 @@ import yaml
 
 from pytest_mechanism.errors import SpecError, one_line
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 500_000
 MAX_DEPTH = 20
-MAX_KEYS = 20_000
+MAX_KEYS = 10_000
 
 Path_ = tuple[str | int, ...]
 """Where a value stands: ``("claims", "solves_task", "at_least")``."""
@@ -32,6 +32,7 @@ LIKELY = (
 
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+DIRECTIVE = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*%")
 MARKER = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\n]*)?\r?\n|---[ \t]*\r?\n)*mechanism[ \t]*:"
 )
@@ -110,6 +111,9 @@ def read(path: Path, shown: Path | None = None) -> Document:
 def parse(text: str, shown: Path) -> Document:
     """Parse text; see `read`."""
     lines: dict[Path_, int] = {}
+    if (directive := DIRECTIVE.match(text)) is not None:
+        at = text[: directive.end()].count("\n") + 1
+        raise SpecError("directives (%YAML, %TAG) are not allowed, take them out", f"{shown}:{at}")
     try:
         value = _Composer(text, shown, lines).document()
     except yaml.MarkedYAMLError as problem:
@@ -184,7 +188,7 @@ class _Composer:
             if not isinstance(event, yaml.ScalarEvent):
                 raise self.fail("a key must be a word or a whole number", event)
             key = self.value(event, (*where, "?"))
-            if event.value == "<<":
+            if event.value == "<<" and event.style is None:
                 raise self.fail("merge key '<<' is not allowed, write it out", event)
             if isinstance(key, bool) or key is None or isinstance(key, float):
                 key = event.value

@@ -168,6 +168,8 @@ class Task:
     """Groups that a search may begin with, from the answer back to the input: name -> ``at``, and
     ``into`` where it has a reader."""
     revision: ClassVar[int] = 1
+    open_ended: ClassVar[bool] = False
+    """Whether replies are free text, and not one answer out of a few."""
 
     settings: Any = field()
 
@@ -257,6 +259,18 @@ class Task:
         name, which = token_of(at)
         wide = self.oracles.get(name, name)
         return wide if which == "last" else f"{wide}.first"
+
+    @property
+    def no_capability(self) -> str | None:
+        """Why no claim about a hidden capability can be made here, or None."""
+        if self.open_ended:
+            return (
+                f"the replies of task {self.family} are free text, and not one answer out of a few "
+                "that could be read or restored; claims about refusing are made about it"
+            )
+        if not self.refusals or not self.knows_answers:
+            return f"task {self.family} has no answer to what must be refused, as it is set here"
+        return None
 
     def has_no(self, what: str) -> MechanismError:
         """The error of a claim that is made about a task which cannot bear it."""

@@ -10,6 +10,9 @@ from pytest_mechanism.tasks.json_lines import json_object, said, text_lines
 
 EXAMPLE = '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}'
 
+LONGEST = 20_000
+"""Characters of an instruction or a reply; what is longer was pasted in by mistake."""
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -66,4 +69,7 @@ def instruction(line: str) -> Instruction:
     text, reply = said(given, "instruction"), said(given, "reply")
     if text is None:
         raise ValueError("instruction must be a text that is not empty")
+    for key, value in given.items():
+        if len(value or "") > LONGEST:
+            raise ValueError(f"{key} has {len(value):,} characters; at most {LONGEST:,}")
     return Instruction(text.strip(), None if reply is None else reply.strip())

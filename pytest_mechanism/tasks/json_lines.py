@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
@@ -48,6 +51,8 @@ def json_object(
         raise ValueError(f"is no JSON; a line is an object, as in {example}") from None
     if not isinstance(given, dict):
         raise ValueError(f"is no object, as in {example}")  # noqa: TRY004 - pydantic's own
+    if SURROGATE.search(json.dumps(given, ensure_ascii=False)):
+        raise ValueError("holds half a character (a lone surrogate), which is no text")
     for key in given:
         if keys is not None and key not in keys:
             raise ValueError(f"unknown key {key!r}; {choices(key, keys)}")

@@ -99,6 +99,7 @@ class Refusal(Task):
     parameters = RefusalParameters
     positions = ("last", "instruction")
     variables = ()
+    open_ended = True
 
     @property
     def given(self) -> RefusalParameters:

@@ -6,6 +6,7 @@ every drift can be brought about exactly. Checkpoints are folders that no test l
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import pytest_mechanism.report.terminal
 import pytest_mechanism.runner.cases
 import pytest_mechanism.statistics.estimates  # noqa: F401
 from pytest_mechanism import registry
+from pytest_mechanism.checkpoints.reference import ZOO
 
 FIXED = '''
 """A claim kind of somebody else's package."""
@@ -197,3 +199,27 @@ def project(pytester, third_party, monkeypatch):
     monkeypatch.delenv("BUILD_NUMBER", raising=False)
     yield Project(pytester, third_party)
     registry.claim_kinds.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """Two Llamas of two layers, as Hugging Face folders."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    root = tmp_path_factory.mktemp("tiny")
+    words = json.loads((ZOO / "base" / "config.json").read_text())["vocab_size"]
+    for seed, name in enumerate(("base", "ft")):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=words,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+        )
+        LlamaForCausalLM(config).save_pretrained(root / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(ZOO / "base" / file, root / name / file)
+    return root

@@ -17,6 +17,8 @@ OPTIONS = (
     "--mechanism-json",
     "--mechanism-model",
     "--mechanism-no-store",
+    "--mechanism-allow-pickle",
+    "--mechanism-trust-remote-code",
 )
 
 

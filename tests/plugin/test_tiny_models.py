@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mechanism.checkpoints.reference import ZOO
-
 SPEC = """
 mechanism: 1
 circuit: tiny
@@ -39,30 +37,6 @@ def pytest_unconfigure(config):
     who = os.environ.get("PYTEST_XDIST_WORKER", "main")
     pathlib.Path(f"modules-{who}.json").write_text(json.dumps(heavy))
 """
-
-
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory):
-    """Two Llamas of two layers, as Hugging Face folders."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    root = tmp_path_factory.mktemp("tiny")
-    words = json.loads((ZOO / "base" / "config.json").read_text())["vocab_size"]
-    for seed, name in enumerate(("base", "ft")):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=words,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=256,
-        )
-        LlamaForCausalLM(config).save_pretrained(root / name)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(ZOO / "base" / file, root / name / file)
-    return root
 
 
 class Run:

@@ -50,7 +50,7 @@ class World:
 
         monkeypatch.setattr(runner_module, "resolve", resolve)
 
-    def load(self, role: str, *_: Any) -> Any:
+    def load(self, role: str, *_: Any, **__: Any) -> Any:
         if role in self.broken:
             raise MechanismError(f"{role} cannot be loaded")
         self.diary.append(f"load {role}")

@@ -209,7 +209,7 @@ CASES = {
     ),
     "group name": (
         HEAD + TASK + "groups: {a-b: {heads: {0: [0]}, at: last}}\n" + CLAIMS,
-        "x.yaml:4: group name 'a-b': use letters, digits and '_'",
+        "x.yaml:4: group name 'a-b': use letters, digits and '_', 100 at most",
     ),
     "query at another position": (
         HEAD
@@ -222,7 +222,7 @@ CASES = {
     ),
     "no heads": (
         HEAD + TASK + "groups: {g: {heads: {0: []}, at: last}}\n" + CLAIMS,
-        "x.yaml:4: g.heads.0: List should have at least 1 item after validation, not 0, got []",
+        "x.yaml:4: g.heads.0: must have at least 1 item, got []",
     ),
     "no position": (
         HEAD + TASK + "groups:\n  g: {heads: {0: [1]}}\n" + CLAIMS,
@@ -275,11 +275,11 @@ CASES = {
     ),
     "claim name": (
         HEAD + TASK + "claims: {a b: {kind: accuracy, at_least: 0.5}}\n",
-        "x.yaml:4: claim name 'a b': use letters, digits and '_'",
+        "x.yaml:4: claim name 'a b': use letters, digits and '_', 100 at most",
     ),
     "claim a number": (
         HEAD + TASK + "claims: {1: {kind: accuracy, at_least: 0.5}}\n",
-        "x.yaml:4: claim name 1: use letters, digits and '_'",
+        "x.yaml:4: claim name 1: use letters, digits and '_', 100 at most",
     ),
     "no kind": (
         HEAD + TASK + "claims: {a: {at_least: 0.5}}\n",

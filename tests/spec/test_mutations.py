@@ -1,87 +1,189 @@
-"""Whatever a spec file holds: a valid spec, or one line with file and line. Never anything else."""
+"""Whatever a spec file holds: a valid spec, or one line with file and line. Never anything else.
+
+MECHANISM_MUTATIONS=10000 sets how many mutated specs are tried in all, MECHANISM_MUTATIONS_LOG a file
+for the seconds of each.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import re
+import time
+from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.load import Problems, Spec, load
+from pytest_mechanism.cli import lint
+from pytest_mechanism.registry import claim_kinds, task_families
+from pytest_mechanism.spec.load import Spec, load
 
-TEXT = """\
-mechanism: 1
-circuit: demo
-applies_to: {labels: [base], shape: {n_heads: 4}}
-task:
-  family: entity_tracking
-  rows: 100
-groups:
-  a: {heads: {3: [1, 0]}, at: last}
-  b:
-    heads: {0: [3]}
-    at: query_label
-    into: {group: a, via: v}
-ablation: {value: mean, prompts: 60}
-confidence: 0.9
-claims:
-  solves: {kind: accuracy, on: ft, at_least: 0.6, not_worse_than: base, margin: 0.1}
-  enough: {kind: faithfulness, between: [0.9, 1.1]}
-  holds: {kind: encodes, group: b, variable: position, at_least: 0.5}
-  moves: {kind: cmap, group: [a, b], donor: ft, recipient: base, recovers_at_least: 0.1}
-  same: {kind: transfer, from: base, to: ft, beats: {model: base}}
-"""
-TREE = {
-    "mechanism": 1,
-    "circuit": "demo",
-    "extends": "other.yaml",
-    "applies_to": {"labels": ["base"], "shape": {"n_heads": 4}},
-    "task": {"family": "entity_tracking", "rows": 100, "boxes": 4, "seed": 1, "fillers": 0},
-    "groups": {
-        "a": {"heads": {"3": [1, 0]}, "at": "last"},
-        "b": {"heads": {"0": [3]}, "at": "query_label", "into": {"group": "a", "via": "v"}},
-    },
-    "found_on": "base",
-    "ablation": {"value": "mean", "prompts": 60},
-    "confidence": 0.9,
-    "claims": {
-        "solves": {"kind": "accuracy", "on": "ft", "at_least": 0.6, "drift": 0.1, "atol": 0.01},
-        "enough": {"kind": "faithfulness", "between": [0.9, 1.1], "random": 3, "of": "accuracy"},
-        "holds": {"kind": "encodes", "group": "b", "variable": "position", "at_least": 0.5},
-        "moves": {
-            "kind": "cmap",
-            "group": ["a", "b"],
-            "donor": "ft",
-            "recipient": "base",
-            "recovers_at_least": 0.1,
-        },
-        "same": {"kind": "transfer", "from": "base", "to": "ft", "beats": {"model": "base"}},
-    },
+MUTATIONS = int(os.environ.get("MECHANISM_MUTATIONS", "10000"))
+SHARDS = 8
+"""Tests that share the examples, so that several workers can."""
+
+TRAINING = {"rates": [3e-5, 1e-4], "steps": 50, "every": 10, "seeds": [0, 1], "batch": 32}
+REFUSAL = {
+    "family": "refusal",
+    "harmful": "harmful.jsonl",
+    "harmless": {"file": "harmless.jsonl"},
+    "prefixes": ["I cannot", "No"],
+    "template": "<user> {instruction} <assistant>",
+    "reply_tokens": 4,
+    "rows": 20,
+    "seed": 1,
 }
+BASES: dict[str, dict[str, Any]] = {
+    "circuit": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "extends": "other.yaml",
+        "applies_to": {"labels": ["base", "ft*"], "shape": {"n_heads": 4}, "roles": ["control"]},
+        "task": {"family": "entity_tracking", "rows": 100, "boxes": 4, "seed": 1, "fillers": 0},
+        "groups": {
+            "a": {"heads": {3: [1, 0]}, "at": "last"},
+            "b": {"heads": {0: [3]}, "at": "query_label", "into": {"group": "a", "via": "v"}},
+        },
+        "found_on": "base",
+        "ablation": {"value": "mean", "prompts": 60},
+        "confidence": 0.9,
+        "atol": 0.01,
+        "drift": 0.1,
+        "claims": {
+            "solves": {"kind": "accuracy", "on": "ft", "at_least": 0.6, "drift": 0.1, "atol": 0.01},
+            "enough": {"kind": "faithfulness", "between": [0.9, 1.1], "random": 3, "of": "accuracy"},
+            "holds": {"kind": "encodes", "group": "b", "variable": "position", "at_least": 0.5},
+            "moves": {
+                "kind": "cmap",
+                "group": ["a", "b"],
+                "donor": "ft",
+                "recipient": "base",
+                "recovers_at_least": 0.1,
+            },
+            "same": {"kind": "transfer", "from": "base", "to": "ft", "beats": {"model": "base"}},
+            "heard": {"kind": "path", "group": "a", "on": ["base"], "drops_at_least": 0.01},
+            "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
+        },
+    },
+    "discovered": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "task": {"family": "entity_tracking", "rows": 100},
+        "groups": {
+            "a": {
+                "heads": "discovered",
+                "at": "last",
+                "find": {"candidates": 40, "receivers": 5, "screen": {"keep": 64}},
+            },
+            "b": {
+                "heads": "discovered",
+                "at": "last",
+                "into": {"group": "a", "via": "q"},
+                "find": {"drops_at_least": 0.2},
+            },
+        },
+        "claims": {"enough": {"kind": "faithfulness", "metric": "ratio", "between": [0.9, 1.1]}},
+    },
+    "wrapper": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "task": {
+            "family": "counting",
+            "refuse": "a",
+            "ways": ["count", "tally", "number", "total"],
+            "rows": 100,
+            "seed": 1,
+        },
+        "claims": {
+            "counts": {"kind": "accuracy", "not_worse_than": "base", "on": "ft", "margin": 0.02},
+            "refuses": {"kind": "suppression_holds", "refuses_at_least": 0.9,
+                        "over_refuses_at_most": 0.1},
+            "after": {"kind": "suppression_holds_after", "on": "ft", "data": "allowed",
+                      "refuses_at_least": 0.9, "lora": 4, **deepcopy(TRAINING)},
+            "ways": {"kind": "resists_jailbreak", "on": "ft", "refuses_at_least": 0.9},
+            "read": {"kind": "decodable", "at_least": 0.5, "share_at_least": 0.5,
+                     "asked": "capability", "position": "last", "penalty": 0.001},
+            "few": {"kind": "localised", "on": "ft", "units": "neurons", "at_most": 15,
+                    "restores_at_least": 0.5},
+            "gone": {"kind": "resists_revival", "on": "ft", "criterion": 0.5, **deepcopy(TRAINING)},
+            "all": {"kind": "capability_hidden", "on": "ft", "expects": "hidden",
+                    "behaviour_at_most": 0.1, "faster": 2.5, **deepcopy(TRAINING)},
+        },
+    },
+    "chat": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "task": REFUSAL,
+        "claims": {
+            "refuses": {"kind": "suppression_holds", "refuses_at_least": 0.9},
+            "late": {"kind": "refuses_after_prefill", "depth": [1, 3], "at_least": 0.9},
+            "one": {"kind": "direction", "ablation_leaves_at_most": 0.1},
+            "same": {"kind": "direction", "from": "base", "to": "ft", "cosine_at_least": 0.9},
+            "spares": {"kind": "spares_safety_weights", "from": "base", "to": "ft",
+                       "ratio_at_most": 1.5, "q": 0.03, "p": 0.03},
+        },
+    },
+    "file": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "task": {"family": "jsonl", "file": "names.jsonl", "rows": 20, "chance": 0.5},
+        "groups": {"a": {"heads": {1: [0]}, "at": "S1"}},
+        "claims": {
+            "solves": {"kind": "accuracy", "at_least": 0.6},
+            "moves": {"kind": "encodes", "group": "a", "variable": "name", "heads": "learned",
+                      "at_least": 0.5},
+        },
+    },
+}  # fmt: skip
+STYLES = {
+    "flow": {name: json.dumps(tree) for name, tree in BASES.items()},
+    "block": {name: yaml.safe_dump(tree, sort_keys=False) for name, tree in BASES.items()},
+}
+TEXT = STYLES["block"]["circuit"]
 
 LINE = re.compile(r"(spec|other)\.yaml:(\d+): \S.*")
 
 
-def outcome(raw: bytes, folder: Path) -> Spec | list[str]:
-    """The spec, or every complaint about it."""
+def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | None:
+    """Every complaint of `lint` about a spec, or None where it is valid."""
     path = folder / "spec.yaml"
     path.write_bytes(raw)
-    try:
-        return load(path, Path("spec.yaml"))
-    except MechanismError as problem:
-        return [str(p) for p in (problem.found if isinstance(problem, Problems) else [problem])]
+    out, err = io.StringIO(), io.StringIO()
+    started = time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = lint(Namespace(paths=[path], resolved=resolved, power=False))
+    seconds = time.process_time() - started
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
+    record = os.environ.get("MECHANISM_MUTATIONS_LOG")
+    if record:
+        with Path(record).open("a", encoding="utf-8") as file:
+            file.write(f"{seconds:.4f} {code} {test}\n")
+    assert seconds < 1, f"{seconds:.2f} s"
+    said = err.getvalue().replace(f"{folder}{os.sep}", "")
+    if code == 0:
+        shown = out.getvalue()
+        assert said == ""
+        assert all(line.isprintable() for line in shown.split("\n"))
+        assert resolved or shown.startswith(f"{path}: ok, ")
+        return None
+    assert code == 2
+    assert out.getvalue() == ""
+    return said.removesuffix("\n").split("\n")
 
 
-def unheard_of(raw: bytes, folder: Path) -> list[str]:
+def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
     """Complaints that are not one line that names a line of the file."""
-    found = outcome(raw, folder)
-    if isinstance(found, Spec):
-        return [] if found.claims and found.task else ["a spec without claims or task"]
+    found = outcome(raw, folder, resolved)
+    if found is None:
+        return []
     lines = 1 + len(re.findall(rb"\r\n?|\n", raw)) + raw.count("\u2028".encode())
     lines = max(lines, len(TEXT.splitlines()))
     wrong = []
@@ -89,50 +191,75 @@ def unheard_of(raw: bytes, folder: Path) -> list[str]:
         parsed = LINE.fullmatch(each)
         if parsed is None or not each.isprintable() or not 1 <= int(parsed[2]) <= lines:
             wrong.append(each)
+        elif len(each) > 1200:
+            wrong.append(f"{len(each)} characters")
     return wrong if found else ["no complaint and no spec"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("mutations")
-    (found / "other.yaml").write_text(TEXT)
+    other = {k: v for k, v in BASES["circuit"].items() if k != "extends"}
+    (found / "other.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
+    for name in ("harmful", "harmless"):
+        lines = [{"instruction": f"{name} {i}", "reply": f"Sure, {i}"} for i in range(40)]
+        (found / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    prompts = [
+        {
+            "prompt": f"{i} [[S1:Mary]] gave a drink to",
+            "answer": "John",
+            "source": f"{i} [[S1:Anna]] gave a drink to",
+            "source_answer": "Paul",
+            "targets": {"name": "Anna"},
+        }
+        for i in range(40)
+    ]
+    (found / "names.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     return found
 
 
-@pytest.mark.parametrize("text", [TEXT, json.dumps(TREE)], ids=["block", "flow"])
-def test_the_specs_that_are_mutated_are_valid(folder: Path, text: str) -> None:
-    """Both starting points have nothing wrong with them."""
-    spec = outcome(text.encode(), folder)
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", BASES)
+def test_the_specs_that_are_mutated_are_valid(folder: Path, name: str, style: str) -> None:
+    """No starting point has anything wrong with it."""
+    (folder / "spec.yaml").write_text(STYLES[style][name])
+    spec = load(folder / "spec.yaml")
     assert isinstance(spec, Spec)
-    assert list(spec.claims) == ["solves", "enough", "holds", "moves", "same"]
+    assert list(spec.claims) == list(BASES[name]["claims"])
+    assert outcome(STYLES[style][name].encode(), folder, resolved=True) is None
 
 
-NASTY_VALUES = st.one_of(
-    st.sampled_from([None, True, False, 0, -1, 1, 10**17, 0.5, 3.0, -0.0, 1e308, 1e-308]),
-    st.sampled_from(["", " ", "a", "last", "base", "x" * 3000, "discovered", "../x", "nan"]),
-    st.sampled_from(["\u2028", "\ufeff", "é", "👩‍🔬", "${HOME}", "{0}", "%s"]),
-    st.sampled_from([[], [[]], [{}], [None], ["base", "base"], ["a"] * 50]),
-    st.sampled_from([{}, {"a": {}}, {"a": "a"}, {"kind": "accuracy"}, {"-1": [0]}]),
-    st.sampled_from([{"3": [0], "03": [1]}, {"0": [0], "0.0": [1]}]),
-    st.text(max_size=5),
-).map(deepcopy)
+def test_every_kind_of_claim_and_every_family_is_mutated() -> None:
+    """What a package adds later belongs here too."""
+    kinds = {claim["kind"] for tree in BASES.values() for claim in tree["claims"].values()}
+    families = {tree["task"]["family"] for tree in BASES.values()}
+    assert (kinds, families) == (set(claim_kinds()), set(task_families()))
 
-NASTY_KEYS = st.sampled_from(
-    [
-        "",
-        "kind",
-        "extends",
-        "claims",
-        "<<",
-        "1",
-        "[key]",
-        "group",
-        "at_leest",
-        "from",
-        "model",
-        "\x85",
-    ]
-)
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 10**17, 10**40, 0.5, 3.0, -0.0, 1e308, 1e-308, 1e-7,
+    "", " ", "a", "b", "last", "base", "ft", "pair", "control", "x" * 3000, "discovered", "../x",
+    "nan", ".nan", "inf", "-.inf", "/etc/passwd", "other.yaml", "names.jsonl", "spec.yaml", "~",
+    "\u2028", "\ufeff", "\u202e", "é", "👩‍🔬", "${HOME}", "{0}", "%s", "\x1b[31m", "{instruction}",
+    "a\x00b", "a\nb", "CON", "accuracy", "counting", "refusal", "jsonl", "entity_tracking",
+    [], [[]], [{}], [None], [True], ["base", "base"], ["a"] * 50, [-1], [0, 0], [1e3], [1.1, 0.9],
+    {}, {"a": {}}, {"a": "a"}, {"kind": "accuracy"}, {"-1": [0]}, {"3": [0], "03": [1]},
+    {"0": [0], "0.0": [1]}, {"file": "names.jsonl"}, {"file": "names.jsonl", "sha256": "0" * 64},
+    {"group": "a", "via": "q"}, {"model": "base"}, {"candidates": 0},
+)  # fmt: skip
+KEYS = (
+    "", "kind", "extends", "claims", "groups", "task", "<<", "1", "[key]", "group", "at_leest",
+    "from", "to", "on", "at", "model", "family", "heads", "find", "into", "file", "sha256", "\x85",
+    "\u202e", "a" * 500, "mechanism", "circuit", "__class__", "model_config", "true", "1.5",
+)  # fmt: skip
+PIECES = (
+    *":-{}[]#?|>'\"%@`,\\0\r\n\t\x00\x07\x85\u2028\ufeff\u202eé",
+    "  ", "    ", "\t", "&a ", "*a", "!!x ", "!!python/object/apply:os.system ", "? ", "---\n",
+    "...\n", "%YAML 1.2\n---\n", "<<: ", "null", "\x1b[31m", "1e999", "9" * 50, "-", ".nan", ".inf",
+    "0x10", "010", "1_000", "yes", "extends: spec.yaml\n", "claims:\n", "\r\n", "\ud800", '"\\ud800"',
+    '"\\UFFFFFFFF"', "{a: " * 30, "[" * 30, "- " * 30, "|\n", ">-\n", "'", "🙂",
+)  # fmt: skip
+BYTES = (b"\xff", b"\xfe\xff", b"\x80", b"\xc3", b"\xed\xa0\x80", b"\x00\x00", b"\xf5")
 
 
 def containers(value: object) -> list:
@@ -141,60 +268,92 @@ def containers(value: object) -> list:
     return [value, *(c for v in inside if isinstance(v, dict | list) for c in containers(v))]
 
 
-@st.composite
-def mutated_trees(draw: st.DrawFn) -> object:
-    tree = deepcopy(TREE)
-    for _ in range(draw(st.integers(1, 3))):
-        target = draw(st.sampled_from(containers(tree)))
-        places = list(target) if isinstance(target, dict) else list(range(len(target)))
-        action = draw(st.sampled_from(["replace", "remove", "rename", "add"]))
-        if action == "add" or not places:
-            if isinstance(target, dict):
-                target[draw(NASTY_KEYS)] = draw(NASTY_VALUES)
-            else:
-                target.append(draw(NASTY_VALUES))
-            continue
-        place = draw(st.sampled_from(places))
-        if action == "replace":
-            target[place] = draw(NASTY_VALUES)
+def mutated(tree: Any, op: int, where: int, what: int) -> None:
+    """One change to a tree: a value replaced, removed, renamed, moved, copied or added."""
+    several = containers(tree)
+    target = several[where % len(several)]
+    places = list(target) if isinstance(target, dict) else list(range(len(target)))
+    value = deepcopy(VALUES[what % len(VALUES)])
+    key = KEYS[what % len(KEYS)]
+    if op % 5 == 0 or not places:
+        if isinstance(target, dict):
+            target[key] = value
         else:
-            value = target.pop(place)
-            if action == "rename" and isinstance(target, dict):
-                target[draw(NASTY_KEYS)] = value
-    return tree
+            target.append(value)
+        return
+    place = places[what % len(places)]
+    if op % 5 == 1:
+        target[place] = value
+    elif op % 5 == 2:
+        target[place] = deepcopy(several[what % len(several)])
+    else:
+        old = target.pop(place)
+        if op % 5 == 3 and isinstance(target, dict):
+            target[key] = old
 
 
-@settings(max_examples=250, deadline=None)
-@given(mutated_trees())
-def test_nearly_valid_data_gives_a_spec_or_one_line_each(folder: Path, tree: object) -> None:
-    """Missing, renamed, added and replaced values are complained about in one line each."""
-    assert unheard_of(json.dumps(tree).encode(), folder) == []
+def garbled(raw: bytes, op: int, where: int, what: int) -> bytes:
+    """One slip of the keyboard, or of the disk."""
+    at = where % (len(raw) + 1)
+    piece = PIECES[what % len(PIECES)].encode("utf-8", "surrogatepass")
+    lines = raw.split(b"\n")
+    line = where % len(lines)
+    match op % 9:
+        case 0:
+            return raw[:at] + piece + raw[at:]
+        case 1:
+            return raw[:at] + piece + raw[at + what % 12 :]
+        case 2:
+            return raw[:at] + raw[at + 1 + what % 40 :]
+        case 3:
+            return raw[:at]
+        case 4:
+            return raw[:at] + BYTES[what % len(BYTES)] + raw[at:]
+        case 5:
+            lines.insert(what % len(lines), lines[line])
+        case 6:
+            lines[line] = b" " * (what % 5) + lines[line].lstrip(b" " if what % 2 else b"")
+        case 7:
+            lines[line] = b"\t" + lines[line]
+        case _:
+            del lines[line]
+    return b"\n".join(lines)
 
 
-PIECES = st.one_of(
-    st.sampled_from(list(":-{}[]#?|>'\"%@`,\\0\r\n\t\x00\x85\u2028\ufeff\u202eé")),
-    st.sampled_from(
-        ["  ", "&a ", "*a", "!!x ", "? ", "---\n", "...\n", "<<: ", "null", "\x1b[31m"]
-    ),
-    st.sampled_from(["1e999", "9" * 50, "extends: spec.yaml\n"]),
-)
+CHANGE = st.tuples(st.integers(0, 44), st.integers(0, 2**12), st.integers(0, 2**12))
 
 
 @st.composite
-def mutated_texts(draw: st.DrawFn) -> bytes:
-    text = TEXT
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(text)))
-        stop = draw(st.integers(start, min(len(text), start + 12)))
-        text = text[:start] + draw(PIECES | st.text(max_size=2)) + text[stop:]
-    return text.encode("utf-8", "surrogatepass")
+def specs(draw: st.DrawFn) -> bytes:
+    """A nearly valid spec: some changes to a tree, some to its text."""
+    name = draw(st.sampled_from(list(BASES)))
+    block = draw(st.booleans())
+    in_tree = draw(st.lists(CHANGE, max_size=3))
+    in_text = draw(st.lists(CHANGE, min_size=0 if in_tree else 1, max_size=3))
+    raw = STYLES["block" if block else "flow"][name].encode()
+    if in_tree:
+        tree = deepcopy(BASES[name])
+        for change in in_tree:
+            mutated(tree, *change)
+        raw = json.dumps(tree, ensure_ascii=block, indent=1 if block else None).encode(
+            "utf-8", "surrogatepass"
+        )
+    for change in in_text:
+        raw = garbled(raw, *change)
+    return raw
 
 
-@settings(max_examples=200, deadline=None)
-@given(mutated_texts())
-def test_nearly_valid_text_gives_a_spec_or_one_line_each(folder: Path, raw: bytes) -> None:
-    """A slip of the keyboard anywhere in the file is complained about in one line."""
-    assert unheard_of(raw, folder) == []
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_a_nearly_valid_spec_is_valid_or_one_line_each(folder: Path, shard: int) -> None:
+    """Values and keys missing, renamed, moved and of other kinds, text cut, doubled, shifted and
+    garbled: a spec, or one line for each problem, in less than a second."""
+
+    @settings(max_examples=MUTATIONS // SHARDS, deadline=None, database=None)
+    @given(specs())
+    def holds(raw: bytes) -> None:
+        assert unheard_of(raw, folder, resolved=len(raw) % 16 == 0) == []
+
+    holds()
 
 
 @settings(max_examples=100, deadline=None)
@@ -247,14 +406,84 @@ NASTY_FILES = {
     "JSON with a list key": b"{[1]: 2}",
     "unfinished text": HEAD + b'found_on: "abc',
     "version of 5000 digits": b"%YAML 1." + b"1" * 5000 + b"\n---\n" + HEAD,
+    "10 MB of spaces": HEAD + b" " * 10_000_000,
+    "10 MB on one line": HEAD + b"x: " + b"y" * 10_000_000,
+    "490 kB on one line": HEAD + b"x: " + b"y" * 490_000,
+    "490 kB of quotes": HEAD + b"x: '" + b"''" * 245_000 + b"'\n",
+    "490 kB of escapes": HEAD + b'x: "' + b"\\t" * 245_000 + b'"\n',
+    "490 kB of comments": HEAD + b"#\n" * 245_000 + CLAIMS + b"x: 1\n",
+    "490 kB of empty lines": HEAD + b"x:" + b"\n" * 490_000 + b" y\n",
+    "490 kB of dashes": HEAD + b"x: " + b"-" * 490_000,
+    "490 kB of list marks": HEAD + b"x:\n" + b"- " * 245_000,
+    "490 kB of keys without values": HEAD + b"? " * 245_000,
+    "490 kB of commas": HEAD + b"x: [" + b"," * 490_000,
+    "490 kB of colons": HEAD + b"x: {" + b":" * 490_000,
+    "490 kB of tags": HEAD + b"x: " + b"!" * 490_000,
+    "490 kB of anchors": HEAD + b"x: " + b"&a " * 160_000,
+    "490 kB of quotes that open": HEAD + b"x: " + b'"' * 489_999,
+    "490 kB of block text": HEAD + b"x: |\n" + b"  a\n" * 120_000,
+    "490 kB of folded text": HEAD + b"x: >\n" + b"  a\n" * 120_000,
+    "490 kB of plain lines": HEAD + b"x:\n" + b"  a\n" * 120_000,
+    "490 kB of documents": (b"---\n" * 120_000) + HEAD,
+    "490 kB of directives": (b"%A B\n" * 120_000) + b"---\n" + HEAD,
+    "20,000 keys": HEAD + b"".join(b"k%d: 1\n" % i for i in range(20_000)),
+    "5,000 claims": HEAD
+    + b"claims:\n"
+    + b"".join(b"  c%d: {kind: accurcy, at_least: 0.5}\n" % i for i in range(5_000)),
+    "5,000 groups": HEAD
+    + b"groups:\n"
+    + b"".join(b"  g%d: {heads: {0: [0]}, at: lst}\n" % i for i in range(5_000))
+    + CLAIMS,
+    "18,000 heads": HEAD
+    + b"groups: {g: {heads: {0: ["
+    + b"0," * 18_000
+    + b"]}, at: last}}\n"
+    + CLAIMS,
+    "18,000 labels": HEAD + b"applies_to: {labels: [" + b"x," * 18_000 + b"], shape: 1}\n" + CLAIMS,
+    "integer of a million digits": HEAD + b"confidence: " + b"9" * 490_000 + b"\n",
+    "hexadecimal of a million digits": HEAD + b"confidence: 0x" + b"f" * 490_000 + b"\n",
+    "layer of a million digits": HEAD + b"groups: {g: {heads: {" + b"9" * 490_000 + b": [0]}}}\n",
+    "10,000 levels of flow": HEAD + b"groups: " + b"[" * 10_000 + b"]" * 10_000 + b"\n",
+    "10,000 levels of flow mappings": HEAD + b"groups: " + b"{a: " * 10_000 + b"}" * 10_000,
+    "1,200 levels of block": HEAD
+    + b"groups:\n"
+    + b"".join(b" " * i + b"a:\n" for i in range(1, 1200)),
+    "10,000 levels of block lists": HEAD + b"groups:\n" + b"- " * 10_000 + b"x\n",
+    "duplicated keys": HEAD + CLAIMS + CLAIMS,
+    "CRLF and a wrong key": (HEAD + CLAIMS + b"x: 1\n").replace(b"\n", b"\r\n"),
+    "CR alone and a wrong key": (HEAD + CLAIMS + b"x: 1\n").replace(b"\n", b"\r"),
+    "merge": HEAD + b"claims: {<<: {a: {kind: accuracy, at_least: 0.5}}}\n",
+    "two documents": HEAD + CLAIMS + b"---\n" + HEAD + CLAIMS,
+    "YAML 2.0": b"%YAML 2.0\n---\n" + HEAD + CLAIMS,
+    "BOM in the middle": HEAD + b"\xef\xbb\xbfclaims: {}\n",
+    "surrogates as UTF-8": HEAD + b"found_on: \xed\xa0\x80\n",
+    "NUL alone": b"\x00",
+    "a thousand NULs": HEAD + b"\x00" * 1000,
+    "UTF-16 without a BOM": HEAD.decode().encode("utf-16-le"),
+    "very long key": HEAD + b"k" * 490_000 + b": 1\n",
+    "very long key of a claim": HEAD + b"claims: {" + b"k" * 100_000 + b": {kind: accuracy}}\n",
+    "very long kind": HEAD + b"claims: {a: {kind: " + b"k" * 100_000 + b"}}\n",
+    "very long unknown field": HEAD
+    + b"claims: {a: {kind: accuracy, "
+    + b"k" * 100_000
+    + b": 1}}\n",
+    "very long position": HEAD
+    + b"groups: {g: {heads: {0: [0]}, at: "
+    + b"k" * 100_000
+    + b"}}\n"
+    + CLAIMS,
+    "very long name of a file": HEAD + b"extends: " + b"k" * 100_000 + b"\n" + CLAIMS,
+    "extends itself": b"mechanism: 1\ncircuit: x\nextends: spec.yaml\n" + CLAIMS,
+    "extends a folder": b"mechanism: 1\ncircuit: x\nextends: .\n" + CLAIMS,
+    "extends what lies outside": b"mechanism: 1\ncircuit: x\nextends: ../../etc/passwd\n" + CLAIMS,
     "groups a number": HEAD + b"groups: 5\n" + CLAIMS,
     "claims a text": HEAD + b"claims: abc\n",
     "task a list": b"mechanism: 1\ncircuit: x\ntask: [1]\n" + CLAIMS,
 }
 
 
-@pytest.mark.parametrize("raw", NASTY_FILES.values(), ids=NASTY_FILES)
+@pytest.mark.parametrize("raw", NASTY_FILES.values(), ids=list(NASTY_FILES))
 def test_a_nasty_file_is_refused_in_one_line_each(folder: Path, raw: bytes) -> None:
     """None of these is a spec, and each says so in one line with file and line."""
-    found = outcome(raw, folder)
-    assert (list, []) == (type(found), unheard_of(raw, folder))
+    assert outcome(raw, folder) is not None
+    assert unheard_of(raw, folder) == []

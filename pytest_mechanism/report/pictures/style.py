@@ -21,9 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, visible
 
 FORMATS = ("svg", "png")
 DPI = 150
@@ -102,6 +103,9 @@ def save(draw: Callable[[], Figure], stem: Path) -> list[Path]:
 def rendered(figure: Figure, kind: str) -> bytes:
     """A figure as the content of a file, the same in every run: no date, no version."""
     width, height = figure.get_size_inches()
+    for text in figure.findobj(Text):
+        # XML has no control characters, and what turns the direction of writing turns a page
+        text.set_text("\n".join(visible(line) for line in text.get_text().split("\n")))
     buffer = io.BytesIO()
     figure.savefig(
         buffer,
@@ -136,6 +140,7 @@ def replace(path: Path, content: bytes) -> None:
 def text_width(text: str, size: float = TEXT, bold: bool = False) -> float:
     """Inches that a line takes; a little more than the outlines say, for hinting and for readers
     of the SVG whose font is another."""
+    text = visible(text)  # as it will stand there
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     width, _, _ = TextToPath().get_text_width_height_descent(text, font, False)
     return 1.03 * float(width) / 72

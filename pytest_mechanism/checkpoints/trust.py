@@ -1,0 +1,128 @@
+"""What a run lets a checkpoint's folder do: nothing but be read, unless the user says otherwise.
+
+A pickled file is a program. Even where it is allowed, torch unpickles it with ``weights_only``:
+tensors and plain containers, no call of what a file names. Remote code is Python in the folder,
+named by ``auto_map`` in config.json, and runs with the user's rights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ALLOW_PICKLE = "--mechanism-allow-pickle"
+TRUST_REMOTE_CODE = "--mechanism-trust-remote-code"
+
+SAFE_ADAPTER = "adapter_model.safetensors"
+PICKLED_ADAPTER = "adapter_model.bin"
+
+CLASS = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
+"""``module.Class``: a file of the folder itself."""
+
+MOST_INDEX = 64 << 20
+"""Bytes of an index of shards; that of a model of a trillion weights has a tenth of it."""
+
+
+NOT_LOADED = (
+    "; pickled weights are not loaded, save them as safetensors "
+    f"(or say {ALLOW_PICKLE}, which loads tensors and nothing else)"
+)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the user allowed.
+
+    Attributes:
+        pickle: weights may come from ``pytorch_model*.bin`` and ``adapter_model.bin``.
+        remote_code: the folder's own modelling code may be run.
+    """
+
+    pickle: bool = False
+    remote_code: bool = False
+
+
+NONE = Trust()
+
+
+def pickled(folder: Path) -> list[Path]:
+    """The pickled files that weights would come from; none where there are safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return []
+    return sorted([*folder.glob("pytorch_model*.bin"), *folder.glob(PICKLED_ADAPTER)])
+
+
+def code(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The files that remote code may consist of; none where the config names no code."""
+    return sorted(folder.rglob("*.py")) if config.get("auto_map") else []
+
+
+def wrong_code(config: Mapping[str, Any], trust: Trust) -> str | None:
+    """What is wrong with a config that names code, or None."""
+    named = config.get("auto_map")
+    if not named:
+        return None
+    if not trust.remote_code:
+        return (
+            "its config.json names Python code of its own (auto_map), which is not run; "
+            f"{TRUST_REMOTE_CODE} runs it, and without auto_map transformers' own code is used"
+        )
+    if not isinstance(named, dict):
+        return "auto_map in config.json is no mapping of classes to code"
+    for each in named.values():
+        for one in each if isinstance(each, list) else [each]:
+            if one is not None and not (isinstance(one, str) and CLASS.fullmatch(one)):
+                return (
+                    f"auto_map in config.json names {str(one)[:80]!r}; code is taken from the folder "
+                    "itself, as in modeling_mine.MyModel"
+                )
+    return None
+
+
+def wrong_weights(folder: Path, config: Mapping[str, Any], trust: Trust) -> str | None:
+    """What can be said against a folder's weights without reading them, or None."""
+    if config.get("transformers_weights") is not None:
+        # may name a pickled file, or one that no fingerprint knows
+        return "transformers_weights in config.json is not followed; take it out"
+    broken = [p for p in sorted(folder.glob("*.safetensors")) if not p.exists()]
+    if broken:
+        return f"{broken[0].name} is a broken link"
+    if not any(folder.glob("*.safetensors")):
+        if not pickled(folder):
+            there = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+            return "the folder has no *.safetensors file" + (
+                "; its pickled weights have no name that is known (pytorch_model.bin)"
+                if there and trust.pickle
+                else NOT_LOADED
+                if there
+                else ""
+            )
+        if not trust.pickle:
+            return f"the folder has no *.safetensors file{NOT_LOADED}"
+    # transformers takes the file of that name first, and looks for shards where there is none
+    if not any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
+        for index in sorted(folder.glob("*.index.json")):
+            if (problem := wrong_index(folder, index)) is not None:
+                return problem
+    return None
+
+
+def wrong_index(folder: Path, index: Path) -> str | None:
+    """What is wrong with an index of shards, or None: shards are files of the folder itself."""
+    try:
+        if index.stat().st_size > MOST_INDEX:
+            return f"{index.name} is larger than {MOST_INDEX >> 20} MiB"
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = set(content["weight_map"].values())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return f"{index.name} cannot be read as an index of shards"
+    for name in sorted(map(str, names)):
+        if Path(name).name != name:
+            return f"{index.name} names a shard outside the folder, {name[:80]!r}"
+        if not (folder / name).is_file():
+            return f"{index.name} names {name[:80]!r}, which is missing"
+    return None
