@@ -154,6 +154,8 @@ def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) 
                 folder,
                 dtype=dtype,
                 attn_implementation="eager",
+                # experts one after another: what multiplies all of them at once knows no float64
+                experts_implementation="eager" if dtype == torch.float64 else None,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,

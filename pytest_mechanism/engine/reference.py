@@ -167,7 +167,7 @@ def hooked_forward(
     with scores_matter() if knockouts else nullcontext():
         logits = bridge.run_with_hooks(
             tokens.ids,
-            attention_mask=tokens.mask,
+            attention_mask=tokens.unmasked,
             return_type="logits",
             fwd_hooks=[(site.hook, hook_for(site)) for site in sites],
             **arguments,

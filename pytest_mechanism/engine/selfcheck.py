@@ -3,6 +3,7 @@
 Each of these has been a silent bug in a public tool. A check that fails stops the measurements on
 that checkpoint: numbers from a model that contradicts itself are worth nothing.
 
+0. Every layer has attention heads, as many and as wide as config.json says.
 1. The wrapped model's logits equal those of plain Hugging Face.
 2. resid_pre + attn_out + mlp_out = resid_post, in every layer.
 3. Patching a prompt with its own activations changes nothing.
@@ -34,6 +35,8 @@ from pytest_mechanism.engine.interface import (
 from pytest_mechanism.engine.record import Unsupported
 from pytest_mechanism.errors import SelfCheckError, one_line
 
+RESIDUAL: tuple[Part, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+
 TOLERANCE = {
     torch.float64: 1e-5,  # most families take softmax of attention in float32 all the same
     torch.float32: 1e-3,
@@ -51,10 +54,44 @@ def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> N
         SelfCheckError: the first check that fails.
     """
     limit = TOLERANCE[model.dtype]
+    heads_are_there(model, engine, clean)
     same_as_plain(model, limit)
     residual_adds_up(model, engine, clean, limit)
     self_patch_changes_nothing(model, engine, clean, limit)
     last_residual_carries_the_answer(model, engine, clean, other, limit)
+
+
+def heads_are_there(model: LoadedModel, engine: Engine, clean: Tokens) -> None:
+    """0. What is patched are heads: not every family has them, in every layer, one beside another."""
+    shape, kind = model.shape, type(model.bridge.original_model).__name__
+    where = f"{model.role}: a {kind} cannot be measured"
+    layers = len(model.bridge.blocks)
+    if layers != shape.n_layers:
+        raise SelfCheckError(f"{where}: it has {layers} layers, config.json says {shape.n_layers}")
+    wanted: dict[Part, tuple[int, int]] = {
+        "q": (shape.n_heads, shape.d_head),
+        "k": (shape.n_kv_heads, shape.d_head),
+        "v": (shape.n_kv_heads, shape.d_head),
+        "z": (shape.n_heads, shape.d_head),
+    }
+    known = model.bridge.hook_dict
+    for layer in range(layers):
+        for part in (*wanted, *RESIDUAL):
+            if (name := Site(layer, part).hook) not in known:
+                raise SelfCheckError(
+                    f"{where}: transformer-lens finds no {name} in it, so layer {layer} has no "
+                    "attention heads, or not of a known kind"
+                )
+    sites = [Site(layer, part) for layer in range(layers) for part in wanted]
+    found = engine.run(clean, readings=[Reading(site) for site in sites]).outcome.readings
+    for site, value in zip(sites, found, strict=True):
+        heads, width = wanted[site.part]
+        have, right = tuple(value.shape), (*clean.ids.shape, heads, width)
+        if have != right:
+            raise SelfCheckError(
+                f"{where}: {site.hook} is of shape {have}; rows, tokens, heads and width by "
+                f"config.json are {right}"
+            )
 
 
 def same_as_plain(model: LoadedModel, limit: float) -> None:
@@ -73,14 +110,13 @@ def same_as_plain(model: LoadedModel, limit: float) -> None:
 
 def residual_adds_up(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
     """2. The parts of a layer are all of it; patching a part means what it says."""
-    parts: tuple[Part, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-    sites = [Site(layer, part) for layer in range(model.shape.n_layers) for part in parts]
+    sites = [Site(layer, part) for layer in range(model.shape.n_layers) for part in RESIDUAL]
     outcome = engine.run(
         clean, readings=[Reading(site, clean.last[:, None]) for site in sites]
     ).outcome
     found = dict(zip(sites, outcome.readings, strict=True))
     for layer in range(model.shape.n_layers):
-        pre, attention, mlp, post = (found[Site(layer, part)] for part in parts)
+        pre, attention, mlp, post = (found[Site(layer, part)] for part in RESIDUAL)
         compare(
             pre + attention + mlp,
             post,
