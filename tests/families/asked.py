@@ -19,6 +19,7 @@ ROWS = {"rows": 12, "stream": "test"}
 EVERY = [[layer, head] for layer in range(LAYERS) for head in range(HEADS)]
 LAST = [[1, 0, "last"], [1, 3, "last"], [0, 2, "operand"]]
 OTHERS = [[1, 1, "last"], [0, 3, "letters"]]
+LEARNED = [[layer, head, "last" if layer else "letters"] for layer, head in EVERY]
 SENDERS = {f"{layer}.{head}": [[layer, head]] for layer, head in EVERY}
 LOWEST = {f"0.{head}": [[0, head]] for head in range(HEADS)}
 RECIPE = {"diet": "capability", "rate": 1e-3, "steps": 2, "every": 1, "seed": 0, "batch": 4}
