@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from configs import BESIDE, CANNOT, FAMILIES
-from conftest import opened
+from opening import opened
 
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens

@@ -11,7 +11,7 @@ import pytest
 import torch
 from asked import CROSSED, EVERY, LAST, LEARNED, OTHERS, PATCHED, ROWS, SEARCH, TASK, WEIGHED
 from configs import FAMILIES, HEADS, LAYERS
-from conftest import exact
+from opening import exact
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
 from pytest_mechanism.methods import catalogue, dcm, interchange
