@@ -9,6 +9,8 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.tasks.counting import Counting
 
 SPEC = """mechanism: 1
 circuit: wrapper
@@ -80,6 +82,29 @@ def test_a_spec_about_others_is_skipped_and_a_task_for_others_is_one_line(
     assert "skipped: spec applies to labels x*" in capsys.readouterr().out
     assert doctor(tmp_path, "--model-pair", "zoo:base,zoo:ft") == 1
     assert "the tokenizers do not keep whole" in capsys.readouterr().out
+
+
+def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each claim and role; and what is timed is no batch that the engine remembers."""
+    written: list[str] = []
+    right = Counting.rows
+
+    def rows(self, vocabulary, count, stream="rows"):
+        written.append(stream)
+        return right(self, vocabulary, count, stream)
+
+    ran: list[bytes] = []
+    known = BranchEngine.known
+
+    def remembered(self, tokens, edits):
+        ran.append(known(self, tokens, edits))
+        return ran[-1]
+
+    monkeypatch.setattr(Counting, "rows", rows)
+    monkeypatch.setattr(BranchEngine, "known", remembered)
+    doctor(tmp_path, *PAIR)
+    assert written.count("rows") == 1
+    assert ran[-1] != ran[-2]
 
 
 def test_without_a_spec_the_checkpoints_are_described(
