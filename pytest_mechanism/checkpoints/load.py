@@ -9,7 +9,7 @@ import gc
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.adapter import merged
+from pytest_mechanism.checkpoints.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.tasks.encoding import Encoder
@@ -47,6 +48,7 @@ class LoadedModel:
         plain_logits: logits of the probe prompt before it was wrapped, as plain HF gives them.
         probe: token ids of that prompt, [1, S].
         adapter: merged into the weights, or None.
+        placement: where the weights went, and in how many bits.
     """
 
     role: str
@@ -58,17 +60,36 @@ class LoadedModel:
     plain_logits: Tensor
     probe: Tensor
     adapter: Path | None = None
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights: the run's, whatever the files have."""
-        found: torch.dtype = next(self.bridge.parameters()).dtype
+        """Of the weights: the run's, whatever the files have; quantised ones count as wide as what
+        they are multiplied in."""
+        kinds = (parameter.dtype for parameter in self.bridge.parameters())
+        found: torch.dtype = next(kind for kind in kinds if kind.is_floating_point)
         return found
 
     def fresh(self, dtype: torch.dtype) -> Any:
-        """A plain Hugging Face model of its own, read anew, in eval mode on the same device."""
-        model = read_weights(self.folder, dtype, self.adapter)
-        return known_words(model, self.encoder).to(self.device).eval()
+        """A plain Hugging Face model of its own, read anew, in eval mode on the same device.
+
+        Raises:
+            MechanismError: its weights cannot be changed: they are quantised, or not all of them
+                fit.
+        """
+        model = read_weights(self.folder, dtype, self.adapter, self.placement)
+        model = known_words(model, self.encoder)
+        if getattr(model, "is_quantized", False):
+            raise MechanismError(
+                f"{self.role}: quantised weights are neither trained nor pruned, nor is their "
+                "importance measured; load it without"
+            )
+        if offloaded(model):
+            raise MechanismError(
+                f"{self.role}: weights that do not fit are neither trained nor pruned, nor is their "
+                "importance measured; it takes more memory, or a smaller dtype"
+            )
+        return (model if self.placement.spread else model.to(self.device)).eval()
 
     def release(self) -> None:
         """Let go of the weights."""
@@ -86,17 +107,19 @@ def load_model(
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
     tokenizer: Path | None = None,
+    quantize: str | None = None,
 ) -> LoadedModel:
     """Load a checkpoint.
 
     Args:
         role: the role it plays.
         folder: config.json, *.safetensors, tokenizer.json.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
         dtype: one of `DTYPES`.
         probe: a prompt on which plain and wrapped logits are compared, as token ids.
         adapter: folder of an adapter that is merged into the weights.
         tokenizer: folder of another tokenizer than the checkpoint's own.
+        quantize: ``8bit``, ``4bit`` or None.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
@@ -104,7 +127,10 @@ def load_model(
     encoder = Encoder.load(tokenizer or folder)
     shape = read_shape(folder)
     where = pick_device(device)
-    model = known_words(read_weights(folder, DTYPES[dtype], adapter), encoder).to(where).eval()
+    placement = Placement(device == "auto", quantize, str(where))
+    model = known_words(read_weights(folder, DTYPES[dtype], adapter, placement), encoder).eval()
+    if not (placement.spread or getattr(model, "is_quantized", False)):
+        model = model.to(where)
     _check_weights(model, folder)
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
@@ -117,15 +143,17 @@ def load_model(
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
-    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids, adapter)
+    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids, adapter, placement)
 
 
 def pick_device(name: str) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:N``.
+    """``cpu``, ``cuda`` or ``cuda:N``; for ``auto`` where prompts go.
 
     Raises:
         MechanismError: torch sees no such device.
     """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     found = torch.device(name)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise MechanismError(
@@ -134,8 +162,13 @@ def pick_device(name: str) -> torch.device:
     return found
 
 
-def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) -> Any:
-    """A plain Hugging Face model, on the CPU, an adapter merged into it.
+def read_weights(
+    folder: Path,
+    dtype: torch.dtype,
+    adapter: Path | None = None,
+    placement: Placement | None = None,
+) -> Any:
+    """A plain Hugging Face model, an adapter merged into it; on the CPU unless placed elsewhere.
 
     Raises:
         MechanismError: weights missing, damaged, or not matching the config.
@@ -161,6 +194,7 @@ def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) 
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, with the weight named
+                **(placement.arguments() if placement is not None else {}),
             )
         except Exception as problem:  # whatever a damaged folder makes the libraries raise
             raise MechanismError(f"{folder} cannot be loaded: {_first_line(problem)}") from None
@@ -174,7 +208,11 @@ def read_weights(folder: Path, dtype: torch.dtype, adapter: Path | None = None) 
                 f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
             )
-    return model if adapter is None else merged(model, adapter)
+    if adapter is None:
+        return model
+    if offloaded(model):
+        raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
+    return merged(model, adapter)
 
 
 def known_words(model: Any, encoder: Encoder) -> Any:
@@ -185,13 +223,19 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     """
     words = encoder.size
     if words < model.get_input_embeddings().weight.shape[0]:
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        if any(end is not None and end.weight.is_meta for end in ends):
+            raise MechanismError(
+                f"{encoder.name}: embeddings that its tokenizer has no word for cannot be cut, since "
+                "they do not fit into memory"
+            )
         model.resize_token_embeddings(words)
     return model
 
 
 def _check_weights(model: Any, folder: Path) -> None:
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
             raise MechanismError(f"{folder}: weight {name} has values that are not finite")
 
 

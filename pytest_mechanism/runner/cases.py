@@ -80,7 +80,7 @@ class Gate:
             shapes=self.shapes,
             setting=Setting(
                 seed=int(spec.task.settings.seed),
-                dtype=options.dtype,
+                dtype=options.numbers,
                 device=options.device.split(":")[0],
                 engine=options.engine,
                 fingerprints={

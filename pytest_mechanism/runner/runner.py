@@ -86,7 +86,9 @@ class Runner:
                     f"needs a checkpoint for the role {role!r}: {add_models([role])}"
                 )
         o = self.options
-        return measurement_key(measurement, self.fingerprints, o.dtype, o.device, o.engine)
+        return measurement_key(
+            measurement, self.fingerprints, o.dtype, o.device, o.engine, o.quantize
+        )
 
     def plan(self, measurements: Iterable[Measurement]) -> None:
         """What will be asked for, so that all work on a checkpoint is done in one go."""
@@ -283,6 +285,7 @@ class Runner:
                 lambda encoder: list(encoder.encode(rows[0].base).ids),
                 self.references[role].adapter,
                 self.references[role].tokenizer,
+                self.options.quantize,
             )
             self.loaded += 1
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(
