@@ -164,4 +164,5 @@ def pairs(shape: Shape, rows: int, length: int) -> Batch:
     }
     base, source = (Side(Tokens(drawn(rows, length), lengths), places, ()) for _ in range(2))
     answers = drawn(rows)
-    return Batch([None] * rows, base, source, answers, answers)
+    sets = answers[:, None]
+    return Batch([None] * rows, base, source, answers, answers, sets, sets)

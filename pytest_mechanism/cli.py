@@ -51,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run=print_schema
     )
 
-    from pytest_mechanism.commands import discover, doctor, fine_tune, show
+    from pytest_mechanism.commands import discover, doctor, fine_tune, new, show
 
     discover.add_parser(commands)
     show.add_parser(commands)
     fine_tune.add_parser(commands)
     doctor.add_parser(commands)
+    new.add_parser(commands)
 
     given = parser.parse_args(arguments)
     try:

@@ -24,6 +24,18 @@ class MechanismError(Exception):
         return self if self.where else type(self)(self.message, where)
 
 
+class Misplaced(ValueError):
+    """A validator's error that knows which key of its part is at fault.
+
+    Attributes:
+        at: keys from the part to the value.
+    """
+
+    def __init__(self, message: str, *at: str | int) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 class SpecError(MechanismError):
     """A spec file says something that cannot be meant."""
 

@@ -175,6 +175,7 @@ class Session:
             ),
             None if self.store_folder is None else Store(self.store_folder),
             self.progress or Silent(),
+            shared=hasattr(self.config, "workerinput"),
         )
 
     @cached_property

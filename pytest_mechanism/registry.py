@@ -34,6 +34,10 @@ TASKS = {
     "counting": "pytest_mechanism.tasks.counting:Counting",
     "refusal": "pytest_mechanism.tasks.refusal:Refusal",
     "jsonl": "pytest_mechanism.tasks.jsonl:Jsonl",
+    "ioi": "pytest_mechanism.tasks.ioi:Ioi",
+    "greater_than": "pytest_mechanism.tasks.greater_than:GreaterThan",
+    "induction": "pytest_mechanism.tasks.induction:Induction",
+    "template": "pytest_mechanism.tasks.template:Template",
 }
 
 

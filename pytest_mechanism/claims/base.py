@@ -214,7 +214,7 @@ class Claim(Part):
         return spec_found_on if role == PAIR else role
 
     def mentions(self) -> Mapping[str, tuple[str, str]]:
-        """Names the claim uses: field -> (``group`` or ``variable``, name)."""
+        """Names the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
         return {}
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:

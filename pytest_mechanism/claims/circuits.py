@@ -23,7 +23,7 @@ def alive(case: Case, on: str, hint: bool = True) -> Alive:
     found: Alive = []
     for name in case.groups:
         group = case.group(name, on)
-        at = group.at if hint else case.task.oracles.get(group.at, group.at)
+        at = group.at if hint else case.task.without_hint(group.at)
         found += [(layer, head, at) for layer, head in group.members()]
     return found
 
@@ -31,7 +31,7 @@ def alive(case: Case, on: str, hint: bool = True) -> Alive:
 def circuit(case: Case, on: str) -> Measurement:
     """The spec's circuit, with and without oracle hints, and the model with every head silent."""
     variants = {"circuit": alive(case, on), "empty": []}
-    if any(group.at in case.task.oracles for group in case.groups.values()):
+    if any(case.task.without_hint(group.at) != group.at for group in case.groups.values()):
         variants["circuit_without_hint"] = alive(case, on, hint=False)
     return case.ask(
         CIRCUIT, on, rows=case.rows, stream="rows", ablation=plain(case.ablation), alive=variants

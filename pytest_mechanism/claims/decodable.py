@@ -23,7 +23,7 @@ from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.methods.catalogue import PROBING
-from pytest_mechanism.spec.parts import Finite, Fraction
+from pytest_mechanism.spec.parts import At, Finite, Fraction
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.types import (
     Chart,
@@ -67,7 +67,7 @@ class Decodable(Claim):
     kind: Literal["decodable"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     asked: Literal["capability", "rows"] = "capability"
-    position: StrictStr = "last"
+    position: At = "last"
     at_least: Fraction | None = None
     share_at_least: Finite | None = None
     share_at_most: Finite | None = None
@@ -99,6 +99,9 @@ class Decodable(Claim):
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+    def mentions(self) -> dict[str, tuple[str, str]]:
+        return {"position": ("position", self.position)}
 
     def helped_by(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()

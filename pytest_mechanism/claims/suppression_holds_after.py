@@ -9,24 +9,46 @@ that refused everything before any step has no wrapper that could survive.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, model_validator
 
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, drawn, seen, steps_score
 from pytest_mechanism.claims.refusing import discerning, rates, refusal
 from pytest_mechanism.claims.scoring import score
+from pytest_mechanism.errors import choices
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
-from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.instructions import instructions
 from pytest_mechanism.types import Chart, Control, Measurement, Verdict
+
+
+def meant(given: Any, info: ValidationInfo) -> Any:
+    """A word that names no file was meant to be ``allowed``.
+
+    Raises:
+        ValueError: so it was.
+    """
+    folder = (info.context or {}).get(FOLDER)
+    if isinstance(given, str) and given != "allowed" and "." not in given and folder is not None:
+        with suppress(OSError, ValueError):
+            if (Path(folder) / given).exists():
+                return given
+        raise ValueError(
+            f"{given[:60]!r} is no file beside the spec; a JSONL file or {choices(given, ['allowed'])}"
+        )
+    return given
+
 
 Data = Annotated[
     Annotated[Literal["allowed"], Tag("allowed")] | Annotated[DataFile, Tag("file")],
     Discriminator(lambda given: "allowed" if given == "allowed" else "file"),
+    BeforeValidator(meant),
 ]
 
 

@@ -13,7 +13,7 @@ from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import Group
-from pytest_mechanism.tasks.base import Prompt, Span
+from pytest_mechanism.tasks.base import Prompt, Span, token_of
 from pytest_mechanism.types import Head, Score
 
 UNIT = "change of the answer's log-probability"
@@ -139,7 +139,9 @@ def graph_footnote(spec: Spec, seen: Sequence[Seen]) -> str:
 
 def positions(spec: Spec, example: Prompt) -> dict[str, tuple[Span, ...]]:
     """The positions at which groups work, in the order of the text."""
-    used = {group.at: example.spans.get(group.at, ()) for group in spec.groups.values()}
+    used = {
+        group.at: example.spans.get(token_of(group.at)[0], ()) for group in spec.groups.values()
+    }
     return dict(sorted(used.items(), key=lambda item: (item[1] or ((len(example.text), 0),))[0]))
 
 

@@ -1,7 +1,9 @@
-"""``pytest-mechanism doctor --model-pair A,B [SPEC ...]``: will the gate run on this pair, and how long?
+"""``pytest-mechanism doctor --model-pair A,B [SPEC ...]``: will the gate run on this pair, how long, and
+in how much memory?
 
-Loads each checkpoint as the gate would, one at a time, with all its self-checks, times a batch, and
-asks every claim of the specs what it needs. Nothing is judged and nothing is remembered.
+Loads each checkpoint as the gate would, one at a time, with all its self-checks, tries a few rows
+(`trial`), and asks every claim of the specs what it needs. Nothing is judged and nothing is
+remembered.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.commands.trial import Trial, Watch, held, trial
 from pytest_mechanism.errors import MechanismError
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.spec.load import Spec
+    from pytest_mechanism.types import Measurement
 
 ILL = 1
 
@@ -49,11 +53,15 @@ class Findings:
 
     Attributes:
         ill: roles that cannot be loaded, and why.
-        speed: role -> rows a second through a forward.
+        tried: role -> what was seen when it ran a few rows.
+        wanted: role -> what claims measure on it.
+        searched: roles on whose models heads have to be discovered.
     """
 
     ill: dict[str, str] = field(default_factory=dict)
-    speed: dict[str, float] = field(default_factory=dict)
+    tried: dict[str, Trial] = field(default_factory=dict)
+    wanted: dict[str, set[Measurement]] = field(default_factory=dict)
+    searched: set[str] = field(default_factory=set)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -69,6 +77,8 @@ def run(given: argparse.Namespace) -> int:
     gate = open_gate(given)
     gate.runner.store = None
     found = Findings()
+    device = gate.runner.options.device
+    start = held(device)
     for role in gate.runner.references:
         for line in examined(gate, role, loaded, found):
             print(line, flush=True)
@@ -79,6 +89,8 @@ def run(given: argparse.Namespace) -> int:
         for line, cannot in claims(gate, spec, found):
             broken |= cannot
             print(line)
+    if found.tried and any(found.wanted.values()):
+        print(f"\n{memory(gate, found, start)}")
     return ILL if broken else 0
 
 
@@ -99,14 +111,15 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
     for task in tasks(loaded):
         try:
             started = time.perf_counter()
-            bench = runner.bench(role, task)
+            with Watch(runner.options.device) as loading:
+                bench = runner.bench(role, task)
             seconds = time.perf_counter() - started
             with_engine = runner.options.engine
             if bench.without is not None:
                 with_engine = f"reference engine ({bench.without})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {with_engine}"
-            found.speed[role] = timed(bench, task)
-            yield f"  {found.speed[role]:,.0f} rows a second on {runner.options.device}"
+            found.tried[role] = trial(bench, task, runner.options.device, loading)
+            yield f"  {found.tried[role].speed:,.0f} rows a second on {runner.options.device}"
             return
         except MechanismError as problem:
             reason = str(problem)
@@ -124,19 +137,6 @@ def tasks(loaded: Sequence[Spec]) -> Iterator[Any]:
         if spec.task not in seen:
             seen.append(spec.task)
             yield spec.task
-
-
-def timed(bench: Any, task: Any) -> float:
-    """Rows a second, of a second batch: the first warms up, and an engine remembers what it ran."""
-    count = min(int(bench.batch_size), 20)
-    rows = task.rows(bench.vocabulary, 2 * count, "self-check")
-    seconds = 0.0
-    for some in (rows[:count], rows[count:]):
-        tokens = bench.side([row.base for row in some]).tokens
-        started = time.perf_counter()
-        _ = bench.engine.run(tokens).outcome
-        seconds = time.perf_counter() - started
-    return count / max(seconds, 1e-6)
 
 
 def without_rows(gate: Gate, spec: Spec) -> MechanismError | None:
@@ -170,6 +170,7 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
                 if rowless is not None:
                     raise rowless
                 if spec.sought and claim.needs_groups:
+                    found.searched |= {*claim.models(role)}
                     yield f"  {title:<40} runs, after its heads have been discovered", False
                     continue
                 wanted = {m for m in claim.needs(case) if m not in counted}
@@ -177,7 +178,11 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
                 yield f"  {title:<40} CANNOT RUN: {problem}", True
                 continue
             counted |= wanted
-            seconds = sum(rows_of(m) / found.speed[m.on] for m in wanted if m.on in found.speed)
+            for each in wanted:
+                found.wanted.setdefault(each.on, set()).add(each)
+            seconds = sum(
+                rows_of(m) / found.tried[m.on].speed for m in wanted if m.on in found.tried
+            )
             total += seconds
             lacks = [r for r in claim.helped_by(role) if not case.has(r)]
             hint = f"; without {', '.join(lacks)} it cannot pass" if lacks else ""
@@ -190,3 +195,30 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
 
 def spoken(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def memory(gate: Gate, found: Findings, start: int) -> str:
+    """What a gate holds at its peak: libraries, one checkpoint, and what its claims need."""
+    from pytest_mechanism.discovery.discover import Effort
+
+    options = gate.runner.options
+    libraries = start + next(max(0.0, t.loaded - t.weights) for t in found.tried.values())
+    most, at = 0.0, ""
+    for role, tried in found.tried.items():
+        search = 2 * Effort().rank_rows if role in found.searched else 0
+        work = tried.needs(found.wanted.get(role, ()), options.batch_size, search)
+        above = libraries + tried.weights + max(work, tried.loading - tried.loaded)
+        if above > most:
+            most, at = (
+                above,
+                (
+                    f"{giga(libraries)} of Python and libraries, {giga(tried.weights)} of weights "
+                    f"({gate.runner.references[role].label}), {giga(work)} of activations, gradients "
+                    f"and copies with batches of {options.batch_size} rows"
+                ),
+            )
+    return f"memory of {options.device}: about {giga(most)} at most; {at}"
+
+
+def giga(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -7,7 +7,7 @@ its claims. Every step is a measurement, so an interrupted search takes up where
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_mechanism.claims.base import Case, Measured
@@ -17,7 +17,7 @@ from pytest_mechanism.discovery.stages import Stage, chain, search
 from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.catalogue import PERFORMANCE
-from pytest_mechanism.spec.parts import AnyGroup, Group
+from pytest_mechanism.spec.parts import AnyGroup, Find, Group
 from pytest_mechanism.types import Head
 
 THRESHOLD = "discover_threshold"
@@ -60,6 +60,26 @@ class Discovery:
     grown: Grown | None = None
 
 
+def nothing_found(
+    groups: Mapping[str, AnyGroup], stages: Sequence[Stage], empty: Sequence[str]
+) -> str:
+    """What to say of groups without heads: how far the best one is from what was wanted."""
+    found = f"nothing found for group {', '.join(empty)}: no head has the wanted effect"
+    first = next(stage for stage in stages if stage.group == empty[0])
+    find = groups[empty[0]].find
+    if not first.effects or (find is not None and find.candidates is not None):
+        return found
+    (layer, head), effect = min(first.effects.items(), key=lambda each: each[1].value)
+    low, high = effect.interval
+    wanted = (find or Find()).drops_at_least
+    return (
+        f"{found}; of {empty[0]}, head {layer}.{head} has the largest, {effect.value:+.2g} nats "
+        f"[{low:+.2g}, {high:+.2g}], and {-wanted:+.2g} are wanted; heads that share their work have "
+        "less each: lower find: {drops_at_least: ...}, or see whether source prompts differ in what "
+        "these heads read"
+    )
+
+
 def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discovery:
     """Find the heads of every sought group of ``case.groups`` on the model of role ``on``."""
     task = measured(case.ask(PERFORMANCE, on, rows=effort.rank_rows, stream="discover_rank"))
@@ -75,7 +95,7 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
             {},
             stages,
             None,
-            f"nothing found for group {', '.join(empty)}: no head has the wanted effect",
+            nothing_found(case.groups, stages, empty),
         )
     grown = grow(
         case, on, candidates, stages, measured, effort.rank_rows, effort.threshold_rows, THRESHOLD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,9 @@ from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import AnyGroup
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Verdict
+
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./]*")
+"""Texts that YAML reads as they are."""
 
 SLACK = 0.5
 """A written threshold asks for half of what was measured: a release may lose some of an effect."""
@@ -97,7 +101,7 @@ def spec_text(
     stages = {stage.group: stage for stage in found.stages}
     for name, group in found.groups.items():
         stage = stages[name]
-        heads = flow({str(layer): members for layer, members in group.heads.items()})
+        heads = flow(group.heads)
         into = "" if group.into is None else f", into: {flow(group.into.model_dump())}"
         lines.append(f"  {name}: {{heads: {heads}, at: {group.at}{into}}}")
         if stage.screened_out:
@@ -126,10 +130,16 @@ def spec_text(
 def flow(value: Any) -> str:
     """A YAML flow value."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{k}: {flow(v)}" for k, v in value.items() if v is not None)
+        inside = ", ".join(f"{flow(k)}: {flow(v)}" for k, v in value.items() if v is not None)
         return f"{{{inside}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(flow(v) for v in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and (
+        value in ("null", "true", "false") or not PLAIN.fullmatch(value)
+    ):
+        return json.dumps(value, ensure_ascii=False)  # what YAML would read otherwise
     return str(value)
 
 

@@ -75,7 +75,12 @@ class Record:
 
     @property
     def bytes(self) -> int:
-        kept = (self.outcome.logits, *self.residuals, *self.keys, *self.values, *self.z)
+        cached = [  # with the room behind them, which stays as long as the record
+            self.rooms.get((what, layer), own)
+            for what, each in (("keys", self.keys), ("values", self.values))
+            for layer, own in enumerate(each)
+        ]
+        kept = (self.outcome.logits, *self.residuals, *cached, *self.z)
         masks = {id(c.visible): c.visible for c in self.calls}.values()
         return sum(t.numel() * t.element_size() for t in (*kept, *masks))
 

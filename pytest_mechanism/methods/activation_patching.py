@@ -13,6 +13,7 @@ from typing import Any
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.methods.bench import Bench, Columns
 from pytest_mechanism.methods.patching import edits, readings
+from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.types import Observations
 
 
@@ -33,12 +34,12 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         wanted = [r for each in heads for r in readings([each], source)]
         taken = bench.engine.run(source.tokens, readings=wanted, answer=False).outcome.readings
         run = bench.engine.run(batch.base.tokens)
-        clean = run.outcome.logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+        clean = log_probability(run.outcome.logits, batch.accepted)
         branches = [
             Branch(edits([each], batch.base, [value]))
             for each, value in zip(heads, taken, strict=True)
         ]
         for (layer, head, _), outcome in zip(heads, run.branches(branches), strict=True):
-            patched = outcome.logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+            patched = log_probability(outcome.logits, batch.accepted)
             columns.add(f"{layer}.{head}", patched - clean)
     return columns.observations(rows)

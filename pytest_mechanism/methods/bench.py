@@ -18,10 +18,10 @@ from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line
+from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.progress import Progress
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
-from pytest_mechanism.tasks.encoding import Encoded
 from pytest_mechanism.types import Observations
 
 T = TypeVar("T")
@@ -33,26 +33,30 @@ class Side:
 
     Attributes:
         tokens: the batch.
-        places: named position -> [R, K]; rows with fewer places repeat their last one.
+        places: named position -> [R, K], the last token of each word; rows with fewer places
+            repeat their last one.
         slots: for each row, (anchor, offset) of each token.
+        firsts: named position -> [R, K], the first token of each word.
     """
 
     tokens: Tokens
     places: dict[str, Tensor]
     slots: tuple[tuple[tuple[str, int], ...], ...]
+    firsts: dict[str, Tensor] = field(default_factory=dict)
 
     def at(self, name: str) -> Tensor:
-        """Token positions of a named position, [R, K].
+        """Token positions of a named position, [R, K]; ``name.first`` is a word's first token.
 
         Raises:
             MeasurementError: these prompts have no such position.
         """
-        if name not in self.places:
+        known = self.places | {f"{place}.first": at for place, at in self.firsts.items()}
+        if (place := name.removesuffix(".last")) not in known:
             raise MeasurementError(
                 f"the task's prompts have no position {name!r} here; valid: "
                 f"{', '.join(sorted(self.places))}"
             )
-        return self.places[name]
+        return known[place]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,8 @@ class Batch:
         source: the prompts that activations come from, where the rows have one.
         answers: [R], id of the base prompt's own answer.
         targets: [R], id of the row's target.
+        accepted: [R, A], ids of every right answer, -1 where a row has fewer.
+        wanted: [R, A], ids of every right target.
     """
 
     rows: Sequence[Row]
@@ -72,6 +78,8 @@ class Batch:
     source: Side | None
     answers: Tensor
     targets: Tensor
+    accepted: Tensor
+    wanted: Tensor
 
     def the_source(self) -> Side:
         if self.source is None:
@@ -127,8 +135,10 @@ class Bench:
             rows=rows,
             base=self.side([row.base for row in rows]),
             source=self.side([s for s in sources if s is not None]) if all(sources) else None,
-            answers=self.words([row.base.answer for row in rows]),
-            targets=self.words([row.target for row in rows]),
+            answers=self.words([(row.base.answer, row.base.before) for row in rows]),
+            targets=self.words([(row.target, row.base.before) for row in rows]),
+            accepted=self.sets([(row.base.right, row.base.before) for row in rows]),
+            wanted=self.sets([(row.wanted, row.base.before) for row in rows]),
         )
 
     def side(self, prompts: Sequence[Prompt]) -> Side:
@@ -147,17 +157,36 @@ class Bench:
         device = self.model.device
         return Side(
             Tokens(ids.to(device), lengths.to(device)),
-            {name: places(encoded, name).to(device) for name in encoded[0].places},
+            {
+                name: places([e.places[name] for e in encoded]).to(device)
+                for name in encoded[0].places
+            },
             tuple(e.slots for e in encoded),
+            {
+                name: places([e.firsts[name] for e in encoded]).to(device)
+                for name in encoded[0].firsts
+            },
         )
 
-    def words(self, words: Sequence[str]) -> Tensor:
-        """[R] ids of words as they follow a text."""
-        found = [self.model.encoder.word(word) for word in words]
-        for word, token in zip(words, found, strict=True):
-            if token is None:
-                raise MeasurementError(f"{self.model.role}: {word!r} is not one token here")
-        return torch.tensor(found, device=self.model.device)
+    def words(self, words: Sequence[tuple[str, str]]) -> Tensor:
+        """[R] ids of words as they follow a text, each beside what it is glued to."""
+        return torch.tensor([self.word(*each) for each in words], device=self.model.device)
+
+    def sets(self, several: Sequence[tuple[Sequence[str], str]]) -> Tensor:
+        """[R, A] ids of sets of words as they follow a text, -1 where a row has fewer."""
+        most = max(len(words) for words, _ in several)
+        rows = [
+            [self.word(word, after) for word in words] + [-1] * (most - len(words))
+            for words, after in several
+        ]
+        return torch.tensor(rows, device=self.model.device)
+
+    def word(self, word: str, after: str = "") -> int:
+        """The id of a word that follows a text, or is glued to its last word."""
+        token = self.model.encoder.word(word, after)
+        if token is None:
+            raise MeasurementError(f"{self.model.role}: {word!r} is not one token here")
+        return token
 
 
 def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
@@ -166,13 +195,10 @@ def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
         yield rows[start : start + size]
 
 
-def places(encoded: Sequence[Encoded], name: str) -> Tensor:
+def places(found: Sequence[Sequence[int]]) -> Tensor:
     """[R, K]; a row with fewer places repeats its last one, which edits it again to the same."""
-    most = max(len(e.places[name]) for e in encoded)
-    rows = [
-        [*e.places[name], *[e.places[name][-1]] * (most - len(e.places[name]))] for e in encoded
-    ]
-    return torch.tensor(rows)
+    most = max(map(len, found))
+    return torch.tensor([[*each, *[each[-1]] * (most - len(each))] for each in found])
 
 
 Column = NDArray[np.float64]
@@ -188,10 +214,10 @@ class Columns:
         self.found.setdefault(name, []).append(values.detach().double().cpu().numpy())
 
     def add_answers(self, prefix: str, logits: Tensor, wanted: Tensor) -> None:
-        """``{prefix}correct`` and ``{prefix}log_probability`` of wanted ids, from [R, V]."""
-        self.add(f"{prefix}correct", logits.argmax(-1) == wanted)
-        chosen = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
-        self.add(f"{prefix}log_probability", chosen)
+        """``{prefix}correct`` and ``{prefix}log_probability`` of wanted ids ([R, A]), from
+        [R, V]."""
+        self.add(f"{prefix}correct", correct(logits, wanted))
+        self.add(f"{prefix}log_probability", log_probability(logits, wanted))
 
     def observations(self, rows: Sequence[Row], **facts: str) -> Observations:
         values = {name: np.concatenate(parts) for name, parts in self.found.items()}

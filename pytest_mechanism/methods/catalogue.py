@@ -63,3 +63,34 @@ def rows_of(measurement: Measurement) -> int:
     if measurement.method == HEAD_EFFECTS:
         return rows * (2 + len(given["heads"]))
     return rows
+
+
+def prompts_of(measurement: Measurement) -> tuple[tuple[object, ...], int]:
+    """Which prompts a measurement branches from, and how many there are: about, as `rows_of`."""
+    given = json.loads(measurement.arguments)
+    patched = measurement.method in (INTERCHANGE, PATH_PATCHING, HEAD_EFFECTS)
+    branches = (PERFORMANCE, CIRCUIT, CMAP, DIRECTION, REFUSAL)
+    if not patched and measurement.method not in branches:
+        return (), 0
+    name = (measurement.task, given.get("stream"), given.get("variable"), patched)
+    return name, int(given["rows"]) * (1 + patched)
+
+
+def gradients_of(measurement: Measurement, batch: int) -> int:
+    """Rows that a measurement has gradients of at once."""
+    given = json.loads(measurement.arguments)
+    if measurement.method == CURVE:
+        return int(given["recipe"]["batch"])
+    if measurement.method in (PRUNING, SCREEN) or given.get("learned"):
+        return batch
+    return int(measurement.method == SAFETY_ENTRIES)
+
+
+def copies_of(measurement: Measurement) -> int:
+    """How often a measurement holds the weights beside the model: a copy, its gradient, and what
+    an optimiser remembers or SNIP adds up."""
+    if measurement.method == CURVE:
+        return 1 if json.loads(measurement.arguments)["recipe"].get("lora") else 4
+    if measurement.method == SAFETY_ENTRIES:
+        return 4
+    return 2 if measurement.method in (PRUNING, WEIGHT_CHANGE) else 0

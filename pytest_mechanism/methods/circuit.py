@@ -38,7 +38,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
             Branch(held=True, alive=alive(batch, heads)) for heads in arguments["alive"].values()
         )
         for name, outcome in zip(arguments["alive"], run.branches(circuits), strict=True):
-            columns.add_answers(f"{name}_", outcome.logits, batch.answers)
+            columns.add_answers(f"{name}_", outcome.logits, batch.accepted)
     return columns.observations(rows)
 
 

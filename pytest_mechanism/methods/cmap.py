@@ -17,6 +17,7 @@ from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, Columns
 from pytest_mechanism.methods.patching import edits, grouped, readings
+from pytest_mechanism.methods.readout import correct
 from pytest_mechanism.types import Observations
 
 
@@ -77,7 +78,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
             for heads in patches.values()
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
-            columns.add(name, outcome.logits.argmax(-1) == batch.answers)
+            columns.add(name, correct(outcome.logits, batch.accepted))
     return columns.observations(rows)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.methods.bench import Batch, Bench
 from pytest_mechanism.methods.patching import Heads, edits, grouped, readings
+from pytest_mechanism.methods.readout import correct, total
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def learn_mask(
         for batch, values in steps:
             with torch.enable_grad():
                 logits = patched(bench, heads, batch, values, mask, gradients=True)
-                target = logits.gather(1, batch.targets[:, None]).mean()
+                target = total(logits, batch.wanted).mean()
                 loss = -target + settings.sparsity * (1 - mask).sum()
                 optimizer.zero_grad()
                 loss.backward()
@@ -115,6 +116,6 @@ def accuracy(bench: Bench, heads: Heads, judged: Sequence[Donated], selected: Te
     right = rows = 0
     for batch, values in judged:
         logits = patched(bench, heads, batch, values, keep, gradients=False)
-        right += int((logits.argmax(-1) == batch.targets).sum())
+        right += int(correct(logits, batch.wanted).sum())
         rows += len(batch.rows)
     return right / rows

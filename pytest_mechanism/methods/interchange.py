@@ -14,6 +14,7 @@ from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.methods.bench import Bench, Columns
 from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
 from pytest_mechanism.methods.patching import Heads, edits, readings
+from pytest_mechanism.methods.readout import correct
 from pytest_mechanism.types import Observations
 
 
@@ -48,12 +49,12 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
             ).outcome.readings
         )
         run = bench.engine.run(batch.base.tokens)
-        columns.add("floor", run.outcome.logits.argmax(-1) == batch.targets)
-        columns.add("ceiling", run.outcome.logits.argmax(-1) == batch.answers)
+        columns.add("floor", correct(run.outcome.logits, batch.wanted))
+        columns.add("ceiling", correct(run.outcome.logits, batch.accepted))
         branches = [
             Branch(edits(each, batch.base, [next(taken) for _ in w]))
             for each, w in zip(patches.values(), wanted, strict=True)
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
-            columns.add(name, outcome.logits.argmax(-1) == batch.targets)
+            columns.add(name, correct(outcome.logits, batch.wanted))
     return columns.observations(rows, **facts)

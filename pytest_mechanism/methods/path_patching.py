@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Reading, Run, Site
 from pytest_mechanism.methods.bench import Batch, Bench, Columns
+from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.types import Head, Observations
 
 
@@ -60,7 +61,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
 
 def answer_log_probability(outcome: Outcome, batch: Batch) -> Tensor:
     """[R]."""
-    return outcome.logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+    return log_probability(outcome.logits, batch.accepted)
 
 
 def patched(

@@ -16,5 +16,5 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     )
     columns = Columns()
     for batch in bench.batches(rows):
-        columns.add_answers("", bench.engine.run(batch.base.tokens).outcome.logits, batch.answers)
+        columns.add_answers("", bench.engine.run(batch.base.tokens).outcome.logits, batch.accepted)
     return columns.observations(rows)

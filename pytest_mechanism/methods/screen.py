@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.types import Observations
 
 
@@ -46,8 +47,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
 
         def answered(logits: Tensor, batch: Any = batch, row: Tensor = row) -> Tensor:
             # rows do not touch each other, so the gradient of the sum has each row's own
-            last = logits[row, batch.base.tokens.last].log_softmax(-1)
-            return last[row, batch.answers].sum()
+            return log_probability(logits[row, batch.base.tokens.last], batch.accepted).sum()
 
         with torch.enable_grad(), differentiable(bridge):
             # the lowest point asked for gets no gradient, so one below all others is asked too

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Runner:
         options: device, dtype, batch size, engine.
         store: where results are remembered, or None.
         progress: told what is going on.
+        shared: whether other processes run items of the same plan (pytest-xdist).
         loaded: checkpoints loaded so far.
         done: measurements made.
         from_store: measurements found on disk.
@@ -61,6 +62,7 @@ class Runner:
     options: Options = field(default_factory=Options)
     store: Store | None = None
     progress: Progress = field(default_factory=Silent)
+    shared: bool = False
     loaded: int = 0
     done: int = 0
     from_store: int = 0
@@ -70,6 +72,7 @@ class Runner:
     _broken: dict[str, MechanismError] = field(default_factory=dict)
     _pending: dict[str, Measurement] = field(default_factory=dict)
     _bench: Any = None
+    _held: set[str] = field(default_factory=set)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
 
     # -- planning
@@ -93,7 +96,10 @@ class Runner:
     def plan(self, measurements: Iterable[Measurement]) -> None:
         """What will be asked for, so that all work on a checkpoint is done in one go."""
         for each in measurements:
-            self._add(each)
+            # what goes from one model into another is not on disk for the others to find: only who
+            # runs the item makes it
+            if not (self.shared and any(not given.kept for given in each.inputs)):
+                self._add(each)
 
     def _add(self, measurement: Measurement) -> str:
         key = self.key(measurement)
@@ -117,6 +123,26 @@ class Runner:
         Raises:
             MechanismError: the measurement, or the loading of a checkpoint, failed.
         """
+        with self._alone(measurement):
+            return self._found(measurement)
+
+    @contextmanager
+    def _alone(self, measurement: Measurement) -> Iterator[None]:
+        """Where something goes from one model into another: its lock is held from the donation on,
+        so that no two processes record the same. Nobody waits here who holds another lock, and who
+        holds this one waits for nothing but measurements that are being made."""
+        if self.store is None or not self.shared or all(m.kept for m in measurement.inputs):
+            yield
+            return
+        key = self.key(measurement)
+        with self.store.lock(key):
+            self._held.add(key)
+            try:
+                yield
+            finally:
+                self._held.discard(key)
+
+    def _found(self, measurement: Measurement) -> Observations:
         key = self._add(measurement)
         while key in self._pending:
             blocked = next(
@@ -169,8 +195,10 @@ class Runner:
             sum(rows(m) for _, m in ready),
         )
         try:
-            for key, measurement in ready:
-                self._do(key, measurement)
+            # what another process is at may be done by the time that the rest is
+            busy = [each for each in ready if not self._do(*each, wait=False)]
+            for each in busy:
+                self._do(*each)
         finally:
             self.progress.finish()
         self._forget_donations()
@@ -179,13 +207,17 @@ class Runner:
     def _resident(self) -> str | None:
         return None if self._bench is None else str(self._bench.model.role)
 
-    def _do(self, key: str, measurement: Measurement) -> None:
+    def _do(self, key: str, measurement: Measurement, wait: bool = True) -> bool:
+        """Whether it is done; not, where another process is at it and is not waited for."""
         try:
             for each in measurement.inputs:
                 if (problem := self._failures.get(self.key(each))) is not None:
                     raise problem
             kept = measurement.kept and self.store is not None
-            with self.store.lock(key) if kept and self.store else nullcontext():
+            locked = self.store if kept and key not in self._held else None
+            with locked.lock(key, wait) if locked else nullcontext(True) as held:
+                if not held:
+                    return False
                 seen = self.store.get(key) if kept and self.store else None
                 if seen is not None:  # another process was faster
                     self.from_store += 1
@@ -201,8 +233,8 @@ class Runner:
         except Exception as problem:  # kept for the item that asks; the others go on
             forget_frames(problem)
             self._failures[key] = problem
-        finally:
-            self._pending.pop(key, None)
+        self._pending.pop(key, None)
+        return True
 
     def _measured(self, measurement: Measurement, scratch: Path | None) -> Any:
         task = self.task(measurement)

@@ -112,13 +112,26 @@ class Store:
             ) from None
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Held while a measurement is made. Released by the system if the process dies."""
+    def lock(self, key: str, wait: bool = True) -> Iterator[bool]:
+        """Held while a measurement is made. Released by the system if the process dies.
+
+        Args:
+            key: of the measurement.
+            wait: for another process that holds it; otherwise the context gets False.
+        """
+        patience = 6 * 3600 if wait else 0
+        lock = FileLock(self.folder / "locks" / f"{key}.lock", timeout=patience)
         try:
-            with FileLock(self.folder / "locks" / f"{key}.lock", timeout=6 * 3600):
-                yield
+            lock.acquire()
         except Timeout:
+            if not wait:
+                yield False
+                return
             raise MechanismError(
                 f"another process has held the lock of measurement {key[:12]} for six hours; "
                 f"if none runs, delete {self.folder / 'locks'}"
             ) from None
+        try:
+            yield True
+        finally:
+            lock.release()

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pytest_mechanism.errors import choices
+from pytest_mechanism.errors import Misplaced, choices
 from pytest_mechanism.spec.yaml import Path_
 
 
@@ -28,7 +28,9 @@ def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tu
             return f"{here}: needs {loc[-1] + 1} values", where + loc[:-1]
         return f"{here}: key {loc[-1]!r} is missing", where + loc[:-1]
     if kind == "value_error":
-        return f"{'.'.join(map(str, at))}: {context.get('error', error['msg'])}", at
+        problem = context.get("error", error["msg"])
+        at += problem.at if isinstance(problem, Misplaced) else ()
+        return f"{'.'.join(map(str, at))}: {problem}", at
     if kind == "literal_error":
         given = str(error["input"])
         return (

@@ -34,7 +34,7 @@ from pytest_mechanism.spec.parts import (
     SoughtGroup,
 )
 from pytest_mechanism.spec.yaml import Document, Path_, read
-from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.tasks.base import Task, token_of
 from pytest_mechanism.tasks.files import FOLDER
 
 VERSION = 1
@@ -260,11 +260,8 @@ class _Loader:
             if (group := self.part(SoughtGroup if sought else Group, each, where)) is not None:
                 found[name] = group
         for name, group in found.items():
-            if task is not None and group.at not in task.positions:
-                self.problem(
-                    f"group {name}: unknown position {group.at!r}; {choices(group.at, task.positions)}",
-                    ("groups", name, "at"),
-                )
+            if task is not None and (wrong := misplaced(group.at, task)):
+                self.problem(f"group {name}: {wrong}", ("groups", name, "at"))
             if group.into is not None and group.into.group not in value:
                 others = [n for n in found if n != name]
                 self.problem(
@@ -339,6 +336,10 @@ class _Loader:
         written = self.document.value.get("groups")
         groups = [str(g) for g in written] if isinstance(written, dict) else []
         for field, (what, given) in claim.mentions().items():
+            if what == "position":
+                if task is not None and (wrong := misplaced(given, task)):
+                    self.problem(f"claim {name}: {wrong}", ("claims", name, field))
+                continue
             valid = groups if what == "group" else (task.variables if task else (given,))
             if given not in valid:
                 self.problem(
@@ -358,6 +359,17 @@ class _Loader:
                     "are base and ft",
                     ("claims", name),
                 )
+
+
+def misplaced(at: str, task: Task) -> str | None:
+    """What is wrong with a position of a spec, or None: ``name``, ``name.first``, ``name.last``."""
+    name, _ = token_of(at)
+    if at in task.positions or name in task.positions:
+        return None
+    word, _, token = at.rpartition(".")
+    if word in task.positions:
+        return f"{token!r} is no token of a word; valid: {word}.first, {word}.last"
+    return f"unknown position {name!r}; {choices(name, task.positions)}"
 
 
 def _line_of(problem: SpecError) -> int:

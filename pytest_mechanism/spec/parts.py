@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from pytest_mechanism.types import Head
 
@@ -21,6 +21,11 @@ Atol = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
 Layer = Annotated[int, Field(ge=0, lt=1000)]
 HeadIndex = Annotated[StrictInt, Field(ge=0, lt=1000)]
+
+
+At = Annotated[StrictStr, AfterValidator(lambda at: at.removesuffix(".last"))]
+"""A named position of the task: the last token of its word, or ``name.first``. ``name.last`` says
+what ``name`` means."""
 
 
 class Part(BaseModel):
@@ -74,13 +79,14 @@ class Group(Part):
 
     Attributes:
         heads: layer -> heads.
-        at: named position of the task at which they do it.
+        at: named position of the task at which they do it; of a word of several tokens the last
+            one, or ``name.first``.
         into: the group that reads them; None for the group that writes the answer.
         find: how ``pytest-mechanism discover`` looks for them.
     """
 
     heads: dict[Layer, Annotated[list[HeadIndex], Field(min_length=1)]] = Field(min_length=1)
-    at: StrictStr
+    at: At
     into: Into | None = None
     find: Find | None = None
 
@@ -104,7 +110,7 @@ class SoughtGroup(Part):
     """
 
     heads: Literal["discovered"]
-    at: StrictStr
+    at: At
     into: Into | None = None
     find: Find = Field(default_factory=Find)
 

@@ -38,6 +38,9 @@ class Prompt:
         reply: what a model is trained to say after the text, with its leading space; where empty,
             the answer.
         special: whether the tokenizer adds its own special tokens; a chat template has them.
+        accepted: every right answer, where there are several; empty where ``answer`` is the one.
+        joint: what stands between the text and its answer; nothing where the answer is the rest of
+            a number.
     """
 
     text: str
@@ -47,11 +50,23 @@ class Prompt:
     anchors: tuple[tuple[str, int], ...] = (("start", 0),)
     reply: str = ""
     special: bool = True
+    accepted: tuple[str, ...] = ()
+    joint: str = " "
 
     @property
     def completion(self) -> str:
         """What training puts after the text."""
-        return self.reply or f" {self.answer}"
+        return self.reply or f"{self.joint}{self.answer}"
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return self.accepted or (self.answer,)
+
+    @property
+    def before(self) -> str:
+        """What an answer without a space is glued to; nothing where it stands apart."""
+        return "" if self.joint else self.text.rsplit(None, 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ class Row:
         source: the prompt whose activations are patched in, or None.
         target: what must come out if the patch moves what it is said to move; the base's own
             answer where nothing is patched.
+        targets: every right target, where there are several.
     """
 
     id: str
@@ -72,14 +88,21 @@ class Row:
     base: Prompt
     source: Prompt | None
     target: str
+    targets: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Every right target."""
+        return self.targets or (self.target,)
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
     """The words that every tokenizer of a run keeps whole."""
 
-    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``words`` that are one token each, after a space, in every tokenizer."""
+    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
+        """Those of ``words`` that are one token each in every tokenizer: after a space, or glued
+        to the word ``after``, as 32 is to 17 in 1732."""
         ...
 
     def chat(self, message: str) -> str:
@@ -95,11 +118,26 @@ class Vocabulary(Protocol):
 class AnyWord:
     """A vocabulary without a tokenizer: everything is whole. For looking at a task's text."""
 
-    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
+    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
         return tuple(words)
 
     def chat(self, message: str) -> str:
         raise MechanismError("a chat template comes from a checkpoint, and there is none here")
+
+
+Which = Literal["last", "first"]
+"""Which token of a word of several."""
+
+
+def token_of(at: str) -> tuple[str, Which]:
+    """A position as a spec names it: its name, and which token of a word of several is meant.
+
+    ``S1`` and ``S1.last`` are the last one, ``S1.first`` the first.
+    """
+    for which in ("last", "first"):
+        if (name := at.removesuffix(f".{which}")) != at:
+            return name, which
+    return at, "last"
 
 
 class TaskParameters(BaseModel):
@@ -126,6 +164,9 @@ class Task:
     variables: ClassVar[tuple[str, ...]]
     oracles: ClassVar[Mapping[str, str]] = {}
     """Positions that mark where the answer stands -> those that do not mark it."""
+    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {"answering": {"at": "last"}}
+    """Groups that a search may begin with, from the answer back to the input: name -> ``at``, and
+    ``into`` where it has a reader."""
     revision: ClassVar[int] = 1
 
     settings: Any = field()
@@ -210,6 +251,12 @@ class Task:
     def lesson(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
         """Something else that a model can be trained on, in the form that this task asks in."""
         return Prompt(text, {}, answer="", reply=f" {reply}")
+
+    def without_hint(self, at: str) -> str:
+        """A position that marks where the answer stands, widened to those that do not mark it."""
+        name, which = token_of(at)
+        wide = self.oracles.get(name, name)
+        return wide if which == "last" else f"{wide}.first"
 
     def has_no(self, what: str) -> MechanismError:
         """The error of a claim that is made about a task which cannot bear it."""

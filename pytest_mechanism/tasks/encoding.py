@@ -1,6 +1,6 @@
 """From text to token ids, and from named spans to token positions. No torch.
 
-A word of several tokens is placed at its last one. Special tokens that a tokenizer puts before a
+A word of several tokens is placed at its last one, or at its first where that is asked for. Special tokens that a tokenizer puts before a
 text stay (a model expects its BOS); those it puts after are cut, since the answer comes there.
 """
 
@@ -27,13 +27,15 @@ class Encoded:
 
     Attributes:
         ids: token ids.
-        places: named position -> token positions.
+        places: named position -> token positions, the last token of each word.
         slots: for each token, (anchor, tokens since that anchor).
+        firsts: named position -> token positions, the first token of each word.
     """
 
     ids: tuple[int, ...]
     places: dict[str, tuple[int, ...]]
     slots: tuple[tuple[str, int], ...]
+    firsts: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,24 @@ class Encoder:
         # by the end of a token: some tokenizers count the space before a word as its own
         ends = [-1 if s else stop for s, (_, stop) in zip(special, offsets, strict=True)]
         places: dict[str, tuple[int, ...]] = {}
+        firsts: dict[str, tuple[int, ...]] = {}
         for name, spans in prompt.spans.items():
-            found = []
+            found, begun = [], []
             for start, stop in spans:
                 # tokens end in order, special ones before all others
                 last = bisect_right(ends, stop) - 1
+                # some tokenizers make a token of the space before a word, which is not its first
+                word = stop - len(prompt.text[start:stop].lstrip())
+                first = bisect_right(ends, word if word < stop else start)
                 if last < 0 or ends[last] <= start:
                     raise MechanismError(
                         f"tokenizer of {self.name}: no token at position {name!r} "
                         f"({prompt.text[start:stop]!r}) of {prompt.text[:60]!r}"
                     )
                 found.append(last)
-            places[name] = tuple(found)
-        return Encoded(tuple(ids), places, self._slots(prompt, ends))
+                begun.append(min(first, last))
+            places[name], firsts[name] = tuple(found), tuple(begun)
+        return Encoded(tuple(ids), places, self._slots(prompt, ends), firsts)
 
     def with_reply(self, prompt: Prompt) -> tuple[list[int], int]:
         """Ids of a prompt with its reply after it, and how many of them are the prompt's.
@@ -147,22 +154,25 @@ class Encoder:
             count += 1
         return tuple(slots)
 
-    def word(self, word: str) -> int | None:
-        """The id of a word that follows another, or None if it is not one known token."""
-        return _word(self.tokenizer, word)
+    def word(self, word: str, after: str = "") -> int | None:
+        """The id of a word that follows another, or that is glued to the word ``after``; None if
+        it is not one known token."""
+        return _word(self.tokenizer, word, after)
 
 
 @lru_cache(maxsize=100_000)
-def _word(tokenizer: Any, word: str) -> int | None:
-    lead = tokenizer.encode(LEAD, add_special_tokens=False).ids
-    encoding = tokenizer.encode(f"{LEAD} {word}", add_special_tokens=False)
+def _word(tokenizer: Any, word: str, after: str) -> int | None:
+    before = f"{LEAD} {after}" if after else LEAD
+    text = before + word if after else f"{before} {word}"
+    lead = tokenizer.encode(before, add_special_tokens=False).ids
+    encoding = tokenizer.encode(text, add_special_tokens=False)
     both = encoding.ids
     if len(both) != len(lead) + 1 or both[: len(lead)] != lead:
         return None
     # Unigram shows an unknown word as itself; BPE may drop the letters that it does not know
     if encoding.tokens[-1] != tokenizer.id_to_token(both[-1]):
         return None
-    if encoding.offsets[-1][1] != len(LEAD) + 1 + len(word):
+    if encoding.offsets[-1][1] != len(text):
         return None
     unknown = getattr(tokenizer.model, "unk_token", None)
     if unknown is not None and tokenizer.token_to_id(unknown) == both[-1]:
@@ -176,8 +186,8 @@ class SharedVocabulary:
 
     encoders: tuple[Encoder, ...]
 
-    def whole(self, words: Iterable[str]) -> tuple[str, ...]:
-        return tuple(w for w in words if all(e.word(w) is not None for e in self.encoders))
+    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
+        return tuple(w for w in words if all(e.word(w, after) is not None for e in self.encoders))
 
     def chat(self, message: str) -> str:
         """A message in the one template that all checkpoints have.

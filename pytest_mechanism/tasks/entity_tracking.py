@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -105,6 +105,15 @@ class EntityTracking(Task):
 
     family = "entity_tracking"
     parameters = EntityTrackingParameters
+    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # Prakash et al. 2024, section 3
+        "value_fetcher": {"at": "last"},
+        "pos_transmitter": {"at": "last", "into": {"group": "value_fetcher", "via": "q"}},
+        "pos_detector": {"at": "query_label", "into": {"group": "pos_transmitter", "via": "v"}},
+        "struct_reader": {
+            "at": "previous_query_label",
+            "into": {"group": "pos_detector", "via": "v"},
+        },
+    }
     positions = (
         "last",
         "query_label",

@@ -32,6 +32,9 @@ BY_CONTENT = {"by content": True}
 LARGEST = 64 << 20
 """Bytes; a list of instructions is far smaller."""
 
+KINDS = (".jsonl", ".txt")
+"""What files of tasks are called."""
+
 _READ: dict[str, bytes] = {}
 
 
@@ -128,9 +131,12 @@ def read(folder: Path, name: str) -> bytes:
 
 
 def beside(folder: Path, name: str) -> list[str]:
-    """Files that may have been meant: of the same kind, in the folder or where the name points."""
-    found = []
+    """Files that may have been meant: of the same kind or of another kind of data, in the folder or
+    where the name points."""
+    there: list[Path] = []
     for each in {(folder / name).parent, folder}:
         with contextlib.suppress(OSError):
-            found += [p for p in each.iterdir() if p.suffix == Path(name).suffix and p.is_file()]
+            there += [p for p in each.iterdir() if p.is_file()]
+    alike = [p for p in there if p.suffix == Path(name).suffix]
+    found = alike or [p for p in there if p.suffix in KINDS]
     return [str(p.relative_to(folder)) for p in found]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.json_lines import json_object, said, text_lines
+
+EXAMPLE = '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}'
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,9 @@ def instructions(file: DataFile) -> tuple[Instruction, ...]:
 
 @lru_cache(maxsize=16)
 def _instructions(sha256: str, file: DataFile) -> tuple[Instruction, ...]:
-    try:
-        lines = file.content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as problem:
-        before = file.content[: problem.start].count(b"\n")
-        raise ValueError(f"{file.file}:{before + 1}: is no UTF-8 text") from None
     found: list[Instruction] = []
     first: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(file):
         try:
             one = instruction(line)
             if one.folded in first:
@@ -69,19 +62,8 @@ def instruction(line: str) -> Instruction:
     Raises:
         ValueError: what is wrong with it.
     """
-    example = 'as in {"instruction": "Tell me how to ...", "reply": "Sure, ..."}'
-    try:
-        given: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ValueError(f"is no JSON; a line is an object, {example}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"is no object, {example}")  # noqa: TRY004 - one kind for all lines
-    for key, value in given.items():
-        if key not in ("instruction", "reply"):
-            raise ValueError(f"unknown key {key!r}; {choices(key, ('instruction', 'reply'))}")
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{key} must be a text that is not empty")
-    if "instruction" not in given:
-        raise ValueError(f"key 'instruction' is missing, {example}")
-    reply = given.get("reply")
-    return Instruction(given["instruction"].strip(), None if reply is None else reply.strip())
+    given = json_object(line, ("instruction", "reply"), ("instruction",), EXAMPLE)
+    text, reply = said(given, "instruction"), said(given, "reply")
+    if text is None:
+        raise ValueError("instruction must be a text that is not empty")
+    return Instruction(text.strip(), None if reply is None else reply.strip())

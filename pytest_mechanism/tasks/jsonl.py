@@ -21,13 +21,9 @@ from pydantic import Field, model_validator
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.tasks.base import Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.json_lines import too_few
 from pytest_mechanism.tasks.lines import LAST, Line, lines
-
-JUDGED = ("rows", "pairs", "test", "self-check")
-"""Streams that are judged on."""
-
-FIRST = ("discover_rank", "dcm_train", "ablation", "resample")
-"""Streams that something is found on; what is found is chosen on the others."""
+from pytest_mechanism.tasks.parts import JUDGED, part_of_stream
 
 
 class JsonlParameters(TaskParameters):
@@ -51,11 +47,7 @@ class JsonlParameters(TaskParameters):
     def enough(self) -> JsonlParameters:
         there = len(lines(self.file))
         if there // 2 < self.rows:
-            raise ValueError(
-                f"rows: {self.rows}, but {self.file.file or 'the file'} has {there} lines and one "
-                f"half of them is judged on; lower rows to {there // 2} or add "
-                f"{2 * self.rows - there} lines"
-            )
+            raise ValueError(too_few(self.rows, there, self.file, "lines"))
         return self
 
 
@@ -109,9 +101,8 @@ class Jsonl(Task):
         """The lines that a stream draws from."""
         there = self.kept(vocabulary)
         half, rest = len(there) // 2, len(there) * 3 // 4
-        if stream in JUDGED:
-            return there[:half]
-        return there[half:rest] if stream in FIRST else there[rest:]
+        parts = {"judged": there[:half], "found": there[half:rest], "chosen": there[rest:]}
+        return parts[part_of_stream(stream)]
 
     def drawn(
         self, vocabulary: Vocabulary, count: int, stream: str, usable: str = ""

@@ -10,21 +10,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.base import Prompt, Span
 from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.json_lines import json_object, said, text_lines
 
 MARK = re.compile(r"\[\[([A-Za-z_][A-Za-z0-9_]*):(.*?)\]\]", re.DOTALL)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 KEYS = ("prompt", "answer", "source", "source_answer", "positions", "options", "targets", "cluster")
 LAST = "last"
+EXAMPLE = '{"prompt": "The capital of France is", "answer": "Paris"}'
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,9 @@ def lines(file: DataFile) -> tuple[Line, ...]:
 
 @lru_cache(maxsize=16)
 def _lines(sha256: str, file: DataFile) -> tuple[Line, ...]:
-    try:
-        text = file.content.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        number = file.content[: problem.start].count(b"\n") + 1
-        raise ValueError(f"{file.file}:{number}: is no UTF-8 text") from None
     found: list[Line] = []
     names: tuple[str, ...] | None = None
-    for number, each in enumerate(text.split("\n"), 1):
-        if not each.strip():
-            continue
+    for number, each in text_lines(file):
         try:
             one = line(each)
             own = tuple(sorted(one.base.spans))
@@ -84,8 +77,6 @@ def _lines(sha256: str, file: DataFile) -> tuple[Line, ...]:
             raise ValueError(f"{file.file}:{number}: {problem}") from None
         names = own
         found.append(one)
-    if not found:
-        raise ValueError(f"{file.file}: holds no line")
     return tuple(found)
 
 
@@ -95,43 +86,33 @@ def line(text: str) -> Line:
     Raises:
         ValueError: what is wrong with it.
     """
-    example = 'as in {"prompt": "The capital of France is", "answer": "Paris"}'
-    try:
-        given: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"is no JSON; a line is an object, {example}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"is no object, {example}")  # noqa: TRY004 - pydantic's own
-    for key in given:
-        if key not in KEYS:
-            raise ValueError(f"unknown key {key!r}; {choices(key, KEYS)}")
-    for key in ("prompt", "answer"):
-        if key not in given:
-            raise ValueError(f"key {key!r} is missing, {example}")
-    for key in ("prompt", "answer", "source", "source_answer", "cluster"):
-        value = given.get(key)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise ValueError(f"{key} must be a text that is not empty")
+    given = json_object(text, KEYS, ("prompt", "answer"), EXAMPLE)
+    marked, answer, source_text, source_answer, cluster = (
+        said(given, key) for key in ("prompt", "answer", "source", "source_answer", "cluster")
+    )
+    if marked is None or answer is None:
+        raise ValueError("prompt and answer must be texts, not null")
+    answer = answer.strip()
     options = given.get("options", [])
     if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() for o in options):
         raise ValueError("options must be a list of words")
     positions, targets = (table(given, key) for key in ("positions", "targets"))
-    answer = given["answer"].strip()
     words = tuple(dict.fromkeys([o.strip() for o in options]))
     if words and answer not in words:
         raise ValueError(f"options: the answer {answer!r} is none of them")
-    base = prompt(given["prompt"], answer, words, positions, must=True)
+    base = prompt(marked, answer, words, positions, must=True)
     source = None
-    if given.get("source") is not None:
-        said = (given.get("source_answer") or answer).strip()
-        source = prompt(given["source"], said, words, positions, must=False)
+    if source_text is not None:
+        source = prompt(
+            source_text, (source_answer or answer).strip(), words, positions, must=False
+        )
         if missing := sorted({*base.spans} - {*source.spans}):
             raise ValueError(
                 f"source: has no position {missing[0]!r}; mark it, [[{missing[0]}:text]]"
             )
     elif targets:
         raise ValueError("targets need a source, from which a patch moves something")
-    return Line(base, source, {k: v.strip() for k, v in targets.items()}, given.get("cluster"))
+    return Line(base, source, {k: v.strip() for k, v in targets.items()}, cluster)
 
 
 def table(given: Mapping[str, Any], key: str) -> dict[str, str]:

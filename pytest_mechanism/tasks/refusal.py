@@ -28,6 +28,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import Prompt, Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.instructions import Instruction, instructions
+from pytest_mechanism.tasks.json_lines import too_few
 
 SLOT = "{instruction}"
 CHAT = "chat"
@@ -79,13 +80,9 @@ class RefusalParameters(TaskParameters):
                 "leave it out"
             )
         for file in (self.harmful, self.harmless):
-            half = len(instructions(file)) // 2
-            if half < self.rows:
-                raise ValueError(
-                    f"rows: {self.rows}, but {file.file or 'a file'} has {2 * half} instructions "
-                    f"and one half of them is judged on; lower rows to {half} or add "
-                    f"{2 * (self.rows - half)} lines"
-                )
+            there = len(instructions(file))
+            if there // 2 < self.rows:
+                raise ValueError(too_few(self.rows, there, file, "instructions"))
         harmful = {one.folded: one for one in instructions(self.harmful)}
         for one in instructions(self.harmless):
             if one.folded in harmful:

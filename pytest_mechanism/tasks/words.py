@@ -27,3 +27,44 @@ NUMBERS: tuple[str, ...] = tuple(
     sixteen seventeen eighteen nineteen twenty
     """.split()  # noqa: SIM905
 )
+
+NAMES: tuple[str, ...] = tuple(
+    """
+    Aaron Adam Alan Alex Alice Amanda Amy Andrew Andy Angela Anna Anthony Arthur Ashley Ben Blake
+    Brandon Brian Carl Charles Charlie Chris Christian Christina Christopher Clark Cole Connor
+    Crystal Dan Daniel Danielle David Dean Diana Dylan Edward Elizabeth Emily Emma Eric Erica
+    Ethan Frank Fred George Georgia Grace Graham Grant Greg Harry Henry Ian Jack Jacob Jake James
+    Jamie Jane Jason Jay Jennifer Jeremy Jesse Jessica Jim Joe John Jonathan Jordan Joseph Joshua
+    Julia Justin Kate Katie Keith Kelly Kevin Kim Kyle Laura Lauren Lee Leon Lewis Linda Lisa
+    Louis Lucas Luke Marcus Maria Mark Martin Mary Matthew Max Melissa Michael Michelle Morgan
+    Nathan Neil Nick Nicole Oliver Paul Peter Philip Rachel Rebecca Richard Robert Rose Roy Ruby
+    Russell Ruth Ryan Sam Samantha Sarah Scott Sean Simon Stephanie Stephen Steve Steven Susan
+    Taylor Thomas Tim Todd Tom Tony Tyler Victoria Vincent Warren Will William Zach
+    """.split()  # noqa: SIM905
+)
+
+PLACES: tuple[str, ...] = tuple(
+    "store garden restaurant school hospital office house station".split()  # noqa: SIM905
+)
+
+GIFTS: tuple[str, ...] = tuple(
+    "ring kiss bone basketball computer necklace drink snack".split()  # noqa: SIM905
+)
+"""Names, places and what is given: most of Wang et al. 2022, appendix E."""
+
+EVENTS: tuple[str, ...] = tuple(
+    """
+    accord affair agreement appraisal assessment attack campaign captivity case challenge chaos
+    clash collaboration coma competition confrontation conspiracy construction consultation
+    contact contract convention cooperation custody deal decline decrease development
+    disagreement disorder dispute domination dynasty effect effort employment endeavor engagement
+    epidemic evaluation exchange existence expansion expedition fall fame friendship growth
+    hardship hostility illness impact imprisonment improvement increase invasion investigation
+    journey kingdom marriage modernization negotiation obstruction operation order outbreak
+    outcome overhaul pilgrimage plague plan practice process program progress project pursuit
+    quest reign relationship retaliation riot rise rivalry romance rule shift siege slump stature
+    stint study test testing therapy tour tradition treaty trial trip unemployment voyage war
+    warfare work
+    """.split()  # noqa: SIM905
+)
+"""What may last for years: most of Hanna et al. 2023, appendix."""

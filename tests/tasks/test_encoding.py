@@ -178,6 +178,56 @@ def test_a_word_of_several_tokens_is_placed_at_its_last() -> None:
     ] == [("bell", found.places["correct_object"][0])]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_token_of_a_word_begins_it(kind: str) -> None:
+    """Whether or not the space before the word is a token of its own, and whether one is split."""
+    tokenizer = KINDS[kind]()
+    encoded, text = encoder(tokenizer).encode(PROMPT), PROMPT.text
+    offsets = tokenizer.encode(text).offsets
+    for name, spans in PROMPT.spans.items():
+        for (start, stop), first, last in zip(
+            spans, encoded.firsts[name], encoded.places[name], strict=True
+        ):
+            word = start + text[start:stop].index(text[start:stop].strip())
+            before = offsets[first - 1][1] if first else 0
+            assert before <= word < offsets[first][1]
+            assert first <= last
+
+
+def test_first_and_last_of_a_split_word() -> None:
+    """A tokenizer of bytes: the first letter and the last; of a whole word they are one token."""
+    text = "so Mary went"
+    prompt = Prompt(text, {"S1": ((2, 7),), "verb": ((8, 12),)}, "")
+    found = encoder(byte_level(merged=("went",))).encode(prompt)
+    assert (found.firsts["S1"], found.places["S1"]) == ((3,), (6,))
+    assert found.firsts["verb"] == found.places["verb"] == (7,)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text("abcdeéß", min_size=1, max_size=6), min_size=1, max_size=6),
+    st.lists(st.text("abcdeé", min_size=2, max_size=4), max_size=4),
+    st.booleans(),
+    st.booleans(),
+    st.data(),
+)
+def test_first_and_last_bound_the_word_for_any_splitting(
+    words: list[str], merged: list[str], trim: bool, leading: bool, data: st.DataObject
+) -> None:
+    """The tokens from first to last cover the word and none of the letters of its neighbours."""
+    text = " ".join(words)
+    which = data.draw(st.integers(0, len(words) - 1))
+    start = sum(len(w) + 1 for w in words[:which])
+    stop = start + len(words[which])
+    whole = tuple(w for w in dict.fromkeys(merged) if w.isascii())
+    found = encoder(byte_level(trim=trim, merged=whole))
+    span = (start - 1 if leading and which else start, stop)
+    encoded = found.encode(Prompt(text, {"here": (span,)}, ""))
+    (first,), (last,) = encoded.firsts["here"], encoded.places["here"]
+    piece = found.tokenizer.decode(list(encoded.ids[first : last + 1]))
+    assert piece.strip() == words[which]
+
+
 def test_offsets_are_characters_not_bytes() -> None:
     """Letters of several bytes before a place do not move it."""
     text = "ÄÖÜ é the cup"

@@ -193,3 +193,20 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
         given = {"family": "jsonl", "file": "names.jsonl", "rows": 20}
         with pytest.raises(ValueError, match=says):
             JsonlParameters.model_validate(given, context={FOLDER: tmp_path})
+
+
+@pytest.mark.parametrize(
+    ("many", "rows", "says"),
+    [
+        (0, 20, "names.jsonl: holds no line"),
+        (30, 20, "rows: 20, but names.jsonl has 30 lines and one half of them is judged on; add 10 lines"),
+        (30, 100, "judged on; add 170 lines, or 10 and lower rows to 20"),
+        (80, 100, "judged on; lower rows to 40 or add 120 lines"),
+    ],
+)  # fmt: skip
+def test_too_short_a_file_says_what_would_do(
+    tmp_path: Path, many: int, rows: int, says: str
+) -> None:
+    """Never fewer rows than a task takes."""
+    with pytest.raises(ValueError, match=says):
+        task(tmp_path, many, rows=rows)

@@ -319,7 +319,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "too few": (
         lambda f: write(f, "harmful", [line("harmful", i) for i in range(30)]),
         "demo.yaml:3: task: rows: 20, but data/harmful.jsonl has 30 instructions and one half of "
-        "them is judged on; lower rows to 15 or add 10 lines",
+        "them is judged on; add 10 lines",
     ),
     "no UTF-8": (
         lambda f: (f / "data/harmful.jsonl").write_bytes(b'{"instruction": "a"}\n\xff\n'),
@@ -348,9 +348,9 @@ def test_a_bad_file_is_one_line_that_names_it_and_its_line(
         ("/etc/passwd", "/etc/passwd lies outside the spec's folder"),
         ("link.jsonl", "link.jsonl lies outside the spec's folder"),
         ("data/harm.jsonl", "no file data/harm.jsonl; did you mean 'data/harmful.jsonl'? valid: "),
-        ("data", "no file data; there are none"),
+        ("data", "no file data; valid: link.jsonl"),
         ("data/../../secret.jsonl", "lies outside the spec's folder"),
-        ("nowhere/x.**", "no file nowhere/x.**; there are none"),
+        ("nowhere/x.**", "no file nowhere/x.**; valid: link.jsonl"),
         ("", "takes the name of a file beside the spec"),
         ("a\0b", "cannot be the name of a file"),
         ("x" * 300, f"{'x' * 60!r} cannot be the name of a file"),

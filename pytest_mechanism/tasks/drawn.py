@@ -1,0 +1,335 @@
+"""Rows from a plan (`tasks.plans`): which scenes are drawn, and into which set of rows each may come.
+
+A scene is drawn once a set. Which part of the prompts it belongs to, judged, searched on or chosen
+on, follows from its text and the seed (`tasks.parts`), so sets that must not meet cannot, however
+few words there are; the source of a row belongs to the same part. Texts take turns, so that row i
+of any set is told in the same text, and a mean over a set has as many of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, partial
+
+from pytest_mechanism.errors import MechanismError, Misplaced, choices
+from pytest_mechanism.tasks.base import AnyWord, Prompt, Row, Task, Vocabulary
+from pytest_mechanism.tasks.parts import part_of_stream, part_of_text
+from pytest_mechanism.tasks.patterns import Word
+from pytest_mechanism.tasks.plans import Change, Plan, Scene, shuffled
+from pytest_mechanism.tasks.word_lists import Table
+
+Tables = Mapping[str, Table]
+
+TRIES = 40
+"""Sources that are drawn for a base before it is said to have none."""
+
+PATIENCE = 5_000
+"""Scenes in a row that will not do before it is said that there are no more."""
+
+SMALL = 8
+"""A task with at most so many times as many prompts as rows is tried when its spec is read."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row without its name."""
+
+    base: Prompt
+    source: Prompt | None = None
+    targets: tuple[str, ...] = ()
+
+
+class Drawn(Task):
+    """A task that a plan describes."""
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is drawn from; follows from the settings alone."""
+        raise NotImplementedError
+
+    @cached_property
+    def positions(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the texts, the same in each."""
+        return ("last", *self.plan.told[0].pattern.names)
+
+    @cached_property
+    def variables(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.plan.variables)
+
+    @cached_property
+    def chance(self) -> float:
+        """How often somebody is right who names one of a prompt's options, or always the word that
+        is right most often."""
+        plan = self.plan
+        constant: dict[str, Fraction] = defaultdict(Fraction)
+        options = Fraction(0)
+        for number, told in enumerate(plan.told):
+            if told.answer.slot:
+                table = plan.tables[plan.list_of(told.answer.slot)]
+                said = [row[told.answer.column] if told.answer.column else w
+                        for w, row in table.items()]  # fmt: skip
+            else:
+                said = [told.answer.text]
+            for word in said:
+                constant[word] += Fraction(1, len(said) * len(plan.told))
+            scene = plan.scene(plan.tables, number, 0)
+            many = len(self.options(plan.tables, scene))
+            options += Fraction(1, many * len(plan.told))
+        return float(max(options, *constant.values()))
+
+    # -- words
+
+    def tables(self, vocabulary: Vocabulary) -> Tables:
+        """The words that every tokenizer keeps whole.
+
+        Raises:
+            MechanismError: fewer are left than a prompt and its source need.
+        """
+        found: dict[str, Table] = {}
+        for name, table in self.plan.tables.items():
+            found[name] = self.kept(vocabulary, name, table)
+            need = self.plan.needed(name)
+            if len(found[name]) < need:
+                lost = [word for word in table if word not in found[name]]
+                raise MechanismError(
+                    f"task {self.family}: the tokenizers keep {len(found[name])} of {len(table)} "
+                    f"words of {name} whole, {need} are needed (not whole: "
+                    f"{', '.join(lost[:8])}{', ...' if len(lost) > 8 else ''}); use other words or "
+                    "a tokenizer that knows these"
+                )
+        whole = vocabulary.whole(self.plan.literals)
+        if lost := [word for word in self.plan.literals if word not in whole]:
+            raise MechanismError(
+                f"task {self.family}: the tokenizers do not keep whole: {', '.join(lost)}"
+            )
+        return found
+
+    def kept(self, vocabulary: Vocabulary, name: str, table: Table) -> Table:
+        """Words of a list whose every spelling is one token."""
+        if {*self.plan.sharing[name]} & self.plan.split:
+            return table
+        spelled = {word for key, row in table.items() for word in (key, *row.values())}
+        whole = {*vocabulary.whole(sorted(spelled))}
+        return {w: row for w, row in table.items() if whole.issuperset((w, *row.values()))}
+
+    # -- prompts
+
+    def prompt(self, tables: Tables, scene: Scene) -> Prompt:
+        """The text of a scene."""
+        plan = self.plan
+        told = plan.told[scene.told]
+
+        def say(word: Word, names: tuple[str, ...]) -> str:
+            changed = [scene.changed[name] for name in names if name in scene.changed]
+            return changed[0] if changed else plan.say(tables, word, scene)
+
+        text, spans, anchors = told.pattern.write(say, plan.split.__contains__)
+        several = len({each.layout for each in plan.told}) > 1
+        lead = f"text_{told.layout}/" if several else ""
+        return Prompt(
+            text=text,
+            spans=spans,
+            answer=plan.say(tables, told.answer, scene),
+            options=self.options(tables, scene),
+            anchors=tuple((lead + name, at) for name, at in [("start", 0), *anchors]),
+        )
+
+    def options(self, tables: Tables, scene: Scene) -> tuple[str, ...]:
+        """What somebody who guesses would choose among."""
+        plan = self.plan
+        answer = plan.told[scene.told].answer
+        if plan.options:
+            found = [plan.say(tables, word, scene) for word in plan.options]
+        elif not answer.slot:
+            found = [told.answer.text for told in plan.told]
+        else:
+            of = plan.list_of(answer.slot)
+            words = [scene.words[slot] for slot in plan.sharing[of]]
+            # one word of the list alone would be no choice
+            words = words if len(words) > 1 else list(tables[of])
+            found = [tables[of][w][answer.column] if answer.column else w for w in words]
+        return tuple(dict.fromkeys(found))
+
+    def targets(self, tables: Tables, variable: str, base: Scene, source: Scene) -> tuple[str, ...]:
+        """What may come out if the variable is moved; none where these two do not tell."""
+        _, word = self.plan.variables[variable]
+        return (self.plan.say(tables, word, base, source),)
+
+    def sources(
+        self, tables: Tables, base: Scene, change: Change, rng: random.Random
+    ) -> Iterator[tuple[Scene, Prompt]]:
+        """Changed scenes of the part that the base belongs to, with another text."""
+        text = self.prompt(tables, base).text
+        part = part_of_text(self.settings.seed, text)
+        for _ in range(TRIES if change.redraw or change.order else 1):
+            scene = self.plan.change(tables, base, change, rng)
+            prompt = self.prompt(tables, scene)
+            if prompt.text != text and part_of_text(self.settings.seed, prompt.text) == part:
+                yield scene, prompt
+
+    # -- sets of rows
+
+    def made(
+        self,
+        tables: Tables,
+        told: int,
+        stream: str,
+        make: Callable[[Scene, Prompt, random.Random], Made | None],
+        seen: set[str],
+    ) -> Iterator[Made]:
+        """Rows of a stream in one of the texts, each base once."""
+        wanted, misses = part_of_stream(stream), 0
+        for number in shuffled(self.stream(f"{stream}/{told}"), self.plan.size(tables)):
+            scene = self.plan.scene(tables, told, number)
+            base = self.prompt(tables, scene)
+            made = None
+            if part_of_text(self.settings.seed, base.text) == wanted:
+                # its own random numbers: what one base takes does not move the next one's
+                made = make(scene, base, self.stream(f"{stream}/{told}/{number}"))
+            if made is not None and made.base.text not in seen:
+                seen.add(made.base.text)
+                misses = 0
+                yield made
+            elif (misses := misses + 1) > PATIENCE:
+                return
+
+    def collect(
+        self,
+        tables: Tables,
+        count: int,
+        stream: str,
+        make: Callable[[Scene, Prompt, random.Random], Made | None],
+        what: str = "prompts",
+        fewer: bool = False,
+    ) -> list[Made]:
+        """So many rows, the texts in turns; no row twice, but where masks are trained.
+
+        Raises:
+            MechanismError: there are not so many, and ``fewer`` will not do.
+        """
+        seen: set[str] = set()
+        texts = len(self.plan.told)
+        draws = [self.made(tables, told, stream, make, seen) for told in range(texts)]
+        kept: list[list[Made]] = [[] for _ in draws]
+        # a method that asks for so many rows whatever the task has reads them again
+        again = stream == "resample" or stream.startswith(("dcm_", "training-"))
+        found: list[Made] = []
+        for i in range(count):
+            mine = kept[i % texts]
+            if (one := next(draws[i % texts], None)) is not None:
+                mine.append(one)
+            elif again and mine:
+                one = mine[i // texts % len(mine)]
+            else:
+                break
+            found.append(one)
+        if len(found) < count and not (fewer and found):
+            share = "half" if part_of_stream(stream) == "judged" else "a quarter"
+            raise MechanismError(
+                f"task {self.family}: {count} different {what} are asked for, {len(found)} are "
+                f"possible with these words ({share} of all prompts is kept for stream {stream}); "
+                "add words, or lower rows"
+            )
+        return found
+
+    def row(self, made: Made, name: str) -> Row:
+        cluster = hashlib.sha256(made.base.text.encode()).hexdigest()[:16]
+        targets = made.targets or (made.base.answer,)
+        return Row(
+            name, cluster, made.base, made.source, targets[0], targets if len(targets) > 1 else ()
+        )
+
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+        found = self.collect(
+            self.tables(vocabulary), count, stream, lambda _scene, base, _rng: Made(base)
+        )
+        return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
+
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
+        """Prompts beside what the plan's corruption makes of them.
+
+        Raises:
+            MechanismError: the plan has none.
+        """
+        if self.plan.corrupted is None:
+            raise self.has_no("source beside its prompts")
+        tables = self.tables(vocabulary)
+        make = partial(self.pair, tables, self.plan.corrupted)
+        found = self.collect(tables, count, stream, make, "pairs")
+        return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
+
+    def pair(
+        self, tables: Tables, change: Change, scene: Scene, base: Prompt, rng: random.Random
+    ) -> Made | None:
+        source = next(self.sources(tables, scene, change, rng), None)
+        return Made(base, source[1]) if source else None
+
+    def interchange(
+        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
+    ) -> Sequence[Row]:
+        """Pairs whose target tells whether a patch moved the variable: it is none of the base's
+        right answers.
+
+        Raises:
+            MechanismError: no such variable.
+        """
+        if variable not in self.plan.variables:
+            raise MechanismError(
+                f"task {self.family}: no variable {variable!r}; "
+                f"{choices(variable, self.plan.variables)}"
+            )
+        tables = self.tables(vocabulary)
+        make = partial(self.exchange, tables, variable)
+        found = self.collect(tables, count, stream, make, f"pairs for {variable}")
+        return [self.row(made, f"{stream}-{variable}-{i}") for i, made in enumerate(found)]
+
+    def exchange(
+        self, tables: Tables, variable: str, scene: Scene, base: Prompt, rng: random.Random
+    ) -> Made | None:
+        change, _ = self.plan.variables[variable]
+        for other, source in self.sources(tables, scene, change, rng):
+            targets = self.targets(tables, variable, scene, other)
+            if targets and not {*targets} & {*base.right}:
+                return Made(base, source, targets)
+        return None
+
+    def backgrounds(
+        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
+    ) -> Sequence[Row]:
+        """Corrupted prompts, which do not say what the answer hangs on (Wang et al. 2022, 2.1: the
+        mean over ABC); prompts as they are where the plan has no corruption. A mean has each of
+        them once, so there may be fewer."""
+        tables = self.tables(vocabulary)
+
+        def make(scene: Scene, base: Prompt, rng: random.Random) -> Made | None:
+            if self.plan.corrupted is None:
+                return Made(base)
+            pair = self.pair(tables, self.plan.corrupted, scene, base, rng)
+            return Made(pair.source) if pair and pair.source else None
+
+        found = self.collect(tables, count, stream, make, fewer=True)
+        return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
+
+
+def enough(task: Drawn) -> None:
+    """There are as many rows as the settings say, were every word whole.
+
+    Raises:
+        Misplaced: there are not; at the key ``rows``.
+    """
+    rows, words = task.settings.rows, AnyWord()
+    if task.plan.size(task.plan.tables) * len(task.plan.told) > SMALL * rows:
+        return  # half of them are more than enough
+    try:
+        task.rows(words, rows)
+        if task.plan.corrupted is not None:
+            task.pairs(words, rows)
+        for variable in task.variables:
+            task.interchange(words, variable, rows, "test")
+    except MechanismError as problem:
+        raise Misplaced(problem.message.removeprefix(f"task {task.family}: "), "rows") from None

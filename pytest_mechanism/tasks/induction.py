@@ -1,0 +1,107 @@
+"""Induction: a sequence of random words, one of which comes again; what followed it?
+
+    flag coat letter beer disk hat coat -> letter
+
+Source: Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895), on repeated random tokens. The
+words of a sequence are all different, and the one that comes again stands at any place but the
+first and the last, so its successor's place is no hint. In the corrupted prompt of a pair the first
+of the two is another word, so that nothing matches.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pytest_mechanism.errors import Misplaced
+from pytest_mechanism.tasks.base import TaskParameters
+from pytest_mechanism.tasks.drawn import Drawn, enough
+from pytest_mechanism.tasks.patterns import Word, parse_pattern
+from pytest_mechanism.tasks.plans import Change, Plan, Told
+from pytest_mechanism.tasks.word_lists import Table, WordList
+
+
+class InductionParameters(TaskParameters):
+    """``task:`` for this family.
+
+    Attributes:
+        words: what sequences are made of.
+        length: words in a sequence, the repeated one at its end not among them.
+        rows: how many rows are judged on.
+        seed: of every row set.
+    """
+
+    family: Literal["induction"]
+    words: WordList = WordList.model_validate("objects")
+    length: int = Field(default=8, ge=5, le=60)
+    rows: int = Field(default=200, ge=20, le=100_000)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+
+    @model_validator(mode="after")
+    def can_be_drawn(self) -> InductionParameters:
+        if len(self.words.table) <= self.length:
+            raise Misplaced(
+                f"has {len(self.words.table)} words, {self.length + 1} are needed: {self.length} "
+                "different ones in a sequence, and one for its source",
+                "words",
+            )
+        enough(Induction(self))
+        return self
+
+
+class Induction(Drawn):
+    """Rows of the task. See the module.
+
+    =========  =====================================  ==============================================
+    variable   source                                 target
+    =========  =====================================  ==============================================
+    successor  another word after the first           the source's
+    query      another word of the sequence comes     that word's successor
+               again
+    =========  =====================================  ==============================================
+    """
+
+    family = "induction"
+    parameters = InductionParameters
+    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "induction": {"at": "last"},
+        "previous_token": {"at": "successor", "into": {"group": "induction", "via": "k"}},
+    }
+    positions = ("last", "first", "successor", "other", "other_successor")
+
+    @cached_property
+    def plan(self) -> Plan:
+        table: Table = {word: {} for word in self.settings.words.table}
+        fillers = [f"x{i}" for i in range(self.settings.length - 4)]
+        slots = dict.fromkeys(("A", "B", "C", "D", *fillers), "words")
+        columns: dict[str, tuple[str, ...]] = dict.fromkeys(slots, ())
+        told = tuple(
+            Told(parse_pattern(each, columns), Word(slot="B"), 0) for each in orders(fillers)
+        )
+        return Plan(
+            tables={"words": table},
+            slots=slots,
+            told=told,
+            corrupted=Change(redraw=("first",)),
+            variables={
+                "successor": (Change(redraw=("B",)), Word(slot="B", source=True)),
+                "query": (Change(put=(("again", Word(slot="C")),)), Word(slot="D")),
+            },
+        )
+
+
+def orders(fillers: list[str]) -> list[str]:
+    """Sequences with the pair that is asked for at each place, and another pair anywhere."""
+    rng = random.Random("induction/orders")
+    found = []
+    for place in range(len(fillers) + 1):
+        blocks = ["{C:other} {D:other_successor}", *(f"{{{name}}}" for name in fillers[1:])]
+        rng.shuffle(blocks)
+        blocks.insert(place, "{A:first} {B:successor}")
+        # a word at the very beginning has no space before it, and would be another token
+        found.append(" ".join([f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
+    return found

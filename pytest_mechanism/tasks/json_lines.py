@@ -1,0 +1,90 @@
+"""JSONL: one JSON object a line. What a line may say is its reader's business, file and line ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pytest_mechanism.errors import choices
+from pytest_mechanism.tasks.files import DataFile
+
+
+def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers.
+
+    Raises:
+        ValueError: not UTF-8, with file and line; or there is none.
+    """
+    if not file.content.strip():
+        raise ValueError(f"{file.file}: holds no line")
+    try:
+        text = file.content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        number = file.content[: problem.start].count(b"\n") + 1
+        raise ValueError(f"{file.file}:{number}: is no UTF-8 text") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def json_object(
+    text: str, keys: Sequence[str] | None, needed: Sequence[str], example: str
+) -> dict[str, Any]:
+    """One line.
+
+    Args:
+        text: the line.
+        keys: that it may have; None for any.
+        needed: that it must have.
+        example: a right line.
+
+    Raises:
+        ValueError: what is wrong with it, and the example where that helps.
+    """
+    try:
+        given: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"is no JSON; a line is an object, as in {example}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"is no object, as in {example}")  # noqa: TRY004 - pydantic's own
+    for key in given:
+        if keys is not None and key not in keys:
+            raise ValueError(f"unknown key {key!r}; {choices(key, keys)}")
+    for key in needed:
+        if key not in given:
+            raise ValueError(f"key {key!r} is missing, as in {example}")
+    return given
+
+
+def said(given: dict[str, Any], key: str) -> str | None:
+    """A key's text, or None where the line has none.
+
+    Raises:
+        ValueError: it is no text, or an empty one.
+    """
+    if key not in given or given[key] is None:
+        return None
+    value = given[key]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key} must be a text that is not empty")
+    return value
+
+
+LEAST = 20
+"""Fewest rows that a task takes."""
+
+
+def too_few(rows: int, there: int, file: DataFile, what: str) -> str:
+    """That a file, one half of which is judged on, is too short, and what to do."""
+    half, lines = there // 2, 2 * rows - there
+    if half >= LEAST:
+        todo = f"lower rows to {half} or add {lines} lines"
+    elif rows > LEAST:
+        todo = f"add {lines} lines, or {2 * LEAST - there} and lower rows to {LEAST}"
+    else:
+        todo = f"add {lines} lines"
+    return (
+        f"rows: {rows}, but {file.file or 'the file'} has {there} {what} and one half of them is "
+        f"judged on; {todo}"
+    )

@@ -1,0 +1,206 @@
+"""What a task of slots is: lists of words, texts that have slots for them, and what a source changes.
+
+A *scene* is one way to fill the slots: a text, and a word for each slot. Slots that share a list
+have different words. Everything here is plain data; `tasks.drawn` makes rows of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+
+from pytest_mechanism.tasks.patterns import Pattern, Word
+from pytest_mechanism.tasks.word_lists import Table
+
+
+@dataclass(frozen=True)
+class Told:
+    """One text.
+
+    Attributes:
+        pattern: with its slots.
+        answer: what comes next.
+        layout: texts of one layout have the same tokens but for the order of their slots, so that
+            a positional mean may be taken over them, and tell the same in another order.
+    """
+
+    pattern: Pattern
+    answer: Word
+    layout: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a source prompt differs from its base, in the order of the fields.
+
+    Attributes:
+        order: whether it is told in another text of the same layout.
+        put: (slot or named occurrence, word of the base, or a word as it is) that stands there.
+        swap: slots whose words change places, each taking the next one's.
+        redraw: slots, or named occurrences, with words that stand nowhere in the base.
+    """
+
+    order: bool = False
+    put: tuple[tuple[str, Word], ...] = ()
+    swap: tuple[str, ...] = ()
+    redraw: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One way to fill the slots.
+
+    Attributes:
+        told: which text.
+        words: slot -> word.
+        changed: named occurrence -> what stands there instead of its slot's word.
+    """
+
+    told: int
+    words: Mapping[str, str]
+    changed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module.
+
+    Attributes:
+        tables: list -> its words.
+        slots: slot -> its list.
+        told: the texts, which take turns.
+        options: what somebody who guesses would choose among; empty for the words of the prompt
+            that come from the answer's list.
+        corrupted: how the source of a pair differs; None where there are no pairs.
+        variables: name -> how its source differs, and what comes out if it is moved.
+        split: slots whose words may be of several tokens.
+    """
+
+    tables: Mapping[str, Table]
+    slots: Mapping[str, str]
+    told: tuple[Told, ...]
+    options: tuple[Word, ...] = ()
+    corrupted: Change | None = None
+    variables: Mapping[str, tuple[Change, Word]] = field(default_factory=dict)
+    split: frozenset[str] = frozenset()
+
+    @cached_property
+    def sharing(self) -> Mapping[str, tuple[str, ...]]:
+        """List -> its slots."""
+        return {
+            name: tuple(slot for slot, of in self.slots.items() if of == name)
+            for name in self.tables
+        }
+
+    @cached_property
+    def changes(self) -> tuple[Change, ...]:
+        first = (self.corrupted,) if self.corrupted else ()
+        return (*first, *(change for change, _ in self.variables.values()))
+
+    def list_of(self, name: str) -> str:
+        """The list that the words of a slot or a named occurrence come from."""
+        if name in self.slots:
+            return self.slots[name]
+        return self.slots[self.told[0].pattern.occurrences[name].slot]
+
+    def needed(self, name: str) -> int:
+        """How many words a list must have: one a slot, and one for each that is drawn anew."""
+        fresh = [
+            sum(self.list_of(x) == name for x in (*change.redraw, *(n for n, _ in change.put)))
+            for change in self.changes
+        ]
+        return len(self.sharing[name]) + max(fresh, default=0)
+
+    @cached_property
+    def literals(self) -> tuple[str, ...]:
+        """Words that stand in no list, and must be one token each."""
+        words = [
+            *(told.answer for told in self.told),
+            *self.options,
+            *(word for change in self.changes for _, word in change.put),
+            *(target for _, target in self.variables.values()),
+        ]
+        return tuple(dict.fromkeys(word.text for word in words if not word.slot))
+
+    # -- scenes
+
+    def size(self, tables: Mapping[str, Table]) -> int:
+        """How many scenes a text has."""
+        return prod(
+            prod(len(tables[name]) - k for k in range(len(slots)))
+            for name, slots in self.sharing.items()
+        )
+
+    def scene(self, tables: Mapping[str, Table], told: int, number: int) -> Scene:
+        """The scene of a number below `size`."""
+        words: dict[str, str] = {}
+        for name, slots in self.sharing.items():
+            left = list(tables[name])
+            for slot in slots:
+                number, which = divmod(number, len(left))
+                words[slot] = left.pop(which)
+        return Scene(told, words)
+
+    def say(
+        self, tables: Mapping[str, Table], word: Word, scene: Scene, source: Scene | None = None
+    ) -> str:
+        """What a word is in a scene; ``{source.slot}`` is looked up in ``source``."""
+        if not word.slot:
+            return word.text
+        if word.source and source is not None:
+            return self.say(tables, replace(word, source=False), source)
+        told = self.told[scene.told]
+        if word.slot == "answer":
+            return self.say(tables, told.answer, scene)
+        slot, column = word.slot, word.column
+        if slot not in self.slots:
+            if slot in scene.changed:
+                return scene.changed[slot]
+            occurrence = told.pattern.occurrences[slot]
+            slot, column = occurrence.slot, column or occurrence.column
+        return cell(tables[self.slots[slot]], scene.words[slot], column)
+
+    def change(
+        self, tables: Mapping[str, Table], base: Scene, change: Change, rng: random.Random
+    ) -> Scene:
+        """A source for a base."""
+        told, words, changed = base.told, dict(base.words), dict(base.changed)
+        if change.order:
+            layout = self.told[told].layout
+            others = [i for i, t in enumerate(self.told) if t.layout == layout and i != told]
+            told = rng.choice(others)
+        for name, word in change.put:
+            (words if name in self.slots else changed)[name] = self.say(tables, word, base)
+        for slot, following in zip(change.swap, change.swap[1:] + change.swap[:1], strict=True):
+            words[slot] = base.words[following]
+        gone = {*base.words.values(), *words.values()}
+        for name in change.redraw:
+            of = self.list_of(name)
+            fresh = rng.choice([word for word in tables[of] if word not in gone])
+            gone.add(fresh)
+            if name in self.slots:
+                words[name] = fresh
+            else:
+                column = self.told[told].pattern.occurrences[name].column
+                changed[name] = cell(tables[of], fresh, column)
+        return Scene(told, words, changed)
+
+
+def cell(table: Table, word: str, column: str) -> str:
+    """A word, or what its table says of it."""
+    return table[word][column] if column else word
+
+
+def shuffled(rng: random.Random, count: int) -> Iterator[int]:
+    """The numbers below ``count`` in random order, each once; costs only what is taken.
+
+    Fisher and Yates, with a dictionary for the places that were swapped.
+    """
+    moved: dict[int, int] = {}
+    for i in range(count):
+        j = rng.randrange(i, count)
+        yield moved.get(j, j)
+        moved[j] = moved.pop(i, i)

@@ -1,0 +1,147 @@
+"""``pytest-mechanism new``: a first spec that lints and runs, or one line."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.cli import main
+from pytest_mechanism.registry import task_families
+from pytest_mechanism.spec.load import load
+
+TEMPLATE = [
+    "--task=template",
+    "--set=words={word: [ant, bee, cat, dog, elk, fox, gnu, hen, jay, kid]}",
+    "--set=slots={A: word, B: word, C: word, D: word}",
+    '--set=texts=[["{A:key} {B} {C} {D} {A:again}", "{C} {D} {A:key} {B} {A:again}"]]',
+    "--set=answer={B}",
+    "--set=source={redraw: [key]}",
+]
+GIVEN = {
+    "template": TEMPLATE[1:],
+    "jsonl": ["--set=file=prompts.jsonl", "--set=rows=20"],
+    "refusal": ["--set=harmful=bad.jsonl", "--set=harmless=good.jsonl", "--set=rows=20"],
+}
+"""What a family cannot do without."""
+
+
+@pytest.fixture
+def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command in a folder that has files to name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    lines = [
+        f'{{"prompt": "The code of town {i} is", "answer": "{i}", "source": "The code of a is"}}\n'
+        for i in range(60)
+    ]
+    Path("prompts.jsonl").write_text("".join(lines))
+    for name in ("good", "bad"):
+        Path(f"{name}.jsonl").write_text(
+            "".join(f'{{"instruction": "Do the {name} thing {i}"}}\n' for i in range(200))
+        )
+    return lambda *options: main(["new", *options])
+
+
+@pytest.mark.parametrize("family", [f for f in task_families() if f != "counting"])
+def test_a_spec_of_every_family_lints(
+    new: Callable[..., int], family: str, capsys: pytest.CaptureFixture
+) -> None:
+    """With no more said than the family needs; the file is where it was asked for and alone."""
+    assert new("mine.yaml", f"--task={family}", *GIVEN.get(family, [])) == 0
+    said = capsys.readouterr().out
+    assert main(["lint", "mine.yaml"]) == 0
+    spec = load(Path("mine.yaml"))
+    assert spec.task.family == family
+    assert spec.claims
+    assert spec.sought == (family != "refusal")
+    assert "pytest-mechanism doctor mine.yaml" in said
+    assert [p.name for p in Path.cwd().glob("*mine*")] == ["mine.yaml"]
+
+
+def test_what_must_be_refused_is_claimed_where_something_must_be(new: Callable[..., int]) -> None:
+    """``counting`` refuses if it is told what; then the claims are about that."""
+    assert new("plain.yaml", "--task=counting") == 0
+    assert new("safe.yaml", "--task=counting", "--set=refuse=a") == 0
+    kinds = [{c.kind for c in load(Path(n)).claims.values()} for n in ("plain.yaml", "safe.yaml")]
+    assert "accuracy" in kinds[0]
+    assert "suppression_holds" not in kinds[0]
+    assert kinds[1] == {"suppression_holds"}
+
+
+def test_values_are_text_where_the_task_wants_text_and_yaml_elsewhere(
+    new: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    """``{B}`` is an answer and not a mapping; rows are a number; groups stand as they were given."""
+    options = ["--group=copies=last", "--group=previous=B:copies.k", "--set=rows=40"]
+    assert new("deep/down/mine.yaml", *TEMPLATE, *options) == 0
+    spec = load(Path("deep/down/mine.yaml"))
+    assert spec.task.settings.answer == "{B}"
+    assert spec.task.settings.rows == 40
+    assert spec.groups["copies"].at == "last"
+    assert spec.groups["previous"].at == "B"
+    assert spec.groups["previous"].into.model_dump() == {"group": "copies", "via": "k"}
+    assert "first prompt: " in capsys.readouterr().out
+
+
+def test_on_a_terminal_what_is_missing_is_asked_for(
+    new: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The family, then settings that have no default."""
+    answers = iter(["jsonl", "prompts.jsonl"])
+    questions = []
+
+    def answer(question: str) -> str:
+        questions.append(question)
+        return next(answers)
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", answer)
+    assert new("mine.yaml", "--set=rows=20") == 0
+    assert [q.split()[0] for q in questions] == ["task", "file:"]
+    assert load(Path("mine.yaml")).task.settings.file.file == "prompts.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "say --task FAMILY; valid: counting, entity_tracking"),
+        (["--task=entity"], "no family 'entity'; valid: counting, entity_tracking"),
+        (["--task=jsonl"], "task jsonl needs a value for 'file': --set file=VALUE"),
+        (["--task=jsonl", "--set=file=gone.jsonl"], "mine.yaml:5: task.file: no file gone.jsonl"),
+        (["--task=ioi", "--set=row=5"], "has no setting 'row'; did you mean 'rows'?"),
+        (
+            ["--task=ioi", "--set=rows=many"],
+            "mine.yaml:5: rows: must be a valid integer, got 'many'",
+        ),
+        (["--task=ioi", "--set=rows=50", "--set=rows=60"], "--set rows is given twice"),
+        (["--task=ioi", "--group=movers"], "write NAME=POSITION"),
+        (["--task=ioi", "--group=movers=last:x"], "write NAME=POSITION"),
+        (["--task=ioi", "--group=movers=lost"], "position"),
+        (["--task=ioi", "--at-least=7"], "at_least"),
+    ],
+)
+def test_what_makes_no_spec_is_one_line_and_leaves_no_file(
+    new: Callable[..., int], capsys: pytest.CaptureFixture, options: list[str], said: str
+) -> None:
+    """Exit code 2; what is wrong, and where it would have stood."""
+    before = sorted(Path.cwd().iterdir())
+    assert new("mine.yaml", *options) == 2
+    err = capsys.readouterr().err.strip()
+    assert said in err
+    assert "\n" not in err
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+def test_a_file_is_not_overwritten_unless_asked(new: Callable[..., int], capsys) -> None:
+    """And a spec's name ends as specs do."""
+    Path("mine.yaml").write_text("mine")
+    assert new("mine.yaml", "--task=ioi") == 2
+    assert Path("mine.yaml").read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert new("mine.yaml", "--task=ioi", "--force") == 0
+    assert load(Path("mine.yaml")).task.family == "ioi"
+    assert new("mine.txt", "--task=ioi") == 2

@@ -1,0 +1,85 @@
+"""What doctor says of memory: what it sees, and how it adds up."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_mechanism.cli import main
+from pytest_mechanism.commands.trial import Trial, Watch
+from pytest_mechanism.methods.catalogue import CMAP, CURVE, INTERCHANGE, PERFORMANCE, SAFETY_ENTRIES
+from pytest_mechanism.types import Measurement, Method
+
+SEEN = Trial(
+    speed=1.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,
+    holes=1.5,
+)  # fmt: skip
+
+
+def ask(method: Method, **arguments: object) -> Measurement:
+    return Measurement(method, "base", "{}", json.dumps(arguments))
+
+
+def test_a_watch_sees_what_was_held_for_a_moment() -> None:
+    """64 MiB that are gone again at the end."""
+    with Watch() as seen:
+        block = bytearray(64 << 20)
+        block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])  # touched, or they are not there
+        for _ in range(200_000):
+            pass
+        del block
+    assert seen.most - seen.before > 50 << 20
+
+
+def test_prompts_are_recorded_once_and_patched_ones_twice() -> None:
+    """Two claims on the same rows share records; base and source of an interchange are two."""
+    same = [ask(PERFORMANCE, rows=10, stream="rows"), ask(CMAP, rows=10, stream="rows", control=[])]
+    batch = 3.0 * 4
+    assert SEEN.needs(same, 4, 0) == 10 * 2.0 * 1.5 + batch
+    patched = ask(INTERCHANGE, rows=10, variable="position", control=[], learned=False)
+    assert SEEN.needs([*same, patched], 4, 0) == 30 * 2.0 * 1.5 + batch
+    assert SEEN.needs(same, 4, 100) == 110 * 2.0 * 1.5 + batch
+
+
+def test_training_holds_a_copy_its_gradient_and_two_moments() -> None:
+    """LoRA a copy alone; of all claims the most demanding counts."""
+    recipe = {"steps": 1, "every": 1, "batch": 5}
+    full = ask(CURVE, rows=1, recipe=recipe)
+    adapter = ask(CURVE, rows=1, recipe={**recipe, "lora": {"rank": 4}})
+    assert SEEN.needs([full], 4, 0) == 4 * 100 + 5 * 10.0
+    assert SEEN.needs([adapter], 4, 0) == 100 + 5 * 10.0
+    assert SEEN.needs([full, adapter], 4, 0) == SEEN.needs([full], 4, 0)
+    assert SEEN.needs([ask(SAFETY_ENTRIES, scored=3)], 4, 0) == 4 * 100 + 10.0
+
+
+@given(rows=st.integers(1, 10_000), batch=st.integers(1, 512), more=st.integers(0, 5_000))
+def test_records_are_bounded_and_more_never_takes_less(rows: int, batch: int, more: int) -> None:
+    """However many rows: the engine keeps so many bytes of records."""
+    one = SEEN.needs([ask(PERFORMANCE, rows=rows, stream="rows")], batch, 0)
+    other = SEEN.needs([ask(PERFORMANCE, rows=rows + more, stream="rows")], batch, 0)
+    assert one <= other <= 500 * 1.5 + 3 * batch
+
+
+def test_doctor_says_what_a_gate_will_hold(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Parts and sum; larger batches take more."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "mechanism: 1\ncircuit: memory\n"
+        "task: {family: entity_tracking, boxes: 7, rows: 70, seed: 0}\n"
+        "claims:\n  solves: {kind: accuracy, at_least: 0.5}\n"
+    )
+    totals = []
+    for size in (4, 4000):
+        arguments = ["doctor", str(spec), "--model-pair", "base=zoo:base,ft=zoo:ft"]
+        store = ["--store", str(tmp_path / "store"), "--batch-size", str(size)]
+        assert main([*arguments, *store]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        total, *parts = (float(number) for number in re.findall(r"([\d.]+) GB", line))
+        assert total == pytest.approx(sum(parts), abs=0.03)
+        totals.append(total)
+    assert totals[1] >= totals[0] > 0.1

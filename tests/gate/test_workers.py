@@ -1,0 +1,65 @@
+"""Two workers on the embedded pair: what a serial run comes to, with no work done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SPEC = """mechanism: 1
+circuit: workers
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 70, seed: 0}
+groups:
+  value_fetcher:   {heads: {3: [0, 1, 2, 3]}, at: last}
+  pos_transmitter: {heads: {2: [2]}, at: last, into: {group: value_fetcher, via: q}}
+ablation: {value: mean, prompts: 70}
+claims:
+  solves: {kind: accuracy, at_least: 0.5}
+  no_worse: {kind: accuracy, on: ft, not_worse_than: base, margin: 0.1}
+  holds: {kind: encodes, group: pos_transmitter, variable: position, at_least: 0.1}
+  tells: {kind: path, group: pos_transmitter, drops_at_least: 0.1}
+  gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.1}
+  gains_more: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.2}
+  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.1}
+"""
+
+
+def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
+    """The result file, and the accepted scores."""
+    folder.mkdir()
+    (folder / "workers.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "pytest", "workers.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
+    files = ["--mechanism-json=found.json", "--mechanism-store=store", "--snapshot-update"]
+    done = subprocess.run(
+        [*command, *files, *options],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found = json.loads((folder / "found.json").read_text())
+    return found, (folder / "__scores__" / "a+b" / "workers.json").read_bytes()
+
+
+def test_two_workers_come_to_the_serial_run_and_do_nothing_twice(tmp_path: Path) -> None:
+    """The same verdicts, the same score file byte by byte, as many measurements."""
+    serial, scores = run(tmp_path / "serial")
+    parallel, theirs = run(tmp_path / "parallel", "-n", "2")
+
+    def verdicts(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        return {c["id"]: (c["verdict"], c["reason"]) for c in found["claims"]}
+
+    assert verdicts(parallel) == verdicts(serial)
+    assert len(serial["claims"]) == 10
+    assert theirs == scores
+    assert parallel["measurements"]["done"] == serial["measurements"]["done"]
+    stores = [
+        {p.name for p in (tmp_path / n / "store").glob("*.measurement")}
+        for n in ("serial", "parallel")
+    ]
+    assert stores[0] == stores[1]

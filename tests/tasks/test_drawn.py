@@ -1,0 +1,290 @@
+"""Tasks of slots: every row of every stream is well-formed, and streams that must not meet do not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
+from pytest_mechanism.tasks.drawn import Drawn
+from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
+from pytest_mechanism.tasks.induction import Induction, InductionParameters
+from pytest_mechanism.tasks.ioi import TEMPLATES, Ioi, IoiParameters
+from pytest_mechanism.tasks.parts import JUDGED, part_of_stream, part_of_text
+from pytest_mechanism.tasks.plans import shuffled
+from pytest_mechanism.tasks.template import Template, TemplateParameters
+
+COUNT = 20
+STREAMS = ("rows", "pairs", "test", "discover_rank", "discover_select", "dcm_train", "ablation")
+
+
+@dataclass(frozen=True)
+class Without:
+    """A vocabulary that does not keep some words whole."""
+
+    dropped: frozenset[str]
+
+    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
+        return tuple(word for word in words if after + word not in self.dropped)
+
+    def chat(self, message: str) -> str:
+        raise AssertionError(message)
+
+
+# -- random tasks
+
+
+@st.composite
+def templates(draw: st.DrawFn) -> Template:
+    """Several slots of one list in some orders, and perhaps one with a table."""
+    many = draw(st.integers(3, 6))
+    slots = [f"s{i}" for i in range(many)]
+    orders = draw(st.lists(st.permutations(slots), min_size=1, max_size=3, unique_by=tuple))
+    table = draw(st.booleans())
+    texts = [" ".join(f"{{{s}}}" for s in order) + " so {s0:again}" for order in orders]
+    if table:
+        texts = [f"in {{place}} {text} of {{place.colour}}" for text in texts]
+    words = [f"w{i}" for i in range(draw(st.integers(many + 6, 30)))]
+    redraw = draw(st.lists(st.sampled_from([*slots[1:], "again"]), min_size=1, unique=True))
+    source = {"redraw": redraw}
+    if draw(st.booleans()) and len(orders) > 1:
+        source["text"] = "other"
+    given = {
+        "family": "template",
+        "words": {"w": words},
+        "slots": dict.fromkeys(slots, "w"),
+        "texts": [texts],
+        "answer": "{s1}",
+        "source": source,
+        "variables": {
+            "one": {"source": {"redraw": ["s1"]}, "target": "{source.s1}"},
+            "two": {"source": {"set": {"again": "{s2}"}}, "target": "{s2}"},
+            "swapped": {"source": {"swap": ["s1", "s2"]}, "target": "{source.answer}"},
+        },
+        "rows": COUNT,
+        "seed": draw(st.integers(0, 10**6)),
+    }
+    if table:
+        colours = ("red", "blue", "green")
+        given["words"]["place"] = {f"p{i}": {"colour": colours[i % 3]} for i in range(7)}
+    return Template(TemplateParameters.model_validate(given))
+
+
+SEEDS = st.integers(0, 10**6)
+TASKS = st.one_of(
+    templates(),
+    st.builds(
+        lambda n, order, seed: Ioi(
+            IoiParameters(family="ioi", templates=n, order=order, rows=COUNT, seed=seed)
+        ),
+        st.integers(1, len(TEMPLATES)),
+        st.sampled_from(["both", "ABBA", "BABA"]),
+        SEEDS,
+    ),
+    st.builds(
+        lambda n, seed: Induction(
+            InductionParameters(family="induction", length=n, rows=COUNT, seed=seed)
+        ),
+        st.integers(5, 20),
+        SEEDS,
+    ),
+    st.builds(
+        lambda several, seed: GreaterThan(
+            GreaterThanParameters(
+                family="greater_than", centuries=tuple(several), rows=COUNT, seed=seed
+            )
+        ),
+        st.lists(st.sampled_from(["11", "15", "17"]), min_size=1, unique=True),
+        SEEDS,
+    ),
+)
+
+
+def spelled(task: Drawn) -> list[str]:
+    """Every word that may be dropped."""
+    found = {
+        word
+        for table in task.plan.tables.values()
+        for key, row in table.items()
+        for word in (key, *row.values())
+    }
+    if isinstance(task, GreaterThan):
+        found -= {*task.plan.tables["years"]}  # never said alone
+        found |= {f"{c}{year:02}" for c in task.settings.centuries for year in range(100)}
+    return sorted(found)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[Drawn, Without]:
+    """A task, and a vocabulary that has lost some of its words."""
+    task = draw(TASKS)
+    words = spelled(task)
+    share = draw(st.sampled_from([0.0, 0.02, 0.1, 0.4]))
+    lost = random.Random(draw(st.integers(0, 1000))).sample(words, int(share * len(words)))
+    return task, Without(frozenset(lost))
+
+
+def sets(task: Drawn, vocabulary: Without, count: int = COUNT) -> dict[str, list[Row]]:
+    """Rows of each stream that can be had; too few words are one line."""
+    found: dict[str, list[Row]] = {}
+    refused: list[str] = []
+    for stream in STREAMS:
+        makers = {
+            "rows": lambda s=stream: task.rows(vocabulary, count, s),
+            "pairs": lambda s=stream: task.pairs(vocabulary, count, s),
+            "means": lambda s=stream: task.backgrounds(vocabulary, count, s),
+            **{
+                v: lambda v=v, s=stream: task.interchange(vocabulary, v, count, s)
+                for v in task.variables
+            },
+        }
+        for name, make in makers.items():
+            try:
+                found[f"{name}/{stream}"] = list(make())
+            except MechanismError as problem:
+                refused.append(str(problem))
+    assert all(each.startswith(f"task {task.family}: ") for each in refused)
+    assert "\n" not in "".join(refused)
+    return found
+
+
+def words_of(prompt: Prompt) -> dict[str, str]:
+    return {name: prompt.text[a:b] for name, ((a, b),) in prompt.spans.items()}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(runs())
+def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) -> None:
+    """Places hold their words, answers are options, sources differ, targets are new, no word that
+    is dropped is used, and nothing comes twice in what is judged on."""
+    task, vocabulary = run
+    for name, rows in sets(task, vocabulary).items():
+        kind, stream = name.split("/")
+        assert len({row.id for row in rows}) == len(rows)
+        texts = [row.base.text for row in rows]
+        if stream in JUDGED or kind == "means" or stream.startswith("discover"):
+            assert len(set(texts)) == len(texts)
+        assert len({*zip(texts, (r.cluster for r in rows), strict=True)}) == len({*texts})
+        for row in rows:
+            for prompt in filter(None, (row.base, row.source)):
+                words = words_of(prompt)
+                assert {*task.positions} <= {*words}
+                assert words["last"] == prompt.text[-1]
+                assert "{" not in prompt.text
+                assert set(prompt.right) <= set(prompt.options)
+                assert len(set(prompt.options)) == len(prompt.options)
+                assert [at for _, at in prompt.anchors] == sorted(at for _, at in prompt.anchors)
+                for word in (*words.values(), *prompt.right):
+                    assert word not in vocabulary.dropped
+                if prompt.before:
+                    assert not {prompt.before + word for word in prompt.right} & vocabulary.dropped
+            assert (row.source is not None) == (kind not in ("rows", "means"))
+            if row.source is not None:
+                assert row.source.text != row.base.text
+            if kind in task.variables:
+                assert not {*row.wanted} & {*row.base.right}
+                assert row.target == row.wanted[0]
+            else:
+                assert row.target == row.base.answer
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(runs())
+def test_no_prompt_stands_in_two_parts(run: tuple[Drawn, Without]) -> None:
+    """Whatever is judged on is never ranked on, trained on, averaged over or chosen on, neither as
+    a base nor as a source, however few words there are."""
+    task, vocabulary = run
+    found: dict[str, set[str]] = {"judged": set(), "found": set(), "chosen": set()}
+    for name, rows in sets(task, vocabulary).items():
+        texts = found[part_of_stream(name.split("/")[1])]
+        texts |= {p.text for row in rows for p in (row.base, row.source) if p is not None}
+    assert not found["judged"] & found["found"]
+    assert not found["judged"] & found["chosen"]
+    assert not found["found"] & found["chosen"]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TASKS)
+def test_a_longer_set_begins_with_the_shorter_one(task: Drawn) -> None:
+    """More rows are the same rows and others; row i is told in the same text in every set."""
+    with suppress(MechanismError):
+        longer = task.pairs(AnyWord(), 20)
+        assert list(task.pairs(AnyWord(), 7)) == list(longer)[:7]
+        texts = len(task.plan.told)
+        layouts = [row.base.anchors[0][0] for row in task.rows(AnyWord(), 20)]
+        assert layouts == [layouts[i % texts] for i in range(20)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 10**6))
+def test_a_lazy_shuffle_has_each_number_once(count: int, seed: int) -> None:
+    """And as good as any: the numbers do not come in order."""
+    found = list(shuffled(random.Random(seed), count))
+    assert sorted(found) == list(range(count))
+    if count > 20:
+        assert found != sorted(found)
+
+
+def test_a_shuffle_costs_what_is_taken() -> None:
+    """Of a space of 26 letters in 20 slots, the first few."""
+    draw = shuffled(random.Random(0), 10**30)
+    assert len({next(draw) for _ in range(100)}) == 100
+
+
+def digest() -> str:
+    tasks = [
+        Ioi(IoiParameters(family="ioi")),
+        Induction(InductionParameters(family="induction")),
+        GreaterThan(GreaterThanParameters(family="greater_than")),
+    ]
+    data = [
+        [asdict(row) for row in rows]
+        for task in tasks
+        for rows in sets(task, Without(frozenset())).values()
+    ]
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
+    """They follow from the seed alone, not from Python's hash seed; a change of the generator is a
+    change of every score, so ``revision`` is raised with it."""
+    folder = str(__file__).rsplit("/", 1)[0]
+    code = f"import sys; sys.path.insert(0, {folder!r}); import test_drawn as t; print(t.digest())"
+    environment = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert digest() == other.stdout.strip()
+    first = {
+        task.family: (task.revision, task.rows(AnyWord(), 1)[0].base.text)
+        for task in (
+            Ioi(IoiParameters(family="ioi")),
+            Induction(InductionParameters(family="induction")),
+            GreaterThan(GreaterThanParameters(family="greater_than")),
+        )
+    }
+    assert first == {
+        "greater_than": (1, "The journey lasted from the year 1741 to the year 17"),
+        "induction": (1, "brick newspaper beer pen bag guitar dish glass newspaper"),
+        "ioi": (1, "Then, Christian and Alex went to the office. Alex gave a snack to"),
+    }
+
+
+def test_parts_follow_from_text_and_seed() -> None:
+    """About one half, a quarter and a quarter, and another half for another seed."""
+    parts = [[part_of_text(seed, f"text {i}") for i in range(2000)] for seed in (0, 1)]
+    for each in parts:
+        assert each.count("judged") == pytest.approx(1000, abs=100)
+        assert each.count("found") == pytest.approx(500, abs=90)
+    assert parts[0] != parts[1]

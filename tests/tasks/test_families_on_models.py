@@ -1,0 +1,266 @@
+"""The families of slots through the whole plugin, on a model that says 99 whatever it is asked.
+
+Its weights are random but for the final norm, which leaves nearly nothing of what went before, and
+the output matrix, which then says 99: always right where any later year is, always wrong elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pytest_mechanism.commands.session import open_gate
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.methods.catalogue import PERFORMANCE
+from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.spec.load import Spec, load
+from pytest_mechanism.tasks.base import AnyWord
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
+from pytest_mechanism.tasks.ioi import Ioi, IoiParameters
+from pytest_mechanism.tasks.words import EVENTS, GIFTS, NAMES, OBJECTS, PLACES
+from pytest_mechanism.types import Verdict
+
+NUMBERS = [f"{i:02}" for i in range(100)]
+TEXT = [
+    "the",
+    "The",
+    "Then",
+    "to",
+    "and",
+    "a",
+    "it",
+    "fun",
+    "at",
+    "lot",
+    "of",
+    "lunch",
+    "from",
+    "year",
+    "lasted",
+    ".",
+    ",",
+]
+VERBS = [
+    "went",
+    "had",
+    "were",
+    "got",
+    "gave",
+    "decided",
+    "wanted",
+    "give",
+    "working",
+    "thinking",
+    "about",
+    "going",
+]
+WORDS = [*TEXT, *VERBS, "After", "When", "While", *NUMBERS]
+
+HEAD = "mechanism: 1\ncircuit: x\ntask: {{family: {family}, rows: 60, seed: 0}}\n"
+CLAIMS = """groups:
+  readers: {{heads: {{1: [0, 1]}}, at: last}}
+  senders: {{heads: {{0: [2]}}, at: {at}, into: {{group: readers, via: k}}}}
+ablation: {{value: positional_mean, prompts: 400}}
+claims:
+  right: {{kind: accuracy, on: base, at_least: 0.9}}
+  enough: {{kind: faithfulness, on: base, between: [0.9, 1.1]}}
+  heard: {{kind: path, on: base, group: senders, drops_at_least: 0.1}}
+  holds: {{kind: encodes, on: base, group: readers, variable: {variable}, at_least: 0.5}}
+"""
+
+
+def split_numbers() -> Tokenizer:
+    """Whole words, and numbers in pieces of two digits."""
+    words = dict.fromkeys(["[UNK]", *WORDS, *NAMES, *PLACES, *GIFTS, *EVENTS, *OBJECTS])
+    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106
+    found.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(r"\d\d"), "isolated")]
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that says 99."""
+    folder = tmp_path_factory.mktemp("says_99")
+    tokenizer = split_numbers()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    size = tokenizer.get_vocab_size()
+    config = GPT2Config(
+        vocab_size=size, n_positions=64, n_embd=32, n_layer=2, n_head=4, tie_word_embeddings=False
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(0.05)
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.lm_head.weight.normal_(std=0.02)
+        model.lm_head.weight[tokenizer.token_to_id("99")] += 0.2
+    model.save_pretrained(folder)
+    return folder
+
+
+Judge = Callable[[str], tuple[dict[str, Verdict], Spec, Gate]]
+
+
+@pytest.fixture
+def judge(checkpoint: Path, tmp_path: Path) -> Judge:
+    """The verdict on each claim of a spec."""
+
+    def run(text: str) -> tuple[dict[str, Verdict], Spec, Gate]:
+        (tmp_path / "x.yaml").write_text(text)
+        gate = open_gate(
+            argparse.Namespace(
+                model=str(checkpoint),
+                model_pair=None,
+                device="cpu",
+                dtype="float32",
+                batch_size=32,
+                engine="branch",
+                store=tmp_path / "store",
+            )
+        )
+        spec = load(tmp_path / "x.yaml")
+        found = {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}
+        return found, spec, gate
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("family", "at", "variable"),
+    [("ioi", "S1_next", "io_name"), ("ioi", "S2.first", "s_position"), ("induction", "successor", "query")],
+)  # fmt: skip
+def test_a_model_that_is_never_right_is_red_and_nothing_breaks(
+    judge: Judge, family: str, at: str, variable: str
+) -> None:
+    """Accuracy fails; what is relative to it is inconclusive; no claim ends in an error."""
+    text = HEAD.format(family=family) + CLAIMS.format(at=at, variable=variable)
+    found, _, _ = judge(text)
+    assert {name: verdict.status for name, verdict in found.items()} == {
+        "right": "fail",
+        "enough": "inconclusive",
+        "heard": "inconclusive",
+        "holds": "inconclusive",
+    }
+
+
+def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
+    """Accuracy counts every right year, the log-probability is theirs together; and that heads
+    carry the year is refuted, since nothing that is moved changes the answer."""
+    text = HEAD.format(family="greater_than") + CLAIMS.format(at="year.first", variable="year")
+    text = text.replace("positional_mean, prompts: 400", "resample, prompts: 60")
+    found, spec, gate = judge(text)
+    assert found["right"].status == "pass"
+    assert found["right"].score is not None
+    assert found["right"].score.value == 1.0
+    assert found["heard"].status == "fail"
+    assert found["holds"].status == "fail"
+    assert found["enough"].status == "inconclusive"  # as good with every head silent
+
+    case = gate.case(spec, spec.claims["right"], "base")
+    seen = gate.runner.measure(case.ask(PERFORMANCE, "base", rows=60, stream="rows"))
+    bench = gate.runner.bench("base", spec.task)
+    rows = spec.task.rows(bench.vocabulary, 60)
+    wanted = []
+    for batch in bench.batches(rows):
+        chances = bench.engine.run(batch.base.tokens).outcome.logits.double().softmax(-1)
+        for row, each in zip(batch.rows, chances, strict=True):
+            year = int(row.base.text.split()[6][2:])
+            ids = [bench.model.encoder.word(f"{later:02}") for later in range(year + 1, 100)]
+            wanted.append(float(each[ids].sum().log()))
+    np.testing.assert_allclose(seen.values["log_probability"], wanted, atol=1e-5)
+
+
+def test_discovery_says_that_a_model_at_chance_has_no_circuit(judge: Judge) -> None:
+    """In one line, for a family whose heads nobody named."""
+    text = HEAD.format(family="induction") + (
+        "groups: {g: {heads: discovered, at: last}}\n"
+        "claims: {enough: {kind: faithfulness, on: base, between: [0.9, 1.1]}}\n"
+    )
+    found, _, _ = judge(text)
+    assert "no better than chance" in found["enough"].reason
+
+
+# -- which tokenizers
+
+
+def encoder(tokenizer: Tokenizer) -> Encoder:
+    return Encoder(tokenizer, "a test's")
+
+
+def test_years_are_one_token_after_a_century() -> None:
+    """And those that some tokenizer does not keep whole there are neither asked about nor right."""
+    tokenizer = split_numbers()
+    known = encoder(tokenizer)
+    assert known.word("32", "17") == tokenizer.token_to_id("32")
+    assert known.word("3", "17") is None
+
+    class Fewer(AnyWord):
+        def whole(self, words, after=""):
+            return tuple(w for w in words if (after, w) not in {("17", "50"), ("15", "60")})
+
+    task = GreaterThan(GreaterThanParameters(family="greater_than"))
+    for row in task.rows(Fewer(), 200):
+        year = row.base.text.split()[6][2:]
+        assert year not in ("50", "60")
+        assert row.base.accepted == tuple(y for y in NUMBERS if y > year and y not in ("50", "60"))
+    assert row.base.completion == row.base.answer
+    assert SharedVocabulary((known,)).whole(["32", "3"], "17") == ("32",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        (r"\d", "the tokenizers do not keep the century 11 whole"),
+        (r"\d\d\d", "after a century the tokenizers keep 0 of 100 two-digit years whole"),
+    ],
+)
+def test_a_tokenizer_that_writes_numbers_otherwise_is_one_line(pattern: str, says: str) -> None:
+    """Digit by digit, or in threes."""
+    tokenizer = split_numbers()
+    pieces = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pieces])
+    task = GreaterThan(GreaterThanParameters(family="greater_than"))
+    with pytest.raises(MechanismError) as problem:
+        task.rows(SharedVocabulary((encoder(tokenizer),)), 20)
+    assert str(problem.value).startswith(f"task greater_than: {says}")
+    assert "that write 1732 as 17 and 32" in str(problem.value)
+
+
+def test_ioi_s_three_kinds_of_prompt() -> None:
+    """ABBA and BABA in turns; corrupted, three names that the base does not have; in the other
+    order, the names that the source's subject is not among lead to the base's subject."""
+    task = Ioi(IoiParameters(family="ioi"))
+
+    def names(prompt):
+        return {n: prompt.text[a:b] for n, ((a, b),) in prompt.spans.items()}
+
+    for i, row in enumerate(task.pairs(AnyWord(), 32)):
+        base, source = names(row.base), names(row.source)
+        first = "IO" if i % 2 == 0 else "S1"
+        assert min(("IO", "S1"), key=lambda n: row.base.spans[n]) == first
+        assert base["S1"] == base["S2"] != base["IO"] == row.target
+        three = {source[n] for n in ("IO", "S1", "S2")}
+        assert len(three) == 3
+        assert not three & {base["IO"], base["S1"]}
+        after = row.base.text[row.base.spans["S1"][0][1] :].split()[0]
+        assert base["S1_next"] == after
+    for row in task.interchange(AnyWord(), "s_position", 32, "test"):
+        base, source = names(row.base), names(row.source)
+        assert row.target == base["S1"]
+        orders = [p.spans["IO"] < p.spans["S1"] for p in (row.base, row.source)]
+        assert orders[0] != orders[1]
+        assert not {base["IO"], base["S1"]} & {source["IO"], source["S1"]}
+    for row in task.interchange(AnyWord(), "io_name", 32, "test"):
+        assert row.target == names(row.source)["IO"] != names(row.base)["IO"]
+        assert names(row.source)["S1"] == names(row.base)["S1"]
+    assert Ioi(IoiParameters(family="ioi", order="ABBA")).variables == ("io_name",)
