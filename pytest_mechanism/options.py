@@ -30,8 +30,18 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
         "a reference is an alias (ini mechanism_models), a folder, hf:ORG/NAME@REVISION or zoo:NAME, "
         "each perhaps with +ADAPTER",
     ),
-    ("mechanism_device", "DEVICE", "cpu (default), cuda or cuda:N"),
+    (
+        "mechanism_device",
+        "DEVICE",
+        "cpu (default), cuda, cuda:N, or auto (layers are spread over all GPUs, and what they cannot "
+        "hold over memory and disk)",
+    ),
     ("mechanism_dtype", "DTYPE", f"{', '.join(DTYPES)} (default float32)"),
+    (
+        "mechanism_quantize",
+        "BITS",
+        "8bit or 4bit: weights are quantised by bitsandbytes when loaded",
+    ),
     ("mechanism_batch_size", "ROWS", "prompts in one forward pass (default 64)"),
     (
         "mechanism_engine",
@@ -192,6 +202,7 @@ class Session:
                 dtype=option(self.config, "mechanism_dtype") or "float32",
                 batch_size=int(option(self.config, "mechanism_batch_size") or 64),
                 engine=option(self.config, "mechanism_engine") or "branch",
+                quantize=option(self.config, "mechanism_quantize"),
                 trust=trust(self.config),
             ),
             None if self.store_folder is None else Store(self.store_folder),
@@ -275,10 +286,15 @@ def check_values(config: pytest.Config) -> None:
             raise MechanismError(
                 f"--mechanism-engine: no engine {engine!r}; {choices(engine, ENGINES)}"
             )
-    device = option(config, "mechanism_device") or "cpu"
-    kind, colon, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not decimal(index)):
-        raise MechanismError(f"--mechanism-device: no device {device!r}; valid: cpu, cuda, cuda:N")
+    from pytest_mechanism.runner.options import check_device, check_quantize
+
+    for name, check in (("mechanism_device", check_device), ("mechanism_quantize", check_quantize)):
+        if (given := option(config, name)) is not None:
+            try:
+                check(given)
+            except MechanismError as problem:
+                flag = f"--{name.replace('_', '-')}"
+                raise MechanismError(f"{flag}: {problem.message}") from None
     size = option(config, "mechanism_batch_size") or "64"
     if not decimal(size) or not 1 <= int(size) <= 1_000_000:
         raise MechanismError(f"--mechanism-batch-size: {size!r} is no number of rows above 0")

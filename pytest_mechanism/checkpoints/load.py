@@ -10,7 +10,7 @@ import gc
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.adapter import merged
+from pytest_mechanism.checkpoints.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
 from pytest_mechanism.errors import MechanismError, one_line
@@ -50,6 +51,7 @@ class LoadedModel:
         probe: token ids of that prompt, [1, S].
         adapter: merged into the weights, or None.
         trust: what the folder was allowed to do.
+        placement: where the weights went, and in how many bits.
     """
 
     role: str
@@ -62,17 +64,36 @@ class LoadedModel:
     probe: Tensor
     adapter: Path | None = None
     trust: Trust = NONE
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights: the run's, whatever the files have."""
-        found: torch.dtype = next(self.bridge.parameters()).dtype
+        """Of the weights: the run's, whatever the files have; quantised ones count as wide as what
+        they are multiplied in."""
+        kinds = (parameter.dtype for parameter in self.bridge.parameters())
+        found: torch.dtype = next(kind for kind in kinds if kind.is_floating_point)
         return found
 
     def fresh(self, dtype: torch.dtype) -> Any:
-        """A plain Hugging Face model of its own, read anew, in eval mode on the same device."""
-        model = read_weights(self.folder, dtype, self.adapter, self.trust)
-        return known_words(model, self.encoder).to(self.device).eval()
+        """A plain Hugging Face model of its own, read anew, in eval mode on the same device.
+
+        Raises:
+            MechanismError: its weights cannot be changed: they are quantised, or not all of them
+                fit.
+        """
+        model = read_weights(self.folder, dtype, self.adapter, self.trust, self.placement)
+        model = known_words(model, self.encoder)
+        if getattr(model, "is_quantized", False):
+            raise MechanismError(
+                f"{self.role}: quantised weights are neither trained nor pruned, nor is their "
+                "importance measured; load it without"
+            )
+        if offloaded(model):
+            raise MechanismError(
+                f"{self.role}: weights that do not fit are neither trained nor pruned, nor is their "
+                "importance measured; it takes more memory, or a smaller dtype"
+            )
+        return (model if self.placement.spread else model.to(self.device)).eval()
 
     def release(self) -> None:
         """Let go of the weights."""
@@ -91,18 +112,20 @@ def load_model(
     adapter: Path | None = None,
     tokenizer: Path | None = None,
     trust: Trust = NONE,
+    quantize: str | None = None,
 ) -> LoadedModel:
     """Load a checkpoint.
 
     Args:
         role: the role it plays.
         folder: config.json, *.safetensors, tokenizer.json.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
         dtype: one of `DTYPES`.
         probe: a prompt on which plain and wrapped logits are compared, as token ids.
         adapter: folder of an adapter that is merged into the weights.
         tokenizer: folder of another tokenizer than the checkpoint's own.
         trust: whether pickled weights and remote code may be used.
+        quantize: ``8bit``, ``4bit`` or None.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
@@ -110,8 +133,11 @@ def load_model(
     encoder = Encoder.load(tokenizer or folder)
     shape = read_shape(folder)
     where = pick_device(device)
-    plain_model = read_weights(folder, DTYPES[dtype], adapter, trust)
-    model = known_words(plain_model, encoder).to(where).eval()
+    placement = Placement(device == "auto", quantize, str(where))
+    weights = read_weights(folder, DTYPES[dtype], adapter, trust, placement)
+    model = known_words(weights, encoder).eval()
+    if not (placement.spread or getattr(model, "is_quantized", False)):
+        model = model.to(where)
     _check_weights(model, folder)
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
@@ -124,15 +150,19 @@ def load_model(
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
-    return LoadedModel(role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust)
+    return LoadedModel(
+        role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust, placement
+    )
 
 
 def pick_device(name: str) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:N``.
+    """``cpu``, ``cuda`` or ``cuda:N``; for ``auto`` where prompts go.
 
     Raises:
         MechanismError: torch sees no such device.
     """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     found = torch.device(name)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise MechanismError(
@@ -142,9 +172,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def read_weights(
-    folder: Path, dtype: torch.dtype, adapter: Path | None = None, trust: Trust = NONE
+    folder: Path,
+    dtype: torch.dtype,
+    adapter: Path | None = None,
+    trust: Trust = NONE,
+    placement: Placement | None = None,
 ) -> Any:
-    """A plain Hugging Face model, on the CPU, an adapter merged into it.
+    """A plain Hugging Face model, an adapter merged into it; on the CPU unless placed elsewhere.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
@@ -166,12 +200,15 @@ def read_weights(
                 folder,
                 dtype=dtype,
                 attn_implementation="eager",
+                # experts one after another: what multiplies all of them at once knows no float64
+                experts_implementation="eager" if dtype == torch.float64 else None,
                 use_safetensors=not pickled(folder),
                 weights_only=True,  # of pickled files too: tensors, and no call of what they name
                 local_files_only=True,
                 trust_remote_code=trust.remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, with the weight named
+                **(placement.arguments() if placement is not None else {}),
             )
         except Exception as problem:  # whatever a damaged folder makes the libraries raise
             raise MechanismError(f"{folder} cannot be loaded: {_first_line(problem)}") from None
@@ -185,7 +222,11 @@ def read_weights(
                 f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
             )
-    return model if adapter is None else merged(model, adapter, trust)
+    if adapter is None:
+        return model
+    if offloaded(model):
+        raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
+    return merged(model, adapter, trust)
 
 
 def known_words(model: Any, encoder: Encoder) -> Any:
@@ -196,13 +237,19 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     """
     words = encoder.size
     if words < model.get_input_embeddings().weight.shape[0]:
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        if any(end is not None and end.weight.is_meta for end in ends):
+            raise MechanismError(
+                f"{encoder.name}: embeddings that its tokenizer has no word for cannot be cut, since "
+                "they do not fit into memory"
+            )
         model.resize_token_embeddings(words)
     return model
 
 
 def _check_weights(model: Any, folder: Path) -> None:
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
             raise MechanismError(f"{folder}: weight {name} has values that are not finite")
 
 

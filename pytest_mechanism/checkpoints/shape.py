@@ -11,9 +11,9 @@ from pytest_mechanism.errors import MechanismError
 
 # Hugging Face families name the same thing differently; first match counts.
 NAMES = {
-    "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "n_heads": ("num_attention_heads", "n_head", "num_heads"),
-    "n_kv_heads": ("num_key_value_heads",),
+    "n_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
+    "n_kv_heads": ("num_key_value_heads", "num_kv_heads"),
     "d_model": ("hidden_size", "n_embd", "d_model"),
     "d_head": ("head_dim",),
     "d_vocab": ("vocab_size",),
@@ -79,6 +79,8 @@ def read_shape(folder: Path) -> Shape:
             f"{folder / 'config.json'} does not say {', '.join(sorted(missing))}; "
             "is it a decoder-only language model?"
         )
+    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
+        found["n_kv_heads"] = 1  # Falcon, GPTBigCode
     found.setdefault("n_kv_heads", found["n_heads"])
     found.setdefault("d_head", found["d_model"] // found["n_heads"])
     return Shape(**found)

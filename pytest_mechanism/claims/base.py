@@ -189,6 +189,9 @@ class Claim(Part):
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the spec's heads."""
 
+    alike: ClassVar[tuple[str, ...]] = ()
+    """Sizes of a `Shape` that `matched` models must have in common: part is set against part."""
+
     def roles(self) -> tuple[str, ...]:
         """One test item each."""
         raise NotImplementedError
@@ -196,6 +199,10 @@ class Claim(Part):
     def models(self, role: str) -> tuple[str, ...]:
         """Roles whose checkpoints the item of ``role`` needs."""
         return (role,)
+
+    def matched(self, role: str) -> tuple[str, ...]:
+        """Roles whose models are set against each other part by part."""
+        return self.models(role)
 
     def helped_by(self, role: str) -> tuple[str, ...]:
         """Further roles, controls for the most part, that the item of ``role`` uses where the run
@@ -225,6 +232,22 @@ class Claim(Part):
     def chart(self, case: Case, measured: Measured) -> Chart | None:
         """Curves behind the verdict, for ``pytest-mechanism show``; None where there are none."""
         return None
+
+    def check_alike(self, role: str, shapes: Mapping[str, Shape]) -> None:
+        """The matched models have the sizes in common that the claim needs.
+
+        Raises:
+            MechanismError: they have not.
+        """
+        first, *others = self.matched(role) if self.alike else (role,)
+        for other in others:
+            for size in self.alike:
+                one, two = (getattr(shapes[r], size) for r in (first, other))
+                if one != two:
+                    raise MechanismError(
+                        f"{self.kind} sets {first} against {other} part by part, and they differ in "
+                        f"{size}: {one} and {two}; claims about one model run on each"
+                    )
 
 
 Roles = Annotated[list[StrictStr] | StrictStr, Field(min_length=1)]

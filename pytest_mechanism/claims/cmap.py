@@ -41,6 +41,7 @@ class Cmap(Claim):
         "putting one model's activations of these heads into the other does not carry its advantage over: the gain sits elsewhere, or the models no longer speak one code"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
+    alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
 
     kind: Literal["cmap"]
     group: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]

@@ -67,6 +67,7 @@ class Direction(Claim):
     )
 
     needs_groups: ClassVar[bool] = False
+    alike: ClassVar[tuple[str, ...]] = ("n_layers", "d_model")
 
     kind: Literal["direction"]
     on: Roles | None = None

@@ -59,6 +59,7 @@ class SparesSafetyWeights(Claim):
     thresholds: ClassVar[tuple[str, ...]] = ("ratio_at_most",)
 
     needs_groups: ClassVar[bool] = False
+    alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head")
 
     kind: Literal["spares_safety_weights"]
     source: StrictStr = Field(default="base", alias="from")

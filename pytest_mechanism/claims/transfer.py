@@ -56,6 +56,7 @@ class Transfer(Claim):
         "the circuit of one model does not do the work in the other: it solves the task by other parts"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
+    alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
     kind: Literal["transfer"]
     source: StrictStr = Field(alias="from")
@@ -80,6 +81,9 @@ class Transfer(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         beaten = (self.beats.model,) if self.beats else ()
         return tuple(dict.fromkeys((self.to, self.source, *beaten)))
+
+    def matched(self, role: str) -> tuple[str, ...]:
+        return (self.source, self.to)
 
     def found_on(self, role: str, spec_found_on: str) -> str:
         return self.source

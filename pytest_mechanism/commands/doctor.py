@@ -142,6 +142,15 @@ def tasks(loaded: Sequence[Spec]) -> Iterator[Any]:
             yield spec.task
 
 
+def without_rows(gate: Gate, spec: Spec) -> MechanismError | None:
+    """Why a spec's rows cannot be written for these checkpoints."""
+    try:
+        spec.task.rows(gate.runner.vocabulary, int(spec.task.settings.rows), "rows")
+    except MechanismError as problem:
+        return problem
+    return None
+
+
 def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
     """(line, whether the claim cannot run) of each claim and role."""
     from pytest_mechanism.methods.catalogue import rows_of
@@ -152,6 +161,7 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
         return
     counted: set[Any] = set()
     total = 0.0
+    rowless = without_rows(gate, spec)
     for name, claim in spec.claims.items():
         for role in claim.roles():
             title = f"{name}::{role}"
@@ -160,7 +170,8 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
                 ill = [r for r in claim.models(role) if r in found.ill]
                 if ill:
                     raise MechanismError(f"{ill[0]} cannot be loaded")
-                case.task.rows(gate.runner.vocabulary, case.rows, "rows")
+                if rowless is not None:
+                    raise rowless
                 if spec.sought and claim.needs_groups:
                     found.searched |= {*claim.models(role)}
                     yield f"  {title:<40} runs, after its heads have been discovered", False

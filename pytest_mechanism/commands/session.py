@@ -16,7 +16,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.options import TRUSTS
 from pytest_mechanism.report.progress import Bar
 from pytest_mechanism.runner.cases import Gate
-from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.options import QUANTIZE, Options
 from pytest_mechanism.runner.progress import Silent
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
@@ -29,9 +29,12 @@ def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) 
     if not pair_only:
         parser.add_argument("--model", metavar="[LABEL=]REF", help="one checkpoint (role base)")
     parser.add_argument("--model-pair", metavar="A,B", help="two checkpoints (roles base and ft)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:N or auto")
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"]
+    )
+    parser.add_argument(
+        "--quantize", choices=QUANTIZE, help="weights are quantised by bitsandbytes when loaded"
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="ROWS")
     parser.add_argument(
@@ -86,7 +89,13 @@ def open_gate(given: argparse.Namespace) -> Gate:
     runner = Runner(
         references,
         {role: of_reference(ref, memory) for role, ref in references.items()},
-        Options(given.device, given.dtype, given.batch_size, given.engine, trust=trusted),
+        Options(
+            given.device,
+            given.dtype,
+            given.batch_size,
+            given.engine,
+            getattr(given, "quantize", None),
+        ),
         store,
         Bar() if sys.stderr.isatty() else Silent(),
     )

@@ -91,8 +91,8 @@ class Watch:
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self.device = device
-        self.before = self.most = held(device)
+        self.device = meant(device)
+        self.before = self.most = held(self.device)
         self._over = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
 
@@ -126,8 +126,18 @@ class Watch:
             self.most = max(self.most, held(self.device))
 
 
+def meant(device: str) -> str:
+    """The device that is looked at; of ``auto`` where prompts go."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def held(device: str) -> int:
     """Bytes that this process holds on a device."""
+    device = meant(device)
     if device == "cpu":
         import psutil
 
@@ -147,6 +157,7 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
         device: where it is.
         loading: was watching while it was loaded.
     """
+    device = meant(device)
     loaded = held(device) - loading.before
     size = min(bench.batch_size, ROWS)
     rows = task.rows(bench.vocabulary, 2 * size, "self-check")

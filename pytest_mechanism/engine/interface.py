@@ -75,6 +75,13 @@ class Tokens:
         ).long()
 
     @property
+    def unmasked(self) -> Tensor:
+        """[R, S] of ones, which models get as their mask: no token looks at the padding behind it,
+        and where padding must not look at itself, a sliding window may leave it nothing to look at,
+        of which some models make NaN in whole rows."""
+        return torch.ones_like(self.ids)
+
+    @property
     def last(self) -> Tensor:
         """[R], where the answer is read."""
         return self.lengths - 1

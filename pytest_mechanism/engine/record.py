@@ -180,7 +180,7 @@ def glance(
     sites = sorted({*(edit.site for edit in edits), *waiting})
     hooks = [(bridge.hook_dict[site.hook], hook_for(site)) for site in sites]
     with torch.no_grad(), attached(hooks), suppress(_Enough):
-        bridge(tokens.ids, attention_mask=tokens.mask, return_type="logits")
+        bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits")
     highest = max((site.layer for site in wanted), default=len(bridge.blocks))
     for site in sites:
         if fired.get(site, 0) != 1 and (site in wanted or site.layer < highest):
@@ -230,8 +230,15 @@ def last_mlp_at(
 
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-        out = whole(hidden[rows, columns], *args, **kwargs)
+
+        def picked(given: Any) -> Any:  # the residual, in families whose MLP adds it
+            alike = isinstance(given, Tensor) and given.shape[:2] == hidden.shape[:2]
+            return given[rows, columns] if alike else given
+
+        more = {name: picked(value) for name, value in kwargs.items()}
+        out = whole(picked(hidden), *map(picked, args), **more)
         part = out[0] if isinstance(out, tuple) else out
+        part = part.reshape(*columns.shape, -1)  # some mixtures give rows and tokens as one
         full = part.new_zeros(*hidden.shape[:2], part.shape[-1])
         full[rows, columns] = part
         return (full, *out[1:]) if isinstance(out, tuple) else full

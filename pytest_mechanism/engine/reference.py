@@ -34,7 +34,7 @@ def select(activation: Tensor, at: Tensor | None, heads: tuple[int, ...] | None)
     """[R, K, heads, d] out of [R, S, H, d]."""
     if at is not None:
         rows = torch.arange(activation.shape[0], device=activation.device)[:, None]
-        activation = activation[rows, at]
+        activation = activation[rows, at.to(activation.device)]
     return activation if heads is None else activation[:, :, list(heads)]
 
 
@@ -42,13 +42,14 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
     """The activation with an edit made, out of place so that gradients pass."""
     old = with_heads(activation)
     chosen = select(old, edit.at, edit.heads)
-    value = edit.value.to(old.dtype)
+    value = edit.value.to(old)  # layers may be on several devices
     if edit.keep is not None:
-        keep = edit.keep.to(old.dtype)
+        keep = edit.keep.to(old)
         value = keep * chosen + (1 - keep) * value
     value = value.expand_as(chosen)
     if value.requires_grad and edit.at is not None:
-        value = torch.where(again(edit.at)[:, :, None, None], value.detach(), value)
+        repeated = again(edit.at).to(old.device)
+        value = torch.where(repeated[:, :, None, None], value.detach(), value)
     if edit.at is None and edit.heads is None:
         new = value.contiguous()  # some families take views of it
     else:
@@ -56,7 +57,9 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
         rows = torch.arange(old.shape[0], device=old.device)[:, None, None]
         at = torch.arange(old.shape[1], device=old.device)[None] if edit.at is None else edit.at
         heads = range(old.shape[2]) if edit.heads is None else edit.heads
-        new[rows, at[:, :, None], torch.tensor(list(heads), device=old.device)] = value
+        new[rows, at.to(old.device)[:, :, None], torch.tensor(list(heads), device=old.device)] = (
+            value
+        )
     return new if activation.dim() == 4 else new.squeeze(2)
 
 
@@ -87,8 +90,8 @@ def cut(scores: Tensor, knockout: Knockout) -> Tensor:
     new[
         rows,
         torch.tensor(list(heads), device=scores.device)[None, :, None, None],
-        knockout.queries[:, None, :, None],
-        knockout.keys[:, None, None, :],
+        knockout.queries.to(scores.device)[:, None, :, None],
+        knockout.keys.to(scores.device)[:, None, None, :],
     ] = torch.finfo(scores.dtype).min
     return new
 
@@ -167,7 +170,7 @@ def hooked_forward(
     with scores_matter() if knockouts else nullcontext():
         logits = bridge.run_with_hooks(
             tokens.ids,
-            attention_mask=tokens.mask,
+            attention_mask=tokens.unmasked,
             return_type="logits",
             fwd_hooks=[(site.hook, hook_for(site)) for site in sites],
             **arguments,
@@ -178,11 +181,13 @@ def hooked_forward(
                 f"hook {site.hook} fired {fired.get(site, 0)} times in one forward, "
                 "so an edit there would be lost or made twice"
             )
-    rows = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
+    home = tokens.ids.device
+    logits = logits.to(home)
+    rows = torch.arange(tokens.ids.shape[0], device=home)
     at = tokens.last if logits.shape[1] == tokens.ids.shape[1] else torch.zeros_like(tokens.last)
     return Outcome(
         at_least_float(logits[rows, at]),
-        tuple(select(recorded[r.site], r.at, r.heads) for r in readings),
+        tuple(select(recorded[r.site], r.at, r.heads).to(home) for r in readings),
     )
 
 

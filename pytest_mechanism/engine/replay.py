@@ -148,9 +148,11 @@ class SharedCache:
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """[R, KV, prefix + W, d] of both."""
-        if not self.prefix:
-            return key_states, value_states
         kept = self.record
+        if not self.prefix:  # in half precision, some families' rotation widens keys alone
+            return key_states.to(kept.keys[layer_idx].dtype), value_states.to(
+                kept.values[layer_idx].dtype
+            )
         return (
             self.joined("keys", kept.keys, layer_idx, key_states),
             self.joined("values", kept.values, layer_idx, value_states),

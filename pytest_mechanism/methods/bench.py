@@ -17,7 +17,7 @@ from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
-from pytest_mechanism.errors import MeasurementError, SelfCheckError
+from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.progress import Progress
@@ -260,5 +260,7 @@ def make_bench(
                 bench.engine = faster
             except SelfCheckError as problem:  # the reference has passed the same checks
                 bench.without = str(problem)
+            except Exception as problem:  # layers that were not made to be called like this
+                bench.without = one_line(f"{type(problem).__name__}: {problem}")
     bench.engine.tick = progress.advance
     return bench

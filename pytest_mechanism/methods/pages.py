@@ -23,18 +23,19 @@ class Page:
 
     Attributes:
         ids: [R, S], text and reply.
-        mask: [R, S], 1 where a token is.
         labels: [R, S], the ids of the reply, `IGNORED` elsewhere.
     """
 
     ids: Tensor
-    mask: Tensor
     labels: Tensor
 
     def loss(self, model: Any) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, by a plain model."""
         found: Tensor = model(
-            input_ids=self.ids, attention_mask=self.mask, labels=self.labels, use_cache=False
+            input_ids=self.ids,
+            attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
+            labels=self.labels,
+            use_cache=False,
         ).loss
         return found
 
@@ -44,14 +45,13 @@ def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
     encoded = [model.encoder.with_reply(row.base) for row in rows]
     longest = max(len(ids) for ids, _ in encoded)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    labels = torch.full_like(ids, IGNORED)
     for i, (whole, asked) in enumerate(encoded):
         ids[i, : len(whole)] = torch.tensor(whole)
-        mask[i, : len(whole)] = 1
         labels[i, asked : len(whole)] = ids[i, asked : len(whole)]
     if int(ids.max()) >= model.shape.d_vocab:
         raise MeasurementError(
             f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "
             f"{model.shape.d_vocab} embeddings"
         )
-    return Page(ids.to(model.device), mask.to(model.device), labels.to(model.device))
+    return Page(ids.to(model.device), labels.to(model.device))

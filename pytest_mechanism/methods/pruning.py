@@ -44,7 +44,7 @@ from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, chunks
 from pytest_mechanism.methods.pages import page
 from pytest_mechanism.methods.replies import answers, questions
-from pytest_mechanism.methods.weights import Copy, Matrix, copy_of, importance
+from pytest_mechanism.methods.weights import Copy, Matrix, copy_of
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -152,13 +152,13 @@ class Units:
 
     def scores(self, matrix: Matrix) -> Tensor:
         """[units of the matrix], each the sum of gradient x weight over the unit's weights."""
-        score = matrix.turned(importance(matrix.weight)).float()
+        score = matrix.turned(matrix.importance()).float()
         if self.kind == "weights":
             return score.flatten()
         if self.kind == "heads":
             return score.sum(0).reshape(-1, self.d_head).sum(1)
-        rows = score.sum(1)
-        return rows if matrix.bias is None else rows + importance(matrix.bias).float()
+        rows, bias = score.sum(1), matrix.bias_importance()
+        return rows if bias is None else rows + bias.float()
 
     def best(self, count: int) -> list[int]:
         """The units with the most positive scores, best first."""
@@ -191,7 +191,7 @@ class Units:
             return [matrix.rows[i // width, i % width]]
         if self.kind == "heads":
             return [matrix.rows[:, i * self.d_head : (i + 1) * self.d_head]]
-        bias = [] if matrix.bias is None else [matrix.bias.detach()[i]]
+        bias = [] if matrix.offsets is None else [matrix.offsets[i]]
         return [matrix.rows[i], *bias]
 
     def name(self, unit: int) -> str:

@@ -76,14 +76,14 @@ class Examination:
     def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Tensor, Tensor]:
         """``refused`` and ``refusal_score``, [R] each; with hooks, of the model under them."""
         count = self.bench.task.reply_tokens
-        hooked = Hooked(self.bench, hooks)
+        hooked = Hooked(self.bench, tokens.last, hooks)
         said = replies(hooked, tokens, count)
         return torch.tensor(refusing(self.bench, said)), self.score(hooked.first)
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
         """[R, V], logits at each prompt's last token."""
-        hooked = Hooked(self.bench, hooks)
-        hooked(tokens.ids, tokens.mask)
+        hooked = Hooked(self.bench, tokens.last, hooks)
+        hooked(tokens.ids, tokens.unmasked)
         return hooked.first
 
     def score(self, logits: Tensor) -> Tensor:
@@ -100,11 +100,13 @@ class Hooked:
 
     Attributes:
         bench: whose model.
+        last: [R], each row's last token in the first forward.
         hooks: made in each forward.
         first: [R, V], logits after each row's last token in the first forward.
     """
 
     bench: Bench
+    last: Tensor
     hooks: Hooks = ()
     first: Tensor = field(init=False)
 
@@ -119,7 +121,7 @@ class Hooked:
         self.bench.tick(len(input_ids))
         if not hasattr(self, "first"):
             rows = torch.arange(len(input_ids), device=logits.device)
-            self.first = at_least_float(logits[rows, attention_mask.sum(1) - 1])
+            self.first = at_least_float(logits[rows, self.last])
         return SimpleNamespace(logits=logits)
 
 

@@ -25,9 +25,9 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
     ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
     for i in range(count):
         ends = tokens.lengths + i
-        width = int(ends.max())
-        mask = (torch.arange(width, device=ids.device) < ends[:, None]).long()
-        logits = model(input_ids=ids[:, :width], attention_mask=mask, use_cache=False).logits
+        read = ids[:, : int(ends.max())]
+        mask = torch.ones_like(read)  # as in `Tokens.unmasked`
+        logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
         ids[rows, ends] = logits[rows, ends - 1].argmax(-1)
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
 

@@ -29,7 +29,7 @@ from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench
 from pytest_mechanism.methods.pages import page
 from pytest_mechanism.methods.replies import answers, questions
-from pytest_mechanism.methods.weights import Copy, copy_of, importance
+from pytest_mechanism.methods.weights import Copy, copy_of
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -65,7 +65,7 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
         for name, found in safety.items()
     }
     refused = answers(bench, copy.model, questions(bench, forbidden))["refused"]
-    weights = {m.name: m.weight.detach().cpu() for m in copy.matrices}
+    weights = {m.name: m.values.cpu() for m in copy.matrices}
     return Safety(weights, entries, refused)
 
 
@@ -74,13 +74,11 @@ def scores(bench: Bench, copy: Copy, rows: Sequence[Row]) -> dict[str, Tensor]:
     own gradients are wanted, not of the sum."""
     # in half precision, many small scores added up are none
     wide = torch.promote_types(copy.matrices[0].weight.dtype, torch.float32)
-    found = {
-        m.name: torch.zeros_like(m.weight, dtype=wide, requires_grad=False) for m in copy.matrices
-    }
+    found = {m.name: torch.zeros_like(m.values, dtype=wide) for m in copy.matrices}
     for row in rows:
         page(bench.model, [row]).loss(copy.model).backward()
         for matrix in copy.matrices:
-            found[matrix.name] += importance(matrix.weight).to(wide).abs() / len(rows)
+            found[matrix.name] += matrix.importance().to(wide).abs() / len(rows)
         copy.forget_gradients()
         bench.tick(3)  # a backward costs two forwards
     return found
@@ -111,7 +109,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     """
     safety: Safety = inputs[0]
     matrices = copy_of(bench.model).matrices
-    check_same(bench, safety, {m.name: m.weight for m in matrices})
+    check_same(bench, safety, {m.name: m.values for m in matrices})
     rng = torch.Generator().manual_seed(arguments["seed"])
     found: dict[str, list[float]] = {}
     for matrix in matrices:
@@ -119,7 +117,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
             safety.weights[matrix.name].double().flatten(),
             safety.entries[matrix.name],
         )
-        change = matrix.weight.detach().cpu().double().flatten() - before
+        change = matrix.values.cpu().double().flatten() - before
         chosen = torch.randperm(len(change), generator=rng)[: len(entries)]
         row: dict[str, float] = {"entries": len(change), "safety": len(entries)}
         for name, size in (("squared", change**2), ("absolute", change.abs())):

@@ -6,13 +6,13 @@ remembered, and transformer-lens has split and renamed some of its weights. That
 of a second copy of the weights, and of a gradient for those of the layers.
 
 Where a family keeps its layers, and which matrix puts the heads' z back into the residual stream,
-is transformer-lens' knowledge. Experts that a mixture keeps in one three-dimensional tensor are
-not looked at.
+is transformer-lens' knowledge. Experts that a mixture keeps in one three-dimensional tensor are a
+matrix each, and so is what chooses among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,29 +28,53 @@ class Matrix:
     """The weights of one linear map x -> W x + b.
 
     Attributes:
-        name: of the module, as Hugging Face calls it.
-        weight: the parameter.
-        bias: the parameter, or None.
-        transposed: whether the parameter is W transposed, as in GPT-2.
+        name: of the module, as Hugging Face calls it; of the tensor and the expert, in a mixture.
+        weight: the parameter that holds it.
+        bias: the parameter that holds it, or None.
+        transposed: whether what is held is W transposed, as in GPT-2.
+        expert: which part of the parameters, where they hold those of several experts; else None.
     """
 
     name: str
     weight: Tensor
     bias: Tensor | None
     transposed: bool
+    expert: int | None = None
 
     @property
     def parameters(self) -> list[Tensor]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
+    def part(self, parameter: Tensor) -> Tensor:
+        """What of a parameter is this matrix's, sharing memory with it."""
+        return parameter if self.expert is None else parameter[self.expert]
+
+    @property
+    def values(self) -> Tensor:
+        """W as the checkpoint keeps it."""
+        return self.part(self.weight.detach())
+
+    @property
+    def offsets(self) -> Tensor | None:
+        """b, [outputs]."""
+        return None if self.bias is None else self.part(self.bias.detach())
+
     @property
     def rows(self) -> Tensor:
         """W, [outputs, inputs], sharing memory with the parameter."""
-        return self.turned(self.weight.detach())
+        return self.turned(self.values)
 
     def turned(self, like_weight: Tensor) -> Tensor:
-        """[outputs, inputs] of a tensor that lies as the parameter does."""
+        """[outputs, inputs] of a tensor that lies as `values` does."""
         return like_weight.t() if self.transposed else like_weight
+
+    def importance(self) -> Tensor:
+        """Of W, as it lies: see `importance`."""
+        return importance(self.weight, self.part)
+
+    def bias_importance(self) -> Tensor | None:
+        """Of b, [outputs]."""
+        return None if self.bias is None else importance(self.bias, self.part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +111,12 @@ def copy_of(model: LoadedModel) -> Copy:
     layers = str(bridge.adapter.component_mapping["blocks"].name)
     found: dict[str, Matrix] = {}
     for name, module in plain.named_modules():
-        if name.startswith(f"{layers}.") and isinstance(module, (nn.Linear, Conv1D)):
+        if not name.startswith(f"{layers}."):
+            continue
+        if isinstance(module, (nn.Linear, Conv1D)):
             found[name] = Matrix(name, module.weight, module.bias, isinstance(module, Conv1D))
+        elif not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            found |= {each.name: each for each in mixed(name, module, model)}
     outputs = [
         found.get(f"{layers}.{i}.{block.attn.name}.{block.attn.o.name}")
         for i, block in enumerate(bridge.blocks)
@@ -106,8 +134,36 @@ def copy_of(model: LoadedModel) -> Copy:
     return Copy(plain, list(found.values()), read_by)
 
 
-def importance(parameter: Tensor) -> Tensor:
+def mixed(name: str, module: Any, model: LoadedModel) -> Iterator[Matrix]:
+    """The experts of a mixture, and what chooses among them: modules that are no linear layers.
+
+    Raises:
+        MeasurementError: it is not known how the experts' weights lie.
+    """
+    own = dict(module.named_parameters(recurse=False))
+    if "Router" in type(module).__name__ and "weight" in own and own["weight"].dim() == 2:
+        yield Matrix(name, own["weight"], own.get("bias"), transposed=False)
+    for which, weight in own.items():
+        if weight.dim() != 3:
+            continue
+        transposed = getattr(module, "is_transposed", None)  # transformers' own mark
+        if transposed is None:
+            raise MeasurementError(
+                f"{model.folder}: which way round a {type(module).__name__} keeps its experts' "
+                f"weights ({which}) is not known, so they cannot be told apart"
+            )
+        for expert in range(weight.shape[0]):
+            yield Matrix(
+                f"{name}.{which} expert {expert}",
+                weight,
+                own.get(f"{which}_bias"),
+                transposed,
+                expert,
+            )
+
+
+def importance(parameter: Tensor, part: Callable[[Tensor], Tensor] = lambda whole: whole) -> Tensor:
     """Gradient x weight: to first order, what the loss falls by when the weight becomes zero."""
     if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return (parameter.grad * parameter).detach()
+        return torch.zeros_like(part(parameter.detach()))
+    return (part(parameter.grad) * part(parameter)).detach()

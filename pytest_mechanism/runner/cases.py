@@ -57,7 +57,8 @@ class Gate:
         """Everything a claim's judgement may look at.
 
         Raises:
-            MechanismError: the claim needs a role that this run has no checkpoint for.
+            MechanismError: the claim needs a role that this run has no checkpoint for, or models
+                of one shape.
         """
         models = claim.models(role)
         missing = [m for m in models if m not in self.runner.references]
@@ -67,6 +68,7 @@ class Gate:
                 f"needs a checkpoint for the role {missing[0]!r}, this run has {have}: "
                 f"{add_models(missing[:1])}"
             )
+        claim.check_alike(role, self.shapes)
         options = self.runner.options
         helpers = [m for m in claim.helped_by(role) if m in self.runner.references]
         return Case(
@@ -78,7 +80,7 @@ class Gate:
             shapes=self.shapes,
             setting=Setting(
                 seed=int(spec.task.settings.seed),
-                dtype=options.dtype,
+                dtype=options.numbers,
                 device=options.device.split(":")[0],
                 engine=options.engine,
                 fingerprints={

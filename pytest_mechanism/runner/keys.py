@@ -31,8 +31,10 @@ def measurement_key(
     dtype: str,
     device: str,
     engine: str,
+    quantize: str | None = None,
 ) -> str:
-    """sha256 over checkpoints, tokenizers, task, method, arguments, dtype, device, versions.
+    """sha256 over checkpoints, tokenizers, task, method, arguments, dtype, device, versions, and
+    how weights are quantised.
 
     Rows depend on the tokenizers of all models of the run, so all of them count; which role a
     checkpoint plays does not.
@@ -46,6 +48,7 @@ def measurement_key(
                 "device": device.split(":", maxsplit=1)[0],
                 "engine": engine,
                 "versions": versions(),
+                **({"quantize": quantize} if quantize else {}),
             }
         ).encode()
     ).hexdigest()

@@ -89,7 +89,9 @@ class Runner:
                     f"needs a checkpoint for the role {role!r}: {add_models([role])}"
                 )
         o = self.options
-        return measurement_key(measurement, self.fingerprints, o.dtype, o.device, o.engine)
+        return measurement_key(
+            measurement, self.fingerprints, o.dtype, o.device, o.engine, o.quantize
+        )
 
     def plan(self, measurements: Iterable[Measurement]) -> None:
         """What will be asked for, so that all work on a checkpoint is done in one go."""
@@ -316,6 +318,7 @@ class Runner:
                 self.references[role].adapter,
                 self.references[role].tokenizer,
                 trust=self.options.trust,
+                quantize=self.options.quantize,
             )
             self.loaded += 1
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(

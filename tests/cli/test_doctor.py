@@ -9,6 +9,7 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
+from pytest_mechanism.tasks.counting import Counting
 
 SPEC = """mechanism: 1
 circuit: wrapper
@@ -80,6 +81,20 @@ def test_a_spec_about_others_is_skipped_and_a_task_for_others_is_one_line(
     assert "skipped: spec applies to labels x*" in capsys.readouterr().out
     assert doctor(tmp_path, "--model-pair", "zoo:base,zoo:ft") == 1
     assert "the tokenizers do not keep whole" in capsys.readouterr().out
+
+
+def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each claim and role."""
+    written: list[str] = []
+    right = Counting.rows
+
+    def rows(self, vocabulary, count, stream="rows"):
+        written.append(stream)
+        return right(self, vocabulary, count, stream)
+
+    monkeypatch.setattr(Counting, "rows", rows)
+    doctor(tmp_path, *PAIR)
+    assert written.count("rows") == 1
 
 
 def test_without_a_spec_the_checkpoints_are_described(

@@ -95,7 +95,7 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     expected = plain(ids).logits[:, -1]
     without = Without(vector, model.shape.n_layers)
     bench = Bench(model, type("E", (), {"tick": None})(), None, None, 8)  # type: ignore[arg-type]
-    hooked = Hooked(bench, without.hooks)
+    hooked = Hooked(bench, torch.full((3,), 8), without.hooks)
     hooked(ids, torch.ones_like(ids))
     without.checked(1, torch.float32)
     torch.testing.assert_close(hooked.first.double(), expected, atol=2e-4, rtol=1e-4)
@@ -114,7 +114,7 @@ def test_a_write_that_no_hook_reaches_is_seen(
     without = Without(search.vector, one.model.shape.n_layers)
     some = [(name, hook) for name, hook in without.hooks if not name.endswith(dropped)]
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
-    Hooked(one, some)(*tokens(one, rows))
+    asked(one, rows, some)
     without.fired |= {name: 1 for name, _ in without.hooks}
     with pytest.raises(SelfCheckError, match=wanted):
         without.checked(1, torch.float32)
@@ -124,14 +124,15 @@ def test_a_hook_that_does_not_fire_is_seen(chat_bench: Benches) -> None:
     one = chat_bench("refusal_base")
     without = Without(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
-    Hooked(one, without.hooks[1:])(*tokens(one, rows))
+    asked(one, rows, without.hooks[1:])
     with pytest.raises(SelfCheckError, match="fired 0 times in 1 forwards"):
         without.checked(1, torch.float32)
 
 
-def tokens(bench: Bench, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    side = bench.side([row.base for row in rows]).tokens
-    return side.ids, side.mask
+def asked(bench: Bench, rows: Any, hooks: Any) -> None:
+    """One forward under hooks."""
+    tokens = bench.side([row.base for row in rows]).tokens
+    Hooked(bench, tokens.last, hooks)(tokens.ids, tokens.unmasked)
 
 
 # -- finding it

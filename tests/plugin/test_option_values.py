@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 
 import pytest
 
@@ -10,6 +11,7 @@ OPTIONS = (
     "--model-pair",
     "--mechanism-device",
     "--mechanism-dtype",
+    "--mechanism-quantize",
     "--mechanism-batch-size",
     "--mechanism-confidence",
     "--mechanism-store",
@@ -161,6 +163,8 @@ def test_further_models_from_the_ini_file(green):
         (["--model-pair", "hf:org/name,./ft"], "hf:org/name: org/name is not in the cache *"),
         (["--model-pair", "./base+lora,./ft"], "./base+lora: no folder 'lora' for the adapter*"),
         (["--mechanism-device", "gpu"], "--mechanism-device: no device 'gpu'; valid: *"),
+        (["--mechanism-device", "auto:1"], "--mechanism-device: no device 'auto:1'; *"),
+        (["--mechanism-quantize", "2bit"], "--mechanism-quantize: no quantisation '2bit'; *"),
         (["--mechanism-device", "cuda:x"], "--mechanism-device: no device 'cuda:x'; *"),
         (["--mechanism-device", "cuda:²"], "--mechanism-device: no device 'cuda:²'; *"),
         (["--mechanism-dtype", "float23"], "--mechanism-dtype: no dtype 'float23'; did you *"),
@@ -191,11 +195,22 @@ def test_wrong_option(green, arguments, line):
     found.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_quantised_weights_need_their_library(green, monkeypatch):
+    """What to install is one line, before anything is collected."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    found = green.run("--mechanism-quantize", "8bit")
+
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    line = "--mechanism-quantize: 8bit needs the library bitsandbytes: pip install bitsandbytes"
+    found.stderr.fnmatch_lines([f"ERROR: {line}"])
+
+
 @pytest.mark.parametrize(
     ("key", "line"),
     [
         ('model_pair = "./base"', "--model-pair takes two checkpoints *"),
         ('mechanism_models = ["release"]', "ini mechanism_models: 'release' is not NAME = *"),
+        ('mechanism_quantize = "2bit"', "--mechanism-quantize: no quantisation '2bit'; *"),
         ('mechanism_device = "gpu"', "--mechanism-device: no device 'gpu'; *"),
         ('mechanism_dtype = "float23"', "--mechanism-dtype: no dtype 'float23'; *"),
         ("mechanism_batch_size = 0", "--mechanism-batch-size: '0' is no number of rows *"),

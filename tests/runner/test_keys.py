@@ -57,6 +57,8 @@ OTHER_SETTINGS = {
     "dtype": {"dtype": "float64"},
     "device": {"device": "cuda"},
     "engine": {"engine": "branch"},
+    "8 bits": {"quantize": "8bit"},
+    "4 bits": {"quantize": "4bit"},
 }
 
 

@@ -1,0 +1,138 @@
+"""Half precision: stored, loaded, sharded, and in a pair with another dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from asked import CROSSED, LAST, OTHERS, PATCHED, ROWS, TASK
+from configs import FAMILIES, random_model, save
+from opening import opened
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.fingerprint import of_reference
+from pytest_mechanism.checkpoints.reference import parse_pair
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.engine.selfcheck import residual_adds_up
+from pytest_mechanism.errors import MechanismError, SelfCheckError
+from pytest_mechanism.methods import catalogue
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.registry import resolve
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.types import Measurement, canonical
+
+Benches = Callable[..., Bench]
+
+
+def measured(bench: Bench, what: str) -> Any:
+    method, arguments = PATCHED[what]
+    return resolve(method.function)(bench, arguments, [])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: str) -> None:
+    """The same engine, all self-checks passed; measured against what rows differ by, the mean score
+    is within .05 of float32's and each row's within .2, and each head's effect is alike."""
+    half, whole = bench(name, dtype=dtype), bench(name)
+    assert half.model.dtype == getattr(torch, dtype)
+    assert half.engine.name == FAMILIES[name].engine
+    one, other = (measured(b, "performance").values["log_probability"] for b in (half, whole))
+    assert one.dtype == np.float64
+    assert abs(one.mean() - other.mean()) < 0.05 * other.std()
+    assert np.abs(one - other).max() < 0.2 * other.std()
+    effects = [
+        np.array([column.mean() for column in measured(b, "activation patching").values.values()])
+        for b in (half, whole)
+    ]
+    assert np.corrcoef(*effects)[0, 1] > 0.95
+
+
+def test_a_coordinate_far_above_all_others_is_no_broken_layer(tmp_path: Path) -> None:
+    """Trained models have such: rounded in bfloat16, it is off by more than the others differ. A
+    part that is left out is seen all the same."""
+    model = random_model("neox", hidden_size=256, initializer_range=0.1)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 3] = 3008.0
+        for layer in model.gpt_neox.layers:  # 3008 + 14 is 3024 in bfloat16, 3008 + 7 + 7 is 3008
+            layer.attention.dense.bias[3] = layer.mlp.dense_4h_to_h.bias[3] = 7.0
+    one = opened(save(model, tmp_path), dtype="bfloat16")
+    tokens = one.batch(TASK.rows(one.vocabulary, 4, "test")).base.tokens
+    assert one.without is None
+
+    class Deaf(ReferenceEngine):
+        """Reads half of what attention writes."""
+
+        def forward(self, tokens: Any, edits: Any, readings: Any, knockouts: Any = ()) -> Any:
+            outcome = super().forward(tokens, edits, readings, knockouts)
+            read: list[Tensor] = list(outcome.readings)
+            read[1] = read[1] / 2
+            return type(outcome)(outcome.logits, tuple(read))
+
+    with pytest.raises(SelfCheckError, match="of layer 0 differ from resid_post"):
+        residual_adds_up(one.model, Deaf(one.model.bridge), tokens, 0.1)
+
+
+def rounded(name: str, seed: int = 0) -> Any:
+    """A float32 model whose weights bfloat16 can say."""
+    return random_model(name, seed).to(torch.bfloat16).float()
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma2", "mixtral"])
+def test_weights_in_several_files_are_the_same_weights(name: str, tmp_path: Path) -> None:
+    """Stored in bfloat16 and in shards, run in float32 unless said otherwise."""
+    plain = opened(save(rounded(name), tmp_path / "plain"))
+    shards = save(rounded(name).to(torch.bfloat16), tmp_path / "shards", max_shard_size="12KB")
+    assert len(list(shards.glob("model-*.safetensors"))) > 2
+    several = opened(shards)
+    assert several.model.dtype == torch.float32
+    assert torch.equal(several.model.plain_logits, plain.model.plain_logits)
+    assert several.without is None
+
+
+def test_a_shard_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    folder = save(rounded("llama3"), tmp_path / "shards", max_shard_size="12KB")
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+    with pytest.raises(MechanismError) as problem:
+        opened(folder)
+    assert "cannot be loaded" in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(
+    stored: torch.dtype, tmp_path: Path
+) -> None:
+    """Weights that both dtypes can say: not one row differs, whichever side donates."""
+    base = save(rounded("llama3").to(stored), tmp_path / "base")
+    ft = save(rounded("llama3", 1), tmp_path / "ft")
+    twin = save(rounded("llama3", 1).to(stored), tmp_path / "twin")
+    found = []
+    for other in (ft, twin):
+        pair = dict(
+            zip(("base", "ft"), parse_pair(f"{base},ft={other}", {}, tmp_path), strict=True)
+        )
+        runner = Runner(pair, {role: of_reference(r) for role, r in pair.items()}, Options())
+        settings = canonical(TASK.settings.model_dump(mode="json") | {"revision": TASK.revision})
+        given = canonical({**ROWS, "heads": LAST + OTHERS})
+        wanted = [
+            Measurement(catalogue.PERFORMANCE, role, settings, canonical(ROWS)) for role in pair
+        ] + [
+            Measurement(
+                catalogue.CMAP,
+                on,
+                settings,
+                canonical(CROSSED),
+                (Measurement(catalogue.DONATION, donor, settings, given, kept=False),),
+            )
+            for on, donor in (("base", "ft"), ("ft", "base"))
+        ]
+        found.append([runner.measure(each).values for each in wanted])
+        runner.release()
+    for one, two in zip(*found, strict=True):
+        assert {n: v.tolist() for n, v in one.items()} == {n: v.tolist() for n, v in two.items()}

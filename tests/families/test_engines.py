@@ -1,0 +1,90 @@
+"""Which engine a family's models are run with, and that both say the same on whatever is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from configs import BESIDE, CANNOT, FAMILIES
+from opening import opened
+
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.methods.bench import Bench
+
+Benches = Callable[..., Bench]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *BESIDE])
+def test_each_family_has_its_engine_and_else_says_why(bench: Benches, name: str) -> None:
+    """All self-checks pass: logits are plain Hugging Face's, the residual adds up, each hook fires
+    once; and the fast engine agrees with the reference, or it is said why it is not used."""
+    family = {**FAMILIES, **BESIDE}[name]
+    found = bench(name)
+    assert found.engine.name == family.engine
+    assert family.why in (found.without or "")
+    assert bool(found.without) == bool(family.why)
+
+
+@pytest.mark.parametrize("name", CANNOT)
+def test_a_family_that_cannot_be_measured_says_so_in_one_line(
+    folder: Callable[..., Path], name: str
+) -> None:
+    """What transformer-lens does not know, or knows no heads in."""
+    with pytest.raises(MechanismError) as problem:
+        opened(folder(name))
+    assert str(problem.value).endswith(CANNOT[name][1])
+    assert "\n" not in str(problem.value)
+
+
+IDS = torch.randint(5, 60, (4, 16), generator=torch.Generator().manual_seed(0))
+UNEVEN = Tokens(IDS, torch.tensor([16, 3, 9, 16]))
+"""More padding than the tests' sliding windows are wide."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_longer_than_a_window_changes_nothing(
+    bench: Benches, name: str, dtype: str
+) -> None:
+    """A row's logits and heads are those that it has alone. A padding token that may look at none
+    makes NaN of its row in float64, were it masked."""
+    one = bench(name, dtype=dtype)
+    limit = 1e-4 if dtype == "float32" else 1e-5  # softmax is taken in float32 all the same
+    site, at = Site(1, "z"), UNEVEN.last[:, None]
+    for engine in (ReferenceEngine(one.model.bridge), BranchEngine(one.model.bridge)):
+        together = engine.run(UNEVEN, readings=[Reading(site, at)])
+        edit = Edit(Site(0, "z"), torch.ones(()), at=at)
+        (branch,) = together.branches([Branch([edit], [Reading(site, at)])])
+        for row, length in enumerate(UNEVEN.lengths.tolist()):
+            tokens = Tokens(IDS[row : row + 1, :length], torch.tensor([length]))
+            alone = engine.run(tokens, readings=[Reading(site, tokens.last[:, None])])
+            (edited,) = alone.branches(
+                [Branch([Edit(edit.site, edit.value, at=tokens.last[:, None])])]
+            )
+            for found, wanted in (
+                (together.outcome.logits, alone.outcome.logits),
+                (together.outcome.readings[0], alone.outcome.readings[0]),
+                (branch.logits, edited.logits),
+            ):
+                gap = (found[row] - wanted[0]).abs().max()
+                assert float(gap) <= limit * float(wanted.std()), (row, engine.name)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2", "mixtral", "gemma3"])
+def test_embeddings_without_a_word_are_cut_in_every_family(
+    folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """Tied to the unembedding or not: what is left says what it said."""
+    from configs import WORDS, random_model, save
+
+    large = random_model(name, vocab_size=len(WORDS) + 11)
+    whole = opened(save(large, tmp_path / "large")).model
+    assert whole.plain_logits.shape[-1] == len(WORDS)
+    with torch.no_grad():
+        wanted = random_model(name, vocab_size=len(WORDS) + 11)(whole.probe).logits
+    torch.testing.assert_close(whole.plain_logits, wanted[..., : len(WORDS)], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,183 @@
+"""Every measurement on every family: the same by both engines, and nothing left out in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from asked import CROSSED, EVERY, LAST, LEARNED, OTHERS, PATCHED, ROWS, SEARCH, TASK, WEIGHED
+from configs import FAMILIES, HEADS, LAYERS
+from opening import exact
+
+from pytest_mechanism.engine.interface import Branch, Edit, Site
+from pytest_mechanism.methods import catalogue, dcm, interchange
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.pruning import Units, zeroed
+from pytest_mechanism.methods.weights import copy_of
+from pytest_mechanism.registry import resolve
+from pytest_mechanism.types import Method, Observations
+
+Benches = Callable[..., Bench]
+BOTH = ("branch", "reference")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that is learned in two steps."""
+    settings = dcm.DcmSettings(train=32, validation=8, batch=16, epochs=1)
+    monkeypatch.setattr(interchange, "DcmSettings", lambda: settings)
+
+
+def measured(bench: Bench, method: Method, arguments: dict[str, Any], *inputs: Any) -> Any:
+    return resolve(method.function)(bench, arguments, inputs)
+
+
+def farthest(mine: Observations, theirs: Observations) -> float:
+    """The largest difference of any row's value. Ratios of probabilities are exponentials of
+    differences that stand beside them."""
+    assert list(mine.values) == list(theirs.values)
+    assert mine.facts == theirs.facts
+    names = [name for name in mine.values if not name.startswith("ratio ")]
+    return max(float(np.abs(mine.values[n] - theirs.values[n]).max()) for n in names)
+
+
+def spread(bench: Bench) -> float:
+    """Standard deviation of the answers' logits."""
+    rows = bench.task.rows(bench.vocabulary, 12, "test")
+    return float(bench.engine.run(bench.batch(rows).base.tokens).outcome.logits.std())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_goes_through_an_engine_is_the_same_by_both(bench: Benches, name: str) -> None:
+    """Row by row, within 1e-4 of the logits' standard deviation in float32."""
+    fast, sure = (bench(name, engine) for engine in BOTH)
+    assert fast.engine.name == FAMILIES[name].engine
+    found = {
+        what: [measured(each, method, arguments) for each in (fast, sure)]
+        for what, (method, arguments) in PATCHED.items()
+    }
+    donors = (bench(name, engine, seed=1) for engine in BOTH)
+    given = {**ROWS, "heads": LAST + OTHERS}
+    found["cmap"] = [
+        measured(each, catalogue.CMAP, CROSSED, measured(donor, catalogue.DONATION, given))
+        for each, donor in zip((fast, sure), donors, strict=True)
+    ]
+    limit = 1e-4 * spread(sure)
+    gaps = {what: farthest(*both) for what, both in found.items()}
+    assert {what: gap for what, gap in gaps.items() if not gap <= limit} == {}
+    moved = [np.ptp(column) > 0 for one, _ in found.values() for column in one.values.values()]
+    assert np.mean(moved) > 0.7  # what never moves compares nothing
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_effects_are_the_same_in_float64(bench: Benches, name: str) -> None:
+    """Within 1e-6: each head's, and the paths through q, k and v."""
+    fast, sure = (bench(name, engine, "float64") for engine in BOTH)
+    assert fast.engine.name == FAMILIES[name].engine
+    whats = ("activation patching", "path through q", "path through k", "path through v")
+    for what in (*whats, "circuit, positional mean"):
+        method, arguments = PATCHED[what]
+        with exact():
+            both = [measured(each, method, arguments) for each in (fast, sure)]
+        assert farthest(*both) < 1e-6, what
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
+    """DCM's gradient, through whatever a family's layers hold."""
+    found = []
+    for engine in BOTH:
+        one = bench(name, engine)
+        (batch,) = one.batches(TASK.interchange(one.vocabulary, "operand", 12, "test"))
+        mask = torch.full((len(LEARNED),), 0.5, requires_grad=True)
+        with torch.enable_grad():
+            logits = dcm.patched(
+                one, LEARNED, batch, dcm.donated(one, LEARNED, batch), mask, gradients=True
+            )
+            logits.gather(1, batch.targets[:, None]).mean().backward()
+        found.append(mask.grad.detach())
+    assert float(found[1].abs().min()) > 0
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_changes_weights_does_so_in_every_family(bench: Benches, name: str) -> None:
+    """Pruning, curves and directions: untouched, a copy says what the model says; touched, it
+    moves."""
+    one = bench(name)
+    found = {
+        what: measured(one, method, arguments) for what, (method, arguments) in WEIGHED.items()
+    }
+    rows = TASK.capability(one.vocabulary, 12, "test")
+    batch = one.batch(rows)
+    right = one.engine.run(batch.base.tokens).outcome.logits.argmax(-1) == batch.answers
+    for what in ("pruning, weights", "pruning, heads", "curve", "curve, LoRA"):
+        assert found[what].values["correct@0"].tolist() == right.double().tolist(), what
+    for what in ("curve", "curve, LoRA"):
+        first, second = json.loads(found[what].facts["losses"])
+        assert np.isfinite([first, second]).all()
+        assert first != second
+        assert "diverged" not in found[what].facts
+    for what in ("weights", "neurons", "heads"):
+        assert len(set(json.loads(found[f"pruning, {what}"].facts["units"]))) == 2
+    without = found["direction"].values
+    assert without["refusal_score"].tolist() == found["refusal"].values["refusal_score"].tolist()
+    assert np.abs(without["random_0_refusal_score"] - without["refusal_score"]).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_head_without_its_weights_is_a_head_without_z(bench: Benches, name: str) -> None:
+    """What the output matrix reads of a head, zeroed in a plain copy, and z zeroed by the engine,
+    are one thing, whatever norms come after."""
+    one = bench(name)
+    copy = copy_of(one.model)
+    units = Units("heads", copy.outputs, one.model.shape.d_head)
+    tokens = one.batch(TASK.rows(one.vocabulary, 8, "test")).base.tokens
+    rows = torch.arange(8)
+    for layer, head in EVERY[::3]:
+        with zeroed(units.views(layer * HEADS + head)), torch.no_grad():
+            plain = copy.model(tokens.ids, attention_mask=tokens.unmasked).logits
+        edit = Edit(Site(layer, "z"), torch.zeros(()), heads=(head,))
+        (outcome,) = one.engine.run(tokens).branches([Branch([edit])])
+        torch.testing.assert_close(outcome.logits, plain[rows, tokens.last], atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
+    """SNIP's matrices are all of a layer's but norms, biases and sinks: experts, and what chooses
+    among them, too. What it says of their change is what the files say."""
+    one, other = bench(name), bench(name, seed=1)
+    safety = measured(one, catalogue.SAFETY_ENTRIES, {"q": 0.1, "p": 0.05, "scored": 4})
+    change = measured(other, catalogue.WEIGHT_CHANGE, {"seed": 0}, safety)
+    before, after = (
+        {
+            key: weight.detach()
+            for key, weight in each.model.fresh(torch.float32).named_parameters()
+            if "layers." in key or ".h." in key
+            if weight.dim() > 1 and not key.endswith("_bias")
+        }
+        for each in (one, other)
+    )
+    assert sum(change.values["entries"]) == sum(weight.numel() for weight in before.values())
+    squares = sum(float((after[k] - before[k]).double().square().sum()) for k in before)
+    assert sum(change.values["squared"]) == pytest.approx(squares, rel=1e-6)
+    assert len(before) >= 4 * LAYERS
+    safe = np.divide(change.values["safety"], change.values["entries"])
+    assert (safe > 0).any()
+    assert (safe <= 0.11).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_directions_are_compared_in_every_family(bench: Benches, name: str) -> None:
+    """A direction found in one is found again by its twin, at the same place."""
+    one = bench(name)
+    search = measured(one, catalogue.FIND_DIRECTION, SEARCH)
+    same = measured(one, catalogue.SAME_DIRECTION, SEARCH, search)
+    assert same.facts["direction"] == search.facts()["direction"]
+    for column in (c for c in same.values if c.startswith("own")):
+        other = same.values[column.replace("own", "other")]
+        np.testing.assert_allclose(same.values[column], other, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,136 @@
+"""Weights that are spread, kept on disk, or quantised."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from asked import PATCHED, ROWS, WEIGHED
+from opening import opened
+from test_matrix import farthest, measured
+
+from pytest_mechanism.checkpoints import placement
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.methods import catalogue
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.runner.options import Options
+
+Benches = Callable[..., Bench]
+
+BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
+ENDS = {
+    "gpt2": ("transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head"),
+    "neox": ("gpt_neox.embed_in", "gpt_neox.final_layer_norm", "gpt_neox.rotary_emb", "lm_head"),
+}
+OTHERS = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+
+
+def on_disk(name: str) -> dict[str, str]:
+    """The last layer on disk, all else in memory."""
+    blocks = BLOCKS.get(name, "model.layers")
+    ends = dict.fromkeys(ENDS.get(name, OTHERS), "cpu")
+    return {**ends, f"{blocks}.0": "cpu", f"{blocks}.1": "disk"}
+
+
+def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[..., Path]) -> None:
+    """Where all weights fit, nothing is offloaded, every score is the same, and weights may be
+    changed."""
+    plain, auto = bench("llama3"), opened(folder("llama3"), device="auto")
+    assert auto.engine.name == "branch"
+    for what in ("circuit, zero", "path through v"):
+        assert farthest(measured(auto, *PATCHED[what]), measured(plain, *PATCHED[what])) < 1e-5
+    for what in ("pruning, heads", "curve"):
+        found, wanted = (measured(each, *WEIGHED[what]) for each in (auto, plain))
+        assert found.facts == wanted.facts
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2", "neox", "mixtral"])
+def test_layers_that_do_not_fit_are_read_from_disk(
+    bench: Benches, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With the same scores, by the fast engine too; what changes weights says that it cannot."""
+    monkeypatch.setattr(placement, "LAYOUT", on_disk(name))
+    one = opened(folder(name), device="auto")
+    assert placement.offloaded(one.model.bridge)
+    assert one.engine.name == "branch"
+    plain = bench(name)
+    for what in ("activation patching", "circuit, positional mean", "path through q", "screen"):
+        assert farthest(measured(one, *PATCHED[what]), measured(plain, *PATCHED[what])) < 1e-4
+    for method, arguments in (WEIGHED["pruning, heads"], WEIGHED["curve"]):
+        with pytest.raises(MechanismError, match="weights that do not fit are neither trained"):
+            measured(one, method, arguments)
+    kept = Path(one.model.placement.disk)
+    assert kept.is_dir()
+    one.model.release()
+    del one
+    import gc
+
+    gc.collect()
+    assert not kept.exists()
+
+
+def test_weights_of_few_bits_need_a_library_and_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is loaded."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    with pytest.raises(MechanismError, match="pip install bitsandbytes"):
+        Options(quantize="8bit")
+    with pytest.raises(MechanismError, match=r"'2bit'; .*valid: 4bit, 8bit"):
+        Options(quantize="2bit")
+
+
+def test_a_quantised_checkpoint_without_its_library_is_one_line(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What its config.json says it is quantised by."""
+    for file in folder("llama3").iterdir():
+        os.link(file, tmp_path / file.name)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    for asked, library in (
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "awq", "bits": 4}, "gptqmodel"),
+    ):
+        config["quantization_config"] = asked
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(MechanismError) as problem:
+            opened(tmp_path)
+        assert "cannot be loaded" in str(problem.value)
+        assert f"pip install {library}" in str(problem.value).replace("-U ", "")
+        assert "\n" not in str(problem.value)
+
+
+def test_quantised_weights_are_not_changed(bench: Benches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is quantised is no copy to train or prune, and its bytes are not its dtype."""
+    one = bench("llama3")
+    right = placement.Placement.arguments
+    monkeypatch.setattr(type(one.model.bridge.original_model), "is_quantized", True, raising=False)
+    with pytest.raises(MechanismError, match="quantised weights are neither trained nor pruned"):
+        one.model.fresh(torch.float32)
+    assert right(placement.Placement()) == {}
+
+
+def test_bits_are_asked_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With where the weights go; layers may be spread at the same time."""
+    here = placement.Placement(quantize="4bit", device="cuda:1").arguments()
+    assert here["device_map"] == {"": "cuda:1"}
+    assert here["quantization_config"].load_in_4bit
+    assert not here["quantization_config"].load_in_8bit
+    spread = placement.Placement(spread=True, quantize="8bit").arguments()
+    assert spread["device_map"] == "auto"
+    assert spread["quantization_config"].load_in_8bit
+
+
+def test_accelerate_knows_where_families_may_be_cut(
+    bench: Benches, folder: Callable[..., Path]
+) -> None:
+    """A layout of its own making, on the device that there is."""
+    for name in ("llama2", "gemma3", "olmo2", "gpt-oss"):
+        auto = opened(folder(name), device="auto")
+        assert not placement.offloaded(auto.model.bridge)
+        found, wanted = (measured(b, catalogue.PERFORMANCE, ROWS) for b in (auto, bench(name)))
+        assert farthest(found, wanted) < 1e-4
