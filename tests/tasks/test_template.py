@@ -274,6 +274,8 @@ WRONG = {
     "two words": ('answer: "{B}"', 'answer: "{B} {C}"', "x.yaml:9: task.answer: '{B} {C}' must be one word, or one {slot}"),
     "source's answer": ('answer: "{B}"', 'answer: "{source.B}"', "x.yaml:9: task.answer: {source.B} has no meaning here"),
     "no answer": ('answer: "{B}"', "options: []", "x.yaml:8: task.text: needs an answer: what comes next"),
+    "always right": ('answer: "{B}"', "answer: yes", "x.yaml:9: task.answer: who guesses is always right"),
+    "one option": ("  rows:", "  options: ['{B}']\n  rows:", "x.yaml:15: task.options: who guesses is always right"),
     "unknown redraw": ("{redraw: [B]}\n  variables", "{redraw: [D]}\n  variables", "x.yaml:10: task.source.redraw: unknown slot 'D'; valid: A, B, C, again"),
     "nothing changed": ("{redraw: [B]}\n  variables", "{}\n  variables", "x.yaml:10: task.source: says no difference; needs one of redraw, set, swap, text: other"),
     "changed twice": ("{redraw: [B]}\n  variables", "{redraw: [B], swap: [A, B]}\n  variables", "x.yaml:10: task.source.swap: B is changed twice"),
