@@ -315,6 +315,33 @@ def test_what_cannot_be_meant_is_one_line(
     assert "\n" not in str(problem.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("w.txt", b" \n", "w.txt: holds no line"),
+        ("w.txt", b"ab\n\xff\n", "w.txt:2: is no UTF-8 text"),
+        ("w.txt", b"a\nb\na\n", "w.txt:3: 'a' stands twice"),
+        ("w.jsonl", b'{"word": "a"}\n{"wrd": "b"}\n', "w.jsonl:2: key 'word' is missing, as in {"),
+        ("w.jsonl", b'{"word": "a", "x": null}\n', "w.jsonl:1: null is no word"),
+        ("w.jsonl", b'{"word": "a", "x": 3}\n', "w.jsonl:1: x must be a text that is not empty"),
+        ("w.jsonl", b'{"word": "a", "x y": "b"}\n', "w.jsonl:1: key 'x y': use letters, digits"),
+        ("w.jsonl", b'{"word": "a", "x": "b"}\n{"word": "c"}\n', "w.jsonl:2: 'c' has the columns none"),
+        ("w.jsonl", b"{\n", "w.jsonl:1: is no JSON; a line is an object, as in {"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_of_words_is_one_line(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    """The spec's line, and the file's."""
+    (tmp_path / name).write_bytes(content)
+    path = tmp_path / "x.yaml"
+    path.write_text(HEAD.replace("[a1, a2, a3, a4, a5, a6, a7, a8, a9]", f"{{file: {name}}}"))
+    with pytest.raises(Problems) as problem:
+        load(path, Path("x.yaml"))
+    assert str(problem.value).startswith(f"x.yaml:6: task.words.animal: {says}")
+    assert "\n" not in str(problem.value)
+
+
 def test_the_spec_behind_the_wrong_ones_is_right(tmp_path: Path) -> None:
     """Each of them is wrong for the reason given."""
     (tmp_path / "x.yaml").write_text(HEAD)
