@@ -198,7 +198,9 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
         assert torch.equal(side.at("a.first"), side.at("a"))
         ids = side.tokens.ids.gather(1, side.at("when.first"))
         assert set(ids[:, 0].tolist()) == {bench.model.encoder.word("17")}
-    with pytest.raises(MechanismError, match=r"no position 'c\.first' here; valid: a, b, last, when"):
+    with pytest.raises(
+        MechanismError, match=r"no position 'c\.first' here; valid: a, b, last, when"
+    ):
         batch.base.at("c.first")
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_mechanism.discovery.write import flow
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.yaml import parse
 from pytest_mechanism.tasks.base import AnyWord, Prompt
 from pytest_mechanism.tasks.files import BY_CONTENT
 from pytest_mechanism.tasks.patterns import parse_pattern
@@ -233,6 +235,30 @@ def test_settings_come_back_from_json() -> None:
         task = template(each)
         again = Template(TemplateParameters.model_validate(task.settings.model_dump(mode="json")))
         assert again.pairs(AnyWord(), 20) == task.pairs(AnyWord(), 20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co", "Cn", "Zl", "Zp"]), max_size=12)
+        | st.integers(-99, 99)
+        | st.booleans(),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(st.from_regex(r"[a-z]{1,5}|[0-9]{1,3}|true|null", fullmatch=True), inner, max_size=3),
+        max_leaves=6,
+    )
+)  # fmt: skip
+def test_a_discovered_spec_says_a_task_s_settings_as_yaml_that_reads_back(value: Any) -> None:
+    """Braces, colons, numbers as text and words that YAML would read otherwise are quoted."""
+    assert parse(f"task: {flow(value)}\n", Path("x.yaml")).value == {"task": value}
+
+
+def test_the_settings_of_a_template_read_back_from_a_discovered_spec() -> None:
+    """Texts with slots and all."""
+    for each in (REPEATS, CAPITALS):
+        settings = template(each).settings
+        written = parse(flow(settings.model_dump(mode="json")), Path("x.yaml")).value
+        assert TemplateParameters.model_validate(written) == settings
 
 
 # -- what cannot be meant
