@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_model_options, open_gate
-from pytest_mechanism.commands.trial import Trial, Watch, held, trial
+from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
 from pytest_mechanism.errors import MechanismError
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def run(given: argparse.Namespace) -> int:
     gate = open_gate(given)
     gate.runner.store = None
     found = Findings()
-    device = gate.runner.options.device
-    start = held(device)
+    start = held(memory_of(gate.runner.options.device))
     for role in gate.runner.references:
         for line in examined(gate, role, loaded, found):
             say(line, flush=True)
@@ -114,14 +113,15 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
     for task in tasks(loaded):
         try:
             started = time.perf_counter()
-            with Watch(runner.options.device) as loading:
+            device = memory_of(runner.options.device)
+            with Watch(device) as loading:
                 bench = runner.bench(role, task)
             seconds = time.perf_counter() - started
             with_engine = runner.options.engine
             if bench.without is not None:
                 with_engine = f"reference engine ({bench.without})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {with_engine}"
-            found.tried[role] = trial(bench, task, runner.options.device, loading)
+            found.tried[role] = trial(bench, task, device, loading)
             yield f"  {found.tried[role].speed:,.0f} rows a second on {runner.options.device}"
             return
         except MechanismError as problem:
@@ -220,7 +220,7 @@ def memory(gate: Gate, found: Findings, start: int) -> str:
                     f"and copies with batches of {options.batch_size} rows"
                 ),
             )
-    return f"memory of {options.device}: about {giga(most)} at most; {at}"
+    return f"memory of {memory_of(options.device)}: about {giga(most)} at most; {at}"
 
 
 def giga(size: float) -> str:

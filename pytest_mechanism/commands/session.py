@@ -95,6 +95,7 @@ def open_gate(given: argparse.Namespace) -> Gate:
             given.batch_size,
             given.engine,
             getattr(given, "quantize", None),
+            trusted,
         ),
         store,
         Bar() if sys.stderr.isatty() else Silent(),

@@ -98,7 +98,7 @@ class Watch:
 
     def __enter__(self) -> Self:
         self.before = self.most = held(self.device)
-        if self.device == "cpu":
+        if not self.device.startswith("cuda"):
             self._looking.start()
         else:
             import torch
@@ -112,7 +112,7 @@ class Watch:
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.device == "cpu":
+        if not self.device.startswith("cuda"):
             self._over.set()
             self._looking.join()
         else:
@@ -135,10 +135,19 @@ def meant(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def memory_of(device: str) -> str:
+    """Whose memory counts: of ``auto``, the first GPU's where there is one."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def held(device: str) -> int:
     """Bytes that this process holds on a device."""
     device = meant(device)
-    if device == "cpu":
+    if not device.startswith("cuda"):
         import psutil
 
         found: int = psutil.Process().memory_info().rss
@@ -161,7 +170,7 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
     loaded = held(device) - loading.before
     size = min(bench.batch_size, ROWS)
     rows = task.rows(bench.vocabulary, 2 * size, "self-check")
-    holes = HOLES if device == "cpu" else HOLES_OF_DEVICE
+    holes = HOLES_OF_DEVICE if device.startswith("cuda") else HOLES
     kept, seconds = 0.0, 0.0
     with Watch(device) as plain:
         for some in (rows[:size], rows[size:]):

@@ -86,10 +86,10 @@ def shuffled(count: int, seed: int, turn: int) -> tuple[int, ...]:
 
 def wrong(row: Row, seed: str, task: Task) -> Row:
     """The row with another answer than its own, drawn from what a guesser would say."""
-    options = [o for o in row.base.options if o not in (row.base.answer, *task.refusals)]
+    options = [o for o in row.base.options if o not in (*row.base.right, *task.refusals)]
     if not options:
         raise MeasurementError(
             f"task {task.family} names no wrong answers, which random fine-tuning trains"
         )
     answer = random.Random(f"{seed}/{row.id}").choice(options)
-    return replace(row, base=replace(row.base, answer=answer, reply=""))
+    return replace(row, base=replace(row.base, answer=answer, reply="", accepted=()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -79,6 +80,7 @@ def wrong_kind(error: dict[str, Any], at: tuple[Any, ...]) -> bool:
 def message(error: dict[str, Any]) -> str:
     """Pydantic's sentence in our words."""
     said = str(error["msg"]).replace("Input should be", "must be")
+    said = said.replace("a valid tuple", "a list")
     return re.sub(
         r"(?:Tuple|List|Dictionary|Set|String|Value) should have (at \w+ \d+ \w+)(?: after validation)?"
         r"(?:, not \d+)?",
@@ -128,18 +130,17 @@ def field_names(model: type[BaseModel], inside: tuple[Any, ...] = ()) -> list[st
     """Keys that a part takes, aliases as they are written."""
     for step in inside:
         field = next((f for n, f in model.model_fields.items() if step in (n, f.alias)), None)
-        nested = (
-            [
-                a
-                for a in (field.annotation, *getattr(field.annotation, "__args__", ()))
-                if isinstance(a, type) and issubclass(a, BaseModel)
-            ]
-            if field is not None
-            else []
-        )
-        if nested:
-            model = nested[0]
+        if field is not None:
+            model = next(parts(field.annotation), model)
     return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def parts(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models in an annotation, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inside in get_args(annotation):
+        yield from parts(inside)
 
 
 def short(value: Any) -> str:

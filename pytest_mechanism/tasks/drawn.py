@@ -1,8 +1,9 @@
 """Rows from a plan (`tasks.plans`): which scenes are drawn, and into which set of rows each may come.
 
-A scene is drawn once a set. Which part of the prompts it belongs to, judged, searched on or chosen
-on, follows from its text and the seed (`tasks.parts`), so sets that must not meet cannot, however
-few words there are; the source of a row belongs to the same part. Texts take turns, so that row i
+Which part of the prompts a scene belongs to, judged, searched on or chosen on, follows from its text and the seed (`tasks.parts`), so sets that must not meet cannot, however
+few words there are; the source of a row belongs to the same part. No row is judged on twice. What
+is searched on is read again where a method asks for more rows than there are; rows with one text
+are one cluster, so no interval takes them for more than they are. Texts take turns, so that row i
 of any set is told in the same text, and a mean over a set has as many of each.
 """
 
@@ -10,10 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, partial
 
 from pytest_mechanism.errors import MechanismError, Misplaced, choices
@@ -61,26 +60,9 @@ class Drawn(Task):
     def variables(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.plan.variables)
 
-    @cached_property
+    @property
     def chance(self) -> float:
-        """How often somebody is right who names one of a prompt's options, or always the word that
-        is right most often."""
-        plan = self.plan
-        constant: dict[str, Fraction] = defaultdict(Fraction)
-        options = Fraction(0)
-        for number, told in enumerate(plan.told):
-            if told.answer.slot:
-                table = plan.tables[plan.list_of(told.answer.slot)]
-                said = [row[told.answer.column] if told.answer.column else w
-                        for w, row in table.items()]  # fmt: skip
-            else:
-                said = [told.answer.text]
-            for word in said:
-                constant[word] += Fraction(1, len(said) * len(plan.told))
-            scene = plan.scene(plan.tables, number, 0)
-            many = len(self.options(plan.tables, scene))
-            options += Fraction(1, many * len(plan.told))
-        return float(max(options, *constant.values()))
+        return float(self.plan.chance)
 
     # -- words
 
@@ -135,25 +117,9 @@ class Drawn(Task):
             text=text,
             spans=spans,
             answer=plan.say(tables, told.answer, scene),
-            options=self.options(tables, scene),
+            options=plan.guesses(tables, scene),
             anchors=tuple((lead + name, at) for name, at in [("start", 0), *anchors]),
         )
-
-    def options(self, tables: Tables, scene: Scene) -> tuple[str, ...]:
-        """What somebody who guesses would choose among."""
-        plan = self.plan
-        answer = plan.told[scene.told].answer
-        if plan.options:
-            found = [plan.say(tables, word, scene) for word in plan.options]
-        elif not answer.slot:
-            found = [told.answer.text for told in plan.told]
-        else:
-            of = plan.list_of(answer.slot)
-            words = [scene.words[slot] for slot in plan.sharing[of]]
-            # one word of the list alone would be no choice
-            words = words if len(words) > 1 else list(tables[of])
-            found = [tables[of][w][answer.column] if answer.column else w for w in words]
-        return tuple(dict.fromkeys(found))
 
     def targets(self, tables: Tables, variable: str, base: Scene, source: Scene) -> tuple[str, ...]:
         """What may come out if the variable is moved; none where these two do not tell."""
@@ -207,7 +173,7 @@ class Drawn(Task):
         what: str = "prompts",
         fewer: bool = False,
     ) -> list[Made]:
-        """So many rows, the texts in turns; no row twice, but where masks are trained.
+        """So many rows, the texts in turns. No row is judged on twice.
 
         Raises:
             MechanismError: there are not so many, and ``fewer`` will not do.
@@ -216,8 +182,7 @@ class Drawn(Task):
         texts = len(self.plan.told)
         draws = [self.made(tables, told, stream, make, seen) for told in range(texts)]
         kept: list[list[Made]] = [[] for _ in draws]
-        # a method that asks for so many rows whatever the task has reads them again
-        again = stream == "resample" or stream.startswith(("dcm_", "training-"))
+        again = part_of_stream(stream) != "judged" and not fewer
         found: list[Made] = []
         for i in range(count):
             mine = kept[i % texts]
@@ -312,7 +277,7 @@ class Drawn(Task):
             pair = self.pair(tables, self.plan.corrupted, scene, base, rng)
             return Made(pair.source) if pair and pair.source else None
 
-        found = self.collect(tables, count, stream, make, fewer=True)
+        found = self.collect(tables, count, stream, make, fewer=stream != "resample")
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
 
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from pytest_mechanism.errors import MechanismError, Misplaced
 from pytest_mechanism.tasks.base import Prompt, TaskParameters, Vocabulary
@@ -38,20 +38,24 @@ ANSWERS = tuple(f"{year:02}" for year in range(100))
 LEAST = 20
 """Years that the tokenizers must keep whole."""
 
-Century = Annotated[str, StringConstraints(pattern="^[1-9][0-9]$")]
+Century = Annotated[
+    str,
+    StringConstraints(pattern="^[1-9][0-9]$"),
+    BeforeValidator(lambda given: str(given) if type(given) is int else given, str | int),
+]
 
 
 class GreaterThanParameters(TaskParameters):
     """``task:`` for this family.
 
     Attributes:
-        centuries: the first two digits of the years, in quotes.
+        centuries: the first two digits of the years.
         rows: how many rows are judged on.
         seed: of every row set.
     """
 
     family: Literal["greater_than"]
-    centuries: Annotated[tuple[Century, ...], Field(strict=False, min_length=1)] = (
+    centuries: Annotated[tuple[Century, ...], Field(strict=False)] = (
         "11", "12", "13", "14", "15", "16", "17",
     )  # fmt: skip
     rows: int = Field(default=200, ge=20, le=100_000)
@@ -59,8 +63,9 @@ class GreaterThanParameters(TaskParameters):
 
     @model_validator(mode="after")
     def can_be_drawn(self) -> GreaterThanParameters:
-        if len({*self.centuries}) < len(self.centuries):
-            raise Misplaced("a century stands twice", "centuries")
+        if not self.centuries or len({*self.centuries}) < len(self.centuries):
+            what = "a century stands twice" if self.centuries else "names no century"
+            raise Misplaced(what, "centuries")
         enough(GreaterThan(self))
         return self
 

@@ -7,8 +7,10 @@ have different words. Everything here is plain data; `tasks.drawn` makes rows of
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from math import prod
 
@@ -162,6 +164,42 @@ class Plan:
             occurrence = told.pattern.occurrences[slot]
             slot, column = occurrence.slot, column or occurrence.column
         return cell(tables[self.slots[slot]], scene.words[slot], column)
+
+    # -- guessing
+
+    def guesses(self, tables: Mapping[str, Table], scene: Scene) -> tuple[str, ...]:
+        """What somebody who guesses would choose among."""
+        answer = self.told[scene.told].answer
+        if self.options:
+            found = [self.say(tables, word, scene) for word in self.options]
+        elif not answer.slot:
+            found = [told.answer.text for told in self.told]
+        else:
+            of = self.list_of(answer.slot)
+            words = [scene.words[slot] for slot in self.sharing[of]]
+            # one word of the list alone would be no choice
+            words = words if len(words) > 1 else list(tables[of])
+            found = [cell(tables[of], word, answer.column) for word in words]
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def chance(self) -> Fraction:
+        """How often somebody is right who names one of a prompt's options, or always the word that
+        is right most often."""
+        constant: dict[str, Fraction] = defaultdict(Fraction)
+        options, texts = Fraction(0), len(self.told)
+        for number, told in enumerate(self.told):
+            said = [told.answer.text]
+            if told.answer.slot:
+                table = self.tables[self.list_of(told.answer.slot)]
+                said = [cell(table, word, told.answer.column) for word in table]
+            for word in said:
+                constant[word] += Fraction(1, len(said) * texts)
+            many = len(self.guesses(self.tables, self.scene(self.tables, number, 0)))
+            options += Fraction(1, many * texts)
+        return max(options, *constant.values())
+
+    # -- sources
 
     def change(
         self, tables: Mapping[str, Table], base: Scene, change: Change, rng: random.Random

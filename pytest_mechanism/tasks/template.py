@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 
+from pytest_mechanism.errors import Misplaced
 from pytest_mechanism.tasks.base import TaskParameters
 from pytest_mechanism.tasks.drawn import Drawn, enough
 from pytest_mechanism.tasks.plans import Plan
@@ -131,7 +132,13 @@ class TemplateParameters(TaskParameters):
 
     @model_validator(mode="after")
     def can_be_drawn(self) -> TemplateParameters:
-        enough(Template(self))
+        task = Template(self)
+        if task.chance >= 1:
+            raise Misplaced(
+                "who guesses is always right: the answer is always the same word, or the only option",
+                "options" if self.options else "answer",
+            )
+        enough(task)
         return self
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, play
+from blocks import ROOT, blocks, play
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
@@ -43,3 +44,38 @@ def test_linting_the_examples_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip().splitlines()[-1] == "0 []", done.stdout + done.stderr
+
+
+def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None:
+    """Five commands to green, with heads discovered; then the gate in CI, and a failure read."""
+    from copying import make_pair
+
+    make_pair(tmp_path)
+    first = list(play(ROOT / "docs" / "first-spec.md", tmp_path))
+    assert len(first) == 5
+    assert "5 passed" in first[-1].output
+    spec = (tmp_path / "circuits" / "copying.yaml").read_text()
+    shown = next(
+        block.text
+        for block in blocks((ROOT / "docs" / "first-spec.md").read_text("utf-8"))
+        if block.language == "yaml"
+    )
+    for line in shown.splitlines():  # what the page shows is what was written
+        assert line.partition("   #")[0].partition("[ant")[0].rstrip() in spec, line
+
+    gate = list(play(ROOT / "docs" / "gate-a-release.md", tmp_path))
+    assert json.loads((tmp_path / "mechanism.json").read_text())["exit_code"] == 0
+    assert "no accepted baseline yet" in gate[0].output
+    scores = {p.name for p in (tmp_path / "circuits" / "__scores__").iterdir()}
+    assert scores == {"base+ft", "released+candidate"}
+
+    failure = list(play(ROOT / "docs" / "read-a-failure.md", tmp_path))
+    assert "FAIL" in failure[0].output
+    assert load(tmp_path / "circuits" / "found.yaml").groups.keys() == {"induction", "previous"}
+    assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".svg", ".png"}
+
+
+def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
+    """The page's package, installed and used."""
+    ran = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path))
+    assert "2 passed" in ran[-1].output

@@ -100,7 +100,7 @@ def test_a_shard_that_is_missing_is_one_line(tmp_path: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
     with pytest.raises(MechanismError) as problem:
         opened(folder)
-    assert "cannot be loaded" in str(problem.value)
+    assert "which is missing" in str(problem.value)
     assert "\n" not in str(problem.value)
 
 

@@ -417,3 +417,17 @@ def test_chance_is_one_among_the_boxes(boxes: int) -> None:
     """Who guesses among a prompt's objects is right once in as many times as there are boxes."""
     found = task(boxes=boxes)
     assert (1 / boxes, boxes) == (found.chance, len(found.rows(AnyWord(), 1)[0].base.options))
+
+
+def test_a_hint_about_where_the_answer_stands_is_widened_token_for_token() -> None:
+    """First tokens to first tokens; a position that marks nothing stays what it is."""
+    found = task()
+    assert [
+        found.without_hint(at)
+        for at in (
+            "previous_query_label",
+            "previous_query_label.first",
+            "query_label.first",
+            "last",
+        )
+    ] == ["all_labels", "all_labels.first", "query_label.first", "last"]

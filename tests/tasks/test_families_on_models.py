@@ -180,6 +180,30 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
     np.testing.assert_allclose(seen.values["log_probability"], wanted, atol=1e-5)
 
 
+def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge) -> None:
+    """A number of two tokens: what is recorded and put in is one token further left."""
+    text = (
+        "mechanism: 1\ncircuit: x\n"
+        "task:\n"
+        "  {family: template, words: {a: names, b: names}, answer: '{b}', rows: 20, source: {redraw: [b]},\n"
+        "   text: 'The {a} and {b} lasted from the year [[when:1732]] to the'}\n"
+        "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
+    )
+    _, spec, gate = judge(text)
+    bench = gate.runner.bench("base", spec.task)
+    batch = bench.batch(spec.task.pairs(bench.vocabulary, 20))
+    for side in (batch.base, batch.the_source()):
+        assert torch.equal(side.at("when.first") + 1, side.at("when"))
+        assert torch.equal(side.at("when.last"), side.at("when"))
+        assert torch.equal(side.at("a.first"), side.at("a"))
+        ids = side.tokens.ids.gather(1, side.at("when.first"))
+        assert set(ids[:, 0].tolist()) == {bench.model.encoder.word("17")}
+    with pytest.raises(
+        MechanismError, match=r"no position 'c\.first' here; valid: a, b, last, when"
+    ):
+        batch.base.at("c.first")
+
+
 def test_discovery_says_that_a_model_at_chance_has_no_circuit(judge: Judge) -> None:
     """In one line, for a family whose heads nobody named."""
     text = HEAD.format(family="induction") + (

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_mechanism.discovery.write import flow
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.yaml import parse
 from pytest_mechanism.tasks.base import AnyWord, Prompt
 from pytest_mechanism.tasks.files import BY_CONTENT
 from pytest_mechanism.tasks.patterns import parse_pattern
@@ -235,6 +237,30 @@ def test_settings_come_back_from_json() -> None:
         assert again.pairs(AnyWord(), 20) == task.pairs(AnyWord(), 20)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co", "Cn", "Zl", "Zp"]), max_size=12)
+        | st.integers(-99, 99)
+        | st.booleans(),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(st.from_regex(r"[a-z]{1,5}|[0-9]{1,3}|true|null", fullmatch=True), inner, max_size=3),
+        max_leaves=6,
+    )
+)  # fmt: skip
+def test_a_discovered_spec_says_a_task_s_settings_as_yaml_that_reads_back(value: Any) -> None:
+    """Braces, colons, numbers as text and words that YAML would read otherwise are quoted."""
+    assert parse(f"task: {flow(value)}\n", Path("x.yaml")).value == {"task": value}
+
+
+def test_the_settings_of_a_template_read_back_from_a_discovered_spec() -> None:
+    """Texts with slots and all."""
+    for each in (REPEATS, CAPITALS):
+        settings = template(each).settings
+        written = parse(flow(settings.model_dump(mode="json")), Path("x.yaml")).value
+        assert TemplateParameters.model_validate(written) == settings
+
+
 # -- what cannot be meant
 
 HEAD = """mechanism: 1
@@ -274,6 +300,8 @@ WRONG = {
     "two words": ('answer: "{B}"', 'answer: "{B} {C}"', "x.yaml:9: task.answer: '{B} {C}' must be one word, or one {slot}"),
     "source's answer": ('answer: "{B}"', 'answer: "{source.B}"', "x.yaml:9: task.answer: {source.B} has no meaning here"),
     "no answer": ('answer: "{B}"', "options: []", "x.yaml:8: task.text: needs an answer: what comes next"),
+    "always right": ('answer: "{B}"', "answer: yes", "x.yaml:9: task.answer: who guesses is always right"),
+    "one option": ("  rows:", "  options: ['{B}']\n  rows:", "x.yaml:15: task.options: who guesses is always right"),
     "unknown redraw": ("{redraw: [B]}\n  variables", "{redraw: [D]}\n  variables", "x.yaml:10: task.source.redraw: unknown slot 'D'; valid: A, B, C, again"),
     "nothing changed": ("{redraw: [B]}\n  variables", "{}\n  variables", "x.yaml:10: task.source: says no difference; needs one of redraw, set, swap, text: other"),
     "changed twice": ("{redraw: [B]}\n  variables", "{redraw: [B], swap: [A, B]}\n  variables", "x.yaml:10: task.source.swap: B is changed twice"),
@@ -281,6 +309,8 @@ WRONG = {
     "swap of an occurrence": ("{redraw: [B]}\n  variables", "{swap: [B, again]}\n  variables", "x.yaml:10: task.source.swap: again is one occurrence"),
     "other text": ("{redraw: [B]}\n  variables", "{text: other}\n  variables", "x.yaml:10: task.source.text: other: needs every text in an inner list"),
     "unknown key": ("{redraw: [B]}\n  variables", "{redrw: [B]}\n  variables", "x.yaml:10: task.source: unknown key 'redrw'; did you mean 'redraw'?"),
+    "unknown key of a text": ('text: "so {A} {B} {C} and {A:again}"', "texts: [{text: a, answr: x}]", "x.yaml:8: task.texts.0.0: unknown key 'answr'; did you mean 'answer'? valid: answer, text"),
+    "no list": ("{redraw: [B]}\n  variables", "{redraw: B}\n  variables", "x.yaml:10: source.redraw: must be a list, got 'B'"),
     "no target": ('target: "{source.B}"', 'target: "{B}"', "x.yaml:14: task.variables.successor.target: {B} is the base's own answer"),
     "unknown target": ('target: "{source.B}"', 'target: "{source.D}"', "x.yaml:14: task.variables.successor.target: unknown slot 'D'; valid: A, B, C, again"),
     "unknown split": ("  rows:", "  split: [D]\n  rows:", "x.yaml:15: task.split.0: unknown slot 'D'; valid: A, B, C"),
@@ -308,6 +338,33 @@ def test_what_cannot_be_meant_is_one_line(
     with pytest.raises(Problems) as problem:
         load(path, Path("x.yaml"))
     assert str(problem.value).startswith(says)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("w.txt", b" \n", "w.txt: holds no line"),
+        ("w.txt", b"ab\n\xff\n", "w.txt:2: is no UTF-8 text"),
+        ("w.txt", b"a\nb\na\n", "w.txt:3: 'a' stands twice"),
+        ("w.jsonl", b'{"word": "a"}\n{"wrd": "b"}\n', "w.jsonl:2: key 'word' is missing, as in {"),
+        ("w.jsonl", b'{"word": "a", "x": null}\n', "w.jsonl:1: null is no word"),
+        ("w.jsonl", b'{"word": "a", "x": 3}\n', "w.jsonl:1: x must be a text that is not empty"),
+        ("w.jsonl", b'{"word": "a", "x y": "b"}\n', "w.jsonl:1: key 'x y': use letters, digits"),
+        ("w.jsonl", b'{"word": "a", "x": "b"}\n{"word": "c"}\n', "w.jsonl:2: 'c' has the columns none"),
+        ("w.jsonl", b"{\n", "w.jsonl:1: is no JSON; a line is an object, as in {"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_of_words_is_one_line(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    """The spec's line, and the file's."""
+    (tmp_path / name).write_bytes(content)
+    path = tmp_path / "x.yaml"
+    path.write_text(HEAD.replace("[a1, a2, a3, a4, a5, a6, a7, a8, a9]", f"{{file: {name}}}"))
+    with pytest.raises(Problems) as problem:
+        load(path, Path("x.yaml"))
+    assert str(problem.value).startswith(f"x.yaml:6: task.words.animal: {says}")
     assert "\n" not in str(problem.value)
 
 
