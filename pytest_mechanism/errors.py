@@ -76,6 +76,15 @@ def one_line(text: str) -> str:
     return visible(spaced)
 
 
+def first_line(problem: BaseException) -> str:
+    """What a library's error says first, of several lines; with the next one where that ends in ':'."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    if not lines:
+        return type(problem).__name__
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return one_line(said)[:300]
+
+
 def choices(given: str, valid: Iterable[str]) -> str:
     """'valid: a, b, c', led by a suggestion where ``given`` is a near miss."""
     names = sorted(valid)

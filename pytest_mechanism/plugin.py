@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class MechanismPlugin:
         self.results: list[dict[str, Any]] = []
         self.counts: dict[str, dict[str, int]] = {}
         self.all_skipped = False
-        self.not_written: str | None = None
+        self.not_written: list[str] = []
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         lines = []
@@ -84,6 +85,7 @@ class MechanismPlugin:
         if self.session.paired:
             ScoreExtension.pair = self.session.pair
         ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
+        ScoreExtension.not_written.clear()
         return SpecFile.at(parent, file_path)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -137,7 +139,12 @@ class MechanismPlugin:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.session.release()
         if hasattr(session.config, "workerinput"):
+            output: Any = getattr(session.config, "workeroutput")  # noqa: B009 - xdist's own
+            output["mechanism_not_written"] = scores_not_written()
             return
+        self.not_written += scores_not_written()
+        if self.not_written:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
         if self.results and all(r["verdict"] == "skipped" for r in self.results):
             # a gate that judged nothing must not be green
             self.all_skipped = True
@@ -161,14 +168,21 @@ class MechanismPlugin:
         try:
             write(path, content)
         except OSError as problem:  # raised here, it would keep the summary from the user
-            self.not_written = f"--mechanism-json: {path} cannot be written: {problem.strerror}"
+            self.not_written.append(
+                f"--mechanism-json: {path} cannot be written: {problem.strerror}"
+            )
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: Any) -> None:
+        """What a worker of xdist could not write."""
+        self.not_written += getattr(node, "workeroutput", {}).get("mechanism_not_written", [])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if hasattr(terminalreporter.config, "workerinput"):
             return  # the controller has everybody's results
-        if self.not_written is not None:
-            terminalreporter.write_line(visible(f"ERROR: {self.not_written}"), red=True)
+        for problem in dict.fromkeys(self.not_written):
+            terminalreporter.write_line(visible(f"ERROR: {problem}"), red=True)
         if not self.results or not self.session.paired:
             return
         from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
@@ -195,6 +209,12 @@ class MechanismPlugin:
                 terminalreporter.write_line(
                     visible(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
                 )
+
+
+def scores_not_written() -> list[str]:
+    """What went wrong with accepted scores in this process, where there was anything to accept."""
+    module = sys.modules.get("pytest_mechanism.snapshot")
+    return [] if module is None else list(module.ScoreExtension.not_written)
 
 
 def accepts(config: pytest.Config) -> tuple[bool, bool]:

@@ -41,6 +41,7 @@ class ScoreExtension(AbstractSyrupyExtension):
         pair: ``<label>+<label>`` of this run; set when pytest is configured.
         accepting: whether this run accepts scores that have no accepted one yet.
         updating: whether it replaces accepted ones too (``--snapshot-update``).
+        not_written: what went wrong with writing; raised, it would be an internal error of pytest's.
     """
 
     file_extension = "json"
@@ -48,6 +49,7 @@ class ScoreExtension(AbstractSyrupyExtension):
     pair: ClassVar[str] = "base+ft"
     accepting: ClassVar[bool] = False
     updating: ClassVar[bool] = False
+    not_written: ClassVar[list[str]] = []
 
     @classmethod
     def dirname(cls, *, test_location: Any) -> str:
@@ -99,6 +101,23 @@ class ScoreExtension(AbstractSyrupyExtension):
         return collection
 
     @classmethod
+    def write_snapshot(cls, **given: Any) -> None:
+        with cls.noted(given["snapshot_location"]):
+            super().write_snapshot(**given)
+
+    @classmethod
+    @contextlib.contextmanager
+    def noted(cls, location: str) -> Iterator[None]:
+        """Keep what goes wrong with a file for the end of the run."""
+        try:
+            yield
+        except OSError as problem:
+            what = problem.strerror or type(problem).__name__
+            cls.not_written.append(f"accepted scores {location} cannot be written: {what}")
+        except MechanismError as problem:  # damaged by somebody since it was read
+            cls.not_written.append(str(problem))
+
+    @classmethod
     def write_snapshot_collection(
         cls, *, snapshot_collection: SnapshotCollection, name_order: dict[str, int] | None = None
     ) -> None:
@@ -110,7 +129,8 @@ class ScoreExtension(AbstractSyrupyExtension):
         merge(Path(snapshot_collection.location), new)
 
     def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
-        merge(Path(snapshot_location), dict.fromkeys(snapshot_names))
+        with self.noted(snapshot_location):
+            merge(Path(snapshot_location), dict.fromkeys(snapshot_names))
 
 
 def score_keeper(item: pytest.Function) -> SnapshotAssertion:
@@ -196,8 +216,11 @@ def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
             allow_nan=False,
         )
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def score_file(spec: Path, pair: str) -> Path:

@@ -18,7 +18,7 @@ from pytest_mechanism.checkpoints.trust import (
     SAFE_ADAPTER,
     Trust,
 )
-from pytest_mechanism.errors import BadReference, MechanismError, one_line
+from pytest_mechanism.errors import BadReference, MechanismError, first_line, one_line
 
 CONFIG = "adapter_config.json"
 
@@ -107,6 +107,4 @@ def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
         except MechanismError:
             raise
         except Exception as problem:  # whatever an adapter of another model makes PEFT raise
-            lines = [line for line in str(problem).splitlines() if line.strip()]
-            first = one_line(lines[0] if lines else type(problem).__name__)[:200]
-            raise MechanismError(f"{folder} does not fit its base: {first}") from None
+            raise MechanismError(f"{folder} does not fit its base: {first_line(problem)}") from None

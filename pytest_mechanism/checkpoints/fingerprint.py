@@ -36,10 +36,12 @@ class Fingerprint:
     Attributes:
         model: of every counted file, as hex.
         tokenizer: of the tokenizer's files alone, as hex.
+        adapted: whether an adapter is merged in, for which PEFT takes part.
     """
 
     model: str
     tokenizer: str
+    adapted: bool = False
 
     @property
     def short(self) -> str:
@@ -60,6 +62,7 @@ def of_reference(reference: Reference, memory: Path | None = None) -> Fingerprin
     return Fingerprint(
         _combine({"base": base.model, "adapter": adapter.model}),
         adapter.tokenizer if own else base.tokenizer,
+        adapted=True,
     )
 
 

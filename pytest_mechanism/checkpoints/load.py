@@ -21,7 +21,7 @@ from pytest_mechanism.checkpoints.adapter import merged
 from pytest_mechanism.checkpoints.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
-from pytest_mechanism.errors import MechanismError, one_line
+from pytest_mechanism.errors import MechanismError, first_line
 from pytest_mechanism.tasks.encoding import Encoder
 
 DTYPES = {
@@ -211,7 +211,7 @@ def read_weights(
                 **(placement.arguments() if placement is not None else {}),
             )
         except Exception as problem:  # whatever a damaged folder makes the libraries raise
-            raise MechanismError(f"{folder} cannot be loaded: {_first_line(problem)}") from None
+            raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
         finally:
             logging.set_verbosity(before)
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
@@ -271,10 +271,5 @@ def _wrap(model: Any, folder: Path) -> Any:
         except Exception as problem:
             raise MechanismError(
                 f"{folder}: transformer-lens cannot wrap a {type(model).__name__}: "
-                f"{_first_line(problem)}"
+                f"{first_line(problem)}"
             ) from None
-
-
-def _first_line(problem: BaseException) -> str:
-    lines = [line for line in str(problem).splitlines() if line.strip()]
-    return one_line(lines[0] if lines else type(problem).__name__)[:300]

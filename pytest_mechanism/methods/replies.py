@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,24 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
 def refusing(bench: Bench, said: Tensor) -> list[float]:
     """1 for each reply ([R, tokens]) that begins as one of the task's refusals does, else 0."""
     begins = tuple(text.casefold() for text in bench.task.refusals)
-    decode = bench.model.encoder.tokenizer.decode
-    return [float(decode(row).strip().casefold().startswith(begins)) for row in said.tolist()]
+    tokenizer = bench.model.encoder.tokenizer
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return [
+        float(
+            any(t.strip().casefold().startswith(begins) for t in readings(tokenizer, row, special))
+        )
+        for row in said.tolist()
+    ]
+
+
+def readings(tokenizer: Any, ids: list[int], special: set[int]) -> Iterator[str]:
+    """A reply as text, without special tokens and with them: those before a refusal (the mark of a
+    channel, say) do not hide it, and a refusal may be one itself."""
+    yield tokenizer.decode(ids)
+    for start, token in enumerate(ids):
+        if token not in special:
+            return
+        yield tokenizer.decode(ids[start:], skip_special_tokens=False)
 
 
 @dataclass(frozen=True, eq=False)

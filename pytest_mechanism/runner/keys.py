@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,16 +14,21 @@ from pytest_mechanism.types import Measurement, canonical
 LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "tokenizers", "numpy")
 
 
+ADAPTERS = "peft"
+"""Takes part in some measurements only."""
+
+
 @cache
 def versions() -> dict[str, str]:
     """Versions of the libraries that take part, without importing them."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: version_of(name) for name in LIBRARIES}
+
+
+def version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def measurement_key(
@@ -47,11 +53,19 @@ def measurement_key(
                 "dtype": dtype,
                 "device": device.split(":", maxsplit=1)[0],
                 "engine": engine,
-                "versions": versions(),
+                "versions": versions() | _adapting(measurement, fingerprints),
                 **({"quantize": quantize} if quantize else {}),
             }
         ).encode()
     ).hexdigest()
+
+
+def _adapting(measurement: Measurement, fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
+    """PEFT's version where it takes part: an adapter is merged in, or LoRA is trained."""
+    recipe = json.loads(measurement.arguments).get("recipe") or {}
+    if recipe.get("lora") is None and not any(fingerprints[r].adapted for r in measurement.roles):
+        return {}
+    return {ADAPTERS: version_of(ADAPTERS)}
 
 
 def described(

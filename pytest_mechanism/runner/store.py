@@ -12,8 +12,9 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.types import Observations, canonical
 
 FORMAT = 1
+
+ABANDONED = 30
+"""Days after which an interrupted training is not taken up again, and its leftovers go."""
 
 
 def checksum(body: bytes, facts: Mapping[str, str]) -> str:
@@ -42,11 +46,21 @@ class Store:
         try:
             (folder / "locks").mkdir(parents=True, exist_ok=True)
             (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+            self.tidy()
         except OSError as problem:
             raise MechanismError(
                 f"the store {folder} cannot be written: {problem.strerror}; choose another with "
                 "--mechanism-store, or --mechanism-no-store"
             ) from None
+
+    def tidy(self) -> None:
+        """Remove what trainings that nobody took up again have left: each is a copy of a model."""
+        unfinished = self.folder / "unfinished"
+        old = time.time() - ABANDONED * 86_400
+        for path in unfinished.iterdir() if unfinished.is_dir() else ():
+            with suppress(OSError):  # another process was faster
+                if path.stat().st_mtime < old:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.measurement"

@@ -385,3 +385,63 @@ def test_an_adapter_does_not_send_anybody_to_the_hub(
     with pytest.raises(BadReference, match="neither a folder nor in the hub's cache") as said:
         parse_reference("own", {}, tmp_path)
     assert "BASE+own" in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("trust", "safe", "fetched"),
+    [
+        (Trust(), False, [set()]),
+        (PICKLE, True, [set()]),
+        (PICKLE, False, [set(), {"pytorch_model*.bin", "adapter_model.bin"}]),
+        (REMOTE, True, [{"*.py"}]),
+        (Trust(True, True), False, [{"*.py"}, {"*.py", "pytorch_model*.bin", "adapter_model.bin"}]),
+    ],
+)  # fmt: skip
+def test_pickles_and_code_are_fetched_only_where_they_are_trusted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trust: Trust,
+    safe: bool,
+    fetched: list[set[str]],
+) -> None:
+    """And pickles only where the hub has no safetensors."""
+    import huggingface_hub
+
+    from pytest_mechanism.checkpoints.hub import FILES, fetch
+
+    asked: list[set[str]] = []
+
+    def download(repo: str, allow_patterns: list[str], **_: Any) -> str:
+        asked.append(set(allow_patterns) - set(FILES))
+        if safe:
+            (tmp_path / "model.safetensors").write_text("")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert (fetch("hf:org/name", trust), asked) == (tmp_path, fetched)
+    assert not {p for p in FILES if p.endswith(("bin", "py", "pt", "pkl"))}
+
+
+# -- the options
+
+
+def test_commands_take_the_options_and_the_ini_keys(
+    pickled: Path, remote: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`doctor` loads what was allowed, on the command line or in pyproject.toml."""
+    from pytest_mechanism.cli import main
+
+    # both fixtures damage one folder: pickled weights and code of its own
+    monkeypatch.chdir(pickled.parent)
+    Path("tiny.yaml").write_text(SPEC)
+    given = ["doctor", "tiny.yaml", "--model-pair", f"zoo:base,copy={remote}"]
+    assert main(given) == 2
+    assert "--mechanism-trust-remote-code" in capsys.readouterr().err
+    assert main([*given, "--mechanism-trust-remote-code"]) == 2
+    assert "--mechanism-allow-pickle" in capsys.readouterr().err
+    assert main([*given, "--mechanism-trust-remote-code", "--mechanism-allow-pickle"]) == 0
+    Path("pyproject.toml").write_text(
+        "[tool.pytest]\nmechanism_allow_pickle = true\nmechanism_trust_remote_code = true\n"
+    )
+    assert main(given) == 0
+    assert capsys.readouterr().out.count("passes its self-checks") == 4

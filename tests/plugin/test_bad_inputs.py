@@ -312,7 +312,7 @@ FOLDERS = [
     Row("too many layers", lambda w: w.config(num_hidden_layers=3), "9 weights missing against", 1),
     Row("other sizes", lambda w: w.config(intermediate_size=64), "weights mismatched against", 1),
     Row("heads that do not divide", lambda w: w.config(num_attention_heads=3, head_dim=None),
-        "./ft", 1),
+        "hidden size (16) is not a multiple of the number of attention heads (3)", 1),
     Row("unknown model type", lambda w: w.config(model_type="nobody"), "cannot be loaded", 1),
     Row("no model type", lambda w: w.config(model_type=None), "cannot be loaded", 1),
     Row("no sizes", lambda w: w.config(hidden_size=None), "does not say d_model", 4),
@@ -337,7 +337,7 @@ FOLDERS = [
     Row("adapter of a missing base", lambda w: w.adapter(base_model_name_or_path="./gone"),
         "is an adapter of './gone', which is neither a folder nor in the hub's cache", 4,
         pair("./base,./adapter")),
-    Row("adapter of another shape", lambda w: w.adapter(), "does not fit its base", 1, ADAPTED),
+    Row("adapter of another shape", lambda w: w.adapter(), "does not fit its base: Error(s) in loading state_dict for PeftModelForCausalLM: size", 1, ADAPTED),
     Row("adapter that cannot be merged", lambda w: w.adapter(peft_type="XLORA"),
         "of the kind XLORA cannot be merged into its base", 4, ADAPTED),
     Row("adapter of an unknown kind", lambda w: w.adapter(peft_type="NOBODY"), "does not fit", 1, ADAPTED),
@@ -485,11 +485,28 @@ def test_a_file_in_the_place_of_the_store(pytester, world):
     assert "--mechanism-no-store" in line[0]
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Where the store of a first run is kept."""
+    return tmp_path_factory.mktemp("first") / "store"
+
+
+@pytest.fixture
+def remembered(pytester, world, first):
+    """The good set-up, measured before: its store is at hand."""
+    if not first.exists():
+        assert gate(pytester, *WITH).ret == pytest.ExitCode.OK
+        shutil.copytree(world.path / "store", first)
+    shutil.copytree(first, world.path / "store", dirs_exist_ok=True)
+    return world
+
+
 @pytest.mark.parametrize("damage", ["cut", "rubbish", "empty", "folder"])
-def test_a_damaged_entry_is_measured_again(pytester, world, damage):
+def test_a_damaged_entry_is_measured_again(pytester, remembered, damage):
     """With the same result, and the other entry is still used."""
+    world = remembered
     gate(pytester, *WITH)
-    before, made = scores(world), counts(world)["done"]
+    before, made = scores(world), counts(world)["from_store"]
     path = min((world.path / "store").glob("*.measurement"))
     raw = path.read_bytes()
     if damage == "folder":
@@ -511,14 +528,15 @@ def test_a_damaged_entry_is_measured_again(pytester, world, damage):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"\\ud800": "x"}', "[" * 100_000])
-def test_a_damaged_memory_of_fingerprints_is_made_anew(pytester, world, content):
+def test_a_damaged_memory_of_fingerprints_is_made_anew(pytester, remembered, content):
     """It saves time and nothing more."""
-    gate(pytester, *WITH)
-    before = scores(world)
+    world = remembered
     (world.path / "store" / "fingerprints.json").write_text(content)
 
     assert gate(pytester, *WITH).ret == pytest.ExitCode.OK
-    assert (scores(world), counts(world)["done"]) == (before, 0)
+    assert counts(world) == {"done": 0, "from_store": 2}
+    memory = json.loads((world.path / "store" / "fingerprints.json").read_text())
+    assert len({digest for digest in memory.values() if len(digest) == 64}) >= 3
 
 
 def full(*_, **__):
@@ -536,11 +554,10 @@ def test_a_full_disk_is_a_line(pytester, world, monkeypatch):
     assert list((world.path / "store").glob("*.tmp")) == []
 
 
-def test_a_result_file_on_a_full_disk(pytester, world, monkeypatch):
+def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     """The run is no green one without it."""
     import pytest_mechanism.report.json_file as module
 
-    gate(pytester, "--mechanism-store", "store")
     monkeypatch.setattr(module, "write", full)
 
     found = gate(pytester, *WITH)
@@ -569,6 +586,7 @@ def test_two_runs_at_once_measure_nothing_twice(pytester, world):
     alone = gate(pytester, "--mechanism-no-store", "--mechanism-json", "out.json")
     assert alone.ret == pytest.ExitCode.OK
     once = counts(world)["done"]
+    assert once == 2
     assert sum(each["measurements"]["done"] for each in found) == once
     assert sum(each["measurements"]["from_store"] for each in found) == once
     for each in found:
@@ -594,31 +612,46 @@ def accepted(world):
         ("[" * 100_000, "is no file of accepted scores"),
     ],
 )
-def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, world, content, says):
+def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, content, says):
     """It is somebody's baseline: restored by hand, never by a run."""
-    gate(pytester, "--snapshot-update")
+    world = remembered
+    accepted(world).parent.mkdir(parents=True)
     accepted(world).write_text(content)
 
     for given in ((), ("--snapshot-update",)):
-        found = gate(pytester, *given)
+        found = gate(pytester, *WITH, *given)
         assert found.ret == pytest.ExitCode.TESTS_FAILED
         assert judged(found.outlines, Row("", nothing, says, 1))
         assert accepted(world).read_text() == content
 
 
-def test_scores_on_a_full_disk_are_kept(pytester, world, monkeypatch):
+def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
     """What was accepted before is still there, and the run says what went wrong."""
     import pytest_mechanism.snapshot as module
 
-    gate(pytester, "--snapshot-update")
-    before = accepted(world).read_text()
-    world.weights(lambda w: w["lm_head.weight"].mul_(-1.0))
+    world = remembered
+    gate(pytester, *WITH, "--snapshot-update")
+    before = accepted(world).read_text().replace('"value": 0.0', '"value": 0.5')
+    accepted(world).write_text(before)
     monkeypatch.setattr(module.os, "replace", full)
 
-    found = gate(pytester, "--snapshot-update")
+    found = gate(pytester, *WITH[:2], "--snapshot-update")
 
-    assert found.ret != pytest.ExitCode.OK
-    assert judged(
-        [*found.errlines, *found.outlines], Row("", nothing, "No space left on device", 1)
-    )
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    row = Row("", nothing, "tiny.json cannot be written: No space left on device", 4)
+    assert len(judged(found.outlines, row)) == 1
     assert accepted(world).read_text() == before
+    assert [p.name for p in accepted(world).parent.iterdir()] == ["tiny.json"]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_scores_that_have_no_place(pytester, remembered, workers):
+    """A link to nowhere where their folder would be, here and in a worker of xdist."""
+    (remembered.path / "__scores__").mkdir()
+    (remembered.path / "__scores__" / "base+ft").symlink_to("gone/folder")
+
+    found = gate(pytester, *WITH, "--snapshot-update", *workers)
+
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    row = Row("", nothing, "accepted scores", 4)
+    assert [line for line in judged(found.outlines, row) if line.startswith("ERROR: ")]

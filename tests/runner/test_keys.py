@@ -142,3 +142,26 @@ def test_a_library_that_is_not_installed_has_a_version_of_its_own(
     """Installing one later changes the key."""
     monkeypatch.setattr(keys, "LIBRARIES", ("no-such-library-at-all",))
     assert versions.__wrapped__() == {"no-such-library-at-all": "none"}
+
+
+@pytest.mark.parametrize(
+    ("measurement", "roles", "counts"),
+    [
+        (MEASUREMENT, ROLES, False),
+        (replace(MEASUREMENT, arguments='{"recipe":{"lora":null}}'), ROLES, False),
+        (replace(MEASUREMENT, arguments='{"recipe":{"lora":4}}'), ROLES, True),
+        (MEASUREMENT, {**ROLES, "base": replace(BASE, adapted=True)}, True),
+        (MEASUREMENT, {**ROLES, "ft": replace(FT, adapted=True)}, True),
+    ],
+    ids=["neither", "all weights", "LoRA", "adapter", "adapter of the donor"],
+)
+def test_the_version_of_peft_counts_where_it_takes_part(
+    monkeypatch: pytest.MonkeyPatch,
+    measurement: Measurement,
+    roles: dict[str, Fingerprint],
+    counts: bool,
+) -> None:
+    """LoRA is trained with it and adapters are merged by it; nothing else knows it."""
+    before = key(measurement, roles=roles)
+    monkeypatch.setattr(keys, "version_of", lambda _: "another")
+    assert (key(measurement, roles=roles) != before) is counts

@@ -280,3 +280,15 @@ def test_a_lock_that_is_held_for_too_long_is_one_line(store: Store) -> None:
         "another process has held the lock of measurement k for six hours; if none runs, delete "
         f"{store.folder / 'locks'}"
     )
+
+
+def test_abandoned_trainings_are_removed_after_a_month(tmp_path: Path) -> None:
+    """What an interrupted training has left is a copy of a model; a recent one is gone on from."""
+    first = Store(tmp_path / "store")
+    for key, days in (("old", 31), ("recent", 29)):
+        first.scratch(key).mkdir(parents=True)
+        (first.scratch(key) / "model.safetensors").write_bytes(b"x")
+        then = time.time() - days * 86_400
+        os.utime(first.scratch(key), (then, then))
+    again = Store(tmp_path / "store")
+    assert (again.scratch("old").exists(), again.scratch("recent").exists()) == (False, True)

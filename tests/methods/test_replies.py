@@ -1,0 +1,48 @@
+"""Which replies count as refusals, by what their tokens say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+from pytest_mechanism.methods.replies import refusing
+
+WORDS = {"[UNK]": 0, "I": 1, "cannot": 2, "sure": 3, "here": 4}
+
+
+@pytest.fixture
+def bench() -> Any:
+    """A tokenizer with two special tokens: one that opens replies, and one that refuses."""
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken("<final>"), AddedToken("<refuse>")])
+    return SimpleNamespace(
+        task=SimpleNamespace(refusals=("I cannot", "<refuse>")),
+        model=SimpleNamespace(encoder=SimpleNamespace(tokenizer=tokenizer)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "refuses"),
+    [
+        ("I cannot here", 1.0),
+        ("<final> I cannot", 1.0),
+        ("<refuse> sure", 1.0),
+        ("<final> <refuse>", 1.0),
+        ("<final> <final>", 0.0),
+        ("sure <refuse>", 0.0),
+        ("sure I cannot", 0.0),
+        ("<final> sure", 0.0),
+        ("here here", 0.0),
+    ],
+)
+def test_special_tokens_neither_hide_a_refusal_nor_are_lost(
+    bench: Any, reply: str, refuses: float
+) -> None:
+    """One before a refusal is passed over; one that refuses is read."""
+    ids = bench.model.encoder.tokenizer.encode(reply).ids
+    assert refusing(bench, torch.tensor([ids])) == [refuses]
