@@ -8,7 +8,8 @@ stays as it is, and the folder is only read.
 AdamW (betas .9 and .999, no weight decay), constant rate, gradients clipped at norm 1, no dropout,
 loss on the reply alone. Full training keeps its weights in float32 whatever the run's dtype: a
 step at a small rate is lost in half precision. LoRA (Hu et al. 2022; the library is PEFT) trains
-matrices of rank r beside every linear layer, in float32, over weights in the run's dtype.
+matrices of rank r beside every linear layer, in float32, over weights in the run's dtype; experts
+that a mixture keeps in one tensor are no linear layers, and stay as they are.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from configs import BESIDE, CANNOT, FAMILIES
 from opening import opened
 
+from pytest_mechanism.cli import main
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
@@ -39,6 +40,27 @@ def test_a_family_that_cannot_be_measured_says_so_in_one_line(
         opened(folder(name))
     assert str(problem.value).endswith(CANNOT[name][1])
     assert "\n" not in str(problem.value)
+
+
+def test_doctor_says_which_family_cannot_be_measured_and_which_is_slow(
+    folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """With the same reasons, before a gate is run."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "mechanism: 1\ncircuit: any\ntask: {family: counting, letters: abcd, shortest: 6, "
+        "longest: 7, most: 5, rows: 20}\nclaims:\n"
+        "  solves: {kind: accuracy, on: [base, ft], at_least: 0.5}\n"
+    )
+    pair = f"base={folder('mamba')},ft={folder('bloom')}"
+    options = ["--model-pair", pair, "--store", str(tmp_path / "store"), "--device", "auto"]
+    assert main(["doctor", str(spec), *options]) == 1
+    out = capsys.readouterr().out
+    assert f"CANNOT RUN: {CANNOT['mamba'][1]}" in out
+    assert f"engine: reference engine ({BESIDE['bloom'].why})" in out
+    lines = {line.split()[0]: line for line in out.splitlines() if "::" in line}
+    assert "CANNOT RUN: base cannot be loaded" in lines["solves::base"]
+    assert "runs, about" in lines["solves::ft"]
 
 
 IDS = torch.randint(5, 60, (4, 16), generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ WORDS = {"[UNK]": 0, "I": 1, "cannot": 2, "sure": 3, "here": 4}
 @pytest.fixture
 def bench() -> Any:
     """A tokenizer with two special tokens: one that opens replies, and one that refuses."""
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken("<final>"), AddedToken("<refuse>")])
     return SimpleNamespace(

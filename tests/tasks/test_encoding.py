@@ -26,7 +26,7 @@ WORDS = ["The", "the", "is", "in", "Box", "contains", "now", ",", ".", *OBJECTS,
 def word_level(special: str = "") -> Tokenizer:
     """One token a word; ``<s>`` before and ``</s>`` after where asked for."""
     vocabulary = {w: i for i, w in enumerate(["[UNK]", "<s>", "</s>", *WORDS])}
-    found = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    found = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     found.pre_tokenizer = pre_tokenizers.Whitespace()
     if special:
         found.post_processor = processors.TemplateProcessing(

@@ -80,7 +80,7 @@ claims:
 def split_numbers() -> Tokenizer:
     """Whole words, and numbers in pieces of two digits."""
     words = dict.fromkeys(["[UNK]", *WORDS, *NAMES, *PLACES, *GIFTS, *EVENTS, *OBJECTS])
-    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106
+    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     found.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(r"\d\d"), "isolated")]
     )
