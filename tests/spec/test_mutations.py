@@ -41,6 +41,11 @@ REFUSAL = {
     "rows": 20,
     "seed": 1,
 }
+MADE: dict[str, dict[str, Any]] = {
+    "ioi": {"templates": 3, "order": "ABBA"},
+    "greater_than": {"centuries": [16, 17]},
+    "induction": {"words": "letters", "length": 8},
+}
 BASES: dict[str, dict[str, Any]] = {
     "circuit": {
         "mechanism": 1,
@@ -142,6 +147,33 @@ BASES: dict[str, dict[str, Any]] = {
                       "at_least": 0.5},
         },
     },
+    "slots": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "task": {
+            "family": "template",
+            "words": {"animal": ["ant", "bee", "cat", "dog", "elk", "fox"], "town": "places"},
+            "slots": {"A": "animal", "B": "animal", "T": "town"},
+            "texts": [["{A:key} {B} {T} {A:again}", "{T} {A:key} {B} {A:again}"]],
+            "answer": "{B}",
+            "source": {"redraw": ["key"]},
+            "variables": {"next": {"source": {"redraw": ["B"]}, "target": "{source.B}"}},
+            "rows": 20,
+            "seed": 1,
+        },
+        "groups": {"a": {"heads": {1: [0]}, "at": "B.first"}},
+        "claims": {"moves": {"kind": "encodes", "group": "a", "variable": "next", "at_least": 0.5}},
+    },
+    **{
+        family: {
+            "mechanism": 1,
+            "circuit": "demo",
+            "task": {"family": family, **given, "rows": 20, "seed": 1},
+            "groups": {"a": {"heads": "discovered", "at": "last"}},
+            "claims": {"solves": {"kind": "accuracy", "at_least": 0.6}},
+        }
+        for family, given in MADE.items()
+    },
 }  # fmt: skip
 STYLES = {
     "flow": {name: json.dumps(tree) for name, tree in BASES.items()},
@@ -184,7 +216,14 @@ def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
     found = outcome(raw, folder, resolved)
     if found is None:
         return []
-    lines = 1 + len(re.findall(rb"\r\n?|\n", raw)) + raw.count("\u2028".encode())
+    lines = (
+        1
+        + len(re.findall(rb"\r\n?|\n", raw))
+        + sum(
+            raw.count(each.encode())
+            for each in "\x85\u2028\u2029"  # line breaks to YAML
+        )
+    )
     lines = max(lines, len(TEXT.splitlines()))
     wrong = []
     for each in found:

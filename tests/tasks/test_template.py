@@ -309,7 +309,7 @@ WRONG = {
     "swap of an occurrence": ("{redraw: [B]}\n  variables", "{swap: [B, again]}\n  variables", "x.yaml:10: task.source.swap: again is one occurrence"),
     "other text": ("{redraw: [B]}\n  variables", "{text: other}\n  variables", "x.yaml:10: task.source.text: other: needs every text in an inner list"),
     "unknown key": ("{redraw: [B]}\n  variables", "{redrw: [B]}\n  variables", "x.yaml:10: task.source: unknown key 'redrw'; did you mean 'redraw'?"),
-    "unknown key of a text": ('text: "so {A} {B} {C} and {A:again}"', "texts: [{text: a, answr: x}]", "x.yaml:8: task.texts.0.0: unknown key 'answr'; did you mean 'answer'? valid: answer, text"),
+    "unknown key of a text": ('text: "so {A} {B} {C} and {A:again}"', "texts: [{text: a, answr: x}]", "x.yaml:8: task.texts.0: unknown key 'answr'; did you mean 'answer'? valid: answer, text"),
     "no list": ("{redraw: [B]}\n  variables", "{redraw: B}\n  variables", "x.yaml:10: source.redraw: must be a list, got 'B'"),
     "no target": ('target: "{source.B}"', 'target: "{B}"', "x.yaml:14: task.variables.successor.target: {B} is the base's own answer"),
     "unknown target": ('target: "{source.B}"', 'target: "{source.D}"', "x.yaml:14: task.variables.successor.target: unknown slot 'D'; valid: A, B, C, again"),
