@@ -176,7 +176,7 @@ class Changes:
         alive = torch.zeros(rows, width, n_heads, dtype=torch.bool, device=computed.device)
         for i, member in enumerate(self.layout.members):
             for place in member.branch.alive:
-                if place.layer == layer:
+                if place.layer == layer >= member.first:
                     where = self.layout.where(i, place.at)
                     chosen = range(n_heads) if place.heads is None else place.heads
                     heads = torch.tensor(list(chosen), device=computed.device)

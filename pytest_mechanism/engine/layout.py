@@ -12,7 +12,7 @@ Shapes as in `interface`; T active tokens of a branch, N branches, W tokens of a
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -45,14 +45,17 @@ class Planned:
     Attributes:
         branch: as asked for.
         active: [R, T] token positions, `NOWHERE` at the end of rows with fewer.
-        first: lowest layer in which something changes.
+        first: lowest layer that is computed for it.
         last: highest layer that is needed.
+        leader: another branch with the same active tokens, which is this one below ``first``; None
+            where it is the run.
     """
 
     branch: Branch
     active: Tensor
     first: int
     last: int
+    leader: Planned | None = None
 
 
 @dataclass
@@ -123,6 +126,34 @@ def packs(planned: Iterable[Planned], room: int) -> Iterator[list[Planned]]:
         yield pack
 
 
+def led(pack: Sequence[Planned]) -> list[Planned]:
+    """A pack in which held branches follow the first one up to where they differ: circuits that lack
+    one head each (minimality) are the same below the lowest of the two."""
+    leader = pack[0]
+    if not bare(leader.branch):
+        return list(pack)
+    found = [leader]
+    for each in pack[1:]:
+        if each.active is leader.active and bare(each.branch):
+            parted = min(parting(each.branch, leader.branch), each.last)
+            if parted > leader.first:
+                found.append(replace(each, first=parted, leader=leader))
+                continue
+        found.append(each)
+    return found
+
+
+def bare(branch: Branch) -> bool:
+    """Whether what is alive is all that makes a branch."""
+    return branch.held and not (branch.edits or branch.readings or branch.knockouts)
+
+
+def parting(one: Branch, other: Branch) -> int:
+    """Lowest layer in which different heads are alive; beyond all layers where none are."""
+    both = [{(a.layer, a.heads, id(a.at)) for a in each.alive} for each in (one, other)]
+    return min((layer for layer, *_ in both[0] ^ both[1]), default=1 << 30)
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Tokens of several branches, side by side; branches that start lower stand before others, so
@@ -160,6 +191,11 @@ class Layout:
         """[W], which member."""
         widths = torch.tensor([m.active.shape[1] for m in self.members])
         return torch.repeat_interleave(torch.arange(len(self.members)), widths).to(self.raw.device)
+
+    def origin(self, member: int) -> int | None:
+        """First column of the branch that a member follows below its first layer, if there is one."""
+        leader = self.members[member].leader
+        return None if leader is None else self.starts[self.members.index(leader)]
 
     def width(self, layer: int) -> int:
         """Tokens that are computed in a layer."""

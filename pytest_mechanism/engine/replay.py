@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.changes import Changes
 from pytest_mechanism.engine.interface import Edit, Outcome, Tokens
-from pytest_mechanism.engine.layout import Layout, Planned
+from pytest_mechanism.engine.layout import Layout, Planned, led
 from pytest_mechanism.engine.record import (
     CACHES,
     INDEXED,
@@ -100,6 +100,7 @@ def replay(run: Remembered, pack: Sequence[Planned]) -> Replayed:
     Raises:
         SelfCheckError: a hook did not fire exactly once.
     """
+    pack = led(pack)
     order = sorted(range(len(pack)), key=lambda i: pack[i].first)
     layout = Layout(run.tokens, [pack[i] for i in order])
     bridge, kept = run.bridge, run.record
@@ -118,9 +119,7 @@ def replay(run: Remembered, pack: Sequence[Planned]) -> Replayed:
         for layer in range(lowest, highest + 1):
             width, before = layout.width(layer), hidden.shape[1]
             if width > before:
-                rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-                joining = kept.residuals[layer][rows, layout.positions[:, before:width]]
-                hidden = torch.cat([hidden, joining], dim=1)
+                hidden = torch.cat([hidden, joining(run, layout, layer, hidden)], dim=1)
             if changes.gives_z(layer, before):
                 changes.given.add(layer)
             hidden = run_layer(run, layout, changes, layer, hidden, masks)
@@ -134,6 +133,19 @@ def replay(run: Remembered, pack: Sequence[Planned]) -> Replayed:
         nobody if columns is None else hidden[rows, columns.T],
         [changes.readings(i) for i in range(len(pack))],
     )
+
+
+def joining(run: Remembered, layout: Layout, layer: int, hidden: Tensor) -> Tensor:
+    """[R, K, d] before a layer, of the tokens that are computed from it on: as in the run, or as in
+    the branch that theirs has been so far."""
+    before, width = hidden.shape[1], layout.width(layer)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+    found = run.record.residuals[layer][rows, layout.positions[:, before:width]]
+    for i, member in enumerate(layout.members):
+        if member.first == layer and (origin := layout.origin(i)) is not None:
+            start, count = layout.starts[i] - before, member.active.shape[1]
+            found[:, start : start + count] = hidden[:, origin : origin + count]
+    return found
 
 
 @dataclass

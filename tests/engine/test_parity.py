@@ -66,6 +66,42 @@ def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str,
     assert farthest(case, found, wanted)[1] <= 1e-4
 
 
+@few(25)
+@given(data=st.data())
+def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: Any) -> None:
+    """Held branches that follow each other below the layer where they differ: whole circuits, ones
+    that lack heads, equal ones and strangers, in any order and on a run with edits of its own."""
+    shape, tokens = model.shape, data.draw(batches())
+    rows, length = tokens.ids.shape
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**20)))
+    places = [
+        tokens.last[:, None],
+        torch.randint(0, length, (rows, 1), generator=generator).minimum(tokens.last[:, None]),
+        None,
+    ]
+    heads = st.tuples(
+        st.integers(0, shape.n_layers - 1), st.integers(0, shape.n_heads - 1), st.integers(0, 2)
+    )
+    circuits = data.draw(st.lists(st.sets(heads, max_size=6), min_size=1, max_size=3))
+    branches = []
+    for circuit in circuits:
+        for lacking in data.draw(st.lists(st.sets(heads, max_size=2), min_size=1, max_size=3)):
+            alive = [Alive(layer, places[p], (h,)) for layer, h, p in sorted(circuit - lacking)]
+            branches.append(Branch(held=True, alive=alive, answer=data.draw(st.booleans())))
+    branches = data.draw(st.permutations(branches))
+    size = (1, 1, shape.n_heads, shape.d_head)
+    silent = [
+        Edit(Site(layer, "z"), torch.randn(size, generator=generator, dtype=torch.float64))
+        for layer in range(shape.n_layers)
+    ]
+    shift = Edit(Site(1, data.draw(st.sampled_from(PARTS))), torch.ones(()), keep=torch.tensor(0.9))
+    edits = [*silent, shift] if data.draw(st.booleans()) else silent
+    case = Case(tokens, edits, [], branches)
+    wanted = case.outcomes(ReferenceEngine(model.bridge))
+    found = case.outcomes(BranchEngine(model.bridge))
+    assert farthest(case, found, wanted)[0] <= 1e-9
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: Any) -> None:
     """Mixed by half: made twice, or not at all, they would come out otherwise."""

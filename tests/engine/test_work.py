@@ -77,6 +77,18 @@ def test_branches_at_the_last_token_cost_that_token_in_the_layers_above(model: L
     assert [work.tokens[layer] for layer in range(LAYERS)] == [record + n for n in joined]
 
 
+def test_circuits_that_lack_one_head_are_computed_from_that_head_on(model: LoadedModel) -> None:
+    """Below it, each is the whole circuit: one token a row in the layers from its head upwards."""
+    whole = [Alive(layer, LAST, (head,)) for layer in range(LAYERS) for head in range(2)]
+    branches = [Branch(held=True, alive=whole)]
+    branches += [Branch(held=True, alive=[a for a in whole if a is not gone]) for gone in whole]
+    with Work(model.bridge) as work:
+        list(BranchEngine(model.bridge).run(TOKENS).branches(branches))
+    joined = [1 + 2 * (layer + 1) for layer in range(LAYERS)]
+    record = ROWS * LENGTH
+    assert [work.tokens[layer] for layer in range(LAYERS)] == [record + ROWS * n for n in joined]
+
+
 def test_shorter_rows_cost_their_padding_and_no_more(model: LoadedModel) -> None:
     """Rows differ in how many tokens follow the edit; all are as wide as the widest."""
     lengths = torch.tensor([LENGTH, 3, 5])

@@ -43,7 +43,7 @@ REFUSAL = {
 }
 MADE: dict[str, dict[str, Any]] = {
     "ioi": {"templates": 3, "order": "ABBA"},
-    "greater_than": {"centuries": [16, 17]},
+    "greater_than": {"centuries": ["16", "17"]},
     "induction": {"words": "letters", "length": 8},
 }
 BASES: dict[str, dict[str, Any]] = {
