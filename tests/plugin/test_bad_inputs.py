@@ -205,7 +205,7 @@ PAIRS = [
     Row("path that is too long", nothing, "cannot be a folder", 4, pair("./base," + "a" * 300)),
     Row("dtype", nothing, "no dtype 'float31'; did you mean 'float32'?", 4,
         ("--mechanism-dtype", "float31")),
-    Row("device", nothing, "no device 'gpu'; valid: cpu, cuda, cuda:N", 4, ("--mechanism-device", "gpu")),
+    Row("device", nothing, "no device 'gpu'; valid: auto, cpu, cuda, cuda:N", 4, ("--mechanism-device", "gpu")),
     Row("device that is not there", nothing, "device 'cuda:99': torch sees", 1,
         ("--mechanism-device", "cuda:99")),
     Row("batch size", nothing, "'0' is no number of rows above 0", 4, ("--mechanism-batch-size", "0")),

@@ -188,11 +188,15 @@ def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | Non
     """Every complaint of `lint` about a spec, or None where it is valid."""
     path = folder / "spec.yaml"
     path.write_bytes(raw)
-    out, err = io.StringIO(), io.StringIO()
-    started = time.process_time()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = lint(Namespace(paths=[path], resolved=resolved, power=False))
-    seconds = time.process_time() - started
+    seconds = float("inf")
+    for _ in range(2):  # a module imported late, or the collector, is not the spec's time
+        out, err = io.StringIO(), io.StringIO()
+        started = time.process_time()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = lint(Namespace(paths=[path], resolved=resolved, power=False))
+        seconds = min(seconds, time.process_time() - started)
+        if seconds < 1:
+            break
     test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
     record = os.environ.get("MECHANISM_MUTATIONS_LOG")
     if record:
