@@ -21,7 +21,8 @@ from pytest_mechanism.options import Session
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
 from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file, score_keeper
-from pytest_mechanism.spec.load import Problems, Spec, load
+from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import is_spec
 from pytest_mechanism.statistics.drift import Drift, Tolerance, compare
 from pytest_mechanism.types import Verdict

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError, visible
-from pytest_mechanism.options import add_options, make_session, path_option
+from pytest_mechanism.flags import add_options, path_option
+from pytest_mechanism.options import make_session
 
 if TYPE_CHECKING:
     from pytest_mechanism.items import SpecFile

@@ -7,7 +7,7 @@ A reference is an alias from the ini key ``mechanism_models``, a folder, ``zoo:n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,28 @@ def parse_pair(
             f"tell them apart as in {base.label}_a={base.text},{ft.label}_b={ft.text}"
         )
     return base, ft
+
+
+def further(texts: Sequence[str]) -> dict[str, str]:
+    """``ROLE=[LABEL=]REFERENCE`` of checkpoints beside the pair -> role and reference.
+
+    Raises:
+        MechanismError: no role, the pair's, or one twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        role, equals, rest = text.partition("=")
+        role = role.strip()
+        if not equals or not role.isidentifier():
+            raise MechanismError(f"--mechanism-model takes ROLE=REFERENCE, got {text!r}")
+        if role in ("base", "ft", "pair"):
+            raise MechanismError(
+                f"--mechanism-model: the role {role!r} is the pair's; use --model-pair"
+            )
+        if role in found:
+            raise MechanismError(f"--mechanism-model: the role {role!r} is given twice")
+        found[role] = rest
+    return found
 
 
 def parse_reference(

@@ -11,8 +11,8 @@ from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
 from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
-from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import Group
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, token_of
 from pytest_mechanism.types import Head, Score
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.commands.say import say
-from pytest_mechanism.commands.session import add_model_options, open_gate
+from pytest_mechanism.commands.session import add_further_models, add_model_options, open_gate
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
 from pytest_mechanism.errors import MechanismError
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.cases import Gate
-    from pytest_mechanism.spec.load import Spec
+    from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.types import Measurement
 
 ILL = 1
@@ -38,13 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders")
     add_model_options(parser)
-    parser.add_argument(
-        "--mechanism-model",
-        metavar="ROLE=REF",
-        action="append",
-        default=[],
-        help="a further checkpoint that a claim compares with, as in pytest",
-    )
+    add_further_models(parser)
     parser.set_defaults(run=run)
 
 

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
-from pytest_mechanism.checkpoints.reference import Reference, parse_pair, parse_reference
+from pytest_mechanism.checkpoints.reference import (
+    Reference,
+    further,
+    parse_pair,
+    parse_reference,
+)
 from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE, Trust
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.options import TRUSTS
+from pytest_mechanism.flags import TRUSTS
 from pytest_mechanism.report.progress import Bar
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.runner.options import QUANTIZE, Options
@@ -61,6 +66,17 @@ def trust(given: argparse.Namespace) -> Trust:
     return Trust(*(bool(getattr(given, name, False) or said.get(name) is True) for name in TRUSTS))
 
 
+def add_further_models(parser: argparse.ArgumentParser) -> None:
+    """``--mechanism-model``, as in pytest."""
+    parser.add_argument(
+        "--mechanism-model",
+        metavar="ROLE=REF",
+        action="append",
+        default=[],
+        help="a further checkpoint that a claim compares with, as in pytest",
+    )
+
+
 def open_gate(given: argparse.Namespace) -> Gate:
     """The checkpoints named on the command line, behind a runner.
 
@@ -77,13 +93,8 @@ def open_gate(given: argparse.Namespace) -> Gate:
     else:
         base, ft = parse_pair(given.model_pair, aliases, root, trusted)
         references = {"base": base, "ft": ft}
-    for text in getattr(given, "mechanism_model", ()):
-        role, equals, rest = text.partition("=")
-        if not equals or not role.isidentifier() or role in ("pair", *references):
-            raise MechanismError(
-                f"--mechanism-model takes ROLE=REFERENCE with a role of its own, got {text!r}"
-            )
-        references[role] = parse_reference(rest, aliases, root, trusted)
+    for role, text in further(getattr(given, "mechanism_model", ())).items():
+        references[role] = parse_reference(text, aliases, root, trusted)
     store = Store(given.store)
     memory = given.store / "fingerprints.json"
     runner = Runner(

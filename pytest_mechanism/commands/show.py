@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.say import say
-from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
+from pytest_mechanism.commands.session import (
+    add_further_models,
+    add_model_options,
+    open_gate,
+    say_what_was_done,
+)
 from pytest_mechanism.errors import MechanismError
 
 if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
     from matplotlib.figure import Figure
 
     from pytest_mechanism.runner.cases import Gate
-    from pytest_mechanism.spec.load import Spec
+    from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Prompt, Task
     from pytest_mechanism.types import Chart
 
@@ -45,13 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a spec with groups, or with claims that have curves",
     )
     add_model_options(parser)
-    parser.add_argument(
-        "--mechanism-model",
-        metavar="ROLE=REF",
-        action="append",
-        default=[],
-        help="a further checkpoint that a claim compares with, as in pytest",
-    )
+    add_further_models(parser)
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: {OUT}; made if missing"
     )

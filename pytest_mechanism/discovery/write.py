@@ -15,8 +15,8 @@ from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.scoring import accuracy, performance
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import visible
-from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import AnyGroup
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_mechanism.errors import visible
-from pytest_mechanism.spec.load import Spec
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
-from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import plain
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict, canonical
 

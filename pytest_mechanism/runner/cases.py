@@ -15,8 +15,8 @@ from pytest_mechanism.discovery.discover import with_discovered
 from pytest_mechanism.errors import MechanismError, add_models
 from pytest_mechanism.runner.keys import versions
 from pytest_mechanism.runner.runner import Runner
-from pytest_mechanism.spec.load import Spec
 from pytest_mechanism.spec.parts import AnyGroup
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
 
 

@@ -12,7 +12,8 @@ from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.methods.bench import Bench, make_bench
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.progress import Silent
-from pytest_mechanism.spec.load import Spec, load
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary

@@ -22,7 +22,7 @@ from pytest_mechanism.methods import (
 )
 from pytest_mechanism.methods.bench import Bench
 from pytest_mechanism.methods.dcm import DcmSettings, accuracy, donated, learn_mask
-from pytest_mechanism.spec.load import Spec
+from pytest_mechanism.spec.spec import Spec
 
 Benches = Callable[[str], Bench]
 

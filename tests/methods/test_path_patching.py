@@ -9,7 +9,7 @@ import pytest
 
 from pytest_mechanism.methods import path_patching
 from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.spec.load import Spec
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Observations
 
 Benches = Callable[[str], Bench]

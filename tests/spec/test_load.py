@@ -9,7 +9,8 @@ import pytest
 from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import SpecError
-from pytest_mechanism.spec.load import Problems, Spec, load
+from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import is_spec
 
 SPEC = """\

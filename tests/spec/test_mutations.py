@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.cli import lint
 from pytest_mechanism.registry import claim_kinds, task_families
-from pytest_mechanism.spec.load import Spec, load
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.spec.spec import Spec
 
 MUTATIONS = int(os.environ.get("MECHANISM_MUTATIONS", "10000"))
 SHARDS = 8

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
-from pytest_mechanism.tasks.counting import REFUSAL, Counting, CountingParameters, Question
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.questions import REFUSAL, Question
 from pytest_mechanism.tasks.strings import Strings, shares
 from pytest_mechanism.tasks.words import LETTERS, NUMBERS
 

@@ -20,7 +20,8 @@ from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.methods.catalogue import PERFORMANCE
 from pytest_mechanism.runner.cases import Gate
-from pytest_mechanism.spec.load import Spec, load
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters

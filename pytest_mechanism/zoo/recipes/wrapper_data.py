@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pytest_mechanism.tasks.base import AnyWord, Row
-from pytest_mechanism.tasks.counting import REFUSAL, Counting, CountingParameters
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.questions import REFUSAL
 from pytest_mechanism.tasks.strings import Strings
 from pytest_mechanism.tasks.words import NUMBERS
 from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
