@@ -58,16 +58,32 @@ def spread(count: int, of: int) -> list[int]:
     return [i * of // count + of // count // 2 for i in range(count)]
 
 
-def attention(setting: Setting, length: int, layers: Sequence[int]) -> None:
+def kept(setting: Setting, length: int) -> list[tuple[Any, Any]]:
+    """Keys and values of every layer, as a record holds them: each layer its own, with room for the
+    branches' behind the prompt's."""
+    import torch
+
+    shape, rows = setting.shape, len(setting.batch.rows)
+    size = (rows, shape.n_heads, length + packed(length), shape.d_head)
+    return [(torch.randn(size), torch.randn(size)) for _ in range(shape.n_layers)]
+
+
+def packed(length: int) -> int:
+    """Tokens a row that the engine computes side by side."""
+    from pytest_mechanism.engine.branch import LEAST_ROOM, MOST_ROOM
+
+    return max(LEAST_ROOM, min(length, MOST_ROOM))
+
+
+def attention(
+    setting: Setting, length: int, layers: Sequence[int], prompt: Sequence[tuple[Any, Any]]
+) -> None:
     """What the branches' tokens do in attention and nowhere else: scores, mask, softmax and values
     over the prompt's keys and their own, packed as the engine packs them. A branch of z in layer l
     computes attention in the layers above l."""
     import torch
 
-    from pytest_mechanism.engine.branch import LEAST_ROOM, MOST_ROOM
-
-    shape, rows = setting.shape, len(setting.batch.rows)
-    room = max(LEAST_ROOM, min(length, MOST_ROOM))
+    shape, rows, room = setting.shape, len(setting.batch.rows), packed(length)
     for start in range(0, len(layers), room):
         pack = layers[start : start + room]
         for layer in range(shape.n_layers):
@@ -75,10 +91,10 @@ def attention(setting: Setting, length: int, layers: Sequence[int]) -> None:
             if not width:
                 continue
             queries = torch.zeros(rows, shape.n_heads, width, shape.d_head)
-            keys = torch.zeros(rows, shape.n_heads, length + width, shape.d_head)
+            keys, values = (each[:, :, : length + width] for each in prompt[layer])
             scores = queries @ keys.transpose(2, 3) * shape.d_head**-0.5
             scores = scores + torch.zeros(rows, 1, width, length + width)
-            torch.softmax(scores, dim=-1, dtype=torch.float32) @ keys
+            torch.softmax(scores, dim=-1, dtype=torch.float32) @ values
 
 
 def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point]:
@@ -95,16 +111,16 @@ def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point
     for length in lengths:
         at = replace(setting, batch=shapes.pairs(shape, rows, length))
         contender = sweeps.engine_contender("branch engine", BranchEngine, at, everywhere=False)
-        ready.append((length, contender, contender.runs()))
+        ready.append((length, contender, contender.runs(), kept(setting, length)))
     seconds: dict[tuple[int, int], list[float]] = {}
     share: dict[tuple[int, int], list[float]] = {}
     for turn in range(turns + 1):  # the first is not counted
-        for length, contender, state in ready:
+        for length, contender, state, prompt in ready:
             for count in counts:
                 which = spread(count, len(everything))
                 spent, _ = clock.seconds(partial(contender.variants, state, which))
                 layers = [everything[i][0] for i in which]
-                alone, _ = clock.seconds(partial(attention, setting, length, layers))
+                alone, _ = clock.seconds(partial(attention, setting, length, layers, prompt))
                 if turn:
                     seconds.setdefault((length, count), []).append(spent)
                     share.setdefault((length, count), []).append(alone)

@@ -147,13 +147,12 @@ def without_rows(gate: Gate, spec: Spec) -> MechanismError | None:
 
 def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
     """(line, whether the claim cannot run) of each claim and role."""
-    from pytest_mechanism.methods.catalogue import rows_of
-
     skipped = gate.skip_reason(spec)
     if skipped is not None:
         yield f"  skipped: {skipped}", False
         return
     counted: set[Any] = set()
+    run: dict[str, set[Any]] = {}
     total = 0.0
     rowless = without_rows(gate, spec)
     for name, claim in spec.claims.items():
@@ -178,14 +177,18 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
             for each in wanted:
                 found.wanted.setdefault(each.on, set()).add(each)
             seconds = sum(
-                rows_of(m) / found.tried[m.on].speed for m in wanted if m.on in found.tried
+                found.tried[on].seconds(
+                    [m for m in wanted if m.on == on], run.setdefault(on, set())
+                )
+                for on in {m.on for m in wanted} & found.tried.keys()
             )
             total += seconds
             lacks = [r for r in claim.helped_by(role) if not case.has(r)]
             hint = f"; without {', '.join(lacks)} it cannot pass" if lacks else ""
             yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", False
+    searched = " and a search for heads" if spec.sought and found.searched else ""
     yield (
-        f"  {'':<40} about {spoken(total)} in all, less where the branch engine shares work",
+        f"  {'':<40} about {spoken(total)}{searched} in all, as busy as this machine is now",
         False,
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from pytest_mechanism.methods.catalogue import copies_of, gradients_of, prompts_of
+from pytest_mechanism.methods.catalogue import copies_of, gradients_of, prompts_of, rows_of
 from pytest_mechanism.types import Measurement
 
 ROWS = 10
@@ -41,6 +41,7 @@ class Trial:
 
     Attributes:
         speed: rows a second through a forward.
+        branching: rows a second of branches at the last token.
         weights: of the wrapped model.
         loaded: growth by loading it, libraries with it where they were not there before.
         loading: the same at its peak.
@@ -52,6 +53,7 @@ class Trial:
     """
 
     speed: float
+    branching: float
     weights: float
     loaded: float
     loading: float
@@ -60,6 +62,26 @@ class Trial:
     learning: float
     bound: float
     holes: float
+
+    def seconds(self, wanted: Iterable[Measurement], run: set[Any]) -> float:
+        """About how long these take, on this machine as busy as it was.
+
+        Args:
+            wanted: all of this checkpoint's.
+            run: names of prompts whose records are there; those of ``wanted`` are added.
+        """
+        found = 0.0
+        for each in wanted:
+            name, count = prompts_of(each)
+            rows = rows_of(each)
+            if not name:  # no branches: training, probing, replies
+                found += rows / self.speed
+                continue
+            found += max(0, rows - count) / self.branching
+            if name not in run:
+                run.add(name)
+                found += count / self.speed
+        return found
 
     def needs(self, wanted: Iterable[Measurement], batch: int, unknown: int) -> float:
         """Bytes beside the weights and libraries while these are measured.
@@ -171,7 +193,7 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
     size = min(bench.batch_size, ROWS)
     rows = task.rows(bench.vocabulary, 2 * size, "self-check")
     holes = HOLES_OF_DEVICE if device.startswith("cuda") else HOLES
-    kept, seconds = 0.0, 0.0
+    kept, seconds, branching = 0.0, 0.0, 0.0
     with Watch(device) as plain:
         for some in (rows[:size], rows[size:]):
             tokens = bench.side([row.base for row in some]).tokens
@@ -179,7 +201,12 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
             run = bench.engine.run(tokens)
             _ = run.outcome
             seconds = time.perf_counter() - started
-            for _ in run.branches(silences(bench, tokens)):
+            last, everywhere = silences(bench, tokens)
+            started = time.perf_counter()
+            for _ in run.branches(last):
+                pass
+            branching = (time.perf_counter() - started) / len(last)
+            for _ in run.branches(everywhere):
                 pass
             kept += run.record.bytes if hasattr(run, "record") else 0
             del run
@@ -194,6 +221,7 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
     learning = max(0.0, taught.most - taught.before) / size + work + logits
     return Trial(
         speed=size / max(seconds, 1e-6),
+        branching=size / max(branching, 1e-6),
         weights=sum(p.numel() * p.element_size() for p in bench.model.bridge.parameters()),
         loaded=loaded,
         loading=loading.most - loading.before,
@@ -205,8 +233,8 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
     )
 
 
-def silences(bench: Any, tokens: Any) -> list[Any]:
-    """Branches: a head of every layer silenced, at the last token and at all."""
+def silences(bench: Any, tokens: Any) -> tuple[list[Any], list[Any]]:
+    """Branches: a head of every layer silenced at the last token, of some layers at all."""
     import torch
 
     from pytest_mechanism.engine.interface import Branch, Edit, Site
@@ -214,15 +242,14 @@ def silences(bench: Any, tokens: Any) -> list[Any]:
     shape = bench.model.shape
     rows, length = tokens.ids.shape
     everywhere = torch.arange(length, device=tokens.ids.device).expand(rows, length)
-    found = []
-    for at in (tokens.last[:, None], everywhere):
+
+    def silenced(at: Any, layers: range) -> list[Any]:
         nothing = torch.zeros(rows, at.shape[1], 1, shape.d_head, device=tokens.ids.device)
         nothing = nothing.to(bench.model.dtype)
-        found += [
-            Branch((Edit(Site(layer, "z"), nothing, at, heads=(0,)),))
-            for layer in range(0, shape.n_layers, 1 if at.shape[1] == 1 else 4)
-        ]
-    return found
+        return [Branch((Edit(Site(layer, "z"), nothing, at, heads=(0,)),)) for layer in layers]
+
+    last = silenced(tokens.last[:, None], range(shape.n_layers))
+    return last, silenced(everywhere, range(0, shape.n_layers, 4))
 
 
 def learned(bench: Any, tokens: Any) -> Any:

@@ -17,7 +17,7 @@ from pytest_mechanism.methods.catalogue import CMAP, CURVE, INTERCHANGE, PERFORM
 from pytest_mechanism.types import Measurement, Method
 
 SEEN = Trial(
-    speed=1.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,
+    speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,
     holes=1.5,
 )  # fmt: skip
 
@@ -55,6 +55,17 @@ def test_training_holds_a_copy_its_gradient_and_two_moments() -> None:
     assert SEEN.needs([adapter], 4, 0) == 100 + 5 * 10.0
     assert SEEN.needs([full, adapter], 4, 0) == SEEN.needs([full], 4, 0)
     assert SEEN.needs([ask(SAFETY_ENTRIES, scored=3)], 4, 0) == 4 * 100 + 10.0
+
+
+def test_prompts_are_run_once_and_branches_are_faster() -> None:
+    """140 rows through a forward; a second claim on them adds its branches alone."""
+    run: set[object] = set()
+    plain = ask(PERFORMANCE, rows=140, stream="rows")
+    assert SEEN.seconds([plain], run) == 140
+    cmap = ask(CMAP, rows=140, stream="rows", control=[])
+    assert SEEN.seconds([cmap], run) == 140 / 20
+    training = ask(CURVE, rows=10, recipe={"steps": 10, "every": 10, "batch": 8})
+    assert SEEN.seconds([training], run) == 80 + 2 * 10
 
 
 @given(rows=st.integers(1, 10_000), batch=st.integers(1, 512), more=st.integers(0, 5_000))
