@@ -22,8 +22,11 @@ from pytest_mechanism.errors import BadReference, MechanismError, first_line, on
 
 CONFIG = "adapter_config.json"
 
-APART = ("XLORA", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT")
-"""Kinds that cannot be merged into weights; some would read other folders or the hub for it."""
+MERGED = (
+    "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING",
+    "BONE", "MISS", "RANDLORA", "SHIRA", "C3A",
+)  # fmt: skip
+"""Kinds that are merged into weights. Of the others, some would read other folders or the hub."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -38,9 +41,21 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
     """
     if not is_adapter(folder):
         raise BadReference(f"{text}: {folder} has no {CONFIG}, so it is no adapter")
-    kind = adapter_config(folder).get("peft_type")
-    if isinstance(kind, str) and kind.upper() in APART:
-        raise BadReference(f"{text}: an adapter of the kind {kind} cannot be merged into its base")
+    config = adapter_config(folder)
+    kind = config.get("peft_type")
+    if kind is None:
+        raise BadReference(f"{text}: {CONFIG} names no peft_type, such as LORA")
+    if not isinstance(kind, str) or kind.upper() not in MERGED:
+        raise BadReference(
+            f"{text}: an adapter of the kind {str(kind)[:40]} cannot be merged into its base; "
+            f"valid: {', '.join(MERGED)}"
+        )
+    if config.get("megatron_config") is not None or config.get("megatron_core") not in (
+        None,
+        "megatron.core",
+    ):
+        # PEFT would import the module that the file names
+        raise BadReference(f"{text}: megatron_config in {CONFIG} is not followed; take it out")
     # PEFT takes the pickled file wherever the other is missing, whatever it is told
     if (folder / SAFE_ADAPTER).is_file():
         return

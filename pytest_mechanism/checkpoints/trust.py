@@ -17,6 +17,10 @@ from typing import Any
 ALLOW_PICKLE = "--mechanism-allow-pickle"
 TRUST_REMOTE_CODE = "--mechanism-trust-remote-code"
 
+SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+"""Weights, and an index of shards, in the order in which transformers looks for them."""
+
 SAFE_ADAPTER = "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"
 
@@ -49,11 +53,23 @@ class Trust:
 NONE = Trust()
 
 
+def opened(folder: Path) -> str | None:
+    """The file that transformers opens for a folder's weights, or None."""
+    order = (SAFE, SAFE_INDEX, PICKLED, PICKLED_INDEX)
+    return next((name for name in order if (folder / name).is_file()), None)
+
+
 def pickled(folder: Path) -> list[Path]:
-    """The pickled files that weights would come from; none where there are safetensors."""
-    if any(folder.glob("*.safetensors")):
-        return []
-    return sorted([*folder.glob("pytorch_model*.bin"), *folder.glob(PICKLED_ADAPTER)])
+    """The pickled files that weights, or an adapter, would come from; none where there are
+    safetensors."""
+    found: list[Path] = []
+    if (first := opened(folder)) == PICKLED:
+        found.append(folder / PICKLED)
+    elif first == PICKLED_INDEX and wrong_index(folder, folder / PICKLED_INDEX) is None:
+        found += [folder / name for name in shards(folder / PICKLED_INDEX)]
+    if not (folder / SAFE_ADAPTER).is_file() and (folder / PICKLED_ADAPTER).is_file():
+        found.append(folder / PICKLED_ADAPTER)
+    return found
 
 
 def code(folder: Path, config: Mapping[str, Any]) -> list[Path]:
@@ -91,38 +107,48 @@ def wrong_weights(folder: Path, config: Mapping[str, Any], trust: Trust) -> str 
     broken = [p for p in sorted(folder.glob("*.safetensors")) if not p.exists()]
     if broken:
         return f"{broken[0].name} is a broken link"
-    if not any(folder.glob("*.safetensors")):
-        if not pickled(folder):
-            there = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-            return "the folder has no *.safetensors file" + (
-                "; its pickled weights have no name that is known (pytorch_model.bin)"
-                if there and trust.pickle
-                else NOT_LOADED
-                if there
-                else ""
-            )
-        if not trust.pickle:
-            return f"the folder has no *.safetensors file{NOT_LOADED}"
-    # transformers takes the file of that name first, and looks for shards where there is none
-    if not any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
-        for index in sorted(folder.glob("*.index.json")):
-            if (problem := wrong_index(folder, index)) is not None:
-                return problem
-    return None
+    first = opened(folder)
+    if first is None:
+        if any(folder.glob("*.safetensors")):
+            return f"the folder has neither {SAFE} nor {SAFE_INDEX}, by which weights are found"
+        there = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        return "the folder has no *.safetensors file" + (
+            "; its pickled weights have no name that is known (pytorch_model.bin)"
+            if there and trust.pickle
+            else NOT_LOADED
+            if there
+            else ""
+        )
+    if first in (PICKLED, PICKLED_INDEX) and not trust.pickle:
+        return f"the folder has no *.safetensors file{NOT_LOADED}"
+    return wrong_index(folder, folder / first) if first in (SAFE_INDEX, PICKLED_INDEX) else None
 
 
 def wrong_index(folder: Path, index: Path) -> str | None:
-    """What is wrong with an index of shards, or None: shards are files of the folder itself."""
+    """What is wrong with an index of shards, or None: shards are files of the folder itself, and of
+    the index's kind."""
+    suffix = ".safetensors" if index.name == SAFE_INDEX else ".bin"
     try:
         if index.stat().st_size > MOST_INDEX:
             return f"{index.name} is larger than {MOST_INDEX >> 20} MiB"
-        content = json.loads(index.read_text(encoding="utf-8"))
-        names = set(content["weight_map"].values())
+        names = shards(index)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return f"{index.name} cannot be read as an index of shards"
-    for name in sorted(map(str, names)):
+    for name in names:
         if Path(name).name != name:
             return f"{index.name} names a shard outside the folder, {name[:80]!r}"
+        if Path(name).suffix != suffix:
+            return f"{index.name} names {name[:80]!r}, which is no *{suffix} file"
         if not (folder / name).is_file():
             return f"{index.name} names {name[:80]!r}, which is missing"
     return None
+
+
+def shards(index: Path) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError: it is no index.
+    """
+    content = json.loads(index.read_text(encoding="utf-8"))
+    return sorted({str(name) for name in content["weight_map"].values()})

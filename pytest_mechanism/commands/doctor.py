@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mechanism.checkpoints.trust import pickled
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_further_models, add_model_options, open_gate
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
@@ -99,7 +100,8 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
     heads = f"{shape.n_heads} heads"
     if shape.n_kv_heads != shape.n_heads:
         heads += f" over {shape.n_kv_heads} key-value heads"
-    weights = sum(path.stat().st_size for path in reference.folder.glob("*.safetensors"))
+    files = {*reference.folder.glob("*.safetensors"), *pickled(reference.folder)}
+    weights = sum(path.stat().st_size for path in files)
     yield (
         f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, {shape.d_vocab:,} words; "
         f"weights {weights / 1e6:,.1f} MB on disk"

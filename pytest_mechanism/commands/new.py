@@ -123,7 +123,19 @@ def asked_family(asks: bool) -> str:
     valid = ", ".join(sorted(task_families()))
     if not asks:
         raise MechanismError(f"say --task FAMILY; valid: {valid}")
-    return input(f"task family ({valid}): ").strip()
+    return typed(f"task family ({valid}): ")
+
+
+def typed(question: str) -> str:
+    """What somebody answers.
+
+    Raises:
+        MechanismError: they left.
+    """
+    try:
+        return input(question).strip()
+    except (EOFError, KeyboardInterrupt):
+        raise MechanismError("no answer, so nothing was written") from None
 
 
 def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]
                 raise MechanismError(
                     f"task {kind.family} needs a value for {name!r}: --set {name}=VALUE"
                 )
-            found[name] = read(field, input(f"{name}: ").strip())
+            found[name] = read(field, typed(f"{name}: "))
     return found
 
 
@@ -160,7 +172,7 @@ def read(field: Any, text: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
 
 
@@ -182,6 +194,8 @@ def groups(kind: Any, given: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"--group {text}: write NAME=POSITION or NAME=POSITION:READER.VIA, as in "
                 "previous=S1:movers.k"
             )
+        if name in found:
+            raise MechanismError(f"--group {name} is given twice")
         found[name] = {"at": position}
         if colon:
             found[name]["into"] = {"group": into, "via": via}
@@ -220,17 +234,22 @@ def tried(path: Path, text: str, keep: bool = False) -> Any:
     from pytest_mechanism.spec.load import load
 
     trial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         trial.write_text(text, encoding="utf-8")
         spec = load(trial, path)
         if keep:
             os.replace(trial, path)
+            missing = []
         return spec
     except OSError as problem:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
     finally:
-        trial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
+            for folder in missing:  # from the innermost outwards; those that stay empty go
+                folder.rmdir()
 
 
 def written(path: Path, text: str) -> Any:

@@ -13,7 +13,7 @@ from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import Case, Claim
 from pytest_mechanism.discovery.discover import with_discovered
 from pytest_mechanism.errors import MechanismError, add_models
-from pytest_mechanism.runner.keys import versions
+from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.parts import AnyGroup
 from pytest_mechanism.spec.spec import Spec
@@ -81,7 +81,7 @@ class Gate:
             setting=Setting(
                 seed=int(spec.task.settings.seed),
                 dtype=options.numbers,
-                device=options.device.split(":")[0],
+                device=device_kind(options.device),
                 engine=options.engine,
                 fingerprints={
                     **{m: self.runner.fingerprints[m].model for m in (*models, *helpers)},

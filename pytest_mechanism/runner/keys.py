@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.types import Measurement, canonical
@@ -14,8 +16,12 @@ from pytest_mechanism.types import Measurement, canonical
 LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "tokenizers", "numpy")
 
 
+QUANTISER = "bitsandbytes"
 ADAPTERS = "peft"
-"""Takes part in some measurements only."""
+"""Take part in some measurements only."""
+
+GPUS = Path("/proc/driver/nvidia/gpus")
+"""Where Linux lists them, so that torch is not needed to know whether there are any."""
 
 
 @cache
@@ -29,6 +35,18 @@ def version_of(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "none"
+
+
+def device_kind(device: str) -> str:
+    """``cpu`` or ``cuda``; of ``auto``, what it will find here."""
+    if device != "auto":
+        return device.split(":", maxsplit=1)[0]
+    try:
+        found = sorted(each.name for each in GPUS.iterdir())
+    except OSError:
+        found = []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    return f"auto over {len(found)} GPUs, {visible} visible" if found else "auto without a GPU"
 
 
 def measurement_key(
@@ -51,10 +69,10 @@ def measurement_key(
                 "measurement": described(measurement, fingerprints),
                 "tokenizers": sorted({f.tokenizer for f in fingerprints.values()}),
                 "dtype": dtype,
-                "device": device.split(":", maxsplit=1)[0],
+                "device": device_kind(device),
                 "engine": engine,
                 "versions": versions() | _adapting(measurement, fingerprints),
-                **({"quantize": quantize} if quantize else {}),
+                **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }
         ).encode()
     ).hexdigest()

@@ -98,7 +98,8 @@ class Runner:
         for each in measurements:
             # what goes from one model into another is not on disk for the others to find: only who
             # runs the item makes it
-            if not (self.shared and any(not given.kept for given in each.inputs)):
+            elsewhere = self.store is None or any(not given.kept for given in each.inputs)
+            if not (self.shared and elsewhere):
                 self._add(each)
 
     def _add(self, measurement: Measurement) -> str:

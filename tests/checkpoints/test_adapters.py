@@ -124,13 +124,17 @@ def test_a_damaged_adapter_is_refused_before_it_is_read(
         parse_reference("zoo:wrapper_base+adapter", {}, tmp_path)
 
 
-@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"base_model_name_or_path": ""}'])
+@pytest.mark.parametrize(
+    "config", ["{}", "[]", "{", '{"peft_type": "LORA", "base_model_name_or_path": ""}']
+)
 def test_an_adapter_that_names_no_base_asks_for_one(
     made: Path, tmp_path: Path, config: str
 ) -> None:
     shutil.copytree(made / "adapter", tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_config.json").write_text(config)
-    with pytest.raises(BadReference, match=r"BASE\+adapter|cannot be read as JSON"):
+    with pytest.raises(
+        BadReference, match=r"BASE\+adapter|cannot be read as JSON|names no peft_type"
+    ):
         parse_reference("adapter", {}, tmp_path)
 
 

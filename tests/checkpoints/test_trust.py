@@ -248,12 +248,21 @@ def test_the_fingerprint_knows_pickled_adapters(adapter: Path, tmp_path: Path) -
     assert len(prints) == 2
 
 
-@pytest.mark.parametrize("kind", ["XLORA", "prompt_tuning"])
+@pytest.mark.parametrize("kind", ["XLORA", "prompt_tuning", "SHADOW", "of tomorrow"])
 def test_adapters_that_read_elsewhere_are_refused(adapter: Path, tmp_path: Path, kind: str) -> None:
     """Mixtures name further adapters and prompts name tokenizers, here or on the hub."""
     copy = Path(shutil.copytree(adapter, tmp_path / "other"))
     change(copy, "adapter_config.json", peft_type=kind)
     with pytest.raises(BadReference, match=f"of the kind {kind} cannot be merged"):
+        parse_reference(f"zoo:base+{copy}", {}, tmp_path)
+
+
+def test_an_adapter_imports_nothing_that_it_names(adapter: Path, tmp_path: Path) -> None:
+    """PEFT's LoRA would import its ``megatron_core``."""
+    copy = Path(shutil.copytree(adapter, tmp_path / "other"))
+    (copy / "evil.py").write_text("raise SystemExit('ran')\n")
+    change(copy, "adapter_config.json", megatron_config={"a": 1}, megatron_core="other.evil")
+    with pytest.raises(BadReference, match=r"megatron_config in adapter_config\.json"):
         parse_reference(f"zoo:base+{copy}", {}, tmp_path)
 
 
@@ -317,6 +326,7 @@ def test_broken_remote_code_is_one_line(remote: Path) -> None:
         ("gone.safetensors", "names 'gone.safetensors', which is missing"),
         ("../elsewhere.safetensors", "names a shard outside the folder"),
         ("/etc/passwd", "names a shard outside the folder"),
+        ("w.bin", "names 'w.bin', which is no *.safetensors file"),
     ],
 )
 def test_shards_are_files_of_the_folder(folder: Path, shard: str, says: str) -> None:
@@ -324,7 +334,33 @@ def test_shards_are_files_of_the_folder(folder: Path, shard: str, says: str) -> 
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "w.bin").write_bytes(b"")
     assert says in refused(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"")  # is not what would be loaded
+    assert says in refused(folder)
+    assert says in refused(folder, PICKLE)
+
+
+def test_every_pickled_shard_counts(folder: Path) -> None:
+    """Another shard, another fingerprint; so with a pickled adapter beside other safetensors."""
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model-1.bin").write_bytes(b"a")
+    (folder / "rest.bin").write_bytes(b"b")
+    weights = {"x": "pytorch_model-1.bin", "y": "rest.bin"}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weights}))
+    one = fingerprint(folder).model
+    (folder / "rest.bin").write_bytes(b"c")
+    assert fingerprint(folder).model != one
+
+
+def test_a_pickled_adapter_counts_whatever_lies_beside_it(tmp_path: Path) -> None:
+    """PEFT looks for one name."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "extra.safetensors").write_bytes(b"")
+    (tmp_path / "adapter_model.bin").write_bytes(b"a")
+    one = fingerprint(tmp_path).model
+    (tmp_path / "adapter_model.bin").write_bytes(b"b")
+    assert fingerprint(tmp_path).model != one
 
 
 # -- the network

@@ -105,6 +105,22 @@ def test_on_a_terminal_what_is_missing_is_asked_for(
     assert load(Path("mine.yaml")).task.settings.file.file == "prompts.jsonl"
 
 
+@pytest.mark.parametrize("left", [EOFError, KeyboardInterrupt])
+def test_who_leaves_without_an_answer_gets_a_line(
+    new: Callable[..., int], monkeypatch: pytest.MonkeyPatch, left: type[BaseException], capsys
+) -> None:
+    """Ctrl-D and Ctrl-C at a question; nothing is written."""
+
+    def leave(question: str) -> str:
+        raise left
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", leave)
+    assert new("mine.yaml") == 2
+    assert "no answer, so nothing was written" in capsys.readouterr().err
+    assert not Path("mine.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -122,6 +138,8 @@ def test_on_a_terminal_what_is_missing_is_asked_for(
         (["--task=ioi", "--group=movers=last:x"], "write NAME=POSITION"),
         (["--task=ioi", "--group=movers=lost"], "position"),
         (["--task=ioi", "--at-least=7"], "at_least"),
+        (["--task=ioi", "--group=a=last", "--group=a=S2"], "--group a is given twice"),
+        (["--task=ioi", f"--set=rows={'[' * 3000}"], "rows"),
     ],
 )
 def test_what_makes_no_spec_is_one_line_and_leaves_no_file(
@@ -130,7 +148,9 @@ def test_what_makes_no_spec_is_one_line_and_leaves_no_file(
     """Exit code 2; what is wrong, and where it would have stood."""
     before = sorted(Path.cwd().iterdir())
     assert new("mine.yaml", *options) == 2
-    err = capsys.readouterr().err.strip()
+    assert said in capsys.readouterr().err
+    assert new("deep/down/mine.yaml", *options) == 2
+    err = capsys.readouterr().err.strip().replace("deep/down/", "")
     assert said in err
     assert "\n" not in err
     assert sorted(Path.cwd().iterdir()) == before

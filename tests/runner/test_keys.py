@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.runner import keys
-from pytest_mechanism.runner.keys import LIBRARIES, measurement_key, versions
+from pytest_mechanism.runner.keys import LIBRARIES, device_kind, measurement_key, versions
 from pytest_mechanism.types import Measurement, Method, canonical
 
 DONATION = Measurement(Method("m:donate", 1), "ft", "{}", '{"heads":[1]}', kept=False)
@@ -165,3 +166,18 @@ def test_the_version_of_peft_counts_where_it_takes_part(
     before = key(measurement, roles=roles)
     monkeypatch.setattr(keys, "version_of", lambda _: "another")
     assert (key(measurement, roles=roles) != before) is counts
+
+
+def test_the_gpus_that_auto_will_find_change_the_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """None, one, one that is hidden; a named device is its kind, whatever is there."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(keys, "GPUS", tmp_path)
+    seen = {device_kind("auto")}
+    (tmp_path / "0000:01:00.0").mkdir()
+    seen.add(device_kind("auto"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    seen.add(device_kind("auto"))
+    assert len(seen) == 3
+    assert (device_kind("cuda:1"), device_kind("cpu")) == ("cuda", "cpu")

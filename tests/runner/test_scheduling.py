@@ -254,3 +254,12 @@ def test_what_is_not_on_disk_is_made_by_who_needs_it(world: World, tmp_path: Pat
     assert world.diary == ["load ft", "f1"]
     runner.measure(cmap)
     assert world.diary[2:] == ["donate", "release ft", "load base", "cmap"]
+
+
+def test_workers_without_a_store_make_what_their_items_ask_for(world: World) -> None:
+    """Nothing could be handed over, so nothing is made ahead."""
+    runner = make()
+    runner.shared = True
+    runner.plan([ask("base", "b1"), ask("base", "b2")])
+    runner.measure(ask("base", "b2"))
+    assert world.diary == ["load base", "b2"]
