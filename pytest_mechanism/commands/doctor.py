@@ -122,6 +122,10 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
             return
         except MechanismError as problem:
             reason = str(problem)
+        except (MemoryError, RuntimeError) as problem:
+            if not isinstance(problem, MemoryError) and "out of memory" not in str(problem).lower():
+                raise
+            reason = "out of memory in a trial of a few rows; a smaller --dtype takes less"
     if not loaded:
         yield "  not loaded: name a spec, whose prompts are used for that"
         return

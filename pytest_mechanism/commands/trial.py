@@ -113,7 +113,7 @@ class Watch:
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self.device = meant(device)
+        self.device = memory_of(device)
         self.before = self.most = held(self.device)
         self._over = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
@@ -148,17 +148,8 @@ class Watch:
             self.most = max(self.most, held(self.device))
 
 
-def meant(device: str) -> str:
-    """The device that is looked at; of ``auto`` where prompts go."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def memory_of(device: str) -> str:
-    """Whose memory counts: of ``auto``, the first GPU's where there is one."""
+    """The device that is looked at; of ``auto`` where prompts go."""
     if device != "auto":
         return device
     import torch
@@ -168,7 +159,7 @@ def memory_of(device: str) -> str:
 
 def held(device: str) -> int:
     """Bytes that this process holds on a device."""
-    device = meant(device)
+    device = memory_of(device)
     if not device.startswith("cuda"):
         import psutil
 
@@ -188,7 +179,7 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
         device: where it is.
         loading: was watching while it was loaded.
     """
-    device = meant(device)
+    device = memory_of(device)
     loaded = held(device) - loading.before
     size = min(bench.batch_size, ROWS)
     rows = task.rows(bench.vocabulary, 2 * size, "self-check")
