@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -275,9 +276,9 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
         )
     }
     assert first == {
-        "greater_than": (1, "The journey lasted from the year 1741 to the year 17"),
-        "induction": (1, "brick newspaper beer pen bag guitar dish glass newspaper"),
-        "ioi": (1, "Then, Christian and Alex went to the office. Alex gave a snack to"),
+        "greater_than": (2, "The journey lasted from the year 1741 to the year 17"),
+        "induction": (2, "brick newspaper beer pen bag guitar dish glass newspaper"),
+        "ioi": (2, "Then, Christian and Alex went to the office. Alex gave a snack to"),
     }
 
 
@@ -315,3 +316,40 @@ def test_what_is_searched_on_is_read_again_and_says_so() -> None:
         MechanismError, match=r"200 different prompts are asked for, \d\d are possible"
     ):
         task.rows(AnyWord(), 200)
+
+
+def facts(wordings: int, people: int = 40, rows: int = 20) -> Template:
+    """So many people with a city each, told in so many wordings."""
+    words = {f"p{i}": {"city": f"c{i}"} for i in range(people)}
+    given = {
+        "family": "template",
+        "words": {"person": words},
+        "texts": [f"t{i} {{person}} lives in" for i in range(wordings)],
+        "answer": "{person.city}",
+        "rows": rows,
+    }
+    return Template(TemplateParameters.model_validate(given))
+
+
+def test_one_fact_in_several_wordings_is_one_cluster() -> None:
+    """100 rows about 40 people are no 100 independent ones; two rows about one person are one
+    cluster, two about different people are two."""
+    rows = facts(10, rows=100).rows(AnyWord(), 100)
+    people = [row.base.text.split()[1] for row in rows]
+    assert len({row.base.text for row in rows}) == 100
+    assert len({*people}) <= 40
+    clusters = [row.cluster for row in rows]
+    assert len({*clusters}) == len({*people}) == len({*zip(people, clusters, strict=True)})
+
+
+def test_too_few_rows_name_the_text_that_has_run_out() -> None:
+    """Texts take turns, so one that has no more ends the set although others have more."""
+    with pytest.raises(MechanismError) as raised:
+        facts(4).rows(AnyWord(), 90)
+    found = re.search(r"(\d+) are possible .* since text (\d) of 4 has no more", str(raised.value))
+    assert found
+    possible, text = int(found[1]), int(found[2])
+    assert possible % 4 + 1 == text
+    assert len(facts(4).rows(AnyWord(), possible)) == possible
+    with pytest.raises(MechanismError, match=f", {possible} are possible"):
+        facts(4).rows(AnyWord(), possible + 1)
