@@ -197,7 +197,9 @@ class Drawn(Task):
                 one = mine[i // texts % len(mine)]
             else:
                 if texts > 1:
-                    out = f", since text {i % texts + 1} of {texts} has no more and texts take turns"
+                    out = (
+                        f", since text {i % texts + 1} of {texts} has no more and texts take turns"
+                    )
                 break
             found.append(one)
         if len(found) < count and not (fewer and found):
