@@ -7,8 +7,9 @@ correctness is the likeliest token being one of them, and the log-probability is
 The corrupted prompt of a pair says 01 instead of the year, after which nearly any year is right;
 so do the prompts behind a mean.
 
-Chance is that of naming any year. Somebody who always says 99 is always right: what such a model
-makes of the year, `encodes` with the variable ``year`` tells, and accuracy does not.
+Chance is that of naming any year. Somebody who always says 99 is always right, so ``accuracy`` alone
+is green on a model that never reads the year. Claim `encodes` with the variable ``year`` beside it:
+its targets are none of the years that are right anyway, and on such a model it is red.
 
 The year after the century is one token of two digits ("17" "32"), and so is the answer, without a
 space. A tokenizer that writes numbers otherwise has no such tokens, and the task says so.
@@ -83,6 +84,7 @@ class GreaterThan(Drawn):
     family = "greater_than"
     parameters = GreaterThanParameters
     positions = ("last", "noun", "century", "year")
+    unproven_without = "year"
 
     @cached_property
     def plan(self) -> Plan:

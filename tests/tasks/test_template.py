@@ -197,7 +197,7 @@ def test_chance_is_a_mean_over_prompts_with_different_numbers_of_options() -> No
     assert task.chance == pytest.approx(same + (1 - same) / 2)
     one_of = template(
         {"family": "template", "words": {"p": people}, "rows": 20},
-        text="so {p} left as",
+        texts=["so {p} left as", "then {p} left as"],
         answer="{p.said}",
     )
     assert one_of.chance == pytest.approx(2 / 3)  # who always says he
