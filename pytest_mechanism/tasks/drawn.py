@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from pytest_mechanism.errors import MechanismError, Misplaced, choices
-from pytest_mechanism.tasks.base import AnyWord, Prompt, Row, Task, Vocabulary
+from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
 from pytest_mechanism.tasks.parts import part_of_stream, part_of_text
 from pytest_mechanism.tasks.patterns import Word
 from pytest_mechanism.tasks.plans import Change, Plan, Scene, shuffled
@@ -30,9 +30,6 @@ TRIES = 40
 
 PATIENCE = 5_000
 """Scenes in a row that will not do before it is said that there are no more."""
-
-SMALL = 8
-"""A task with at most so many times as many prompts as rows is tried when its spec is read."""
 
 
 @dataclass(frozen=True)
@@ -290,22 +287,3 @@ class Drawn(Task):
 
         found = self.collect(tables, count, stream, make, fewer=stream != "resample")
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
-
-
-def enough(task: Drawn) -> None:
-    """There are as many rows as the settings say, were every word whole.
-
-    Raises:
-        Misplaced: there are not; at the key ``rows``.
-    """
-    rows, words = task.settings.rows, AnyWord()
-    if task.plan.size(task.plan.tables) * len(task.plan.told) > SMALL * rows:
-        return  # half of them are more than enough
-    try:
-        task.rows(words, rows)
-        if task.plan.corrupted is not None:
-            task.pairs(words, rows)
-        for variable in task.variables:
-            task.interchange(words, variable, rows, "test")
-    except MechanismError as problem:
-        raise Misplaced(problem.message.removeprefix(f"task {task.family}: "), "rows") from None

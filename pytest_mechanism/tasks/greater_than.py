@@ -22,11 +22,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from pytest_mechanism.errors import MechanismError, Misplaced
-from pytest_mechanism.tasks.base import Prompt, TaskParameters, Vocabulary
-from pytest_mechanism.tasks.drawn import Drawn, Tables, enough
+from pytest_mechanism.tasks.base import Prompt, Vocabulary
+from pytest_mechanism.tasks.drawn import Drawn, Tables
+from pytest_mechanism.tasks.drawn_parameters import DrawnParameters
 from pytest_mechanism.tasks.patterns import Word, parse_pattern
 from pytest_mechanism.tasks.plans import Change, Plan, Scene, Told
 from pytest_mechanism.tasks.words import EVENTS
@@ -46,29 +47,23 @@ Century = Annotated[
 ]
 
 
-class GreaterThanParameters(TaskParameters):
+class GreaterThanParameters(DrawnParameters):
     """``task:`` for this family.
 
     Attributes:
         centuries: the first two digits of the years.
-        rows: how many rows are judged on.
-        seed: of every row set.
     """
 
     family: Literal["greater_than"]
     centuries: Annotated[tuple[Century, ...], Field(strict=False)] = (
         "11", "12", "13", "14", "15", "16", "17",
     )  # fmt: skip
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
-    @model_validator(mode="after")
-    def can_be_drawn(self) -> GreaterThanParameters:
+    def task(self) -> GreaterThan:
         if not self.centuries or len({*self.centuries}) < len(self.centuries):
             what = "a century stands twice" if self.centuries else "names no century"
             raise Misplaced(what, "centuries")
-        enough(GreaterThan(self))
-        return self
+        return GreaterThan(self)
 
 
 class GreaterThan(Drawn):

@@ -207,7 +207,9 @@ class Plan:
             for each, times in Counter(said).items():
                 constant[each] += Fraction(times, len(said) * texts)
             many = Counter(len(self.guesses(self.tables, scene)) for scene in self.sampled(number))
-            options += sum(Fraction(n, of) for of, n in many.items()) / many.total() / texts
+            options += sum(
+                (Fraction(n, of * many.total() * texts) for of, n in many.items()), Fraction(0)
+            )
         return max(options, *constant.values())
 
     def sampled(self, told: int) -> Iterator[Scene]:

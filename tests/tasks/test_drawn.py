@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
 from pytest_mechanism.tasks.drawn import Drawn
+from pytest_mechanism.tasks.drawn_parameters import TRIED
+from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
 from pytest_mechanism.tasks.induction import Induction, InductionParameters
 from pytest_mechanism.tasks.ioi import TEMPLATES, Ioi, IoiParameters
@@ -353,3 +355,22 @@ def test_too_few_rows_name_the_text_that_has_run_out() -> None:
     assert len(facts(4).rows(AnyWord(), possible)) == possible
     with pytest.raises(MechanismError, match=f", {possible} are possible"):
         facts(4).rows(AnyWord(), possible + 1)
+
+
+def test_many_rows_are_tried_with_a_few_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a spec draws no set of 75 000; more rows than there are prompts is an error still;
+    settings that were read before are not tried again."""
+    asked = []
+    rows = Drawn.rows
+    monkeypatch.setattr(
+        Drawn, "rows", lambda self, v, count, *s: asked.append(count) or rows(self, v, count, *s)
+    )
+    known = facts(8, people=20_000, rows=75_000).settings
+    assert asked == [TRIED]
+    with pytest.raises(ValueError, match="75001 different prompts are asked for, these words make"):
+        facts(3, people=20_000, rows=75_001)
+    settings = known.model_dump(mode="json")
+    TemplateParameters.model_validate(settings, context={KNOWN_GOOD: True})
+    assert asked == [TRIED]
+    TemplateParameters.model_validate(settings)
+    assert asked == [TRIED, TRIED]
