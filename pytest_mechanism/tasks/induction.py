@@ -1,10 +1,11 @@
 """Induction: a sequence of random words, one of which comes again; what followed it?
 
-    flag coat letter beer disk hat coat -> letter
+    Words: flag coat letter beer disk hat coat -> letter
 
 Source: Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895), on repeated random tokens. The
 words of a sequence are all different, and the one that comes again stands at any place but the
-first and the last, so its successor's place is no hint. In the corrupted prompt of a pair the first
+first and the last, so its successor's place is no hint. Something else stands before the first one:
+a word at the very beginning has no space before it, and may be several tokens there. In the corrupted prompt of a pair the first
 of the two is another word, so that nothing matches.
 """
 
@@ -23,6 +24,8 @@ from pytest_mechanism.tasks.drawn_parameters import DrawnParameters
 from pytest_mechanism.tasks.patterns import Word, parse_pattern
 from pytest_mechanism.tasks.plans import Change, Plan, Told
 from pytest_mechanism.tasks.word_lists import Table, WordList
+
+BEGINNING = "Words:"
 
 
 class InductionParameters(DrawnParameters):
@@ -96,6 +99,5 @@ def orders(fillers: list[str]) -> list[str]:
         blocks = ["{C:other} {D:other_successor}", *(f"{{{name}}}" for name in fillers[1:])]
         rng.shuffle(blocks)
         blocks.insert(place, "{A:first} {B:successor}")
-        # a word at the very beginning has no space before it, and would be another token
-        found.append(" ".join([f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
+        found.append(" ".join([BEGINNING, f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
     return found

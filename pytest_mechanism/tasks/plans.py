@@ -182,9 +182,22 @@ class Plan:
             of = self.list_of(answer.slot)
             words = [scene.words[slot] for slot in self.sharing[of]]
             # one word of the list alone would be no choice
-            words = words if len(words) > 1 else list(tables[of])
+            if len(words) == 1:
+                return self.every(tables[of], answer.column)
             found = [cell(tables[of], word, answer.column) for word in words]
         return tuple(dict.fromkeys(found))
+
+    def every(self, table: Table, column: str) -> tuple[str, ...]:
+        """What a table says, each word once; remembered, since it may be long and rows are many."""
+        known = self._said.get(column)
+        if known is None or known[0] is not table:
+            said = dict.fromkeys(cell(table, word, column) for word in table)
+            known = self._said[column] = table, tuple(said)
+        return known[1]
+
+    @cached_property
+    def _said(self) -> dict[str, tuple[Table, tuple[str, ...]]]:
+        return {}
 
     @cached_property
     def chance(self) -> Fraction:

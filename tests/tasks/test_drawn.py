@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
 from pytest_mechanism.tasks.drawn import Drawn
 from pytest_mechanism.tasks.drawn_parameters import TRIED
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
 from pytest_mechanism.tasks.induction import Induction, InductionParameters
@@ -27,6 +29,7 @@ from pytest_mechanism.tasks.ioi import TEMPLATES, Ioi, IoiParameters
 from pytest_mechanism.tasks.parts import JUDGED, part_of_stream, part_of_text
 from pytest_mechanism.tasks.plans import shuffled
 from pytest_mechanism.tasks.template import Template, TemplateParameters
+from pytest_mechanism.tasks.words import OBJECTS
 
 COUNT = 20
 STREAMS = ("rows", "pairs", "test", "discover_rank", "discover_select", "dcm_train", "ablation")
@@ -279,7 +282,7 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
     }
     assert first == {
         "greater_than": (2, "The journey lasted from the year 1741 to the year 17"),
-        "induction": (2, "brick newspaper beer pen bag guitar dish glass newspaper"),
+        "induction": (2, "Words: brick newspaper beer pen bag guitar dish glass newspaper"),
         "ioi": (2, "Then, Christian and Alex went to the office. Alex gave a snack to"),
     }
 
@@ -374,3 +377,19 @@ def test_many_rows_are_tried_with_a_few_and_once(monkeypatch: pytest.MonkeyPatch
     assert asked == [TRIED]
     TemplateParameters.model_validate(settings)
     assert asked == [TRIED, TRIED]
+
+
+def test_a_sequence_has_as_many_tokens_whichever_word_comes_first() -> None:
+    """Also for byte-level BPE that knows words after a space alone, or a mean by place would have
+    few prompts at each."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([" the" + f" {word}" * 3 for word in OBJECTS], trainer)
+    encoder = Encoder(tokenizer, "a test's")
+    task = Induction(InductionParameters(family="induction"))
+    rows = task.rows(SharedVocabulary((encoder,)), 100)
+    assert len({row.base.text.split()[1] for row in rows}) > 20
+    assert len({encoder.encode(row.base).slots for row in rows}) == 1
+    split = [len(tokenizer.encode(row.base.text.split()[1]).ids) for row in rows]
+    assert max(split) > 1  # what they would be at the beginning
