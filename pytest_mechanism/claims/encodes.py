@@ -4,7 +4,8 @@ Their z is taken from a source prompt that differs in the variable; if they carr
 that the moved variable asks for comes out (a desideratum of Desiderata-based Component Masking,
 Davies et al. 2023; Prakash et al., section 4). Score: (accuracy - floor) / (ceiling - floor) on
 held-out rows; floor = no patch, ceiling = what the model would give were the variable moved
-perfectly, which is its accuracy on the same base prompts. With ``heads: learned`` a mask over the
+perfectly, which is its accuracy on the same base prompts; on the source prompts, and against the
+same targets, where a row has several. With ``heads: learned`` a mask over the
 group is learned first (DCM), on rows that are not used again.
 """
 
@@ -82,10 +83,11 @@ class Encodes(Claim):
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
         seen = measured(self.needs(case)[0])
-        if not above_chance(case, seen, "ceiling"):
+        own = "own" if "own" in seen.values else "ceiling"
+        if not above_chance(case, seen, own):
             return verdicts.inconclusive(
                 f"{case.role} answers these prompts at chance (accuracy "
-                f"{np.mean(seen.values['ceiling']):.3f}, chance {case.task.chance:.3f}), so what its "
+                f"{np.mean(seen.values[own]):.3f}, chance {case.task.chance:.3f}), so what its "
                 "heads carry cannot be read off its answers",
                 verdicts.spell(*verdicts.bounds(self.at_least, self.at_most)),
             )

@@ -40,6 +40,11 @@ CLAIMS = """\
   same_circuit: {{kind: transfer, from: base, to: ft, faithfulness_at_least: 0.8}}
 """
 
+HOLDS = """\
+  # one constant answer is always right here: this is red where the model never reads the {variable}
+  holds_{variable}: {{kind: encodes, group: {group}, variable: {variable}, at_least: 0.3}}
+"""
+
 REFUSING = """\
   # what must be refused is, what must not is answered
   refuses: {kind: suppression_holds, refuses_at_least: 0.9, over_refuses_at_most: 0.1}
@@ -217,6 +222,8 @@ def about(
     yield "ablation: {value: positional_mean, prompts: 200}   # what stands where a head is silenced"
     yield "claims:"
     yield CLAIMS.format(at_least=0.5 if at_least is None else at_least)
+    if task.unproven_without:
+        yield HOLDS.format(group=next(iter(chain)), variable=task.unproven_without)
 
 
 def identifier(name: str) -> str:

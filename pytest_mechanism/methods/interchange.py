@@ -3,6 +3,11 @@
 Four columns on held-out rows: ``floor`` (nothing patched, the target is not the base's answer, so
 this is what comes out by chance), ``ceiling`` (the model's own answer to the base prompt: what it
 could give were the variable moved perfectly), ``patched``, and ``control`` (other heads).
+
+Where rows have several targets, they are some of the source's right answers and not all of them (a
+later year than the source's, but none later than the base's), so a model whose variable is moved
+perfectly says one of them only as often as it does on the source prompt: that is the ceiling of such
+rows. Then ``own`` has the model's own answers to the base prompts.
 """
 
 from __future__ import annotations
@@ -39,18 +44,23 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         chosen = arguments["control"][: max(1, len(heads))]
         patches["control"] = [[layer, head, at] for layer, head in chosen]
     rows = bench.task.interchange(bench.vocabulary, variable, arguments["rows"], "test")
+    several = any(row.targets for row in rows)
     columns = Columns()
     for batch in bench.batches(rows):
         source = batch.the_source()
         wanted = [readings(each, source) for each in patches.values()]
-        taken = iter(
-            bench.engine.run(
-                source.tokens, readings=[r for w in wanted for r in w], answer=False
-            ).outcome.readings
-        )
+        given = bench.engine.run(
+            source.tokens, readings=[r for w in wanted for r in w], answer=several
+        ).outcome
+        taken = iter(given.readings)
         run = bench.engine.run(batch.base.tokens)
         columns.add("floor", correct(run.outcome.logits, batch.wanted))
-        columns.add("ceiling", correct(run.outcome.logits, batch.accepted))
+        own = correct(run.outcome.logits, batch.accepted)
+        if several:
+            columns.add("own", own)
+            columns.add("ceiling", correct(given.logits, batch.wanted))
+        else:
+            columns.add("ceiling", own)
         branches = [
             Branch(edits(each, batch.base, [next(taken) for _ in w]))
             for each, w in zip(patches.values(), wanted, strict=True)

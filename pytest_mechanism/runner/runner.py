@@ -26,6 +26,7 @@ from pytest_mechanism.runner.progress import Progress, Silent
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.types import Measurement, Observations
 
 WITHOUT = "engine asked for cannot be used"
@@ -279,7 +280,7 @@ class Runner:
         settings = json.loads(measurement.task)
         settings.pop("revision")
         kind = task_families()[settings["family"]]
-        found: Task = kind(kind.parameters.model_validate(settings))
+        found: Task = kind(kind.parameters.model_validate(settings, context={KNOWN_GOOD: True}))
         return found
 
     @property

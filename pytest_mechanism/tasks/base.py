@@ -167,6 +167,8 @@ class Task:
     chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {"answering": {"at": "last"}}
     """Groups that a search may begin with, from the answer back to the input: name -> ``at``, and
     ``into`` where it has a reader."""
+    unproven_without: ClassVar[str] = ""
+    """A variable that a model may ignore and be always right; a first spec claims that it does not."""
     revision: ClassVar[int] = 1
     open_ended: ClassVar[bool] = False
     """Whether replies are free text, and not one answer out of a few."""

@@ -2,8 +2,9 @@
 
 Which part of the prompts a scene belongs to, judged, searched on or chosen on, follows from its text and the seed (`tasks.parts`), so sets that must not meet cannot, however
 few words there are; the source of a row belongs to the same part. No row is judged on twice. What
-is searched on is read again where a method asks for more rows than there are; rows with one text
-are one cluster, so no interval takes them for more than they are. Texts take turns, so that row i
+is searched on is read again where a method asks for more rows than there are; rows whose
+slots have the same words are one cluster, in whichever text they are told, so no interval takes one
+fact in ten wordings for ten. Texts take turns, so that row i
 of any set is told in the same text, and a mean over a set has as many of each.
 """
 
@@ -15,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from pytest_mechanism.errors import MechanismError, Misplaced, choices
-from pytest_mechanism.tasks.base import AnyWord, Prompt, Row, Task, Vocabulary
+from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
 from pytest_mechanism.tasks.parts import part_of_stream, part_of_text
 from pytest_mechanism.tasks.patterns import Word
 from pytest_mechanism.tasks.plans import Change, Plan, Scene, shuffled
@@ -30,14 +31,12 @@ TRIES = 40
 PATIENCE = 5_000
 """Scenes in a row that will not do before it is said that there are no more."""
 
-SMALL = 8
-"""A task with at most so many times as many prompts as rows is tried when its spec is read."""
-
 
 @dataclass(frozen=True)
 class Made:
-    """A row without its name."""
+    """A row without its name, and the scene that its base tells."""
 
+    scene: Scene
     base: Prompt
     source: Prompt | None = None
     targets: tuple[str, ...] = ()
@@ -45,6 +44,8 @@ class Made:
 
 class Drawn(Task):
     """A task that a plan describes."""
+
+    revision = 2
 
     @cached_property
     def plan(self) -> Plan:
@@ -184,6 +185,7 @@ class Drawn(Task):
         kept: list[list[Made]] = [[] for _ in draws]
         again = part_of_stream(stream) != "judged" and not fewer
         found: list[Made] = []
+        out = ""
         for i in range(count):
             mine = kept[i % texts]
             if (one := next(draws[i % texts], None)) is not None:
@@ -191,19 +193,25 @@ class Drawn(Task):
             elif again and mine:
                 one = mine[i // texts % len(mine)]
             else:
+                if texts > 1:
+                    out = (
+                        f", since text {i % texts + 1} of {texts} has no more and texts take turns"
+                    )
                 break
             found.append(one)
         if len(found) < count and not (fewer and found):
             share = "half" if part_of_stream(stream) == "judged" else "a quarter"
             raise MechanismError(
                 f"task {self.family}: {count} different {what} are asked for, {len(found)} are "
-                f"possible with these words ({share} of all prompts is kept for stream {stream}); "
+                f"possible with these words{out} ({share} of all prompts is kept for stream "
+                f"{stream}); "
                 "add words, or lower rows"
             )
         return found
 
     def row(self, made: Made, name: str) -> Row:
-        cluster = hashlib.sha256(made.base.text.encode()).hexdigest()[:16]
+        said = sorted(made.scene.words.items()), sorted(made.scene.changed.items())
+        cluster = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
         targets = made.targets or (made.base.answer,)
         return Row(
             name, cluster, made.base, made.source, targets[0], targets if len(targets) > 1 else ()
@@ -211,7 +219,7 @@ class Drawn(Task):
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
         found = self.collect(
-            self.tables(vocabulary), count, stream, lambda _scene, base, _rng: Made(base)
+            self.tables(vocabulary), count, stream, lambda scene, base, _rng: Made(scene, base)
         )
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
 
@@ -232,7 +240,7 @@ class Drawn(Task):
         self, tables: Tables, change: Change, scene: Scene, base: Prompt, rng: random.Random
     ) -> Made | None:
         source = next(self.sources(tables, scene, change, rng), None)
-        return Made(base, source[1]) if source else None
+        return Made(scene, base, source[1]) if source else None
 
     def interchange(
         self, vocabulary: Vocabulary, variable: str, count: int, stream: str
@@ -260,7 +268,7 @@ class Drawn(Task):
         for other, source in self.sources(tables, scene, change, rng):
             targets = self.targets(tables, variable, scene, other)
             if targets and not {*targets} & {*base.right}:
-                return Made(base, source, targets)
+                return Made(scene, base, source, targets)
         return None
 
     def backgrounds(
@@ -273,28 +281,9 @@ class Drawn(Task):
 
         def make(scene: Scene, base: Prompt, rng: random.Random) -> Made | None:
             if self.plan.corrupted is None:
-                return Made(base)
-            pair = self.pair(tables, self.plan.corrupted, scene, base, rng)
-            return Made(pair.source) if pair and pair.source else None
+                return Made(scene, base)
+            found = next(self.sources(tables, scene, self.plan.corrupted, rng), None)
+            return Made(*found) if found else None
 
         found = self.collect(tables, count, stream, make, fewer=stream != "resample")
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
-
-
-def enough(task: Drawn) -> None:
-    """There are as many rows as the settings say, were every word whole.
-
-    Raises:
-        Misplaced: there are not; at the key ``rows``.
-    """
-    rows, words = task.settings.rows, AnyWord()
-    if task.plan.size(task.plan.tables) * len(task.plan.told) > SMALL * rows:
-        return  # half of them are more than enough
-    try:
-        task.rows(words, rows)
-        if task.plan.corrupted is not None:
-            task.pairs(words, rows)
-        for variable in task.variables:
-            task.interchange(words, variable, rows, "test")
-    except MechanismError as problem:
-        raise Misplaced(problem.message.removeprefix(f"task {task.family}: "), "rows") from None

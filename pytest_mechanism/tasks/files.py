@@ -26,6 +26,9 @@ from pytest_mechanism.errors import MechanismError, choices
 FOLDER = "folder"
 """Validation context: the folder that names are relative to."""
 
+KNOWN_GOOD = "known good"
+"""Validation context: the settings were validated when their spec was read."""
+
 BY_CONTENT = {"by content": True}
 """Serialisation context: hashes without names, for keys."""
 

@@ -7,8 +7,9 @@ correctness is the likeliest token being one of them, and the log-probability is
 The corrupted prompt of a pair says 01 instead of the year, after which nearly any year is right;
 so do the prompts behind a mean.
 
-Chance is that of naming any year. Somebody who always says 99 is always right: what such a model
-makes of the year, `encodes` with the variable ``year`` tells, and accuracy does not.
+Chance is that of naming any year. Somebody who always says 99 is always right, so ``accuracy`` alone
+is green on a model that never reads the year. Claim `encodes` with the variable ``year`` beside it:
+its targets are none of the years that are right anyway, and on such a model it is red.
 
 The year after the century is one token of two digits ("17" "32"), and so is the answer, without a
 space. A tokenizer that writes numbers otherwise has no such tokens, and the task says so.
@@ -21,11 +22,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from pytest_mechanism.errors import MechanismError, Misplaced
-from pytest_mechanism.tasks.base import Prompt, TaskParameters, Vocabulary
-from pytest_mechanism.tasks.drawn import Drawn, Tables, enough
+from pytest_mechanism.tasks.base import Prompt, Vocabulary
+from pytest_mechanism.tasks.drawn import Drawn, Tables
+from pytest_mechanism.tasks.drawn_parameters import DrawnParameters
 from pytest_mechanism.tasks.patterns import Word, parse_pattern
 from pytest_mechanism.tasks.plans import Change, Plan, Scene, Told
 from pytest_mechanism.tasks.words import EVENTS
@@ -45,29 +47,23 @@ Century = Annotated[
 ]
 
 
-class GreaterThanParameters(TaskParameters):
+class GreaterThanParameters(DrawnParameters):
     """``task:`` for this family.
 
     Attributes:
         centuries: the first two digits of the years.
-        rows: how many rows are judged on.
-        seed: of every row set.
     """
 
     family: Literal["greater_than"]
     centuries: Annotated[tuple[Century, ...], Field(strict=False)] = (
         "11", "12", "13", "14", "15", "16", "17",
     )  # fmt: skip
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
-    @model_validator(mode="after")
-    def can_be_drawn(self) -> GreaterThanParameters:
+    def task(self) -> GreaterThan:
         if not self.centuries or len({*self.centuries}) < len(self.centuries):
             what = "a century stands twice" if self.centuries else "names no century"
             raise Misplaced(what, "centuries")
-        enough(GreaterThan(self))
-        return self
+        return GreaterThan(self)
 
 
 class GreaterThan(Drawn):
@@ -83,6 +79,7 @@ class GreaterThan(Drawn):
     family = "greater_than"
     parameters = GreaterThanParameters
     positions = ("last", "noun", "century", "year")
+    unproven_without = "year"
 
     @cached_property
     def plan(self) -> Plan:

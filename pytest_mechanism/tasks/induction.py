@@ -1,10 +1,11 @@
 """Induction: a sequence of random words, one of which comes again; what followed it?
 
-    flag coat letter beer disk hat coat -> letter
+    Words: flag coat letter beer disk hat coat -> letter
 
 Source: Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895), on repeated random tokens. The
 words of a sequence are all different, and the one that comes again stands at any place but the
-first and the last, so its successor's place is no hint. In the corrupted prompt of a pair the first
+first and the last, so its successor's place is no hint. Something else stands before the first one:
+a word at the very beginning has no space before it, and may be several tokens there. In the corrupted prompt of a pair the first
 of the two is another word, so that nothing matches.
 """
 
@@ -15,42 +16,38 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pytest_mechanism.errors import Misplaced
-from pytest_mechanism.tasks.base import TaskParameters
-from pytest_mechanism.tasks.drawn import Drawn, enough
+from pytest_mechanism.tasks.drawn import Drawn
+from pytest_mechanism.tasks.drawn_parameters import DrawnParameters
 from pytest_mechanism.tasks.patterns import Word, parse_pattern
 from pytest_mechanism.tasks.plans import Change, Plan, Told
 from pytest_mechanism.tasks.word_lists import Table, WordList
 
+BEGINNING = "Words:"
 
-class InductionParameters(TaskParameters):
+
+class InductionParameters(DrawnParameters):
     """``task:`` for this family.
 
     Attributes:
         words: what sequences are made of.
         length: words in a sequence, the repeated one at its end not among them.
-        rows: how many rows are judged on.
-        seed: of every row set.
     """
 
     family: Literal["induction"]
     words: WordList = WordList.model_validate("objects")
     length: int = Field(default=8, ge=5, le=60)
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
-    @model_validator(mode="after")
-    def can_be_drawn(self) -> InductionParameters:
+    def task(self) -> Induction:
         if len(self.words.table) <= self.length:
             raise Misplaced(
                 f"has {len(self.words.table)} words, {self.length + 1} are needed: {self.length} "
                 "different ones in a sequence, and one for its source",
                 "words",
             )
-        enough(Induction(self))
-        return self
+        return Induction(self)
 
 
 class Induction(Drawn):
@@ -102,6 +99,5 @@ def orders(fillers: list[str]) -> list[str]:
         blocks = ["{C:other} {D:other_successor}", *(f"{{{name}}}" for name in fillers[1:])]
         rng.shuffle(blocks)
         blocks.insert(place, "{A:first} {B:successor}")
-        # a word at the very beginning has no space before it, and would be another token
-        found.append(" ".join([f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
+        found.append(" ".join([BEGINNING, f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
     return found

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from pytest_mechanism.tasks.base import TaskParameters
-from pytest_mechanism.tasks.drawn import Drawn, enough
+from pytest_mechanism.tasks.drawn import Drawn
+from pytest_mechanism.tasks.drawn_parameters import DrawnParameters
 from pytest_mechanism.tasks.patterns import Word, parse_pattern
 from pytest_mechanism.tasks.plans import Change, Plan, Told
 from pytest_mechanism.tasks.words import GIFTS, NAMES, PLACES
@@ -37,26 +37,20 @@ TEMPLATES = (  # before the two names, the word after them, and what follows
 Order = Literal["ABBA", "BABA"]
 
 
-class IoiParameters(TaskParameters):
+class IoiParameters(DrawnParameters):
     """``task:`` for this family.
 
     Attributes:
         templates: how many of the eight sentences.
         order: ``ABBA`` (the indirect object first), ``BABA``, or ``both`` in turns.
-        rows: how many rows are judged on.
-        seed: of every row set.
     """
 
     family: Literal["ioi"]
     templates: int = Field(default=len(TEMPLATES), ge=1, le=len(TEMPLATES))
     order: Literal["both", "ABBA", "BABA"] = "both"
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
-    @model_validator(mode="after")
-    def can_be_drawn(self) -> IoiParameters:
-        enough(Ioi(self))
-        return self
+    def task(self) -> Ioi:
+        return Ioi(self)
 
 
 class Ioi(Drawn):

@@ -7,15 +7,19 @@ have different words. Everything here is plain data; `tasks.drawn` makes rows of
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import islice
 from math import prod
 
 from pytest_mechanism.tasks.patterns import Pattern, Word
 from pytest_mechanism.tasks.word_lists import Table
+
+SAMPLED = 2_000
+"""Scenes that the number of options is counted in."""
 
 
 @dataclass(frozen=True)
@@ -178,26 +182,58 @@ class Plan:
             of = self.list_of(answer.slot)
             words = [scene.words[slot] for slot in self.sharing[of]]
             # one word of the list alone would be no choice
-            words = words if len(words) > 1 else list(tables[of])
+            if len(words) == 1:
+                return self.every(tables[of], answer.column)
             found = [cell(tables[of], word, answer.column) for word in words]
         return tuple(dict.fromkeys(found))
+
+    def every(self, table: Table, column: str) -> tuple[str, ...]:
+        """What a table says, each word once; remembered, since it may be long and rows are many."""
+        known = self._said.get(column)
+        if known is None or known[0] is not table:
+            said = dict.fromkeys(cell(table, word, column) for word in table)
+            known = self._said[column] = table, tuple(said)
+        return known[1]
+
+    @cached_property
+    def _said(self) -> dict[str, tuple[Table, tuple[str, ...]]]:
+        return {}
 
     @cached_property
     def chance(self) -> Fraction:
         """How often somebody is right who names one of a prompt's options, or always the word that
-        is right most often."""
+        is right most often.
+
+        Over every scene, or `SAMPLED` of them where there are more. Words count that a tokenizer
+        may drop: rows are drawn from those that are left, and chance is known before any tokenizer.
+        """
         constant: dict[str, Fraction] = defaultdict(Fraction)
         options, texts = Fraction(0), len(self.told)
         for number, told in enumerate(self.told):
-            said = [told.answer.text]
-            if told.answer.slot:
-                table = self.tables[self.list_of(told.answer.slot)]
-                said = [cell(table, word, told.answer.column) for word in table]
-            for word in said:
-                constant[word] += Fraction(1, len(said) * texts)
-            many = len(self.guesses(self.tables, self.scene(self.tables, number, 0)))
-            options += Fraction(1, many * texts)
+            word = told.answer
+            said = [word.text]
+            if word.slot:  # each word of a list stands as often in a slot as any other
+                table, column = self.tables[self.list_of(word.slot)], word.column
+                if word.slot in told.pattern.occurrences:
+                    column = column or told.pattern.occurrences[word.slot].column
+                said = [cell(table, each, column) for each in table]
+            for each, times in Counter(said).items():
+                constant[each] += Fraction(times, len(said) * texts)
+            many = Counter(len(self.guesses(self.tables, scene)) for scene in self.sampled(number))
+            options += sum(
+                (Fraction(n, of * many.total() * texts) for of, n in many.items()), Fraction(0)
+            )
         return max(options, *constant.values())
+
+    def sampled(self, told: int) -> Iterator[Scene]:
+        """Scenes of a text to count options in, the same in every process; one where every scene
+        has the same."""
+        answer = self.told[told].answer
+        vary = self.options or (answer.slot and len(self.sharing[self.list_of(answer.slot)]) > 1)
+        many = max(1, SAMPLED // len(self.told)) if vary else 1
+        count = self.size(self.tables)
+        for number in islice(shuffled(random.Random("chance"), count), many):
+            yield self.scene(self.tables, told, number)
 
     # -- sources
 

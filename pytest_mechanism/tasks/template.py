@@ -19,11 +19,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
 from pytest_mechanism.errors import Misplaced
-from pytest_mechanism.tasks.base import TaskParameters
-from pytest_mechanism.tasks.drawn import Drawn, enough
+from pytest_mechanism.tasks.drawn import Drawn
+from pytest_mechanism.tasks.drawn_parameters import DrawnParameters
 from pytest_mechanism.tasks.plans import Plan
 from pytest_mechanism.tasks.word_lists import WordList
 
@@ -99,7 +99,7 @@ Texts = Annotated[
 ]
 
 
-class TemplateParameters(TaskParameters):
+class TemplateParameters(DrawnParameters):
     """``task:`` for this family.
 
     Attributes:
@@ -113,8 +113,6 @@ class TemplateParameters(TaskParameters):
         split: slots whose words may be of several tokens.
         source: how the corrupted prompt of a pair differs.
         variables: what patches may move.
-        rows: how many rows are judged on.
-        seed: of every row set.
     """
 
     family: Literal["template"]
@@ -127,19 +125,15 @@ class TemplateParameters(TaskParameters):
     split: Names = ()
     source: Source | None = None
     variables: dict[StrictStr, Variable] = Field(default_factory=dict)
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
-    @model_validator(mode="after")
-    def can_be_drawn(self) -> TemplateParameters:
+    def task(self) -> Template:
         task = Template(self)
         if task.chance >= 1:
             raise Misplaced(
                 "who guesses is always right: the answer is always the same word, or the only option",
                 "options" if self.options else "answer",
             )
-        enough(task)
-        return self
+        return task
 
 
 class Template(Drawn):

@@ -58,6 +58,9 @@ def test_a_spec_of_every_family_lints(
     assert spec.task.family == family
     assert spec.claims
     assert spec.sought == (family != "refusal")
+    # where one constant answer is always right, accuracy alone would be green on it
+    held = [c.variable for c in spec.claims.values() if c.kind == "encodes"]
+    assert held == (["year"] if family == "greater_than" else [])
     assert "pytest-mechanism doctor mine.yaml" in said
     assert [p.name for p in Path.cwd().glob("*mine*")] == ["mine.yaml"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -14,16 +15,21 @@ from dataclasses import asdict, dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
 from pytest_mechanism.tasks.drawn import Drawn
+from pytest_mechanism.tasks.drawn_parameters import TRIED
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
 from pytest_mechanism.tasks.induction import Induction, InductionParameters
 from pytest_mechanism.tasks.ioi import TEMPLATES, Ioi, IoiParameters
 from pytest_mechanism.tasks.parts import JUDGED, part_of_stream, part_of_text
 from pytest_mechanism.tasks.plans import shuffled
 from pytest_mechanism.tasks.template import Template, TemplateParameters
+from pytest_mechanism.tasks.words import OBJECTS
 
 COUNT = 20
 STREAMS = ("rows", "pairs", "test", "discover_rank", "discover_select", "dcm_train", "ablation")
@@ -275,9 +281,9 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
         )
     }
     assert first == {
-        "greater_than": (1, "The journey lasted from the year 1741 to the year 17"),
-        "induction": (1, "brick newspaper beer pen bag guitar dish glass newspaper"),
-        "ioi": (1, "Then, Christian and Alex went to the office. Alex gave a snack to"),
+        "greater_than": (2, "The journey lasted from the year 1741 to the year 17"),
+        "induction": (2, "Words: brick newspaper beer pen bag guitar dish glass newspaper"),
+        "ioi": (2, "Then, Christian and Alex went to the office. Alex gave a snack to"),
     }
 
 
@@ -315,3 +321,75 @@ def test_what_is_searched_on_is_read_again_and_says_so() -> None:
         MechanismError, match=r"200 different prompts are asked for, \d\d are possible"
     ):
         task.rows(AnyWord(), 200)
+
+
+def facts(wordings: int, people: int = 40, rows: int = 20) -> Template:
+    """So many people with a city each, told in so many wordings."""
+    words = {f"p{i}": {"city": f"c{i}"} for i in range(people)}
+    given = {
+        "family": "template",
+        "words": {"person": words},
+        "texts": [f"t{i} {{person}} lives in" for i in range(wordings)],
+        "answer": "{person.city}",
+        "rows": rows,
+    }
+    return Template(TemplateParameters.model_validate(given))
+
+
+def test_one_fact_in_several_wordings_is_one_cluster() -> None:
+    """100 rows about 40 people are no 100 independent ones; two rows about one person are one
+    cluster, two about different people are two."""
+    rows = facts(10, rows=100).rows(AnyWord(), 100)
+    people = [row.base.text.split()[1] for row in rows]
+    assert len({row.base.text for row in rows}) == 100
+    assert len({*people}) <= 40
+    clusters = [row.cluster for row in rows]
+    assert len({*clusters}) == len({*people}) == len({*zip(people, clusters, strict=True)})
+
+
+def test_too_few_rows_name_the_text_that_has_run_out() -> None:
+    """Texts take turns, so one that has no more ends the set although others have more."""
+    with pytest.raises(MechanismError) as raised:
+        facts(4).rows(AnyWord(), 90)
+    found = re.search(r"(\d+) are possible .* since text (\d) of 4 has no more", str(raised.value))
+    assert found
+    possible, text = int(found[1]), int(found[2])
+    assert possible % 4 + 1 == text
+    assert len(facts(4).rows(AnyWord(), possible)) == possible
+    with pytest.raises(MechanismError, match=f", {possible} are possible"):
+        facts(4).rows(AnyWord(), possible + 1)
+
+
+def test_many_rows_are_tried_with_a_few_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a spec draws no set of 75 000; more rows than there are prompts is an error still;
+    settings that were read before are not tried again."""
+    asked = []
+    rows = Drawn.rows
+    monkeypatch.setattr(
+        Drawn, "rows", lambda self, v, count, *s: asked.append(count) or rows(self, v, count, *s)
+    )
+    known = facts(8, people=20_000, rows=75_000).settings
+    assert asked == [TRIED]
+    with pytest.raises(ValueError, match="75001 different prompts are asked for, these words make"):
+        facts(3, people=20_000, rows=75_001)
+    settings = known.model_dump(mode="json")
+    TemplateParameters.model_validate(settings, context={KNOWN_GOOD: True})
+    assert asked == [TRIED]
+    TemplateParameters.model_validate(settings)
+    assert asked == [TRIED, TRIED]
+
+
+def test_a_sequence_has_as_many_tokens_whichever_word_comes_first() -> None:
+    """Also for byte-level BPE that knows words after a space alone, or a mean by place would have
+    few prompts at each."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([" the" + f" {word}" * 3 for word in OBJECTS], trainer)
+    encoder = Encoder(tokenizer, "a test's")
+    task = Induction(InductionParameters(family="induction"))
+    rows = task.rows(SharedVocabulary((encoder,)), 100)
+    assert len({row.base.text.split()[1] for row in rows}) > 20
+    assert len({encoder.encode(row.base).slots for row in rows}) == 1
+    split = [len(tokenizer.encode(row.base.text.split()[1]).ids) for row in rows]
+    assert max(split) > 1  # what they would be at the beginning

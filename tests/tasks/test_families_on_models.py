@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.methods import interchange
 from pytest_mechanism.methods.catalogue import PERFORMANCE
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.spec.load import load
@@ -156,7 +161,7 @@ def test_a_model_that_is_never_right_is_red_and_nothing_breaks(
 
 def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
     """Accuracy counts every right year, the log-probability is theirs together; and that heads
-    carry the year is refuted, since nothing that is moved changes the answer."""
+    carry the year is red: 99 is never a year up to the base's, on the source prompt neither."""
     text = HEAD.format(family="greater_than") + CLAIMS.format(at="year.first", variable="year")
     text = text.replace("positional_mean, prompts: 400", "resample, prompts: 60")
     found, spec, gate = judge(text)
@@ -164,7 +169,8 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
     assert found["right"].score is not None
     assert found["right"].score.value == 1.0
     assert found["heard"].status == "fail"
-    assert found["holds"].status == "fail"
+    assert found["holds"].status == "inconclusive"
+    assert "ceiling and floor are not told apart" in found["holds"].reason
     assert found["enough"].status == "inconclusive"  # as good with every head silent
 
     case = gate.case(spec, spec.claims["right"], "base")
@@ -179,6 +185,43 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
             ids = [bench.model.encoder.word(f"{later:02}") for later in range(year + 1, 100)]
             wanted.append(float(each[ids].sum().log()))
     np.testing.assert_allclose(seen.values["log_probability"], wanted, atol=1e-5)
+
+
+class AnyLaterYear:
+    """Stands for a model that says some year after the one it reads, and whose whole mechanism is
+    moved: with a source's activations it says what it says there."""
+
+    def __init__(self, bench: Any) -> None:
+        self.ids = [bench.model.encoder.word(year) for year in NUMBERS]
+        self.size = bench.model.encoder.size
+
+    def run(self, tokens: Any, readings: Any = (), *, answer: bool = True) -> Any:
+        logits = torch.zeros(len(tokens.ids), self.size)
+        for row, ids in enumerate(tokens.ids.tolist()):
+            year = next(self.ids.index(b) for a, b in pairwise(ids) if {a, b} <= {*self.ids})
+            logits[row, self.ids[year + 1 + sum(ids) % (99 - year)]] = 1
+        if not answer:
+            return SimpleNamespace(outcome=SimpleNamespace(logits=None, readings=[]))
+        self.before, self.now = getattr(self, "now", None), logits
+        outcome = SimpleNamespace(logits=logits, readings=[])
+        moved = [SimpleNamespace(logits=self.before)]
+        return SimpleNamespace(outcome=outcome, branches=lambda _: moved)
+
+
+def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(judge: Judge) -> None:
+    """Half of the years after the source's are after the base's too and show nothing: on the source
+    prompt itself the model says a target no more often."""
+    text = HEAD.format(family="greater_than") + CLAIMS.format(at="year.first", variable="year")
+    text = text.split("groups:")[0] + "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
+    _, spec, gate = judge(text)
+    bench = gate.runner.bench("base", spec.task)
+    fake = replace(bench, engine=AnyLaterYear(bench))
+    arguments = {"heads": [], "control": [], "at": "last", "variable": "year", "learned": False}
+    seen = interchange.measure(fake, {**arguments, "rows": 300}, ())
+    assert seen.values["own"].mean() == 1
+    assert 0.3 < seen.values["ceiling"].mean() < 0.7
+    assert seen.values["floor"].mean() == 0
+    np.testing.assert_array_equal(seen.values["patched"], seen.values["ceiling"])
 
 
 def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge) -> None:

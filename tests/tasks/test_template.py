@@ -185,6 +185,24 @@ def test_chance_is_that_of_guessing_among_the_options(
     assert row.base.answer in row.base.options
 
 
+def test_chance_is_a_mean_over_prompts_with_different_numbers_of_options() -> None:
+    """He or she, of two people: no choice where both are the same. Of 30 people 10 are she."""
+    people = {f"p{i}": {"said": "he" if i % 3 else "she"} for i in range(30)}
+    task = template(
+        {"family": "template", "words": {"p": people}, "slots": {"A": "p", "B": "p"}, "rows": 20},
+        text="so {A} and {B} left as",
+        answer="{A.said}",
+    )
+    same = (20 * 19 + 10 * 9) / (30 * 29)
+    assert task.chance == pytest.approx(same + (1 - same) / 2)
+    one_of = template(
+        {"family": "template", "words": {"p": people}, "rows": 20},
+        texts=["so {p} left as", "then {p} left as"],
+        answer="{p.said}",
+    )
+    assert one_of.chance == pytest.approx(2 / 3)  # who always says he
+
+
 def test_words_that_may_be_split_are_kept_and_what_follows_is_aligned_again() -> None:
     """A split word's end is an anchor of its own."""
 
