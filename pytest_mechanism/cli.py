@@ -16,6 +16,7 @@ from pytest_mechanism.commands.say import Parser, say
 from pytest_mechanism.errors import MechanismError
 
 BAD_SPEC = 2
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MechanismError as problem:
         say(f"pytest-mechanism: {problem}", err=True)
         return BAD_SPEC
+    except KeyboardInterrupt:
+        say("pytest-mechanism: interrupted; what was measured is kept", err=True)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output left
         sys.stderr.close()
         return 0

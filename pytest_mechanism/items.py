@@ -224,7 +224,9 @@ class ClaimItem(pytest.Function):
         if not session.paired or not session.counts["loaded"] + session.counts["from_store"]:
             return []
         found = session.runner.notes
-        return [found[model] for model in self.claim.models(self.name) if model in found]
+        heads = session.gate.heads(self.spec, self.claim, self.name)
+        said = [found[model] for model in self.claim.models(self.name) if model in found]
+        return said if heads is None else [*said, heads]
 
     def report(
         self, verdict: Verdict, drift: Drift | None, accepted: float | None, seconds: float

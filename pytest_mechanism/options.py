@@ -54,7 +54,16 @@ class Session:
         if (given := path_option(self.config, "mechanism_store")) is not None:
             return given
         cache = getattr(self.config, "cache", None)
-        return None if cache is None else Path(cache.mkdir("mechanism"))
+        if cache is None:
+            return None
+        try:
+            return Path(cache.mkdir("mechanism"))
+        except OSError as problem:
+            raise MechanismError(
+                f"pytest's cache, where measurements are remembered, cannot be written: "
+                f"{problem.strerror}; choose another place with --mechanism-store, or "
+                "--mechanism-no-store"
+            ) from None
 
     @cached_property
     def fingerprints(self) -> Mapping[str, Fingerprint]:

@@ -70,6 +70,8 @@ class MechanismPlugin:
                 raise pytest.UsageError(str(problem)) from None
             text = visible(reference.text)
             lines.append(f"mechanism: {role} = {reference.label} ({text}) {mark}")
+        if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
+            lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SpecFile | None:

@@ -103,7 +103,7 @@ def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            from peft import PeftModel
+            from peft import PeftModel, get_peft_model_state_dict
         except ImportError:
             raise MechanismError(
                 "an adapter needs the library PEFT: pip install 'pytest-mechanism[peft]'"
@@ -118,8 +118,25 @@ def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
                     f"{folder}: the adapter's weights do not fit its config or base: "
                     f"{one_line(str(missing[0].message))[:200]}"
                 )
+            if surplus := sorted(tensors(folder) - {*get_peft_model_state_dict(adapted)}):
+                raise MechanismError(
+                    f"{folder}: {len(surplus)} of the adapter's weights fit nothing in its base, "
+                    f"first {surplus[0][:120]}; its config or base belongs elsewhere"
+                )
             return adapted.merge_and_unload()
         except MechanismError:
             raise
         except Exception as problem:  # whatever an adapter of another model makes PEFT raise
             raise MechanismError(f"{folder} does not fit its base: {first_line(problem)}") from None
+
+
+def tensors(folder: Path) -> set[str]:
+    """Names of an adapter's weights."""
+    if (folder / SAFE_ADAPTER).is_file():
+        from safetensors import safe_open
+
+        with safe_open(folder / SAFE_ADAPTER, framework="pt") as file:
+            return {*file.keys()}
+    import torch
+
+    return {*torch.load(folder / PICKLED_ADAPTER, map_location="cpu", weights_only=True)}

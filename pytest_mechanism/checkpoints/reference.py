@@ -17,7 +17,7 @@ from pytest_mechanism.checkpoints.shape import read_config
 from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_code, wrong_weights
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ZOO = Path(__file__).parent.parent / "zoo"
 
 
@@ -108,7 +108,7 @@ def parse_reference(
     label = label.strip() if equals else default_label(given)
     if not LABEL.fullmatch(label):
         raise BadReference(
-            f"{label!r} cannot be a label: use letters, digits, '_', '.' and '-', "
+            f"{label!r} cannot be a label: use letters, digits, '_', '.' and '-', 100 at most, "
             f"as in --model-pair base={given},..."
         )
     return Reference(label, given, *resolve(given, aliases, root, trust))
@@ -118,7 +118,7 @@ def default_label(reference: str) -> str:
     """The last name in a reference: ``zoo:ft`` -> ft, ``./out/step_500`` -> step_500."""
     tail = reference.rstrip("/\\").replace("\\", "/").split("/")[-1]
     tail = tail.split(":")[-1].split("@")[0].replace("+", "_")
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", tail).lstrip("._-") or "model"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", tail).lstrip("._-")[:100] or "model"
 
 
 Resolved = tuple[Path, Path | None]

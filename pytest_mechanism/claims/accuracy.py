@@ -22,7 +22,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import estimates, verdicts
-from pytest_mechanism.types import Measurement, Verdict
+from pytest_mechanism.types import Measurement, Score, Verdict
 
 
 class Accuracy(Claim):
@@ -61,6 +61,17 @@ class Accuracy(Claim):
             raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
         return self
 
+    def above_guessing(self, case: Case, own: Score, reached: Verdict) -> Verdict:
+        """A task that is solved is solved better than by guessing."""
+        if own.interval[0] > case.task.chance:
+            return reached
+        return verdicts.inconclusive(
+            f"accuracy {verdicts.show(own)} is not told apart from guessing "
+            f"({case.task.chance:.3f}), whatever is claimed",
+            reached.threshold,
+            reached.scores,
+        )
+
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
@@ -75,7 +86,10 @@ class Accuracy(Claim):
         own = accuracy(case, seen)
         found: list[Verdict] = []
         if self.at_least is not None or self.at_most is not None:
-            found.append(verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most)))
+            reached = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
+            if self.at_least is not None and reached.status == "pass":
+                reached = self.above_guessing(case, own, reached)
+            found.append(reached)
         if self.not_worse_than is not None and self.margin is not None:
             other = measured(performance(case, self.not_worse_than))
             check_paired(seen, other)

@@ -140,9 +140,20 @@ def graph_footnote(spec: Spec, seen: Sequence[Seen]) -> str:
 def positions(spec: Spec, example: Prompt) -> dict[str, tuple[Span, ...]]:
     """The positions at which groups work, in the order of the text."""
     used = {
-        group.at: example.spans.get(token_of(group.at)[0], ()) for group in spec.groups.values()
+        group.at: tuple(
+            whole_word(example.text, span) for span in example.spans.get(token_of(group.at)[0], ())
+        )
+        for group in spec.groups.values()
     }
     return dict(sorted(used.items(), key=lambda item: (item[1] or ((len(example.text), 0),))[0]))
+
+
+def whole_word(text: str, span: Span) -> Span:
+    """A span that begins inside a word, from the word's beginning: ``last`` is a character."""
+    start, stop = span
+    while start and text[start].isalnum() and text[start - 1].isalnum():
+        start -= 1
+    return start, stop
 
 
 def marked(text: str, spans: Mapping[str, Sequence[Span]]) -> str:

@@ -40,7 +40,7 @@ def failure_text(
         lines.append(f"  claimed   {verdict.threshold}")
     for i, score in enumerate(verdict.scores):
         lines += score_lines(score, "measured" if i == 0 else "beside")
-    if meaning:
+    if meaning and (verdict.status == "fail" or (drift is not None and drift.red)):
         lines.append(f"  meaning   {meaning}")
     if drift is not None and drift.state == "new":
         lines.append("  accepted  none to compare with")

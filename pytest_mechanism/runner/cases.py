@@ -15,7 +15,7 @@ from pytest_mechanism.discovery.discover import with_discovered
 from pytest_mechanism.errors import MechanismError, add_models
 from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.runner import Runner
-from pytest_mechanism.spec.parts import AnyGroup
+from pytest_mechanism.spec.parts import AnyGroup, Group
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
 
@@ -133,6 +133,21 @@ class Gate:
             return claim.judge(case, self.runner.measure)
         except MechanismError as problem:
             return Verdict("error", str(problem), "")
+
+    def heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
+        """Which heads were found for a claim that speaks of discovered ones, as a sentence."""
+        if not (spec.sought and claim.needs_groups):
+            return None
+        on = found_on(spec, claim, role)
+        groups = self._found.get((spec.path, on))
+        if groups is None or isinstance(groups, MechanismError):
+            return None
+        named = [
+            f"{name} {' '.join(f'{layer}.{head}' for layer, head in group.members())}"
+            for name, group in groups.items()
+            if isinstance(group, Group)
+        ]
+        return f"{spec.circuit}: heads discovered on {on} (layer.head): {'; '.join(named)}"
 
     def discovered(self, spec: Spec, case: Case, on: str) -> Mapping[str, AnyGroup]:
         """The spec's groups with their heads found on the model of role ``on``.

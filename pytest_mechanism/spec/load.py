@@ -139,6 +139,7 @@ class _Loader:
         task = self.task(top.get("task"))
         groups = self.groups(top.get("groups", {}), task)
         claims = self.claims(top.get("claims"), task)
+        self.check_found_on(found_on, claims, applies)
         for name, claim in claims.items():
             origin = claim.found_on(PAIR, str(found_on)) if claim.roles() == (PAIR,) else found_on
             named = any(isinstance(group, Group) for group in groups.values())
@@ -249,6 +250,18 @@ class _Loader:
                     return
                 seen.append(at.group)
                 at = groups[at.group].into
+
+    def check_found_on(
+        self, found_on: object, claims: Mapping[str, Claim], applies: AppliesTo | None
+    ) -> None:
+        """A role of the pair, or one that something else in the spec speaks of."""
+        roles = {"base", "ft", *(applies.roles if applies is not None else ())}
+        for claim in claims.values():
+            roles |= {model for role in claim.roles() for model in claim.models(role)}
+        if isinstance(found_on, str) and found_on not in roles:
+            self.problem(
+                f"found_on: unknown role {found_on!r}; {choices(found_on, roles)}", ("found_on",)
+            )
 
     def claims(self, value: Any, task: Task | None) -> dict[str, Claim]:
         if not isinstance(value, dict) or not value:

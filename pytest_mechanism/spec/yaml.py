@@ -80,6 +80,8 @@ def is_spec(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(65_536)
+            if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16 or 32, which `read` refuses
+                head = head.replace(b"\0", b"")[2:]
             return MARKER.match(head) is not None or all(key.search(head) for key in LIKELY)
     except OSError:
         return False

@@ -79,11 +79,12 @@ class Jsonl(Task):
     def chance(self) -> float:
         if self.given.chance is not None:
             return self.given.chance
-        options = [len(line.base.options) for line in self.all]
-        if all(options):
-            return sum(1 / n for n in options) / len(options)
         most = Counter(line.base.answer for line in self.all).most_common(1)[0][1]
-        return most / len(self.all)
+        constant = most / len(self.all)  # whoever always says the most frequent answer
+        options = [len(line.base.options) for line in self.all]
+        if not all(options):
+            return constant
+        return max(constant, sum(1 / n for n in options) / len(options))
 
     # -- which lines
 

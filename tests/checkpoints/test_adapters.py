@@ -179,3 +179,16 @@ def test_what_is_not_in_the_cache_is_one_line(cache: Path, text: str) -> None:
     with pytest.raises(BadReference) as problem:
         parse_reference(text, {}, Path("/nowhere"))
     assert "\n" not in str(problem.value)
+
+
+def test_an_adapter_half_of_which_fits_nothing_is_one_line(made: Path, tmp_path: Path) -> None:
+    """A name in the config gone wrong: PEFT would merge the other half without a word."""
+    from safetensors.torch import load_file, save_file
+
+    other = Path(shutil.copytree(made / "adapter", tmp_path / "other"))
+    weights = load_file(other / "adapter_model.safetensors")
+    name = min(weights)
+    weights[name.replace(name.split(".")[-3], "zz_proj")] = weights[name].clone()
+    save_file(weights, other / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MechanismError, match="1 of the adapter's weights fit nothing"):
+        load_model("ft", BASE, "cpu", "float32", lambda _: [1, 2, 3], other)

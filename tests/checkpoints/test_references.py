@@ -119,12 +119,12 @@ KNOWN = "valid: base, chain, gone, out, same, tuned, zoo:base, zoo:ft"
         ("x=", f"an empty checkpoint reference; {KNOWN}"),
         (
             "=base",
-            "'' cannot be a label: use letters, digits, '_', '.' and '-', as in --model-pair "
+            "'' cannot be a label: use letters, digits, '_', '.' and '-', 100 at most, as in --model-pair "
             "base=base,...",
         ),
         (
             "../up=base",
-            "'../up' cannot be a label: use letters, digits, '_', '.' and '-', as in --model-pair "
+            "'../up' cannot be a label: use letters, digits, '_', '.' and '-', 100 at most, as in --model-pair "
             "base=base,...",
         ),
         ("~nobody_at_all/x", "'~nobody_at_all/x' cannot be a folder: Could not determine home"),

@@ -101,6 +101,17 @@ def test_accuracy_is_judged_on_its_bound(case: Case, p: float, wanted: str) -> N
     assert status(claim.judge(case, models(ONE, share(p)))) == wanted
 
 
+def test_an_accuracy_that_guessing_has_shows_nothing(case: Case) -> None:
+    """However little is claimed; what must be gone may be at chance."""
+    low = Accuracy(kind="accuracy", on="ft", at_least=0.01)
+    verdict = low.judge(case, models(ONE, CHANCE))
+    assert status(verdict) == "inconclusive"
+    assert "not told apart from guessing" in verdict.reason
+    assert status(low.judge(case, models(ONE, share(0.9)))) == "pass"
+    gone = Accuracy(kind="accuracy", on="ft", at_most=0.5)
+    assert status(gone.judge(case, models(ONE, CHANCE))) == "pass"
+
+
 def test_no_worse_than_a_model_at_chance_is_inconclusive(case: Case) -> None:
     """Two guessers are not worse than each other, and it means nothing."""
     claim = Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1)

@@ -600,3 +600,14 @@ def test_a_probe_s_position_is_one_of_the_task_s(problems) -> None:
         SPEC + "  read: {kind: decodable, asked: rows, position: lst, at_least: 0.5}\n"
     )
     assert found.startswith("x.yaml:17: claim read: unknown position 'lst'; did you mean 'last'?")
+
+
+def test_a_role_that_heads_cannot_have_been_found_on_is_named(tmp_path: Path) -> None:
+    """A typing error would search on nobody's model."""
+    path = tmp_path / "spec.yaml"
+    text = "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking}\nfound_on: bse\n"
+    path.write_text(text + "claims:\n  solves: {kind: accuracy, on: base, at_least: 0.5}\n")
+    with pytest.raises(Problems, match=r"spec\.yaml:4: found_on: unknown role 'bse'; did you mean"):
+        load(path, Path("spec.yaml"))
+    path.write_text(path.read_text().replace("bse", "control").replace("on: base", "on: control"))
+    assert load(path).found_on == "control"

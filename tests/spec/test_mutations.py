@@ -182,7 +182,7 @@ STYLES = {
 }
 TEXT = STYLES["block"]["circuit"]
 
-LINE = re.compile(r"(spec|other)\.yaml:(\d+): \S.*")
+LINE = re.compile(r"(spec\.yaml|other\.yaml|names\.jsonl):(\d+): \S.*")
 
 
 def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | None:

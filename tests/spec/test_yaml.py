@@ -240,6 +240,10 @@ def test_a_spec_is_known_by_its_first_key(tmp_path: Path, raw: bytes, ours: bool
 def test_a_missing_file_is_no_spec(tmp_path: Path) -> None:
     """Asking about a file that is not there is no error."""
     assert not is_spec(tmp_path / "none.yaml")
+    for coding in ("utf-16", "utf-16-be", "utf-32"):  # with a mark; what Windows' shells write
+        mark = "" if coding != "utf-16-be" else "\ufeff"
+        (tmp_path / "wide.yaml").write_bytes((mark + "mechanism: 1\n").encode(coding))
+        assert is_spec(tmp_path / "wide.yaml"), coding
 
 
 PLAIN = st.recursive(

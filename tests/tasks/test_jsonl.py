@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,16 @@ def test_a_word_that_some_tokenizer_splits_leaves_its_lines_out(tmp_path: Path) 
 
 def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
     """Among the options; without, the most frequent answer; or what the spec says."""
-    assert task(tmp_path).chance == pytest.approx(1 / 6)
+    most = Counter(line.base.answer for line in task(tmp_path).all).most_common(1)[0][1]
+    assert task(tmp_path).chance == max(1 / 6, most / len(task(tmp_path).all))
+    lines = [
+        {"prompt": f"say {i}", "answer": "fox" if i % 8 else "elk", "options": ["elk", "fox"]}
+        for i in range(80)
+    ]
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    given = {"family": "jsonl", "file": "plain.jsonl", "rows": 20}
+    skewed = Jsonl(JsonlParameters.model_validate(given, context={FOLDER: tmp_path}))
+    assert skewed.chance == 0.875  # and not one in two
     assert task(tmp_path, chance=0.25).chance == 0.25
     lines = [{"prompt": f"say {i}", "answer": "yes" if i % 4 else "no"} for i in range(80)]
     (tmp_path / "plain.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
