@@ -153,7 +153,9 @@ def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        if not equals or name not in fields:
+        if not equals:
+            raise MechanismError(f"--set {text}: write KEY=VALUE, as in --set rows=200")
+        if name not in fields:
             raise MechanismError(
                 f"--set {text}: task {kind.family} has no setting {name!r}; {choices(name, fields)}"
             )

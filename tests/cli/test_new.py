@@ -133,6 +133,10 @@ def test_who_leaves_without_an_answer_gets_a_line(
         (["--task=jsonl", "--set=file=gone.jsonl"], "mine.yaml:5: task.file: no file gone.jsonl"),
         (["--task=ioi", "--set=row=5"], "has no setting 'row'; did you mean 'rows'?"),
         (
+            ["--task=ioi", "--set=rows"],
+            "--set rows: write KEY=VALUE",
+        ),
+        (
             ["--task=ioi", "--set=rows=many"],
             "mine.yaml:5: rows: must be a valid integer, got 'many'",
         ),

@@ -66,7 +66,7 @@ def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str,
     assert farthest(case, found, wanted)[1] <= 1e-4
 
 
-@few(25)
+@few(10)
 @given(data=st.data())
 def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: Any) -> None:
     """Held branches that follow each other below the layer where they differ: whole circuits, ones

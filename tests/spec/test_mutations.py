@@ -1,7 +1,7 @@
 """Whatever a spec file holds: a valid spec, or one line with file and line. Never anything else.
 
-MECHANISM_MUTATIONS=10000 sets how many mutated specs are tried in all, MECHANISM_MUTATIONS_LOG a file
-for the seconds of each.
+MECHANISM_MUTATIONS=10000 sets how many mutated specs are tried in all (CI does so),
+MECHANISM_MUTATIONS_LOG a file for the seconds of each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 
-MUTATIONS = int(os.environ.get("MECHANISM_MUTATIONS", "10000"))
+MUTATIONS = int(os.environ.get("MECHANISM_MUTATIONS", "2000"))
 SHARDS = 8
 """Tests that share the examples, so that several workers can."""
 
