@@ -10,7 +10,7 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.path import Path
 from pytest_mechanism.claims.scoring import above_chance, performance
-from pytest_mechanism.discovery.discover import as_group
+from pytest_mechanism.discovery.discover import Effort, as_group, discover
 from pytest_mechanism.discovery.stages import Stage, search
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.spec.parts import Group
@@ -64,6 +64,11 @@ def look(case: Case, on: str, label: str, measured: Measured, rank_rows: int) ->
         for stage in stages
         if stage.candidates
     }
+    if not all(isinstance(group, Group) for group in case.groups.values()):
+        # what a gate judges: grown until it suffices, less what is not needed; where that comes to
+        # nothing, what path patching picked is still to be seen
+        found = discover(case, on, measured, Effort(rank_rows=rank_rows))
+        groups = dict(found.groups) or groups
     named = replace(case, role=on, groups=groups)
     effects: dict[str, Score] = {}
     for name, group in groups.items():

@@ -34,8 +34,13 @@ def measured(bench: Bench, what: str) -> Any:
     return resolve(method.function)(bench, arguments, [])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", FAMILIES)
+HALF = [  # float16 rounds less; those with norms, mixtures and parallel blocks stand for the rest
+    *((name, "bfloat16") for name in FAMILIES),
+    *((name, "float16") for name in ("llama3", "gemma2", "neox", "olmo2", "gpt-oss")),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), HALF)
 def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: str) -> None:
     """The same engine, all self-checks passed; measured against what rows differ by, the mean score
     is within .05 of float32's and each row's within .2, and each head's effect is alike."""

@@ -169,7 +169,7 @@ def words_of(prompt: Prompt) -> dict[str, str]:
     return {name: prompt.text[a:b] for name, ((a, b),) in prompt.spans.items()}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
 def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) -> None:
     """Places hold their words, answers are options, sources differ, targets are new, no word that
@@ -205,7 +205,7 @@ def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) ->
                 assert row.target == row.base.answer
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
 def test_no_prompt_stands_in_two_parts(run: tuple[Drawn, Without]) -> None:
     """Whatever is judged on is never ranked on, trained on, averaged over or chosen on, neither as
@@ -220,7 +220,7 @@ def test_no_prompt_stands_in_two_parts(run: tuple[Drawn, Without]) -> None:
     assert not found["found"] & found["chosen"]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TASKS)
 def test_a_longer_set_begins_with_the_shorter_one(task: Drawn) -> None:
     """More rows are the same rows and others; row i is told in the same text in every set."""
@@ -232,7 +232,7 @@ def test_a_longer_set_begins_with_the_shorter_one(task: Drawn) -> None:
         assert layouts == [layouts[i % texts] for i in range(20)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 10**6))
 def test_a_lazy_shuffle_has_each_number_once(count: int, seed: int) -> None:
     """And as good as any: the numbers do not come in order."""
