@@ -28,9 +28,6 @@ LEAST = ("claims:", "  solves: {kind: accuracy, at_least: 0.99}")
 FIND = 0.02
 """Nats. Heads of a trained model share work, and what is too little is dropped by minimality."""
 
-KEPT = ("family", "seed")
-"""Settings that nobody is asked for."""
-
 CLAIMS = """\
   # the task: a change of mechanism does not show here
   solves_task: {{kind: accuracy, at_least: {at_least}}}
@@ -110,7 +107,7 @@ def run(given: argparse.Namespace) -> int:
         *(f"  {key}: {flow(value)}" for key, value in {"family": family, **settings}.items()),
     ]
     task = tried(given.spec, "\n".join([*head, *LEAST])).task
-    spec = written(given.spec, "\n".join([*head, *about(task, chain, given.at_least)]))
+    spec = tried(given.spec, "\n".join([*head, *about(task, chain, given.at_least)]), keep=True)
     say(f"wrote {given.spec}")
     for line in example(spec):
         say(line)
@@ -163,7 +160,7 @@ def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]
             raise MechanismError(f"--set {name} is given twice")
         found[name] = read(fields[name], value)
     for name, field in fields.items():
-        if field.is_required() and name not in found and name not in KEPT:
+        if field.is_required() and name not in found:
             if not asks:
                 raise MechanismError(
                     f"task {kind.family} needs a value for {name!r}: --set {name}=VALUE"
@@ -259,11 +256,6 @@ def tried(path: Path, text: str, keep: bool = False) -> Any:
             trial.unlink(missing_ok=True)
             for folder in missing:  # from the innermost outwards; those that stay empty go
                 folder.rmdir()
-
-
-def written(path: Path, text: str) -> Any:
-    """The spec, which stays only if it can be read."""
-    return tried(path, text, keep=True)
 
 
 def example(spec: Any) -> Iterator[str]:

@@ -113,7 +113,7 @@ class Watch:
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self.device = memory_of(device)
+        self.device = device
         self.before = self.most = held(self.device)
         self._over = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
@@ -159,7 +159,6 @@ def memory_of(device: str) -> str:
 
 def held(device: str) -> int:
     """Bytes that this process holds on a device."""
-    device = memory_of(device)
     if not device.startswith("cuda"):
         import psutil
 
@@ -179,7 +178,6 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
         device: where it is.
         loading: was watching while it was loaded.
     """
-    device = memory_of(device)
     loaded = held(device) - loading.before
     size = min(bench.batch_size, ROWS)
     rows = task.rows(bench.vocabulary, 2 * size, "self-check")
