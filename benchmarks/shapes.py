@@ -5,7 +5,8 @@ Time does not depend on what the weights are, so nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def gpt2_small(attention: str) -> Any:
 
 def llama_gqa(attention: str) -> Any:
     return _llama(attention, 32000, 768, 2048, layers=12, heads=12, kv_heads=4)
+
+
+def llama_7b(attention: str) -> Any:
+    return _llama(attention, 32000, 4096, 11008, layers=32, heads=32, kv_heads=32)
 
 
 def tiny(attention: str) -> Any:
@@ -70,6 +75,7 @@ def embedded(attention: str) -> Any:
 MODELS: dict[str, Callable[[str], Any]] = {
     "gpt2-small": gpt2_small,
     "llama-gqa": llama_gqa,
+    "llama-7b": llama_7b,
     "embedded": embedded,
     "tiny": tiny,
 }
@@ -127,6 +133,46 @@ def make_setting(name: str, rows: int, length: int) -> Setting:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
     return Setting(name, shape, wrapped, plain, pairs(shape, rows, length))
+
+
+def make_placed(name: str, rows: int, length: int, device: str, dtype: torch.dtype) -> Setting:
+    """The same on a device, with the weights once and no faster attention beside them: for models of
+    which two do not fit."""
+    with torch.device(device), default_dtype(dtype):
+        model = seeded(MODELS[name], "eager")
+    shape = sizes(model)
+    for parameter in (wrapped := _wrap(model, Path(name))).parameters():
+        parameter.requires_grad_(False)
+    drawn = pairs(shape, rows, length)
+    return Setting(name, shape, wrapped, model, part(drawn, slice(None), device))
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def part(batch: Batch, rows: slice, device: str | None = None) -> Batch:
+    """Some rows of a batch, there or elsewhere."""
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[rows].to(device or tensor.device)
+
+    def side(whole: Side) -> Side:
+        tokens = Tokens(cut(whole.tokens.ids), cut(whole.tokens.lengths))
+        return Side(tokens, {name: cut(at) for name, at in whole.places.items()}, ())
+
+    return Batch(
+        batch.rows[rows],
+        side(batch.base),
+        side(batch.the_source()),
+        *map(cut, (batch.answers, batch.targets, batch.accepted, batch.wanted)),
+    )
 
 
 def seeded(make: Callable[[str], Any], attention: str) -> Any:

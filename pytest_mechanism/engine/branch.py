@@ -32,12 +32,37 @@ LEAST_ROOM = 32
 """Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
 has, so that what is held in memory beside the record stays that of one forward."""
 
-MOST_ROOM = 96
-"""Tokens a row that a CPU computes side by side of long prompts: each token is masked from the other
-branches' and yet multiplied with theirs, which more of them make dearer than fewer calls cheaper."""
+MOST_ROOM = 48
+"""Tokens a row that a CPU computes side by side of long prompts: more of them are no faster, and
+their attention scores over a long prompt outgrow what the allocator keeps at hand."""
 
 REMEMBERED = 1 << 30
 """Bytes of records that are kept for whoever branches from the same run next."""
+
+
+@dataclass
+class Limit:
+    """How many tokens are tried at once: half as many when memory runs out, and twice as many again
+    after a while in which it did not. The while doubles each time, since what is too much once often
+    is so again.
+
+    Attributes:
+        tokens: of all rows and branches together.
+        patience: packs of about as many that must go well before more are tried.
+        well: that have.
+    """
+
+    tokens: int = 1 << 40
+    patience: int = 16
+    well: int = 0
+
+    def ran_out(self, tried: int) -> None:
+        self.tokens, self.patience, self.well = max(1, tried // 2), 2 * self.patience, 0
+
+    def went_well(self, tried: int) -> None:
+        self.well += 2 * tried > self.tokens
+        if self.well >= self.patience:
+            self.tokens, self.well = 2 * self.tokens, 0
 
 
 @dataclass
@@ -47,7 +72,7 @@ class BranchEngine:
     Attributes:
         bridge: transformer-lens' TransformerBridge, raw (no compatibility mode).
         tick: called with the number of rows of each branch and run.
-        most: branches that are tried at once; halved when memory runs out.
+        limit: on what is tried at once, learned from memory running out.
         remembered: records of runs, the least used first.
         memory: bytes of them that may be kept.
     """
@@ -55,7 +80,7 @@ class BranchEngine:
     bridge: Any
     tick: Callable[[int], None] | None = None
     name: str = "branch"
-    most: int = 1 << 20
+    limit: Limit = field(default_factory=Limit)
     memory: int = REMEMBERED
     remembered: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
 
@@ -178,15 +203,19 @@ class BranchRun:
         if gradients and any(each.requires_grad for each in learned):
             raise ValueError("a run's own edits get no gradients: put them into the branch")
         planner = Planner(self.tokens, len(self.engine.bridge.blocks))
-        length = self.tokens.ids.shape[1]
-        most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
-        room = max(LEAST_ROOM, min(length, most))
         engine = self.engine
         run = Remembered(engine.bridge, engine.points, self.tokens, self.edits, self.record)
-        for pack in packs(map(planner.plan, branches), room):
+        length = self.tokens.ids.shape[1]
+        most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
+        for pack in packs(map(planner.plan, branches), max(LEAST_ROOM, min(length, most))):
             for outcome in self.within_memory(run, pack, gradients):
                 self.engine.count(self.tokens.ids.shape[0])
                 yield outcome
+
+    @property
+    def room(self) -> int:
+        """Tokens a row that the engine's limit allows."""
+        return self.engine.limit.tokens // self.tokens.ids.shape[0]
 
     def within_memory(
         self, run: Remembered, pack: Sequence[Planned], gradients: bool
@@ -194,9 +223,10 @@ class BranchRun:
         """A pack's outcomes, in smaller packs where memory runs out."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        waiting = in_parts(pack, self.engine.most)
+        waiting = list(packs(pack, self.room))
         while waiting:
             part, found = waiting.pop(0), None
+            tried = sum(each.active.numel() for each in part)
             try:
                 with torch.set_grad_enabled(gradients):
                     found = replay(run, part)
@@ -204,10 +234,11 @@ class BranchRun:
                 if len(part) == 1 or not should_reduce_batch_size(problem):
                     raise
             if found is None:  # the problem, which holds what filled the memory, is gone by now
-                self.engine.most = max(1, len(part) // 2)
-                waiting = in_parts([p for each in (part, *waiting) for p in each], self.engine.most)
+                self.engine.limit.ran_out(tried)
+                waiting = list(packs([p for each in (part, *waiting) for p in each], self.room))
                 clear_device_cache(garbage_collection=True)
             else:
+                self.engine.limit.went_well(tried)
                 yield from self.answered(found, gradients)
                 found = None  # let go of, so that the next pack has its memory
 
@@ -231,7 +262,3 @@ class BranchRun:
             done += len(part)
             while part:
                 yield part.pop(0)
-
-
-def in_parts(pack: Sequence[Planned], most: int) -> list[Sequence[Planned]]:
-    return [pack[i : i + most] for i in range(0, len(pack), most)]

@@ -25,6 +25,9 @@ from pytest_mechanism.engine.reference import positions
 NOWHERE = -1
 """Stands for no token in rows that have fewer active ones."""
 
+ROOM = 4
+"""A prompt has room behind its keys and values for a quarter of its tokens (`replay.SharedCache`)."""
+
 
 class Where(NamedTuple):
     """Tokens of a layout.
@@ -232,10 +235,14 @@ class Layout:
 
     @cached_property
     def prefix(self) -> int:
-        """How many of the run's tokens some member sees as they were; the rest no one looks at."""
+        """How many of the run's tokens are looked at: up to the last that some member sees as it
+        was. All of them where few are left out, since hiding those is cheaper than copying the rest
+        to stand right before the branches' own."""
         seen = (~self.replaced).any(1) & self.tokens.mask.bool()
         wanted = seen.any(0).nonzero()
-        return int(wanted.max()) + 1 if len(wanted) else 0
+        found = int(wanted.max()) + 1 if len(wanted) else 0
+        length = seen.shape[1]
+        return length if length - found <= length // ROOM else found
 
     def mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
         """[R, 1, W, `prefix` + W], added to attention scores: which of the run's tokens and of the

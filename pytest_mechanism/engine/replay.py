@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.changes import Changes
 from pytest_mechanism.engine.interface import Edit, Outcome, Tokens
-from pytest_mechanism.engine.layout import Layout, Planned, led
+from pytest_mechanism.engine.layout import ROOM, Layout, Planned, led
 from pytest_mechanism.engine.record import (
     CACHES,
     INDEXED,
@@ -27,9 +27,6 @@ from pytest_mechanism.engine.record import (
     last_mlp_at,
 )
 from pytest_mechanism.engine.reference import at_least_float, scores_matter
-
-ROOM = 4
-"""A prompt has room behind it for a quarter of its tokens."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,19 +12,26 @@ ROOT = Path(__file__).parents[2]
 
 COMMANDS = """
 import sys
-from benchmarks import engines, lengths
+from benchmarks import discovery, engines, lengths
 quick = ["--quick", "--json"]
 sys.exit(
     engines.main([*quick, sys.argv[1], "--plot", sys.argv[2], "--shapes", "tiny"])
     or lengths.main([*quick, sys.argv[3], "--plot", sys.argv[4], "--shape", "tiny"])
+    or discovery.main(
+        ["--device=cpu", "--shape=tiny", "--rows=5", "--tokens=8", "--batch-size=3", "--json"]
+        + sys.argv[5:]
+    )
 )
 """
-"""Both in one process, since most of their time goes into imports."""
+"""All in one process, since most of their time goes into imports."""
 
 
 def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> None:
     """Every contender gives the reference engine's numbers, and results and pictures are written."""
-    files = [tmp_path / name for name in ("engines.json", "e.svg", "lengths.json", "l.svg")]
+    files = [
+        tmp_path / name
+        for name in ("engines.json", "e.svg", "lengths.json", "l.svg", "stages.json")
+    ]
     run = subprocess.run(
         [sys.executable, "-c", COMMANDS, *map(str, files)],
         cwd=ROOT,
@@ -34,7 +41,7 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    engines, lengths = (json.loads(path.read_text()) for path in files[::2])
+    engines, lengths = (json.loads(path.read_text()) for path in files[:3:2])
     assert {found["measure"]: found["agrees"] for found in engines["results"]} == {
         "sweep-last": True,
         "sweep-all": True,
@@ -46,4 +53,11 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
         "minimality": True,
     }
     assert {1, 4, 12} == {point["heads"] for point in lengths["points"]}
+    stages = json.loads(files[4].read_text())["stages"]
+    assert [(each["senders"], each["forwards"]) for each in stages] == [
+        (12, 12),
+        (8, 16),
+        (8, 16),
+        (4, 8),
+    ]
     assert all(path.stat().st_size > 0 for path in files)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.engine import branch
-from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.branch import BranchEngine, Limit
 from pytest_mechanism.engine.interface import Alive, Branch, Edit, Outcome, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 
@@ -147,7 +147,9 @@ def test_what_goes_at_once_and_in_which_order_changes_nothing(
     with pytest.MonkeyPatch.context() as patch:
         wanted = case.outcomes(BranchEngine(model.bridge))
         patch.setattr(branch, "LEAST_ROOM", least)
-        run, *found = shuffled.outcomes(BranchEngine(model.bridge, most=most))
+        run, *found = shuffled.outcomes(
+            BranchEngine(model.bridge, limit=Limit(most * len(case.tokens.ids)))
+        )
     back = [run, *(found[order.index(i)] for i in range(len(order)))]
     assert farthest(case, back, wanted)[0] <= 1e-9
 

@@ -14,7 +14,7 @@ from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine import replay as replay_module
-from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.branch import BranchEngine, Limit
 from pytest_mechanism.engine.interface import (
     Branch,
     Reading,
@@ -53,10 +53,31 @@ def test_branches_that_do_not_fit_go_in_smaller_packs(gqa: LoadedModel, small: A
     engine = BranchEngine(gqa.bridge)
     found = logits(engine.run(TOKENS).branches(branches))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-    assert (tried, engine.most) == ([12, 6, 3, 3, 3, 3], 3)
+    assert tried == [12, 6, 3, 3, 3, 3]
     tried.clear()
     list(engine.run(TOKENS).branches(branches[:5]))
     assert tried == [3, 2]
+
+
+def test_more_is_tried_again_when_memory_did_not_run_out_for_a_while(
+    gqa: LoadedModel, small: Any
+) -> None:
+    """Another process may have filled the memory. Each time that it was in vain, the next try comes
+    later."""
+    branches = of_each_head(LAST)
+    tried = small(3)
+    engine = BranchEngine(gqa.bridge, limit=Limit(patience=1))
+    run = engine.run(TOKENS)
+    list(run.branches(branches))
+    # twice after 6 packs: 12 failed, 6 failed, so patience is 4
+    assert tried == [12, 6, 3, 3, 3, 3]
+    tried.clear()
+    list(run.branches(branches))
+    assert tried == [6, 3, 3, 3, 3]
+    tried = small(12)
+    for _ in range(6):  # 8 in a row go well, 4 of them above
+        list(run.branches(branches))
+    assert tried == [3] * 4 + [6] * 8 + [12]
 
 
 def test_a_branch_that_does_not_fit_alone_is_an_error(gqa: LoadedModel, small: Any) -> None:

@@ -1,0 +1,244 @@
+"""How long the four stages of circuit discovery take on a large model, and in how much memory.
+
+Path patching of every head along the chain of Prakash et al., section 3.1: to the logits, into the q
+of 40 heads, into the v of 7, into the v of 20: the sizes of their circuit, at about its depths. Weights
+are random and drawn where they are used, so nothing is downloaded; a random model has no circuit, but
+its stages cost what a trained one's cost.
+
+Time is the clock's, since a GPU's work is not CPU time; beside it stands what one full forward for
+every head's patch would take, from forwards timed in the same run.
+
+python -m benchmarks.discovery --device cuda [--shape llama-7b] [--dtype bfloat16] [--rows 300]
+                               [--tokens 54] [--batch-size 16] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.shapes import Setting
+    from pytest_mechanism.checkpoints.shape import Shape
+    from pytest_mechanism.types import Head
+
+RECEIVERS = {"path-logits": 0, "path-q-last": 40, "path-v-query": 7, "path-v-previous": 20}
+"""Heads of the published circuit that each of `stages.PATHS` leads into."""
+
+FORWARDS = 3
+"""Plain forwards that are timed, after one that is not."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """One stage.
+
+    Attributes:
+        stage: which path.
+        senders: heads that were patched.
+        seconds: by the clock.
+        forwards: full forwards of all rows that patching one head at a time would take.
+        memory: bytes at most, with the weights.
+    """
+
+    stage: str
+    senders: int
+    seconds: float
+    forwards: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a model computes; its clock and its memory."""
+
+    name: str
+
+    @property
+    def gpu(self) -> bool:
+        return self.name.startswith("cuda")
+
+    def seconds(self, work: Callable[[], Any]) -> float:
+        """By the clock, everything that was asked of a GPU being done."""
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def wait(self) -> None:
+        import torch
+
+        if self.gpu:
+            torch.cuda.synchronize(self.name)
+
+    def memory(self) -> int:
+        """Bytes at most: what tensors took on a GPU, or the whole process. A GPU starts anew."""
+        import torch
+
+        if not self.gpu:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found = torch.cuda.max_memory_allocated(self.name)
+        torch.cuda.reset_peak_memory_stats(self.name)
+        return found
+
+    def describe(self) -> str:
+        import torch
+
+        return torch.cuda.get_device_name(self.name) if self.gpu else "CPU"
+
+
+def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
+    """The stages, from the answer back."""
+    from benchmarks.stages import PATHS
+    from pytest_mechanism.engine.branch import BranchEngine
+
+    shape, rows = setting.shape, len(setting.batch.rows)
+    engine = BranchEngine(setting.bridge)
+    found = []
+    for name, count in RECEIVERS.items():
+        title, at, via, depths = PATHS[name]
+        receivers = spread(shape, depths, count)
+        highest = max((layer for layer, _ in receivers), default=shape.n_layers)
+        senders = [head for head in shape.heads() if head[0] < highest]
+        device.memory()
+        seconds = device.seconds(
+            partial(patched, setting, engine, senders, at, receivers, via, batch_size)
+        )
+        # run 1, and run 2 where there are receivers; the clean forward is not counted
+        runs = len(senders) * (2 if receivers else 1)
+        found.append(Took(title, len(senders), seconds, runs, device.memory()))
+        print(
+            f"{title:30}{len(senders):6} heads x {rows} rows {seconds:10.1f} s "
+            f"{found[-1].memory / 1e9:8.1f} GB",
+            flush=True,
+        )
+    return found
+
+
+def spread(shape: Shape, depths: Sequence[float], count: int) -> list[Head]:
+    """So many heads, or all there are, in the layers at these depths by turns."""
+    layers = sorted({int(depth * shape.n_layers) for depth in depths})
+    every = [(layer, head) for head in range(shape.n_heads) for layer in layers]
+    return sorted(every[:count])
+
+
+def patched(
+    setting: Setting,
+    engine: Any,
+    senders: Sequence[Head],
+    at: str,
+    receivers: Sequence[Head],
+    via: Any,
+    batch_size: int,
+) -> list[float]:
+    """Mean change of the answer's log-probability over all rows, of each sender."""
+    import torch
+
+    from benchmarks.shapes import part
+    from pytest_mechanism.methods import path_patching
+
+    bench = setting.bench(engine)
+    total = torch.zeros(len(senders), dtype=torch.float64)
+    rows = len(setting.batch.rows)
+    for start in range(0, rows, batch_size):
+        batch = part(setting.batch, slice(start, start + batch_size))
+        run = engine.run(batch.base.tokens)
+        before = path_patching.answer_log_probability(run.outcome, batch)
+        outcomes = path_patching.patched(
+            bench, batch, run, [[s] for s in senders], at, receivers, via
+        )
+        changes = [
+            (path_patching.answer_log_probability(outcome, batch) - before).sum()
+            for outcome in outcomes
+        ]
+        total += torch.stack(changes).double().cpu()
+    return list(total / rows)
+
+
+def forward_seconds(setting: Setting, batch_size: int, device: Device) -> float:
+    """Seconds of a full forward of all rows, from some of one batch."""
+    import torch
+
+    from benchmarks.shapes import part
+
+    ids = part(setting.batch, slice(0, batch_size)).base.tokens.ids
+
+    @torch.no_grad()
+    def once() -> Any:
+        return setting.plain(ids)
+
+    once()
+    took = min(device.seconds(once) for _ in range(FORWARDS))
+    return took * len(setting.batch.rows) / len(ids)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
+    parser.add_argument("--shape", default="llama-7b", help="llama-7b, gpt2-small, llama-gqa, tiny")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
+    parser.add_argument("--rows", type=int, default=300, help="prompts (the paper: 300)")
+    parser.add_argument("--tokens", type=int, default=54, help="of a prompt")
+    parser.add_argument("--batch-size", type=int, default=16, help="prompts in one forward")
+    parser.add_argument("--json", type=Path, help="write results")
+    asked = parser.parse_args(given)
+    warnings.simplefilter("ignore")
+    import torch
+
+    from benchmarks import report, shapes
+    from pytest_mechanism.checkpoints.load import DTYPES
+
+    device = Device(asked.device)
+    if device.gpu and not torch.cuda.is_available():
+        parser.error(f"torch sees no {asked.device}; --device cpu takes long at this shape")
+    if not device.gpu:
+        torch.set_num_threads(1)
+    here: dict[str, Any] = {**report.machine(), "device": device.describe()}
+    print(", ".join(f"{key} {value}" for key, value in here.items()))
+    setting = shapes.make_placed(
+        asked.shape, asked.rows, asked.tokens, asked.device, DTYPES[asked.dtype]
+    )
+    weights = sum(p.numel() * p.element_size() for p in setting.bridge.parameters())
+    print(
+        f"{asked.shape} in {asked.dtype}, {weights / 1e9:.1f} GB of weights, {asked.rows} pairs x "
+        f"{asked.tokens} tokens, {asked.batch_size} at a time"
+    )
+    one = forward_seconds(setting, asked.batch_size, device)
+    stages = discovered(setting, asked.batch_size, device)
+    seconds = sum(each.seconds for each in stages)
+    naive = one * sum(each.forwards for each in stages)
+    most = max(each.memory for each in stages)
+    print(
+        f"{len(stages)} stages: {seconds / 60:.1f} minutes, {most / 1e9:.1f} GB at most with the "
+        f"weights; a full forward for every patch would take {naive / 60:.1f} minutes, "
+        f"{naive / seconds:.1f}x"
+    )
+    if asked.json:
+        report.write_json(
+            asked.json,
+            {
+                "machine": here,
+                **{name: value for name, value in vars(asked).items() if name != "json"},
+                "weights": weights,
+                "forward_seconds": one,
+                "stages": [vars(each) for each in stages],
+                "seconds": seconds,
+                "memory": most,
+            },
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
