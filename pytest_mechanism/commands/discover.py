@@ -20,7 +20,8 @@ from pytest_mechanism.spec.parts import Group
 if TYPE_CHECKING:
     from pytest_mechanism.discovery.discover import Discovery
 
-NOTHING_FOUND = 1
+NOT_SHOWN = 1
+"""Nothing was found, or what was found does not do what the model does."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +29,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "discover",
         help="find a circuit by path patching and minimality, and write it as a spec",
         description="Find the heads of a spec's groups on a checkpoint and write a spec with heads, "
-        "claims and scores. Interrupted, the same command goes on where it was.",
+        "claims and scores. Interrupted, the same command goes on where it was. Exit code 1: nothing was "
+        "found, or the circuit does not suffice on rows that the search never saw.",
     )
     parser.add_argument(
         "spec", type=Path, metavar="SPEC", help="groups with at, into and via; heads are found anew"
@@ -43,10 +45,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(given: argparse.Namespace) -> int:
-    """0 where a spec was written, 1 where nothing was found, 2 for wrong use."""
+    """0 where a spec was written of a circuit that suffices, 1 where it does not or nothing was
+    found, 2 for wrong use."""
     from pytest_mechanism.claims.accuracy import Accuracy
     from pytest_mechanism.discovery.discover import Effort, compare, discover
-    from pytest_mechanism.discovery.write import claims_for, sought, spec_text
+    from pytest_mechanism.discovery.write import OF_THE_CIRCUIT, claims_for, sought, spec_text
     from pytest_mechanism.spec.load import load
 
     spec = load(given.spec)
@@ -65,10 +68,11 @@ def run(given: argparse.Namespace) -> int:
         raise MechanismError(
             f"{out} exists already; --force overwrites it, --out takes another name"
         )
+    check_writable(out)  # before hours of search, and not after
 
     effort = Effort()
     found: dict[str, dict[str, Group]] = {}
-    written = ""
+    written, claims = "", []
     for role, reference in runner.references.items():
         case = gate.case(spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role)
         case = replace(case, groups=sought(spec.groups))
@@ -92,14 +96,35 @@ def run(given: argparse.Namespace) -> int:
         say(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
         for name, (precision, recall, jaccard) in compare(found["base"], found["ft"]).items():
             say(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
+    if claims:
+        say("claims, on rows that the search never saw:")
+        for claim in claims:
+            say(f"  {claim.name:<24} {claim.outcome}")
     say_what_was_done(runner)
     if not written:
-        return NOTHING_FOUND
+        return NOT_SHOWN
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     temporary.write_text(written, encoding="utf-8")
     os.replace(temporary, out)
-    say(f"wrote {out}")
-    return 0
+    left = [claim.name for claim in claims if not claim.holds]
+    say(f"wrote {out}" + (f", without what is not shown: {', '.join(left)}" if left else ""))
+    return NOT_SHOWN if set(left) & set(OF_THE_CIRCUIT) else 0
+
+
+def check_writable(out: Path) -> None:
+    """Whether a file can be made there.
+
+    Raises:
+        MechanismError: it cannot.
+    """
+    trial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        trial.touch()
+        trial.unlink()
+    except OSError as problem:
+        raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None
 
 
 def screening(result: Discovery) -> list[str]:

@@ -18,6 +18,7 @@ from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.catalogue import PERFORMANCE
 from pytest_mechanism.spec.parts import AnyGroup, Find, Group
+from pytest_mechanism.spec.write import flow
 from pytest_mechanism.types import Head
 
 THRESHOLD = "discover_threshold"
@@ -80,6 +81,16 @@ def nothing_found(
     )
 
 
+def nothing_needed(lost: Sequence[str], candidates: Mapping[str, Sequence[Head]]) -> str:
+    """What to say of groups that lost all their heads to minimality: which heads those were."""
+    spelled = "; ".join(f"{name}: {{heads: {flow(by_layer(candidates[name]))}}}" for name in lost)
+    return (
+        f"no head of group {', '.join(lost)} is needed: the circuit does as well without each, as it "
+        "does without any of several heads that stand in for each other; claims about them together "
+        f"name them: {spelled}"
+    )
+
+
 def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discovery:
     """Find the heads of every sought group of ``case.groups`` on the model of role ``on``."""
     task = measured(case.ask(PERFORMANCE, on, rows=effort.rank_rows, stream="discover_rank"))
@@ -123,7 +134,7 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
             {},
             stages,
             worth,
-            f"no head of group {', '.join(lost)} is needed: the circuit does as well without each",
+            nothing_needed(lost, candidates),
         )
     groups = {name: as_group(case.groups[name], kept[name]) for name in case.groups}
     return Discovery(groups, stages, worth, grown=grown)
@@ -143,14 +154,19 @@ def unshared(groups: Mapping[str, AnyGroup], stages: tuple[Stage, ...]) -> dict[
     return found
 
 
-def as_group(group: AnyGroup, heads: list[Head]) -> Group:
+def as_group(group: AnyGroup, heads: Sequence[Head]) -> Group:
     """A group with heads named."""
     if isinstance(group, Group):
         return group
+    return Group(heads=by_layer(heads), at=group.at, into=group.into)
+
+
+def by_layer(heads: Sequence[Head]) -> dict[int, list[int]]:
+    """As a spec names heads."""
     layers: dict[int, list[int]] = {}
     for layer, head in sorted(heads):
         layers.setdefault(layer, []).append(head)
-    return Group(heads=layers, at=group.at, into=group.into)
+    return layers
 
 
 def with_discovered(case: Case, on: str, measured: Measured, effort: Effort | None = None) -> Case:

@@ -24,13 +24,17 @@ from pytest_mechanism.types import Verdict
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./]*")
 """Texts that YAML reads as they are."""
 
+OF_THE_CIRCUIT = ("solves_task", "circuit_suffices")
+"""Claims without which there is no circuit to speak of; a model may be too small for the control of
+another."""
+
 SLACK = 0.5
 """A written threshold asks for half of what was measured: a release may lose some of an effect."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A claim for the new spec.
+    """A claim for the new spec; one that does not hold is written as a comment.
 
     Attributes:
         name: of the claim.
@@ -42,11 +46,22 @@ class Written:
     fields: Mapping[str, Any]
     verdict: Verdict
 
+    @property
+    def holds(self) -> bool:
+        return self.verdict.status == "pass"
+
+    @property
+    def outcome(self) -> str:
+        """What it came to, in one line."""
+        if self.holds and self.verdict.score is not None:
+            return visible(f"{show(self.verdict.score)}, {self.verdict.threshold}")
+        return visible(f"{self.verdict.status}, {self.verdict.reason}")
+
 
 def claims_for(
     case: Case, found: Discovery, on: str, measured: Measured, effort: Effort
 ) -> list[Written]:
-    """Claims that hold of the circuit. Thresholds come from the threshold rows, the scores beside
+    """What can be claimed of the circuit. Thresholds come from the threshold rows, the scores beside
     them from the judgement rows."""
     case = replace(case, groups=found.groups, role=on)
     settings = case.task.settings.model_copy(update={"rows": effort.threshold_rows})
@@ -57,11 +72,11 @@ def claims_for(
     least = round(max(case.task.chance, own.interval[0] - 0.05), 2)
     solves = Accuracy(kind="accuracy", on=on, at_least=least)
     fields: dict[str, Any] = {"kind": "accuracy", "on": on, "at_least": least}
-    written.append(Written("solves_task", fields, solves.judge(case, measured)))
+    written.append(Written(OF_THE_CIRCUIT[0], fields, solves.judge(case, measured)))
 
     whole = Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1))
     fields = {"kind": "faithfulness", "on": on, "between": [0.9, 1.1]}
-    written.append(Written("circuit_suffices", fields, whole.judge(case, measured)))
+    written.append(Written(OF_THE_CIRCUIT[1], fields, whole.judge(case, measured)))
 
     for name in found.groups:
         probe = PathClaim(kind="path", group=name, on=on, drops_at_least=1e-6)
@@ -121,11 +136,16 @@ def spec_text(
         f"confidence: {spec.confidence}",
         "claims:",
     ]
-    for claim in claims:
+    kept = [claim for claim in claims if claim.holds] or claims  # a spec has one at least
+    for claim in kept:
         score = claim.verdict.score
         lines.append(f"  {claim.name}: {flow(claim.fields)}")
         if score is not None:
             lines.append(f"    # {visible(show(score))} on rows that the search never saw")
+    for claim in claims:
+        if claim not in kept:
+            lines.append(f"  # {claim.name}: {flow(claim.fields)}")
+            lines.append(f"  #   left out, on rows that the search never saw: {claim.outcome}")
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_mechanism import cli
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.spec.load import load
 
@@ -86,6 +87,17 @@ def test_an_existing_spec_is_not_overwritten(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert "found.yaml exists already; --force overwrites it" in err
     assert (tmp_path / "found.yaml").read_text() == "mine"
+
+
+def test_a_spec_that_could_not_be_written_is_said_before_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing folder, and one that stands where the file is to be."""
+    (tmp_path / "planted.yaml").write_text(SPEC)
+    for out in ("none/found.yaml", "."):
+        command = ["discover", str(tmp_path / "planted.yaml"), "--model", "zoo:planted_label"]
+        assert cli.main([*command, "--force", "--out", str(tmp_path / out)]) == 2
+        assert "cannot be written: " in capsys.readouterr().err
 
 
 def test_on_random_weights_nothing_is_found_and_it_says_so(

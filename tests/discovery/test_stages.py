@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.discovery.discover import compare, unshared
+from pytest_mechanism.discovery.discover import Discovery, compare, nothing_needed, unshared
 from pytest_mechanism.discovery.minimality import holm
 from pytest_mechanism.discovery.stages import Stage, chain, choose, senders
+from pytest_mechanism.discovery.write import Written, spec_text
+from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.parts import Find, Group, Into, SoughtGroup
 from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.types import Verdict
 
 SHAPE = Shape(n_layers=3, n_heads=2, n_kv_heads=2, d_model=8, d_head=4, d_vocab=10)
 
@@ -90,3 +96,30 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     assert holm([0.9, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_heads_that_minimality_takes_away_altogether_are_named() -> None:
+    """Three that stand in for each other are not needed one by one; the user can name them."""
+    said = nothing_needed(["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]})
+    assert "no head of group movers is needed" in said
+    assert said.endswith("movers: {heads: {2: [0], 3: [1, 2]}}")
+
+
+def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> None:
+    """With what it came to; the spec has the others and is valid."""
+    spec = load(ZOO.parents[1] / "circuits" / "entity_tracking.yaml")
+    movers = {"movers": Group(heads={1: [0]}, at="last")}
+    found = Discovery(movers, (Stage("movers", "last", None, None, {}, {}, (), ()),), None)
+    at_least = {"kind": "accuracy", "on": "base", "at_least": 0.5}
+    path = {"kind": "path", "group": "movers", "on": "base", "drops_at_least": 0.1}
+    claims = [
+        Written("solves_task", at_least, Verdict("pass", "it does", "at least 0.5")),
+        Written("movers_is_heard", path, Verdict("inconclusive", "no control", "at most -0.1")),
+    ]
+    (tmp_path / "found.yaml").write_text(spec_text(spec, found, claims, "m", "1234", "base"))
+    written = load(tmp_path / "found.yaml")
+    assert list(written.claims) == ["solves_task"]
+    assert (
+        "  # movers_is_heard: {kind: path, group: movers, on: base, drops_at_least: 0.1}\n"
+        "  #   left out, on rows that the search never saw: inconclusive, no control\n"
+    ) in (tmp_path / "found.yaml").read_text()
