@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.errors import MechanismError, SpecError, one_line, visible
-from pytest_mechanism.options import Session
+from pytest_mechanism.errors import MechanismError, NoDevice, SpecError, one_line, visible
+from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
 from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file, score_keeper
@@ -147,6 +147,9 @@ class ClaimItem(pytest.Function):
         started = time.perf_counter()
         try:
             verdict = session.gate.judge(self.spec, self.claim, self.name)
+        except NoDevice as problem:
+            session.no_device = no_device(problem)
+            verdict = Verdict("error", session.no_device, "")
         except MechanismError as problem:
             verdict = Verdict("error", str(problem), "")
         except Exception as problem:  # a bug: it keeps its traceback, and the claim its line

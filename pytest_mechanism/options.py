@@ -16,6 +16,7 @@ from pytest_mechanism.flags import check_values, option, path_option, trust
 if TYPE_CHECKING:
     from pytest_mechanism.checkpoints.fingerprint import Fingerprint
     from pytest_mechanism.checkpoints.reference import Reference
+    from pytest_mechanism.errors import NoDevice
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.runner.progress import Progress
     from pytest_mechanism.runner.runner import Runner
@@ -29,12 +30,14 @@ class Session:
         config: pytest's.
         references: role -> checkpoint; empty where no pair was given.
         json_path: where the result file goes, or None.
+        no_device: what is wrong with the device, once an item has found that out.
     """
 
     config: pytest.Config
     references: Mapping[str, Reference]
     json_path: Path | None
     progress: Progress | None = None
+    no_device: str | None = None
 
     @property
     def paired(self) -> bool:
@@ -149,6 +152,11 @@ def make_session(config: pytest.Config) -> Session:
         if json_path.is_dir() or not json_path.parent.is_dir():
             raise MechanismError(f"--mechanism-json: {json_path} cannot be written: {wrong}")
     return Session(config, references, json_path)
+
+
+def no_device(problem: NoDevice) -> str:
+    """The line for a device that is not there, with its option."""
+    return f"--mechanism-device: {problem.message}"
 
 
 def read_aliases(config: pytest.Config) -> dict[str, str]:

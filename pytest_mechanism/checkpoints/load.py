@@ -21,7 +21,7 @@ from pytest_mechanism.checkpoints.adapter import merged
 from pytest_mechanism.checkpoints.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
-from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.encoding import Encoder
 
 DTYPES = {
@@ -159,14 +159,17 @@ def pick_device(name: str) -> torch.device:
     """``cpu``, ``cuda`` or ``cuda:N``; for ``auto`` where prompts go.
 
     Raises:
-        MechanismError: torch sees no such device.
+        NoDevice: torch sees no such device.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     found = torch.device(name)
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise MechanismError(
-            f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; valid: cpu"
+    there = torch.cuda.device_count() if found.type == "cuda" else 1
+    if (found.index or 0) >= there:
+        seen = [f"cuda:{n}" for n in range(there)]
+        raise NoDevice(
+            f"no device {name!r}, torch sees {there} CUDA devices; "
+            f"{choices(name, ['auto', 'cpu', *seen])}"
         )
     return found
 

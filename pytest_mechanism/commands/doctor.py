@@ -72,6 +72,7 @@ def run(given: argparse.Namespace) -> int:
     loaded = [load(path) for path in specs(given.specs)] if given.specs else []
     gate = open_gate(given)
     gate.runner.store = None
+    gate.runner.check_device()
     found = Findings()
     start = held(memory_of(gate.runner.options.device))
     for role in gate.runner.references:

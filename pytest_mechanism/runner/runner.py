@@ -159,6 +159,21 @@ class Runner:
         found: Observations = self._results[key]
         return found
 
+    @property
+    def planned(self) -> bool:
+        """Whether something that was planned is not in the store."""
+        return bool(self._pending)
+
+    def check_device(self) -> None:
+        """Whether anything can be measured. It is torch that knows: to be asked where something is
+        `planned`, and not where all is in the store.
+
+        Raises:
+            NoDevice: the device is not in this machine.
+        """
+        if self.options.device.startswith("cuda"):
+            resolve("pytest_mechanism.checkpoints.load:pick_device")(self.options.device)
+
     def release(self) -> None:
         """Let go of the resident checkpoint."""
         if self._bench is not None:

@@ -206,7 +206,7 @@ PAIRS = [
     Row("dtype", nothing, "no dtype 'float31'; did you mean 'float32'?", 4,
         ("--mechanism-dtype", "float31")),
     Row("device", nothing, "no device 'gpu'; valid: auto, cpu, cuda, cuda:N", 4, ("--mechanism-device", "gpu")),
-    Row("device that is not there", nothing, "device 'cuda:99': torch sees", 1,
+    Row("device that is not there", nothing, "no device 'cuda:99', torch sees", 4,
         ("--mechanism-device", "cuda:99")),
     Row("batch size", nothing, "'0' is no number of rows above 0", 4, ("--mechanism-batch-size", "0")),
     Row("confidence", nothing, "'2' does not lie between 0.5 and 1", 4, ("--mechanism-confidence", "2")),
