@@ -227,9 +227,10 @@ class ClaimItem(pytest.Function):
         if not session.paired or not session.counts["loaded"] + session.counts["from_store"]:
             return []
         found = session.runner.notes
-        heads = session.gate.heads(self.spec, self.claim, self.name)
         said = [found[model] for model in self.claim.models(self.name) if model in found]
-        return said if heads is None else [*said, heads]
+        said.append(session.gate.left_out(self.spec) or "")
+        said.append(session.gate.heads(self.spec, self.claim, self.name) or "")
+        return [each for each in said if each]
 
     def report(
         self, verdict: Verdict, drift: Drift | None, accepted: float | None, seconds: float

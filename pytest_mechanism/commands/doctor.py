@@ -162,6 +162,8 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
     run: dict[str, set[Any]] = {}
     total = 0.0
     rowless = without_rows(gate, spec)
+    if lost := spec.task.left_out(gate.runner.vocabulary):
+        yield f"  {lost}", False
     for name, claim in spec.claims.items():
         for role in claim.roles():
             title = f"{name}::{role}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import Case, Claim
+from pytest_mechanism.claims.base import Case, Claim, task_settings
 from pytest_mechanism.discovery.discover import with_discovered
 from pytest_mechanism.errors import MechanismError, NoDevice, add_models
 from pytest_mechanism.runner.keys import device_kind, versions
@@ -154,6 +154,11 @@ class Gate:
             if isinstance(group, Group)
         ]
         return f"{spec.circuit}: heads discovered on {on} (layer.head): {'; '.join(named)}"
+
+    def left_out(self, spec: Spec) -> str | None:
+        """Which words of a spec's task no prompt that was measured on has, as a sentence."""
+        said = self.runner.left_out.get(task_settings(spec.task))
+        return f"{spec.circuit}: {said}" if said else None
 
     def discovered(self, spec: Spec, case: Case, on: str) -> Mapping[str, AnyGroup]:
         """The spec's groups with their heads found on the model of role ``on``.
