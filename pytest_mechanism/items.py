@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from pytest_mechanism.errors import MechanismError, NoDevice, SpecError, one_lin
 from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
-from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file, score_keeper
+from pytest_mechanism.snapshot import (
+    ScoreExtension,
+    accepted_now,
+    read_scores,
+    score_file,
+    score_keeper,
+)
 from pytest_mechanism.spec.load import Problems, load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import is_spec
@@ -215,10 +222,9 @@ class ClaimItem(pytest.Function):
         if accepted is not None or ScoreExtension.accepting:
             received["tolerance"] = vars(tolerance)
             accepting = keeper == received
+            drift = replace(drift, accepted_now=accepted_now(keeper))
             if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
-                drift = Drift(
-                    "changed", drift.amount, drift.allowed, "accepted by --snapshot-update"
-                )
+                drift = replace(drift, state="changed", reason="accepted by --snapshot-update")
         return drift, None if accepted is None else float(accepted["value"]), None
 
     def notes(self) -> list[str]:

@@ -206,7 +206,7 @@ class MechanismPlugin:
         for verdict, rest in lines:
             terminalreporter.write(verdict, **{COLOURS.get(verdict.strip(), "red"): True})
             terminalreporter.write_line(rest)
-        for note in notes(self.results, *accepts(terminalreporter.config)):
+        for note in notes(self.results):
             terminalreporter.write_line(note)
         if self.all_skipped:
             terminalreporter.write_line(

@@ -26,6 +26,8 @@ def cells(result: Result) -> tuple[str, ...]:
     accepted = {None: "", "new": "none yet", "same": "same"}.get(
         state, "" if drift is None else f"{drift:+.3f} {state}"
     )
+    if result["accepted_now"]:
+        accepted = "accepted now" if drift is None else f"{drift:+.3f} accepted now"
     return (
         result["verdict"],
         f"{result['circuit']}.{result['claim']}",
@@ -57,12 +59,13 @@ def table(results: Sequence[Result]) -> list[tuple[str, str]]:
     return lines
 
 
-def notes(results: Sequence[Result], accepting: bool = False, updating: bool = False) -> list[str]:
+def notes(results: Sequence[Result]) -> list[str]:
     """Sentences below the table: what is missing, what to do, where this run did not just do it."""
     found = []
     own = judged(results)
-    new = sum(r["drift_state"] == "new" and r["verdict"] == "pass" for r in own)
-    if new and not accepting:
+    left = [r for r in own if not r["accepted_now"]]
+    new = sum(r["drift_state"] == "new" and r["verdict"] == "pass" for r in left)
+    if new:
         found.append(
             f"{new} of {len(own)} scores pass and have no accepted baseline yet: "
             "--snapshot-update accepts them, and later runs are held against them"
@@ -73,8 +76,8 @@ def notes(results: Sequence[Result], accepting: bool = False, updating: bool = F
         circuits = ", ".join(dict.fromkeys(str(r["circuit"]) for r in own))
         found.append(f"{len(own)} skipped ({circuits}): {reason}")
     found += dict.fromkeys(note for r in results for note in r["notes"])
-    better = sum(r["drift_state"] == "better" for r in results)
-    if better and not updating:
+    better = sum(r["drift_state"] == "better" for r in left)
+    if better:
         found.append(
             f"{better} scores are better than accepted by more than their tolerance; "
             "--snapshot-update raises the baseline"
