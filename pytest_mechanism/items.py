@@ -181,6 +181,12 @@ class ClaimItem(pytest.Function):
                 )
             )
 
+    def skip_place(self, skipped: Any) -> Any:
+        """A skip with the place in the spec that asks for it, and not where this module obeys."""
+        if not isinstance(skipped, tuple):
+            return skipped
+        return (str(self.path), self.spec.document.line(("applies_to",)), skipped[2])
+
     def not_run(self, problem: BaseException, *, skipped: bool) -> None:
         """Report a claim that a mark or a fixture of the project kept from running."""
         said = one_line(str(problem))

@@ -124,6 +124,8 @@ class MechanismPlugin:
 
             if stopped and isinstance(item, ClaimItem) and call.excinfo is not None:
                 item.not_run(call.excinfo.value, skipped=report.skipped)
+            elif report.skipped and isinstance(item, ClaimItem):
+                report.longrepr = item.skip_place(report.longrepr)
             if (result := item.stash.get(RESULT, None)) is not None:
                 # attributes of a report cross to the controller under xdist
                 report.mechanism = result  # type: ignore[attr-defined]
@@ -202,11 +204,12 @@ class MechanismPlugin:
 
         terminalreporter.section(f"mechanism: {self.session.pair}")
         (heading, headings), *lines = table(self.results)
-        terminalreporter.write_line(heading + headings, bold=True)
+        if lines:
+            terminalreporter.write_line(heading + headings, bold=True)
         for verdict, rest in lines:
             terminalreporter.write(verdict, **{COLOURS.get(verdict.strip(), "red"): True})
             terminalreporter.write_line(rest)
-        for note in notes(self.results):
+        for note in notes(self.results, skips=not terminalreporter.hasopt("skipped")):
             terminalreporter.write_line(note)
         if self.all_skipped:
             terminalreporter.write_line(
