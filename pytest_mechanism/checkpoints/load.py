@@ -138,7 +138,7 @@ def load_model(
     model = known_words(weights, encoder).eval()
     if not (placement.spread or getattr(model, "is_quantized", False)):
         model = model.to(where)
-    _check_weights(model, folder)
+    _check_weights(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
     if largest >= shape.d_vocab:
@@ -217,6 +217,13 @@ def read_weights(
             raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
         finally:
             logging.set_verbosity(before)
+    if other := sorted(key for key in info.get("mismatched_keys") or () if isinstance(key, tuple)):
+        name, saved, wanted = other[0]
+        raise MechanismError(
+            f"{folder}: {len(other)} weights have another shape than config.json says, first {name}: "
+            f"{list(saved)} in the file, {list(wanted)} by the config; the config.json that belongs "
+            "to these weights was saved with them"
+        )
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         keys = sorted(str(k) for k in info.get(what) or ())
         keys = [k for k in keys if not k.endswith(BUFFERS)]
@@ -229,6 +236,7 @@ def read_weights(
         return model
     if offloaded(model):
         raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
+    _check_weights(model, str(folder))  # what is wrong later is the adapter's
     return merged(model, adapter, trust)
 
 
@@ -250,10 +258,10 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     return model
 
 
-def _check_weights(model: Any, folder: Path) -> None:
+def _check_weights(model: Any, whose: str) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
-            raise MechanismError(f"{folder}: weight {name} has values that are not finite")
+            raise MechanismError(f"{whose}: weight {name} has values that are not finite")
 
 
 def _wrap(model: Any, folder: Path) -> Any:

@@ -310,7 +310,7 @@ FOLDERS = [
     Row("a weight too few", lambda w: w.weights(lambda x: x.pop("model.norm.weight")),
         "1 weights missing against config.json, first model.norm.weight", 1),
     Row("too many layers", lambda w: w.config(num_hidden_layers=3), "9 weights missing against", 1),
-    Row("other sizes", lambda w: w.config(intermediate_size=64), "weights mismatched against", 1),
+    Row("other sizes", lambda w: w.config(intermediate_size=64), "weights have another shape than config.json says, first", 1),
     Row("heads that do not divide", lambda w: w.config(num_attention_heads=3, head_dim=None),
         "hidden size (16) is not a multiple of the number of attention heads (3)", 1),
     Row("unknown model type", lambda w: w.config(model_type="nobody"), "cannot be loaded", 1),
