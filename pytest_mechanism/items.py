@@ -43,6 +43,11 @@ NO_PAIR = (
 )
 
 
+def not_accepted(drift: Drift) -> str:
+    """Why a claim that holds is red all the same."""
+    return f"{drift.reason} (--mechanism-require-accepted)"
+
+
 class ClaimFailed(Exception):
     """A red verdict; its text is what the failure shows."""
 
@@ -168,6 +173,8 @@ class ClaimItem(pytest.Function):
             self.report(verdict, None, None, seconds)
             pytest.skip(visible(verdict.reason))
         verdict, drift, accepted = self.settle(verdict, seconds)
+        if drift is not None and verdict.reason == (missing := not_accepted(drift)):
+            raise ClaimFailed(f"{self.claim_name} on {self.name}: {missing}")
         if verdict.red:
             raise ClaimFailed(
                 failure_text(
@@ -206,8 +213,16 @@ class ClaimItem(pytest.Function):
         elif drift is not None and drift.red and not verdict.red:
             reason = drift.reason
             verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+        elif drift is not None and not verdict.red and self.lacks_accepted(drift):
+            reason = not_accepted(drift)
+            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
         self.report(verdict, drift, accepted, seconds)
         return verdict, drift, accepted
+
+    def lacks_accepted(self, drift: Drift) -> bool:
+        """Whether there has to be an accepted score, and is none."""
+        required = self.config.stash[SESSION].requires_accepted
+        return required and drift.state == "new" and not drift.accepted_now
 
     def compare(self, verdict: Verdict) -> tuple[Drift | None, float | None, str | None]:
         """The accepted score and how this one stands to it; or what is wrong with the file."""

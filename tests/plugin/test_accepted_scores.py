@@ -109,6 +109,37 @@ def test_missing_baseline_names_the_command(project):
     )
 
 
+def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
+    """One line a claim, which says what accepts it; the run that accepts it is green, and so is the
+    next. What holds no longer keeps its own reason."""
+    project.spec("good", "bad")
+    project.values(good=0.9, bad=0.1)
+    strict = "--mechanism-require-accepted"
+
+    found = project.run(strict, "-ra", "-k", "good or (bad and base)")
+
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    found.assert_outcomes(failed=3, deselected=1)
+    line = (
+        "no accepted score yet; --snapshot-update accepts this one (--mechanism-require-accepted)"
+    )
+    found.stdout.fnmatch_lines(
+        [
+            f"good on base: {line}",
+            f"FAILED circuit.yaml::good::base - good on base: {line}",
+            "FAILED circuit.yaml::bad::base - bad on base: fixed score 0.100 *",
+        ]
+    )
+    assert found.stdout.str().count("circuit.yaml:5") == 0  # no excerpt: nothing is wrong with it
+    assert project.accept(strict, "-k", "good").ret == pytest.ExitCode.OK
+    assert project.run(strict, "-k", "good").ret == pytest.ExitCode.OK
+    project.pytester.makeini("[pytest]\nmechanism_require_accepted = true\n")
+    assert project.verdicts("-k", "good", pair="new=./base,./ft") == {
+        "good.base": "fail",
+        "good.ft": "fail",
+    }
+
+
 # -- unchanged checkpoints
 
 

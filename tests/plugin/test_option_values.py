@@ -22,6 +22,7 @@ OPTIONS = (
     "--mechanism-json",
     "--mechanism-model",
     "--mechanism-no-store",
+    "--mechanism-require-accepted",
     "--mechanism-allow-pickle",
     "--mechanism-trust-remote-code",
 )
@@ -225,6 +226,10 @@ def test_quantised_weights_need_their_library(green, monkeypatch):
         ("mechanism_dtype = 32", "*'mechanism_dtype' expects a string, got int: 32"),
         ("mechanism_models = 'a = b'", "*'mechanism_models' expects a list *"),
         ("mechanism_model = 'a=b'", "*'mechanism_model' expects a list *"),
+        (
+            "mechanism_require_accepted = 1",
+            "*'mechanism_require_accepted' expects a bool, got int: 1",
+        ),
         ("mechanism_no_store = 'no'", "*'mechanism_no_store' expects a bool, got str: 'no'"),
     ],
 )
