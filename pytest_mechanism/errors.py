@@ -44,6 +44,10 @@ class BadReference(MechanismError):
     """A checkpoint reference on the command line names nothing that can be loaded."""
 
 
+class NoDevice(MechanismError):
+    """The device that was asked for is not in this machine, so nothing can be measured."""
+
+
 class SelfCheckError(MechanismError):
     """A run contradicts what must hold for every model; its numbers are not to be trusted."""
 

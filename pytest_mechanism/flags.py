@@ -46,6 +46,11 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
     ("mechanism_json", "PATH", "write every claim's verdict, score and interval to a JSON file"),
 )
 
+NO_STORE = "measure everything anew and remember nothing, for release builds"
+REQUIRE_ACCEPTED = (
+    "a claim whose score nobody has accepted is red, whatever its verdict; --snapshot-update accepts "
+    "scores"
+)
 TRUSTS = {
     "mechanism_allow_pickle": "load pickled weights too (*.bin), where a folder has no safetensors; "
     "tensors are taken from them and nothing else",
@@ -78,15 +83,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="a further checkpoint that a claim needs, such as control=./never_trained",
     )
     parser.addini("mechanism_model", "further checkpoints, one ROLE=REF a line", type="linelist")
-    group.addoption(
-        "--mechanism-no-store",
-        dest="mechanism_no_store",
-        action="store_true",
-        default=False,
-        help="measure everything anew and remember nothing, for release builds",
-    )
-    parser.addini("mechanism_no_store", "as --mechanism-no-store", type="bool", default=False)
-    for name, text in TRUSTS.items():
+    switches = {
+        "mechanism_no_store": NO_STORE, "mechanism_require_accepted": REQUIRE_ACCEPTED, **TRUSTS
+    }  # fmt: skip
+    for name, text in switches.items():
         group.addoption(
             f"--{name.replace('_', '-')}", dest=name, action="store_true", default=False, help=text
         )
@@ -119,13 +119,19 @@ def trust(config: pytest.Config) -> Trust:
     """
     from pytest_mechanism.checkpoints.trust import Trust
 
-    found = []
-    for name in TRUSTS:
-        try:
-            found.append(bool(config.getoption(name) or config.getini(name)))
-        except (TypeError, ValueError, pytest.UsageError) as problem:
-            raise MechanismError(f"ini {name}: {problem}") from None
-    return Trust(*found)
+    return Trust(*(switch(config, name) for name in TRUSTS))
+
+
+def switch(config: pytest.Config, name: str) -> bool:
+    """Whether something is on, by flag or ini key.
+
+    Raises:
+        MechanismError: an ini key is no truth value.
+    """
+    try:
+        return bool(config.getoption(name) or config.getini(name))
+    except (TypeError, ValueError, pytest.UsageError) as problem:
+        raise MechanismError(f"ini {name}: {problem}") from None
 
 
 def path_option(config: pytest.Config, name: str) -> Path | None:

@@ -10,17 +10,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.errors import MechanismError, SpecError, one_line, visible
-from pytest_mechanism.options import Session
+from pytest_mechanism.errors import MechanismError, NoDevice, SpecError, one_line, visible
+from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
-from pytest_mechanism.snapshot import ScoreExtension, read_scores, score_file, score_keeper
+from pytest_mechanism.snapshot import (
+    ScoreExtension,
+    accepted_now,
+    read_scores,
+    score_file,
+    score_keeper,
+)
 from pytest_mechanism.spec.load import Problems, load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import is_spec
@@ -34,6 +41,11 @@ NO_PAIR = (
     "no checkpoints to test: add --model-pair BASE,FT (two folders, aliases or zoo:NAME), or set "
     "model_pair in the ini file"
 )
+
+
+def not_accepted(drift: Drift) -> str:
+    """Why a claim that holds is red all the same."""
+    return f"{drift.reason} (--mechanism-require-accepted)"
 
 
 class ClaimFailed(Exception):
@@ -147,6 +159,9 @@ class ClaimItem(pytest.Function):
         started = time.perf_counter()
         try:
             verdict = session.gate.judge(self.spec, self.claim, self.name)
+        except NoDevice as problem:
+            session.no_device = no_device(problem)
+            verdict = Verdict("error", session.no_device, "")
         except MechanismError as problem:
             verdict = Verdict("error", str(problem), "")
         except Exception as problem:  # a bug: it keeps its traceback, and the claim its line
@@ -158,6 +173,8 @@ class ClaimItem(pytest.Function):
             self.report(verdict, None, None, seconds)
             pytest.skip(visible(verdict.reason))
         verdict, drift, accepted = self.settle(verdict, seconds)
+        if drift is not None and verdict.reason == (missing := not_accepted(drift)):
+            raise ClaimFailed(f"{self.claim_name} on {self.name}: {missing}")
         if verdict.red:
             raise ClaimFailed(
                 failure_text(
@@ -170,6 +187,12 @@ class ClaimItem(pytest.Function):
                     self.claim.if_red,
                 )
             )
+
+    def skip_place(self, skipped: Any) -> Any:
+        """A skip with the place in the spec that asks for it, and not where this module obeys."""
+        if not isinstance(skipped, tuple):
+            return skipped
+        return (str(self.path), self.spec.document.line(("applies_to",)), skipped[2])
 
     def not_run(self, problem: BaseException, *, skipped: bool) -> None:
         """Report a claim that a mark or a fixture of the project kept from running."""
@@ -190,8 +213,16 @@ class ClaimItem(pytest.Function):
         elif drift is not None and drift.red and not verdict.red:
             reason = drift.reason
             verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+        elif drift is not None and not verdict.red and self.lacks_accepted(drift):
+            reason = not_accepted(drift)
+            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
         self.report(verdict, drift, accepted, seconds)
         return verdict, drift, accepted
+
+    def lacks_accepted(self, drift: Drift) -> bool:
+        """Whether there has to be an accepted score, and is none."""
+        required = self.config.stash[SESSION].requires_accepted
+        return required and drift.state == "new" and not drift.accepted_now
 
     def compare(self, verdict: Verdict) -> tuple[Drift | None, float | None, str | None]:
         """The accepted score and how this one stands to it; or what is wrong with the file."""
@@ -212,10 +243,9 @@ class ClaimItem(pytest.Function):
         if accepted is not None or ScoreExtension.accepting:
             received["tolerance"] = vars(tolerance)
             accepting = keeper == received
+            drift = replace(drift, accepted_now=accepted_now(keeper))
             if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
-                drift = Drift(
-                    "changed", drift.amount, drift.allowed, "accepted by --snapshot-update"
-                )
+                drift = replace(drift, state="changed", reason="accepted by --snapshot-update")
         return drift, None if accepted is None else float(accepted["value"]), None
 
     def notes(self) -> list[str]:
@@ -224,9 +254,10 @@ class ClaimItem(pytest.Function):
         if not session.paired or not session.counts["loaded"] + session.counts["from_store"]:
             return []
         found = session.runner.notes
-        heads = session.gate.heads(self.spec, self.claim, self.name)
         said = [found[model] for model in self.claim.models(self.name) if model in found]
-        return said if heads is None else [*said, heads]
+        said.append(session.gate.left_out(self.spec) or "")
+        said.append(session.gate.heads(self.spec, self.claim, self.name) or "")
+        return [each for each in said if each]
 
     def report(
         self, verdict: Verdict, drift: Drift | None, accepted: float | None, seconds: float

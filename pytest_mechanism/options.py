@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.flags import check_values, option, path_option, trust
+from pytest_mechanism.flags import check_values, option, path_option, switch, trust
 
 if TYPE_CHECKING:
     from pytest_mechanism.checkpoints.fingerprint import Fingerprint
     from pytest_mechanism.checkpoints.reference import Reference
+    from pytest_mechanism.errors import NoDevice
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.runner.progress import Progress
     from pytest_mechanism.runner.runner import Runner
@@ -29,12 +30,16 @@ class Session:
         config: pytest's.
         references: role -> checkpoint; empty where no pair was given.
         json_path: where the result file goes, or None.
+        requires_accepted: whether a score that nobody accepted is red.
+        no_device: what is wrong with the device, once an item has found that out.
     """
 
     config: pytest.Config
     references: Mapping[str, Reference]
     json_path: Path | None
+    requires_accepted: bool = False
     progress: Progress | None = None
+    no_device: str | None = None
 
     @property
     def paired(self) -> bool:
@@ -49,7 +54,7 @@ class Session:
     @cached_property
     def store_folder(self) -> Path | None:
         """Where measurements are remembered, or None where they are not."""
-        if self.config.getoption("mechanism_no_store") or self.config.getini("mechanism_no_store"):
+        if switch(self.config, "mechanism_no_store"):
             return None
         if (given := path_option(self.config, "mechanism_store")) is not None:
             return given
@@ -148,7 +153,12 @@ def make_session(config: pytest.Config) -> Session:
         wrong = "is a folder" if json_path.is_dir() else "no such folder"
         if json_path.is_dir() or not json_path.parent.is_dir():
             raise MechanismError(f"--mechanism-json: {json_path} cannot be written: {wrong}")
-    return Session(config, references, json_path)
+    return Session(config, references, json_path, switch(config, "mechanism_require_accepted"))
+
+
+def no_device(problem: NoDevice) -> str:
+    """The line for a device that is not there, with its option."""
+    return f"--mechanism-device: {problem.message}"
 
 
 def read_aliases(config: pytest.Config) -> dict[str, str]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mechanism.errors import MechanismError, visible
+from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.flags import add_options, path_option
-from pytest_mechanism.options import make_session
+from pytest_mechanism.options import make_session, no_device
 
 if TYPE_CHECKING:
     from pytest_mechanism.items import SpecFile
@@ -59,7 +59,7 @@ class MechanismPlugin:
         self.results: list[dict[str, Any]] = []
         self.counts: dict[str, dict[str, int]] = {}
         self.all_skipped = False
-        self.not_written: list[str] = []
+        self.problems: list[str] = []  # of the whole run: it ends as wrong use does
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         lines = []
@@ -103,6 +103,11 @@ class MechanismPlugin:
         self.session.progress = terminal_progress(session.config)
         try:
             self.session.gate.plan([(item.spec, item.claim, item.name) for item in items])
+            if self.session.runner.planned:
+                self.session.runner.check_device()
+        except NoDevice as problem:
+            if not hasattr(session.config, "workerinput"):  # there the first item says it
+                raise pytest.UsageError(no_device(problem)) from None
         except MechanismError as problem:
             if hasattr(session.config, "workerinput"):
                 return  # raised here, it would be an internal error of xdist; every item says it
@@ -119,10 +124,13 @@ class MechanismPlugin:
 
             if stopped and isinstance(item, ClaimItem) and call.excinfo is not None:
                 item.not_run(call.excinfo.value, skipped=report.skipped)
+            elif report.skipped and isinstance(item, ClaimItem):
+                report.longrepr = item.skip_place(report.longrepr)
             if (result := item.stash.get(RESULT, None)) is not None:
                 # attributes of a report cross to the controller under xdist
                 report.mechanism = result  # type: ignore[attr-defined]
                 report.mechanism_counts = self.session.counts  # type: ignore[attr-defined]
+                report.mechanism_no_device = self.session.no_device  # type: ignore[attr-defined]
         if item.get_closest_marker("mechanism") is not None:
             # what libraries printed while a claim ran
             report.sections = [
@@ -131,7 +139,13 @@ class MechanismPlugin:
             ]
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        wrong = getattr(report, "mechanism_no_device", None)
+        if wrong is not None and not hasattr(self.session.config, "workerinput"):
+            if not hasattr(report, "node"):
+                raise pytest.UsageError(wrong)  # once for all items
+            self.problems.append(wrong)  # xdist's workers are to end in peace
         if (result := getattr(report, "mechanism", None)) is not None:
             self.results.append(result)
             worker = getattr(getattr(report, "node", None), "gateway", None)
@@ -145,8 +159,8 @@ class MechanismPlugin:
             output: Any = getattr(session.config, "workeroutput")  # noqa: B009 - xdist's own
             output["mechanism_not_written"] = scores_not_written()
             return
-        self.not_written += scores_not_written()
-        if self.not_written:
+        self.problems += scores_not_written()
+        if self.problems:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         if self.results and all(r["verdict"] == "skipped" for r in self.results):
             # a gate that judged nothing must not be green
@@ -171,20 +185,18 @@ class MechanismPlugin:
         try:
             write(path, content)
         except OSError as problem:  # raised here, it would keep the summary from the user
-            self.not_written.append(
-                f"--mechanism-json: {path} cannot be written: {problem.strerror}"
-            )
+            self.problems.append(f"--mechanism-json: {path} cannot be written: {problem.strerror}")
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
         """What a worker of xdist could not write."""
-        self.not_written += getattr(node, "workeroutput", {}).get("mechanism_not_written", [])
+        self.problems += getattr(node, "workeroutput", {}).get("mechanism_not_written", [])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if hasattr(terminalreporter.config, "workerinput"):
             return  # the controller has everybody's results
-        for problem in dict.fromkeys(self.not_written):
+        for problem in dict.fromkeys(self.problems):
             terminalreporter.write_line(visible(f"ERROR: {problem}"), red=True)
         if not self.results or not self.session.paired:
             return
@@ -192,11 +204,12 @@ class MechanismPlugin:
 
         terminalreporter.section(f"mechanism: {self.session.pair}")
         (heading, headings), *lines = table(self.results)
-        terminalreporter.write_line(heading + headings, bold=True)
+        if lines:
+            terminalreporter.write_line(heading + headings, bold=True)
         for verdict, rest in lines:
             terminalreporter.write(verdict, **{COLOURS.get(verdict.strip(), "red"): True})
             terminalreporter.write_line(rest)
-        for note in notes(self.results, *accepts(terminalreporter.config)):
+        for note in notes(self.results, skips=not terminalreporter.hasopt("skipped")):
             terminalreporter.write_line(note)
         if self.all_skipped:
             terminalreporter.write_line(

@@ -63,8 +63,9 @@ class ScoreExtension(AbstractSyrupyExtension):
         received, accepted = json.loads(serialized_data), json.loads(snapshot_data)
         tolerance = Tolerance(**received.get("tolerance", {"atol": 0.0, "drift": 0.0}))
         drift = compare(received, accepted, tolerance)
-        # a better score passes, and is taken as the new baseline when asked to
-        return not drift.red and not (drift.state == "better" and type(self).updating)
+        # a better score passes, and so does one of another definition; when asked to, they are
+        # taken as the new baseline
+        return not drift.red and not (drift.state in ("better", "new") and type(self).updating)
 
     def diff_lines(self, serialized_data: Any, snapshot_data: Any) -> Iterator[str]:
         if not snapshot_data:
@@ -155,6 +156,12 @@ def score_keeper(item: pytest.Function) -> SnapshotAssertion:
         update_snapshots=option.update_snapshots,
         update_new_snapshots_only=option.update_new_snapshots_only,
     )
+
+
+def accepted_now(keeper: SnapshotAssertion) -> bool:
+    """Whether the score that was compared last is to be the accepted one when the run ends."""
+    last = keeper.executions[keeper.num_executions - 1]
+    return bool(last.created or last.updated)
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:

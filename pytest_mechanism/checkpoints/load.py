@@ -21,7 +21,7 @@ from pytest_mechanism.checkpoints.adapter import merged
 from pytest_mechanism.checkpoints.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
-from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.encoding import Encoder
 
 DTYPES = {
@@ -138,7 +138,7 @@ def load_model(
     model = known_words(weights, encoder).eval()
     if not (placement.spread or getattr(model, "is_quantized", False)):
         model = model.to(where)
-    _check_weights(model, folder)
+    _check_weights(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
     ids = torch.tensor([probe(encoder)], device=where)
     largest = int(ids.max())
     if largest >= shape.d_vocab:
@@ -159,14 +159,17 @@ def pick_device(name: str) -> torch.device:
     """``cpu``, ``cuda`` or ``cuda:N``; for ``auto`` where prompts go.
 
     Raises:
-        MechanismError: torch sees no such device.
+        NoDevice: torch sees no such device.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     found = torch.device(name)
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise MechanismError(
-            f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; valid: cpu"
+    there = torch.cuda.device_count() if found.type == "cuda" else 1
+    if (found.index or 0) >= there:
+        seen = [f"cuda:{n}" for n in range(there)]
+        raise NoDevice(
+            f"no device {name!r}, torch sees {there} CUDA devices; "
+            f"{choices(name, ['auto', 'cpu', *seen])}"
         )
     return found
 
@@ -214,6 +217,13 @@ def read_weights(
             raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
         finally:
             logging.set_verbosity(before)
+    if other := sorted(key for key in info.get("mismatched_keys") or () if isinstance(key, tuple)):
+        name, saved, wanted = other[0]
+        raise MechanismError(
+            f"{folder}: {len(other)} weights have another shape than config.json says, first {name}: "
+            f"{list(saved)} in the file, {list(wanted)} by the config; the config.json that belongs "
+            "to these weights was saved with them"
+        )
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         keys = sorted(str(k) for k in info.get(what) or ())
         keys = [k for k in keys if not k.endswith(BUFFERS)]
@@ -226,6 +236,7 @@ def read_weights(
         return model
     if offloaded(model):
         raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
+    _check_weights(model, str(folder))  # what is wrong later is the adapter's
     return merged(model, adapter, trust)
 
 
@@ -247,10 +258,10 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     return model
 
 
-def _check_weights(model: Any, folder: Path) -> None:
+def _check_weights(model: Any, whose: str) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
-            raise MechanismError(f"{folder}: weight {name} has values that are not finite")
+            raise MechanismError(f"{whose}: weight {name} has values that are not finite")
 
 
 def _wrap(model: Any, folder: Path) -> Any:

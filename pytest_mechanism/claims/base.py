@@ -40,6 +40,14 @@ PAIR = "pair"
 """The role of a claim that compares models."""
 
 
+def task_settings(task: Task) -> str:
+    """A measurement's ``task``."""
+    # a file by its content: where it lies changes no result
+    settings = task.settings.model_dump(mode="json", context=BY_CONTENT)
+    settings["revision"] = task.revision
+    return canonical(settings)
+
+
 @dataclass(frozen=True)
 class Case:
     """One claim on one role, with everything its judgement may look at.
@@ -71,10 +79,7 @@ class Case:
         **arguments: Any,
     ) -> Measurement:
         """A measurement on this case's task."""
-        # a file by its content: where it lies changes no result
-        settings = self.task.settings.model_dump(mode="json", context=BY_CONTENT)
-        settings["revision"] = self.task.revision
-        return Measurement(method, on, canonical(settings), canonical(arguments), inputs, kept)
+        return Measurement(method, on, task_settings(self.task), canonical(arguments), inputs, kept)
 
     def has(self, role: str) -> bool:
         """Whether the run has a checkpoint for a role."""

@@ -76,7 +76,7 @@ class Path(Claim):
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
         full, seen = (measured(m) for m in self.needs(case))
-        bound = verdicts.spell(float("-inf"), -self.drops_at_least)
+        bound = f"drops at least {self.drops_at_least:g}"
         if not above_chance(case, full):
             return verdicts.inconclusive(
                 f"{case.role} does not solve the task, so no path can matter to its answer", bound
@@ -114,7 +114,7 @@ class Path(Claim):
             "lower",
             ratio_control,
         )
-        verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least)
+        verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=bound)
         if verdict.status == "pass" and control is None:
             reason = f"{verdict.reason}, but there is no control: {control_name}"
             verdict = replace(verdict, status="inconclusive", reason=reason)

@@ -72,6 +72,7 @@ def run(given: argparse.Namespace) -> int:
     loaded = [load(path) for path in specs(given.specs)] if given.specs else []
     gate = open_gate(given)
     gate.runner.store = None
+    gate.runner.check_device()
     found = Findings()
     start = held(memory_of(gate.runner.options.device))
     for role in gate.runner.references:
@@ -161,6 +162,8 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
     run: dict[str, set[Any]] = {}
     total = 0.0
     rowless = without_rows(gate, spec)
+    if lost := spec.task.left_out(gate.runner.vocabulary):
+        yield f"  {lost}", False
     for name, claim in spec.claims.items():
         for role in claim.roles():
             title = f"{name}::{role}"

@@ -116,8 +116,9 @@ def open_gate(given: argparse.Namespace) -> Gate:
 
 def say_what_was_done(runner: Runner) -> None:
     """On stderr: how much was measured, and what the numbers have to be read with."""
-    for note in runner.notes.values():
-        say(note, err=True)
+    for note in (*runner.notes.values(), *runner.left_out.values()):
+        if note:
+            say(note, err=True)
     say(
         f"{runner.done} measurements made, {runner.from_store} taken from the store",
         err=True,

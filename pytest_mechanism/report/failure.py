@@ -43,7 +43,8 @@ def failure_text(
     if meaning and (verdict.status == "fail" or (drift is not None and drift.red)):
         lines.append(f"  meaning   {meaning}")
     if drift is not None and drift.state == "new":
-        lines.append("  accepted  none to compare with")
+        now = ", this one now" if drift.accepted_now else ""
+        lines.append(f"  accepted  none to compare with{now}")
     elif drift is not None:
         lines.append(
             f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}"

@@ -106,6 +106,7 @@ def claim_result(
         "baseline": baseline,
         "drift": None if drift is None or drift.amount is None else round(drift.amount, DIGITS),
         "drift_state": None if drift is None else drift.state,
+        "accepted_now": drift is not None and drift.accepted_now,
         "seconds": round(seconds, 3),
         "scores": [score_data(s) for s in verdict.scores],
         "notes": list(notes),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import Case, Claim
+from pytest_mechanism.claims.base import Case, Claim, task_settings
 from pytest_mechanism.discovery.discover import with_discovered
-from pytest_mechanism.errors import MechanismError, add_models
+from pytest_mechanism.errors import MechanismError, NoDevice, add_models
 from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.parts import AnyGroup, Group
@@ -121,7 +121,11 @@ class Gate:
             return ()
 
     def judge(self, spec: Spec, claim: Claim, role: str) -> Verdict:
-        """Measure what is missing and judge. An error of the user's is a verdict, not a raise."""
+        """Measure what is missing and judge. An error of the user's is a verdict, not a raise.
+
+        Raises:
+            NoDevice: nothing can be measured, which is no matter of this claim's.
+        """
         if (reason := self.skip_reason(spec)) is not None:
             return Verdict("skipped", reason, "")
         try:
@@ -131,6 +135,8 @@ class Gate:
                     case, groups=self.discovered(spec, case, found_on(spec, claim, role))
                 )
             return claim.judge(case, self.runner.measure)
+        except NoDevice:
+            raise
         except MechanismError as problem:
             return Verdict("error", str(problem), "")
 
@@ -148,6 +154,11 @@ class Gate:
             if isinstance(group, Group)
         ]
         return f"{spec.circuit}: heads discovered on {on} (layer.head): {'; '.join(named)}"
+
+    def left_out(self, spec: Spec) -> str | None:
+        """Which words of a spec's task no prompt that was measured on has, as a sentence."""
+        said = self.runner.left_out.get(task_settings(spec.task))
+        return f"{spec.circuit}: {said}" if said else None
 
     def discovered(self, spec: Spec, case: Case, on: str) -> Mapping[str, AnyGroup]:
         """The spec's groups with their heads found on the model of role ``on``.

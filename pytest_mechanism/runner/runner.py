@@ -32,6 +32,9 @@ from pytest_mechanism.types import Measurement, Observations
 WITHOUT = "engine asked for cannot be used"
 """Fact of observations that another engine made."""
 
+LEFT_OUT = "words left out"
+"""Fact of observations on a task some of whose words are not whole."""
+
 
 def forget_frames(problem: BaseException | None) -> None:
     """Let go of what the functions that failed had at hand: copies of models, for the most part.
@@ -56,6 +59,7 @@ class Runner:
         done: measurements made.
         from_store: measurements found on disk.
         notes: role -> what its scores have to be read with.
+        left_out: settings of a task -> what the tokenizers take away from it, or nothing.
     """
 
     references: Mapping[str, Reference]
@@ -68,6 +72,7 @@ class Runner:
     done: int = 0
     from_store: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     _results: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _broken: dict[str, MechanismError] = field(default_factory=dict)
@@ -109,7 +114,7 @@ class Runner:
             return key
         if measurement.kept and self.store is not None and (seen := self.store.get(key)):
             self._results[key] = seen
-            self._note(measurement.on, seen)
+            self._note(measurement, seen)
             self.from_store += 1
             return key
         for each in measurement.inputs:
@@ -158,6 +163,21 @@ class Runner:
             raise self._failures[key]
         found: Observations = self._results[key]
         return found
+
+    @property
+    def planned(self) -> bool:
+        """Whether something that was planned is not in the store."""
+        return bool(self._pending)
+
+    def check_device(self) -> None:
+        """Whether anything can be measured. It is torch that knows: to be asked where something is
+        `planned`, and not where all is in the store.
+
+        Raises:
+            NoDevice: the device is not in this machine.
+        """
+        if self.options.device.startswith("cuda"):
+            resolve("pytest_mechanism.checkpoints.load:pick_device")(self.options.device)
 
     def release(self) -> None:
         """Let go of the resident checkpoint."""
@@ -231,7 +251,7 @@ class Runner:
                         self.store.put(key, seen)
                         self.store.forget(key)
             self._results[key] = seen
-            self._note(measurement.on, seen)
+            self._note(measurement, seen)
         except Exception as problem:  # kept for the item that asks; the others go on
             forget_frames(problem)
             self._failures[key] = problem
@@ -246,9 +266,12 @@ class Runner:
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
             found = function(bench, json.loads(measurement.arguments), inputs)
-            if bench.without is not None and isinstance(found, Observations):
-                found = replace(found, facts={**found.facts, WITHOUT: bench.without})
-            return found
+            if not isinstance(found, Observations):
+                return found
+            if measurement.task not in self.left_out:
+                self.left_out[measurement.task] = task.left_out(self.vocabulary)
+            facts = {WITHOUT: bench.without, LEFT_OUT: self.left_out[measurement.task]}
+            return replace(found, facts={**found.facts, **{k: v for k, v in facts.items() if v}})
         except MechanismError:
             raise
         except (MemoryError, RuntimeError) as problem:
@@ -259,9 +282,13 @@ class Runner:
                 ) from None
             raise
 
-    def _note(self, role: str, seen: Any) -> None:
-        why = seen.facts.get(WITHOUT) if isinstance(seen, Observations) else None
-        if why is not None:
+    def _note(self, measurement: Measurement, seen: Any) -> None:
+        if not isinstance(seen, Observations):
+            return
+        role = measurement.on
+        if (lost := seen.facts.get(LEFT_OUT)) is not None:
+            self.left_out[measurement.task] = lost
+        if (why := seen.facts.get(WITHOUT)) is not None:
             self.notes[role] = (
                 f"{self.references[role].label} was measured by the reference engine, not by "
                 f"{self.options.engine}: {why}"

@@ -38,12 +38,14 @@ class Drift:
         amount: received minus accepted, or None where nothing was accepted.
         allowed: what tolerance applied.
         reason: one line.
+        accepted_now: whether this run makes the score the accepted one.
     """
 
     state: State
     amount: float | None
     allowed: float
     reason: str
+    accepted_now: bool = False
 
     @property
     def red(self) -> bool:

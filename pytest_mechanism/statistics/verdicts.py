@@ -19,9 +19,18 @@ def at_least(score: Score, threshold: float, what: str = "") -> Verdict:
     return within(score, threshold, math.inf, what)
 
 
-def within(score: Score, low: float, high: float, what: str = "") -> Verdict:
-    """Pass if the whole interval lies in [low, high], fail if none of it does."""
-    bound = spell(low, high)
+def within(score: Score, low: float, high: float, what: str = "", claimed: str = "") -> Verdict:
+    """Pass if the whole interval lies in [low, high], fail if none of it does.
+
+    Args:
+        score: judged.
+        low: the least that is claimed.
+        high: the most.
+        what: names the score, if not by its own name.
+        claimed: says the bound as a verb, where the spec has other words for it than at least, at
+            most and between: ``drops at least 0.2``.
+    """
+    bound = claimed or spell(low, high)
     name = what or score.name
     lo, hi = score.interval
     shown = f"{name} {show(score)}"
@@ -33,7 +42,7 @@ def within(score: Score, low: float, high: float, what: str = "") -> Verdict:
     else:
         status, reason = (
             "inconclusive",
-            f"{shown} does not settle {bound}; {settle(score, low, high)}",
+            f"{shown} does not settle {'whether it ' if claimed else ''}{bound}; {settle(score, low, high)}",
         )
     judged = Judged(
         score, low if math.isfinite(low) else None, high if math.isfinite(high) else None

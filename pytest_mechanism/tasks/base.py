@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.left_out import words_left_out
 
 Span = tuple[int, int]
 """Characters ``text[start:stop]``."""
@@ -255,6 +256,10 @@ class Task:
     def lesson(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
         """Something else that a model can be trained on, in the form that this task asks in."""
         return Prompt(text, {}, answer="", reply=f" {reply}")
+
+    def left_out(self, vocabulary: Vocabulary) -> str:
+        """What the tokenizers take away from this task, as a sentence; nothing where they do not."""
+        return words_left_out(self, vocabulary)
 
     def without_hint(self, at: str) -> str:
         """A position that marks where the answer stands, widened to those that do not mark it."""

@@ -22,6 +22,7 @@ from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.tasks.base import Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.json_lines import too_few
+from pytest_mechanism.tasks.left_out import Tally
 from pytest_mechanism.tasks.lines import LAST, Line, lines
 from pytest_mechanism.tasks.parts import JUDGED, part_of_stream
 
@@ -93,6 +94,12 @@ class Jsonl(Task):
         whole = set(vocabulary.whole(sorted({w for line in self.all for w in line.words})))
         found = [line for line in self.all if whole.issuperset(line.words)]
         return sorted(found, key=self.digest)
+
+    def left_out(self, vocabulary: Vocabulary) -> str:
+        """Lines and their words."""
+        tally = Tally(vocabulary)
+        gone = len(self.all) - len(self.kept(tally))
+        return f"{gone:,} of {len(self.all):,} lines, {tally}" if gone else ""
 
     def digest(self, line: Line) -> str:
         about = f"{self.given.seed}/{line.base.text}/{line.source.text if line.source else ''}"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
@@ -106,6 +107,23 @@ def test_an_adapter_of_another_model_is_one_line(made: Path, tmp_path: Path) -> 
     """Shapes that do not fit, or weights that are missing, are no silent base."""
     with pytest.raises(MechanismError, match="does not fit its base"):
         loaded(parse_reference(f"zoo:base+{made}/adapter", {}, tmp_path))
+
+
+@pytest.mark.parametrize("whose", ["adapter", "base"])
+def test_weights_that_are_no_numbers_are_blamed_on_the_folder_that_has_them(
+    made: Path, tmp_path: Path, whose: str
+) -> None:
+    """An adapter's training that diverged is not its base's fault, nor the other way round."""
+    shutil.copytree(made / "adapter", tmp_path / "adapter")
+    shutil.copytree(BASE, tmp_path / "base")
+    path = next((tmp_path / whose).glob("*.safetensors"))
+    weights = load_file(path)
+    weights[min(weights)][...] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    merged = f", merged into {tmp_path}/base" if whose == "adapter" else ""
+    says = f"{tmp_path}/{whose}{merged}: weight [a-z0-9_.]+ has values that are not finite"
+    with pytest.raises(MechanismError, match=says):
+        loaded(parse_reference("base+adapter", {}, tmp_path))
 
 
 @pytest.mark.parametrize(

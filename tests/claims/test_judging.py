@@ -314,7 +314,10 @@ def test_a_path_matters_more_than_that_of_random_heads(
         return seen(correct=ONE) if "performance" in m.method.function else seen(**columns)
 
     claim = PathClaim(kind="path", group="pos_transmitter", on="ft", drops_at_least=1.0)
-    assert status(claim.judge(case, fake)) == wanted
+    found = claim.judge(case, fake)
+    assert (status(found), found.threshold) == (wanted, "drops at least 1")
+    assert "], drops at least 1 claimed" in found.reason
+    assert found.judged[0].high == -1.0  # the score keeps its sign
 
 
 # -- minimality

@@ -52,6 +52,17 @@ def test_a_pair_that_can_be_tested_is_0(tmp_path: Path, capsys: pytest.CaptureFi
     assert "in all" in out
 
 
+def test_a_device_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Before anything is looked at, with the devices that there are."""
+    assert doctor(tmp_path, *PAIR, "--device", "cuda:99") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pytest-mechanism: no device 'cuda:99', torch sees ")
+    assert "valid: auto, cpu" in err
+
+
 def test_a_damaged_checkpoint_is_named_and_so_is_every_claim_on_it(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

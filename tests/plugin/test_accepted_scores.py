@@ -90,7 +90,10 @@ def test_update_says_nothing_about_missing_baselines(project):
     project.spec("good")
     project.values(good=0.9)
 
-    project.accept().stdout.no_fnmatch_line("*run again with --snapshot-update*")
+    found = project.accept()
+
+    found.stdout.no_fnmatch_line("*--snapshot-update accepts*")
+    found.stdout.fnmatch_lines(["pass     circuit.good  base  0.900  *  accepted now"])
 
 
 def test_missing_baseline_names_the_command(project):
@@ -104,6 +107,37 @@ def test_missing_baseline_names_the_command(project):
             "and later runs are held against them"
         ]
     )
+
+
+def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
+    """One line a claim, which says what accepts it; the run that accepts it is green, and so is the
+    next. What holds no longer keeps its own reason."""
+    project.spec("good", "bad")
+    project.values(good=0.9, bad=0.1)
+    strict = "--mechanism-require-accepted"
+
+    found = project.run(strict, "-ra", "-k", "good or (bad and base)")
+
+    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    found.assert_outcomes(failed=3, deselected=1)
+    line = (
+        "no accepted score yet; --snapshot-update accepts this one (--mechanism-require-accepted)"
+    )
+    found.stdout.fnmatch_lines(
+        [
+            f"good on base: {line}",
+            f"FAILED circuit.yaml::good::base - good on base: {line}",
+            "FAILED circuit.yaml::bad::base - bad on base: fixed score 0.100 *",
+        ]
+    )
+    assert found.stdout.str().count("circuit.yaml:5") == 0  # no excerpt: nothing is wrong with it
+    assert project.accept(strict, "-k", "good").ret == pytest.ExitCode.OK
+    assert project.run(strict, "-k", "good").ret == pytest.ExitCode.OK
+    project.pytester.makeini("[pytest]\nmechanism_require_accepted = true\n")
+    assert project.verdicts("-k", "good", pair="new=./base,./ft") == {
+        "good.base": "fail",
+        "good.ft": "fail",
+    }
 
 
 # -- unchanged checkpoints
@@ -230,8 +264,30 @@ def test_worse_is_accepted_by_an_update(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.7})
 
-    assert accepted.accept().ret == pytest.ExitCode.OK
+    found = accepted.accept("--mechanism-json", "out.json")
+
+    assert found.ret == pytest.ExitCode.OK
+    found.stdout.fnmatch_lines(["pass *  base  *  same", "pass *  ft  *  -0.200 accepted now"])
     assert accepted.accepted() == {"good.base": 0.9, "good.ft": 0.7}
+    claims = json.loads((accepted.path / "out.json").read_text())["claims"]
+    assert [(c["drift_state"], c["accepted_now"], c["baseline"]) for c in claims] == [
+        ("same", False, 0.9),
+        ("changed", True, 0.9),
+    ]
+
+
+def test_a_score_of_another_definition_is_accepted_anew(accepted):
+    """What the spec measures now has no baseline until an update writes one, however far apart."""
+    path = accepted.path / "circuit.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    accepted.values(good=0.7)
+    accepted.run().stdout.fnmatch_lines(["pass *  base  *  none yet"])
+    assert accepted.accepted() == {"good.base": 0.9, "good.ft": 0.9}
+
+    accepted.accept().stdout.fnmatch_lines(["pass *  base  *  accepted now"])
+
+    assert accepted.accepted() == {"good.base": 0.7, "good.ft": 0.7}
+    assert one(accepted)["drift_state"] == "same"
 
 
 def test_new_weights_within_tolerance_keep_the_old_baseline(accepted):

@@ -198,7 +198,8 @@ def test_bad_spec_under_xdist_is_not_green(green):
 
 
 def test_every_claim_skipped(green):
-    """A run in which no spec applies judged nothing: exit 1, and a sentence says so."""
+    """A run in which no spec applies judged nothing: exit 1, and a sentence says so. With -rs what
+    was skipped is said by pytest alone, once a spec."""
     green.spec("good", top="applies_to: {labels: [other*]}")
 
     found = green.run("-rs")
@@ -209,9 +210,11 @@ def test_every_claim_skipped(green):
         [
             "every claim was skipped, so nothing was judged: this run is red. See applies_to in the"
             " specs",
-            "SKIPPED * spec applies to labels other[*]; base is base",
+            "SKIPPED [[]2] circuit.yaml:4: spec applies to labels other[*]; base is base",
         ]
     )
+    assert found.stdout.str().count("applies to labels other") == 1
+    found.stdout.no_fnmatch_line("verdict *")
 
 
 def test_every_claim_skipped_under_xdist(green):
@@ -229,6 +232,8 @@ def test_one_spec_that_applies_is_enough(green):
 
     assert found.ret == pytest.ExitCode.OK
     found.assert_outcomes(passed=2, skipped=2)
+    found.stdout.fnmatch_lines(["2 skipped (elsewhere): spec applies to *"])
+    assert found.stdout.str().count("spec applies to ") == 1
 
 
 def test_interrupted_run_of_skipped_claims_stays_interrupted(green):

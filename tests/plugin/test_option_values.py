@@ -4,8 +4,11 @@ import json
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from pytest_mechanism.plugin import MechanismPlugin
 
 OPTIONS = (
     "--model-pair",
@@ -19,6 +22,7 @@ OPTIONS = (
     "--mechanism-json",
     "--mechanism-model",
     "--mechanism-no-store",
+    "--mechanism-require-accepted",
     "--mechanism-allow-pickle",
     "--mechanism-trust-remote-code",
 )
@@ -222,6 +226,10 @@ def test_quantised_weights_need_their_library(green, monkeypatch):
         ("mechanism_dtype = 32", "*'mechanism_dtype' expects a string, got int: 32"),
         ("mechanism_models = 'a = b'", "*'mechanism_models' expects a list *"),
         ("mechanism_model = 'a=b'", "*'mechanism_model' expects a list *"),
+        (
+            "mechanism_require_accepted = 1",
+            "*'mechanism_require_accepted' expects a bool, got int: 1",
+        ),
         ("mechanism_no_store = 'no'", "*'mechanism_no_store' expects a bool, got str: 'no'"),
     ],
 )
@@ -275,6 +283,22 @@ def test_confidence_from_the_ini_file(green):
     ini(green, "mechanism_confidence = 0.8")
 
     assert green.result()["claims"][0]["scores"][0]["confidence"] == 0.8
+
+
+def test_a_missing_device_that_items_find_is_said_once():
+    """Where it is known only when an item measures, the run ends there; with xdist's workers a line
+    says it once and the exit code is 4."""
+    config = SimpleNamespace()
+    plugin = MechanismPlugin(SimpleNamespace(config=config))
+    report = SimpleNamespace(mechanism_no_device="--mechanism-device: no device 'cuda:9'")
+
+    with pytest.raises(pytest.UsageError, match="no device 'cuda:9'"):
+        plugin.pytest_runtest_logreport(report)
+    assert plugin.problems == []
+
+    report.node = SimpleNamespace()  # of a worker
+    plugin.pytest_runtest_logreport(report)
+    assert plugin.problems == ["--mechanism-device: no device 'cuda:9'"]
 
 
 @pytest.mark.parametrize("where", ["flag", "ini"])

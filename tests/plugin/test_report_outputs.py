@@ -166,6 +166,7 @@ def test_result_file(mixed):
         "baseline": 0.25,
         "drift": 0.0,
         "drift_state": "same",
+        "accepted_now": False,
     }
     assert (score["name"], score["value"], score["clusters"]) == ("fixed score", 0.25, 20)
 

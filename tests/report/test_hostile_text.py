@@ -53,7 +53,7 @@ def result(text: str) -> dict[str, Any]:
             "id": text, "circuit": text, "claim": text, "kind": text, "role": text,
             "verdict": "fail", "reason": text, "score": 0.5, "interval": [0.4, 0.6], "n": 3,
             "threshold": text, "control": {"name": text, "value": 0.1}, "baseline": None,
-            "drift": None, "drift_state": None, "scores": [score], "notes": [text],
+            "drift": None, "drift_state": None, "accepted_now": False, "scores": [score], "notes": [text],
         }
     )  # fmt: skip
 

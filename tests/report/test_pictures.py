@@ -212,6 +212,16 @@ def test_a_picture_says_what_is_in_it() -> None:
         assert wanted in text
 
 
+def test_how_a_head_is_named_is_shown_on_one_of_the_picture() -> None:
+    """One of the outlined, or of a group; of two unlike numbers where there is one; else not."""
+    assert "0.1: head 1 of layer 0" in words(svg(SMALL))
+    assert "0.2: head 2 of layer 0" in words(svg(graph()))
+    stage = StageMaps("fetcher", "at last", {"base": HeadMap(np.array([[-0.1]]), [(0, 0)])})
+    assert "0.0: head 0 of layer 0" in words(svg(maps(stage)))
+    nobody = StageMaps("fetcher", "at last", {"base": HeadMap(np.array([[-0.1]]), [])})
+    assert not [text for text in words(svg(maps(nobody))) if "of layer" in text]
+
+
 def test_maps_without_room_for_numbers_name_the_strongest_heads() -> None:
     """32 by 32 cells hold no text; the four lowest published scores stand below."""
     root = svg(llama())

@@ -17,6 +17,7 @@ from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
+from pytest_mechanism.tasks.entity_tracking import EntityTracking
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 
 TASK = canonical(
@@ -97,6 +98,19 @@ def test_one_checkpoint_is_resident_at_a_time(world: World) -> None:
     runner.measure(ask("base", "b1"))
     runner.measure(ask("ft", "f1"))
     assert world.diary.index("release base") < world.diary.index("load ft")
+
+
+def test_words_that_fall_out_are_said_from_the_store_too(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand beside the results, so a run that loads nothing says them as well."""
+    monkeypatch.setattr(EntityTracking, "left_out", lambda *_: "1 of 2 words are left out")
+    first, again = make(Store(tmp_path)), make(Store(tmp_path))
+    first.measure(ask("base", "b1"))
+    monkeypatch.undo()
+    again.measure(ask("base", "b1"))
+    assert (again.done, again.from_store) == (0, 1)
+    assert first.left_out == again.left_out == {TASK: "1 of 2 words are left out"}
 
 
 def test_a_donor_goes_first_where_nothing_speaks_against_it(world: World) -> None:

@@ -78,6 +78,9 @@ def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
         "accuracy 0.650 [0.550, 0.750] does not settle at least 0.6; "
         "about 2,000 rows would settle it (now 500)"
     )
+    found = verdicts.within(score(-0.2, -0.3, -0.1), -INF, -0.15, claimed="drops at least 0.15")
+    assert found.threshold == "drops at least 0.15"
+    assert "] does not settle whether it drops at least 0.15; about " in found.reason
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,9 @@ def draw(picture: CircuitGraph) -> Figure:
         draw_box(page, texts[name], (place.left, place.bottom), box, f"group-{name}")
     left, bottom, wide = layout.answer
     draw_box(page, answer, (left, bottom), (wide, box_size(answer)[1]), "answer", style.INK)
-    edges.legend(page, [node.edge for node in picture.groups.values()], labels, -INPUT - 0.35)
+    nodes = picture.groups.values()
+    example = style.example_of(h for node in nodes for heads in node.heads.values() for h in heads)
+    edges.legend(page, [node.edge for node in nodes], labels, -INPUT - 0.35, example)
     style.write(page, below, 0, -INPUT - 0.6)
     return figure
 

@@ -186,8 +186,10 @@ def route(place: Place, start: float, end: float, offset: float) -> Path:
     return Path(points, [move, line, curve, curve, line, curve, curve, line])
 
 
-def legend(page: Axes, edges: Sequence[Edge], labels: Sequence[str], y: float) -> None:
-    """Which colour is which model, and what a dotted arrow means."""
+def legend(
+    page: Axes, edges: Sequence[Edge], labels: Sequence[str], y: float, example: str
+) -> None:
+    """Which colour is which model, what a dotted arrow means, and how a head's name is read."""
     x = 0.0
     entries: list[tuple[str, str, str | tuple[int, tuple[float, float]]]] = [
         (label, colour(i), "solid") for i, label in enumerate(labels)
@@ -199,4 +201,5 @@ def legend(page: Axes, edges: Sequence[Edge], labels: Sequence[str], y: float) -
                   solid_capstyle="butt")  # fmt: skip
         page.text(x + 0.5, y, text, va="center")
         x += 0.5 + style.text_width(text) + 0.4
-    page.text(x, y, "3.1: head 1 of layer 3", va="center", size=SMALL, color=style.FAINT)
+    if example:
+        page.text(x, y, example, va="center", size=SMALL, color=style.FAINT)

@@ -195,7 +195,8 @@ def legend_rows(picture: HeadMaps, width: float) -> list[list[Key]]:
         keys.append(("head of another group that works at the same position", OTHER))
     if any(np.isnan(each.scores).any() for each in picture.maps):
         keys.append(("cannot reach the readers", UNHEARD))
-    keys.append(("3.1: head 1 of layer 3", {}))
+    if example := style.example_of(head for each in picture.maps for head in each.chosen):
+        keys.append((example, {}))
     rows: list[list[Key]] = [[]]
     for key in keys:
         if rows[-1] and sum(key_width(k) for k in [*rows[-1], key]) > width:

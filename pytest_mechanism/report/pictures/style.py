@@ -10,7 +10,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,3 +231,10 @@ def heads_text(heads: Sequence[tuple[int, int]], few: int = 6) -> list[str]:
         layers.setdefault(layer, []).append(head)
     lines = [f"layer {layer}: {' '.join(map(str, members))}" for layer, members in layers.items()]
     return [f"{len(heads)} heads", *lines]
+
+
+def example_of(heads: Iterable[tuple[int, int]]) -> str:
+    """How a head's name is read, on one of those that a picture shows; nothing where it shows none.
+    One whose two numbers differ, where there is one."""
+    found = min(heads, key=lambda head: (head[0] == head[1], head), default=None)
+    return "" if found is None else f"{found[0]}.{found[1]}: head {found[1]} of layer {found[0]}"

@@ -1,0 +1,58 @@
+"""The table: which spec a row is of, and what the sentences below it say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_mechanism.report.terminal import markdown, notes, table
+
+
+def result(file: str, circuit: str = "ioi", **fields: Any) -> dict[str, Any]:
+    found = {
+        "id": f"{file}::good::base", "circuit": circuit, "claim": "good", "role": "base",
+        "verdict": "pass", "reason": "", "score": 0.5, "interval": [0.4, 0.6],
+        "threshold": "at least 0.3", "drift": None, "drift_state": None, "accepted_now": False,
+        "notes": [f"{circuit}: said", "said of a model"],
+    }  # fmt: skip
+    return found | fields
+
+
+def claims(*results: dict[str, Any]) -> list[str]:
+    """The column of claims, in the table and on the page."""
+    shown = [rest.split("  ")[1].strip() for _, rest in table(results)[1:]]
+    page = markdown(results, "a+b").splitlines()[4:]
+    assert [line.split(" | ")[1] for line in page if line] == shown
+    return shown
+
+
+def test_a_row_is_named_by_circuit_and_claim() -> None:
+    """Nothing more, where no other spec has a circuit of the name."""
+    one, two = result("circuits/a.yaml"), result("circuits/b.yaml", "induction")
+    assert claims(one, one | {"role": "ft"}, two) == ["ioi.good", "ioi.good", "induction.good"]
+
+
+def test_rows_of_circuits_of_one_name_are_told_apart_by_their_file() -> None:
+    """By the path where the files have one name too; other rows stay as they are."""
+    one, two, other = result("x/a.yaml"), result("x/b.yaml"), result("x/c.yaml", "induction")
+    assert claims(one, two, other) == ["ioi.good (a.yaml)", "ioi.good (b.yaml)", "induction.good"]
+    assert claims(one, result("y/a.yaml")) == ["ioi.good (x/a.yaml)", "ioi.good (y/a.yaml)"]
+
+
+def test_sentences_name_the_file_where_the_table_does() -> None:
+    """Those about a circuit, of which there are several; a model's is said once."""
+    one = result("a.yaml")
+    two = result("b.yaml", verdict="skipped", reason="another shape")
+    assert notes([one, two]) == [
+        "1 skipped (ioi (b.yaml)): another shape",
+        "ioi (a.yaml): said",
+        "said of a model",
+        "ioi (b.yaml): said",
+    ]
+    assert notes([one]) == ["ioi: said", "said of a model"]
+
+
+def test_skips_are_left_to_pytest_where_it_lists_them() -> None:
+    """No sentence of ours about them then."""
+    skipped = result("a.yaml", verdict="skipped", reason="another shape", notes=[])
+    assert notes([skipped]) == ["1 skipped (ioi): another shape"]
+    assert notes([skipped], skips=False) == []

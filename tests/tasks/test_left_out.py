@@ -1,0 +1,82 @@
+"""What tokenizers take away from a task is said: which words, of how many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import AnyWord, Task
+from pytest_mechanism.tasks.words import LABELS, NAMES, OBJECTS
+
+TASKS = {
+    "entity_tracking": "{family: entity_tracking, rows: 20}",
+    "ioi": "{family: ioi, rows: 20}",
+    "greater_than": "{family: greater_than, rows: 20}",
+    "induction": "{family: induction, rows: 20}",
+    "template": "{family: template, rows: 20, words: {w: names}, slots: {a: w, b: w}, "
+    'texts: ["{a} sees {b} and {a}"], answer: "{b}", source: {redraw: [a, b]}}',
+    "jsonl": "{family: jsonl, rows: 20, file: lines.jsonl}",
+}
+
+
+@dataclass(frozen=True)
+class Without:
+    """A vocabulary that does not keep some words whole."""
+
+    dropped: frozenset[str]
+
+    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
+        return tuple(word for word in words if after + word not in self.dropped)
+
+    def chat(self, message: str) -> str:
+        raise AssertionError(message)
+
+
+def task(folder: Path, family: str) -> Task:
+    lines = [
+        f'{{"prompt": "{i} is before", "answer": "{"cat" if i % 4 else "dog"}"}}' for i in range(80)
+    ]
+    (folder / "lines.jsonl").write_text("\n".join(lines))
+    (folder / "one.yaml").write_text(
+        f"mechanism: 1\ncircuit: one\ntask: {TASKS[family]}\nclaims:\n"
+        "  solves: {kind: accuracy, at_least: 0.5}\n"
+    )
+    return load(folder / "one.yaml").task
+
+
+@pytest.mark.parametrize(
+    ("family", "dropped", "said"),
+    [
+        (
+            "entity_tracking",
+            "apple Q",
+            f"2 of {len(OBJECTS) + len(LABELS)} words are left out, since not every tokenizer of "
+            "the run keeps them as one token: apple, Q",
+        ),
+        ("ioi", "Tom store", "token: Tom, store"),
+        ("greater_than", "1750 voyage", "token: 1750, voyage"),
+        ("induction", "apple", "1 of "),
+        ("template", "Zach", f"1 of {len(NAMES)} words are left out"),
+        ("template", " ".join(NAMES[:9]), f"{', '.join(sorted(NAMES[:9])[:8])}, ..."),
+        ("jsonl", "dog", "20 of 80 lines, 1 of 2 words are left out, "),
+    ],
+)
+def test_words_that_fall_out_are_named_and_counted(
+    tmp_path: Path, family: str, dropped: str, said: str
+) -> None:
+    """Those of each list that the family reads; the first eight by name."""
+    assert said in task(tmp_path, family).left_out(Without(frozenset(dropped.split())))
+
+
+@pytest.mark.parametrize("family", TASKS)
+def test_nothing_is_said_where_every_word_stays(tmp_path: Path, family: str) -> None:
+    """Nor where too few words stay for a row: that is an error of its own."""
+    found = task(tmp_path, family)
+
+    assert found.left_out(AnyWord()) == ""
+    if family != "jsonl":
+        assert found.left_out(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""
