@@ -75,6 +75,7 @@ class BranchEngine:
         limit: on what is tried at once, learned from memory running out.
         remembered: records of runs, the least used first.
         memory: bytes of them that may be kept.
+        size: bytes of the last one, for each token of its batch.
     """
 
     bridge: Any
@@ -82,6 +83,7 @@ class BranchEngine:
     name: str = "branch"
     limit: Limit = field(default_factory=Limit)
     memory: int = REMEMBERED
+    size: float = 0.0
     remembered: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
 
     def run(
@@ -106,8 +108,11 @@ class BranchEngine:
     def made(
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> Record:
-        """A record, made now."""
-        return record(self.bridge, tokens, edits, readings)
+        """A record, made now; those that will have to go for it go before it fills the memory."""
+        self.make_room(self.size * tokens.ids.numel())
+        found = record(self.bridge, tokens, edits, readings)
+        self.size = found.bytes / tokens.ids.numel()
+        return found
 
     def known(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
         """What a run is remembered by: everything that can change it."""
@@ -123,8 +128,13 @@ class BranchEngine:
     def remember(self, key: bytes, found: Record) -> None:
         """Keep a record; those that were not asked for lately make room."""
         if found.bytes <= self.memory:
+            self.make_room(found.bytes)
             self.remembered[key] = found
-            while sum(each.bytes for each in self.remembered.values()) > self.memory:
+
+    def make_room(self, wanted: float) -> None:
+        """For so many bytes, if so many may be kept."""
+        if wanted <= self.memory:
+            while sum(each.bytes for each in self.remembered.values()) + wanted > self.memory:
                 self.remembered.popitem(last=False)
 
 
@@ -155,31 +165,35 @@ class BranchRun:
         return all(reading.site.part in ("z", "resid_pre") for reading in self.readings)
 
     @cached_property
-    def record(self) -> Record:
-        """Made once for all runs of this batch with these edits, as long as there is room."""
+    def key(self) -> bytes | None:
+        """What its record is remembered by; None where it is nobody else's."""
         if not self.on_record:
-            self.engine.count(self.tokens.ids.shape[0])
-            return self.engine.made(self.tokens, self.edits, self.readings)
+            return None
         if self.edits and self.tokens.ids.device.type != "cpu":
             # looking at the values of edits on another device costs more than a forward there
-            self.engine.count(self.tokens.ids.shape[0])
-            return self.engine.made(self.tokens, self.edits)
-        memory, key = self.engine.remembered, self.engine.known(self.tokens, self.edits)
-        if key in memory:
+            return None
+        return self.engine.known(self.tokens, self.edits)
+
+    @cached_property
+    def record(self) -> Record:
+        """Made once for all runs of this batch with these edits, as long as there is room."""
+        memory, key = self.engine.remembered, self.key
+        if key is not None and key in memory:
             memory.move_to_end(key)
             return memory[key]
         self.engine.count(self.tokens.ids.shape[0])
-        found = self.engine.made(self.tokens, self.edits)
-        self.engine.remember(key, found)
+        readings = () if self.on_record else self.readings
+        found = self.engine.made(self.tokens, self.edits, readings)
+        if key is not None:
+            self.engine.remember(key, found)
         return found
 
     @cached_property
     def outcome(self) -> Outcome:
-        if not self.answer and "record" not in self.__dict__:
-            key = self.engine.known(self.tokens, self.edits)
-            if not (self.on_record and key in self.engine.remembered):
-                self.engine.count(self.tokens.ids.shape[0])
-                return glance(self.engine.bridge, self.tokens, self.edits, self.readings)
+        known = "record" in self.__dict__ or self.key in self.engine.remembered
+        if not self.answer and not known:
+            self.engine.count(self.tokens.ids.shape[0])
+            return glance(self.engine.bridge, self.tokens, self.edits, self.readings)
         kept = self.record
         logits = kept.outcome.logits if self.answer else kept.outcome.logits[:, :0]
         if not self.on_record:
@@ -202,14 +216,14 @@ class BranchRun:
         learned = (t for edit in self.edits for t in (edit.value, edit.keep) if t is not None)
         if gradients and any(each.requires_grad for each in learned):
             raise ValueError("a run's own edits get no gradients: put them into the branch")
-        planner = Planner(self.tokens, len(self.engine.bridge.blocks))
         engine = self.engine
         run = Remembered(engine.bridge, engine.points, self.tokens, self.edits, self.record)
+        planner = Planner(self.tokens, len(engine.bridge.blocks), run.memo)
         length = self.tokens.ids.shape[1]
         most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
         for pack in packs(map(planner.plan, branches), max(LEAST_ROOM, min(length, most))):
             for outcome in self.within_memory(run, pack, gradients):
-                self.engine.count(self.tokens.ids.shape[0])
+                engine.count(self.tokens.ids.shape[0])
                 yield outcome
 
     @property
