@@ -12,8 +12,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from pytest_mechanism.engine.record import (
 )
 from pytest_mechanism.engine.reference import edited, select
 from pytest_mechanism.engine.replay import Remembered, Replayed, replay
+from pytest_mechanism.errors import out_of_memory
+
+T = TypeVar("T")
 
 LEAST_ROOM = 32
 """Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
@@ -110,9 +113,27 @@ class BranchEngine:
     ) -> Record:
         """A record, made now; those that will have to go for it go before it fills the memory."""
         self.make_room(self.size * tokens.ids.numel())
-        found = record(self.bridge, tokens, edits, readings)
+        found = self.with_all_room(partial(record, self.bridge, tokens, edits, readings))
         self.size = found.bytes / tokens.ids.numel()
         return found
+
+    def with_all_room(self, work: Callable[[], T]) -> T:
+        """Done again without what is remembered, where there is no memory for it beside that."""
+        try:
+            return work()
+        except (MemoryError, RuntimeError) as problem:
+            if not (self.remembered and out_of_memory(problem)):
+                raise
+        self.forget()
+        return work()
+
+    def forget(self) -> None:
+        """Memory ran out: records are made anew when they are asked for, and the allocator gives
+        back what it keeps at hand."""
+        from accelerate.utils.memory import clear_device_cache
+
+        self.remembered.clear()
+        clear_device_cache(garbage_collection=True)
 
     def known(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
         """What a run is remembered by: everything that can change it."""
@@ -193,7 +214,9 @@ class BranchRun:
         known = "record" in self.__dict__ or self.key in self.engine.remembered
         if not self.answer and not known:
             self.engine.count(self.tokens.ids.shape[0])
-            return glance(self.engine.bridge, self.tokens, self.edits, self.readings)
+            return self.engine.with_all_room(
+                partial(glance, self.engine.bridge, self.tokens, self.edits, self.readings)
+            )
         kept = self.record
         logits = kept.outcome.logits if self.answer else kept.outcome.logits[:, :0]
         if not self.on_record:
@@ -235,8 +258,6 @@ class BranchRun:
         self, run: Remembered, pack: Sequence[Planned], gradients: bool
     ) -> Iterator[Outcome]:
         """A pack's outcomes, in smaller packs where memory runs out."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         waiting = list(packs(pack, self.room))
         while waiting:
             part, found = waiting.pop(0), None
@@ -244,13 +265,13 @@ class BranchRun:
             try:
                 with torch.set_grad_enabled(gradients):
                     found = replay(run, part)
-            except RuntimeError as problem:
-                if len(part) == 1 or not should_reduce_batch_size(problem):
+            except (MemoryError, RuntimeError) as problem:
+                if len(part) == 1 or not out_of_memory(problem):
                     raise
             if found is None:  # the problem, which holds what filled the memory, is gone by now
                 self.engine.limit.ran_out(tried)
                 waiting = list(packs([p for each in (part, *waiting) for p in each], self.room))
-                clear_device_cache(garbage_collection=True)
+                self.engine.forget()
             else:
                 self.engine.limit.went_well(tried)
                 yield from self.answered(found, gradients)
@@ -258,20 +279,18 @@ class BranchRun:
 
     def answered(self, found: Replayed, gradients: bool) -> Iterator[Outcome]:
         """A pack's outcomes, with fewer logits at once where memory runs out."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         done, size = 0, found.at_once
         while done < len(found):
             part = None
             try:
                 with torch.set_grad_enabled(gradients):
                     part = found.outcomes(done, done + size)
-            except RuntimeError as problem:
-                if size == 1 or not should_reduce_batch_size(problem):
+            except (MemoryError, RuntimeError) as problem:
+                if size == 1 or not out_of_memory(problem):
                     raise
             if part is None:
                 size = max(1, min(size, len(found)) // 2)
-                clear_device_cache(garbage_collection=True)
+                self.engine.forget()
                 continue
             done += len(part)
             while part:
