@@ -6,7 +6,9 @@ are random and drawn where they are used, so nothing is downloaded; a random mod
 its stages cost what a trained one's cost.
 
 Time is the clock's, since a GPU's work is not CPU time; beside it stands what one full forward for
-every head's patch would take, from forwards timed in the same run.
+every head's patch would take, from forwards timed in the same run: of the plain Hugging Face model
+with its fastest attention and no logits but the last, hooks and patches not counted; and of the
+wrapped model, which is what the reference engine runs.
 
 python -m benchmarks.discovery --device cuda [--shape llama-7b] [--dtype bfloat16] [--rows 300]
                                [--tokens 54] [--batch-size 16] [--json FILE]
@@ -165,8 +167,8 @@ def patched(
     return list(total / rows)
 
 
-def forward_seconds(setting: Setting, batch_size: int, device: Device) -> float:
-    """Seconds of a full forward of all rows, from some of one batch."""
+def forward_seconds(setting: Setting, batch_size: int, device: Device) -> dict[str, float]:
+    """Seconds of a full forward of all rows, ``plain`` and ``wrapped``, from some of one batch."""
     import torch
 
     from benchmarks.shapes import part
@@ -174,12 +176,15 @@ def forward_seconds(setting: Setting, batch_size: int, device: Device) -> float:
     ids = part(setting.batch, slice(0, batch_size)).base.tokens.ids
 
     @torch.no_grad()
-    def once() -> Any:
-        return setting.plain(ids)
+    def took(model: Any, **more: Any) -> float:
+        model(ids, **more)
+        least = min(device.seconds(partial(model, ids, **more)) for _ in range(FORWARDS))
+        return least * len(setting.batch.rows) / len(ids)
 
-    once()
-    took = min(device.seconds(once) for _ in range(FORWARDS))
-    return took * len(setting.batch.rows) / len(ids)
+    return {
+        "plain": took(setting.plain, logits_to_keep=1),
+        "wrapped": took(setting.bridge, return_type="logits"),
+    }
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -217,12 +222,15 @@ def main(given: Sequence[str] | None = None) -> int:
     one = forward_seconds(setting, asked.batch_size, device)
     stages = discovered(setting, asked.batch_size, device)
     seconds = sum(each.seconds for each in stages)
-    naive = one * sum(each.forwards for each in stages)
+    naive = {who: each * sum(s.forwards for s in stages) for who, each in one.items()}
     most = max(each.memory for each in stages)
     print(
         f"{len(stages)} stages: {seconds / 60:.1f} minutes, {most / 1e9:.1f} GB at most with the "
-        f"weights; a full forward for every patch would take {naive / 60:.1f} minutes, "
-        f"{naive / seconds:.1f}x"
+        "weights; a full forward for every patch would take "
+        + ", ".join(
+            f"{each / 60:.1f} minutes of the {who} model ({each / seconds:.1f}x)"
+            for who, each in naive.items()
+        )
     )
     if asked.json:
         report.write_json(

@@ -136,15 +136,19 @@ def make_setting(name: str, rows: int, length: int) -> Setting:
 
 
 def make_placed(name: str, rows: int, length: int, device: str, dtype: torch.dtype) -> Setting:
-    """The same on a device, with the weights once and no faster attention beside them: for models of
-    which two do not fit."""
+    """The same on a device, with the weights once: for models of which two do not fit."""
     with torch.device(device), default_dtype(dtype):
         model = seeded(MODELS[name], "eager")
+    with torch.device("meta"), default_dtype(dtype):
+        plain = seeded(MODELS[name], "sdpa")
+    for mine, theirs in zip(plain.modules(), model.modules(), strict=True):
+        mine._parameters.update(theirs._parameters)  # noqa: SLF001 - the same, not copies
+        mine._buffers.update(theirs._buffers)  # noqa: SLF001
     shape = sizes(model)
     for parameter in (wrapped := _wrap(model, Path(name))).parameters():
         parameter.requires_grad_(False)
     drawn = pairs(shape, rows, length)
-    return Setting(name, shape, wrapped, model, part(drawn, slice(None), device))
+    return Setting(name, shape, wrapped, plain, part(drawn, slice(None), device))
 
 
 @contextmanager

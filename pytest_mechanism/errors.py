@@ -56,6 +56,23 @@ class MeasurementError(MechanismError):
     """A measurement cannot give a number on this model and task."""
 
 
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "cusolver_status_alloc_failed",
+)
+"""What torch and the libraries below it say, on a GPU and on a CPU."""
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether less at once may go well."""
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, RuntimeError) and any(w in str(problem).lower() for w in NO_MEMORY)
+    )
+
+
 LONGEST = 1000
 """Characters of an error line; what is longer was pasted in by the input."""
 

@@ -19,7 +19,7 @@ from pytest_mechanism.checkpoints.trust import pickled
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_further_models, add_model_options, open_gate
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, out_of_memory
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.cases import Gate
@@ -124,7 +124,7 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
         except MechanismError as problem:
             reason = str(problem)
         except (MemoryError, RuntimeError) as problem:
-            if not isinstance(problem, MemoryError) and "out of memory" not in str(problem).lower():
+            if not out_of_memory(problem):
                 raise
             reason = "out of memory in a trial of a few rows; a smaller --dtype takes less"
     if not loaded:

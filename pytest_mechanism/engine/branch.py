@@ -12,8 +12,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from pytest_mechanism.engine.record import (
 )
 from pytest_mechanism.engine.reference import edited, select
 from pytest_mechanism.engine.replay import Remembered, Replayed, replay
+from pytest_mechanism.errors import out_of_memory
+
+T = TypeVar("T")
 
 LEAST_ROOM = 32
 """Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
@@ -75,6 +78,7 @@ class BranchEngine:
         limit: on what is tried at once, learned from memory running out.
         remembered: records of runs, the least used first.
         memory: bytes of them that may be kept.
+        size: bytes of the last one, for each token of its batch.
     """
 
     bridge: Any
@@ -82,6 +86,7 @@ class BranchEngine:
     name: str = "branch"
     limit: Limit = field(default_factory=Limit)
     memory: int = REMEMBERED
+    size: float = 0.0
     remembered: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
 
     def run(
@@ -106,8 +111,29 @@ class BranchEngine:
     def made(
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> Record:
-        """A record, made now."""
-        return record(self.bridge, tokens, edits, readings)
+        """A record, made now; those that will have to go for it go before it fills the memory."""
+        self.make_room(self.size * tokens.ids.numel())
+        found = self.with_all_room(partial(record, self.bridge, tokens, edits, readings))
+        self.size = found.bytes / tokens.ids.numel()
+        return found
+
+    def with_all_room(self, work: Callable[[], T]) -> T:
+        """Done again without what is remembered, where there is no memory for it beside that."""
+        try:
+            return work()
+        except (MemoryError, RuntimeError) as problem:
+            if not (self.remembered and out_of_memory(problem)):
+                raise
+        self.forget()
+        return work()
+
+    def forget(self) -> None:
+        """Memory ran out: records are made anew when they are asked for, and the allocator gives
+        back what it keeps at hand."""
+        from accelerate.utils.memory import clear_device_cache
+
+        self.remembered.clear()
+        clear_device_cache(garbage_collection=True)
 
     def known(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
         """What a run is remembered by: everything that can change it."""
@@ -123,8 +149,13 @@ class BranchEngine:
     def remember(self, key: bytes, found: Record) -> None:
         """Keep a record; those that were not asked for lately make room."""
         if found.bytes <= self.memory:
+            self.make_room(found.bytes)
             self.remembered[key] = found
-            while sum(each.bytes for each in self.remembered.values()) > self.memory:
+
+    def make_room(self, wanted: float) -> None:
+        """For so many bytes, if so many may be kept."""
+        if wanted <= self.memory:
+            while sum(each.bytes for each in self.remembered.values()) + wanted > self.memory:
                 self.remembered.popitem(last=False)
 
 
@@ -155,31 +186,37 @@ class BranchRun:
         return all(reading.site.part in ("z", "resid_pre") for reading in self.readings)
 
     @cached_property
-    def record(self) -> Record:
-        """Made once for all runs of this batch with these edits, as long as there is room."""
+    def key(self) -> bytes | None:
+        """What its record is remembered by; None where it is nobody else's."""
         if not self.on_record:
-            self.engine.count(self.tokens.ids.shape[0])
-            return self.engine.made(self.tokens, self.edits, self.readings)
+            return None
         if self.edits and self.tokens.ids.device.type != "cpu":
             # looking at the values of edits on another device costs more than a forward there
-            self.engine.count(self.tokens.ids.shape[0])
-            return self.engine.made(self.tokens, self.edits)
-        memory, key = self.engine.remembered, self.engine.known(self.tokens, self.edits)
-        if key in memory:
+            return None
+        return self.engine.known(self.tokens, self.edits)
+
+    @cached_property
+    def record(self) -> Record:
+        """Made once for all runs of this batch with these edits, as long as there is room."""
+        memory, key = self.engine.remembered, self.key
+        if key is not None and key in memory:
             memory.move_to_end(key)
             return memory[key]
         self.engine.count(self.tokens.ids.shape[0])
-        found = self.engine.made(self.tokens, self.edits)
-        self.engine.remember(key, found)
+        readings = () if self.on_record else self.readings
+        found = self.engine.made(self.tokens, self.edits, readings)
+        if key is not None:
+            self.engine.remember(key, found)
         return found
 
     @cached_property
     def outcome(self) -> Outcome:
-        if not self.answer and "record" not in self.__dict__:
-            key = self.engine.known(self.tokens, self.edits)
-            if not (self.on_record and key in self.engine.remembered):
-                self.engine.count(self.tokens.ids.shape[0])
-                return glance(self.engine.bridge, self.tokens, self.edits, self.readings)
+        known = "record" in self.__dict__ or self.key in self.engine.remembered
+        if not self.answer and not known:
+            self.engine.count(self.tokens.ids.shape[0])
+            return self.engine.with_all_room(
+                partial(glance, self.engine.bridge, self.tokens, self.edits, self.readings)
+            )
         kept = self.record
         logits = kept.outcome.logits if self.answer else kept.outcome.logits[:, :0]
         if not self.on_record:
@@ -202,14 +239,14 @@ class BranchRun:
         learned = (t for edit in self.edits for t in (edit.value, edit.keep) if t is not None)
         if gradients and any(each.requires_grad for each in learned):
             raise ValueError("a run's own edits get no gradients: put them into the branch")
-        planner = Planner(self.tokens, len(self.engine.bridge.blocks))
         engine = self.engine
         run = Remembered(engine.bridge, engine.points, self.tokens, self.edits, self.record)
+        planner = Planner(self.tokens, len(engine.bridge.blocks), run.memo)
         length = self.tokens.ids.shape[1]
         most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
         for pack in packs(map(planner.plan, branches), max(LEAST_ROOM, min(length, most))):
             for outcome in self.within_memory(run, pack, gradients):
-                self.engine.count(self.tokens.ids.shape[0])
+                engine.count(self.tokens.ids.shape[0])
                 yield outcome
 
     @property
@@ -221,8 +258,6 @@ class BranchRun:
         self, run: Remembered, pack: Sequence[Planned], gradients: bool
     ) -> Iterator[Outcome]:
         """A pack's outcomes, in smaller packs where memory runs out."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         waiting = list(packs(pack, self.room))
         while waiting:
             part, found = waiting.pop(0), None
@@ -230,13 +265,13 @@ class BranchRun:
             try:
                 with torch.set_grad_enabled(gradients):
                     found = replay(run, part)
-            except RuntimeError as problem:
-                if len(part) == 1 or not should_reduce_batch_size(problem):
+            except (MemoryError, RuntimeError) as problem:
+                if len(part) == 1 or not out_of_memory(problem):
                     raise
             if found is None:  # the problem, which holds what filled the memory, is gone by now
                 self.engine.limit.ran_out(tried)
                 waiting = list(packs([p for each in (part, *waiting) for p in each], self.room))
-                clear_device_cache(garbage_collection=True)
+                self.engine.forget()
             else:
                 self.engine.limit.went_well(tried)
                 yield from self.answered(found, gradients)
@@ -244,20 +279,18 @@ class BranchRun:
 
     def answered(self, found: Replayed, gradients: bool) -> Iterator[Outcome]:
         """A pack's outcomes, with fewer logits at once where memory runs out."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         done, size = 0, found.at_once
         while done < len(found):
             part = None
             try:
                 with torch.set_grad_enabled(gradients):
                     part = found.outcomes(done, done + size)
-            except RuntimeError as problem:
-                if size == 1 or not should_reduce_batch_size(problem):
+            except (MemoryError, RuntimeError) as problem:
+                if size == 1 or not out_of_memory(problem):
                     raise
             if part is None:
                 size = max(1, min(size, len(found)) // 2)
-                clear_device_cache(garbage_collection=True)
+                self.engine.forget()
                 continue
             done += len(part)
             while part:

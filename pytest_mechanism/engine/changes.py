@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Knockout, Reading, Site
 from pytest_mechanism.engine.layout import Layout, Where
-from pytest_mechanism.engine.reference import again, with_heads
+from pytest_mechanism.engine.reference import again, index, with_heads
 from pytest_mechanism.errors import SelfCheckError
 
 ATTENTION = ("q", "k", "v", "scores")
@@ -172,17 +172,17 @@ class Changes:
     def hold(self, computed: Tensor, layer: int) -> Tensor:
         """[R, W, H, d]: z as it was, computed where heads are alive."""
         rows, width, n_heads, _ = computed.shape
-        index = torch.arange(rows, device=computed.device)[:, None]
+        row = torch.arange(rows, device=computed.device)[:, None]
         alive = torch.zeros(rows, width, n_heads, dtype=torch.bool, device=computed.device)
         for i, member in enumerate(self.layout.members):
             for place in member.branch.alive:
                 if place.layer == layer >= member.first:
                     where = self.layout.where(i, place.at)
                     chosen = range(n_heads) if place.heads is None else place.heads
-                    heads = torch.tensor(list(chosen), device=computed.device)
+                    heads = index(tuple(chosen), computed.device)
                     spots = scattered(where, width)
                     alive[:, :, heads] |= spots[:, :, None]
-        before = self.z[layer][index, self.layout.positions[:, :width]]
+        before = self.z[layer][row, self.layout.positions[:, :width]]
         return torch.where(alive[..., None], computed, before)
 
     def cut(self, scores: Tensor, cuts: Sequence[tuple[int, Knockout]]) -> Tensor:
@@ -199,7 +199,8 @@ class Changes:
             active = torch.ones_like(columns, dtype=torch.bool) if present is None else present
             keys.scatter_(1, torch.where(active, columns + length, knockout.keys), value=True)
             keys = torch.cat([keys[:, :prefix], keys[:, length:]], dim=1)
-            chosen = list(range(n_heads)) if knockout.heads is None else list(knockout.heads)
+            heads = range(n_heads) if knockout.heads is None else knockout.heads
+            chosen = index(tuple(heads), scores.device)
             gone = (queries[:, :, None] & keys[:, None])[:, None]
             new[:, chosen] = new[:, chosen].masked_fill(gone, torch.finfo(scores.dtype).min)
         return new
@@ -211,7 +212,9 @@ class Changes:
         found = activation[rows, columns]
         if present is not None:
             found = found * present[:, :, None, None]
-        return found if reading.heads is None else found[:, :, list(reading.heads)]
+        if reading.heads is None:
+            return found
+        return found[:, :, index(tuple(reading.heads), found.device)]
 
 
 def scattered(where: Where, width: int) -> Tensor:
@@ -228,27 +231,27 @@ def put(new: Tensor, old: Tensor, edits: Sequence[tuple[Where, Edit]]) -> None:
     rows, _, n_heads, d = old.shape
     columns, heads, values, keeps, present, repeated = [], [], [], [], [], []
     for where, edit in edits:
-        chosen = list(range(n_heads)) if edit.heads is None else list(edit.heads)
+        chosen = tuple(range(n_heads)) if edit.heads is None else tuple(edit.heads)
         count = where.columns.shape[1]
         shape = (rows, count, len(chosen), d)
         columns.append(where.columns)
-        heads.append(torch.tensor(chosen, device=old.device).expand(count, -1))
-        values.append(edit.value.to(old.dtype).expand(shape))
+        heads.append(index(chosen, old.device).expand(count, -1))
+        values.append(edit.value.to(old).expand(shape))
         if edit.keep is not None:
-            keeps.append(edit.keep.to(old.dtype).expand(shape))
+            keeps.append(edit.keep.to(old).expand(shape))
         if where.found is not None:
             present.append(where.found)
         repeated.append(torch.zeros_like(where.columns) if edit.at is None else again(edit.at))
     at, of = torch.cat(columns, 1)[:, :, None], torch.cat(heads)[None]
-    index = torch.arange(rows, device=old.device)[:, None, None]
+    row = torch.arange(rows, device=old.device)[:, None, None]
     value = torch.cat(values, 1)
     if keeps:
         keep = torch.cat(keeps, 1)
-        value = keep * old[index, at, of] + (1 - keep) * value
+        value = keep * old[row, at, of] + (1 - keep) * value
     if value.requires_grad:
         value = torch.where(torch.cat(repeated, 1).bool()[:, :, None, None], value.detach(), value)
     if present:
-        row, column = torch.cat(present, 1).nonzero(as_tuple=True)
-        new[row[:, None], at[row, column], of[0, column]] = value[row, column]
+        r, column = torch.cat(present, 1).nonzero(as_tuple=True)
+        new[r[:, None], at[r, column], of[0, column]] = value[r, column]
     else:
-        new[index, at, of] = value
+        new[row, at, of] = value

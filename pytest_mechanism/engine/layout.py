@@ -11,16 +11,16 @@ Shapes as in `interface`; T active tokens of a branch, N branches, W tokens of a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Tokens
-from pytest_mechanism.engine.reference import positions
+from pytest_mechanism.engine.reference import index, positions
 
 NOWHERE = -1
 """Stands for no token in rows that have fewer active ones."""
@@ -62,12 +62,27 @@ class Planned:
 
 
 @dataclass
+class Memo:
+    """What has been found out about tensors; a GPU is waited for whenever something is."""
+
+    known: dict[Hashable, tuple[Any, tuple[object, ...]]] = field(default_factory=dict)
+
+    def __call__(self, what: Hashable, about: Sequence[object], find: Callable[[], Any]) -> Any:
+        """Found once, for the very tensors that it is ``about``, in this order. They are kept, so
+        that no other gets their id."""
+        key = (what, tuple(map(id, about)))
+        if key not in self.known:
+            self.known[key] = (find(), tuple(about))
+        return self.known[key][0]
+
+
+@dataclass
 class Planner:
     """Plans branches of one run; branches that share position tensors share their active tokens."""
 
     tokens: Tokens
     n_layers: int
-    known: dict[Hashable, tuple[Tensor, tuple[object, ...]]] = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
 
     def plan(self, branch: Branch) -> Planned:
         named: list[Tensor | None] = [
@@ -76,10 +91,12 @@ class Planner:
             *(a.at for a in branch.alive if branch.held),
             *(k.queries for k in branch.knockouts),
         ]
-        key = (branch.held, branch.answer, frozenset(map(id, named)))
-        if key not in self.known:
-            # the tensors are kept, so that no other gets their id
-            self.known[key] = (self.active(branch, named), tuple(named))
+        different = {id(at): at for at in named}
+        active = self.memo(
+            ("active", branch.held, branch.answer),
+            [different[key] for key in sorted(different)],
+            partial(self.active, branch, named),
+        )
         layers = [
             *(e.site.layer for e in branch.edits),
             *(r.site.layer for r in branch.readings),
@@ -90,7 +107,7 @@ class Planner:
         highest = self.n_layers - 1
         return Planned(
             branch,
-            self.known[key][0],
+            active,
             first=min(layers, default=highest),
             last=highest if branch.answer else max(heard, default=-1),
         )
@@ -165,11 +182,12 @@ class Layout:
     Attributes:
         tokens: the run's.
         members: the branches, by first layer.
+        memo: of this and other layouts of these tokens.
     """
 
     tokens: Tokens
     members: Sequence[Planned]
-    looked_up: dict[tuple[int, int], Where] = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -192,8 +210,8 @@ class Layout:
     @cached_property
     def owner(self) -> Tensor:
         """[W], which member."""
-        widths = torch.tensor([m.active.shape[1] for m in self.members])
-        return torch.repeat_interleave(torch.arange(len(self.members)), widths).to(self.raw.device)
+        owners = (i for i, m in enumerate(self.members) for _ in range(m.active.shape[1]))
+        return index(tuple(owners), self.raw.device)
 
     def origin(self, member: int) -> int | None:
         """First column of the branch that a member follows below its first layer, if there is one."""
@@ -207,13 +225,13 @@ class Layout:
     def where(self, member: int, at: Tensor | None) -> Where:
         """Columns of a member's token positions."""
         active = self.members[member].active
-        key = (id(active), id(at))
-        if key not in self.looked_up:
-            wanted = positions(self.tokens, at)
-            same = active[:, None, :] == wanted[:, :, None]
+
+        def find() -> Where:
+            same = active[:, None, :] == positions(self.tokens, at)[:, :, None]
             found = same.any(-1)
-            self.looked_up[key] = Where(same.int().argmax(-1), None if bool(found.all()) else found)
-        columns, present = self.looked_up[key]
+            return Where(same.int().argmax(-1), None if bool(found.all()) else found)
+
+        columns, present = self.memo("where", (active, at), find)
         return Where(columns + self.starts[member], present)
 
     @cached_property
@@ -238,10 +256,14 @@ class Layout:
         """How many of the run's tokens are looked at: up to the last that some member sees as it
         was. All of them where few are left out, since hiding those is cheaper than copying the rest
         to stand right before the branches' own."""
-        seen = (~self.replaced).any(1) & self.tokens.mask.bool()
-        wanted = seen.any(0).nonzero()
-        found = int(wanted.max()) + 1 if len(wanted) else 0
-        length = seen.shape[1]
+        length = self.tokens.ids.shape[1]
+
+        def find() -> int:
+            seen = ((~self.replaced).any(1) & self.tokens.mask.bool()).any(0)
+            return int((seen * torch.arange(1, length + 1, device=seen.device)).max())
+
+        actives = {id(m.active): m.active for m in self.members}
+        found: int = self.memo("prefix", [actives[key] for key in sorted(actives)], find)
         return length if length - found <= length // ROOM else found
 
     def mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Outcome, Reading, Site, Tokens
-from pytest_mechanism.engine.reference import edited, hooked_forward, select, with_heads
+from pytest_mechanism.engine.reference import by_place, edited, hooked_forward, taken
 from pytest_mechanism.errors import SelfCheckError
 
 CACHES = ("past_key_values", "past_key_value", "layer_past")
@@ -137,8 +137,7 @@ def record(
         residuals,
         [kept.keys for kept in cache.layers],
         [kept.values for kept in cache.layers],
-        # whoever asked for all of a z may write into it
-        [z.clone() if any(z is each for each in asked) else z for z in whole],
+        whole,
         calls,
     )
 
@@ -155,9 +154,9 @@ def glance(
     Raises:
         SelfCheckError: a hook before the last reading did not fire exactly once.
     """
-    wanted = {reading.site for reading in readings}
+    wanted = by_place(readings)
     waiting = set(wanted)
-    found: dict[Site, Tensor] = {}
+    found: dict[int, Tensor] = {}
     fired: dict[Site, int] = {}
 
     def hook_for(site: Site) -> Callable[..., Tensor | None]:
@@ -169,7 +168,7 @@ def glance(
             for edit in changes:
                 new = edited(new, edit)
             if site in waiting:
-                found[site] = with_heads(new).clone()
+                found.update((which, taken(new, each)) for which, each in wanted[site])
                 waiting.remove(site)
                 if not waiting:
                     raise _Enough
@@ -180,7 +179,7 @@ def glance(
     sites = sorted({*(edit.site for edit in edits), *waiting})
     hooks = [(bridge.hook_dict[site.hook], hook_for(site)) for site in sites]
     with torch.no_grad(), attached(hooks), suppress(_Enough):
-        bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits")
+        bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits", use_cache=False)
     highest = max((site.layer for site in wanted), default=len(bridge.blocks))
     for site in sites:
         if fired.get(site, 0) != 1 and (site in wanted or site.layer < highest):
@@ -189,7 +188,7 @@ def glance(
                 "so what was to be edited or read there is lost or made twice"
             )
     nothing = torch.zeros(tokens.ids.shape[0], 0, device=tokens.ids.device)
-    return Outcome(nothing, tuple(select(found[r.site], r.at, r.heads) for r in readings))
+    return Outcome(nothing, tuple(found[which] for which in range(len(readings))))
 
 
 def answer_only(bridge: Any, tokens: Tokens) -> Any:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -30,12 +30,34 @@ def with_heads(activation: Tensor) -> Tensor:
     return activation if activation.dim() == 4 else activation.unsqueeze(2)
 
 
+def by_place(readings: Sequence[Reading]) -> dict[Site, list[tuple[int, Reading]]]:
+    """Site -> (which reading, reading)."""
+    found: dict[Site, list[tuple[int, Reading]]] = {}
+    for which, reading in enumerate(readings):
+        found.setdefault(reading.site, []).append((which, reading))
+    return found
+
+
+@lru_cache(maxsize=1 << 12)
+def index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """[N]. Kept, since a GPU is waited for whenever numbers are carried to it."""
+    return torch.tensor(numbers, dtype=torch.long, device=device)
+
+
 def select(activation: Tensor, at: Tensor | None, heads: tuple[int, ...] | None) -> Tensor:
     """[R, K, heads, d] out of [R, S, H, d]."""
     if at is not None:
         rows = torch.arange(activation.shape[0], device=activation.device)[:, None]
         activation = activation[rows, at.to(activation.device)]
-    return activation if heads is None else activation[:, :, list(heads)]
+    return activation if heads is None else activation[:, :, index(tuple(heads), activation.device)]
+
+
+def taken(activation: Tensor, reading: Reading) -> Tensor:
+    """What a reading asks for, as a copy: a later hook may write into the same storage, and the
+    rest of it need not be kept."""
+    whole = with_heads(activation)
+    part = select(whole, reading.at, reading.heads)
+    return part.clone() if part is whole else part
 
 
 def edited(activation: Tensor, edit: Edit) -> Tensor:
@@ -57,9 +79,7 @@ def edited(activation: Tensor, edit: Edit) -> Tensor:
         rows = torch.arange(old.shape[0], device=old.device)[:, None, None]
         at = torch.arange(old.shape[1], device=old.device)[None] if edit.at is None else edit.at
         heads = range(old.shape[2]) if edit.heads is None else edit.heads
-        new[rows, at.to(old.device)[:, :, None], torch.tensor(list(heads), device=old.device)] = (
-            value
-        )
+        new[rows, at.to(old.device)[:, :, None], index(tuple(heads), old.device)] = value
     return new if activation.dim() == 4 else new.squeeze(2)
 
 
@@ -89,7 +109,7 @@ def cut(scores: Tensor, knockout: Knockout) -> Tensor:
     new = scores.clone()
     new[
         rows,
-        torch.tensor(list(heads), device=scores.device)[None, :, None, None],
+        index(tuple(heads), scores.device)[None, :, None, None],
         knockout.queries.to(scores.device)[:, None, :, None],
         knockout.keys.to(scores.device)[:, None, None, :],
     ] = torch.finfo(scores.dtype).min
@@ -118,15 +138,12 @@ def living(tokens: Tokens, alive: Sequence[Alive], layer: int, n_heads: int) -> 
     """[R, S, H, 1]: 1 where a held branch computes z."""
     rows, length = tokens.ids.shape
     share = torch.zeros(rows, length, n_heads, 1, device=tokens.ids.device)
-    index = torch.arange(rows, device=tokens.ids.device)[:, None, None]
+    row = torch.arange(rows, device=tokens.ids.device)[:, None, None]
     for place in alive:
         if place.layer == layer:
             heads = range(n_heads) if place.heads is None else place.heads
-            share[
-                index,
-                positions(tokens, place.at)[:, :, None],
-                torch.tensor(list(heads), device=share.device),
-            ] = 1
+            at = positions(tokens, place.at)[:, :, None]
+            share[row, at, index(tuple(heads), share.device)] = 1
     return share
 
 
@@ -149,9 +166,9 @@ def hooked_forward(
     for knockout in knockouts:
         site = Site(knockout.layer, "scores")
         by_site.setdefault(site, []).append(partial(cut, knockout=knockout))
-    recorded: dict[Site, Tensor] = {}
+    recorded: dict[int, Tensor] = {}
     fired: dict[Site, int] = {}
-    wanted = {reading.site for reading in readings}
+    wanted = by_place(readings)
 
     def hook_for(site: Site) -> Callable[..., Tensor | None]:
         def hook(activation: Tensor, hook: Any = None) -> Tensor | None:
@@ -159,9 +176,8 @@ def hooked_forward(
             new = activation
             for change in by_site.get(site, ()):
                 new = change(new)
-            if site in wanted:
-                # a copy: a later hook may write into the same storage
-                recorded[site] = with_heads(new).clone()
+            for which, reading in wanted.get(site, ()):
+                recorded[which] = taken(new, reading)
             return new if site in by_site else None
 
         return hook
@@ -187,7 +203,7 @@ def hooked_forward(
     at = tokens.last if logits.shape[1] == tokens.ids.shape[1] else torch.zeros_like(tokens.last)
     return Outcome(
         at_least_float(logits[rows, at]),
-        tuple(select(recorded[r.site], r.at, r.heads).to(home) for r in readings),
+        tuple(recorded[which].to(home) for which in range(len(readings))),
     )
 
 

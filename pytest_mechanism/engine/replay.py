@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.changes import Changes
 from pytest_mechanism.engine.interface import Edit, Outcome, Tokens
-from pytest_mechanism.engine.layout import ROOM, Layout, Planned, led
+from pytest_mechanism.engine.layout import ROOM, Layout, Memo, Planned, led
 from pytest_mechanism.engine.record import (
     CACHES,
     INDEXED,
@@ -26,7 +27,7 @@ from pytest_mechanism.engine.record import (
     instead,
     last_mlp_at,
 )
-from pytest_mechanism.engine.reference import at_least_float, scores_matter
+from pytest_mechanism.engine.reference import at_least_float, index, scores_matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Remembered:
         tokens: the batch.
         edits: the run's own.
         record: what it left.
+        memo: of its layouts.
     """
 
     bridge: Any
@@ -46,6 +48,12 @@ class Remembered:
     tokens: Tokens
     edits: Sequence[Edit]
     record: Record
+    memo: Memo = field(default_factory=Memo)
+
+    @cached_property
+    def last(self) -> Tensor:
+        """[R, 1], where answers are read."""
+        return self.tokens.last[:, None]
 
 
 LOGITS = 32 << 20
@@ -87,7 +95,8 @@ class Replayed:
         place = {member: at for at, member in enumerate(wanted)}
         asked = [place[i] for i in members if i in place]
         nothing = self.last.new_zeros(self.last.shape[1], 0)
-        logits = iter(at_least_float(head(self.run, self.last[asked])) if asked else ())
+        last = self.last[index(tuple(asked), self.last.device)]
+        logits = iter(at_least_float(head(self.run, last)) if asked else ())
         return [Outcome(next(logits) if i in place else nothing, self.readings[i]) for i in members]
 
 
@@ -99,7 +108,7 @@ def replay(run: Remembered, pack: Sequence[Planned]) -> Replayed:
     """
     pack = led(pack)
     order = sorted(range(len(pack)), key=lambda i: pack[i].first)
-    layout = Layout(run.tokens, [pack[i] for i in order])
+    layout = Layout(run.tokens, [pack[i] for i in order], run.memo)
     bridge, kept = run.bridge, run.record
     changes = Changes.of(layout, run.edits, kept.z)
     hidden = kept.residuals[0][:, :0]
@@ -251,8 +260,9 @@ def attention_given(attention: Any, z: Tensor) -> AbstractContextManager[None]:
 
 def answer_columns(run: Remembered, layout: Layout) -> Tensor | None:
     """[R, N'] of the members whose answer is wanted; None where nobody's is."""
-    last = run.tokens.last[:, None]
-    found = [layout.where(i, last).columns for i, m in enumerate(layout.members) if m.branch.answer]
+    found = [
+        layout.where(i, run.last).columns for i, m in enumerate(layout.members) if m.branch.answer
+    ]
     return torch.cat(found, dim=1) if found else None
 
 

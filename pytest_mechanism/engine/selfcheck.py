@@ -223,6 +223,25 @@ def disagreement(
         return str(problem)
     except Exception as problem:  # whatever layers raise that were not made to be called like this
         return one_line(f"{type(problem).__name__}: {problem}")
+    if (layer := windowed_by_column(model)) is not None:
+        return (
+            f"layer {layer} hides keys by how many columns lie between, and branches stand in "
+            "columns behind the prompt"
+        )
+    return None
+
+
+def windowed_by_column(model: LoadedModel) -> int | None:
+    """The first layer with a mask of its own, [1, 1, n, n], that hides more than what comes later.
+
+    Prompts that fit into its window say nothing about longer ones of the same task.
+    """
+    for layer, block in enumerate(model.bridge.blocks):
+        for own in block.buffers():
+            if own.dim() == 4 and own.dtype in (torch.bool, torch.uint8):
+                causal = torch.ones_like(own).tril()
+                if own.shape[-1] == own.shape[-2] and not torch.equal(own, causal):
+                    return layer
     return None
 
 

@@ -69,15 +69,16 @@ def background(bench: Bench, prompts: int, every_slot: bool) -> Means:
                 row.append(r)
                 column.append(s)
                 slot.append(slots.setdefault(("", 0) if every_slot else key, len(slots)))
-        index = torch.tensor(slot, device=device)
+        index, rows, at = (torch.tensor(each, device=device) for each in (slot, row, column))
         more = len(slots) - len(sums)
         sums = torch.cat([sums, sums.new_zeros(more, *sums.shape[1:])])
         counts = torch.cat([counts, counts.new_zeros(more)])
         for layer, z in enumerate(found):
-            sums[:, layer].index_add_(0, index, z[row, column].to(exact))
+            sums[:, layer].index_add_(0, index, z[rows, at].to(exact))
         counts += torch.bincount(index, minlength=len(slots))
     means = (sums / counts[:, None, None, None]).to(found[0].dtype)
-    return {key: means[i] for key, i in slots.items() if counts[i] >= LEAST_PROMPTS}
+    behind = counts.tolist()
+    return {key: means[i] for key, i in slots.items() if behind[i] >= LEAST_PROMPTS}
 
 
 def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
@@ -201,17 +200,16 @@ def places(found: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*each, *[each[-1]] * (most - len(each))] for each in found])
 
 
-Column = NDArray[np.float64]
-
-
 @dataclass
 class Columns:
-    """Collects values batch by batch."""
+    """Collects values batch by batch, where they are: bringing each over as it comes would leave a
+    GPU idle until the next branches are sent to it."""
 
-    found: dict[str, list[Column]] = field(default_factory=dict)
+    found: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def add(self, name: str, values: Tensor) -> None:
-        self.found.setdefault(name, []).append(values.detach().double().cpu().numpy())
+        # a copy, which keeps nothing else of what it was taken from
+        self.found.setdefault(name, []).append(values.detach().clone())
 
     def add_answers(self, prefix: str, logits: Tensor, wanted: Tensor) -> None:
         """``{prefix}correct`` and ``{prefix}log_probability`` of wanted ids ([R, A]), from
@@ -220,7 +218,9 @@ class Columns:
         self.add(f"{prefix}log_probability", log_probability(logits, wanted))
 
     def observations(self, rows: Sequence[Row], **facts: str) -> Observations:
-        values = {name: np.concatenate(parts) for name, parts in self.found.items()}
+        values = {
+            name: torch.cat(parts).cpu().double().numpy() for name, parts in self.found.items()
+        }
         for name, column in values.items():
             if not np.isfinite(column).all():
                 raise MeasurementError(f"{name} is not a finite number on every row")

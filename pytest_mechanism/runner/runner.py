@@ -18,7 +18,7 @@ from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.errors import MeasurementError, MechanismError, add_models
+from pytest_mechanism.errors import MeasurementError, MechanismError, add_models, out_of_memory
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.options import Options
@@ -275,7 +275,7 @@ class Runner:
         except MechanismError:
             raise
         except (MemoryError, RuntimeError) as problem:
-            if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():
+            if out_of_memory(problem):
                 raise MeasurementError(
                     f"out of memory with batches of {self.options.batch_size} rows; lower "
                     "--mechanism-batch-size"

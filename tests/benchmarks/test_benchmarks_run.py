@@ -12,7 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 COMMANDS = """
 import sys
-from benchmarks import discovery, engines, lengths
+import torch
+from benchmarks import discovery, engines, lengths, shapes
+placed = shapes.make_placed("tiny", 2, 6, "cpu", torch.float32)
+with torch.no_grad():
+    ids = placed.batch.base.tokens.ids
+    torch.testing.assert_close(placed.plain(ids).logits, placed.bridge(ids, return_type="logits"))
 quick = ["--quick", "--json"]
 sys.exit(
     engines.main([*quick, sys.argv[1], "--plot", sys.argv[2], "--shapes", "tiny"])
@@ -27,7 +32,8 @@ sys.exit(
 
 
 def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> None:
-    """Every contender gives the reference engine's numbers, and results and pictures are written."""
+    """Every contender gives the reference engine's numbers, also where the wrapped model and the plain
+    one share their weights; results and pictures are written."""
     files = [
         tmp_path / name
         for name in ("engines.json", "e.svg", "lengths.json", "l.svg", "stages.json")
@@ -53,7 +59,9 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
         "minimality": True,
     }
     assert {1, 4, 12} == {point["heads"] for point in lengths["points"]}
-    stages = json.loads(files[4].read_text())["stages"]
+    discovery = json.loads(files[4].read_text())
+    assert all(discovery["forward_seconds"][who] > 0 for who in ("plain", "wrapped"))
+    stages = discovery["stages"]
     assert [(each["senders"], each["forwards"]) for each in stages] == [
         (12, 12),
         (8, 16),

@@ -3,6 +3,8 @@ whoever reads their scores is told."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from sweep import LAST, TOKENS
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.load import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.engine import record
 from pytest_mechanism.engine.branch import BranchEngine
@@ -130,6 +132,25 @@ def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any
         assert BranchEngine(model.bridge).run(TOKENS).outcome
     assert str(problem.value) == STRANGE[change]
     assert why_not(model) == STRANGE[change]
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"),
+    [("local", "layer 1 hides keys by how many columns lie between"), ("global", None)],
+)
+def test_a_window_that_is_counted_in_columns_is_seen_before_a_prompt_outgrows_it(
+    tiny: Callable[[str], Path], tmp_path: Path, attention: str, reason: str | None
+) -> None:
+    """Side by side behind a longer prompt, branches would leave it; here nothing does yet."""
+    folder = shutil.copytree(tiny("neo"), tmp_path / "neo")
+    config = json.loads((folder / "config.json").read_text())
+    layers = {"attention_types": [[["global", attention], 1]], "window_size": 64}
+    layers["attention_layers"] = ["global", attention]
+    (folder / "config.json").write_text(json.dumps(config | layers))
+    model = load_model("base", folder, "cpu", "float32", lambda _: [5, 6, 7])
+    found = why_not(model)
+    assert (found or "").startswith(reason or "")
+    assert (found is None) == (reason is None)
 
 
 def test_whatever_a_family_raises_is_the_reason(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,16 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.engine import branch
 from pytest_mechanism.engine.branch import BranchEngine, Limit
-from pytest_mechanism.engine.interface import Alive, Branch, Edit, Outcome, Reading, Site, Tokens
+from pytest_mechanism.engine.interface import (
+    Alive,
+    Branch,
+    Edit,
+    Knockout,
+    Outcome,
+    Reading,
+    Site,
+    Tokens,
+)
 from pytest_mechanism.engine.reference import ReferenceEngine
 
 Loaded = Callable[..., LoadedModel]
@@ -152,6 +162,63 @@ def test_what_goes_at_once_and_in_which_order_changes_nothing(
         )
     back = [run, *(found[order.index(i)] for i in range(len(order)))]
     assert farthest(case, back, wanted)[0] <= 1e-9
+
+
+@few(5)
+@given(
+    seed=st.integers(0, 2**20),
+    short=st.integers(12, 23),
+    turns=st.lists(st.integers(0, 2), max_size=20),
+    gradients=st.tuples(*[st.booleans()] * 3),
+)
+def test_branches_of_one_record_may_be_taken_by_turns(
+    gqa: LoadedModel, seed: int, short: int, turns: list[int], gradients: tuple[bool, ...]
+) -> None:
+    """Few tokens at a long prompt's end are written behind the record's own keys: nothing that
+    another pack still needs is written over, and where gradients are wanted nothing is written."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 256, (2, 24), generator=generator)
+    tokens = Tokens(ids, torch.tensor([24, short]))
+    last, early = tokens.last[:, None], torch.tensor([[2], [5]])
+    share = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def edit(at: Tensor, part: Any, layer: int) -> Edit:
+        heads, wide = (1, gqa.shape.d_model)
+        if part in ("z", "v", "k"):
+            heads = gqa.shape.n_heads if part == "z" else gqa.shape.n_kv_heads
+            wide = gqa.shape.d_head
+        value = torch.randn(2, 1, heads, wide, generator=generator, dtype=torch.float64)
+        return Edit(Site(layer, part), value, at, keep=share)
+
+    listening = [Reading(Site(2, part), last) for part in ("q", "z")]
+    branches = [
+        *(Branch([edit(last - n, p, n)], listening) for p in ("z", "v", "k") for n in (0, 1, 2)),
+        *(
+            Branch([edit(last, "resid_pre", n)], knockouts=[Knockout(1, last, early)])
+            for n in (0, 1)
+        ),
+        Branch([edit(last - 1, "z", 0)], listening, held=True, answer=False),
+        Branch([edit(last - 1, "k", 1)], held=True, alive=[Alive(1, last), Alive(2, last)]),
+    ]
+    case = Case(tokens, [edit(early, "z", 0)], [], branches)
+    case = replace(case, edits=[replace(case.edits[0], keep=None)])
+    with torch.no_grad():
+        wanted = case.outcomes(ReferenceEngine(gqa.bridge))
+    engine = BranchEngine(gqa.bridge)
+    runs = [case.run(engine) for _ in gradients]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branch, "LEAST_ROOM", 3)  # packs of a branch or a few
+        patch.setattr(branch, "MOST_ROOM", 3)
+        taken = [r.branches(branches, asked) for r, asked in zip(runs, gradients, strict=True)]
+        found: list[list[Outcome]] = [[], [], []]
+        for which in (*turns, *(i for i in range(3) for _ in branches)):
+            for outcome in itertools.islice(taken[which], 1):
+                readings = tuple(each.detach() for each in outcome.readings)
+                found[which].append(Outcome(outcome.logits.detach(), readings))
+    assert all(r.record is runs[0].record for r in runs)
+    assert len(runs[0].record.rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
+    for each in found:
+        assert farthest(case, [runs[0].outcome, *each], wanted)[0] <= 1e-9
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -19,6 +19,7 @@ from pytest_mechanism.engine.interface import (
     Branch,
     Reading,
     Site,
+    Tokens,
 )
 from pytest_mechanism.errors import SelfCheckError
 
@@ -86,6 +87,47 @@ def test_a_branch_that_does_not_fit_alone_is_an_error(gqa: LoadedModel, small: A
     with pytest.raises(RuntimeError, match="out of memory"):
         list(BranchEngine(gqa.bridge).run(TOKENS).branches(of_each_head(LAST)))
     assert tried == [12, 6, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)",
+    ],
+)
+def test_memory_runs_out_in_many_words(gqa: LoadedModel, small: Any, message: str) -> None:
+    """Whoever of the libraries below notices first."""
+    tried = small(6, message)
+    assert len(list(BranchEngine(gqa.bridge).run(TOKENS).branches(of_each_head(LAST)))) == 12
+    assert tried == [12, 6, 6]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_what_is_remembered_makes_room_for_a_run_that_does_not_fit(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
+    """Records of other runs go; without any, it is the run that does not fit."""
+    engine, reading = BranchEngine(gqa.bridge), Reading(Site(1, "z"), LAST)
+    wanted = engine.run(TOKENS, readings=[reading]).outcome
+    engine.remembered.clear()
+    for name in ("record", "glance"):
+        right = getattr(record_module, name)
+
+        def full(*given: Any, right: Any = right) -> Any:
+            if engine.remembered:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+            return right(*given)
+
+        monkeypatch.setattr(branch_module, name, full)
+    other = Tokens(TOKENS.ids + 1, TOKENS.lengths)
+    assert engine.run(other).outcome.logits.isfinite().all()
+    assert len(engine.remembered) == 1
+    found = engine.run(TOKENS, readings=[reading], answer=answer).outcome
+    assert len(engine.remembered) == answer
+    torch.testing.assert_close(found.readings, wanted.readings)
 
 
 def test_another_error_is_not_taken_for_want_of_memory(gqa: LoadedModel, small: Any) -> None:

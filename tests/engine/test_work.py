@@ -13,6 +13,7 @@ from sweep import HEADS, LAST, LAYERS, LENGTH, ROWS, TOKENS, logits, of_each_hea
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
@@ -25,6 +26,7 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
+from pytest_mechanism.engine.reference import ReferenceEngine
 
 # -- work
 
@@ -211,6 +213,39 @@ def test_records_that_were_not_asked_for_lately_make_room(gqa: LoadedModel) -> N
     for i in (0, 1, 0, 2):
         assert engine.run(runs[i]).record.bytes == size
     assert list(engine.remembered) == [keys[0], keys[2]]
+
+
+def test_records_that_must_go_do_so_before_the_next_is_made(
+    gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more are in memory at any time than may be kept."""
+    runs = [Tokens(TOKENS.ids + i, TOKENS.lengths) for i in range(4)]
+    size = BranchEngine(gqa.bridge).run(runs[0]).record.bytes
+    engine, beside = BranchEngine(gqa.bridge, memory=2 * size), []
+    right = branch_module.record
+
+    def record(*given: Any) -> Any:
+        beside.append(len(engine.remembered))
+        return right(*given)
+
+    monkeypatch.setattr(branch_module, "record", record)
+    for tokens in runs:
+        assert engine.run(tokens).outcome.logits.isfinite().all()
+    assert beside == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("make", [BranchEngine, ReferenceEngine])
+@pytest.mark.parametrize("answer", [True, False])
+def test_readings_hold_nothing_but_what_they_name(
+    gqa: LoadedModel, make: Any, answer: bool
+) -> None:
+    """One token's z, and not that of the whole batch that it was taken from."""
+    for site in (Site(1, "z"), Site(0, "mlp_out"), Site(2, "k")):
+        run = make(gqa.bridge).run(TOKENS, readings=[Reading(site, LAST)] * 2, answer=answer)
+        one, other = run.outcome.readings
+        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
+        assert one.data_ptr() != other.data_ptr()
+        assert torch.equal(one, other)
 
 
 def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:

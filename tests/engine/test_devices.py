@@ -1,0 +1,116 @@
+"""Where tensors are made, and how often a GPU is waited for, seen without one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from pretended_gpu import PretendedGPU
+from strategies import PARTS
+from sweep import LAST, TOKENS, of_each_head, silenced
+from torch import Tensor
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.engine.branch import LEAST_ROOM, BranchEngine
+from pytest_mechanism.engine.interface import (
+    Alive,
+    Branch,
+    Edit,
+    Engine,
+    Knockout,
+    Reading,
+    Site,
+    Tokens,
+)
+from pytest_mechanism.engine.reference import ReferenceEngine
+
+RAGGED = Tokens(TOKENS.ids, torch.tensor([8, 5, 3]))
+END = RAGGED.last[:, None]
+MIDDLE = END // 2
+EDIT = silenced(0, None, 3)
+SHARE = torch.full((1,), 0.5, requires_grad=True)
+
+ASKED: dict[str, Sequence[Branch]] = {
+    "every part": [Branch([silenced(1, at, part=p)]) for p in PARTS for at in (None, END)],
+    "some heads": [Branch([silenced(0, END, 1, 2)], [Reading(Site(2, "z"), MIDDLE, (1,))])],
+    "many": [Branch([silenced(1, END, 1)])] * 40,
+    "held": [
+        Branch(
+            [silenced(0, MIDDLE, 1)], [Reading(Site(2, "q"), MIDDLE, (0,))], held=True, answer=False
+        )
+    ],
+    "circuits": [
+        Branch(held=True, alive=[Alive(1, MIDDLE, (0,)), Alive(2, END)]),
+        Branch(held=True, alive=[Alive(2, END)]),
+    ],
+    "cut": [Branch(knockouts=[Knockout(1, END, MIDDLE, (0, 1))])],
+    "learned": [Branch([Edit(Site(0, "z"), torch.ones(()), torch.cat([END, END], 1), keep=SHARE)])],
+}
+
+
+def asked_of(engine: Engine, branches: Sequence[Branch], gradients: bool) -> None:
+    """A run with readings, branches of it, and readings alone."""
+    edits = [] if gradients else [EDIT]
+    readings = [Reading(Site(1, part), END) for part in ("z", "k", "resid_pre")]
+    run = engine.run(RAGGED, edits, readings)
+    assert run.outcome.logits.isfinite().all()
+    found = list(run.branches(branches, gradients))
+    assert len(found) == len(branches)
+    if gradients:
+        found[0].logits.sum().backward()
+    engine.run(RAGGED, readings=readings, answer=False).outcome  # noqa: B018
+
+
+@pytest.mark.parametrize("what", ASKED)
+@pytest.mark.parametrize("family", ["llama-gqa", "gpt2", "qwen3"])
+@pytest.mark.parametrize("make", [ReferenceEngine, BranchEngine])
+def test_every_tensor_is_made_where_the_prompts_are(
+    loaded: Callable[..., LoadedModel], make: Any, family: str, what: str
+) -> None:
+    """With another device than theirs for whatever is not told where."""
+    engine = make(loaded(family, "float32").bridge)
+    with torch.device("meta"):
+        asked_of(engine, ASKED[what], gradients=what == "learned")
+
+
+@pytest.mark.parametrize("made", [torch.zeros(3, 1, 4, 8), torch.zeros(4, 1)], ids=["rows", "one"])
+@pytest.mark.parametrize("make", [ReferenceEngine, BranchEngine])
+def test_what_is_put_in_may_come_from_another_device(
+    gqa: LoadedModel, make: Any, made: Tensor
+) -> None:
+    """As another model's activations do."""
+    with PretendedGPU():
+        value = torch.zeros(made.shape)
+        with pytest.raises(RuntimeError, match="on two devices"):
+            assert value + made is None
+        share = torch.ones(made.shape[-2], 1) / 2
+        branch = Branch([Edit(Site(1, "z"), value, LAST, keep=share)])
+        (found,) = make(gqa.bridge).run(TOKENS).branches([branch])
+        assert found.logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("held", "width"), [(False, 5), (True, 2)])
+def test_a_gpu_is_waited_for_once_a_pack(gqa: LoadedModel, held: bool, width: int) -> None:
+    """By transformer-lens, which looks whether the mask hides something when logits are computed;
+    not for each branch, nor for what is known of the packs before."""
+    place, engine = MIDDLE[:1].expand(3, 1), BranchEngine(gqa.bridge)
+    alive = [Alive(2, place, (0, 3))]
+
+    def waits(times: int) -> int:
+        branches = [
+            Branch(b.edits, [Reading(Site(2, "q"), place, (1, 2))], held=held, alive=alive)
+            for b in of_each_head(place) * times
+        ]
+        with PretendedGPU() as gpu:
+            list(engine.run(TOKENS).branches(branches))
+        return gpu.waits
+
+    def packs(times: int) -> int:
+        return math.ceil(12 * times / (LEAST_ROOM // width))
+
+    waits(25)  # numbers of heads are carried over once and for all
+    assert waits(25) - waits(1) == packs(25) - packs(1)
+    assert waits(1) < 12

@@ -1,0 +1,72 @@
+"""Every measurement, on a GPU that is pretended: nothing of the host's meets what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from asked import CROSSED, EVERY, LAST, OTHERS, PATCHED, ROWS, WEIGHED
+from pretended_gpu import PretendedGPU
+from test_matrix import measured
+
+from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.methods import catalogue, dcm, interchange
+from pytest_mechanism.methods.bench import Bench
+
+Benches = Callable[..., Bench]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows for a mask to be learned on; weights that are read anew are on the GPU."""
+    few = partial(dcm.DcmSettings, batch=4, train=8, validation=4)
+    monkeypatch.setattr(interchange, "DcmSettings", few)
+    right = LoadedModel.fresh
+
+    def fresh(model: LoadedModel, dtype: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PretendedGPU, "elsewhere", True)
+            return right(model, dtype)
+
+    monkeypatch.setattr(LoadedModel, "fresh", fresh)
+
+
+@pytest.mark.parametrize(
+    ("engine", "what"),
+    [*(("branch", what) for what in (*PATCHED, *WEIGHED)), *(("reference", w) for w in PATCHED)],
+)
+def test_every_measurement_keeps_to_its_device(bench: Benches, engine: str, what: str) -> None:
+    """What is made is made there, and what comes back is brought over."""
+    method, arguments = {**PATCHED, **WEIGHED}[what]
+    one = bench("llama3", engine)
+    one.memo.clear()
+    with PretendedGPU():
+        found = measured(one, method, arguments)
+    assert found.values
+
+
+@pytest.mark.parametrize("engine", ["branch", "reference"])
+def test_what_a_model_donates_reaches_the_other(bench: Benches, engine: str) -> None:
+    """By way of the host, where it waits until the other is loaded."""
+    one = bench("llama3", engine)
+    with PretendedGPU():
+        given = measured(one, catalogue.DONATION, {**ROWS, "heads": LAST + OTHERS})
+        found = measured(one, catalogue.CMAP, CROSSED, given)
+    assert found.values
+
+
+def test_scores_are_brought_over_when_all_are_there(bench: Benches) -> None:
+    """A GPU is waited for batch by batch and pack by pack, whatever many heads there are."""
+    one = bench("llama3")
+    _, arguments = PATCHED["activation patching"]
+
+    def waits(heads: list[list[int]]) -> int:
+        with PretendedGPU() as gpu:
+            measured(one, catalogue.HEAD_EFFECTS, arguments | {"heads": heads})
+        return gpu.waits
+
+    waits(EVERY)
+    # one column a head comes over in the end
+    assert waits(EVERY) - waits(EVERY[:4]) == len(EVERY) - 4

@@ -1,0 +1,129 @@
+"""A GPU where there is none: tensors that were made without a device do not meet the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+MADE = {
+    *(torch.tensor, torch.as_tensor, torch.arange, torch.linspace, torch.eye),
+    *(torch.zeros, torch.ones, torch.full, torch.empty, torch.scalar_tensor),
+    *(torch.rand, torch.randn, torch.randint, torch.randperm),
+}
+"""What makes tensors on the host if it is not told where."""
+
+WAITS = {
+    *("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "argwhere"),
+    *("unique", "masked_select", "equal", "repeat_interleave", "bincount"),
+}
+"""What needs to know what a GPU has computed."""
+
+
+class PretendedGPU(TorchFunctionMode):
+    """Context in which tensors that nothing says otherwise of are a GPU's, and those made without a
+    device, or brought over by ``cpu()``, the host's.
+
+    As in CUDA, tensors of both may not meet, but for the host's single numbers and its indices.
+
+    Attributes:
+        waits: how often the host waited for the GPU.
+        elsewhere: whether what is done is nobody's business: loading ends on the GPU.
+    """
+
+    elsewhere = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def __enter__(self) -> Self:
+        # the one that tells nobody when it is called
+        self.patch = pytest.MonkeyPatch()
+        right = torch.from_numpy
+        self.patch.setattr(torch, "from_numpy", lambda array: of_host(right(array)))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        super().__exit__(*problem)
+        self.patch.undo()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.elsewhere:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if func in MADE:
+            found = func(*args, **kwargs)
+            there = kwargs.get("device") is not None
+            self.waits += there and func in (torch.tensor, torch.as_tensor)
+            return found if there else of_host(found)
+        given = list(tensors((args, kwargs)))
+        gpu = any(not on_host(each) for each in given)
+        if name in ("to", "cpu", "cuda"):
+            return self.carried(func, name, args, kwargs)
+        if name == "numpy" and gpu:
+            raise TypeError("a GPU's tensor has no numpy(): bring it over with cpu()")
+        if name in ("__getitem__", "__setitem__") and not on_host(args[0]):
+            asked = args[1] if isinstance(args[1], tuple) else (args[1],)
+            self.waits += any(waited_for(each) for each in asked)
+            given = [args[0], *tensors(args[2:])]
+        mixed = gpu and any(on_host(each) and each.dim() for each in given)
+        if mixed and name != "copy_":
+            where = [("host" if on_host(e) else "GPU", tuple(e.shape)) for e in given]
+            raise RuntimeError(f"{name}: tensors on two devices, {where}")
+        self.waits += (gpu and name in WAITS) or mixed
+        found = func(*args, **kwargs)
+        if given and not gpu:
+            for each in tensors(found):
+                of_host(each)
+        return found
+
+    def carried(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """A tensor on another device, or as it was in another dtype."""
+        found = func(*args, **kwargs)
+        targets = [kwargs.get("device"), kwargs.get("other"), *args[1:]]
+        to_gpu = name == "cuda" or any(
+            isinstance(each, str | torch.device) or (isinstance(each, Tensor) and not on_host(each))
+            for each in targets
+        )
+        to_host = name == "cpu" or any(isinstance(e, Tensor) and on_host(e) for e in targets)
+        host = to_host or (on_host(args[0]) and not to_gpu)
+        self.waits += host != on_host(args[0])
+        if found is args[0] and host == on_host(args[0]):
+            return found
+        with torch._C.DisableTorchFunction():
+            found = found.clone() if found is args[0] else found
+        return of_host(found) if host else found
+
+
+def of_host(tensor: Tensor) -> Tensor:
+    tensor._of_host = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def on_host(tensor: Tensor) -> bool:
+    return getattr(tensor, "_of_host", False)
+
+
+def waited_for(asked: Any) -> bool:
+    """Whether an index has to be carried to the GPU, or looked at there."""
+    if isinstance(asked, Tensor):
+        return (on_host(asked) and asked.dim() > 0) or asked.dtype == torch.bool
+    return isinstance(asked, list | range)
+
+
+def tensors(found: Any) -> Iterator[Tensor]:
+    """All in lists, tuples and dicts."""
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, list | tuple):
+        for each in found:
+            yield from tensors(each)
+    elif isinstance(found, dict):
+        yield from tensors(list(found.values()))
