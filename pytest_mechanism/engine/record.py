@@ -179,7 +179,7 @@ def glance(
     sites = sorted({*(edit.site for edit in edits), *waiting})
     hooks = [(bridge.hook_dict[site.hook], hook_for(site)) for site in sites]
     with torch.no_grad(), attached(hooks), suppress(_Enough):
-        bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits", use_cache=False)
+        bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits")
     highest = max((site.layer for site in wanted), default=len(bridge.blocks))
     for site in sites:
         if fired.get(site, 0) != 1 and (site in wanted or site.layer < highest):

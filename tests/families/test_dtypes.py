@@ -46,7 +46,7 @@ def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: s
     is within .05 of float32's and each row's within .2, and each head's effect is alike."""
     half, whole = bench(name, dtype=dtype), bench(name)
     assert half.model.dtype == getattr(torch, dtype)
-    assert half.engine.name == FAMILIES[name].engine
+    assert half.engine.name == FAMILIES[name].engine, half.without
     one, other = (measured(b, "performance").values["log_probability"] for b in (half, whole))
     assert one.dtype == np.float64
     assert abs(one.mean() - other.mean()) < 0.05 * other.std()
