@@ -164,7 +164,7 @@ def test_what_goes_at_once_and_in_which_order_changes_nothing(
     assert farthest(case, back, wanted)[0] <= 1e-9
 
 
-@few(5)
+@few(3)
 @given(
     seed=st.integers(0, 2**20),
     short=st.integers(12, 23),

@@ -25,9 +25,20 @@ claims:
 """
 
 
+CONFTEST = """
+import pathlib, sys
+
+def pytest_unconfigure(config):
+    if "torch" in sys.modules or "transformers" in sys.modules:
+        pathlib.Path("by_worker" if hasattr(config, "workerinput") else "by_main").touch()
+"""
+"""Who has imported torch."""
+
+
 def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
     """The result file, and the accepted scores."""
     folder.mkdir()
+    (folder / "conftest.py").write_text(CONFTEST)
     (folder / "workers.yaml").write_text(SPEC)
     command = [sys.executable, "-m", "pytest", "workers.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
     files = ["--mechanism-json=found.json", "--mechanism-store=store", "--snapshot-update"]
@@ -45,7 +56,8 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
 
 
 def test_two_workers_come_to_the_serial_run_and_do_nothing_twice(tmp_path: Path) -> None:
-    """The same verdicts, the same score file byte by byte, as many measurements."""
+    """The same verdicts, the same score file byte by byte, as many measurements; who gives the
+    workers their work needs no torch."""
     serial, scores = run(tmp_path / "serial")
     parallel, theirs = run(tmp_path / "parallel", "-n", "2")
 
@@ -61,3 +73,5 @@ def test_two_workers_come_to_the_serial_run_and_do_nothing_twice(tmp_path: Path)
         for n in ("serial", "parallel")
     ]
     assert stores[0] == stores[1]
+    who = [{p.name for p in (tmp_path / n).glob("by_*")} for n in ("serial", "parallel")]
+    assert who == [{"by_main"}, {"by_worker"}]

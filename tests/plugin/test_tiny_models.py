@@ -142,35 +142,9 @@ def test_collect_only_imports_no_torch(tiny):
     assert found.result is None
 
 
-def test_damaged_entry_is_measured_again(tiny):
-    """An entry of the store that was damaged is measured again, the others are not."""
-    shutil.copytree(tiny.store, "damaged")
-    path = entries("damaged")[0]
-    good = path.read_bytes()
-    path.write_bytes(good[:-20] + bytes(20))
-
-    found = tiny("--mechanism-store", "damaged", store=False)
-
-    assert found.counts["from_store"] == len(entries("damaged")) - 1
-    assert found.counts["loaded"] >= 1
-    assert found.scores == tiny.first.scores
-    assert path.read_bytes() != good[:-20] + bytes(20)
-
-
 def test_no_store_measures_anew(tiny):
     """`--mechanism-no-store` takes nothing from a full store and comes to the same scores."""
     found = tiny("--mechanism-no-store")
 
     assert found.counts == tiny.first.counts
     assert found.scores == tiny.first.scores
-
-
-def test_workers_share_the_store(tiny):
-    """With two workers there are the same scores and verdicts, and no measurement is made twice."""
-    found = tiny("-n", 2, "--mechanism-store", "fresh", store=False)
-
-    assert found.verdicts == VERDICTS
-    assert found.scores == tiny.first.scores
-    assert found.counts["done"] == tiny.first.counts["done"]
-    assert len(entries("fresh")) == len(entries(tiny.store))
-    assert found.modules["main"] == []

@@ -27,7 +27,7 @@ from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 
-MUTATIONS = int(os.environ.get("MECHANISM_MUTATIONS", "1000"))
+MUTATIONS = int(os.environ.get("MECHANISM_MUTATIONS", "500"))
 SHARDS = 8
 """Tests that share the examples, so that several workers can."""
 
