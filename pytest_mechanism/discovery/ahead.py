@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.faithfulness import Faithfulness
+from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.discovery import minimality, sufficiency
+from pytest_mechanism.discovery.claims import elsewhere
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort
 from pytest_mechanism.discovery.stages import STREAM, sweep
 from pytest_mechanism.methods.catalogue import CIRCUIT, PERFORMANCE
@@ -59,6 +62,19 @@ def of_search(case: Case, on: str, effort: Effort) -> tuple[Measurement, ...]:
         circuit(effort.threshold_rows, THRESHOLD),
         circuit(effort.rank_rows, sufficiency.SELECT),
         circuit(effort.select_rows, minimality.SELECT),
+    )
+
+
+def of_claims(case: Case, on: str, effort: Effort) -> tuple[Measurement, ...]:
+    """What `discovery.claims` will measure on the model of role ``on``."""
+    case = replace(with_stand_ins(case), role=on)
+    settings = case.task.settings.model_copy(update={"rows": effort.threshold_rows})
+    threshold = replace(case, task=replace(case.task, settings=settings))
+    heard = [PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in case.groups]
+    return (
+        *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).needs(case),
+        *(m for claim in heard for m in claim.needs(case)),
+        *(elsewhere(m) for claim in heard for m in claim.needs(threshold)),
     )
 
 

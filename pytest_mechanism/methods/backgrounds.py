@@ -9,13 +9,16 @@ loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 LEAST_PROMPTS = 50
 """Fewer prompts behind a mean is an error."""
 
 MARGIN = 1.2
 """Prompts advised over those that would just do: which slots they have is a matter of chance."""
+
+MOST_PROMPTS = 20_000
+"""More are not advised: each is run through the model."""
 
 Slot = tuple[str, int]
 
@@ -30,35 +33,55 @@ def too_few(slot: Slot, count: int | None = None, of: int | None = None) -> str:
     )
 
 
-def shortage(
-    needed: Iterable[Slot], counts: Mapping[Slot, int], drawn: int, asked: int
-) -> str | None:
-    """What is missing for a mean at every needed slot, and what to change; None if nothing is.
+def lacking(needed: Iterable[Slot], counts: Mapping[Slot, int]) -> list[Slot]:
+    """Needed slots that too few prompts have, the worst first."""
+    found = {slot for slot in needed if counts.get(slot, 0) < LEAST_PROMPTS}
+    return sorted(found, key=lambda slot: (counts.get(slot, 0), slot))
+
+
+def enough(
+    needed: Collection[Slot], counted: Callable[[int], tuple[Mapping[Slot, int], int]], asked: int
+) -> int | None:
+    """How many prompts give each needed slot a mean, rounded up; None where the task has not so many.
 
     Args:
         needed: slots of the rows.
+        counted: a number of prompts -> (slot -> prompts that have it, prompts that there are).
+        asked: too few.
+    """
+    wanted = float(asked)
+    while wanted < MOST_PROMPTS:
+        counts, drawn = counted(round(wanted))
+        if not lacking(needed, counts):
+            return round(wanted)
+        if drawn < round(wanted):
+            return None
+        least = min(counts.get(slot, 0) for slot in needed)
+        step = 10 ** max(1, math.floor(math.log10(wanted)) - 1)
+        more = min(10.0, MARGIN * LEAST_PROMPTS / max(1, least))
+        wanted = math.ceil(max(wanted * more, wanted + 1) / step) * step
+    return None
+
+
+def shortage(
+    slots: Sequence[Slot], counts: Mapping[Slot, int], drawn: int, asked: int, suffice: int | None
+) -> str:
+    """What is missing for a mean at these slots, the worst first, and what to change.
+
+    Args:
+        slots: see `lacking`; one at least.
         counts: slot -> background prompts that have it.
         drawn: background prompts that there are.
         asked: ``ablation.prompts``; a task may have fewer different prompts.
+        suffice: see `enough`.
     """
-    lacking = sorted({slot for slot in needed if counts.get(slot, 0) < LEAST_PROMPTS})
-    if not lacking:
-        return None
-    worst = min(lacking, key=lambda slot: counts.get(slot, 0))
-    count = counts.get(worst, 0)
-    if drawn < asked:
-        advice = (
-            f"the task has {drawn} different background prompts and not the {asked} of "
-            "ablation.prompts: give it more words, or write ablation: {value: mean}"
-        )
-    elif count == 0:
-        advice = (
-            f"raise ablation.prompts (now {asked}), or write ablation: {{value: mean}}, which needs "
-            "no place in common"
-        )
+    several = "" if len(slots) == 1 else f", nor {len(slots) - 1:,} other places"
+    if suffice is not None:
+        advice = f"raise ablation.prompts from {asked} to {suffice}"
     else:
-        wanted = asked * LEAST_PROMPTS / count * MARGIN
-        step = 10 ** max(1, math.floor(math.log10(wanted)) - 1)
-        advice = f"raise ablation.prompts from {asked} to {math.ceil(wanted / step) * step}"
-    several = "" if len(lacking) == 1 else f", nor {len(lacking) - 1} other places"
-    return f"{too_few(worst, count, drawn)}{several}; {advice}"
+        few = f"there are {drawn} different ones and not {asked}: " if drawn < asked else ""
+        advice = (
+            f"{few}more prompts would not do; give the task more words or fewer texts, or write "
+            "ablation: {value: mean}"
+        )
+    return f"{too_few(slots[0], counts.get(slots[0], 0), drawn)}{several}; {advice}"

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
-from pytest_mechanism.methods.backgrounds import LEAST_PROMPTS, shortage
+from pytest_mechanism.methods.backgrounds import LEAST_PROMPTS, enough, lacking, shortage
 from pytest_mechanism.methods.draws import Draw, ablation, draws, recipe
 from pytest_mechanism.methods.lessons import Recipe
 from pytest_mechanism.runner.ahead_of_training import check_disk, check_lessons
@@ -93,7 +94,9 @@ class Ahead:
         except MechanismError:
             raise
         except Exception as problem:  # of a task family, for the most part
-            raise crash(f"the rows of task {task.family} cannot be written", problem) from problem
+            raise crash(
+                f"the rows of task {task.family} could not be checked", problem
+            ) from problem
 
     def _check(self, measurement: Measurement, task: Task) -> None:
         on = measurement.on
@@ -183,30 +186,41 @@ class Ahead:
         rows = self.rows(settings, task, draw)
         places = [self.encoded(on, row.base).slots for row in rows]
         if kind == "resample":
-            drawn = self.rows(settings, task, Draw("backgrounds", len(rows), "resample"))
-            for mine, other in zip(places, drawn, strict=False):
+            others = self.rows(settings, task, Draw("backgrounds", len(rows), "resample"))
+            for mine, other in zip(places, others, strict=False):
                 anchors = {anchor for anchor, _ in self.encoded(on, other.base).slots}
-                if lacking := sorted({anchor for anchor, _ in mine} - anchors):
+                if gone := sorted({anchor for anchor, _ in mine} - anchors):
                     raise MeasurementError(
-                        f"ablation: {{value: resample}}: a prompt has the anchor {lacking[0]!r}, and "
+                        f"ablation: {{value: resample}}: a prompt has the anchor {gone[0]!r}, and "
                         "the prompt drawn to replace it has not; write ablation: {value: mean}"
                     )
             return
-        drawn = self.rows(settings, task, Draw("backgrounds", prompts, "ablation"))
-        counts: Counter[tuple[str, int]] = self.once(
-            ("slots", on, settings, prompts),
-            lambda: Counter(s for row in drawn for s in self.encoded(on, row.base).slots),
-        )
+        counts, drawn = self.counted(on, settings, task, prompts)
         if kind == "mean":
-            if counts.total() < LEAST_PROMPTS:
+            if sum(counts.values()) < LEAST_PROMPTS:
                 raise MeasurementError(
                     f"the background prompts have fewer than {LEAST_PROMPTS} tokens; give the task "
                     "more words"
                 )
             return
         needed = {slot for slots in places for slot in slots}
-        if (problem := shortage(needed, counts, len(drawn), prompts)) is not None:
-            raise MeasurementError(problem)
+        if few := lacking(needed, counts):
+            suffice = self.once(
+                ("enough", on, settings, frozenset(needed), prompts),
+                lambda: enough(needed, partial(self.counted, on, settings, task), prompts),
+            )
+            raise MeasurementError(shortage(few, counts, drawn, prompts, suffice))
+
+    def counted(
+        self, on: str, settings: str, task: Task, prompts: int
+    ) -> tuple[Counter[tuple[str, int]], int]:
+        """How many background prompts have each slot, and how many there are."""
+
+        def count() -> tuple[Counter[tuple[str, int]], int]:
+            rows = self.rows(settings, task, Draw("backgrounds", prompts, "ablation"))
+            return Counter(s for row in rows for s in self.encoded(on, row.base).slots), len(rows)
+
+        return self.once(("slots", on, settings, prompts), count)
 
 
 def check_rows(task: Task, draw: Draw, rows: Sequence[Row]) -> None:
