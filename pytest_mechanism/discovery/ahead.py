@@ -13,6 +13,7 @@ from dataclasses import replace
 from pytest_mechanism.claims.base import Case
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
+from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import minimality, sufficiency
 from pytest_mechanism.discovery.claims import elsewhere
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort
@@ -75,6 +76,25 @@ def of_claims(case: Case, on: str, effort: Effort) -> tuple[Measurement, ...]:
         *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).needs(case),
         *(m for claim in heard for m in claim.needs(case)),
         *(elsewhere(m) for claim in heard for m in claim.needs(threshold)),
+    )
+
+
+def of_look(case: Case, on: str, rank_rows: int) -> tuple[Measurement, ...]:
+    """What `discovery.look` will measure on the model of role ``on``."""
+    known = replace(with_stand_ins(case), role=on)
+    effects = [
+        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in case.groups
+    ]
+    search = (
+        ()
+        if all(isinstance(group, Group) for group in case.groups.values())
+        else (of_search(case, on, Effort(rank_rows=rank_rows)))
+    )
+    return (
+        performance(case, on),
+        *of_stages(case, on, rank_rows),
+        *(m for claim in effects for m in claim.needs(known)),
+        *search,
     )
 
 

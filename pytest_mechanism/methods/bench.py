@@ -142,6 +142,8 @@ class Bench:
 
     def side(self, prompts: Sequence[Prompt]) -> Side:
         """Token ids, padded on the right, and positions."""
+        if not prompts:
+            raise MeasurementError(f"task {self.task.family} wrote no prompts for a batch")
         encoded = [self.model.encoder.encode(prompt) for prompt in prompts]
         longest = max(len(e.ids) for e in encoded)
         ids = torch.zeros(len(encoded), longest, dtype=torch.long)
@@ -159,11 +161,13 @@ class Bench:
             {
                 name: places([e.places[name] for e in encoded]).to(device)
                 for name in encoded[0].places
+                if all(e.places.get(name) for e in encoded)
             },
             tuple(e.slots for e in encoded),
             {
                 name: places([e.firsts[name] for e in encoded]).to(device)
                 for name in encoded[0].firsts
+                if all(e.firsts.get(name) for e in encoded)
             },
         )
 

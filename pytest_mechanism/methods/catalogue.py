@@ -65,6 +65,22 @@ def rows_of(measurement: Measurement) -> int:
     return rows
 
 
+def parts_of(measurement: Measurement) -> tuple[str, int, str] | None:
+    """What a long measurement is called, how many parts it has, and what they are; None where it has
+    none that are worth counting."""
+    given = json.loads(measurement.arguments)
+    if measurement.method == PATH_PATCHING:
+        into = f" into {given['via']}" if given["via"] else ""
+        return f"path patching at {given['at']}{into}", len(given["senders"]), "heads"
+    if measurement.method == SCREEN:
+        return f"screening by gradient at {given['at']}", len(given["heads"]), "heads"
+    if measurement.method == CIRCUIT:
+        return "circuits of some heads alone", len(given["alive"]), "circuits"
+    if measurement.method == CURVE:
+        return "training", int(given["recipe"]["steps"]), "steps"
+    return None
+
+
 def prompts_of(measurement: Measurement) -> tuple[tuple[object, ...], int]:
     """Which prompts a measurement branches from, and how many there are: about, as `rows_of`."""
     given = json.loads(measurement.arguments)

@@ -17,6 +17,9 @@ KEPT = 2 * 3 * 4
 """Bytes a weight that an unfinished training keeps: itself and AdamW's two moments in float32, and
 the same again while one file replaces another."""
 
+FLOAT32 = 4
+"""Bytes a weight of a checkpoint that training writes."""
+
 
 def check_lessons(task: Task, vocabulary: Vocabulary, encoder: Encoder, recipe: Recipe) -> None:
     """The first step's rows can be written, and their replies have tokens.

@@ -24,6 +24,7 @@ from pytest_mechanism.errors import (
     crash,
     out_of_memory,
 )
+from pytest_mechanism.methods.catalogue import parts_of
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
 from pytest_mechanism.runner.keys import measurement_key
@@ -220,6 +221,7 @@ class Runner:
         self.progress.start(
             f"{self.references[role].label} on {self.options.device}",
             sum(rows(m) for _, m in ready),
+            parts_of(ready[0][1]) if len(ready) == 1 else None,
         )
         try:
             # what another process is at may be done by the time that the rest is

@@ -97,6 +97,17 @@ class Row:
         return self.targets or (self.target,)
 
 
+def first(rows: Sequence[Row]) -> Row:
+    """The first of some rows.
+
+    Raises:
+        MechanismError: a task wrote none.
+    """
+    if not rows:
+        raise MechanismError("the task wrote no rows")
+    return rows[0]
+
+
 @runtime_checkable
 class Vocabulary(Protocol):
     """The words that every tokenizer of a run keeps whole."""
