@@ -119,9 +119,22 @@ class Gate:
         speaks against it. Everything that it will ask for is looked at, a search for heads too."""
         key = (spec.path, id(claim), role)
         if key not in self._refused:
-            found = self.in_the_way(self.foreseen(spec, claim, role))
+            found = self.in_the_way_of(spec, claim, role)
             self._refused[key] = None if found is None else found.at(place(spec, claim))
         return self._refused[key]
+
+    def in_the_way_of(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
+        """Why an item cannot be measured, without its place."""
+        if self.skip_reason(spec) is not None:
+            return None
+        try:
+            self.case(spec, claim, role)
+            wanted = self.foreseen(spec, claim, role)
+        except MechanismError as problem:
+            return problem
+        except Exception:  # of a claim kind: its own item runs into it and reports it
+            return None
+        return self.in_the_way(wanted)
 
     def in_the_way(self, measurements: Sequence[Measurement]) -> MechanismError | None:
         """Why one of these measurements cannot be made; None where nothing speaks against it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -68,13 +67,13 @@ def verdicts(folder: Path, spec: str, pair: str) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(scope="module", autouse=True)
-def little_effort() -> Iterator[None]:
-    """A third of the rows: the planted effects are ten nats."""
-    few = partial(Effort, rank_rows=70, select_rows=42, threshold_rows=105)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(discovery, "Effort", few)
-        yield
+FEW = partial(Effort, rank_rows=70, select_rows=42, threshold_rows=105)
+"""A third of the rows: the planted effects are ten nats."""
+
+
+@pytest.fixture
+def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "Effort", FEW)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +82,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     (folder / "planted.yaml").write_text(SPEC)
     pair = "base=zoo:planted_base,ft=zoo:planted_ft"
-    command = ["discover", str(folder / "planted.yaml"), "--store", str(folder / "store")]
-    # two groups do not do what the whole model does, and it says so
-    assert main([*command, "--model-pair", pair, "--out", str(folder / "found.yaml")]) == 1
+    command = ["discover", "-q", str(folder / "planted.yaml"), "--store", str(folder / "store")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discovery, "Effort", FEW)
+        # two groups do not do what the whole model does, and it says so
+        assert main([*command, "--model-pair", pair, "--out", str(folder / "found.yaml")]) == 1
     return folder
 
 
@@ -132,10 +133,10 @@ def test_the_spec_is_red_on_a_fine_tune_whose_head_was_silenced(
 
 
 def test_with_one_model_the_spec_says_what_judges_a_fine_tune(
-    planted: Path, capsys: pytest.CaptureFixture[str]
+    planted: Path, little_effort: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same measurements from the store; the claims to add stand as comments, and are valid."""
-    command = ["discover", str(planted / "planted.yaml"), "--store", str(planted / "store")]
+    command = ["discover", "-q", str(planted / "planted.yaml"), "--store", str(planted / "store")]
     out = planted / "alone.yaml"
     assert main([*command, "--model", "base=zoo:planted_base", "--out", str(out)]) == 1
     assert capsys.readouterr().err.startswith("0 measurements made, ")
@@ -149,7 +150,7 @@ def test_with_one_model_the_spec_says_what_judges_a_fine_tune(
 
 
 def test_groups_that_were_found_are_written_although_another_was_not(
-    planted: Path, capsys: pytest.CaptureFixture[str]
+    planted: Path, little_effort: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """This model reads no object by its label: that group has no heads, the others keep theirs."""
     spec = planted / "partial.yaml"
@@ -159,7 +160,7 @@ def test_groups_that_were_found_are_written_although_another_was_not(
     below = "  below: {heads: discovered, at: correct_object, into: {group: reader, via: v}}\n"
     spec.write_text(SPEC.replace("claims:", f"{reader}{below}claims:"))
     out = planted / "part.yaml"
-    command = ["discover", str(spec), "--store", str(planted / "store"), "--out", str(out)]
+    command = ["discover", "-q", str(spec), "--store", str(planted / "store"), "--out", str(out)]
     assert main([*command, "--model", "base=zoo:planted_base"]) == 1
     said, err = capsys.readouterr()
     assert "base: nothing found for group reader, below: no head has the wanted effect" in err
@@ -193,7 +194,7 @@ def test_the_spec_of_the_embedded_pair_is_red_on_its_ruined_twins(
         "task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 210, seed: 0}\n"
         f"groups:\n{groups}claims:\n  solves: {{kind: accuracy, at_least: 0.5}}\n"
     )
-    command = ["discover", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store")]
+    command = ["discover", "-q", str(tmp_path / "e.yaml"), "--store", str(tmp_path / "store")]
     main(
         [*command, "--model-pair", "base=zoo:base,ft=zoo:ft", "--out", str(tmp_path / "found.yaml")]
     )

@@ -96,7 +96,7 @@ def test_a_search_that_crashes_is_a_line_and_keeps_what_it_measured(
     """Accuracy and path patching are in the store when the circuit cannot be measured."""
     monkeypatch.setattr(circuit, "measure", nothing)
     (tmp_path / "planted.yaml").write_text(PLANTED)
-    command = ["discover", str(tmp_path / "planted.yaml"), "--model", "base=zoo:planted_base"]
+    command = ["discover", "-q", str(tmp_path / "planted.yaml"), "--model", "base=zoo:planted_base"]
     store = ["--store", str(tmp_path / "store")]
     assert main([*command, *store]) == 2
     counted, said = capsys.readouterr().err.splitlines()
@@ -123,7 +123,7 @@ def test_a_bug_of_a_command_is_a_line(
 
     monkeypatch.setattr(discover, "check_writable", missing)
     (tmp_path / "planted.yaml").write_text(PLANTED)
-    command = ["discover", str(tmp_path / "planted.yaml"), "--model", "base=zoo:planted_base"]
+    command = ["discover", "-q", str(tmp_path / "planted.yaml"), "--model", "base=zoo:planted_base"]
     assert main([*command, "--store", str(tmp_path / "store")]) == 3
     assert capsys.readouterr().err == (
         "pytest-mechanism: discover failed: KeyError: 'last' (MECHANISM_TRACEBACK=1 shows the "

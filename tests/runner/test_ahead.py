@@ -226,7 +226,9 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
     ]
     assert list(foreseen(gate, items)) == [
         "back on ft: it cannot pass without control and pretrained: add "
-        "--mechanism-model control=REFERENCE --mechanism-model pretrained=REFERENCE"
+        "--mechanism-model control=REFERENCE --mechanism-model pretrained=REFERENCE",
+        f"third on ft cannot be measured: {tmp_path}/wrapper.yaml:7: needs a checkpoint for the role "
+        "'other', this run has base, ft: add --mechanism-model other=REFERENCE",
     ]
     assert (gate.runner.loaded, gate.runner.done) == (0, 0)
 
