@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,21 @@ def unlike(*_: object) -> None:
     torch.zeros(2, 3) @ torch.zeros(2, 3)
 
 
+@pytest.fixture(scope="session")
+def libraries() -> None:
+    """What inner runs import when they load a checkpoint: some of it is written in C, and cannot be
+    imported by a second one."""
+    for name in ("factories.architecture_adapter_factory", "model_bridge.sources._bridge_builder"):
+        importlib.import_module(f"transformer_lens.{name}")
+
+
 @pytest.fixture
-def gate(pytester: pytest.Pytester, tiny_models: Path, monkeypatch: pytest.MonkeyPatch):
+def gate(
+    libraries: None,
+    pytester: pytest.Pytester,
+    tiny_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
     """A run whose accuracy cannot be measured."""
     monkeypatch.setenv("COLUMNS", "300")
     (pytester.path / "tiny.yaml").write_text(SPEC)
