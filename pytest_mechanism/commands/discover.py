@@ -193,7 +193,10 @@ class Search:
 
         runner = self.gate.runner
         label, mark = runner.references["base"].label, runner.fingerprints["base"].short
-        return spec_text(self.spec, self.found["base"], self.claims, label, mark, "base")
+        also = ""
+        if "ft" in runner.references:
+            also = f"{runner.references['ft'].label} ({runner.fingerprints['ft'].short})"
+        return spec_text(self.spec, self.found["base"], self.claims, label, mark, "base", also)
 
 
 def write(out: Path, text: str) -> None:

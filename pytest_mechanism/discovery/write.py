@@ -20,14 +20,32 @@ NOTHING_ON_FT = (
 
 
 def spec_text(
-    spec: Spec, found: Discovery, claims: Sequence[Written], label: str, fingerprint: str, on: str
+    spec: Spec,
+    found: Discovery,
+    claims: Sequence[Written],
+    label: str,
+    fingerprint: str,
+    on: str,
+    also: str = "",
 ) -> str:
-    """The new spec; what was measured stands beside it in comments."""
+    """The new spec; what was measured stands beside it in comments.
+
+    Args:
+        spec: whose groups were searched.
+        found: what was found.
+        claims: about it.
+        label: of the model that was searched.
+        fingerprint: of its weights.
+        on: its role.
+        also: a further model that claims were judged on, as text.
+    """
     lines = [
         "mechanism: 1",
         f"circuit: {spec.circuit}",
         f"# found by `pytest-mechanism discover` on {visible(label)} ({fingerprint})",
     ]
+    if also:
+        lines.append(f"# claims about ft were judged on {visible(also)}")
     if found.reason is not None:
         lines.append(f"# not all of what was looked for: {visible(found.reason)}")
     lines += [f"task: {flow(spec.task.settings.model_dump(mode='json'))}", "groups:"]

@@ -119,6 +119,7 @@ def test_what_does_not_hold_is_a_comment_with_its_score_on_each_model(planted: P
         "# same_circuit: {kind: transfer, from: base, to: ft, faithfulness_at_least: 0.8}" in text
     )
     assert "no claim here judges the fine-tune" not in text
+    assert "# claims about ft were judged on ft (" in text
 
 
 def test_the_spec_is_red_on_a_fine_tune_whose_head_was_silenced(
