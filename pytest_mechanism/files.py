@@ -1,4 +1,5 @@
-"""Reading a file that somebody else made: a regular file of at most so many bytes, or one line.
+"""Reading a file that somebody else made: a regular file of at most so many bytes, or one line. And
+writing one at once.
 
 Opening a named pipe waits for a writer, a device never ends, and a file of many gigabytes fills the
 memory. Each is refused before its first byte is read. Imports nothing heavy, so that specs,
@@ -11,9 +12,10 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pytest_mechanism.errors import MechanismError
 
@@ -47,7 +49,7 @@ def check_file(path: Path, most: int) -> os.stat_result:
 
 
 @contextmanager
-def open_file(path: Path, most: int) -> Iterator[BinaryIO]:
+def open_file(path: Path, most: int) -> Iterator[BufferedReader]:
     """The file, open for reading in binary.
 
     Raises:
@@ -106,6 +108,22 @@ def read_json(path: Path, most: int) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise BadFile(f"{path} cannot be read as JSON: {problem}") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers see all of it or what was there before.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def size(count: int) -> str:

@@ -64,7 +64,8 @@ def run(given: argparse.Namespace) -> int:
     """0 where a checkpoint was written.
 
     Raises:
-        MechanismError: the folder exists, a number makes no sense, training broke down.
+        MechanismError: the folder exists, a number makes no sense, training broke down, or the
+            checkpoint changed meanwhile.
     """
     from pytest_mechanism.checkpoints.reference import parse_reference
     from pytest_mechanism.spec.load import load
@@ -83,7 +84,9 @@ def run(given: argparse.Namespace) -> int:
         raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
     check_parent(given.out)  # before training, and not after it
 
+    from pytest_mechanism.checkpoints.fingerprint import of_reference
     from pytest_mechanism.checkpoints.load import load_model
+    from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.methods.lessons import Recipe
     from pytest_mechanism.methods.training import Training, fresh, save_trained
     from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
@@ -97,6 +100,7 @@ def run(given: argparse.Namespace) -> int:
         given.batch,
         given.lora,
     )
+    watch = Watch(reference.label, of_reference(reference))
     vocabulary = SharedVocabulary((Encoder.load(reference.tokenizer),))
     probe = spec.task.rows(vocabulary, 1, "self-check")[0].base
     model = load_model(
@@ -108,7 +112,9 @@ def run(given: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust(given),
+        look=watch.look,
     )
+    watch.look()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
         pass
@@ -127,6 +133,7 @@ def run(given: argparse.Namespace) -> int:
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
                 shutil.copy(path, temporary / path.name)
+        watch.look()
         temporary.chmod(0o755)
         os.replace(temporary, given.out)
     finally:

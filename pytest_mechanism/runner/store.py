@@ -69,6 +69,12 @@ class Store:
         """Where a long measurement may keep what it would go on from (`Bench.scratch`)."""
         return self.folder / "unfinished" / key
 
+    def discard(self, key: str) -> None:
+        """Remove a result that should not have been stored, and what would lead to it again."""
+        with suppress(OSError):
+            self.path(key).unlink(missing_ok=True)
+        self.forget(key)
+
     def forget(self, key: str) -> None:
         """Remove what an unfinished measurement has kept."""
         shutil.rmtree(self.scratch(key), ignore_errors=True)
