@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.checkpoints.fingerprint import TOKENIZER, Fingerprint
+from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import (
     CheckpointChanged,
     MeasurementError,
@@ -27,6 +26,7 @@ from pytest_mechanism.errors import (
     out_of_memory,
 )
 from pytest_mechanism.registry import resolve, task_families
+from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.progress import Progress, Silent
@@ -87,14 +87,10 @@ class Runner:
     _bench: Any = None
     _held: set[str] = field(default_factory=set)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
-    _watches: dict[str, Watch] = field(default_factory=dict)
-    _unproven: dict[str, list[str]] = field(default_factory=dict)
+    _guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
-        self._watches = {
-            role: Watch(f"{role} ({self.references[role].label})", seen)
-            for role, seen in self.fingerprints.items()
-        }
+        self._guard = Guard(self.references, self.fingerprints)
 
     # -- planning
 
@@ -238,7 +234,10 @@ class Runner:
                 self._do(*each)
         finally:
             self.progress.finish()
-        self._prove(role)
+        try:
+            self._guard.prove(role)
+        except CheckpointChanged as problem:
+            self._take_back(role, problem)
         self._forget_donations()
 
     @property
@@ -262,76 +261,37 @@ class Runner:
                 else:
                     scratch = self.store.scratch(key) if kept and self.store else None
                     seen = self._measured(measurement, scratch)
-                    self._look(measurement.on, again=False)
+                    self._guard.look(measurement.on, again=False)
                     self.done += 1
                     if kept and self.store:
                         self.store.put(key, seen)
                         self.store.forget(key)
-                    if not self._watches[measurement.on].certain:
-                        self._unproven.setdefault(measurement.on, []).append(key)
+                    self._guard.measured(measurement.on, key)
             self._results[key] = seen
             self._note(measurement, seen)
         except Exception as problem:  # kept for the item that asks; the others go on
             forget_frames(problem)
-            problem = self._reason(measurement.on, problem)
+            problem = self._guard.reason(measurement.on, problem)
             self._failures[key] = problem
-            if isinstance(problem, CheckpointChanged):
+            known = self._broken.get(measurement.on)
+            if isinstance(problem, CheckpointChanged) and problem is not known:
                 self._take_back(measurement.on, problem, key)
         self._pending.pop(key, None)
         return True
 
-    # -- whether checkpoints stay as they are
-
-    def _look(self, role: str, again: bool = True) -> None:
-        """Whether a checkpoint, and the tokenizers of all, are what their fingerprints were taken of.
-
-        Raises:
-            CheckpointChanged: they are not.
-        """
-        self._watches[role].look(again)
-        for watch in self._watches.values():
-            watch.look_at(TOKENIZER)
-
     def look_at_configs(self) -> None:
-        """Whether what was read from configs is what the fingerprints were taken of.
-
-        Raises:
-            CheckpointChanged: it is not.
-        """
-        for watch in self._watches.values():
-            watch.look_at(["config.json"])
-
-    def _reason(self, role: str, problem: Exception) -> Exception:
-        """Why something failed: files that changed meanwhile make libraries say anything."""
-        try:
-            if role in self._watches:
-                self._look(role, again=False)
-        except CheckpointChanged as changed:
-            return changed
-        return problem
-
-    def _prove(self, role: str) -> None:
-        """Read the files again whose state proves nothing, where something was measured since."""
-        if not self._unproven.get(role):
-            return
-        try:
-            self._watches[role].look()
-        except CheckpointChanged as problem:
-            self._take_back(role, problem)
-        else:
-            self._unproven[role].clear()
+        """See `Guard.look_at_configs`."""
+        self._guard.look_at_configs()
 
     def _take_back(self, role: str, problem: CheckpointChanged, *keys: str) -> None:
         """Nothing that may come from changed files is kept, and nothing more is measured on them."""
         self.release()
         self._broken[role] = problem
-        for key in (*keys, *self._unproven.pop(role, ())):
+        for key in (*keys, *self._guard.unproven.pop(role, ())):
             self._results.pop(key, None)
             self._failures[key] = problem
             if self.store is not None:
                 self.store.discard(key)
-
-    # -- measuring one
 
     def _measured(self, measurement: Measurement, scratch: Path | None) -> Any:
         task = self.task(measurement)
@@ -423,17 +383,17 @@ class Runner:
                 self.references[role].tokenizer,
                 trust=self.options.trust,
                 quantize=self.options.quantize,
-                look=self._watches[role].look,
+                look=self._guard.watches[role].look,
             )
             self.loaded += 1
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
-            self._look(role)
+            self._guard.look(role)
         except Exception as problem:
             # tried once, whatever it was: each item that needs this checkpoint gets the reason
             self.release()
-            problem = self._reason(role, problem)
+            problem = self._guard.reason(role, problem)
             self._broken[role] = (
                 problem
                 if isinstance(problem, MechanismError)
