@@ -52,15 +52,15 @@ class Fingerprint:
         model: of every counted file, as hex.
         tokenizer: of the tokenizer's files alone, as hex.
         adapted: whether an adapter is merged in, for which PEFT takes part.
-        folders: those that were hashed, and their times (changed entries, changed itself).
-        seen: the files that were hashed.
+        folders: those that were hashed, and their times (entries changed, folder changed).
+        seen: folder -> the files in it that were hashed.
     """
 
     model: str
     tokenizer: str
     adapted: bool = False
     folders: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
-    seen: dict[Path, Seen] = field(default_factory=dict, compare=False, repr=False)
+    seen: dict[Path, dict[Path, Seen]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def short(self) -> str:
@@ -103,7 +103,9 @@ def fingerprint(folder: Path, memory: Path | None = None) -> Fingerprint:
     remembered.save()
     hashes = {path.relative_to(folder).as_posix(): each.digest for path, each in seen.items()}
     tokenizer = {name: hashes[name] for name in TOKENIZER if name in hashes}
-    return Fingerprint(_combine(hashes), _combine(tokenizer), folders={folder: times}, seen=seen)
+    return Fingerprint(
+        _combine(hashes), _combine(tokenizer), folders={folder: times}, seen={folder: seen}
+    )
 
 
 def times_of(folder: Path) -> tuple[int, int]:

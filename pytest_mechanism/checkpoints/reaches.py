@@ -85,8 +85,8 @@ def wrong_entry(place: str, key: str, value: Any, trust: Trust) -> str | None:
         bits = isinstance(value, Mapping) and any(value.get(f"load_in_{n}bit") for n in (4, 8))
         if not (kind in QUANTISERS if isinstance(kind, str) else kind is None and bits):
             return (
-                f"{place} in config.json is of the kind {str(kind)[:40]!r}, for which a library that the "
-                f"file names is imported or fetched; save the weights without, or by bitsandbytes "
+                f"{place} in config.json asks for {str(kind)[:40]!r}, for which transformers imports or "
+                f"fetches further code; save the weights unquantised, or by bitsandbytes "
                 f"({TRUST_REMOTE_CODE} allows it)"
             )
     return None

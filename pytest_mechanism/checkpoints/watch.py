@@ -32,12 +32,16 @@ class Watch:
     def __init__(self, name: str, fingerprint: Fingerprint) -> None:
         self.name = name
         self.folders = fingerprint.folders
-        self.seen = dict(fingerprint.seen)
+        self.seen = {folder: dict(files) for folder, files in fingerprint.seen.items()}
 
     @property
     def certain(self) -> bool:
         """Whether the states of all files prove what their bytes are."""
-        return all(proves(each.state, each.read_at) for each in self.seen.values())
+        return all(
+            proves(each.state, each.read_at)
+            for files in self.seen.values()
+            for each in files.values()
+        )
 
     def look(self, again: bool = True) -> None:
         """Look at every file; read those anew whose state proves nothing.
@@ -57,11 +61,11 @@ class Watch:
                 raise self._changed(folder) from None
             if entries == times[0] and itself != times[1]:
                 raise self._changed(folder)  # moved away and back
-            known = {path for path in self.seen if folder in path.parents}
-            if other := known ^ set(files):
+            if other := self.seen[folder].keys() ^ set(files):
                 raise self._changed(min(other))
-        for path, seen in self.seen.items():
-            self.seen[path] = self._same(path, seen, again)
+        for known in self.seen.values():
+            for path, seen in known.items():
+                known[path] = self._same(path, seen, again)
 
     def look_at(self, names: Iterable[str]) -> None:
         """The same for files of these names alone, such as `TOKENIZER`.
@@ -69,9 +73,10 @@ class Watch:
         Raises:
             CheckpointChanged: something is not as it was.
         """
-        for path, seen in self.seen.items():
-            if path.name in names:
-                self.seen[path] = self._same(path, seen, again=True)
+        for known in self.seen.values():
+            for path, seen in known.items():
+                if path.name in names:
+                    known[path] = self._same(path, seen, again=True)
 
     def _same(self, path: Path, seen: Seen, again: bool) -> Seen:
         try:

@@ -24,6 +24,7 @@ from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.options import Session
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
@@ -320,3 +321,18 @@ def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
         scores += [claim["scores"] for claim in again["claims"] if claim["role"] == "base"]
     assert scores[0] != scores[1]
     assert [bool(each) for each in scores] == [True, True]
+
+
+def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Reference) -> None:
+    """xdist's workers are told what the report will name, and compare."""
+    found = of_reference(reference)
+    told = {"mechanism_fingerprints": {"base": found.model}}
+    session = Session(SimpleNamespace(workerinput=told), {"base": reference}, None)  # type: ignore[arg-type]
+    session.__dict__["store_folder"] = None
+    session.check_workers()
+    in_place(reference.folder / NAME)
+    del session.__dict__["fingerprints"]
+    with pytest.raises(
+        CheckpointChanged, match=r"^base \(base\): .* was changed or replaced while"
+    ):
+        session.check_workers()
