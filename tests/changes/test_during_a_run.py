@@ -256,7 +256,7 @@ def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None
 SPEC = """\
 mechanism: 1
 circuit: small
-task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 40, seed: 0}
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 140, seed: 0}
 claims:
   solves_task: {kind: accuracy, at_least: 0.3}
 """
