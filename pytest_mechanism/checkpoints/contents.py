@@ -26,20 +26,28 @@ MOST_HEADER = 100_000_000
 """Bytes of a header, by the format."""
 
 
-def counted(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """The files that a result depends on: pickled weights and code only where they are used.
 
     Raises:
-        MechanismError: one of them is not a regular file, or larger than such a file can be.
-        OSError: the folder cannot be listed, or a file went away meanwhile.
+        OSError: the folder cannot be listed.
     """
     plain = [p for p in folder.iterdir() if p.suffix in COUNTED and p.name not in NOT_COUNTED]
     try:
         code = trust.code(folder, read_config(folder))
     except MechanismError:  # an adapter's folder has no config.json
         code = []
-    found = sorted({*plain, *trust.pickled(folder), *code})
-    found = [path for path in found if not path.is_dir()]
+    return [p for p in sorted({*plain, *trust.pickled(folder), *code}) if not p.is_dir()]
+
+
+def counted(folder: Path) -> list[Path]:
+    """The same, each a file that it can be.
+
+    Raises:
+        MechanismError: one of them is not a regular file, or larger than such a file can be.
+        OSError: the folder cannot be listed, or a file went away meanwhile.
+    """
+    found = listed(folder)
     for path in found:
         status = check_file(path, MOST_WEIGHTS if path.suffix in WEIGHTS else MOST_WORDS)
         if path.suffix == ".safetensors" and status.st_size > SMALL:

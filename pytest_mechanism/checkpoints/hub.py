@@ -67,9 +67,14 @@ def offline() -> Iterator[None]:
     os.environ.setdefault("USE_HUB_KERNELS", "0")  # read when transformers is imported
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
+    before, said = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
     constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"  # where libraries look for themselves
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+        if said is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = said

@@ -41,7 +41,7 @@ def wrong_reach(config: Mapping[str, Any], trust: Trust) -> str | None:
         if depth > DEEPEST:
             return f"config.json is nested more than {DEEPEST} levels deep"
         for key, value in part.items():
-            if (wrong := wrong_entry(place + key, key, value, trust)) is not None:
+            if (wrong := wrong_entry(f"{place}{key}", str(key), value, trust)) is not None:
                 return wrong
         if str(part.get("model_type", "")).startswith("timm") and wrong_timm(part):
             return f"{place}architecture or model_args in config.json names weights elsewhere"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.contents import counted
+from pytest_mechanism.checkpoints.contents import listed
 from pytest_mechanism.checkpoints.fingerprint import (
     Fingerprint,
     Seen,
@@ -56,7 +56,7 @@ class Watch:
         for folder, times in self.folders.items():
             try:
                 entries, itself = times_of(folder)
-                files = counted(folder)
+                files = listed(folder)
             except (OSError, MechanismError):
                 raise self._changed(folder) from None
             if entries == times[0] and itself != times[1]:

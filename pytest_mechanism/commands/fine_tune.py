@@ -14,9 +14,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.contents import MOST_WORDS
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_trust_options, ini_aliases, trust
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import check_file
 
 DIETS = ("random", "capability", "allowed", "forbidden")
 WORSE = 0.5
@@ -132,6 +134,7 @@ def run(given: argparse.Namespace) -> int:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
+                check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)
         watch.look()
         temporary.chmod(0o755)

@@ -123,6 +123,16 @@ def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
     return both
 
 
+def folder_moved_and_back(path: Path) -> None:
+    """Another folder stands in its place for a moment; no file changes."""
+    folder = path.parent
+    away = folder.with_name("away")
+    folder.rename(away)
+    shutil.copytree(away, folder)
+    shutil.rmtree(folder)
+    away.rename(folder)
+
+
 MOMENTS = ("before loading", "while loading", "after loading", "while measuring")
 CHANGES = [
     in_place,
@@ -131,6 +141,7 @@ CHANGES = [
     copied_with_times,
     put_back(in_place),
     put_back(one_byte),
+    folder_moved_and_back,
 ]
 
 
