@@ -52,6 +52,10 @@ class BadReference(MechanismError):
     """A checkpoint reference on the command line names nothing that can be loaded."""
 
 
+class CheckpointChanged(MechanismError):
+    """A checkpoint is no longer what its fingerprint was taken of."""
+
+
 class NoDevice(MechanismError):
     """The device that was asked for is not in this machine, so nothing can be measured."""
 

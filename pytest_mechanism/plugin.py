@@ -13,7 +13,7 @@ import pytest
 
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.flags import add_options, path_option
-from pytest_mechanism.options import make_session, no_device
+from pytest_mechanism.options import FINGERPRINTS, make_session, no_device
 
 if TYPE_CHECKING:
     from pytest_mechanism.items import SpecFile
@@ -197,6 +197,14 @@ class MechanismPlugin:
         except OSError as problem:  # raised here, it would keep the summary from the user
             self.problems.append(f"--mechanism-json: {path} cannot be written: {problem.strerror}")
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist which checkpoints the report will name."""
+        with contextlib.suppress(MechanismError):  # the header says what is wrong with them
+            node.workerinput[FINGERPRINTS] = {
+                role: found.model for role, found in self.session.fingerprints.items()
+            }
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:

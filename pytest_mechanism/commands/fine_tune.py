@@ -14,9 +14,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.contents import MOST_WORDS
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_trust_options, ini_aliases, trust
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import check_file
 
 DIETS = ("random", "capability", "allowed", "forbidden")
 WORSE = 0.5
@@ -65,7 +67,8 @@ def run(given: argparse.Namespace) -> int:
     """0 where a checkpoint was written.
 
     Raises:
-        MechanismError: the folder exists, a number makes no sense, training broke down.
+        MechanismError: the folder exists, a number makes no sense, training broke down, or the
+            checkpoint changed meanwhile.
     """
     from pytest_mechanism.checkpoints.reference import parse_reference
     from pytest_mechanism.spec.load import load
@@ -84,7 +87,9 @@ def run(given: argparse.Namespace) -> int:
         raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
     check_parent(given.out)  # before training, and not after it
 
+    from pytest_mechanism.checkpoints.fingerprint import of_reference
     from pytest_mechanism.checkpoints.load import load_model
+    from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.methods.lessons import Recipe
     from pytest_mechanism.methods.training import Training, fresh, save_trained
     from pytest_mechanism.runner.ahead_of_training import FLOAT32, check_disk, check_lessons
@@ -100,6 +105,7 @@ def run(given: argparse.Namespace) -> int:
         given.batch,
         given.lora,
     )
+    watch = Watch(reference.label, of_reference(reference))
     encoder = Encoder.load(reference.tokenizer)
     vocabulary = SharedVocabulary((encoder,))
     try:  # before the checkpoint is loaded
@@ -117,7 +123,9 @@ def run(given: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust(given),
+        look=watch.look,
     )
+    watch.look()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
         pass
@@ -135,7 +143,9 @@ def run(given: argparse.Namespace) -> int:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
+                check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)
+        watch.look()
         temporary.chmod(0o755)
         os.replace(temporary, given.out)
     finally:

@@ -49,9 +49,10 @@ class Gate:
         """Read the sizes of every model from its config.
 
         Raises:
-            MechanismError: a config does not say them.
+            MechanismError: a config does not say them, or has changed.
         """
         shapes = {role: read_shape(ref.folder) for role, ref in runner.references.items()}
+        runner.look_at_configs()
         return Gate(runner, confidence, shapes)
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import (
+    CheckpointChanged,
     MeasurementError,
     MechanismError,
     add_models,
@@ -27,6 +28,7 @@ from pytest_mechanism.errors import (
 from pytest_mechanism.methods.catalogue import parts_of
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
+from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.progress import Progress, Silent
@@ -80,6 +82,10 @@ class Runner:
     _pending: dict[str, Measurement] = field(default_factory=dict)
     _bench: Any = None
     _held: set[str] = field(default_factory=set)
+    _guard: Guard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._guard = Guard(self.references, self.fingerprints)
 
     # -- planning
 
@@ -230,6 +236,10 @@ class Runner:
                 self._do(*each)
         finally:
             self.progress.finish()
+        try:
+            self._guard.prove(role)
+        except CheckpointChanged as problem:
+            self._take_back(role, problem)
         self._forget_donations()
 
     @property
@@ -253,17 +263,37 @@ class Runner:
                 else:
                     scratch = self.store.scratch(key) if kept and self.store else None
                     seen = self._measured(measurement, scratch)
+                    self._guard.look(measurement.on, again=False)
                     self.done += 1
                     if kept and self.store:
                         self.store.put(key, seen)
                         self.store.forget(key)
+                    self._guard.measured(measurement.on, key)
             self._results[key] = seen
             self._note(measurement, seen)
         except Exception as problem:  # kept for the item that asks; the others go on
             forget_frames(problem)
+            problem = self._guard.reason(measurement.on, problem)
             self._failures[key] = problem
+            known = self._broken.get(measurement.on)
+            if isinstance(problem, CheckpointChanged) and problem is not known:
+                self._take_back(measurement.on, problem, key)
         self._pending.pop(key, None)
         return True
+
+    def look_at_configs(self) -> None:
+        """See `Guard.look_at_configs`."""
+        self._guard.look_at_configs()
+
+    def _take_back(self, role: str, problem: CheckpointChanged, *keys: str) -> None:
+        """Nothing that may come from changed files is kept, and nothing more is measured on them."""
+        self.release()
+        self._broken[role] = problem
+        for key in (*keys, *self._guard.unproven.pop(role, ())):
+            self._results.pop(key, None)
+            self._failures[key] = problem
+            if self.store is not None:
+                self.store.discard(key)
 
     def _measured(self, measurement: Measurement, scratch: Path | None) -> Any:
         task = self.task(measurement)
@@ -334,10 +364,10 @@ class Runner:
 
     def _load(self, role: str, task: Task) -> Any:
         """The bench of a role, its checkpoint loaded and self-checked."""
-        if self._resident == role:
-            return self._bench
         if role in self._broken:
             raise self._broken[role]
+        if self._resident == role:
+            return self._bench
         self.release()
         vocabulary = self.vocabulary
         rows = task.rows(vocabulary, 8, "self-check")
@@ -356,13 +386,17 @@ class Runner:
                 self.references[role].tokenizer,
                 trust=self.options.trust,
                 quantize=self.options.quantize,
+                look=self._guard.watches[role].look,
             )
             self.loaded += 1
             self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
+            self._guard.look(role)
         except Exception as problem:
             # tried once, whatever it was: each item that needs this checkpoint gets the reason
+            self.release()
+            problem = self._guard.reason(role, problem)
             if not isinstance(problem, MechanismError):
                 problem = unloadable(self.references[role].text, problem)
             self._broken[role] = problem

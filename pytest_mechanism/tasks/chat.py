@@ -6,12 +6,14 @@ imports no torch.
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.errors import MechanismError, one_line
+from pytest_mechanism.files import read_json, read_text
+
+MOST = 1 << 26
+"""Bytes of a tokenizer's config or a template."""
 
 DATE = "26 Jul 2024"
 """Llama's templates write a date, this one unless told otherwise; today's would make other rows
@@ -20,13 +22,22 @@ of each day."""
 INSTEAD = "write template: in the task instead, as in '<user> {instruction} <assistant>'"
 
 
-def chat(folder: Path, message: str) -> str:
+Template = tuple[str, dict[str, str]]
+"""A template, and the special tokens that it may write by name."""
+
+
+def chat(folder: Path, message: str, known: Template | None = None) -> str:
     """A user's message in the template of a checkpoint, up to where the answer begins.
+
+    Args:
+        folder: the checkpoint's.
+        message: the user's.
+        known: the template, where it has been read.
 
     Raises:
         MechanismError: the checkpoint has no template, or one that cannot be rendered.
     """
-    template, specials = template_of(folder)
+    template, specials = known or template_of(folder)
     if "strftime_now" in template and "date_string" not in template:
         raise MechanismError(
             f"the chat template of {folder} writes today's date, so that rows would differ from "
@@ -49,20 +60,21 @@ def chat(folder: Path, message: str) -> str:
     return str(rendered[0])
 
 
-@lru_cache(maxsize=64)
-def template_of(folder: Path) -> tuple[str, dict[str, str]]:
-    """The template, and the special tokens that it may write by name.
+def template_of(folder: Path) -> Template:
+    """Read a checkpoint's template.
 
     Raises:
         MechanismError: there is none, or a file is damaged.
     """
     path = folder / "tokenizer_config.json"
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        beside = folder / "chat_template.jinja"
-        template: Any = beside.read_text(encoding="utf-8") if beside.exists() else None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise MechanismError(f"{path} cannot be read: {problem}") from None
+        config: Any = read_json(path, MOST)
+    except FileNotFoundError:
+        config = {}
+    try:
+        template: Any = read_text(folder / "chat_template.jinja", MOST)
+    except FileNotFoundError:
+        template = None
     config = config if isinstance(config, dict) else {}
     template = template or config.get("chat_template")
     if isinstance(template, list):  # several by name, in older checkpoints

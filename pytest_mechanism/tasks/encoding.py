@@ -9,13 +9,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import BadFile, check_file
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.chat import INSTEAD, chat
+from pytest_mechanism.tasks.chat import INSTEAD, Template, chat, template_of
+
+MOST = 1 << 28
+"""Bytes of a tokenizer.json."""
 
 LEAD = "the"
 """A word before another, as words stand in a text: most tokenizers give them their space then."""
@@ -63,11 +67,14 @@ class Encoder:
 
         path = folder / "tokenizer.json"
         try:
+            check_file(path, MOST)
             tokenizer = Tokenizer.from_file(str(path))
             # what somebody's last batch left in the file is no part of the text
             tokenizer.no_padding()
             tokenizer.no_truncation()
             return Encoder(tokenizer, str(folder), folder)
+        except BadFile:
+            raise
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
 
@@ -139,7 +146,11 @@ class Encoder:
         """
         if self.folder is None:
             raise MechanismError(f"tokenizer of {self.name}: comes without a chat template")
-        return chat(self.folder, message)
+        return chat(self.folder, message, self._template)
+
+    @cached_property
+    def _template(self) -> Template:
+        return template_of(self.folder or Path())
 
     @staticmethod
     def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:

@@ -73,6 +73,9 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     scores = {p.name for p in (tmp_path / "circuits" / "__scores__").iterdir()}
     assert scores == {"base+ft", "released+candidate"}
 
+    trusted = list(play(ROOT / "docs" / "trust.md", tmp_path))
+    assert "5 passed" in trusted[0].output
+
     failure = list(play(ROOT / "docs" / "read-a-failure.md", tmp_path))
     assert "FAIL" in failure[0].output
     assert load(tmp_path / "circuits" / "found.yaml").groups.keys() == {"induction", "previous"}
