@@ -137,13 +137,12 @@ def refusals(bench: Bench, prompt: Prompt) -> list[list[int]]:
     """
     if not bench.task.refusals:
         raise bench.task.has_no("refusal")
-    lead = "" if prompt.text[-1].isspace() else " "
     tokenizer = bench.model.encoder.tokenizer
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown = None if unknown is None else tokenizer.token_to_id(unknown)
     found = []
     for text in bench.task.refusals:
-        tokens = reply(bench, replace(prompt, reply=lead + text))
+        tokens = bench.model.encoder.reply(replace(prompt, reply=prompt.lead(text) + text))
         if unknown in tokens:
             continue
         if len(tokens) > bench.task.reply_tokens:
@@ -161,17 +160,6 @@ def refusals(bench: Bench, prompt: Prompt) -> list[list[int]]:
     return found
 
 
-def reply(bench: Bench, prompt: Prompt) -> list[int]:
-    """Ids of a prompt's reply, said by a model that has read the prompt's."""
-    encoder = bench.model.encoder
-    whole, count = encoder.with_reply(prompt)
-    if tuple(whole[:count]) == encoder.encode(prompt).ids:
-        return whole[count:]
-    # written in one go, the text's end would have other tokens than the model has read
-    alone: list[int] = encoder.tokenizer.encode(prompt.reply, add_special_tokens=False).ids
-    return alone
-
-
 def asked(bench: Bench, prompts: Sequence[Prompt], forced: int = 0) -> Tokens:
     """Prompts as a batch, with so many tokens of their replies after them.
 
@@ -187,7 +175,7 @@ def asked(bench: Bench, prompts: Sequence[Prompt], forced: int = 0) -> Tokens:
                 f"task {bench.task.family} gives no reply to {prompt.text[-60:]!r}, of which some "
                 "tokens could be forced"
             )
-        tokens = reply(bench, prompt)
+        tokens = bench.model.encoder.reply(prompt)
         if len(tokens) < forced:
             raise MeasurementError(
                 f"a reply has {len(tokens)} tokens, {forced} cannot be forced: {prompt.reply[:60]!r}"

@@ -76,8 +76,8 @@ def questions(bench: Bench, rows: Sequence[Row]) -> list[Question]:
         prompts = [row.base for row in some]
         own = None
         if known:
-            whole = [bench.model.encoder.with_reply(prompt) for prompt in prompts]
-            own = torch.tensor([ids[asked] for ids, asked in whole], device=bench.model.device)
+            first = [bench.model.encoder.reply(prompt)[0] for prompt in prompts]
+            own = torch.tensor(first, device=bench.model.device)
         found.append(Question(bench.side(prompts).tokens, own))
     return found
 

@@ -39,6 +39,23 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """The tokens of a text.
+
+    Attributes:
+        ids: token ids.
+        offsets: characters that each of them stands for.
+        added: whether the tokenizer puts it before every text.
+        last: the last token as its tokenizer shows it.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    added: tuple[bool, ...]
+    last: str
+
+
+@dataclass(frozen=True)
 class Encoder:
     """One checkpoint's tokenizer.
 
@@ -82,14 +99,11 @@ class Encoder:
         Raises:
             MechanismError: a named span holds no token.
         """
-        encoding = self.tokenizer.encode(prompt.text, add_special_tokens=prompt.special)
-        ids, offsets = list(encoding.ids), list(encoding.offsets)
-        special = list(encoding.special_tokens_mask)
-        while special and special[-1]:
-            for sequence in (ids, offsets, special):
-                sequence.pop()
+        pieces = self.trimmed(prompt.text, prompt.special)
         # by the end of a token: some tokenizers count the space before a word as its own
-        ends = [-1 if s else stop for s, (_, stop) in zip(special, offsets, strict=True)]
+        ends = [
+            -1 if s else stop for s, (_, stop) in zip(pieces.added, pieces.offsets, strict=True)
+        ]
         places: dict[str, tuple[int, ...]] = {}
         firsts: dict[str, tuple[int, ...]] = {}
         for name, spans in prompt.spans.items():
@@ -108,28 +122,43 @@ class Encoder:
                 found.append(last)
                 begun.append(min(first, last))
             places[name], firsts[name] = tuple(found), tuple(begun)
-        return Encoded(tuple(ids), places, self._slots(prompt, ends), firsts)
+        return Encoded(pieces.ids, places, self._slots(prompt, ends), firsts)
 
-    def with_reply(self, prompt: Prompt) -> tuple[list[int], int]:
-        """Ids of a prompt with its reply after it, and how many of them are the prompt's.
+    def reply(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt's reply, or of its answer, said by a model that has read the prompt's.
 
         Raises:
-            MechanismError: the reply holds no token of its own.
+            MechanismError: there is no token in it.
         """
-        encoding = self.tokenizer.encode(
-            prompt.text + prompt.completion, add_special_tokens=prompt.special
-        )
-        ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
-        ends = [0 if s else stop for s, (_, stop) in zip(special, encoding.offsets, strict=True)]
-        while len(ids) > 1 and special[len(ids) - 1] and prompt.special:
-            ids.pop()  # what the tokenizer puts after every text
-        asked = sum(end <= len(prompt.text) for end in ends[: len(ids)])
-        if asked == len(ids):
+        own = own_tokens(self, prompt.text, prompt.completion, prompt.special)
+        if own is None:  # together, they would have other tokens than those that the model has read
+            alone = self.tokenizer.encode(prompt.completion, add_special_tokens=False)
+            own = tuple(alone.ids)
+        if not own:
             raise MechanismError(
                 f"tokenizer of {self.name}: {prompt.completion[:60]!r} has no token of its own "
                 f"after {prompt.text[-60:]!r}"
             )
-        return ids, asked
+        return list(own)
+
+    def answer(self, prompt: Prompt, word: str) -> int | None:
+        """The id of a word that follows a prompt; None where it is not one known token of its own,
+        but several, or melts into the last token of the prompt."""
+        return _answer(self, prompt.text, prompt.lead(word), word, prompt.special)
+
+    def trimmed(self, text: str, special: bool) -> Pieces:
+        """The tokens of a text, without the special ones that are put after every text."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=special)
+        ids, added = encoding.ids, encoding.special_tokens_mask
+        count = len(ids)
+        while special and count and added[count - 1]:
+            count -= 1
+        return Pieces(
+            tuple(ids[:count]),
+            tuple(encoding.offsets[:count]),
+            tuple(bool(each) for each in added[:count]),
+            encoding.tokens[count - 1] if count else "",
+        )
 
     def chat(self, message: str) -> str:
         """A user's message in the checkpoint's chat template, up to where the answer begins.
@@ -160,6 +189,50 @@ class Encoder:
         return _word(self.tokenizer, word, after)
 
 
+@lru_cache(maxsize=200_000)
+def _answer(encoder: Encoder, text: str, joint: str, word: str, special: bool) -> int | None:
+    own = own_tokens(encoder, text, joint + word, special)
+    if own is None or len(own) != 1:
+        return None
+    whole = encoder.trimmed(text + joint + word, special)
+    start, stop = whole.offsets[-1]
+    # BPE may drop the letters that it does not know
+    if start > len(text + joint) or stop != len(text + joint + word):
+        return None
+    return None if unknown(encoder.tokenizer, own[0], whole.last) else own[0]
+
+
+def own_tokens(encoder: Encoder, text: str, more: str, special: bool) -> tuple[int, ...] | None:
+    """The tokens that a text has more, if more is written after it; None where the two melt.
+
+    Tokens of both together are those of the text, and these. The one exception are spaces and line
+    breaks at the text's end, which some tokenizers (GPT-2's) write otherwise where a word follows: a
+    model that is asked has read the text alone.
+    """
+    asked, whole = _asked(encoder, text, special), encoder.trimmed(text + more, special)
+    if whole.ids[: len(asked)] == asked:
+        return whole.ids[len(asked) :]
+    if not text[-1:].isspace():
+        return None
+    own = [i for i, (_, stop) in enumerate(whole.offsets) if stop > len(text)]
+    if not own or whole.offsets[own[0]][0] < len(text):
+        return None
+    return whole.ids[own[0] :]
+
+
+@lru_cache(maxsize=20_000)
+def _asked(encoder: Encoder, text: str, special: bool) -> tuple[int, ...]:
+    return encoder.trimmed(text, special).ids
+
+
+def unknown(tokenizer: Any, token: int, shown: str) -> bool:
+    """Whether a token stands for what its tokenizer does not know."""
+    if shown != tokenizer.id_to_token(token):  # Unigram shows an unknown word as itself
+        return True
+    name = getattr(tokenizer.model, "unk_token", None)
+    return name is not None and tokenizer.token_to_id(name) == token
+
+
 @lru_cache(maxsize=100_000)
 def _word(tokenizer: Any, word: str, after: str) -> int | None:
     before = f"{LEAD} {after}" if after else LEAD
@@ -169,15 +242,9 @@ def _word(tokenizer: Any, word: str, after: str) -> int | None:
     both = encoding.ids
     if len(both) != len(lead) + 1 or both[: len(lead)] != lead:
         return None
-    # Unigram shows an unknown word as itself; BPE may drop the letters that it does not know
-    if encoding.tokens[-1] != tokenizer.id_to_token(both[-1]):
+    if encoding.offsets[-1][1] != len(text):  # BPE may drop the letters that it does not know
         return None
-    if encoding.offsets[-1][1] != len(text):
-        return None
-    unknown = getattr(tokenizer.model, "unk_token", None)
-    if unknown is not None and tokenizer.token_to_id(unknown) == both[-1]:
-        return None
-    return int(both[-1])
+    return None if unknown(tokenizer, both[-1], encoding.tokens[-1]) else int(both[-1])
 
 
 @dataclass(frozen=True)
@@ -188,6 +255,11 @@ class SharedVocabulary:
 
     def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
         return tuple(w for w in words if all(e.word(w, after) is not None for e in self.encoders))
+
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(
+            w for w in words if all(e.answer(prompt, w) is not None for e in self.encoders)
+        )
 
     def chat(self, message: str) -> str:
         """A message in the one template that all checkpoints have.

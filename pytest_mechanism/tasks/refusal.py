@@ -28,6 +28,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import Prompt, Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.instructions import Instruction, instructions
+from pytest_mechanism.tasks.joints import between
 from pytest_mechanism.tasks.json_lines import too_few
 
 SLOT = "{instruction}"
@@ -194,15 +195,13 @@ class Refusal(Task):
         stop = start + len(one.text)
         text = template[:start] + one.text + template[start + len(SLOT) :]
         last = len(text.rstrip()) - 1
-        # where a text ends with a line break, the reply follows without a space
-        lead = "" if text[-1].isspace() else " "
         word = re.search(r"\w+", reply or "")
         return Prompt(
             text=text,
             spans={"last": ((last, len(text)),), "instruction": ((start, stop),)},
             answer=word[0] if word else "",
             anchors=(("start", 0), ("instruction", start), ("reply", stop)),
-            reply=lead + reply if reply else "",
+            reply=between(text, reply) + reply if reply else "",
             special=self.given.template != CHAT,
         )
 

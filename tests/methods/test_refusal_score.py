@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,8 +122,7 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     encoder = Encoder(tokenizer, "a test's")
     prompt = Prompt("Q\n\n", {}, "No", reply="No")
     asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
-    bench: Any = SimpleNamespace(model=SimpleNamespace(encoder=encoder))
-    said = [tokenizer.id_to_token(i) for i in refusal.reply(bench, prompt)]
+    said = [tokenizer.id_to_token(i) for i in encoder.reply(prompt)]
     assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
 
 
