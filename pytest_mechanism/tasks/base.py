@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
 from pytest_mechanism.tasks.joints import between
 from pytest_mechanism.tasks.left_out import words_left_out
 
@@ -114,7 +115,7 @@ class Vocabulary(Protocol):
         """Those of ``words`` that follow a prompt as one token of their own in every tokenizer."""
         ...
 
-    def chat(self, message: str) -> str:
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """What every model of the run reads before it answers a user's message.
 
         Raises:
@@ -133,7 +134,7 @@ class AnyWord:
     def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
         return tuple(words)
 
-    def chat(self, message: str) -> str:
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         raise MechanismError("a chat template comes from a checkpoint, and there is none here")
 
 
@@ -228,6 +229,12 @@ class Task:
     @property
     def refusals(self) -> tuple[str, ...]:
         """What a reply that refuses begins with; none where nothing must be refused."""
+        return ()
+
+    @property
+    def usual_refusals(self) -> tuple[str, ...]:
+        """Those of them that the settings do not name: some may be too long for the reply that is
+        looked at, as long as the first is not."""
         return ()
 
     @property

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.chat import INSTEAD, chat
+from pytest_mechanism.tasks.chat import (
+    INSTEAD,
+    PLAIN,
+    Asking,
+    Turn,
+    ending_ids,
+    ending_tokens,
+    template_of,
+    turn,
+)
 
 LEAD = "the"
 """A word before another, as words stand in a text: most tokenizers give them their space then."""
@@ -160,7 +170,22 @@ class Encoder:
             encoding.tokens[count - 1] if count else "",
         )
 
-    def chat(self, message: str) -> str:
+    @property
+    def template(self) -> str:
+        """The checkpoint's chat template; nothing where it has none."""
+        if self.folder is None:
+            return ""
+        with suppress(MechanismError):
+            return template_of(self.folder)[0]
+        return ""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a reply: those that the checkpoint names, and the one that its chat
+        template writes after a reply."""
+        return _ends(self)
+
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """A user's message in the checkpoint's chat template, up to where the answer begins.
 
         Raises:
@@ -168,7 +193,7 @@ class Encoder:
         """
         if self.folder is None:
             raise MechanismError(f"tokenizer of {self.name}: comes without a chat template")
-        return chat(self.folder, message)
+        return turn(self.folder, message, asking)
 
     @staticmethod
     def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:
@@ -187,6 +212,19 @@ class Encoder:
         """The id of a word that follows another, or that is glued to the word ``after``; None if
         it is not one known token."""
         return _word(self.tokenizer, word, after)
+
+
+@lru_cache(maxsize=64)
+def _ends(encoder: Encoder) -> frozenset[int]:
+    if encoder.folder is None:
+        return frozenset()
+    found = {encoder.tokenizer.token_to_id(each) for each in ending_tokens(encoder.folder)}
+    found |= ending_ids(encoder.folder)
+    with suppress(MechanismError):
+        after = encoder.chat("hello").end.lstrip()
+        added = {i: t.content for i, t in encoder.tokenizer.get_added_tokens_decoder().items()}
+        found |= {i for i, content in added.items() if content and after.startswith(content)}
+    return frozenset(each for each in found if each is not None)
 
 
 @lru_cache(maxsize=200_000)
@@ -261,16 +299,18 @@ class SharedVocabulary:
             w for w in words if all(e.answer(prompt, w) is not None for e in self.encoders)
         )
 
-    def chat(self, message: str) -> str:
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """A message in the one template that all checkpoints have.
 
         Raises:
             MechanismError: they have none, or several.
         """
-        written = {encoder.chat(message): encoder.name for encoder in self.encoders}
+        turns = [(encoder.chat(message, asking), encoder.name) for encoder in self.encoders]
+        written = {one.text: name for one, name in turns}
         if len(written) != 1:
             raise MechanismError(
                 f"the checkpoints of this run have different chat templates "
                 f"({', '.join(written.values())}), so they would not read the same rows; {INSTEAD}"
             )
-        return next(iter(written))
+        joints = {one.joint for one, _ in turns}
+        return replace(turns[0][0], joint=joints.pop() if len(joints) == 1 else None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
 
 if TYPE_CHECKING:
     from pytest_mechanism.tasks.base import Prompt, Task, Vocabulary
@@ -53,9 +54,9 @@ class Tally:
         self.lost.update(dict.fromkeys(gone))
         return kept
 
-    def chat(self, message: str) -> str:
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """As `Vocabulary.chat`."""
-        return self.vocabulary.chat(message)
+        return self.vocabulary.chat(message, asking)
 
     def __str__(self) -> str:
         """As a sentence; nothing where every word stays."""

@@ -90,7 +90,7 @@ def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -
     """They would read different rows; the same text from two templates is one."""
     folders = [save(tmp_path / name, chat_template=TURNS, bos_token="") for name in ("a", "b")]
     encoders = [Encoder(None, str(each), each) for each in folders]
-    assert SharedVocabulary(tuple(encoders)).chat("hello") == "[user] hello\n[assistant]\n"
+    assert SharedVocabulary(tuple(encoders)).chat("hello").text == "[user] hello\n[assistant]\n"
     other = save(tmp_path / "c", chat_template=TURNS + "!", bos_token="")
     encoders.append(Encoder(None, str(other), other))
     with pytest.raises(MechanismError, match="have different chat templates"):
