@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.chat import (
     INSTEAD,
@@ -26,9 +26,8 @@ from pytest_mechanism.tasks.chat import (
     template_of,
     turn,
 )
-
-LEAD = "the"
-"""A word before another, as words stand in a text: most tokenizers give them their space then."""
+from pytest_mechanism.tasks.own_tokens import answer_token, own_tokens, word_token
+from pytest_mechanism.tasks.probing import probe
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,12 @@ class Encoder:
         """Read tokenizer.json.
 
         Raises:
-            MechanismError: missing or damaged.
+            MechanismError: missing or damaged, or its patterns do not come to an end.
         """
         from tokenizers import Tokenizer
 
         path = folder / "tokenizer.json"
+        probe(path)
         try:
             tokenizer = Tokenizer.from_file(str(path))
             # what somebody's last batch left in the file is no part of the text
@@ -142,8 +142,7 @@ class Encoder:
         """
         own = own_tokens(self, prompt.text, prompt.completion, prompt.special)
         if own is None:  # together, they would have other tokens than those that the model has read
-            alone = self.tokenizer.encode(prompt.completion, add_special_tokens=False)
-            own = tuple(alone.ids)
+            own = tuple(self.encoded(prompt.completion, special=False).ids)
         if not own:
             raise MechanismError(
                 f"tokenizer of {self.name}: {prompt.completion[:60]!r} has no token of its own "
@@ -154,11 +153,26 @@ class Encoder:
     def answer(self, prompt: Prompt, word: str) -> int | None:
         """The id of a word that follows a prompt; None where it is not one known token of its own,
         but several, or melts into the last token of the prompt."""
-        return _answer(self, prompt.text, prompt.lead(word), word, prompt.special)
+        return answer_token(self, prompt.text, prompt.lead(word), word, prompt.special)
+
+    def encoded(self, text: str, special: bool) -> Any:
+        """As the tokenizers library writes a text.
+
+        Raises:
+            MechanismError: a pattern of the tokenizer gives up.
+        """
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=special)
+        except BaseException as problem:
+            if type(problem).__name__ != "PanicException":  # no Exception, and in no module
+                raise
+            raise MechanismError(
+                f"tokenizer of {self.name}: fails on {text[:60]!r}: {one_line(str(problem))[:120]}"
+            ) from None
 
     def trimmed(self, text: str, special: bool) -> Pieces:
         """The tokens of a text, without the special ones that are put after every text."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=special)
+        encoding = self.encoded(text, special)
         ids, added = encoding.ids, encoding.special_tokens_mask
         count = len(ids)
         while special and count and added[count - 1]:
@@ -211,7 +225,7 @@ class Encoder:
     def word(self, word: str, after: str = "") -> int | None:
         """The id of a word that follows another, or that is glued to the word ``after``; None if
         it is not one known token."""
-        return _word(self.tokenizer, word, after)
+        return word_token(self, word, after)
 
 
 @lru_cache(maxsize=64)
@@ -225,64 +239,6 @@ def _ends(encoder: Encoder) -> frozenset[int]:
         added = {i: t.content for i, t in encoder.tokenizer.get_added_tokens_decoder().items()}
         found |= {i for i, content in added.items() if content and after.startswith(content)}
     return frozenset(each for each in found if each is not None)
-
-
-@lru_cache(maxsize=200_000)
-def _answer(encoder: Encoder, text: str, joint: str, word: str, special: bool) -> int | None:
-    own = own_tokens(encoder, text, joint + word, special)
-    if own is None or len(own) != 1:
-        return None
-    whole = encoder.trimmed(text + joint + word, special)
-    start, stop = whole.offsets[-1]
-    # BPE may drop the letters that it does not know
-    if start > len(text + joint) or stop != len(text + joint + word):
-        return None
-    return None if unknown(encoder.tokenizer, own[0], whole.last) else own[0]
-
-
-def own_tokens(encoder: Encoder, text: str, more: str, special: bool) -> tuple[int, ...] | None:
-    """The tokens that a text has more, if more is written after it; None where the two melt.
-
-    Tokens of both together are those of the text, and these. The one exception are spaces and line
-    breaks at the text's end, which some tokenizers (GPT-2's) write otherwise where a word follows: a
-    model that is asked has read the text alone.
-    """
-    asked, whole = _asked(encoder, text, special), encoder.trimmed(text + more, special)
-    if whole.ids[: len(asked)] == asked:
-        return whole.ids[len(asked) :]
-    if not text[-1:].isspace():
-        return None
-    own = [i for i, (_, stop) in enumerate(whole.offsets) if stop > len(text)]
-    if not own or whole.offsets[own[0]][0] < len(text):
-        return None
-    return whole.ids[own[0] :]
-
-
-@lru_cache(maxsize=20_000)
-def _asked(encoder: Encoder, text: str, special: bool) -> tuple[int, ...]:
-    return encoder.trimmed(text, special).ids
-
-
-def unknown(tokenizer: Any, token: int, shown: str) -> bool:
-    """Whether a token stands for what its tokenizer does not know."""
-    if shown != tokenizer.id_to_token(token):  # Unigram shows an unknown word as itself
-        return True
-    name = getattr(tokenizer.model, "unk_token", None)
-    return name is not None and tokenizer.token_to_id(name) == token
-
-
-@lru_cache(maxsize=100_000)
-def _word(tokenizer: Any, word: str, after: str) -> int | None:
-    before = f"{LEAD} {after}" if after else LEAD
-    text = before + word if after else f"{before} {word}"
-    lead = tokenizer.encode(before, add_special_tokens=False).ids
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    both = encoding.ids
-    if len(both) != len(lead) + 1 or both[: len(lead)] != lead:
-        return None
-    if encoding.offsets[-1][1] != len(text):  # BPE may drop the letters that it does not know
-        return None
-    return None if unknown(tokenizer, both[-1], encoding.tokens[-1]) else int(both[-1])
 
 
 @dataclass(frozen=True)
