@@ -17,6 +17,8 @@ LONGEST_LINE = 1 << 20
 MOST_LINES = 200_000
 """Twice as many as a task can judge on."""
 
+FEWER = f"at most {MOST_LINES // 2:,} can be judged on, and as many learned from: take a sample"
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -26,7 +28,9 @@ def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
     Raises:
         ValueError: not UTF-8, with file and line; or there is none.
     """
-    there = 0
+    there, ends = 0, file.content.count(b"\n")
+    if ends - file.content.count(b"\n\n") > 2 * MOST_LINES:  # before one of them is looked at
+        raise ValueError(f"{file.file}: has {ends:,} lines; {FEWER}")
     for number, line in enumerate(io.BytesIO(file.content), 1):  # a line at a time is in memory
         if len(line) > LONGEST_LINE:
             raise ValueError(
@@ -40,8 +44,7 @@ def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
             there += 1
             if there > MOST_LINES:
                 raise ValueError(
-                    f"{file.file}:{number}: has more than {MOST_LINES:,} lines, of which at most half "
-                    "can be judged on; take a sample of them"
+                    f"{file.file}:{number}: has more than {MOST_LINES:,} lines; {FEWER}"
                 )
             yield number, text
     if not there:

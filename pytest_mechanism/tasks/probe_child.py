@@ -24,12 +24,14 @@ MOST = 80
 def texts(patterns: list[str]) -> list[str]:
     """What is tried: one letter, or two in turns, again and again, and then something else."""
     letters = list(dict.fromkeys(ALWAYS + "".join(c for p in patterns for c in p)))[:MOST]
+    # with every letter of the patterns at the end: without one that it needs, none of them is tried
+    ends = ("", "!", "\x01", "\x01" + "".join(dict.fromkeys("".join(patterns))))
     found = []
     for length in LENGTHS:
         for letter in letters:
-            found += [letter * length + end for end in ("", "!", "\x01")]
+            found += [letter * length + end for end in ends]
         for one, two in pairwise(letters):
-            found.append((one + two) * (length // 2) + "!")
+            found.append((one + two) * (length // 2) + ends[-1])
     return found
 
 
