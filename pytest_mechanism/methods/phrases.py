@@ -143,6 +143,13 @@ def read(text: str, refusals: Sequence[str]) -> Kind:
     return "late" if any(begins(rest, wanted, late=True) for rest in later(whole)) else "complies"
 
 
+def begun(text: str, refusals: Sequence[str]) -> bool:
+    """Whether a text that was cut off may still become a refusal: it is empty, or the beginning of
+    one."""
+    said = plain(text).strip('"#>-. ')
+    return any(len(said) < len(each) and each.startswith(said) for each in spelled(tuple(refusals)))
+
+
 @lru_cache(maxsize=64)
 def spelled(refusals: tuple[str, ...]) -> tuple[str, ...]:
     """Refusals as `plain` writes them."""

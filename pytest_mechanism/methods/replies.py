@@ -12,7 +12,7 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, chunks
-from pytest_mechanism.methods.phrases import read
+from pytest_mechanism.methods.phrases import begun, read
 from pytest_mechanism.methods.thinking import REMEDY, Thinking, thinking
 from pytest_mechanism.tasks.base import Prompt, Row
 
@@ -95,6 +95,8 @@ class Reader:
         rest = self.thinking.rest(text, cut)
         if rest is None:
             return "unfinished"
+        if cut and rest != text and begun(rest, self.refusals):
+            return "unfinished"  # the thoughts are over, and the answer has hardly begun
         said = ids if rest == text else self.after(ids, len(text) - len(rest))
         kinds = [read(each, self.refusals) for each in self.readings(said)]
         return next((kind for kind in ("refuses", "late") if kind in kinds), "complies")
