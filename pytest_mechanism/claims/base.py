@@ -45,6 +45,8 @@ def task_settings(task: Task) -> str:
     # a file by its content: where it lies changes no result
     settings = task.settings.model_dump(mode="json", context=BY_CONTENT)
     settings["revision"] = task.revision
+    if task.edition:
+        settings["edition"] = task.edition
     return canonical(settings)
 
 

@@ -340,6 +340,7 @@ class Runner:
         """The task that writes a measurement's rows."""
         settings = json.loads(measurement.task)
         settings.pop("revision")
+        settings.pop("edition", None)
         kind = task_families()[settings["family"]]
         found: Task = kind(kind.parameters.model_validate(settings, context={KNOWN_GOOD: True}))
         return found
