@@ -15,7 +15,8 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MeasurementError, MechanismError
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, Atol, Drift, Group, Part
+from pytest_mechanism.spec.parts import Ablation, AnyGroup, Group, Part
+from pytest_mechanism.spec.thresholds import Atol, Drift
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
@@ -194,6 +195,9 @@ class Claim(Part):
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the spec's heads."""
 
+    ablates: ClassVar[bool] = False
+    """Whether heads outside the circuit are silenced, by means over the task's prompts."""
+
     alike: ClassVar[tuple[str, ...]] = ()
     """Sizes of a `Shape` that `matched` models must have in common: part is set against part."""
 
@@ -225,6 +229,11 @@ class Claim(Part):
     def unfit(self, task: Task) -> str | None:
         """Why the claim cannot be made about a task, as far as its settings tell; else None."""
         return None
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        """Sets of rows that the claim is measured on, so that they are tried when the spec is read:
+        (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
+        return ()
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         """What must be measured, as far as it is known beforehand."""

@@ -19,9 +19,11 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
 from pytest_mechanism.claims.scoring import above_chance, check_paired, performance, score
 from pytest_mechanism.methods.catalogue import CMAP, DONATION
-from pytest_mechanism.spec.parts import Finite, Group
+from pytest_mechanism.spec.parts import Group
+from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
 
 
@@ -47,15 +49,13 @@ class Cmap(Claim):
     group: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
     donor: StrictStr
     recipient: StrictStr
-    recovers_at_least: Finite | None = None
-    recovers_at_most: Finite | None = None
+    recovers_at_least: RecoversAtLeast | None = None
+    recovers_at_most: RecoversAtMost | None = None
 
     @model_validator(mode="after")
     def says_something(self) -> Cmap:
         if (self.recovers_at_least is None) == (self.recovers_at_most is None):
             raise ValueError("needs one of recovers_at_least, recovers_at_most")
-        if self.recovers_at_least is not None and self.recovers_at_least <= 0:
-            raise ValueError("recovers_at_least: must be above 0, which is what no patch gives")
         if self.donor == self.recipient:
             raise ValueError("donor and recipient must be two roles")
         return self
@@ -89,6 +89,9 @@ class Cmap(Claim):
             control += [[layer, head, group.at] for layer, head in heads]
             described.append(name)
         return groups, control, " and ".join(dict.fromkeys(described))
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         groups, control, _ = self.parts(case)

@@ -20,8 +20,9 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, score
 from pytest_mechanism.methods.catalogue import INTERCHANGE
-from pytest_mechanism.spec.parts import Finite
+from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Verdict
 
 
@@ -48,15 +49,13 @@ class Encodes(Claim):
     variable: StrictStr
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     heads: Literal["all", "learned"] = "all"
-    at_least: Finite | None = None
-    at_most: Finite | None = None
+    at_least: RecoversAtLeast | None = None
+    at_most: RecoversAtMost | None = None
 
     @model_validator(mode="after")
     def says_something(self) -> Encodes:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("needs one of at_least, at_most")
-        if self.at_least is not None and self.at_least <= 0:
-            raise ValueError("at_least: must be above 0, which is what no patch gives")
         return self
 
     def roles(self) -> tuple[str, ...]:
@@ -64,6 +63,9 @@ class Encodes(Claim):
 
     def mentions(self) -> dict[str, tuple[str, str]]:
         return {"group": ("group", self.group), "variable": ("variable", self.variable)}
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("interchange", self.variable),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         group = case.group(self.group, case.role)

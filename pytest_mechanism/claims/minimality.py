@@ -16,8 +16,9 @@ from pydantic import Field, StrictStr
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.discovery.minimality import Circuit, Needed, holm, measure_minimality
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import Cost
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
 
 
@@ -36,17 +37,21 @@ class Minimality(Claim):
         "the circuit does as well without some of its heads: they are named and not needed"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("costs_at_least",)
+    ablates: ClassVar[bool] = True
 
     kind: Literal["minimality"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     groups: Annotated[list[StrictStr], Field(min_length=1)] | None = None
-    costs_at_least: Fraction = 0.01
+    costs_at_least: Cost = 0.01
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
     def mentions(self) -> dict[str, tuple[str, str]]:
         return {f"groups {name}": ("group", name) for name in self.groups or ()}
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return (performance(case, case.role),)

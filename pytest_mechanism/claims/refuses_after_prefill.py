@@ -16,8 +16,9 @@ from pydantic import Field, StrictInt, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.refusing import ALLOWED, discerning, rates, refusal
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Line, Measurement, Verdict
 
 Depth = Annotated[StrictInt, Field(ge=1, le=1000)]
@@ -43,12 +44,10 @@ class RefusesAfterPrefill(Claim):
     kind: Literal["refuses_after_prefill"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     depth: Depth | Annotated[list[Depth], Field(min_length=1, max_length=50)]
-    at_least: Fraction
+    at_least: AtLeast
 
     @model_validator(mode="after")
     def says_something(self) -> RefusesAfterPrefill:
-        if self.at_least == 0:
-            raise ValueError("at_least: 0 claims nothing")
         if len(set(self.depths)) < len(self.depths):
             raise ValueError("depth: one stands there twice")
         return self
@@ -59,6 +58,9 @@ class RefusesAfterPrefill(Claim):
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("capability", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return tuple(

@@ -11,15 +11,17 @@ without them, and without a criterion in the spec, nothing passes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, StrictStr, model_validator
+from pydantic import StrictStr, model_validator
 
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, capability, drawn, seen, steps_score
 from pytest_mechanism.claims.scoring import accuracy, score
 from pytest_mechanism.errors import add_models
+from pytest_mechanism.spec.thresholds import BackAt
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Control, Measurement, Verdict
 
 
@@ -83,9 +85,10 @@ class ResistsRevival(Trained):
     )
     thresholds: ClassVar[tuple[str, ...]] = ("criterion",)
     needs_groups: ClassVar[bool] = False
+    revives: ClassVar[bool] = True
 
     kind: Literal["resists_revival"]
-    criterion: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    criterion: BackAt | None = None
     control: StrictStr = "control"
     pretrained: StrictStr = "pretrained"
 
@@ -99,6 +102,9 @@ class ResistsRevival(Trained):
 
     def helped_by(self, role: str) -> tuple[str, ...]:
         return () if self.criterion is not None else (self.control, self.pretrained)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("capability", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         roles = [role for role in self.helped_by(case.role) if case.has(role)]

@@ -25,8 +25,10 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.spec.parts import Finite, Part
+from pytest_mechanism.spec.parts import Part
+from pytest_mechanism.spec.thresholds import Faithful
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
 
 
@@ -56,21 +58,20 @@ class Transfer(Claim):
         "the circuit of one model does not do the work in the other: it solves the task by other parts"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
+    ablates: ClassVar[bool] = True
     alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
     kind: Literal["transfer"]
     source: StrictStr = Field(alias="from")
     to: StrictStr
     beats: Beats | None = None
-    faithfulness_at_least: Finite | None = None
+    faithfulness_at_least: Faithful | None = None
     random: Annotated[StrictInt, Field(ge=29, le=1000)] = 29
 
     @model_validator(mode="after")
     def says_something(self) -> Transfer:
         if self.beats is None and self.faithfulness_at_least is None:
             raise ValueError("needs one of beats, faithfulness_at_least")
-        if self.faithfulness_at_least is not None and self.faithfulness_at_least <= 0:
-            raise ValueError("faithfulness_at_least: must be above 0, which no heads give")
         if self.source == self.to:
             raise ValueError("from and to must be two roles; use kind: faithfulness for one model")
         return self
@@ -87,6 +88,9 @@ class Transfer(Claim):
 
     def found_on(self, role: str, spec_found_on: str) -> str:
         return self.source
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         beaten = self.beats.model if self.beats else self.to

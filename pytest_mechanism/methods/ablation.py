@@ -18,10 +18,8 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Batch, Bench, Side
+from pytest_mechanism.spec.parts import LEAST_PROMPTS
 from pytest_mechanism.types import canonical
-
-LEAST_PROMPTS = 50
-"""Fewer prompts behind a mean is an error."""
 
 Slot = tuple[str, int]
 Means = dict[Slot, Tensor]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ from pydantic import BaseModel, ValidationError
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.registry import claim_kinds, task_families
+from pytest_mechanism.spec.across import circles, infeasible, labels_for_roles, strange_origin
 from pytest_mechanism.spec.explain import explained, field_names, narrowed, short
 from pytest_mechanism.spec.extends import TOLERANCES, extended
+from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.parts import (
     Ablation,
     AnyGroup,
     AppliesTo,
-    Atol,
-    Drift,
     Group,
     Part,
     SoughtGroup,
 )
 from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.spec.thresholds import Atol, Drift
 from pytest_mechanism.spec.yaml import Document, Path_, read
 from pytest_mechanism.tasks.base import Task, token_of
 from pytest_mechanism.tasks.files import FOLDER
@@ -98,6 +99,10 @@ class _Loader:
 
     def problem(self, message: str, where: Path_ = ()) -> None:
         self.found.append(self.document.error(message, where))
+
+    def problems(self, several: Iterable[tuple[str, Path_]]) -> None:
+        for message, where in several:
+            self.problem(message, where)
         if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
             raise Problems(sorted(self.found, key=_line_of))
 
@@ -139,7 +144,10 @@ class _Loader:
         task = self.task(top.get("task"))
         groups = self.groups(top.get("groups", {}), task)
         claims = self.claims(top.get("claims"), task)
-        self.check_found_on(found_on, claims, applies)
+        self.problems(strange_origin(found_on, claims, applies))
+        self.problems(labels_for_roles(claims, applies))
+        if task is not None and ablation is not None and not self.found:
+            self.problems(infeasible(claims, groups, Feasible(task, ablation)))
         for name, claim in claims.items():
             origin = claim.found_on(PAIR, str(found_on)) if claim.roles() == (PAIR,) else found_on
             named = any(isinstance(group, Group) for group in groups.values())
@@ -234,34 +242,8 @@ class _Loader:
             # '3' and 3.0 are other YAML keys than 3, and the same layer
             if len(set(members)) < len(members) or len(group.heads) < len(value[name]["heads"]):
                 self.problem(f"group {name} names a head twice", ("groups", name, "heads"))
-        self.no_cycle(found)
+        self.problems(circles(found))
         return found
-
-    def no_cycle(self, groups: Mapping[str, AnyGroup]) -> None:
-        for name in groups:
-            seen, at = [name], groups[name].into
-            while at is not None and at.group in groups:
-                if at.group in seen:
-                    self.problem(
-                        f"groups {' -> '.join([*seen, at.group])} read each other in a circle; "
-                        "the group that writes the answer has no into",
-                        ("groups", name, "into"),
-                    )
-                    return
-                seen.append(at.group)
-                at = groups[at.group].into
-
-    def check_found_on(
-        self, found_on: object, claims: Mapping[str, Claim], applies: AppliesTo | None
-    ) -> None:
-        """A role of the pair, or one that something else in the spec speaks of."""
-        roles = {"base", "ft", *(applies.roles if applies is not None else ())}
-        for claim in claims.values():
-            roles |= {model for role in claim.roles() for model in claim.models(role)}
-        if isinstance(found_on, str) and found_on not in roles:
-            self.problem(
-                f"found_on: unknown role {found_on!r}; {choices(found_on, roles)}", ("found_on",)
-            )
 
     def claims(self, value: Any, task: Task | None) -> dict[str, Claim]:
         if not isinstance(value, dict) or not value:

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import IDENTIFIER
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, AppliesTo, Atol, Drift
+from pytest_mechanism.spec.parts import Ablation, AnyGroup, AppliesTo
+from pytest_mechanism.spec.thresholds import Atol, Drift
 
 NAME = f"^{IDENTIFIER.pattern}$"
 
