@@ -192,6 +192,10 @@ class Claim(Part):
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Fields that say what is asked of the score, and not what the score is."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that a later version added: at their defaults they mean what a spec without them meant,
+    so that accepted scores stay (`report.result.definition`)."""
+
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the spec's heads."""
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.methods.bench import Bench, Columns
-from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
 from pytest_mechanism.methods.patching import Heads, edits, readings
 from pytest_mechanism.methods.readout import correct
 from pytest_mechanism.types import Observations
@@ -29,20 +28,14 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     Args:
         bench: the model.
         arguments: ``heads`` and ``control`` ([layer, head] each), ``at``, ``variable``,
-            ``learned`` (whether a mask selects among the heads first), ``rows``.
+            ``rows``.
         inputs: none.
     """
     at, variable = arguments["at"], arguments["variable"]
     heads: Heads = [[layer, head, at] for layer, head in arguments["heads"]]
-    facts: dict[str, str] = {}
-    if arguments["learned"]:
-        heads = learn_mask(bench, heads, variable, DcmSettings())
-        facts["selected"] = " ".join(f"{layer}.{head}" for layer, head, _ in heads)
     patches = {"patched": heads}
     if arguments["control"]:
-        # no more heads than were patched, where a mask selected among them
-        chosen = arguments["control"][: max(1, len(heads))]
-        patches["control"] = [[layer, head, at] for layer, head in chosen]
+        patches["control"] = [[layer, head, at] for layer, head in arguments["control"]]
     rows = bench.task.interchange(bench.vocabulary, variable, arguments["rows"], "test")
     several = any(row.targets for row in rows)
     columns = Columns()
@@ -67,4 +60,4 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
             columns.add(name, correct(outcome.logits, batch.wanted))
-    return columns.observations(rows, **facts)
+    return columns.observations(rows)

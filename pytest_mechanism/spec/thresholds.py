@@ -157,6 +157,16 @@ Penalty = Annotated[
 ]  # fmt: skip
 """On a probe's squared weights."""
 
+Sparsity = Annotated[
+    Number, Within(1e-5, 1, "published is 0.01 logits a head; much less prices no head, much more every head too high")
+]  # fmt: skip
+"""Lambda of a DCM mask."""
+
+MaskRate = Annotated[
+    Number, Within(0.001, 1, "published is 0.1; slower masks do not leave 1 in two epochs, faster ones jump between their ends")
+]  # fmt: skip
+"""Of Adam, for a mask."""
+
 Rate = Annotated[
     float,
     BeforeValidator(no_truth),

@@ -208,7 +208,11 @@ def test_every_number_of_every_kind_has_values_that_mean_nothing(kind: str) -> N
     fields = {n: f for n, f in model.model_fields.items() if numbers(f.annotation)}
     assert set(MEANINGLESS[kind][2]) == set(fields)
     assert {n for n in model.thresholds if n != "expects"} <= set(fields)
-    unlimited = [n for n, f in fields.items() if floats(f.annotation) and not limits(f.annotation, f.metadata)]
+    unlimited = [
+        n
+        for n, f in fields.items()
+        if floats(f.annotation) and not limits(f.annotation, f.metadata)
+    ]
     assert unlimited == []
 
 
