@@ -9,6 +9,9 @@ from typing import Any
 from pytest_mechanism.methods.catalogue import ONE_CODE
 from pytest_mechanism.types import Observations
 
+CODE_ROWS = 32
+"""Rows on which codes are compared."""
+
 Strange = dict[str, dict[str, float | str]]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictInt, model_validator
@@ -188,6 +189,21 @@ class Curve:
         for step in self.steps(column):
             yield step, self.at(column, step)
 
+    def held_twice(self, column: Column) -> tuple[int, Estimate]:
+        """The level that is held at two evaluations running, most of all such pairs, and at which step
+        the first of them is.
+
+        Of a pair the lower level counts, with the lower of each end of the intervals: the pair lies
+        surely above something where both do, and surely not where either does not.
+        """
+        points = list(self.points(column))
+        pairs = [(step, lower(one, two)) for (step, one), (_, two) in pairwise(points)]
+        if not pairs:  # training broke down before the second
+            return points[0]
+        step, most = max(pairs, key=lambda pair: pair[1].value)
+        low, high = (max(found.interval[end] for _, found in pairs) for end in (0, 1))
+        return step, replace(most, interval=(low, high))
+
     def reached(self, criterion: float) -> int | None:
         """The first of two evaluations running whose lower bound of accuracy lies above it.
 
@@ -213,6 +229,12 @@ class Curve:
                 break
             last = step
         return last
+
+
+def lower(one: Estimate, two: Estimate) -> Estimate:
+    """The lower of two levels, with the lower of each end of their intervals."""
+    low, high = (min(one.interval[end], two.interval[end]) for end in (0, 1))
+    return replace(min(one, two, key=lambda found: found.value), interval=(low, high))
 
 
 def drawn(

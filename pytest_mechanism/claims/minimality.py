@@ -2,8 +2,9 @@
 
 For each head, what the circuit loses when the head is taken out beside those that stand in for it
 (`discovery.minimality` has the definition; Prakash et al., section 3.2 and appendix). Judged is the
-head that is needed least; a failure names the heads that are not shown to be needed, with Holm's
-correction for the number of heads looked at. The paper's own score stands beside under its name.
+head that is needed least; a failure names the heads that are not shown to cost ``costs_at_least``:
+one-sided tests against that threshold over contexts (`estimates.exceeds`), with Holm's correction for
+the number of heads looked at. The paper's own score stands beside under its name.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class Minimality(Claim):
             )
         circuit: Circuit = {n: case.group(n, case.role).members() for n in case.groups}
         found = measure_minimality(
-            case, case.role, circuit, measured, max(20, case.rows // 3), case.rows, "rows"
-        )
+            case, case.role, circuit, measured, max(20, case.rows // 3), case.rows, "rows",
+            self.costs_at_least,
+        )  # fmt: skip
         heads = [n for n in found.heads if self.groups is None or n.group in self.groups]
         weakest = min(heads, key=lambda n: n.effect.interval[0])
         control = Control("a head outside the circuit, which is silent already", 0.0)
@@ -89,7 +91,12 @@ class Minimality(Claim):
             unneeded = [
                 spelled(n) for n, p in zip(heads, adjusted, strict=True) if p >= 1 - case.confidence
             ]
-            named = f"; not shown to be needed (Holm): {', '.join(unneeded)}" if unneeded else ""
+            named = (
+                f"; not shown to cost {self.costs_at_least:g} (Holm over {len(heads)} heads): "
+                f"{', '.join(unneeded)}"
+                if unneeded
+                else ""
+            )
             verdict = replace(verdict, reason=verdict.reason + named)
         least = min(heads, key=lambda n: n.score)
         beside = (

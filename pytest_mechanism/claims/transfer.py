@@ -5,6 +5,13 @@ base model. Three things must hold: m(circuit in ``to``) is at least m of the fu
 ``beats``; its faithfulness in ``to`` is at least x, where asked for; and it beats every one of at
 least 29 random circuits of the same sizes (0.9^29 < 0.05: at most one circuit in ten does better,
 with confidence 0.95).
+
+A head of the circuit is the head of the same number in ``to``. Where the circuit does not work there,
+it may be that heads have changed places, which no training does and a conversion may: whether another
+head of the layer does the work of one is then measured (`methods.codes`), and such models are not
+comparable by index.
+
+Other than published: the paper compares accuracies without intervals, and has 10 random circuits.
 """
 
 from __future__ import annotations
@@ -16,7 +23,14 @@ import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
-from pytest_mechanism.claims.circuits import circuit, random_circuits
+from pytest_mechanism.claims.circuits import alive, circuit, random_circuits
+from pytest_mechanism.claims.codes import (
+    CODE_ROWS,
+    Strange,
+    changed_places,
+    not_comparable,
+    strange,
+)
 from pytest_mechanism.claims.faithfulness import faithfulness_scores
 from pytest_mechanism.claims.scoring import (
     above_chance,
@@ -25,6 +39,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
+from pytest_mechanism.methods.catalogue import CODE, DONATION
 from pytest_mechanism.spec.parts import Part
 from pytest_mechanism.spec.thresholds import Faithful
 from pytest_mechanism.statistics import estimates, verdicts
@@ -101,6 +116,15 @@ class Transfer(Claim):
             random_circuits(case, self.to, self.random),
         )
 
+    def codes(self, case: Case, measured: Measured) -> Strange:
+        """The circuit's heads whose z ``to`` does not read as ``from`` does."""
+        heads = sorted(set(alive(case, self.source)))
+        donation = case.ask(
+            DONATION, self.source, kept=False, heads=heads, rows=CODE_ROWS, stream="rows"
+        )
+        asked = case.ask(CODE, self.to, (donation,), rows=CODE_ROWS, stream="rows")
+        return strange(measured(asked), heads)
+
     def judge(self, case: Case, measured: Measured) -> Verdict:
         beaten, full, parts, chosen = (measured(m) for m in self.needs(case))
         check_paired(beaten, full, parts, chosen)
@@ -167,6 +191,9 @@ class Transfer(Claim):
                     )
                 )
         together = verdicts.together(found)
+        if together.status == "fail" and (moved := changed_places(self.codes(case, measured))):
+            reason = f"{together.reason}, but {not_comparable(moved, self.source, self.to)}"
+            together = replace(together, status="inconclusive", reason=reason)
         if together.status == "pass" and float(np.mean(mine[:k])) <= best_random:
             reason = (
                 f"{together.reason}, but a random circuit of the same sizes does as well "

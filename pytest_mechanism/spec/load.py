@@ -99,12 +99,12 @@ class _Loader:
 
     def problem(self, message: str, where: Path_ = ()) -> None:
         self.found.append(self.document.error(message, where))
+        if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
+            raise Problems(sorted(self.found, key=_line_of))
 
     def problems(self, several: Iterable[tuple[str, Path_]]) -> None:
         for message, where in several:
             self.problem(message, where)
-        if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
-            raise Problems(sorted(self.found, key=_line_of))
 
     def spec(self) -> Spec:
         top = self.document.value
