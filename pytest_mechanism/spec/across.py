@@ -9,6 +9,7 @@ from pytest_mechanism.errors import choices
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.parts import AnyGroup, AppliesTo, SoughtGroup
 from pytest_mechanism.spec.yaml import Path_
+from pytest_mechanism.tasks.base import Task, token_of
 
 Problem = tuple[str, Path_]
 
@@ -67,3 +68,14 @@ def infeasible(
     sought = any(isinstance(group, SoughtGroup) for group in groups.values())
     if there and sought and (why := feasible.thin) is not None:
         yield f"groups: {why}", ("groups",)
+
+
+def misplaced(at: str, task: Task) -> str | None:
+    """What is wrong with a position of a spec, or None: ``name``, ``name.first``, ``name.last``."""
+    name, _ = token_of(at)
+    if at in task.positions or name in task.positions:
+        return None
+    word, _, token = at.rpartition(".")
+    if word in task.positions:
+        return f"{token!r} is no token of a word; valid: {word}.first, {word}.last"
+    return f"unknown position {name!r}; {choices(name, task.positions)}"

@@ -18,7 +18,13 @@ from pydantic import BaseModel, ValidationError
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.registry import claim_kinds, task_families
-from pytest_mechanism.spec.across import circles, infeasible, labels_for_roles, strange_origin
+from pytest_mechanism.spec.across import (
+    circles,
+    infeasible,
+    labels_for_roles,
+    misplaced,
+    strange_origin,
+)
 from pytest_mechanism.spec.explain import explained, field_names, narrowed, short
 from pytest_mechanism.spec.extends import TOLERANCES, extended
 from pytest_mechanism.spec.feasible import Feasible
@@ -31,9 +37,9 @@ from pytest_mechanism.spec.parts import (
     SoughtGroup,
 )
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.thresholds import Atol, Drift
+from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.spec.yaml import Document, Path_, read
-from pytest_mechanism.tasks.base import Task, token_of
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER
 
 VERSION = 1
@@ -136,9 +142,11 @@ class _Loader:
         if (
             isinstance(confidence, bool)
             or not isinstance(confidence, float)
-            or not 0.5 <= confidence < 1
+            or not LEAST_CONFIDENCE <= confidence < 1
         ):
-            self.problem("confidence lies between 0.5 and 1, such as 0.95", ("confidence",))
+            self.problem(
+                f"confidence lies between {LEAST_CONFIDENCE:g} and 1, such as 0.95", ("confidence",)
+            )
         applies = self.part(AppliesTo, top.get("applies_to", {}), ("applies_to",))
         ablation = self.part(Ablation, top.get("ablation", {}), ("ablation",))
         task = self.task(top.get("task"))
@@ -307,17 +315,6 @@ class _Loader:
                     "are base and ft",
                     ("claims", name),
                 )
-
-
-def misplaced(at: str, task: Task) -> str | None:
-    """What is wrong with a position of a spec, or None: ``name``, ``name.first``, ``name.last``."""
-    name, _ = token_of(at)
-    if at in task.positions or name in task.positions:
-        return None
-    word, _, token = at.rpartition(".")
-    if word in task.positions:
-        return f"{token!r} is no token of a word; valid: {word}.first, {word}.last"
-    return f"unknown position {name!r}; {choices(name, task.positions)}"
 
 
 def _line_of(problem: SpecError) -> int:

@@ -53,6 +53,9 @@ def no_truth(given: Any) -> Any:
     return given
 
 
+LEAST_CONFIDENCE = 0.8
+"""Of intervals: below it, a model just at a threshold passes more than one time in ten."""
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A YAML number."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from configs import FAMILIES, HEADS, LAYERS
 from float64 import exact
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
-from pytest_mechanism.methods import catalogue, dcm, interchange
+from pytest_mechanism.methods import catalogue, dcm
 from pytest_mechanism.methods.bench import Bench
 from pytest_mechanism.methods.pruning import Units, zeroed
 from pytest_mechanism.methods.weights import copy_of
@@ -35,8 +36,8 @@ OUT_OF_WINDOW = {
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask that is learned in two steps."""
-    settings = dcm.DcmSettings(train=32, validation=8, batch=16, epochs=1)
-    monkeypatch.setattr(interchange, "DcmSettings", lambda: settings)
+    settings = partial(dcm.DcmSettings, train=32, validation=8, batch=16, epochs=1)
+    monkeypatch.setattr(dcm, "DcmSettings", settings)
 
 
 def measured(bench: Bench, method: Method, arguments: dict[str, Any], *inputs: Any) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ZOO, loaded
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.claims.codes import changed_places, not_comparable, strange
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.methods import cmap, performance
@@ -66,7 +66,9 @@ def saved(model: Any, folder: Path, source: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> Callable[[str], Bench]:
+def twin(
+    tmp_path_factory: pytest.TempPathFactory, spec: Spec, bench_of: Any
+) -> Callable[[str], Bench]:
     """``ft`` with the heads of layers 2 and 3 in other places, or with z of them in another basis."""
     made: dict[str, Bench] = {}
 
@@ -79,7 +81,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> Callable[[str]
                 if how != "permuted":
                     turn(model.model.layers[number], number)
             folder = saved(model, tmp_path_factory.mktemp(how), ZOO / "ft")
-            made[how] = loaded(folder, spec.task)
+            made[how] = bench_of(folder, spec.task)
         return made[how]
 
     return of
@@ -153,7 +155,7 @@ def test_random_weights_speak_no_code(bench: Benches) -> None:
 
 
 def test_under_gqa_heads_change_places_with_their_values(
-    tmp_path: Path, counting_bench: Bench
+    tmp_path: Path, counting_bench: Bench, bench_of: Any
 ) -> None:
     """Two heads share each value; both the pairs and the heads within a pair change places."""
     torch.manual_seed(0)
@@ -164,10 +166,10 @@ def test_under_gqa_heads_change_places_with_their_values(
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     source = counting_bench.model.folder
-    plain = loaded(saved(model, tmp_path / "plain", source), counting_bench.task)
+    plain = bench_of(saved(model, tmp_path / "plain", source), counting_bench.task)
     change_places(model.model.layers[1], [3, 2, 0, 1], [1, 0])
     turn(model.model.layers[0], 0)
-    other = loaded(saved(model, tmp_path / "other", source), counting_bench.task)
+    other = bench_of(saved(model, tmp_path / "other", source), counting_bench.task)
     tokens = plain.batch(plain.task.rows(plain.vocabulary, 8, "rows")).base.tokens
     torch.testing.assert_close(
         other.engine.run(tokens).outcome.logits, plain.engine.run(tokens).outcome.logits,

@@ -209,7 +209,7 @@ PAIRS = [
     Row("device that is not there", nothing, "no device 'cuda:99', torch sees", 4,
         ("--mechanism-device", "cuda:99")),
     Row("batch size", nothing, "'0' is no number of rows above 0", 4, ("--mechanism-batch-size", "0")),
-    Row("confidence", nothing, "'2' does not lie between 0.5 and 1", 4, ("--mechanism-confidence", "2")),
+    Row("confidence", nothing, "'2' does not lie between 0.8 and 1", 4, ("--mechanism-confidence", "2")),
     Row("engine", nothing, "no engine 'brnch'; did you mean 'branch'?", 4,
         ("--mechanism-engine", "brnch")),
     Row("a model without a role", nothing, "takes ROLE=REFERENCE, got './ft'", 4,

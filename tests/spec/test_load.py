@@ -155,11 +155,11 @@ CASES = {
     ),
     "confidence 1": (
         HEAD + "confidence: 1\n" + TASK + CLAIMS,
-        ONE + "confidence lies between 0.5 and 1, such as 0.95",
+        ONE + "confidence lies between 0.8 and 1, such as 0.95",
     ),
     "confidence small": (
         HEAD + "confidence: 0.4\n" + TASK + CLAIMS,
-        ONE + "confidence lies between 0.5 and 1, such as 0.95",
+        ONE + "confidence lies between 0.8 and 1, such as 0.95",
     ),
     "no task": (
         HEAD + CLAIMS,
