@@ -7,7 +7,9 @@ is left of refusal on instructions that were not used to find it is judged
 
 With ``from`` and ``to``, the direction of one model is taken out of the other, and compared with
 the other's own at the same place: the cosine of the two, beside that of a random direction. A
-fine-tune that keeps the wrapper as it was has the same direction.
+fine-tune that keeps the wrapper as it was has the same direction. A direction is carried over
+coordinate by coordinate, so the two residual streams must have one basis, as a model and its fine-tune
+have; nothing measures whether they do, and where they have not, the claim is red.
 """
 
 from __future__ import annotations

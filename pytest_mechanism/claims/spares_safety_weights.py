@@ -14,6 +14,10 @@ refuses: how much the safety entries changed in all, relative to their own size,
 Weights are not rows drawn from anything: with all of them seen, the ratio is known exactly. What is
 uncertain is whether it is a property of this fine-tuning or of a few matrices, so matrices are drawn
 again (bootstrap, one cluster each), and a ratio that hangs on some of them is inconclusive.
+
+Weights are compared entry by entry. Where heads or hidden units of one model stand in another order
+than those of the other, every entry has changed and the ratio goes to 1: that is no fine-tune, and
+nothing here sees it.
 """
 
 from __future__ import annotations
