@@ -303,7 +303,7 @@ def test_heads_of_another_width_cannot_be_exchanged(bench: Benches) -> None:
     one = bench("base")
     given = donation(one, [[0, 0, "last"]])
     values, heads = given.values[0, "last"]
-    narrow = cmap.Donation(given.example_ids, {(0, "last"): (values[..., :5], heads)})
+    narrow = cmap.Donation(given.example_ids, {(0, "last"): (values[..., :5], heads)}, {})
     with pytest.raises(MeasurementError, match="heads have width 5"):
         cmap.measure(
             one,
