@@ -96,7 +96,7 @@ class Feasible:
             f"{behind[least] * share:.0f} have {least}, and {LEAST_PROMPTS} are needed"
         )
         if there < min(asked, PROMPTS) or not behind[least]:
-            return f"{has}; the task has no more: more words, fewer texts, or ablation: {{value: resample}}"
+            return f"{has}; the task has no more: more words, fewer texts, or ablation: {{value: resample}} or zero"
         needed = math.ceil(asked * LEAST_PROMPTS / (behind[least] * share) / 50) * 50
         return f"{has}; valid: ablation.prompts from about {needed:,}"
 
