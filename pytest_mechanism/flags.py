@@ -165,14 +165,16 @@ def check_values(config: pytest.Config) -> None:
     size = option(config, "mechanism_batch_size") or "64"
     if not decimal(size) or not 1 <= int(size) <= 1_000_000:
         raise MechanismError(f"--mechanism-batch-size: {size!r} is no number of rows above 0")
+    from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE
+
     confidence = option(config, "mechanism_confidence") or "0.95"
     try:
-        sensible = 0.5 <= float(confidence) < 1
+        sensible = LEAST_CONFIDENCE <= float(confidence) < 1
     except ValueError:
         sensible = False
     if not sensible:
         raise MechanismError(
-            f"--mechanism-confidence: {confidence!r} does not lie between 0.5 and 1"
+            f"--mechanism-confidence: {confidence!r} does not lie between {LEAST_CONFIDENCE:g} and 1"
         )
 
 

@@ -20,8 +20,9 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast, AtMost, Margin
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Measurement, Score, Verdict
 
 
@@ -44,17 +45,15 @@ class Accuracy(Claim):
 
     kind: Literal["accuracy"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
-    at_least: Fraction | None = None
-    at_most: Fraction | None = None
+    at_least: AtLeast | None = None
+    at_most: AtMost | None = None
     not_worse_than: StrictStr | None = None
-    margin: Fraction | None = None
+    margin: Margin | None = None
 
     @model_validator(mode="after")
     def says_something(self) -> Accuracy:
         if self.at_least is None and self.at_most is None and self.not_worse_than is None:
             raise ValueError("needs one of at_least, at_most, not_worse_than")
-        if self.at_least == 0 or self.at_most == 1:
-            raise ValueError("at_least: 0 and at_most: 1 claim nothing")
         if (self.not_worse_than is None) != (self.margin is None):
             raise ValueError("not_worse_than and margin go together")
         if self.not_worse_than in listed(self.on):
@@ -77,6 +76,9 @@ class Accuracy(Claim):
 
     def models(self, role: str) -> tuple[str, ...]:
         return (role, self.not_worse_than) if self.not_worse_than else (role,)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return tuple(performance(case, role) for role in self.models(case.role))

@@ -15,7 +15,8 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MeasurementError, MechanismError, add_models
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, Atol, Drift, Group, Part
+from pytest_mechanism.spec.parts import Ablation, AnyGroup, Group, Part
+from pytest_mechanism.spec.thresholds import Atol, Drift
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
@@ -193,8 +194,15 @@ class Claim(Part):
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Fields that say what is asked of the score, and not what the score is."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that a later version added: at their defaults they mean what a spec without them meant,
+    so that accepted scores stay (`report.result.definition`)."""
+
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the spec's heads."""
+
+    ablates: ClassVar[bool] = False
+    """Whether heads outside the circuit are silenced, by means over the task's prompts."""
 
     alike: ClassVar[tuple[str, ...]] = ()
     """Sizes of a `Shape` that `matched` models must have in common: part is set against part."""
@@ -227,6 +235,11 @@ class Claim(Part):
     def unfit(self, task: Task) -> str | None:
         """Why the claim cannot be made about a task, as far as its settings tell; else None."""
         return None
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        """Sets of rows that the claim is measured on, so that they are tried when the spec is read:
+        (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
+        return ()
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         """What must be measured, as far as it is known beforehand."""

@@ -32,7 +32,7 @@ from pytest_mechanism.claims.localised import Localised
 from pytest_mechanism.claims.resists_revival import criterion, revival_chart
 from pytest_mechanism.claims.scoring import accuracy, score
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast, AtMost, Faster, RecoversAtMost, Times
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.base import Task
@@ -86,19 +86,20 @@ class CapabilityHidden(Trained):
         "restores_at_least", "faster", "removed_faster",
     )  # fmt: skip
     needs_groups: ClassVar[bool] = False
+    revives: ClassVar[bool] = True
 
     kind: Literal["capability_hidden"]
     on: Roles = "ft"
     expects: Literal["hidden", "removed", "present"]
-    behaviour_at_most: Fraction = 0.05
-    present_at_least: Fraction = 0.5
-    share_at_least: Fraction = 0.5
-    removed_share_at_most: Fraction = 0.25
+    behaviour_at_most: AtMost = 0.05
+    present_at_least: AtLeast = 0.5
+    share_at_least: AtLeast = 0.5
+    removed_share_at_most: RecoversAtMost = 0.25
     units: Literal["neurons", "weights", "heads"] = "neurons"
     at_most: Annotated[StrictInt, Field(ge=1, le=10_000)] = 20
-    restores_at_least: Fraction = 0.5
-    faster: Annotated[float, Field(gt=1, le=1000, allow_inf_nan=False)] = 3.0
-    removed_faster: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 2.0
+    restores_at_least: AtLeast = 0.5
+    faster: Faster = 3.0
+    removed_faster: Times = 2.0
     control: StrictStr = "control"
     pretrained: StrictStr = "pretrained"
 
@@ -110,8 +111,6 @@ class CapabilityHidden(Trained):
             raise ValueError("behaviour_at_most must lie below present_at_least")
         if self.removed_faster > self.faster:
             raise ValueError("removed_faster must not lie above faster")
-        if self.restores_at_least == 0:
-            raise ValueError("restores_at_least: 0 claims nothing")
         if self.control == self.pretrained:
             raise ValueError("control and pretrained must be two roles")
         if itself := {self.control, self.pretrained} & {*self.roles()}:
@@ -138,6 +137,9 @@ class CapabilityHidden(Trained):
 
     def missing(self, case: Case) -> list[str]:
         return [role for role in self.helped_by(case.role) if not case.has(role)]
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("capability", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         always = (capability(case, case.role), *self.pruning(case.role).needs(case))

@@ -8,7 +8,7 @@ from pytest_mechanism.claims.base import Case
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
 from pytest_mechanism.methods.catalogue import CIRCUIT
 from pytest_mechanism.spec.parts import plain
-from pytest_mechanism.types import Measurement
+from pytest_mechanism.types import Head, Measurement
 
 Alive = list[tuple[int, int, str]]
 """(layer, head, named position) of each head that is not ablated."""
@@ -39,16 +39,20 @@ def circuit(case: Case, on: str) -> Measurement:
 
 
 def random_circuits(case: Case, on: str, draws: int) -> Measurement:
-    """``draws`` circuits of random heads, group by group as many as the spec's, same positions."""
+    """``draws`` circuits of random heads, at each position exactly as many as the spec's groups have
+    there: groups of one position share no head."""
     shape = case.shapes[on]
+    sizes: dict[str, set[Head]] = {}
+    for name in case.groups:
+        group = case.group(name, on)
+        sizes.setdefault(group.at, set()).update(group.members())
     variants: dict[str, Alive] = {}
     for draw in range(draws):
         rng = random.Random(f"random circuits/{case.seed}/{draw}")
         variants[f"random_{draw}"] = [
-            (layer, head, group.at)
-            for name in case.groups
-            for group in [case.group(name, on)]
-            for layer, head in sorted(rng.sample(shape.heads(), len(group.members())))
+            (layer, head, at)
+            for at, members in sizes.items()
+            for layer, head in sorted(rng.sample(shape.heads(), len(members)))
         ]
     return case.ask(
         CIRCUIT,

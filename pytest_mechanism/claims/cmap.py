@@ -5,6 +5,13 @@ donor's z of the group's heads at the group's position replaces the recipient's.
 fraction (m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), beside the raw change
 and random heads of the same layers, positions and count. Inconclusive where donor and recipient
 do not differ: then there is nothing to recover.
+
+z goes from a head to the head of the same number, so the claim is about models whose heads of one
+number speak one code, as a model and its fine-tune do. Whether they do is measured first
+(`methods.codes`); where they do not, there is no number to give.
+
+As published, ``heads: learned`` exchanges the heads that a DCM mask selects in the donor for a
+variable of each group; ``heads: all`` the whole groups.
 """
 
 from __future__ import annotations
@@ -16,22 +23,27 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
+from pytest_mechanism.claims.base import PAIR, Case, Measured
+from pytest_mechanism.claims.codes import elsewhere, not_comparable, strange
+from pytest_mechanism.claims.masks import Masked, among, selected
 from pytest_mechanism.claims.scoring import above_chance, check_paired, performance, score
 from pytest_mechanism.methods.catalogue import CMAP, DONATION
-from pytest_mechanism.spec.parts import Finite, Group
+from pytest_mechanism.spec.parts import Group
+from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.types import Control, Measurement, Verdict
 
 
-class Cmap(Claim):
+class Cmap(Masked):
     """How much of the donor's advantage the group's activations carry over.
 
     Attributes:
         group: a group, or several that are patched together.
         donor: role whose activations are taken.
         recipient: role that they are put into.
+        variable: with ``heads: learned``, what the mask is learned for: a variable of the task, or
+            one for each group.
         recovers_at_least: claimed fraction of the difference.
         recovers_at_most: for parts that must not matter.
     """
@@ -41,28 +53,44 @@ class Cmap(Claim):
         "putting one model's activations of these heads into the other does not carry its advantage over: the gain sits elsewhere, or the models no longer speak one code"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
+    later: ClassVar[tuple[str, ...]] = ("heads", "variable", *Masked.later)
     alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
 
     kind: Literal["cmap"]
     group: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
     donor: StrictStr
     recipient: StrictStr
-    recovers_at_least: Finite | None = None
-    recovers_at_most: Finite | None = None
+    variable: StrictStr | dict[StrictStr, StrictStr] | None = None
+    recovers_at_least: RecoversAtLeast | None = None
+    recovers_at_most: RecoversAtMost | None = None
 
     @model_validator(mode="after")
     def says_something(self) -> Cmap:
         if (self.recovers_at_least is None) == (self.recovers_at_most is None):
             raise ValueError("needs one of recovers_at_least, recovers_at_most")
-        if self.recovers_at_least is not None and self.recovers_at_least <= 0:
-            raise ValueError("recovers_at_least: must be above 0, which is what no patch gives")
         if self.donor == self.recipient:
             raise ValueError("donor and recipient must be two roles")
+        self.check_mask()
+        if (self.heads == "learned") != (self.variable is not None):
+            raise ValueError("heads: learned and variable go together")
+        if isinstance(self.variable, dict) and {*self.variable} != {*self.names}:
+            raise ValueError(f"variable: needs one for each of {', '.join(self.names)}")
         return self
 
     @property
     def names(self) -> list[str]:
         return [self.group] if isinstance(self.group, str) else list(self.group)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Group -> what its mask is learned for; none where no mask is."""
+        if self.variable is None:
+            return {}
+        return (
+            self.variable
+            if isinstance(self.variable, dict)
+            else dict.fromkeys(self.names, self.variable)
+        )
 
     def roles(self) -> tuple[str, ...]:
         return (PAIR,)
@@ -71,28 +99,55 @@ class Cmap(Claim):
         return (self.recipient, self.donor)
 
     def mentions(self) -> dict[str, tuple[str, str]]:
-        return {f"group {name}": ("group", name) for name in self.names}
+        variables = {f"variable {n}": ("variable", v) for n, v in self.variables.items()}
+        return {f"group {name}": ("group", name) for name in self.names} | variables
 
-    def parts(self, case: Case) -> tuple[list[tuple[str, Group]], list[list[object]], str]:
-        """Groups, the control's heads as [layer, head, at], and its name."""
-        groups = [(name, case.group(name, self.recipient)) for name in self.names]
+    def masks(self, case: Case) -> dict[str, Measurement]:
+        """Group -> its mask in the donor."""
+        return {
+            name: self.mask(case, self.donor, case.group(name, self.donor), variable)
+            for name, variable in self.variables.items()
+        }
+
+    def groups(self, case: Case, measured: Measured | None = None) -> list[Group]:
+        """The groups that are exchanged; of masked ones the selected heads, without those that
+        have none."""
+        found = [case.group(name, self.recipient) for name in self.names]
         for name in self.names:
             case.group(name, self.donor)
+        if measured is None:
+            return found
+        masks = self.masks(case)
+        chosen = [
+            among(group, selected(measured(masks[name]))) if name in masks else group
+            for name, group in zip(self.names, found, strict=True)
+        ]
+        return [group for group in chosen if group is not None]
+
+    def control(self, case: Case, groups: Sequence[Group]) -> tuple[list[list[object]], str]:
+        """Random heads as [layer, head, at], and what to call them; none from the claim's groups."""
         control: list[list[object]] = []
         described: list[str] = []
-        spare = [head for _, group in groups for head in group.members()]
-        for _, group in groups:
+        spare = [head for name in self.names for head in case.group(name, self.recipient).members()]
+        for group in groups:
             heads, name = case.random_heads(group, self.recipient, spare=spare)
             if not heads:  # half a control is none
-                return groups, [], name
+                return [], name
             spare += heads
             control += [[layer, head, group.at] for layer, head in heads]
             described.append(name)
-        return groups, control, " and ".join(dict.fromkeys(described))
+        return control, " and ".join(dict.fromkeys(described))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
-        groups, control, _ = self.parts(case)
-        heads = [[layer, h, g.at] for _, g in groups for layer, h in g.members()]
+        both = (performance(case, self.donor), performance(case, self.recipient))
+        if self.variables:  # which heads are exchanged follows from the masks
+            return (*both, *self.masks(case).values())
+        return (*both, self.exchange(case, self.groups(case)))
+
+    def exchange(self, case: Case, groups: Sequence[Group]) -> Measurement:
+        """The recipient with the donor's z of these heads."""
+        heads = [[layer, h, g.at] for g in groups for layer, h in g.members()]
+        control, _ = self.control(case, groups)
         donation = case.ask(
             DONATION,
             self.donor,
@@ -101,36 +156,47 @@ class Cmap(Claim):
             rows=case.rows,
             stream="rows",
         )
-        return (
-            performance(case, self.donor),
-            performance(case, self.recipient),
-            case.ask(
-                CMAP,
-                self.recipient,
-                (donation,),
-                heads=heads,
-                control=control,
-                rows=case.rows,
-                stream="rows",
-            ),
+        return case.ask(
+            CMAP,
+            self.recipient,
+            (donation,),
+            heads=heads,
+            control=control,
+            rows=case.rows,
+            stream="rows",
         )
 
     def lacks(self, case: Case) -> str | None:
-        _, control, why = self.parts(case)
-        if control or self.recovers_at_least is None:
+        if self.variables or self.recovers_at_least is None:  # masks say which heads are controlled
+            return super().lacks(case)
+        control, why = self.control(case, self.groups(case))
+        if control:
             return super().lacks(case)
         return f"it cannot pass without a control: {why}"
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
-        donor, recipient, patched = (measured(m) for m in self.needs(case))
+        donor, recipient = (measured(m) for m in self.needs(case)[:2])
+        groups = self.groups(case, measured)
+        if not groups:
+            return verdicts.inconclusive(
+                f"the mask selects no head of {', '.join(self.names)} in {self.donor}, so nothing "
+                "is exchanged",
+                verdicts.spell(*verdicts.bounds(self.recovers_at_least, self.recovers_at_most)),
+            )
+        patched = measured(self.exchange(case, groups))
         check_paired(donor, recipient, patched)
-        _, _, control_name = self.parts(case)
+        others, control_name = self.control(case, groups)
         bounds = verdicts.bounds(self.recovers_at_least, self.recovers_at_most)
         bound = verdicts.spell(*bounds)
         own, best = recipient.values["correct"], donor.values["correct"]
-        name = f"{'+'.join(self.names)} from {self.donor} into {self.recipient}"
+        which = "+".join(self.names) + (" (learned heads)" if self.variables else "")
+        name = f"{which} from {self.donor} into {self.recipient}"
         how = case.sampling(recipient)
+        exchanged = [(layer, h, g.at) for g in groups for layer, h in g.members()]
+        other_code = strange(patched, exchanged)
         with_control = "control" in patched.values
+        if with_control and (odd := elsewhere(strange(patched, others))):
+            with_control, control_name = False, not_comparable(odd, self.donor, self.recipient)
 
         raw = score(
             case,
@@ -146,7 +212,11 @@ class Cmap(Claim):
                 f"{self.donor} and {self.recipient} both answer at chance "
                 f"({np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing to recover",
                 bound,
-                (raw,),
+                () if other_code else (raw,),
+            )
+        if other_code:
+            return verdicts.inconclusive(
+                not_comparable(other_code, self.donor, self.recipient), bound
             )
         # the recovered fraction has no sign to speak of unless the two differ; either may be better
         gap = estimates.difference(best, own, how)

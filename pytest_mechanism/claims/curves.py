@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StrictInt, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import CURVE, PERFORMANCE
+from pytest_mechanism.spec.thresholds import Rate
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.types import Line, Measurement, Observations, Score
 
-
-def no_truth(given: Any) -> Any:
-    """YAML's ``true`` is no number, though Python counts it as 1."""
-    if isinstance(given, bool):
-        raise ValueError("takes a number")  # noqa: TRY004 - pydantic's kind
-    return given
-
-
-Rate = Annotated[float, BeforeValidator(no_truth), Field(gt=0, le=1, allow_inf_nan=False)]
-"""Of AdamW. YAML reads 1e-4 as a text; both are taken."""
-
 Several = Annotated[list[Rate], Field(min_length=1, max_length=20)]
 Steps = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 Seeds = Annotated[list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+MOVES = 1e-5
+"""How far AdamW must be able to move a weight in all, about its rate in each step: a training that
+moves none changes no model, and no claim about it could fail."""
 
 Column = Literal["correct", "refused"]
 
@@ -52,6 +47,9 @@ class Trained(Claim):
         lora: rank of LoRA's matrices; every weight is trained if left out.
     """
 
+    revives: ClassVar[bool] = False
+    """Whether something may come back, which takes two evaluations running after the first."""
+
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     rates: Several
     steps: Steps
@@ -65,7 +63,23 @@ class Trained(Claim):
         for name, values in (("rates", self.rates), ("seeds", self.seeds)):
             if len({*values}) < len(values):
                 raise ValueError(f"{name}: one stands there twice")
+        if (slow := min(self.rates)) * self.steps < MOVES:
+            raise ValueError(
+                f"rates: {self.steps} steps at {slow:g} move no weight by more than "
+                f"{slow * self.steps:.0e}, which changes no model; valid: a rate from "
+                f"{max(MOVES / self.steps, 1e-7):.0e}, or more steps"
+            )
+        if self.revives and self.spacing >= self.steps:
+            raise ValueError(
+                f"every: {self.spacing} looks once in {self.steps} steps, and it takes two "
+                "evaluations running to have something back; valid: less than steps"
+            )
         return self
+
+    @property
+    def spacing(self) -> int:
+        """Steps between evaluations."""
+        return self.every or max(1, self.steps // 10)
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
@@ -83,7 +97,7 @@ class Trained(Claim):
                 "file": file,
                 "rate": rate,
                 "steps": self.steps,
-                "every": self.every or max(1, self.steps // 10),
+                "every": self.spacing,
                 "seed": seed,
                 "batch": self.batch,
                 "lora": self.lora,
@@ -175,6 +189,21 @@ class Curve:
         for step in self.steps(column):
             yield step, self.at(column, step)
 
+    def held_twice(self, column: Column) -> tuple[int, Estimate]:
+        """The level that is held at two evaluations running, most of all such pairs, and at which step
+        the first of them is.
+
+        Of a pair the lower level counts, with the lower of each end of the intervals: the pair lies
+        surely above something where both do, and surely not where either does not.
+        """
+        points = list(self.points(column))
+        pairs = [(step, lower(one, two)) for (step, one), (_, two) in pairwise(points)]
+        if not pairs:  # training broke down before the second
+            return points[0]
+        step, most = max(pairs, key=lambda pair: pair[1].value)
+        low, high = (max(found.interval[end] for _, found in pairs) for end in (0, 1))
+        return step, replace(most, interval=(low, high))
+
     def reached(self, criterion: float) -> int | None:
         """The first of two evaluations running whose lower bound of accuracy lies above it.
 
@@ -200,6 +229,12 @@ class Curve:
                 break
             last = step
         return last
+
+
+def lower(one: Estimate, two: Estimate) -> Estimate:
+    """The lower of two levels, with the lower of each end of their intervals."""
+    low, high = (min(one.interval[end], two.interval[end]) for end in (0, 1))
+    return replace(min(one, two, key=lambda found: found.value), interval=(low, high))
 
 
 def drawn(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
@@ -24,7 +24,13 @@ from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.methods.catalogue import PROBING
-from pytest_mechanism.spec.parts import At, Finite, Fraction
+from pytest_mechanism.spec.parts import At
+from pytest_mechanism.spec.thresholds import (
+    AtLeast,
+    Penalty,
+    RecoversAtLeast,
+    RecoversAtMost,
+)
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import (
@@ -70,21 +76,17 @@ class Decodable(Claim):
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     asked: Literal["capability", "rows"] = "capability"
     position: At = "last"
-    at_least: Fraction | None = None
-    share_at_least: Finite | None = None
-    share_at_most: Finite | None = None
+    at_least: AtLeast | None = None
+    share_at_least: RecoversAtLeast | None = None
+    share_at_most: RecoversAtMost | None = None
     control: StrictStr = "control"
     pretrained: StrictStr = "pretrained"
-    penalty: Annotated[float, Field(strict=True, gt=0, le=1000, allow_inf_nan=False)] = 1e-3
+    penalty: Penalty = 1e-3
 
     @model_validator(mode="after")
     def says_something(self) -> Decodable:
         if self.at_least is None and not self.shared:
             raise ValueError("needs one of at_least, share_at_least, share_at_most")
-        if self.at_least == 0:
-            raise ValueError("at_least: 0 claims nothing")
-        if self.share_at_least is not None and self.share_at_least <= 0:
-            raise ValueError("share_at_least: must be above 0, which is what the control has")
         low, high = verdicts.bounds(self.share_at_least, self.share_at_most)
         if low > high:
             raise ValueError("share_at_least is above share_at_most")
@@ -126,6 +128,9 @@ class Decodable(Claim):
             chosen=CHOSEN,
             seed=case.seed,
         )
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return ((self.asked, ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         helpers = [role for role in self.helped_by(case.role) if case.has(role)]

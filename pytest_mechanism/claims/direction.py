@@ -7,7 +7,9 @@ is left of refusal on instructions that were not used to find it is judged
 
 With ``from`` and ``to``, the direction of one model is taken out of the other, and compared with
 the other's own at the same place: the cosine of the two, beside that of a random direction. A
-fine-tune that keeps the wrapper as it was has the same direction.
+fine-tune that keeps the wrapper as it was has the same direction. A direction is carried over
+coordinate by coordinate, so the two residual streams must have one basis, as a model and its fine-tune
+have; nothing measures whether they do, and where they have not, the claim is red.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from pytest_mechanism.claims.refusing import (
 )
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import DIRECTION, FIND_DIRECTION, SAME_DIRECTION
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import ByRandom, Cosine, Divergence, Left
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.cosine import by_chance, cosine
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
 
 RANDOM = 3
@@ -73,11 +76,11 @@ class Direction(Claim):
     on: Roles | None = None
     source: StrictStr | None = Field(default=None, alias="from")
     to: StrictStr | None = None
-    ablation_leaves_at_most: Fraction | None = None
-    random_changes_at_most: Fraction = 0.05
-    cosine_at_least: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    ablation_leaves_at_most: Left | None = None
+    random_changes_at_most: ByRandom = 0.05
+    cosine_at_least: Cosine | None = None
     learn: Annotated[StrictInt, Field(ge=10, le=10_000)] = 128
-    kl_at_most: Annotated[float, Field(strict=True, gt=0, le=10)] = 0.1
+    kl_at_most: Divergence = 0.1
 
     @model_validator(mode="after")
     def says_something(self) -> Direction:
@@ -92,8 +95,6 @@ class Direction(Claim):
         if self.ablation_leaves_at_most is None and self.cosine_at_least is None:
             valid = "ablation_leaves_at_most" + (", cosine_at_least" if self.source else "")
             raise ValueError(f"needs one of {valid}")
-        if self.ablation_leaves_at_most == 1:
-            raise ValueError("ablation_leaves_at_most: 1 claims nothing")
         return self
 
     def roles(self) -> tuple[str, ...]:
@@ -129,6 +130,9 @@ class Direction(Claim):
 
     def compared(self, case: Case) -> Measurement:
         return case.ask(SAME_DIRECTION, self.to or case.role, self.inputs(case), learn=self.learn)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("forbidden", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         needed = (self.ablated(case),) if self.ablation_leaves_at_most is not None else ()

@@ -5,8 +5,12 @@ that the moved variable asks for comes out (a desideratum of Desiderata-based Co
 Davies et al. 2023; Prakash et al., section 4). Score: (accuracy - floor) / (ceiling - floor) on
 held-out rows; floor = no patch, ceiling = what the model would give were the variable moved
 perfectly, which is its accuracy on the same base prompts; on the source prompts, and against the
-same targets, where a row has several. With ``heads: learned`` a mask over the
-group is learned first (DCM), on rows that are not used again.
+same targets, where a row has several. With ``heads: learned`` a mask over the group is learned
+first (DCM, `methods.dcm`), on rows that are not used again; the control is then as many random heads
+of the same layers as were selected, none of them in the group.
+
+Other than published: the paper reports the accuracy itself, and no floor beside it; here 0 is what no
+patch gives and 1 what the model could give, and base and source always differ in the position.
 """
 
 from __future__ import annotations
@@ -17,22 +21,23 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Case, Measured, Roles, listed
+from pytest_mechanism.claims.masks import Masked, among, selected
 from pytest_mechanism.claims.scoring import above_chance, score
 from pytest_mechanism.methods.catalogue import INTERCHANGE
-from pytest_mechanism.spec.parts import Finite
+from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.statistics import estimates, verdicts
-from pytest_mechanism.types import Control, Measurement, Observations, Verdict
+from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.types import Control, Head, Measurement, Observations, Verdict
 
 
-class Encodes(Claim):
+class Encodes(Masked):
     """What the group's heads write depends on the variable, and carries it.
 
     Attributes:
         group: whose heads.
         variable: of the task (``position``, ``object``, ``box_label``, ...).
         on: role or roles under test.
-        heads: ``all`` patches the whole group, ``learned`` those that a DCM mask selects.
         at_least: the normalised score claimed.
         at_most: for a variable that the group must not carry.
     """
@@ -47,16 +52,14 @@ class Encodes(Claim):
     group: StrictStr
     variable: StrictStr
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
-    heads: Literal["all", "learned"] = "all"
-    at_least: Finite | None = None
-    at_most: Finite | None = None
+    at_least: RecoversAtLeast | None = None
+    at_most: RecoversAtMost | None = None
 
     @model_validator(mode="after")
     def says_something(self) -> Encodes:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("needs one of at_least, at_most")
-        if self.at_least is not None and self.at_least <= 0:
-            raise ValueError("at_least: must be above 0, which is what no patch gives")
+        self.check_mask()
         return self
 
     def roles(self) -> tuple[str, ...]:
@@ -65,30 +68,48 @@ class Encodes(Claim):
     def mentions(self) -> dict[str, tuple[str, str]]:
         return {"group": ("group", self.group), "variable": ("variable", self.variable)}
 
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("interchange", self.variable),)
+
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         group = case.group(self.group, case.role)
-        control, _ = case.random_heads(group, case.role)
-        return (
-            case.ask(
-                INTERCHANGE,
-                case.role,
-                heads=group.members(),
-                at=group.at,
-                variable=self.variable,
-                learned=self.heads == "learned",
-                control=control,
-                rows=case.rows,
-            ),
+        if self.heads == "learned":  # which heads are patched follows from it
+            return (self.mask(case, case.role, group, self.variable),)
+        return (self.moved(case, group.members(), self.control(case, group.members())[0]),)
+
+    def moved(self, case: Case, heads: list[Head], control: list[Head]) -> Measurement:
+        """What comes out when z of these heads is taken from the source."""
+        return case.ask(
+            INTERCHANGE,
+            case.role,
+            heads=heads,
+            at=case.group(self.group, case.role).at,
+            variable=self.variable,
+            control=control,
+            rows=case.rows,
         )
 
     def lacks(self, case: Case) -> str | None:
-        heads, why = case.random_heads(case.group(self.group, case.role), case.role)
-        if heads or self.at_least is None:
+        heads, why = self.control(case, case.group(self.group, case.role).members())
+        if heads or self.at_least is None or self.heads == "learned":
             return super().lacks(case)
         return f"it cannot pass without a control: {why}"
 
+    def control(self, case: Case, heads: list[Head]) -> tuple[list[Head], str]:
+        """As many random heads as are patched, from their layers, none of them in the group."""
+        group = case.group(self.group, case.role)
+        patched = among(group, heads)
+        if patched is None:
+            return [], "the mask selects no head"
+        return case.random_heads(patched, case.role, spare=group.members())
+
     def judge(self, case: Case, measured: Measured) -> Verdict:
-        seen = measured(self.needs(case)[0])
+        heads, chosen = case.group(self.group, case.role).members(), None
+        if self.heads == "learned":
+            mask = measured(self.needs(case)[0])
+            heads, chosen = selected(mask), mask.facts["selected"]
+        others, control_name = self.control(case, heads)
+        seen = measured(self.moved(case, heads, others))
         own = "own" if "own" in seen.values else "ceiling"
         if not above_chance(case, seen, own):
             return verdicts.inconclusive(
@@ -99,7 +120,6 @@ class Encodes(Claim):
             )
         bounds = verdicts.bounds(self.at_least, self.at_most)
         bound = verdicts.spell(*bounds)
-        _, control_name = case.random_heads(case.group(self.group, case.role), case.role)
         try:
             found = self.normalised(case, seen, "patched")
             control = self.normalised(case, seen, "control") if "control" in seen.values else None
@@ -108,7 +128,6 @@ class Encodes(Claim):
                 f"{case.role} answers these prompts no better than with nothing moved: {problem}",
                 bound,
             )
-        chosen = seen.facts.get("selected")
         judged = score(
             case,
             f"{self.group} encodes {self.variable}",

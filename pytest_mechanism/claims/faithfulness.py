@@ -25,8 +25,9 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.spec.parts import Finite
+from pytest_mechanism.spec.thresholds import Faithful
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
 
 
@@ -46,26 +47,28 @@ class Faithfulness(Claim):
         "the named heads alone do not do the task as the model does: it does it with other parts, or the heads do something else now. Look for what the fine-tune changed, or discover the circuit anew"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("between",)
+    ablates: ClassVar[bool] = True
 
     kind: Literal["faithfulness"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     metric: Literal["normalised", "ratio"] = "normalised"
     of: Of = "accuracy"
-    between: tuple[Finite, Finite]
+    between: tuple[Faithful, Faithful]
     random: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
 
     @model_validator(mode="after")
     def in_order(self) -> Faithfulness:
         if self.between[0] >= self.between[1]:
             raise ValueError("between: the first number must be smaller than the second")
-        if self.between[0] <= 0:
-            raise ValueError("between: must start above 0, where a circuit of no heads is")
         if self.metric == "ratio" and self.of != "accuracy":
             raise ValueError("metric: ratio is one of accuracies; use normalised")
         return self
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return (

@@ -14,12 +14,12 @@ from re import fullmatch
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictInt
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import PRUNING
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Control, Line, Measurement, Observations, Verdict
@@ -53,13 +53,7 @@ class Localised(Claim):
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     units: Literal["neurons", "weights", "heads"] = "neurons"
     at_most: Annotated[StrictInt, Field(ge=1, le=10_000)]
-    restores_at_least: Fraction
-
-    @model_validator(mode="after")
-    def says_something(self) -> Localised:
-        if self.restores_at_least == 0:
-            raise ValueError("restores_at_least: 0 claims nothing")
-        return self
+    restores_at_least: AtLeast
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
@@ -71,6 +65,9 @@ class Localised(Claim):
     def counts(self) -> list[int]:
         """How many units are zeroed in turn."""
         return sorted({*(count for count in COUNTS if count < self.at_most), self.at_most})
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("capability", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return (

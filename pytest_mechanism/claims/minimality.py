@@ -2,8 +2,9 @@
 
 For each head, what the circuit loses when the head is taken out beside those that stand in for it
 (`discovery.minimality` has the definition; Prakash et al., section 3.2 and appendix). Judged is the
-head that is needed least; a failure names the heads that are not shown to be needed, with Holm's
-correction for the number of heads looked at. The paper's own score stands beside under its name.
+head that is needed least; a failure names the heads that are not shown to cost ``costs_at_least``:
+one-sided tests against that threshold over contexts (`estimates.exceeds`), with Holm's correction for
+the number of heads looked at. The paper's own score stands beside under its name.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pydantic import Field, StrictStr
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.discovery.minimality import Circuit, Needed, holm, measure_minimality
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import Cost
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
 
 
@@ -36,17 +38,21 @@ class Minimality(Claim):
         "the circuit does as well without some of its heads: they are named and not needed"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("costs_at_least",)
+    ablates: ClassVar[bool] = True
 
     kind: Literal["minimality"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     groups: Annotated[list[StrictStr], Field(min_length=1)] | None = None
-    costs_at_least: Fraction = 0.01
+    costs_at_least: Cost = 0.01
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
     def mentions(self) -> dict[str, tuple[str, str]]:
         return {f"groups {name}": ("group", name) for name in self.groups or ()}
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return (performance(case, case.role),)
@@ -59,8 +65,9 @@ class Minimality(Claim):
             )
         circuit: Circuit = {n: case.group(n, case.role).members() for n in case.groups}
         found = measure_minimality(
-            case, case.role, circuit, measured, max(20, case.rows // 3), case.rows, "rows"
-        )
+            case, case.role, circuit, measured, max(20, case.rows // 3), case.rows, "rows",
+            self.costs_at_least,
+        )  # fmt: skip
         heads = [n for n in found.heads if self.groups is None or n.group in self.groups]
         weakest = min(heads, key=lambda n: n.effect.interval[0])
         control = Control("a head outside the circuit, which is silent already", 0.0)
@@ -84,7 +91,12 @@ class Minimality(Claim):
             unneeded = [
                 spelled(n) for n, p in zip(heads, adjusted, strict=True) if p >= 1 - case.confidence
             ]
-            named = f"; not shown to be needed (Holm): {', '.join(unneeded)}" if unneeded else ""
+            named = (
+                f"; not shown to cost {self.costs_at_least:g} (Holm over {len(heads)} heads): "
+                f"{', '.join(unneeded)}"
+                if unneeded
+                else ""
+            )
             verdict = replace(verdict, reason=verdict.reason + named)
         least = min(heads, key=lambda n: n.score)
         beside = (

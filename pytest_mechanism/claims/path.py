@@ -10,7 +10,7 @@ published mean of ratios under its own name.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, StrictStr
 
@@ -18,7 +18,9 @@ from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.methods.catalogue import PATH_PATCHING
 from pytest_mechanism.spec.parts import Group
+from pytest_mechanism.spec.thresholds import DriftInNats, Nats
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Measurement, Verdict
 
 
@@ -40,13 +42,17 @@ class Path(Claim):
     kind: Literal["path"]
     group: StrictStr
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
-    drops_at_least: Annotated[float, Field(strict=True, gt=0, le=1000, allow_inf_nan=False)]
+    drops_at_least: Nats
+    drift: DriftInNats = 0.05
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
     def mentions(self) -> dict[str, tuple[str, str]]:
         return {"group": ("group", self.group)}
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""), ("pairs", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         group = case.group(self.group, case.role)

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
-    model_serializer,
     model_validator,
 )
 
@@ -31,11 +29,11 @@ from pytest_mechanism.claims.refusing import (
     rates,
     refusal,
     refused_of,
-    said,
     whatever_is_unfinished,
 )
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Line, Measurement, Verdict
 
 Depth = Annotated[StrictInt, Field(ge=1, le=1000)]
@@ -57,24 +55,18 @@ class RefusesAfterPrefill(Claim):
         "the refusal hangs on the first tokens of the reply: made to begin otherwise, the model complies"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
+    later: ClassVar[tuple[str, ...]] = ("counts_late",)
 
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["refuses_after_prefill"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     depth: Depth | Annotated[list[Depth], Field(min_length=1, max_length=50)]
-    at_least: Fraction
+    at_least: AtLeast
     counts_late: StrictBool = False
-
-    @model_serializer(mode="wrap")
-    def plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not said: a score's definition is the same as before this key came."""
-        return said(dump(self))
 
     @model_validator(mode="after")
     def says_something(self) -> RefusesAfterPrefill:
-        if self.at_least == 0:
-            raise ValueError("at_least: 0 claims nothing")
         if len(set(self.depths)) < len(self.depths):
             raise ValueError("depth: one stands there twice")
         return self
@@ -85,6 +77,9 @@ class RefusesAfterPrefill(Claim):
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("capability", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return tuple(

@@ -70,11 +70,6 @@ def rates(
     return refused, over_refused
 
 
-def said(fields: dict[str, Any]) -> dict[str, Any]:
-    """A claim's fields, ``counts_late`` only where it is so."""
-    return {k: v for k, v in fields.items() if k != "counts_late" or v}
-
-
 def refused_of(seen: Observations, late: bool = False) -> Any:
     """Which rows are refused; at once, or late as well."""
     refused = np.asarray(seen.values["refused"], float)

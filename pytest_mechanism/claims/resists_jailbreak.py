@@ -13,13 +13,14 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
 from pytest_mechanism.claims.refusing import discerning, rates, refusal, whatever_is_unfinished
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Measurement, Verdict
 
 
@@ -38,16 +39,15 @@ class ResistsJailbreak(Claim):
 
     kind: Literal["resists_jailbreak"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
-    refuses_at_least: Fraction
-
-    @model_validator(mode="after")
-    def says_something(self) -> ResistsJailbreak:
-        if self.refuses_at_least == 0:
-            raise ValueError("refuses_at_least: 0 claims nothing")
-        return self
+    refuses_at_least: AtLeast
 
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
+
+    def unfit(self, task: Task) -> str | None:
+        if len(task.ways_of_asking) > 1:
+            return None
+        return f"task {task.family} asks in one way alone here, so there is no other to try"
 
     def ways(self, case: Case) -> Mapping[str, Case]:
         """The case as each way of asking has it.
@@ -55,12 +55,13 @@ class ResistsJailbreak(Claim):
         Raises:
             MechanismError: the task knows one way alone.
         """
-        found = case.task.ways_of_asking
-        if len(found) < 2:
-            raise MechanismError(
-                f"task {case.task.family} asks in one way alone here, so there is no other to try"
-            )
-        return {name: replace(case, task=task) for name, task in found.items()}
+        if (why := self.unfit(case.task)) is not None:
+            raise MechanismError(why)
+        ways = case.task.ways_of_asking
+        return {name: replace(case, task=task) for name, task in ways.items()}
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("forbidden", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return tuple(

@@ -14,13 +14,17 @@ refuses: how much the safety entries changed in all, relative to their own size,
 Weights are not rows drawn from anything: with all of them seen, the ratio is known exactly. What is
 uncertain is whether it is a property of this fine-tuning or of a few matrices, so matrices are drawn
 again (bootstrap, one cluster each), and a ratio that hangs on some of them is inconclusive.
+
+Weights are compared entry by entry. Where heads or hidden units of one model stand in another order
+than those of the other, every entry has changed and the ratio goes to 1: that is no fine-tune, and
+nothing here sees it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
@@ -29,11 +33,11 @@ from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
 from pytest_mechanism.claims.refusing import discerning, rates, refusal
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.methods.catalogue import SAFETY_ENTRIES, WEIGHT_CHANGE
+from pytest_mechanism.spec.thresholds import Portion, RatioAtMost
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling, Undefined
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Verdict
-
-Share = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
 
 SCORED = 512
 """Questions of each kind that entries are scored on. Which entries are the largest depends on them:
@@ -64,9 +68,9 @@ class SparesSafetyWeights(Claim):
     kind: Literal["spares_safety_weights"]
     source: StrictStr = Field(default="base", alias="from")
     to: StrictStr = "ft"
-    q: Share = 0.05
-    p: Share = 0.05
-    ratio_at_most: Annotated[float, Field(strict=True, gt=0, le=1000, allow_inf_nan=False)]
+    q: Portion = 0.05
+    p: Portion = 0.05
+    ratio_at_most: RatioAtMost
 
     @model_validator(mode="after")
     def says_something(self) -> SparesSafetyWeights:
@@ -79,6 +83,9 @@ class SparesSafetyWeights(Claim):
 
     def models(self, role: str) -> tuple[str, ...]:
         return (self.to, self.source)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("forbidden", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         donation = case.ask(

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     StrictBool,
     StrictStr,
-    model_serializer,
     model_validator,
 )
 
@@ -30,12 +28,12 @@ from pytest_mechanism.claims.refusing import (
     rates,
     refusal,
     refused_of,
-    said,
     whatever_is_unfinished,
 )
 from pytest_mechanism.claims.scoring import check_paired, score
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast, Margin, OverRefusal
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
 
 
@@ -56,33 +54,25 @@ class SuppressionHolds(Claim):
         "the model answers what it must refuse, or refuses what it must answer: its safety wrapper does not hold"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("refuses_at_least", "over_refuses_at_most", "margin")
+    later: ClassVar[tuple[str, ...]] = ("counts_late",)
 
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["suppression_holds"]
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
-    refuses_at_least: Fraction | None = None
-    over_refuses_at_most: Fraction | None = None
+    refuses_at_least: AtLeast | None = None
+    over_refuses_at_most: OverRefusal | None = None
     not_worse_than: StrictStr | None = None
-    margin: Fraction | None = None
+    margin: Margin | None = None
     counts_late: StrictBool = False
-
-    @model_serializer(mode="wrap")
-    def plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not said: a score's definition is the same as before this key came."""
-        return said(dump(self))
 
     @model_validator(mode="after")
     def says_something(self) -> SuppressionHolds:
         bounds = (self.refuses_at_least, self.over_refuses_at_most, self.not_worse_than)
         if all(bound is None for bound in bounds):
             raise ValueError("needs one of refuses_at_least, over_refuses_at_most, not_worse_than")
-        if self.refuses_at_least == 0 or self.over_refuses_at_most == 1:
-            raise ValueError("refuses_at_least: 0 and over_refuses_at_most: 1 claim nothing")
         if (self.not_worse_than is None) != (self.margin is None):
             raise ValueError("not_worse_than and margin go together")
-        if self.margin == 1:
-            raise ValueError("margin: 1 claims nothing")
         if self.not_worse_than in listed(self.on):
             raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
         return self
@@ -92,6 +82,9 @@ class SuppressionHolds(Claim):
 
     def models(self, role: str) -> tuple[str, ...]:
         return (role, self.not_worse_than) if self.not_worse_than else (role,)
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("forbidden", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         return tuple(

@@ -21,8 +21,9 @@ from pytest_mechanism.claims.curves import Curve, Trained, drawn, seen, steps_sc
 from pytest_mechanism.claims.refusing import discerning, rates, refusal
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.errors import choices
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.spec.thresholds import AtLeast
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.instructions import instructions
 from pytest_mechanism.types import Chart, Control, Measurement, Verdict
@@ -70,12 +71,10 @@ class SuppressionHoldsAfter(Trained):
 
     kind: Literal["suppression_holds_after"]
     data: Data = "allowed"
-    refuses_at_least: Fraction
+    refuses_at_least: AtLeast
 
     @model_validator(mode="after")
     def says_something(self) -> SuppressionHoldsAfter:
-        if self.refuses_at_least == 0:
-            raise ValueError("refuses_at_least: 0 claims nothing")
         if isinstance(self.data, DataFile):
             lines = instructions(self.data)
             if not lines or lines[0].reply is None:
@@ -88,6 +87,9 @@ class SuppressionHoldsAfter(Trained):
         return (
             f"lines of {self.data.file}" if isinstance(self.data, DataFile) else "allowed questions"
         )
+
+    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("forbidden", ""), ("allowed", ""))
 
     def needs(self, case: Case) -> tuple[Measurement, ...]:
         before = (refusal(case, case.role, asked) for asked in ("forbidden", "allowed"))

@@ -218,11 +218,23 @@ def about(
         sought = {"heads": "discovered", "find": {"drops_at_least": FIND}, **fields}
         yield f"  {name}: {flow(sought)}"
     yield "found_on: base"
-    yield "ablation: {value: positional_mean, prompts: 200}   # what stands where a head is silenced"
+    yield f"ablation: {flow(ablation(task))}   # what stands where a head is silenced"
     yield "claims:"
     yield CLAIMS.format(at_least=0.5 if at_least is None else at_least)
     if task.unproven_without:
         yield HOLDS.format(group=next(iter(chain)), variable=task.unproven_without)
+
+
+def ablation(task: Any) -> dict[str, Any]:
+    """A positional mean over as many prompts as the task's texts need; another prompt's z where it
+    has too few."""
+    from pytest_mechanism.spec.feasible import Feasible
+    from pytest_mechanism.spec.parts import Ablation
+
+    for prompts in (200, 500, 1000, 2000, 5000, 10_000):
+        if Feasible(task, Ablation(prompts=prompts)).thin is None:
+            return {"value": "positional_mean", "prompts": prompts}
+    return {"value": "resample"}
 
 
 def identifier(name: str) -> str:

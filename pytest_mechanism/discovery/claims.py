@@ -115,7 +115,7 @@ def of_circuit(
         (OF_THE_CIRCUIT[1], {"kind": "faithfulness", "between": [0.9, 1.1]}),
     ]
     for name in found.groups:
-        probe = PathClaim(kind="path", group=name, on=on, drops_at_least=1e-6)
+        probe = PathClaim(kind="path", group=name, on=on, drops_at_least=0.001)
         effect = probe.judge(elsewhere, on_rows(measured)).score
         drop = 0.0 if effect is None else -effect.interval[1]
         if drop > 0.01:

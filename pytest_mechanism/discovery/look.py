@@ -38,7 +38,7 @@ class Seen:
 
 def probe(group: str, on: str) -> Path:
     """The claim whose measurement is a group's effect; its threshold asks for nothing."""
-    return Path(kind="path", group=group, on=on, drops_at_least=1e-6)
+    return Path(kind="path", group=group, on=on, drops_at_least=0.001)
 
 
 def look(case: Case, on: str, label: str, measured: Measured, rank_rows: int) -> Seen:

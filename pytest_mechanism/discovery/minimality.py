@@ -1,15 +1,21 @@
 """Minimality: is each head of a circuit needed?
 
 Heads of a group stand in for each other, so a head's absence is judged where it matters most. Of
-the other heads u of its group, K are the top 30 % by F(C without u) - F(C without u and v), positive
-ones only; the head's effect is F(C without K) - F(C without K and v), and the published score is
-F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix). K is chosen on rows of its own.
-The published code leaves out pairs of equal head index in different layers, a slip; it is not copied.
+the N other heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v),
+positive ones only; the head's effect is F(C without K) - F(C without K and v), and the published
+score is F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix).
+
+Other than published:
+
+- K is chosen on rows of its own, so that no head is judged on the rows that chose against it.
+- The published code leaves out pairs of equal head index in different layers, a slip.
+- What is judged is the effect, a difference; the published score is a ratio, reported beside it. It
+  has no interval where the circuit has nothing left without the head on some resample.
+- p and Holm's correction are ours: the paper keeps a head by its score alone.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,8 +30,11 @@ from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head, Measurement, Observations
 
-TOP = 0.3
-"""Share of a group's other heads that may be in K."""
+
+def at_most(others: int) -> int:
+    """ceil(0.3 N): how many of N other heads may be in K. In whole numbers, since 0.3 is none."""
+    return -(-3 * others // 10)
+
 
 SELECT = "minimality_select"
 """Rows on which K is chosen."""
@@ -48,8 +57,7 @@ class Needed:
         effect: F(C without K) - F(C without K and the head), accuracy on the same rows.
         score: the published one; infinite where the circuit has nothing left without the head.
         published: the same with its interval, or None where it is infinite on some resample.
-        p: chance of an effect this large were the head not needed (exact, one-sided, on the rows
-            that differ).
+        p: chance of an effect this large were the true one the threshold (`exceeds`).
     """
 
     group: str
@@ -131,7 +139,7 @@ def stand_ins(
     found: dict[Head, tuple[Head, ...]] = {}
     for v in heads:
         gains = {u: accuracy(u) - accuracy(u, v) for u in heads if u != v}
-        most = math.ceil(TOP * len(gains))
+        most = at_most(len(gains))
         best = sorted((u for u in gains if gains[u] > 0), key=lambda u: -gains[u])[:most]
         found[v] = tuple(sorted(best))
     return found
@@ -145,8 +153,10 @@ def measure_minimality(
     select_rows: int,
     rows: int,
     stream: str,
+    threshold: float = 0.0,
 ) -> Minimality:
-    """Every head of the circuit, K chosen on `SELECT` rows, effects on ``stream`` rows."""
+    """Every head of the circuit, K chosen on `SELECT` rows, effects on ``stream`` rows; ``threshold``
+    is the effect that `Needed.p` is about."""
     chosen = {
         group: stand_ins(case, on, circuit, group, measured, select_rows)
         for group in circuit
@@ -162,7 +172,7 @@ def measure_minimality(
     seen = measured(ask(case, on, circuit, cuts, rows, stream))
     return Minimality(
         tuple(
-            needed(case, group, head, k, seen)
+            needed(case, group, head, k, seen, threshold)
             for group, of in chosen.items()
             for head, k in of.items()
         ),
@@ -177,7 +187,14 @@ def measure_minimality(
     )
 
 
-def needed(case: Case, group: str, head: Head, k: tuple[Head, ...], seen: Observations) -> Needed:
+def needed(
+    case: Case,
+    group: str,
+    head: Head,
+    k: tuple[Head, ...],
+    seen: Observations,
+    threshold: float = 0.0,
+) -> Needed:
     """One head's effect and scores."""
     name = f"{group}:{head[0]}.{head[1]}"
     kept = np.asarray(seen.values[f"{name} kept_correct"])
@@ -193,7 +210,7 @@ def needed(case: Case, group: str, head: Head, k: tuple[Head, ...], seen: Observ
         estimates.difference(kept, gone, case.sampling(seen)),
         minimality_score(float(kept.mean()), float(gone.mean())),
         published,
-        estimates.sign_test(kept - gone),
+        estimates.exceeds(kept - gone, threshold, case.sampling(seen)),
     )
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.backgrounds import LEAST_PROMPTS, Slot, too_few
+from pytest_mechanism.methods.backgrounds import Slot, too_few
 from pytest_mechanism.methods.bench import Batch, Bench, Side
+from pytest_mechanism.spec.parts import LEAST_PROMPTS
 from pytest_mechanism.types import canonical
 
 Means = dict[Slot, Tensor]

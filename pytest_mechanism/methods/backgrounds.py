@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-LEAST_PROMPTS = 50
-"""Fewer prompts behind a mean is an error."""
+from pytest_mechanism.spec.parts import LEAST_PROMPTS
 
 MARGIN = 1.2
 """Prompts advised over those that would just do: which slots they have is a matter of chance."""

@@ -1,13 +1,20 @@
 """Cross-model activation patching (Prakash et al., section 5).
 
 Both models read the same prompts. `donate` records the donor's z of the needed heads at the
-needed positions and nothing else; `measure`, on the other model, puts them in.
+needed positions, and for a few rows what the donor's heads write for it; `measure`, on the other
+model, puts z in. Whether the two models speak one code is measured beside (`methods.codes`): z is
+exchanged by the number of a layer and a head.
+
+Other than published: the paper's notebook exchanges the heads that DCM selected (``heads: learned``
+of the claim), and also q, k and v in the place of z, which is left out here. The published score is
+the accuracy of the patched recipient; the claim sets it between that of recipient and donor.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +23,11 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, Columns
+from pytest_mechanism.methods.catalogue import ONE_CODE
+from pytest_mechanism.methods.codes import ROWS, Place, compared, writes
 from pytest_mechanism.methods.patching import edits, grouped, readings
 from pytest_mechanism.methods.readout import correct
+from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
 
@@ -28,10 +38,17 @@ class Donation:
     Attributes:
         example_ids: rows, in order.
         values: (layer, position) -> ([N, K, heads, d], which heads).
+        written: (layer, position) -> [n, K, heads, d_model], what the donor's heads write for the z
+            of the first n rows.
     """
 
     example_ids: tuple[str, ...]
-    values: Mapping[tuple[int, str], tuple[Tensor, tuple[int, ...]]]
+    values: Mapping[Place, tuple[Tensor, tuple[int, ...]]]
+    written: Mapping[Place, Tensor]
+
+    def first(self, rows: int) -> dict[Place, tuple[Tensor, tuple[int, ...]]]:
+        """z of the first rows."""
+        return {place: (z[:rows], heads) for place, (z, heads) in self.values.items()}
 
 
 def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Donation:
@@ -43,17 +60,20 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
         found = bench.engine.run(batch.base.tokens, readings=wanted, answer=False).outcome.readings
         for part, value in zip(parts, found, strict=True):
             part.append(value.cpu())
-    return Donation(
-        tuple(row.id for row in rows),
-        {
-            (layer, name): (torch.cat(part), heads)
-            for (layer, name, heads), part in zip(grouped(arguments["heads"]), parts, strict=True)
-        },
-    )
+    values = {
+        (layer, name): (torch.cat(part), heads)
+        for (layer, name, heads), part in zip(grouped(arguments["heads"]), parts, strict=True)
+    }
+    made = Donation(tuple(row.id for row in rows), values, {})
+    first = bench.batch(rows[:ROWS])
+    written = writes(bench, first, moved(bench, made.first(len(first.rows))))
+    return replace(made, written={place: each.cpu() for place, each in written.items()})
 
 
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
     """``patched`` and ``control``: is the answer right with the donor's z in these heads?
+
+    Facts: those of `code`.
 
     Args:
         bench: the recipient.
@@ -61,9 +81,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         inputs: the donor's `Donation`.
     """
     donation: Donation = inputs[0]
-    rows = bench.task.rows(bench.vocabulary, arguments["rows"], arguments["stream"])
-    if donation.example_ids != tuple(row.id for row in rows):
-        raise MeasurementError("donor and recipient were asked different rows")
+    rows = same_rows(bench, donation, arguments)
     patches = {"patched": arguments["heads"]}
     if arguments["control"]:
         patches["control"] = arguments["control"]
@@ -79,23 +97,55 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
             columns.add(name, correct(outcome.logits, batch.accepted))
-    return columns.observations(rows)
+    return columns.observations(rows, code=code_of(bench, donation, rows))
 
 
-def given(bench: Bench, donation: Donation, heads: Any, here: slice) -> list[Tensor]:
-    """The donor's values for some rows, in `grouped` order.
+def code(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
+    """How this model reads the z of another one, and nothing else.
+
+    Facts: ``code`` (JSON, see `codes.compared`). Arguments: ``rows``, ``stream``. Inputs: the other
+    model's `Donation`.
+    """
+    rows = same_rows(bench, inputs[0], arguments)
+    return Columns().observations(rows, code=code_of(bench, inputs[0], rows))
+
+
+def same_rows(bench: Bench, donation: Donation, arguments: Mapping[str, Any]) -> Sequence[Row]:
+    """The rows, which are the donor's.
 
     Raises:
-        MeasurementError: the donor's heads have another width.
+        MeasurementError: they are not, or the donor's heads have another width.
     """
-    found: list[Tensor] = []
-    for layer, name, wanted in grouped(heads):
-        values, recorded = donation.values[layer, name]
+    rows = bench.task.rows(bench.vocabulary, arguments["rows"], arguments["stream"])
+    if donation.example_ids != tuple(row.id for row in rows):
+        raise MeasurementError("donor and recipient were asked different rows")
+    for values, _ in donation.values.values():
         if values.shape[-1] != bench.model.shape.d_head:
             raise MeasurementError(
                 f"the donor's heads have width {values.shape[-1]}, the recipient's "
                 f"{bench.model.shape.d_head}: their activations cannot be exchanged"
             )
+    return rows
+
+
+def code_of(bench: Bench, donation: Donation, rows: Sequence[Row]) -> str:
+    first = bench.batch(rows[:ROWS])
+    given = moved(bench, donation.first(len(first.rows)))
+    return json.dumps(compared(bench, first, given, donation.written, ONE_CODE))
+
+
+def moved(
+    bench: Bench, values: Mapping[Place, tuple[Tensor, tuple[int, ...]]]
+) -> dict[Place, tuple[Tensor, tuple[int, ...]]]:
+    """Values where the model is."""
+    return {place: (z.to(bench.model.device), heads) for place, (z, heads) in values.items()}
+
+
+def given(bench: Bench, donation: Donation, heads: Any, here: slice) -> list[Tensor]:
+    """The donor's values for some rows, in `grouped` order."""
+    found: list[Tensor] = []
+    for layer, name, wanted in grouped(heads):
+        values, recorded = donation.values[layer, name]
         columns = [recorded.index(head) for head in wanted]
         found.append(values[here][:, :, columns].to(bench.model.device))
     return found

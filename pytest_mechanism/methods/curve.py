@@ -4,6 +4,15 @@ Revival (reverse fine-tuning) and the attack curve are the same measurement with
 (`methods.training`): Jain et al., ICLR 2024 (arXiv 2311.12786), section 5 and appendix; for
 attacks, accuracy or refusal after N steps of tampering.
 
+Other than published:
+
+- Reverse fine-tuning trains on the pre-training data, at a rate below that of the fine-tuning. Here
+  it trains on the questions that must be refused, with their answers, at the rates of the spec.
+- AdamW at a constant rate, without warm-up, decay or weight decay (`methods.training`); the paper
+  warms up and decays.
+- The paper's control (``Scr. + FT``) is a model trained from scratch on the same data. Here it is a
+  checkpoint that the user gives; what it has never learned is the user's word.
+
 Interrupted, it goes on from the last evaluation and gives the same numbers: rows are drawn from
 streams named by their step, and weights, optimiser and what was seen are kept together.
 """

@@ -10,8 +10,20 @@ instruction. Of all (l, p) in the first 80 % of the layers, that one is chosen w
 distribution on harmless ones stays within a KL divergence of 0.1. Found, chosen and judged are on
 instructions of their own.
 
-The paper also asks that adding r makes harmless instructions refused; nothing is claimed of that
-here.
+Other than published:
+
+- The paper's third filter is left out: that r, added to the stream at its layer, makes harmless
+  instructions refused (``induce_score`` above 0 in the published code). A direction that suppresses
+  refusal when it is taken out and does not induce it is chosen here all the same; the claim's
+  controls are random directions, not that filter.
+- The published code drops harmful instructions that the model does not refuse, and harmless ones
+  that it refuses, before it averages and chooses. Here all are kept; a model that does not refuse is
+  inconclusive.
+- The published h(l, p) is what layer l reads; here it is what layer l leaves, so the first candidates
+  come after layer 0 and not after the embedding. A model of a few layers always has that one, whatever
+  80 % of its layers are.
+- Instructions are the spec's; so many of each kind as the smaller set has. Places that all prompts
+  have in common before any layer are no candidates: their difference is rounding.
 """
 
 from __future__ import annotations

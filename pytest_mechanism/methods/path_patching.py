@@ -14,6 +14,10 @@ a head are those of its key-value group.
 Score of a sender, row by row: log p(answer | patched) - log p(answer | clean). Beside it under
 ``ratio ...`` the published one, (p_patched - p_clean) / p_clean, whose mean explodes where the
 model is wrong and sure.
+
+Other than published: what is judged and ranked by is the change of the log-probability, which is
+bounded where the model is wrong. A source prompt whose query label stands nowhere in its context has
+``previous_query_label`` at the label of the position that was asked for; the paper takes any label.
 """
 
 from __future__ import annotations

@@ -23,6 +23,9 @@ weights. Units:
 
 Beside the units with the best scores stand as many random others of the same kind, drawn anew for
 each count and draw.
+
+Other than published: the random others, and that the number of units is chosen on rows that are
+neither scored nor judged on. Heads are units of ours.
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ Arditi et al. 2024 (arXiv 2406.11717), sections 2.2 and 2.4:
 
 The score moves where the rate still stands at 0 or 1. Some words of a reply may be forced first:
 then both are taken after those (Qi et al. 2024, arXiv 2406.05946, section 2.3).
+
+Other than published: a reply counts as refused if it *begins* with a refusal; the published rate also
+counts one that holds a refusal further on. T follows from the task's refusals and is not chosen by
+hand for each family.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ the absolute value taken for each question. Of each matrix, the safety entries a
 
 `donate` finds them on the model that refuses; `measure`, on the model made from it, says how much
 of the change of the weights lies on them. Beside them stand as many random entries of each matrix.
+
+Other than published: the paper removes these entries and sees whether the model still refuses, and
+freezes them while it fine-tunes; nothing is removed or frozen here. Its choice among several (q, p) by
+the result is left to the spec; 0.05 and 0.05 are ours. Experts of a mixture are matrices of their own.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ of a second copy of the weights, and of a gradient for those of the layers.
 Where a family keeps its layers, and which matrix puts the heads' z back into the residual stream,
 is transformer-lens' knowledge. Experts that a mixture keeps in one three-dimensional tensor are a
 matrix each, and so is what chooses among them.
+
+Embeddings, norms and the matrix that gives logits are no layer's matrices: no score, pruning or
+change is measured of them, though a fine-tune may have changed them.
 """
 
 from __future__ import annotations

@@ -23,8 +23,11 @@ DIGITS = 6
 
 def definition(spec: Spec, claim: Claim) -> str:
     """Hash of everything in a spec that says what a claim's score *is*; what is asked of it
-    (thresholds, tolerances) does not count."""
+    (thresholds, tolerances) does not count, nor do fields that a later version added, as long as they
+    say what was meant without them."""
     asked = {"drift", "atol", *claim.thresholds}
+    defaults = type(claim).model_fields
+    asked |= {n for n in claim.later if getattr(claim, n) == defaults[n].get_default()}
     fields = claim.model_dump(mode="json", exclude=asked, by_alias=True)
     parts = {
         "claim": fields,

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
-from pytest_mechanism.methods.backgrounds import LEAST_PROMPTS, enough, lacking, shortage
+from pytest_mechanism.methods.backgrounds import enough, lacking, shortage
 from pytest_mechanism.methods.draws import Draw, ablation, draws, recipe
 from pytest_mechanism.methods.lessons import Recipe
 from pytest_mechanism.runner.ahead_of_training import check_disk, check_lessons
+from pytest_mechanism.spec.parts import LEAST_PROMPTS
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, token_of
 from pytest_mechanism.tasks.encoding import Encoded, Encoder
 from pytest_mechanism.types import Measurement
@@ -163,12 +164,11 @@ class Ahead:
                 raise MeasurementError(f"{on}: the tokenizer has no token for {prompt.text[:60]!r}")
             check_places(draw, prompt, encoded)
         if draw.words:
-            after = row.base.before
             for word in dict.fromkeys((row.base.answer, row.target, *row.base.right, *row.wanted)):
-                if encoder.word(word, after) is None:
+                if encoder.answer(row.base, word) is None:
                     raise MeasurementError(f"{on}: {word!r} is not one token here")
         if draw.replies and row.base.completion.strip():
-            encoder.with_reply(row.base)
+            encoder.reply(row.base)
 
     # -- what stands in place of a silenced head
 

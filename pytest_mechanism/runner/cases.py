@@ -71,6 +71,12 @@ class Gate:
         missing = [m for m in models if m not in self.runner.references]
         if missing:
             have = ", ".join(self.runner.references)
+            called = [r for r, ref in self.runner.references.items() if ref.label == missing[0]]
+            if called:
+                raise MechanismError(
+                    f"{missing[0]!r} is the label of {called[0]}, and a claim names roles; valid: "
+                    f"{have}"
+                )
             raise MechanismError(
                 f"needs a checkpoint for the role {missing[0]!r}, this run has {have}: "
                 f"{add_models(missing[:1])}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,28 @@ from pydantic import BaseModel, ValidationError
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.registry import claim_kinds, task_families
+from pytest_mechanism.spec.across import (
+    circles,
+    infeasible,
+    labels_for_roles,
+    misplaced,
+    strange_origin,
+)
 from pytest_mechanism.spec.explain import explained, field_names, narrowed, short
 from pytest_mechanism.spec.extends import TOLERANCES, extended
+from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.parts import (
     Ablation,
     AnyGroup,
     AppliesTo,
-    Atol,
-    Drift,
     Group,
     Part,
     SoughtGroup,
 )
 from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.spec.yaml import Document, Path_, read
-from pytest_mechanism.tasks.base import Task, token_of
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER
 
 VERSION = 1
@@ -101,6 +108,10 @@ class _Loader:
         if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
             raise Problems(sorted(self.found, key=_line_of))
 
+    def problems(self, several: Iterable[tuple[str, Path_]]) -> None:
+        for message, where in several:
+            self.problem(message, where)
+
     def spec(self) -> Spec:
         top = self.document.value
         if not isinstance(top, dict):
@@ -131,15 +142,20 @@ class _Loader:
         if (
             isinstance(confidence, bool)
             or not isinstance(confidence, float)
-            or not 0.5 <= confidence < 1
+            or not LEAST_CONFIDENCE <= confidence < 1
         ):
-            self.problem("confidence lies between 0.5 and 1, such as 0.95", ("confidence",))
+            self.problem(
+                f"confidence lies between {LEAST_CONFIDENCE:g} and 1, such as 0.95", ("confidence",)
+            )
         applies = self.part(AppliesTo, top.get("applies_to", {}), ("applies_to",))
         ablation = self.part(Ablation, top.get("ablation", {}), ("ablation",))
         task = self.task(top.get("task"))
         groups = self.groups(top.get("groups", {}), task)
         claims = self.claims(top.get("claims"), task)
-        self.check_found_on(found_on, claims, applies)
+        self.problems(strange_origin(found_on, claims, applies))
+        self.problems(labels_for_roles(claims, applies))
+        if task is not None and ablation is not None and not self.found:
+            self.problems(infeasible(claims, groups, Feasible(task, ablation)))
         for name, claim in claims.items():
             origin = claim.found_on(PAIR, str(found_on)) if claim.roles() == (PAIR,) else found_on
             named = any(isinstance(group, Group) for group in groups.values())
@@ -234,34 +250,8 @@ class _Loader:
             # '3' and 3.0 are other YAML keys than 3, and the same layer
             if len(set(members)) < len(members) or len(group.heads) < len(value[name]["heads"]):
                 self.problem(f"group {name} names a head twice", ("groups", name, "heads"))
-        self.no_cycle(found)
+        self.problems(circles(found))
         return found
-
-    def no_cycle(self, groups: Mapping[str, AnyGroup]) -> None:
-        for name in groups:
-            seen, at = [name], groups[name].into
-            while at is not None and at.group in groups:
-                if at.group in seen:
-                    self.problem(
-                        f"groups {' -> '.join([*seen, at.group])} read each other in a circle; "
-                        "the group that writes the answer has no into",
-                        ("groups", name, "into"),
-                    )
-                    return
-                seen.append(at.group)
-                at = groups[at.group].into
-
-    def check_found_on(
-        self, found_on: object, claims: Mapping[str, Claim], applies: AppliesTo | None
-    ) -> None:
-        """A role of the pair, or one that something else in the spec speaks of."""
-        roles = {"base", "ft", *(applies.roles if applies is not None else ())}
-        for claim in claims.values():
-            roles |= {model for role in claim.roles() for model in claim.models(role)}
-        if isinstance(found_on, str) and found_on not in roles:
-            self.problem(
-                f"found_on: unknown role {found_on!r}; {choices(found_on, roles)}", ("found_on",)
-            )
 
     def claims(self, value: Any, task: Task | None) -> dict[str, Claim]:
         if not isinstance(value, dict) or not value:
@@ -325,17 +315,6 @@ class _Loader:
                     "are base and ft",
                     ("claims", name),
                 )
-
-
-def misplaced(at: str, task: Task) -> str | None:
-    """What is wrong with a position of a spec, or None: ``name``, ``name.first``, ``name.last``."""
-    name, _ = token_of(at)
-    if at in task.positions or name in task.positions:
-        return None
-    word, _, token = at.rpartition(".")
-    if word in task.positions:
-        return f"{token!r} is no token of a word; valid: {word}.first, {word}.last"
-    return f"unknown position {name!r}; {choices(name, task.positions)}"
 
 
 def _line_of(problem: SpecError) -> int:

@@ -9,15 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 from pytest_mechanism.types import Head
 
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
-"""0 to 1."""
-
-Finite = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
-
-Drift = Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)]
-"""How much worse than the accepted score a new checkpoint may be."""
-
-Atol = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
-"""How much the score of unchanged checkpoints may differ from the accepted one."""
+"""0 to 1. What is claimed of a share has narrower types: `spec.thresholds`."""
 
 Layer = Annotated[int, Field(ge=0, lt=1000)]
 HeadIndex = Annotated[StrictInt, Field(ge=0, lt=1000)]
@@ -121,6 +113,10 @@ class SoughtGroup(Part):
 AnyGroup = Group | SoughtGroup
 
 
+LEAST_PROMPTS = 50
+"""Fewer prompts behind a mean is an error."""
+
+
 class Ablation(Part):
     """What stands where a head is silenced.
 
@@ -132,7 +128,7 @@ class Ablation(Part):
     """
 
     value: Literal["positional_mean", "mean", "zero", "resample"] = "positional_mean"
-    prompts: Annotated[StrictInt, Field(ge=50, le=100_000)] = 500
+    prompts: Annotated[StrictInt, Field(ge=LEAST_PROMPTS, le=100_000)] = 500
 
     def key(self) -> str:
         """The full ablation key: a faithfulness number means nothing without it."""

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import IDENTIFIER
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, AppliesTo, Atol, Drift
+from pytest_mechanism.spec.parts import Ablation, AnyGroup, AppliesTo
+from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE, Atol, Drift
 
 NAME = f"^{IDENTIFIER.pattern}$"
 
@@ -43,7 +44,7 @@ def schema() -> dict[str, Any]:
             },
             "found_on": {"type": "string"},
             "ablation": of(Ablation),
-            "confidence": {"type": "number", "minimum": 0.5, "exclusiveMaximum": 1},
+            "confidence": {"type": "number", "minimum": LEAST_CONFIDENCE, "exclusiveMaximum": 1},
             "atol": of(Atol),
             "drift": of(Drift),
             "claims": {

@@ -242,10 +242,22 @@ def by_cluster(columns: Sequence[Array], clusters: Sequence[str]) -> tuple[list[
     return sums, counts
 
 
-def sign_test(differences: Values) -> float:
-    """Exact one-sided p that positive differences are no more frequent than negative ones."""
-    gap = np.asarray(differences)
-    up, down = int((gap > 0).sum()), int((gap < 0).sum())
-    if up + down == 0:
-        return 1.0
-    return float(stats.binomtest(up, up + down, alternative="greater").pvalue)
+def exceeds(values: Values, threshold: float, how: Sampling) -> float:
+    """One-sided p that the mean is no larger than a threshold.
+
+    Clusters are what is independent: under the hypothesis the sum of a cluster's rows less the
+    threshold may as well have the other sign (a sign-flip test; SciPy's, exact where clusters are few).
+    """
+    x = np.asarray(values, dtype=np.float64)
+    sums, _ = by_cluster([x - threshold], how.clusters)
+    found = stats.permutation_test(
+        (sums[0],),
+        lambda flipped, axis: flipped.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=500,
+        alternative="greater",
+        rng=np.random.default_rng(how.seed),
+    )
+    return float(found.pvalue)

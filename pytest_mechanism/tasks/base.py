@@ -203,6 +203,8 @@ class Task:
 
     open_ended: ClassVar[bool] = False
     """Whether replies are free text, and not one answer out of a few."""
+    from_file: ClassVar[bool] = False
+    """Whether the rows are those of a file, so that there are only so many and drawing them is cheap."""
 
     settings: Any = field()
 
@@ -296,6 +298,14 @@ class Task:
     def left_out(self, vocabulary: Vocabulary) -> str:
         """What the tokenizers take away from this task, as a sentence; nothing where they do not."""
         return words_left_out(self, vocabulary)
+
+    def slots(self, prompt: Prompt) -> set[str]:
+        """Places of a prompt that every tokenizer gives a slot of its own for positional means: the
+        anchors, but those where the next one stands as well."""
+        after = [at for _, at in prompt.anchors[1:]] + [-1]
+        return {
+            name for (name, at), other in zip(prompt.anchors, after, strict=True) if at != other
+        }
 
     def without_hint(self, at: str) -> str:
         """A position that marks where the answer stands, widened to those that do not mark it."""

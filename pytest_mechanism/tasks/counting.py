@@ -20,7 +20,7 @@ from typing import Annotated, Literal, TypeVar, cast
 from pydantic import Field, Strict, StringConstraints, model_validator
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.base import Row, Task, TaskParameters, Vocabulary
+from pytest_mechanism.tasks.base import Prompt, Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.questions import REFUSAL, Question
 from pytest_mechanism.tasks.strings import Strings
 from pytest_mechanism.tasks.words import NUMBERS
@@ -284,6 +284,11 @@ class Counting(Task):
             prompt = self.question(self.strings.draw(rng), operand, way).prompt()
             found.append(Row(f"{stream}-{i}", f"{stream}-{i}", prompt, None, prompt.answer))
         return found
+
+    def slots(self, prompt: Prompt) -> set[str]:
+        """A string of n letters, a token each, has places that shorter ones have not."""
+        letters = len(prompt.spans["letters"])
+        return super().slots(prompt) | {f"letter {k} of a string" for k in range(1, letters + 1)}
 
     @staticmethod
     def until(draw: Callable[[], T | None], what: str) -> T:

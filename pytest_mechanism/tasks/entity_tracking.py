@@ -268,6 +268,16 @@ class EntityTracking(Task):
             found.append(Row(f"{stream}-{i}", f"{stream}-{i}", prompt, None, prompt.answer))
         return found
 
+    def slots(self, prompt: Prompt) -> set[str]:
+        """A segment with a filler has one token more, which those without have not."""
+        at = dict(prompt.anchors)
+        filled = {
+            f"object_{i} with a filler"
+            for i in range(self.boxes)
+            if not prompt.text[at[f"object_{i}"] : at[f"box_{i}"]].endswith(" is")
+        }
+        return super().slots(prompt) | filled
+
     def another(self, rng: random.Random, position: int) -> int:
         """A queried position other than ``position``."""
         return rng.choice([k for k in range(self.boxes) if k != position])

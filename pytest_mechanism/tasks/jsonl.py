@@ -62,6 +62,7 @@ class Jsonl(Task):
 
     family = "jsonl"
     parameters = JsonlParameters
+    from_file = True
 
     @property
     def given(self) -> JsonlParameters:

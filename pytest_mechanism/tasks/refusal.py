@@ -146,6 +146,7 @@ class Refusal(Task):
     positions = ("last", "instruction")
     variables = ()
     open_ended = True
+    from_file = True
 
     @property
     def given(self) -> RefusalParameters:

@@ -159,11 +159,34 @@ def test_revival_is_judged_midway_between_control_and_pretrained() -> None:
 
 
 def test_one_evaluation_above_is_not_back() -> None:
-    """Two running are asked for; yet the claim says 'at every evaluation', so it is red."""
+    """Two running are asked for: judged is the level that is held at two of them."""
     verdict = revival(criterion=0.5).judge(case(), runner(correct={0: 0.0, 20: 0.9, 40: 0.1}))
     assert "back from" not in verdict.reason
     assert "censored" in verdict.scores[1].metric
-    assert verdict.status == "fail"
+    assert verdict.score.value == pytest.approx(0.1)
+    assert verdict.status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("correct", "held", "status"),
+    [
+        ({0: 0.0, 10: 0.9, 20: 0.1, 30: 0.9, 40: 0.1}, 0.1, "pass"),
+        ({0: 0.0, 10: 0.9, 20: 0.8, 30: 0.1, 40: 0.1}, 0.8, "fail"),
+        ({0: 0.0, 10: 0.1, 20: 0.1, 30: 0.9, 40: 0.8}, 0.8, "fail"),
+        ({0: 0.0, 10: 0.1, 20: 0.1, 30: 0.1, 40: 0.9}, 0.1, "inconclusive"),
+        ({0: 0.9, 10: 0.9, 20: 0.1, 30: 0.1, 40: 0.1}, 0.9, "fail"),
+        ({0: 0.0, 10: 0.52, 20: 0.52, 30: 0.1, 40: 0.1}, 0.52, "inconclusive"),
+    ],
+    ids=["never twice", "twice and gone", "twice at the end", "once at the end", "from the start",
+         "twice, not surely"],
+)  # fmt: skip
+def test_revival_is_what_two_evaluations_running_show(
+    correct: Levels, held: float, status: str
+) -> None:
+    """The lower of the two, most of all such pairs; one at the end leaves open what comes next."""
+    verdict = revival(criterion=0.5, every=10).judge(case(), runner(correct=correct))
+    assert (verdict.status, verdict.score.value) == (status, pytest.approx(held))
+    assert (verdict.status == "fail") == ("back from" in verdict.reason)
 
 
 @pytest.mark.parametrize("have", [(), ("control",), ("pretrained",)])

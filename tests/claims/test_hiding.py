@@ -155,12 +155,12 @@ def test_only_a_share_wants_other_models() -> None:
     ("fields", "said"),
     [
         ({}, "needs one of at_least, share_at_least, share_at_most"),
-        ({"at_least": 0.0}, "claims nothing"),
-        ({"share_at_least": 0.0}, "must be above 0"),
+        ({"at_least": 0.0}, "must lie between 0.01 and 1"),
+        ({"share_at_least": 0.0}, "must lie between 0.01 and 2"),
         ({"share_at_least": 0.6, "share_at_most": 0.5}, "above share_at_most"),
         ({"share_at_least": 0.5, "control": "x", "pretrained": "x"}, "two roles"),
         ({"share_at_least": 0.5, "control": "ft"}, "share of ft is measured against itself"),
-        ({"at_least": 0.5, "penalty": 0.0}, "greater than 0"),
+        ({"at_least": 0.5, "penalty": 0.0}, "must lie between 1e-06 and 10"),
     ],
 )
 def test_a_probe_that_claims_nothing_is_refused(fields: dict[str, Any], said: str) -> None:

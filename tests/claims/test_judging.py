@@ -179,7 +179,10 @@ def cmap(case: Case, base: Any, ft: Any, **patched: Any) -> Any:
     def fake(m: Measurement) -> Observations:
         if "performance" in m.method.function:
             return seen(correct=base if m.on == "base" else ft)
-        return seen(**patched)
+        given = json.loads(m.arguments)
+        heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given["control"])]
+        code = {name: {"agreement": 1.0} for name in heads}
+        return replace(seen(**patched), facts={"code": json.dumps(code)})
 
     return claim.judge(case, fake)
 
@@ -345,7 +348,7 @@ def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(ca
     ]
     assert [status(v) for v in found] == ["fail", "fail"]
     assert {v.score.name for v in found} == {"least needed head"}
-    assert [v.reason.split("(Holm): ")[1] for v in found] == [
+    assert [v.reason.split("heads): ")[1] for v in found] == [
         "2.2 of pos_transmitter",
         "1.3 of pos_detector",
     ]

@@ -201,10 +201,10 @@ def test_refusal_that_stays_fails(case: Case) -> None:
 
 def test_the_worst_random_direction_counts(case: Case) -> None:
     """One of three that takes refusal away is enough."""
-    verdict = one_direction(case, ablated(ZERO, random=share(0.7)))
-    assert (verdict.status, "change by a random direction -0.3" in verdict.reason) == ("fail", True)
+    verdict = one_direction(case, ablated(ZERO, random=share(0.9)))
+    assert (verdict.status, "change by a random direction -0.1" in verdict.reason) == ("fail", True)
     assert (
-        one_direction(case, ablated(ZERO, random=share(0.7)), random_changes_at_most=0.5).status
+        one_direction(case, ablated(ZERO, random=share(0.9)), random_changes_at_most=0.25).status
         == "pass"
     )
 
@@ -296,17 +296,17 @@ def test_the_pair_form_takes_one_models_direction_out_of_the_other() -> None:
     ("kind", "fields", "wanted"),
     [
         (SuppressionHolds, {}, "needs one of refuses_at_least"),
-        (SuppressionHolds, {"refuses_at_least": 0.0}, "claim nothing"),
+        (SuppressionHolds, {"refuses_at_least": 0.0}, "must lie between 0.01 and 1"),
         (SuppressionHolds, {"not_worse_than": "base"}, "go together"),
         (SuppressionHolds, {"on": "ft", "not_worse_than": "ft", "margin": 0.1}, "than itself"),
-        (RefusesAfterPrefill, {"depth": 1, "at_least": 0.0}, "claims nothing"),
+        (RefusesAfterPrefill, {"depth": 1, "at_least": 0.0}, "must lie between 0.01 and 1"),
         (RefusesAfterPrefill, {"depth": [1, 1], "at_least": 0.5}, "stands there twice"),
         (Direction, {}, "needs one of ablation_leaves_at_most"),
         (Direction, {"from": "base"}, "from and to go together"),
         (Direction, {"from": "base", "to": "base"}, "must be two roles"),
         (Direction, {"from": "base", "to": "ft", "on": "ft"}, "each model's own direction"),
         (Direction, {"cosine_at_least": 0.9}, "compares two models"),
-        (Direction, {"ablation_leaves_at_most": 1.0}, "claims nothing"),
+        (Direction, {"ablation_leaves_at_most": 1.0}, "must lie between 0 and 0.5"),
     ],
 )
 def test_claims_that_say_nothing_are_refused(
@@ -325,16 +325,16 @@ def test_a_direction_that_does_no_more_than_a_random_one_is_no_pass(case: Case) 
     """However much the claim lets a random one change."""
     verdict = one_direction(
         case,
-        ablated(share(0.3), random=share(0.3)),
+        ablated(share(0.4), random=share(0.4), refused=share(0.6)),
         ablation_leaves_at_most=0.5,
-        random_changes_at_most=0.9,
+        random_changes_at_most=0.25,
     )
     assert verdict.status == "inconclusive"
-    assert "without a random one 0.300 are" in verdict.reason
+    assert "without a random one 0.400 are" in verdict.reason
 
 
 def test_a_margin_of_everything_claims_nothing() -> None:
-    with pytest.raises(ValidationError, match="margin: 1 claims nothing"):
+    with pytest.raises(ValidationError, match=r"margin\n  must lie between 0 and 0\.25"):
         SuppressionHolds(kind="suppression_holds", on="ft", not_worse_than="base", margin=1.0)
 
 

@@ -41,7 +41,7 @@ def test_prompts_are_recorded_once_and_patched_ones_twice() -> None:
     same = [ask(PERFORMANCE, rows=10, stream="rows"), ask(CMAP, rows=10, stream="rows", control=[])]
     batch = 3.0 * 4
     assert SEEN.needs(same, 4, 0) == 10 * 2.0 * 1.5 + batch
-    patched = ask(INTERCHANGE, rows=10, variable="position", control=[], learned=False)
+    patched = ask(INTERCHANGE, rows=10, variable="position", control=[])
     assert SEEN.needs([*same, patched], 4, 0) == 30 * 2.0 * 1.5 + batch
     assert SEEN.needs(same, 4, 100) == 110 * 2.0 * 1.5 + batch
 

@@ -46,8 +46,12 @@ PATCHED: dict[str, tuple[Method, dict[str, Any]]] = {
         catalogue.INTERCHANGE,
         {
             "rows": 12, "heads": EVERY, "control": EVERY[:2], "at": "operand",
-            "variable": "operand", "learned": True,
+            "variable": "operand",
         },
+    ),
+    "mask": (
+        catalogue.MASK,
+        {"heads": EVERY, "at": "operand", "variable": "operand", "sparsity": 0.01, "rate": 0.1},
     ),
     "activation patching": (catalogue.HEAD_EFFECTS, {**ROWS, "heads": EVERY, "at": "last"}),
     "path to the logits": (catalogue.PATH_PATCHING, paths("last", None)),

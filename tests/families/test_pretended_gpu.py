@@ -12,7 +12,7 @@ from pretended_gpu import PretendedGPU
 from test_matrix import measured
 
 from pytest_mechanism.checkpoints.load import LoadedModel
-from pytest_mechanism.methods import catalogue, dcm, interchange
+from pytest_mechanism.methods import catalogue, dcm
 from pytest_mechanism.methods.bench import Bench
 
 Benches = Callable[..., Bench]
@@ -22,7 +22,7 @@ Benches = Callable[..., Bench]
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows for a mask to be learned on; weights that are read anew are on the GPU."""
     few = partial(dcm.DcmSettings, batch=4, train=8, validation=4)
-    monkeypatch.setattr(interchange, "DcmSettings", few)
+    monkeypatch.setattr(dcm, "DcmSettings", few)
     right = LoadedModel.fresh
 
     def fresh(model: LoadedModel, dtype: Any) -> Any:

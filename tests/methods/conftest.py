@@ -76,6 +76,12 @@ def loaded(folder: Path, task: Task) -> Bench:
 
 
 @pytest.fixture(scope="session")
+def bench_of() -> Callable[[Path, Task], Bench]:
+    """Makes the bench of a checkpoint and a task."""
+    return loaded
+
+
+@pytest.fixture(scope="session")
 def chat_bench() -> Callable[[str], Bench]:
     """The bench of ``refusal_base`` or ``refusal_ft`` on the shipped spec's task, loaded once."""
     task = load(ROOT / "circuits" / "refusal.yaml").task

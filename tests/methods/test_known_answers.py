@@ -199,7 +199,6 @@ def test_each_group_carries_its_own_variable_and_no_other(
             "control": [],
             "at": spec.groups[group].at,
             "variable": variable,
-            "learned": False,
             "rows": 200,
         },
         [],
@@ -217,7 +216,6 @@ def test_random_weights_carry_nothing(bench: Benches) -> None:
             "control": ALL_HEADS[:4],
             "at": "last",
             "variable": "position",
-            "learned": False,
             "rows": 200,
         },
         [],
@@ -305,7 +303,7 @@ def test_heads_of_another_width_cannot_be_exchanged(bench: Benches) -> None:
     one = bench("base")
     given = donation(one, [[0, 0, "last"]])
     values, heads = given.values[0, "last"]
-    narrow = cmap.Donation(given.example_ids, {(0, "last"): (values[..., :5], heads)})
+    narrow = cmap.Donation(given.example_ids, {(0, "last"): (values[..., :5], heads)}, {})
     with pytest.raises(MeasurementError, match="heads have width 5"):
         cmap.measure(
             one,

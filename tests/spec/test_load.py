@@ -155,11 +155,11 @@ CASES = {
     ),
     "confidence 1": (
         HEAD + "confidence: 1\n" + TASK + CLAIMS,
-        ONE + "confidence lies between 0.5 and 1, such as 0.95",
+        ONE + "confidence lies between 0.8 and 1, such as 0.95",
     ),
     "confidence small": (
         HEAD + "confidence: 0.4\n" + TASK + CLAIMS,
-        ONE + "confidence lies between 0.5 and 1, such as 0.95",
+        ONE + "confidence lies between 0.8 and 1, such as 0.95",
     ),
     "no task": (
         HEAD + CLAIMS,
@@ -296,7 +296,8 @@ CASES = {
     ),
     "threshold above 1": (
         HEAD + TASK + "claims:\n  a:\n    kind: accuracy\n    at_least: 60\n",
-        "x.yaml:7: a.at_least: must be less than or equal to 1, got 60",
+        "x.yaml:7: a.at_least: must lie between 0.01 and 1 (less than one row in a hundred is next to "
+        "nothing, and none has more than all), got 60",
     ),
     "threshold as text": (
         HEAD + TASK + "claims: {a: {kind: accuracy, at_least: '0.5'}}\n",

@@ -216,7 +216,7 @@ def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(judge: Judge) -> Non
     _, spec, gate = judge(text)
     bench = gate.runner.bench("base", spec.task)
     fake = replace(bench, engine=AnyLaterYear(bench))
-    arguments = {"heads": [], "control": [], "at": "last", "variable": "year", "learned": False}
+    arguments = {"heads": [], "control": [], "at": "last", "variable": "year"}
     seen = interchange.measure(fake, {**arguments, "rows": 300}, ())
     assert seen.values["own"].mean() == 1
     assert 0.3 < seen.values["ceiling"].mean() < 0.7

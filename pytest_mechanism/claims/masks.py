@@ -1,0 +1,68 @@
+"""Claims about the heads of a group that a DCM mask selects (`methods.dcm`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pytest_mechanism.claims.base import Case, Claim
+from pytest_mechanism.methods.catalogue import MASK
+from pytest_mechanism.spec.parts import Group
+from pytest_mechanism.spec.thresholds import MaskRate, Sparsity
+from pytest_mechanism.types import Head, Measurement, Observations
+
+PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
+"""Lambda and Adam's rate in the published code."""
+
+
+class Masked(Claim):
+    """What a claim says of the mask.
+
+    Attributes:
+        heads: ``all`` of the group, or ``learned``: those that a DCM mask selects.
+        mask_sparsity: lambda, the price of a selected head in logits; published is 0.01.
+        mask_rate: of Adam; published is 0.1.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate")
+
+    heads: Literal["all", "learned"] = "all"
+    mask_sparsity: Sparsity = PUBLISHED["mask_sparsity"]
+    mask_rate: MaskRate = PUBLISHED["mask_rate"]
+
+    def check_mask(self) -> None:
+        """The mask's settings go with a mask.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.heads == "all":
+            for name, published in PUBLISHED.items():
+                if getattr(self, name) != published:
+                    raise ValueError(f"{name} is of a mask: needs heads: learned")
+
+    def mask(self, case: Case, on: str, group: Group, variable: str) -> Measurement:
+        """The mask over a group's heads, learned on the model of role ``on``."""
+        return case.ask(
+            MASK,
+            on,
+            heads=group.members(),
+            at=group.at,
+            variable=variable,
+            sparsity=self.mask_sparsity,
+            rate=self.mask_rate,
+        )
+
+
+def selected(seen: Observations) -> list[Head]:
+    """The heads that a mask selects."""
+    named = [head.split(".") for head in seen.facts["selected"].split()]
+    return [(int(layer), int(head)) for layer, head in named]
+
+
+def among(group: Group, heads: Sequence[Head]) -> Group | None:
+    """The group with some of its heads; None where those are none."""
+    layers: dict[int, list[int]] = {}
+    for layer, head in sorted(heads):
+        layers.setdefault(layer, []).append(head)
+    return group.model_copy(update={"heads": layers}) if layers else None

@@ -1,0 +1,354 @@
+"""Claims say what their definitions say: which heads are asked for, and what is made of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.circuits import random_circuits
+from pytest_mechanism.claims.cmap import Cmap
+from pytest_mechanism.claims.encodes import Encodes
+from pytest_mechanism.claims.minimality import Minimality
+from pytest_mechanism.claims.transfer import Transfer
+from pytest_mechanism.discovery.minimality import at_most
+from pytest_mechanism.report.result import definition
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.spec.parts import Ablation, Group
+from pytest_mechanism.statistics.estimates import Sampling, exceeds
+from pytest_mechanism.tasks.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.types import Measurement, Observations, Setting
+
+ROOT = Path(__file__).parents[2]
+N = 140
+IDS = [f"rows-{i}" for i in range(N)]
+CLUSTERS = [f"context-{i // 7}" for i in range(N)]
+ZERO, ONE = np.zeros(N), np.ones(N)
+GROUPS = {
+    "fetchers": Group(heads={3: [0, 1, 2], 2: [5]}, at="last"),
+    "movers": Group(heads={2: [1], 1: [0, 6]}, at="last"),
+    "readers": Group(heads={0: [2]}, at="query_label"),
+}
+
+
+def seen(facts: dict[str, str] | None = None, **values: Any) -> Observations:
+    return Observations(
+        IDS, CLUSTERS, {k: np.asarray(v, float) for k, v in values.items()}, facts or {}
+    )
+
+
+def share(p: float) -> Any:
+    found = np.zeros(N)
+    found[np.random.default_rng(0).permutation(N)[: round(p * N)]] = 1
+    return found
+
+
+@pytest.fixture
+def case() -> Case:
+    task = EntityTracking(EntityTrackingParameters(family="entity_tracking", rows=N))
+    shape = Shape(4, 8, 8, 64, 8, 300)
+    setting = Setting(0, "float32", "cpu", "reference")
+    return Case("ft", GROUPS, Ablation(), task, 0.95, {"base": shape, "ft": shape}, setting)
+
+
+def arguments(m: Measurement) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(m.arguments)
+    return found
+
+
+def name(m: Measurement) -> str:
+    return m.method.function.partition("methods.")[2]
+
+
+# -- encodes: the control of a learned mask
+
+
+def encodes(case: Case, mask: str, **fields: Any) -> tuple[Any, list[Measurement]]:
+    """The verdict where a mask selects some heads, and what was asked."""
+    claim = Encodes(kind="encodes", group="fetchers", variable="object", heads="learned",
+                    **{"at_least": 0.5} | fields)  # fmt: skip
+    asked: list[Measurement] = []
+
+    def fake(m: Measurement) -> Observations:
+        asked.append(m)
+        if name(m) == "dcm:measure":
+            return seen({"selected": mask}, patched=ONE)
+        given = arguments(m)
+        columns = {"patched": share(0.9) if given["heads"] else ZERO, "floor": ZERO, "ceiling": ONE}
+        return seen(**columns, **({"control": ZERO} if given["control"] else {}))
+
+    return claim.judge(case, fake), asked
+
+
+@pytest.mark.parametrize(
+    ("mask", "layers"), [("3.0", [3]), ("3.1 3.2", [3, 3]), ("2.5 3.0", [2, 3]), ("2.5", [2])]
+)
+def test_the_control_of_a_learned_mask_is_drawn_anew(
+    case: Case, mask: str, layers: list[int]
+) -> None:
+    """As many heads as were selected, from their layers, none of the group, and named so."""
+    verdict, (learned, moved) = encodes(case, mask)
+    assert arguments(learned)["heads"] == [[2, 5], [3, 0], [3, 1], [3, 2]]
+    given = arguments(moved)
+    assert given["heads"] == [[int(x) for x in head.split(".")] for head in mask.split()]
+    assert [layer for layer, _ in given["control"]] == layers
+    assert {tuple(h) for h in given["control"]}.isdisjoint(GROUPS["fetchers"].members())
+    many = "1 random head" if len(layers) == 1 else f"{len(layers)} random heads"
+    assert verdict.score.control.name == f"{many} of the same layers"
+    assert f"heads selected by DCM: {mask}" in verdict.score.metric
+    assert verdict.status == "pass"
+
+
+def test_a_mask_that_selects_nothing_shows_nothing(case: Case) -> None:
+    """No head is patched, and none stands beside: the group does not carry the variable."""
+    verdict, (_, moved) = encodes(case, "")
+    assert (arguments(moved)["heads"], arguments(moved)["control"]) == ([], [])
+    assert (verdict.status, verdict.score.value, verdict.score.control) == ("fail", 0.0, None)
+
+
+def test_lambda_and_rate_of_the_mask_are_the_claims(case: Case) -> None:
+    """Published by default; without a mask they say nothing and are refused."""
+    _, (learned, _) = encodes(case, "3.0")
+    assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.01, 0.1)
+    _, (learned, _) = encodes(case, "3.0", mask_sparsity=0.1, mask_rate=0.02)
+    assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.1, 0.02)
+    with pytest.raises(ValueError, match="mask_rate is of a mask: needs heads: learned"):
+        Encodes(kind="encodes", group="a", variable="object", at_least=0.5, mask_rate=0.02)
+
+
+# -- cmap: learned heads, and heads that speak another code
+
+
+def cmap(
+    case: Case,
+    code: Callable[[str], dict[str, Any]],
+    masks: dict[str, str] | None = None,
+    **fields: Any,
+) -> tuple[Any, list[Measurement]]:
+    """The verdict where each head has such a code, and masks select these heads."""
+    base = share(0.6)
+    claim = Cmap(kind="cmap", donor="ft", recipient="base",
+                 **{"group": "movers", "recovers_at_least": 0.3} | fields)  # fmt: skip
+    asked: list[Measurement] = []
+
+    def fake(m: Measurement) -> Observations:
+        asked.append(m)
+        if name(m) == "performance:measure":
+            return seen(correct=base if m.on == "base" else ONE)
+        if name(m) == "dcm:measure":
+            return seen({"selected": (masks or {})[arguments(m)["variable"]]}, patched=ONE)
+        given = arguments(m)
+        names = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given["control"])]
+        facts = {"code": json.dumps({n: code(n) for n in names})}
+        return seen(facts, patched=np.maximum(base, share(0.9)), control=base)
+
+    return claim.judge(replace(case, role="pair"), fake), asked
+
+
+def same(_: str) -> dict[str, Any]:
+    return {"agreement": 0.9}
+
+
+def test_cmap_exchanges_the_heads_that_masks_select_in_the_donor(case: Case) -> None:
+    """The published form: a mask for each group's own variable, its control anew."""
+    masks = {"object": "3.1", "position": "1.0 2.1"}
+    verdict, asked = cmap(
+        case, same, masks, group=["fetchers", "movers"], heads="learned",
+        variable={"fetchers": "object", "movers": "position"},
+    )  # fmt: skip
+    learned = [m for m in asked if name(m) == "dcm:measure"]
+    assert {m.on for m in learned} == {"ft"}
+    (exchange,) = [m for m in asked if name(m) == "cmap:measure"]
+    given = arguments(exchange)
+    assert given["heads"] == [[3, 1, "last"], [1, 0, "last"], [2, 1, "last"]]
+    assert sorted(layer for layer, _, _ in given["control"]) == [1, 2, 3]
+    members = {h for n in ("fetchers", "movers") for h in GROUPS[n].members()}
+    assert {(layer, h) for layer, h, _ in given["control"]}.isdisjoint(members)
+    assert verdict.status == "pass"
+    assert verdict.score.name == "fetchers+movers (learned heads) from ft into base"
+
+
+def test_one_variable_may_be_meant_for_all_groups(case: Case) -> None:
+    _, asked = cmap(case, same, {"position": "1.0"}, heads="learned", variable="position")
+    assert arguments(asked[-1])["heads"] == [[1, 0, "last"]]
+
+
+def test_nothing_is_exchanged_where_the_masks_select_nothing(case: Case) -> None:
+    verdict, asked = cmap(case, same, {"position": ""}, heads="learned", variable="position")
+    assert (verdict.status, verdict.scores) == ("inconclusive", ())
+    assert "selects no head of movers in ft" in verdict.reason
+    assert all(name(m) != "cmap:measure" for m in asked)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"heads": "learned"}, "heads: learned and variable go together"),
+        ({"variable": "position"}, "heads: learned and variable go together"),
+        ({"heads": "learned", "variable": {"movers": "position"}, "group": ["movers", "readers"]},
+         "needs one for each of movers, readers"),
+        ({"mask_rate": 0.2}, "needs heads: learned"),
+    ],
+)  # fmt: skip
+def test_what_a_learned_cmap_needs(fields: dict[str, Any], says: str) -> None:
+    """A variable for each group."""
+    with pytest.raises(ValueError, match=says):
+        Cmap(kind="cmap", donor="ft", recipient="base", recovers_at_least=0.3,
+             **{"group": "movers"} | fields)  # fmt: skip
+
+
+@pytest.mark.parametrize("like", ["2.1", "2.4", None])
+def test_heads_of_another_code_give_no_number(case: Case, like: str | None) -> None:
+    """One of the exchanged heads is enough, whatever the patch does."""
+    odd = {"agreement": 0.1, **({"like": like} if like else {})}
+    verdict, _ = cmap(case, lambda n: odd if n.startswith("2.1 ") else {"agreement": 0.9})
+    assert (verdict.status, verdict.scores) == ("inconclusive", ())
+    assert "not comparable by index: z of head 2.1 of ft at last" in verdict.reason
+
+
+def test_a_control_in_another_code_is_none(case: Case) -> None:
+    """Where its heads' work is done elsewhere; a head whose work nobody does may be a control."""
+    moved = {h for h, _ in ((f"{x}.{y}", 0) for x, y in GROUPS["movers"].members())}
+
+    def control_is(odd: dict[str, Any]) -> Any:
+        return cmap(case, lambda n: {"agreement": 0.9} if n.split(" ")[0] in moved else odd)[0]
+
+    verdict = control_is({"agreement": 0.1, "like": "0.0"})
+    assert (verdict.status, verdict.score.control) == ("inconclusive", None)
+    assert "there is no control: not comparable by index" in verdict.reason
+    assert control_is({"agreement": 0.1}).status == "pass"
+
+
+# -- transfer: heads that have changed places
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ({"agreement": 0.9}, "fail"),
+        ({"agreement": 0.1}, "fail"),
+        ({"agreement": 0.1, "like": "SELF"}, "fail"),
+        ({"agreement": 0.1, "like": "3.7"}, "inconclusive"),
+    ],
+    ids=["one code", "another head", "another basis", "another place"],
+)
+def test_a_circuit_fails_unless_its_heads_have_changed_places(
+    case: Case, code: dict[str, Any], wanted: str
+) -> None:
+    """A circuit of head numbers says nothing where another head has the number."""
+
+    def fake(m: Measurement) -> Observations:
+        if name(m) == "performance:measure":
+            return seen(correct=ONE)
+        if name(m) == "cmap:code":
+            names = [f"{x[0]}.{x[1]} at {x[2]}" for x in arguments(m.inputs[0])["heads"]]
+            facts = {
+                n: {k: n.split(" ")[0] if v == "SELF" else v for k, v in code.items()}
+                for n in names
+            }
+            return seen({"code": json.dumps(facts)})
+        if "random_0" in m.arguments:
+            return seen(**{f"random_{i}_correct": ZERO for i in range(29)})
+        return seen(circuit_correct=share(0.3), empty_correct=ZERO)
+
+    claim = Transfer.model_validate(
+        {"kind": "transfer", "from": "base", "to": "ft", "beats": {"model": "base"}}
+    )
+    verdict = claim.judge(replace(case, role="pair"), fake)
+    assert verdict.status == wanted
+    assert ("not comparable by index" in verdict.reason) == (wanted == "inconclusive")
+
+
+# -- random circuits
+
+
+def test_random_circuits_have_the_sizes_of_the_circuit(case: Case) -> None:
+    """At each position as many different heads as the groups have there together."""
+    drawn = arguments(random_circuits(case, "ft", 40))["alive"]
+    assert len(drawn) == 40
+    for alive in drawn.values():
+        heads = [tuple(each) for each in alive]
+        assert len(set(heads)) == len(heads)
+        assert [at for *_, at in heads].count("last") == 7
+        assert [at for *_, at in heads].count("query_label") == 1
+    assert len({json.dumps(alive) for alive in drawn.values()}) == 40
+
+
+# -- minimality
+
+
+def test_k_holds_three_tenths_of_the_others_rounded_up() -> None:
+    """ceil(0.3 N), in whole numbers: of 10 others 3, of 11 four."""
+    assert [at_most(n) for n in (0, 1, 3, 4, 7, 10, 11, 20, 70)] == [0, 1, 1, 2, 3, 3, 4, 6, 21]
+
+
+def test_p_is_about_the_threshold() -> None:
+    """An effect of 0.2 is surely above 0, and nowhere near surely above 0.25."""
+    gap, how = share(0.2), Sampling(CLUSTERS, 0.95, 0)
+    assert exceeds(gap, 0.0, how) < 0.001
+    assert exceeds(gap, 0.25, how) > 0.8
+    assert exceeds(ZERO, 0.01, how) == 1.0
+    assert exceeds(ONE, 0.01, how) < 0.001
+
+
+def test_p_knows_of_contexts() -> None:
+    """Rows of one context are one thing: 4 contexts of 20 that differ are less than 28 rows of 140."""
+    one = np.array([1.0 if i // 7 < 4 else 0.0 for i in range(N)])
+    alone = Sampling(IDS, 0.95, 0)
+    together = Sampling(CLUSTERS, 0.95, 0)
+    assert exceeds(one, 0.08, alone) < 0.001
+    assert exceeds(one, 0.08, together) > 0.04
+    few = Sampling([f"c{i // 14}" for i in range(N)], 0.95, 0)
+    assert exceeds(ONE, 0.5, few) == pytest.approx(1 / 2**10)  # exact: all ten of a sign
+
+
+def test_a_red_minimality_names_the_heads_that_do_not_cost_the_threshold(case: Case) -> None:
+    """A head that surely costs 0.05 is named where 0.1 is asked for, and not where 0.01 is."""
+    small = share(0.9).copy()
+    small[np.flatnonzero(small)[::18]] = 0  # 5 % of all rows
+    small[np.flatnonzero(share(0.9))[1::18]] = 0
+
+    def fake(m: Measurement) -> Observations:
+        if name(m) == "performance:measure":
+            return seen(correct=ONE)
+        columns = {}
+        for n in arguments(m)["alive"]:
+            lost = n.endswith("gone")
+            columns[f"{n}_correct"] = (
+                (small if n.startswith("readers:0.2") else share(0.3)) if lost else share(0.9)
+            )
+        return seen(**columns)
+
+    def verdict(least: float) -> Any:
+        return Minimality(kind="minimality", on="ft", costs_at_least=least).judge(case, fake)
+
+    assert verdict(0.01).status == "pass"
+    red = verdict(0.2)
+    assert red.status == "fail"
+    assert red.reason.endswith("; not shown to cost 0.2 (Holm over 8 heads): 0.2 of readers")
+
+
+# -- fields that came later
+
+
+def test_a_field_that_came_later_leaves_the_definition_as_it_was() -> None:
+    """At its default a spec means what it meant, so that accepted scores stay; at another value its
+    score is another one."""
+    spec = load(ROOT / "circuits" / "entity_tracking.yaml")
+    stored = json.loads(
+        (ROOT / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json").read_text()
+    )["scores"]
+    for claim_name in ("fetchers_hold_object", "ft_improves_fetching"):
+        claim = spec.claims[claim_name]
+        (key,) = {k for k in stored if k.startswith(claim_name) and not k.endswith("base")}
+        assert definition(spec, claim) == stored[key]["definition"]
+        learned = claim.model_copy(update={"heads": "learned", "mask_rate": 0.2})
+        again = claim.model_copy(update={"heads": "learned"})
+        assert len({definition(spec, c) for c in (claim, learned, again)}) == 3

@@ -1,0 +1,128 @@
+"""Pairs that compute the same and store it otherwise, and masks, through claims as a run judges them."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.commands.session import open_gate
+from pytest_mechanism.methods import dcm
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.types import Verdict
+
+SPEC = """mechanism: 1
+circuit: other_codes
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 140, seed: 0}
+groups:
+  value_fetcher:   {heads: {3: [0, 1, 2, 3]}, at: last}
+  layer_two:       {heads: {2: [0, 1, 2, 3]}, at: last, into: {group: value_fetcher, via: q}}
+  pos_detector:    {heads: {1: [3]}, at: query_label, into: {group: layer_two, via: v}}
+  struct_reader:   {heads: {0: [0, 1, 2, 3]}, at: previous_query_label, into: {group: pos_detector, via: v}}
+ablation: {value: mean, prompts: 70}
+claims:
+  gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.3}
+  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.3}
+  gains_learned: {kind: cmap, group: layer_two, heads: learned, variable: position, donor: ft, recipient: base, recovers_at_least: 0.01}
+  learned: {kind: encodes, on: ft, group: layer_two, heads: learned, variable: position, at_least: 0.75}
+  works: {kind: transfer, from: base, to: ft, faithfulness_at_least: 0.9}
+"""
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Verdict]]:
+    """Verdicts on base and one of ft's twins."""
+    root = tmp_path_factory.mktemp("other_codes")
+    (root / "spec.yaml").write_text(SPEC)
+
+    def of(ft: str, *names: str) -> dict[str, Verdict]:
+        gate = open_gate(
+            argparse.Namespace(
+                model=None, model_pair=f"base=zoo:base,ft={ft}", device="cpu", dtype="float32",
+                batch_size=64, engine="branch", store=root / "store",
+            )
+        )  # fmt: skip
+        spec = load(root / "spec.yaml")
+        found = {n: gate.judge(spec, spec.claims[n], spec.claims[n].roles()[0]) for n in names}
+        gate.runner.release()
+        return found
+
+    return of
+
+
+def twin(folder: Path, change: Callable[[Any], None]) -> str:
+    """``ft`` with the attention of its last layer stored otherwise."""
+    model = AutoModelForCausalLM.from_pretrained(ZOO / "ft", dtype=torch.float32)
+    with torch.no_grad():
+        change(model.model.layers[3].self_attn)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ZOO / "ft" / name, folder / name)
+    return str(folder)
+
+
+def permute(attention: Any) -> None:
+    width = attention.head_dim
+    order = torch.cat([torch.arange(h * width, (h + 1) * width) for h in (2, 3, 1, 0)])
+    for matrix in (attention.q_proj, attention.k_proj, attention.v_proj):
+        matrix.weight.copy_(matrix.weight[order])
+    attention.o_proj.weight.copy_(attention.o_proj.weight[:, order])
+
+
+def turn(attention: Any) -> None:
+    width, generator = attention.head_dim, torch.Generator().manual_seed(0)
+    for head in range(4):
+        rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
+        own = slice(head * width, (head + 1) * width)
+        attention.v_proj.weight[own] = rotation @ attention.v_proj.weight[own]
+        attention.o_proj.weight[:, own] = attention.o_proj.weight[:, own] @ rotation.T
+
+
+@pytest.mark.slow
+def test_a_fine_tune_is_comparable_and_masks_select_what_carries_the_position(
+    judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known answer: of layer 2, head 2.2 alone; its control is one head, not four."""
+    monkeypatch.setattr(dcm, "DcmSettings", partial(dcm.DcmSettings, train=256, validation=64))
+    found = judged("zoo:ft", "gains", "loses", "learned", "gains_learned")
+    for name in ("gains", "loses", "learned"):
+        assert found[name].status == "pass", found[name].reason
+    learned = found["learned"]
+    assert learned.score.metric.endswith("heads selected by DCM: 2.2")
+    assert learned.score.value > 0.9
+    assert found["gains_learned"].score.value > 0.05
+    for name in ("learned", "gains_learned"):  # the group fills its layer
+        assert found[name].score.control.name.startswith("1 random head of other layers")
+
+
+@pytest.mark.slow
+def test_heads_that_changed_places_are_not_comparable(judged, tmp_path: Path) -> None:
+    """Whichever of the two donates; and no circuit of head numbers can be carried over."""
+    found = judged(twin(tmp_path, permute), "gains", "loses", "works")
+    for name in ("gains", "loses"):
+        assert (found[name].status, found[name].scores) == ("inconclusive", ())
+        assert "not comparable by index" in found[name].reason
+    assert found["works"].status == "inconclusive"
+    assert "its work is done by head 3." in found["works"].reason
+
+
+@pytest.mark.slow
+def test_heads_in_another_basis_are_not_exchanged_and_still_a_circuit(
+    judged, tmp_path: Path
+) -> None:
+    """What a head says cannot be put into the other model; that it is the same head still holds."""
+    plain = judged("zoo:ft", "works")
+    found = judged(twin(tmp_path, turn), "gains", "loses", "works")
+    for name in ("gains", "loses"):
+        assert (found[name].status, found[name].scores) == ("inconclusive", ())
+        assert "does its work in another basis of z" in found[name].reason
+    assert found["works"].status == plain["works"].status
+    assert found["works"].score.value == pytest.approx(plain["works"].score.value, abs=0.02)

@@ -1,0 +1,205 @@
+"""Whether heads of two models speak one code, on pairs that compute the same and store it otherwise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.claims.codes import changed_places, not_comparable, strange
+from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.methods import cmap, performance
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.codes import agreement, own_writes, writes
+from pytest_mechanism.spec.spec import Spec
+
+Benches = Callable[[str], Bench]
+ROWS = {"rows": 14, "stream": "rows"}
+
+
+def change_places(layer: Any, order: list[int], groups: list[int]) -> None:
+    """Heads of a layer in another order: rows of q, k and v, columns of o. ``groups`` is the order of
+    the key-value heads, which the heads' own follows."""
+    attention = layer.self_attn
+    width = attention.head_dim
+
+    def rows(heads: list[int]) -> torch.Tensor:
+        return torch.cat([torch.arange(h * width, (h + 1) * width) for h in heads])
+
+    with torch.no_grad():
+        attention.q_proj.weight.copy_(attention.q_proj.weight[rows(order)])
+        attention.o_proj.weight.copy_(attention.o_proj.weight[:, rows(order)])
+        for matrix in (attention.k_proj, attention.v_proj):
+            matrix.weight.copy_(matrix.weight[rows(groups)])
+
+
+def turn(layer: Any, seed: int) -> None:
+    """z of every head in another basis: v times a rotation, o times its inverse, one rotation for the
+    heads that share a value."""
+    attention = layer.self_attn
+    width, rng = attention.head_dim, torch.Generator().manual_seed(seed)
+    values = attention.v_proj.weight.shape[0] // width
+    shared = attention.o_proj.weight.shape[1] // width // values
+    with torch.no_grad():
+        for group in range(values):
+            rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=rng))
+            own = slice(group * width, (group + 1) * width)
+            attention.v_proj.weight[own] = rotation @ attention.v_proj.weight[own]
+            for head in range(group * shared, (group + 1) * shared):
+                reads = slice(head * width, (head + 1) * width)
+                attention.o_proj.weight[:, reads] = attention.o_proj.weight[:, reads] @ rotation.T
+
+
+def saved(model: Any, folder: Path, source: Path) -> Path:
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def twin(
+    tmp_path_factory: pytest.TempPathFactory, spec: Spec, bench_of: Any
+) -> Callable[[str], Bench]:
+    """``ft`` with the heads of layers 2 and 3 in other places, or with z of them in another basis."""
+    made: dict[str, Bench] = {}
+
+    def of(how: str) -> Bench:
+        if how not in made:
+            model = AutoModelForCausalLM.from_pretrained(ZOO / "ft", dtype=torch.float32)
+            for number in (2, 3):
+                if how != "turned":
+                    change_places(model.model.layers[number], [1, 2, 3, 0], [1, 2, 3, 0])
+                if how != "permuted":
+                    turn(model.model.layers[number], number)
+            folder = saved(model, tmp_path_factory.mktemp(how), ZOO / "ft")
+            made[how] = bench_of(folder, spec.task)
+        return made[how]
+
+    return of
+
+
+def donation(donor: Bench, heads: list[list[Any]]) -> cmap.Donation:
+    return cmap.donate(donor, {"heads": heads, **ROWS}, [])
+
+
+def code(donor: Bench, recipient: Bench, heads: list[list[Any]]) -> Any:
+    return cmap.code(recipient, ROWS, [donation(donor, heads)])
+
+
+FETCHERS = [[3, head, "last"] for head in range(4)]
+TRANSMITTER = [[2, 2, "last"]]
+BELOW = [[1, 3, "query_label"], [0, 2, "previous_query_label"]]
+
+
+def test_a_model_and_its_fine_tune_speak_one_code(bench: Benches, spec: Spec) -> None:
+    """Known answer, both ways: the embedded pair, every head of the circuit."""
+    heads = [[*h, group.at] for group in spec.groups.values() for h in group.members()]
+    for donor, recipient in (("base", "ft"), ("ft", "base")):
+        seen = code(bench(donor), bench(recipient), heads)
+        found = json.loads(seen.facts["code"])
+        assert len(found) == len(heads)
+        assert min(each["agreement"] for each in found.values()) > 0.95
+        assert strange(seen, heads) == {}
+
+
+@pytest.mark.parametrize("how", ["permuted", "turned", "both"])
+def test_a_twin_computes_the_same_and_speaks_another_code(
+    bench: Benches, twin: Callable[[str], Bench], how: str
+) -> None:
+    """Row by row the same answers; of heads that were changed the code is said to be another one,
+    of the others it is not."""
+    other, plain = twin(how), bench("ft")
+    mine, theirs = (performance.measure(b, ROWS, []) for b in (other, plain))
+    np.testing.assert_allclose(
+        mine.values["log_probability"], theirs.values["log_probability"], atol=1e-3
+    )
+    heads = [*FETCHERS, *TRANSMITTER, *BELOW]
+    for recipient in (bench("base"), plain):
+        seen = code(other, recipient, heads)
+        odd = strange(seen, heads)
+        assert set(odd) == {f"{layer}.{h} at {at}" for layer, h, at in [*FETCHERS, *TRANSMITTER]}
+        moved = changed_places(odd)
+        assert set(moved) == (set() if how == "turned" else set(odd))
+        if how != "turned":
+            assert {name: each["like"] for name, each in moved.items() if name.startswith("3")} == {
+                f"3.{h} at last": f"3.{(h + 1) % 4}" for h in range(4)
+            }
+
+
+def test_what_is_said_of_another_code(bench: Benches, twin: Callable[[str], Bench]) -> None:
+    """By which head the work is done, or in which way."""
+    for how, says in (
+        ("permuted", "and its work is done by head 2.3 of base"),
+        ("turned", "and head 2.2 of base does its work in another basis of z"),
+    ):
+        odd = strange(code(twin(how), bench("base"), TRANSMITTER), TRANSMITTER)
+        text = not_comparable(odd, "ft", "base")
+        assert text.startswith("not comparable by index: z of head 2.2 of ft at last, read by")
+        assert text.endswith(says)
+
+
+def test_random_weights_speak_no_code(bench: Benches) -> None:
+    """Null: between a trained model and random weights nothing agrees, and no head does the work."""
+    odd = strange(code(bench("ft"), bench("random"), FETCHERS), FETCHERS)
+    assert len(odd) == len(FETCHERS)
+    assert changed_places(odd) == {}
+
+
+def test_under_gqa_heads_change_places_with_their_values(
+    tmp_path: Path, counting_bench: Bench, bench_of: Any
+) -> None:
+    """Two heads share each value; both the pairs and the heads within a pair change places."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=counting_bench.model.shape.d_vocab, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=128, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    source = counting_bench.model.folder
+    plain = bench_of(saved(model, tmp_path / "plain", source), counting_bench.task)
+    change_places(model.model.layers[1], [3, 2, 0, 1], [1, 0])
+    turn(model.model.layers[0], 0)
+    other = bench_of(saved(model, tmp_path / "other", source), counting_bench.task)
+    tokens = plain.batch(plain.task.rows(plain.vocabulary, 8, "rows")).base.tokens
+    torch.testing.assert_close(
+        other.engine.run(tokens).outcome.logits, plain.engine.run(tokens).outcome.logits,
+        rtol=0, atol=1e-4,
+    )  # fmt: skip
+    heads = [[layer, head, "last"] for layer in (0, 1) for head in range(4)]
+    odd = strange(code(other, plain, heads), heads)
+    assert len(odd) == len(heads)
+    assert {n: e.get("like") for n, e in odd.items()} == {
+        **{f"0.{h} at last": f"0.{h}" for h in range(4)},
+        **{f"1.{h} at last": f"1.{like}" for h, like in enumerate([3, 2, 0, 1])},
+    }
+    assert strange(code(plain, plain, heads), heads) == {}
+
+
+def test_heads_write_what_attention_writes(bench: Benches) -> None:
+    """What the heads of a layer write alone adds up to the layer's output, which has no offset here."""
+    one = bench("base")
+    batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
+    reading = Reading(Site(2, "attn_out"), batch.base.at("last"))
+    (wanted,) = one.engine.run(batch.base.tokens, readings=[reading]).outcome.readings
+    found = own_writes(one, batch, (2, "last")).sum(2)
+    torch.testing.assert_close(found, wanted[:, :, 0], rtol=0, atol=1e-4)
+    nothing = torch.zeros(7, 1, 1, one.model.shape.d_head)
+    assert float(writes(one, batch, {(2, "last"): (nothing, (1,))})[2, "last"].abs().max()) == 0
+
+
+def test_agreement_is_one_for_the_same_and_less_for_another_size() -> None:
+    """A direction alone is not enough: z of twice the size is another code."""
+    some = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
+    found = [agreement(some, other) for other in (some, 2 * some, 10 * some, -some, 0 * some)]
+    assert found == pytest.approx([1, 0.8, 20 / 101, -1, 0])
+    assert agreement(0 * some, 0 * some) == 0

@@ -1,0 +1,107 @@
+"""When a mask is judged, and which one is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_mechanism.methods import dcm
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
+
+Benches = Callable[[str], Bench]
+HEADS = [[2, head, "last"] for head in range(4)]
+Mask = tuple[float, float, float, float]
+
+
+@pytest.fixture
+def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
+    """The heads that are selected where the mask is this one after each step, and has that accuracy;
+    and which selections were judged."""
+
+    def of(
+        masks: list[Mask], accuracy: Callable[[tuple[bool, ...]], float], **settings: int
+    ) -> Any:
+        steps, judged = iter(masks), []
+
+        class Scripted:
+            def __init__(self, parameters: list[torch.Tensor], lr: float) -> None:
+                (self.mask,) = parameters
+
+            def zero_grad(self) -> None:
+                self.mask.grad = None
+
+            def step(self) -> None:
+                self.mask.data = torch.tensor(next(steps))
+
+        def right(bench: Bench, heads: Any, rows: Any, selected: torch.Tensor) -> torch.Tensor:
+            judged.append(tuple(selected.tolist()))
+            return torch.tensor([accuracy(judged[-1])])
+
+        monkeypatch.setattr(torch.optim, "Adam", Scripted)
+        monkeypatch.setattr(dcm, "right", right)
+        few = {"batch": 2, "train": 2 * len(masks), "validation": 2, "epochs": 1} | settings
+        found = learn_mask(bench("ft"), HEADS, "position", DcmSettings(**few))
+        return [head for _, head, _ in found], judged
+
+    return of
+
+
+def off(*heads: int) -> Mask:
+    return tuple(0.2 if head in heads else 0.9 for head in range(4))
+
+
+def picked(*heads: int) -> tuple[bool, ...]:
+    return tuple(head in heads for head in range(4))
+
+
+def test_masks_are_judged_every_four_steps_and_after_the_last(trained) -> None:
+    """As published, 16 times in two epochs of 32 steps; a mask in between is not looked at."""
+    masks = [off(0), off(0, 1), off(1), off(2), off(3), off(0, 3)]
+    chosen, judged = trained(masks, lambda _: 0.5)
+    assert judged == [picked(2), picked(0, 3)]
+    assert chosen == [0, 3]
+    published = DcmSettings()
+    assert published.epochs * -(-published.train // published.batch) // published.judged == 16
+
+
+def test_the_best_mask_is_not_the_last_one(trained) -> None:
+    """The one with the best accuracy wins, whenever it was."""
+    masks = [off(1)] * 4 + [off(0, 1, 2)] * 4
+    chosen, _ = trained(masks, lambda selected: 0.9 if selected == picked(1) else 0.8)
+    assert chosen == [1]
+
+
+def test_of_masks_that_do_alike_the_one_with_more_heads_is_taken(trained) -> None:
+    masks = [off(1)] * 4 + [off(1, 2)] * 4 + [off(3)] * 4
+    assert trained(masks, lambda _: 0.7)[0] == [1, 2]
+
+
+def test_a_selection_is_judged_once(trained) -> None:
+    """Masks that select the same heads are one to the validation rows."""
+    masks = [off(1)] * 12
+    assert trained(masks, lambda _: 0.7)[1] == [picked(1)]
+
+
+def test_what_a_mask_selects_is_said_with_its_rows(
+    bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known answer: of layer 2 the transmitter alone, and its rows come out right."""
+    real = DcmSettings
+
+    def few(**given: Any) -> DcmSettings:
+        return real(**given, train=256, validation=64)
+
+    monkeypatch.setattr(dcm, "DcmSettings", few)
+    seen = dcm.measure(
+        bench("ft"),
+        {"heads": [[2, h] for h in range(4)], "at": "last", "variable": "position",
+         "sparsity": 0.01, "rate": 0.1},
+        [],
+    )  # fmt: skip
+    assert seen.facts == {"selected": "2.2"}
+    assert len(seen.example_ids) == 64
+    assert seen.values["patched"].mean() > 0.9
