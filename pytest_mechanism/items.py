@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import MechanismError, NoDevice, SpecError, one_line, visible
 from pytest_mechanism.options import Session, no_device
@@ -173,8 +174,8 @@ class ClaimItem(pytest.Function):
             self.report(verdict, None, None, seconds)
             pytest.skip(visible(verdict.reason))
         verdict, drift, accepted = self.settle(verdict, seconds)
-        if drift is not None and verdict.reason == (missing := not_accepted(drift)):
-            raise ClaimFailed(f"{self.claim_name} on {self.name}: {missing}")
+        if verdict.cause is Cause.NOT_ACCEPTED:
+            raise ClaimFailed(f"{self.claim_name} on {self.name}: {verdict.reason}")
         if verdict.red:
             raise ClaimFailed(
                 failure_text(
@@ -184,7 +185,7 @@ class ClaimItem(pytest.Function):
                     verdict,
                     drift,
                     accepted,
-                    self.claim.if_red,
+                    meaning(verdict.cause, self.claim.if_red),
                 )
             )
 
@@ -209,13 +210,12 @@ class ClaimItem(pytest.Function):
         """Compare with the accepted score, which may turn the verdict red, and report."""
         drift, accepted, problem = self.compare(verdict)
         if problem is not None:
-            verdict = Verdict("error", problem, verdict.threshold, verdict.scores, verdict.judged)
+            verdict = replace(verdict, status="error", reason=problem, cause=Cause.NOT_JUDGED)
         elif drift is not None and drift.red and not verdict.red:
-            reason = drift.reason
-            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+            verdict = replace(verdict, status="fail", reason=drift.reason, cause=drift.cause)
         elif drift is not None and not verdict.red and self.lacks_accepted(drift):
             reason = not_accepted(drift)
-            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+            verdict = replace(verdict, status="fail", reason=reason, cause=drift.cause)
         self.report(verdict, drift, accepted, seconds)
         return verdict, drift, accepted
 
@@ -276,7 +276,7 @@ class ClaimItem(pytest.Function):
             self.notes(),
         )
         self.stash[RESULT] = result
-        for key in ("verdict", "score", "n", "threshold", "baseline", "drift"):
+        for key in ("verdict", "cause", "score", "n", "threshold", "baseline", "drift"):
             if result[key] is not None:
                 self.user_properties.append((f"mechanism_{key}", result[key]))
         if result["interval"] is not None:

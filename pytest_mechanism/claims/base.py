@@ -39,6 +39,10 @@ LEAST_CLUSTERS = 10
 PAIR = "pair"
 """The role of a claim that compares models."""
 
+REFERENCE = "base"
+"""The role of the model that the spec was written for: what is red there says nothing about the
+candidate."""
+
 
 def task_settings(task: Task) -> str:
     """A measurement's ``task``."""
@@ -190,6 +194,10 @@ class Claim(Part):
 
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Fields that say what is asked of the score, and not what the score is."""
+
+    added: ClassVar[tuple[str, ...]] = ()
+    """Fields that the kind got after people had accepted scores: at their default they leave the
+    score's definition what it was."""
 
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the spec's heads."""

@@ -5,11 +5,16 @@ donor's z of the group's heads at the group's position replaces the recipient's.
 fraction (m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), beside the raw change
 and random heads of the same layers, positions and count. Inconclusive where donor and recipient
 do not differ: then there is nothing to recover.
+
+m is the accuracy, or, with ``of: log_probability``, the mean log-probability of the answer, as in
+``faithfulness``. A row counts for accuracy only if the patch turns its answer; the log-probability
+hears of every row how far it moved, so that a small group's share is told from nothing on a tenth
+of the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -17,12 +22,24 @@ import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
-from pytest_mechanism.claims.scoring import above_chance, check_paired, performance, score
+from pytest_mechanism.claims.scoring import (
+    COLUMN,
+    Of,
+    above_chance,
+    check_paired,
+    performance,
+    score,
+)
 from pytest_mechanism.methods.catalogue import CMAP, DONATION
 from pytest_mechanism.spec.parts import Finite, Group
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Control, Measurement, Observations, Verdict
+
+PLURAL: Mapping[str, str] = {
+    "accuracy": "accuracies",
+    "log_probability": "mean log-probabilities of the answer",
+}
 
 
 class Cmap(Claim):
@@ -34,6 +51,7 @@ class Cmap(Claim):
         recipient: role that they are put into.
         recovers_at_least: claimed fraction of the difference.
         recovers_at_most: for parts that must not matter.
+        of: what is recovered: accuracy, or the answer's log-probability.
     """
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
@@ -42,6 +60,7 @@ class Cmap(Claim):
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
     alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
+    added: ClassVar[tuple[str, ...]] = ("of",)
 
     kind: Literal["cmap"]
     group: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
@@ -49,6 +68,7 @@ class Cmap(Claim):
     recipient: StrictStr
     recovers_at_least: Finite | None = None
     recovers_at_most: Finite | None = None
+    of: Of = "accuracy"
 
     @model_validator(mode="after")
     def says_something(self) -> Cmap:
@@ -121,40 +141,46 @@ class Cmap(Claim):
         _, _, control_name = self.parts(case)
         bounds = verdicts.bounds(self.recovers_at_least, self.recovers_at_most)
         bound = verdicts.spell(*bounds)
-        own, best = recipient.values["correct"], donor.values["correct"]
+        column = COLUMN[self.of]
+        own, best = recipient.values[column], donor.values[column]
+        moved = {
+            name: patched.values[name if self.of == "accuracy" else f"{name}_{column}"]
+            for name in ("patched", "control")
+            if name in patched.values
+        }
         name = f"{'+'.join(self.names)} from {self.donor} into {self.recipient}"
         how = case.sampling(recipient)
-        with_control = "control" in patched.values
+        with_control = "control" in moved
+        m = self.of.replace("_", "-")
 
         raw = score(
             case,
-            f"{name}: change of accuracy",
-            estimates.difference(patched.values["patched"], own, how),
-            "m(recipient <- donor) - m(recipient), accuracy on the same rows",
-            control=raw_control(control_name, patched.values["control"], own, how)
-            if with_control
-            else None,
+            f"{name}: change of {m}",
+            estimates.difference(moved["patched"], own, how),
+            f"m(recipient <- donor) - m(recipient), {m} on the same rows",
+            control=raw_control(control_name, moved["control"], own, how) if with_control else None,
         )
         if not above_chance(case, donor) and not above_chance(case, recipient):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{self.donor} and {self.recipient} both answer at chance "
-                f"({np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing to recover",
+                f"({right(donor)} and {right(recipient)}), so there is nothing to recover",
                 bound,
                 (raw,),
             )
         # the recovered fraction has no sign to speak of unless the two differ; either may be better
         gap = estimates.difference(best, own, how)
         if gap.interval[0] <= 0 <= gap.interval[1]:
-            return verdicts.inconclusive(
-                f"{self.donor} and {self.recipient} are not told apart on this task (accuracies "
+            return verdicts.no_difference(
+                f"{self.donor} and {self.recipient} are not told apart on this task ({PLURAL[self.of]} "
                 f"{np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing to recover",
                 bound,
                 (raw,),
             )
         try:
-            fraction = estimates.fraction(patched.values["patched"], own, best, how)
+            counted = self.of == "accuracy"
+            fraction = estimates.fraction(moved["patched"], own, best, how, counted=counted)
             other = (
-                estimates.fraction(patched.values["control"], own, best, how)
+                estimates.fraction(moved["control"], own, best, how, counted=counted)
                 if with_control
                 else None
             )
@@ -166,30 +192,32 @@ class Cmap(Claim):
             case,
             name,
             fraction,
-            "(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), accuracy",
+            f"(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), {m}",
             "lower" if self.recovers_at_least is None else "higher",
             Control(control_name, other.value, other.interval) if other else None,
         )
         verdict = verdicts.within(judged, *bounds, "recovered")
-        if verdict.status == "pass" and self.recovers_at_least is not None and not with_control:
-            reason = f"{verdict.reason}, but there is no control: {control_name}"
-            verdict = replace(verdict, status="inconclusive", reason=reason)
-        elif verdict.status == "pass" and self.recovers_at_least is not None:
+        if self.recovers_at_least is not None and not with_control:
+            verdict = verdicts.no_control(verdict, control_name)
+        elif self.recovers_at_least is not None:
             sign = 1 if gap.value > 0 else -1
             ahead = estimates.difference(
-                sign * np.asarray(patched.values["patched"]),
-                sign * np.asarray(patched.values["control"]),
+                sign * np.asarray(moved["patched"]),
+                sign * np.asarray(moved["control"]),
                 how,
             )
-            if ahead.interval[0] <= 0:
-                reason = f"{verdict.reason}, but {control_name} recover as much"
-                verdict = replace(verdict, status="inconclusive", reason=reason)
+            verdict = verdicts.ahead(verdict, ahead, f"{control_name} recover as much")
         return replace(verdict, scores=(judged, raw))
 
 
 def raw_control(
     name: str, patched: Sequence[float], own: Sequence[float], how: Sampling
 ) -> Control:
-    """The change of accuracy under random heads."""
+    """The change under random heads."""
     found = estimates.difference(patched, own, how)
     return Control(name, found.value, found.interval)
+
+
+def right(seen: Observations) -> str:
+    """A model's accuracy, in words."""
+    return f"{np.mean(seen.values['correct']):.3f}"

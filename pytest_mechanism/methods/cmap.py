@@ -17,7 +17,7 @@ from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, Columns
 from pytest_mechanism.methods.patching import edits, grouped, readings
-from pytest_mechanism.methods.readout import correct
+from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.types import Observations
 
 
@@ -55,6 +55,8 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
     """``patched`` and ``control``: is the answer right with the donor's z in these heads?
 
+    And ``patched_log_probability`` and ``control_log_probability``: how likely is it?
+
     Args:
         bench: the recipient.
         arguments: ``rows``, ``stream``, ``heads`` and ``control`` ([layer, head, position] each).
@@ -79,6 +81,8 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
             columns.add(name, correct(outcome.logits, batch.accepted))
+            likely = log_probability(outcome.logits, batch.accepted)
+            columns.add(f"{name}_log_probability", likely)
     return columns.observations(rows)
 
 

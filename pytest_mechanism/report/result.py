@@ -10,21 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pytest_mechanism.causes import meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
+from pytest_mechanism.report.rows import DIGITS, rows
 from pytest_mechanism.spec.parts import plain
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
-from pytest_mechanism.types import Score, Verdict, canonical
-
-DIGITS = 6
-"""Scores are stored rounded, so that files do not differ in noise."""
+from pytest_mechanism.types import Check, Score, Verdict, canonical
 
 
 def definition(spec: Spec, claim: Claim) -> str:
     """Hash of everything in a spec that says what a claim's score *is*; what is asked of it
     (thresholds, tolerances) does not count."""
     asked = {"drift", "atol", *claim.thresholds}
+    known = type(claim).model_fields
+    asked |= {name for name in claim.added if getattr(claim, name) == known[name].default}
     fields = claim.model_dump(mode="json", exclude=asked, by_alias=True)
     parts = {
         "claim": fields,
@@ -51,7 +52,7 @@ def score_data(score: Score) -> dict[str, Any]:
 
 def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | None:
     """What a snapshot keeps of a verdict; None where there is no score to keep."""
-    if verdict.score is None:
+    if verdict.score is None or not verdict.comparable:
         return None
     data = score_data(verdict.score)
     setting = data.pop("setting") or {}
@@ -72,7 +73,17 @@ def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] 
             }
             for j in verdict.judged
         ],
+        **({"checks": [check_data(c) for c in verdict.checks]} if verdict.checks else {}),
     }
+
+
+def check_data(check: Check) -> dict[str, Any]:
+    """A comparison with a control, as an entry like those of ``judged``: `statistics.power` counts
+    its chance of failing with theirs."""
+    data = asdict(check) | {"low": 0.0, "high": None}
+    for key in ("value", "standard_error"):
+        data[key] = round(data[key], DIGITS)
+    return data
 
 
 def claim_result(
@@ -97,6 +108,8 @@ def claim_result(
         "kind": claim.kind,
         "role": role,
         "verdict": verdict.status,
+        "cause": None if verdict.cause is None else str(verdict.cause),
+        "meaning": meaning(verdict.cause, claim.if_red) or None,
         "reason": verdict.reason,
         "score": None if score is None else round(score.value, DIGITS),
         "interval": None if score is None else [round(x, DIGITS) for x in score.interval],
@@ -108,6 +121,7 @@ def claim_result(
         "drift_state": None if drift is None else drift.state,
         "accepted_now": drift is not None and drift.accepted_now,
         "seconds": round(seconds, 3),
+        "rows": rows(verdict, drift),
         "scores": [score_data(s) for s in verdict.scores],
         "notes": list(notes),
     }

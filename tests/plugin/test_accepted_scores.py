@@ -281,7 +281,7 @@ def test_a_score_of_another_definition_is_accepted_anew(accepted):
     path = accepted.path / "circuit.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     accepted.values(good=0.7)
-    accepted.run().stdout.fnmatch_lines(["pass *  base  *  none yet"])
+    accepted.run().stdout.fnmatch_lines(["pass *  base  *  redefined"])
     assert accepted.accepted() == {"good.base": 0.9, "good.ft": 0.9}
 
     accepted.accept().stdout.fnmatch_lines(["pass *  base  *  accepted now"])
