@@ -25,6 +25,7 @@ from pytest_mechanism.report.result import accepted_data, claim_result
 from pytest_mechanism.snapshot import (
     ScoreExtension,
     accepted_now,
+    keep_bounds,
     read_scores,
     score_file,
     score_keeper,
@@ -244,6 +245,8 @@ class ClaimItem(pytest.Function):
             received["tolerance"] = vars(tolerance)
             accepting = keeper == received
             drift = replace(drift, accepted_now=accepted_now(keeper))
+            if accepted is not None and ScoreExtension.updating and not drift.accepted_now:
+                keep_bounds(location, f"{self.claim_name}.{self.name}", received)
             if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
                 drift = replace(drift, state="changed", reason="accepted by --snapshot-update")
         return drift, None if accepted is None else float(accepted["value"]), None

@@ -38,11 +38,12 @@ def circuit(case: Case, on: str) -> Measurement:
     )
 
 
-def random_circuits(case: Case, on: str, draws: int) -> Measurement:
-    """``draws`` circuits of random heads, group by group as many as the spec's, same positions."""
+def random_circuits(case: Case, on: str, draws: int, first: int = 0) -> Measurement:
+    """``draws`` circuits of random heads, group by group as many as the spec's, same positions;
+    ``first`` is the number of those that were drawn before."""
     shape = case.shapes[on]
     variants: dict[str, Alive] = {}
-    for draw in range(draws):
+    for draw in range(first, first + draws):
         rng = random.Random(f"random circuits/{case.seed}/{draw}")
         variants[f"random_{draw}"] = [
             (layer, head, group.at)

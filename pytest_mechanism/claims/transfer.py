@@ -2,9 +2,11 @@
 
 Prakash et al., section 3.3: the base's circuit run inside the fine-tuned model beats the *full*
 base model. Three things must hold: m(circuit in ``to``) is at least m of the full model that it
-``beats``; its faithfulness in ``to`` is at least x, where asked for; and it beats every one of at
-least 29 random circuits of the same sizes (0.9^29 < 0.05: at most one circuit in ten does better,
-with confidence 0.95).
+``beats``; its faithfulness in ``to`` is at least x, where asked for; and at most one random circuit
+of the same sizes in ten does as well, with confidence 0.95. None of at least 29 may, since 0.9^29 <
+0.05. Of a model of few heads, one random circuit in some hundreds holds the right ones by luck, and
+a claim that such a draw makes red is red for one seed in ten. So where a single one does as well, 38
+more are drawn, of which none may: 0.9^29 + 29 * 0.1 * 0.9^28 * 0.9^38 < 0.05.
 
 What is compared with the accepted score is the faithfulness in ``to``, claimed or not: it is
 relative to the accuracy of ``to`` itself. The difference of accuracies that ``beats`` judges falls
@@ -34,6 +36,9 @@ from pytest_mechanism.spec.parts import Finite, Part
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
 
+MORE = 38
+"""Random circuits that are drawn where a single one of the first does as well."""
+
 
 class Beats(Part):
     """The full model that a circuit must not fall behind.
@@ -53,7 +58,7 @@ class Transfer(Claim):
         to: role in which it is run.
         beats: the full model that it must be at least as good as.
         faithfulness_at_least: least normalised faithfulness in ``to``.
-        random: how many random circuits it must all beat.
+        random: how many random circuits it must beat.
     """
 
     summary: ClassVar[str] = "one model's circuit works in another"
@@ -112,15 +117,18 @@ class Transfer(Claim):
                 f"{case.task.chance:.3f}), so no circuit works in it",
                 "a circuit that works",
             )
-        draws = {n: v for n, v in chosen.values.items() if n.endswith("_correct")}
         k = len(chosen.example_ids)
-        best_random = max(float(np.mean(v)) for v in draws.values())
         # without the hint of where the answer stands, where the spec's circuit has one
         variant = min(
             (n for n in ("circuit_correct", "circuit_without_hint_correct") if n in parts.values),
             key=lambda n: float(np.mean(parts.values[n])),
         )
         mine = parts.values[variant]
+        least = float(np.mean(mine[:k]))
+        draws = means(chosen)
+        if sum(drawn >= least for drawn in draws) == 1:
+            draws += means(measured(random_circuits(case, self.to, MORE, first=self.random)))
+        lucky, best_random = sum(drawn >= least for drawn in draws), max(draws)
         control = Control(f"best of {len(draws)} random circuits of the same sizes", best_random)
         own = score(
             case,
@@ -144,10 +152,10 @@ class Transfer(Claim):
         if self.beats is not None:
             found.append(self.beating(case, beaten, full, mine, control, faithful))
         together = verdicts.together(found)
-        if together.status == "pass" and float(np.mean(mine[:k])) <= best_random:
+        if together.status == "pass" and lucky > (len(draws) > self.random):
             reason = (
-                f"{together.reason}, but a random circuit of the same sizes does as well "
-                f"({best_random:.3f} on {k} rows)"
+                f"{together.reason}, but {lucky} of {len(draws)} random circuits of the same sizes "
+                f"do as well (the best {best_random:.3f} on {k} rows)"
             )
             cause = Cause.CONTROL_AS_GOOD
             together = replace(together, status="fail", reason=reason, cause=cause)
@@ -215,3 +223,8 @@ class Transfer(Claim):
             f"the full {self.to} does not reach it either ({verdicts.show(loss)}), and its circuit "
             f"is faithful to it ({verdicts.show(faithful)})",
         )
+
+
+def means(chosen: Observations) -> list[float]:
+    """The accuracy of each random circuit."""
+    return [float(np.mean(v)) for n, v in chosen.values.items() if n.endswith("_correct")]

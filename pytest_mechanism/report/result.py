@@ -23,10 +23,10 @@ from pytest_mechanism.types import Check, Score, Verdict, canonical
 def definition(spec: Spec, claim: Claim) -> str:
     """Hash of everything in a spec that says what a claim's score *is*; what is asked of it
     (thresholds, tolerances) does not count."""
-    asked = {"drift", "atol", *claim.thresholds}
+    left_out = {"drift", "atol", *claim.thresholds}
     known = type(claim).model_fields
-    asked |= {name for name in claim.added if getattr(claim, name) == known[name].default}
-    fields = claim.model_dump(mode="json", exclude=asked, by_alias=True)
+    left_out |= {name for name in claim.added if getattr(claim, name) == known[name].default}
+    fields = claim.model_dump(mode="json", exclude=left_out, by_alias=True)
     parts = {
         "claim": fields,
         "task": spec.task.settings.model_dump(mode="json"),
@@ -35,6 +35,11 @@ def definition(spec: Spec, claim: Claim) -> str:
         "confidence": spec.confidence,
     }
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+def asked(claim: Claim) -> dict[str, Any]:
+    """What a claim asks of its score: its thresholds as the spec has them."""
+    return claim.model_dump(mode="json", include={*claim.thresholds}, by_alias=True)
 
 
 def score_data(score: Score) -> dict[str, Any]:
@@ -61,6 +66,7 @@ def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] 
         "fingerprints": dict(setting.pop("fingerprints", {})),
         "setting": setting,
         "definition": definition(spec, claim),
+        "asked": asked(claim),
         "judged": [
             {
                 "name": j.score.name,

@@ -84,6 +84,7 @@ def test_failure_shows_the_yaml_with_line_numbers(mixed):
             "  measured  fixed score = 0.2500, 95% interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
             "            what values.json says",
             "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
+            "  meaning   the number in the file is lower than claimed",
             "  accepted  none to compare with",
         ],
         consecutive=True,
