@@ -194,7 +194,8 @@ def print_power(path: Path, spec: Any) -> None:
                 f"  {'the whole spec':<40} {whole:.3f} or more (chances of failing added: claims "
                 f"share their rows){weak}"
             )
-        say(f"  a model exactly at a threshold passes at most {found.false_pass:.1%} of the time")
+            false_pass = max(each.false_pass for each in several)
+            say(f"  a model exactly at a threshold passes at most {false_pass:.1%} of the time")
 
 
 def print_schema(given: argparse.Namespace) -> int:
