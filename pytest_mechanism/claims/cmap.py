@@ -8,8 +8,7 @@ do not differ: then there is nothing to recover.
 
 m is the accuracy, or, with ``of: log_probability``, the mean log-probability of the answer, as in
 ``faithfulness``. A row counts for accuracy only if the patch turns its answer; the log-probability
-hears of every row how far it moved, so that a small group's share is told from nothing on a tenth
-of the rows.
+hears of every row how far it moved, so that a small share is told from nothing on fewer rows.
 """
 
 from __future__ import annotations
