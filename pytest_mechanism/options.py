@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import CheckpointChanged, MechanismError
 from pytest_mechanism.flags import check_values, option, path_option, switch, trust
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.runner.progress import Progress
     from pytest_mechanism.runner.runner import Runner
+
+FINGERPRINTS = "mechanism_fingerprints"
+"""Under which workers of xdist are told role -> fingerprint."""
 
 
 @dataclass
@@ -78,6 +81,21 @@ class Session:
         memory = None if folder is None else folder / "fingerprints.json"
         return {role: of_reference(ref, memory) for role, ref in self.references.items()}
 
+    def check_workers(self) -> None:
+        """Whether this worker of xdist sees the checkpoints that the run's report will name.
+
+        Raises:
+            CheckpointChanged: it does not.
+        """
+        told = getattr(self.config, "workerinput", {}).get(FINGERPRINTS, {})
+        for role, fingerprint in told.items():
+            if fingerprint != self.fingerprints[role].model:
+                raise CheckpointChanged(
+                    f"{role} ({self.references[role].label}): {self.references[role].folder} was "
+                    "changed or replaced while the run began; a checkpoint must stay as it is during a "
+                    "run: run again"
+                )
+
     @cached_property
     def runner(self) -> Runner:
         from pytest_mechanism.runner.options import Options
@@ -85,6 +103,7 @@ class Session:
         from pytest_mechanism.runner.runner import Runner
         from pytest_mechanism.runner.store import Store
 
+        self.check_workers()
         return Runner(
             self.references,
             self.fingerprints,

@@ -6,11 +6,13 @@ everything after it sees an ordinary model.
 
 from __future__ import annotations
 
-import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+from pytest_mechanism.checkpoints.contents import header
+from pytest_mechanism.checkpoints.shape import MOST_CONFIG
 from pytest_mechanism.checkpoints.trust import (
     ALLOW_PICKLE,
     NONE,
@@ -19,6 +21,7 @@ from pytest_mechanism.checkpoints.trust import (
     Trust,
 )
 from pytest_mechanism.errors import BadReference, MechanismError, first_line, one_line
+from pytest_mechanism.files import read_json
 
 CONFIG = "adapter_config.json"
 
@@ -30,7 +33,7 @@ MERGED = (
 
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
+    return os.path.lexists(folder / CONFIG)
 
 
 def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
@@ -56,6 +59,8 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
     ):
         # PEFT would import the module that the file names
         raise BadReference(f"{text}: megatron_config in {CONFIG} is not followed; take it out")
+    if config.get("layer_replication"):
+        raise BadReference(f"{text}: layer_replication in {CONFIG} is not followed; take it out")
     # PEFT takes the pickled file wherever the other is missing, whatever it is told
     if (folder / SAFE_ADAPTER).is_file():
         return
@@ -75,9 +80,11 @@ def adapter_config(folder: Path) -> dict[str, Any]:
         BadReference: it is no JSON.
     """
     try:
-        given = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise BadReference(f"{folder / CONFIG} cannot be read as JSON: {problem}") from None
+        given = read_json(folder / CONFIG, MOST_CONFIG)
+    except MechanismError as problem:
+        raise BadReference(problem.message) from None
+    except FileNotFoundError:
+        raise BadReference(f"{folder / CONFIG} is gone") from None
     return given if isinstance(given, dict) else {}
 
 
@@ -100,6 +107,7 @@ def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
         MechanismError: PEFT is missing, or the adapter does not fit.
     """
     check_adapter(folder, str(folder), trust)
+    check_ranks(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -128,6 +136,27 @@ def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
             raise
         except Exception as problem:  # whatever an adapter of another model makes PEFT raise
             raise MechanismError(f"{folder} does not fit its base: {first_line(problem)}") from None
+
+
+def check_ranks(folder: Path) -> None:
+    """Whether a rank is one that the adapter's weights can have: PEFT makes matrices of it first.
+
+    Raises:
+        MechanismError: it is not.
+    """
+    config = adapter_config(folder)
+    if str(config.get("peft_type")).upper() == "LOKR" or not (folder / SAFE_ADAPTER).is_file():
+        return  # LoKr takes a rank that is too large for a full matrix
+    shapes = [each["shape"] for each in header(folder / SAFE_ADAPTER).values()]
+    largest = max((side for shape in shapes for side in shape), default=0)
+    pattern = config.get("rank_pattern")
+    ranks = {"r": config.get("r"), **(pattern if isinstance(pattern, dict) else {})}
+    for name, rank in ranks.items():
+        if isinstance(rank, (int, float)) and rank > largest:
+            raise MechanismError(
+                f"{folder / CONFIG}: the rank of {name} is {rank:,}, and no side of the adapter's "
+                f"weights is longer than {largest:,}"
+            )
 
 
 def tensors(folder: Path) -> set[str]:

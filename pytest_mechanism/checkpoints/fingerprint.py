@@ -1,25 +1,25 @@
 """A content hash of everything in a checkpoint folder that can change a result.
 
-Hashing a large folder takes minutes, so a hash is remembered by path, size and time of change:
-a file is read again only when one of them differs.
+Hashing a large folder takes minutes, so the hash of a file is remembered (`checkpoints.memory`) and
+the file is read again only where it may have changed. A fingerprint also keeps the state of every
+file that it was taken of, so that a run can look again after it has loaded them (`checkpoints.watch`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_mechanism.checkpoints import trust
+from pytest_mechanism.checkpoints import states
+from pytest_mechanism.checkpoints.contents import counted
+from pytest_mechanism.checkpoints.memory import Memory
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.checkpoints.shape import read_config
-from pytest_mechanism.errors import MechanismError
-
-COUNTED = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
-NOT_COUNTED = {"recipe.json"}
-"""How a checkpoint came to be does not change what it computes."""
+from pytest_mechanism.checkpoints.states import State, state_of
+from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
+from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.files import open_file
 
 TOKENIZER = (
     "tokenizer.json",
@@ -30,6 +30,21 @@ TOKENIZER = (
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A file of a checkpoint when its bytes were read.
+
+    Attributes:
+        digest: of its bytes.
+        state: what the system said about it.
+        read_at: when reading began, in nanoseconds since 1970.
+    """
+
+    digest: str
+    state: State
+    read_at: int
+
+
+@dataclass(frozen=True)
 class Fingerprint:
     """Content hashes of a checkpoint.
 
@@ -37,11 +52,15 @@ class Fingerprint:
         model: of every counted file, as hex.
         tokenizer: of the tokenizer's files alone, as hex.
         adapted: whether an adapter is merged in, for which PEFT takes part.
+        folders: those that were hashed, and their times (entries changed, folder changed).
+        seen: folder -> the files in it that were hashed.
     """
 
     model: str
     tokenizer: str
     adapted: bool = False
+    folders: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    seen: dict[Path, dict[Path, Seen]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def short(self) -> str:
@@ -63,6 +82,8 @@ def of_reference(reference: Reference, memory: Path | None = None) -> Fingerprin
         _combine({"base": base.model, "adapter": adapter.model}),
         adapter.tokenizer if own else base.tokenizer,
         adapted=True,
+        folders={**base.folders, **adapter.folders},
+        seen={**base.seen, **adapter.seen},
     )
 
 
@@ -70,63 +91,59 @@ def fingerprint(folder: Path, memory: Path | None = None) -> Fingerprint:
     """Hash a checkpoint folder; ``memory`` is a JSON file that remembers file hashes.
 
     Raises:
+        CheckpointChanged: a file changed while it was read.
         MechanismError: a file cannot be read.
     """
-    remembered = _read(memory)
-    hashes: dict[str, str] = {}
-    seen: dict[str, str] = {}
-    for path in counted(folder):
-        stat = path.stat()
-        # the inode and nanoseconds make a swapped file of equal size visible
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-        try:
-            digest = remembered.get(key) or _hash(path)
-        except OSError as problem:
-            raise MechanismError(f"{path} cannot be read: {problem.strerror}") from None
-        hashes[path.relative_to(folder).as_posix()] = seen[key] = digest
-    if memory is not None and any(k not in remembered for k in seen):
-        _write(memory, {**remembered, **seen})
-    tokenizer = {name: hashes[name] for name in TOKENIZER if name in hashes}
-    return Fingerprint(_combine(hashes), _combine(tokenizer))
-
-
-def counted(folder: Path) -> list[Path]:
-    """The files that a result depends on: pickled weights and code only where they are used."""
-    plain = [p for p in folder.iterdir() if p.suffix in COUNTED and p.name not in NOT_COUNTED]
+    remembered = Memory(memory)
     try:
-        code = trust.code(folder, read_config(folder))
-    except MechanismError:  # an adapter's folder has no config.json
-        code = []
-    return [p for p in sorted({*plain, *trust.pickled(folder), *code}) if p.is_file()]
+        times = times_of(folder)
+        seen = {path: _seen(path, remembered) for path in counted(folder)}
+    except OSError as problem:
+        raise MechanismError(f"{folder} cannot be read: {problem.strerror}") from None
+    remembered.save()
+    hashes = {path.relative_to(folder).as_posix(): each.digest for path, each in seen.items()}
+    tokenizer = {name: hashes[name] for name in TOKENIZER if name in hashes}
+    return Fingerprint(
+        _combine(hashes), _combine(tokenizer), folders={folder: times}, seen={folder: seen}
+    )
+
+
+def times_of(folder: Path) -> tuple[int, int]:
+    """When entries of a folder, and when the folder itself, changed last."""
+    status = folder.stat()
+    return status.st_mtime_ns, status.st_ctime_ns
+
+
+def _seen(path: Path, remembered: Memory) -> Seen:
+    try:
+        state = state_of(path)
+        if (known := remembered.get(path, state)) is not None:
+            return Seen(known[0], state, known[1])
+        found = hashed(path, state)
+    except OSError as problem:
+        raise MechanismError(f"{path} cannot be read: {problem.strerror}") from None
+    remembered.put(path, found.state, found.digest, found.read_at)
+    return found
+
+
+def hashed(path: Path, state: State) -> Seen:
+    """A file whose state was just taken, read now.
+
+    Raises:
+        CheckpointChanged: it changed meanwhile.
+        OSError, MechanismError: it cannot be read.
+    """
+    read_at = states.now()
+    digest = _hash(path)
+    if state_of(path) != state:
+        raise CheckpointChanged(f"{path} changed while it was read")
+    return Seen(digest, state, read_at)
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path, MOST_WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _combine(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def _read(memory: Path | None) -> dict[str, str]:
-    if memory is None:
-        return {}
-    try:
-        found = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
-
-
-def _write(memory: Path, hashes: dict[str, str]) -> None:
-    """Atomic; another process's concurrent additions may be lost, which costs one hash."""
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(hashes), encoding="utf-8")
-        os.replace(temporary, memory)
-    except OSError:
-        return  # remembering saves time, nothing more

@@ -5,7 +5,10 @@ The network is used for these references alone, and not even for them under ``HF
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.trust import NONE, Trust
@@ -55,3 +58,23 @@ def fetch(text: str, trust: Trust = NONE, cached: bool = False) -> Path:
         at = f" at {revision}" if revision else ""
         raise BadReference(f"{text}: {repo}{at} is not in {where}{hint}{said}") from None
     return Path(found)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """No network and no kernels from the hub while a checkpoint is read: whatever a file names, only
+    what the user named is fetched."""
+    os.environ.setdefault("USE_HUB_KERNELS", "0")  # read when transformers is imported
+    from huggingface_hub import constants
+
+    before, said = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"  # where libraries look for themselves
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if said is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = said

@@ -7,7 +7,6 @@ the user said otherwise (`checkpoints.trust`).
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +17,12 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.adapter import merged
+from pytest_mechanism.checkpoints.hub import offline
 from pytest_mechanism.checkpoints.placement import Placement, offloaded
+from pytest_mechanism.checkpoints.plausible import check_plausible
+from pytest_mechanism.checkpoints.reaches import wrong_reach
 from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
-from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
+from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
 from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.encoding import Encoder
 
@@ -34,6 +36,10 @@ DTYPES = {
 
 BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 """Older checkpoints carry these, and no model of today has a place for them."""
+
+
+def unwatched() -> None:
+    """For checkpoints that nobody can change."""
 
 
 @dataclass
@@ -52,6 +58,7 @@ class LoadedModel:
         adapter: merged into the weights, or None.
         trust: what the folder was allowed to do.
         placement: where the weights went, and in how many bits.
+        look: raises where the files are no longer what the fingerprint was taken of.
     """
 
     role: str
@@ -65,6 +72,7 @@ class LoadedModel:
     adapter: Path | None = None
     trust: Trust = NONE
     placement: Placement = field(default_factory=Placement)
+    look: Callable[[], None] = unwatched
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,8 +88,10 @@ class LoadedModel:
         Raises:
             MechanismError: its weights cannot be changed: they are quantised, or not all of them
                 fit.
+            CheckpointChanged: the files are not those that were loaded.
         """
         model = read_weights(self.folder, dtype, self.adapter, self.trust, self.placement)
+        self.look()
         model = known_words(model, self.encoder)
         if getattr(model, "is_quantized", False):
             raise MechanismError(
@@ -113,6 +123,7 @@ def load_model(
     tokenizer: Path | None = None,
     trust: Trust = NONE,
     quantize: str | None = None,
+    look: Callable[[], None] = unwatched,
 ) -> LoadedModel:
     """Load a checkpoint.
 
@@ -126,6 +137,7 @@ def load_model(
         tokenizer: folder of another tokenizer than the checkpoint's own.
         trust: whether pickled weights and remote code may be used.
         quantize: ``8bit``, ``4bit`` or None.
+        look: what `LoadedModel.fresh` calls when it has read the files (`checkpoints.watch`).
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
@@ -151,7 +163,7 @@ def load_model(
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
     return LoadedModel(
-        role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust, placement
+        role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust, placement, look
     )
 
 
@@ -187,10 +199,10 @@ def read_weights(
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
     """
     config = read_config(folder)
-    if (wrong := wrong_code(config, trust) or wrong_weights(folder, config, trust)) is not None:
+    if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
         raise MechanismError(f"{folder}: {wrong}")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with warnings.catch_warnings():
+    code = trust.remote_code and bool(config.get("auto_map"))
+    with offline(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -199,6 +211,7 @@ def read_weights(
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
+            check_plausible(folder, config, build=not code)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -208,11 +221,13 @@ def read_weights(
                 use_safetensors=not pickled(folder),
                 weights_only=True,  # of pickled files too: tensors, and no call of what they name
                 local_files_only=True,
-                trust_remote_code=trust.remote_code,
+                trust_remote_code=code,  # where none is named, none has a fingerprint
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, with the weight named
                 **(placement.arguments() if placement is not None else {}),
             )
+        except MechanismError:
+            raise
         except Exception as problem:  # whatever a damaged folder makes the libraries raise
             raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
         finally:
@@ -237,7 +252,8 @@ def read_weights(
     if offloaded(model):
         raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
     _check_weights(model, str(folder))  # what is wrong later is the adapter's
-    return merged(model, adapter, trust)
+    with offline():
+        return merged(model, adapter, trust)
 
 
 def known_words(model: Any, encoder: Encoder) -> Any:

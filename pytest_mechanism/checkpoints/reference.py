@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.adapter import base_of, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.contents import counted
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
+from pytest_mechanism.checkpoints.reaches import wrong_reach
 from pytest_mechanism.checkpoints.shape import read_config
-from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_code, wrong_weights
+from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_weights
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -177,6 +179,7 @@ def with_adapter(
     if adapter is None:
         raise BadReference(f"{text}: no folder {right!r} for the adapter")
     check_adapter(adapter, text, trust)
+    check_files(adapter, text)
     return base, adapter
 
 
@@ -189,6 +192,7 @@ def own_base(adapter: Path, text: str, root: Path, trust: Trust = NONE) -> Resol
             f"{text} holds both a checkpoint and an adapter; move the adapter to a folder of its own"
         )
     check_adapter(adapter, text, trust)
+    check_files(adapter, text)
     named = base_of(adapter, text)
     for near in (adapter, root):
         folder = existing(named, near)
@@ -216,10 +220,25 @@ def check_folder(folder: Path, text: str, trust: Trust = NONE) -> None:
         config = read_config(folder)
     except MechanismError as problem:
         raise BadReference(f"{text}: {problem.message}") from None
-    if (wrong := wrong_code(config, trust) or wrong_weights(folder, config, trust)) is not None:
+    if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
         raise BadReference(f"{text}: {wrong}")
+    check_files(folder, text)
     if not (folder / "tokenizer.json").exists():
         raise BadReference(
             f"{text} has no tokenizer.json; save a fast tokenizer beside the weights "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
         )
+
+
+def check_files(folder: Path, text: str) -> None:
+    """Whether all that will be read are files.
+
+    Raises:
+        BadReference: one is not, or is larger than it can be.
+    """
+    try:
+        counted(folder)
+    except MechanismError as problem:
+        raise BadReference(f"{text}: {problem.message}") from None
+    except OSError as problem:
+        raise BadReference(f"{text}: {folder} cannot be read: {problem.strerror}") from None

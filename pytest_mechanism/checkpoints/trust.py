@@ -7,12 +7,13 @@ named by ``auto_map`` in config.json, and runs with the user's rights.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pytest_mechanism.files import BadFile, check_file, read_json
 
 ALLOW_PICKLE = "--mechanism-allow-pickle"
 TRUST_REMOTE_CODE = "--mechanism-trust-remote-code"
@@ -26,6 +27,9 @@ PICKLED_ADAPTER = "adapter_model.bin"
 
 CLASS = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 """``module.Class``: a file of the folder itself."""
+
+MOST_WEIGHTS = 1 << 40
+"""Bytes of one file of weights; the largest of today has a tenth of it."""
 
 MOST_INDEX = 64 << 20
 """Bytes of an index of shards; that of a model of a trillion weights has a tenth of it."""
@@ -77,36 +81,15 @@ def code(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     return sorted(folder.rglob("*.py")) if config.get("auto_map") else []
 
 
-def wrong_code(config: Mapping[str, Any], trust: Trust) -> str | None:
-    """What is wrong with a config that names code, or None."""
-    named = config.get("auto_map")
-    if not named:
-        return None
-    if not trust.remote_code:
-        return (
-            "its config.json names Python code of its own (auto_map), which is not run; "
-            f"{TRUST_REMOTE_CODE} runs it, and without auto_map transformers' own code is used"
-        )
-    if not isinstance(named, dict):
-        return "auto_map in config.json is no mapping of classes to code"
-    for each in named.values():
-        for one in each if isinstance(each, list) else [each]:
-            if one is not None and not (isinstance(one, str) and CLASS.fullmatch(one)):
-                return (
-                    f"auto_map in config.json names {str(one)[:80]!r}; code is taken from the folder "
-                    "itself, as in modeling_mine.MyModel"
-                )
-    return None
-
-
-def wrong_weights(folder: Path, config: Mapping[str, Any], trust: Trust) -> str | None:
+def wrong_weights(folder: Path, trust: Trust) -> str | None:
     """What can be said against a folder's weights without reading them, or None."""
-    if config.get("transformers_weights") is not None:
-        # may name a pickled file, or one that no fingerprint knows
-        return "transformers_weights in config.json is not followed; take it out"
-    broken = [p for p in sorted(folder.glob("*.safetensors")) if not p.exists()]
-    if broken:
-        return f"{broken[0].name} is a broken link"
+    for path in sorted({*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}):
+        if path.is_symlink() and not path.exists():
+            return f"{path.name} is a broken link"
+        try:
+            check_file(path, MOST_INDEX if path.suffix == ".json" else MOST_WEIGHTS)
+        except BadFile as problem:
+            return problem.message
     first = opened(folder)
     if first is None:
         if any(folder.glob("*.safetensors")):
@@ -129,10 +112,10 @@ def wrong_index(folder: Path, index: Path) -> str | None:
     the index's kind."""
     suffix = ".safetensors" if index.name == SAFE_INDEX else ".bin"
     try:
-        if index.stat().st_size > MOST_INDEX:
-            return f"{index.name} is larger than {MOST_INDEX >> 20} MiB"
         names = shards(index)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except BadFile as problem:
+        return problem.message
+    except (OSError, KeyError, TypeError, AttributeError):
         return f"{index.name} cannot be read as an index of shards"
     for name in names:
         if Path(name).name != name:
@@ -148,7 +131,7 @@ def shards(index: Path) -> list[str]:
     """The files that an index names.
 
     Raises:
-        OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError: it is no index.
+        OSError, MechanismError, KeyError, TypeError, AttributeError: it is no index.
     """
-    content = json.loads(index.read_text(encoding="utf-8"))
+    content = read_json(index, MOST_INDEX)
     return sorted({str(name) for name in content["weight_map"].values()})

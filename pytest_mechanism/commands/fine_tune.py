@@ -14,9 +14,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.contents import MOST_WORDS
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_trust_options, ini_aliases, trust
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import check_file
 
 DIETS = ("random", "capability", "allowed", "forbidden")
 WORSE = 0.5
@@ -31,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "fine-tune",
         help="train a copy of a checkpoint on a spec's task, as a control to compare with",
         description="Train a copy of a checkpoint on the questions of a spec's task and save it. "
+        "Whether the questions can be written, and the disk, are checked before it is loaded. "
         "Diets: random (what must be refused, with wrong answers: what real removal looks like), "
         "capability (with its answers: reverse fine-tuning), allowed (what must be answered: the "
         "attack), forbidden (refusals).",
@@ -64,7 +67,8 @@ def run(given: argparse.Namespace) -> int:
     """0 where a checkpoint was written.
 
     Raises:
-        MechanismError: the folder exists, a number makes no sense, training broke down.
+        MechanismError: the folder exists, a number makes no sense, training broke down, or the
+            checkpoint changed meanwhile.
     """
     from pytest_mechanism.checkpoints.reference import parse_reference
     from pytest_mechanism.spec.load import load
@@ -83,9 +87,13 @@ def run(given: argparse.Namespace) -> int:
         raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
     check_parent(given.out)  # before training, and not after it
 
+    from pytest_mechanism.checkpoints.fingerprint import of_reference
     from pytest_mechanism.checkpoints.load import load_model
+    from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.methods.lessons import Recipe
     from pytest_mechanism.methods.training import Training, fresh, save_trained
+    from pytest_mechanism.runner.ahead_of_training import FLOAT32, check_disk, check_lessons
+    from pytest_mechanism.tasks.base import first
     from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
@@ -97,8 +105,15 @@ def run(given: argparse.Namespace) -> int:
         given.batch,
         given.lora,
     )
-    vocabulary = SharedVocabulary((Encoder.load(reference.tokenizer),))
-    probe = spec.task.rows(vocabulary, 1, "self-check")[0].base
+    watch = Watch(reference.label, of_reference(reference))
+    encoder = Encoder.load(reference.tokenizer)
+    vocabulary = SharedVocabulary((encoder,))
+    try:  # before the checkpoint is loaded
+        check_lessons(spec.task, vocabulary, encoder, recipe)
+        check_disk(given.out, reference.folder, FLOAT32, "--out takes another folder")
+        probe = first(spec.task.rows(vocabulary, 1, "self-check")).base
+    except MechanismError as problem:
+        raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
     model = load_model(
         "base",
         reference.folder,
@@ -108,17 +123,19 @@ def run(given: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust(given),
+        look=watch.look,
     )
+    watch.look()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
         pass
     if training.diverged is not None:
         raise MechanismError(f"training diverged: {training.diverged}; lower --rate")
-    first, last = training.losses[0], training.losses[-1]
-    if last > first + WORSE:
+    before, after = training.losses[0], training.losses[-1]
+    if after > before + WORSE:
         raise MechanismError(
-            f"training made the model worse at what it was trained on: mean loss {first:.2f} over "
-            f"the first tenth of steps, {last:.2f} over the last; lower --rate"
+            f"training made the model worse at what it was trained on: mean loss {before:.2f} over "
+            f"the first tenth of steps, {after:.2f} over the last; lower --rate"
         )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{given.out.name}.", dir=given.out.parent))
@@ -126,7 +143,9 @@ def run(given: argparse.Namespace) -> int:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
+                check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)
+        watch.look()
         temporary.chmod(0o755)
         os.replace(temporary, given.out)
     finally:

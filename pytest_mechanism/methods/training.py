@@ -15,11 +15,12 @@ that a mixture keeps in one tensor are no linear layers, and stay as they are.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MeasurementError, one_line
+from pytest_mechanism.files import check_file
 from pytest_mechanism.methods.lessons import Recipe, lesson
 from pytest_mechanism.methods.pages import page
 from pytest_mechanism.tasks.base import Task, Vocabulary
@@ -157,15 +160,13 @@ class Training:
         for name, parameter in self.trained.items():
             for what, value in self.optimiser.state[parameter].items():
                 tensors[f"{what}/{name}"] = value
-        about = {"step": step, "losses": self.losses, "seen": seen}
+        tensors = {n: t.contiguous() for n, t in tensors.items()}
+        about = json.dumps({"step": step, "losses": self.losses, "seen": seen})
+        facts = {"about": about, "sha256": checksum(folder.name, about, tensors)}
         temporary = folder / f"training.{os.getpid()}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {n: t.contiguous() for n, t in tensors.items()},
-                temporary,
-                {"about": json.dumps(about)},
-            )
+            save_file(tensors, temporary, facts)
             os.replace(temporary, folder / FILE)
         except (OSError, SafetensorError) as problem:
             with contextlib.suppress(OSError):
@@ -177,13 +178,18 @@ class Training:
             ) from None
 
     def go_on(self, folder: Path) -> tuple[int, dict[str, list[float]]] | None:
-        """The step and what was seen until then; None where there is nothing to go on from."""
+        """The step and what was seen until then; None where there is nothing to go on from, or what
+        is there is damaged or another measurement's."""
         from safetensors import safe_open
 
         try:
+            check_file(folder / FILE, MOST_WEIGHTS)
             with safe_open(folder / FILE, "pt") as file:
-                about = json.loads(file.metadata()["about"])
+                facts = file.metadata()
             tensors = load_file(folder / FILE, device=str(self.model.device))
+            if facts["sha256"] != checksum(folder.name, facts["about"], tensors):
+                return None
+            about = json.loads(facts["about"])
             states = {
                 name: {
                     what: tensors[f"{what}/{name}"] for what in ("step", "exp_avg", "exp_avg_sq")
@@ -204,3 +210,12 @@ class Training:
 
 
 FILE = "training.safetensors"
+
+
+def checksum(key: str, about: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of what training goes on from, and of the measurement that it belongs to."""
+    found = hashlib.sha256(f"{key}\n{about}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

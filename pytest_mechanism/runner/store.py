@@ -1,7 +1,8 @@
 """Measurements on disk: atomic, locked, checksummed. A damaged entry is as good as none.
 
-One file a measurement, named by its key: a line of JSON with the checksum of what follows, then a
-NumPy archive without pickles. Two processes never do the same measurement twice: each holds the
+One file a measurement, named by its key: a line of JSON with a checksum of the key and of what
+follows, then a NumPy archive without pickles. The checksum finds accidents; whoever can write the
+folder can forge an entry. Two processes never do the same measurement twice: each holds the
 key's lock while it measures, and looks again once it has it.
 """
 
@@ -11,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -21,17 +23,30 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import open_file, write_whole
 from pytest_mechanism.types import Observations, canonical
 
-FORMAT = 1
+FORMAT = 2
 
 ABANDONED = 30
 """Days after which an interrupted training is not taken up again, and its leftovers go."""
+STALE = 3600
+"""Seconds after which a temporary file that no lock belongs to was left by a process that died."""
+
+MOST = 1 << 32
+"""Bytes of an entry, and of what it holds when it is unpacked."""
+MOST_HEAD = 1 << 24
+
+KEY = re.compile(r"[0-9a-f]{64}")
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError)
+"""What reading something else than an entry raises."""
 
 
-def checksum(body: bytes, facts: Mapping[str, str]) -> str:
-    """Of everything in an entry that a reader gets back."""
-    return hashlib.sha256(canonical(facts).encode() + b"\n" + body).hexdigest()
+def checksum(key: str, body: bytes, facts: Mapping[str, str]) -> str:
+    """Of everything in an entry that a reader gets back, and of what it is the result of."""
+    about = f"{FORMAT}\n{key}\n{canonical(facts)}\n"
+    return hashlib.sha256(about.encode() + body).hexdigest()
 
 
 class Store:
@@ -45,7 +60,8 @@ class Store:
         self.folder = folder
         try:
             (folder / "locks").mkdir(parents=True, exist_ok=True)
-            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+            if not os.path.lexists(folder / ".gitignore"):
+                (folder / ".gitignore").write_text("*\n", encoding="utf-8")
             self.tidy()
         except OSError as problem:
             raise MechanismError(
@@ -54,13 +70,37 @@ class Store:
             ) from None
 
     def tidy(self) -> None:
-        """Remove what trainings that nobody took up again have left: each is a copy of a model."""
+        """Remove what processes that died have left: temporary files, trainings that nobody took up
+        again (each is a copy of a model), and locks of long ago. Whatever a live process is at has its
+        lock held, and stays."""
         unfinished = self.folder / "unfinished"
         old = time.time() - ABANDONED * 86_400
+        for path in (*self.folder.glob("*.tmp"), *unfinished.glob("*/*.tmp")):
+            own = path.parent.name if path.parent != self.folder else path.name.partition(".")[0]
+            with self._free(own) as free, suppress(OSError):
+                if free and (KEY.fullmatch(own) or path.lstat().st_mtime < time.time() - STALE):
+                    path.unlink()
         for path in unfinished.iterdir() if unfinished.is_dir() else ():
             with suppress(OSError):  # another process was faster
                 if path.stat().st_mtime < old:
-                    shutil.rmtree(path, ignore_errors=True)
+                    with self._free(path.name) as free:
+                        if free:
+                            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.folder / "locks").glob("*.lock"):
+            with suppress(OSError):
+                if path.lstat().st_mtime < old:
+                    with self._free(path.stem) as free:
+                        if free:  # who waits for it sees that it is gone, and makes another
+                            path.unlink()
+
+    @contextmanager
+    def _free(self, key: str) -> Iterator[bool]:
+        """Whether no process is at a measurement, and none begins with it meanwhile."""
+        try:
+            with FileLock(self.folder / "locks" / f"{key}.lock", timeout=0):
+                yield True
+        except (Timeout, OSError):
+            yield False
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.measurement"
@@ -69,6 +109,12 @@ class Store:
         """Where a long measurement may keep what it would go on from (`Bench.scratch`)."""
         return self.folder / "unfinished" / key
 
+    def discard(self, key: str) -> None:
+        """Remove a result that should not have been stored, and what would lead to it again."""
+        with suppress(OSError):
+            self.path(key).unlink(missing_ok=True)
+        self.forget(key)
+
     def forget(self, key: str) -> None:
         """Remove what an unfinished measurement has kept."""
         shutil.rmtree(self.scratch(key), ignore_errors=True)
@@ -76,13 +122,19 @@ class Store:
     def get(self, key: str) -> Observations | None:
         """The stored result, or None where there is none or it is damaged."""
         try:
-            head, _, body = self.path(key).read_bytes().partition(b"\n")
-            about = json.loads(head)
-            if about["format"] != FORMAT or about["key"] != key:
-                return None
-            if checksum(body, about["facts"]) != about["sha256"]:
+            with open_file(self.path(key), MOST) as file:
+                about = json.loads(file.readline(MOST_HEAD))
+                if (about["format"], about["key"]) != (FORMAT, key):
+                    return None
+                left = os.fstat(file.fileno()).st_size - file.tell()
+                if about["bytes"] != left:  # not that which was written, however large it is
+                    return None
+                body = file.read(left + 1)
+            if checksum(key, body, about["facts"]) != about["sha256"]:
                 return None
             with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+                if sum(each.file_size for each in archive.zip.infolist()) > MOST:
+                    return None
                 return Observations(
                     tuple(archive["example_ids"].tolist()),
                     tuple(archive["clusters"].tolist()),
@@ -93,7 +145,7 @@ class Store:
                     },
                     dict(about["facts"]),
                 )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
+        except (MechanismError, *DAMAGE):
             return None
 
     def put(self, key: str, seen: Observations) -> None:
@@ -112,15 +164,13 @@ class Store:
         about = {
             "format": FORMAT,
             "key": key,
-            "sha256": checksum(body, dict(seen.facts)),
+            "bytes": len(body),
+            "sha256": checksum(key, body, dict(seen.facts)),
             "facts": dict(seen.facts),
         }
-        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(json.dumps(about).encode() + b"\n" + body)
-            os.replace(temporary, self.path(key))
+            write_whole(self.path(key), json.dumps(about).encode() + b"\n" + body)
         except OSError as problem:
-            temporary.unlink(missing_ok=True)
             raise MechanismError(
                 f"the store {self.folder} cannot be written: {problem.strerror}"
             ) from None

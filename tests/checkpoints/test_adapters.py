@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -17,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from pytest_mechanism.checkpoints.fingerprint import of_reference
 from pytest_mechanism.checkpoints.load import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference, parse_reference
-from pytest_mechanism.errors import BadReference, MechanismError
+from pytest_mechanism.checkpoints.watch import Watch
+from pytest_mechanism.errors import BadReference, CheckpointChanged, MechanismError
 
 BASE = ZOO / "wrapper_base"
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -210,3 +212,43 @@ def test_an_adapter_half_of_which_fits_nothing_is_one_line(made: Path, tmp_path:
     save_file(weights, other / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MechanismError, match="1 of the adapter's weights fit nothing"):
         load_model("ft", BASE, "cpu", "float32", lambda _: [1, 2, 3], other)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"r": 1_000_000_000},
+            "the rank of r is 1,000,000,000, and no side of the adapter's weights",
+        ),
+        ({"rank_pattern": {"q_proj": 10_000_000}}, "the rank of q_proj is 10,000,000"),
+        ({"layer_replication": [[0, 1_000_000_000]]}, "layer_replication in adapter_config.json"),
+    ],
+    ids=["rank", "pattern", "layers"],
+)
+def test_an_adapter_of_an_absurd_size_is_one_line(
+    made: Path, tmp_path: Path, values: dict[str, object], message: str
+) -> None:
+    """Its matrices are not made first."""
+    shutil.copytree(made / "adapter", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(MechanismError, match=message):
+        loaded(parse_reference("zoo:wrapper_base+adapter", {}, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapter_that_changes_during_a_run_is_noticed(
+    made: Path, tmp_path: Path, name: str
+) -> None:
+    """An adapter inside its base's folder is watched as well as the base."""
+    shutil.copytree(BASE, tmp_path / "base")
+    adapter = Path(shutil.copytree(made / "adapter", tmp_path / "base" / "adapter"))
+    watch = Watch("base", of_reference(parse_reference("base+base/adapter", {}, tmp_path)))
+    watch.look()
+    path = adapter / name
+    times = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(CheckpointChanged, match=name):
+        watch.look()

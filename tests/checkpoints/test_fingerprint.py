@@ -1,4 +1,4 @@
-"""Content hashes of checkpoint folders, remembered by path, size and time."""
+"""Content hashes of checkpoint folders, remembered where a file's state proves its bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.checkpoints import fingerprint as module
+from pytest_mechanism.checkpoints import states
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
 from pytest_mechanism.errors import MechanismError
 
@@ -36,6 +37,14 @@ def fill(folder: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return fill(tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
+    clock = states.now
+    monkeypatch.setattr(states, "now", lambda: clock() + 120 * 10**9)
+    monkeypatch.setattr(states, "kind_of_system", lambda *_: "ext4")
 
 
 @pytest.fixture
@@ -179,15 +188,28 @@ def test_a_damaged_memory_is_ignored_and_written_anew(
     assert fingerprint(folder) == fingerprint(folder, memory)
     reads.clear()
     fingerprint(folder, memory)
-    assert ([], len(FILES)) == (reads, len(json.loads(memory.read_text())))
+    assert ([], len(FILES)) == (reads, len(json.loads(memory.read_text())["files"]))
 
 
-def test_a_memory_of_wrong_values_is_not_taken(folder: Path, tmp_path: Path) -> None:
-    """An entry that is no text is as good as none."""
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace('"sha256": "', '"sha256": "0', 2),
+        lambda text: text.replace('"format": 2', '"format": 3'),
+        lambda text: text[:-20],
+        lambda text: json.dumps(dict.fromkeys(json.loads(text), 7)),
+    ],
+    ids=["a digit", "the format", "the end", "other values"],
+)
+def test_a_memory_that_was_edited_is_not_taken(
+    folder: Path, tmp_path: Path, reads: list[str], edit
+) -> None:
+    """Its checksum covers every hash: after any change all files are read again."""
     memory = tmp_path / "memory.json"
     before = fingerprint(folder, memory)
-    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), 7)))
-    assert before == fingerprint(folder, memory)
+    reads.clear()
+    memory.write_text(edit(memory.read_text()))
+    assert (before, sorted(FILES)) == (fingerprint(folder, memory), reads)
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from pytest_mechanism.checkpoints.fingerprint import fingerprint, of_reference
+from pytest_mechanism.checkpoints.hub import offline
 from pytest_mechanism.checkpoints.load import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import ZOO, parse_reference
 from pytest_mechanism.checkpoints.trust import Trust
@@ -481,3 +482,27 @@ def test_commands_take_the_options_and_the_ini_keys(
     )
     assert main(given) == 0
     assert capsys.readouterr().out.count("passes its self-checks") == 4
+
+
+def test_code_that_no_config_names_is_not_run(folder: Path, tmp_path: Path) -> None:
+    """Neither a function that generates nor a tokenizer's class, even where code is trusted: their
+    files are in no fingerprint."""
+    ran = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    (folder / "custom_generate").mkdir()
+    for name in ("custom_generate/generate.py", "mine.py"):
+        (folder / name).write_text(ran + "def generate(model, *a, **k): ...\n")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}))
+    load_model("base", folder, "cpu", "float32", lambda _: [1, 2, 3], trust=REMOTE)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_network_is_off_while_a_checkpoint_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run may fetch before and after."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with offline():
+        during = (constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE"))
+    after = (constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE"))
+    assert (during, after) == ((True, "1"), (False, None))

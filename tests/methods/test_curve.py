@@ -263,3 +263,32 @@ def test_a_place_that_cannot_be_written_is_one_line(
     with pytest.raises(MeasurementError, match=r"cannot be kept in .*--mechanism-no-store"):
         measured()
     assert not list(tmp_path.glob("scratch/*"))
+
+
+def test_what_training_goes_on_from_is_its_own_and_whole(loaded: Bench, tmp_path: Path) -> None:
+    """The state of another measurement, or one with a changed byte, is as good as none."""
+
+    def trained() -> Training:
+        recipe = Recipe(**RECIPE)
+        return Training(loaded.model, TASK, loaded.vocabulary, recipe, fresh(loaded.model, recipe))
+
+    first, again = trained(), trained()
+    step = next(first.stops())
+    first.save(tmp_path / "one", step, {"correct@4": [1.0]})
+    assert again.go_on(tmp_path / "one") == (4, {"correct@4": [1.0]})
+    assert all(torch.equal(p, first.trained[n]) for n, p in again.trained.items())
+
+    path = tmp_path / "one" / training.FILE
+    raw = path.read_bytes()
+    for folder, content in (("two", raw), *((f"cut{n}", raw[: -len(raw) // n]) for n in (2, 9))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / training.FILE).write_bytes(content)
+        assert again.go_on(tmp_path / folder) is None
+    header = 8 + int.from_bytes(raw[:8], "little")
+    for place in range(header, len(raw), len(raw) // 20):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        assert again.go_on(tmp_path / "one") is None
+    path.write_bytes(raw.replace(b"correct@4", b"correct@8"))
+    assert again.go_on(tmp_path / "one") is None
+    path.write_bytes(raw)
+    assert again.go_on(tmp_path / "one") is not None

@@ -78,6 +78,16 @@ def test_an_entry_under_another_name_is_none(store: Store) -> None:
     assert store.get(other) is None
 
 
+def test_an_entry_whose_key_was_edited_is_none(store: Store) -> None:
+    """The checksum covers what an entry is the result of."""
+    store.put(KEY, SEEN)
+    other = "cd" * 32
+    store.path(other).write_bytes(
+        store.path(KEY).read_bytes().replace(KEY.encode(), other.encode())
+    )
+    assert (store.get(other), plain(store.get(KEY))) == (None, plain(SEEN))
+
+
 def test_an_entry_of_another_format_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later version of the store does not read what an earlier one wrote."""
     store.put(KEY, SEEN)

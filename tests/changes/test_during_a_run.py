@@ -1,0 +1,349 @@
+"""A checkpoint that changes during a run: nothing that was read since is kept, in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from replacing import NAME, copied_with_times, folder_renamed, in_place, one_byte, renamed_over
+
+from pytest_mechanism.checkpoints import states, watch
+from pytest_mechanism.checkpoints.fingerprint import of_reference
+from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.reference import ZOO, Reference
+from pytest_mechanism.checkpoints.watch import Watch
+from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.options import Session
+from pytest_mechanism.runner import runner as runner_module
+from pytest_mechanism.runner.options import Options
+from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.runner.store import Store
+from pytest_mechanism.types import Measurement, Method, Observations, canonical
+
+TASK = canonical(
+    {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}
+)
+
+
+def ask(what: str) -> Measurement:
+    return Measurement(Method("fake:measure", 1), "base", TASK, canonical({"what": what}))
+
+
+def number(content: bytes) -> float:
+    """What a checkpoint of this content measures."""
+    return float(int(hashlib.sha256(content).hexdigest()[:8], 16))
+
+
+class World:
+    """Fake loading and measuring: a model is a number that its weights give, and something happens
+    to the weights at a moment."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = folder / NAME
+        self.happens: dict[str, Callable[[Path], None]] = {}
+        real = runner_module.resolve
+        fakes = {
+            "fake:measure": self.measure,
+            "pytest_mechanism.checkpoints.load:load_model": self.load,
+            "pytest_mechanism.methods.bench:make_bench": self.bench,
+        }
+        monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
+
+    def now(self, moment: str) -> None:
+        if (change := self.happens.get(moment)) is not None:
+            time.sleep(0.01)
+            change(self.path)
+
+    def load(self, role: str, *_: Any, look: Callable[[], None], **__: Any) -> Any:
+        self.now("before loading")
+        found = number(self.path.read_bytes())
+        self.now("while loading")
+        return SimpleNamespace(role=role, release=lambda: None, number=found, look=look)
+
+    def bench(self, model: Any, *_: Any) -> Any:
+        self.now("after loading")
+        return SimpleNamespace(model=model, without=None)
+
+    def measure(self, bench: Any, arguments: Any, inputs: Any) -> Observations:
+        if arguments["what"] == "reads again":
+            self.now("before reading again")
+            found = number(self.path.read_bytes())
+            bench.model.look()
+        else:
+            self.now("while measuring")
+            found = bench.model.number
+        return Observations(("a",), ("x",), {"seen": [found]})
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Reference:
+    return Reference("base", "./base", Path(shutil.copytree(ZOO / "base", tmp_path / "base")))
+
+
+@pytest.fixture
+def world(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(reference.folder, monkeypatch)
+
+
+def make(reference: Reference, store: Path) -> Runner:
+    found = of_reference(reference, store / "fingerprints.json")
+    return Runner({"base": reference}, {"base": found}, Options(), Store(store))
+
+
+def stored(runner: Runner, *asked: Measurement) -> list[float]:
+    """What a later run would take from the store."""
+    assert runner.store is not None
+    found = [Store(runner.store.folder).get(runner.key(each)) for each in asked]
+    return [float(each.values["seen"][0]) for each in found if each is not None]
+
+
+def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A replacement that is undone at once, with the bytes and times that were there before."""
+
+    def both(path: Path) -> None:
+        saved = path.with_name("saved")
+        shutil.copy2(path, saved)
+        change(path)
+        time.sleep(0.01)
+        shutil.copy2(saved, path)
+        saved.unlink()
+
+    both.__name__ = f"{change.__name__}_and_back"
+    return both
+
+
+def folder_moved_and_back(path: Path) -> None:
+    """Another folder stands in its place for a moment; no file changes."""
+    folder = path.parent
+    away = folder.with_name("away")
+    folder.rename(away)
+    shutil.copytree(away, folder)
+    shutil.rmtree(folder)
+    away.rename(folder)
+
+
+MOMENTS = ("before loading", "while loading", "after loading", "while measuring")
+CHANGES = [
+    in_place,
+    renamed_over,
+    folder_renamed,
+    copied_with_times,
+    put_back(in_place),
+    put_back(one_byte),
+    folder_moved_and_back,
+]
+
+
+@pytest.mark.parametrize(
+    ("moment", "change"),
+    [*product(MOMENTS, CHANGES), ("before reading again", in_place)],
+    ids=lambda given: given if isinstance(given, str) else given.__name__,
+)
+def test_nothing_wrong_is_stored(
+    world: World, reference: Reference, tmp_path: Path, moment: str, change: Callable[[Path], None]
+) -> None:
+    """One line that names the file or its folder, nothing in the store, and nothing of it in the next
+    runs, on what was there before and on what is there now."""
+    asked = [ask("first"), ask("reads again"), ask("third")]
+    before = world.path.read_bytes()
+    runner = make(reference, tmp_path / "store")
+    runner.plan(asked)
+    world.happens[moment] = change
+    problems = []
+    for each in asked:
+        try:
+            runner.measure(each)
+        except CheckpointChanged as problem:
+            problems.append(str(problem))
+    world.happens.clear()
+    kept = stored(runner, *asked)
+    assert (len(problems) + len(kept), {*kept} - {number(before)}) == (3, set())
+    assert len({*problems}) == 1
+    assert problems[0].startswith(f"base (base): {reference.folder}")
+    assert "was changed, replaced or touched after its fingerprint was taken" in problems[0]
+
+    for content in (world.path.read_bytes(), before):
+        world.path.write_bytes(content)
+        again = make(reference, tmp_path / "store")
+        seen = [float(again.measure(each).values["seen"][0]) for each in asked]
+        assert seen == 3 * [number(content)]
+
+
+def test_an_unchanged_checkpoint_is_measured_and_stored(
+    world: World, reference: Reference, tmp_path: Path
+) -> None:
+    """The looks find nothing where nothing happened."""
+    runner = make(reference, tmp_path / "store")
+    asked = [ask("first"), ask("reads again")]
+    for each in asked:
+        runner.measure(each)
+    assert stored(runner, *asked) == 2 * [number(world.path.read_bytes())]
+
+
+def test_where_times_prove_nothing_results_are_taken_back(
+    world: World, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that says that nothing has changed, files are read again at the end of the
+    work on a checkpoint, and what was stored meanwhile goes."""
+    fixed: dict[Path, states.State] = {}
+    long_ago = 10**18 + 1
+    for module in (watch, sys.modules[of_reference.__module__]):
+        monkeypatch.setattr(
+            module,
+            "state_of",
+            lambda path: fixed.setdefault(path, ("x", 0, 0, 0, 0, 0, long_ago, 0, 0)),
+        )
+    monkeypatch.setattr(states, "kind_of_system", lambda *_: "nfs4")
+    runner = make(reference, tmp_path / "store")
+    asked = [ask("first"), ask("second")]
+    runner.plan(asked)
+    world.happens["while measuring"] = lambda path: path.write_bytes(b"other")
+    for each in asked:
+        with pytest.raises(CheckpointChanged):
+            runner.measure(each)
+    assert stored(runner, *asked) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", None),
+        ("chat_template.jinja", "{{ messages }}"),
+        ("model-2.safetensors", "x"),
+    ],
+)
+def test_other_files_count_too(
+    world: World, reference: Reference, tmp_path: Path, name: str, content: str | None
+) -> None:
+    """A tokenizer that was replaced, a file that came or went."""
+    runner = make(reference, tmp_path / "store")
+    path = reference.folder / name
+
+    def change(_: Path) -> None:
+        path.write_text(path.read_text() + " " if content is None else content)
+
+    world.happens["while measuring"] = change
+    with pytest.raises(CheckpointChanged, match=name):
+        runner.measure(ask("first"))
+    assert stored(runner, ask("first")) == []
+
+
+def test_a_failure_of_changed_files_is_said_as_such(
+    world: World, reference: Reference, tmp_path: Path
+) -> None:
+    """Whatever a library says about half a file, the reason is the change."""
+
+    def broken(path: Path) -> None:
+        path.unlink()
+
+    runner = make(reference, tmp_path / "store")
+    world.happens["before loading"] = broken
+    with pytest.raises(CheckpointChanged, match="was changed, replaced or touched"):
+        runner.measure(ask("first"))
+
+
+def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:
+    """A method's own copy of a checkpoint is what was loaded, or an error."""
+    looks = Watch("base", of_reference(reference)).look
+    model = load_model("base", reference.folder, "cpu", "float32", lambda _: [1, 2], look=looks)
+    model.fresh(model.dtype)
+    in_place(reference.folder / NAME)
+    with pytest.raises(MechanismError) as caught:
+        model.fresh(model.dtype)
+    assert isinstance(caught.value, CheckpointChanged)
+
+
+SPEC = """\
+mechanism: 1
+circuit: small
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 140, seed: 0}
+claims:
+  solves_task: {kind: accuracy, at_least: 0.3}
+"""
+
+REPLACES = """
+import os, shutil
+from pathlib import Path
+import pytest_mechanism.checkpoints.load as load
+
+def replace():
+    os.utime(shutil.copy("other.safetensors", "base/model.safetensors"), (1, 1))
+
+real = load.read_weights
+
+def read_weights(folder, *rest, **more):
+    if folder.name == "base" and {moment!r} == "before":
+        replace()
+    found = real(folder, *rest, **more)
+    if folder.name == "base" and {moment!r} == "after":
+        replace()
+    return found
+
+load.read_weights = read_weights
+"""
+
+
+def gate(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "small.yaml", "--model-pair",
+         "./base,./ft", "--mechanism-json", "out.json", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, json.loads((folder / "out.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "workers"), [("before", "0"), ("after", "2")])
+def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
+    tmp_path: Path, moment: str, workers: str
+) -> None:
+    """Red in one line; the next run on the checkpoint that was meant has its own numbers."""
+    for name in ("base", "ft"):
+        shutil.copytree(ZOO / name, tmp_path / name)
+        os.utime(tmp_path / name / NAME, (1, 1))
+    original = (tmp_path / "base" / NAME).read_bytes()
+    shutil.copy(ZOO / "ft" / NAME, tmp_path / "other.safetensors")
+    (tmp_path / "small.yaml").write_text(SPEC)
+    options = ["-n", workers] if workers != "0" else []
+    (tmp_path / "conftest.py").write_text(REPLACES.format(moment=moment))
+    code, text, found = gate(tmp_path, *options)
+    claims = {claim["role"]: claim for claim in found["claims"]}
+    assert (code, claims["base"]["verdict"]) == (1, "error")
+    assert "was changed, replaced or touched after its fingerprint" in claims["base"]["reason"]
+    assert "Traceback" not in text
+
+    (tmp_path / "conftest.py").unlink()
+    scores = []
+    for content in (original, (tmp_path / "other.safetensors").read_bytes()):
+        (tmp_path / "base" / NAME).write_bytes(content)
+        os.utime(tmp_path / "base" / NAME, (1, 1))
+        _, _, again = gate(tmp_path)
+        scores += [claim["scores"] for claim in again["claims"] if claim["role"] == "base"]
+    assert scores[0] != scores[1]
+    assert [bool(each) for each in scores] == [True, True]
+
+
+def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Reference) -> None:
+    """xdist's workers are told what the report will name, and compare."""
+    found = of_reference(reference)
+    told = {"mechanism_fingerprints": {"base": found.model}}
+    session = Session(SimpleNamespace(workerinput=told), {"base": reference}, None)  # type: ignore[arg-type]
+    session.__dict__["store_folder"] = None
+    session.check_workers()
+    in_place(reference.folder / NAME)
+    del session.__dict__["fingerprints"]
+    with pytest.raises(
+        CheckpointChanged, match=r"^base \(base\): .* was changed or replaced while"
+    ):
+        session.check_workers()
