@@ -163,12 +163,11 @@ class Ahead:
                 raise MeasurementError(f"{on}: the tokenizer has no token for {prompt.text[:60]!r}")
             check_places(draw, prompt, encoded)
         if draw.words:
-            after = row.base.before
             for word in dict.fromkeys((row.base.answer, row.target, *row.base.right, *row.wanted)):
-                if encoder.word(word, after) is None:
+                if encoder.answer(row.base, word) is None:
                     raise MeasurementError(f"{on}: {word!r} is not one token here")
         if draw.replies and row.base.completion.strip():
-            encoder.with_reply(row.base)
+            encoder.reply(row.base)
 
     # -- what stands in place of a silenced head
 
