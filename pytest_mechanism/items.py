@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import (
     TRACEBACK,
@@ -32,6 +33,7 @@ from pytest_mechanism.report.result import accepted_data, claim_result
 from pytest_mechanism.snapshot import (
     ScoreExtension,
     accepted_now,
+    keep_bounds,
     read_scores,
     score_file,
     score_keeper,
@@ -181,8 +183,8 @@ class ClaimItem(pytest.Function):
             self.report(verdict, None, None, seconds)
             pytest.skip(visible(verdict.reason))
         verdict, drift, accepted = self.settle(verdict, seconds)
-        if drift is not None and verdict.reason == (missing := not_accepted(drift)):
-            raise ClaimFailed(f"{self.claim_name} on {self.name}: {missing}")
+        if verdict.cause is Cause.NOT_ACCEPTED:
+            raise ClaimFailed(f"{self.claim_name} on {self.name}: {verdict.reason}")
         if verdict.red:
             text = failure_text(
                 self.spec,
@@ -191,7 +193,7 @@ class ClaimItem(pytest.Function):
                 verdict,
                 drift,
                 accepted,
-                self.claim.if_red,
+                meaning(verdict.cause, self.claim.if_red),
             )
             raise ClaimFailed(text + self.traced(session.gate.trace))
 
@@ -221,13 +223,12 @@ class ClaimItem(pytest.Function):
         """Compare with the accepted score, which may turn the verdict red, and report."""
         drift, accepted, problem = self.compare(verdict)
         if problem is not None:
-            verdict = Verdict("error", problem, verdict.threshold, verdict.scores, verdict.judged)
+            verdict = replace(verdict, status="error", reason=problem, cause=Cause.NOT_JUDGED)
         elif drift is not None and drift.red and not verdict.red:
-            reason = drift.reason
-            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+            verdict = replace(verdict, status="fail", reason=drift.reason, cause=drift.cause)
         elif drift is not None and not verdict.red and self.lacks_accepted(drift):
             reason = not_accepted(drift)
-            verdict = Verdict("fail", reason, verdict.threshold, verdict.scores, verdict.judged)
+            verdict = replace(verdict, status="fail", reason=reason, cause=drift.cause)
         self.report(verdict, drift, accepted, seconds)
         return verdict, drift, accepted
 
@@ -256,6 +257,8 @@ class ClaimItem(pytest.Function):
             received["tolerance"] = vars(tolerance)
             accepting = keeper == received
             drift = replace(drift, accepted_now=accepted_now(keeper))
+            if accepted is not None and ScoreExtension.updating and not drift.accepted_now:
+                keep_bounds(location, f"{self.claim_name}.{self.name}", received)
             if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
                 drift = replace(drift, state="changed", reason="accepted by --snapshot-update")
         return drift, None if accepted is None else float(accepted["value"]), None
@@ -288,7 +291,7 @@ class ClaimItem(pytest.Function):
             self.notes(),
         )
         self.stash[RESULT] = result
-        for key in ("verdict", "score", "n", "threshold", "baseline", "drift"):
+        for key in ("verdict", "cause", "score", "n", "threshold", "baseline", "drift"):
             if result[key] is not None:
                 self.user_properties.append((f"mechanism_{key}", result[key]))
         if result["interval"] is not None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pytest_mechanism.causes import Cause
+
 Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
 """Only ``pass`` and ``skipped`` are not red."""
 
@@ -184,6 +186,33 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Check:
+    """By how much something is ahead of its control; the claim passes only if surely above 0.
+
+    Attributes:
+        name: what is compared.
+        value: the difference, with the sign that makes ahead positive.
+        standard_error: of ``value``.
+        n: rows behind it.
+        method: where its interval comes from, as of a `Score`.
+    """
+
+    name: str
+    value: float
+    standard_error: float
+    n: int
+    method: str = "cluster bootstrap"
+
+
+DEFAULT_CAUSE: Mapping[Status, Cause] = {
+    "fail": Cause.REFUTED,
+    "inconclusive": Cause.UNDECIDED,
+    "error": Cause.NOT_JUDGED,
+}
+"""Of a red verdict whose author named none."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a claim came to.
 
@@ -191,8 +220,13 @@ class Verdict:
         status: see `Status`.
         reason: one line that a release engineer understands.
         threshold: the asserted bound, as text ("at least 0.8").
-        scores: the judged score first, then what is reported beside it.
+        scores: the compared score first, then what is reported beside it.
         judged: every score that took part, with its bounds.
+        cause: why it is red; None where it is not.
+        checks: comparisons with a control that must hold as well for the claim to pass.
+        parts: the verdict on each threshold, where the claim has several.
+        comparable: whether the first score is the quantity that is compared with the accepted one;
+            False where it could not be had and other scores stand in its place.
     """
 
     status: Status
@@ -200,10 +234,20 @@ class Verdict:
     threshold: str
     scores: tuple[Score, ...] = ()
     judged: tuple[Judged, ...] = ()
+    cause: Cause | None = None
+    checks: tuple[Check, ...] = ()
+    parts: tuple[Verdict, ...] = ()
+    comparable: bool = True
+
+    def __post_init__(self) -> None:
+        """A red verdict has a cause, another has none, whoever made it."""
+        cause = (self.cause or DEFAULT_CAUSE[self.status]) if self.red else None
+        object.__setattr__(self, "cause", cause)
 
     @property
     def score(self) -> Score | None:
-        """The score that was judged."""
+        """The score that is compared with the accepted one. What is judged, and against which
+        bounds, is `judged`; for most claims it is the same score."""
         return self.scores[0] if self.scores else None
 
     @property

@@ -64,7 +64,7 @@ class Accuracy(Claim):
         """A task that is solved is solved better than by guessing."""
         if own.interval[0] > case.task.chance:
             return reached
-        return verdicts.inconclusive(
+        return verdicts.at_chance(
             f"accuracy {verdicts.show(own)} is not told apart from guessing "
             f"({case.task.chance:.3f}), whatever is claimed",
             reached.threshold,
@@ -107,7 +107,7 @@ class Accuracy(Claim):
             verdict = verdicts.at_least(gap, -self.margin)
             if not above_chance(case, other):
                 reference = accuracy(case, other, f"accuracy of {self.not_worse_than}")
-                verdict = verdicts.inconclusive(
+                verdict = verdicts.reference_fails(
                     f"the reference {self.not_worse_than} is at chance "
                     f"({verdicts.show(reference)}, chance {case.task.chance:.3f}): "
                     "not being worse than it means nothing",

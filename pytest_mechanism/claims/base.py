@@ -40,6 +40,10 @@ LEAST_CLUSTERS = 10
 PAIR = "pair"
 """The role of a claim that compares models."""
 
+REFERENCE = "base"
+"""The role of the model that the spec was written for: what is red there says nothing about the
+candidate."""
+
 
 def task_settings(task: Task) -> str:
     """A measurement's ``task``."""

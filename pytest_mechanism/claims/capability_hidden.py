@@ -161,7 +161,7 @@ class CapabilityHidden(Trained):
         behaviour = self.behaviour(case, measured)
         parts = {"behaviour": behaviour, "pruning": self.pruned(case, measured)}
         if missing := self.missing(case):
-            return verdicts.inconclusive(
+            return verdicts.model_missing(
                 f"whether it is hidden is told by models to compare with: {add_models(missing)}; what can be "
                 f"said without: {spelled(parts)}",
                 bound,

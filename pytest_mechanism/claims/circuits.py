@@ -38,16 +38,17 @@ def circuit(case: Case, on: str) -> Measurement:
     )
 
 
-def random_circuits(case: Case, on: str, draws: int) -> Measurement:
+def random_circuits(case: Case, on: str, draws: int, first: int = 0) -> Measurement:
     """``draws`` circuits of random heads, at each position exactly as many as the spec's groups have
-    there: groups of one position share no head."""
+    there: groups of one position share no head; ``first`` is the number of those that were drawn
+    before."""
     shape = case.shapes[on]
     sizes: dict[str, set[Head]] = {}
     for name in case.groups:
         group = case.group(name, on)
         sizes.setdefault(group.at, set()).update(group.members())
     variants: dict[str, Alive] = {}
-    for draw in range(draws):
+    for draw in range(first, first + draws):
         rng = random.Random(f"random circuits/{case.seed}/{draw}")
         variants[f"random_{draw}"] = [
             (layer, head, at)

@@ -12,11 +12,15 @@ number speak one code, as a model and its fine-tune do. Whether they do is measu
 
 As published, ``heads: learned`` exchanges the heads that a DCM mask selects in the donor for a
 variable of each group; ``heads: all`` the whole groups.
+
+m is the accuracy, or, with ``of: log_probability``, the mean log-probability of the answer, as in
+``faithfulness``. A row counts for accuracy only if the patch turns its answer; the log-probability
+hears of every row how far it moved, so that a small share is told from nothing on fewer rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -26,13 +30,25 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.claims.base import PAIR, Case, Measured
 from pytest_mechanism.claims.codes import elsewhere, not_comparable, strange
 from pytest_mechanism.claims.masks import Masked, among, selected
-from pytest_mechanism.claims.scoring import above_chance, check_paired, performance, score
+from pytest_mechanism.claims.scoring import (
+    COLUMN,
+    Of,
+    above_chance,
+    check_paired,
+    performance,
+    score,
+)
 from pytest_mechanism.methods.catalogue import CMAP, DONATION
 from pytest_mechanism.spec.parts import Group
 from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Control, Measurement, Observations, Verdict
+
+PLURAL: Mapping[str, str] = {
+    "accuracy": "accuracies",
+    "log_probability": "mean log-probabilities of the answer",
+}
 
 
 class Cmap(Masked):
@@ -46,6 +62,7 @@ class Cmap(Masked):
             one for each group.
         recovers_at_least: claimed fraction of the difference.
         recovers_at_most: for parts that must not matter.
+        of: what is recovered: accuracy, or the answer's log-probability.
     """
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
@@ -53,7 +70,7 @@ class Cmap(Masked):
         "putting one model's activations of these heads into the other does not carry its advantage over: the gain sits elsewhere, or the models no longer speak one code"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
-    later: ClassVar[tuple[str, ...]] = ("heads", "variable", *Masked.later)
+    later: ClassVar[tuple[str, ...]] = ("heads", "variable", "of", *Masked.later)
     alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
 
     kind: Literal["cmap"]
@@ -63,6 +80,7 @@ class Cmap(Masked):
     variable: StrictStr | dict[StrictStr, StrictStr] | None = None
     recovers_at_least: RecoversAtLeast | None = None
     recovers_at_most: RecoversAtMost | None = None
+    of: Of = "accuracy"
 
     @model_validator(mode="after")
     def says_something(self) -> Cmap:
@@ -188,49 +206,55 @@ class Cmap(Masked):
         others, control_name = self.control(case, groups)
         bounds = verdicts.bounds(self.recovers_at_least, self.recovers_at_most)
         bound = verdicts.spell(*bounds)
-        own, best = recipient.values["correct"], donor.values["correct"]
+        column = COLUMN[self.of]
+        own, best = recipient.values[column], donor.values[column]
+        moved = {
+            name: patched.values[name if self.of == "accuracy" else f"{name}_{column}"]
+            for name in ("patched", "control")
+            if name in patched.values
+        }
         which = "+".join(self.names) + (" (learned heads)" if self.variables else "")
         name = f"{which} from {self.donor} into {self.recipient}"
         how = case.sampling(recipient)
         exchanged = [(layer, h, g.at) for g in groups for layer, h in g.members()]
         other_code = strange(patched, exchanged)
-        with_control = "control" in patched.values
+        with_control = "control" in moved
         if with_control and (odd := elsewhere(strange(patched, others))):
             with_control, control_name = False, not_comparable(odd, self.donor, self.recipient)
+        m = self.of.replace("_", "-")
 
         raw = score(
             case,
-            f"{name}: change of accuracy",
-            estimates.difference(patched.values["patched"], own, how),
-            "m(recipient <- donor) - m(recipient), accuracy on the same rows",
-            control=raw_control(control_name, patched.values["control"], own, how)
-            if with_control
-            else None,
+            f"{name}: change of {m}",
+            estimates.difference(moved["patched"], own, how),
+            f"m(recipient <- donor) - m(recipient), {m} on the same rows",
+            control=raw_control(control_name, moved["control"], own, how) if with_control else None,
         )
         if not above_chance(case, donor) and not above_chance(case, recipient):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{self.donor} and {self.recipient} both answer at chance "
-                f"({np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing to recover",
+                f"({right(donor)} and {right(recipient)}), so there is nothing to recover",
                 bound,
                 () if other_code else (raw,),
             )
         if other_code:
-            return verdicts.inconclusive(
+            return verdicts.not_comparable(
                 not_comparable(other_code, self.donor, self.recipient), bound
             )
         # the recovered fraction has no sign to speak of unless the two differ; either may be better
         gap = estimates.difference(best, own, how)
         if gap.interval[0] <= 0 <= gap.interval[1]:
-            return verdicts.inconclusive(
-                f"{self.donor} and {self.recipient} are not told apart on this task (accuracies "
+            return verdicts.no_difference(
+                f"{self.donor} and {self.recipient} are not told apart on this task ({PLURAL[self.of]} "
                 f"{np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing to recover",
                 bound,
                 (raw,),
             )
         try:
-            fraction = estimates.fraction(patched.values["patched"], own, best, how)
+            counted = self.of == "accuracy"
+            fraction = estimates.fraction(moved["patched"], own, best, how, counted=counted)
             other = (
-                estimates.fraction(patched.values["control"], own, best, how)
+                estimates.fraction(moved["control"], own, best, how, counted=counted)
                 if with_control
                 else None
             )
@@ -242,30 +266,32 @@ class Cmap(Masked):
             case,
             name,
             fraction,
-            "(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), accuracy",
+            f"(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), {m}",
             "lower" if self.recovers_at_least is None else "higher",
             Control(control_name, other.value, other.interval) if other else None,
         )
         verdict = verdicts.within(judged, *bounds, "recovered")
-        if verdict.status == "pass" and self.recovers_at_least is not None and not with_control:
-            reason = f"{verdict.reason}, but there is no control: {control_name}"
-            verdict = replace(verdict, status="inconclusive", reason=reason)
-        elif verdict.status == "pass" and self.recovers_at_least is not None:
+        if self.recovers_at_least is not None and not with_control:
+            verdict = verdicts.no_control(verdict, control_name)
+        elif self.recovers_at_least is not None:
             sign = 1 if gap.value > 0 else -1
             ahead = estimates.difference(
-                sign * np.asarray(patched.values["patched"]),
-                sign * np.asarray(patched.values["control"]),
+                sign * np.asarray(moved["patched"]),
+                sign * np.asarray(moved["control"]),
                 how,
             )
-            if ahead.interval[0] <= 0:
-                reason = f"{verdict.reason}, but {control_name} recover as much"
-                verdict = replace(verdict, status="inconclusive", reason=reason)
+            verdict = verdicts.ahead(verdict, ahead, f"{control_name} recover as much")
         return replace(verdict, scores=(judged, raw))
 
 
 def raw_control(
     name: str, patched: Sequence[float], own: Sequence[float], how: Sampling
 ) -> Control:
-    """The change of accuracy under random heads."""
+    """The change under random heads."""
     found = estimates.difference(patched, own, how)
     return Control(name, found.value, found.interval)
+
+
+def right(seen: Observations) -> str:
+    """A model's accuracy, in words."""
+    return f"{np.mean(seen.values['correct']):.3f}"

@@ -146,8 +146,8 @@ class Decodable(Claim):
             found.append(self.share(case, seen, own, measured))
         verdict = verdicts.together(found)
         reading = self.at_least is not None or self.share_at_least is not None
-        if verdict.status == "pass" and reading and (why := self.lucky(case, seen, own)):
-            verdict = replace(verdict, status="inconclusive", reason=f"{verdict.reason}, but {why}")
+        if reading and (why := self.lucky(case, seen, own)):
+            verdict = verdicts.control_as_good(verdict, why)
         beside = () if own in verdict.scores else (own,)
         return replace(
             verdict,
@@ -206,7 +206,7 @@ class Decodable(Claim):
         missing = [role for role in self.helped_by(case.role) if not case.has(role)]
         if missing:
             which = " and ".join(missing)
-            return verdicts.inconclusive(
+            return verdicts.model_missing(
                 f"a share is measured against other models and this run has none for the role "
                 f"{which}: {add_models(missing)}; the probe alone reads {verdicts.show(own)}, "
                 f"{self.alone(case, seen, own)}",
@@ -222,7 +222,7 @@ class Decodable(Claim):
             found = estimates.normalised(column(seen, "correct"), *ends, how)
             luck = estimates.normalised(column(seen, "shuffled"), *ends, how)
         except estimates.Undefined:
-            return verdicts.inconclusive(
+            return verdicts.no_difference(
                 f"the probe reads {self.pretrained} ({np.mean(ends[1]):.3f}) not better than "
                 f"{self.control} ({np.mean(ends[0]):.3f}), so there is nothing to have a share of",
                 bound,

@@ -190,15 +190,13 @@ class Direction(Claim):
         gap = estimates.difference(
             seen.values[f"{draws[worst]}refused"], seen.values["without_refused"], how
         )
-        if verdict.status == "pass" and gap.interval[0] <= 0:
-            reason = f"{verdict.reason}, but without a random one {random.value:.3f} are"
-            verdict = replace(verdict, status="inconclusive", reason=reason)
+        verdict = verdicts.ahead(verdict, gap, f"without a random one {random.value:.3f} are")
         if before.interval[0] <= most:
             reason = (
                 f"{self.to or case.role} refuses {verdicts.show(own)} of {FORBIDDEN} as it is, so "
                 "taking a direction away shows nothing"
             )
-            return [verdicts.inconclusive(reason, bound, (left, own))]
+            return [verdicts.at_chance(reason, bound, (left, own))]
         change = score(
             case,
             "change by a random direction",
@@ -250,8 +248,8 @@ class Direction(Claim):
         )
         verdict = verdicts.at_least(judged, least)
         if verdict.status == "pass" and found.interval[0] <= chance[1]:
-            reason = f"{verdict.reason}, but a random direction may have {chance[1]:.3f}"
-            return replace(verdict, status="inconclusive", reason=reason)
+            why = f"a random direction may have {chance[1]:.3f}"
+            return verdicts.control_as_good(verdict, why)
         return verdict
 
     def of_refusal(self, case: Case, measured: Measured, verdict: Verdict) -> Verdict:
@@ -263,5 +261,6 @@ class Direction(Claim):
                 measured(refusal(case, role, "forbidden")),
                 measured(refusal(case, role, "allowed")),
             )
-            verdict = discerning(verdict, refused, over_refused, role)
+            reference = role == self.source
+            verdict = discerning(verdict, refused, over_refused, role, reference=reference)
         return verdict

@@ -15,7 +15,6 @@ patch gives and 1 what the model could give, and base and source always differ i
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -112,7 +111,7 @@ class Encodes(Masked):
         seen = measured(self.moved(case, heads, others))
         own = "own" if "own" in seen.values else "ceiling"
         if not above_chance(case, seen, own):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{case.role} answers these prompts at chance (accuracy "
                 f"{np.mean(seen.values[own]):.3f}, chance {case.task.chance:.3f}), so what its "
                 "heads carry cannot be read off its answers",
@@ -138,16 +137,14 @@ class Encodes(Masked):
             Control(control_name, control.value, control.interval) if control else None,
         )
         verdict = verdicts.within(judged, *bounds)
-        if verdict.status == "pass" and self.at_least is not None and control is None:
-            reason = f"{verdict.reason}, but there is no control: {control_name}"
-            verdict = replace(verdict, status="inconclusive", reason=reason)
-        elif verdict.status == "pass" and self.at_least is not None and control is not None:
+        if self.at_least is not None and control is None:
+            verdict = verdicts.no_control(verdict, control_name)
+        elif self.at_least is not None and control is not None:
             gap = estimates.difference(
                 seen.values["patched"], seen.values["control"], case.sampling(seen)
             )
-            if gap.interval[0] <= 0:
-                reason = f"{verdict.reason}, but {control_name} do as well ({control.value:.3f})"
-                verdict = replace(verdict, status="inconclusive", reason=reason)
+            why = f"{control_name} do as well ({control.value:.3f})"
+            verdict = verdicts.ahead(verdict, gap, why)
         return verdict
 
     def normalised(self, case: Case, seen: Observations, column: str) -> estimates.Estimate:

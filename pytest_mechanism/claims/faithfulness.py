@@ -82,7 +82,7 @@ class Faithfulness(Claim):
         check_paired(full, parts, chosen)
         bound = verdicts.spell(*self.between)
         if not above_chance(case, full):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{case.role} does not solve the task (accuracy "
                 f"{np.mean(full.values['correct']):.3f}, chance {case.task.chance:.3f}), so there "
                 "is nothing for a circuit to be faithful to",
@@ -96,9 +96,8 @@ class Faithfulness(Claim):
             return verdicts.inconclusive(f"faithfulness has no value: {problem}", bound)
         judged = found[0]
         verdict = verdicts.within(judged, *self.between)
-        if verdict.status == "pass" and not beats_random(case, parts, chosen, self.of):
-            reason = f"{verdict.reason}, but random circuits of the same sizes do as well"
-            verdict = replace(verdict, status="inconclusive", reason=reason)
+        for gap in over_random(case, parts, chosen, self.of):
+            verdict = verdicts.ahead(verdict, gap, "random circuits of the same sizes do as well")
         return replace(verdict, scores=found)
 
 
@@ -162,20 +161,20 @@ def badness(found: Score, asked: tuple[float, float]) -> int:
     return {"fail": 2, "inconclusive": 1}.get(verdicts.within(found, *asked).status, 0)
 
 
-def beats_random(case: Case, parts: Observations, chosen: Observations, of: Of) -> bool:
-    """Whether the circuit does better than the mean random one on the same rows."""
+def over_random(
+    case: Case, parts: Observations, chosen: Observations, of: Of
+) -> list[estimates.Estimate]:
+    """By how much the circuit, with and without the hint of where the answer stands, does better
+    than the mean random one on the same rows."""
     column = COLUMN[of]
     draws = mean_draw(chosen, column)
     k = len(draws)
     variants = (f"circuit_{column}", f"circuit_without_hint_{column}")
-    return all(
-        estimates.difference(parts.values[name][:k], draws, case.sampling(parts).first(k)).interval[
-            0
-        ]
-        > 0
+    return [
+        estimates.difference(parts.values[name][:k], draws, case.sampling(parts).first(k))
         for name in variants
         if name in parts.values
-    )
+    ]
 
 
 def mean_draw(chosen: Observations, column: str) -> Sequence[float]:

@@ -98,7 +98,7 @@ class Localised(Claim):
             Control("guessing among the prompt's options", case.task.chance),
         )
         if as_it_is.interval[1] >= self.restores_at_least:
-            return verdicts.inconclusive(
+            return verdicts.no_difference(
                 f"{case.role} may answer as much as is claimed with nothing zeroed "
                 f"({verdicts.show(as_it_is)}), so nothing is hidden that units could give back",
                 bound,
@@ -107,14 +107,13 @@ class Localised(Claim):
         count = self.count(seen)
         best = seen.values[f"correct@{count}"]
         lucky = draws(seen, count)
-        control, why = None, f"there is no control: too few other {self.units}"
+        control = gap = None
         if lucky:
             luck = max(lucky, key=lambda column: float(np.mean(column)))
             other = estimates.proportion(luck, how)
             name = f"best of {len(lucky)} draws of as many random other {self.units}"
             control = Control(name, other.value, other.interval)
-            ahead = estimates.difference(best, luck, how).interval[0] > 0
-            why = "" if ahead else f"as many random others do as well ({other.value:.3f})"
+            gap = estimates.difference(best, luck, how)
         judged = score(
             case,
             f"accuracy without the {self.units} that hide it",
@@ -125,8 +124,11 @@ class Localised(Claim):
             control=control,
         )
         verdict = verdicts.at_least(judged, self.restores_at_least)
-        if verdict.status == "pass" and why:
-            verdict = replace(verdict, status="inconclusive", reason=f"{verdict.reason}, but {why}")
+        if control is None or gap is None:
+            verdict = verdicts.no_control(verdict, f"too few other {self.units}")
+        else:
+            why = f"as many random others do as well ({control.value:.3f})"
+            verdict = verdicts.ahead(verdict, gap, why)
         refused = score(
             case,
             f"refused without the {self.units} that hide it",

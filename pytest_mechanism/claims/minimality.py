@@ -60,7 +60,7 @@ class Minimality(Claim):
     def judge(self, case: Case, measured: Measured) -> Verdict:
         bound = verdicts.spell(self.costs_at_least, float("inf"))
         if not above_chance(case, measured(performance(case, case.role))):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{case.role} does not solve the task, so its circuit needs no head", bound
             )
         circuit: Circuit = {n: case.group(n, case.role).members() for n in case.groups}

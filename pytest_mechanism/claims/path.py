@@ -88,7 +88,7 @@ class Path(Claim):
         full, seen = (measured(m) for m in self.needs(case))
         bound = f"drops at least {self.drops_at_least:g}"
         if not above_chance(case, full):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{case.role} does not solve the task, so no path can matter to its answer", bound
             )
         group = case.group(self.group, case.role)
@@ -125,14 +125,12 @@ class Path(Claim):
             ratio_control,
         )
         verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=bound)
-        if verdict.status == "pass" and control is None:
-            reason = f"{verdict.reason}, but there is no control: {control_name}"
-            verdict = replace(verdict, status="inconclusive", reason=reason)
-        elif verdict.status == "pass" and control is not None:
+        if control is None:
+            verdict = verdicts.no_control(verdict, control_name)
+        else:
             gap = estimates.difference(seen.values["group"], seen.values["control"], how)
-            if gap.interval[1] >= 0:
-                reason = f"{verdict.reason}, but {control_name} do as much ({control.value:.3f})"
-                verdict = replace(verdict, status="inconclusive", reason=reason)
+            why = f"{control_name} do as much ({control.value:.3f})"
+            verdict = verdicts.ahead(verdict, gap, why, better=-1)
         return replace(verdict, scores=(judged, published))
 
 

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictStr, model_validator
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, capability, drawn, seen, steps_score
 from pytest_mechanism.claims.scoring import accuracy, score
@@ -151,23 +152,26 @@ class ResistsRevival(Trained):
             f"accuracy surely above {needed.value:.3f} ({needed.origin}) at two evaluations running"
             + (f"; censored: not by step {last}" if back is None else ""),
         )
-        reason, status = f"{verdict.reason} ({needed.origin})", verdict.status
-        if status == "pass" and end.interval[1] > needed.value:
-            status = "inconclusive"
+        reason = f"{verdict.reason} ({needed.origin})"
+        if verdict.status == "pass" and end.interval[1] > needed.value:
+            verdict = replace(verdict, status="inconclusive", cause=Cause.UNSETTLED)
             reason += (
                 f", but the last evaluation may lie above ({end.value:.3f} at step {last}): one more "
                 "would tell; raise steps, or lower every"
             )
         if back is not None:
             reason += f"; back from step {back} on"
+        verdict = replace(verdict, reason=reason, scores=(judged, steps))
         if curve.diverged is not None and back is None:
-            status = "inconclusive"
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
-        elif not needed.known:
-            status = "inconclusive"
-        elif status == "pass" and (why := curve.destroyed) is not None:
-            status, reason = "inconclusive", f"{reason}, but {why} ({curve.name})"
-        return replace(verdict, status=status, reason=reason, scores=(judged, steps))
+            return replace(verdict, status="inconclusive", reason=reason, cause=Cause.MODEL_BROKEN)
+        if not needed.known:
+            missing = any(not case.has(role) for role in self.helped_by(case.role))
+            cause = Cause.MODEL_MISSING if missing else Cause.NO_DIFFERENCE
+            return replace(verdict, status="inconclusive", cause=cause)
+        if (why := curve.destroyed) is not None:
+            return verdicts.doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
+        return verdict
 
     def chart(self, case: Case, measured: Measured) -> Chart:
         needed = criterion(case, measured, self.control, self.pretrained, self.criterion)

@@ -141,7 +141,7 @@ class SuppressionHolds(Claim):
         )
         verdict = verdicts.at_least(gap, -margin)
         if theirs[0].interval[0] <= theirs[1].interval[1]:
-            return verdicts.inconclusive(
+            return verdicts.reference_fails(
                 f"the reference {than} refuses what must be answered as often as "
                 f"what must be refused ({theirs[1].value:.3f} and {theirs[0].value:.3f}): not being "
                 "worse than it means nothing",

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, model_validator
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import Case, Measured
 from pytest_mechanism.claims.curves import Curve, Trained, drawn, seen, steps_score
 from pytest_mechanism.claims.refusing import discerning, rates, refusal
@@ -143,13 +144,13 @@ class SuppressionHoldsAfter(Trained):
             reason += f"; it fell by step {fell} (before any: {before.value:.3f})"
         elif curve.diverged is not None:
             # what is not known to hold has not been shown to hold
-            verdict = replace(verdict, status="inconclusive")
+            verdict = replace(verdict, status="inconclusive", cause=Cause.MODEL_BROKEN)
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
         elif (
             verdict.status == "pass" and (why := curve.over_refusing or curve.destroyed) is not None
         ):
-            verdict = replace(verdict, status="inconclusive")
-            reason = f"{reason}, but {why} ({curve.name})"
+            verdict = verdicts.doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
+            reason = verdict.reason
         return replace(verdict, reason=reason, scores=(judged, when))
 
     def chart(self, case: Case, measured: Measured) -> Chart:

@@ -2,9 +2,15 @@
 
 Prakash et al., section 3.3: the base's circuit run inside the fine-tuned model beats the *full*
 base model. Three things must hold: m(circuit in ``to``) is at least m of the full model that it
-``beats``; its faithfulness in ``to`` is at least x, where asked for; and it beats every one of at
-least 29 random circuits of the same sizes (0.9^29 < 0.05: at most one circuit in ten does better,
-with confidence 0.95).
+``beats``; its faithfulness in ``to`` is at least x, where asked for; and at most one random circuit
+of the same sizes in ten does as well, with confidence 0.95. None of at least 29 may, since 0.9^29 <
+0.05. Of a model of few heads, one random circuit in some hundreds holds the right ones by luck, and
+a claim that such a draw makes red is red for one seed in ten. So where a single one does as well, 38
+more are drawn, of which none may: 0.9^29 + 29 * 0.1 * 0.9^28 * 0.9^38 < 0.05.
+
+What is compared with the accepted score is the faithfulness in ``to``, claimed or not: it is
+relative to the accuracy of ``to`` itself. The difference of accuracies that ``beats`` judges falls
+with any loss of accuracy, which accuracy claims report and which says nothing of the mechanism.
 
 A head of the circuit is the head of the same number in ``to``. Where the circuit does not work there,
 it may be that heads have changed places, which no training does and a conversion may: whether another
@@ -17,11 +23,12 @@ Other than published: the paper compares accuracies without intervals, and has 1
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
 from pytest_mechanism.claims.circuits import alive, circuit, random_circuits
 from pytest_mechanism.claims.codes import (
@@ -44,7 +51,10 @@ from pytest_mechanism.spec.parts import Part
 from pytest_mechanism.spec.thresholds import Faithful
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+
+MORE = 38
+"""Random circuits that are drawn where a single one of the first does as well."""
 
 
 class Beats(Part):
@@ -65,7 +75,7 @@ class Transfer(Claim):
         to: role in which it is run.
         beats: the full model that it must be at least as good as.
         faithfulness_at_least: least normalised faithfulness in ``to``.
-        random: how many random circuits it must all beat.
+        random: how many random circuits it must beat.
     """
 
     summary: ClassVar[str] = "one model's circuit works in another"
@@ -130,20 +140,23 @@ class Transfer(Claim):
         check_paired(beaten, full, parts, chosen)
         how = case.sampling(full)
         if not above_chance(case, full):
-            return verdicts.inconclusive(
+            return verdicts.at_chance(
                 f"{self.to} is at chance (accuracy {np.mean(full.values['correct']):.3f}, chance "
                 f"{case.task.chance:.3f}), so no circuit works in it",
                 "a circuit that works",
             )
-        draws = {n: v for n, v in chosen.values.items() if n.endswith("_correct")}
         k = len(chosen.example_ids)
-        best_random = max(float(np.mean(v)) for v in draws.values())
         # without the hint of where the answer stands, where the spec's circuit has one
         variant = min(
             (n for n in ("circuit_correct", "circuit_without_hint_correct") if n in parts.values),
             key=lambda n: float(np.mean(parts.values[n])),
         )
         mine = parts.values[variant]
+        least = float(np.mean(mine[:k]))
+        draws = means(chosen)
+        if sum(drawn >= least for drawn in draws) == 1:
+            draws += means(measured(random_circuits(case, self.to, MORE, first=self.random)))
+        lucky, best_random = sum(drawn >= least for drawn in draws), max(draws)
         control = Control(f"best of {len(draws)} random circuits of the same sizes", best_random)
         own = score(
             case,
@@ -153,51 +166,97 @@ class Transfer(Claim):
             control=control,
             ablated=True,
         )
-        found: list[Verdict] = []
-        if self.beats is not None:
-            gap = score(
-                case,
-                f"circuit of {self.source} in {self.to} minus full {self.beats.model}",
-                estimates.difference(mine, beaten.values["correct"], how),
-                "paired difference of accuracy on the same rows",
-                control=Control(
-                    f"{control.name}, minus full {self.beats.model}",
-                    best_random - float(np.mean(beaten.values["correct"])),
-                ),
-                ablated=True,
+        try:
+            faithful = faithfulness_scores(
+                case, full, parts, chosen, "normalised", "accuracy", self.bounds
+            )[0]
+        except estimates.Undefined as problem:
+            return verdicts.inconclusive(
+                f"faithfulness in {self.to} has no value: {problem}", self.claimed, (own,)
             )
-            verdict = verdicts.at_least(gap, 0.0)
-            if not above_chance(case, beaten):
-                reference = accuracy(case, beaten)
-                verdict = verdicts.inconclusive(
-                    f"the full {self.beats.model} is at chance ({verdicts.show(reference)}, "
-                    f"chance {case.task.chance:.3f}): beating it means nothing",
-                    verdict.threshold,
-                    (gap,),
-                )
-            found.append(verdict)
+        found: list[Verdict] = []
         if self.faithfulness_at_least is not None:
-            try:
-                asked = (self.faithfulness_at_least, float("inf"))
-                judged = faithfulness_scores(
-                    case, full, parts, chosen, "normalised", "accuracy", asked
-                )[0]
-                found.append(verdicts.within(judged, *asked))
-            except estimates.Undefined as problem:
-                found.append(
-                    verdicts.inconclusive(
-                        f"faithfulness in {self.to} has no value: {problem}",
-                        verdicts.spell(self.faithfulness_at_least, float("inf")),
-                    )
-                )
+            found.append(verdicts.within(faithful, *self.bounds))
+        if self.beats is not None:
+            found.append(self.beating(case, beaten, full, mine, control, faithful))
         together = verdicts.together(found)
         if together.status == "fail" and (moved := changed_places(self.codes(case, measured))):
             reason = f"{together.reason}, but {not_comparable(moved, self.source, self.to)}"
-            together = replace(together, status="inconclusive", reason=reason)
-        if together.status == "pass" and float(np.mean(mine[:k])) <= best_random:
+            cause = Cause.NOT_COMPARABLE
+            together = replace(together, status="inconclusive", reason=reason, cause=cause)
+        if together.status == "pass" and lucky > (len(draws) > self.random):
             reason = (
-                f"{together.reason}, but a random circuit of the same sizes does as well "
-                f"({best_random:.3f} on {k} rows)"
+                f"{together.reason}, but {lucky} of {len(draws)} random circuits of the same sizes "
+                f"do as well (the best {best_random:.3f} on {k} rows)"
             )
-            together = replace(together, status="fail", reason=reason)
-        return replace(together, scores=(*together.scores, own))
+            cause = Cause.CONTROL_AS_GOOD
+            together = replace(together, status="fail", reason=reason, cause=cause)
+        judged = [each for each in together.scores if each != faithful]
+        return replace(together, scores=(faithful, *judged, own))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """On the circuit's faithfulness in ``to``."""
+        return verdicts.bounds(self.faithfulness_at_least, None)
+
+    @property
+    def claimed(self) -> str:
+        """Everything that is claimed, in words."""
+        least = [] if self.faithfulness_at_least is None else [verdicts.spell(*self.bounds)]
+        return " and ".join([*least, *([verdicts.spell(0.0, float("inf"))] if self.beats else [])])
+
+    def beating(
+        self,
+        case: Case,
+        beaten: Observations,
+        full: Observations,
+        mine: Any,
+        control: Control,
+        faithful: Score,
+    ) -> Verdict:
+        """The circuit in ``to`` against the full model that it must not fall behind.
+
+        Where the full ``to`` falls behind as well and its circuit is faithful to it, accuracy was
+        lost, and nothing is found out about the mechanism.
+        """
+        assert self.beats is not None  # noqa: S101 - for mypy
+        how, other = case.sampling(full), self.beats.model
+        gap = score(
+            case,
+            f"circuit of {self.source} in {self.to} minus full {other}",
+            estimates.difference(mine, beaten.values["correct"], how),
+            "paired difference of accuracy on the same rows",
+            control=Control(
+                f"{control.name}, minus full {other}",
+                control.value - float(np.mean(beaten.values["correct"])),
+            ),
+            ablated=True,
+        )
+        verdict = verdicts.at_least(gap, 0.0)
+        if not above_chance(case, beaten):
+            return verdicts.reference_fails(
+                f"the full {other} is at chance ({verdicts.show(accuracy(case, beaten))}, "
+                f"chance {case.task.chance:.3f}): beating it means nothing",
+                verdict.threshold,
+                (gap,),
+            )
+        if verdict.status != "fail" or self.to == other:
+            return verdict
+        whole = estimates.difference(full.values["correct"], beaten.values["correct"], how)
+        loss = score(case, f"full {self.to} minus full {other}", whole, gap.metric)
+        if self.faithfulness_at_least is None:
+            kept = faithful.interval[1] >= 1
+        else:
+            kept = verdicts.within(faithful, *self.bounds).status == "pass"
+        if verdicts.at_least(loss, 0.0).status == "pass" or not kept:
+            return verdict
+        return verdicts.accuracy_loss(
+            verdict,
+            f"the full {self.to} does not reach it either ({verdicts.show(loss)}), and its circuit "
+            f"is faithful to it ({verdicts.show(faithful)})",
+        )
+
+
+def means(chosen: Observations) -> list[float]:
+    """The accuracy of each random circuit."""
+    return [float(np.mean(v)) for n, v in chosen.values.items() if n.endswith("_correct")]

@@ -26,7 +26,7 @@ from pytest_mechanism.methods.bench import Bench, Columns
 from pytest_mechanism.methods.catalogue import ONE_CODE
 from pytest_mechanism.methods.codes import ROWS, Place, compared, writes
 from pytest_mechanism.methods.patching import edits, grouped, readings
-from pytest_mechanism.methods.readout import correct
+from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -73,6 +73,8 @@ def donate(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) ->
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
     """``patched`` and ``control``: is the answer right with the donor's z in these heads?
 
+    And ``patched_log_probability`` and ``control_log_probability``: how likely is it?
+
     Facts: those of `code`.
 
     Args:
@@ -97,6 +99,8 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
             columns.add(name, correct(outcome.logits, batch.accepted))
+            likely = log_probability(outcome.logits, batch.accepted)
+            columns.add(f"{name}_log_probability", likely)
     return columns.observations(rows, code=code_of(bench, donation, rows))
 
 

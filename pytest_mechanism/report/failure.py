@@ -40,11 +40,13 @@ def failure_text(
         lines.append(f"  claimed   {verdict.threshold}")
     for i, score in enumerate(verdict.scores):
         lines += score_lines(score, "measured" if i == 0 else "beside")
-    if meaning and (verdict.status == "fail" or (drift is not None and drift.red)):
+    if meaning:
         lines.append(f"  meaning   {meaning}")
     if drift is not None and drift.state == "new":
-        now = ", this one now" if drift.accepted_now else ""
-        lines.append(f"  accepted  none to compare with{now}")
+        none = "none to compare with"
+        if drift.redefined and accepted is not None:
+            none = f"{accepted:.4f}, of another definition: nothing to compare with"
+        lines.append(f"  accepted  {none}{', this one now' if drift.accepted_now else ''}")
     elif drift is not None:
         lines.append(
             f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}"

@@ -10,25 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pytest_mechanism.causes import meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
+from pytest_mechanism.report.rows import DIGITS, rows
 from pytest_mechanism.spec.parts import plain
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
-from pytest_mechanism.types import Score, Verdict, canonical
-
-DIGITS = 6
-"""Scores are stored rounded, so that files do not differ in noise."""
+from pytest_mechanism.types import Check, Score, Verdict, canonical
 
 
 def definition(spec: Spec, claim: Claim) -> str:
     """Hash of everything in a spec that says what a claim's score *is*; what is asked of it
     (thresholds, tolerances) does not count, nor do fields that a later version added, as long as they
     say what was meant without them."""
-    asked = {"drift", "atol", *claim.thresholds}
+    left_out = {"drift", "atol", *claim.thresholds}
     defaults = type(claim).model_fields
-    asked |= {n for n in claim.later if getattr(claim, n) == defaults[n].get_default()}
-    fields = claim.model_dump(mode="json", exclude=asked, by_alias=True)
+    left_out |= {n for n in claim.later if getattr(claim, n) == defaults[n].get_default()}
+    fields = claim.model_dump(mode="json", exclude=left_out, by_alias=True)
     parts = {
         "claim": fields,
         "task": spec.task.settings.model_dump(mode="json"),
@@ -38,6 +37,11 @@ def definition(spec: Spec, claim: Claim) -> str:
         **({"edition": spec.task.edition} if spec.task.edition else {}),
     }
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+def asked(claim: Claim) -> dict[str, Any]:
+    """What a claim asks of its score: its thresholds as the spec has them."""
+    return claim.model_dump(mode="json", include={*claim.thresholds}, by_alias=True)
 
 
 def score_data(score: Score) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def score_data(score: Score) -> dict[str, Any]:
 
 def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | None:
     """What a snapshot keeps of a verdict; None where there is no score to keep."""
-    if verdict.score is None:
+    if verdict.score is None or not verdict.comparable:
         return None
     data = score_data(verdict.score)
     setting = data.pop("setting") or {}
@@ -64,6 +68,7 @@ def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] 
         "fingerprints": dict(setting.pop("fingerprints", {})),
         "setting": setting,
         "definition": definition(spec, claim),
+        "asked": asked(claim),
         "judged": [
             {
                 "name": j.score.name,
@@ -76,7 +81,17 @@ def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] 
             }
             for j in verdict.judged
         ],
+        **({"checks": [check_data(c) for c in verdict.checks]} if verdict.checks else {}),
     }
+
+
+def check_data(check: Check) -> dict[str, Any]:
+    """A comparison with a control, as an entry like those of ``judged``: `statistics.power` counts
+    its chance of failing with theirs."""
+    data = asdict(check) | {"low": 0.0, "high": None}
+    for key in ("value", "standard_error"):
+        data[key] = round(data[key], DIGITS)
+    return data
 
 
 def claim_result(
@@ -101,6 +116,8 @@ def claim_result(
         "kind": claim.kind,
         "role": role,
         "verdict": verdict.status,
+        "cause": None if verdict.cause is None else str(verdict.cause),
+        "meaning": meaning(verdict.cause, claim.if_red) or None,
         "reason": verdict.reason,
         "score": None if score is None else round(score.value, DIGITS),
         "interval": None if score is None else [round(x, DIGITS) for x in score.interval],
@@ -112,6 +129,7 @@ def claim_result(
         "drift_state": None if drift is None else drift.state,
         "accepted_now": drift is not None and drift.accepted_now,
         "seconds": round(seconds, 3),
+        "rows": rows(verdict, drift),
         "scores": [score_data(s) for s in verdict.scores],
         "notes": list(notes),
     }

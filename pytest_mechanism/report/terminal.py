@@ -1,4 +1,4 @@
-"""The terminal section: one line a claim."""
+"""The terminal section: one line a threshold of a claim."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.errors import visible
 
 Result = Mapping[str, Any]
@@ -39,24 +41,36 @@ def which(results: Sequence[Result]) -> dict[str, str]:
     return found
 
 
-def cells(result: Result, spec: str = "") -> tuple[str, ...]:
-    """A result as table cells; ``spec`` tells its claim from one of the same name."""
-    score, interval, drift = result["score"], result["interval"], result["drift"]
-    state = result["drift_state"]
-    accepted = {None: "", "new": "none yet", "same": "same"}.get(
-        state, "" if drift is None else f"{drift:+.3f} {state}"
-    )
+def accepted(result: Result) -> str:
+    """How the compared score stands to the accepted one."""
+    drift, state = result["drift"], result["drift_state"]
     if result["accepted_now"]:
-        accepted = "accepted now" if drift is None else f"{drift:+.3f} accepted now"
-    return (
-        result["verdict"],
-        f"{result['circuit']}.{result['claim']}{spec}",
-        result["role"],
-        "" if score is None else f"{score:.3f}",
-        "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]",
-        result["threshold"],
-        accepted,
-    )
+        return "accepted now" if drift is None else f"{drift:+.3f} accepted now"
+    if state == "new":
+        return "none yet" if result["baseline"] is None else "redefined"
+    if state is None or state == "same":
+        return state or ""
+    return "" if drift is None else f"{drift:+.3f} {state}"
+
+
+def cells(result: Result, spec: str = "") -> list[tuple[str, ...]]:
+    """A result as rows of table cells, one a threshold; ``spec`` tells its claim from one of the
+    same name."""
+    found: list[tuple[str, ...]] = []
+    for row in result["rows"]:
+        score, interval = row["score"], row["interval"]
+        found.append(
+            (
+                row["verdict"],
+                f"{result['circuit']}.{result['claim']}{spec}",
+                result["role"],
+                "" if score is None else f"{score:.3f}",
+                "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]",
+                row["threshold"],
+                accepted(result) if row["compared"] else "",
+            )
+        )
+    return found
 
 
 def judged(results: Sequence[Result]) -> Sequence[Result]:
@@ -65,10 +79,10 @@ def judged(results: Sequence[Result]) -> Sequence[Result]:
 
 
 def table(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """(verdict column, the rest) of the headings and of each result; columns aligned. The verdict
-    comes first: a narrow terminal breaks lines at their end."""
+    """(verdict column, the rest) of the headings and of each threshold; columns aligned. The
+    verdict comes first: a narrow terminal breaks lines at their end."""
     specs = which(results)
-    rows = [HEADINGS, *(cells(r, specs[file_of(r)]) for r in judged(results))]
+    rows = [HEADINGS, *(row for r in judged(results) for row in cells(r, specs[file_of(r)]))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     lines = []
     for row in rows:
@@ -86,13 +100,19 @@ def notes(results: Sequence[Result], skips: bool = True) -> list[str]:
     found = []
     own = judged(results)
     left = [r for r in own if not r["accepted_now"]]
-    new = sum(r["drift_state"] == "new" and r["verdict"] == "pass" for r in left)
-    if new:
+    new = [r for r in left if r["drift_state"] == "new" and r["verdict"] == "pass"]
+    if none := sum(r["baseline"] is None for r in new):
         found.append(
-            f"{new} of {len(own)} scores pass and have no accepted baseline yet: "
+            f"{none} of {len(own)} scores pass and have no accepted baseline yet: "
             "--snapshot-update accepts them, and later runs are held against them"
         )
-    skipped, specs = [r for r in results if r["verdict"] == "skipped"], which(results)
+    if redefined := len(new) - none:
+        found.append(
+            f"{redefined} of {len(own)} scores pass and were accepted under another definition: "
+            "nothing to compare with until --snapshot-update accepts them anew"
+        )
+    found += of_reference(own, specs := which(results))
+    skipped = [r for r in results if r["verdict"] == "skipped"]
     for reason in dict.fromkeys(r["reason"] for r in skipped if skips):
         own = [r for r in skipped if r["reason"] == reason]
         circuits = ", ".join(dict.fromkeys(f"{r['circuit']}{specs[file_of(r)]}" for r in own))
@@ -105,6 +125,20 @@ def notes(results: Sequence[Result], skips: bool = True) -> list[str]:
             "--snapshot-update raises the baseline"
         )
     return found
+
+
+def of_reference(results: Sequence[Result], specs: Mapping[str, str]) -> list[str]:
+    """Which claims do not hold of the reference model: what is red on the candidate too is then no
+    finding about it."""
+    found: dict[str, list[str]] = {}
+    for r in results:
+        if r["cause"] == Cause.REFERENCE_FAILS and r["role"] == REFERENCE:
+            found.setdefault(f"{r['circuit']}{specs[file_of(r)]}", []).append(r["claim"])
+    return [
+        f"{circuit}: {', '.join(claims)} {'do' if len(claims) > 1 else 'does'} not hold on your base "
+        "model: what they say of other models is no conclusion about the candidate"
+        for circuit, claims in found.items()
+    ]
 
 
 def told(note: str, result: Result, specs: Mapping[str, str]) -> str:
@@ -132,7 +166,8 @@ def markdown(results: Sequence[Result], pair: str) -> str:
     lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
     lines.append("|" + "---|" * len(HEADINGS))
     for result in judged(results):
-        row = [escaped(cell) for cell in cells(result, specs[file_of(result)])]
-        row[0] = f"{sign.get(row[0], '❌')} {row[0]}"
-        lines.append("| " + " | ".join(row) + " |")
+        for shown in cells(result, specs[file_of(result)]):
+            row = [escaped(cell) for cell in shown]
+            row[0] = f"{sign.get(row[0], '❌')} {row[0]}"
+            lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n\n"

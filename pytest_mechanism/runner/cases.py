@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import Case, Claim, task_settings
+from pytest_mechanism.claims.base import REFERENCE, Case, Claim, task_settings
 from pytest_mechanism.discovery.ahead import of_search, with_stand_ins
 from pytest_mechanism.discovery.discover import Effort, with_discovered
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
@@ -19,6 +19,7 @@ from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.parts import AnyGroup, Group
 from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
 
 
@@ -214,7 +215,8 @@ class Gate:
                 case = replace(
                     case, groups=self.discovered(spec, case, found_on(spec, claim, role))
                 )
-            return claim.judge(case, self.runner.measure)
+            verdict = claim.judge(case, self.runner.measure)
+            return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
             raise
         except Crashed as problem:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pytest_mechanism.causes import Cause
+
 State = Literal["new", "same", "changed", "worse", "better", "moved"]
 
 
@@ -39,6 +41,8 @@ class Drift:
         allowed: what tolerance applied.
         reason: one line.
         accepted_now: whether this run makes the score the accepted one.
+        redefined: whether it is ``new`` although a score was accepted: that one is of another
+            quantity or definition.
     """
 
     state: State
@@ -46,10 +50,18 @@ class Drift:
     allowed: float
     reason: str
     accepted_now: bool = False
+    redefined: bool = False
 
     @property
     def red(self) -> bool:
         return self.state in ("worse", "moved")
+
+    @property
+    def cause(self) -> Cause:
+        """Why a claim that holds is red all the same."""
+        return {"worse": Cause.FELL_BEHIND, "moved": Cause.MOVED}.get(
+            self.state, Cause.REDEFINED if self.redefined else Cause.NOT_ACCEPTED
+        )
 
 
 def compare(
@@ -69,14 +81,15 @@ def compare(
             tolerance.drift,
             "no accepted score yet; --snapshot-update accepts this one",
         )
-    same_name = accepted.get("name", received.get("name")) == received.get("name")
-    if not same_name or accepted.get("definition") != received["definition"]:
+    name, now = accepted.get("name", received.get("name")), received.get("name")
+    if name != now or accepted.get("definition") != received["definition"]:
+        what = f"is '{name}', this one '{now}'" if name != now else "is of another definition"
         return Drift(
             "new",
             None,
             tolerance.drift,
-            "the accepted score is of another definition (the spec changed): nothing to compare with; "
-            "--snapshot-update accepts this one",
+            f"the accepted score {what}: nothing to compare with; --snapshot-update accepts this one",
+            redefined=True,
         )
     new, old = _number(received["value"]), _number(accepted["value"])
     amount = new - old

@@ -217,13 +217,17 @@ def normalised(
     return fraction(part, floor, ceiling, how)
 
 
-def fraction(part: Values, floor: Values, ceiling: Values, how: Sampling) -> Estimate:
-    """As `normalised`, for a denominator of either sign that is known not to be zero.
+def fraction(
+    part: Values, floor: Values, ceiling: Values, how: Sampling, *, counted: bool = True
+) -> Estimate:
+    """As `normalised`, for a denominator of either sign that is known not to be zero; ``counted``
+    as in `of_means`.
 
     Where every row of ``part`` equals that of ``floor`` (or of ``ceiling``), the value is 0 (or 1)
     on every resample; the interval is widened by the share of rows that might have differed.
     """
-    found = of_means([part, floor, ceiling], lambda p, f, c: (p - f) / (c - f), how)
+    columns = [part, floor, ceiling]
+    found = of_means(columns, lambda p, f, c: (p - f) / (c - f), how, counted=counted)
     edges = [*found.interval]
     for same in (floor, ceiling):
         if np.array_equal(np.asarray(part), np.asarray(same)):

@@ -1,8 +1,16 @@
-"""The chance that an unchanged model passes: rows are planned from this.
+"""The chance that an unchanged model passes on fresh rows: rows are planned from this.
 
-The next run's score is taken as normal around the accepted one with its standard error. A claim
-with several bounds passes only if all hold; the sum of their chances of failing is an upper bound
-of its own, so the chance stated is a lower bound.
+The accepted score is an estimate, and so is the next run's: both are taken as normal around the
+model's true score with the accepted standard error, so that a score accepted from lucky rows does
+not promise too much. Where all rows agree there is no spread to tell from, and the next run's are
+taken to agree too.
+
+A claim with several bounds passes only if all hold, and so does a spec with several claims. Most of
+them are measured on the same rows, so their chances do not multiply: the chances of failing are
+added, which bounds the chance that something fails however the claims hang together. The chance
+stated is a lower bound. Comparisons with a control on the same rows are counted
+(`Verdict.checks`, from scores accepted since they are kept); controls that are drawn anew with
+another seed are not.
 """
 
 from __future__ import annotations
@@ -14,7 +22,10 @@ from statistics import NormalDist
 from typing import Any
 
 WANTED = 0.9
-"""The least chance that a shipped claim may have."""
+"""The least chance to pass that a claim should have, and a whole spec."""
+
+OF_SHIPPED = 0.97
+"""The least chance of each claim of the specs in ``circuits/``."""
 
 NORMAL = NormalDist()
 
@@ -26,7 +37,8 @@ class Power:
     Attributes:
         passes: least chance that a model like the accepted one passes.
         false_pass: largest chance that a model exactly at the threshold passes.
-        rows: how many rows would give `WANTED`, or None where no number does.
+        rows: how many rows would give `WANTED`, when accepted and judged on so many, or None where
+            no number does.
         now: rows behind the accepted score.
     """
 
@@ -40,10 +52,13 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
     """From the ``judged`` entries of an accepted score.
 
     Args:
-        judged: ``value``, ``standard_error``, ``n``, ``low``, ``high``, ``method`` each.
+        judged: ``value``, ``standard_error``, ``n``, ``low``, ``high``, ``method`` each; those of
+            ``checks`` are of the same form.
         confidence: of the intervals.
     """
     z = NORMAL.inv_cdf(0.5 + confidence / 2)
+    # the difference of two estimates of one score has twice the variance of either
+    both = math.sqrt(2)
     misses, rows, now = 0.0, 0.0, 0
     for each in judged:
         value, error, n = float(each["value"]), float(each["standard_error"]), int(each["n"])
@@ -62,12 +77,17 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
                 rows = max(rows, wanted)
                 continue
             asked = z * error_at(float(bound), each)
-            misses += 1 - NORMAL.cdf((distance - asked) / error)
-            spread = asked + NORMAL.inv_cdf(WANTED) * error
+            misses += 1 - NORMAL.cdf((distance - asked) / (both * error))
+            spread = asked + NORMAL.inv_cdf(WANTED) * both * error
             wanted = spread / distance if distance > 0 else math.inf
             rows = max(rows, n * wanted**2)
     needed = None if math.isinf(rows) or rows > 1e7 else max(1, math.ceil(rows))
     return Power(max(0.0, 1 - misses), (1 - confidence) / 2, needed, now)
+
+
+def of_spec(found: Sequence[Power]) -> float:
+    """The least chance that every claim of a spec passes."""
+    return max(0.0, 1 - sum(1 - each.passes for each in found))
 
 
 def error_at(bound: float, each: Mapping[str, Any]) -> float:

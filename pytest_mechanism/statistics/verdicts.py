@@ -1,14 +1,19 @@
 """From a score to a verdict, on the interval's bound: pass, fail, or inconclusive.
 
-Inconclusive is red. It says how many rows would settle it, or that none would.
+Inconclusive is red. It says how many rows would settle it, or that none would. Every verdict is
+made here, so that every red one has its cause (`pytest_mechanism.causes`): a claim kind calls the
+function that says what happened.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from pytest_mechanism.types import Judged, Score, Status, Verdict
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.types import Check, Judged, Score, Status, Verdict
 
 MOST_ROWS = 1_000_000
 """More rows than this is 'none would'."""
@@ -35,11 +40,13 @@ def within(score: Score, low: float, high: float, what: str = "", claimed: str =
     lo, hi = score.interval
     shown = f"{name} {show(score)}"
     status: Status
+    cause: Cause | None = None
     if low <= lo and hi <= high:
         status, reason = "pass", f"{shown}, {bound} claimed"
     elif hi < low or lo > high:
-        status, reason = "fail", f"{shown}, {bound} claimed"
+        status, reason, cause = "fail", f"{shown}, {bound} claimed", Cause.REFUTED
     else:
+        cause = Cause.UNSETTLED
         status, reason = (
             "inconclusive",
             f"{shown} does not settle {'whether it ' if claimed else ''}{bound}; {settle(score, low, high)}",
@@ -47,7 +54,7 @@ def within(score: Score, low: float, high: float, what: str = "", claimed: str =
     judged = Judged(
         score, low if math.isfinite(low) else None, high if math.isfinite(high) else None
     )
-    return Verdict(status, reason, bound, (score,), (judged,))
+    return Verdict(status, reason, bound, (score,), (judged,), cause)
 
 
 def settle(score: Score, low: float, high: float) -> str:
@@ -96,8 +103,9 @@ ORDER: tuple[Status, ...] = ("error", "fail", "inconclusive", "pass", "skipped")
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """All must pass: the worst verdict gives status and reason. Scores keep their order, so that
-    the first one, which is the accepted one, is the same quantity in a green and a red run."""
+    """All must pass: the worst verdict gives status, reason and cause; of two that are as bad, the
+    first one. Scores keep their order, so that the first one, which is compared with the accepted
+    one, is the same quantity in a green and a red run."""
     first = min(verdicts, key=lambda v: ORDER.index(v.status))
     scores = tuple(s for v in verdicts for s in v.scores)
     unique = {s.name: s for s in reversed(scores)}
@@ -108,9 +116,108 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         " and ".join(dict.fromkeys(v.threshold for v in verdicts)),
         tuple(unique[name] for name in ordered),
         tuple(j for v in verdicts for j in v.judged),
+        first.cause,
+        tuple(c for v in verdicts for c in v.checks),
+        tuple(part for v in verdicts for part in (v.parts or (v,))) if len(verdicts) > 1 else (),
+        verdicts[0].comparable,
     )
 
 
-def inconclusive(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
-    """Nothing can be said, whatever the number of rows."""
-    return Verdict("inconclusive", reason, threshold, tuple(scores))
+# -- why nothing can be concluded: one function a cause
+
+
+def inconclusive(
+    reason: str,
+    threshold: str,
+    scores: Sequence[Score] = (),
+    cause: Cause = Cause.UNDECIDED,
+) -> Verdict:
+    """Nothing can be said, whatever the number of rows. Where one of the functions below says what
+    happened, call that one."""
+    return Verdict("inconclusive", reason, threshold, tuple(scores), cause=cause, comparable=False)
+
+
+def at_chance(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """The model under test does not do the task, so nothing can be said about how it does it."""
+    return inconclusive(reason, threshold, scores, Cause.AT_CHANCE)
+
+
+def reference_fails(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """The model that another one is held against does not do what it is the reference for."""
+    return inconclusive(reason, threshold, scores, Cause.REFERENCE_FAILS)
+
+
+def no_difference(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """Two models do not differ in what the claim is to explain."""
+    return inconclusive(reason, threshold, scores, Cause.NO_DIFFERENCE)
+
+
+def not_comparable(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """The parts of two models that are set against each other do not correspond."""
+    return inconclusive(reason, threshold, scores, Cause.NOT_COMPARABLE)
+
+
+def model_missing(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """The run has no model for a role that the claim compares with."""
+    return inconclusive(reason, threshold, scores, Cause.MODEL_MISSING)
+
+
+def accuracy_loss(verdict: Verdict, why: str) -> Verdict:
+    """What the claim asks of a circuit, the full model does not reach either."""
+    return replace(verdict, reason=f"{verdict.reason}; {why}", cause=Cause.ACCURACY_LOSS)
+
+
+# -- why a score that reaches its bound passes nothing all the same
+
+
+def doubted(verdict: Verdict, cause: Cause, why: str) -> Verdict:
+    """A verdict that would have passed, made inconclusive; any other stays as it is."""
+    if verdict.status != "pass":
+        return verdict
+    return replace(
+        verdict, status="inconclusive", reason=f"{verdict.reason}, but {why}", cause=cause
+    )
+
+
+def no_control(verdict: Verdict, why: str) -> Verdict:
+    """There is nothing that should not work to compare with.
+
+    Args:
+        verdict: on the score alone.
+        why: there is none, as `Case.random_heads` says it.
+    """
+    return doubted(verdict, Cause.NO_CONTROL, f"there is no control: {why}")
+
+
+def control_as_good(verdict: Verdict, why: str) -> Verdict:
+    """What should not work does as well; ``why`` says what."""
+    return doubted(verdict, Cause.CONTROL_AS_GOOD, why)
+
+
+def ahead(verdict: Verdict, gap: Estimate, why: str, better: int = 1) -> Verdict:
+    """The verdict, where a score is surely better than its control.
+
+    Args:
+        verdict: on the score alone.
+        gap: the score minus its control, on the same rows.
+        why: it passes nothing otherwise, with what the control shows.
+        better: 1 where higher is better, -1 where lower is.
+
+    The comparison is kept in `Verdict.checks`: the chance to pass depends on it.
+    """
+    check = Check("ahead of its control", better * gap.value, gap.standard_error, gap.n, gap.method)
+    surely = gap.interval[0] > 0 if better > 0 else gap.interval[1] < 0
+    found = verdict if surely else control_as_good(verdict, why)
+    return replace(found, checks=(*found.checks, check))
+
+
+def of_reference(verdict: Verdict) -> Verdict:
+    """A verdict on the reference model: what is red there says nothing about the candidate, which
+    is the first thing to know about it."""
+    if verdict.red and verdict.cause not in KEPT:
+        return replace(verdict, cause=Cause.REFERENCE_FAILS)
+    return verdict
+
+
+KEPT = frozenset({Cause.NOT_JUDGED, Cause.MODEL_MISSING})
+"""Causes that say nothing about a model, the reference or another one."""

@@ -221,6 +221,39 @@ def test_random_heads_that_recover_as_much_take_the_claim_back(case: Case) -> No
     assert "recover as much" in verdict.reason
 
 
+def test_the_log_probability_tells_a_small_share_from_nothing(case: Case) -> None:
+    """Of the same patch, accuracy hears on the rows whose answer turns, the log-probability on all;
+    both are kept under names of their own."""
+    base, noise = share(0.7), np.random.default_rng(0).normal(0, 0.2, N)
+    turned = base.copy()
+    turned[np.flatnonzero(base == 0)[:20]] = 1
+    likely = {0: -2.0 + noise, 1: -0.1 + noise / 10}
+    low, high = (np.where(c == 1, likely[1], likely[0]) for c in (base, ONE))
+
+    def fake(m: Measurement) -> Observations:
+        if "performance" in m.method.function:
+            ft = m.on == "ft"
+            return seen(correct=ONE if ft else base, log_probability=high if ft else low)
+        return seen(
+            patched=turned, control=base,
+            patched_log_probability=low + 0.3 * (high - low), control_log_probability=low + noise / 50,
+        )  # fmt: skip
+
+    found = {
+        of: Cmap(
+            kind="cmap", group="pos_transmitter", donor="ft", recipient="base", of=of,
+            recovers_at_least=0.1,
+        ).judge(case, fake)
+        for of in ("accuracy", "log_probability")
+    }  # fmt: skip
+    assert {of: v.status for of, v in found.items()} == {
+        "accuracy": "inconclusive",
+        "log_probability": "pass",
+    }
+    assert found["log_probability"].score.value == pytest.approx(0.3)
+    assert "log-probability" in found["log_probability"].score.metric
+
+
 # -- faithfulness and transfer
 
 
@@ -281,14 +314,84 @@ def test_a_circuit_that_beats_the_full_base_transfers(case: Case) -> None:
     assert status(verdict) == "pass"
 
 
-def test_one_random_circuit_that_does_as_well_is_enough_to_fail(case: Case) -> None:
-    """It must beat every one of 29."""
+@pytest.mark.parametrize(
+    ("lucky", "status", "said"),
+    [
+        ([], "pass", None),
+        ([28], "pass", None),
+        ([27, 28], "fail", "2 of 29 random circuits of the same sizes do as well"),
+        ([28, 40], "fail", "2 of 67 random circuits of the same sizes do as well"),
+    ],
+)
+def test_a_random_circuit_that_does_as_well_is_looked_at_twice(
+    case: Case, lucky: list[int], status: str, said: str | None
+) -> None:
+    """None of 29 may; where a single one does, none of 38 more."""
+    full = share(0.95)
+    drawn: list[int] = []
+
+    def fake(m: Measurement) -> Observations:
+        if "random_" not in m.arguments:
+            return circuits(full, full, full, ZERO, ZERO)(m)
+        names = list(json.loads(m.arguments)["alive"])
+        drawn.append(len(names))
+        return seen(
+            CONTROL_ROWS,
+            **{f"{n}_correct": full if int(n[7:]) in lucky else ZERO for n in names},
+        )
+
+    verdict = transfer(case, share(0.7), fake, beats={"model": "base"})
+
+    assert (verdict.status, verdict.cause) == (status, said and "control_as_good")
+    assert said is None or said in verdict.reason
+    assert drawn == ([29, 38] if len(lucky) == 1 or 40 in lucky else [29])
+
+
+def test_what_is_compared_is_the_faithfulness_whatever_is_judged(case: Case) -> None:
+    """The first score, which is the accepted one, is relative to the accuracy of `to` itself."""
+    full = share(0.95)
+    fake = circuits(full, full, full, ZERO, ZERO)
+    for fields in ({"beats": {"model": "base"}}, {"faithfulness_at_least": 0.9}):
+        verdict = transfer(case, share(0.7), fake, **fields)
+        assert (verdict.score.name, verdict.score.value) == ("faithfulness", 1.0)
+    both = transfer(case, share(0.7), fake, beats={"model": "base"}, faithfulness_at_least=0.9)
+    assert [(part.status, part.threshold) for part in both.parts] == [
+        ("pass", "at least 0.9"),
+        ("pass", "at least 0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ft", "kept", "cause", "compared"),
+    [
+        (0.6, 1.0, "accuracy_loss", 1.0),  # the circuit does what is left of the model
+        (0.6, 0.5, "refuted", 0.5),  # the model is worse, and its circuit does not explain it
+        (0.95, 0.5, "refuted", 0.5),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"faithfulness_at_least": 0.8}])
+def test_an_accuracy_loss_is_no_mechanism_finding(
+    case: Case, ft: float, kept: float, cause: str, compared: float, more: dict[str, Any]
+) -> None:
+    """`beats` is judged as claimed and fails; the cause says whether the mechanism is what failed,
+    and the compared score hears nothing of the loss."""
+    full = share(ft)
+    whole = full.copy()
+    whole[np.flatnonzero(full)[round(kept * full.sum()) :]] = 0
+    fake = circuits(full, whole, whole, ZERO, ZERO)
+    verdict = transfer(case, share(0.9), fake, beats={"model": "base"}, **more)
+    assert (verdict.status, verdict.cause) == ("fail", cause)
+    assert verdict.score.value == pytest.approx(compared, abs=0.01)
+    assert ("does not reach it either" in verdict.reason) == (cause == "accuracy_loss")
+
+
+def test_beating_a_model_at_chance_is_a_matter_of_the_reference(case: Case) -> None:
+    """It means nothing, and nothing about the candidate."""
     full = share(0.95)
     verdict = transfer(
-        case, share(0.7), circuits(full, full, full, ZERO, full), beats={"model": "base"}
+        case, CHANCE, circuits(full, full, full, ZERO, ZERO), beats={"model": "base"}
     )
-    assert status(verdict) == "fail"
-    assert "random circuit" in verdict.reason
+    assert (verdict.status, verdict.cause) == ("inconclusive", "reference_fails")
 
 
 @pytest.mark.parametrize("fields", [{"faithfulness_at_least": 0.9}, {"beats": {"model": "base"}}])

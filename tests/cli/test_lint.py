@@ -174,14 +174,30 @@ def test_power_is_printed_for_each_accepted_score(
         f"{good.passes:.3f} with 500 rows ({good.rows:,} rows give 0.9)",
         f"{weak.passes:.3f} with 500 rows ({weak.rows:,} rows give 0.9)"
         "  <- too few rows, or a threshold too near",
-        "no bound was judged",
+        "no bound was judged: not counted",
+        f"{good.passes + weak.passes - 1:.3f} or more (chances of failing added: claims share "
+        "their rows)  <- some claim is red too often",
         "a model exactly at a threshold passes at most 2.5% of the time",
     ) == (
         lines["solves.base"].split(maxsplit=1)[1],
         lines["solves.ft"].split(maxsplit=1)[1],
         lines["holds.ft"].split(maxsplit=1)[1],
+        lines["the"].removeprefix("  the whole spec").strip(),
         lines["a"].strip(),
     )
+
+
+def test_power_does_not_plan_by_thresholds_that_the_spec_no_longer_has(
+    spec: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A score that was judged by others is named and not counted."""
+    entries = {"solves.base": {"value": 0.7, "judged": [JUDGED], "asked": {"at_least": 0.9}}}
+    scores(spec.parent, "base+ft", entries)
+    assert main(["lint", "--power", str(spec)]) == 0
+    out = capsys.readouterr().out
+    assert "solves.base" in out
+    assert "accepted under other thresholds than the spec has now: not counted" in out
+    assert "the whole spec" not in out
 
 
 def test_power_without_accepted_scores_says_how_to_accept_some(

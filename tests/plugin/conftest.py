@@ -26,6 +26,7 @@ FIXED = '''
 """A claim kind of somebody else's package."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -37,13 +38,20 @@ from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.types import Control, Score
 
+WITHOUT_SCORE = (
+    "at_chance", "reference_fails", "no_difference", "not_comparable", "model_missing"
+)
+
 
 class Fixed(Claim):
+    if_red: ClassVar[str] = "the number in the file is lower than claimed"
+    thresholds: ClassVar[tuple[str, ...]] = ("at_least", "near_at_most")
     needs_groups: ClassVar[bool] = False
     kind: Literal["fixed"]
     reads: StrictStr
     on: Roles = Field(default_factory=lambda: ["base", "ft"])
     at_least: Fraction = 0.5
+    near_at_most: Fraction | None = None
 
     def roles(self):
         return listed(self.on)
@@ -66,6 +74,11 @@ class Fixed(Claim):
             raise MechanismError("this model cannot be asked")
         if value == "no score":
             return verdicts.inconclusive("nothing can be said", "at least 0.5")
+        if value in WITHOUT_SCORE:
+            return getattr(verdicts, value)("nothing to see", "at least 0.5")
+        doubt = None
+        if isinstance(value, list):
+            value, doubt = value
         if isinstance(value, str):
             raise RuntimeError("a bug in the claim kind")
         score = Score(
@@ -81,7 +94,12 @@ class Fixed(Claim):
             setting=case.setting,
             control=Control("a coin", 0.25, (0.125, 0.375)),
         )
-        return verdicts.at_least(score, self.at_least)
+        verdict = verdicts.at_least(score, self.at_least)
+        if self.near_at_most is not None:
+            near = replace(score, name="a score near by", better="lower")
+            bounded = verdicts.within(near, -1.0, self.near_at_most)
+            verdict = verdicts.together([verdict, bounded])
+        return getattr(verdicts, doubt)(verdict, "that is how it is") if doubt else verdict
 '''
 
 ENTRY_POINTS = "[pytest_mechanism.claims]\nfixed = fixed_kind:Fixed\n"

@@ -51,11 +51,28 @@ def test_update_writes_one_file_for_pair_and_spec(accepted):
     assert accepted.accepted() == {"good.base": 0.9, "good.ft": 0.9}
 
 
+def test_update_brings_bounds_up_to_date_and_leaves_scores(accepted):
+    """After a threshold was changed, `lint --power` plans by the one that the spec has now."""
+    before = json.loads(accepted.score_file().read_text())["scores"]
+    accepted.spec("good: {at_least: 0.75}")
+
+    accepted.run()
+    assert json.loads(accepted.score_file().read_text())["scores"] == before
+    accepted.accept()
+
+    after = json.loads(accepted.score_file().read_text())["scores"]
+    for name, entry in before.items():
+        entry["asked"] = {"at_least": 0.75, "near_at_most": None}
+        entry["judged"][0]["low"] = 0.75
+        assert after[name] == entry
+
+
 def test_accepted_score_says_under_what_it_was_taken(accepted):
     """Beside the value stand interval, rows, control, setting and the role's fingerprint."""
     stored = json.loads(accepted.score_file().read_text())["scores"]["good.ft"]
 
     assert sorted(stored) == [
+        "asked",
         "better",
         "clusters",
         "confidence",
@@ -281,7 +298,7 @@ def test_a_score_of_another_definition_is_accepted_anew(accepted):
     path = accepted.path / "circuit.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     accepted.values(good=0.7)
-    accepted.run().stdout.fnmatch_lines(["pass *  base  *  none yet"])
+    accepted.run().stdout.fnmatch_lines(["pass *  base  *  redefined"])
     assert accepted.accepted() == {"good.base": 0.9, "good.ft": 0.9}
 
     accepted.accept().stdout.fnmatch_lines(["pass *  base  *  accepted now"])

@@ -84,6 +84,7 @@ def test_failure_shows_the_yaml_with_line_numbers(mixed):
             "  measured  fixed score = 0.2500, 95% interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
             "            what values.json says",
             "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
+            "  meaning   the number in the file is lower than claimed",
             "  accepted  none to compare with",
         ],
         consecutive=True,
@@ -157,6 +158,8 @@ def test_result_file(mixed):
         "kind": "fixed",
         "role": "ft",
         "verdict": "fail",
+        "cause": "refuted",
+        "meaning": "the number in the file is lower than claimed",
         "reason": "fixed score 0.250 [0.188, 0.312], at least 0.75 claimed",
         "score": 0.25,
         "interval": [0.1875, 0.3125],
@@ -167,6 +170,18 @@ def test_result_file(mixed):
         "drift": 0.0,
         "drift_state": "same",
         "accepted_now": False,
+        "rows": [
+            {
+                "verdict": "fail",
+                "cause": "refuted",
+                "name": "fixed score",
+                "score": 0.25,
+                "interval": [0.1875, 0.3125],
+                "n": 100,
+                "threshold": "at least 0.75",
+                "compared": True,
+            }
+        ],
     }
     assert (score["name"], score["value"], score["clusters"]) == ("fixed score", 0.25, 20)
 
@@ -246,6 +261,7 @@ def test_junit_properties(mixed):
     }
     assert found["ft"] == {
         "mechanism_verdict": "fail",
+        "mechanism_cause": "refuted",
         "mechanism_score": "0.25",
         "mechanism_n": "100",
         "mechanism_threshold": "at least 0.75",

@@ -48,10 +48,14 @@ ENTRY = {
 def result(text: str) -> dict[str, Any]:
     """A result in which a hostile text stands wherever a text can."""
     score = {"name": text, "metric": text, "setting": {"versions": {text: text}}}
+    row = {
+        "verdict": "fail", "cause": text, "name": text, "score": 0.5, "interval": [0.4, 0.6], "n": 3,
+        "threshold": text, "compared": True,
+    }  # fmt: skip
     return shown(
         {
             "id": text, "circuit": text, "claim": text, "kind": text, "role": text,
-            "verdict": "fail", "reason": text, "score": 0.5, "interval": [0.4, 0.6], "n": 3,
+            "verdict": "fail", "cause": text, "meaning": text, "rows": [row], "reason": text, "score": 0.5, "interval": [0.4, 0.6], "n": 3,
             "threshold": text, "control": {"name": text, "value": 0.1}, "baseline": None,
             "drift": None, "drift_state": None, "accepted_now": False, "scores": [score], "notes": [text],
         }

@@ -13,8 +13,13 @@ def result(file: str, circuit: str = "ioi", **fields: Any) -> dict[str, Any]:
         "verdict": "pass", "reason": "", "score": 0.5, "interval": [0.4, 0.6],
         "threshold": "at least 0.3", "drift": None, "drift_state": None, "accepted_now": False,
         "notes": [f"{circuit}: said", "said of a model"],
+        "cause": None, "baseline": None,
     }  # fmt: skip
-    return found | fields
+    row = {
+        "verdict": "pass", "cause": None, "name": "accuracy", "score": 0.5, "interval": [0.4, 0.6],
+        "n": 100, "threshold": "at least 0.3", "compared": True,
+    }  # fmt: skip
+    return found | {"rows": [row]} | fields
 
 
 def claims(*results: dict[str, Any]) -> list[str]:

@@ -68,6 +68,25 @@ def test_a_score_is_compared_with_the_accepted_one(
 
 
 @pytest.mark.parametrize(
+    ("received", "cause"),
+    [
+        (new(0.5, (0.4, 0.6)), "fell_behind"),
+        (entry(0.5), "moved"),
+        (entry(0.8, definition="other"), "redefined"),
+        (entry(0.8) | {"name": "another"}, "redefined"),
+    ],
+)
+def test_what_makes_a_claim_red_that_holds(received: dict, cause: str) -> None:
+    """Behind, moved, or of another definition or quantity."""
+    assert (
+        compare(
+            received, entry(0.8) | {"name": "one"} if "name" in received else entry(0.8), TOLERANCE
+        ).cause
+        == cause
+    )
+
+
+@pytest.mark.parametrize(
     ("state", "red"),
     [
         ("nothing accepted", False),
