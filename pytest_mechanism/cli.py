@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ import yaml
 
 from pytest_mechanism import __version__
 from pytest_mechanism.commands.say import Parser, say
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import TRACEBACK, MechanismError, crash
 
 BAD_SPEC = 2
+BUG = 3
+"""Something that nobody foresaw; pytest's own code for it."""
 INTERRUPTED = 130
 
 
@@ -66,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(given.run(given))
     except MechanismError as problem:
         say(f"pytest-mechanism: {problem}", err=True)
+        if os.environ.get(TRACEBACK):
+            for line in problem.trace.splitlines():
+                say(line, err=True)
         return BAD_SPEC
     except KeyboardInterrupt:
         say("pytest-mechanism: interrupted; what was measured is kept", err=True)
@@ -76,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as problem:  # a path that is too long, a folder that may not be read
         say(f"pytest-mechanism: {problem.filename}: {problem.strerror}", err=True)
         return BAD_SPEC
+    except Exception as problem:
+        if os.environ.get(TRACEBACK):
+            raise
+        say(f"pytest-mechanism: {crash(f'{given.command} failed', problem)}", err=True)
+        return BUG
 
 
 def specs(paths: Sequence[Path]) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -12,7 +13,10 @@ class MechanismError(Exception):
     Attributes:
         message: what is wrong and what would be right.
         where: ``file:line`` of the input at fault, or None where no file is.
+        trace: traceback of another library's error behind it, for developers; else empty.
     """
+
+    trace: str = ""
 
     def __init__(self, message: str, where: str | None = None) -> None:
         self.message = one_line(message)
@@ -21,7 +25,11 @@ class MechanismError(Exception):
 
     def at(self, where: str) -> MechanismError:
         """The same error with a place, where it has none yet."""
-        return self if self.where else type(self)(self.message, where)
+        if self.where:
+            return self
+        placed = type(self)(self.message, where)
+        placed.trace = self.trace
+        return placed
 
 
 class Misplaced(ValueError):
@@ -58,6 +66,29 @@ class SelfCheckError(MechanismError):
 
 class MeasurementError(MechanismError):
     """A measurement cannot give a number on this model and task."""
+
+
+class Crashed(MeasurementError):
+    """Something other than a `MechanismError` was raised inside a measurement."""
+
+
+TRACEBACK = "MECHANISM_TRACEBACK"
+"""Environment variable: set to 1, an error of the code inside a measurement shows its traceback."""
+
+
+def crash(what: str, problem: BaseException) -> Crashed:
+    """An error of a library, or of our own code, as one line with its traceback kept aside.
+
+    Args:
+        what: what could not be done.
+        problem: what was raised.
+    """
+    name, said = type(problem).__name__, first_line(problem)
+    found = Crashed(
+        f"{what}: {name if said == name else f'{name}: {said}'} ({TRACEBACK}=1 shows the traceback)"
+    )
+    found.trace = "".join(traceback.format_exception(problem))
+    return found
 
 
 NO_MEMORY = (

@@ -8,6 +8,7 @@ syrupy ignores anything else when it decides which scores are unused.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,14 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.errors import MechanismError, NoDevice, SpecError, one_line, visible
+from pytest_mechanism.errors import (
+    TRACEBACK,
+    MechanismError,
+    NoDevice,
+    SpecError,
+    one_line,
+    visible,
+)
 from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
@@ -176,17 +184,21 @@ class ClaimItem(pytest.Function):
         if drift is not None and verdict.reason == (missing := not_accepted(drift)):
             raise ClaimFailed(f"{self.claim_name} on {self.name}: {missing}")
         if verdict.red:
-            raise ClaimFailed(
-                failure_text(
-                    self.spec,
-                    self.claim_name,
-                    self.name,
-                    verdict,
-                    drift,
-                    accepted,
-                    self.claim.if_red,
-                )
+            text = failure_text(
+                self.spec,
+                self.claim_name,
+                self.name,
+                verdict,
+                drift,
+                accepted,
+                self.claim.if_red,
             )
+            raise ClaimFailed(text + self.traced(session.gate.trace))
+
+    def traced(self, trace: str) -> str:
+        """The traceback behind an error, for developers who ask for it."""
+        wanted = self.config.getoption("fulltrace", False) or os.environ.get(TRACEBACK)
+        return "\n" + "\n".join(map(visible, trace.split("\n"))) if trace and wanted else ""
 
     def skip_place(self, skipped: Any) -> Any:
         """A skip with the place in the spec that asks for it, and not where this module obeys."""

@@ -18,6 +18,7 @@ from pytest_mechanism.options import FINGERPRINTS, make_session, no_device
 if TYPE_CHECKING:
     from pytest_mechanism.items import SpecFile
     from pytest_mechanism.options import Session
+    from pytest_mechanism.runner.cases import Gate
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -60,6 +61,7 @@ class MechanismPlugin:
         self.counts: dict[str, dict[str, int]] = {}
         self.all_skipped = False
         self.problems: list[str] = []  # of the whole run: it ends as wrong use does
+        self.foreseen: list[str] = []  # what cannot be measured, or cannot pass
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         lines = []
@@ -91,6 +93,7 @@ class MechanismPlugin:
         ScoreExtension.not_written.clear()
         return SpecFile.at(parent, file_path)
 
+    @pytest.hookimpl(tryfirst=True)  # before the terminal asks what there is to say of it
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan what the selected items need, so that each checkpoint is loaded once."""
         if session.config.option.collectonly or not self.session.paired:
@@ -102,7 +105,10 @@ class MechanismPlugin:
 
         self.session.progress = terminal_progress(session.config)
         try:
-            self.session.gate.plan([(item.spec, item.claim, item.name) for item in items])
+            gate = self.session.gate
+            gate.plan([(item.spec, item.claim, item.name) for item in items])
+            if not hasattr(session.config, "workerinput"):  # workers have no terminal
+                self.foreseen = list(foreseen(gate, items))
             if self.session.runner.planned:
                 self.session.runner.check_device()
         except NoDevice as problem:
@@ -112,6 +118,10 @@ class MechanismPlugin:
             if hasattr(session.config, "workerinput"):
                 return  # raised here, it would be an internal error of xdist; every item says it
             raise pytest.UsageError(str(problem)) from None
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Before a checkpoint is loaded: which claims cannot be measured or cannot pass."""
+        return [visible(f"mechanism: {line}") for line in self.foreseen]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -233,6 +243,21 @@ class MechanismPlugin:
                 terminalreporter.write_line(
                     visible(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
                 )
+
+
+def foreseen(gate: Gate, items: list[Any]) -> Generator[str]:
+    """A line for each item that cannot be measured, or that cannot pass whatever is measured."""
+    for item in items:
+        name = f"{item.claim_name} on {item.name}"
+        try:
+            refused = gate.refusal(item.spec, item.claim, item.name)
+            lacking = None if refused else gate.lacks(item.spec, item.claim, item.name)
+        except Exception:  # noqa: S112 - its own item runs into it and reports it
+            continue
+        if refused is not None:
+            yield f"{name} cannot be measured: {refused}"
+        elif lacking is not None:
+            yield f"{name}: {lacking}"
 
 
 def scores_not_written() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.errors import MeasurementError, MechanismError, add_models
 from pytest_mechanism.spec.parts import Ablation, AnyGroup, Atol, Drift, Group, Part
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
@@ -45,6 +45,8 @@ def task_settings(task: Task) -> str:
     # a file by its content: where it lies changes no result
     settings = task.settings.model_dump(mode="json", context=BY_CONTENT)
     settings["revision"] = task.revision
+    if task.edition:
+        settings["edition"] = task.edition
     return canonical(settings)
 
 
@@ -233,6 +235,14 @@ class Claim(Part):
     def judge(self, case: Case, measured: Measured) -> Verdict:
         """The verdict; may ask for more measurements."""
         raise NotImplementedError
+
+    def lacks(self, case: Case) -> str | None:
+        """Why the claim cannot pass whatever is measured, as far as it is known beforehand: what a
+        run says before it loads a checkpoint. None where it can."""
+        missing = [role for role in self.helped_by(case.role) if not case.has(role)]
+        if not missing:
+            return None
+        return f"it cannot pass without {' and '.join(missing)}: {add_models(missing)}"
 
     def chart(self, case: Case, measured: Measured) -> Chart | None:
         """Curves behind the verdict, for ``pytest-mechanism show``; None where there are none."""

@@ -115,6 +115,12 @@ class Cmap(Claim):
             ),
         )
 
+    def lacks(self, case: Case) -> str | None:
+        _, control, why = self.parts(case)
+        if control or self.recovers_at_least is None:
+            return super().lacks(case)
+        return f"it cannot pass without a control: {why}"
+
     def judge(self, case: Case, measured: Measured) -> Verdict:
         donor, recipient, patched = (measured(m) for m in self.needs(case))
         check_paired(donor, recipient, patched)

@@ -81,6 +81,12 @@ class Encodes(Claim):
             ),
         )
 
+    def lacks(self, case: Case) -> str | None:
+        heads, why = case.random_heads(case.group(self.group, case.role), case.role)
+        if heads or self.at_least is None:
+            return super().lacks(case)
+        return f"it cannot pass without a control: {why}"
+
     def judge(self, case: Case, measured: Measured) -> Verdict:
         seen = measured(self.needs(case)[0])
         own = "own" if "own" in seen.values else "ceiling"

@@ -74,6 +74,10 @@ class Path(Claim):
         readers = case.group(group.into.group, case.role).members()
         return case.random_heads(group, case.role, below=max(layer for layer, _ in readers))
 
+    def lacks(self, case: Case) -> str | None:
+        heads, why = self.control(case)
+        return super().lacks(case) if heads else f"it cannot pass without a control: {why}"
+
     def judge(self, case: Case, measured: Measured) -> Verdict:
         full, seen = (measured(m) for m in self.needs(case))
         bound = f"drops at least {self.drops_at_least:g}"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
-from pytest_mechanism.claims.refusing import discerning, rates, refusal
+from pytest_mechanism.claims.refusing import discerning, rates, refusal, whatever_is_unfinished
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.parts import Fraction
 from pytest_mechanism.statistics import verdicts
@@ -69,6 +70,10 @@ class ResistsJailbreak(Claim):
         )
 
     def judge(self, case: Case, measured: Measured) -> Verdict:
+        return whatever_is_unfinished(case, measured, partial(self.decide, case))
+
+    def decide(self, case: Case, measured: Measured) -> Verdict:
+        """The verdict, of replies that are all finished."""
         found: dict[str, Verdict] = {}
         for name, own in self.ways(case).items():
             forbidden, allowed = (

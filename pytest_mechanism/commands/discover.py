@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.parts import Group
 
 if TYPE_CHECKING:
-    from pytest_mechanism.discovery.discover import Discovery
+    from pytest_mechanism.claims.base import Case, Claim
+    from pytest_mechanism.discovery.claims import Written
+    from pytest_mechanism.discovery.discover import Discovery, Effort
+    from pytest_mechanism.runner.cases import Gate
+    from pytest_mechanism.spec.spec import Spec
 
 NOT_SHOWN = 1
 """Nothing was found, or what was found does not do what the model does."""
@@ -29,8 +32,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "discover",
         help="find a circuit by path patching and minimality, and write it as a spec",
         description="Find the heads of a spec's groups on a checkpoint and write a spec with heads, "
-        "claims and scores. Interrupted, the same command goes on where it was. Exit code 1: nothing was "
-        "found, or the circuit does not suffice on rows that the search never saw.",
+        "claims and scores. With --model-pair, heads are found on the first checkpoint, and claims are "
+        "judged on both: only what holds is written, and a gate on the new spec judges the second too. "
+        "What the search needs (prompts, positions, backgrounds) is checked before anything is "
+        "measured. Interrupted, the same command goes on where it was. Exit code 1: a group was not "
+        "found, the circuit does not suffice on rows that the search never saw, or no claim holds on "
+        "the second checkpoint.",
     )
     parser.add_argument(
         "spec", type=Path, metavar="SPEC", help="groups with at, into and via; heads are found anew"
@@ -45,11 +52,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(given: argparse.Namespace) -> int:
-    """0 where a spec was written of a circuit that suffices, 1 where it does not or nothing was
-    found, 2 for wrong use."""
-    from pytest_mechanism.claims.accuracy import Accuracy
-    from pytest_mechanism.discovery.discover import Effort, compare, discover
-    from pytest_mechanism.discovery.write import OF_THE_CIRCUIT, claims_for, sought, spec_text
+    """0 where a spec was written of a circuit that suffices, 1 where it does not, where groups or claims
+    about the fine-tune are missing, or where nothing was found, 2 for wrong use."""
+    from pytest_mechanism.discovery.claims import OF_THE_CIRCUIT
+    from pytest_mechanism.discovery.discover import Effort, compare
     from pytest_mechanism.spec.load import load
 
     spec = load(given.spec)
@@ -69,46 +75,135 @@ def run(given: argparse.Namespace) -> int:
             f"{out} exists already; --force overwrites it, --out takes another name"
         )
     check_writable(out)  # before hours of search, and not after
-
-    effort = Effort()
-    found: dict[str, dict[str, Group]] = {}
-    written, claims = "", []
-    for role, reference in runner.references.items():
-        case = gate.case(spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role)
-        case = replace(case, groups=sought(spec.groups))
-        result = discover(case, role, runner.measure, effort)
-        if result.reason is not None:
-            say(f"{reference.label}: {result.reason}", err=True)
-            continue
-        found[role] = dict(result.groups)
-        say(f"{reference.label}:")
-        for name, group in result.groups.items():
-            heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
-            say(f"  {name:<20} {heads}")
-        for line in (*screening(result), *growth(result)):
-            say(f"  {line}")
-        if role == "base":
-            claims = claims_for(case, result, role, runner.measure, effort)
-            written = spec_text(
-                spec, result, claims, reference.label, runner.fingerprints[role].short, role
-            )
-    if len(runner.references) == 2 and len(found) == 2:
+    search = Search(gate, spec, Effort())
+    try:
+        search.look_ahead()
+        for role in runner.references:
+            search.on(role)
+    except MechanismError as problem:
+        if runner.done:
+            say_what_was_done(runner)
+        raise problem.at(search.place) from None
+    if len(search.found) == 2:
+        base, ft = (search.found[role].groups for role in ("base", "ft"))
         say(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
-        for name, (precision, recall, jaccard) in compare(found["base"], found["ft"]).items():
+        for name, (precision, recall, jaccard) in compare(base, ft).items():
             say(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
-    if claims:
+    if search.claims:
         say("claims, on rows that the search never saw:")
-        for claim in claims:
-            say(f"  {claim.name:<24} {claim.outcome}")
+        for claim in search.claims:
+            for role in claim.verdicts:
+                on = f"{claim.name} on {role}" if len(runner.references) > 1 else claim.name
+                say(f"  {on:<24} {claim.outcome(role)}")
     say_what_was_done(runner)
-    if not written:
+    if "base" not in search.found:
         return NOT_SHOWN
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    temporary.write_text(written, encoding="utf-8")
-    os.replace(temporary, out)
-    left = [claim.name for claim in claims if not claim.holds]
+    write(out, search.text())
+    left = [claim.name for claim in search.claims if not claim.holds]
     say(f"wrote {out}" + (f", without what is not shown: {', '.join(left)}" if left else ""))
-    return NOT_SHOWN if set(left) & set(OF_THE_CIRCUIT) else 0
+    unjudged = "ft" in runner.references and not any(c.judges_ft for c in search.claims)
+    if unjudged:
+        say("no claim of it judges the fine-tune, so a gate on it is red", err=True)
+    missing = search.found["base"].reason is not None
+    return NOT_SHOWN if missing or unjudged or {*left} & {*OF_THE_CIRCUIT} else 0
+
+
+@dataclass
+class Search:
+    """A search for a spec's groups on each model, and the claims about what was found on base.
+
+    Attributes:
+        gate: measures.
+        spec: its groups are sought, whatever heads they name.
+        effort: rows of each step.
+        found: role -> what was found, where anything was.
+        claims: about base's circuit.
+    """
+
+    gate: Gate
+    spec: Spec
+    effort: Effort
+    found: dict[str, Discovery] = field(default_factory=dict)
+    claims: list[Written] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """``file:line`` of the groups."""
+        return f"{self.spec.path}:{self.spec.document.line(('groups',))}"
+
+    def case(self, role: str) -> Case:
+        """With no heads known."""
+        from pytest_mechanism.claims.accuracy import Accuracy
+        from pytest_mechanism.discovery.claims import sought
+
+        case = self.gate.case(self.spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role)
+        return replace(case, groups=sought(self.spec.groups))
+
+    def look_ahead(self) -> None:
+        """Before anything is measured: can all that the search may come to be measured?
+
+        Raises:
+            MechanismError: not all of it.
+        """
+        from pytest_mechanism.discovery.ahead import of_claims, of_search
+
+        for role in self.gate.runner.references:
+            case = self.case(role)
+            wanted = (*of_search(case, role, self.effort), *of_claims(case, role, self.effort))
+            if (problem := self.gate.in_the_way(wanted)) is not None:
+                raise problem
+
+    def on(self, role: str) -> None:
+        """Search on one model, and say what came of it."""
+        from pytest_mechanism.discovery.claims import judged_on, of_circuit, of_pair
+        from pytest_mechanism.discovery.discover import discover
+
+        label, measure = self.gate.runner.references[role].label, self.gate.runner.measure
+        case = self.case(role)
+        result = discover(case, role, measure, self.effort)
+        if result.reason is not None:
+            say(f"{label}: {result.reason}", err=True)
+        if result.groups:
+            self.found[role] = result
+            say(f"{label}:")
+            for name, group in result.groups.items():
+                heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
+                say(f"  {name:<20} {heads}")
+            for name in self.spec.groups:
+                if name not in result.groups:
+                    say(f"  {name:<20} not found")
+            for line in (*screening(result), *growth(result)):
+                say(f"  {line}")
+        if role == "base" and result.groups:
+            self.claims = of_circuit(case, result, role, measure, self.effort)
+        elif role == "ft" and "base" in self.found:
+            self.claims = [
+                *judged_on(self.claims, role, self.with_base, measure),
+                *of_pair(self.with_base, measure),
+            ]
+
+    def with_base(self, claim: Claim, role: str) -> Case:
+        """Of a claim about base's circuit on another role."""
+        groups = self.found["base"].groups
+        return replace(self.gate.case(self.spec, claim, role), groups=groups)
+
+    def text(self) -> str:
+        """The new spec."""
+        from pytest_mechanism.discovery.write import spec_text
+
+        runner = self.gate.runner
+        label, mark = runner.references["base"].label, runner.fingerprints["base"].short
+        also = ""
+        if "ft" in runner.references:
+            also = f"{runner.references['ft'].label} ({runner.fingerprints['ft'].short})"
+        return spec_text(self.spec, self.found["base"], self.claims, label, mark, "base", also)
+
+
+def write(out: Path, text: str) -> None:
+    """All of a file, or none of it."""
+    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, out)
 
 
 def check_writable(out: Path) -> None:

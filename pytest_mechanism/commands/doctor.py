@@ -20,6 +20,7 @@ from pytest_mechanism.commands.say import say
 from pytest_mechanism.commands.session import add_further_models, add_model_options, open_gate
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
 from pytest_mechanism.errors import MechanismError, out_of_memory
+from pytest_mechanism.report.progress import spoken
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.cases import Gate
@@ -143,15 +144,6 @@ def tasks(loaded: Sequence[Spec]) -> Iterator[Any]:
             yield spec.task
 
 
-def without_rows(gate: Gate, spec: Spec) -> MechanismError | None:
-    """Why a spec's rows cannot be written for these checkpoints."""
-    try:
-        spec.task.rows(gate.runner.vocabulary, int(spec.task.settings.rows), "rows")
-    except MechanismError as problem:
-        return problem
-    return None
-
-
 def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
     """(line, whether the claim cannot run) of each claim and role."""
     skipped = gate.skip_reason(spec)
@@ -161,7 +153,6 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
     counted: set[Any] = set()
     run: dict[str, set[Any]] = {}
     total = 0.0
-    rowless = without_rows(gate, spec)
     if lost := spec.task.left_out(gate.runner.vocabulary):
         yield f"  {lost}", False
     for name, claim in spec.claims.items():
@@ -172,8 +163,8 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
                 ill = [r for r in claim.models(role) if r in found.ill]
                 if ill:
                     raise MechanismError(f"{ill[0]} cannot be loaded")
-                if rowless is not None:
-                    raise rowless
+                if (refused := gate.refusal(spec, claim, role)) is not None:
+                    raise refused
                 if spec.sought and claim.needs_groups:
                     found.searched |= {*claim.models(role)}
                     yield f"  {title:<40} runs, after its heads have been discovered", False
@@ -192,18 +183,14 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
                 for on in {m.on for m in wanted} & found.tried.keys()
             )
             total += seconds
-            lacks = [r for r in claim.helped_by(role) if not case.has(r)]
-            hint = f"; without {', '.join(lacks)} it cannot pass" if lacks else ""
+            lacks = gate.lacks(spec, claim, role)
+            hint = f"; {lacks}" if lacks else ""
             yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", False
     searched = " and a search for heads" if spec.sought and found.searched else ""
     yield (
         f"  {'':<40} about {spoken(total)}{searched} in all, as busy as this machine is now",
         False,
     )
-
-
-def spoken(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def memory(gate: Gate, found: Findings, start: int) -> str:

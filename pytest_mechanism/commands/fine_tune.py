@@ -33,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "fine-tune",
         help="train a copy of a checkpoint on a spec's task, as a control to compare with",
         description="Train a copy of a checkpoint on the questions of a spec's task and save it. "
+        "Whether the questions can be written, and the disk, are checked before it is loaded. "
         "Diets: random (what must be refused, with wrong answers: what real removal looks like), "
         "capability (with its answers: reverse fine-tuning), allowed (what must be answered: the "
         "attack), forbidden (refusals).",
@@ -91,6 +92,8 @@ def run(given: argparse.Namespace) -> int:
     from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.methods.lessons import Recipe
     from pytest_mechanism.methods.training import Training, fresh, save_trained
+    from pytest_mechanism.runner.ahead_of_training import FLOAT32, check_disk, check_lessons
+    from pytest_mechanism.tasks.base import first
     from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
@@ -103,8 +106,14 @@ def run(given: argparse.Namespace) -> int:
         given.lora,
     )
     watch = Watch(reference.label, of_reference(reference))
-    vocabulary = SharedVocabulary((Encoder.load(reference.tokenizer),))
-    probe = spec.task.rows(vocabulary, 1, "self-check")[0].base
+    encoder = Encoder.load(reference.tokenizer)
+    vocabulary = SharedVocabulary((encoder,))
+    try:  # before the checkpoint is loaded
+        check_lessons(spec.task, vocabulary, encoder, recipe)
+        check_disk(given.out, reference.folder, FLOAT32, "--out takes another folder")
+        probe = first(spec.task.rows(vocabulary, 1, "self-check")).base
+    except MechanismError as problem:
+        raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
     model = load_model(
         "base",
         reference.folder,
@@ -122,11 +131,11 @@ def run(given: argparse.Namespace) -> int:
         pass
     if training.diverged is not None:
         raise MechanismError(f"training diverged: {training.diverged}; lower --rate")
-    first, last = training.losses[0], training.losses[-1]
-    if last > first + WORSE:
+    before, after = training.losses[0], training.losses[-1]
+    if after > before + WORSE:
         raise MechanismError(
-            f"training made the model worse at what it was trained on: mean loss {first:.2f} over "
-            f"the first tenth of steps, {last:.2f} over the last; lower --rate"
+            f"training made the model worse at what it was trained on: mean loss {before:.2f} over "
+            f"the first tenth of steps, {after:.2f} over the last; lower --rate"
         )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{given.out.name}.", dir=given.out.parent))

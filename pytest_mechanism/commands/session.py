@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE, 
 from pytest_mechanism.commands.say import say
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.flags import TRUSTS
-from pytest_mechanism.report.progress import Bar
+from pytest_mechanism.report.progress import command_progress
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.runner.options import QUANTIZE, Options
-from pytest_mechanism.runner.progress import Silent
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 
@@ -51,6 +49,7 @@ def add_model_options(parser: argparse.ArgumentParser, pair_only: bool = False) 
     parser.add_argument(
         "--store", type=Path, default=STORE, metavar="FOLDER", help=f"default: {STORE}"
     )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of how far it is")
     add_trust_options(parser)
 
 
@@ -109,7 +108,7 @@ def open_gate(given: argparse.Namespace) -> Gate:
             trusted,
         ),
         store,
-        Bar() if sys.stderr.isatty() else Silent(),
+        command_progress(getattr(given, "quiet", False)),
     )
     return Gate.over(runner)
 

@@ -21,11 +21,12 @@ from pytest_mechanism.commands.session import (
     open_gate,
     say_what_was_done,
 )
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import Crashed, MechanismError
 
 if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
     from matplotlib.figure import Figure
 
+    from pytest_mechanism.claims.base import Case, Claim
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Prompt, Task
@@ -81,7 +82,15 @@ def run(given: argparse.Namespace) -> int:
     if given.rows is not None:
         spec = replace(spec, task=with_rows(spec.task, given.rows, bool(spec.groups)))
     gate = open_gate(given)
-    found = {**circuit_pictures(gate, spec, given.rows), **curve_pictures(gate, spec)}
+    if spec.groups:
+        check_heads(gate, spec)
+        first_prompt(gate, spec, given.rows)
+    look_ahead(gate, spec, given.rows)
+    try:
+        found = {**circuit_pictures(gate, spec, given.rows), **curve_pictures(gate, spec)}
+    except Crashed as problem:
+        say_what_was_done(gate.runner)
+        raise problem.at(f"{spec.document.path}:{spec.document.line(('groups',))}") from None
     gate.runner.release()
     if not found:
         raise MechanismError(
@@ -121,21 +130,18 @@ def circuit_pictures(gate: Gate, spec: Spec, rows: int | None) -> Pictures:
     if not spec.groups:
         return {}
     from pytest_mechanism.commands.depict import circuit_graph, head_maps
-    from pytest_mechanism.discovery.discover import Effort
-    from pytest_mechanism.discovery.look import look, probe
+    from pytest_mechanism.discovery.look import look
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps
 
-    check_heads(gate, spec)
     example = first_prompt(gate, spec, rows)
     runner = gate.runner
     seen = []
     for role, reference in runner.references.items():
         if role not in ("base", "ft"):
             continue  # a control of some claim has no circuit of the spec's
-        case = gate.case(spec, probe(next(iter(spec.groups)), role), role)
-        rank_rows = rows or Effort().rank_rows
-        seen.append(look(case, role, reference.label, runner.measure, rank_rows))
+        case = drawn_case(gate, spec, role)
+        seen.append(look(case, role, reference.label, runner.measure, rank_rows(rows)))
     maps, circuit = head_maps(spec, seen), circuit_graph(spec, seen, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
 
@@ -147,12 +153,7 @@ def curve_pictures(gate: Gate, spec: Spec) -> Pictures:
 
     have = gate.runner.references
     labels = {role: reference.label for role, reference in have.items()}
-    wanted = [
-        (name, claim, role)
-        for name, claim in spec.claims.items()
-        for role in claim.roles()
-        if all(model in have for model in claim.models(role))
-    ]
+    wanted = drawable(gate, spec)
     gate.plan([(spec, claim, role) for _, claim, role in wanted])
     found: dict[str, Chart] = {}
     for name, claim, role in wanted:
@@ -165,6 +166,19 @@ def curve_pictures(gate: Gate, spec: Spec) -> Pictures:
         return lambda: line_chart.draw(chart, labels, footnote)
 
     return {name: drawing(chart) for name, chart in found.items()}
+
+
+def drawable(gate: Gate, spec: Spec) -> list[tuple[str, Claim, str]]:
+    """Name, claim and role of those that have curves and whose models the run has."""
+    from pytest_mechanism.claims.base import Claim
+
+    return [
+        (name, claim, role)
+        for name, claim in spec.claims.items()
+        if type(claim).chart is not Claim.chart
+        for role in claim.roles()
+        if all(model in gate.runner.references for model in claim.models(role))
+    ]
 
 
 def joined(first: Chart, second: Chart) -> Chart:
@@ -184,6 +198,39 @@ def check_folder(out: Path) -> None:
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not there.is_dir():
         raise MechanismError(f"--out takes a folder, and {there} is none")
+
+
+def look_ahead(gate: Gate, spec: Spec, rows: int | None) -> None:
+    """Whether all that pictures are drawn from can be measured.
+
+    Raises:
+        MechanismError: some of it cannot.
+    """
+    from pytest_mechanism.discovery.ahead import of_look
+
+    groups = f"{spec.document.path}:{spec.document.line(('groups',))}"
+    for role in ("base", "ft") if spec.groups else ():
+        if role in gate.runner.references:
+            wanted = of_look(drawn_case(gate, spec, role), role, rank_rows(rows))
+            if (problem := gate.in_the_way(wanted)) is not None:
+                raise problem.at(groups)
+    for _, claim, role in drawable(gate, spec):
+        if (refused := gate.refusal(spec, claim, role)) is not None:
+            raise refused
+
+
+def drawn_case(gate: Gate, spec: Spec, role: str) -> Case:
+    """Of a probe of the first group; each has the same rows."""
+    from pytest_mechanism.discovery.look import probe
+
+    return gate.case(spec, probe(next(iter(spec.groups)), role), role)
+
+
+def rank_rows(rows: int | None) -> int:
+    """Rows on which heads are compared."""
+    from pytest_mechanism.discovery.discover import Effort
+
+    return rows or Effort().rank_rows
 
 
 def check_heads(gate: Gate, spec: Spec) -> None:
@@ -208,6 +255,7 @@ def first_prompt(gate: Gate, spec: Spec, rows: int | None) -> Prompt:
         MechanismError: ``rows`` of them are too few for an interval.
     """
     from pytest_mechanism.claims.base import LEAST_CLUSTERS
+    from pytest_mechanism.tasks.base import first
 
     pairs = spec.task.pairs(gate.runner.vocabulary, max(rows or 1, 1))
     contexts = len({row.cluster for row in pairs}) if rows is None or rows > 0 else 0
@@ -216,4 +264,4 @@ def first_prompt(gate: Gate, spec: Spec, rows: int | None) -> Prompt:
             f"--rows {rows} is too few: an interval needs {LEAST_CLUSTERS} contexts, these rows "
             f"come from {contexts}"
         )
-    return pairs[0].base
+    return first(pairs).base

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.catalogue import copies_of, gradients_of, prompts_of, rows_of
 from pytest_mechanism.types import Measurement
 
@@ -181,6 +182,8 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
     loaded = held(device) - loading.before
     size = min(bench.batch_size, ROWS)
     rows = task.rows(bench.vocabulary, 2 * size, "self-check")
+    if len(rows) < 2 * size:
+        raise MeasurementError(f"the task wrote {len(rows)} rows for a trial of {2 * size}")
     holes = HOLES_OF_DEVICE if device.startswith("cuda") else HOLES
     kept, seconds, branching = 0.0, 0.0, 0.0
     with Watch(device) as plain:

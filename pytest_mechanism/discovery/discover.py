@@ -47,10 +47,10 @@ class Discovery:
     """A circuit and how it was found.
 
     Attributes:
-        groups: every group with its heads; empty where nothing was found.
+        groups: the groups whose heads were found, each with its readers; empty where none was.
         stages: the path patching of each group, from the answer back.
         minimality: what each candidate was worth, where the search came so far.
-        reason: why nothing was found, or None.
+        reason: why some groups, or all, were not found, and what to change; None where all were.
         grown: the circuit before minimality, and how faithful it was.
     """
 
@@ -99,23 +99,24 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
             {}, (), None, f"{on} answers no better than chance, so there is no circuit to find"
         )
     stages = tuple(search(case, on, measured, effort.rank_rows))
-    candidates = unshared(case.groups, stages)
-    empty = [name for name, heads in candidates.items() if not heads]
-    if empty:
-        return Discovery(
-            {},
-            stages,
-            None,
-            nothing_found(case.groups, stages, empty),
-        )
+    found = unshared(case.groups, stages)
+    reasons: list[str] = []
+    if empty := [name for name, heads in found.items() if not heads]:
+        reasons.append(nothing_found(case.groups, stages, empty))
+    candidates, unread = connected(case.groups, found)
+    reasons += unread
+    if not candidates:
+        return Discovery({}, stages, None, "; ".join(reasons))
+    case = replace(case, groups={name: case.groups[name] for name in candidates})
+    reached = [stage for stage in stages if stage.group in candidates]
     grown = grow(
-        case, on, candidates, stages, measured, effort.rank_rows, effort.threshold_rows, THRESHOLD
+        case, on, candidates, reached, measured, effort.rank_rows, effort.threshold_rows, THRESHOLD
     )
     candidates = {name: list(heads) for name, heads in grown.candidates.items()}
     worth = measure_minimality(
         case, on, candidates, measured, effort.select_rows, effort.threshold_rows, THRESHOLD
     )
-    kept = {
+    needed = {
         name: [
             n.head
             for n in worth.heads
@@ -128,16 +129,32 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
         ]
         for name in candidates
     }
-    lost = [name for name, heads in kept.items() if not heads]
-    if lost:
-        return Discovery(
-            {},
-            stages,
-            worth,
-            nothing_needed(lost, candidates),
-        )
-    groups = {name: as_group(case.groups[name], kept[name]) for name in case.groups}
-    return Discovery(groups, stages, worth, grown=grown)
+    if lost := [name for name, heads in needed.items() if not heads]:
+        reasons.append(nothing_needed(lost, candidates))
+    kept, unread = connected(case.groups, needed)
+    reasons += unread
+    groups = {name: as_group(case.groups[name], heads) for name, heads in kept.items()}
+    return Discovery(groups, stages, worth, "; ".join(reasons) or None, grown)
+
+
+def connected(
+    groups: Mapping[str, AnyGroup], found: Mapping[str, Sequence[Head]]
+) -> tuple[dict[str, list[Head]], list[str]]:
+    """Those groups with heads whose readers, up to the answer, have heads too, in the order of
+    ``groups``; and a sentence about each that has heads and no readers."""
+    kept: set[str] = set()
+    unread: list[str] = []
+    for name in chain(groups):
+        if not found.get(name):
+            continue
+        into = groups[name].into
+        if into is None or into.group in kept:
+            kept.add(name)
+        else:
+            unread.append(
+                f"group {name} is left out, since nothing was found for its readers, {into.group}"
+            )
+    return {name: list(found[name]) for name in groups if name in kept}, unread
 
 
 def unshared(groups: Mapping[str, AnyGroup], stages: tuple[Stage, ...]) -> dict[str, list[Head]]:

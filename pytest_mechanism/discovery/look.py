@@ -68,7 +68,7 @@ def look(case: Case, on: str, label: str, measured: Measured, rank_rows: int) ->
         # what a gate judges: grown until it suffices, less what is not needed; where that comes to
         # nothing, what path patching picked is still to be seen
         found = discover(case, on, measured, Effort(rank_rows=rank_rows))
-        groups = dict(found.groups) or groups
+        groups |= found.groups
     named = replace(case, role=on, groups=groups)
     effects: dict[str, Score] = {}
     for name, group in groups.items():

@@ -17,13 +17,10 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.backgrounds import LEAST_PROMPTS, Slot, too_few
 from pytest_mechanism.methods.bench import Batch, Bench, Side
 from pytest_mechanism.types import canonical
 
-LEAST_PROMPTS = 50
-"""Fewer prompts behind a mean is an error."""
-
-Slot = tuple[str, int]
 Means = dict[Slot, Tensor]
 """Slot -> [L, H, d]."""
 
@@ -44,16 +41,18 @@ def replacements(bench: Bench, batch: Batch, ablation: Mapping[str, Any]) -> lis
         lambda: background(bench, ablation["prompts"], every_slot=kind == "mean"),
     )
     if kind == "mean":
-        overall = means[("", 0)]
+        overall = means.get(("", 0))
+        if overall is None:
+            raise MeasurementError(
+                f"the background prompts have fewer than {LEAST_PROMPTS} tokens; give the task more words"
+            )
         return list(overall[:, None, None])
     return by_slot(batch.base, [means] * len(batch.rows))
 
 
 def background(bench: Bench, prompts: int, every_slot: bool) -> Means:
     """Means of z over background prompts, by slot, or over all of them under the slot ("", 0).
-
-    Raises:
-        MeasurementError: fewer than `LEAST_PROMPTS` prompts are behind one of them.
+    A slot that fewer than `LEAST_PROMPTS` prompts have is left out.
     """
     shape, device = bench.model.shape, bench.model.device
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -82,9 +81,17 @@ def background(bench: Bench, prompts: int, every_slot: bool) -> Means:
 
 
 def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
-    """For each layer [R, S, H, d], each row from its own source of means."""
+    """For each layer [R, S, H, d], each row from its own source of means.
+
+    Raises:
+        MeasurementError: no mean for one of a row's slots.
+    """
     rows, length = side.tokens.ids.shape
     known: dict[int, tuple[dict[Slot, int], Tensor]] = {}
+    for slots, means in zip(side.slots, sources, strict=True):
+        for slot in slots:
+            if slot not in means:
+                raise MeasurementError(f"{too_few(slot)}; raise ablation.prompts")
     first = next(iter(sources[0].values()))
     table = first.new_zeros(rows, length, *first.shape)
     for r, (slots, means) in enumerate(zip(side.slots, sources, strict=True)):
@@ -94,12 +101,6 @@ def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
                 torch.stack([*means.values()]),
             )
         order, values = known[id(means)]
-        for slot in slots:
-            if slot not in order:
-                raise MeasurementError(
-                    f"fewer than {LEAST_PROMPTS} background prompts have a token {slot[1]} after "
-                    f"{slot[0]!r}; raise ablation.prompts"
-                )
         table[r, : len(slots)] = values[[order[slot] for slot in slots]]
     return list(table.permute(2, 0, 1, 3, 4))
 
@@ -119,6 +120,11 @@ def sampled(bench: Bench, batch: Batch) -> list[Means]:
             if slot not in own:
                 # a filler here that the other prompt lacks: its nearest place under that anchor
                 near = [k for k in own if k[0] == slot[0]]
+                if not near:
+                    raise MeasurementError(
+                        f"ablation: {{value: resample}}: a prompt has the anchor {slot[0]!r}, and "
+                        "the prompt drawn to replace it has not; write ablation: {value: mean}"
+                    )
                 own[slot] = own[min(near, key=lambda k: abs(k[1] - slot[1]))]
         found.append(own)
     return found

@@ -134,14 +134,16 @@ class Bench:
             rows=rows,
             base=self.side([row.base for row in rows]),
             source=self.side([s for s in sources if s is not None]) if all(sources) else None,
-            answers=self.words([(row.base.answer, row.base.before) for row in rows]),
-            targets=self.words([(row.target, row.base.before) for row in rows]),
-            accepted=self.sets([(row.base.right, row.base.before) for row in rows]),
-            wanted=self.sets([(row.wanted, row.base.before) for row in rows]),
+            answers=self.words([(row.base, row.base.answer) for row in rows]),
+            targets=self.words([(row.base, row.target) for row in rows]),
+            accepted=self.sets([(row.base, row.base.right) for row in rows]),
+            wanted=self.sets([(row.base, row.wanted) for row in rows]),
         )
 
     def side(self, prompts: Sequence[Prompt]) -> Side:
         """Token ids, padded on the right, and positions."""
+        if not prompts:
+            raise MeasurementError(f"task {self.task.family} wrote no prompts for a batch")
         encoded = [self.model.encoder.encode(prompt) for prompt in prompts]
         longest = max(len(e.ids) for e in encoded)
         ids = torch.zeros(len(encoded), longest, dtype=torch.long)
@@ -159,32 +161,37 @@ class Bench:
             {
                 name: places([e.places[name] for e in encoded]).to(device)
                 for name in encoded[0].places
+                if all(e.places.get(name) for e in encoded)
             },
             tuple(e.slots for e in encoded),
             {
                 name: places([e.firsts[name] for e in encoded]).to(device)
                 for name in encoded[0].firsts
+                if all(e.firsts.get(name) for e in encoded)
             },
         )
 
-    def words(self, words: Sequence[tuple[str, str]]) -> Tensor:
-        """[R] ids of words as they follow a text, each beside what it is glued to."""
+    def words(self, words: Sequence[tuple[Prompt, str]]) -> Tensor:
+        """[R] ids of words as they follow a prompt."""
         return torch.tensor([self.word(*each) for each in words], device=self.model.device)
 
-    def sets(self, several: Sequence[tuple[Sequence[str], str]]) -> Tensor:
-        """[R, A] ids of sets of words as they follow a text, -1 where a row has fewer."""
-        most = max(len(words) for words, _ in several)
+    def sets(self, several: Sequence[tuple[Prompt, Sequence[str]]]) -> Tensor:
+        """[R, A] ids of sets of words as they follow a prompt, -1 where a row has fewer."""
+        most = max(len(words) for _, words in several)
         rows = [
-            [self.word(word, after) for word in words] + [-1] * (most - len(words))
-            for words, after in several
+            [self.word(prompt, word) for word in words] + [-1] * (most - len(words))
+            for prompt, words in several
         ]
         return torch.tensor(rows, device=self.model.device)
 
-    def word(self, word: str, after: str = "") -> int:
-        """The id of a word that follows a text, or is glued to its last word."""
-        token = self.model.encoder.word(word, after)
+    def word(self, prompt: Prompt, word: str) -> int:
+        """The id of a word that follows a prompt."""
+        token = self.model.encoder.answer(prompt, word)
         if token is None:
-            raise MeasurementError(f"{self.model.role}: {word!r} is not one token here")
+            raise MeasurementError(
+                f"{self.model.role}: {word!r} is not one token of its own after "
+                f"{prompt.text[-60:]!r}"
+            )
         return token
 
 

@@ -17,15 +17,15 @@ HEAD_EFFECTS = Method("pytest_mechanism.methods.activation_patching:measure", 1)
 PATH_PATCHING = Method("pytest_mechanism.methods.path_patching:measure", 1)
 SCREEN = Method("pytest_mechanism.methods.screen:measure", 1)
 PROBING = Method("pytest_mechanism.methods.probing:measure", 1)
-PRUNING = Method("pytest_mechanism.methods.pruning:measure", 2)
-SAFETY_ENTRIES = Method("pytest_mechanism.methods.snip:donate", 2)
+PRUNING = Method("pytest_mechanism.methods.pruning:measure", 3)
+SAFETY_ENTRIES = Method("pytest_mechanism.methods.snip:donate", 3)
 WEIGHT_CHANGE = Method("pytest_mechanism.methods.snip:measure", 2)
-CURVE = Method("pytest_mechanism.methods.curve:measure", 3)
+CURVE = Method("pytest_mechanism.methods.curve:measure", 4)
 DONATION = Method("pytest_mechanism.methods.cmap:donate", 1)
 CMAP = Method("pytest_mechanism.methods.cmap:measure", 1)
-REFUSAL = Method("pytest_mechanism.methods.refusal:measure", 2)
-FIND_DIRECTION = Method("pytest_mechanism.methods.direction:find", 2)
-DIRECTION = Method("pytest_mechanism.methods.direction:measure", 2)
+REFUSAL = Method("pytest_mechanism.methods.refusal:measure", 3)
+FIND_DIRECTION = Method("pytest_mechanism.methods.direction:find", 3)
+DIRECTION = Method("pytest_mechanism.methods.direction:measure", 3)
 SAME_DIRECTION = Method("pytest_mechanism.methods.direction:compare", 1)
 
 
@@ -63,6 +63,22 @@ def rows_of(measurement: Measurement) -> int:
     if measurement.method == HEAD_EFFECTS:
         return rows * (2 + len(given["heads"]))
     return rows
+
+
+def parts_of(measurement: Measurement) -> tuple[str, int, str] | None:
+    """What a long measurement is called, how many parts it has, and what they are; None where it has
+    none that are worth counting."""
+    given = json.loads(measurement.arguments)
+    if measurement.method == PATH_PATCHING:
+        into = f" into {given['via']}" if given["via"] else ""
+        return f"path patching at {given['at']}{into}", len(given["senders"]), "heads"
+    if measurement.method == SCREEN:
+        return f"screening by gradient at {given['at']}", len(given["heads"]), "heads"
+    if measurement.method == CIRCUIT:
+        return "circuits of some heads alone", len(given["alive"]), "circuits"
+    if measurement.method == CURVE:
+        return "training", int(given["recipe"]["steps"]), "steps"
+    return None
 
 
 def prompts_of(measurement: Measurement) -> tuple[tuple[object, ...], int]:

@@ -18,15 +18,13 @@ import numpy as np
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.draws import BESIDE
 from pytest_mechanism.methods.lessons import Recipe, pool
 from pytest_mechanism.methods.refusal import refusals
 from pytest_mechanism.methods.replies import answers, questions
 from pytest_mechanism.methods.training import Training, fresh
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
-
-BESIDE = 200
-"""Questions that must be answered, at most, that are asked at each evaluation beside the others."""
 
 
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:

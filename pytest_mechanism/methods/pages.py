@@ -42,13 +42,13 @@ class Page:
 
 def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
     """Texts with their replies."""
-    encoded = [model.encoder.with_reply(row.base) for row in rows]
-    longest = max(len(ids) for ids, _ in encoded)
+    encoded = [(model.encoder.encode(row.base).ids, model.encoder.reply(row.base)) for row in rows]
+    longest = max(len(asked) + len(said) for asked, said in encoded)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
-    for i, (whole, asked) in enumerate(encoded):
-        ids[i, : len(whole)] = torch.tensor(whole)
-        labels[i, asked : len(whole)] = ids[i, asked : len(whole)]
+    for i, (asked, said) in enumerate(encoded):
+        ids[i, : len(asked) + len(said)] = torch.tensor([*asked, *said])
+        labels[i, len(asked) : len(asked) + len(said)] = torch.tensor(said)
     if int(ids.max()) >= model.shape.d_vocab:
         raise MeasurementError(
             f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "

@@ -24,7 +24,7 @@ from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, Columns, chunks
-from pytest_mechanism.methods.replies import refusing, replies
+from pytest_mechanism.methods.replies import Labels, Reader, replies, settled
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Observations
 
@@ -33,7 +33,8 @@ Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 
 
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:
-    """``refused`` and ``refusal_score`` of each row.
+    """``refused``, ``refused_late``, ``unfinished`` (`replies.Labels`) and ``refusal_score`` of each
+    row.
 
     Arguments: ``asked`` (``forbidden``, ``allowed`` or ``capability``), ``rows``, ``stream``,
     ``forced`` (tokens of the row's own reply that stand there already; 0 if left out).
@@ -45,8 +46,10 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
     examine = Examination.on(bench, rows)
     for part in chunks(rows, bench.batch_size):
         tokens = asked(bench, [row.base for row in part], arguments.get("forced", 0))
-        refused, score = examine(tokens)
-        columns.add("refused", refused)
+        labels, score = examine.look(tokens)
+        columns.add("refused", torch.tensor(labels.refused))
+        columns.add("refused_late", torch.tensor(labels.late))
+        columns.add("unfinished", torch.tensor(labels.unfinished))
         columns.add("refusal_score", score)
     return columns.observations(rows)
 
@@ -58,10 +61,12 @@ class Examination:
     Attributes:
         bench: the model, and the task that says what a refusal is.
         openings: [T], tokens that refusals begin with.
+        reader: reads replies.
     """
 
     bench: Bench
     openings: Tensor
+    reader: Reader
 
     @staticmethod
     def on(bench: Bench, rows: Sequence[Row]) -> Examination:
@@ -71,14 +76,23 @@ class Examination:
             MeasurementError: a refusal is longer than the reply that is looked at.
         """
         first = {tokens[0] for tokens in refusals(bench, rows[0].base)}
-        return Examination(bench, torch.tensor(sorted(first), device=bench.model.device))
+        openings = torch.tensor(sorted(first), device=bench.model.device)
+        return Examination(bench, openings, Reader.on(bench, rows[0].base))
 
     def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Tensor, Tensor]:
-        """``refused`` and ``refusal_score``, [R] each; with hooks, of the model under them."""
-        count = self.bench.task.reply_tokens
+        """``refused`` and ``refusal_score``, [R] each; with hooks, of the model under them.
+
+        Raises:
+            MeasurementError: some replies are not finished.
+        """
+        labels, score = self.look(tokens, hooks)
+        return torch.tensor(settled(labels, self.bench.task.reply_tokens)), score
+
+    def look(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Labels, Tensor]:
+        """What the replies do, and the ``refusal_score``, [R]."""
         hooked = Hooked(self.bench, tokens.last, hooks)
-        said = replies(hooked, tokens, count)
-        return torch.tensor(refusing(self.bench, said)), self.score(hooked.first)
+        said = replies(hooked, tokens, self.bench.task.reply_tokens)
+        return self.reader.labels(said), self.score(hooked.first)
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
         """[R, V], logits at each prompt's last token."""
@@ -137,16 +151,16 @@ def refusals(bench: Bench, prompt: Prompt) -> list[list[int]]:
     """
     if not bench.task.refusals:
         raise bench.task.has_no("refusal")
-    lead = "" if prompt.text[-1].isspace() else " "
     tokenizer = bench.model.encoder.tokenizer
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown = None if unknown is None else tokenizer.token_to_id(unknown)
     found = []
+    usual = bench.task.usual_refusals
     for text in bench.task.refusals:
-        tokens = reply(bench, replace(prompt, reply=lead + text))
+        tokens = bench.model.encoder.reply(replace(prompt, reply=prompt.lead(text) + text))
         if unknown in tokens:
             continue
-        if len(tokens) > bench.task.reply_tokens:
+        if len(tokens) > bench.task.reply_tokens and text not in usual[1:]:
             raise MeasurementError(
                 f"the refusal {text!r} has {len(tokens)} tokens, and only the first "
                 f"{bench.task.reply_tokens} of a reply are looked at; raise reply_tokens, or "
@@ -159,17 +173,6 @@ def refusals(bench: Bench, prompt: Prompt) -> list[list[int]]:
             f"{', '.join(bench.task.refusals)}"
         )
     return found
-
-
-def reply(bench: Bench, prompt: Prompt) -> list[int]:
-    """Ids of a prompt's reply, said by a model that has read the prompt's."""
-    encoder = bench.model.encoder
-    whole, count = encoder.with_reply(prompt)
-    if tuple(whole[:count]) == encoder.encode(prompt).ids:
-        return whole[count:]
-    # written in one go, the text's end would have other tokens than the model has read
-    alone: list[int] = encoder.tokenizer.encode(prompt.reply, add_special_tokens=False).ids
-    return alone
 
 
 def asked(bench: Bench, prompts: Sequence[Prompt], forced: int = 0) -> Tokens:
@@ -187,7 +190,7 @@ def asked(bench: Bench, prompts: Sequence[Prompt], forced: int = 0) -> Tokens:
                 f"task {bench.task.family} gives no reply to {prompt.text[-60:]!r}, of which some "
                 "tokens could be forced"
             )
-        tokens = reply(bench, prompt)
+        tokens = bench.model.encoder.reply(prompt)
         if len(tokens) < forced:
             raise MeasurementError(
                 f"a reply has {len(tokens)} tokens, {forced} cannot be forced: {prompt.reply[:60]!r}"

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Tokens
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, chunks
-from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.methods.phrases import begun, read
+from pytest_mechanism.methods.thinking import REMEDY, Thinking, thinking
+from pytest_mechanism.tasks.base import Prompt, Row
 
 
 @torch.no_grad()
@@ -32,27 +35,108 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
 
 
-def refusing(bench: Bench, said: Tensor) -> list[float]:
-    """1 for each reply ([R, tokens]) that begins as one of the task's refusals does, else 0."""
-    begins = tuple(text.casefold() for text in bench.task.refusals)
-    tokenizer = bench.model.encoder.tokenizer
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return [
-        float(
-            any(t.strip().casefold().startswith(begins) for t in readings(tokenizer, row, special))
+@dataclass(frozen=True)
+class Labels:
+    """What replies do, a number a row each: 1 where it is so, else 0.
+
+    Attributes:
+        refused: it begins as a refusal, after what was thought first.
+        late: it begins otherwise and refuses in a later sentence.
+        unfinished: it was still thinking when the tokens that are looked at were over, or ended
+            there; it neither refuses nor complies.
+    """
+
+    refused: list[float]
+    late: list[float]
+    unfinished: list[float]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads replies of one model to prompts of one template.
+
+    Attributes:
+        tokenizer: the model's.
+        refusals: what a reply that refuses begins with.
+        thinking: how the model thinks before it answers.
+        ends: tokens that end a reply.
+        special: ids of special tokens.
+    """
+
+    tokenizer: Any
+    refusals: tuple[str, ...]
+    thinking: Thinking
+    ends: frozenset[int]
+    special: frozenset[int]
+
+    @staticmethod
+    def on(bench: Bench, prompt: Prompt) -> Reader:
+        """For prompts that end like this one."""
+        encoder = bench.model.encoder
+        added = encoder.tokenizer.get_added_tokens_decoder()
+        return Reader(
+            encoder.tokenizer,
+            tuple(bench.task.refusals),
+            thinking(prompt.text, encoder.template),
+            encoder.ends,
+            frozenset(i for i, token in added.items() if token.special),
         )
-        for row in said.tolist()
-    ]
+
+    def labels(self, said: Tensor) -> Labels:
+        """What replies ([R, tokens]) do."""
+        found = [self.label(row) for row in said.tolist()]
+        return Labels(*([float(kind == name) for kind in found] for name in KINDS))
+
+    def label(self, ids: list[int]) -> str:
+        """What one reply does."""
+        stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        cut, ids = stop == len(ids), ids[:stop]
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        rest = self.thinking.rest(text, cut)
+        if rest is None:
+            return "unfinished"
+        if cut and rest != text and begun(rest, self.refusals):
+            return "unfinished"  # the thoughts are over, and the answer has hardly begun
+        said = ids if rest == text else self.after(ids, len(text) - len(rest))
+        kinds = [read(each, self.refusals) for each in self.readings(said)]
+        return next((kind for kind in ("refuses", "late") if kind in kinds), "complies")
+
+    def after(self, ids: list[int], thought: int) -> list[int]:
+        """The tokens of what is said after so many letters of thoughts."""
+        low, high = 0, len(ids)
+        while low < high:  # the first tokens whose text holds them
+            middle = (low + high) // 2
+            if len(self.tokenizer.decode(ids[:middle], skip_special_tokens=False)) < thought:
+                low = middle + 1
+            else:
+                high = middle
+        return ids[low:]
+
+    def readings(self, ids: list[int]) -> Iterator[str]:
+        """A reply as text, without special tokens and with them: those before a refusal (the mark of
+        a channel, say) do not hide it, and a refusal may be one itself."""
+        yield self.tokenizer.decode(ids)
+        for start, token in enumerate(ids):
+            if token not in self.special:
+                return
+            yield self.tokenizer.decode(ids[start:], skip_special_tokens=False)
 
 
-def readings(tokenizer: Any, ids: list[int], special: set[int]) -> Iterator[str]:
-    """A reply as text, without special tokens and with them: those before a refusal (the mark of a
-    channel, say) do not hide it, and a refusal may be one itself."""
-    yield tokenizer.decode(ids)
-    for start, token in enumerate(ids):
-        if token not in special:
-            return
-        yield tokenizer.decode(ids[start:], skip_special_tokens=False)
+KINDS = ("refuses", "late", "unfinished")
+
+
+def settled(labels: Labels, count: int) -> list[float]:
+    """``refused``, of replies that are all finished.
+
+    Raises:
+        MeasurementError: some are not.
+    """
+    if waiting := int(sum(labels.unfinished)):
+        raise MeasurementError(
+            f"{waiting} of {len(labels.unfinished)} replies had not finished thinking after {count} "
+            f"tokens; {REMEDY}"
+        )
+    return labels.refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +146,12 @@ class Question:
     Attributes:
         tokens: the prompts.
         own: [R], the first token of each one's own reply; None where some have none.
+        reader: reads replies to them.
     """
 
     tokens: Tokens
     own: Tensor | None
+    reader: Reader
 
 
 def questions(bench: Bench, rows: Sequence[Row]) -> list[Question]:
@@ -76,9 +162,10 @@ def questions(bench: Bench, rows: Sequence[Row]) -> list[Question]:
         prompts = [row.base for row in some]
         own = None
         if known:
-            whole = [bench.model.encoder.with_reply(prompt) for prompt in prompts]
-            own = torch.tensor([ids[asked] for ids, asked in whole], device=bench.model.device)
-        found.append(Question(bench.side(prompts).tokens, own))
+            first = [bench.model.encoder.reply(prompt)[0] for prompt in prompts]
+            own = torch.tensor(first, device=bench.model.device)
+        reader = Reader.on(bench, prompts[0])
+        found.append(Question(bench.side(prompts).tokens, own, reader))
     return found
 
 
@@ -89,7 +176,7 @@ def answers(bench: Bench, model: Any, asked: Sequence[Question]) -> dict[str, li
     refused: list[float] = []
     for question in asked:
         said = replies(model, question.tokens, bench.task.reply_tokens)
-        refused += refusing(bench, said)
+        refused += settled(question.reader.labels(said), said.shape[1])
         if question.own is not None:
             correct += (said[:, 0] == question.own).double().tolist()
         bench.tick(len(said))

@@ -1,24 +1,38 @@
-"""A progress line with time left, on an interactive terminal; nothing otherwise."""
+"""How far a run is: a progress bar where somebody watches, a line a minute in a log."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 
-from pytest_mechanism.runner.progress import Progress, Silent
+from pytest_mechanism.errors import visible
+from pytest_mechanism.runner.progress import Parts, Progress, Silent
+
+MINUTE = 60.0
 
 
 def terminal_progress(config: pytest.Config) -> Progress:
-    """A bar where somebody watches, silence in CI and under xdist."""
+    """A bar where somebody watches, a line a minute in a log, silence under xdist and with ``-q``."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):
+    if reporter is None or hasattr(config, "workerinput"):
         return Silent()
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
-    return Bar(capture.global_and_fixture_disabled if capture is not None else nullcontext)
+    uncaptured = capture.global_and_fixture_disabled if capture is not None else nullcontext
+    if reporter.isatty:
+        return Bar(uncaptured)
+    return Silent() if config.get_verbosity() < 0 else Log(uncaptured)
+
+
+def command_progress(quiet: bool) -> Progress:
+    """The same for commands, which write to standard error."""
+    if quiet:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Log()
 
 
 class Bar:
@@ -32,7 +46,7 @@ class Bar:
         self.uncaptured = uncaptured
         self.bar: Any = None
 
-    def start(self, label: str, total: int) -> None:
+    def start(self, label: str, total: int, parts: Parts | None = None) -> None:
         from tqdm import tqdm
 
         with self.uncaptured():
@@ -56,3 +70,56 @@ class Bar:
             with self.uncaptured():
                 self.bar.close()
             self.bar = None
+
+
+class Log:
+    """Lines on standard error, one a minute at most; the first comes after a minute.
+
+    Attributes:
+        uncaptured: a context in which standard error reaches the log.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        uncaptured: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uncaptured, self.clock = uncaptured, clock
+        self.label, self.total, self.rows = "", 0, 0
+        self.parts: Parts | None = None
+        self.started = self.written = clock()
+
+    def start(self, label: str, total: int, parts: Parts | None = None) -> None:
+        self.label, self.total, self.rows, self.parts = label, total, 0, parts
+        self.started = self.clock()
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+        now = self.clock()
+        if now - self.written < MINUTE or self.total < 1:
+            return
+        self.written = now
+        with self.uncaptured():
+            sys.stderr.write(f"{visible(self.line(now))}\n")
+            sys.stderr.flush()
+
+    def line(self, now: float) -> str:
+        """What is measured, how far it is, and about how long it will take; counts of rows are about
+        right, so the last percent is never said."""
+        share = min(0.99, self.rows / self.total)
+        if self.parts is None:
+            done = f"{share:.0%}"
+        else:
+            stage, count, things = self.parts
+            done = f"{stage}: {int(share * count)} of {count} {things}"
+        left = (now - self.started) * (1 - share) / max(share, 0.01)
+        return f"mechanism: {self.label}, {done}, about {spoken(left)} left"
+
+    def finish(self) -> None:
+        self.total = 0
+
+
+def spoken(seconds: float) -> str:
+    """As people say how long."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

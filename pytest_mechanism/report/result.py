@@ -32,6 +32,7 @@ def definition(spec: Spec, claim: Claim) -> str:
         "groups": {name: plain(group) for name, group in spec.groups.items()},
         "ablation": plain(spec.ablation),
         "confidence": spec.confidence,
+        **({"edition": spec.task.edition} if spec.task.edition else {}),
     }
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import Case, Claim, task_settings
-from pytest_mechanism.discovery.discover import with_discovered
-from pytest_mechanism.errors import MechanismError, NoDevice, add_models
+from pytest_mechanism.discovery.ahead import of_search, with_stand_ins
+from pytest_mechanism.discovery.discover import Effort, with_discovered
+from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
+from pytest_mechanism.runner.ahead import Ahead, in_the_way, look_ahead
 from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.parts import AnyGroup, Group
@@ -28,12 +30,16 @@ class Gate:
         runner: measures.
         confidence: of every interval, where it overrides the specs'; else None.
         shapes: role -> sizes.
+        trace: traceback of the library's error behind the last verdict, or nothing.
     """
 
     runner: Runner
     confidence: float | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    trace: str = ""
     _items: list[tuple[Spec, Claim, str]] = field(default_factory=list)
+    _refused: dict[tuple[Path, int, str], MechanismError | None] = field(default_factory=dict)
+    _ahead: Ahead | None = None
     _found: dict[tuple[Path, str], Mapping[str, AnyGroup] | MechanismError] = field(
         default_factory=dict
     )
@@ -98,12 +104,76 @@ class Gate:
         return spec.skip_reason(self.labels, self.shapes)
 
     def plan(self, items: Sequence[tuple[Spec, Claim, str]]) -> None:
-        """Tell the runner what the items will ask for, as far as it is known."""
+        """Tell the runner what the items will ask for, as far as it is known. Nothing is planned for
+        an item that cannot be measured (`refusal`)."""
         self._items = list(items)
         for spec, claim, role in items:
             # whatever goes wrong with one claim, its own item will run into and report
             with contextlib.suppress(Exception):
-                self.runner.plan(self.needs(spec, claim, role))
+                if self.refusal(spec, claim, role) is None:
+                    self.runner.plan(self.needs(spec, claim, role))
+
+    # -- looking ahead
+
+    def refusal(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
+        """Why an item cannot be measured, known without loading a checkpoint; None where nothing
+        speaks against it. Everything that it will ask for is looked at, a search for heads too."""
+        key = (spec.path, id(claim), role)
+        if key not in self._refused:
+            found = self.in_the_way_of(spec, claim, role)
+            self._refused[key] = None if found is None else found.at(place(spec, claim))
+        return self._refused[key]
+
+    def in_the_way_of(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
+        """Why an item cannot be measured, without its place."""
+        if self.skip_reason(spec) is not None:
+            return None
+        try:
+            self.case(spec, claim, role)
+            wanted = self.foreseen(spec, claim, role)
+        except MechanismError as problem:
+            return problem
+        except Exception:  # of a claim kind: its own item runs into it and reports it
+            return None
+        return self.in_the_way(wanted)
+
+    def in_the_way(self, measurements: Sequence[Measurement]) -> MechanismError | None:
+        """Why one of these measurements cannot be made; None where nothing speaks against it."""
+        return in_the_way(self.runner, self.ahead, measurements)
+
+    def ahead(self) -> Ahead:
+        """Checks measurements on the tokenizers alone."""
+        if self._ahead is None:
+            self._ahead = look_ahead(self.runner)
+        return self._ahead
+
+    def foreseen(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
+        """What an item will ask for; where heads have to be found first, measurements that stand
+        for those of the search and of the claim."""
+        if not (spec.sought and claim.needs_groups) or self.skip_reason(spec) is not None:
+            return self.needs(spec, claim, role)
+        on = found_on(spec, claim, role)
+        groups = self._found.get((spec.path, on))
+        if groups is not None:
+            return self.needs(spec, claim, role)
+        try:
+            case = self.case(spec, claim, role)
+            return (*of_search(case, on, Effort()), *claim.needs(with_stand_ins(case)))
+        except MechanismError:
+            return ()
+
+    def lacks(self, spec: Spec, claim: Claim, role: str) -> str | None:
+        """Why an item cannot pass whatever is measured: no checkpoint to compare with, or no heads
+        for a control. None where it can."""
+        if self.skip_reason(spec) is not None:
+            return None
+        try:
+            case = self.case(spec, claim, role)
+            if spec.sought and claim.needs_groups:
+                return Claim.lacks(claim, case)  # which heads are left for a control is not known
+            return claim.lacks(case)
+        except MechanismError:
+            return None  # it cannot be measured, which is another matter
 
     def needs(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
         """What a claim will ask for; nothing where it cannot run, which its item will say, or
@@ -127,10 +197,13 @@ class Gate:
         Raises:
             NoDevice: nothing can be measured, which is no matter of this claim's.
         """
+        self.trace = ""
         if (reason := self.skip_reason(spec)) is not None:
             return Verdict("skipped", reason, "")
         try:
             case = self.case(spec, claim, role)
+            if (refused := self.refusal(spec, claim, role)) is not None:
+                raise refused
             if spec.sought and claim.needs_groups:
                 case = replace(
                     case, groups=self.discovered(spec, case, found_on(spec, claim, role))
@@ -138,7 +211,11 @@ class Gate:
             return claim.judge(case, self.runner.measure)
         except NoDevice:
             raise
+        except Crashed as problem:
+            self.trace = problem.trace
+            return Verdict("error", str(problem.at(place(spec, claim))), "")
         except MechanismError as problem:
+            self.trace = problem.trace
             return Verdict("error", str(problem), "")
 
     def heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
@@ -181,6 +258,13 @@ class Gate:
         if isinstance(found, MechanismError):
             raise found
         return found
+
+
+def place(spec: Spec, claim: Claim) -> str:
+    """``file:line`` of a claim."""
+    names = [name for name, each in spec.claims.items() if each is claim]
+    line = spec.line(names[0]) if names else 1
+    return f"{spec.document.path}:{line}"
 
 
 def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:

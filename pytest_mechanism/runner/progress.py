@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+Parts = tuple[str, int, str]
+"""What is measured, how many parts it has, and what they are: ``("path patching", 144, "heads")``."""
+
 
 class Progress(Protocol):
-    """Told what is going on; an interactive terminal shows it."""
+    """Told what is going on; an interactive terminal or a log shows it."""
 
-    def start(self, label: str, total: int) -> None: ...
+    def start(self, label: str, total: int, parts: Parts | None = None) -> None: ...
 
     def advance(self, rows: int) -> None: ...
 
@@ -18,7 +21,7 @@ class Progress(Protocol):
 class Silent:
     """Progress that nobody sees."""
 
-    def start(self, label: str, total: int) -> None: ...
+    def start(self, label: str, total: int, parts: Parts | None = None) -> None: ...
 
     def advance(self, rows: int) -> None: ...
 

@@ -9,7 +9,6 @@ base, ft, base at worst. This module imports no torch; what it runs, it reaches 
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,9 +22,12 @@ from pytest_mechanism.errors import (
     MeasurementError,
     MechanismError,
     add_models,
+    crash,
     out_of_memory,
 )
+from pytest_mechanism.methods.catalogue import parts_of
 from pytest_mechanism.registry import resolve, task_families
+from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
 from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.options import Options
@@ -41,14 +43,6 @@ WITHOUT = "engine asked for cannot be used"
 
 LEFT_OUT = "words left out"
 """Fact of observations on a task some of whose words are not whole."""
-
-
-def forget_frames(problem: BaseException | None) -> None:
-    """Let go of what the functions that failed had at hand: copies of models, for the most part.
-    An error that is kept would keep them; where it happened can still be read from it."""
-    while problem is not None:
-        traceback.clear_frames(problem.__traceback__)
-        problem = problem.__context__
 
 
 @dataclass
@@ -67,6 +61,7 @@ class Runner:
         from_store: measurements found on disk.
         notes: role -> what its scores have to be read with.
         left_out: settings of a task -> what the tokenizers take away from it, or nothing.
+        encoders: role -> tokenizer, of those that were needed.
     """
 
     references: Mapping[str, Reference]
@@ -80,13 +75,13 @@ class Runner:
     from_store: int = 0
     notes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    encoders: dict[str, Encoder] = field(default_factory=dict)
     _results: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _broken: dict[str, MechanismError] = field(default_factory=dict)
     _pending: dict[str, Measurement] = field(default_factory=dict)
     _bench: Any = None
     _held: set[str] = field(default_factory=set)
-    _encoders: dict[str, Encoder] = field(default_factory=dict)
     _guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,17 +116,23 @@ class Runner:
 
     def _add(self, measurement: Measurement) -> str:
         key = self.key(measurement)
-        if key in self._results or key in self._failures or key in self._pending:
-            return key
-        if measurement.kept and self.store is not None and (seen := self.store.get(key)):
-            self._results[key] = seen
-            self._note(measurement, seen)
-            self.from_store += 1
+        if key in self._failures or key in self._pending or self.known(key, measurement):
             return key
         for each in measurement.inputs:
             self._add(each)
         self._pending[key] = measurement
         return key
+
+    def known(self, key: str, measurement: Measurement) -> bool:
+        """Whether a result is there, in memory or in the store."""
+        if key in self._results:
+            return True
+        if not measurement.kept or self.store is None or (seen := self.store.get(key)) is None:
+            return False
+        self._results[key] = seen
+        self._note(measurement, seen)
+        self.from_store += 1
+        return True
 
     # -- measuring
 
@@ -226,6 +227,7 @@ class Runner:
         self.progress.start(
             f"{self.references[role].label} on {self.options.device}",
             sum(rows(m) for _, m in ready),
+            parts_of(ready[0][1]) if len(ready) == 1 else None,
         )
         try:
             # what another process is at may be done by the time that the rest is
@@ -309,13 +311,10 @@ class Runner:
             return replace(found, facts={**found.facts, **{k: v for k, v in facts.items() if v}})
         except MechanismError:
             raise
-        except (MemoryError, RuntimeError) as problem:
+        except Exception as problem:
             if out_of_memory(problem):
-                raise MeasurementError(
-                    f"out of memory with batches of {self.options.batch_size} rows; lower "
-                    "--mechanism-batch-size"
-                ) from None
-            raise
+                raise memory_short(self.options.batch_size) from None
+            raise crash(failed(measurement, self.references), problem) from problem
 
     def _note(self, measurement: Measurement, seen: Any) -> None:
         if not isinstance(seen, Observations):
@@ -341,6 +340,7 @@ class Runner:
         """The task that writes a measurement's rows."""
         settings = json.loads(measurement.task)
         settings.pop("revision")
+        settings.pop("edition", None)
         kind = task_families()[settings["family"]]
         found: Task = kind(kind.parameters.model_validate(settings, context={KNOWN_GOOD: True}))
         return found
@@ -349,9 +349,9 @@ class Runner:
     def vocabulary(self) -> SharedVocabulary:
         """The words that every tokenizer of the run keeps whole."""
         for role, reference in self.references.items():
-            if role not in self._encoders:
-                self._encoders[role] = Encoder.load(reference.tokenizer)
-        return SharedVocabulary(tuple(self._encoders[role] for role in self.references))
+            if role not in self.encoders:
+                self.encoders[role] = Encoder.load(reference.tokenizer)
+        return SharedVocabulary(tuple(self.encoders[role] for role in self.references))
 
     def bench(self, role: str, task: Task) -> Any:
         """The bench of a role with a task, loaded and self-checked as for a measurement.
@@ -372,6 +372,10 @@ class Runner:
         self.release()
         vocabulary = self.vocabulary
         rows = task.rows(vocabulary, 8, "self-check")
+        if len(rows) < 2:
+            raise MeasurementError(
+                f"task {task.family} wrote {len(rows)} rows for a self-check of 8"
+            )
         try:
             model = resolve("pytest_mechanism.checkpoints.load:load_model")(
                 role,
@@ -394,10 +398,8 @@ class Runner:
             # tried once, whatever it was: each item that needs this checkpoint gets the reason
             self.release()
             problem = self._guard.reason(role, problem)
-            self._broken[role] = (
-                problem
-                if isinstance(problem, MechanismError)
-                else MeasurementError(f"{self.references[role].text} cannot be loaded: {problem}")
-            )
-            raise self._broken[role] from None
+            if not isinstance(problem, MechanismError):
+                problem = unloadable(self.references[role].text, problem)
+            self._broken[role] = problem
+            raise problem from None
         return self._bench

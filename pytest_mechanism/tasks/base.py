@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
+from pytest_mechanism.tasks.joints import between
 from pytest_mechanism.tasks.left_out import words_left_out
 
 Span = tuple[int, int]
@@ -40,8 +42,8 @@ class Prompt:
             the answer.
         special: whether the tokenizer adds its own special tokens; a chat template has them.
         accepted: every right answer, where there are several; empty where ``answer`` is the one.
-        joint: what stands between the text and its answer; nothing where the answer is the rest of
-            a number.
+        joint: what stands between the text and its answer; where None, what `tasks.joints` says: a
+            space, or nothing after a line break, an opening quote or the like.
     """
 
     text: str
@@ -52,22 +54,25 @@ class Prompt:
     reply: str = ""
     special: bool = True
     accepted: tuple[str, ...] = ()
-    joint: str = " "
+    joint: str | None = None
+
+    def followed(self, word: str) -> str:
+        """The text with a word after it."""
+        return self.text + self.lead(word) + word
+
+    def lead(self, word: str) -> str:
+        """What stands between the text and a word that follows."""
+        return between(self.text, word) if self.joint is None else self.joint
 
     @property
     def completion(self) -> str:
         """What training puts after the text."""
-        return self.reply or f"{self.joint}{self.answer}"
+        return self.reply or f"{self.lead(self.answer)}{self.answer}"
 
     @property
     def right(self) -> tuple[str, ...]:
         """Every right answer."""
         return self.accepted or (self.answer,)
-
-    @property
-    def before(self) -> str:
-        """What an answer without a space is glued to; nothing where it stands apart."""
-        return "" if self.joint else self.text.rsplit(None, 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,17 @@ class Row:
         return self.targets or (self.target,)
 
 
+def first(rows: Sequence[Row]) -> Row:
+    """The first of some rows.
+
+    Raises:
+        MechanismError: a task wrote none.
+    """
+    if not rows:
+        raise MechanismError("the task wrote no rows")
+    return rows[0]
+
+
 @runtime_checkable
 class Vocabulary(Protocol):
     """The words that every tokenizer of a run keeps whole."""
@@ -106,7 +122,11 @@ class Vocabulary(Protocol):
         to the word ``after``, as 32 is to 17 in 1732."""
         ...
 
-    def chat(self, message: str) -> str:
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``words`` that follow a prompt as one token of their own in every tokenizer."""
+        ...
+
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """What every model of the run reads before it answers a user's message.
 
         Raises:
@@ -122,7 +142,10 @@ class AnyWord:
     def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
         return tuple(words)
 
-    def chat(self, message: str) -> str:
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(words)
+
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         raise MechanismError("a chat template comes from a checkpoint, and there is none here")
 
 
@@ -171,6 +194,13 @@ class Task:
     unproven_without: ClassVar[str] = ""
     """A variable that a model may ignore and be always right; a first spec claims that it does not."""
     revision: ClassVar[int] = 1
+
+    @property
+    def edition(self) -> int:
+        """Raised for settings whose rows changed after scores of them had been accepted: these then
+        have nothing to be compared with. 0 for all others."""
+        return 0
+
     open_ended: ClassVar[bool] = False
     """Whether replies are free text, and not one answer out of a few."""
 
@@ -210,6 +240,12 @@ class Task:
     @property
     def refusals(self) -> tuple[str, ...]:
         """What a reply that refuses begins with; none where nothing must be refused."""
+        return ()
+
+    @property
+    def usual_refusals(self) -> tuple[str, ...]:
+        """Those of them that the settings do not name: some may be too long for the reply that is
+        looked at, as long as the first is not."""
         return ()
 
     @property
@@ -255,7 +291,7 @@ class Task:
 
     def lesson(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
         """Something else that a model can be trained on, in the form that this task asks in."""
-        return Prompt(text, {}, answer="", reply=f" {reply}")
+        return Prompt(text, {}, answer="", reply=f"{between(text, reply)}{reply}")
 
     def left_out(self, vocabulary: Vocabulary) -> str:
         """What the tokenizers take away from this task, as a sentence; nothing where they do not."""

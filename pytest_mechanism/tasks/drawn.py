@@ -18,6 +18,8 @@ from functools import cached_property, partial
 
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
+from pytest_mechanism.tasks.joints import between
+from pytest_mechanism.tasks.left_out import Tally, words_left_out
 from pytest_mechanism.tasks.parts import part_of_stream, part_of_text
 from pytest_mechanism.tasks.patterns import Word
 from pytest_mechanism.tasks.plans import Change, Plan, Scene, shuffled
@@ -85,20 +87,52 @@ class Drawn(Task):
                     f"{', '.join(lost[:8])}{', ...' if len(lost) > 8 else ''}); use other words or "
                     "a tokenizer that knows these"
                 )
-        whole = vocabulary.whole(self.plan.literals)
-        if lost := [word for word in self.plan.literals if word not in whole]:
+        literals = [word for word in self.plan.literals if self.apart(word)]
+        whole = vocabulary.whole(literals)
+        if lost := [word for word in literals if word not in whole]:
             raise MechanismError(
                 f"task {self.family}: the tokenizers do not keep whole: {', '.join(lost)}"
             )
         return found
 
+    def apart(self, word: str) -> bool:
+        """Whether a word that is an answer ever stands after a space."""
+        return any(between(told.pattern.ending, word) for told in self.plan.told)
+
     def kept(self, vocabulary: Vocabulary, name: str, table: Table) -> Table:
-        """Words of a list whose every spelling is one token."""
+        """Words of a list whose every spelling is one token. What only ever follows a text at once is
+        looked at there (`follows`)."""
         if {*self.plan.sharing[name]} & self.plan.split:
             return table
-        spelled = {word for key, row in table.items() for word in (key, *row.values())}
-        whole = {*vocabulary.whole(sorted(spelled))}
-        return {w: row for w, row in table.items() if whole.issuperset((w, *row.values()))}
+        written = self.plan.written(name)
+
+        def spelled(word: str, row: Mapping[str, str]) -> list[str]:
+            columns = {"": word, **row}
+            return [w for key, w in columns.items() if key in written or self.apart(w)]
+
+        every = {each for word, row in table.items() for each in spelled(word, row)}
+        whole = {*vocabulary.whole(sorted(every))}
+        return {w: row for w, row in table.items() if whole.issuperset(spelled(w, row))}
+
+    def follows(self, vocabulary: Vocabulary, made: Made) -> bool:
+        """Whether every tokenizer writes a row's answers as one token of their own."""
+        said = [(made.base, word) for word in (*made.base.right, *made.targets)]
+        if made.source is not None:
+            said += [(made.source, word) for word in made.source.right]
+        return all(vocabulary.answers(prompt, [word]) for prompt, word in said)
+
+    @cached_property
+    def edition(self) -> int:
+        """1 where an answer follows its text at once: all once followed after a space."""
+        told = self.plan.told
+        return int(any(not between(t.pattern.ending, w) for t in told for w in self.plan.saying(t)))
+
+    def left_out(self, vocabulary: Vocabulary) -> str:
+        """Where an answer follows at once, it hangs on the prompt whether it is one token, so that
+        every row is looked at."""
+        if not self.edition:
+            return super().left_out(vocabulary)
+        return words_left_out(self, vocabulary, self.settings.rows, "rows")
 
     # -- prompts
 
@@ -143,6 +177,7 @@ class Drawn(Task):
 
     def made(
         self,
+        vocabulary: Vocabulary,
         tables: Tables,
         told: int,
         stream: str,
@@ -158,7 +193,9 @@ class Drawn(Task):
             if part_of_text(self.settings.seed, base.text) == wanted:
                 # its own random numbers: what one base takes does not move the next one's
                 made = make(scene, base, self.stream(f"{stream}/{told}/{number}"))
-            if made is not None and made.base.text not in seen:
+            if made is not None and made.base.text in seen:
+                made = None
+            if made is not None and self.follows(vocabulary, made):
                 seen.add(made.base.text)
                 misses = 0
                 yield made
@@ -167,6 +204,7 @@ class Drawn(Task):
 
     def collect(
         self,
+        vocabulary: Vocabulary,
         tables: Tables,
         count: int,
         stream: str,
@@ -180,8 +218,8 @@ class Drawn(Task):
             MechanismError: there are not so many, and ``fewer`` will not do.
         """
         seen: set[str] = set()
-        texts = len(self.plan.told)
-        draws = [self.made(tables, told, stream, make, seen) for told in range(texts)]
+        texts, tally = len(self.plan.told), Tally(vocabulary)
+        draws = [self.made(tally, tables, told, stream, make, seen) for told in range(texts)]
         kept: list[list[Made]] = [[] for _ in draws]
         again = part_of_stream(stream) != "judged" and not fewer
         found: list[Made] = []
@@ -204,8 +242,7 @@ class Drawn(Task):
             raise MechanismError(
                 f"task {self.family}: {count} different {what} are asked for, {len(found)} are "
                 f"possible with these words{out} ({share} of all prompts is kept for stream "
-                f"{stream}); "
-                "add words, or lower rows"
+                f"{stream}); {f'{tally}; ' if tally.lost else ''}add words, or lower rows"
             )
         return found
 
@@ -218,8 +255,9 @@ class Drawn(Task):
         )
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+        tables = self.tables(vocabulary)
         found = self.collect(
-            self.tables(vocabulary), count, stream, lambda scene, base, _rng: Made(scene, base)
+            vocabulary, tables, count, stream, lambda scene, base, _rng: Made(scene, base)
         )
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
 
@@ -233,7 +271,7 @@ class Drawn(Task):
             raise self.has_no("source beside its prompts")
         tables = self.tables(vocabulary)
         make = partial(self.pair, tables, self.plan.corrupted)
-        found = self.collect(tables, count, stream, make, "pairs")
+        found = self.collect(vocabulary, tables, count, stream, make, "pairs")
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]
 
     def pair(
@@ -258,7 +296,7 @@ class Drawn(Task):
             )
         tables = self.tables(vocabulary)
         make = partial(self.exchange, tables, variable)
-        found = self.collect(tables, count, stream, make, f"pairs for {variable}")
+        found = self.collect(vocabulary, tables, count, stream, make, f"pairs for {variable}")
         return [self.row(made, f"{stream}-{variable}-{i}") for i, made in enumerate(found)]
 
     def exchange(
@@ -285,5 +323,5 @@ class Drawn(Task):
             found = next(self.sources(tables, scene, self.plan.corrupted, rng), None)
             return Made(*found) if found else None
 
-        found = self.collect(tables, count, stream, make, fewer=stream != "resample")
+        found = self.collect(vocabulary, tables, count, stream, make, fewer=stream != "resample")
         return [self.row(made, f"{stream}-{i}") for i, made in enumerate(found)]

@@ -8,21 +8,31 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.files import BadFile, check_file
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.chat import INSTEAD, Template, chat, template_of
+from pytest_mechanism.tasks.chat import (
+    INSTEAD,
+    PLAIN,
+    Asking,
+    Template,
+    Turn,
+    ending_ids,
+    ending_tokens,
+    template_of,
+    turn,
+)
+from pytest_mechanism.tasks.own_tokens import answer_token, own_tokens, word_token
+from pytest_mechanism.tasks.probing import probe
 
 MOST = 1 << 28
 """Bytes of a tokenizer.json."""
-
-LEAD = "the"
-"""A word before another, as words stand in a text: most tokenizers give them their space then."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,23 @@ class Encoded:
     places: dict[str, tuple[int, ...]]
     slots: tuple[tuple[str, int], ...]
     firsts: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The tokens of a text.
+
+    Attributes:
+        ids: token ids.
+        offsets: characters that each of them stands for.
+        added: whether the tokenizer puts it before every text.
+        last: the last token as its tokenizer shows it.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    added: tuple[bool, ...]
+    last: str
 
 
 @dataclass(frozen=True)
@@ -61,13 +88,14 @@ class Encoder:
         """Read tokenizer.json.
 
         Raises:
-            MechanismError: missing or damaged.
+            MechanismError: missing or damaged, or its patterns do not come to an end.
         """
         from tokenizers import Tokenizer
 
         path = folder / "tokenizer.json"
         try:
             check_file(path, MOST)
+            probe(path)
             tokenizer = Tokenizer.from_file(str(path))
             # what somebody's last batch left in the file is no part of the text
             tokenizer.no_padding()
@@ -89,14 +117,11 @@ class Encoder:
         Raises:
             MechanismError: a named span holds no token.
         """
-        encoding = self.tokenizer.encode(prompt.text, add_special_tokens=prompt.special)
-        ids, offsets = list(encoding.ids), list(encoding.offsets)
-        special = list(encoding.special_tokens_mask)
-        while special and special[-1]:
-            for sequence in (ids, offsets, special):
-                sequence.pop()
+        pieces = self.trimmed(prompt.text, prompt.special)
         # by the end of a token: some tokenizers count the space before a word as its own
-        ends = [-1 if s else stop for s, (_, stop) in zip(special, offsets, strict=True)]
+        ends = [
+            -1 if s else stop for s, (_, stop) in zip(pieces.added, pieces.offsets, strict=True)
+        ]
         places: dict[str, tuple[int, ...]] = {}
         firsts: dict[str, tuple[int, ...]] = {}
         for name, spans in prompt.spans.items():
@@ -115,30 +140,74 @@ class Encoder:
                 found.append(last)
                 begun.append(min(first, last))
             places[name], firsts[name] = tuple(found), tuple(begun)
-        return Encoded(tuple(ids), places, self._slots(prompt, ends), firsts)
+        return Encoded(pieces.ids, places, self._slots(prompt, ends), firsts)
 
-    def with_reply(self, prompt: Prompt) -> tuple[list[int], int]:
-        """Ids of a prompt with its reply after it, and how many of them are the prompt's.
+    def reply(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt's reply, or of its answer, said by a model that has read the prompt's.
 
         Raises:
-            MechanismError: the reply holds no token of its own.
+            MechanismError: there is no token in it.
         """
-        encoding = self.tokenizer.encode(
-            prompt.text + prompt.completion, add_special_tokens=prompt.special
-        )
-        ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
-        ends = [0 if s else stop for s, (_, stop) in zip(special, encoding.offsets, strict=True)]
-        while len(ids) > 1 and special[len(ids) - 1] and prompt.special:
-            ids.pop()  # what the tokenizer puts after every text
-        asked = sum(end <= len(prompt.text) for end in ends[: len(ids)])
-        if asked == len(ids):
+        own = own_tokens(self, prompt.text, prompt.completion, prompt.special)
+        if own is None:  # together, they would have other tokens than those that the model has read
+            own = tuple(self.encoded(prompt.completion, special=False).ids)
+        if not own:
             raise MechanismError(
                 f"tokenizer of {self.name}: {prompt.completion[:60]!r} has no token of its own "
                 f"after {prompt.text[-60:]!r}"
             )
-        return ids, asked
+        return list(own)
 
-    def chat(self, message: str) -> str:
+    def answer(self, prompt: Prompt, word: str) -> int | None:
+        """The id of a word that follows a prompt; None where it is not one known token of its own,
+        but several, or melts into the last token of the prompt."""
+        return answer_token(self, prompt.text, prompt.lead(word), word, prompt.special)
+
+    def encoded(self, text: str, special: bool) -> Any:
+        """As the tokenizers library writes a text.
+
+        Raises:
+            MechanismError: a pattern of the tokenizer gives up.
+        """
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=special)
+        except BaseException as problem:
+            if type(problem).__name__ != "PanicException":  # no Exception, and in no module
+                raise
+            raise MechanismError(
+                f"tokenizer of {self.name}: fails on {text[:60]!r}: {one_line(str(problem))[:120]}"
+            ) from None
+
+    def trimmed(self, text: str, special: bool) -> Pieces:
+        """The tokens of a text, without the special ones that are put after every text."""
+        encoding = self.encoded(text, special)
+        ids, added = encoding.ids, encoding.special_tokens_mask
+        count = len(ids)
+        while special and count and added[count - 1]:
+            count -= 1
+        return Pieces(
+            tuple(ids[:count]),
+            tuple(encoding.offsets[:count]),
+            tuple(bool(each) for each in added[:count]),
+            encoding.tokens[count - 1] if count else "",
+        )
+
+    @property
+    def template(self) -> str:
+        """The checkpoint's chat template; nothing where it has none."""
+        if self.folder is None:
+            return ""
+        with suppress(MechanismError):
+            return template_of(self.folder)[0]
+        return ""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a reply: those that the checkpoint names, and the one that its chat
+        template writes after a reply."""
+        return _ends(self)
+
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """A user's message in the checkpoint's chat template, up to where the answer begins.
 
         Raises:
@@ -146,7 +215,7 @@ class Encoder:
         """
         if self.folder is None:
             raise MechanismError(f"tokenizer of {self.name}: comes without a chat template")
-        return chat(self.folder, message, self._template)
+        return turn(self.folder, message, asking, self._template)
 
     @cached_property
     def _template(self) -> Template:
@@ -168,27 +237,20 @@ class Encoder:
     def word(self, word: str, after: str = "") -> int | None:
         """The id of a word that follows another, or that is glued to the word ``after``; None if
         it is not one known token."""
-        return _word(self.tokenizer, word, after)
+        return word_token(self, word, after)
 
 
-@lru_cache(maxsize=100_000)
-def _word(tokenizer: Any, word: str, after: str) -> int | None:
-    before = f"{LEAD} {after}" if after else LEAD
-    text = before + word if after else f"{before} {word}"
-    lead = tokenizer.encode(before, add_special_tokens=False).ids
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    both = encoding.ids
-    if len(both) != len(lead) + 1 or both[: len(lead)] != lead:
-        return None
-    # Unigram shows an unknown word as itself; BPE may drop the letters that it does not know
-    if encoding.tokens[-1] != tokenizer.id_to_token(both[-1]):
-        return None
-    if encoding.offsets[-1][1] != len(text):
-        return None
-    unknown = getattr(tokenizer.model, "unk_token", None)
-    if unknown is not None and tokenizer.token_to_id(unknown) == both[-1]:
-        return None
-    return int(both[-1])
+@lru_cache(maxsize=64)
+def _ends(encoder: Encoder) -> frozenset[int]:
+    if encoder.folder is None:
+        return frozenset()
+    found = {encoder.tokenizer.token_to_id(each) for each in ending_tokens(encoder.folder)}
+    found |= ending_ids(encoder.folder)
+    with suppress(MechanismError):
+        after = encoder.chat("hello").end.lstrip()
+        added = {i: t.content for i, t in encoder.tokenizer.get_added_tokens_decoder().items()}
+        found |= {i for i, content in added.items() if content and after.startswith(content)}
+    return frozenset(each for each in found if each is not None)
 
 
 @dataclass(frozen=True)
@@ -200,16 +262,23 @@ class SharedVocabulary:
     def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
         return tuple(w for w in words if all(e.word(w, after) is not None for e in self.encoders))
 
-    def chat(self, message: str) -> str:
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(
+            w for w in words if all(e.answer(prompt, w) is not None for e in self.encoders)
+        )
+
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """A message in the one template that all checkpoints have.
 
         Raises:
             MechanismError: they have none, or several.
         """
-        written = {encoder.chat(message): encoder.name for encoder in self.encoders}
+        turns = [(encoder.chat(message, asking), encoder.name) for encoder in self.encoders]
+        written = {one.text: name for one, name in turns}
         if len(written) != 1:
             raise MechanismError(
                 f"the checkpoints of this run have different chat templates "
                 f"({', '.join(written.values())}), so they would not read the same rows; {INSTEAD}"
             )
-        return next(iter(written))
+        joints = {one.joint for one, _ in turns}
+        return replace(turns[0][0], joint=joints.pop() if len(joints) == 1 else None)

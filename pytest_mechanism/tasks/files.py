@@ -127,7 +127,9 @@ def read(folder: Path, name: str) -> bytes:
         raise ValueError(f"no file {name}; {choices(name, beside(folder, name))}")
     try:
         if path.stat().st_size > LARGEST:
-            raise ValueError(f"{name} is larger than {LARGEST >> 20} MiB")
+            raise ValueError(
+                f"{name} is larger than {LARGEST >> 20} MiB; take a sample of its lines"
+            )
         return path.read_bytes()
     except OSError as problem:
         raise ValueError(f"{name} cannot be read: {problem.strerror}") from None

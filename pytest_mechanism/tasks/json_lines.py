@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,14 @@ from typing import Any
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
+
+LONGEST_LINE = 1 << 20
+"""Bytes; a prompt is far shorter."""
+
+MOST_LINES = 200_000
+"""Twice as many as a task can judge on."""
+
+FEWER = f"at most {MOST_LINES // 2:,} can be judged on, and as many learned from: take a sample"
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -19,16 +28,27 @@ def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
     Raises:
         ValueError: not UTF-8, with file and line; or there is none.
     """
-    if not file.content.strip():
+    there, ends = 0, file.content.count(b"\n")
+    if ends - file.content.count(b"\n\n") > 2 * MOST_LINES:  # before one of them is looked at
+        raise ValueError(f"{file.file}: has {ends:,} lines; {FEWER}")
+    for number, line in enumerate(io.BytesIO(file.content), 1):  # a line at a time is in memory
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{file.file}:{number}: has {len(line):,} bytes; a line has at most {LONGEST_LINE:,}"
+            )
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise ValueError(f"{file.file}:{number}: is no UTF-8 text") from None
+        if text:
+            there += 1
+            if there > MOST_LINES:
+                raise ValueError(
+                    f"{file.file}:{number}: has more than {MOST_LINES:,} lines; {FEWER}"
+                )
+            yield number, text
+    if not there:
         raise ValueError(f"{file.file}: holds no line")
-    try:
-        text = file.content.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        number = file.content[: problem.start].count(b"\n") + 1
-        raise ValueError(f"{file.file}:{number}: is no UTF-8 text") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.strip()
 
 
 def json_object(

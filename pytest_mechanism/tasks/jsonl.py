@@ -52,6 +52,11 @@ class JsonlParameters(TaskParameters):
         return self
 
 
+def follows(vocabulary: Vocabulary, line: Line) -> bool:
+    """Whether every tokenizer writes every answer of a line as one token of its own."""
+    return all(vocabulary.answers(prompt, [word]) for prompt, word in line.said)
+
+
 class Jsonl(Task):
     """Rows of a file. See the module for what is judged on."""
 
@@ -91,9 +96,13 @@ class Jsonl(Task):
 
     def kept(self, vocabulary: Vocabulary) -> list[Line]:
         """Lines whose answers are one token each for everybody, in an order of the seed's."""
-        whole = set(vocabulary.whole(sorted({w for line in self.all for w in line.words})))
-        found = [line for line in self.all if whole.issuperset(line.words)]
+        found = [line for line in self.all if follows(vocabulary, line)]
         return sorted(found, key=self.digest)
+
+    @cached_property
+    def edition(self) -> int:
+        """1 where an answer follows its prompt at once: all once followed after a space."""
+        return int(any(not prompt.lead(word) for line in self.all for prompt, word in line.said))
 
     def left_out(self, vocabulary: Vocabulary) -> str:
         """Lines and their words."""

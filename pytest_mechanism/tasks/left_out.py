@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
 
 if TYPE_CHECKING:
-    from pytest_mechanism.tasks.base import Task, Vocabulary
+    from pytest_mechanism.tasks.base import Prompt, Task, Vocabulary
+
+END = 12
+"""Characters of a prompt that an answer is named with."""
 
 NAMED = 8
 """Words that are named; the others are counted."""
@@ -40,9 +44,19 @@ class Tally:
         self.lost.update(dict.fromkeys(after + word for word in given if word not in there))
         return kept
 
-    def chat(self, message: str) -> str:
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        """As `Vocabulary.answers`."""
+        given = tuple(words)
+        kept = self.vocabulary.answers(prompt, given)
+        there = {*kept}
+        self.asked.update(shown(prompt, word) for word in given)
+        gone = (shown(prompt, word) for word in given if word not in there)
+        self.lost.update(dict.fromkeys(gone))
+        return kept
+
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         """As `Vocabulary.chat`."""
-        return self.vocabulary.chat(message)
+        return self.vocabulary.chat(message, asking)
 
     def __str__(self) -> str:
         """As a sentence; nothing where every word stays."""
@@ -56,12 +70,19 @@ class Tally:
         )
 
 
-def words_left_out(task: Task, vocabulary: Vocabulary) -> str:
+def shown(prompt: Prompt, word: str) -> str:
+    """An answer as a message names it: with the end of its prompt, where it follows at once."""
+    return word if prompt.lead(word) else repr(prompt.text[-END:] + word)
+
+
+def words_left_out(
+    task: Task, vocabulary: Vocabulary, rows: int = 1, stream: str = "self-check"
+) -> str:
     """The words of a task that no row has, as a sentence; nothing where every word stays, or where
     too few do for a row (which says so itself)."""
     tally = Tally(vocabulary)
     try:
-        task.rows(tally, 1, "self-check")
+        task.rows(tally, rows, stream)
     except MechanismError:
         return ""
     return str(tally)

@@ -6,6 +6,10 @@
 
 ``[[name:text]]`` marks a place and stays in the text as ``text``; ``"positions"`` names a substring,
 ``#2`` its second occurrence. Both hold for the source too, if the substring stands there.
+
+Answers follow the prompt as `tasks.joints` says: after a space, or at once where the prompt ends with
+a line break, an opening quote, a chat turn's opening. ``"joint": ""`` and ``"joint": " "`` say it
+otherwise.
 """
 
 from __future__ import annotations
@@ -18,11 +22,15 @@ from typing import Any
 
 from pytest_mechanism.tasks.base import Prompt, Span
 from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.joints import last_of, parted
 from pytest_mechanism.tasks.json_lines import json_object, said, text_lines
 
 MARK = re.compile(r"\[\[([A-Za-z_][A-Za-z0-9_]*):(.*?)\]\]", re.DOTALL)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-KEYS = ("prompt", "answer", "source", "source_answer", "positions", "options", "targets", "cluster")
+KEYS = (
+    "prompt", "answer", "source", "source_answer", "positions", "options", "targets", "cluster",
+    "joint",
+)  # fmt: skip
 LAST = "last"
 EXAMPLE = '{"prompt": "The capital of France is", "answer": "Paris"}'
 
@@ -44,10 +52,10 @@ class Line:
     cluster: str | None
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """Words that must be one token each."""
-        answers = [self.base.answer, *self.targets.values()]
-        return tuple(answers if self.source is None else [*answers, self.source.answer])
+    def said(self) -> tuple[tuple[Prompt, str], ...]:
+        """Prompts with words that must follow them as one token each."""
+        own = [(self.base, word) for word in (self.base.answer, *self.targets.values())]
+        return tuple(own if self.source is None else [*own, (self.source, self.source.answer)])
 
 
 def lines(file: DataFile) -> tuple[Line, ...]:
@@ -100,11 +108,14 @@ def line(text: str) -> Line:
     words = tuple(dict.fromkeys([o.strip() for o in options]))
     if words and answer not in words:
         raise ValueError(f"options: the answer {answer!r} is none of them")
-    base = prompt(marked, answer, words, positions, must=True)
+    joint = given.get("joint")
+    if joint not in (None, "", " "):
+        raise ValueError('joint, which stands before the answer, must be "" or " "')
+    base = prompt(marked, answer, words, positions, must=True, joint=joint)
     source = None
     if source_text is not None:
         source = prompt(
-            source_text, (source_answer or answer).strip(), words, positions, must=False
+            source_text, (source_answer or answer).strip(), words, positions, False, joint
         )
         if missing := sorted({*base.spans} - {*source.spans}):
             raise ValueError(
@@ -127,7 +138,12 @@ def table(given: Mapping[str, Any], key: str) -> dict[str, str]:
 
 
 def prompt(
-    marked: str, answer: str, options: tuple[str, ...], positions: Mapping[str, str], must: bool
+    marked: str,
+    answer: str,
+    options: tuple[str, ...],
+    positions: Mapping[str, str],
+    must: bool,
+    joint: str | None = None,
 ) -> Prompt:
     """A text with its places.
 
@@ -137,6 +153,7 @@ def prompt(
         options: what somebody who guesses would choose among.
         positions: name -> substring, ``#n`` for its n-th occurrence.
         must: whether every substring has to be there.
+        joint: what stands before the answer, where the line says so.
 
     Raises:
         ValueError: a place that is not there, or stands twice.
@@ -151,8 +168,8 @@ def prompt(
         spans[match[1]] = ((len(text), len(text) + len(match[2])),)
         text += match[2]
         at = match.end()
-    text = (text + marked[at:]).rstrip()
-    if not text:
+    text, space = parted(text + marked[at:])
+    if not text.strip():
         raise ValueError("prompt must be a text that is not empty")
     for name, wanted in positions.items():
         if name in spans:
@@ -164,7 +181,7 @@ def prompt(
             raise ValueError(f"position {name!r}: the prompt has no {wanted!r}")
     if LAST in spans:
         raise ValueError("position 'last' is the prompt's last token; choose another name")
-    spans[LAST] = ((len(text) - 1, len(text)),)
+    spans[LAST] = (last_of(text),)
     anchors = sorted((span[0][0], name) for name, span in spans.items() if name != LAST)
     return Prompt(
         text=text,
@@ -172,6 +189,7 @@ def prompt(
         answer=answer,
         options=options,
         anchors=(("start", 0), *((name, start) for start, name in anchors)),
+        joint=space if joint is None else joint,
     )
 
 

@@ -16,6 +16,7 @@ from functools import cached_property
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.base import Span
+from pytest_mechanism.tasks.joints import last_of
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 PIECE = re.compile(rf"\{{([^{{}}]*)\}}|\[\[({NAME}):([^\[\]]*)\]\]")
@@ -83,6 +84,11 @@ class Pattern:
         """Positions, in the order of the text."""
         return tuple(name for piece in self.pieces for name in piece.names)
 
+    @property
+    def ending(self) -> str:
+        """The text up to its end, with a letter for each slot."""
+        return "".join("x" if piece.word else piece.text for piece in self.pieces)
+
     @cached_property
     def occurrences(self) -> Mapping[str, Word]:
         """Named occurrence -> its slot, without the slots' own names."""
@@ -116,7 +122,7 @@ class Pattern:
                 anchors.append((f"word_{len(anchors)}", start))
                 if split(piece.word.slot):
                     anchors.append((f"word_{len(anchors)}", len(text)))
-        spans["last"] = ((len(text) - 1, len(text)),)
+        spans["last"] = (last_of(text),)
         return text, spans, anchors
 
 
@@ -132,7 +138,7 @@ def parse_pattern(text: str, columns: Mapping[str, tuple[str, ...]]) -> Pattern:
     """
     if not text.strip():
         raise ValueError("must be a text that is not empty")
-    if text != text.strip():
+    if text != text.strip(" "):
         raise ValueError("begins or ends with a space; the one before the answer belongs to it")
     pieces: list[Piece] = []
     seen: set[str] = set()

@@ -131,6 +131,19 @@ class Plan:
         ]
         return tuple(dict.fromkeys(word.text for word in words if not word.slot))
 
+    def written(self, name: str) -> frozenset[str]:
+        """Columns of a list that stand in a text or are put there; empty for the word itself."""
+        found = set()
+        for told in self.told:
+            for word in (piece.word for piece in told.pattern.pieces):
+                if word is not None and self.list_of(word.slot) == name:
+                    found.add(word.column)
+        put = [word for change in self.changes for _, word in change.put]
+        found |= {
+            w.column for w in put if w.slot and w.slot != "answer" and self.list_of(w.slot) == name
+        }
+        return frozenset(found)
+
     # -- scenes
 
     def size(self, tables: Mapping[str, Table]) -> int:
@@ -210,13 +223,7 @@ class Plan:
         constant: dict[str, Fraction] = defaultdict(Fraction)
         options, texts = Fraction(0), len(self.told)
         for number, told in enumerate(self.told):
-            word = told.answer
-            said = [word.text]
-            if word.slot:  # each word of a list stands as often in a slot as any other
-                table, column = self.tables[self.list_of(word.slot)], word.column
-                if word.slot in told.pattern.occurrences:
-                    column = column or told.pattern.occurrences[word.slot].column
-                said = [cell(table, each, column) for each in table]
+            said = self.saying(told)
             for each, times in Counter(said).items():
                 constant[each] += Fraction(times, len(said) * texts)
             many = Counter(len(self.guesses(self.tables, scene)) for scene in self.sampled(number))
@@ -224,6 +231,17 @@ class Plan:
                 (Fraction(n, of * many.total() * texts) for of, n in many.items()), Fraction(0)
             )
         return max(options, *constant.values())
+
+    def saying(self, told: Told) -> list[str]:
+        """What the answers of a text may be; each word of a list stands as often in a slot as any
+        other."""
+        word = told.answer
+        if not word.slot:
+            return [word.text]
+        table, column = self.tables[self.list_of(word.slot)], word.column
+        if word.slot in told.pattern.occurrences:
+            column = column or told.pattern.occurrences[word.slot].column
+        return [cell(table, each, column) for each in table]
 
     def sampled(self, told: int) -> Iterator[Scene]:
         """Scenes of a text to count options in, the same in every process; one where every scene

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -14,6 +15,13 @@ from pytest_mechanism.tasks.template import Source, TemplateParameters, Wording
 T = TypeVar("T")
 Where = tuple[str | int, ...]
 Columns = Mapping[str, tuple[str, ...]]
+
+
+MOST = {"texts": 200, "slots": 200, "variables": 100}
+"""What a template may have of each: their combinations are looked at."""
+
+PIECES = 1_000
+"""Slots and named places that a text may have."""
 
 
 def plan_of(given: TemplateParameters) -> Plan:
@@ -36,6 +44,14 @@ def at(where: Where, read: Callable[[], T]) -> T:
 class _Reader:
     def __init__(self, given: TemplateParameters) -> None:
         self.given = given
+        several = {
+            "texts": sum(map(len, given.texts)),
+            "slots": len(given.slots),
+            "variables": len(given.variables),
+        }
+        for key, count in several.items():
+            if count > MOST[key]:
+                raise Misplaced(f"{count:,} of them; a template has at most {MOST[key]}", key)
         self.tables = {name: words.table for name, words in given.words.items()}
         self.slots = self.every_slot()
         self.columns: Columns = {slot: given.words[of].columns for slot, of in self.slots.items()}
@@ -117,6 +133,10 @@ class _Reader:
         return tuple(found)
 
     def one_text(self, wording: Wording, where: Where, layout: int) -> Told:
+        if (pieces := wording.text.count("{") + wording.text.count("[[")) > PIECES:
+            raise Misplaced(
+                f"has {pieces:,} slots and places; a text has at most {PIECES:,}", *where
+            )
         pattern = at(where, lambda: parse_pattern(wording.text, self.columns))
         if missing := [slot for slot in self.slots if slot not in pattern.slots]:
             raise Misplaced(
@@ -197,9 +217,7 @@ class _Reader:
                     )
                 if named.count(name) > 1:
                     raise Misplaced(f"{name} is changed twice", *where, key)
-        if given.text and any(
-            sum(other.layout == told.layout for other in self.told) < 2 for told in self.told
-        ):
+        if given.text and min(Counter(told.layout for told in self.told).values()) < 2:
             raise Misplaced(
                 "other: needs every text in an inner list with another order of it, as in "
                 "texts: [[first, second]]",

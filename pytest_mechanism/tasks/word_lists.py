@@ -54,6 +54,9 @@ Table = Mapping[str, Mapping[str, str]]
 
 NAMED = re.compile(NAME)
 
+LONGEST = 1_000
+"""Letters of a word."""
+
 MOST = 20_000
 """Words in a list."""
 
@@ -167,6 +170,8 @@ def check(word: Any, what: str) -> None:
     """
     if not isinstance(word, str):
         raise ValueError(f"{what} is {word!r}, which YAML reads as no text; put it in quotes")  # noqa: TRY004
+    if len(word) > LONGEST:
+        raise ValueError(f"{what} has {len(word):,} letters; at most {LONGEST} can be meant")
     if not word.strip() or word != word.strip() or not word.isprintable():
         raise ValueError(f"{what} is {word[:40]!r}; a word is a text without space around it")
 
@@ -215,6 +220,8 @@ def in_file(sha256: str, file: DataFile) -> Table:
                     raise ValueError(f"key {bad[0]!r}: use letters, digits and '_'")
             word = row.pop("word")
             rows.append((word, row))
+            if len(rows) > MOST:
+                raise ValueError(f"has more than {MOST:,} words")
             if len(rows) > 1:
                 unique([rows[0], rows[-1]])
         except ValueError as problem:

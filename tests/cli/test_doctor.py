@@ -38,7 +38,7 @@ def test_what_runs_what_lacks_a_control_and_what_cannot(
     assert out.count("passes its self-checks; engine: branch") == 2
     lines = {line.split()[0]: line for line in out.splitlines() if "::" in line}
     assert "runs, about" in lines["refuses::base"]
-    assert "without control, pretrained it cannot pass" in lines["back::ft"]
+    assert "it cannot pass without control and pretrained: add" in lines["back::ft"]
     assert "CANNOT RUN" in lines["against_a_third::ft"]
     assert "--mechanism-model other=REFERENCE" in lines["against_a_third::ft"]
     assert not list((tmp_path / "store").glob("*.measurement"))
@@ -95,7 +95,7 @@ def test_a_spec_about_others_is_skipped_and_a_task_for_others_is_one_line(
 
 
 def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for each claim and role."""
+    """What must be refused, what must not, and the answers: three sets, not for each claim and role."""
     written: list[str] = []
     right = Counting.rows
 
@@ -105,7 +105,7 @@ def test_rows_are_written_once_for_a_spec(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Counting, "rows", rows)
     doctor(tmp_path, *PAIR)
-    assert written.count("rows") == 1
+    assert written.count("rows") == 3
 
 
 def test_without_a_spec_the_checkpoints_are_described(

@@ -14,8 +14,8 @@ from pytest_mechanism.claims.base import Case
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.commands.discover import screening
 from pytest_mechanism.commands.session import open_gate
+from pytest_mechanism.discovery.claims import sought
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
-from pytest_mechanism.discovery.write import sought
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.zoo.recipes.planted import MODELS

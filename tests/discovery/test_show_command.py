@@ -42,7 +42,7 @@ class Shown:
 
     def show(self, out: str, *options: str, spec: str = SPEC) -> tuple[int, str, str]:
         (self.folder / "planted.yaml").write_text(spec)
-        command = ["show", str(self.folder / "planted.yaml"), *ROWS, *options]
+        command = ["show", "-q", str(self.folder / "planted.yaml"), *ROWS, *options]
         self.capsys.readouterr()
         code = main(
             [*command, "--out", str(self.folder / out), "--store", str(self.folder / "store")]

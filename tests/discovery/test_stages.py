@@ -9,10 +9,11 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.discovery.claims import Written
 from pytest_mechanism.discovery.discover import Discovery, compare, nothing_needed, unshared
 from pytest_mechanism.discovery.minimality import holm
 from pytest_mechanism.discovery.stages import Stage, chain, choose, senders
-from pytest_mechanism.discovery.write import Written, spec_text
+from pytest_mechanism.discovery.write import spec_text
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.parts import Find, Group, Into, SoughtGroup
 from pytest_mechanism.statistics.estimates import Estimate
@@ -110,16 +111,16 @@ def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> N
     spec = load(ZOO.parents[1] / "circuits" / "entity_tracking.yaml")
     movers = {"movers": Group(heads={1: [0]}, at="last")}
     found = Discovery(movers, (Stage("movers", "last", None, None, {}, {}, (), ()),), None)
-    at_least = {"kind": "accuracy", "on": "base", "at_least": 0.5}
-    path = {"kind": "path", "group": "movers", "on": "base", "drops_at_least": 0.1}
+    at_least = {"kind": "accuracy", "at_least": 0.5}
+    path = {"kind": "path", "group": "movers", "drops_at_least": 0.1}
     claims = [
-        Written("solves_task", at_least, Verdict("pass", "it does", "at least 0.5")),
-        Written("movers_is_heard", path, Verdict("inconclusive", "no control", "at most -0.1")),
+        Written("solves_task", at_least, {"base": Verdict("pass", "it does", "at least 0.5")}),
+        Written("movers_is_heard", path, {"base": Verdict("inconclusive", "no control", "drops")}),
     ]
     (tmp_path / "found.yaml").write_text(spec_text(spec, found, claims, "m", "1234", "base"))
     written = load(tmp_path / "found.yaml")
     assert list(written.claims) == ["solves_task"]
     assert (
-        "  # movers_is_heard: {kind: path, group: movers, on: base, drops_at_least: 0.1}\n"
+        "  # movers_is_heard: {kind: path, on: base, group: movers, drops_at_least: 0.1}\n"
         "  #   left out, on rows that the search never saw: inconclusive, no control\n"
     ) in (tmp_path / "found.yaml").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,8 @@ def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(base: 
 
 def test_the_score_does_not_end_where_probabilities_are_rounded(base: Bench) -> None:
     """P of 1 in float32 is still some odds."""
-    examine = refusal.Examination(base, torch.tensor([0]))
+    rows = base.task.forbidden(base.vocabulary, 1, "rows")
+    examine = replace(refusal.Examination.on(base, rows), openings=torch.tensor([0]))
     logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]])
     expected = [200 - np.log(2), -200.0]
     np.testing.assert_allclose(examine.score(logits).numpy(), expected, rtol=1e-6)
@@ -123,8 +123,7 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     encoder = Encoder(tokenizer, "a test's")
     prompt = Prompt("Q\n\n", {}, "No", reply="No")
     asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
-    bench: Any = SimpleNamespace(model=SimpleNamespace(encoder=encoder))
-    said = [tokenizer.id_to_token(i) for i in refusal.reply(bench, prompt)]
+    said = [tokenizer.id_to_token(i) for i in encoder.reply(prompt)]
     assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from pytest_mechanism.methods.replies import refusing
+from pytest_mechanism.methods.replies import Reader
+from pytest_mechanism.tasks.base import Prompt
+from pytest_mechanism.tasks.encoding import Encoder
 
 WORDS = {"[UNK]": 0, "I": 1, "cannot": 2, "sure": 3, "here": 4}
 
@@ -22,7 +24,7 @@ def bench() -> Any:
     tokenizer.add_special_tokens([AddedToken("<final>"), AddedToken("<refuse>")])
     return SimpleNamespace(
         task=SimpleNamespace(refusals=("I cannot", "<refuse>")),
-        model=SimpleNamespace(encoder=SimpleNamespace(tokenizer=tokenizer)),
+        model=SimpleNamespace(encoder=Encoder(tokenizer, "a test's")),
     )
 
 
@@ -45,4 +47,5 @@ def test_special_tokens_neither_hide_a_refusal_nor_are_lost(
 ) -> None:
     """One before a refusal is passed over; one that refuses is read."""
     ids = bench.model.encoder.tokenizer.encode(reply).ids
-    assert refusing(bench, torch.tensor([ids])) == [refuses]
+    reader = Reader.on(bench, Prompt("ask", {}, ""))
+    assert reader.labels(torch.tensor([ids])).refused == [refuses]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, models
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.chat import chat
+from pytest_mechanism.tasks.chat import Asking, chat, turn
 from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
@@ -90,7 +91,7 @@ def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -
     """They would read different rows; the same text from two templates is one."""
     folders = [save(tmp_path / name, chat_template=TURNS, bos_token="") for name in ("a", "b")]
     encoders = [Encoder(None, str(each), each) for each in folders]
-    assert SharedVocabulary(tuple(encoders)).chat("hello") == "[user] hello\n[assistant]\n"
+    assert SharedVocabulary(tuple(encoders)).chat("hello").text == "[user] hello\n[assistant]\n"
     other = save(tmp_path / "c", chat_template=TURNS + "!", bos_token="")
     encoders.append(Encoder(None, str(other), other))
     with pytest.raises(MechanismError, match="have different chat templates"):
@@ -100,3 +101,87 @@ def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -
 def test_a_tokenizer_from_nowhere_has_no_template() -> None:
     with pytest.raises(MechanismError, match="comes without a chat template"):
         Encoder(None, "a test's").chat("hello")
+
+
+# -- what a template is told, and what it writes around a reply
+
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+SYSTEMLESS = TURNS.replace("{% for m", "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m")  # fmt: skip
+
+
+def test_a_template_tells_what_stands_between_it_and_a_reply_and_after(tmp_path: Path) -> None:
+    """A space in Llama 2's, nothing after a line break."""
+    llama = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
+    found = [
+        turn(save(tmp_path / n, chat_template=t), "hi") for n, t in (("a", llama), ("b", THINKS))
+    ]
+    assert [(one.text[-8:], one.joint, one.end) for one in found] == [
+        (" [/INST]", " ", " </s>"),
+        ("sistant\n", "", "<|im_end|>\n"),
+    ]
+
+
+def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
+    """As apply_chat_template shows them."""
+    folder = save(tmp_path, chat_template=THINKS)
+    asking = Asking("Be kind.", '{"enable_thinking": false}')
+    assert chat(folder, "hi", asking) == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "asking", "wanted"),
+    [
+        (
+            THINKS,
+            Asking(arguments='{"enable_thinkng": false}'),
+            "does not read 'enable_thinkng'; did you mean 'enable_thinking'? valid: enable_thinking",
+        ),
+        (
+            TURNS,
+            Asking(arguments='{"thinking": true}'),
+            "does not read 'thinking'; it reads no such",
+        ),
+        (SYSTEMLESS, Asking("Be kind."), "cannot be rendered: System role not supported"),
+        (
+            "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}",
+            Asking("Be kind."),
+            "does not show a system prompt",
+        ),
+    ],
+)
+def test_what_a_template_does_not_read_is_one_line(
+    tmp_path: Path, template: str, asking: Asking, wanted: str
+) -> None:
+    """Nobody believes that a model was told what it was not."""
+    folder = save(tmp_path, chat_template=template, bos_token="")
+    with pytest.raises(MechanismError) as problem:
+        chat(folder, "hi", asking)
+    assert wanted in str(problem.value)
+
+
+def test_an_argument_with_a_value_of_its_own_is_known(tmp_path: Path) -> None:
+    """`{% if not x is defined %}{% set x = ... %}`: it may be told all the same."""
+    text = "{% if not effort is defined %}{% set effort = 'low' %}{% endif %}{{ effort }}"
+    folder = save(tmp_path, chat_template=text)
+    assert [chat(folder, "hi"), chat(folder, "hi", Asking(arguments='{"effort": "high"}'))] == [
+        "low",
+        "high",
+    ]
+
+
+def test_a_reply_ends_with_what_the_checkpoint_or_its_template_says(tmp_path: Path) -> None:
+    """End of text by the settings, end of turn by the template."""
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.add_special_tokens([AddedToken(x) for x in ("</s>", "<|im_end|>", "<x>", "<y>")])
+    save(tmp_path, chat_template=THINKS, eos_token="</s>")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3]}')
+    ends = Encoder(tokenizer, "a test's", tmp_path).ends
+    assert {tokenizer.id_to_token(i) for i in ends} == {"</s>", "<|im_end|>", "<x>"}

@@ -44,6 +44,9 @@ class Without:
     def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
         return tuple(word for word in words if after + word not in self.dropped)
 
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        return self.whole(words)
+
     def chat(self, message: str) -> str:
         raise AssertionError(message)
 
@@ -193,8 +196,9 @@ def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) ->
                 assert [at for _, at in prompt.anchors] == sorted(at for _, at in prompt.anchors)
                 for word in (*words.values(), *prompt.right):
                     assert word not in vocabulary.dropped
-                if prompt.before:
-                    assert not {prompt.before + word for word in prompt.right} & vocabulary.dropped
+                if prompt.joint == "":
+                    before = prompt.text.rsplit(None, 1)[-1]
+                    assert not {before + word for word in prompt.right} & vocabulary.dropped
             assert (row.source is not None) == (kind not in ("rows", "means"))
             if row.source is not None:
                 assert row.source.text != row.base.text

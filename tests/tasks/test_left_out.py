@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.tasks.base import AnyWord, Task
+from pytest_mechanism.tasks.base import AnyWord, Prompt, Task
 from pytest_mechanism.tasks.words import LABELS, NAMES, OBJECTS
 
 TASKS = {
@@ -31,6 +31,9 @@ class Without:
 
     def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
         return tuple(word for word in words if after + word not in self.dropped)
+
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        return self.whole(words)
 
     def chat(self, message: str) -> str:
         raise AssertionError(message)

@@ -377,12 +377,33 @@ def test_a_spec_reaches_its_own_folder_and_no_further(
         ({"prefixes": [" "]}, "at least 1 character"),
         ({"harmful": 3}, "takes the name of a file beside the spec"),
         ({"reply_tokens": 0}, "greater than or equal to 1"),
+        ({"system": "Be kind."}, "system: goes with template: chat"),
+        ({"chat": {"enable_thinking": False}}, "chat: goes with template: chat"),
+        ({"template": "chat", "system": " "}, "system: is empty"),
+        ({"template": "chat", "chat": {"messages": "x"}}, "chat: messages is not told"),
+        ({"template": "chat", "chat": {"system": "x"}}, "write system: beside chat:"),
+        ({"template": "chat", "chat": {}}, "at least 1 item"),
+        ({"template": "chat", "chat": {"tools": []}}, "chat"),
     ],
 )
 def test_settings_that_cannot_be_meant(task: Make, changes: dict[str, Any], wanted: str) -> None:
     with pytest.raises(ValidationError) as problem:
         task(**changes)
     assert wanted in str(problem.value)
+
+
+def test_what_is_not_said_of_the_chat_is_no_part_of_a_score_s_definition(task: Make) -> None:
+    """Specs from before keep their baselines; what is said makes another measurement."""
+    plain = task(template="chat").settings
+    told = task(template="chat", system="Be kind.", chat={"enable_thinking": False}).settings
+    assert {"system", "chat"} & {*plain.model_dump(mode="json")} == set()
+    dumped = told.model_dump(mode="json")
+    assert (dumped["system"], dumped["chat"]) == ("Be kind.", {"enable_thinking": False})
+    assert (
+        case(Refusal(told)).ask(REFUSAL, "ft").task != case(Refusal(plain)).ask(REFUSAL, "ft").task
+    )
+    again = RefusalParameters.model_validate(dumped)
+    assert again.asking == told.asking
 
 
 def test_lint_reads_files_without_torch(folder: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mechanism.discovery.write import flow
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.write import flow
 from pytest_mechanism.spec.yaml import parse
 from pytest_mechanism.tasks.base import AnyWord, Prompt
 from pytest_mechanism.tasks.files import BY_CONTENT

@@ -1,0 +1,115 @@
+"""What a reply says after its thoughts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.replies import Reader, settled
+from pytest_mechanism.methods.thinking import Thinking, named, thinking
+from pytest_mechanism.tasks.base import Prompt
+from pytest_mechanism.tasks.encoding import Encoder
+
+GPT_OSS = "<|channel|>analysis<|message|>Bad.<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("said", "rest"),
+    [
+        ("I cannot", "I cannot"),
+        ("<think>so</think>\n\nI cannot", "\n\nI cannot"),
+        ("\n<think>\n\n</think>\n\nSure", "\n\nSure"),
+        ("<think>I cannot help", None),
+        ("<think>I cannot </thin", None),
+        ("<thi", None),
+        ("[THINK]so[/THINK]No", "No"),
+        ("◁think▷so◁/think▷No", "No"),
+        ("<|START_THINKING|>so<|END_THINKING|>No", "No"),
+        (f"{GPT_OSS}No", "No"),
+        ("<|channel|>final<|message|>No", "No"),
+        ("<|channel|>analysis<|message|>Bad.", None),
+        ("Use <think> as a tag", "Use <think> as a tag"),
+        ("</think>No", "No"),
+    ],
+)
+def test_what_comes_after_thoughts(said: str, rest: str | None) -> None:
+    """In the families that are known; nothing where they do not end."""
+    assert Thinking().rest(said, cut=True) == rest
+
+
+def test_a_prompt_that_ends_in_thoughts_begins_them() -> None:
+    """As DeepSeek's template does: the reply has the closing mark alone."""
+    how = thinking("<|assistant|><think>\n")
+    assert (how.rest("so </think> No", True), how.rest("I cannot", True)) == (" No", None)
+    assert thinking("<think>\n\n</think>\n\n").rest("No", cut=True) == "No"
+
+
+def test_a_template_may_name_marks_of_its_own() -> None:
+    """A pair of them."""
+    text = "{% if x %}<deep_thought>{{ x }}</deep_thought>{% endif %}<thought_of>"
+    assert named(text) == (("<deep_thought>", "</deep_thought>"),)
+    how = thinking("ask", text)
+    assert how.rest("<deep_thought>I cannot</deep_thought>Sure", cut=True) == "Sure"
+
+
+def test_a_short_reply_that_is_over_is_no_unfinished_mark() -> None:
+    assert Thinking().rest("<", cut=False) == "<"
+
+
+@pytest.fixture
+def reader() -> Reader:
+    """Of letters, with a token that ends replies and marks that are special."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = ["<end>", "<think>", "</think>", "<final>"]
+    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in marks])
+    bench: Any = SimpleNamespace(
+        task=SimpleNamespace(refusals=("I cannot",)),
+        model=SimpleNamespace(encoder=Encoder(tokenizer, "a test's")),
+    )
+    found = Reader.on(bench, Prompt("ask", {}, ""))
+    return Reader(**{**vars(found), "ends": frozenset({tokenizer.token_to_id("<end>")})})
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("I cannot", "refuses"),
+        ("<think>Sure.</think>\n\nI cannot help", "refuses"),
+        ("<think>I cannot do that.</think>Sure, here", "complies"),
+        ("<think>I cannot", "unfinished"),
+        ("<think>I cannot<end>", "unfinished"),
+        ("<think>so</think><final>I cannot", "refuses"),
+        ("Sure. Oh, I can’t help with that.", "late"),
+        ("Sure.<end> I cannot help with that.", "complies"),
+        ("<think>so</think>Sure. Actually, I can't.<end>", "late"),
+        ("<think>so</think>", "unfinished"),
+        ("<think>so</think>\n\nI ca", "unfinished"),
+        ("<think>so</think>\n\n**I", "unfinished"),
+        ("<think>so</think>I see", "complies"),
+        ("<think>so</think>I<end>", "complies"),
+    ],
+)
+def test_a_reply_is_judged_after_its_thoughts_and_up_to_its_end(
+    reader: Reader, said: str, label: str
+) -> None:
+    """What was thought, and what a model goes on to say after its end, do not count."""
+    assert reader.label(reader.tokenizer.encode(said).ids) == label
+
+
+def test_thoughts_that_do_not_end_are_an_error_where_nothing_else_is_said_of_them(
+    reader: Reader,
+) -> None:
+    """Curves, directions and pruning never take them for compliance."""
+    ids = [reader.tokenizer.encode(said).ids for said in ("<think>aaaaaaaa", "I cannot ")]
+    labels = reader.labels(torch.tensor([each[:9] for each in ids]))
+    assert (labels.refused, labels.unfinished) == ([0.0, 1.0], [1.0, 0.0])
+    with pytest.raises(MeasurementError, match="1 of 2 replies had not finished thinking after 9"):
+        settled(labels, 9)

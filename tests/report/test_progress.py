@@ -1,0 +1,84 @@
+"""How far a search is, in a log: a line a minute, and silence where it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_mechanism.methods.catalogue import CIRCUIT, CURVE, PATH_PATCHING, PERFORMANCE, parts_of
+from pytest_mechanism.report.progress import Bar, Log, command_progress, terminal_progress
+from pytest_mechanism.runner.progress import Silent
+from pytest_mechanism.types import Measurement, canonical
+
+
+def test_a_log_says_stage_heads_and_time_left_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A thousand rows in 100 seconds, told every second: one line, at the sixtieth."""
+    now = [0.0]
+    log = Log(clock=lambda: now[0])
+    log.start("m on cpu", 1000, ("path patching at last", 144, "heads"))
+    for _ in range(100):
+        now[0] += 1
+        log.advance(10)
+    log.finish()
+    log.advance(10)
+    assert capsys.readouterr().err == (
+        "mechanism: m on cpu, path patching at last: 86 of 144 heads, about 40 s left\n"
+    )
+
+
+def test_several_measurements_together_are_a_share(capsys: pytest.CaptureFixture[str]) -> None:
+    """The minute goes on from one to the next, and more rows than were planned are not 100 %."""
+    now = [0.0]
+    log = Log(clock=lambda: now[0])
+    for _ in range(3):
+        log.start("m on cpu", 100)
+        now[0] += 30
+        log.advance(150)
+        log.finish()
+    assert capsys.readouterr().err == "mechanism: m on cpu, 99%, about 0 s left\n"
+
+
+def asked(method, **arguments) -> Measurement:
+    return Measurement(method, "base", "{}", canonical(arguments))
+
+
+def test_what_a_stage_is_called_and_what_is_counted() -> None:
+    """Heads of path patching, circuits, steps of a training; nothing of a plain run."""
+    senders = {"0.0": [[0, 0]], "0.1": [[0, 1]]}
+    swept = asked(PATH_PATCHING, senders=senders, at="S2", via="v")
+    assert parts_of(swept) == ("path patching at S2 into v", 2, "heads")
+    assert parts_of(asked(CIRCUIT, alive={"a": [], "b": []})) == (
+        "circuits of some heads alone",
+        2,
+        "circuits",
+    )
+    assert parts_of(asked(CURVE, recipe={"steps": 30})) == ("training", 30, "steps")
+    assert parts_of(asked(PERFORMANCE, rows=3)) is None
+
+
+def test_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar on a terminal, a log elsewhere, silence with -q and in workers of xdist."""
+    assert isinstance(command_progress(quiet=True), Silent)
+    for terminal, kind in ((True, Bar), (False, Log)):
+        monkeypatch.setattr(
+            sys, "stderr", SimpleNamespace(isatty=lambda terminal=terminal: terminal)
+        )
+        assert isinstance(command_progress(quiet=False), kind)
+
+    def run(isatty: bool, verbosity: int = 0, **more: object) -> type:
+        plugins = {"terminalreporter": SimpleNamespace(isatty=isatty)}
+        config = SimpleNamespace(
+            pluginmanager=SimpleNamespace(get_plugin=plugins.get),
+            get_verbosity=lambda: verbosity,
+            **more,
+        )
+        return type(terminal_progress(config))
+
+    assert run(True) is Bar
+    assert run(False) is Log
+    assert run(False, -1) is Silent
+    assert run(True, workerinput={}) is Silent

@@ -1,0 +1,269 @@
+"""The look-ahead: what a measurement would fail on is known from the tokenizers alone."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.claims.accuracy import Accuracy
+from pytest_mechanism.claims.resists_revival import ResistsRevival
+from pytest_mechanism.commands.session import open_gate
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.methods.backgrounds import enough, lacking
+from pytest_mechanism.methods.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
+from pytest_mechanism.methods.draws import DRAWN
+from pytest_mechanism.plugin import foreseen
+from pytest_mechanism.runner import ahead_of_training
+from pytest_mechanism.runner.ahead import Ahead
+from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import Prompt, Row, Vocabulary
+from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.types import Measurement, Method, Observations, canonical
+
+TEXT = "The apple is in Box F, the book is in Box K. Box F contains the"
+
+
+def row(number: int, text: str = TEXT, **changes: Any) -> Row:
+    at = text.index("Box")
+    prompt = Prompt(text, {"box": ((at, at + 3),)}, "apple")
+    whole = Row(f"rows-{number}", f"context {number}", prompt, prompt, "apple")
+    return replace(whole, **changes)
+
+
+class Written:
+    """A task that writes the rows that it is given."""
+
+    family = "written"
+    refusals = ()
+
+    def __init__(self, rows: Sequence[Row], backgrounds: Sequence[Row] = ()) -> None:
+        self.given, self.behind = rows, backgrounds
+
+    def asked(self, what: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+        return self.given
+
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+        return self.given
+
+    def backgrounds(
+        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
+    ) -> Sequence[Row]:
+        return self.behind[:count]
+
+
+def ask(method: Method, **arguments: Any) -> Measurement:
+    given = {"rows": 12, "stream": "rows", **arguments}
+    return Measurement(method, "base", "settings", canonical(given))
+
+
+def silenced(value: str = "positional_mean", prompts: int = 60) -> Measurement:
+    ablation = {"value": value, "prompts": prompts}
+    return ask(CIRCUIT, alive={"circuit": [[0, 0, "box"]]}, ablation=ablation)
+
+
+PATCHED = ask(PATH_PATCHING, senders={}, at="box", receivers=[], via=None)
+PROBED = ask(PROBING, asked="rows", position="box", chosen=12, train=12)
+
+
+def problem(task: Any, measurement: Measurement) -> str | None:
+    encoder = Encoder.load(ZOO / "base")
+    ahead = Ahead({"base": encoder}, SharedVocabulary((encoder,)), {"base": ZOO / "base"})
+    try:
+        ahead.check(measurement, task)
+    except MechanismError as found:
+        return str(found)
+    return None
+
+
+ROWS = [row(i) for i in range(12)]
+SHORT = "The apple is in Box F. Box F contains the"
+TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
+
+
+@pytest.mark.parametrize(
+    ("rows", "measurement", "says"),
+    [
+        (ROWS, ask(PERFORMANCE), None),
+        (ROWS, PATCHED, None),
+        (ROWS, PROBED, None),
+        ([], ask(PERFORMANCE), "wrote no rows for stream rows"),
+        (ROWS[:9], ask(PERFORMANCE), "9 rows come from 9 contexts, an interval needs 10"),
+        ([replace(r, source=None) for r in ROWS], PATCHED, "no source prompt to patch from"),
+        (
+            [*ROWS, row(12, base=replace(ROWS[0].base, spans={}))],
+            PATCHED,
+            "has no position 'box'; valid:",
+        ),
+        ([*ROWS, row(12, target="antidisestablishment")], PATCHED, "is not one token here"),
+        ([*ROWS, row(12, base=TWICE)], PROBED, "a probe reads one"),
+        (5, ask(PERFORMANCE), "could not be checked: TypeError"),
+    ],
+)
+def test_what_a_row_lacks_is_known_without_a_model(
+    rows: Any, measurement: Measurement, says: str | None
+) -> None:
+    """One row in thirteen is enough to be refused."""
+    found = problem(Written(rows), measurement)
+    assert found is None if says is None else says in str(found)
+
+
+def test_every_place_of_the_rows_needs_fifty_prompts() -> None:
+    """Fifty of the same form are enough, forty-nine are not, and a longer row needs its own."""
+    fifty = [row(i, SHORT) for i in range(50)]
+    short = [row(i, SHORT) for i in range(12)]
+    assert problem(Written(short, fifty), silenced()) is None
+    assert "fewer than 50 background prompts" in str(problem(Written(short, fifty[1:]), silenced()))
+    longer = str(problem(Written([*short, row(12)], fifty), silenced()))
+    assert "(0 of 50 have it)" in longer
+    assert "there are 50 different ones and not 60" in longer
+    assert problem(Written([*short, row(12)], fifty), silenced("mean")) is None
+    assert "fewer than 50 tokens" in str(problem(Written(short, fifty[:1]), silenced("mean")))
+    assert problem(Written([*short, row(12)], []), silenced("zero")) is None
+
+
+def test_what_is_resampled_has_the_same_anchors() -> None:
+    """A prompt without an anchor of the one that it stands in for is refused."""
+    others = [row(i) for i in range(12)]
+    assert problem(Written(ROWS, others), silenced("resample")) is None
+    anchored = replace(ROWS[0].base, anchors=(("start", 0), ("query", 30)))
+    found = problem(Written([row(0, base=anchored), *ROWS[1:]], others), silenced("resample"))
+    assert "has the anchor 'query'" in str(found)
+
+
+def test_the_advised_number_of_prompts_suffices() -> None:
+    """One prompt in twenty has the rare place: about a thousand give fifty of them. Where no more
+    prompts have it, none are advised."""
+
+    def counted(prompts: int) -> tuple[dict[tuple[str, int], int], int]:
+        return {("start", 0): prompts, ("rare", 0): prompts // 20}, prompts
+
+    needed = {("start", 0), ("rare", 0)}
+    advised = enough(needed, counted, 200)
+    assert advised is not None
+    assert lacking(needed, counted(advised)[0]) == []
+    assert 1000 <= advised <= 1500
+    assert enough(needed, lambda n: (counted(min(n, 300))[0], min(n, 300)), 200) is None
+    assert enough({("never", 0)}, counted, 200) is None
+
+
+def test_every_built_in_method_with_rows_is_looked_ahead_for() -> None:
+    """A new method that draws rows is listed, or is known to draw none."""
+    from pytest_mechanism.methods import catalogue
+
+    methods = {m.function for m in vars(catalogue).values() if isinstance(m, Method)}
+    assert methods - DRAWN.keys() == {catalogue.WEIGHT_CHANGE.function}
+
+
+def test_looking_ahead_imports_no_torch() -> None:
+    """Tokenizers suffice."""
+    code = (
+        "import sys, pytest_mechanism.runner.ahead, pytest_mechanism.discovery.ahead\n"
+        "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+# -- trainings
+
+WRAPPER = """mechanism: 1
+circuit: wrapper
+task: {family: counting, refuse: a, rows: 20, seed: 1}
+claims:
+  back: {kind: resists_revival, on: ft, rates: [1e-4], steps: 2, batch: 4}
+  soft: {kind: resists_revival, on: ft, rates: [1e-4], steps: 2, batch: 4, lora: 2}
+  third: {kind: accuracy, on: ft, not_worse_than: other, margin: 0.1}
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    pair = "base=zoo:wrapper_safe,ft=zoo:wrapper_ft"
+    return open_gate(
+        argparse.Namespace(
+            model=None, model_pair=pair, store=tmp_path / "store", device="cpu", dtype="float32",
+            batch_size=64, engine="branch",
+        )
+    )  # fmt: skip
+
+
+def test_a_disk_too_small_for_a_training_is_known_before_it(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and both moments in float32, twice: 24 bytes a weight. LoRA keeps next to nothing."""
+    (tmp_path / "wrapper.yaml").write_text(WRAPPER)
+    spec = load(tmp_path / "wrapper.yaml")
+    many = ahead_of_training.weights(ZOO / "wrapper_ft")
+    assert 0.9 < 2 * many / (ZOO / "wrapper_ft" / "model.safetensors").stat().st_size <= 1
+    monkeypatch.setattr(
+        ahead_of_training.shutil, "disk_usage", lambda _: SimpleNamespace(free=24 * many - 1)
+    )
+    refused = gate.refusal(spec, spec.claims["back"], "ft")
+    assert "GB free, training this checkpoint takes up to" in str(refused)
+    assert str(refused).startswith(f"{tmp_path}/wrapper.yaml:5: ")
+    assert gate.refusal(spec, spec.claims["soft"], "ft") is None
+
+
+def test_models_to_compare_with_are_missed_before_anything_is_loaded(
+    gate: Gate, tmp_path: Path
+) -> None:
+    """What cannot pass, and what cannot be measured: a line each, and no checkpoint is loaded."""
+    (tmp_path / "wrapper.yaml").write_text(WRAPPER.replace("  soft", "  # soft"))
+    spec = load(tmp_path / "wrapper.yaml")
+    items = [
+        SimpleNamespace(spec=spec, claim=claim, claim_name=name, name="ft")
+        for name, claim in spec.claims.items()
+    ]
+    assert list(foreseen(gate, items)) == [
+        "back on ft: it cannot pass without control and pretrained: add "
+        "--mechanism-model control=REFERENCE --mechanism-model pretrained=REFERENCE",
+        f"third on ft cannot be measured: {tmp_path}/wrapper.yaml:7: needs a checkpoint for the role "
+        "'other', this run has base, ft: add --mechanism-model other=REFERENCE",
+    ]
+    assert (gate.runner.loaded, gate.runner.done) == (0, 0)
+
+
+def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
+    gate: Gate, tmp_path: Path
+) -> None:
+    """A task without answers to what must be refused cannot revive anything."""
+    (tmp_path / "wrapper.yaml").write_text(WRAPPER)
+    spec = load(tmp_path / "wrapper.yaml")
+    claim = spec.claims["back"]
+    assert isinstance(claim, ResistsRevival)
+    case = gate.case(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
+    (curve, *_) = claim.needs(case)
+    assert gate.in_the_way([curve]) is None
+    broken = replace(curve, arguments=curve.arguments.replace('"diet":"capability"', '"diet":"x"'))
+    assert "could not be checked: KeyError" in str(gate.in_the_way([broken]))
+    assert gate.runner.loaded == 0
+
+
+def test_what_is_in_the_store_needs_no_look(gate: Gate, tmp_path: Path) -> None:
+    """A warm run reads no tokenizer."""
+    (tmp_path / "wrapper.yaml").write_text(WRAPPER)
+    spec = load(tmp_path / "wrapper.yaml")
+    claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
+    needed = claim.needs(gate.case(spec, claim, "ft"))
+    assert gate.runner.store is not None
+    for each in needed:
+        seen = Observations(("a",), ("x",), {"correct": [1.0]})
+        gate.runner.store.put(gate.runner.key(each), seen)
+    fresh = open_gate(
+        argparse.Namespace(
+            model=None, model_pair="base=zoo:wrapper_safe,ft=zoo:wrapper_ft",
+            store=tmp_path / "store", device="cpu", dtype="float32", batch_size=64, engine="branch",
+        )
+    )  # fmt: skip
+    assert fresh.in_the_way(needed) is None
+    assert fresh.runner.encoders == {}
