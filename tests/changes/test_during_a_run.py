@@ -80,6 +80,9 @@ class World:
             self.now("before reading again")
             found = number(self.path.read_bytes())
             bench.model.look()
+        elif arguments["what"] == "reads from disk":
+            self.now("before reading from disk")
+            found = number(self.path.read_bytes())
         else:
             self.now("while measuring")
             found = bench.model.number
@@ -145,16 +148,36 @@ CHANGES = [
 ]
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
+    clock = states.now
+    monkeypatch.setattr(states, "now", lambda: clock() + 120 * 10**9)
+    monkeypatch.setattr(states, "kind_of_system", lambda *_: "ext4")
+
+
 @pytest.mark.parametrize(
-    ("moment", "change"),
-    [*product(MOMENTS, CHANGES), ("before reading again", in_place)],
-    ids=lambda given: given if isinstance(given, str) else given.__name__,
+    ("moment", "change", "late"),
+    [
+        *product(MOMENTS, CHANGES, [True]),
+        *product(MOMENTS, [in_place], [False]),
+        ("before reading again", in_place, True),
+    ],
+    ids=lambda given: getattr(given, "__name__", str(given)),
 )
 def test_nothing_wrong_is_stored(
-    world: World, reference: Reference, tmp_path: Path, moment: str, change: Callable[[Path], None]
+    world: World,
+    reference: Reference,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    moment: str,
+    change: Callable[[Path], None],
+    late: bool,
 ) -> None:
     """One line that names the file or its folder, nothing in the store, and nothing of it in the next
     runs, on what was there before and on what is there now."""
+    if late:
+        request.getfixturevalue("settled")
     asked = [ask("first"), ask("reads again"), ask("third")]
     before = world.path.read_bytes()
     runner = make(reference, tmp_path / "store")
@@ -178,6 +201,29 @@ def test_nothing_wrong_is_stored(
         again = make(reference, tmp_path / "store")
         seen = [float(again.measure(each).values["seen"][0]) for each in asked]
         assert seen == 3 * [number(content)]
+
+
+@pytest.mark.usefixtures("settled")
+def test_layers_that_stay_on_disk_are_looked_at_after_each_measurement(
+    world: World, reference: Reference, tmp_path: Path
+) -> None:
+    """They are read from the files during every forward, and nobody looks then."""
+    runner = make(reference, tmp_path / "store")
+    world.happens["before reading from disk"] = in_place
+    with pytest.raises(CheckpointChanged):
+        runner.measure(ask("reads from disk"))
+    assert stored(runner, ask("reads from disk")) == []
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_loaded_for_a_trial_is_looked_at_too(
+    world: World, reference: Reference, tmp_path: Path
+) -> None:
+    """doctor measures nothing, and says it all the same."""
+    runner = make(reference, tmp_path / "store")
+    world.happens["before loading"] = in_place
+    with pytest.raises(CheckpointChanged):
+        runner.bench("base", runner.task(ask("first")))
 
 
 def test_an_unchanged_checkpoint_is_measured_and_stored(
