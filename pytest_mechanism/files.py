@@ -1,0 +1,140 @@
+"""Reading a file that somebody else made: a regular file of at most so many bytes, or one line.
+
+Opening a named pipe waits for a writer, a device never ends, and a file of many gigabytes fills the
+memory. Each is refused before its first byte is read. Imports nothing heavy, so that specs,
+checkpoints and the store can all use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pytest_mechanism.errors import MechanismError
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class BadFile(MechanismError):
+    """A path that is there and is not a readable regular file of a permitted size."""
+
+
+def check_file(path: Path, most: int) -> os.stat_result:
+    """The status of a regular file of at most ``most`` bytes; its content is not looked at.
+
+    Raises:
+        FileNotFoundError: nothing has this name.
+        BadFile: a folder, pipe, device, socket, dangling or looping link, a file that is too large, or
+            one that may not be looked at.
+    """
+    try:
+        return _checked(path, path.stat(), most)
+    except OSError as problem:
+        raise _told(path, problem) from None
+    except ValueError as problem:  # a null character in the name
+        raise BadFile(f"{path} cannot be read: {problem}") from None
+
+
+@contextmanager
+def open_file(path: Path, most: int) -> Iterator[BinaryIO]:
+    """The file, open for reading in binary.
+
+    Raises:
+        FileNotFoundError: nothing has this name.
+        BadFile: as in `check_file`, or reading failed.
+    """
+    check_file(path, most)  # opening a device can already do something
+    try:
+        # without waiting: a pipe may have taken the place of the file in the meantime
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+        with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
+            _checked(path, os.fstat(number), most)
+            yield file
+    except OSError as problem:
+        raise _told(path, problem) from None
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes.
+
+    Raises:
+        FileNotFoundError: nothing has this name.
+        BadFile: as in `open_file`.
+    """
+    with open_file(path, most) as file:
+        content = file.read(most + 1)  # it may grow meanwhile, and files of /proc have no size
+    if len(content) > most:
+        raise _too_large(path, most)
+    return content
+
+
+def read_text(path: Path, most: int) -> str:
+    """The same as UTF-8.
+
+    Raises:
+        FileNotFoundError: nothing has this name.
+        BadFile: as in `open_file`, or the content is not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise BadFile(f"{path} is not UTF-8: {problem.reason} at byte {problem.start}") from None
+
+
+def read_json(path: Path, most: int) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: nothing has this name.
+        BadFile: as in `read_text`, or the text is not JSON.
+    """
+    text = read_text(path, most)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise BadFile(f"{path} cannot be read as JSON: {problem}") from None
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.4g} {name}"
+    return f"{count} bytes"
+
+
+def _checked(path: Path, status: os.stat_result, most: int) -> os.stat_result:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(status.st_mode)), "something else")
+        raise BadFile(f"{path} is {kind}, not a regular file")
+    if status.st_size > most:
+        raise _too_large(path, most)
+    return status
+
+
+def _too_large(path: Path, most: int) -> BadFile:
+    return BadFile(f"{path} is larger than {size(most)}, which such a file never is")
+
+
+def _told(path: Path, problem: OSError) -> OSError | BadFile:
+    """The error to raise: one line, or the library's own where nothing has this name."""
+    if isinstance(problem, FileNotFoundError) and not path.is_symlink():
+        return problem
+    if isinstance(problem, FileNotFoundError):
+        return BadFile(f"{path} is a link to a file that is missing")
+    if isinstance(problem, NotADirectoryError):
+        return FileNotFoundError(problem.errno, problem.strerror, str(path))
+    return BadFile(f"{path} cannot be read: {problem.strerror}")
