@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -135,11 +139,37 @@ def switch(config: pytest.Config, name: str) -> bool:
 
 
 def path_option(config: pytest.Config, name: str) -> Path | None:
-    """A path: of an ini file meant from the rootdir, of the command line from where one is."""
+    """A path, see `seen_from`."""
     if (given := option(config, name)) is None:
         return None
-    typed = config.getoption(name) is not None
-    return (config.invocation_params.dir if typed else config.rootpath) / Path(given).expanduser()
+    return seen_from(config, name) / Path(given).expanduser()
+
+
+def seen_from(config: pytest.Config, name: str) -> Path:
+    """What a relative path in an option is relative to: the ini file's folder where that file has it
+    (as a key or in ``addopts``), the working directory where it was typed."""
+    here = config.invocation_params.dir
+    flag = f"--{name.replace('_', '-')}"
+    typed = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    if gives(flag, typed):
+        return here
+    given = config.getoption(name, None)
+    if given in (None, []):
+        if any(re.match(rf"(-o|--override-ini=)?{name}\s*=", each) for each in typed):
+            return here
+    elif not gives(flag, config.getini("addopts")):
+        return here  # by a file of arguments (@FILE), or by a conftest
+    return ini_folder(config)
+
+
+def ini_folder(config: pytest.Config) -> Path:
+    """The folder of the ini file, or the rootdir where there is none."""
+    return config.rootpath if config.inipath is None else config.inipath.parent
+
+
+def gives(flag: str, arguments: Sequence[str]) -> bool:
+    """Whether arguments give a value to a flag."""
+    return any(each == flag or each.startswith(f"{flag}=") for each in map(str, arguments))
 
 
 def check_values(config: pytest.Config) -> None:

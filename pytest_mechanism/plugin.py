@@ -13,7 +13,7 @@ import pytest
 
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.flags import add_options, path_option
-from pytest_mechanism.options import make_session, no_device
+from pytest_mechanism.options import WORKERINPUT, hand_over, make_session, no_device
 
 if TYPE_CHECKING:
     from pytest_mechanism.items import SpecFile
@@ -59,17 +59,15 @@ class MechanismPlugin:
         self.results: list[dict[str, Any]] = []
         self.counts: dict[str, dict[str, int]] = {}
         self.all_skipped = False
+        self.header_shown = False
         self.problems: list[str] = []  # of the whole run: it ends as wrong use does
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
-        lines = []
-        for role, reference in self.session.references.items():
-            try:
-                mark = self.session.fingerprints[role].short
-            except MechanismError as problem:
-                raise pytest.UsageError(str(problem)) from None
-            text = visible(reference.text)
-            lines.append(f"mechanism: {role} = {reference.label} ({text}) {mark}")
+        try:
+            lines = self.session.whereabouts()
+        except MechanismError as problem:
+            raise pytest.UsageError(str(problem)) from None
+        self.header_shown = True
         if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
             lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
@@ -189,6 +187,14 @@ class MechanismPlugin:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Workers of xdist test the checkpoints that were resolved here."""
+        try:
+            node.workerinput[WORKERINPUT] = hand_over(self.session)
+        except MechanismError as problem:
+            raise pytest.UsageError(str(problem)) from None
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
         """What a worker of xdist could not write."""
         self.problems += getattr(node, "workeroutput", {}).get("mechanism_not_written", [])
@@ -203,6 +209,9 @@ class MechanismPlugin:
         from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
 
         terminalreporter.section(f"mechanism: {self.session.pair}")
+        if not self.header_shown:  # -q, --no-header
+            for line in self.session.whereabouts():
+                terminalreporter.write_line(line)
         (heading, headings), *lines = table(self.results)
         if lines:
             terminalreporter.write_line(heading + headings, bold=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.errors import visible
 from pytest_mechanism.runner.keys import versions
 
 FORMAT = 1
@@ -27,6 +28,8 @@ def result_file(
         role: {
             "label": reference.label,
             "reference": reference.text,
+            "folder": visible(str(reference.folder)),
+            "adapter": None if reference.adapter is None else visible(str(reference.adapter)),
             "fingerprint": fingerprints[role].model,
         }
         for role, reference in references.items()
