@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,9 +29,9 @@ from pytest_mechanism.snapshot import (
     score_file,
     score_keeper,
 )
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.find import read_spec
+from pytest_mechanism.spec.load import Problems
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.yaml import is_spec
 from pytest_mechanism.statistics.drift import Drift, Tolerance, compare
 from pytest_mechanism.types import Verdict
 
@@ -52,49 +53,46 @@ class ClaimFailed(Exception):
     """A red verdict; its text is what the failure shows."""
 
 
-class SpecFile(pytest.File):
-    """A spec.
+class SpecFile(pytest.Module):
+    """A spec. A module for fixtures that look at ``request.module``, and for those of its scope: one
+    that holds nothing, and is named as the spec.
 
     Attributes:
         spec: what it says, once collected.
-        hidden: whether its path has characters that a terminal would act on; its node id then shows
-            them as codes, and it is not read.
+        wrong: why it cannot be one where it is, or nothing.
     """
 
     spec: Spec
-    hidden: bool = False
+    wrong: str = ""
 
     @classmethod
-    def at(cls, parent: pytest.Collector, path: Path) -> SpecFile:
+    def at(cls, parent: pytest.Collector, path: Path, wrong: str = "") -> SpecFile:
         """A spec's file, wherever it is."""
         try:
             written = path.relative_to(parent.config.rootpath).as_posix()
         except ValueError:
             written = path.as_posix()
         if written.isprintable():
-            return cls.from_parent(parent, path=path)
-        found = cls.from_parent(parent, path=path, name=visible(path.name), nodeid=visible(written))
-        found.hidden = True
+            found = cls.from_parent(parent, path=path)
+        else:  # node ids show characters that a terminal would act on as codes
+            name = visible(path.name)
+            found = cls.from_parent(parent, path=path, name=name, nodeid=visible(written))
+        found.wrong = wrong
         return found
 
+    def _getobj(self) -> ModuleType:
+        module = ModuleType(self.path.stem, f"The spec {self.nodeid}.")
+        module.__file__ = str(self.path)
+        return module
+
     def collect(self) -> Iterator[pytest.Collector]:
-        if self.hidden:
-            raise self.CollectError(
-                f"{self.nodeid}: a name on the way to this spec has characters that do not show; "
-                "give it another"
-            )
         shown = self.path
         with contextlib.suppress(ValueError):
             shown = self.path.relative_to(Path.cwd())
-        for suffix in (".yaml", ".yml"):
-            twin = self.path.with_suffix(suffix)
-            if twin != self.path and is_spec(twin):
-                raise self.CollectError(
-                    f"{shown}:1: {twin.name} stands beside it, and both would keep their accepted "
-                    f"scores in {self.path.stem}.json; rename one"
-                )
         try:
-            self.spec = load(self.path, shown)
+            if self.wrong:
+                raise SpecError(self.wrong, f"{shown}:1")
+            self.spec = read_spec(self.path, shown, self.config.rootpath)
         except Problems as problems:
             raise self.CollectError("\n".join(map(str, problems.found))) from None
         except SpecError as problem:

@@ -51,16 +51,12 @@ class Session:
 
     def whereabouts(self) -> list[str]:
         """A line for each checkpoint: role, label, what was said, and the folder that it came to."""
-        return [
-            visible(
-                f"mechanism: {role} = {each.label} ({each.text}) {self.mark(role)} {each.place}"
-            )
-            for role, each in self.references.items()
-        ]
-
-    def mark(self, role: str) -> str:
-        """The beginning of a checkpoint's fingerprint."""
-        return self.fingerprints[role].short
+        lines = []
+        for role, each in self.references.items():
+            place = "" if each.place == each.text else f" {each.place}"
+            mark = self.fingerprints[role].short
+            lines.append(visible(f"mechanism: {role} = {each.label} ({each.text}) {mark}{place}"))
+        return lines
 
     @property
     def paired(self) -> bool:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mechanism.collecting import Collecting
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.flags import add_options, path_option
 from pytest_mechanism.options import WORKERINPUT, hand_over, make_session, no_device
 
 if TYPE_CHECKING:
-    from pytest_mechanism.items import SpecFile
     from pytest_mechanism.options import Session
-
-SUFFIXES = (".yaml", ".yml")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(problem)) from None
     plugin = MechanismPlugin(session)
     config.pluginmanager.register(plugin, "mechanism-session")
+    config.pluginmanager.register(Collecting(session), "mechanism-collecting")
 
 
 def forget_result(config: pytest.Config) -> None:
@@ -71,23 +70,6 @@ class MechanismPlugin:
         if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
             lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
-
-    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SpecFile | None:
-        if file_path.suffix not in SUFFIXES:
-            return None
-        from pytest_mechanism.spec.yaml import is_spec
-
-        if not is_spec(file_path):
-            return None
-        from pytest_mechanism.items import SESSION, SpecFile
-        from pytest_mechanism.snapshot import ScoreExtension
-
-        parent.config.stash[SESSION] = self.session
-        if self.session.paired:
-            ScoreExtension.pair = self.session.pair
-        ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
-        ScoreExtension.not_written.clear()
-        return SpecFile.at(parent, file_path)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan what the selected items need, so that each checkpoint is loaded once."""
@@ -240,12 +222,6 @@ def scores_not_written() -> list[str]:
     """What went wrong with accepted scores in this process, where there was anything to accept."""
     module = sys.modules.get("pytest_mechanism.snapshot")
     return [] if module is None else list(module.ScoreExtension.not_written)
-
-
-def accepts(config: pytest.Config) -> tuple[bool, bool]:
-    """Whether this run accepts scores that have no baseline yet, and whether it replaces others."""
-    updating = bool(getattr(config.option, "update_snapshots", False))
-    return updating or bool(getattr(config.option, "update_new_snapshots_only", False)), updating
 
 
 def claim_items(session: pytest.Session) -> list[Any]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.say import say
@@ -100,8 +102,12 @@ def paths_of(given: argparse.Namespace) -> Sequence[Path]:
     return several if several is not None else [] if one is None else [one]
 
 
-def open_session(given: argparse.Namespace) -> Session:
+def open_session(given: argparse.Namespace, config: pytest.Config | None = None) -> Session:
     """What a pytest run with these options would be about.
+
+    Args:
+        given: what was typed.
+        config: that of `read_config`, where it has been read.
 
     Raises:
         MechanismError: no checkpoint was named, or one that cannot be resolved.
@@ -109,7 +115,7 @@ def open_session(given: argparse.Namespace) -> Session:
     model, pair = getattr(given, "model", None), getattr(given, "model_pair", None)
     if model is not None and pair is not None:
         raise MechanismError("give one of --model REF and --model-pair A,B")
-    config = read_config(given, paths_of(given))
+    config = config or read_config(given, paths_of(given))
     if model is None and option(config, "model_pair") is None:
         raise MechanismError(
             "give one of --model REF and --model-pair A,B, or set model_pair in the ini file"

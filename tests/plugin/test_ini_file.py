@@ -190,9 +190,9 @@ def strings(keys):
 
 
 FILES = {
-    "pytest.ini": lambda keys: ini(keys),
-    ".pytest.ini": lambda keys: ini(keys),
-    "tox.ini": lambda keys: ini(keys),
+    "pytest.ini": ini,
+    ".pytest.ini": ini,
+    "tox.ini": ini,
     "setup.cfg": lambda keys: ini(keys).replace("[pytest]", "[tool:pytest]"),
     "pyproject.toml": lambda keys: toml("tool.pytest", keys),
     "pyproject.toml, older table": lambda keys: toml("tool.pytest.ini_options", strings(keys)),
