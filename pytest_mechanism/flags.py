@@ -52,9 +52,10 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
 
 NO_STORE = "measure everything anew and remember nothing, for release builds"
 REQUIRE_ACCEPTED = (
-    "a claim whose score nobody has accepted is red, whatever its verdict; --snapshot-update accepts "
-    "scores"
+    "a claim whose score nobody has accepted is red, whatever its verdict, and so is one that is "
+    "skipped although it has an accepted score; --snapshot-update accepts scores"
 )
+NO_SKIPS = "a claim that is skipped is red, whatever skips it: applies_to, a mark, a fixture, xfail"
 TRUSTS = {
     "mechanism_allow_pickle": "load pickled weights too (*.bin), where a folder has no safetensors; "
     "tensors are taken from them and nothing else",
@@ -88,7 +89,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini("mechanism_model", "further checkpoints, one ROLE=REF a line", type="linelist")
     switches = {
-        "mechanism_no_store": NO_STORE, "mechanism_require_accepted": REQUIRE_ACCEPTED, **TRUSTS
+        "mechanism_no_store": NO_STORE, "mechanism_require_accepted": REQUIRE_ACCEPTED,
+        "mechanism_no_skips": NO_SKIPS, **TRUSTS,
     }  # fmt: skip
     for name, text in switches.items():
         group.addoption(

@@ -20,6 +20,7 @@ import pytest
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import MechanismError, NoDevice, SpecError, one_line, visible
 from pytest_mechanism.options import Session, no_device
+from pytest_mechanism.outcomes import settled, skipped_although
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
 from pytest_mechanism.snapshot import (
@@ -42,6 +43,9 @@ NO_PAIR = (
     "no checkpoints to test: add --model-pair BASE,FT (two folders, aliases or zoo:NAME), or set "
     "model_pair in the ini file"
 )
+
+
+NOT_JUDGED = "was not judged: a hook of the project took the place of its test"
 
 
 def not_accepted(drift: Drift) -> str:
@@ -186,16 +190,53 @@ class ClaimItem(pytest.Function):
                 )
             )
 
+    def forget(self) -> None:
+        """What an earlier run of this item came to."""
+        if RESULT in self.stash:
+            del self.stash[RESULT]
+
+    def concluded(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, Any]:
+        """The result of a claim that is through, which says what its report says; a skip that may
+        not be turns the report red."""
+        if RESULT not in self.stash:
+            problem = None if call.excinfo is None else call.excinfo.value
+            self.not_run(problem, skipped=report.skipped)
+            if report.passed:  # a hook that takes the place of the test
+                report.outcome = "failed"
+                report.longrepr = f"{self.claim_name} on {self.name}: {NOT_JUDGED}"
+        elif report.skipped and report.when == "call":
+            report.longrepr = self.skip_place(report.longrepr)
+        result = self.stash[RESULT]
+        if (found := settled(result["verdict"], result["reason"], report)) is not None:
+            self.overrule(*found)
+        if report.skipped and (red := skipped_although(self, self.stash[RESULT]["reason"])):
+            report.outcome = "failed"
+            report.longrepr = f"{self.claim_name} on {self.name} {red}"
+            if hasattr(report, "wasxfail"):
+                del report.wasxfail
+            self.overrule("error", red)
+        return self.stash[RESULT]
+
+    def overrule(self, verdict: str, reason: str) -> None:
+        """Put another verdict in the result."""
+        result = self.stash[RESULT] | {"verdict": verdict, "reason": visible(reason)}
+        self.stash[RESULT] = result
+        name = "mechanism_verdict"
+        kept = [each for each in self.user_properties if each[0] != name]
+        self.user_properties[:] = [(name, verdict), *kept]
+
     def skip_place(self, skipped: Any) -> Any:
         """A skip with the place in the spec that asks for it, and not where this module obeys."""
         if not isinstance(skipped, tuple):
             return skipped
         return (str(self.path), self.spec.document.line(("applies_to",)), skipped[2])
 
-    def not_run(self, problem: BaseException, *, skipped: bool) -> None:
-        """Report a claim that a mark or a fixture of the project kept from running."""
+    def not_run(self, problem: BaseException | None, *, skipped: bool) -> None:
+        """Report a claim that a mark, a fixture or a hook of the project kept from running."""
         said = one_line(str(problem))
-        if skipped:
+        if problem is None:
+            verdict = Verdict("error", NOT_JUDGED, "")
+        elif skipped:
             verdict = Verdict("skipped", said, "")
         else:
             verdict = Verdict("error", f"{type(problem).__name__}: {said}", "")
@@ -274,6 +315,9 @@ class ClaimItem(pytest.Function):
             self.notes(),
         )
         self.stash[RESULT] = result
+        ours = [each for each in self.user_properties if each[0].startswith("mechanism_")]
+        for each in ours:  # of an earlier run of this item
+            self.user_properties.remove(each)
         for key in ("verdict", "score", "n", "threshold", "baseline", "drift"):
             if result[key] is not None:
                 self.user_properties.append((f"mechanism_{key}", result[key]))

@@ -39,6 +39,7 @@ class Session:
         references: role -> checkpoint; empty where no pair was given.
         json_path: where the result file goes, or None.
         requires_accepted: whether a score that nobody accepted is red.
+        no_skips: whether a claim that is skipped is red.
         no_device: what is wrong with the device, once an item has found that out.
     """
 
@@ -46,6 +47,7 @@ class Session:
     references: Mapping[str, Reference]
     json_path: Path | None
     requires_accepted: bool = False
+    no_skips: bool = False
     progress: Progress | None = None
     no_device: str | None = None
 
@@ -162,7 +164,13 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
         wrong = "is a folder" if json_path.is_dir() else "no such folder"
         if json_path.is_dir() or not json_path.parent.is_dir():
             raise MechanismError(f"--mechanism-json: {json_path} cannot be written: {wrong}")
-    return Session(config, references, json_path, switch(config, "mechanism_require_accepted"))
+    return Session(
+        config,
+        references,
+        json_path,
+        switch(config, "mechanism_require_accepted"),
+        switch(config, "mechanism_no_skips"),
+    )
 
 
 def resolved(config: pytest.Config, model: str | None = None) -> dict[str, Reference]:

@@ -96,6 +96,7 @@ def claim_result(
         "claim": name,
         "kind": claim.kind,
         "role": role,
+        "models": list(claim.models(role)),
         "verdict": verdict.status,
         "reason": verdict.reason,
         "score": None if score is None else round(score.value, DIGITS),
