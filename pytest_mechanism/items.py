@@ -101,6 +101,9 @@ class SpecFile(pytest.Module):
             raise self.CollectError("\n".join(map(str, problems.found))) from None
         except SpecError as problem:
             raise self.CollectError(str(problem)) from None
+        ScoreExtension.claims[score_file(self.path, ScoreExtension.pair)] = {
+            f"{name}.{role}" for name, claim in self.spec.claims.items() for role in claim.roles()
+        }
         for name, claim in self.spec.claims.items():
             yield ClaimNode.from_parent(self, name=name, claim=claim)
 
@@ -198,6 +201,8 @@ class ClaimItem(pytest.Function):
     def concluded(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, Any]:
         """The result of a claim that is through, which says what its report says; a skip that may
         not be turns the report red."""
+        if RESULT not in self.stash or report.skipped:
+            self.keep_accepted()
         if RESULT not in self.stash:
             problem = None if call.excinfo is None else call.excinfo.value
             self.not_run(problem, skipped=report.skipped)
@@ -216,6 +221,15 @@ class ClaimItem(pytest.Function):
                 del report.wasxfail
             self.overrule("error", red)
         return self.stash[RESULT]
+
+    def keep_accepted(self) -> None:
+        """The claim is still there, and so is its accepted score after an update."""
+        if not self.config.stash[SESSION].paired:
+            return
+        with contextlib.suppress(MechanismError, ValueError, KeyError, TypeError):
+            scores = read_scores(score_file(self.path, ScoreExtension.pair))
+            if (accepted := scores.get(f"{self.claim_name}.{self.name}")) is not None:
+                score_keeper(self).assert_match(accepted)
 
     def overrule(self, verdict: str, reason: str) -> None:
         """Put another verdict in the result."""

@@ -202,7 +202,7 @@ class MechanismPlugin:
         if error and "mechanism_not_written" not in output and self.session.paired:
             name = getattr(getattr(node, "gateway", None), "id", "a worker")
             self.outcomes.reasons.append(
-                f"worker {name} ended before it was done ({one_line(str(error))}): what it did is lost, "
+                f"worker {name} ended before it was done ({one_line(str(error).strip().splitlines()[-1])}): what it did is lost, "
                 "accepted scores among it"
             )
 

@@ -29,6 +29,7 @@ from pytest_mechanism.statistics.drift import Tolerance, compare
 
 FORMAT = 1
 FOLDER = "__scores__"
+SUFFIXES = (".yaml", ".yml", ".YAML", ".YML")
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 """``claim.role``; syrupy lists the names of those that nobody uses."""
@@ -41,6 +42,7 @@ class ScoreExtension(AbstractSyrupyExtension):
         pair: ``<label>+<label>`` of this run; set when pytest is configured.
         accepting: whether this run accepts scores that have no accepted one yet.
         updating: whether it replaces accepted ones too (``--snapshot-update``).
+        claims: score file -> ``claim.role`` of every item that its spec has, run or not.
         not_written: what went wrong with writing; raised, it would be an internal error of pytest's.
     """
 
@@ -49,6 +51,7 @@ class ScoreExtension(AbstractSyrupyExtension):
     pair: ClassVar[str] = "base+ft"
     accepting: ClassVar[bool] = False
     updating: ClassVar[bool] = False
+    claims: ClassVar[dict[Path, set[str]]] = {}
     not_written: ClassVar[list[str]] = []
 
     @classmethod
@@ -87,12 +90,20 @@ class ScoreExtension(AbstractSyrupyExtension):
     def discover_snapshots(
         self, *, test_location: Any, ignore_extensions: list[str] | None = None
     ) -> SnapshotCollections:
-        """Score files of the pair. What is discovered and not used, an update deletes: a damaged
-        file and whatever else somebody put here stay out of it."""
+        """Scores of the pair that no claim has any more. What is discovered and not used, an update
+        deletes: the score of a claim that is not run to its end, a damaged file and whatever else
+        somebody put here stay out of it."""
         discovered = SnapshotCollections()
         for path in sorted(Path(self.dirname(test_location=test_location)).glob("*.json")):
+            claims = type(self).claims.get(path)
+            if claims is None and any(spec.exists() for spec in specs_of(path)):
+                continue  # of a spec that this run is not about
             with contextlib.suppress(MechanismError):
-                discovered.add(self.read_snapshot_collection(snapshot_location=str(path)))
+                left = SnapshotCollection(location=str(path))
+                for each in self.read_snapshot_collection(snapshot_location=str(path)):
+                    if each.name not in (claims or ()):
+                        left.add(each)
+                discovered.add(left)
         return discovered
 
     def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
@@ -233,3 +244,9 @@ def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
 def score_file(spec: Path, pair: str) -> Path:
     """Where the accepted scores of a spec and a pair are."""
     return spec.parent / FOLDER / pair / f"{spec.stem}.json"
+
+
+def specs_of(scores: Path) -> list[Path]:
+    """The specs that a score file may be of."""
+    folder = scores.parent.parent.parent
+    return [folder / f"{scores.stem}{suffix}" for suffix in SUFFIXES]
