@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -25,9 +26,12 @@ from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
 from pytest_mechanism.errors import MechanismError, visible
+from pytest_mechanism.files import BadFile, read_text
 from pytest_mechanism.statistics.drift import Tolerance, compare
 
 FORMAT = 1
+MOST_BYTES = 64 << 20
+"""Of a score file."""
 FOLDER = "__scores__"
 SUFFIXES = (".yaml", ".yml", ".YAML", ".YML")
 
@@ -182,26 +186,73 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         MechanismError: the file is there and is no score file.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(
+            read_text(path, MOST_BYTES),
+            object_pairs_hook=_each_once,
+            parse_constant=_refused,
+            parse_float=_finite,
+        )
         if data["mechanism_scores"] != FORMAT:
             raise ValueError(f"version {data['mechanism_scores']}")
         scores = data["scores"]
         for name, entry in scores.items():
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name[:60]!r} is not CLAIM.ROLE")
-            if not isinstance(entry, dict) or not _is_score(entry.get("value")):
-                raise ValueError(f"{name} has no finite value")
+            _check_entry(name, entry)
     except FileNotFoundError:
         return {}
+    except BadFile as problem:
+        what = problem.message.removeprefix(visible(f"{path} "))
+        raise _no_scores(path, what) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        what = f"no {problem}" if isinstance(problem, KeyError) else problem
-        raise MechanismError(
-            f"is no file of accepted scores ({what}); restore it from version control, or "
-            "delete it and accept the scores again with --snapshot-update",
-            f"{path}:1",
-        ) from None
+        what = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
+        raise _no_scores(path, what) from None
     found: dict[str, dict[str, Any]] = scores
     return found
+
+
+def _no_scores(path: Path, what: str) -> MechanismError:
+    return MechanismError(
+        f"is no file of accepted scores ({what}); restore it from version control, or delete it and "
+        "accept the scores again with --snapshot-update",
+        f"{path}:1",
+    )
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    """What `statistics.drift` reads of an accepted score.
+
+    Raises:
+        ValueError: there is no score.
+        TypeError: something beside it is something else.
+    """
+    if not isinstance(entry, dict) or not _is_score(entry.get("value")):
+        raise ValueError(f"{name} has no finite value")
+    for key, kind in (("fingerprints", dict), ("definition", str), ("name", str)):
+        if not isinstance(entry.get(key), (kind, type(None))):
+            raise TypeError(f"{name}: {key} is {json.dumps(entry[key])[:60]}")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object: of two values under one key, the second would win without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice[:60]!r} stands twice")
+    return found
+
+
+def _refused(word: str) -> Any:
+    """NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return number
 
 
 def _is_score(value: Any) -> bool:
