@@ -169,7 +169,7 @@ class AppliesTo(Part):
 
     @model_validator(mode="after")
     def some_run_meets_it(self) -> Self:
-        check_reach(self.labels, self.shape, self.roles)
+        check_reach(self.labels, {str(k): v for k, v in self.shape.items()}, self.roles)
         return self
 
 
