@@ -109,6 +109,7 @@ def test_an_adapter_in_an_alias_is_relative_to_the_ini_file(tree, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_workers_test_the_same_checkpoints(tree, monkeypatch):
     """Under xdist, started elsewhere."""
     tree.pytester.makeini(ALIASES)

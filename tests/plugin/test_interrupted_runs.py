@@ -63,6 +63,7 @@ def content(project):
     return json.loads((project.path / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_red(two):
     """The claim that it was at is an error in the file; those of its successor are judged."""
     conftest(two, KILL)

@@ -97,6 +97,7 @@ def test_a_skipped_claim_with_an_accepted_score_is_red_where_those_are_required(
     assert claims(two, "--mechanism-require-accepted")[0].ret == OK
 
 
+@pytest.mark.slow
 def test_a_spec_that_does_not_apply_is_a_skip_too(two):
     """By --mechanism-no-skips or its ini key, and by an accepted score."""
     two.spec("third", name="other", top="applies_to: {shape: {n_heads: 99}}")
@@ -112,6 +113,7 @@ def test_a_spec_that_does_not_apply_is_a_skip_too(two):
     assert (found.ret, verdicts["third.ft"]) == (RED, "error")
 
 
+@pytest.mark.slow
 def test_skips_are_red_under_xdist(two):
     """In workers as here."""
     two.accept()
@@ -172,6 +174,7 @@ def test_a_claim_that_compares_ft_judges_it(project):
         (["-m", "not role(name='ft')", "circuit.yaml"], OK),
     ],
 )
+@pytest.mark.slow
 def test_what_somebody_selects(uneven, arguments, code):
     """A role or a claim that is named is meant; -k, files and folders name none."""
     found, verdicts = claims(uneven, *arguments)
