@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "'pytest circuits --model-pair BASE,FT'.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    from pytest_mechanism.commands.config import add_config_options
+
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     linting = commands.add_parser(
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="print for each accepted score the chance that an unchanged model passes",
     )
+    add_config_options(linting)
     linting.set_defaults(run=lint)
 
     commands.add_parser("schema", help="print a JSON Schema of specs, for editors").set_defaults(
@@ -89,35 +92,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
-def specs(paths: Sequence[Path]) -> Iterator[Path]:
-    """The spec files among paths; a named file counts whatever is in it.
-
-    Raises:
-        MechanismError: a path does not exist, or a folder holds no spec.
-    """
-    from pytest_mechanism.spec.yaml import is_spec
-
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*.y*ml") if p.is_file() and is_spec(p))
-            if not found:
-                raise MechanismError(f"{path} holds no spec; its first key would be 'mechanism: 1'")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise MechanismError(f"{path} does not exist")
-
-
 def lint(given: argparse.Namespace) -> int:
     """Every problem of every spec, one line each."""
+    from pytest_mechanism.collecting import spec_files
+    from pytest_mechanism.commands.config import read_config
     from pytest_mechanism.errors import SpecError
-    from pytest_mechanism.spec.load import Problems, load
+    from pytest_mechanism.spec.find import Stray, read_spec
+    from pytest_mechanism.spec.load import Problems
 
+    config = read_config(given, given.paths)
     bad = 0
-    for path in specs(given.paths):
+    for path in spec_files(given.paths, config):
         try:
-            spec = load(path)
+            if isinstance(path, Stray):
+                raise SpecError(path.wrong, f"{path.path}:1")
+            spec = read_spec(path, root=config.rootpath)
         except Problems as problems:
             bad += 1
             for each in problems.found:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,9 +52,10 @@ FLAGS: tuple[tuple[str, str | None, str], ...] = (
 
 NO_STORE = "measure everything anew and remember nothing, for release builds"
 REQUIRE_ACCEPTED = (
-    "a claim whose score nobody has accepted is red, whatever its verdict; --snapshot-update accepts "
-    "scores"
+    "a claim whose score nobody has accepted is red, whatever its verdict, and so is one that is "
+    "skipped although it has an accepted score; --snapshot-update accepts scores"
 )
+NO_SKIPS = "a claim that is skipped is red, whatever skips it: applies_to, a mark, a fixture, xfail"
 TRUSTS = {
     "mechanism_allow_pickle": "load pickled weights too (*.bin), where a folder has no safetensors; "
     "tensors are taken from them and nothing else",
@@ -84,7 +89,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini("mechanism_model", "further checkpoints, one ROLE=REF a line", type="linelist")
     switches = {
-        "mechanism_no_store": NO_STORE, "mechanism_require_accepted": REQUIRE_ACCEPTED, **TRUSTS
+        "mechanism_no_store": NO_STORE, "mechanism_require_accepted": REQUIRE_ACCEPTED,
+        "mechanism_no_skips": NO_SKIPS, **TRUSTS,
     }  # fmt: skip
     for name, text in switches.items():
         group.addoption(
@@ -135,11 +141,37 @@ def switch(config: pytest.Config, name: str) -> bool:
 
 
 def path_option(config: pytest.Config, name: str) -> Path | None:
-    """A path: of an ini file meant from the rootdir, of the command line from where one is."""
+    """A path, see `seen_from`."""
     if (given := option(config, name)) is None:
         return None
-    typed = config.getoption(name) is not None
-    return (config.invocation_params.dir if typed else config.rootpath) / Path(given).expanduser()
+    return seen_from(config, name) / Path(given).expanduser()
+
+
+def seen_from(config: pytest.Config, name: str) -> Path:
+    """What a relative path in an option is relative to: the ini file's folder where that file has it
+    (as a key or in ``addopts``), the working directory where it was typed."""
+    here = config.invocation_params.dir
+    flag = f"--{name.replace('_', '-')}"
+    typed = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    if gives(flag, typed):
+        return here
+    given = config.getoption(name, None)
+    if given in (None, []):
+        if any(re.match(rf"(-o|--override-ini=)?{name}\s*=", each) for each in typed):
+            return here
+    elif not gives(flag, config.getini("addopts")):
+        return here  # by a file of arguments (@FILE), or by a conftest
+    return ini_folder(config)
+
+
+def ini_folder(config: pytest.Config) -> Path:
+    """The folder of the ini file, or the rootdir where there is none."""
+    return config.rootpath if config.inipath is None else config.inipath.parent
+
+
+def gives(flag: str, arguments: Sequence[str]) -> bool:
+    """Whether arguments give a value to a flag."""
+    return any(each == flag or each.startswith(f"{flag}=") for each in map(str, arguments))
 
 
 def check_values(config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from pytest_mechanism.errors import (
     visible,
 )
 from pytest_mechanism.options import Session, no_device
+from pytest_mechanism.outcomes import settled, skipped_although
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result
 from pytest_mechanism.snapshot import (
@@ -38,9 +40,9 @@ from pytest_mechanism.snapshot import (
     score_file,
     score_keeper,
 )
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.find import read_spec
+from pytest_mechanism.spec.load import Problems
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.yaml import is_spec
 from pytest_mechanism.statistics.drift import Drift, Tolerance, compare
 from pytest_mechanism.types import Verdict
 
@@ -53,6 +55,9 @@ NO_PAIR = (
 )
 
 
+NOT_JUDGED = "was not judged: a hook of the project took the place of its test"
+
+
 def not_accepted(drift: Drift) -> str:
     """Why a claim that holds is red all the same."""
     return f"{drift.reason} (--mechanism-require-accepted)"
@@ -62,53 +67,53 @@ class ClaimFailed(Exception):
     """A red verdict; its text is what the failure shows."""
 
 
-class SpecFile(pytest.File):
-    """A spec.
+class SpecFile(pytest.Module):
+    """A spec. A module for fixtures that look at ``request.module``, and for those of its scope: one
+    that holds nothing, and is named as the spec.
 
     Attributes:
         spec: what it says, once collected.
-        hidden: whether its path has characters that a terminal would act on; its node id then shows
-            them as codes, and it is not read.
+        wrong: why it cannot be one where it is, or nothing.
     """
 
     spec: Spec
-    hidden: bool = False
+    wrong: str = ""
 
     @classmethod
-    def at(cls, parent: pytest.Collector, path: Path) -> SpecFile:
+    def at(cls, parent: pytest.Collector, path: Path, wrong: str = "") -> SpecFile:
         """A spec's file, wherever it is."""
         try:
             written = path.relative_to(parent.config.rootpath).as_posix()
         except ValueError:
             written = path.as_posix()
         if written.isprintable():
-            return cls.from_parent(parent, path=path)
-        found = cls.from_parent(parent, path=path, name=visible(path.name), nodeid=visible(written))
-        found.hidden = True
+            found = cls.from_parent(parent, path=path)
+        else:  # node ids show characters that a terminal would act on as codes
+            name = visible(path.name)
+            found = cls.from_parent(parent, path=path, name=name, nodeid=visible(written))
+        found.wrong = wrong
         return found
 
+    def _getobj(self) -> ModuleType:
+        module = ModuleType(self.path.stem, f"The spec {self.nodeid}.")
+        module.__file__ = str(self.path)
+        return module
+
     def collect(self) -> Iterator[pytest.Collector]:
-        if self.hidden:
-            raise self.CollectError(
-                f"{self.nodeid}: a name on the way to this spec has characters that do not show; "
-                "give it another"
-            )
         shown = self.path
         with contextlib.suppress(ValueError):
             shown = self.path.relative_to(Path.cwd())
-        for suffix in (".yaml", ".yml"):
-            twin = self.path.with_suffix(suffix)
-            if twin != self.path and is_spec(twin):
-                raise self.CollectError(
-                    f"{shown}:1: {twin.name} stands beside it, and both would keep their accepted "
-                    f"scores in {self.path.stem}.json; rename one"
-                )
         try:
-            self.spec = load(self.path, shown)
+            if self.wrong:
+                raise SpecError(self.wrong, f"{shown}:1")
+            self.spec = read_spec(self.path, shown, self.config.rootpath)
         except Problems as problems:
             raise self.CollectError("\n".join(map(str, problems.found))) from None
         except SpecError as problem:
             raise self.CollectError(str(problem)) from None
+        ScoreExtension.claims[score_file(self.path, ScoreExtension.pair)] = {
+            f"{name}.{role}" for name, claim in self.spec.claims.items() for role in claim.roles()
+        }
         for name, claim in self.spec.claims.items():
             yield ClaimNode.from_parent(self, name=name, claim=claim)
 
@@ -202,16 +207,64 @@ class ClaimItem(pytest.Function):
         wanted = self.config.getoption("fulltrace", False) or os.environ.get(TRACEBACK)
         return "\n" + "\n".join(map(visible, trace.split("\n"))) if trace and wanted else ""
 
+    def forget(self) -> None:
+        """What an earlier run of this item came to."""
+        if RESULT in self.stash:
+            del self.stash[RESULT]
+
+    def concluded(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, Any]:
+        """The result of a claim that is through, which says what its report says; a skip that may
+        not be turns the report red."""
+        if RESULT not in self.stash or report.skipped:
+            self.keep_accepted()
+        if RESULT not in self.stash:
+            problem = None if call.excinfo is None else call.excinfo.value
+            self.not_run(problem, skipped=report.skipped)
+            if report.passed:  # a hook that takes the place of the test
+                report.outcome = "failed"
+                report.longrepr = f"{self.claim_name} on {self.name}: {NOT_JUDGED}"
+        elif report.skipped and report.when == "call":
+            report.longrepr = self.skip_place(report.longrepr)
+        result = self.stash[RESULT]
+        if (found := settled(result["verdict"], result["reason"], report)) is not None:
+            self.overrule(*found)
+        if report.skipped and (red := skipped_although(self, self.stash[RESULT]["reason"])):
+            report.outcome = "failed"
+            report.longrepr = f"{self.claim_name} on {self.name} {red}"
+            if hasattr(report, "wasxfail"):
+                del report.wasxfail
+            self.overrule("error", red)
+        return self.stash[RESULT]
+
+    def keep_accepted(self) -> None:
+        """The claim is still there, and so is its accepted score after an update."""
+        if not self.config.stash[SESSION].paired:
+            return
+        with contextlib.suppress(MechanismError, ValueError, KeyError, TypeError):
+            scores = read_scores(score_file(self.path, ScoreExtension.pair))
+            if (accepted := scores.get(f"{self.claim_name}.{self.name}")) is not None:
+                score_keeper(self).assert_match(accepted)
+
+    def overrule(self, verdict: str, reason: str) -> None:
+        """Put another verdict in the result."""
+        result = self.stash[RESULT] | {"verdict": verdict, "reason": visible(reason)}
+        self.stash[RESULT] = result
+        name = "mechanism_verdict"
+        kept = [each for each in self.user_properties if each[0] != name]
+        self.user_properties[:] = [(name, verdict), *kept]
+
     def skip_place(self, skipped: Any) -> Any:
         """A skip with the place in the spec that asks for it, and not where this module obeys."""
         if not isinstance(skipped, tuple):
             return skipped
         return (str(self.path), self.spec.document.line(("applies_to",)), skipped[2])
 
-    def not_run(self, problem: BaseException, *, skipped: bool) -> None:
-        """Report a claim that a mark or a fixture of the project kept from running."""
+    def not_run(self, problem: BaseException | None, *, skipped: bool) -> None:
+        """Report a claim that a mark, a fixture or a hook of the project kept from running."""
         said = one_line(str(problem))
-        if skipped:
+        if problem is None:
+            verdict = Verdict("error", NOT_JUDGED, "")
+        elif skipped:
             verdict = Verdict("skipped", said, "")
         else:
             verdict = Verdict("error", f"{type(problem).__name__}: {said}", "")
@@ -291,6 +344,9 @@ class ClaimItem(pytest.Function):
             self.notes(),
         )
         self.stash[RESULT] = result
+        ours = [each for each in self.user_properties if each[0].startswith("mechanism_")]
+        for each in ours:  # of an earlier run of this item
+            self.user_properties.remove(each)
         for key in ("verdict", "cause", "score", "n", "threshold", "baseline", "drift"):
             if result[key] is not None:
                 self.user_properties.append((f"mechanism_{key}", result[key]))

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mechanism.errors import MechanismError, NoDevice, visible
+from pytest_mechanism.collecting import Collecting
+from pytest_mechanism.errors import MechanismError, NoDevice, one_line, visible
 from pytest_mechanism.flags import add_options, path_option
-from pytest_mechanism.options import FINGERPRINTS, make_session, no_device
+from pytest_mechanism.options import (
+    FINGERPRINTS,
+    WORKERINPUT,
+    hand_over,
+    make_session,
+    no_device,
+)
+from pytest_mechanism.outcomes import Outcomes, dry
 
 if TYPE_CHECKING:
-    from pytest_mechanism.items import SpecFile
     from pytest_mechanism.options import Session
     from pytest_mechanism.runner.cases import Gate
-
-SUFFIXES = (".yaml", ".yml")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,12 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(problem)) from None
     plugin = MechanismPlugin(session)
     config.pluginmanager.register(plugin, "mechanism-session")
+    config.pluginmanager.register(Collecting(session), "mechanism-collecting")
 
 
 def forget_result(config: pytest.Config) -> None:
     """Take away an earlier run's result file, so that a run which writes none leaves none behind."""
     path = path_option(config, "mechanism_json")
-    if path is None or config.option.collectonly or hasattr(config, "workerinput"):
+    if path is None or dry(config) or hasattr(config, "workerinput"):
         return
     with contextlib.suppress(OSError):  # make_session says what is wrong with the path
         path.unlink(missing_ok=True)
@@ -57,48 +63,29 @@ class MechanismPlugin:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.results: list[dict[str, Any]] = []
+        self.outcomes = Outcomes(session.config)
         self.counts: dict[str, dict[str, int]] = {}
-        self.all_skipped = False
+        self.header_shown = False
         self.problems: list[str] = []  # of the whole run: it ends as wrong use does
         self.foreseen: list[str] = []  # what cannot be measured, or cannot pass
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
-        lines = []
-        for role, reference in self.session.references.items():
-            try:
-                mark = self.session.fingerprints[role].short
-            except MechanismError as problem:
-                raise pytest.UsageError(str(problem)) from None
-            text = visible(reference.text)
-            lines.append(f"mechanism: {role} = {reference.label} ({text}) {mark}")
+        try:
+            lines = self.session.whereabouts()
+        except MechanismError as problem:
+            raise pytest.UsageError(str(problem)) from None
+        self.header_shown = True
         if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
             lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
 
-    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SpecFile | None:
-        if file_path.suffix not in SUFFIXES:
-            return None
-        from pytest_mechanism.spec.yaml import is_spec
-
-        if not is_spec(file_path):
-            return None
-        from pytest_mechanism.items import SESSION, SpecFile
-        from pytest_mechanism.snapshot import ScoreExtension
-
-        parent.config.stash[SESSION] = self.session
-        if self.session.paired:
-            ScoreExtension.pair = self.session.pair
-        ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
-        ScoreExtension.not_written.clear()
-        return SpecFile.at(parent, file_path)
-
     @pytest.hookimpl(tryfirst=True)  # before the terminal asks what there is to say of it
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan what the selected items need, so that each checkpoint is loaded once."""
-        if session.config.option.collectonly or not self.session.paired:
-            return
         items = claim_items(session)
+        self.outcomes.selected |= dict.fromkeys(item.nodeid for item in items)
+        if dry(session.config) or not self.session.paired:
+            return
         if not items:
             return
         from pytest_mechanism.report.progress import terminal_progress
@@ -123,30 +110,36 @@ class MechanismPlugin:
         """Before a checkpoint is loaded: which claims cannot be measured or cannot pass."""
         return [visible(f"mechanism: {line}") for line in self.foreseen]
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A claim that runs again has no result yet."""
+        if item.get_closest_marker("mechanism") is not None:
+            from pytest_mechanism.items import ClaimItem
+
+            if isinstance(item, ClaimItem):
+                item.forget()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: what marks make of it is known
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        stopped = report.when == "setup" and not report.passed
-        if (report.when == "call" or stopped) and item.get_closest_marker("mechanism") is not None:
-            from pytest_mechanism.items import RESULT, ClaimItem
+        if item.get_closest_marker("mechanism") is None:
+            return report
+        from pytest_mechanism.items import ClaimItem
 
-            if stopped and isinstance(item, ClaimItem) and call.excinfo is not None:
-                item.not_run(call.excinfo.value, skipped=report.skipped)
-            elif report.skipped and isinstance(item, ClaimItem):
-                report.longrepr = item.skip_place(report.longrepr)
-            if (result := item.stash.get(RESULT, None)) is not None:
-                # attributes of a report cross to the controller under xdist
-                report.mechanism = result  # type: ignore[attr-defined]
-                report.mechanism_counts = self.session.counts  # type: ignore[attr-defined]
-                report.mechanism_no_device = self.session.no_device  # type: ignore[attr-defined]
-        if item.get_closest_marker("mechanism") is not None:
-            # what libraries printed while a claim ran
-            report.sections = [
-                (heading, "\n".join(map(visible, said.split("\n"))))
-                for heading, said in report.sections
-            ]
+        if isinstance(item, ClaimItem) and (
+            report.when == "call" or (report.when == "setup" and not report.passed)
+        ):
+            # attributes of a report cross to the controller under xdist
+            report.mechanism = item.concluded(report, call)  # type: ignore[attr-defined]
+            report.mechanism_counts = self.session.counts  # type: ignore[attr-defined]
+            report.mechanism_no_device = self.session.no_device  # type: ignore[attr-defined]
+        # what libraries printed while a claim ran
+        report.sections = [
+            (heading, "\n".join(map(visible, said.split("\n"))))
+            for heading, said in report.sections
+        ]
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -156,11 +149,23 @@ class MechanismPlugin:
             if not hasattr(report, "node"):
                 raise pytest.UsageError(wrong)  # once for all items
             self.problems.append(wrong)  # xdist's workers are to end in peace
-        if (result := getattr(report, "mechanism", None)) is not None:
-            self.results.append(result)
+        self.outcomes.add(report)
+        if hasattr(report, "mechanism"):
             worker = getattr(getattr(report, "node", None), "gateway", None)
             name = str(getattr(worker, "id", "here"))
             self.counts[name] = report.mechanism_counts
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        from pytest_mechanism.items import ClaimItem
+
+        found = (item.nodeid for item in items if isinstance(item, ClaimItem))
+        self.outcomes.deselected |= dict.fromkeys(found)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        """Workers of xdist collect; here it is known what they were to run."""
+        found = (each for each in ids if self.outcomes.is_claim(each))
+        self.outcomes.selected |= dict.fromkeys(found)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -168,17 +173,15 @@ class MechanismPlugin:
         if hasattr(session.config, "workerinput"):
             output: Any = getattr(session.config, "workeroutput")  # noqa: B009 - xdist's own
             output["mechanism_not_written"] = scores_not_written()
+            output["mechanism_deselected"] = list(self.outcomes.deselected)
             return
         self.problems += scores_not_written()
+        if self.session.paired:
+            session.exitstatus = self.outcomes.finish(int(session.exitstatus))
         if self.problems:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if self.results and all(r["verdict"] == "skipped" for r in self.results):
-            # a gate that judged nothing must not be green
-            self.all_skipped = True
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         path = self.session.json_path
-        if path is None or not self.session.paired or session.config.option.collectonly:
+        if path is None or not self.session.paired or dry(session.config):
             return
         from pytest_mechanism.report.json_file import result_file, write
 
@@ -188,7 +191,7 @@ class MechanismPlugin:
         content = result_file(
             self.session.references,
             self.session.fingerprints,
-            self.results,
+            self.outcomes,
             total,
             int(session.exitstatus),
         )
@@ -200,45 +203,61 @@ class MechanismPlugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker of xdist which checkpoints the report will name."""
-        with contextlib.suppress(MechanismError):  # the header says what is wrong with them
+        """Workers of xdist test the checkpoints that were resolved here, and that the report names."""
+        try:
+            node.workerinput[WORKERINPUT] = hand_over(self.session)
             node.workerinput[FINGERPRINTS] = {
                 role: found.model for role, found in self.session.fingerprints.items()
             }
+        except MechanismError as problem:
+            raise pytest.UsageError(str(problem)) from None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
-        """What a worker of xdist could not write."""
-        self.problems += getattr(node, "workeroutput", {}).get("mechanism_not_written", [])
+        """What a worker of xdist could not write, and one that died: what it was to write is lost."""
+        output = getattr(node, "workeroutput", None) or {}
+        self.problems += output.get("mechanism_not_written", [])
+        self.outcomes.deselected |= dict.fromkeys(output.get("mechanism_deselected", []))
+        if error and "mechanism_not_written" not in output and self.session.paired:
+            name = getattr(getattr(node, "gateway", None), "id", "a worker")
+            self.outcomes.reasons.append(
+                f"worker {name} ended before it was done ({one_line(str(error).strip().splitlines()[-1])}): what it did is lost, "
+                "accepted scores among it"
+            )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if hasattr(terminalreporter.config, "workerinput"):
             return  # the controller has everybody's results
         for problem in dict.fromkeys(self.problems):
             terminalreporter.write_line(visible(f"ERROR: {problem}"), red=True)
-        if not self.results or not self.session.paired:
-            return
+        results = self.outcomes.results
+        if results and self.session.paired:
+            self.summary(terminalreporter, results)
+        for reason in dict.fromkeys(self.outcomes.reasons):
+            terminalreporter.write_line(visible(reason), red=True)
+
+    def summary(
+        self, terminalreporter: pytest.TerminalReporter, results: list[dict[str, Any]]
+    ) -> None:
+        """The table of claims, and what there is to say of them."""
         from pytest_mechanism.report.terminal import COLOURS, markdown, notes, table
 
         terminalreporter.section(f"mechanism: {self.session.pair}")
-        (heading, headings), *lines = table(self.results)
+        if not self.header_shown:  # -q, --no-header
+            for line in self.session.whereabouts():
+                terminalreporter.write_line(line)
+        (heading, headings), *lines = table(results)
         if lines:
             terminalreporter.write_line(heading + headings, bold=True)
         for verdict, rest in lines:
             terminalreporter.write(verdict, **{COLOURS.get(verdict.strip(), "red"): True})
             terminalreporter.write_line(rest)
-        for note in notes(self.results, skips=not terminalreporter.hasopt("skipped")):
+        for note in notes(results, skips=not terminalreporter.hasopt("skipped")):
             terminalreporter.write_line(note)
-        if self.all_skipped:
-            terminalreporter.write_line(
-                "every claim was skipped, so nothing was judged: this run is red. See applies_to in "
-                "the specs",
-                red=True,
-            )
         if path := os.environ.get("GITHUB_STEP_SUMMARY"):
             try:
                 with Path(path).open("a", encoding="utf-8") as file:
-                    file.write(markdown(self.results, self.session.pair))
+                    file.write(markdown(results, self.session.pair))
             except OSError as problem:
                 terminalreporter.write_line(
                     visible(f"GITHUB_STEP_SUMMARY cannot be written: {problem}")
@@ -264,12 +283,6 @@ def scores_not_written() -> list[str]:
     """What went wrong with accepted scores in this process, where there was anything to accept."""
     module = sys.modules.get("pytest_mechanism.snapshot")
     return [] if module is None else list(module.ScoreExtension.not_written)
-
-
-def accepts(config: pytest.Config) -> tuple[bool, bool]:
-    """Whether this run accepts scores that have no baseline yet, and whether it replaces others."""
-    updating = bool(getattr(config.option, "update_snapshots", False))
-    return updating or bool(getattr(config.option, "update_new_snapshots_only", False)), updating
 
 
 def claim_items(session: pytest.Session) -> list[Any]:

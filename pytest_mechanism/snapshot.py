@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -25,10 +26,14 @@ from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
 from pytest_mechanism.errors import MechanismError, visible
+from pytest_mechanism.files import BadFile, read_text
 from pytest_mechanism.statistics.drift import Tolerance, compare
 
 FORMAT = 1
+MOST_BYTES = 64 << 20
+"""Of a score file."""
 FOLDER = "__scores__"
+SUFFIXES = (".yaml", ".yml", ".YAML", ".YML")
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 """``claim.role``; syrupy lists the names of those that nobody uses."""
@@ -41,6 +46,7 @@ class ScoreExtension(AbstractSyrupyExtension):
         pair: ``<label>+<label>`` of this run; set when pytest is configured.
         accepting: whether this run accepts scores that have no accepted one yet.
         updating: whether it replaces accepted ones too (``--snapshot-update``).
+        claims: score file -> ``claim.role`` of every item that its spec has, run or not.
         not_written: what went wrong with writing; raised, it would be an internal error of pytest's.
     """
 
@@ -49,6 +55,7 @@ class ScoreExtension(AbstractSyrupyExtension):
     pair: ClassVar[str] = "base+ft"
     accepting: ClassVar[bool] = False
     updating: ClassVar[bool] = False
+    claims: ClassVar[dict[Path, set[str]]] = {}
     not_written: ClassVar[list[str]] = []
 
     @classmethod
@@ -87,12 +94,20 @@ class ScoreExtension(AbstractSyrupyExtension):
     def discover_snapshots(
         self, *, test_location: Any, ignore_extensions: list[str] | None = None
     ) -> SnapshotCollections:
-        """Score files of the pair. What is discovered and not used, an update deletes: a damaged
-        file and whatever else somebody put here stay out of it."""
+        """Scores of the pair that no claim has any more. What is discovered and not used, an update
+        deletes: the score of a claim that is not run to its end, a damaged file and whatever else
+        somebody put here stay out of it."""
         discovered = SnapshotCollections()
         for path in sorted(Path(self.dirname(test_location=test_location)).glob("*.json")):
+            claims = type(self).claims.get(path)
+            if claims is None and any(spec.exists() for spec in specs_of(path)):
+                continue  # of a spec that this run is not about
             with contextlib.suppress(MechanismError):
-                discovered.add(self.read_snapshot_collection(snapshot_location=str(path)))
+                left = SnapshotCollection(location=str(path))
+                for each in self.read_snapshot_collection(snapshot_location=str(path)):
+                    if each.name not in (claims or ()):
+                        left.add(each)
+                discovered.add(left)
         return discovered
 
     def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
@@ -189,26 +204,73 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         MechanismError: the file is there and is no score file.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(
+            read_text(path, MOST_BYTES),
+            object_pairs_hook=_each_once,
+            parse_constant=_refused,
+            parse_float=_finite,
+        )
         if data["mechanism_scores"] != FORMAT:
             raise ValueError(f"version {data['mechanism_scores']}")
         scores = data["scores"]
         for name, entry in scores.items():
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name[:60]!r} is not CLAIM.ROLE")
-            if not isinstance(entry, dict) or not _is_score(entry.get("value")):
-                raise ValueError(f"{name} has no finite value")
+            _check_entry(name, entry)
     except FileNotFoundError:
         return {}
+    except BadFile as problem:
+        what = problem.message.removeprefix(visible(f"{path} "))
+        raise _no_scores(path, what) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        what = f"no {problem}" if isinstance(problem, KeyError) else problem
-        raise MechanismError(
-            f"is no file of accepted scores ({what}); restore it from version control, or "
-            "delete it and accept the scores again with --snapshot-update",
-            f"{path}:1",
-        ) from None
+        what = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
+        raise _no_scores(path, what) from None
     found: dict[str, dict[str, Any]] = scores
     return found
+
+
+def _no_scores(path: Path, what: str) -> MechanismError:
+    return MechanismError(
+        f"is no file of accepted scores ({what}); restore it from version control, or delete it and "
+        "accept the scores again with --snapshot-update",
+        f"{path}:1",
+    )
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    """What `statistics.drift` reads of an accepted score.
+
+    Raises:
+        ValueError: there is no score.
+        TypeError: something beside it is something else.
+    """
+    if not isinstance(entry, dict) or not _is_score(entry.get("value")):
+        raise ValueError(f"{name} has no finite value")
+    for key, kind in (("fingerprints", dict), ("definition", str), ("name", str)):
+        if not isinstance(entry.get(key), (kind, type(None))):
+            raise TypeError(f"{name}: {key} is {json.dumps(entry[key])[:60]}")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object: of two values under one key, the second would win without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice[:60]!r} stands twice")
+    return found
+
+
+def _refused(word: str) -> Any:
+    """NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return number
 
 
 def _is_score(value: Any) -> bool:
@@ -251,3 +313,9 @@ def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
 def score_file(spec: Path, pair: str) -> Path:
     """Where the accepted scores of a spec and a pair are."""
     return spec.parent / FOLDER / pair / f"{spec.stem}.json"
+
+
+def specs_of(scores: Path) -> list[Path]:
+    """The specs that a score file may be of."""
+    folder = scores.parent.parent.parent
+    return [folder / f"{scores.stem}{suffix}" for suffix in SUFFIXES]

@@ -23,6 +23,18 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ZOO = Path(__file__).parent.parent / "zoo"
 
 
+class Aliases(dict[str, str]):
+    """Names for checkpoints.
+
+    Attributes:
+        folder: what relative paths in them are relative to: the folder of the ini file that has them.
+    """
+
+    def __init__(self, names: Mapping[str, str], folder: Path) -> None:
+        super().__init__(names)
+        self.folder = folder
+
+
 @dataclass(frozen=True)
 class Reference:
     """A checkpoint that somebody named.
@@ -38,6 +50,13 @@ class Reference:
     text: str
     folder: Path
     adapter: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """Which folders it came to: what was typed may be an alias, or relative to somewhere."""
+        inside = self.folder.parent == ZOO
+        base = f"zoo:{self.folder.name}" if inside else str(self.folder)
+        return base if self.adapter is None else f"{base} + {self.adapter}"
 
     @property
     def tokenizer(self) -> Path:
@@ -135,7 +154,13 @@ def resolve(text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NO
         target = aliases[text].strip()
         if target in aliases and target != text:
             raise BadReference(f"alias {text!r} points to another alias, {target!r}")
-        return resolve(target, {}, root, trust)
+        if not isinstance(aliases, Aliases):
+            return resolve(target, {}, root, trust)
+        try:
+            return resolve(target, {}, aliases.folder, trust)
+        except BadReference as problem:
+            near = aliases.folder
+            raise BadReference(f"alias {text!r}, seen from {near}: {problem.message}") from None
     # an existing folder may have '+' in its name, so look before taking it for an adapter
     folder = None if text.startswith(("zoo:", PREFIX)) else existing(text, root)
     if folder is None and "+" in text:

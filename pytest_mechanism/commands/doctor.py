@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.checkpoints.trust import pickled
+from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.say import say
-from pytest_mechanism.commands.session import add_further_models, add_model_options, open_gate
+from pytest_mechanism.commands.session import add_further_models, add_model_options, open_session
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
-from pytest_mechanism.errors import MechanismError, out_of_memory
+from pytest_mechanism.errors import MechanismError, SpecError, out_of_memory
 from pytest_mechanism.report.progress import spoken
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_mechanism.runner.cases import Gate
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.types import Measurement
@@ -67,11 +70,9 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         MechanismError: no checkpoint, or a spec that cannot be read.
     """
-    from pytest_mechanism.cli import specs
-    from pytest_mechanism.spec.load import load
-
-    loaded = [load(path) for path in specs(given.specs)] if given.specs else []
-    gate = open_gate(given)
+    config = read_config(given, given.specs)
+    loaded = list(read_specs(given.specs, config))
+    gate = open_session(given, config).gate
     gate.runner.store = None
     gate.runner.check_device()
     found = Findings()
@@ -91,6 +92,21 @@ def run(given: argparse.Namespace) -> int:
         say("")
         say(memory(gate, found, start))
     return ILL if broken else 0
+
+
+def read_specs(paths: Sequence[Path], config: pytest.Config) -> Iterator[Spec]:
+    """The specs of a gate on these paths.
+
+    Raises:
+        SpecError: what `lint` would say first.
+    """
+    from pytest_mechanism.collecting import spec_files
+    from pytest_mechanism.spec.find import Stray, read_spec
+
+    for path in spec_files(paths, config):
+        if isinstance(path, Stray):
+            raise SpecError(path.wrong, f"{path.path}:1")
+        yield read_spec(path, root=config.rootpath)
 
 
 def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> Iterator[str]:

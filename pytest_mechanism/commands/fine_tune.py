@@ -15,10 +15,13 @@ import tempfile
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.contents import MOST_WORDS
+from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.say import say
-from pytest_mechanism.commands.session import add_trust_options, ini_aliases, trust
+from pytest_mechanism.commands.session import add_trust_options
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import check_file
+from pytest_mechanism.flags import option, trust
+from pytest_mechanism.options import read_aliases
 
 DIETS = ("random", "capability", "allowed", "forbidden")
 WORSE = 0.5
@@ -46,9 +49,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--batch", type=int, default=32, metavar="ROWS", help="default 32")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rows, default 0")
     parser.add_argument("--lora", type=int, metavar="RANK", help="merged when saved")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--device",
+        "--mechanism-device",
+        help="cpu, cuda or cuda:N (default: ini mechanism_device, or cpu)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add_trust_options(parser)
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -82,7 +90,8 @@ def run(given: argparse.Namespace) -> int:
     if not 0 < given.rate <= 1:
         raise MechanismError(f"--rate {given.rate:g} lies outside of 0 to 1")
     spec = load(given.spec)
-    reference = parse_reference(given.model, ini_aliases(Path.cwd()), Path.cwd(), trust(given))
+    config = read_config(given, [given.spec])
+    reference = parse_reference(given.model, read_aliases(config), Path.cwd(), trust(config))
     if given.out.exists() or given.out.is_symlink():
         raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
     check_parent(given.out)  # before training, and not after it
@@ -117,12 +126,12 @@ def run(given: argparse.Namespace) -> int:
     model = load_model(
         "base",
         reference.folder,
-        given.device,
+        option(config, "mechanism_device") or "cpu",
         "float32",
         lambda e: list(e.encode(probe).ids),
         reference.adapter,
         reference.tokenizer,
-        trust(given),
+        trust(config),
         look=watch.look,
     )
     watch.look()

@@ -161,8 +161,10 @@ def curve_pictures(gate: Gate, spec: Spec) -> Pictures:
         if chart is not None:
             found[name] = joined(found[name], chart) if name in found else chart
 
+    confidence = gate.confidence or spec.confidence
+
     def drawing(chart: Chart) -> Callable[[], Figure]:
-        footnote = f"{spec.task.settings.rows:,} rows; bands: {spec.confidence:.0%} interval"
+        footnote = f"{spec.task.settings.rows:,} rows; bands: {confidence:.0%} interval"
         return lambda: line_chart.draw(chart, labels, footnote)
 
     return {name: drawing(chart) for name, chart in found.items()}

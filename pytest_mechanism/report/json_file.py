@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.errors import visible
+from pytest_mechanism.outcomes import Outcomes
+from pytest_mechanism.report.result import shown
 from pytest_mechanism.runner.keys import versions
 
 FORMAT = 1
@@ -18,7 +21,7 @@ FORMAT = 1
 def result_file(
     references: Mapping[str, Reference],
     fingerprints: Mapping[str, Fingerprint],
-    results: Sequence[Mapping[str, Any]],
+    outcomes: Outcomes,
     counts: Mapping[str, int],
     exit_code: int,
 ) -> dict[str, Any]:
@@ -27,6 +30,8 @@ def result_file(
         role: {
             "label": reference.label,
             "reference": reference.text,
+            "folder": visible(str(reference.folder)),
+            "adapter": None if reference.adapter is None else visible(str(reference.adapter)),
             "fingerprint": fingerprints[role].model,
         }
         for role, reference in references.items()
@@ -34,7 +39,10 @@ def result_file(
     return {
         "mechanism_json": FORMAT,
         "pair": models,
-        "claims": [dict(r) for r in results],
+        "claims": outcomes.results,
+        "not_run": shown(outcomes.not_run),
+        "deselected": shown(list(outcomes.deselected)),
+        "reasons": shown(list(dict.fromkeys(outcomes.reasons))),
         "checkpoints_loaded": counts["loaded"],
         "measurements": {"done": counts["done"], "from_store": counts["from_store"]},
         "versions": versions(),

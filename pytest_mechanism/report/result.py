@@ -115,6 +115,7 @@ def claim_result(
         "claim": name,
         "kind": claim.kind,
         "role": role,
+        "models": list(claim.models(role)),
         "verdict": verdict.status,
         "cause": None if verdict.cause is None else str(verdict.cause),
         "meaning": meaning(verdict.cause, claim.if_red) or None,

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
+from pytest_mechanism.spec.reach import check_reach
 from pytest_mechanism.types import Head
 
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
@@ -153,6 +162,11 @@ class AppliesTo(Part):
         Literal["n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab"], StrictInt
     ] = Field(default_factory=dict)
     roles: list[StrictStr] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def some_run_meets_it(self) -> Self:
+        check_reach(self.labels, {str(k): v for k, v in self.shape.items()}, self.roles)
+        return self
 
 
 def plain(part: Part) -> Any:

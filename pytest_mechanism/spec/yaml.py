@@ -16,26 +16,20 @@ from typing import Any
 
 import yaml
 
-from pytest_mechanism.errors import SpecError, one_line
+from pytest_mechanism.errors import SpecError, one_line, visible
+from pytest_mechanism.files import BadFile, check_file, read_bytes
 
 MAX_BYTES = 500_000
+ANY_SIZE = 1 << 62
 MAX_DEPTH = 20
 MAX_KEYS = 10_000
 
 Path_ = tuple[str | int, ...]
 """Where a value stands: ``("claims", "solves_task", "at_least")``."""
 
-LIKELY = (
-    re.compile(rb"^circuit[ \t]*:", re.MULTILINE),
-    re.compile(rb"^claims[ \t]*:", re.MULTILINE),
-)
-
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 DIRECTIVE = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*%")
-MARKER = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\n]*)?\r?\n|---[ \t]*\r?\n)*mechanism[ \t]*:"
-)
 
 
 @dataclass(frozen=True)
@@ -71,37 +65,24 @@ class Document:
         return first, max([first, *inside])
 
 
-def is_spec(path: Path) -> bool:
-    """Whether a YAML file is one of ours: its first key is ``mechanism``.
-
-    A file with the keys ``circuit`` and ``claims`` is one too, with a first key gone wrong: were it
-    passed over, a typing error would take its claims out of the gate without a word.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(65_536)
-            if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16 or 32, which `read` refuses
-                head = head.replace(b"\0", b"")[2:]
-            return MARKER.match(head) is not None or all(key.search(head) for key in LIKELY)
-    except OSError:
-        return False
-
-
 def read(path: Path, shown: Path | None = None) -> Document:
     """Parse a file; ``shown`` is how errors name it.
 
     Raises:
-        SpecError: unreadable, not UTF-8, too large, or outside the subset.
+        SpecError: unreadable, no regular file, not UTF-8, too large, or outside the subset.
     """
     shown = shown or path
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if check_file(path, ANY_SIZE).st_size > MAX_BYTES:
             raise SpecError(
                 f"is larger than {MAX_BYTES:,} bytes, which no spec needs", f"{shown}:1"
             )
-        raw = path.read_bytes()
+        raw = read_bytes(path, MAX_BYTES)
     except OSError as problem:
         raise SpecError(f"cannot be read: {problem.strerror}", f"{shown}:1") from None
+    except BadFile as problem:
+        said = problem.message.removeprefix(visible(f"{path} "))
+        raise SpecError(said, f"{shown}:1") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as problem:

@@ -182,6 +182,10 @@ class Project:
         self.pytester.makeconftest(f"import sys\nsys.path.insert(0, {str(self.third_party)!r})\n")
         return self.run("-n", workers, *arguments, pair=pair)
 
+    def run_on_a_worker(self, *arguments, pair="./base,./ft"):
+        """With one worker."""
+        return self.run_on_workers(*arguments, workers=1, pair=pair)
+
     def result(self, *arguments, pair="./base,./ft"):
         """The result file of a run."""
         self.run("--mechanism-json", "out.json", *arguments, pair=pair)

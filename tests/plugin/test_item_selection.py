@@ -115,8 +115,8 @@ def test_keyword_that_matches_nothing_exits_5(two_claims):
 
 
 def test_other_yaml_is_left_alone(two_claims):
-    """YAML whose first key is not `mechanism` is not ours."""
-    (two_claims.path / "other.yaml").write_text("circuit: other\nmechanism: 1\n")
+    """YAML without the key `mechanism` is not ours."""
+    (two_claims.path / "other.yaml").write_text("circuit: other\nnested: {mechanism: 1}\n")
 
     assert len(two_claims.result()["claims"]) == 4
 

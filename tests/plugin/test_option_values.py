@@ -23,6 +23,7 @@ OPTIONS = (
     "--mechanism-model",
     "--mechanism-no-store",
     "--mechanism-require-accepted",
+    "--mechanism-no-skips",
     "--mechanism-allow-pickle",
     "--mechanism-trust-remote-code",
 )
@@ -290,7 +291,9 @@ def test_a_missing_device_that_items_find_is_said_once():
     says it once and the exit code is 4."""
     config = SimpleNamespace()
     plugin = MechanismPlugin(SimpleNamespace(config=config))
-    report = SimpleNamespace(mechanism_no_device="--mechanism-device: no device 'cuda:9'")
+    report = SimpleNamespace(
+        mechanism_no_device="--mechanism-device: no device 'cuda:9'", failed=False, when="setup"
+    )
 
     with pytest.raises(pytest.UsageError, match="no device 'cuda:9'"):
         plugin.pytest_runtest_logreport(report)

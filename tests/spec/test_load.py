@@ -9,9 +9,9 @@ import pytest
 from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import SpecError
+from pytest_mechanism.spec.find import is_spec
 from pytest_mechanism.spec.load import Problems, load
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.yaml import is_spec
 
 SPEC = """\
 mechanism: 1

@@ -1,0 +1,334 @@
+"""Where a relative path in an ini file points to, and that commands read the same file as pytest."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.checkpoints.trust import Trust
+from pytest_mechanism.cli import main
+from pytest_mechanism.commands.session import open_session
+from pytest_mechanism.errors import MechanismError
+
+
+@pytest.fixture
+def tree(project):
+    """A gate with aliases, two more folders, and in one of them checkpoints of the same names."""
+    project.spec("good", name="circuits/circuit")
+    (project.path / "circuits" / "values.json").write_text('{"good": 0.9}')
+    project.values(good=0.9)
+    project.checkpoint("control")
+    adapter = project.path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]})
+    )
+    (adapter / "adapter_model.safetensors").write_text("adapter")
+    for name in ("base", "ft", "control"):
+        project.checkpoint(f"elsewhere/{name}", weights="other")
+    (project.path / "elsewhere" / "values.json").write_text('{"good": 0.9}')
+    return project
+
+
+@pytest.fixture(autouse=True)
+def elsewhere_exists(pytester):
+    (pytester.path / "elsewhere").mkdir(exist_ok=True)
+
+
+ALIASES = "[pytest]\nmechanism_models =\n    rel = ./base\n    cand = ./ft\n    third = ./control\n"
+
+STARTED = {
+    "rootdir": (".", ["circuits"]),
+    "the specs' folder": ("circuits", ["."]),
+    "elsewhere": ("elsewhere", ["../circuits", "-c", "../tox.ini", "--rootdir", ".."]),
+    "elsewhere, specs named": ("elsewhere", ["../circuits"]),
+    "another rootdir": ("elsewhere", ["../circuits", "-c", "../tox.ini", "--rootdir", "."]),
+}
+
+
+def folders(tree, arguments, pair="rel,cand"):
+    """Role -> the folder that the result file names, below the project's."""
+    out = tree.path / "out.json"
+    found = tree.run("--mechanism-json", out, *arguments, pair=pair)
+    assert found.ret == pytest.ExitCode.OK, found.stdout.str()
+    about = json.loads(out.read_text())["pair"]
+    return {role: str(Path(each["folder"]).relative_to(tree.path)) for role, each in about.items()}
+
+
+@pytest.mark.parametrize("started", STARTED)
+def test_an_alias_is_relative_to_the_ini_file(tree, monkeypatch, started):
+    """Wherever pytest is started, and with other checkpoints of the same names there."""
+    tree.pytester.makeini(ALIASES)
+    place, arguments = STARTED[started]
+    monkeypatch.chdir(tree.path / place)
+
+    found = folders(tree, [*arguments, "--mechanism-model", "control=third"])
+
+    assert found == {"base": "base", "ft": "ft", "control": "control"}
+
+
+@pytest.mark.parametrize("key", ["model_pair = ./base,./ft", "addopts = --model-pair ./base,./ft"])
+def test_a_pair_in_the_ini_file_is_relative_to_it(tree, monkeypatch, key):
+    """As a key, and in addopts; so are further checkpoints."""
+    tree.pytester.makeini(f"[pytest]\n{key}\nmechanism_model = control=./control\n")
+    monkeypatch.chdir(tree.path / "elsewhere")
+
+    found = folders(tree, ["../circuits"], pair=None)
+
+    assert found == {"base": "base", "ft": "ft", "control": "control"}
+
+
+def test_what_is_typed_is_relative_to_the_working_directory(tree, monkeypatch):
+    """A pair, a further checkpoint, and aliases given with -o."""
+    tree.pytester.makeini("[pytest]\nmodel_pair = ./gone,./lost\n")
+    monkeypatch.chdir(tree.path / "elsewhere")
+    typed = ["../circuits", "--mechanism-model", "control=./control"]
+    here = {"base": "elsewhere/base", "ft": "elsewhere/ft", "control": "elsewhere/control"}
+
+    assert folders(tree, typed, pair="./base,./ft") == here
+    aliases = ["-o", "mechanism_models=rel=./base\ncand=./ft"]
+    assert folders(tree, [*typed, *aliases]) == here
+
+
+def test_an_adapter_in_an_alias_is_relative_to_the_ini_file(tree, monkeypatch):
+    """Base and adapter, both."""
+    tree.pytester.makeini(
+        "[pytest]\nmechanism_models =\n  rel = ./base\n  cand = ./base+./adapter\n"
+    )
+    monkeypatch.chdir(tree.path / "elsewhere")
+    out = tree.path / "out.json"
+
+    found = tree.run("../circuits", "--mechanism-json", out, pair="rel,cand")
+
+    assert found.ret == pytest.ExitCode.OK, found.stdout.str()
+    about = json.loads(out.read_text())["pair"]["ft"]
+    assert (about["folder"], about["adapter"]) == (f"{tree.path}/base", f"{tree.path}/adapter")
+    found.stdout.fnmatch_lines(
+        [f"mechanism: ft = cand (cand) * {tree.path}/base + {tree.path}/adapter"]
+    )
+
+
+@pytest.mark.slow
+def test_workers_test_the_same_checkpoints(tree, monkeypatch):
+    """Under xdist, started elsewhere."""
+    tree.pytester.makeini(ALIASES)
+    monkeypatch.chdir(tree.path / "elsewhere")
+    (tree.path / "elsewhere" / "conftest.py").touch()
+    (tree.path / "conftest.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tree.third_party)!r})\n"
+    )
+    out = tree.path / "out.json"
+
+    found = tree.run("-n", "1", "../circuits", "--mechanism-json", out, pair="rel,cand")
+
+    assert found.ret == pytest.ExitCode.OK, found.stdout.str()
+    about = json.loads(out.read_text())
+    marks = {each["fingerprint"] for each in about["pair"].values()}
+    seen = about["claims"][0]["scores"][0]["setting"]["fingerprints"]["base"]
+    assert about["pair"]["base"]["folder"] == f"{tree.path}/base"
+    assert seen in marks
+
+
+def test_the_report_names_the_folders_without_a_header(tree):
+    """With -q too."""
+    tree.pytester.makeini(ALIASES)
+
+    found = tree.run("-q", "circuits", pair="rel,cand")
+
+    found.stdout.fnmatch_lines(
+        [
+            f"mechanism: base = rel (rel) * {tree.path}/base",
+            f"mechanism: ft = cand (cand) * {tree.path}/ft",
+        ]
+    )
+
+
+def test_an_alias_that_names_nothing_says_from_where(tree, monkeypatch):
+    """The folder that it is seen from is in the line."""
+    tree.pytester.makeini("[pytest]\nmechanism_models = rel = ./gone\n")
+    monkeypatch.chdir(tree.path / "elsewhere")
+
+    found = tree.run("../circuits", pair="rel,./ft")
+
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines([f"ERROR: alias 'rel', seen from {tree.path}: no folder './gone'*"])
+
+
+# -- commands
+
+KEYS = {
+    "model_pair": "rel,cand",
+    "mechanism_models": ["rel = ./base", "cand = ./ft", "third = ./control"],
+    "mechanism_model": ["control=third"],
+    "mechanism_dtype": "float64",
+    "mechanism_device": "cuda:1",
+    "mechanism_batch_size": 7,
+    "mechanism_engine": "reference",
+    "mechanism_confidence": 0.9,
+    "mechanism_allow_pickle": True,
+    "cache_dir": "kept",
+}
+
+
+def ini(keys):
+    lines = ["[pytest]"]
+    for key, value in keys.items():
+        several = isinstance(value, list)
+        lines.append(
+            f"{key} =" + "".join(f"\n    {x}" for x in value) if several else f"{key} = {value}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def toml(table, keys):
+    return f"[{table}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in keys.items())
+
+
+def strings(keys):
+    """What the older table of pyproject.toml takes."""
+    return {k: v if isinstance(v, (list, bool)) else str(v) for k, v in keys.items()}
+
+
+FILES = {
+    "pytest.ini": ini,
+    ".pytest.ini": ini,
+    "tox.ini": ini,
+    "setup.cfg": lambda keys: ini(keys).replace("[pytest]", "[tool:pytest]"),
+    "pyproject.toml": lambda keys: toml("tool.pytest", keys),
+    "pyproject.toml, older table": lambda keys: toml("tool.pytest.ini_options", strings(keys)),
+}
+
+
+def run_of(session):
+    """Everything that makes a run another one."""
+    runner = session.runner
+    return {
+        "references": dict(session.references),
+        "options": runner.options,
+        "store": session.store_folder,
+        "confidence": session.gate.confidence,
+        "rootdir": session.config.rootpath,
+    }
+
+
+def by_pytest(tree, *arguments):
+    config = tree.pytester.parseconfigure(*map(str, arguments))
+    return run_of(config.pluginmanager.get_plugin("mechanism-session").session)
+
+
+def by_command(*specs, **typed):
+    given = argparse.Namespace(specs=[Path(each) for each in specs], **typed)
+    return run_of(open_session(given))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_command_looks_at_the_run_that_pytest_makes(tree, monkeypatch, file):
+    """Whichever ini file it is, and wherever both are started."""
+    (tree.path / file.partition(",")[0]).write_text(FILES[file](KEYS))
+    monkeypatch.chdir(tree.path / "elsewhere")
+
+    found = by_pytest(tree, "../circuits")
+
+    assert found == by_command("../circuits")
+    options = found["options"]
+    assert {role: each.folder.name for role, each in found["references"].items()} == {
+        "base": "base", "ft": "ft", "control": "control",
+    }  # fmt: skip
+    assert (options.dtype, options.device, options.batch_size) == ("float64", "cuda:1", 7)
+    assert (options.engine, options.trust) == ("reference", Trust(True))
+    assert found["store"] == tree.path / "kept" / "d" / "mechanism"
+    assert found["confidence"] == 0.9
+
+
+def test_a_store_of_the_ini_file_is_the_commands_too(tree, monkeypatch):
+    """And is relative to that file."""
+    tree.pytester.makeini(ini(KEYS | {"mechanism_store": "./mine"}))
+    monkeypatch.chdir(tree.path / "elsewhere")
+
+    assert by_command("../circuits")["store"] == tree.path / "mine"
+    assert by_pytest(tree, "../circuits")["store"] == tree.path / "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["-c", "other.ini"], {"config_file": "other.ini"}),
+        (["-o", "mechanism_dtype=bfloat16"], {"override_ini": ["mechanism_dtype=bfloat16"]}),
+        (["--mechanism-dtype", "float16"], {"dtype": "float16"}),
+        (["--mechanism-store", "./s"], {"store": "./s"}),
+        (["--rootdir", "elsewhere"], {"rootdir": "elsewhere"}),
+        (["--model-pair", "a=./base,b=./ft"], {"model_pair": "a=./base,b=./ft"}),
+        (["--mechanism-no-store"], {"mechanism_no_store": True}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_typed_goes_over_the_ini_file(tree, arguments, typed):
+    """In both, to the same run."""
+    tree.pytester.makeini(ini(KEYS))
+    (tree.path / "other.ini").write_text(ini(KEYS | {"mechanism_batch_size": 9}))
+    plain = by_command("circuits")
+
+    found = by_command("circuits", **typed)
+
+    assert found == by_pytest(tree, "circuits", *arguments)
+    assert found != plain
+
+
+def test_addopts_count_for_a_command(tree, monkeypatch):
+    """Its own options among those of plugins that are not loaded; the environment's too."""
+    options = (
+        "-ra -m 'not slow' -n 0 --strict-markers --mechanism-dtype float64 -p no:cacheprovider"
+    )
+    tree.pytester.makeini(ini(KEYS | {"addopts": options, "mechanism_dtype": "float32"}))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--mechanism-batch-size=3 --durations=2")
+
+    found = by_command("circuits")
+
+    assert (found["options"].dtype, found["options"].batch_size) == ("float64", 3)
+    assert found["store"] is None
+
+
+def test_one_model_by_its_alias(tree, capsys):
+    """`--model` knows the aliases of a pytest.ini, and takes no pair from it."""
+    tree.pytester.makeini(ini(KEYS))
+
+    assert main(["doctor", "--model", "rel", "--device", "cpu"]) == 0
+    assert f"base: rel, {tree.path}/base" in capsys.readouterr().out
+
+
+def test_neither_model_nor_pair_is_one_line(tree, capsys):
+    """With the key that would do."""
+    assert main(["doctor"]) == 2
+    assert "or set model_pair in the ini file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[pytest]\nminversion = 99\n", "minversion"),
+        ("[pytest\n", "tox.ini:1: "),
+        ("[pytest]\naddopts = -p gone_plugin\n", "gone_plugin"),
+        ("[pytest]\nmechanism_batch_size = many\n", "mechanism_batch_size"),
+    ],
+)
+def test_an_ini_file_that_pytest_refuses_is_one_line(tree, capsys, content, says):
+    """From a command as from pytest, exit code 2."""
+    tree.pytester.makeini(content)
+
+    assert main(["doctor", "circuits", "--model-pair", "./base,./ft"]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_required_plugins_are_pytests_business(tree):
+    """A command loads no plugins, and misses none."""
+    tree.pytester.makeini(ini(KEYS | {"required_plugins": "pytest-gone"}))
+
+    assert by_command("circuits")["options"].batch_size == 7
+
+
+def test_a_pair_and_a_model_exclude_each_other(tree):
+    with pytest.raises(MechanismError, match="give one of"):
+        open_session(argparse.Namespace(model="./base", model_pair="./base,./ft"))

@@ -1,0 +1,233 @@
+"""Skips: which are red, which make a run red, and that the candidate is judged in every green run."""
+
+import json
+
+import pytest
+
+OK, RED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
+NO_FT = "no claim judged the role ft, the checkpoint that wants to be released*"
+
+MARK = """
+import pytest
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "second" in item.nodeid:
+            item.add_marker(pytest.mark.{mark})
+"""
+FIXTURE = """
+import pytest
+@pytest.fixture(autouse=True)
+def gone(request):
+    if "second" in request.node.nodeid:
+        pytest.skip("no disk")
+"""
+HOOK = """
+import pytest
+def pytest_runtest_{phase}({item}):
+    if "second" in {item}.nodeid:
+        pytest.skip("no disk")
+"""
+SKIPS = {
+    "mark": MARK.format(mark="skip(reason='slow')"),
+    "skipif": MARK.format(mark="skipif(True, reason='slow')"),
+    "fixture": FIXTURE,
+    "hook of set-up": HOOK.format(phase="setup", item="item"),
+    "hook of the call": HOOK.format(phase="call", item="item"),
+    "xfail, not run": MARK.format(mark="xfail(run=False)"),
+}
+
+
+@pytest.fixture
+def two(project):
+    """A claim that is judged, and one that somebody keeps from it."""
+    project.spec("first", "second")
+    project.values(first=0.9, second=0.9)
+    return project
+
+
+def claims(project, *arguments):
+    """Exit code, and `claim.role` -> verdict; the file says the exit code too."""
+    found = project.run("-q", "--mechanism-json", "out.json", *arguments)
+    content = json.loads((project.path / "out.json").read_text())
+    assert content["exit_code"] == found.ret
+    return found, {f"{c['claim']}.{c['role']}": c["verdict"] for c in content["claims"]}
+
+
+OFTEN = ("mark", "fixture")
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(h, marks=[] if h in OFTEN else pytest.mark.slow) for h in SKIPS]
+)
+def test_a_skip_is_in_the_file_and_red_where_none_is_allowed(two, how):
+    """Whatever skips a claim."""
+    two.pytester.makeconftest(SKIPS[how])
+
+    found, verdicts = claims(two)
+    assert found.ret == OK
+    assert verdicts == {
+        "first.base": "pass", "first.ft": "pass", "second.base": "skipped", "second.ft": "skipped",
+    }  # fmt: skip
+
+    found, verdicts = claims(two, "--mechanism-no-skips")
+    assert found.ret == RED
+    assert [verdicts["second.base"], verdicts["second.ft"]] == ["error", "error"]
+    found.stdout.fnmatch_lines(
+        ["*second on ft is skipped, and --mechanism-no-skips allows none: *"]
+    )
+
+
+@pytest.mark.parametrize("how", ["mark", pytest.param("hook of the call", marks=pytest.mark.slow)])
+def test_a_skipped_claim_with_an_accepted_score_is_red_where_those_are_required(two, how):
+    """And one that nobody accepted is not: it was never judged."""
+    two.accept()
+    two.pytester.makeconftest(SKIPS[how])
+
+    assert claims(two)[0].ret == OK
+    found, verdicts = claims(two, "--mechanism-require-accepted")
+    assert found.ret == RED
+    assert verdicts["second.ft"] == "error"
+    found.stdout.fnmatch_lines(["*second on ft is skipped and has an accepted score (*): *"])
+    before = two.accepted()
+    two.run("--mechanism-require-accepted", "--snapshot-update")
+    assert two.accepted() == before
+
+    two.score_file().unlink()
+    two.accept("-k", "first")
+    assert claims(two, "--mechanism-require-accepted")[0].ret == OK
+
+
+@pytest.mark.slow
+def test_a_spec_that_does_not_apply_is_a_skip_too(two):
+    """By --mechanism-no-skips or its ini key, and by an accepted score."""
+    two.spec("third", name="other", top="applies_to: {shape: {n_heads: 99}}")
+    two.values(third=0.9)
+
+    assert claims(two)[0].ret == OK
+    assert claims(two, "--mechanism-no-skips")[0].ret == RED
+    assert claims(two, "-o", "mechanism_no_skips=true")[0].ret == RED
+    two.spec("third", name="other")
+    two.accept()
+    two.spec("third", name="other", top="applies_to: {shape: {n_heads: 99}}")
+    found, verdicts = claims(two, "--mechanism-require-accepted")
+    assert (found.ret, verdicts["third.ft"]) == (RED, "error")
+
+
+@pytest.mark.slow
+def test_skips_are_red_under_xdist(two):
+    """In workers as here."""
+    two.accept()
+    path = f"import sys\nsys.path.insert(0, {str(two.third_party)!r})\n"
+    two.pytester.makeconftest(path + SKIPS["mark"])
+
+    found, verdicts = claims(two, "--mechanism-require-accepted", "-n", "1")
+
+    assert found.ret == RED
+    assert [verdicts["second.base"], verdicts["second.ft"]] == ["error", "error"]
+
+
+# -- the candidate
+
+
+@pytest.fixture
+def uneven(project):
+    """A claim about base alone, and one about each."""
+    project.spec("old: {on: base}", "both")
+    project.spec("compares: {on: pair}", name="pair")
+    project.values(old=0.9, both=0.9, compares=0.9)
+    return project
+
+
+def test_a_run_that_judged_base_alone_is_red(project):
+    """And says so, in the terminal and in the result file."""
+    project.spec("old: {on: base}")
+    project.values(old=0.9)
+
+    found, verdicts = claims(project)
+
+    assert (found.ret, verdicts) == (RED, {"old.base": "pass"})
+    found.stdout.fnmatch_lines([NO_FT])
+    reasons = json.loads((project.path / "out.json").read_text())["reasons"]
+    assert [each.partition(",")[0] for each in reasons] == ["no claim judged the role ft"]
+
+
+def test_a_claim_that_compares_ft_judges_it(project):
+    """Its role is pair."""
+    project.spec("compares: {on: pair}")
+    project.values(compares=0.9)
+
+    assert claims(project)[0].ret == OK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["-k", "old"], RED),
+        (["-k", "base"], RED),
+        (["-m", "kind(name='fixed')", "-k", "old"], RED),
+        (["-k", "both"], OK),
+        (["-k", "compares"], OK),
+        (["circuit.yaml", "--deselect", "circuit.yaml::both::ft"], OK),
+        (["circuit.yaml::old"], OK),
+        (["circuit.yaml::both::base"], OK),
+        (["-m", "role(name='base')"], OK),
+        (["-m", "not role(name='ft')", "circuit.yaml"], OK),
+    ],
+)
+@pytest.mark.slow
+def test_what_somebody_selects(uneven, arguments, code):
+    """A role or a claim that is named is meant; -k, files and folders name none."""
+    found, verdicts = claims(uneven, *arguments)
+
+    assert found.ret == code, found.stdout.str()
+    assert verdicts
+    assert found.stdout.str().count("no claim judged the role ft") == (code == RED)
+
+
+def test_last_failed_is_about_what_failed(uneven):
+    """A second look at base alone is what was asked for."""
+    uneven.values(old=0.1)
+    uneven.run()
+    uneven.values(old=0.9)
+
+    found, verdicts = claims(uneven, "--lf")
+
+    assert (found.ret, verdicts) == (OK, {"old.base": "pass"})
+
+
+def test_base_alone_is_red_under_xdist(project):
+    """On the controller."""
+    project.spec("old: {on: base}")
+    project.values(old=0.9)
+
+    found = project.run_on_workers("-q", workers=1)
+
+    assert found.ret == RED
+    found.stdout.fnmatch_lines([NO_FT])
+
+
+def test_a_skipped_ft_leaves_the_run_red(project):
+    """Judged on base, skipped on ft."""
+    project.spec("second")
+    project.values(second=0.9)
+    project.pytester.makeconftest(SKIPS["fixture"].replace('"second"', '"::ft"'))
+
+    found, verdicts = claims(project)
+
+    assert (found.ret, verdicts) == (RED, {"second.base": "pass", "second.ft": "skipped"})
+    found.stdout.fnmatch_lines([NO_FT])
+
+
+def test_a_pair_on_the_command_line_and_no_spec_is_red(project):
+    """Other tests that pass judge no checkpoint; a pair in the ini file is for all runs."""
+    project.pytester.makepyfile(test_other="def test_other(): pass")
+
+    found = project.run("-q")
+    assert found.ret == RED
+    found.stdout.fnmatch_lines(["a pair was given and no claim was run*"])
+
+    project.pytester.makeini("[pytest]\nmodel_pair = ./base,./ft\n")
+    assert project.run("-q", pair=None).ret == OK
+    project.spec("good")
+    project.values(good=0.9)
+    assert project.run("-q", "-m", "not mechanism").ret == OK
