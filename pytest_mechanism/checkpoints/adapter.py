@@ -1,13 +1,12 @@
 """Adapters in PEFT's format: ``reference+adapter``, or an adapter's folder that names its base.
 
-An adapter is merged into its base's weights when they are read (the library is PEFT), so that
-everything after it sees an ordinary model.
+What can be said about an adapter without reading its weights; `checkpoints.merge` puts it into its
+base.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pytest_mechanism.checkpoints.trust import (
     SAFE_ADAPTER,
     Trust,
 )
-from pytest_mechanism.errors import BadReference, MechanismError, first_line, one_line
+from pytest_mechanism.errors import BadReference, choices
 
 CONFIG = "adapter_config.json"
 
@@ -40,8 +39,15 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
         BadReference: it is no adapter, one that cannot be merged, or its weights are pickled.
     """
     if not is_adapter(folder):
-        raise BadReference(f"{text}: {folder} has no {CONFIG}, so it is no adapter")
+        raise BadReference(
+            f"{text}: {folder} has no {CONFIG}, so it is no adapter{beneath(folder)}"
+        )
     config = adapter_config(folder)
+    if config.get("alora_invocation_tokens"):
+        raise BadReference(
+            f"{text}: an activated LoRA (alora_invocation_tokens in {CONFIG}) works from a certain "
+            "token of a prompt on, so it cannot be tested as one model"
+        )
     kind = config.get("peft_type")
     if kind is None:
         raise BadReference(f"{text}: {CONFIG} names no peft_type, such as LORA")
@@ -68,6 +74,29 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
         )
 
 
+def beneath(folder: Path) -> str:
+    """Where below a folder adapters are, to be named in an error; empty where there are none."""
+    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if not found:
+        return ""
+    names = [str(folder / each.name) for each in found]
+    return f"; did you mean {names[0]}?" if len(names) == 1 else f"; {choices('', names)}"
+
+
+def replicated_layers(folder: Path) -> int | None:
+    """How many layers the model has after an adapter has repeated some of its base's; None where
+    it repeats none."""
+    spans = adapter_config(folder).get("layer_replication")
+    if not spans:
+        return None
+    try:
+        return sum(int(stop) - int(start) for start, stop in spans)
+    except (TypeError, ValueError):
+        raise BadReference(
+            f"{folder / CONFIG}: layer_replication must be a list of [first, last + 1]"
+        ) from None
+
+
 def adapter_config(folder: Path) -> dict[str, Any]:
     """Its adapter_config.json; empty where that holds no mapping.
 
@@ -91,52 +120,3 @@ def base_of(folder: Path, text: str) -> str:
     if not isinstance(base, str) or not base.strip():
         raise BadReference(f"{text} is an adapter that names no base; write BASE+{text}")
     return base.strip()
-
-
-def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
-    """The model with an adapter's weights in its own.
-
-    Raises:
-        MechanismError: PEFT is missing, or the adapter does not fit.
-    """
-    check_adapter(folder, str(folder), trust)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            from peft import PeftModel, get_peft_model_state_dict
-        except ImportError:
-            raise MechanismError(
-                "an adapter needs the library PEFT: pip install 'pytest-mechanism[peft]'"
-            ) from None
-        try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                adapted = PeftModel.from_pretrained(model, str(folder))
-            missing = [w for w in said if "missing adapter keys" in str(w.message)]
-            if missing:
-                raise MechanismError(
-                    f"{folder}: the adapter's weights do not fit its config or base: "
-                    f"{one_line(str(missing[0].message))[:200]}"
-                )
-            if surplus := sorted(tensors(folder) - {*get_peft_model_state_dict(adapted)}):
-                raise MechanismError(
-                    f"{folder}: {len(surplus)} of the adapter's weights fit nothing in its base, "
-                    f"first {surplus[0][:120]}; its config or base belongs elsewhere"
-                )
-            return adapted.merge_and_unload()
-        except MechanismError:
-            raise
-        except Exception as problem:  # whatever an adapter of another model makes PEFT raise
-            raise MechanismError(f"{folder} does not fit its base: {first_line(problem)}") from None
-
-
-def tensors(folder: Path) -> set[str]:
-    """Names of an adapter's weights."""
-    if (folder / SAFE_ADAPTER).is_file():
-        from safetensors import safe_open
-
-        with safe_open(folder / SAFE_ADAPTER, framework="pt") as file:
-            return {*file.keys()}
-    import torch
-
-    return {*torch.load(folder / PICKLED_ADAPTER, map_location="cpu", weights_only=True)}

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.adapter import merged
+from pytest_mechanism.checkpoints.merge import Inexact, with_adapter
 from pytest_mechanism.checkpoints.placement import Placement, offloaded
-from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
+from pytest_mechanism.checkpoints.rotary import by_row, plain
+from pytest_mechanism.checkpoints.shape import Shape, loaded_shape, read_config
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_code, wrong_weights
 from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.encoding import Encoder
@@ -52,6 +53,7 @@ class LoadedModel:
         adapter: merged into the weights, or None.
         trust: what the folder was allowed to do.
         placement: where the weights went, and in how many bits.
+        unmerged: why the adapter runs beside the weights; empty where it is merged into them.
     """
 
     role: str
@@ -65,6 +67,7 @@ class LoadedModel:
     adapter: Path | None = None
     trust: Trust = NONE
     placement: Placement = field(default_factory=Placement)
+    unmerged: str = ""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,10 +81,12 @@ class LoadedModel:
         """A plain Hugging Face model of its own, read anew, in eval mode on the same device.
 
         Raises:
-            MechanismError: its weights cannot be changed: they are quantised, or not all of them
-                fit.
+            MechanismError: its weights cannot be changed: they are quantised, not all of them fit,
+                or an adapter lies beside them.
         """
-        model = read_weights(self.folder, dtype, self.adapter, self.trust, self.placement)
+        model, unmerged = read_adapted(
+            self.folder, dtype, self.adapter, self.trust, self.placement, self.probe.cpu()
+        )
         model = known_words(model, self.encoder)
         if getattr(model, "is_quantized", False):
             raise MechanismError(
@@ -92,6 +97,11 @@ class LoadedModel:
             raise MechanismError(
                 f"{self.role}: weights that do not fit are neither trained nor pruned, nor is their "
                 "importance measured; it takes more memory, or a smaller dtype"
+            )
+        if unmerged:
+            raise MechanismError(
+                f"{self.role}: weights with an adapter beside them are neither trained nor pruned, "
+                f"nor is their importance measured, and {self.adapter} cannot be merged: {unmerged}"
             )
         return (model if self.placement.spread else model.to(self.device)).eval()
 
@@ -131,27 +141,28 @@ def load_model(
         MechanismError: weights missing, damaged, not matching the config, or not finite.
     """
     encoder = Encoder.load(tokenizer or folder)
-    shape = read_shape(folder)
     where = pick_device(device)
     placement = Placement(device == "auto", quantize, str(where))
-    weights = read_weights(folder, DTYPES[dtype], adapter, trust, placement)
+    ids = torch.tensor([probe(encoder)])
+    weights, unmerged = read_adapted(folder, DTYPES[dtype], adapter, trust, placement, ids)
+    shape = loaded_shape(weights.config, folder, adapter)
     model = known_words(weights, encoder).eval()
     if not (placement.spread or getattr(model, "is_quantized", False)):
         model = model.to(where)
     _check_weights(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
-    ids = torch.tensor([probe(encoder)], device=where)
+    ids = ids.to(where)
     largest = int(ids.max())
     if largest >= shape.d_vocab:
         raise MechanismError(
             f"{folder}: the tokenizer gives id {largest}, the model has {shape.d_vocab} embeddings"
         )
-    with torch.no_grad():
-        plain = model(ids).logits.float().cpu()
+    with torch.no_grad(), plain(model):
+        logits = model(ids).logits.float().cpu()
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
     return LoadedModel(
-        role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust, placement
+        role, folder, bridge, shape, encoder, where, logits, ids, adapter, trust, placement, unmerged
     )
 
 
@@ -174,14 +185,42 @@ def pick_device(name: str) -> torch.device:
     return found
 
 
-def read_weights(
+def read_adapted(
     folder: Path,
     dtype: torch.dtype,
     adapter: Path | None = None,
     trust: Trust = NONE,
     placement: Placement | None = None,
+    probe: Tensor | None = None,
+) -> tuple[Any, str]:
+    """A plain Hugging Face model with its adapter, on the CPU unless placed elsewhere; and why the
+    adapter is not merged into the weights, where it is not.
+
+    Raises:
+        MechanismError: weights missing, damaged, not matching the config, or not trusted.
+    """
+    model = read_weights(folder, dtype, trust, placement)
+    if adapter is None:
+        return model, ""
+    if offloaded(model):
+        raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
+    _check_weights(model, str(folder))  # what is wrong later is the adapter's
+    if getattr(model, "is_quantized", False):
+        return with_adapter(model, adapter, trust, merge=False), "the base's weights are quantised"
+    try:
+        return with_adapter(model, adapter, trust, probe), ""
+    except Inexact as problem:
+        why = str(problem)
+    del model
+    gc.collect()
+    model = read_weights(folder, dtype, trust, placement)
+    return with_adapter(model, adapter, trust, merge=False), why
+
+
+def read_weights(
+    folder: Path, dtype: torch.dtype, trust: Trust = NONE, placement: Placement | None = None
 ) -> Any:
-    """A plain Hugging Face model, an adapter merged into it; on the CPU unless placed elsewhere.
+    """A plain Hugging Face model, on the CPU unless placed elsewhere.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
@@ -232,12 +271,7 @@ def read_weights(
                 f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
                 f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
             )
-    if adapter is None:
-        return model
-    if offloaded(model):
-        raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
-    _check_weights(model, str(folder))  # what is wrong later is the adapter's
-    return merged(model, adapter, trust)
+    return by_row(model)
 
 
 def known_words(model: Any, encoder: Encoder) -> Any:
@@ -249,10 +283,15 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     words = encoder.size
     if words < model.get_input_embeddings().weight.shape[0]:
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        why = ""
         if any(end is not None and end.weight.is_meta for end in ends):
+            why = "they do not fit into memory"
+        if any(hasattr(end, "base_layer") for end in ends):
+            why = "an adapter lies beside them"
+        if why:
             raise MechanismError(
                 f"{encoder.name}: embeddings that its tokenizer has no word for cannot be cut, since "
-                "they do not fit into memory"
+                f"{why}"
             )
         model.resize_token_embeddings(words)
     return model

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_mechanism.checkpoints.adapter import replicated_layers
+from pytest_mechanism.checkpoints.defaults import defaults
 from pytest_mechanism.errors import MechanismError
 
 # Hugging Face families name the same thing differently; first match counts.
@@ -63,14 +66,69 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_shape(folder: Path) -> Shape:
-    """Sizes from config.json (its ``text_config`` where a model has several parts)."""
+def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
+    """Sizes from config.json (its ``text_config`` where a model has several parts), and what it
+    leaves out from the defaults of its class in transformers; no torch.
+
+    Args:
+        folder: of the checkpoint.
+        adapter: folder of an adapter, which may repeat layers.
+
+    Raises:
+        MechanismError: config.json is damaged, or does not say a size.
+    """
     config = read_config(folder)
     inner = config.get("text_config")
-    config = inner if isinstance(inner, dict) and inner else config
+    part = inner if isinstance(inner, dict) and inner else config
+    own = defaults(str(part.get("model_type") or ""))
+    if not own and part is inner:
+        own = defaults(str(config.get("model_type") or ""), "text_config")
+
+    def look(key: str) -> Any:
+        return part[key] if key in part else own.get(key)
+
+    found = sizes(look, folder, set(part))
+    layers = None if adapter is None else replicated_layers(adapter)
+    return found if layers is None else replace(found, n_layers=layers)
+
+
+def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shape:
+    """Sizes of a loaded model, from its config object: what transformers built it by.
+
+    Raises:
+        MechanismError: a size is missing, or is another than what was planned by before the model
+            was loaded.
+    """
+    text = config.get_text_config()
+    found = sizes(lambda key: getattr(text, key, None), folder)
+    planned = read_shape(folder, adapter)
+    keys = {"n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"}
+    keys |= {"n_kv_heads": "num_key_value_heads", "d_model": "hidden_size", "d_head": "head_dim"}
+    for name, key in keys.items():
+        if getattr(found, name) != getattr(planned, name):
+            raise MechanismError(
+                f"{folder / 'config.json'} leaves {name} to transformers, which takes "
+                f"{getattr(found, name)}, where {getattr(planned, name)} was read; write it there, "
+                f"as {key}"
+            )
+    return found
+
+
+def sizes(look: Callable[[str], Any], folder: Path, written: Collection[str] = ()) -> Shape:
+    """Sizes by whatever a family calls them.
+
+    Args:
+        look: key -> value, or None.
+        folder: for errors.
+        written: keys that somebody wrote; they go before defaults.
+
+    Raises:
+        MechanismError: one is missing or no positive whole number.
+    """
     found: dict[str, int] = {}
     for name, keys in NAMES.items():
-        value = next((config[k] for k in keys if config.get(k) is not None), None)
+        order = sorted(keys, key=lambda key: key not in written)
+        value = next((look(k) for k in order if look(k) is not None), None)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             found[name] = value
     missing = {"n_layers", "n_heads", "d_model", "d_vocab"} - set(found)
@@ -79,7 +137,7 @@ def read_shape(folder: Path) -> Shape:
             f"{folder / 'config.json'} does not say {', '.join(sorted(missing))}; "
             "is it a decoder-only language model?"
         )
-    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
+    if look("multi_query") is True and not look("new_decoder_architecture"):
         found["n_kv_heads"] = 1  # Falcon, GPTBigCode
     found.setdefault("n_kv_heads", found["n_heads"])
     found.setdefault("d_head", found["d_model"] // found["n_heads"])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.engine.interface import (
     Alive,
     Branch,
@@ -183,7 +184,7 @@ def hooked_forward(
         return hook
 
     sites = sorted({*by_site, *wanted})
-    with scores_matter() if knockouts else nullcontext():
+    with scores_matter() if knockouts else nullcontext(), seen(tokens.lengths):
         logits = bridge.run_with_hooks(
             tokens.ids,
             attention_mask=tokens.unmasked,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.tasks.base import Row
 
@@ -24,19 +25,22 @@ class Page:
     Attributes:
         ids: [R, S], text and reply.
         labels: [R, S], the ids of the reply, `IGNORED` elsewhere.
+        lengths: [R], tokens of each row without padding.
     """
 
     ids: Tensor
     labels: Tensor
+    lengths: Tensor
 
     def loss(self, model: Any) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, by a plain model."""
-        found: Tensor = model(
-            input_ids=self.ids,
-            attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
-            labels=self.labels,
-            use_cache=False,
-        ).loss
+        with seen(self.lengths):
+            found: Tensor = model(
+                input_ids=self.ids,
+                attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
+                labels=self.labels,
+                use_cache=False,
+            ).loss
         return found
 
 
@@ -54,4 +58,5 @@ def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
             f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "
             f"{model.shape.d_vocab} embeddings"
         )
-    return Page(ids.to(model.device), labels.to(model.device))
+    lengths = torch.tensor([len(whole) for whole, _ in encoded])
+    return Page(ids.to(model.device), labels.to(model.device), lengths.to(model.device))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
@@ -83,7 +84,8 @@ class Examination:
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
         """[R, V], logits at each prompt's last token."""
         hooked = Hooked(self.bench, tokens.last, hooks)
-        hooked(tokens.ids, tokens.unmasked)
+        with seen(tokens.lengths):
+            hooked(tokens.ids, tokens.unmasked)
         return hooked.first
 
     def score(self, logits: Tensor) -> Tensor:
@@ -109,6 +111,10 @@ class Hooked:
     last: Tensor
     hooks: Hooks = ()
     first: Tensor = field(init=False)
+
+    def get_base_model(self) -> Any:
+        """The Hugging Face model below, as PEFT's models say it."""
+        return self.bench.model.bridge.original_model
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import of_reply, restart, seen
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.methods.bench import Bench, chunks
 from pytest_mechanism.tasks.base import Row
@@ -16,18 +17,22 @@ from pytest_mechanism.tasks.base import Row
 
 @torch.no_grad()
 def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
-    """[R, count] likeliest next tokens, one after another.
+    """[R, count] likeliest next tokens, one after another: what ``generate(do_sample=False)`` of the
+    plain model says after each row alone.
 
     One forward a token on the padded batch, without a cache: replies are short here, and padding
-    on the right leaves every position as it was.
+    on the right leaves every position as it was. Where rotary frequencies depend on length, each
+    token keeps those that it has in generate's cache (`checkpoints.rotary`).
     """
+    restarts = restart(model)
     rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
     ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
     for i in range(count):
         ends = tokens.lengths + i
         read = ids[:, : int(ends.max())]
         mask = torch.ones_like(read)  # as in `Tokens.unmasked`
-        logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
+        with seen(of_reply(tokens.lengths, ends, restarts)):
+            logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
         ids[rows, ends] = logits[rows, ends - 1].argmax(-1)
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
 
