@@ -216,7 +216,8 @@ def known_rows(model: Any, folder: Path, old: int) -> None:
         if new > 0 and not bool(torch.isfinite(end.weight[old:]).all()):
             raise MechanismError(
                 f"{folder}: the adapter was trained with {new} more words than its base has, and "
-                f"their rows of {name} are in neither; save it with save_embedding_layers=True"
+                f"their rows of {name} are in neither; merge it where it was trained, and name the merged "
+                "folder"
             )
 
 

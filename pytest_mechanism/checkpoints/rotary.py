@@ -102,7 +102,7 @@ class ByRow:
                     f"of {(x.shape[0], width)}"
                 )
         # up to the trained length, all are alike
-        counts = counts.clamp(min=self.boundary(layer))
+        counts = counts.clamp(min=boundary(self.module, layer))
         found: Any = None
         for n in counts.unique().tolist():
             one = self.fresh(n, x, position_ids, *more, **named)
@@ -117,20 +117,9 @@ class ByRow:
         self.forget(named.get("layer_type") or (more[0] if more else None))
         return first(self.right(x, places, *more, **named), width)
 
-    def kind(self, layer: str | None) -> str:
-        types = self.module.rope_type
-        return str(types[layer] if isinstance(types, dict) else types)
-
-    def boundary(self, layer: str | None) -> int:
-        """The trained length."""
-        if "dynamic" in self.kind(layer):
-            return int(self.module.original_max_seq_len)
-        given = self.module.config.rope_parameters
-        return int((given[layer] if layer in given else given)[BOUNDARY])
-
     def forget(self, layer: str | None) -> None:
         """Frequencies of longer batches that were kept."""
-        if "dynamic" in self.kind(layer):
+        if "dynamic" in kind(self.module, layer):
             lead = f"{layer}_" if layer is not None else ""
             module = self.module
             if hasattr(module, f"{lead}max_seq_len_cached"):
@@ -138,6 +127,23 @@ class ByRow:
             own = getattr(module, f"{lead}inv_freq")
             right = getattr(module, f"{lead}original_inv_freq").to(own.device)
             module.register_buffer(f"{lead}inv_freq", right, persistent=False)
+
+
+def kind(module: Any, layer: str | None) -> str:
+    """The kind of a rotary embedding, of layers of one type where types differ."""
+    types = module.rope_type
+    return str(types.get(layer) if isinstance(types, dict) else types)
+
+
+def boundary(module: Any, layer: str | None = None) -> int:
+    """The trained length, up to which frequencies are one; 0 where they never change."""
+    if isinstance(module.rope_type, dict) and layer is None:
+        return max(boundary(module, each) for each in module.rope_type)
+    if "dynamic" in kind(module, layer):
+        return int(module.original_max_seq_len)
+    given = module.config.rope_parameters
+    own = given[layer] if layer in given else given
+    return int(own.get(BOUNDARY, 0)) if kind(module, layer) == "longrope" else 0
 
 
 def first(found: Any, width: int) -> Any:

@@ -8,17 +8,19 @@ that checkpoint: numbers from a model that contradicts itself are worth nothing.
 2. resid_pre + attn_out + mlp_out = resid_post, in every layer.
 3. Patching a prompt with its own activations changes nothing.
 4. Patching the last residual with another prompt's gives that prompt's answer.
-5. Every hook fires exactly once a forward (`reference.ReferenceEngine.forward`).
+5. A short row gives the same numbers alone and beside a long one.
+6. Every hook fires exactly once a forward (`reference.ReferenceEngine.forward`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import torch
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.rotary import boundary, rotary
 from pytest_mechanism.engine.branch import LEAST_ROOM
 from pytest_mechanism.engine.interface import (
     Alive,
@@ -59,6 +61,7 @@ def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> N
     residual_adds_up(model, engine, clean, limit)
     self_patch_changes_nothing(model, engine, clean, limit)
     last_residual_carries_the_answer(model, engine, clean, other, limit)
+    rows_stand_alone(model, engine, clean, limit)
 
 
 def heads_are_there(model: LoadedModel, engine: Engine, clean: Tokens) -> None:
@@ -166,6 +169,47 @@ def last_residual_carries_the_answer(
             "logits with another prompt's last residual",
             "that prompt's",
         )
+
+
+def rows_stand_alone(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
+    """5. What stands beside a row changes nothing in it, nor does what was run before."""
+    row = int(clean.lengths.argmin())
+    turns = [boundary(each) for each in rotary(model.bridge.original_model)]
+    length = min(int(clean.lengths[row]), *turns, LONG)
+    ids = clean.ids[row, :length]
+    longest = beside(model, length, turns)
+    again = ids.repeat(longest // length + 1)[:longest]
+    padded = torch.cat([ids, ids.new_zeros(longest - length)])
+    lengths = torch.tensor([length, longest], device=ids.device)
+    alone, together = Tokens(ids[None], lengths[:1]), Tokens(torch.stack([padded, again]), lengths)
+
+    def told(tokens: Tokens) -> list[torch.Tensor]:
+        at = tokens.last[:, None]
+        readings = [Reading(Site(layer, "z"), at) for layer in range(model.shape.n_layers)]
+        run = engine.run(tokens, readings=readings)
+        edit = Edit(Site(0, "z"), torch.ones((), device=ids.device), at=at)
+        (branch,) = run.branches([Branch([edit])])
+        return [each[:1] for each in (run.outcome.logits, branch.logits, *run.outcome.readings)]
+
+    wanted = told(alone)
+    for found, reference in ((together, "its own when it is alone"), (alone, "its own before")):
+        what = f"a row of {length} tokens beside or after one of {longest}: its numbers"
+        for a, b in zip(told(found), wanted, strict=True):
+            compare(a, b, limit, model, what, reference)
+
+
+def beside(model: LoadedModel, length: int, turns: Sequence[int]) -> int:
+    """Tokens of a row to stand beside one of ``length``: as many again, as far as the model knows
+    positions; where rotary frequencies change at some length that is not too long, beyond it."""
+    config = model.bridge.original_model.config.get_text_config()
+    if turns:
+        return max([2 * length, *(n + 1 for n in turns if n < LONG)])
+    known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    return max(length, min([2 * length, *(n for n in known if isinstance(n, int))]))
+
+
+LONG = 1024
+"""Tokens of a row that a self-check may take."""
 
 
 def disagreement(
