@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.wording import same_tokens
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
@@ -251,6 +252,8 @@ def make_bench(
     clean = bench.side([row.base for row in rows[:half]]).tokens
     other = bench.side([row.base for row in rows[half:]]).tokens
     check(model, reference, clean, other)
+    prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
+    same_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
         faster = BranchEngine(model.bridge)
         bench.without = disagreement(model, reference, faster, clean, other)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.errors import MechanismError, one_line
+from pytest_mechanism.tasks.added import named as special_tokens
 
 DATE = "26 Jul 2024"
 """Llama's templates write a date, this one unless told otherwise; today's would make other rows
@@ -70,9 +71,4 @@ def template_of(folder: Path) -> tuple[str, dict[str, str]]:
         template = named.get("default")
     if not isinstance(template, str) or not template:
         raise MechanismError(f"{folder} has no chat template; {INSTEAD}")
-    specials = {}
-    for name, given in config.items():
-        token = given.get("content") if isinstance(given, dict) else given
-        if name.endswith("_token") and isinstance(token, str):
-            specials[name] = token
-    return template, specials
+    return template, special_tokens(folder)
