@@ -75,8 +75,9 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
 
 
 def beneath(folder: Path) -> str:
-    """Where below a folder adapters are, to be named in an error; empty where there are none."""
-    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    """Where below a folder adapters or checkpoints are, to be named in an error; empty where there
+    are none."""
+    found = sorted({p.parent for name in (CONFIG, "config.json") for p in folder.glob(f"*/{name}")})
     if not found:
         return ""
     names = [str(folder / each.name) for each in found]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.adapter import base_of, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.adapter import base_of, beneath, check_adapter, is_adapter
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
 from pytest_mechanism.checkpoints.shape import read_config
 from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_code, wrong_weights
@@ -215,7 +215,8 @@ def check_folder(folder: Path, text: str, trust: Trust = NONE) -> None:
     try:
         config = read_config(folder)
     except MechanismError as problem:
-        raise BadReference(f"{text}: {problem.message}") from None
+        below = "" if (folder / "config.json").exists() else beneath(folder)
+        raise BadReference(f"{text}: {problem.message}{below}") from None
     if (wrong := wrong_code(config, trust) or wrong_weights(folder, config, trust)) is not None:
         raise BadReference(f"{text}: {wrong}")
     if not (folder / "tokenizer.json").exists():

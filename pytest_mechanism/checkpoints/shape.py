@@ -96,20 +96,27 @@ def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shap
     """Sizes of a loaded model, from its config object: what transformers built it by.
 
     Raises:
-        MechanismError: a size is missing, or is another than what was planned by before the model
-            was loaded.
+        MechanismError: it has other layers or heads than were read before it was loaded, by which
+            specs name heads.
     """
     text = config.get_text_config()
-    found = sizes(lambda key: getattr(text, key, None), folder)
+
+    def look(key: str) -> Any:
+        try:
+            return getattr(text, key, None)
+        except Exception:  # layers that differ have no one size
+            return None
+
     planned = read_shape(folder, adapter)
-    keys = {"n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"}
-    keys |= {"n_kv_heads": "num_key_value_heads", "d_model": "hidden_size", "d_head": "head_dim"}
-    for name, key in keys.items():
+    try:
+        found = sizes(look, folder)
+    except MechanismError:
+        return planned
+    for name in ("n_layers", "n_heads"):
         if getattr(found, name) != getattr(planned, name):
             raise MechanismError(
-                f"{folder / 'config.json'} leaves {name} to transformers, which takes "
-                f"{getattr(found, name)}, where {getattr(planned, name)} was read; write it there, "
-                f"as {key}"
+                f"{folder / 'config.json'} says {name} {getattr(planned, name)}, and transformers "
+                f"loads it with {getattr(found, name)}; write it there, as {NAMES[name][0]}"
             )
     return found
 
