@@ -66,7 +66,7 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "v
         ({"model_type": "gpt_bigcode", "n_embd": 64, "n_head": 8}, Shape(12, 8, 1, 64, 8, 50257)),
         ({"model_type": "gemma3", "text_config": {"hidden_size": 64}}, Shape(26, 8, 4, 64, 256, 262208)),
     ],
-    ids=lambda each: each["model_type"] if isinstance(each, dict) else "",
+    ids=["head_dim", "key-value heads", "none", "null", "other names", "one", "text part"],
 )
 def test_sizes_that_a_config_leaves_out_are_its_classs_own(
     tmp_path: Path, config: dict, shape: Shape
