@@ -162,7 +162,18 @@ def load_model(
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
     return LoadedModel(
-        role, folder, bridge, shape, encoder, where, logits, ids, adapter, trust, placement, unmerged
+        role,
+        folder,
+        bridge,
+        shape,
+        encoder,
+        where,
+        logits,
+        ids,
+        adapter,
+        trust,
+        placement,
+        unmerged,
     )
 
 

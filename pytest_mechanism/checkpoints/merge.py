@@ -232,18 +232,16 @@ def unshare(adapted: Any) -> None:
     holders: dict[int, list[tuple[nn.Module, str]]] = {}
     touched: set[int] = set()
     for module in adapted.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                holders.setdefault(id(parameter), []).append((module, name))
+        for name, parameter in module.named_parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append((module, name))
         if isinstance(module, BaseTunerLayer):
             touched |= {id(p) for p in module.get_base_layer().parameters()}
     model = adapted.get_base_model()
     for key, several in holders.items():
         if len(several) > 1 and key in touched:
             for module, name in several[1:]:
-                own = module._parameters[name]
-                assert own is not None
-                module._parameters[name] = nn.Parameter(own.detach().clone(), own.requires_grad)
+                own = module.get_parameter(name)
+                setattr(module, name, nn.Parameter(own.detach().clone(), own.requires_grad))
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
     if last is not None and not tied(first, last):
         untie(model)

@@ -142,7 +142,7 @@ def boundary(module: Any, layer: str | None = None) -> int:
     if "dynamic" in kind(module, layer):
         return int(module.original_max_seq_len)
     given = module.config.rope_parameters
-    own = given[layer] if layer in given else given
+    own = given.get(layer, given)
     return int(own.get(BOUNDARY, 0)) if kind(module, layer) == "longrope" else 0
 
 

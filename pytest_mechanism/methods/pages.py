@@ -44,6 +44,26 @@ class Page:
         return found
 
 
+def finite_loss(model: LoadedModel, copy: Any, rows: Sequence[Row]) -> Tensor:
+    """The loss of a plain copy on some rows, a number.
+
+    Raises:
+        MeasurementError: it is NaN or infinite on a row, and so would be every gradient of it.
+    """
+    loss = page(model, rows).loss(copy)
+    if not bool(loss.detach().isfinite()):
+        with torch.no_grad():
+            losses = (page(model, [row]).loss(copy) for row in rows)
+            wrong = [row for row, own in zip(rows, losses, strict=True) if not own.isfinite()]
+        named = (wrong or rows)[0]
+        raise MeasurementError(
+            f"{model.role}: the loss on {named.id}, {named.base.text[:100]!r}, is not a finite "
+            "number (NaN or infinity), so weights cannot be ranked by its gradient; "
+            "--mechanism-dtype float32 has more room than half precision"
+        )
+    return loss
+
+
 def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
     """Texts with their replies."""
     encoded = [model.encoder.with_reply(row.base) for row in rows]

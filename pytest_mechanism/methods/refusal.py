@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.rotary import seen
+from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
@@ -78,7 +79,7 @@ class Examination:
         """``refused`` and ``refusal_score``, [R] each; with hooks, of the model under them."""
         count = self.bench.task.reply_tokens
         hooked = Hooked(self.bench, tokens.last, hooks)
-        said = replies(hooked, tokens, count)
+        said = replies(hooked, tokens, count, self.bench.engine.finite)
         return torch.tensor(refusing(self.bench, said)), self.score(hooked.first)
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
@@ -86,6 +87,7 @@ class Examination:
         hooked = Hooked(self.bench, tokens.last, hooks)
         with seen(tokens.lengths):
             hooked(tokens.ids, tokens.unmasked)
+        self.bench.engine.finite.note(tokens, unsound(hooked.first))
         return hooked.first
 
     def score(self, logits: Tensor) -> Tensor:

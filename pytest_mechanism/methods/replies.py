@@ -10,19 +10,26 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.rotary import of_reply, restart, seen
+from pytest_mechanism.engine.finite import Finite, unsound
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.methods.bench import Bench, chunks
 from pytest_mechanism.tasks.base import Row
 
 
 @torch.no_grad()
-def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
+def replies(model: Any, tokens: Tokens, count: int, finite: Finite | None = None) -> Tensor:
     """[R, count] likeliest next tokens, one after another: what ``generate(do_sample=False)`` of the
     plain model says after each row alone.
 
     One forward a token on the padded batch, without a cache: replies are short here, and padding
     on the right leaves every position as it was. Where rotary frequencies depend on length, each
     token keeps those that it has in generate's cache (`checkpoints.rotary`).
+
+    Args:
+        model: called as a plain one.
+        tokens: the prompts.
+        count: tokens of a reply.
+        finite: looks at the logits.
     """
     restarts = restart(model)
     rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
@@ -33,7 +40,10 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
         mask = torch.ones_like(read)  # as in `Tokens.unmasked`
         with seen(of_reply(tokens.lengths, ends, restarts)):
             logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
-        ids[rows, ends] = logits[rows, ends - 1].argmax(-1)
+        last = logits[rows, ends - 1]
+        ids[rows, ends] = last.argmax(-1)
+        if finite is not None:
+            finite.note(tokens, unsound(last))
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
 
 
@@ -93,7 +103,7 @@ def answers(bench: Bench, model: Any, asked: Sequence[Question]) -> dict[str, li
     correct: list[float] = []
     refused: list[float] = []
     for question in asked:
-        said = replies(model, question.tokens, bench.task.reply_tokens)
+        said = replies(model, question.tokens, bench.task.reply_tokens, bench.engine.finite)
         refused += refusing(bench, said)
         if question.own is not None:
             correct += (said[:, 0] == question.own).double().tolist()

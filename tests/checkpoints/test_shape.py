@@ -61,10 +61,13 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "v
         ({"model_type": "qwen3", **SMALL}, Shape(2, 8, 32, 64, 128, 50)),
         ({"model_type": "mistral", **SMALL}, Shape(2, 8, 8, 64, 8, 50)),
         ({"model_type": "llama", **SMALL}, Shape(2, 8, 8, 64, 8, 50)),
-        ({"model_type": "mistral", **SMALL, "num_key_value_heads": None}, Shape(2, 8, 8, 64, 8, 50)),
+        ({"model_type": "glm", **SMALL, "head_dim": None}, Shape(2, 8, 2, 64, 8, 50)),
         ({"model_type": "gpt2", "num_attention_heads": 4}, Shape(12, 4, 4, 768, 192, 50257)),
         ({"model_type": "gpt_bigcode", "n_embd": 64, "n_head": 8}, Shape(12, 8, 1, 64, 8, 50257)),
-        ({"model_type": "gemma3", "text_config": {"hidden_size": 64}}, Shape(26, 8, 4, 64, 256, 262208)),
+        (
+            {"model_type": "gemma3", "text_config": {"hidden_size": 64}},
+            Shape(26, 8, 4, 64, 256, 262208),
+        ),
     ],
     ids=["head_dim", "key-value heads", "none", "null", "other names", "one", "text part"],
 )

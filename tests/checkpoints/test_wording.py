@@ -112,7 +112,9 @@ def test_a_class_that_does_more_than_its_file_says_is_refused(tmp_path: Path, fa
     encoder = Encoder.load(
         folder(tmp_path, family, {"tokenizer_class": name, "add_prefix_space": True})
     )
-    with pytest.raises(SelfCheckError, match=r"gives 'the quick .*other tokens than AutoToken") as no:
+    with pytest.raises(
+        SelfCheckError, match=r"gives 'the quick .*other tokens than AutoToken"
+    ) as no:
         same_tokens(encoder, [Prompt(TEXT, {}, "fox")])
     assert "\n" not in str(no.value)
     AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)

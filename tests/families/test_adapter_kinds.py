@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import TASK, WEIGHED
+from asked import WEIGHED
 from configs import LONGEST, WORDS, random_model, save
 from opening import opened
 from peft import LoHaConfig, LoraConfig, get_peft_model
@@ -193,5 +192,5 @@ def test_a_folder_above_the_adapter_names_it(tmp_path: Path) -> None:
             parse_reference(text, {}, tmp_path)
         assert "\n" not in str(no.value)
     shutil.copytree(tmp_path / "out" / "mine", tmp_path / "out" / "yours")
-    with pytest.raises(MechanismError, match="valid: .*out/mine, .*out/yours"):
+    with pytest.raises(MechanismError, match=r"valid: .*out/mine, .*out/yours"):
         parse_reference("base+out", {}, tmp_path)
