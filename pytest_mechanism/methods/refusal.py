@@ -26,7 +26,7 @@ from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, Columns, chunks
-from pytest_mechanism.methods.replies import refusing, replies
+from pytest_mechanism.methods.replies import refusing, said_by
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Observations
 
@@ -77,9 +77,8 @@ class Examination:
 
     def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Tensor, Tensor]:
         """``refused`` and ``refusal_score``, [R] each; with hooks, of the model under them."""
-        count = self.bench.task.reply_tokens
         hooked = Hooked(self.bench, tokens.last, hooks)
-        said = replies(hooked, tokens, count, self.bench.engine.finite)
+        said = said_by(self.bench, hooked, tokens)
         return torch.tensor(refusing(self.bench, said)), self.score(hooked.first)
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:

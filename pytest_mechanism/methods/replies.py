@@ -10,14 +10,27 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.rotary import of_reply, restart, seen
-from pytest_mechanism.engine.finite import Finite, unsound
+from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Tokens
+from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, chunks
 from pytest_mechanism.tasks.base import Row
 
 
+class NotFinite(MeasurementError):
+    """Logits that are NaN or infinite.
+
+    Attributes:
+        rows: [R], True where they are.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__("the logits of a reply are not finite numbers (NaN or infinity)")
+        self.rows = rows
+
+
 @torch.no_grad()
-def replies(model: Any, tokens: Tokens, count: int, finite: Finite | None = None) -> Tensor:
+def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
     """[R, count] likeliest next tokens, one after another: what ``generate(do_sample=False)`` of the
     plain model says after each row alone.
 
@@ -29,11 +42,14 @@ def replies(model: Any, tokens: Tokens, count: int, finite: Finite | None = None
         model: called as a plain one.
         tokens: the prompts.
         count: tokens of a reply.
-        finite: looks at the logits.
+
+    Raises:
+        NotFinite: logits that the likeliest is to be found among are no numbers.
     """
     restarts = restart(model)
     rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
     ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
+    wrong = torch.zeros_like(tokens.lengths, dtype=torch.bool)
     for i in range(count):
         ends = tokens.lengths + i
         read = ids[:, : int(ends.max())]
@@ -42,9 +58,24 @@ def replies(model: Any, tokens: Tokens, count: int, finite: Finite | None = None
             logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
         last = logits[rows, ends - 1]
         ids[rows, ends] = last.argmax(-1)
-        if finite is not None:
-            finite.note(tokens, unsound(last))
+        wrong |= unsound(last)
+    if bool(wrong.any()):
+        raise NotFinite(wrong)
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
+
+
+def said_by(bench: Bench, model: Any, tokens: Tokens) -> Tensor:
+    """As many tokens of replies as the task looks at.
+
+    Raises:
+        MeasurementError: logits are no numbers; says on which row.
+    """
+    try:
+        return replies(model, tokens, bench.task.reply_tokens)
+    except NotFinite as problem:
+        bench.engine.finite.note(tokens, problem.rows)
+        bench.check_finite()
+        raise
 
 
 def refusing(bench: Bench, said: Tensor) -> list[float]:
@@ -103,7 +134,7 @@ def answers(bench: Bench, model: Any, asked: Sequence[Question]) -> dict[str, li
     correct: list[float] = []
     refused: list[float] = []
     for question in asked:
-        said = replies(model, question.tokens, bench.task.reply_tokens, bench.engine.finite)
+        said = said_by(bench, model, question.tokens)
         refused += refusing(bench, said)
         if question.own is not None:
             correct += (said[:, 0] == question.own).double().tolist()

@@ -4,12 +4,16 @@ that is given the row alone."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from asked import PATCHED, WEIGHED
 from configs import BY_LENGTH, SHORT, random_model
 from opening import opened
+from test_matrix import measured
 
 from pytest_mechanism.checkpoints import rotary
 from pytest_mechanism.engine.branch import BranchEngine
@@ -20,6 +24,7 @@ from pytest_mechanism.methods.bench import Bench
 from pytest_mechanism.methods.pages import Page
 from pytest_mechanism.methods.refusal import Hooked
 from pytest_mechanism.methods.replies import replies
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
 
 Benches = Callable[..., Bench]
 
@@ -103,3 +108,31 @@ def test_frequencies_that_nobody_knows_are_refused() -> None:
             module.rope_type = "its own"
     with pytest.raises(MechanismError, match="from the longest row of a batch in code of its own"):
         rotary.by_row(model)
+
+
+LONGER = Counting(
+    CountingParameters(
+        family="counting", letters="abcd", refuse="a", shortest=3, longest=12, most=9, rows=20
+    )
+)
+"""Prompts on both sides of the length."""
+
+
+@pytest.mark.parametrize(
+    "what", ["performance", "circuit, resample", "path through q", "screen", "refusal", "curve"]
+)
+def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: str) -> None:
+    """Row by row, with all rows at once and with each in a batch of its own."""
+    method, arguments = {**PATCHED, **WEIGHED}[what]
+    one = bench("dynamic")
+    lengths = [
+        len(one.model.encoder.encode(row.base).ids)
+        for row in LONGER.rows(one.vocabulary, 12, "test")
+    ]
+    assert min(lengths) < SHORT < max(lengths)
+    found, wanted = (
+        measured(replace(one, task=LONGER, batch_size=size, memo={}), method, arguments)
+        for size in (12, 1)
+    )
+    for name, column in wanted.values.items():
+        np.testing.assert_allclose(found.values[name], column, atol=2e-3, rtol=1e-3)
