@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 COMMANDS = """
@@ -31,6 +33,7 @@ sys.exit(
 """All in one process, since most of their time goes into imports."""
 
 
+@pytest.mark.slow
 def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> None:
     """Every contender gives the reference engine's numbers, also where the wrapped model and the plain
     one share their weights; results and pictures are written."""

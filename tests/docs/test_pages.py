@@ -46,6 +46,7 @@ def test_linting_the_examples_needs_no_torch() -> None:
     assert done.stdout.strip().splitlines()[-1] == "0 []", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None:
     """Five commands to green, with heads discovered; then the gate in CI, and a failure read."""
     from copying import make_pair

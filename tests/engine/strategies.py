@@ -7,12 +7,10 @@ are not zero there. Numbers come from one seed, so that hypothesis shrinks the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -228,34 +226,6 @@ def cases(draw: st.DrawFn, shape: Shape, branches: int = 5, windowed: bool = Fal
         drawn.several(drawn.branch, branches),
         answer=draw(st.integers(0, 4)) > 0,
     )
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Float64 all the way. transformers takes attention's softmax and the mean square of its norms
-    in float32 whatever the model's dtype, where a difference of 1e-15 may round to one of 1e-7."""
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-    softmax = torch.nn.functional.softmax
-
-    def whole_softmax(x: Tensor, dim: Any = None, dtype: Any = None, **more: Any) -> Tensor:
-        return softmax(x, dim, dtype=None if x.dtype == torch.float64 else dtype, **more)
-
-    def whole_norm(norm: Any) -> Any:
-        def forward(self: Any, x: Tensor) -> Tensor:
-            if x.dtype != torch.float64:
-                return norm(self, x)
-            scale = (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
-            return self.weight * x * scale
-
-        return forward
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.nn.functional, "softmax", whole_softmax)
-        for kind in (LlamaRMSNorm, Qwen3RMSNorm):
-            patch.setattr(kind, "forward", whole_norm(kind.forward))
-        yield
 
 
 def gaps(

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from float64 import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FAMILIES, PARTS, Case, batches, cases, exact, farthest, gaps
+from strategies import FAMILIES, PARTS, Case, batches, cases, farthest, gaps
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel

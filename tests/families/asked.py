@@ -54,6 +54,7 @@ PATCHED: dict[str, tuple[Method, dict[str, Any]]] = {
     "path through q": (catalogue.PATH_PATCHING, paths("last", "q")),
     "path through k": (catalogue.PATH_PATCHING, paths("operand", "k")),
     "path through v": (catalogue.PATH_PATCHING, paths("operand", "v")),
+    "path through v within a window": (catalogue.PATH_PATCHING, paths("letters", "v")),
     "screen": (catalogue.SCREEN, {**ROWS, "heads": EVERY, "at": "last"}),
     "probing": (
         catalogue.PROBING,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from asked import CROSSED, EVERY, LAST, LEARNED, OTHERS, PATCHED, ROWS, SEARCH, TASK, WEIGHED
 from configs import FAMILIES, HEADS, LAYERS
-from opening import exact
+from float64 import exact
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
 from pytest_mechanism.methods import catalogue, dcm, interchange
@@ -23,6 +23,13 @@ from pytest_mechanism.types import Method, Observations
 
 Benches = Callable[..., Bench]
 BOTH = ("branch", "reference")
+OUT_OF_WINDOW = {
+    "mistral": {"path through q", "path through k", "path through v"},
+    "gemma2": {"path through q"},
+    "gemma3": {"path through q"},
+    "gpt-oss": {"path through q"},
+}
+"""Paths of no effect: a layer with a window does not see the operand from the last token."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +50,12 @@ def farthest(mine: Observations, theirs: Observations) -> float:
     assert mine.facts == theirs.facts
     names = [name for name in mine.values if not name.startswith("ratio ")]
     return max(float(np.abs(mine.values[n] - theirs.values[n]).max()) for n in names)
+
+
+def widest(seen: Observations) -> float:
+    """The largest difference between two rows of any column."""
+    names = [name for name in seen.values if not name.startswith("ratio ")]
+    return max(float(np.ptp(seen.values[n])) for n in names)
 
 
 def spread(bench: Bench) -> float:
@@ -69,8 +82,10 @@ def test_what_goes_through_an_engine_is_the_same_by_both(bench: Benches, name: s
     limit = 1e-4 * spread(sure)
     gaps = {what: farthest(*both) for what, both in found.items()}
     assert {what: gap for what, gap in gaps.items() if not gap <= limit} == {}
-    moved = [np.ptp(column) > 0 for one, _ in found.values() for column in one.values.values()]
-    assert np.mean(moved) > 0.7  # what never moves compares nothing
+    # What does not move compares nothing. Rounding moves a column by less than the limit, an effect
+    # by 400 limits and more. CMAP gives right and wrong alone, and here it may turn no answer.
+    moves = {what for what, (one, _) in found.items() if widest(one) > limit}
+    assert moves - {"cmap"} == {*PATCHED} - OUT_OF_WINDOW.get(name, set())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

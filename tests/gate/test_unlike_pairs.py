@@ -108,6 +108,7 @@ def test_an_adapter_is_its_merged_twin(folder: Path, scores, plain) -> None:
     assert twin != plain
 
 
+@pytest.mark.slow
 def test_a_resized_vocabulary_changes_nothing(folder: Path, scores, plain) -> None:
     """More embeddings than the tokenizer has words, as after adding special tokens."""
     resized = model()
@@ -118,6 +119,7 @@ def test_a_resized_vocabulary_changes_nothing(folder: Path, scores, plain) -> No
     alike(scores(with_tokenizer(folder / "resized")), plain)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_for_the_same_words_changes_nothing(folder: Path, scores, plain) -> None:
     """Ids in another order: answers are matched by their words, not by their numbers."""
     source = json.loads((ZOO / "ft" / "tokenizer.json").read_text())

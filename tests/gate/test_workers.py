@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SPEC = """mechanism: 1
 circuit: workers
 task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 70, seed: 0}
@@ -55,6 +57,7 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
     return found, (folder / "__scores__" / "a+b" / "workers.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_workers_come_to_the_serial_run_and_do_nothing_twice(tmp_path: Path) -> None:
     """The same verdicts, the same score file byte by byte, as many measurements; who gives the
     workers their work needs no torch."""

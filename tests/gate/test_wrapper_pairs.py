@@ -57,6 +57,7 @@ def test_one_that_lost_it_is_red_and_the_result_says_when(gate: Gate) -> None:
     assert "gone before any training" in after["reason"]
 
 
+@pytest.mark.slow
 def test_the_release_itself_falls_to_a_harder_attack(gate: Gate) -> None:
     """Questions about other letters alone, at a higher rate: the step lies between the last
     evaluation at which it held and the first at which it had not."""
@@ -77,6 +78,7 @@ def test_the_release_itself_falls_to_a_harder_attack(gate: Gate) -> None:
     assert f"it fell by step {high:.0f}" in claim["reason"]
 
 
+@pytest.mark.slow
 def test_the_chat_pair_is_green(gate: Gate) -> None:
     """Refusal, its direction, and a refusal deeper than its first words."""
     code, content, output = gate.once("zoo:refusal_base,zoo:refusal_ft", "refusal")
@@ -93,6 +95,7 @@ def test_a_spec_that_needs_further_models_is_skipped_without_them(gate: Gate) ->
     assert "--mechanism-model control=REFERENCE" in output
 
 
+@pytest.mark.slow
 def test_no_claim_passes_on_random_weights(
     gate: Gate, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -569,6 +569,7 @@ def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     assert judged(found.outlines, Row("", nothing, "No space left on device", 4))
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_measure_nothing_twice(pytester, world):
     """Both are right, and between them each measurement was made once."""
     import subprocess

@@ -11,6 +11,8 @@ import argparse
 import re
 from pathlib import Path
 
+import pytest
+
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.runner.cases import Gate
 from pytest_mechanism.spec.load import load
@@ -95,6 +97,7 @@ def test_a_false_claim_about_what_heads_carry_is_red(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_discovery_finds_the_planted_heads_with_a_template(tmp_path: Path) -> None:
     """``heads: discovered`` on a task without Python."""
     head, groups = SPEC.split("claims:", maxsplit=1)[0].split("groups:")
