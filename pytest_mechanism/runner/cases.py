@@ -45,7 +45,9 @@ class Gate:
         Raises:
             MechanismError: a config does not say them.
         """
-        shapes = {role: read_shape(ref.folder) for role, ref in runner.references.items()}
+        shapes = {
+            role: read_shape(ref.folder, ref.adapter) for role, ref in runner.references.items()
+        }
         return Gate(runner, confidence, shapes)
 
     @property
