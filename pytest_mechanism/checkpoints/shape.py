@@ -85,7 +85,8 @@ def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
         own = defaults(str(config.get("model_type") or ""), "text_config")
 
     def look(key: str) -> Any:
-        return part[key] if key in part else own.get(key)
+        # whoever writes a config writes the model's width: a file without it is damaged
+        return part.get(key) if key in part or key in NAMES["d_model"] else own.get(key)
 
     found = sizes(look, folder, set(part))
     layers = None if adapter is None else replicated_layers(adapter)

@@ -62,7 +62,10 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "v
         ({"model_type": "mistral", **SMALL}, Shape(2, 8, 8, 64, 8, 50)),
         ({"model_type": "llama", **SMALL}, Shape(2, 8, 8, 64, 8, 50)),
         ({"model_type": "glm", **SMALL, "head_dim": None}, Shape(2, 8, 2, 64, 8, 50)),
-        ({"model_type": "gpt2", "num_attention_heads": 4}, Shape(12, 4, 4, 768, 192, 50257)),
+        (
+            {"model_type": "gpt2", "n_embd": 64, "num_attention_heads": 4},
+            Shape(12, 4, 4, 64, 16, 50257),
+        ),
         ({"model_type": "gpt_bigcode", "n_embd": 64, "n_head": 8}, Shape(12, 8, 1, 64, 8, 50257)),
         (
             {"model_type": "gemma3", "text_config": {"hidden_size": 64}},
@@ -83,7 +86,7 @@ def test_sizes_that_a_config_leaves_out_are_its_classs_own(
 
 
 def test_every_family_has_the_sizes_that_transformers_gives_it(tmp_path: Path) -> None:
-    """A config.json that names nothing but its family."""
+    """A config.json that names nothing but its family and width."""
     from transformers import AutoConfig
 
     for family in (
@@ -91,8 +94,16 @@ def test_every_family_has_the_sizes_that_transformers_gives_it(tmp_path: Path) -
         "gpt_oss", "granite", "llama", "llama4_text", "mistral", "mixtral", "mpt", "olmo2", "phi",
         "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
     ):  # fmt: skip
-        folder = written(tmp_path, {"model_type": family})
-        assert read_shape(folder) == loaded_shape(AutoConfig.for_model(family), folder), family
+        config = AutoConfig.for_model(family)
+        folder = written(tmp_path, {"model_type": family, "hidden_size": config.hidden_size})
+        assert read_shape(folder) == loaded_shape(config, folder), family
+
+
+def test_a_config_without_the_models_width_is_damaged(tmp_path: Path) -> None:
+    """Whatever the class's default is: weights of that width are hardly meant."""
+    config = {k: v for k, v in SMALL.items() if k != "hidden_size"}
+    with pytest.raises(MechanismError, match="does not say d_model; is it"):
+        read_shape(written(tmp_path, {"model_type": "qwen3", **config}))
 
 
 def test_heads_other_than_those_that_were_planned_by_are_one_line(tmp_path: Path) -> None:

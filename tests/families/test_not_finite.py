@@ -77,8 +77,10 @@ def test_no_method_gives_a_number(bench: Bench, what: str) -> None:
     assert "\n" not in str(problem.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PATCHED)
 def test_nor_does_it_by_the_reference_engine(bench: Bench, what: str) -> None:
+    """What a reference run and its branches give is looked at, too."""
     other = Bench(
         bench.model, ReferenceEngine(bench.model.bridge), TASK, bench.vocabulary, bench.batch_size
     )
