@@ -178,7 +178,9 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
     found = handed_over(config)
     references = resolved(config, model) if found is None else found
     for reference in references.values():
-        read_shape(reference.folder)  # later, under xdist, it would be an internal error
+        read_shape(
+            reference.folder, reference.adapter
+        )  # later, under xdist, it would be an internal error
     if (json_path := path_option(config, "mechanism_json")) is not None:
         wrong = "is a folder" if json_path.is_dir() else "no such folder"
         if json_path.is_dir() or not json_path.parent.is_dir():

@@ -1,18 +1,17 @@
 """Adapters in PEFT's format: ``reference+adapter``, or an adapter's folder that names its base.
 
-An adapter is merged into its base's weights when they are read (the library is PEFT), so that
-everything after it sees an ordinary model.
+What can be said about an adapter without reading its weights; `checkpoints.merge` puts it into its
+base.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
+from pytest_mechanism.checkpoints.config import MOST_CONFIG
 from pytest_mechanism.checkpoints.contents import header
-from pytest_mechanism.checkpoints.shape import MOST_CONFIG
 from pytest_mechanism.checkpoints.trust import (
     ALLOW_PICKLE,
     NONE,
@@ -20,10 +19,13 @@ from pytest_mechanism.checkpoints.trust import (
     SAFE_ADAPTER,
     Trust,
 )
-from pytest_mechanism.errors import BadReference, MechanismError, first_line, one_line
+from pytest_mechanism.errors import BadReference, MechanismError, choices
 from pytest_mechanism.files import read_json
 
 CONFIG = "adapter_config.json"
+
+MOST_LAYERS = 2_000
+"""Several times what the deepest model of today has."""
 
 MERGED = (
     "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING",
@@ -43,8 +45,15 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
         BadReference: it is no adapter, one that cannot be merged, or its weights are pickled.
     """
     if not is_adapter(folder):
-        raise BadReference(f"{text}: {folder} has no {CONFIG}, so it is no adapter")
+        raise BadReference(
+            f"{text}: {folder} has no {CONFIG}, so it is no adapter{beneath(folder)}"
+        )
     config = adapter_config(folder)
+    if config.get("alora_invocation_tokens"):
+        raise BadReference(
+            f"{text}: an activated LoRA (alora_invocation_tokens in {CONFIG}) works from a certain "
+            "token of a prompt on, so it cannot be tested as one model"
+        )
     kind = config.get("peft_type")
     if kind is None:
         raise BadReference(f"{text}: {CONFIG} names no peft_type, such as LORA")
@@ -59,8 +68,6 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
     ):
         # PEFT would import the module that the file names
         raise BadReference(f"{text}: megatron_config in {CONFIG} is not followed; take it out")
-    if config.get("layer_replication"):
-        raise BadReference(f"{text}: layer_replication in {CONFIG} is not followed; take it out")
     # PEFT takes the pickled file wherever the other is missing, whatever it is told
     if (folder / SAFE_ADAPTER).is_file():
         return
@@ -71,6 +78,35 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
             f"{text}: {folder} has no {SAFE_ADAPTER}; pickled adapters are not loaded "
             f"(unless you say {ALLOW_PICKLE}, which loads tensors and nothing else)"
         )
+
+
+def beneath(folder: Path) -> str:
+    """Where below a folder adapters or checkpoints are, to be named in an error; empty where there
+    are none."""
+    found = sorted({p.parent for name in (CONFIG, "config.json") for p in folder.glob(f"*/{name}")})
+    if not found:
+        return ""
+    names = [str(folder / each.name) for each in found]
+    return f"; did you mean {names[0]}?" if len(names) == 1 else f"; {choices('', names)}"
+
+
+def replicated_layers(folder: Path) -> int | None:
+    """How many layers the model has after an adapter has repeated some of its base's; None where
+    it repeats none."""
+    spans = adapter_config(folder).get("layer_replication")
+    if not spans:
+        return None
+    try:
+        count = sum(int(stop) - int(start) for start, stop in spans)
+    except (TypeError, ValueError):
+        raise BadReference(
+            f"{folder / CONFIG}: layer_replication must be a list of [first, last + 1]"
+        ) from None
+    if not 1 <= count <= MOST_LAYERS:
+        raise BadReference(
+            f"{folder / CONFIG}: layer_replication gives {count:,} layers; valid: 1 to {MOST_LAYERS:,}"
+        )
+    return count
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
@@ -100,44 +136,6 @@ def base_of(folder: Path, text: str) -> str:
     return base.strip()
 
 
-def merged(model: Any, folder: Path, trust: Trust = NONE) -> Any:
-    """The model with an adapter's weights in its own.
-
-    Raises:
-        MechanismError: PEFT is missing, or the adapter does not fit.
-    """
-    check_adapter(folder, str(folder), trust)
-    check_ranks(folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            from peft import PeftModel, get_peft_model_state_dict
-        except ImportError:
-            raise MechanismError(
-                "an adapter needs the library PEFT: pip install 'pytest-mechanism[peft]'"
-            ) from None
-        try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                adapted = PeftModel.from_pretrained(model, str(folder))
-            missing = [w for w in said if "missing adapter keys" in str(w.message)]
-            if missing:
-                raise MechanismError(
-                    f"{folder}: the adapter's weights do not fit its config or base: "
-                    f"{one_line(str(missing[0].message))[:200]}"
-                )
-            if surplus := sorted(tensors(folder) - {*get_peft_model_state_dict(adapted)}):
-                raise MechanismError(
-                    f"{folder}: {len(surplus)} of the adapter's weights fit nothing in its base, "
-                    f"first {surplus[0][:120]}; its config or base belongs elsewhere"
-                )
-            return adapted.merge_and_unload()
-        except MechanismError:
-            raise
-        except Exception as problem:  # whatever an adapter of another model makes PEFT raise
-            raise MechanismError(f"{folder} does not fit its base: {first_line(problem)}") from None
-
-
 def check_ranks(folder: Path) -> None:
     """Whether a rank is one that the adapter's weights can have: PEFT makes matrices of it first.
 
@@ -157,15 +155,3 @@ def check_ranks(folder: Path) -> None:
                 f"{folder / CONFIG}: the rank of {name} is {rank:,}, and no side of the adapter's "
                 f"weights is longer than {largest:,}"
             )
-
-
-def tensors(folder: Path) -> set[str]:
-    """Names of an adapter's weights."""
-    if (folder / SAFE_ADAPTER).is_file():
-        from safetensors import safe_open
-
-        with safe_open(folder / SAFE_ADAPTER, framework="pt") as file:
-            return {*file.keys()}
-    import torch
-
-    return {*torch.load(folder / PICKLED_ADAPTER, map_location="cpu", weights_only=True)}

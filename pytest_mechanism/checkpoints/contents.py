@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints import trust
-from pytest_mechanism.checkpoints.shape import read_config
+from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import BadFile, check_file, open_file

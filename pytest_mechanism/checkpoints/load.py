@@ -16,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.adapter import merged
-from pytest_mechanism.checkpoints.hub import offline
 from pytest_mechanism.checkpoints.placement import Placement, offloaded
-from pytest_mechanism.checkpoints.plausible import check_plausible
-from pytest_mechanism.checkpoints.reaches import wrong_reach
-from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
-from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
+from pytest_mechanism.checkpoints.rotary import plain
+from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
+from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.weights import check_weights, known_words, read_adapted
 from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.encoding import Encoder
 
@@ -32,10 +30,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
-"""Older checkpoints carry these, and no model of today has a place for them."""
 
 
 def unwatched() -> None:
@@ -58,6 +52,7 @@ class LoadedModel:
         adapter: merged into the weights, or None.
         trust: what the folder was allowed to do.
         placement: where the weights went, and in how many bits.
+        unmerged: why the adapter runs beside the weights; empty where it is merged into them.
         look: raises where the files are no longer what the fingerprint was taken of.
     """
 
@@ -72,6 +67,7 @@ class LoadedModel:
     adapter: Path | None = None
     trust: Trust = NONE
     placement: Placement = field(default_factory=Placement)
+    unmerged: str = ""
     look: Callable[[], None] = unwatched
 
     @property
@@ -86,11 +82,13 @@ class LoadedModel:
         """A plain Hugging Face model of its own, read anew, in eval mode on the same device.
 
         Raises:
-            MechanismError: its weights cannot be changed: they are quantised, or not all of them
-                fit.
+            MechanismError: its weights cannot be changed: they are quantised, not all of them fit,
+                or an adapter lies beside them.
             CheckpointChanged: the files are not those that were loaded.
         """
-        model = read_weights(self.folder, dtype, self.adapter, self.trust, self.placement)
+        model, unmerged = read_adapted(
+            self.folder, dtype, self.adapter, self.trust, self.placement, self.probe.cpu()
+        )
         self.look()
         model = known_words(model, self.encoder)
         if getattr(model, "is_quantized", False):
@@ -102,6 +100,11 @@ class LoadedModel:
             raise MechanismError(
                 f"{self.role}: weights that do not fit are neither trained nor pruned, nor is their "
                 "importance measured; it takes more memory, or a smaller dtype"
+            )
+        if unmerged:
+            raise MechanismError(
+                f"{self.role}: weights with an adapter beside them are neither trained nor pruned, "
+                f"nor is their importance measured, and {self.adapter} cannot be merged: {unmerged}"
             )
         return (model if self.placement.spread else model.to(self.device)).eval()
 
@@ -143,27 +146,40 @@ def load_model(
         MechanismError: weights missing, damaged, not matching the config, or not finite.
     """
     encoder = Encoder.load(tokenizer or folder)
-    shape = read_shape(folder)
     where = pick_device(device)
     placement = Placement(device == "auto", quantize, str(where))
-    weights = read_weights(folder, DTYPES[dtype], adapter, trust, placement)
+    ids = torch.tensor([probe(encoder)])
+    weights, unmerged = read_adapted(folder, DTYPES[dtype], adapter, trust, placement, ids)
+    shape = loaded_shape(weights.config, folder, adapter)
     model = known_words(weights, encoder).eval()
     if not (placement.spread or getattr(model, "is_quantized", False)):
         model = model.to(where)
-    _check_weights(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
-    ids = torch.tensor([probe(encoder)], device=where)
+    check_weights(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
+    ids = ids.to(where)
     largest = int(ids.max())
     if largest >= shape.d_vocab:
         raise MechanismError(
             f"{folder}: the tokenizer gives id {largest}, the model has {shape.d_vocab} embeddings"
         )
-    with torch.no_grad():
-        plain = model(ids).logits.float().cpu()
+    with torch.no_grad(), plain(model):
+        logits = model(ids).logits.float().cpu()
     bridge = _wrap(model, folder)
     for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
     return LoadedModel(
-        role, folder, bridge, shape, encoder, where, plain, ids, adapter, trust, placement, look
+        role,
+        folder,
+        bridge,
+        shape,
+        encoder,
+        where,
+        logits,
+        ids,
+        adapter,
+        trust,
+        placement,
+        unmerged,
+        look,
     )
 
 
@@ -184,100 +200,6 @@ def pick_device(name: str) -> torch.device:
             f"{choices(name, ['auto', 'cpu', *seen])}"
         )
     return found
-
-
-def read_weights(
-    folder: Path,
-    dtype: torch.dtype,
-    adapter: Path | None = None,
-    trust: Trust = NONE,
-    placement: Placement | None = None,
-) -> Any:
-    """A plain Hugging Face model, an adapter merged into it; on the CPU unless placed elsewhere.
-
-    Raises:
-        MechanismError: weights missing, damaged, not matching the config, or not trusted.
-    """
-    config = read_config(folder)
-    if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
-        raise MechanismError(f"{folder}: {wrong}")
-    code = trust.remote_code and bool(config.get("auto_map"))
-    with offline(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        before = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            check_plausible(folder, config, build=not code)
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="eager",
-                # experts one after another: what multiplies all of them at once knows no float64
-                experts_implementation="eager" if dtype == torch.float64 else None,
-                use_safetensors=not pickled(folder),
-                weights_only=True,  # of pickled files too: tensors, and no call of what they name
-                local_files_only=True,
-                trust_remote_code=code,  # where none is named, none has a fingerprint
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, with the weight named
-                **(placement.arguments() if placement is not None else {}),
-            )
-        except MechanismError:
-            raise
-        except Exception as problem:  # whatever a damaged folder makes the libraries raise
-            raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
-        finally:
-            logging.set_verbosity(before)
-    if other := sorted(key for key in info.get("mismatched_keys") or () if isinstance(key, tuple)):
-        name, saved, wanted = other[0]
-        raise MechanismError(
-            f"{folder}: {len(other)} weights have another shape than config.json says, first {name}: "
-            f"{list(saved)} in the file, {list(wanted)} by the config; the config.json that belongs "
-            "to these weights was saved with them"
-        )
-    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        keys = sorted(str(k) for k in info.get(what) or ())
-        keys = [k for k in keys if not k.endswith(BUFFERS)]
-        if keys:
-            raise MechanismError(
-                f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
-                f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
-            )
-    if adapter is None:
-        return model
-    if offloaded(model):
-        raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
-    _check_weights(model, str(folder))  # what is wrong later is the adapter's
-    with offline():
-        return merged(model, adapter, trust)
-
-
-def known_words(model: Any, encoder: Encoder) -> Any:
-    """The model without embeddings that its tokenizer has no word for.
-
-    Vocabularies are padded and resized; what nobody trained and no text can say must take no
-    probability from what can be said, and no part in comparing two models.
-    """
-    words = encoder.size
-    if words < model.get_input_embeddings().weight.shape[0]:
-        ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        if any(end is not None and end.weight.is_meta for end in ends):
-            raise MechanismError(
-                f"{encoder.name}: embeddings that its tokenizer has no word for cannot be cut, since "
-                "they do not fit into memory"
-            )
-        model.resize_token_embeddings(words)
-    return model
-
-
-def _check_weights(model: Any, whose: str) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
-            raise MechanismError(f"{whose}: weight {name} has values that are not finite")
 
 
 def _wrap(model: Any, folder: Path) -> Any:

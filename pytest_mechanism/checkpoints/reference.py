@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.adapter import base_of, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.adapter import base_of, beneath, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.contents import counted
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
 from pytest_mechanism.checkpoints.reaches import wrong_reach
-from pytest_mechanism.checkpoints.shape import read_config
 from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_weights
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
@@ -244,7 +244,8 @@ def check_folder(folder: Path, text: str, trust: Trust = NONE) -> None:
     try:
         config = read_config(folder)
     except MechanismError as problem:
-        raise BadReference(f"{text}: {problem.message}") from None
+        below = "" if (folder / "config.json").exists() else beneath(folder)
+        raise BadReference(f"{text}: {problem.message}{below}") from None
     if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
         raise BadReference(f"{text}: {wrong}")
     check_files(folder, text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_mechanism.checkpoints.adapter import MOST_LAYERS, replicated_layers
+from pytest_mechanism.checkpoints.config import read_config
+from pytest_mechanism.checkpoints.defaults import defaults
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import read_json
 
 # Hugging Face families name the same thing differently; first match counts.
 NAMES = {
@@ -20,11 +23,8 @@ NAMES = {
 }
 
 
-MOST_CONFIG = 1 << 24
-"""Bytes of a config.json."""
-
 MOST = {
-    "n_layers": 2_000,
+    "n_layers": MOST_LAYERS,
     "n_heads": 2_000,
     "n_kv_heads": 2_000,
     "d_model": 1 << 20,
@@ -60,36 +60,77 @@ class Shape:
         return [(layer, h) for layer in range(self.n_layers) for h in range(self.n_heads)]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder.
+def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
+    """Sizes from config.json (its ``text_config`` where a model has several parts), and what it
+    leaves out from the defaults of its class in transformers; no torch.
+
+    Args:
+        folder: of the checkpoint.
+        adapter: folder of an adapter, which may repeat layers.
 
     Raises:
-        MechanismError: it is missing or is no JSON object.
-    """
-    path = folder / "config.json"
-    try:
-        config = read_json(path, MOST_CONFIG)
-    except FileNotFoundError:
-        raise MechanismError(f"{folder} has no config.json, so it is no checkpoint") from None
-    if not isinstance(config, dict):
-        raise MechanismError(f"{path} must hold a JSON object")
-    return config
-
-
-def read_shape(folder: Path) -> Shape:
-    """Sizes from config.json (its ``text_config`` where a model has several parts).
-
-    Raises:
-        MechanismError: it does not say them, or they are no model's.
+        MechanismError: config.json is damaged, or does not say a size, or says one that no model has.
     """
     config = read_config(folder)
     inner = config.get("text_config")
-    config = inner if isinstance(inner, dict) and inner else config
+    part = inner if isinstance(inner, dict) and inner else config
+    own = defaults(str(part.get("model_type") or ""))
+    if not own and part is inner:
+        own = defaults(str(config.get("model_type") or ""), "text_config")
+
+    def look(key: str) -> Any:
+        # whoever writes a config writes the model's width: a file without it is damaged
+        return part.get(key) if key in part or key in NAMES["d_model"] else own.get(key)
+
+    found = sizes(look, folder, set(part))
+    layers = None if adapter is None else replicated_layers(adapter)
+    return found if layers is None else replace(found, n_layers=layers)
+
+
+def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shape:
+    """Sizes of a loaded model, from its config object: what transformers built it by.
+
+    Raises:
+        MechanismError: it has other layers or heads than were read before it was loaded, by which
+            specs name heads.
+    """
+    text = config.get_text_config()
+
+    def look(key: str) -> Any:
+        try:
+            return getattr(text, key, None)
+        except Exception:  # layers that differ have no one size
+            return None
+
+    planned = read_shape(folder, adapter)
+    try:
+        found = sizes(look, folder)
+    except MechanismError:
+        return planned
+    for name in ("n_layers", "n_heads"):
+        if getattr(found, name) != getattr(planned, name):
+            raise MechanismError(
+                f"{folder / 'config.json'} says {name} {getattr(planned, name)}, and transformers "
+                f"loads it with {getattr(found, name)}; write it there, as {NAMES[name][0]}"
+            )
+    return found
+
+
+def sizes(look: Callable[[str], Any], folder: Path, written: Collection[str] = ()) -> Shape:
+    """Sizes by whatever a family calls them.
+
+    Args:
+        look: key -> value, or None.
+        folder: for errors.
+        written: keys that somebody wrote; they go before defaults.
+
+    Raises:
+        MechanismError: one is missing or no positive whole number.
+    """
     found: dict[str, int] = {}
     for name, keys in NAMES.items():
-        key, value = next(
-            ((k, config[k]) for k in keys if config.get(k) is not None), (keys[0], None)
-        )
+        order = sorted(keys, key=lambda key: key not in written)
+        key, value = next(((k, look(k)) for k in order if look(k) is not None), (keys[0], None))
         if isinstance(value, (int, float)) and value > MOST[name]:
             raise MechanismError(
                 f"{folder / 'config.json'}: {key} is {value:,}, and no model has over {MOST[name]:,}"
@@ -107,7 +148,7 @@ def read_shape(folder: Path) -> Shape:
             f"{folder / 'config.json'}: {found['n_layers']:,} layers of {found['n_heads']:,} heads, and "
             f"no model has over {MOST_HEADS:,} heads"
         )
-    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
+    if look("multi_query") is True and not look("new_decoder_architecture"):
         found["n_kv_heads"] = 1  # Falcon, GPTBigCode
     found.setdefault("n_kv_heads", found["n_heads"])
     found.setdefault("d_head", found["d_model"] // found["n_heads"])

@@ -135,6 +135,8 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
             if bench.without is not None:
                 with_engine = f"reference engine ({bench.without})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {with_engine}"
+            if bench.model.unmerged:
+                yield f"  the adapter runs beside its base, not merged: {bench.model.unmerged}"
             found.tried[role] = trial(bench, task, device, loading)
             yield f"  {found.tried[role].speed:,.0f} rows a second on {runner.options.device}"
             return

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pytest_mechanism.engine.finite import Finite
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
 from pytest_mechanism.engine.layout import Planned, Planner, packs
 from pytest_mechanism.engine.record import (
@@ -79,6 +80,7 @@ class BranchEngine:
         remembered: records of runs, the least used first.
         memory: bytes of them that may be kept.
         size: bytes of the last one, for each token of its batch.
+        finite: looks at all that comes out.
     """
 
     bridge: Any
@@ -88,6 +90,7 @@ class BranchEngine:
     memory: int = REMEMBERED
     size: float = 0.0
     remembered: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
+    finite: Finite = field(default_factory=Finite)
 
     def run(
         self,
@@ -211,6 +214,10 @@ class BranchRun:
 
     @cached_property
     def outcome(self) -> Outcome:
+        return self.engine.finite.look(self.tokens, self.found(), self.readings)
+
+    def found(self) -> Outcome:
+        """From the record; without one, readings alone need none."""
         known = "record" in self.__dict__ or self.key in self.engine.remembered
         if not self.answer and not known:
             self.engine.count(self.tokens.ids.shape[0])
@@ -245,9 +252,10 @@ class BranchRun:
         length = self.tokens.ids.shape[1]
         most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
         for pack in packs(map(planner.plan, branches), max(LEAST_ROOM, min(length, most))):
-            for outcome in self.within_memory(run, pack, gradients):
+            outcomes = self.within_memory(run, pack, gradients)
+            for planned, outcome in zip(pack, outcomes, strict=True):
                 engine.count(self.tokens.ids.shape[0])
-                yield outcome
+                yield engine.finite.look(self.tokens, outcome, planned.branch.readings)
 
     @property
     def room(self) -> int:

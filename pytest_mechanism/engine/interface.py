@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pytest_mechanism.engine.finite import Finite
 
 Part = Literal["q", "k", "v", "scores", "z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
 
@@ -211,10 +214,12 @@ class Engine(Protocol):
     Attributes:
         name: part of every measurement's key.
         tick: called with the number of rows of each forward.
+        finite: looks at all that comes out.
     """
 
     name: str
     tick: Callable[[int], None] | None
+    finite: Finite
 
     def run(
         self,

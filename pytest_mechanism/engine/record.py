@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.engine.interface import Edit, Outcome, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import by_place, edited, hooked_forward, taken
 from pytest_mechanism.errors import SelfCheckError
@@ -178,7 +179,7 @@ def glance(
 
     sites = sorted({*(edit.site for edit in edits), *waiting})
     hooks = [(bridge.hook_dict[site.hook], hook_for(site)) for site in sites]
-    with torch.no_grad(), attached(hooks), suppress(_Enough):
+    with torch.no_grad(), attached(hooks), suppress(_Enough), seen(tokens.lengths):
         bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits")
     highest = max((site.layer for site in wanted), default=len(bridge.blocks))
     for site in sites:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import seen
+from pytest_mechanism.engine.finite import Finite
 from pytest_mechanism.engine.interface import (
     Alive,
     Branch,
@@ -183,7 +185,7 @@ def hooked_forward(
         return hook
 
     sites = sorted({*by_site, *wanted})
-    with scores_matter() if knockouts else nullcontext():
+    with scores_matter() if knockouts else nullcontext(), seen(tokens.lengths):
         logits = bridge.run_with_hooks(
             tokens.ids,
             attention_mask=tokens.unmasked,
@@ -215,12 +217,14 @@ class ReferenceEngine:
         bridge: transformer-lens' TransformerBridge, raw (no compatibility mode).
         forwards: how many rows went through the model.
         tick: called with the number of rows of each forward.
+        finite: looks at all that comes out.
     """
 
     bridge: Any
     tick: Callable[[int], None] | None = None
     name: str = "reference"
     forwards: int = 0
+    finite: Finite = field(default_factory=Finite)
 
     def run(
         self,
@@ -261,7 +265,9 @@ class ReferenceRun:
         """Run when it is first looked at: a run of which only branches matter costs nothing."""
         with torch.no_grad():
             found = self.engine.forward(self.tokens, self.edits, self.readings)
-        return found if self.answer else Outcome(found.logits[:, :0], found.readings)
+        if not self.answer:
+            found = Outcome(found.logits[:, :0], found.readings)
+        return self.engine.finite.look(self.tokens, found, self.readings)
 
     @cached_property
     def z(self) -> tuple[Tensor, ...]:
@@ -279,7 +285,9 @@ class ReferenceRun:
                 outcome = self.engine.forward(
                     self.tokens, (*edits, *branch.edits), branch.readings, branch.knockouts
                 )
-            yield outcome if branch.answer else Outcome(outcome.logits[:, :0], outcome.readings)
+            if not branch.answer:
+                outcome = Outcome(outcome.logits[:, :0], outcome.readings)
+            yield self.engine.finite.look(self.tokens, outcome, branch.readings)
 
     def held(self, branch: Branch) -> list[Edit]:
         """The run's edits, those of z replaced by z as it was."""

@@ -8,17 +8,19 @@ that checkpoint: numbers from a model that contradicts itself are worth nothing.
 2. resid_pre + attn_out + mlp_out = resid_post, in every layer.
 3. Patching a prompt with its own activations changes nothing.
 4. Patching the last residual with another prompt's gives that prompt's answer.
-5. Every hook fires exactly once a forward (`reference.ReferenceEngine.forward`).
+5. A short row gives the same numbers alone and beside a long one.
+6. Every hook fires exactly once a forward (`reference.ReferenceEngine.forward`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import torch
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.rotary import boundary, rotary
 from pytest_mechanism.engine.branch import LEAST_ROOM
 from pytest_mechanism.engine.interface import (
     Alive,
@@ -33,18 +35,10 @@ from pytest_mechanism.engine.interface import (
     Tokens,
 )
 from pytest_mechanism.engine.record import Unsupported
+from pytest_mechanism.engine.tolerance import TOLERANCE, compare
 from pytest_mechanism.errors import SelfCheckError, one_line
 
 RESIDUAL: tuple[Part, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-
-TOLERANCE = {
-    torch.float64: 1e-5,  # most families take softmax of attention in float32 all the same
-    torch.float32: 1e-3,
-    torch.bfloat16: 0.1,
-    torch.float16: 0.05,
-}
-"""Largest difference, in standard deviations of what is compared: rounding stays far below,
-a wrong hook far above (`compare`)."""
 
 
 def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> None:
@@ -59,6 +53,7 @@ def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> N
     residual_adds_up(model, engine, clean, limit)
     self_patch_changes_nothing(model, engine, clean, limit)
     last_residual_carries_the_answer(model, engine, clean, other, limit)
+    rows_stand_alone(model, engine, clean, limit)
 
 
 def heads_are_there(model: LoadedModel, engine: Engine, clean: Tokens) -> None:
@@ -168,6 +163,47 @@ def last_residual_carries_the_answer(
         )
 
 
+def rows_stand_alone(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
+    """5. What stands beside a row changes nothing in it, nor does what was run before."""
+    row = int(clean.lengths.argmin())
+    turns = [boundary(each) for each in rotary(model.bridge.original_model)]
+    length = min(int(clean.lengths[row]), *turns, LONG)
+    ids = clean.ids[row, :length]
+    longest = beside(model, length, turns)
+    again = ids.repeat(longest // length + 1)[:longest]
+    padded = torch.cat([ids, ids.new_zeros(longest - length)])
+    lengths = torch.tensor([length, longest], device=ids.device)
+    alone, together = Tokens(ids[None], lengths[:1]), Tokens(torch.stack([padded, again]), lengths)
+
+    def told(tokens: Tokens) -> list[torch.Tensor]:
+        at = tokens.last[:, None]
+        readings = [Reading(Site(layer, "z"), at) for layer in range(model.shape.n_layers)]
+        run = engine.run(tokens, readings=readings)
+        edit = Edit(Site(0, "z"), torch.ones((), device=ids.device), at=at)
+        (branch,) = run.branches([Branch([edit])])
+        return [each[:1] for each in (run.outcome.logits, branch.logits, *run.outcome.readings)]
+
+    wanted = told(alone)
+    for found, reference in ((together, "its own when it is alone"), (alone, "its own before")):
+        what = f"a row of {length} tokens beside or after one of {longest}: its numbers"
+        for a, b in zip(told(found), wanted, strict=True):
+            compare(a, b, limit, model, what, reference)
+
+
+def beside(model: LoadedModel, length: int, turns: Sequence[int]) -> int:
+    """Tokens of a row to stand beside one of ``length``: as many again, as far as the model knows
+    positions; where rotary frequencies change at some length that is not too long, beyond it."""
+    config = model.bridge.original_model.config.get_text_config()
+    if turns:
+        return max([2 * length, *(n + 1 for n in turns if n < LONG)])
+    known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    return max(length, min([2 * length, *(n for n in known if isinstance(n, int))]))
+
+
+LONG = 1024
+"""Tokens of a row that a self-check may take."""
+
+
 def disagreement(
     model: LoadedModel, reference: Engine, faster: Engine, clean: Tokens, other: Tokens
 ) -> str | None:
@@ -243,49 +279,3 @@ def windowed_by_column(model: LoadedModel) -> int | None:
                 if own.shape[-1] == own.shape[-2] and not torch.equal(own, causal):
                     return layer
     return None
-
-
-def compare(
-    found: torch.Tensor,
-    wanted: torch.Tensor,
-    limit: float,
-    model: LoadedModel,
-    what: str,
-    reference: str,
-    rounding: torch.Tensor | float = 0.0,
-) -> None:
-    """Equal within ``limit`` standard deviations of ``wanted``, and half of that on average.
-
-    In half precision single numbers may be three times as far off: rounding adds up from layer to
-    layer there, and now and then sends a token to another expert.
-
-    Args:
-        found: of any shape.
-        wanted: of the same.
-        limit: of `TOLERANCE`.
-        model: whose numbers they are.
-        what: they are called.
-        reference: what they are compared with is called.
-        rounding: how far each may be off beside that. Coordinates that need it are far above the
-            others, so what the others differ by is then taken from the middle of them.
-
-    Raises:
-        SelfCheckError: they are not, or something is not finite.
-    """
-    theirs = wanted.double()
-    gap = ((found.double() - theirs).abs() - rounding).clamp_min(0)
-    scale = theirs.std().item()
-    if isinstance(rounding, torch.Tensor):
-        middle = (theirs - theirs.median()).abs().median().item() * 1.4826  # of a normal one: std
-        scale = middle or scale
-    scale = max(scale, 1e-12)
-    many = limit * (3 if model.dtype in (torch.bfloat16, torch.float16) else 1)
-    for size, allowed, where in (
-        (gap.max().item(), many, ""),
-        (gap.square().mean().sqrt().item(), limit / 2, " on average"),
-    ):
-        if not size <= allowed * scale:
-            raise SelfCheckError(
-                f"self-check failed on {model.role}: {what} differ from {reference} by "
-                f"{size / scale:.2g} standard deviations{where}, {allowed:g} are allowed"
-            )

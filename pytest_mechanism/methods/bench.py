@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.wording import same_tokens
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
-from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line
+from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line, out_of_memory
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.progress import Progress
@@ -115,9 +116,43 @@ class Bench:
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
         """Compute once while the model is loaded."""
         if key not in self.memo:
-            self.memo[key] = make()
+            made = make()
+            self.check_finite()  # whoever gets it next has not seen what it was made of
+            self.memo[key] = made
         found: T = self.memo[key]
         return found
+
+    def measured(self, method: Callable[..., T], arguments: Any, inputs: Sequence[Any]) -> T:
+        """A method's result, taken from numbers alone.
+
+        Raises:
+            MeasurementError: the model gave NaN or infinity on some row.
+        """
+        self.engine.finite.clear()
+        try:
+            found = method(self, arguments, inputs)
+        except Exception as problem:
+            if not out_of_memory(problem):
+                self.check_finite()  # which may be why
+            raise
+        self.check_finite()
+        return found
+
+    def check_finite(self) -> None:
+        """All that came out of the model since this was last asked is numbers.
+
+        Raises:
+            MeasurementError: some of it is NaN or infinite.
+        """
+        if not (rows := self.engine.finite.wrong()):
+            return
+        text = self.model.encoder.tokenizer.decode(rows[0], skip_special_tokens=False)
+        many = "one batch row" if len(rows) == 1 else f"{len(rows)} batch rows"
+        raise MeasurementError(
+            f"{self.model.role}: what the model gives is not a finite number (NaN or infinity) on "
+            f"{many}, first {text[:100]!r}, so nothing is measured on it; "
+            "--mechanism-dtype float32 has more room than half precision"
+        )
 
     def batches(self, rows: Sequence[Row]) -> Iterator[Batch]:
         """Rows in chunks of the batch size."""
@@ -229,8 +264,12 @@ class Columns:
             name: torch.cat(parts).cpu().double().numpy() for name, parts in self.found.items()
         }
         for name, column in values.items():
-            if not np.isfinite(column).all():
-                raise MeasurementError(f"{name} is not a finite number on every row")
+            if not (fine := np.isfinite(column)).all():
+                row = rows[int(np.argmin(fine))]
+                raise MeasurementError(
+                    f"{name} is not a finite number on {int((~fine).sum())} of {len(fine)} rows, "
+                    f"first {row.id}: {row.base.text[:100]!r}"
+                )
         return Observations(
             tuple(r.id for r in rows),
             tuple(r.cluster for r in rows),
@@ -258,6 +297,8 @@ def make_bench(
     clean = bench.side([row.base for row in rows[:half]]).tokens
     other = bench.side([row.base for row in rows[half:]]).tokens
     check(model, reference, clean, other)
+    prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
+    same_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
         faster = BranchEngine(model.bridge)
         bench.without = disagreement(model, reference, faster, clean, other)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.tasks.base import Row
 
@@ -24,20 +25,43 @@ class Page:
     Attributes:
         ids: [R, S], text and reply.
         labels: [R, S], the ids of the reply, `IGNORED` elsewhere.
+        lengths: [R], tokens of each row without padding.
     """
 
     ids: Tensor
     labels: Tensor
+    lengths: Tensor
 
     def loss(self, model: Any) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, by a plain model."""
-        found: Tensor = model(
-            input_ids=self.ids,
-            attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
-            labels=self.labels,
-            use_cache=False,
-        ).loss
+        with seen(self.lengths):
+            found: Tensor = model(
+                input_ids=self.ids,
+                attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
+                labels=self.labels,
+                use_cache=False,
+            ).loss
         return found
+
+
+def finite_loss(model: LoadedModel, copy: Any, rows: Sequence[Row]) -> Tensor:
+    """The loss of a plain copy on some rows, a number.
+
+    Raises:
+        MeasurementError: it is NaN or infinite on a row, and so would be every gradient of it.
+    """
+    loss = page(model, rows).loss(copy)
+    if not bool(loss.detach().isfinite()):
+        with torch.no_grad():
+            losses = (page(model, [row]).loss(copy) for row in rows)
+            wrong = [row for row, own in zip(rows, losses, strict=True) if not own.isfinite()]
+        named = (wrong or rows)[0]
+        raise MeasurementError(
+            f"{model.role}: the loss on {named.id}, {named.base.text[:100]!r}, is not a finite "
+            "number (NaN or infinity), so weights cannot be ranked by its gradient; "
+            "--mechanism-dtype float32 has more room than half precision"
+        )
+    return loss
 
 
 def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
@@ -54,4 +78,5 @@ def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
             f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "
             f"{model.shape.d_vocab} embeddings"
         )
-    return Page(ids.to(model.device), labels.to(model.device))
+    lengths = torch.tensor([len(whole) for whole, _ in encoded])
+    return Page(ids.to(model.device), labels.to(model.device), lengths.to(model.device))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Part, Site
-from pytest_mechanism.engine.selfcheck import TOLERANCE
+from pytest_mechanism.engine.tolerance import TOLERANCE
 from pytest_mechanism.errors import SelfCheckError
 
 Hook = Callable[..., Tensor | None]

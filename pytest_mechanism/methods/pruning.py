@@ -45,9 +45,9 @@ from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, chunks
-from pytest_mechanism.methods.pages import page
+from pytest_mechanism.methods.pages import finite_loss
 from pytest_mechanism.methods.replies import answers, questions
-from pytest_mechanism.methods.weights import Copy, Matrix, copy_of
+from pytest_mechanism.methods.weights import Copy, Matrix, copy_of, finite_scores
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -113,7 +113,7 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
 def backward(bench: Bench, copy: Copy, rows: Sequence[Row]) -> None:
     """The gradient of the mean loss of the rows' own answers, batch by batch."""
     for some in chunks(rows, bench.batch_size):
-        loss = page(bench.model, some).loss(copy.model)
+        loss = finite_loss(bench.model, copy.model, some)
         (loss * (len(some) / len(rows))).backward()
         bench.tick(3 * len(some))  # a backward costs two forwards
 
@@ -155,7 +155,7 @@ class Units:
 
     def scores(self, matrix: Matrix) -> Tensor:
         """[units of the matrix], each the sum of gradient x weight over the unit's weights."""
-        score = matrix.turned(matrix.importance()).float()
+        score = finite_scores(matrix.name, matrix.turned(matrix.importance()).float())
         if self.kind == "weights":
             return score.flatten()
         if self.kind == "heads":

@@ -24,11 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import seen
+from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, Columns, chunks
-from pytest_mechanism.methods.replies import Labels, Reader, replies, settled
+from pytest_mechanism.methods.replies import Labels, Reader, said_by, settled
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Observations
 
@@ -95,13 +97,15 @@ class Examination:
     def look(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Labels, Tensor]:
         """What the replies do, and the ``refusal_score``, [R]."""
         hooked = Hooked(self.bench, tokens.last, hooks)
-        said = replies(hooked, tokens, self.bench.task.reply_tokens)
+        said = said_by(self.bench, hooked, tokens)
         return self.reader.labels(said), self.score(hooked.first)
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
         """[R, V], logits at each prompt's last token."""
         hooked = Hooked(self.bench, tokens.last, hooks)
-        hooked(tokens.ids, tokens.unmasked)
+        with seen(tokens.lengths):
+            hooked(tokens.ids, tokens.unmasked)
+        self.bench.engine.finite.note(tokens, unsound(hooked.first))
         return hooked.first
 
     def score(self, logits: Tensor) -> Tensor:
@@ -127,6 +131,10 @@ class Hooked:
     last: Tensor
     hooks: Hooks = ()
     first: Tensor = field(init=False)
+
+    def get_base_model(self) -> Any:
+        """The Hugging Face model below, as PEFT's models say it."""
+        return self.bench.model.bridge.original_model
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:

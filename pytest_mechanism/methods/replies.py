@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import of_reply, restart, seen
+from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench, chunks
@@ -17,22 +19,65 @@ from pytest_mechanism.methods.thinking import REMEDY, Thinking, thinking
 from pytest_mechanism.tasks.base import Prompt, Row
 
 
+class NotFinite(MeasurementError):
+    """Logits that are NaN or infinite.
+
+    Attributes:
+        rows: [R], True where they are.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__("the logits of a reply are not finite numbers (NaN or infinity)")
+        self.rows = rows
+
+
 @torch.no_grad()
 def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
-    """[R, count] likeliest next tokens, one after another.
+    """[R, count] likeliest next tokens, one after another: what ``generate(do_sample=False)`` of the
+    plain model says after each row alone.
 
     One forward a token on the padded batch, without a cache: replies are short here, and padding
-    on the right leaves every position as it was.
+    on the right leaves every position as it was. Where rotary frequencies depend on length, each
+    token keeps those that it has in generate's cache (`checkpoints.rotary`).
+
+    Args:
+        model: called as a plain one.
+        tokens: the prompts.
+        count: tokens of a reply.
+
+    Raises:
+        NotFinite: logits that the likeliest is to be found among are no numbers.
     """
+    restarts = restart(model)
     rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
     ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
+    wrong = torch.zeros_like(tokens.lengths, dtype=torch.bool)
     for i in range(count):
         ends = tokens.lengths + i
         read = ids[:, : int(ends.max())]
         mask = torch.ones_like(read)  # as in `Tokens.unmasked`
-        logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
-        ids[rows, ends] = logits[rows, ends - 1].argmax(-1)
+        with seen(of_reply(tokens.lengths, ends, restarts)):
+            logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
+        last = logits[rows, ends - 1]
+        ids[rows, ends] = last.argmax(-1)
+        wrong |= unsound(last)
+    if bool(wrong.any()):
+        raise NotFinite(wrong)
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
+
+
+def said_by(bench: Bench, model: Any, tokens: Tokens) -> Tensor:
+    """As many tokens of replies as the task looks at.
+
+    Raises:
+        MeasurementError: logits are no numbers; says on which row.
+    """
+    try:
+        return replies(model, tokens, bench.task.reply_tokens)
+    except NotFinite as problem:
+        bench.engine.finite.note(tokens, problem.rows)
+        bench.check_finite()
+        raise
 
 
 @dataclass(frozen=True)
@@ -175,7 +220,7 @@ def answers(bench: Bench, model: Any, asked: Sequence[Question]) -> dict[str, li
     correct: list[float] = []
     refused: list[float] = []
     for question in asked:
-        said = replies(model, question.tokens, bench.task.reply_tokens)
+        said = said_by(bench, model, question.tokens)
         refused += settled(question.reader.labels(said), said.shape[1])
         if question.own is not None:
             correct += (said[:, 0] == question.own).double().tolist()

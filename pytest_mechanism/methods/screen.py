@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_mechanism.checkpoints.rotary import seen
+from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.methods.bench import Bench, Columns
 from pytest_mechanism.methods.readout import log_probability
@@ -46,10 +48,12 @@ def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -
         row = torch.arange(len(batch.rows), device=place.device)
 
         def answered(logits: Tensor, batch: Any = batch, row: Tensor = row) -> Tensor:
+            last = logits[row, batch.base.tokens.last]
+            bench.engine.finite.note(batch.base.tokens, unsound(last))
             # rows do not touch each other, so the gradient of the sum has each row's own
-            return log_probability(logits[row, batch.base.tokens.last], batch.accepted).sum()
+            return log_probability(last, batch.accepted).sum()
 
-        with torch.enable_grad(), differentiable(bridge):
+        with torch.enable_grad(), differentiable(bridge), seen(batch.base.tokens.lengths):
             # the lowest point asked for gets no gradient, so one below all others is asked too
             names = ["hook_embed", *(site.hook for site in sites.values())]
             cache = cache_activation_and_gradient(bridge, batch.base.tokens.ids, answered, names)

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.pages import page
+from pytest_mechanism.methods.pages import finite_loss
 from pytest_mechanism.methods.replies import answers, questions
-from pytest_mechanism.methods.weights import Copy, copy_of
+from pytest_mechanism.methods.weights import Copy, copy_of, finite_scores
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -80,7 +80,7 @@ def scores(bench: Bench, copy: Copy, rows: Sequence[Row]) -> dict[str, Tensor]:
     wide = torch.promote_types(copy.matrices[0].weight.dtype, torch.float32)
     found = {m.name: torch.zeros_like(m.values, dtype=wide) for m in copy.matrices}
     for row in rows:
-        page(bench.model, [row]).loss(copy.model).backward()
+        finite_loss(bench.model, copy.model, [row]).backward()
         for matrix in copy.matrices:
             found[matrix.name] += matrix.importance().to(wide).abs() / len(rows)
         copy.forget_gradients()
@@ -91,7 +91,7 @@ def scores(bench: Bench, copy: Copy, rows: Sequence[Row]) -> dict[str, Tensor]:
 def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Matrix -> numbers of its entries with the largest scores, a share of each matrix."""
     return {
-        name: table.flatten().topk(round(share * table.numel())).indices.cpu()
+        name: finite_scores(name, table).flatten().topk(round(share * table.numel())).indices.cpu()
         for name, table in scores.items()
     }
 

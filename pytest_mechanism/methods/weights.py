@@ -165,6 +165,20 @@ def mixed(name: str, module: Any, model: LoadedModel) -> Iterator[Matrix]:
             )
 
 
+def finite_scores(name: str, scores: Tensor) -> Tensor:
+    """The importance of a matrix's weights, all of it numbers: of NaN, some is the most.
+
+    Raises:
+        MeasurementError: it is not.
+    """
+    if not bool(scores.isfinite().all()):
+        raise MeasurementError(
+            f"the importance of {name} is not a finite number (NaN or infinity) on every weight, so "
+            "none can be ranked; --mechanism-dtype float32 has more room than half precision"
+        )
+    return scores
+
+
 def importance(parameter: Tensor, part: Callable[[Tensor], Tensor] = lambda whole: whole) -> Tensor:
     """Gradient x weight: to first order, what the loss falls by when the weight becomes zero."""
     if parameter.grad is None:

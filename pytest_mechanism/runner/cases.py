@@ -52,7 +52,9 @@ class Gate:
         Raises:
             MechanismError: a config does not say them, or has changed.
         """
-        shapes = {role: read_shape(ref.folder) for role, ref in runner.references.items()}
+        shapes = {
+            role: read_shape(ref.folder, ref.adapter) for role, ref in runner.references.items()
+        }
         runner.look_at_configs()
         return Gate(runner, confidence, shapes)
 

@@ -20,6 +20,11 @@ QUANTISER = "bitsandbytes"
 ADAPTERS = "peft"
 """Take part in some measurements only."""
 
+OPENING = 2
+"""How a checkpoint becomes a model and rows become batches: raised when the numbers of all methods
+can change by it. 2: adapters of shared weights, rotary frequencies of each row, sizes by the loaded
+config."""
+
 GPUS = Path("/proc/driver/nvidia/gpus")
 """Where Linux lists them, so that torch is not needed to know whether there are any."""
 
@@ -71,6 +76,7 @@ def measurement_key(
                 "dtype": dtype,
                 "device": device_kind(device),
                 "engine": engine,
+                "opening": OPENING,
                 "versions": versions() | _adapting(measurement, fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }

@@ -302,7 +302,7 @@ class Runner:
         function: Callable[..., Any] = resolve(measurement.method.function)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
-            found = function(bench, json.loads(measurement.arguments), inputs)
+            found = bench.measured(function, json.loads(measurement.arguments), inputs)
             if not isinstance(found, Observations):
                 return found
             if measurement.task not in self.left_out:

@@ -20,6 +20,7 @@ from typing import Any
 from pytest_mechanism.errors import MechanismError, choices, one_line
 from pytest_mechanism.files import read_json, read_text
 from pytest_mechanism.tasks import render_child
+from pytest_mechanism.tasks.added import named as special_tokens
 
 MOST = 1 << 26
 """Bytes of a tokenizer's config or a template."""
@@ -237,12 +238,7 @@ def template_of(folder: Path) -> Template:
         template = named.get("default")
     if not isinstance(template, str) or not template:
         raise MechanismError(f"{folder} has no chat template; {INSTEAD}")
-    specials = {}
-    for name, given in config.items():
-        token = given.get("content") if isinstance(given, dict) else given
-        if name.endswith("_token") and isinstance(token, str):
-            specials[name] = token
-    return template, specials
+    return template, special_tokens(folder)
 
 
 def ending_tokens(folder: Path) -> set[str]:
@@ -257,8 +253,8 @@ def ending_ids(folder: Path) -> set[int]:
     """The ids that the checkpoint's settings call an end."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        with suppress(OSError, ValueError, RecursionError):
-            given = json.loads((folder / name).read_text(encoding="utf-8"))
+        with suppress(FileNotFoundError, MechanismError):
+            given = read_json(folder / name, MOST)
             ids = given.get("eos_token_id") if isinstance(given, dict) else None
             found |= {i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int}
     return found

@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.files import BadFile, check_file
+from pytest_mechanism.tasks.added import add
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.chat import (
     INSTEAD,
@@ -85,7 +86,7 @@ class Encoder:
 
     @staticmethod
     def load(folder: Path) -> Encoder:
-        """Read tokenizer.json.
+        """Read tokenizer.json, and the tokens that stand beside it.
 
         Raises:
             MechanismError: missing or damaged, or its patterns do not come to an end.
@@ -100,11 +101,12 @@ class Encoder:
             # what somebody's last batch left in the file is no part of the text
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            return Encoder(tokenizer, str(folder), folder)
         except BadFile:
             raise
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
+        add(tokenizer, folder)
+        return Encoder(tokenizer, str(folder), folder)
 
     @property
     def size(self) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pytest_mechanism.checkpoints.shape import Shape, read_config, read_shape
+from pytest_mechanism.checkpoints.config import read_config
+from pytest_mechanism.checkpoints.shape import Shape, loaded_shape, read_shape
 from pytest_mechanism.errors import MechanismError
 
 LLAMA = {
@@ -48,6 +51,87 @@ def test_sizes_are_read_whatever_a_family_calls_them(
 ) -> None:
     """Without groups every head has its own keys; without head_dim heads share the width."""
     assert shape == read_shape(written(tmp_path, config))
+
+
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 50}
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        ({"model_type": "qwen3", **SMALL}, Shape(2, 8, 32, 64, 128, 50)),
+        ({"model_type": "mistral", **SMALL}, Shape(2, 8, 8, 64, 8, 50)),
+        ({"model_type": "llama", **SMALL}, Shape(2, 8, 8, 64, 8, 50)),
+        ({"model_type": "glm", **SMALL, "head_dim": None}, Shape(2, 8, 2, 64, 8, 50)),
+        (
+            {"model_type": "gpt2", "n_embd": 64, "num_attention_heads": 4},
+            Shape(12, 4, 4, 64, 16, 50257),
+        ),
+        ({"model_type": "gpt_bigcode", "n_embd": 64, "n_head": 8}, Shape(12, 8, 1, 64, 8, 50257)),
+        (
+            {"model_type": "gemma3", "text_config": {"hidden_size": 64}},
+            Shape(26, 8, 4, 64, 256, 262208),
+        ),
+    ],
+    ids=["head_dim", "key-value heads", "none", "null", "other names", "one", "text part"],
+)
+def test_sizes_that_a_config_leaves_out_are_its_classs_own(
+    tmp_path: Path, config: dict, shape: Shape
+) -> None:
+    """As transformers fills them in: what is left out is the class's default, null is not."""
+    from transformers import AutoConfig
+
+    folder = written(tmp_path, config)
+    assert shape == read_shape(folder)
+    assert shape == loaded_shape(AutoConfig.from_pretrained(folder), folder)
+
+
+def test_every_family_has_the_sizes_that_transformers_gives_it(tmp_path: Path) -> None:
+    """A config.json that names nothing but its family and width."""
+    from transformers import AutoConfig
+
+    for family in (
+        "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2", "gpt_neo", "gpt_neox",
+        "gpt_oss", "granite", "llama", "llama4_text", "mistral", "mixtral", "mpt", "olmo2", "phi",
+        "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
+    ):  # fmt: skip
+        config = AutoConfig.for_model(family)
+        folder = written(tmp_path, {"model_type": family, "hidden_size": config.hidden_size})
+        assert read_shape(folder) == loaded_shape(config, folder), family
+
+
+def test_a_config_without_the_models_width_is_damaged(tmp_path: Path) -> None:
+    """Whatever the class's default is: weights of that width are hardly meant."""
+    config = {k: v for k, v in SMALL.items() if k != "hidden_size"}
+    with pytest.raises(MechanismError, match="does not say d_model; is it"):
+        read_shape(written(tmp_path, {"model_type": "qwen3", **config}))
+
+
+def test_heads_other_than_those_that_were_planned_by_are_one_line(tmp_path: Path) -> None:
+    """A class may compute what a file does not say; specs name heads by the file."""
+    from transformers import LlamaConfig
+
+    folder = written(tmp_path, {"model_type": "llama", **SMALL})
+    with pytest.raises(MechanismError) as problem:
+        loaded_shape(LlamaConfig(**SMALL | {"num_attention_heads": 4}), folder)
+    assert str(problem.value) == (
+        f"{folder / 'config.json'} says n_heads 8, and transformers loads it with 4; write it there, "
+        "as num_attention_heads"
+    )
+
+
+def test_sizes_are_read_without_torch(tmp_path: Path) -> None:
+    """Collection reads them, which must not wait for torch."""
+    folder = written(tmp_path, {"model_type": "qwen3", **SMALL})
+    code = (
+        "import sys; from pathlib import Path; from pytest_mechanism.checkpoints.shape import "
+        "read_shape; print(read_shape(Path(sys.argv[1])).d_head, 'torch' in sys.modules, "
+        "'transformers' in sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["128", "False", "False"]
 
 
 @pytest.mark.parametrize(

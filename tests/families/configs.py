@@ -159,6 +159,62 @@ FAMILIES: dict[str, Family] = {
     ),
 }  # fmt: skip
 
+SHORT = 14
+"""Tokens beyond which rotary frequencies change: more than the task's prompts have, fewer than the
+longest rows of the tests."""
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [8.0] * 4,
+    "factor": 4.0,
+    "original_max_position_embeddings": SHORT,
+}
+
+BY_LENGTH: dict[str, Family] = {
+    "dynamic": Family(
+        "LlamaConfig",
+        {
+            **GROUPED,
+            "max_position_embeddings": SHORT,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 8.0},
+        },
+        "rotary frequencies of every length beyond the trained one",
+    ),
+    "longrope": Family(
+        "LlamaConfig",
+        {**GROUPED, "rope_parameters": LONGROPE},
+        "two sets of rotary frequencies, one for short texts and one for long ones",
+    ),
+    "phi3": Family(
+        "Phi3Config",
+        {
+            **GROUPED,
+            "rope_parameters": LONGROPE,
+            "original_max_position_embeddings": SHORT,
+        },
+        "longrope, and a reply that becomes long is read anew",
+    ),
+    "gemma3-dynamic": Family(
+        "Gemma3TextConfig",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": WINDOW,
+            "max_position_embeddings": SHORT,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 8.0},
+            },
+        },
+        "rotary frequencies by length in every other layer",
+    ),
+}
+"""Families whose rotary frequencies depend on a text's length."""
+
 BESIDE: dict[str, Family] = {
     "gpt-neo": Family(
         "GPTNeoConfig",
@@ -243,7 +299,7 @@ def random_model(name: str, seed: int = 0, **more: Any) -> Any:
     import torch
     import transformers
 
-    family = {**FAMILIES, **BESIDE, **{n: f for n, (f, _) in CANNOT.items()}}[name]
+    family = {**FAMILIES, **BESIDE, **BY_LENGTH, **{n: f for n, (f, _) in CANNOT.items()}}[name]
     kind = getattr(transformers, family.config)
     config = kind(**{**COMMON, **family.settings, **more})
     torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from configs import BESIDE, CANNOT, FAMILIES
+from configs import BESIDE, BY_LENGTH, CANNOT, FAMILIES
 from opening import opened
 
 from pytest_mechanism.cli import main
@@ -20,11 +20,11 @@ from pytest_mechanism.methods.bench import Bench
 Benches = Callable[..., Bench]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *BESIDE])
+@pytest.mark.parametrize("name", [*FAMILIES, *BESIDE, *BY_LENGTH])
 def test_each_family_has_its_engine_and_else_says_why(bench: Benches, name: str) -> None:
     """All self-checks pass: logits are plain Hugging Face's, the residual adds up, each hook fires
     once; and the fast engine agrees with the reference, or it is said why it is not used."""
-    family = {**FAMILIES, **BESIDE}[name]
+    family = {**FAMILIES, **BESIDE, **BY_LENGTH}[name]
     found = bench(name)
     assert found.engine.name == family.engine
     assert family.why in (found.without or "")
@@ -69,7 +69,7 @@ UNEVEN = Tokens(IDS, torch.tensor([16, 3, 9, 16]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *BY_LENGTH])
 def test_padding_longer_than_a_window_changes_nothing(
     bench: Benches, name: str, dtype: str
 ) -> None:

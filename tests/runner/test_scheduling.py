@@ -46,7 +46,7 @@ class World:
             if dotted.endswith(":load_model"):
                 return self.load
             if dotted.endswith(":make_bench"):
-                return lambda model, *_: SimpleNamespace(model=model, without=None)
+                return lambda model, *_: self.bench(model)
             return real(dotted)
 
         monkeypatch.setattr(runner_module, "resolve", resolve)
@@ -56,6 +56,11 @@ class World:
             raise MechanismError(f"{role} cannot be loaded")
         self.diary.append(f"load {role}")
         return SimpleNamespace(role=role, release=lambda: self.diary.append(f"release {role}"))
+
+    def bench(self, model: Any) -> Any:
+        made = SimpleNamespace(model=model, without=None)
+        made.measured = lambda method, *given: method(made, *given)
+        return made
 
     def measure(self, bench: Any, what: str, inputs: Any) -> Any:
         self.diary.append(what)

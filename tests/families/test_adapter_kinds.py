@@ -1,0 +1,196 @@
+"""A base with an adapter is the model that PEFT runs, the two side by side, whatever the kind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from asked import WEIGHED
+from configs import LONGEST, WORDS, random_model, save
+from opening import opened
+from peft import LoHaConfig, LoraConfig, get_peft_model
+from test_matrix import measured
+
+from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, about what is tied
+
+TIED = {"tie_word_embeddings": True}
+QV = {"target_modules": ["q_proj", "v_proj"]}
+NEW = 3
+"""Words that an adapter may bring."""
+
+KINDS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    # name -> family, settings of the base, settings of the adapter
+    "output, tied": ("llama3", TIED, {"target_modules": ["lm_head", "q_proj"]}),
+    "embedding, tied": ("llama3", TIED, {"target_modules": ["embed_tokens", "q_proj"]}),
+    "both, tied": ("llama3", TIED, {"target_modules": ["embed_tokens", "lm_head"]}),
+    "both, tied in the adapter": (
+        "llama3", TIED, {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "output, tied, GPT-2": (
+        "gpt2", TIED, {"target_modules": ["lm_head", "c_attn"], "fan_in_fan_out": True},
+    ),
+    "saved output, tied": ("llama3", TIED, {**QV, "modules_to_save": ["lm_head"]}),
+    "saved embedding, tied": ("llama3", TIED, {**QV, "modules_to_save": ["embed_tokens"]}),
+    "some tokens, tied": ("llama3", TIED, {**QV, "trainable_token_indices": [7, 13]}),
+    "output with DoRA, tied": (
+        "llama3", TIED, {"target_modules": ["lm_head", "q_proj"], "use_dora": True},
+    ),
+    "layers repeated": ("llama3", {}, {**QV, "layer_replication": [[0, 2], [0, 1], [1, 2]]}),
+    "ranks and scales of their own": (
+        "llama3", {}, {
+            **QV, "use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3},
+        },
+    ),
+    "biases": ("qwen2", {}, {**QV, "bias": "all"}),
+    "experts in one tensor": (
+        "mixtral", {}, {"target_parameters": ["mlp.experts.gate_up_proj"]},
+    ),
+    "fused and transposed": (
+        "gpt2", {}, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},
+    ),
+    "LoHa": ("llama3", {}, {"loha": True, "target_modules": ["q_proj", "down_proj"]}),
+}  # fmt: skip
+
+
+def made(
+    folder: Path, kind: str | tuple[str, Mapping[str, Any], Mapping[str, Any]], **how: Any
+) -> Any:
+    """Folders ``base`` and ``adapter``; returns the model as PEFT runs it."""
+    family, settings, adapter = KINDS[kind] if isinstance(kind, str) else kind
+    more, std = how.get("words", 0), how.get("std", 0.1)
+    save(random_model(family, **settings), folder / "base")
+    model = random_model(family, **settings)
+    if more:
+        torch.manual_seed(2)
+        model.resize_token_embeddings(len(WORDS) + more)
+    given = {k: v for k, v in adapter.items() if k != "loha"}
+    config = LoHaConfig if "loha" in adapter else LoraConfig
+    live = get_peft_model(model, config(r=4, task_type="CAUSAL_LM", **given))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in live.parameters():
+            if parameter.requires_grad:
+                parameter.add_(std * torch.randn_like(parameter))
+    live.save_pretrained(folder / "adapter", save_embedding_layers=True if more else "auto")
+    if more:
+        new = {f"new{i}": len(WORDS) + i for i in range(more)}
+        save_tokenizer(folder / "adapter", {**WORDS, **new}, LONGEST)
+    return live.eval()
+
+
+def read(folder: Path, dtype: str = "float32", last: int = 4) -> LoadedModel:
+    own = folder / "adapter" if (folder / "adapter" / "tokenizer.json").exists() else None
+    ids = [2, 7, 13, 3, 14, 13, 5, last]
+    return load_model("ft", folder / "base", "cpu", dtype, lambda _: ids, folder / "adapter", own)
+
+
+@torch.no_grad()
+def said(model: Any, one: LoadedModel) -> torch.Tensor:
+    return model(one.probe).logits.float()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind: str) -> None:
+    """Plain, wrapped, and read anew to be trained or pruned; and it is not the base."""
+    live = made(tmp_path, kind)
+    one = read(tmp_path)
+    wanted = said(live, one)
+    assert one.unmerged == ""
+    with live.disable_adapter():
+        assert (said(live, one) - wanted).std() > 0.05 * wanted.std()
+    wrapped = one.bridge(one.probe, return_type="logits")
+    for found in (one.plain_logits, wrapped, said(one.fresh(torch.float32), one)):
+        torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+    assert one.shape.n_layers == len(one.bridge.blocks)
+
+
+TOKENS = {**QV, "trainable_token_indices": [len(WORDS) + i for i in range(NEW)]}
+SAVED = {**QV, "modules_to_save": ["embed_tokens", "lm_head"]}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "tie"),
+    [
+        *[(QV, True), (QV, False), (SAVED, True), (SAVED, False), (TOKENS, True), (TOKENS, False)],
+        ({"target_modules": ["q_proj", "lm_head"]}, True),
+    ],
+)
+def test_an_adapter_of_more_words_gives_its_base_as_many(
+    tmp_path: Path, adapter: Mapping[str, Any], tie: bool
+) -> None:
+    """A vocabulary that training resized comes with the adapter and its tokenizer."""
+    live = made(tmp_path, ("llama3", {"tie_word_embeddings": tie}, adapter), words=NEW)
+    one = read(tmp_path, last=len(WORDS) + NEW - 1)
+    assert one.shape.d_vocab == len(WORDS) + NEW
+    torch.testing.assert_close(one.plain_logits, said(live, one), atol=2e-4, rtol=1e-4)
+
+
+def test_rows_that_are_in_neither_are_one_line(tmp_path: Path) -> None:
+    """PEFT keeps no output row for a word whose embedding alone was adapted."""
+    made(tmp_path, ("llama3", {}, {"target_modules": ["embed_tokens"]}), words=NEW)
+    with pytest.raises(MechanismError, match="3 more words than its base has, and their rows of"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("std", "merged"), [(0.1, True), (0.003, False)])
+def test_in_half_precision_an_adapter_that_rounding_would_lose_is_run_beside_its_base(
+    tmp_path: Path, std: float, merged: bool
+) -> None:
+    """W + BA rounds to W where BA is small. In float32, in which copies are trained, it does not."""
+    live = made(tmp_path, ("llama3", {}, QV), std=std)
+    one = read(tmp_path, "bfloat16")
+    assert (one.unmerged == "") == merged
+    assert merged or "of what it changes is lost" in one.unmerged
+    wanted = said(live, one)
+    torch.testing.assert_close(said(one.fresh(torch.float32), one), wanted, atol=2e-4, rtol=1e-4)
+    if not merged:
+        with pytest.raises(MechanismError, match="an adapter beside them are neither trained nor"):
+            one.fresh(torch.bfloat16)
+
+
+def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_path: Path) -> None:
+    """Words that no text has are cut, weights are pruned, and no step ties the two again."""
+    padded = ("llama3", TIED | {"vocab_size": len(WORDS) + 7}, {"target_modules": ["lm_head"]})
+    live = made(tmp_path, padded)
+    twin = random_model("llama3", vocab_size=len(WORDS) + 7)
+    own = live.base_model.model
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            base = own.get_parameter(name.replace("lm_head.", "model.embed_tokens."))
+            weight.copy_(base)
+        twin.lm_head.weight += own.lm_head.get_delta_weight("default")
+    save(twin, tmp_path / "twin")
+    one = opened(Path(f"{tmp_path}/base+{tmp_path}/adapter"))
+    two = opened(tmp_path / "twin")
+    assert one.engine.name == "branch"
+    assert one.model.plain_logits.shape[-1] == len(WORDS)
+    torch.testing.assert_close(one.model.plain_logits, two.model.plain_logits, atol=2e-4, rtol=1e-4)
+    for what in ("pruning, heads", "curve, LoRA"):
+        found, wanted = (measured(each, *WEIGHED[what]) for each in (one, two))
+        for column in wanted.values:
+            np.testing.assert_allclose(found.values[column], wanted.values[column], atol=1e-3)
+
+
+def test_a_folder_above_the_adapter_names_it(tmp_path: Path) -> None:
+    """PEFT saves an adapter that has a name into a folder below."""
+    from pytest_mechanism.checkpoints.reference import parse_reference
+
+    made(tmp_path, ("llama3", {}, QV))
+    (tmp_path / "out").mkdir()
+    shutil.move(tmp_path / "adapter", tmp_path / "out" / "mine")
+    for text in ("base+out", "out"):
+        with pytest.raises(MechanismError, match=r"did you mean .*out/mine\?") as no:
+            parse_reference(text, {}, tmp_path)
+        assert "\n" not in str(no.value)
+    shutil.copytree(tmp_path / "out" / "mine", tmp_path / "out" / "yours")
+    with pytest.raises(MechanismError, match=r"valid: .*out/mine, .*out/yours"):
+        parse_reference("base+out", {}, tmp_path)

@@ -1,0 +1,125 @@
+"""A model that overflows on some rows alone, which no self-check has seen: nothing is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from asked import LAST, OTHERS, PATCHED, ROWS, TASK, WEIGHED
+from configs import WORDS, random_model, save
+from opening import opened
+
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods import catalogue
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.registry import resolve
+from pytest_mechanism.types import Method
+
+LOUD = "d"
+"""A letter that not every row has."""
+
+ASKED: dict[str, tuple[Method, dict[str, Any]]] = {
+    **PATCHED,
+    **WEIGHED,
+    "donation": (catalogue.DONATION, {**ROWS, "heads": LAST + OTHERS}),
+    "safety entries": (catalogue.SAFETY_ENTRIES, {"q": 0.1, "p": 0.05, "scored": 8}),
+}
+
+
+def overflowing(much: float) -> Any:
+    """All weights are finite. A coordinate of the stream that ``LOUD`` alone has goes through an MLP
+    that multiplies it by ``much`` twice."""
+    model = random_model("llama2")
+    block = model.model.layers[0]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 0
+        model.model.embed_tokens.weight[WORDS[LOUD], 0] = 1
+        block.self_attn.o_proj.weight[0] = 0
+        block.mlp.up_proj.weight[0] = 0
+        block.mlp.up_proj.weight[0, 0] = much
+        block.mlp.down_proj.weight[:, 0] = much
+    return model
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Its self-checks did not see a row with the letter."""
+    folder = save(overflowing(1e20), tmp_path_factory.mktemp("loud"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pytest_mechanism.methods.bench.check", lambda *_: None)
+        patch.setattr("pytest_mechanism.methods.bench.disagreement", lambda *_: None)
+        return opened(folder)
+
+
+def measured(bench: Bench, what: str) -> Any:
+    method, arguments = ASKED[what]
+    bench.task = TASK
+    return bench.measured(resolve(method.function), arguments, ())
+
+
+def test_some_rows_are_numbers(bench: Bench) -> None:
+    """Only those with the letter are not."""
+    rows = TASK.rows(bench.vocabulary, 12, "test")
+    logits = bench.engine.run(bench.batch(rows).base.tokens).outcome.logits
+    loud = [LOUD in row.base.text.split() for row in rows]
+    assert logits.isfinite().all(1).tolist() == [not each for each in loud]
+    assert 0 < sum(loud) < len(rows)
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_no_method_gives_a_number(bench: Bench, what: str) -> None:
+    """One line that says on which row; never a score, which could be green."""
+    with pytest.raises(MeasurementError, match="finite number") as problem:
+        measured(bench, what)
+    assert f" {LOUD} " in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", PATCHED)
+def test_nor_does_it_by_the_reference_engine(bench: Bench, what: str) -> None:
+    """What a reference run and its branches give is looked at, too."""
+    other = Bench(
+        bench.model, ReferenceEngine(bench.model.bridge), TASK, bench.vocabulary, bench.batch_size
+    )
+    with pytest.raises(MeasurementError, match="finite number"):
+        measured(other, what)
+
+
+def test_infinity_is_no_number_either(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logit that is infinite is the likeliest, and may be the right answer's."""
+    right = bench.model.bridge.unembed.forward
+
+    def most(hidden: torch.Tensor, *args: Any) -> torch.Tensor:
+        return right(hidden.nan_to_num(), *args).index_fill(-1, torch.tensor([9]), torch.inf)
+
+    monkeypatch.setitem(bench.model.bridge.unembed.__dict__, "forward", most)
+    with pytest.raises(MeasurementError, match="not a finite number"):
+        measured(bench, "performance")
+
+
+def test_what_is_remembered_is_made_of_numbers(bench: Bench) -> None:
+    """A second measurement does not get from the first what that failed on."""
+    for _ in range(2):
+        with pytest.raises(MeasurementError, match="finite number"):
+            measured(bench, "circuit, positional mean")
+
+
+def test_a_padding_that_is_no_number_is_nobodys(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind a row's end is not looked at."""
+    from pytest_mechanism.engine.finite import Finite
+    from pytest_mechanism.engine.interface import Outcome, Reading, Site, Tokens
+
+    tokens = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.tensor([2, 3]))
+    reading = torch.zeros(2, 3, 1, 4)
+    reading[0, 2] = torch.nan
+    finite, asked = Finite(), [Reading(Site(0, "z"))]
+    finite.look(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
+    assert finite.wrong() == []
+    reading[1, 2, 0, 1] = -torch.inf
+    finite.look(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
+    assert finite.wrong() == [[0, 0, 0]]

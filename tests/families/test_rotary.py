@@ -1,0 +1,138 @@
+"""Rotary frequencies that depend on length: a row's numbers are those of a freshly loaded model
+that is given the row alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from asked import PATCHED, WEIGHED
+from configs import BY_LENGTH, SHORT, random_model
+from opening import opened
+from test_matrix import measured
+
+from pytest_mechanism.checkpoints import rotary
+from pytest_mechanism.engine.branch import BranchEngine
+from pytest_mechanism.engine.interface import Branch, Edit, Site, Tokens
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.errors import MechanismError, SelfCheckError
+from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.pages import Page
+from pytest_mechanism.methods.refusal import Hooked
+from pytest_mechanism.methods.replies import replies
+from pytest_mechanism.tasks.counting import Counting, CountingParameters
+
+Benches = Callable[..., Bench]
+
+IDS = torch.randint(5, 60, (6, 28), generator=torch.Generator().manual_seed(1))
+LENGTHS = torch.tensor([SHORT + 14, 4, SHORT, SHORT + 1, 7, SHORT + 5])
+"""Below, at and above the length where frequencies change; the longest row comes first."""
+
+ROWS = Tokens(IDS, LENGTHS)
+
+
+def alone(row: int) -> torch.Tensor:
+    return IDS[row : row + 1, : LENGTHS[row]]
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_a_row_in_a_batch_is_a_row_of_a_fresh_model(bench: Benches, name: str) -> None:
+    """By both engines, in runs and in branches, and again after longer rows."""
+    one = bench(name)
+    site, last = Site(0, "z"), ROWS.last[:, None]
+    for engine in (ReferenceEngine(one.model.bridge), BranchEngine(one.model.bridge)):
+        run = engine.run(ROWS)
+        nothing = Edit(site, torch.zeros(()), at=last, keep=torch.ones(()))
+        (branch,) = run.branches([Branch([nothing])])
+        for row in range(len(IDS)):
+            with torch.no_grad():
+                wanted = random_model(name)(alone(row)).logits[0, -1]
+            single = engine.run(Tokens(alone(row), LENGTHS[row : row + 1])).outcome
+            for found in (run.outcome.logits[row], branch.logits[row], single.logits[0]):
+                torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["plain", "hooked"])
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_a_reply_is_what_generate_gives_after_the_row_alone(
+    bench: Benches, name: str, hooked: bool
+) -> None:
+    """Also where it grows beyond the length at which frequencies change, and keys of other
+    frequencies are in the cache."""
+    one = bench(name)
+    model = Hooked(one, ROWS.last) if hooked else rotary.by_row(random_model(name))
+    said = replies(model, ROWS, 9)
+    for row in range(len(IDS)):
+        fresh, ids = random_model(name), alone(row)
+        wanted = fresh.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False
+        )
+        assert said[row].tolist() == wanted[0, ids.shape[1] :].tolist(), row
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_a_loss_is_that_of_its_rows_alone(name: str) -> None:
+    """What is trained, pruned and ranked by gradients does not depend on how rows are batched."""
+    model = rotary.by_row(random_model(name))
+    labels = torch.full_like(IDS, -100)
+    for row, length in enumerate(LENGTHS.tolist()):
+        labels[row, length - 3 : length] = IDS[row, length - 3 : length]
+    with torch.no_grad():
+        found = Page(IDS, labels, LENGTHS).loss(model)
+        single = [
+            random_model(name)(alone(row), labels=labels[row : row + 1, : LENGTHS[row]]).loss
+            for row in range(len(IDS))
+        ]
+    torch.testing.assert_close(found, torch.stack(single).mean(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_without_it_the_self_check_stops_the_model(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A short row alone and beside a long one are compared when a checkpoint is loaded."""
+    monkeypatch.setattr("pytest_mechanism.checkpoints.weights.by_row", lambda model: model)
+    with pytest.raises(SelfCheckError, match=r"a row of \d+ tokens beside or after one of \d+"):
+        opened(folder(name))
+
+
+def test_frequencies_that_nobody_knows_are_refused() -> None:
+    """A model's own code may take them from a batch, too."""
+    model = random_model("longrope")
+    for module in model.modules():
+        if hasattr(module, "rope_type"):
+            module.rope_type = "its own"
+    with pytest.raises(MechanismError, match="from the longest row of a batch in code of its own"):
+        rotary.by_row(model)
+
+
+LONGER = Counting(
+    CountingParameters(
+        family="counting", letters="abcd", refuse="a", shortest=3, longest=12, most=9, rows=20
+    )
+)
+"""Prompts on both sides of the length."""
+
+
+@pytest.mark.parametrize(
+    "what", ["performance", "circuit, resample", "path through q", "screen", "refusal", "curve"]
+)
+def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: str) -> None:
+    """Row by row, with all rows at once and with each in a batch of its own."""
+    method, arguments = {**PATCHED, **WEIGHED}[what]
+    one = bench("dynamic")
+    lengths = [
+        len(one.model.encoder.encode(row.base).ids)
+        for row in LONGER.rows(one.vocabulary, 12, "test")
+    ]
+    assert min(lengths) < SHORT < max(lengths)
+    found, wanted = (
+        measured(replace(one, task=LONGER, batch_size=size, memo={}), method, arguments)
+        for size in (12, 1)
+    )
+    for name, column in wanted.values.items():
+        np.testing.assert_allclose(found.values[name], column, atol=2e-3, rtol=1e-3)
