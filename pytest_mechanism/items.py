@@ -31,7 +31,7 @@ from pytest_mechanism.errors import (
 from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.outcomes import settled, skipped_although
 from pytest_mechanism.report.failure import failure_text
-from pytest_mechanism.report.result import accepted_data, claim_result
+from pytest_mechanism.report.result import accepted_data, claim_result, overruled
 from pytest_mechanism.snapshot import (
     ScoreExtension,
     accepted_now,
@@ -247,11 +247,13 @@ class ClaimItem(pytest.Function):
 
     def overrule(self, verdict: str, reason: str) -> None:
         """Put another verdict in the result."""
-        result = self.stash[RESULT] | {"verdict": verdict, "reason": visible(reason)}
+        before: dict[str, Any] = self.stash[RESULT]
+        result = overruled(before, verdict, reason)
         self.stash[RESULT] = result
-        name = "mechanism_verdict"
-        kept = [each for each in self.user_properties if each[0] != name]
-        self.user_properties[:] = [(name, verdict), *kept]
+        names = ("mechanism_verdict", "mechanism_cause")
+        kept = [each for each in self.user_properties if each[0] not in names]
+        new = [(f"mechanism_{key}", result[key]) for key in ("verdict", "cause")]
+        self.user_properties[:] = [*(each for each in new if each[1] is not None), *kept]
 
     def skip_place(self, skipped: Any) -> Any:
         """A skip with the place in the spec that asks for it, and not where this module obeys."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mechanism.errors import MechanismError, one_line, visible
+from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.flags import gives
 
 RED = ("fail", "inconclusive", "error")
@@ -52,16 +52,18 @@ class Outcomes:
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in what a phase of a test came to."""
+        from pytest_mechanism.report.result import overruled
+
         result = getattr(report, "mechanism", None)
         if result is not None:
             found = settled(result["verdict"], result["reason"], report)
             if found is not None:
-                result = result | {"verdict": found[0], "reason": visible(found[1])}
+                result = overruled(result, *found)
             self.by_id[report.nodeid] = result
         elif report.failed and (before := self.by_id.get(report.nodeid)) is not None:
             said = f"{report.when}: {first_line_of(report)}"
             if before["verdict"] not in RED:
-                self.by_id[report.nodeid] = before | {"verdict": "error", "reason": visible(said)}
+                self.by_id[report.nodeid] = overruled(before, "error", said)
         elif report.when == CRASHED and self.is_claim(report.nodeid):
             with contextlib.suppress(MechanismError, KeyError):  # the spec changed meanwhile
                 self.by_id[report.nodeid] = crashed(report, self.config.rootpath)

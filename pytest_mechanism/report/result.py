@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_mechanism.causes import meaning
+from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
-from pytest_mechanism.report.rows import DIGITS, rows
+from pytest_mechanism.report.rows import DIGITS, row, rows
 from pytest_mechanism.spec.parts import plain
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
@@ -135,6 +135,17 @@ def claim_result(
         "notes": list(notes),
     }
     return {key: shown(value) for key, value in found.items()}
+
+
+def overruled(result: Mapping[str, Any], verdict: str, reason: str) -> dict[str, Any]:
+    """The result after pytest decided otherwise: a mark, a fixture or a hook. A skip has no cause, and
+    the rows of an error are not all green."""
+    found = dict(result) | {"verdict": verdict, "reason": visible(reason)}
+    cause = None if verdict == "skipped" else Cause.NOT_JUDGED
+    found |= {"cause": None if cause is None else str(cause), "meaning": meaning(cause, "") or None}
+    if verdict == "error":
+        found["rows"] = [*result["rows"], row(Verdict("error", reason, "", cause=cause), None, "")]
+    return found
 
 
 def shown(value: Any) -> Any:

@@ -74,6 +74,15 @@ def verdicts(content):
     return {f"{c['claim']}.{c['role']}": c["verdict"] for c in content["claims"]}
 
 
+def explained(content):
+    """Each claim's verdict, cause and rows' verdicts."""
+    return {
+        (c["verdict"], c["cause"], tuple(row["verdict"] for row in c["rows"]))
+        for c in content["claims"]
+        if c["claim"] == "second"
+    }
+
+
 def second(content):
     return [(c["verdict"], c["reason"]) for c in content["claims"] if c["claim"] == "second"]
 
@@ -90,6 +99,7 @@ def test_an_expected_failure_does_not_count(two, how):
     for verdict, reason in second(content):
         assert verdict == "skipped"
         assert reason.startswith(f"expected to fail by an xfail mark{why}; fail: ")
+    assert {cause for _, cause, _ in explained(content)} == {None}
     found.stdout.fnmatch_lines(["2 skipped (circuit): expected to fail by an xfail mark*"])
     assert 'name="mechanism_verdict" value="fail"' not in (two.path / "unit.xml").read_text()
 
@@ -105,6 +115,8 @@ def test_an_expected_failure_that_passes(two):
     found, content = result(two)
     assert found.ret == RED
     assert second(content) == [("error", "[XPASS(strict)] known")] * 2
+    # the claim held, and a row says that something else is red
+    assert explained(content) == {("error", "not_judged", ("pass", "error"))}
 
 
 def test_a_run_of_expected_failures_judged_nothing(project):
