@@ -142,6 +142,7 @@ def check_ranks(folder: Path) -> None:
     Raises:
         MechanismError: it is not.
     """
+    replicated_layers(folder)
     config = adapter_config(folder)
     if str(config.get("peft_type")).upper() == "LOKR" or not (folder / SAFE_ADAPTER).is_file():
         return  # LoKr takes a rank that is too large for a full matrix

@@ -98,11 +98,15 @@ def pairs(given: Mapping[str, Any]) -> tuple[Draw, ...]:
 
 def interchange(given: Mapping[str, Any]) -> tuple[Draw, ...]:
     at, variable = (given["at"],), given["variable"]
-    found = [Draw("interchange", given["rows"], "test", at, variable, words=True)]
-    if given["learned"]:
-        for stream, count in (("dcm_train", 1000), ("dcm_validation", 500)):
-            found.append(Draw("interchange", count, stream, at, variable, words=True, judged=False))
-    return tuple(found)
+    return (Draw("interchange", given["rows"], "test", at, variable, words=True),)
+
+
+def masked(given: Mapping[str, Any]) -> tuple[Draw, ...]:
+    at, variable = (given["at"],), given["variable"]
+    return tuple(
+        Draw("interchange", count, stream, at, variable, words=True, judged=False)
+        for stream, count in (("dcm_train", 1000), ("dcm_validation", 500))
+    )
 
 
 def exchanged(given: Mapping[str, Any]) -> tuple[Draw, ...]:
@@ -170,6 +174,8 @@ DRAWN = {
         (catalogue.SCREEN, pairs),
         (catalogue.HEAD_EFFECTS, pairs),
         (catalogue.INTERCHANGE, interchange),
+        (catalogue.MASK, masked),
+        (catalogue.CODE, whole),
         (catalogue.DONATION, exchanged),
         (catalogue.CMAP, exchanged),
         (catalogue.PROBING, probed),

@@ -125,7 +125,8 @@ def turn(folder: Path, message: str, asking: Asking = PLAIN, known: Template | N
     wanted, read = json.loads(asking.arguments), found["known"]
     for name in wanted:
         if name not in read:
-            valid = sorted({*read} - {*OURS, *SET_BY, *specials})
+            named = {each for each in read if each.endswith("_token")}
+            valid = sorted({*read} - {*OURS, *SET_BY, *specials} - named)
             raise MechanismError(
                 f"chat: the chat template of {folder} does not read {name!r}; "
                 + (choices(name, valid) if valid else "it reads no such arguments")

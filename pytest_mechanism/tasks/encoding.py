@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.errors import MechanismError, one_line
-from pytest_mechanism.files import BadFile, check_file
+from pytest_mechanism.files import check_file
 from pytest_mechanism.tasks.added import add
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.chat import (
@@ -101,7 +101,7 @@ class Encoder:
             # what somebody's last batch left in the file is no part of the text
             tokenizer.no_padding()
             tokenizer.no_truncation()
-        except BadFile:
+        except MechanismError:
             raise
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None

@@ -73,7 +73,9 @@ class World:
 
     def bench(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        return SimpleNamespace(model=model, without=None)
+        made = SimpleNamespace(model=model, without=None)
+        made.measured = lambda method, *given: method(made, *given)
+        return made
 
     def measure(self, bench: Any, arguments: Any, inputs: Any) -> Observations:
         if arguments["what"] == "reads again":

@@ -222,7 +222,10 @@ def test_an_adapter_half_of_which_fits_nothing_is_one_line(made: Path, tmp_path:
             "the rank of r is 1,000,000,000, and no side of the adapter's weights",
         ),
         ({"rank_pattern": {"q_proj": 10_000_000}}, "the rank of q_proj is 10,000,000"),
-        ({"layer_replication": [[0, 1_000_000_000]]}, "layer_replication in adapter_config.json"),
+        (
+            {"layer_replication": [[0, 1_000_000_000]]},
+            "layer_replication gives 1,000,000,000 layers",
+        ),
     ],
     ids=["rank", "pattern", "layers"],
 )

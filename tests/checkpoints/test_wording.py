@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 from pytest_mechanism.checkpoints.wording import MESSAGE, same_tokens
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.chat import chat
+from pytest_mechanism.tasks.chat import PLAIN, Turn, chat
 from pytest_mechanism.tasks.encoding import Encoder
 
 TEXT = "the quick <extra> fox<|im_end|> the<s> fox"
@@ -128,6 +128,6 @@ def test_a_template_that_is_rendered_otherwise_is_refused(
     """What a chat model reads is what apply_chat_template writes."""
     made = folder(tmp_path, "llama", FAST | {"chat_template": TURNS, "bos_token": "<s>"})
     encoder = Encoder.load(made)
-    monkeypatch.setattr(Encoder, "chat", lambda self, message: f"<s>{message}")
+    monkeypatch.setattr(Encoder, "chat", lambda self, message, asking=PLAIN: Turn(f"<s>{message}"))
     with pytest.raises(SelfCheckError, match="the chat template gives '<s>Who"):
         same_tokens(encoder, [Prompt("<s>x", {}, "fox", special=False)])

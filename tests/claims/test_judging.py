@@ -21,6 +21,7 @@ from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.catalogue import CODE
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Measurement, Observations, Setting
 
@@ -77,6 +78,8 @@ def circuits(full: Any, whole: Any, unhinted: Any, silent: Any, chosen: Any) -> 
             return seen(correct=full)
         if "random_0" in m.arguments:
             return seen(CONTROL_ROWS, **{f"random_{i}_correct": chosen for i in range(29)})
+        if m.method == CODE:  # no head has changed places
+            return replace(seen(), facts={"code": one_code(m.inputs[0])})
         return seen(
             circuit_correct=whole, circuit_without_hint_correct=unhinted, empty_correct=silent
         )
@@ -171,6 +174,13 @@ def test_a_model_at_chance_carries_nothing_that_could_be_shown(case: Case) -> No
 # -- cmap
 
 
+def one_code(m: Measurement) -> str:
+    """What a measurement of cmap says where all heads speak one code."""
+    given = json.loads(m.arguments)
+    heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given.get("control", ()))]
+    return json.dumps({name: {"agreement": 1.0} for name in heads})
+
+
 def cmap(case: Case, base: Any, ft: Any, **patched: Any) -> Any:
     claim = Cmap(
         kind="cmap", group="pos_transmitter", donor="ft", recipient="base", recovers_at_least=0.3
@@ -179,10 +189,7 @@ def cmap(case: Case, base: Any, ft: Any, **patched: Any) -> Any:
     def fake(m: Measurement) -> Observations:
         if "performance" in m.method.function:
             return seen(correct=base if m.on == "base" else ft)
-        given = json.loads(m.arguments)
-        heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given["control"])]
-        code = {name: {"agreement": 1.0} for name in heads}
-        return replace(seen(**patched), facts={"code": json.dumps(code)})
+        return replace(seen(**patched), facts={"code": one_code(m)})
 
     return claim.judge(case, fake)
 
@@ -234,10 +241,11 @@ def test_the_log_probability_tells_a_small_share_from_nothing(case: Case) -> Non
         if "performance" in m.method.function:
             ft = m.on == "ft"
             return seen(correct=ONE if ft else base, log_probability=high if ft else low)
-        return seen(
+        found = seen(
             patched=turned, control=base,
             patched_log_probability=low + 0.3 * (high - low), control_log_probability=low + noise / 50,
         )  # fmt: skip
+        return replace(found, facts={"code": one_code(m)})
 
     found = {
         of: Cmap(

@@ -409,7 +409,7 @@ def test_a_late_refusal_is_a_score_of_its_own_and_counts_where_the_claim_says_so
         assert verdict.status == ("pass" if counts else "fail")
         (late,) = [s for s in verdict.scores if s.name.startswith("late refusal")]
         assert (late.value, late.control.value) == (0.5, 0)
-        assert ("counts_late" in claim.model_dump()) == counts
+        assert "counts_late" in claim.later  # accepted scores of specs without the field stay
 
 
 def test_where_nothing_is_refused_late_nothing_is_said_of_it(case: Case) -> None:

@@ -10,14 +10,17 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
+from pytest_mechanism.spec.feasible import Feasible
 
 SHORT = "fewer than 50 background prompts have token 0 after the anchor"
 ADVICE = re.compile(r"raise ablation\.prompts from 60 to (\d+)")
 
 
 @pytest.fixture
-def short(tmp_path: Path) -> Path:
-    """What ``new --task ioi`` writes, with sixty background prompts for sixteen texts."""
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What ``new --task ioi`` writes, with sixty background prompts for sixteen texts. Lint refuses
+    it for every tokenizer; here the tokenizers are asked, as for a spec that lint cannot refuse."""
+    monkeypatch.setattr(Feasible, "thin", None)
     spec = tmp_path / "circuits" / "ioi.yaml"
     assert main(["new", str(spec), "--task", "ioi"]) == 0
     text = re.sub(r"prompts: \d+", "prompts: 60", spec.read_text())
@@ -125,7 +128,7 @@ def test_fine_tune_draws_its_questions_before_it_loads_a_checkpoint(
     monkeypatch.setattr(loading, "load_model", load_model)
     spec = tmp_path / "tracking.yaml"
     spec.write_text(
-        "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking, rows: 20}\n"
+        "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking, rows: 140}\n"
         "claims:\n  solves: {kind: accuracy, at_least: 0.5}\n"
     )
     options = ["--diet", "random", "--rate", "1e-3", "--steps", "2", "--out", str(tmp_path / "out")]

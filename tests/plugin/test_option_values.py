@@ -340,6 +340,13 @@ def test_json_path_on_the_command_line_is_seen_from_where_one_is(green):
     assert (green.path / "below" / "out.json").exists()
 
 
+@pytest.fixture
+def settled(monkeypatch):
+    """Hashes are remembered at once, and not only of files that have not changed for a while."""
+    monkeypatch.setattr("pytest_mechanism.checkpoints.memory.proves", lambda *_: True)
+
+
+@pytest.mark.usefixtures("settled")
 def test_store_on_the_command_line_is_seen_from_where_one_is(green):
     """`--mechanism-store` is meant from the folder that pytest is started in."""
     (green.path / "below").mkdir()
@@ -351,6 +358,7 @@ def test_store_on_the_command_line_is_seen_from_where_one_is(green):
     assert (green.path / "below" / "kept" / "fingerprints.json").exists()
 
 
+@pytest.mark.usefixtures("settled")
 def test_store_from_the_ini_file_is_seen_from_the_rootdir(green):
     """`mechanism_store` in the ini file is meant from the rootdir."""
     ini(green, 'mechanism_store = "kept"')
@@ -363,6 +371,7 @@ def test_store_from_the_ini_file_is_seen_from_the_rootdir(green):
     assert (green.path / "kept" / "fingerprints.json").exists()
 
 
+@pytest.mark.usefixtures("settled")
 def test_default_store_is_pytests_cache(green):
     """Where nothing is said, measurements are remembered in pytest's cache."""
     green.run()

@@ -10,10 +10,11 @@ import pytest
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Task
+from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
 from pytest_mechanism.tasks.words import LABELS, NAMES, OBJECTS
 
 TASKS = {
-    "entity_tracking": "{family: entity_tracking, rows: 20}",
+    "entity_tracking": "{family: entity_tracking, rows: 140}",
     "ioi": "{family: ioi, rows: 20}",
     "greater_than": "{family: greater_than, rows: 20}",
     "induction": "{family: induction, rows: 20}",
@@ -35,7 +36,7 @@ class Without:
     def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
         return self.whole(words)
 
-    def chat(self, message: str) -> str:
+    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
         raise AssertionError(message)
 
 

@@ -216,8 +216,11 @@ def test_a_file_of_too_many_lines_is_one_line(
 
 def test_the_largest_file_fits_into_little_memory(tmp_path: Path) -> None:
     """60 MB in lines of a megabyte: four times as much at most, in a process of its own."""
-    line = json.dumps({"prompt": "p is", "answer": "b", "cluster": "c" * 1_000_000})
-    (tmp_path / "f.jsonl").write_text(f"{line}\n" * 60)
+    line = {"prompt": "p is", "answer": "b"}
+    with (tmp_path / "f.jsonl").open("w") as file:
+        file.writelines(
+            json.dumps({**line, "cluster": f"{i}{'c' * 1_000_000}"}) + "\n" for i in range(60)
+        )
     (tmp_path / "x.yaml").write_text(
         f"{HEAD}task: {{family: jsonl, file: f.jsonl, rows: 20}}\n{CLAIMS}"
     )
