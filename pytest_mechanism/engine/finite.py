@@ -33,7 +33,9 @@ class Finite:
             places = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)[None]
             at = places if reading.at is None else reading.at.to(places.device)
             bad = unsound(found.flatten(2)).to(places.device)
-            wrong = wrong | (bad & (at <= tokens.last[:, None])).any(1)
+            if bad.shape[1] == at.shape[1]:  # a family with other dimensions is refused elsewhere
+                bad = bad & (at <= tokens.last[:, None])
+            wrong = wrong | bad.any(1)
         self.note(tokens, wrong)
         return outcome
 
