@@ -323,12 +323,12 @@ claims:
 REPLACES = """
 import os, shutil
 from pathlib import Path
-import pytest_mechanism.checkpoints.load as load
+import pytest_mechanism.checkpoints.weights as weights
 
 def replace():
     os.utime(shutil.copy("other.safetensors", "base/model.safetensors"), (1, 1))
 
-real = load.read_weights
+real = weights.read_weights
 
 def read_weights(folder, *rest, **more):
     if folder.name == "base" and {moment!r} == "before":
@@ -338,7 +338,7 @@ def read_weights(folder, *rest, **more):
         replace()
     return found
 
-load.read_weights = read_weights
+weights.read_weights = read_weights
 """
 
 
