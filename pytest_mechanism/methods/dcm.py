@@ -31,6 +31,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.methods.bench import Batch, Bench, Columns
+from pytest_mechanism.methods.draws import MASK_TRAIN, MASK_VALIDATION
 from pytest_mechanism.methods.patching import Heads, edits, grouped, readings
 from pytest_mechanism.methods.readout import correct, total
 from pytest_mechanism.tasks.base import Row
@@ -56,8 +57,8 @@ class DcmSettings:
     epochs: int = 2
     batch: int = 32
     judged: int = 4
-    train: int = 1000
-    validation: int = 500
+    train: int = MASK_TRAIN
+    validation: int = MASK_VALIDATION
 
 
 def measure(bench: Bench, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> Observations:

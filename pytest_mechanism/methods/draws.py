@@ -16,6 +16,9 @@ from pytest_mechanism.types import Measurement
 
 Kind = Literal["rows", "pairs", "interchange", "backgrounds", "forbidden", "allowed", "capability"]
 
+MASK_TRAIN, MASK_VALIDATION = 1000, 500
+"""Rows that a DCM mask is learned on, and rows that it is chosen on."""
+
 BESIDE = 200
 """Questions that must be answered, at most, that a training is watched on beside the others."""
 
@@ -105,7 +108,7 @@ def masked(given: Mapping[str, Any]) -> tuple[Draw, ...]:
     at, variable = (given["at"],), given["variable"]
     return tuple(
         Draw("interchange", count, stream, at, variable, words=True, judged=False)
-        for stream, count in (("dcm_train", 1000), ("dcm_validation", 500))
+        for stream, count in (("dcm_train", MASK_TRAIN), ("dcm_validation", MASK_VALIDATION))
     )
 
 

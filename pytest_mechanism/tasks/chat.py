@@ -8,8 +8,6 @@ no torch.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pytest_mechanism.errors import MechanismError, choices, one_line
 from pytest_mechanism.files import read_json, read_text
 from pytest_mechanism.tasks import render_child
 from pytest_mechanism.tasks.added import named as special_tokens
+from pytest_mechanism.tasks.child_process import run_module
 
 MOST = 1 << 26
 """Bytes of a tokenizer's config or a template."""
@@ -33,9 +32,6 @@ INSTEAD = "write template: in the task instead, as in '<user> {instruction} <ass
 
 SECONDS = 5
 """Of computing that a template may take; real ones take milliseconds."""
-
-PATIENCE = 120
-"""Seconds until the process that renders is given up, however busy the machine is."""
 
 Template = tuple[str, dict[str, str]]
 """A template, and the special tokens that it may write by name."""
@@ -194,19 +190,11 @@ def _rendered(template: str, specials: str, message: str, asking: Asking) -> Map
         return render_child.rendered(given, limited=False)
     endless = {"error": f"does not end within {SECONDS} seconds, or takes more memory than it may"}
     try:
-        done = subprocess.run(  # noqa: S603 - our own file
-            [sys.executable, "-P", render_child.__file__],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return endless
+        done = run_module(render_child, given)
     except OSError as problem:
         return {"error": f"no process can be started: {problem.strerror}"}
+    if done is None:
+        return endless
     _, mark, answer = done.stdout.rpartition(render_child.MARK)
     if mark:
         found: dict[str, Any] = json.loads(answer)

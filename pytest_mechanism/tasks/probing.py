@@ -8,8 +8,6 @@ first, with a small vocabulary, in a process of its own.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +15,10 @@ from typing import Any
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks import probe_child
+from pytest_mechanism.tasks.child_process import run_module
 
 SECONDS = 10
 """Of computing for all that is tried; published patterns take a fraction of one."""
-
-PATIENCE = 120
-"""Seconds until the process is given up, however busy the machine is."""
 
 BYTES = 1 << 30
 """Of address space that the process may have."""
@@ -82,20 +78,11 @@ def _tried(parts: str, found: str) -> str:
         f"{SECONDS} seconds, or take more memory than they may"
     )
     try:
-        done = subprocess.run(  # noqa: S603 - our own file
-            [sys.executable, "-P", probe_child.__file__],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return endless
+        done = run_module(probe_child, given)
     except OSError as problem:
         return f"its patterns cannot be tried: {problem.strerror}"
+    if done is None:
+        return endless
     if done.stdout.endswith(probe_child.OK):
         return ""
     if "retry-limit" in done.stderr:

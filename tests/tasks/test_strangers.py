@@ -157,7 +157,7 @@ def test_a_tokenizer_without_patterns_is_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedded ones start no process."""
-    monkeypatch.setattr(probing.subprocess, "run", lambda *_, **__: pytest.fail("it was tried"))
+    monkeypatch.setattr(probing, "run_module", lambda *_, **__: pytest.fail("it was tried"))
     Encoder.load(tokenizer(tmp_path))
 
 
