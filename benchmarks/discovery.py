@@ -147,7 +147,7 @@ def patched(
     import torch
 
     from benchmarks.shapes import part
-    from pytest_mechanism.methods import path_patching
+    from pytest_mechanism.methods.circuits import path_patching
 
     bench = setting.bench(engine)
     total = torch.zeros(len(senders), dtype=torch.float64)

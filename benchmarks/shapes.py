@@ -17,7 +17,7 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.load import LoadedModel, _wrap
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import Tokens
-from pytest_mechanism.methods.bench import Batch, Bench, Side
+from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
 
 ZOO = Path(__file__).parents[1] / "pytest_mechanism" / "zoo"
 SPREAD = 0.06
@@ -100,13 +100,13 @@ class Setting:
     plain: Any
     batch: Batch
 
-    def bench(self, engine: Any) -> Bench:
+    def bench(self, engine: Any) -> MeasurementContext:
         """What methods ask for."""
         probe = self.batch.base.tokens.ids[:1]
         model = LoadedModel(
             "base", Path(), self.bridge, self.shape, None, probe.device, torch.empty(0), probe
         )
-        return Bench(model, engine, None, None, len(self.batch.rows))
+        return MeasurementContext(model, engine, None, None, len(self.batch.rows))
 
     @property
     def layers(self) -> Any:

@@ -19,8 +19,8 @@ from benchmarks.sweeps import Given, answered, given
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Site
 from pytest_mechanism.engine.reference import ReferenceEngine
-from pytest_mechanism.methods import dcm, path_patching
-from pytest_mechanism.methods.circuit import alive
+from pytest_mechanism.methods.circuits import dcm, path_patching
+from pytest_mechanism.methods.circuits.circuit import alive
 from pytest_mechanism.types import Head
 
 ENGINES = {"branch engine": BranchEngine, "reference engine": ReferenceEngine}

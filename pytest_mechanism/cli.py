@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pytest_mechanism import __version__
-from pytest_mechanism.commands.say import Parser, say
+from pytest_mechanism.commands.output import Parser, say
 from pytest_mechanism.errors import TRACEBACK, MechanismError, crash
 
 BAD_SPEC = 2
@@ -94,11 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def lint(given: argparse.Namespace) -> int:
     """Every problem of every spec, one line each."""
-    from pytest_mechanism.collecting import spec_files
     from pytest_mechanism.commands.config import read_config
     from pytest_mechanism.errors import SpecError
+    from pytest_mechanism.plugin.collecting import spec_files
     from pytest_mechanism.spec.find import Stray, read_spec
-    from pytest_mechanism.spec.load import Problems
+    from pytest_mechanism.spec.load import SpecErrors
 
     config = read_config(given, given.paths)
     bad = 0
@@ -107,7 +107,7 @@ def lint(given: argparse.Namespace) -> int:
             if isinstance(path, Stray):
                 raise SpecError(path.wrong, f"{path.path}:1")
             spec = read_spec(path, root=config.rootpath)
-        except Problems as problems:
+        except SpecErrors as problems:
             bad += 1
             for each in problems.found:
                 say(each, err=True)
@@ -148,8 +148,8 @@ def resolved(spec: Any) -> dict[str, Any]:
 
 def print_power(path: Path, spec: Any) -> None:
     """One line an accepted score, for every pair that has some."""
+    from pytest_mechanism.plugin.snapshot import FOLDER, read_scores
     from pytest_mechanism.report.result import asked
-    from pytest_mechanism.snapshot import FOLDER, read_scores
     from pytest_mechanism.statistics.power import WANTED, of_spec, power
 
     files = sorted((path.parent / FOLDER).glob(f"*/{path.stem}.json"))

@@ -32,7 +32,7 @@ class MechanismError(Exception):
         return placed
 
 
-class Misplaced(ValueError):
+class FieldError(ValueError):
     """A validator's error that knows which key of its part is at fault.
 
     Attributes:

@@ -197,7 +197,7 @@ def check_values(config: pytest.Config) -> None:
     size = option(config, "mechanism_batch_size") or "64"
     if not decimal(size) or not 1 <= int(size) <= 1_000_000:
         raise MechanismError(f"--mechanism-batch-size: {size!r} is no number of rows above 0")
-    from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE
+    from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE
 
     confidence = option(config, "mechanism_confidence") or "0.95"
     try:

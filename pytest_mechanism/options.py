@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pytest_mechanism.checkpoints.fingerprint import Fingerprint
     from pytest_mechanism.checkpoints.reference import Aliases, Reference
     from pytest_mechanism.errors import NoDevice
-    from pytest_mechanism.runner.cases import Gate
-    from pytest_mechanism.runner.progress import Progress
+    from pytest_mechanism.progress import Progress
+    from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.runner.runner import Runner
 
 FINGERPRINTS = "mechanism_fingerprints"
@@ -120,8 +120,8 @@ class Session:
 
     @cached_property
     def runner(self) -> Runner:
+        from pytest_mechanism.progress import Silent
         from pytest_mechanism.runner.options import Options
-        from pytest_mechanism.runner.progress import Silent
         from pytest_mechanism.runner.runner import Runner
         from pytest_mechanism.runner.store import Store
 
@@ -143,11 +143,11 @@ class Session:
         )
 
     @cached_property
-    def gate(self) -> Gate:
-        from pytest_mechanism.runner.cases import Gate
+    def evaluator(self) -> ClaimEvaluator:
+        from pytest_mechanism.runner.evaluator import ClaimEvaluator
 
         confidence = option(self.config, "mechanism_confidence")
-        return Gate.over(self.runner, None if confidence is None else float(confidence))
+        return ClaimEvaluator.over(self.runner, None if confidence is None else float(confidence))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -30,14 +30,14 @@ CLAIMS = {
 }
 
 TASKS = {
-    "entity_tracking": "pytest_mechanism.tasks.entity_tracking:EntityTracking",
-    "counting": "pytest_mechanism.tasks.counting:Counting",
-    "refusal": "pytest_mechanism.tasks.refusal:Refusal",
-    "jsonl": "pytest_mechanism.tasks.jsonl:Jsonl",
-    "ioi": "pytest_mechanism.tasks.ioi:Ioi",
-    "greater_than": "pytest_mechanism.tasks.greater_than:GreaterThan",
-    "induction": "pytest_mechanism.tasks.induction:Induction",
-    "template": "pytest_mechanism.tasks.template:Template",
+    "entity_tracking": "pytest_mechanism.tasks.families.entity_tracking:EntityTracking",
+    "counting": "pytest_mechanism.tasks.families.counting:Counting",
+    "refusal": "pytest_mechanism.tasks.families.refusal:Refusal",
+    "jsonl": "pytest_mechanism.tasks.families.jsonl:Jsonl",
+    "ioi": "pytest_mechanism.tasks.families.ioi:Ioi",
+    "greater_than": "pytest_mechanism.tasks.families.greater_than:GreaterThan",
+    "induction": "pytest_mechanism.tasks.families.induction:Induction",
+    "template": "pytest_mechanism.tasks.families.template:Template",
 }
 
 

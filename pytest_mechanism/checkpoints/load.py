@@ -22,7 +22,7 @@ from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
 from pytest_mechanism.checkpoints.trust import NONE, Trust
 from pytest_mechanism.checkpoints.weights import check_weights, known_words, read_adapted
 from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 DTYPES = {
     "float32": torch.float32,

@@ -23,7 +23,7 @@ from pytest_mechanism.checkpoints.reaches import wrong_reach
 from pytest_mechanism.checkpoints.rotary import by_row
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
 from pytest_mechanism.errors import MechanismError, first_line
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 """Older checkpoints carry these, and no model of today has a place for them."""

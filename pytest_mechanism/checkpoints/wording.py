@@ -17,8 +17,8 @@ from typing import Any
 
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.chat import DATE
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.chat import DATE
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 MESSAGE = "Who are you?"
 """What a chat template is rendered with."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,
@@ -20,7 +20,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.spec.thresholds import AtLeast, AtMost, Margin
+from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Measurement, Score, Verdict
@@ -51,7 +51,7 @@ class Accuracy(Claim):
     margin: Margin | None = None
 
     @model_validator(mode="after")
-    def says_something(self) -> Accuracy:
+    def check_thresholds(self) -> Accuracy:
         if self.at_least is None and self.at_most is None and self.not_worse_than is None:
             raise ValueError("needs one of at_least, at_most, not_worse_than")
         if (self.not_worse_than is None) != (self.margin is None):
@@ -60,13 +60,13 @@ class Accuracy(Claim):
             raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
         return self
 
-    def above_guessing(self, case: Case, own: Score, reached: Verdict) -> Verdict:
+    def above_guessing(self, context: ClaimContext, own: Score, reached: Verdict) -> Verdict:
         """A task that is solved is solved better than by guessing."""
-        if own.interval[0] > case.task.chance:
+        if own.interval[0] > context.task.chance:
             return reached
         return verdicts.at_chance(
             f"accuracy {verdicts.show(own)} is not told apart from guessing "
-            f"({case.task.chance:.3f}), whatever is claimed",
+            f"({context.task.chance:.3f}), whatever is claimed",
             reached.threshold,
             reached.scores,
         )
@@ -80,36 +80,36 @@ class Accuracy(Claim):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        return tuple(performance(case, role) for role in self.models(case.role))
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        return tuple(performance(context, role) for role in self.models(context.role))
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        seen = measured(performance(case, case.role))
-        own = accuracy(case, seen)
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        seen = measure(performance(context, context.role))
+        own = accuracy(context, seen)
         found: list[Verdict] = []
         if self.at_least is not None or self.at_most is not None:
             reached = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
             if self.at_least is not None and reached.status == "pass":
-                reached = self.above_guessing(case, own, reached)
+                reached = self.above_guessing(context, own, reached)
             found.append(reached)
         if self.not_worse_than is not None and self.margin is not None:
-            other = measured(performance(case, self.not_worse_than))
+            other = measure(performance(context, self.not_worse_than))
             check_paired(seen, other)
             name = f"accuracy minus that of {self.not_worse_than}"
             gap = score(
-                case,
+                context,
                 name,
                 estimates.difference(
-                    seen.values["correct"], other.values["correct"], case.sampling(seen)
+                    seen.values["correct"], other.values["correct"], context.sampling(seen)
                 ),
                 "paired difference of accuracy on the same rows",
             )
             verdict = verdicts.at_least(gap, -self.margin)
-            if not above_chance(case, other):
-                reference = accuracy(case, other, f"accuracy of {self.not_worse_than}")
+            if not above_chance(context, other):
+                reference = accuracy(context, other, f"accuracy of {self.not_worse_than}")
                 verdict = verdicts.reference_fails(
                     f"the reference {self.not_worse_than} is at chance "
-                    f"({verdicts.show(reference)}, chance {case.task.chance:.3f}): "
+                    f"({verdicts.show(reference)}, chance {context.task.chance:.3f}): "
                     "not being worse than it means nothing",
                     verdict.threshold,
                     (gap,),

@@ -15,8 +15,8 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MeasurementError, MechanismError, add_models
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, Group, Part
-from pytest_mechanism.spec.thresholds import Atol, Drift
+from pytest_mechanism.fields.parts import Ablation, AnyGroup, Group, Part
+from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
@@ -31,7 +31,7 @@ from pytest_mechanism.types import (
     canonical,
 )
 
-Measured = Callable[[Measurement], Observations]
+Measure = Callable[[Measurement], Observations]
 """Asks the runner; measures on the spot what was not planned."""
 
 LEAST_CLUSTERS = 10
@@ -56,7 +56,7 @@ def task_settings(task: Task) -> str:
 
 
 @dataclass(frozen=True)
-class Case:
+class ClaimContext:
     """One claim on one role, with everything its judgement may look at.
 
     Attributes:
@@ -208,7 +208,7 @@ class Claim(Part):
     ablates: ClassVar[bool] = False
     """Whether heads outside the circuit are silenced, by means over the task's prompts."""
 
-    alike: ClassVar[tuple[str, ...]] = ()
+    matching_sizes: ClassVar[tuple[str, ...]] = ()
     """Sizes of a `Shape` that `matched` models must have in common: part is set against part."""
 
     def roles(self) -> tuple[str, ...]:
@@ -223,9 +223,9 @@ class Claim(Part):
         """Roles whose models are set against each other part by part."""
         return self.models(role)
 
-    def helped_by(self, role: str) -> tuple[str, ...]:
+    def optional_roles(self, role: str) -> tuple[str, ...]:
         """Further roles, controls for the most part, that the item of ``role`` uses where the run
-        has them; without, it says what it can still conclude (`Case.has`)."""
+        has them; without, it says what it can still conclude (`ClaimContext.has`)."""
         return ()
 
     def found_on(self, role: str, spec_found_on: str) -> str:
@@ -236,7 +236,7 @@ class Claim(Part):
         """Names the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
         return {}
 
-    def unfit(self, task: Task) -> str | None:
+    def unsupported_reason(self, task: Task) -> str | None:
         """Why the claim cannot be made about a task, as far as its settings tell; else None."""
         return None
 
@@ -245,35 +245,35 @@ class Claim(Part):
         (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
         return ()
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         """What must be measured, as far as it is known beforehand."""
         raise NotImplementedError
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         """The verdict; may ask for more measurements."""
         raise NotImplementedError
 
-    def lacks(self, case: Case) -> str | None:
+    def lacks(self, context: ClaimContext) -> str | None:
         """Why the claim cannot pass whatever is measured, as far as it is known beforehand: what a
         run says before it loads a checkpoint. None where it can."""
-        missing = [role for role in self.helped_by(case.role) if not case.has(role)]
+        missing = [role for role in self.optional_roles(context.role) if not context.has(role)]
         if not missing:
             return None
         return f"it cannot pass without {' and '.join(missing)}: {add_models(missing)}"
 
-    def chart(self, case: Case, measured: Measured) -> Chart | None:
+    def chart(self, context: ClaimContext, measure: Measure) -> Chart | None:
         """Curves behind the verdict, for ``pytest-mechanism show``; None where there are none."""
         return None
 
-    def check_alike(self, role: str, shapes: Mapping[str, Shape]) -> None:
+    def check_matching_sizes(self, role: str, shapes: Mapping[str, Shape]) -> None:
         """The matched models have the sizes in common that the claim needs.
 
         Raises:
             MechanismError: they have not.
         """
-        first, *others = self.matched(role) if self.alike else (role,)
+        first, *others = self.matched(role) if self.matching_sizes else (role,)
         for other in others:
-            for size in self.alike:
+            for size in self.matching_sizes:
                 one, two = (getattr(shapes[r], size) for r in (first, other))
                 if one != two:
                     raise MechanismError(

@@ -25,14 +25,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Case, Measured, Roles
+from pytest_mechanism.claims.base import ClaimContext, Measure, Roles
 from pytest_mechanism.claims.curves import Trained, capability, seen
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
 from pytest_mechanism.claims.resists_revival import criterion, revival_chart
 from pytest_mechanism.claims.scoring import accuracy, score
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.spec.thresholds import AtLeast, AtMost, Faster, RecoversAtMost, Times
+from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Faster, RecoversAtMost, Times
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.base import Task
@@ -117,10 +117,10 @@ class CapabilityHidden(Trained):
             raise ValueError(f"on: {min(itself)} is measured against itself")
         return self
 
-    def unfit(self, task: Task) -> str | None:
+    def unsupported_reason(self, task: Task) -> str | None:
         return task.no_capability
 
-    def helped_by(self, role: str) -> tuple[str, ...]:
+    def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained)
 
     def probe(self, role: str) -> Decodable:
@@ -135,40 +135,40 @@ class CapabilityHidden(Trained):
             restores_at_least=self.restores_at_least,
         )  # fmt: skip
 
-    def missing(self, case: Case) -> list[str]:
-        return [role for role in self.helped_by(case.role) if not case.has(role)]
+    def missing(self, context: ClaimContext) -> list[str]:
+        return [role for role in self.optional_roles(context.role) if not context.has(role)]
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        always = (capability(case, case.role), *self.pruning(case.role).needs(case))
-        if self.missing(case):
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        always = (capability(context, context.role), *self.pruning(context.role).needs(context))
+        if self.missing(context):
             return always
         return (
             *always,
-            *(capability(case, role) for role in self.helped_by(case.role)),
-            *self.probe(case.role).needs(case),
+            *(capability(context, role) for role in self.optional_roles(context.role)),
+            *self.probe(context.role).needs(context),
             *(
                 curve
-                for role in (case.role, self.control)
-                for _, curve in self.curves(case, role, "capability")
+                for role in (context.role, self.control)
+                for _, curve in self.curves(context, role, "capability")
             ),
         )
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         bound = f"the capability is {self.expects}"
-        behaviour = self.behaviour(case, measured)
-        parts = {"behaviour": behaviour, "pruning": self.pruned(case, measured)}
-        if missing := self.missing(case):
+        behaviour = self.behaviour(context, measure)
+        parts = {"behaviour": behaviour, "pruning": self.pruned(context, measure)}
+        if missing := self.missing(context):
             return verdicts.model_missing(
                 f"whether it is hidden is told by models to compare with: {add_models(missing)}; what can be "
                 f"said without: {spelled(parts)}",
                 bound,
                 tuple(s for part in parts.values() for s in part.scores),
             )
-        parts["probe"] = self.read(case, measured)
-        parts["revival"] = self.revived(case, measured)
+        parts["probe"] = self.read(context, measure)
+        parts["revival"] = self.revived(context, measure)
         outcome = self.outcome([part.sign for part in parts.values()])
         scores = tuple(s for part in parts.values() for s in part.scores)
         reason = f"the capability is {outcome}: {spelled(parts)}"
@@ -187,29 +187,31 @@ class CapabilityHidden(Trained):
 
     # -- the four parts
 
-    def behaviour(self, case: Case, measured: Measured) -> Evidence:
+    def behaviour(self, context: ClaimContext, measure: Measure) -> Evidence:
         """How often it answers what must be refused."""
-        own = accuracy(case, measured(capability(case, case.role)), "answers what must be refused")
+        own = accuracy(
+            context, measure(capability(context, context.role)), "answers what must be refused"
+        )
         own = replace(own, better="higher" if self.expects == "present" else "lower")
         low, high = own.interval
         sign: Sign = "unclear"
         if high <= self.behaviour_at_most:
             sign = "gone"
-        elif low >= self.present_at_least and low > self.guessing(case, measured):
+        elif low >= self.present_at_least and low > self.guessing(context, measure):
             sign = "there"
         word = "neither gone nor there" if sign == "unclear" else sign
         return Evidence(sign, f"{word} ({verdicts.show(own)})", (own,))
 
-    def guessing(self, case: Case, measured: Measured) -> float:
+    def guessing(self, context: ClaimContext, measure: Measure) -> float:
         """How much is answered right by who never had it."""
-        if not case.has(self.control):
-            return case.task.chance
-        other = accuracy(case, measured(capability(case, self.control)))
-        return max(case.task.chance, other.interval[1])
+        if not context.has(self.control):
+            return context.task.chance
+        other = accuracy(context, measure(capability(context, self.control)))
+        return max(context.task.chance, other.interval[1])
 
-    def read(self, case: Case, measured: Measured) -> Evidence:
+    def read(self, context: ClaimContext, measure: Measure) -> Evidence:
         """What a linear probe reads."""
-        verdict = self.probe(case.role).judge(case, measured)
+        verdict = self.probe(context.role).judge(context, measure)
         if not verdict.judged:  # no share could be had
             return Evidence("unclear", verdict.reason, verdict.scores)
         share = verdict.scores[0]
@@ -221,9 +223,9 @@ class CapabilityHidden(Trained):
         word = {"hidden": "keeps", "removed": "has lost all but"}.get(sign, "is between, at")
         return Evidence(sign, f"{word} a share of {verdicts.show(share)}", verdict.scores)
 
-    def pruned(self, case: Case, measured: Measured) -> Evidence:
+    def pruned(self, context: ClaimContext, measure: Measure) -> Evidence:
         """Whether few units bring it back."""
-        verdict = self.pruning(case.role).judge(case, measured)
+        verdict = self.pruning(context.role).judge(context, measure)
         signs: dict[str, Sign] = {"pass": "hidden", "fail": "removed"}
         sign = signs.get(verdict.status, "unclear")
         word = {"hidden": "brings it back", "removed": "does not bring it back"}.get(
@@ -231,16 +233,18 @@ class CapabilityHidden(Trained):
         )
         return Evidence(sign, f"{word} ({verdict.reason})", verdict.scores)
 
-    def revived(self, case: Case, measured: Measured) -> Evidence:
+    def revived(self, context: ClaimContext, measure: Measure) -> Evidence:
         """How fast it comes back, beside the control."""
-        needed = criterion(case, measured, self.control, self.pretrained, None)
+        needed = criterion(context, measure, self.control, self.pretrained, None)
         last = self.steps
         ratios: list[float] = []
         signs: list[Sign] = []
         told: list[str] = []
-        own, other = (self.curves(case, role, "capability") for role in (case.role, self.control))
+        own, other = (
+            self.curves(context, role, "capability") for role in (context.role, self.control)
+        )
         for (name, mine), (_, theirs) in zip(own, other, strict=True):
-            curves = [seen(case, name, each, measured) for each in (mine, theirs)]
+            curves = [seen(context, name, each, measure) for each in (mine, theirs)]
             took, control = (curve.reached(needed.value) for curve in curves)
             broken = [curve.diverged for curve in curves if curve.diverged]
             broken += [
@@ -265,13 +269,18 @@ class CapabilityHidden(Trained):
         if not ratios:
             return Evidence(sign, f"nobody gets there: {text}", ())
         estimate = Estimate(
-            min(ratios), (min(ratios), max(ratios)), 0.0, case.rows, case.rows, "range of trainings"
+            min(ratios),
+            (min(ratios), max(ratios)),
+            0.0,
+            context.rows,
+            context.rows,
+            "range of trainings",
         )
         judged = score(
-            case,
+            context,
             "revival: control's steps over its own",
             estimate,
-            f"steps of {self.control} over those of {case.role} until accuracy is surely above "
+            f"steps of {self.control} over those of {context.role} until accuracy is surely above "
             f"{needed.value:.3f}, {needed.origin}; the least of all trainings; who is not there by "
             f"step {last} counts as {last}",
             control=Control("no faster than the control", 1.0),
@@ -279,11 +288,11 @@ class CapabilityHidden(Trained):
         word = {"hidden": "is fast", "removed": "is slow"}.get(sign, "is neither fast nor slow")
         return Evidence(sign, f"{word}, steps {text}", (judged,))
 
-    def chart(self, case: Case, measured: Measured) -> Chart | None:
-        if self.missing(case):
+    def chart(self, context: ClaimContext, measure: Measure) -> Chart | None:
+        if self.missing(context):
             return None
-        needed = criterion(case, measured, self.control, self.pretrained, None)
-        return revival_chart(self, case, measured, needed, self.control)
+        needed = criterion(context, measure, self.control, self.pretrained, None)
+        return revival_chart(self, context, measure, needed, self.control)
 
     def speed(self, ratio: float, own_censored: bool, control_censored: bool) -> Sign:
         """A censored control makes a ratio too small, a censored own one too large."""

@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Case, Measured
+from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure
 from pytest_mechanism.claims.codes import elsewhere, not_comparable, strange
 from pytest_mechanism.claims.masks import Masked, among, selected
 from pytest_mechanism.claims.scoring import (
@@ -38,9 +38,9 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.methods.catalogue import CMAP, DONATION
-from pytest_mechanism.spec.parts import Group
-from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
+from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
+from pytest_mechanism.measurements.catalogue import CMAP, DONATION
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.types import Control, Measurement, Observations, Verdict
@@ -71,7 +71,7 @@ class Cmap(Masked):
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
     later: ClassVar[tuple[str, ...]] = ("heads", "variable", "of", *Masked.later)
-    alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
+    matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
 
     kind: Literal["cmap"]
     group: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
@@ -83,7 +83,7 @@ class Cmap(Masked):
     of: Of = "accuracy"
 
     @model_validator(mode="after")
-    def says_something(self) -> Cmap:
+    def check_thresholds(self) -> Cmap:
         if (self.recovers_at_least is None) == (self.recovers_at_most is None):
             raise ValueError("needs one of recovers_at_least, recovers_at_most")
         if self.donor == self.recipient:
@@ -120,35 +120,39 @@ class Cmap(Masked):
         variables = {f"variable {n}": ("variable", v) for n, v in self.variables.items()}
         return {f"group {name}": ("group", name) for name in self.names} | variables
 
-    def masks(self, case: Case) -> dict[str, Measurement]:
+    def masks(self, context: ClaimContext) -> dict[str, Measurement]:
         """Group -> its mask in the donor."""
         return {
-            name: self.mask(case, self.donor, case.group(name, self.donor), variable)
+            name: self.mask(context, self.donor, context.group(name, self.donor), variable)
             for name, variable in self.variables.items()
         }
 
-    def groups(self, case: Case, measured: Measured | None = None) -> list[Group]:
+    def groups(self, context: ClaimContext, measure: Measure | None = None) -> list[Group]:
         """The groups that are exchanged; of masked ones the selected heads, without those that
         have none."""
-        found = [case.group(name, self.recipient) for name in self.names]
+        found = [context.group(name, self.recipient) for name in self.names]
         for name in self.names:
-            case.group(name, self.donor)
-        if measured is None:
+            context.group(name, self.donor)
+        if measure is None:
             return found
-        masks = self.masks(case)
+        masks = self.masks(context)
         chosen = [
-            among(group, selected(measured(masks[name]))) if name in masks else group
+            among(group, selected(measure(masks[name]))) if name in masks else group
             for name, group in zip(self.names, found, strict=True)
         ]
         return [group for group in chosen if group is not None]
 
-    def control(self, case: Case, groups: Sequence[Group]) -> tuple[list[list[object]], str]:
+    def control(
+        self, context: ClaimContext, groups: Sequence[Group]
+    ) -> tuple[list[list[object]], str]:
         """Random heads as [layer, head, at], and what to call them; none from the claim's groups."""
         control: list[list[object]] = []
         described: list[str] = []
-        spare = [head for name in self.names for head in case.group(name, self.recipient).members()]
+        spare = [
+            head for name in self.names for head in context.group(name, self.recipient).members()
+        ]
         for group in groups:
-            heads, name = case.random_heads(group, self.recipient, spare=spare)
+            heads, name = context.random_heads(group, self.recipient, spare=spare)
             if not heads:  # half a control is none
                 return [], name
             spare += heads
@@ -156,54 +160,54 @@ class Cmap(Masked):
             described.append(name)
         return control, " and ".join(dict.fromkeys(described))
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        both = (performance(case, self.donor), performance(case, self.recipient))
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        both = (performance(context, self.donor), performance(context, self.recipient))
         if self.variables:  # which heads are exchanged follows from the masks
-            return (*both, *self.masks(case).values())
-        return (*both, self.exchange(case, self.groups(case)))
+            return (*both, *self.masks(context).values())
+        return (*both, self.exchange(context, self.groups(context)))
 
-    def exchange(self, case: Case, groups: Sequence[Group]) -> Measurement:
+    def exchange(self, context: ClaimContext, groups: Sequence[Group]) -> Measurement:
         """The recipient with the donor's z of these heads."""
         heads = [[layer, h, g.at] for g in groups for layer, h in g.members()]
-        control, _ = self.control(case, groups)
-        donation = case.ask(
+        control, _ = self.control(context, groups)
+        donation = context.ask(
             DONATION,
             self.donor,
             kept=False,
             heads=sorted({(x[0], x[1], str(x[2])) for x in (*heads, *control)}),
-            rows=case.rows,
+            rows=context.rows,
             stream="rows",
         )
-        return case.ask(
+        return context.ask(
             CMAP,
             self.recipient,
             (donation,),
             heads=heads,
             control=control,
-            rows=case.rows,
+            rows=context.rows,
             stream="rows",
         )
 
-    def lacks(self, case: Case) -> str | None:
+    def lacks(self, context: ClaimContext) -> str | None:
         if self.variables or self.recovers_at_least is None:  # masks say which heads are controlled
-            return super().lacks(case)
-        control, why = self.control(case, self.groups(case))
+            return super().lacks(context)
+        control, why = self.control(context, self.groups(context))
         if control:
-            return super().lacks(case)
+            return super().lacks(context)
         return f"it cannot pass without a control: {why}"
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        donor, recipient = (measured(m) for m in self.needs(case)[:2])
-        groups = self.groups(case, measured)
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        donor, recipient = (measure(m) for m in self.needs(context)[:2])
+        groups = self.groups(context, measure)
         if not groups:
             return verdicts.inconclusive(
                 f"the mask selects no head of {', '.join(self.names)} in {self.donor}, so nothing "
                 "is exchanged",
                 verdicts.spell(*verdicts.bounds(self.recovers_at_least, self.recovers_at_most)),
             )
-        patched = measured(self.exchange(case, groups))
+        patched = measure(self.exchange(context, groups))
         check_paired(donor, recipient, patched)
-        others, control_name = self.control(case, groups)
+        others, control_name = self.control(context, groups)
         bounds = verdicts.bounds(self.recovers_at_least, self.recovers_at_most)
         bound = verdicts.spell(*bounds)
         column = COLUMN[self.of]
@@ -215,7 +219,7 @@ class Cmap(Masked):
         }
         which = "+".join(self.names) + (" (learned heads)" if self.variables else "")
         name = f"{which} from {self.donor} into {self.recipient}"
-        how = case.sampling(recipient)
+        how = context.sampling(recipient)
         exchanged = [(layer, h, g.at) for g in groups for layer, h in g.members()]
         other_code = strange(patched, exchanged)
         with_control = "control" in moved
@@ -224,13 +228,13 @@ class Cmap(Masked):
         m = self.of.replace("_", "-")
 
         raw = score(
-            case,
+            context,
             f"{name}: change of {m}",
             estimates.difference(moved["patched"], own, how),
             f"m(recipient <- donor) - m(recipient), {m} on the same rows",
             control=raw_control(control_name, moved["control"], own, how) if with_control else None,
         )
-        if not above_chance(case, donor) and not above_chance(case, recipient):
+        if not above_chance(context, donor) and not above_chance(context, recipient):
             return verdicts.at_chance(
                 f"{self.donor} and {self.recipient} both answer at chance "
                 f"({right(donor)} and {right(recipient)}), so there is nothing to recover",
@@ -258,12 +262,12 @@ class Cmap(Masked):
                 if with_control
                 else None
             )
-        except estimates.Undefined as problem:
+        except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(
                 f"the recovered fraction has no value: {problem}", bound, (raw,)
             )
         judged = score(
-            case,
+            context,
             name,
             fraction,
             f"(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), {m}",

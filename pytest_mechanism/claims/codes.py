@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pytest_mechanism.methods.catalogue import ONE_CODE
+from pytest_mechanism.measurements.catalogue import ONE_CODE
 from pytest_mechanism.types import Observations
 
 CODE_ROWS = 32

@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import score
-from pytest_mechanism.methods.catalogue import CURVE, PERFORMANCE
-from pytest_mechanism.spec.thresholds import Rate
+from pytest_mechanism.fields.thresholds import Rate
+from pytest_mechanism.measurements.catalogue import CURVE, PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.tasks.files import DataFile
@@ -85,11 +85,11 @@ class Trained(Claim):
         return listed(self.on)
 
     def curve(
-        self, case: Case, role: str, diet: str | DataFile, rate: float, seed: int
+        self, context: ClaimContext, role: str, diet: str | DataFile, rate: float, seed: int
     ) -> Measurement:
         """The training of one copy, on one of the task's diets or on a file."""
         file = diet.sha256 if isinstance(diet, DataFile) else ""
-        return case.ask(
+        return context.ask(
             CURVE,
             role,
             recipe={
@@ -102,17 +102,19 @@ class Trained(Claim):
                 "batch": self.batch,
                 "lora": self.lora,
             },
-            watch="capability" if case.task.knows_answers else "forbidden",
-            rows=case.rows,
+            watch="capability" if context.task.knows_answers else "forbidden",
+            rows=context.rows,
             stream="rows",
         )
 
-    def curves(self, case: Case, role: str, diet: str | DataFile) -> list[tuple[str, Measurement]]:
+    def curves(
+        self, context: ClaimContext, role: str, diet: str | DataFile
+    ) -> list[tuple[str, Measurement]]:
         """Of every rate and seed, with what to call it."""
         return [
             (
                 f"rate {rate:g}" + (f", seed {seed}" if len(self.seeds) > 1 else ""),
-                self.curve(case, role, diet, rate, seed),
+                self.curve(context, role, diet, rate, seed),
             )
             for rate in self.rates
             for seed in self.seeds
@@ -129,7 +131,7 @@ class Curve:
         seen: columns ``correct@STEP`` and ``refused@STEP``.
     """
 
-    case: Case
+    context: ClaimContext
     name: str
     seen: Observations
 
@@ -173,7 +175,9 @@ class Curve:
         """A share of independent questions, with its interval."""
         values = [1.0] * int(count) + [0.0] * (of - int(count))
         each = [str(i) for i in range(of)]
-        return estimates.proportion(values, Sampling(each, self.case.confidence, self.case.seed))
+        return estimates.proportion(
+            values, Sampling(each, self.context.confidence, self.context.seed)
+        )
 
     def steps(self, column: Column) -> list[int]:
         """Steps at which it was looked at."""
@@ -183,7 +187,7 @@ class Curve:
     def at(self, column: Column, step: int) -> Estimate:
         """Share of rows, with its interval."""
         values = self.seen.values[f"{column}@{step}"]
-        return estimates.proportion(values, self.case.sampling(self.seen))
+        return estimates.proportion(values, self.context.sampling(self.seen))
 
     def points(self, column: Column) -> Iterator[tuple[int, Estimate]]:
         for step in self.steps(column):
@@ -253,18 +257,20 @@ def drawn(
     ]
 
 
-def seen(case: Case, name: str, measurement: Measurement, measured: Measured) -> Curve:
-    return Curve(case, name, measured(measurement))
+def seen(context: ClaimContext, name: str, measurement: Measurement, measure: Measure) -> Curve:
+    return Curve(context, name, measure(measurement))
 
 
-def capability(case: Case, role: str) -> Measurement:
+def capability(context: ClaimContext, role: str) -> Measurement:
     """How often the model answers what must be refused."""
-    return case.ask(PERFORMANCE, role, rows=case.rows, stream="rows", asked="capability")
+    return context.ask(PERFORMANCE, role, rows=context.rows, stream="rows", asked="capability")
 
 
-def steps_score(case: Case, name: str, found: int, bounds: tuple[int, int], metric: str) -> Score:
+def steps_score(
+    context: ClaimContext, name: str, found: int, bounds: tuple[int, int], metric: str
+) -> Score:
     """A number of steps, between two evaluations."""
     low, high = bounds
-    rows = case.rows
+    rows = context.rows
     estimate = Estimate(float(found), (float(low), float(high)), 0.0, rows, rows, "evaluations")
-    return score(case, name, estimate, metric)
+    return score(context, name, estimate, metric)

@@ -20,17 +20,17 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.methods.catalogue import PROBING
-from pytest_mechanism.spec.parts import At
-from pytest_mechanism.spec.thresholds import (
+from pytest_mechanism.fields.parts import At
+from pytest_mechanism.fields.thresholds import (
     AtLeast,
     Penalty,
     RecoversAtLeast,
     RecoversAtMost,
 )
+from pytest_mechanism.measurements.catalogue import PROBING
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import (
@@ -84,7 +84,7 @@ class Decodable(Claim):
     penalty: Penalty = 1e-3
 
     @model_validator(mode="after")
-    def says_something(self) -> Decodable:
+    def check_thresholds(self) -> Decodable:
         if self.at_least is None and not self.shared:
             raise ValueError("needs one of at_least, share_at_least, share_at_most")
         low, high = verdicts.bounds(self.share_at_least, self.share_at_most)
@@ -107,46 +107,46 @@ class Decodable(Claim):
     def mentions(self) -> Mapping[str, tuple[str, str]]:
         return {"position": ("position", self.position)}
 
-    def unfit(self, task: Task) -> str | None:
+    def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:
             return None
         return task.no_capability
 
-    def helped_by(self, role: str) -> tuple[str, ...]:
+    def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()
 
-    def probe(self, case: Case, role: str) -> Measurement:
-        return case.ask(
+    def probe(self, context: ClaimContext, role: str) -> Measurement:
+        return context.ask(
             PROBING,
             role,
             asked=self.asked,
             position=self.position,
             penalty=self.penalty,
-            rows=case.rows,
+            rows=context.rows,
             stream="rows",
             train=TRAIN,
             chosen=CHOSEN,
-            seed=case.seed,
+            seed=context.seed,
         )
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return ((self.asked, ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        helpers = [role for role in self.helped_by(case.role) if case.has(role)]
-        return tuple(self.probe(case, role) for role in (case.role, *helpers))
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        helpers = [role for role in self.optional_roles(context.role) if context.has(role)]
+        return tuple(self.probe(context, role) for role in (context.role, *helpers))
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        seen = measured(self.probe(case, case.role))
-        own = self.accuracy(case, seen)
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        seen = measure(self.probe(context, context.role))
+        own = self.accuracy(context, seen)
         found: list[Verdict] = []
         if self.at_least is not None:
             found.append(verdicts.at_least(own, self.at_least))
         if self.shared:
-            found.append(self.share(case, seen, own, measured))
+            found.append(self.share(context, seen, own, measure))
         verdict = verdicts.together(found)
         reading = self.at_least is not None or self.share_at_least is not None
-        if reading and (why := self.lucky(case, seen, own)):
+        if reading and (why := self.lucky(context, seen, own)):
             verdict = verdicts.control_as_good(verdict, why)
         beside = () if own in verdict.scores else (own,)
         return replace(
@@ -155,31 +155,31 @@ class Decodable(Claim):
             scores=(*verdict.scores, *beside),
         )
 
-    def chart(self, case: Case, measured: Measured) -> Chart:
-        roles = (case.role, *(r for r in self.helped_by(case.role) if case.has(r)))
+    def chart(self, context: ClaimContext, measure: Measure) -> Chart:
+        roles = (context.role, *(r for r in self.optional_roles(context.role) if context.has(r)))
         lines = [
             line
             for role in roles
-            for line in by_layer(case, role, measured(self.probe(case, role)))
+            for line in by_layer(context, role, measure(self.probe(context, role)))
             # whose answers were shuffled hardly differs from model to model
-            if role == case.role or not line.control
+            if role == context.role or not line.control
         ]
         return Chart(
             "Can the answer be read from the activations?",
             "layers, 0 is the embedding",
             f"accuracy of a linear probe at {self.position}",
             tuple(lines),
-            (case.task.chance, "guessing"),
+            (context.task.chance, "guessing"),
             "A linear probe of the residual stream after each layer. What is read far above the "
             "model that never had it, although it is not said, is still in there.",
         )
 
-    def accuracy(self, case: Case, seen: Observations) -> Score:
+    def accuracy(self, context: ClaimContext, seen: Observations) -> Score:
         """Of the best layer's probe, beside the one that learned shuffled answers."""
-        how = case.sampling(seen)
+        how = context.sampling(seen)
         luck = estimates.proportion(column(seen, "shuffled"), how)
         return score(
-            case,
+            context,
             "probe accuracy",
             estimates.proportion(column(seen, "correct"), how),
             f"accuracy of a linear probe of the residual stream at {self.position}, at the layer "
@@ -187,48 +187,50 @@ class Decodable(Claim):
             control=Control("a probe trained on shuffled answers", luck.value, luck.interval),
         )
 
-    def lucky(self, case: Case, seen: Observations, own: Score) -> str | None:
+    def lucky(self, context: ClaimContext, seen: Observations, own: Score) -> str | None:
         """Why what was read may be luck, or None."""
         gap = estimates.difference(
-            column(seen, "correct"), column(seen, "shuffled"), case.sampling(seen)
+            column(seen, "correct"), column(seen, "shuffled"), context.sampling(seen)
         )
         if gap.interval[0] <= 0:
             luck = float(np.mean(column(seen, "shuffled")))
             return f"a probe trained on shuffled answers does as well ({luck:.3f})"
-        if own.interval[0] <= case.task.chance:
-            return f"guessing does as well ({case.task.chance:.3f})"
+        if own.interval[0] <= context.task.chance:
+            return f"guessing does as well ({context.task.chance:.3f})"
         return None
 
-    def share(self, case: Case, seen: Observations, own: Score, measured: Measured) -> Verdict:
+    def share(
+        self, context: ClaimContext, seen: Observations, own: Score, measure: Measure
+    ) -> Verdict:
         """Where the model stands between the control and the pre-trained one."""
         bounds = verdicts.bounds(self.share_at_least, self.share_at_most)
         bound = f"a share of {verdicts.spell(*bounds)}"
-        missing = [role for role in self.helped_by(case.role) if not case.has(role)]
+        missing = [role for role in self.optional_roles(context.role) if not context.has(role)]
         if missing:
             which = " and ".join(missing)
             return verdicts.model_missing(
                 f"a share is measured against other models and this run has none for the role "
                 f"{which}: {add_models(missing)}; the probe alone reads {verdicts.show(own)}, "
-                f"{self.alone(case, seen, own)}",
+                f"{self.alone(context, seen, own)}",
                 bound,
             )
         control, pretrained = (
-            measured(self.probe(case, role)) for role in (self.control, self.pretrained)
+            measure(self.probe(context, role)) for role in (self.control, self.pretrained)
         )
         check_paired(seen, control, pretrained)
-        how = case.sampling(seen)
+        how = context.sampling(seen)
         ends = column(control, "correct"), column(pretrained, "correct")
         try:
             found = estimates.normalised(column(seen, "correct"), *ends, how)
             luck = estimates.normalised(column(seen, "shuffled"), *ends, how)
-        except estimates.Undefined:
+        except estimates.UndefinedScoreError:
             return verdicts.no_difference(
                 f"the probe reads {self.pretrained} ({np.mean(ends[1]):.3f}) not better than "
                 f"{self.control} ({np.mean(ends[0]):.3f}), so there is nothing to have a share of",
                 bound,
             )
         judged = score(
-            case,
+            context,
             "share of the capability",
             found,
             f"(a - a({self.control})) / (a({self.pretrained}) - a({self.control})), a the accuracy "
@@ -238,24 +240,24 @@ class Decodable(Claim):
         )
         return verdicts.within(judged, *bounds)
 
-    def alone(self, case: Case, seen: Observations, own: Score) -> str:
+    def alone(self, context: ClaimContext, seen: Observations, own: Score) -> str:
         """What can be said of a probe that nothing stands beside."""
-        if (why := self.lucky(case, seen, own)) is not None:
+        if (why := self.lucky(context, seen, own)) is not None:
             return f"but {why}"
         return (
             f"more than one trained on shuffled answers "
             f"({np.mean(column(seen, 'shuffled')):.3f}) and more than guessing "
-            f"({case.task.chance:.3f})"
+            f"({context.task.chance:.3f})"
         )
 
 
-def by_layer(case: Case, role: str, seen: Observations) -> list[Line]:
+def by_layer(context: ClaimContext, role: str, seen: Observations) -> list[Line]:
     """The probe's accuracy after each number of layers, and that of the shuffled one."""
     layers = sorted(int(n.partition("@")[2]) for n in seen.values if n.startswith("correct@"))
     lines = []
     for what, name in (("correct", ""), ("shuffled", "shuffled answers")):
         found = [
-            (k, estimates.proportion(seen.values[f"{what}@{k}"], case.sampling(seen)))
+            (k, estimates.proportion(seen.values[f"{what}@{k}"], context.sampling(seen)))
             for k in layers
         ]
         points = tuple((float(k), e.value, e.interval) for k, e in found)

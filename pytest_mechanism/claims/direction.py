@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.refusing import (
     FORBIDDEN,
     REFUSAL_SCORE,
@@ -30,8 +30,8 @@ from pytest_mechanism.claims.refusing import (
     refusal,
 )
 from pytest_mechanism.claims.scoring import score
-from pytest_mechanism.methods.catalogue import DIRECTION, FIND_DIRECTION, SAME_DIRECTION
-from pytest_mechanism.spec.thresholds import ByRandom, Cosine, Divergence, Left
+from pytest_mechanism.fields.thresholds import ByRandom, Cosine, Divergence, Left
+from pytest_mechanism.measurements.catalogue import DIRECTION, FIND_DIRECTION, SAME_DIRECTION
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.cosine import by_chance, cosine
 from pytest_mechanism.tasks.base import Task
@@ -70,7 +70,7 @@ class Direction(Claim):
     )
 
     needs_groups: ClassVar[bool] = False
-    alike: ClassVar[tuple[str, ...]] = ("n_layers", "d_model")
+    matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "d_model")
 
     kind: Literal["direction"]
     on: Roles | None = None
@@ -83,7 +83,7 @@ class Direction(Claim):
     kl_at_most: Divergence = 0.1
 
     @model_validator(mode="after")
-    def says_something(self) -> Direction:
+    def check_thresholds(self) -> Direction:
         if (self.source is None) != (self.to is None):
             raise ValueError("from and to go together")
         if self.source is not None and self.on is not None:
@@ -110,56 +110,60 @@ class Direction(Claim):
         """How a direction is found."""
         return {"learn": self.learn, "validate": VALIDATE, "kl_at_most": self.kl_at_most}
 
-    def inputs(self, case: Case) -> tuple[Measurement, ...]:
+    def inputs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         """The other model's direction."""
         if self.source is None:
             return ()
-        return (case.ask(FIND_DIRECTION, self.source, kept=False, **self.search),)
+        return (context.ask(FIND_DIRECTION, self.source, kept=False, **self.search),)
 
-    def ablated(self, case: Case) -> Measurement:
-        return case.ask(
+    def ablated(self, context: ClaimContext) -> Measurement:
+        return context.ask(
             DIRECTION,
-            self.to or case.role,
-            self.inputs(case),
-            rows=case.rows,
+            self.to or context.role,
+            self.inputs(context),
+            rows=context.rows,
             stream="rows",
             random=RANDOM,
-            seed=case.seed,
+            seed=context.seed,
             **self.search,
         )
 
-    def compared(self, case: Case) -> Measurement:
-        return case.ask(SAME_DIRECTION, self.to or case.role, self.inputs(case), learn=self.learn)
+    def compared(self, context: ClaimContext) -> Measurement:
+        return context.ask(
+            SAME_DIRECTION, self.to or context.role, self.inputs(context), learn=self.learn
+        )
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        needed = (self.ablated(case),) if self.ablation_leaves_at_most is not None else ()
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        needed = (self.ablated(context),) if self.ablation_leaves_at_most is not None else ()
         if self.cosine_at_least is None:
             return needed
-        asked = [refusal(case, m, a) for m in self.models(PAIR) for a in ("forbidden", "allowed")]
-        return (*needed, self.compared(case), *asked)
+        asked = [
+            refusal(context, m, a) for m in self.models(PAIR) for a in ("forbidden", "allowed")
+        ]
+        return (*needed, self.compared(context), *asked)
 
     # -- how it is judged
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         found: list[Verdict] = []
         if self.ablation_leaves_at_most is not None:
-            seen = measured(self.ablated(case))
-            found += self.mediates(case, seen, self.ablation_leaves_at_most)
+            seen = measure(self.ablated(context))
+            found += self.mediates(context, seen, self.ablation_leaves_at_most)
         if self.cosine_at_least is not None:
-            verdict = self.same(case, measured(self.compared(case)), self.cosine_at_least)
-            found.append(self.of_refusal(case, measured, verdict))
+            verdict = self.same(context, measure(self.compared(context)), self.cosine_at_least)
+            found.append(self.of_refusal(context, measure, verdict))
         return verdicts.together(found)
 
     @property
     def whose(self) -> str:
         return f"the direction of {self.source}" if self.source else "its direction"
 
-    def mediates(self, case: Case, seen: Observations, most: float) -> list[Verdict]:
+    def mediates(self, context: ClaimContext, seen: Observations, most: float) -> list[Verdict]:
         """Refusal without the direction, and without random ones."""
-        how, bound = case.sampling(seen), verdicts.spell(-float("inf"), most)
+        how, bound = context.sampling(seen), verdicts.spell(-float("inf"), most)
         draws = [f"random_{i}_" for i in range(RANDOM)]
         before = estimates.proportion(seen.values["refused"], how)
         changes = [
@@ -169,16 +173,18 @@ class Direction(Claim):
         worst = max(range(RANDOM), key=lambda i: abs(changes[i].value))
         random = estimates.proportion(seen.values[f"{draws[worst]}refused"], how)
         control = Control(f"the worst of {RANDOM} random directions", random.value, random.interval)
-        own = score(case, "refusal before", before, REFUSED.format(what=FORBIDDEN), control=control)
+        own = score(
+            context, "refusal before", before, REFUSED.format(what=FORBIDDEN), control=control
+        )
         if seen.facts["direction"] == "none":
             least = seen.facts["least divergence"]
             reason = (
-                f"no direction can be taken out of {self.source or case.role} at a KL divergence "
+                f"no direction can be taken out of {self.source or context.role} at a KL divergence "
                 f"of {self.kl_at_most:g} nats on harmless instructions (least {least})"
             )
             return [verdicts.inconclusive(reason, bound, (own,))]
         left = score(
-            case,
+            context,
             f"refusal without {self.whose}",
             estimates.proportion(seen.values["without_refused"], how),
             f"{REFUSED.format(what=FORBIDDEN)} when the direction is taken out of the residual "
@@ -193,12 +199,12 @@ class Direction(Claim):
         verdict = verdicts.ahead(verdict, gap, f"without a random one {random.value:.3f} are")
         if before.interval[0] <= most:
             reason = (
-                f"{self.to or case.role} refuses {verdicts.show(own)} of {FORBIDDEN} as it is, so "
+                f"{self.to or context.role} refuses {verdicts.show(own)} of {FORBIDDEN} as it is, so "
                 "taking a direction away shows nothing"
             )
             return [verdicts.at_chance(reason, bound, (left, own))]
         change = score(
-            case,
+            context,
             "change by a random direction",
             changes[worst],
             f"difference of refusal with and without it, the largest of {RANDOM}",
@@ -206,20 +212,20 @@ class Direction(Claim):
         )
         limit = self.random_changes_at_most
         controlled = verdicts.within(change, -limit, limit)
-        beside = (own, self.nearness(case, seen, draws[worst]))
+        beside = (own, self.nearness(context, seen, draws[worst]))
         return [verdict, replace(controlled, scores=(*controlled.scores, *beside))]
 
-    def nearness(self, case: Case, seen: Observations, draw: str) -> Score:
+    def nearness(self, context: ClaimContext, seen: Observations, draw: str) -> Score:
         """The refusal score without the direction, beside that without a random one."""
-        how = case.sampling(seen)
+        how = context.sampling(seen)
         own, other = (
             estimates.mean(seen.values[f"{name}refusal_score"], how) for name in ("without_", draw)
         )
         control = Control("without a random direction", other.value, other.interval)
         name = f"refusal score without {self.whose}"
-        return score(case, name, own, REFUSAL_SCORE, "lower", control)
+        return score(context, name, own, REFUSAL_SCORE, "lower", control)
 
-    def same(self, case: Case, seen: Observations, least: float) -> Verdict:
+    def same(self, context: ClaimContext, seen: Observations, least: float) -> Verdict:
         """The cosine of the two models' directions."""
         bound = verdicts.spell(least, float("inf"))
         if seen.facts["direction"] == "none":
@@ -234,13 +240,13 @@ class Direction(Claim):
             np.stack([np.asarray(seen.values[f"{name}_{j}"]) for j in range(n)], axis=1)
             for name in ("own", "other", "both")
         )
-        chance = by_chance(case.shapes[self.to or case.role].d_model, case.confidence)
+        chance = by_chance(context.shapes[self.to or context.role].d_model, context.confidence)
         try:
-            found = cosine(own, other, both, case.sampling(seen))
-        except estimates.Undefined as problem:
+            found = cosine(own, other, both, context.sampling(seen))
+        except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(f"the cosine has no value: {problem}", bound)
         judged = score(
-            case,
+            context,
             f"cosine of the directions of {self.source} and {self.to}",
             found,
             f"cosine of mean(harmful) - mean(harmless) in the two models, {seen.facts['direction']}",
@@ -252,14 +258,14 @@ class Direction(Claim):
             return verdicts.control_as_good(verdict, why)
         return verdict
 
-    def of_refusal(self, case: Case, measured: Measured, verdict: Verdict) -> Verdict:
+    def of_refusal(self, context: ClaimContext, measure: Measure, verdict: Verdict) -> Verdict:
         """The verdict on a cosine, where both models refuse: any two models that are alike have
         some direction in common."""
         for role in self.models(PAIR):
             refused, over_refused = rates(
-                case,
-                measured(refusal(case, role, "forbidden")),
-                measured(refusal(case, role, "allowed")),
+                context,
+                measure(refusal(context, role, "forbidden")),
+                measure(refusal(context, role, "allowed")),
             )
             reference = role == self.source
             verdict = discerning(verdict, refused, over_refused, role, reference=reference)

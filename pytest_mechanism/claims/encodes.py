@@ -20,11 +20,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Case, Measured, Roles, listed
+from pytest_mechanism.claims.base import ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.masks import Masked, among, selected
 from pytest_mechanism.claims.scoring import above_chance, score
-from pytest_mechanism.methods.catalogue import INTERCHANGE
-from pytest_mechanism.spec.thresholds import RecoversAtLeast, RecoversAtMost
+from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
+from pytest_mechanism.measurements.catalogue import INTERCHANGE
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Measurement, Observations, Verdict
@@ -55,7 +55,7 @@ class Encodes(Masked):
     at_most: RecoversAtMost | None = None
 
     @model_validator(mode="after")
-    def says_something(self) -> Encodes:
+    def check_thresholds(self) -> Encodes:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("needs one of at_least, at_most")
         self.check_mask()
@@ -70,65 +70,67 @@ class Encodes(Masked):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("interchange", self.variable),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        group = case.group(self.group, case.role)
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        group = context.group(self.group, context.role)
         if self.heads == "learned":  # which heads are patched follows from it
-            return (self.mask(case, case.role, group, self.variable),)
-        return (self.moved(case, group.members(), self.control(case, group.members())[0]),)
+            return (self.mask(context, context.role, group, self.variable),)
+        return (self.moved(context, group.members(), self.control(context, group.members())[0]),)
 
-    def moved(self, case: Case, heads: list[Head], control: list[Head]) -> Measurement:
+    def moved(self, context: ClaimContext, heads: list[Head], control: list[Head]) -> Measurement:
         """What comes out when z of these heads is taken from the source."""
-        return case.ask(
+        return context.ask(
             INTERCHANGE,
-            case.role,
+            context.role,
             heads=heads,
-            at=case.group(self.group, case.role).at,
+            at=context.group(self.group, context.role).at,
             variable=self.variable,
             control=control,
-            rows=case.rows,
+            rows=context.rows,
         )
 
-    def lacks(self, case: Case) -> str | None:
-        heads, why = self.control(case, case.group(self.group, case.role).members())
+    def lacks(self, context: ClaimContext) -> str | None:
+        heads, why = self.control(context, context.group(self.group, context.role).members())
         if heads or self.at_least is None or self.heads == "learned":
-            return super().lacks(case)
+            return super().lacks(context)
         return f"it cannot pass without a control: {why}"
 
-    def control(self, case: Case, heads: list[Head]) -> tuple[list[Head], str]:
+    def control(self, context: ClaimContext, heads: list[Head]) -> tuple[list[Head], str]:
         """As many random heads as are patched, from their layers, none of them in the group."""
-        group = case.group(self.group, case.role)
+        group = context.group(self.group, context.role)
         patched = among(group, heads)
         if patched is None:
             return [], "the mask selects no head"
-        return case.random_heads(patched, case.role, spare=group.members())
+        return context.random_heads(patched, context.role, spare=group.members())
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        heads, chosen = case.group(self.group, case.role).members(), None
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        heads, chosen = context.group(self.group, context.role).members(), None
         if self.heads == "learned":
-            mask = measured(self.needs(case)[0])
+            mask = measure(self.needs(context)[0])
             heads, chosen = selected(mask), mask.facts["selected"]
-        others, control_name = self.control(case, heads)
-        seen = measured(self.moved(case, heads, others))
+        others, control_name = self.control(context, heads)
+        seen = measure(self.moved(context, heads, others))
         own = "own" if "own" in seen.values else "ceiling"
-        if not above_chance(case, seen, own):
+        if not above_chance(context, seen, own):
             return verdicts.at_chance(
-                f"{case.role} answers these prompts at chance (accuracy "
-                f"{np.mean(seen.values[own]):.3f}, chance {case.task.chance:.3f}), so what its "
+                f"{context.role} answers these prompts at chance (accuracy "
+                f"{np.mean(seen.values[own]):.3f}, chance {context.task.chance:.3f}), so what its "
                 "heads carry cannot be read off its answers",
                 verdicts.spell(*verdicts.bounds(self.at_least, self.at_most)),
             )
         bounds = verdicts.bounds(self.at_least, self.at_most)
         bound = verdicts.spell(*bounds)
         try:
-            found = self.normalised(case, seen, "patched")
-            control = self.normalised(case, seen, "control") if "control" in seen.values else None
-        except estimates.Undefined as problem:
+            found = self.normalised(context, seen, "patched")
+            control = (
+                self.normalised(context, seen, "control") if "control" in seen.values else None
+            )
+        except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(
-                f"{case.role} answers these prompts no better than with nothing moved: {problem}",
+                f"{context.role} answers these prompts no better than with nothing moved: {problem}",
                 bound,
             )
         judged = score(
-            case,
+            context,
             f"{self.group} encodes {self.variable}",
             found,
             "(accuracy - floor) / (ceiling - floor) when z of the heads comes from the source"
@@ -141,16 +143,18 @@ class Encodes(Masked):
             verdict = verdicts.no_control(verdict, control_name)
         elif self.at_least is not None and control is not None:
             gap = estimates.difference(
-                seen.values["patched"], seen.values["control"], case.sampling(seen)
+                seen.values["patched"], seen.values["control"], context.sampling(seen)
             )
             why = f"{control_name} do as well ({control.value:.3f})"
             verdict = verdicts.ahead(verdict, gap, why)
         return verdict
 
-    def normalised(self, case: Case, seen: Observations, column: str) -> estimates.Estimate:
+    def normalised(
+        self, context: ClaimContext, seen: Observations, column: str
+    ) -> estimates.Estimate:
         return estimates.normalised(
             seen.values[column],
             seen.values["floor"],
             seen.values["ceiling"],
-            case.sampling(seen),
+            context.sampling(seen),
         )

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.circuits import circuit, random_circuits
 from pytest_mechanism.claims.scoring import (
     COLUMN,
@@ -25,7 +25,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.spec.thresholds import Faithful
+from pytest_mechanism.fields.thresholds import Faithful
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
@@ -70,39 +70,39 @@ class Faithfulness(Claim):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (
-            performance(case, case.role),
-            circuit(case, case.role),
-            random_circuits(case, case.role, self.random),
+            performance(context, context.role),
+            circuit(context, context.role),
+            random_circuits(context, context.role, self.random),
         )
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        full, parts, chosen = (measured(m) for m in self.needs(case))
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        full, parts, chosen = (measure(m) for m in self.needs(context))
         check_paired(full, parts, chosen)
         bound = verdicts.spell(*self.between)
-        if not above_chance(case, full):
+        if not above_chance(context, full):
             return verdicts.at_chance(
-                f"{case.role} does not solve the task (accuracy "
-                f"{np.mean(full.values['correct']):.3f}, chance {case.task.chance:.3f}), so there "
+                f"{context.role} does not solve the task (accuracy "
+                f"{np.mean(full.values['correct']):.3f}, chance {context.task.chance:.3f}), so there "
                 "is nothing for a circuit to be faithful to",
                 bound,
             )
         try:
             found = faithfulness_scores(
-                case, full, parts, chosen, self.metric, self.of, self.between
+                context, full, parts, chosen, self.metric, self.of, self.between
             )
-        except estimates.Undefined as problem:
+        except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(f"faithfulness has no value: {problem}", bound)
         judged = found[0]
         verdict = verdicts.within(judged, *self.between)
-        for gap in over_random(case, parts, chosen, self.of):
+        for gap in over_random(context, parts, chosen, self.of):
             verdict = verdicts.ahead(verdict, gap, "random circuits of the same sizes do as well")
         return replace(verdict, scores=found)
 
 
 def faithfulness_scores(
-    case: Case,
+    context: ClaimContext,
     full: Observations,
     parts: Observations,
     chosen: Observations,
@@ -116,12 +116,12 @@ def faithfulness_scores(
     against what is ``asked`` counts; of two that do alike, the one further from 1.
 
     Raises:
-        Undefined: the full model and the silent one are not told apart.
+        UndefinedScoreError: the full model and the silent one are not told apart.
     """
     column = COLUMN[of]
     ceiling, floor = full.values[column], parts.values[f"empty_{column}"]
     draws = mean_draw(chosen, column)
-    k, how = len(draws), case.sampling(full)
+    k, how = len(draws), context.sampling(full)
 
     def one(metric: str, part: str) -> estimates.Estimate:
         mine = parts.values[f"{part}_{column}"]
@@ -136,7 +136,7 @@ def faithfulness_scores(
                 found = estimates.normalised(draws, floor[:k], ceiling[:k], how.first(k))
             else:
                 found = estimates.of_means([draws, ceiling[:k]], lambda c, m: c / m, how.first(k))
-        except estimates.Undefined:
+        except estimates.UndefinedScoreError:
             return None
         return Control(name, found.value, found.interval)
 
@@ -149,7 +149,7 @@ def faithfulness_scores(
     for each in (metric, *(m for m in described if m != metric)):
         name = "faithfulness" if each == "normalised" else "faithfulness ratio"
         found = [
-            score(case, name, one(each, part), described[each], 1.0, control(each), ablated=True)
+            score(context, name, one(each, part), described[each], 1.0, control(each), ablated=True)
             for part in variants
         ]
         scores.append(max(found, key=lambda s: (badness(s, asked), abs(s.value - 1))))
@@ -162,7 +162,7 @@ def badness(found: Score, asked: tuple[float, float]) -> int:
 
 
 def over_random(
-    case: Case, parts: Observations, chosen: Observations, of: Of
+    context: ClaimContext, parts: Observations, chosen: Observations, of: Of
 ) -> list[estimates.Estimate]:
     """By how much the circuit, with and without the hint of where the answer stands, does better
     than the mean random one on the same rows."""
@@ -171,7 +171,7 @@ def over_random(
     k = len(draws)
     variants = (f"circuit_{column}", f"circuit_without_hint_{column}")
     return [
-        estimates.difference(parts.values[name][:k], draws, case.sampling(parts).first(k))
+        estimates.difference(parts.values[name][:k], draws, context.sampling(parts).first(k))
         for name in variants
         if name in parts.values
     ]

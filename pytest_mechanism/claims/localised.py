@@ -16,10 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import score
-from pytest_mechanism.methods.catalogue import PRUNING
-from pytest_mechanism.spec.thresholds import AtLeast
+from pytest_mechanism.fields.thresholds import AtLeast
+from pytest_mechanism.measurements.catalogue import PRUNING
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Control, Line, Measurement, Observations, Verdict
@@ -58,7 +58,7 @@ class Localised(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def unfit(self, task: Task) -> str | None:
+    def unsupported_reason(self, task: Task) -> str | None:
         return task.no_capability
 
     @property
@@ -69,37 +69,37 @@ class Localised(Claim):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (
-            case.ask(
+            context.ask(
                 PRUNING,
-                case.role,
+                context.role,
                 units=self.units,
                 counts=self.counts,
                 draws=DRAWS,
-                seed=case.seed,
-                rows=case.rows,
+                seed=context.seed,
+                rows=context.rows,
                 stream="rows",
                 scored=SCORED,
                 chosen=CHOSEN,
             ),
         )
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        seen = measured(self.needs(case)[0])
-        how = case.sampling(seen)
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        seen = measure(self.needs(context)[0])
+        how = context.sampling(seen)
         bound = verdicts.spell(self.restores_at_least, float("inf"))
         as_it_is = score(
-            case,
+            context,
             "accuracy with nothing zeroed",
             estimates.proportion(seen.values["correct@0"], how),
             "share of what must be refused that is answered right",
             "lower",
-            Control("guessing among the prompt's options", case.task.chance),
+            Control("guessing among the prompt's options", context.task.chance),
         )
         if as_it_is.interval[1] >= self.restores_at_least:
             return verdicts.no_difference(
-                f"{case.role} may answer as much as is claimed with nothing zeroed "
+                f"{context.role} may answer as much as is claimed with nothing zeroed "
                 f"({verdicts.show(as_it_is)}), so nothing is hidden that units could give back",
                 bound,
                 (as_it_is,),
@@ -115,7 +115,7 @@ class Localised(Claim):
             control = Control(name, other.value, other.interval)
             gap = estimates.difference(best, luck, how)
         judged = score(
-            case,
+            context,
             f"accuracy without the {self.units} that hide it",
             estimates.proportion(best, how),
             f"share of what must be refused that is answered right with the {self.units} of the "
@@ -130,7 +130,7 @@ class Localised(Claim):
             why = f"as many random others do as well ({control.value:.3f})"
             verdict = verdicts.ahead(verdict, gap, why)
         refused = score(
-            case,
+            context,
             f"refused without the {self.units} that hide it",
             estimates.proportion(seen.values[f"refused@{count}"], how),
             "share of what must be refused that is still refused",
@@ -146,9 +146,9 @@ class Localised(Claim):
             scores=(judged, as_it_is, refused),
         )
 
-    def chart(self, case: Case, measured: Measured) -> Chart:
-        seen = measured(self.needs(case)[0])
-        how = case.sampling(seen)
+    def chart(self, context: ClaimContext, measure: Measure) -> Chart:
+        seen = measure(self.needs(context)[0])
+        how = context.sampling(seen)
         names = {"correct": "answered right", "refused": "refused"}
         names |= {f"random{i}_correct": "right without random units" for i in range(DRAWS)}
         lines = []
@@ -157,7 +157,7 @@ class Localised(Claim):
             found = [(k, estimates.proportion(seen.values[f"{what}@{k}"], how)) for k in there]
             # counts are spread like a logarithm, so they stand at equal distances
             points = tuple((float(self.counts.index(k)), e.value, e.interval) for k, e in found)
-            lines.append(Line(case.role, name, points, control=what.startswith("random")))
+            lines.append(Line(context.role, name, points, control=what.startswith("random")))
         return Chart(
             f"Do a few {self.units} hide it?",
             f"{self.units} zeroed",

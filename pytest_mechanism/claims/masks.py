@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pytest_mechanism.claims.base import Case, Claim
-from pytest_mechanism.methods.catalogue import MASK
-from pytest_mechanism.spec.parts import Group
-from pytest_mechanism.spec.thresholds import MaskRate, Sparsity
+from pytest_mechanism.claims.base import Claim, ClaimContext
+from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
+from pytest_mechanism.measurements.catalogue import MASK
 from pytest_mechanism.types import Head, Measurement, Observations
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
@@ -41,9 +41,9 @@ class Masked(Claim):
                 if getattr(self, name) != published:
                     raise ValueError(f"{name} is of a mask: needs heads: learned")
 
-    def mask(self, case: Case, on: str, group: Group, variable: str) -> Measurement:
+    def mask(self, context: ClaimContext, on: str, group: Group, variable: str) -> Measurement:
         """The mask over a group's heads, learned on the model of role ``on``."""
-        return case.ask(
+        return context.ask(
             MASK,
             on,
             heads=group.members(),

@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictStr
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.discovery.minimality import Circuit, Needed, holm, measure_minimality
-from pytest_mechanism.spec.thresholds import Cost
+from pytest_mechanism.fields.thresholds import Cost
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
@@ -54,25 +54,25 @@ class Minimality(Claim):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        return (performance(case, case.role),)
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        return (performance(context, context.role),)
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         bound = verdicts.spell(self.costs_at_least, float("inf"))
-        if not above_chance(case, measured(performance(case, case.role))):
+        if not above_chance(context, measure(performance(context, context.role))):
             return verdicts.at_chance(
-                f"{case.role} does not solve the task, so its circuit needs no head", bound
+                f"{context.role} does not solve the task, so its circuit needs no head", bound
             )
-        circuit: Circuit = {n: case.group(n, case.role).members() for n in case.groups}
+        circuit: Circuit = {n: context.group(n, context.role).members() for n in context.groups}
         found = measure_minimality(
-            case, case.role, circuit, measured, max(20, case.rows // 3), case.rows, "rows",
+            context, context.role, circuit, measure, max(20, context.rows // 3), context.rows, "rows",
             self.costs_at_least,
         )  # fmt: skip
         heads = [n for n in found.heads if self.groups is None or n.group in self.groups]
         weakest = min(heads, key=lambda n: n.effect.interval[0])
         control = Control("a head outside the circuit, which is silent already", 0.0)
         judged = score(
-            case,
+            context,
             # which head it is may change from run to run; what is judged and accepted does not
             "least needed head",
             weakest.effect,
@@ -89,7 +89,9 @@ class Minimality(Claim):
         if verdict.red:
             adjusted = holm([n.p for n in heads])
             unneeded = [
-                spelled(n) for n, p in zip(heads, adjusted, strict=True) if p >= 1 - case.confidence
+                spelled(n)
+                for n, p in zip(heads, adjusted, strict=True)
+                if p >= 1 - context.confidence
             ]
             named = (
                 f"; not shown to cost {self.costs_at_least:g} (Holm over {len(heads)} heads): "
@@ -104,7 +106,7 @@ class Minimality(Claim):
             if least.published is None
             else (
                 score(
-                    case,
+                    context,
                     "least published minimality score",
                     least.published,
                     f"F(C without K) / F(C without K and {spelled(least)}) - 1 "

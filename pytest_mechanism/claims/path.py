@@ -14,11 +14,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, StrictStr
 
-from pytest_mechanism.claims.base import Case, Claim, Measured, Roles, listed
+from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
-from pytest_mechanism.methods.catalogue import PATH_PATCHING
-from pytest_mechanism.spec.parts import Group
-from pytest_mechanism.spec.thresholds import DriftInNats, Nats
+from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.thresholds import DriftInNats, Nats
+from pytest_mechanism.measurements.catalogue import PATH_PATCHING
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Measurement, Verdict
@@ -54,46 +54,47 @@ class Path(Claim):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
-        group = case.group(self.group, case.role)
-        control, _ = self.control(case)
-        receivers = case.group(group.into.group, case.role).members() if group.into else []
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        group = context.group(self.group, context.role)
+        control, _ = self.control(context)
+        receivers = context.group(group.into.group, context.role).members() if group.into else []
         return (
-            performance(case, case.role),
-            case.ask(
+            performance(context, context.role),
+            context.ask(
                 PATH_PATCHING,
-                case.role,
+                context.role,
                 senders={"group": group.members(), **({"control": control} if control else {})},
                 at=group.at,
                 receivers=receivers,
                 via=group.into.via if group.into else None,
-                rows=case.rows,
+                rows=context.rows,
                 stream="pairs",
             ),
         )
 
-    def control(self, case: Case) -> tuple[list[Head], str]:
+    def control(self, context: ClaimContext) -> tuple[list[Head], str]:
         """Random heads that the receivers could hear."""
-        group = case.group(self.group, case.role)
+        group = context.group(self.group, context.role)
         if group.into is None:
-            return case.random_heads(group, case.role)
-        readers = case.group(group.into.group, case.role).members()
-        return case.random_heads(group, case.role, below=max(layer for layer, _ in readers))
+            return context.random_heads(group, context.role)
+        readers = context.group(group.into.group, context.role).members()
+        return context.random_heads(group, context.role, below=max(layer for layer, _ in readers))
 
-    def lacks(self, case: Case) -> str | None:
-        heads, why = self.control(case)
-        return super().lacks(case) if heads else f"it cannot pass without a control: {why}"
+    def lacks(self, context: ClaimContext) -> str | None:
+        heads, why = self.control(context)
+        return super().lacks(context) if heads else f"it cannot pass without a control: {why}"
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        full, seen = (measured(m) for m in self.needs(case))
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        full, seen = (measure(m) for m in self.needs(context))
         bound = f"drops at least {self.drops_at_least:g}"
-        if not above_chance(case, full):
+        if not above_chance(context, full):
             return verdicts.at_chance(
-                f"{case.role} does not solve the task, so no path can matter to its answer", bound
+                f"{context.role} does not solve the task, so no path can matter to its answer",
+                bound,
             )
-        group = case.group(self.group, case.role)
-        _, control_name = self.control(case)
-        how = case.sampling(seen)
+        group = context.group(self.group, context.role)
+        _, control_name = self.control(context)
+        how = context.sampling(seen)
         into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
 
         def one(column: str) -> tuple[estimates.Estimate, Control | None]:
@@ -108,16 +109,16 @@ class Path(Claim):
 
         estimate, control = one("group")
         judged = score(
-            case,
+            context,
             f"path {self.group} -> {into}",
             estimate,
-            "mean change of the answer's log-probability, in nats" + shared_keys(case, group),
+            "mean change of the answer's log-probability, in nats" + shared_keys(context, group),
             "lower",
             control,
         )
         ratio, ratio_control = one("ratio group")
         published = score(
-            case,
+            context,
             f"path {self.group} -> {into}, published ratio",
             ratio,
             "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)",
@@ -134,9 +135,9 @@ class Path(Claim):
         return replace(verdict, scores=(judged, published))
 
 
-def shared_keys(case: Case, group: Group) -> str:
+def shared_keys(context: ClaimContext, group: Group) -> str:
     """Under GQA, k and v of a head are those of its key-value group; a score says so."""
-    shape = case.shapes[case.role]
+    shape = context.shapes[context.role]
     if group.into is None or group.into.via == "q" or shape.n_kv_heads == shape.n_heads:
         return ""
     return f"; {group.into.via} of the readers' key-value groups (GQA)"

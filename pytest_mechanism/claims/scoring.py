@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.catalogue import PERFORMANCE
+from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Control, Measurement, Observations, Score
@@ -19,13 +19,13 @@ Of = Literal["accuracy", "log_probability"]
 COLUMN: Mapping[str, str] = {"accuracy": "correct", "log_probability": "log_probability"}
 
 
-def performance(case: Case, role: str) -> Measurement:
+def performance(context: ClaimContext, role: str) -> Measurement:
     """The whole model on the task's rows."""
-    return case.ask(PERFORMANCE, role, rows=case.rows, stream="rows")
+    return context.ask(PERFORMANCE, role, rows=context.rows, stream="rows")
 
 
 def score(
-    case: Case,
+    context: ClaimContext,
     name: str,
     estimate: Estimate,
     metric: str,
@@ -34,14 +34,14 @@ def score(
     ablated: bool = False,
 ) -> Score:
     """An estimate with everything that has to stand beside it."""
-    setting = case.setting
+    setting = context.setting
     if ablated:
-        setting = type(setting)(**{**vars(setting), "ablation": case.ablation.key()})
+        setting = type(setting)(**{**vars(setting), "ablation": context.ablation.key()})
     return Score(
         name=name,
         value=estimate.value,
         interval=estimate.interval,
-        confidence=case.confidence,
+        confidence=context.confidence,
         n=estimate.n,
         clusters=estimate.clusters,
         standard_error=estimate.standard_error,
@@ -53,22 +53,22 @@ def score(
     )
 
 
-def accuracy(case: Case, seen: Observations, name: str = "accuracy") -> Score:
+def accuracy(context: ClaimContext, seen: Observations, name: str = "accuracy") -> Score:
     """Share of rows whose most likely next token is the answer, beside chance."""
     return score(
-        case,
+        context,
         name,
-        estimates.proportion(seen.values["correct"], case.sampling(seen)),
+        estimates.proportion(seen.values["correct"], context.sampling(seen)),
         "share of rows whose most likely next token is the answer",
-        control=Control("guessing among the prompt's options", case.task.chance),
+        control=Control("guessing among the prompt's options", context.task.chance),
     )
 
 
-def above_chance(case: Case, seen: Observations, column: str = "correct") -> bool:
+def above_chance(context: ClaimContext, seen: Observations, column: str = "correct") -> bool:
     """Whether the model solves the task better than guessing, with confidence. Nothing relative is
     claimed of a model at chance: what is a fraction of a guess?"""
-    found = estimates.proportion(seen.values[column], case.sampling(seen))
-    return found.interval[0] > case.task.chance
+    found = estimates.proportion(seen.values[column], context.sampling(seen))
+    return found.interval[0] > context.task.chance
 
 
 def check_paired(*several: Observations) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
+from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.circuits import alive, circuit, random_circuits
 from pytest_mechanism.claims.codes import (
     CODE_ROWS,
@@ -46,9 +46,9 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.methods.catalogue import CODE, DONATION
-from pytest_mechanism.spec.parts import Part
-from pytest_mechanism.spec.thresholds import Faithful
+from pytest_mechanism.fields.parts import Part
+from pytest_mechanism.fields.thresholds import Faithful
+from pytest_mechanism.measurements.catalogue import CODE, DONATION
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
@@ -84,7 +84,7 @@ class Transfer(Claim):
     )
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
     ablates: ClassVar[bool] = True
-    alike: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
+    matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
     kind: Literal["transfer"]
     source: StrictStr = Field(alias="from")
@@ -94,7 +94,7 @@ class Transfer(Claim):
     random: Annotated[StrictInt, Field(ge=29, le=1000)] = 29
 
     @model_validator(mode="after")
-    def says_something(self) -> Transfer:
+    def check_thresholds(self) -> Transfer:
         if self.beats is None and self.faithfulness_at_least is None:
             raise ValueError("needs one of beats, faithfulness_at_least")
         if self.source == self.to:
@@ -117,32 +117,32 @@ class Transfer(Claim):
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, case: Case) -> tuple[Measurement, ...]:
+    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         beaten = self.beats.model if self.beats else self.to
         return (
-            performance(case, beaten),
-            performance(case, self.to),
-            circuit(case, self.to),
-            random_circuits(case, self.to, self.random),
+            performance(context, beaten),
+            performance(context, self.to),
+            circuit(context, self.to),
+            random_circuits(context, self.to, self.random),
         )
 
-    def codes(self, case: Case, measured: Measured) -> Strange:
+    def codes(self, context: ClaimContext, measure: Measure) -> Strange:
         """The circuit's heads whose z ``to`` does not read as ``from`` does."""
-        heads = sorted(set(alive(case, self.source)))
-        donation = case.ask(
+        heads = sorted(set(alive(context, self.source)))
+        donation = context.ask(
             DONATION, self.source, kept=False, heads=heads, rows=CODE_ROWS, stream="rows"
         )
-        asked = case.ask(CODE, self.to, (donation,), rows=CODE_ROWS, stream="rows")
-        return strange(measured(asked), heads)
+        asked = context.ask(CODE, self.to, (donation,), rows=CODE_ROWS, stream="rows")
+        return strange(measure(asked), heads)
 
-    def judge(self, case: Case, measured: Measured) -> Verdict:
-        beaten, full, parts, chosen = (measured(m) for m in self.needs(case))
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        beaten, full, parts, chosen = (measure(m) for m in self.needs(context))
         check_paired(beaten, full, parts, chosen)
-        how = case.sampling(full)
-        if not above_chance(case, full):
+        how = context.sampling(full)
+        if not above_chance(context, full):
             return verdicts.at_chance(
                 f"{self.to} is at chance (accuracy {np.mean(full.values['correct']):.3f}, chance "
-                f"{case.task.chance:.3f}), so no circuit works in it",
+                f"{context.task.chance:.3f}), so no circuit works in it",
                 "a circuit that works",
             )
         k = len(chosen.example_ids)
@@ -155,11 +155,11 @@ class Transfer(Claim):
         least = float(np.mean(mine[:k]))
         draws = means(chosen)
         if sum(drawn >= least for drawn in draws) == 1:
-            draws += means(measured(random_circuits(case, self.to, MORE, first=self.random)))
+            draws += means(measure(random_circuits(context, self.to, MORE, first=self.random)))
         lucky, best_random = sum(drawn >= least for drawn in draws), max(draws)
         control = Control(f"best of {len(draws)} random circuits of the same sizes", best_random)
         own = score(
-            case,
+            context,
             f"circuit of {self.source} in {self.to}: accuracy",
             estimates.proportion(mine, how),
             "accuracy with only the circuit alive",
@@ -168,9 +168,9 @@ class Transfer(Claim):
         )
         try:
             faithful = faithfulness_scores(
-                case, full, parts, chosen, "normalised", "accuracy", self.bounds
+                context, full, parts, chosen, "normalised", "accuracy", self.bounds
             )[0]
-        except estimates.Undefined as problem:
+        except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(
                 f"faithfulness in {self.to} has no value: {problem}", self.claimed, (own,)
             )
@@ -178,9 +178,9 @@ class Transfer(Claim):
         if self.faithfulness_at_least is not None:
             found.append(verdicts.within(faithful, *self.bounds))
         if self.beats is not None:
-            found.append(self.beating(case, beaten, full, mine, control, faithful))
+            found.append(self.beating(context, beaten, full, mine, control, faithful))
         together = verdicts.together(found)
-        if together.status == "fail" and (moved := changed_places(self.codes(case, measured))):
+        if together.status == "fail" and (moved := changed_places(self.codes(context, measure))):
             reason = f"{together.reason}, but {not_comparable(moved, self.source, self.to)}"
             cause = Cause.NOT_COMPARABLE
             together = replace(together, status="inconclusive", reason=reason, cause=cause)
@@ -207,7 +207,7 @@ class Transfer(Claim):
 
     def beating(
         self,
-        case: Case,
+        context: ClaimContext,
         beaten: Observations,
         full: Observations,
         mine: Any,
@@ -220,9 +220,9 @@ class Transfer(Claim):
         lost, and nothing is found out about the mechanism.
         """
         assert self.beats is not None  # noqa: S101 - for mypy
-        how, other = case.sampling(full), self.beats.model
+        how, other = context.sampling(full), self.beats.model
         gap = score(
-            case,
+            context,
             f"circuit of {self.source} in {self.to} minus full {other}",
             estimates.difference(mine, beaten.values["correct"], how),
             "paired difference of accuracy on the same rows",
@@ -233,17 +233,17 @@ class Transfer(Claim):
             ablated=True,
         )
         verdict = verdicts.at_least(gap, 0.0)
-        if not above_chance(case, beaten):
+        if not above_chance(context, beaten):
             return verdicts.reference_fails(
-                f"the full {other} is at chance ({verdicts.show(accuracy(case, beaten))}, "
-                f"chance {case.task.chance:.3f}): beating it means nothing",
+                f"the full {other} is at chance ({verdicts.show(accuracy(context, beaten))}, "
+                f"chance {context.task.chance:.3f}): beating it means nothing",
                 verdict.threshold,
                 (gap,),
             )
         if verdict.status != "fail" or self.to == other:
             return verdict
         whole = estimates.difference(full.values["correct"], beaten.values["correct"], how)
-        loss = score(case, f"full {self.to} minus full {other}", whole, gap.metric)
+        loss = score(context, f"full {self.to} minus full {other}", whole, gap.metric)
         if self.faithfulness_at_least is None:
             kept = faithful.interval[1] >= 1
         else:

@@ -38,7 +38,7 @@ OWN = (
     "--noconftest",
     "--override-ini=required_plugins=",
     "-p",
-    "pytest_mechanism.plugin",
+    "pytest_mechanism.plugin.hooks",
 )
 """No other plugin takes part, and none is asked for."""
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
 
 if TYPE_CHECKING:
-    from pytest_mechanism.claims.base import Case, Claim
+    from pytest_mechanism.claims.base import Claim, ClaimContext
     from pytest_mechanism.discovery.claims import Written
     from pytest_mechanism.discovery.discover import Discovery, Effort
-    from pytest_mechanism.runner.cases import Gate
+    from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
 
 NOT_SHOWN = 1
@@ -66,8 +66,8 @@ def run(given: argparse.Namespace) -> int:
     if given.seed is not None:
         settings = spec.task.settings.model_copy(update={"seed": given.seed})
         spec = replace(spec, task=replace(spec.task, settings=settings))
-    gate = open_gate(given)
-    runner = gate.runner
+    evaluator = open_gate(given)
+    runner = evaluator.runner
     label = runner.references["base"].label
     out = given.out or given.spec.with_name(f"{given.spec.stem}_{label}.yaml")
     if out.exists() and not given.force:
@@ -75,9 +75,9 @@ def run(given: argparse.Namespace) -> int:
             f"{out} exists already; --force overwrites it, --out takes another name"
         )
     check_writable(out)  # before hours of search, and not after
-    search = Search(gate, spec, Effort())
+    search = Search(evaluator, spec, Effort())
     try:
-        search.look_ahead()
+        search.make_preflight()
         for role in runner.references:
             search.on(role)
     except MechanismError as problem:
@@ -120,7 +120,7 @@ class Search:
         claims: about base's circuit.
     """
 
-    gate: Gate
+    evaluator: ClaimEvaluator
     spec: Spec
     effort: Effort
     found: dict[str, Discovery] = field(default_factory=dict)
@@ -131,26 +131,31 @@ class Search:
         """``file:line`` of the groups."""
         return f"{self.spec.path}:{self.spec.document.line(('groups',))}"
 
-    def case(self, role: str) -> Case:
+    def context(self, role: str) -> ClaimContext:
         """With no heads known."""
         from pytest_mechanism.claims.accuracy import Accuracy
         from pytest_mechanism.discovery.claims import sought
 
-        case = self.gate.case(self.spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role)
-        return replace(case, groups=sought(self.spec.groups))
+        context = self.evaluator.context(
+            self.spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role
+        )
+        return replace(context, groups=sought(self.spec.groups))
 
-    def look_ahead(self) -> None:
+    def make_preflight(self) -> None:
         """Before anything is measured: can all that the search may come to be measured?
 
         Raises:
             MechanismError: not all of it.
         """
-        from pytest_mechanism.discovery.ahead import of_claims, of_search
+        from pytest_mechanism.discovery.preflight import of_claims, of_search
 
-        for role in self.gate.runner.references:
-            case = self.case(role)
-            wanted = (*of_search(case, role, self.effort), *of_claims(case, role, self.effort))
-            if (problem := self.gate.in_the_way(wanted)) is not None:
+        for role in self.evaluator.runner.references:
+            context = self.context(role)
+            wanted = (
+                *of_search(context, role, self.effort),
+                *of_claims(context, role, self.effort),
+            )
+            if (problem := self.evaluator.first_obstacle(wanted)) is not None:
                 raise problem
 
     def on(self, role: str) -> None:
@@ -158,9 +163,9 @@ class Search:
         from pytest_mechanism.discovery.claims import judged_on, of_circuit, of_pair
         from pytest_mechanism.discovery.discover import discover
 
-        label, measure = self.gate.runner.references[role].label, self.gate.runner.measure
-        case = self.case(role)
-        result = discover(case, role, measure, self.effort)
+        label, measure = self.evaluator.runner.references[role].label, self.evaluator.runner.measure
+        context = self.context(role)
+        result = discover(context, role, measure, self.effort)
         if result.reason is not None:
             say(f"{label}: {result.reason}", err=True)
         if result.groups:
@@ -175,23 +180,23 @@ class Search:
             for line in (*screening(result), *growth(result)):
                 say(f"  {line}")
         if role == "base" and result.groups:
-            self.claims = of_circuit(case, result, role, measure, self.effort)
+            self.claims = of_circuit(context, result, role, measure, self.effort)
         elif role == "ft" and "base" in self.found:
             self.claims = [
                 *judged_on(self.claims, role, self.with_base, measure),
                 *of_pair(self.with_base, measure),
             ]
 
-    def with_base(self, claim: Claim, role: str) -> Case:
+    def with_base(self, claim: Claim, role: str) -> ClaimContext:
         """Of a claim about base's circuit on another role."""
         groups = self.found["base"].groups
-        return replace(self.gate.case(self.spec, claim, role), groups=groups)
+        return replace(self.evaluator.context(self.spec, claim, role), groups=groups)
 
     def text(self) -> str:
         """The new spec."""
         from pytest_mechanism.discovery.write import spec_text
 
-        runner = self.gate.runner
+        runner = self.evaluator.runner
         label, mark = runner.references["base"].label, runner.fingerprints["base"].short
         also = ""
         if "ft" in runner.references:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.checkpoints.trust import pickled
 from pytest_mechanism.commands.config import read_config
-from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.session import add_further_models, add_model_options, open_session
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
 from pytest_mechanism.errors import MechanismError, SpecError, out_of_memory
@@ -26,7 +26,7 @@ from pytest_mechanism.report.progress import spoken
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_mechanism.runner.cases import Gate
+    from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.types import Measurement
 
@@ -72,25 +72,25 @@ def run(given: argparse.Namespace) -> int:
     """
     config = read_config(given, given.specs)
     loaded = list(read_specs(given.specs, config))
-    gate = open_session(given, config).gate
-    gate.runner.store = None
-    gate.runner.check_device()
+    evaluator = open_session(given, config).evaluator
+    evaluator.runner.store = None
+    evaluator.runner.check_device()
     found = Findings()
-    start = held(memory_of(gate.runner.options.device))
-    for role in gate.runner.references:
-        for line in examined(gate, role, loaded, found):
+    start = held(memory_of(evaluator.runner.options.device))
+    for role in evaluator.runner.references:
+        for line in examined(evaluator, role, loaded, found):
             say(line, flush=True)
-    gate.runner.release()
+    evaluator.runner.release()
     broken = bool(found.ill)
     for spec in loaded:
         say("")
         say(spec.path)
-        for line, cannot in claims(gate, spec, found):
+        for line, cannot in claims(evaluator, spec, found):
             broken |= cannot
             say(line)
     if found.tried and any(found.wanted.values()):
         say("")
-        say(memory(gate, found, start))
+        say(memory(evaluator, found, start))
     return ILL if broken else 0
 
 
@@ -100,7 +100,7 @@ def read_specs(paths: Sequence[Path], config: pytest.Config) -> Iterator[Spec]:
     Raises:
         SpecError: what `lint` would say first.
     """
-    from pytest_mechanism.collecting import spec_files
+    from pytest_mechanism.plugin.collecting import spec_files
     from pytest_mechanism.spec.find import Stray, read_spec
 
     for path in spec_files(paths, config):
@@ -109,9 +109,11 @@ def read_specs(paths: Sequence[Path], config: pytest.Config) -> Iterator[Spec]:
         yield read_spec(path, root=config.rootpath)
 
 
-def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> Iterator[str]:
+def examined(
+    evaluator: ClaimEvaluator, role: str, loaded: Sequence[Spec], found: Findings
+) -> Iterator[str]:
     """A checkpoint: its sizes, and whether it loads and passes its self-checks."""
-    runner, shape = gate.runner, gate.shapes[role]
+    runner, shape = evaluator.runner, evaluator.shapes[role]
     reference = runner.references[role]
     adapter = "" if reference.adapter is None else f" with the adapter {reference.adapter}"
     yield f"{role}: {reference.label}, {reference.folder}{adapter}"
@@ -129,15 +131,15 @@ def examined(gate: Gate, role: str, loaded: Sequence[Spec], found: Findings) -> 
             started = time.perf_counter()
             device = memory_of(runner.options.device)
             with Watch(device) as loading:
-                bench = runner.bench(role, task)
+                context = runner.context(role, task)
             seconds = time.perf_counter() - started
             with_engine = runner.options.engine
-            if bench.without is not None:
-                with_engine = f"reference engine ({bench.without})"
+            if context.without is not None:
+                with_engine = f"reference engine ({context.without})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {with_engine}"
-            if bench.model.unmerged:
-                yield f"  the adapter runs beside its base, not merged: {bench.model.unmerged}"
-            found.tried[role] = trial(bench, task, device, loading)
+            if context.model.unmerged:
+                yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
+            found.tried[role] = trial(context, task, device, loading)
             yield f"  {found.tried[role].speed:,.0f} rows a second on {runner.options.device}"
             return
         except MechanismError as problem:
@@ -162,32 +164,32 @@ def tasks(loaded: Sequence[Spec]) -> Iterator[Any]:
             yield spec.task
 
 
-def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
+def claims(evaluator: ClaimEvaluator, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
     """(line, whether the claim cannot run) of each claim and role."""
-    skipped = gate.skip_reason(spec)
+    skipped = evaluator.skip_reason(spec)
     if skipped is not None:
         yield f"  skipped: {skipped}", False
         return
     counted: set[Any] = set()
     run: dict[str, set[Any]] = {}
     total = 0.0
-    if lost := spec.task.left_out(gate.runner.vocabulary):
+    if lost := spec.task.left_out(evaluator.runner.vocabulary):
         yield f"  {lost}", False
     for name, claim in spec.claims.items():
         for role in claim.roles():
             title = f"{name}::{role}"
             try:
-                case = gate.case(spec, claim, role)
+                context = evaluator.context(spec, claim, role)
                 ill = [r for r in claim.models(role) if r in found.ill]
                 if ill:
                     raise MechanismError(f"{ill[0]} cannot be loaded")
-                if (refused := gate.refusal(spec, claim, role)) is not None:
+                if (refused := evaluator.refusal(spec, claim, role)) is not None:
                     raise refused
                 if spec.sought and claim.needs_groups:
                     found.searched |= {*claim.models(role)}
                     yield f"  {title:<40} runs, after its heads have been discovered", False
                     continue
-                wanted = {m for m in claim.needs(case) if m not in counted}
+                wanted = {m for m in claim.needs(context) if m not in counted}
             except MechanismError as problem:
                 yield f"  {title:<40} CANNOT RUN: {problem}", True
                 continue
@@ -201,7 +203,7 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
                 for on in {m.on for m in wanted} & found.tried.keys()
             )
             total += seconds
-            lacks = gate.lacks(spec, claim, role)
+            lacks = evaluator.lacks(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
             yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", False
     searched = " and a search for heads" if spec.sought and found.searched else ""
@@ -211,11 +213,11 @@ def claims(gate: Gate, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]
     )
 
 
-def memory(gate: Gate, found: Findings, start: int) -> str:
+def memory(evaluator: ClaimEvaluator, found: Findings, start: int) -> str:
     """What a gate holds at its peak: libraries, one checkpoint, and what its claims need."""
     from pytest_mechanism.discovery.discover import Effort
 
-    options = gate.runner.options
+    options = evaluator.runner.options
     libraries = start + next(max(0.0, t.loaded - t.weights) for t in found.tried.values())
     most, at = 0.0, ""
     for role, tried in found.tried.items():
@@ -227,7 +229,7 @@ def memory(gate: Gate, found: Findings, start: int) -> str:
                 above,
                 (
                     f"{giga(libraries)} of Python and libraries, {giga(tried.weights)} of weights "
-                    f"({gate.runner.references[role].label}), {giga(work)} of activations, gradients "
+                    f"({evaluator.runner.references[role].label}), {giga(work)} of activations, gradients "
                     f"and copies with batches of {options.batch_size} rows"
                 ),
             )

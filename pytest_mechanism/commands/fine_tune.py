@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pytest_mechanism.checkpoints.contents import MOST_WORDS
 from pytest_mechanism.commands.config import add_config_options, read_config
-from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.session import add_trust_options
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import check_file
@@ -99,11 +99,11 @@ def run(given: argparse.Namespace) -> int:
     from pytest_mechanism.checkpoints.fingerprint import of_reference
     from pytest_mechanism.checkpoints.load import load_model
     from pytest_mechanism.checkpoints.watch import Watch
-    from pytest_mechanism.methods.lessons import Recipe
-    from pytest_mechanism.methods.training import Training, fresh, save_trained
-    from pytest_mechanism.runner.ahead_of_training import FLOAT32, check_disk, check_lessons
+    from pytest_mechanism.measurements.recipe import Recipe
+    from pytest_mechanism.methods.weights.training import Training, fresh, save_trained
+    from pytest_mechanism.runner.preflight_training import FLOAT32, check_disk, check_lessons
     from pytest_mechanism.tasks.base import first
-    from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+    from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
         given.diet,

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.write import flow
@@ -228,8 +228,8 @@ def about(
 def ablation(task: Any) -> dict[str, Any]:
     """A positional mean over as many prompts as the task's texts need; another prompt's z where it
     has too few."""
+    from pytest_mechanism.fields.parts import Ablation
     from pytest_mechanism.spec.feasible import Feasible
-    from pytest_mechanism.spec.parts import Ablation
 
     for prompts in (200, 500, 1000, 2000, 5000, 10_000):
         if Feasible(task, Ablation(prompts=prompts)).thin is None:

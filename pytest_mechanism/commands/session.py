@@ -10,12 +10,12 @@ import pytest
 
 from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE
 from pytest_mechanism.commands.config import add_config_options, read_config
-from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.flags import DTYPES, NO_STORE, TRUSTS, option
 from pytest_mechanism.options import Session, make_session
 from pytest_mechanism.report.progress import command_progress
-from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.runner.options import ENGINES, QUANTIZE
 from pytest_mechanism.runner.runner import Runner
 
@@ -124,13 +124,13 @@ def open_session(given: argparse.Namespace, config: pytest.Config | None = None)
     return session
 
 
-def open_gate(given: argparse.Namespace) -> Gate:
+def open_gate(given: argparse.Namespace) -> ClaimEvaluator:
     """The checkpoints of a command, behind a runner.
 
     Raises:
         MechanismError: none was named, or one that cannot be resolved.
     """
-    return open_session(given).gate
+    return open_session(given).evaluator
 
 
 def say_what_was_done(runner: Runner) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mechanism.commands.say import say
+from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.session import (
     add_further_models,
     add_model_options,
@@ -26,8 +26,8 @@ from pytest_mechanism.errors import Crashed, MechanismError
 if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
     from matplotlib.figure import Figure
 
-    from pytest_mechanism.claims.base import Case, Claim
-    from pytest_mechanism.runner.cases import Gate
+    from pytest_mechanism.claims.base import Claim, ClaimContext
+    from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Prompt, Task
     from pytest_mechanism.types import Chart
@@ -81,17 +81,17 @@ def run(given: argparse.Namespace) -> int:
     check_folder(given.out)
     if given.rows is not None:
         spec = replace(spec, task=with_rows(spec.task, given.rows, bool(spec.groups)))
-    gate = open_gate(given)
+    evaluator = open_gate(given)
     if spec.groups:
-        check_heads(gate, spec)
-        first_prompt(gate, spec, given.rows)
-    look_ahead(gate, spec, given.rows)
+        check_heads(evaluator, spec)
+        first_prompt(evaluator, spec, given.rows)
+    make_preflight(evaluator, spec, given.rows)
     try:
-        found = {**circuit_pictures(gate, spec, given.rows), **curve_pictures(gate, spec)}
+        found = {**circuit_pictures(evaluator, spec, given.rows), **curve_pictures(evaluator, spec)}
     except Crashed as problem:
-        say_what_was_done(gate.runner)
+        say_what_was_done(evaluator.runner)
         raise problem.at(f"{spec.document.path}:{spec.document.line(('groups',))}") from None
-    gate.runner.release()
+    evaluator.runner.release()
     if not found:
         raise MechanismError(
             f"{given.spec} has nothing to show: no groups (each needs heads and at), and no claim "
@@ -104,7 +104,7 @@ def run(given: argparse.Namespace) -> int:
     for name, draw in found.items():
         for path in style.save(draw, given.out / f"{given.spec.stem}_{name}"):
             say(f"wrote {path}")
-    say_what_was_done(gate.runner)
+    say_what_was_done(evaluator.runner)
     return 0
 
 
@@ -125,43 +125,43 @@ def with_rows(task: Task, rows: int, groups: bool) -> Task:
     return replace(task, settings=settings.model_copy(update={"rows": rows}))
 
 
-def circuit_pictures(gate: Gate, spec: Spec, rows: int | None) -> Pictures:
+def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pictures:
     """Heat maps of all heads and the circuit as a graph; nothing where a spec has no groups."""
     if not spec.groups:
         return {}
-    from pytest_mechanism.commands.depict import circuit_graph, head_maps
-    from pytest_mechanism.discovery.look import look
+    from pytest_mechanism.commands.pictures import circuit_graph, head_maps
+    from pytest_mechanism.discovery.measured_circuit import look
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps
 
-    example = first_prompt(gate, spec, rows)
-    runner = gate.runner
+    example = first_prompt(evaluator, spec, rows)
+    runner = evaluator.runner
     seen = []
     for role, reference in runner.references.items():
         if role not in ("base", "ft"):
             continue  # a control of some claim has no circuit of the spec's
-        case = drawn_case(gate, spec, role)
-        seen.append(look(case, role, reference.label, runner.measure, rank_rows(rows)))
+        context = drawn_case(evaluator, spec, role)
+        seen.append(look(context, role, reference.label, runner.measure, rank_rows(rows)))
     maps, circuit = head_maps(spec, seen), circuit_graph(spec, seen, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
 
 
-def curve_pictures(gate: Gate, spec: Spec) -> Pictures:
+def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
     """The curves behind claims, of all roles in one picture; a claim whose role the run has no
     checkpoint for is left out."""
     from pytest_mechanism.report.pictures import line_chart
 
-    have = gate.runner.references
+    have = evaluator.runner.references
     labels = {role: reference.label for role, reference in have.items()}
-    wanted = drawable(gate, spec)
-    gate.plan([(spec, claim, role) for _, claim, role in wanted])
+    wanted = drawable(evaluator, spec)
+    evaluator.plan([(spec, claim, role) for _, claim, role in wanted])
     found: dict[str, Chart] = {}
     for name, claim, role in wanted:
-        chart = claim.chart(gate.case(spec, claim, role), gate.runner.measure)
+        chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
         if chart is not None:
             found[name] = joined(found[name], chart) if name in found else chart
 
-    confidence = gate.confidence or spec.confidence
+    confidence = evaluator.confidence or spec.confidence
 
     def drawing(chart: Chart) -> Callable[[], Figure]:
         footnote = f"{spec.task.settings.rows:,} rows; bands: {confidence:.0%} interval"
@@ -170,7 +170,7 @@ def curve_pictures(gate: Gate, spec: Spec) -> Pictures:
     return {name: drawing(chart) for name, chart in found.items()}
 
 
-def drawable(gate: Gate, spec: Spec) -> list[tuple[str, Claim, str]]:
+def drawable(evaluator: ClaimEvaluator, spec: Spec) -> list[tuple[str, Claim, str]]:
     """Name, claim and role of those that have curves and whose models the run has."""
     from pytest_mechanism.claims.base import Claim
 
@@ -179,7 +179,7 @@ def drawable(gate: Gate, spec: Spec) -> list[tuple[str, Claim, str]]:
         for name, claim in spec.claims.items()
         if type(claim).chart is not Claim.chart
         for role in claim.roles()
-        if all(model in gate.runner.references for model in claim.models(role))
+        if all(model in evaluator.runner.references for model in claim.models(role))
     ]
 
 
@@ -202,30 +202,30 @@ def check_folder(out: Path) -> None:
         raise MechanismError(f"--out takes a folder, and {there} is none")
 
 
-def look_ahead(gate: Gate, spec: Spec, rows: int | None) -> None:
+def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> None:
     """Whether all that pictures are drawn from can be measured.
 
     Raises:
         MechanismError: some of it cannot.
     """
-    from pytest_mechanism.discovery.ahead import of_look
+    from pytest_mechanism.discovery.preflight import of_look
 
     groups = f"{spec.document.path}:{spec.document.line(('groups',))}"
     for role in ("base", "ft") if spec.groups else ():
-        if role in gate.runner.references:
-            wanted = of_look(drawn_case(gate, spec, role), role, rank_rows(rows))
-            if (problem := gate.in_the_way(wanted)) is not None:
+        if role in evaluator.runner.references:
+            wanted = of_look(drawn_case(evaluator, spec, role), role, rank_rows(rows))
+            if (problem := evaluator.first_obstacle(wanted)) is not None:
                 raise problem.at(groups)
-    for _, claim, role in drawable(gate, spec):
-        if (refused := gate.refusal(spec, claim, role)) is not None:
+    for _, claim, role in drawable(evaluator, spec):
+        if (refused := evaluator.refusal(spec, claim, role)) is not None:
             raise refused
 
 
-def drawn_case(gate: Gate, spec: Spec, role: str) -> Case:
+def drawn_case(evaluator: ClaimEvaluator, spec: Spec, role: str) -> ClaimContext:
     """Of a probe of the first group; each has the same rows."""
-    from pytest_mechanism.discovery.look import probe
+    from pytest_mechanism.discovery.measured_circuit import probe
 
-    return gate.case(spec, probe(next(iter(spec.groups)), role), role)
+    return evaluator.context(spec, probe(next(iter(spec.groups)), role), role)
 
 
 def rank_rows(rows: int | None) -> int:
@@ -235,22 +235,22 @@ def rank_rows(rows: int | None) -> int:
     return rows or Effort().rank_rows
 
 
-def check_heads(gate: Gate, spec: Spec) -> None:
+def check_heads(evaluator: ClaimEvaluator, spec: Spec) -> None:
     """Whether every model has the heads that the spec names.
 
     Raises:
         MechanismError: one of them has not.
     """
-    from pytest_mechanism.discovery.look import probe
-    from pytest_mechanism.spec.parts import Group
+    from pytest_mechanism.discovery.measured_circuit import probe
+    from pytest_mechanism.fields.parts import Group
 
-    for role in gate.runner.references:
+    for role in evaluator.runner.references:
         for name, group in spec.groups.items():
             if isinstance(group, Group):
-                gate.case(spec, probe(name, role), role).group(name, role)
+                evaluator.context(spec, probe(name, role), role).group(name, role)
 
 
-def first_prompt(gate: Gate, spec: Spec, rows: int | None) -> Prompt:
+def first_prompt(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Prompt:
     """The first prompt, as an example.
 
     Raises:
@@ -259,7 +259,7 @@ def first_prompt(gate: Gate, spec: Spec, rows: int | None) -> Prompt:
     from pytest_mechanism.claims.base import LEAST_CLUSTERS
     from pytest_mechanism.tasks.base import first
 
-    pairs = spec.task.pairs(gate.runner.vocabulary, max(rows or 1, 1))
+    pairs = spec.task.pairs(evaluator.runner.vocabulary, max(rows or 1, 1))
     contexts = len({row.cluster for row in pairs}) if rows is None or rows > 0 else 0
     if rows is not None and contexts < LEAST_CLUSTERS:
         raise MechanismError(

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.catalogue import copies_of, gradients_of, prompts_of, rows_of
+from pytest_mechanism.measurements.catalogue import copies_of, gradients_of, prompts_of, rows_of
 from pytest_mechanism.types import Measurement
 
 ROWS = 10

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.claims.base import PAIR, Case, Claim, Measured
+from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.scoring import accuracy, performance
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
-from pytest_mechanism.spec.parts import AnyGroup
+from pytest_mechanism.fields.parts import AnyGroup
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Verdict
 
@@ -46,7 +46,7 @@ KINDS: Mapping[str, type[Claim]] = {
     "transfer": Transfer,
 }
 
-CaseOf = Callable[[Claim, str], Case]
+CaseOf = Callable[[Claim, str], ClaimContext]
 """Of a claim and a role, with the groups that were found."""
 
 
@@ -101,68 +101,68 @@ class Written:
 
 
 def of_circuit(
-    case: Case, found: Discovery, on: str, measured: Measured, effort: Effort
+    context: ClaimContext, found: Discovery, on: str, measure: Measure, effort: Effort
 ) -> list[Written]:
     """What can be claimed of the circuit on the model that it was found on."""
-    case = replace(case, groups=found.groups, role=on)
-    settings = case.task.settings.model_copy(update={"rows": effort.threshold_rows})
-    elsewhere = replace(case, task=replace(case.task, settings=settings))
+    context = replace(context, groups=found.groups, role=on)
+    settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
+    elsewhere = replace(context, task=replace(context.task, settings=settings))
 
-    own = accuracy(case, on_rows(measured)(performance(elsewhere, on)))
-    least = round(max(case.task.chance, own.interval[0] - 0.05), 2)
+    own = accuracy(context, on_rows(measure)(performance(elsewhere, on)))
+    least = round(max(context.task.chance, own.interval[0] - 0.05), 2)
     wanted: list[tuple[str, dict[str, Any]]] = [
         (OF_THE_CIRCUIT[0], {"kind": "accuracy", "at_least": least}),
         (OF_THE_CIRCUIT[1], {"kind": "faithfulness", "between": [0.9, 1.1]}),
     ]
     for name in found.groups:
         probe = PathClaim(kind="path", group=name, on=on, drops_at_least=0.001)
-        effect = probe.judge(elsewhere, on_rows(measured)).score
+        effect = probe.judge(elsewhere, on_rows(measure)).score
         drop = 0.0 if effect is None else -effect.interval[1]
         if drop > 0.01:
             asked = float(f"{SLACK * drop:.2g}")
             fields = {"kind": "path", "group": name, "drops_at_least": asked}
             wanted.append((f"{name}_is_heard", fields))
     blank = [Written(name, fields, {}) for name, fields in wanted]
-    return judged_on(blank, on, lambda _claim, _role: case, measured)
+    return judged_on(blank, on, lambda _claim, _role: context, measure)
 
 
 def judged_on(
-    claims: Sequence[Written], role: str, case_of: CaseOf, measured: Measured
+    claims: Sequence[Written], role: str, case_of: CaseOf, measure: Measure
 ) -> list[Written]:
     """The same claims, judged on a further role. What cannot be judged there does not hold."""
     found: list[Written] = []
     for claim in claims:
         meant = KINDS[claim.fields["kind"]].model_validate(claim.spelled([role]))
-        verdict = attempted(meant, role, case_of, measured)
+        verdict = attempted(meant, role, case_of, measure)
         found.append(replace(claim, verdicts={**claim.verdicts, role: verdict}))
     return found
 
 
-def of_pair(case_of: CaseOf, measured: Measured) -> list[Written]:
+def of_pair(case_of: CaseOf, measure: Measure) -> list[Written]:
     """Claims that set the fine-tune against the model that was searched."""
     found: list[Written] = []
     for name, fields in OF_THE_PAIR.items():
         claim = KINDS[fields["kind"]].model_validate(fields)
         (role,) = claim.roles()
-        found.append(Written(name, fields, {role: attempted(claim, role, case_of, measured)}))
+        found.append(Written(name, fields, {role: attempted(claim, role, case_of, measure)}))
     return found
 
 
-def attempted(claim: Claim, role: str, case_of: CaseOf, measured: Measured) -> Verdict:
+def attempted(claim: Claim, role: str, case_of: CaseOf, measure: Measure) -> Verdict:
     """The verdict; where the claim cannot be judged, an error that says why."""
     try:
-        return claim.judge(case_of(claim, role), measured)
+        return claim.judge(case_of(claim, role), measure)
     except NoDevice:
         raise
     except MechanismError as problem:
         return Verdict("error", str(problem), "")
 
 
-def on_rows(measured: Measured) -> Measured:
+def on_rows(measure: Measure) -> Measure:
     """The same measurements on the threshold rows instead of the judgement rows."""
 
     def ask(measurement: Any) -> Any:
-        return measured(elsewhere(measurement))
+        return measure(elsewhere(measurement))
 
     return ask
 

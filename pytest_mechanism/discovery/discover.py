@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import above_chance
 from pytest_mechanism.discovery.minimality import Minimality, measure_minimality
 from pytest_mechanism.discovery.stages import Stage, chain, search
 from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.catalogue import PERFORMANCE
-from pytest_mechanism.spec.parts import AnyGroup, Find, Group
+from pytest_mechanism.fields.parts import AnyGroup, Find, Group
+from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.types import Head
 
@@ -91,30 +91,37 @@ def nothing_needed(lost: Sequence[str], candidates: Mapping[str, Sequence[Head]]
     )
 
 
-def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discovery:
+def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -> Discovery:
     """Find the heads of every sought group of ``case.groups`` on the model of role ``on``."""
-    task = measured(case.ask(PERFORMANCE, on, rows=effort.rank_rows, stream="discover_rank"))
-    if not above_chance(case, task):
+    task = measure(context.ask(PERFORMANCE, on, rows=effort.rank_rows, stream="discover_rank"))
+    if not above_chance(context, task):
         return Discovery(
             {}, (), None, f"{on} answers no better than chance, so there is no circuit to find"
         )
-    stages = tuple(search(case, on, measured, effort.rank_rows))
-    found = unshared(case.groups, stages)
+    stages = tuple(search(context, on, measure, effort.rank_rows))
+    found = unshared(context.groups, stages)
     reasons: list[str] = []
     if empty := [name for name, heads in found.items() if not heads]:
-        reasons.append(nothing_found(case.groups, stages, empty))
-    candidates, unread = connected(case.groups, found)
+        reasons.append(nothing_found(context.groups, stages, empty))
+    candidates, unread = connected(context.groups, found)
     reasons += unread
     if not candidates:
         return Discovery({}, stages, None, "; ".join(reasons))
-    case = replace(case, groups={name: case.groups[name] for name in candidates})
+    context = replace(context, groups={name: context.groups[name] for name in candidates})
     reached = [stage for stage in stages if stage.group in candidates]
     grown = grow(
-        case, on, candidates, reached, measured, effort.rank_rows, effort.threshold_rows, THRESHOLD
+        context,
+        on,
+        candidates,
+        reached,
+        measure,
+        effort.rank_rows,
+        effort.threshold_rows,
+        THRESHOLD,
     )
     candidates = {name: list(heads) for name, heads in grown.candidates.items()}
     worth = measure_minimality(
-        case, on, candidates, measured, effort.select_rows, effort.threshold_rows, THRESHOLD
+        context, on, candidates, measure, effort.select_rows, effort.threshold_rows, THRESHOLD
     )
     needed = {
         name: [
@@ -123,7 +130,7 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
             if n.group == name
             and (
                 n.score >= effort.minimality
-                or isinstance(case.groups[name], Group)
+                or isinstance(context.groups[name], Group)
                 or not worth.speaks_about(name)
             )
         ]
@@ -131,9 +138,9 @@ def discover(case: Case, on: str, measured: Measured, effort: Effort) -> Discove
     }
     if lost := [name for name, heads in needed.items() if not heads]:
         reasons.append(nothing_needed(lost, candidates))
-    kept, unread = connected(case.groups, needed)
+    kept, unread = connected(context.groups, needed)
     reasons += unread
-    groups = {name: as_group(case.groups[name], heads) for name, heads in kept.items()}
+    groups = {name: as_group(context.groups[name], heads) for name, heads in kept.items()}
     return Discovery(groups, stages, worth, "; ".join(reasons) or None, grown)
 
 
@@ -186,18 +193,20 @@ def by_layer(heads: Sequence[Head]) -> dict[int, list[int]]:
     return layers
 
 
-def with_discovered(case: Case, on: str, measured: Measured, effort: Effort | None = None) -> Case:
+def with_discovered(
+    context: ClaimContext, on: str, measure: Measure, effort: Effort | None = None
+) -> ClaimContext:
     """The case with every sought group's heads found on the model of role ``on``.
 
     Raises:
         MeasurementError: nothing was found.
     """
-    if all(isinstance(group, Group) for group in case.groups.values()):
-        return case
-    found = discover(case, on, measured, effort or Effort())
+    if all(isinstance(group, Group) for group in context.groups.values()):
+        return context
+    found = discover(context, on, measure, effort or Effort())
     if found.reason is not None:
         raise MeasurementError(f"heads: discovered: {found.reason}")
-    return replace(case, groups=found.groups)
+    return replace(context, groups=found.groups)
 
 
 def compare(

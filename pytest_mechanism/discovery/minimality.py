@@ -22,10 +22,10 @@ from itertools import combinations
 
 import numpy as np
 
-from pytest_mechanism.claims.base import Case, Measured
-from pytest_mechanism.methods.catalogue import CIRCUIT
-from pytest_mechanism.methods.selection import minimality_score
-from pytest_mechanism.spec.parts import plain
+from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.fields.parts import plain
+from pytest_mechanism.measurements.catalogue import CIRCUIT
+from pytest_mechanism.methods.circuits.selection import minimality_score
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head, Measurement, Observations
@@ -88,12 +88,12 @@ class Minimality:
 
 
 def without(
-    case: Case, on: str, circuit: Circuit, leave_out: Sequence[Member]
+    context: ClaimContext, on: str, circuit: Circuit, leave_out: Sequence[Member]
 ) -> list[list[object]]:
     """The circuit as [layer, head, position] less some members."""
     gone = set(leave_out)
     return [
-        [layer, head, case.groups[name].at]
+        [layer, head, context.groups[name].at]
         for name, heads in circuit.items()
         for layer, head in heads
         if (name, (layer, head)) not in gone
@@ -101,7 +101,7 @@ def without(
 
 
 def ask(
-    case: Case,
+    context: ClaimContext,
     on: str,
     circuit: Circuit,
     cuts: Mapping[str, Sequence[Member]],
@@ -109,13 +109,13 @@ def ask(
     stream: str,
 ) -> Measurement:
     """The circuit with each cut made."""
-    return case.ask(
+    return context.ask(
         CIRCUIT,
         on,
         rows=rows,
         stream=stream,
-        ablation=plain(case.ablation),
-        alive={name: without(case, on, circuit, cut) for name, cut in cuts.items()},
+        ablation=plain(context.ablation),
+        alive={name: without(context, on, circuit, cut) for name, cut in cuts.items()},
     )
 
 
@@ -124,13 +124,13 @@ def spelled(cut: Sequence[Member]) -> str:
 
 
 def stand_ins(
-    case: Case, on: str, circuit: Circuit, group: str, measured: Measured, rows: int
+    context: ClaimContext, on: str, circuit: Circuit, group: str, measure: Measure, rows: int
 ) -> dict[Head, tuple[Head, ...]]:
     """K of each head of a group."""
     heads = list(circuit[group])
     cuts: list[list[Member]] = [[(group, h)] for h in heads]
     cuts += [[(group, u), (group, v)] for u, v in combinations(heads, 2)]
-    seen = measured(ask(case, on, circuit, {spelled(c): c for c in cuts}, rows, SELECT))
+    seen = measure(ask(context, on, circuit, {spelled(c): c for c in cuts}, rows, SELECT))
 
     def accuracy(*gone: Head) -> float:
         cut = [(group, h) for h in heads if h in gone]
@@ -146,10 +146,10 @@ def stand_ins(
 
 
 def measure_minimality(
-    case: Case,
+    context: ClaimContext,
     on: str,
     circuit: Circuit,
-    measured: Measured,
+    measure: Measure,
     select_rows: int,
     rows: int,
     stream: str,
@@ -158,7 +158,7 @@ def measure_minimality(
     """Every head of the circuit, K chosen on `SELECT` rows, effects on ``stream`` rows; ``threshold``
     is the effect that `Needed.p` is about."""
     chosen = {
-        group: stand_ins(case, on, circuit, group, measured, select_rows)
+        group: stand_ins(context, on, circuit, group, measure, select_rows)
         for group in circuit
         if circuit[group]
     }
@@ -169,10 +169,10 @@ def measure_minimality(
             cuts[f"{group}:{head[0]}.{head[1]} gone"] = [(group, u) for u in (*k, head)]
         cuts[f"{group} gone"] = [(group, u) for u in of]
     cuts["nothing gone"] = []
-    seen = measured(ask(case, on, circuit, cuts, rows, stream))
+    seen = measure(ask(context, on, circuit, cuts, rows, stream))
     return Minimality(
         tuple(
-            needed(case, group, head, k, seen, threshold)
+            needed(context, group, head, k, seen, threshold)
             for group, of in chosen.items()
             for head, k in of.items()
         ),
@@ -180,7 +180,7 @@ def measure_minimality(
             group: estimates.difference(
                 seen.values["nothing gone_correct"],
                 seen.values[f"{group} gone_correct"],
-                case.sampling(seen),
+                context.sampling(seen),
             )
             for group in chosen
         },
@@ -188,7 +188,7 @@ def measure_minimality(
 
 
 def needed(
-    case: Case,
+    context: ClaimContext,
     group: str,
     head: Head,
     k: tuple[Head, ...],
@@ -200,17 +200,17 @@ def needed(
     kept = np.asarray(seen.values[f"{name} kept_correct"])
     gone = np.asarray(seen.values[f"{name} gone_correct"])
     try:
-        published = estimates.of_means([kept, gone], lambda k, g: k / g - 1, case.sampling(seen))
-    except estimates.Undefined:
+        published = estimates.of_means([kept, gone], lambda k, g: k / g - 1, context.sampling(seen))
+    except estimates.UndefinedScoreError:
         published = None
     return Needed(
         group,
         head,
         k,
-        estimates.difference(kept, gone, case.sampling(seen)),
+        estimates.difference(kept, gone, context.sampling(seen)),
         minimality_score(float(kept.mean()), float(gone.mean())),
         published,
-        estimates.exceeds(kept - gone, threshold, case.sampling(seen)),
+        estimates.exceeds(kept - gone, threshold, context.sampling(seen)),
     )
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Case, Measured
-from pytest_mechanism.methods.catalogue import PATH_PATCHING, SCREEN
-from pytest_mechanism.methods.selection import ranked
-from pytest_mechanism.spec.parts import AnyGroup, Find, Group, SoughtGroup
+from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.fields.parts import AnyGroup, Find, Group, SoughtGroup
+from pytest_mechanism.measurements.catalogue import PATH_PATCHING, SCREEN
+from pytest_mechanism.methods.circuits.selection import ranked
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.types import Head, Measurement
@@ -80,7 +80,7 @@ def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
 
 
 def sweep(
-    case: Case,
+    context: ClaimContext,
     on: str,
     group: AnyGroup,
     possible: Sequence[Head],
@@ -88,7 +88,7 @@ def sweep(
     rows: int,
 ) -> Measurement:
     """Path patching of every sender."""
-    return case.ask(
+    return context.ask(
         PATH_PATCHING,
         on,
         senders={f"{layer}.{head}": [[layer, head]] for layer, head in possible},
@@ -101,11 +101,11 @@ def sweep(
 
 
 def screened(
-    case: Case,
+    context: ClaimContext,
     on: str,
     group: AnyGroup,
     possible: Sequence[Head],
-    measured: Measured,
+    measure: Measure,
     rows: int,
 ) -> list[Head]:
     """Those of the possible senders that deserve an exact look: all, or the ``screen.keep`` with
@@ -113,32 +113,34 @@ def screened(
     screen = group.find.screen if group.find is not None else None
     if screen is None or screen.keep >= len(possible):
         return list(possible)
-    asked = case.ask(
+    asked = context.ask(
         SCREEN, on, heads=[list(h) for h in possible], at=group.at, rows=rows, stream=STREAM
     )
-    seen = measured(asked).values
+    seen = measure(asked).values
     size = {(layer, h): abs(float(np.mean(seen[f"{layer}.{h}"]))) for layer, h in possible}
     kept = set(sorted(possible, key=lambda head: -size[head])[: screen.keep])
     named = set(group.members()) if isinstance(group, Group) else set()
     return [head for head in possible if head in kept | named]
 
 
-def search(case: Case, on: str, measured: Measured, rows: int) -> list[Stage]:
+def search(context: ClaimContext, on: str, measure: Measure, rows: int) -> list[Stage]:
     """Every group's stage, from the answer back. A group with named heads is searched all the
     same, for its scores, and passes on the heads that it names."""
     found: dict[str, Stage] = {}
-    for name in chain(case.groups):
-        group = case.groups[name]
+    for name in chain(context.groups):
+        group = context.groups[name]
         receivers = found[group.into.group].receivers if group.into else None
         heard = receivers is None or bool(receivers)
-        possible = senders(case.shapes[on], receivers) if heard else []
-        looked_at = screened(case, on, group, possible, measured, rows)
+        possible = senders(context.shapes[on], receivers) if heard else []
+        looked_at = screened(context, on, group, possible, measure, rows)
         effects: dict[Head, Estimate] = {}
         published: dict[Head, float] = {}
         if looked_at:
-            seen = measured(sweep(case, on, group, looked_at, receivers, rows))
+            seen = measure(sweep(context, on, group, looked_at, receivers, rows))
             # Bonferroni: the chance that any possible head is wrongly taken stays small
-            how = Sampling(seen.clusters, 1 - (1 - case.confidence) / len(possible), case.seed)
+            how = Sampling(
+                seen.clusters, 1 - (1 - context.confidence) / len(possible), context.seed
+            )
             for key, values in seen.values.items():
                 if not key.startswith("ratio "):
                     layer, head = map(int, key.split("."))
@@ -147,7 +149,7 @@ def search(case: Case, on: str, measured: Measured, rows: int) -> list[Stage]:
         if isinstance(group, Group):
             taken = passed = tuple(group.members())
         else:
-            taken, passed = choose(effects, group, case.shapes[on])
+            taken, passed = choose(effects, group, context.shapes[on])
         found[name] = Stage(
             name,
             group.at,

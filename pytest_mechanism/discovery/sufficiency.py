@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_mechanism.claims.base import Case, Measured
+from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.discovery.stages import Stage
-from pytest_mechanism.methods.catalogue import CIRCUIT, PERFORMANCE
-from pytest_mechanism.spec.parts import SoughtGroup, plain
+from pytest_mechanism.fields.parts import SoughtGroup, plain
+from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head, Observations
@@ -52,11 +52,11 @@ class Grown:
 
 
 def grow(
-    case: Case,
+    context: ClaimContext,
     on: str,
     candidates: Circuit,
     stages: Sequence[Stage],
-    measured: Measured,
+    measure: Measure,
     select_rows: int,
     rows: int,
     stream: str,
@@ -66,11 +66,11 @@ def grow(
     found: Circuit = candidates
     joined: list[Member] = []
     while True:
-        reached = faithfulness(case, on, found, measured, rows, stream)
+        reached = faithfulness(context, on, found, measure, rows, stream)
         if reached is None or reached.interval[0] >= ENOUGH:
             return Grown(found, tuple(joined), reached)
-        tried = in_line(case, found, stages)[:MOST]
-        best = most_helpful(case, on, found, tried, measured, select_rows)
+        tried = in_line(context, found, stages)[:MOST]
+        best = most_helpful(context, on, found, tried, measure, select_rows)
         if best is None:
             return Grown(found, tuple(joined), reached)
         found = joined_by(found, best)
@@ -82,15 +82,15 @@ def joined_by(circuit: Circuit, member: Member) -> Circuit:
     return {**circuit, group: [*circuit[group], head]}
 
 
-def in_line(case: Case, found: Circuit, stages: Sequence[Stage]) -> list[Member]:
+def in_line(context: ClaimContext, found: Circuit, stages: Sequence[Stage]) -> list[Member]:
     """Heads that may join: the answer loses by their path, and no group at their position has them.
     By effect as a share of their group's strongest, since stages differ in scale."""
     shares: dict[Member, float] = {}
     for stage in stages:
-        group = case.groups[stage.group]
+        group = context.groups[stage.group]
         if not isinstance(group, SoughtGroup) or group.find.candidates is not None:
             continue
-        taken = {h for name in found if case.groups[name].at == stage.at for h in found[name]}
+        taken = {h for name in found if context.groups[name].at == stage.at for h in found[name]}
         strongest = min((e.value for e in stage.effects.values()), default=0.0)
         for head, effect in stage.effects.items():
             if effect.value < 0 and head not in taken:
@@ -99,11 +99,11 @@ def in_line(case: Case, found: Circuit, stages: Sequence[Stage]) -> list[Member]
 
 
 def most_helpful(
-    case: Case,
+    context: ClaimContext,
     on: str,
     circuit: Circuit,
     tried: Sequence[Member],
-    measured: Measured,
+    measure: Measure,
     rows: int,
 ) -> Member | None:
     """The head whose joining makes the circuit right most often; None where none surely helps."""
@@ -111,51 +111,53 @@ def most_helpful(
         return None
     names = {f"{group}:{head[0]}.{head[1]}": (group, head) for group, head in tried}
     circuits = {name: joined_by(circuit, member) for name, member in names.items()}
-    seen = run(case, on, {"without": circuit, **circuits}, measured, rows, SELECT)
+    seen = run(context, on, {"without": circuit, **circuits}, measure, rows, SELECT)
     best = max(names, key=lambda name: float(np.mean(seen.values[f"{name}_correct"])))
     gain = estimates.difference(
-        seen.values[f"{best}_correct"], seen.values["without_correct"], case.sampling(seen)
+        seen.values[f"{best}_correct"], seen.values["without_correct"], context.sampling(seen)
     )
     return names[best] if gain.interval[0] > 0 else None
 
 
 def run(
-    case: Case,
+    context: ClaimContext,
     on: str,
     circuits: Mapping[str, Circuit],
-    measured: Measured,
+    measure: Measure,
     rows: int,
     stream: str,
 ) -> Observations:
     """``{name}_correct`` of each circuit, and of ``empty``."""
     alive = {
-        name: [[*head, case.groups[group].at] for group, heads in circuit.items() for head in heads]
+        name: [
+            [*head, context.groups[group].at] for group, heads in circuit.items() for head in heads
+        ]
         for name, circuit in circuits.items()
     }
-    return measured(
-        case.ask(
+    return measure(
+        context.ask(
             CIRCUIT,
             on,
             rows=rows,
             stream=stream,
-            ablation=plain(case.ablation),
+            ablation=plain(context.ablation),
             alive={**alive, "empty": []},
         )
     )
 
 
 def faithfulness(
-    case: Case, on: str, circuit: Circuit, measured: Measured, rows: int, stream: str
+    context: ClaimContext, on: str, circuit: Circuit, measure: Measure, rows: int, stream: str
 ) -> Estimate | None:
     """(m(C) - m(0)) / (m(M) - m(0)) of accuracy; None where model and silence are not told apart."""
-    whole = measured(case.ask(PERFORMANCE, on, rows=rows, stream=stream))
-    parts = run(case, on, {"circuit": circuit}, measured, rows, stream)
+    whole = measure(context.ask(PERFORMANCE, on, rows=rows, stream=stream))
+    parts = run(context, on, {"circuit": circuit}, measure, rows, stream)
     try:
         return estimates.normalised(
             parts.values["circuit_correct"],
             parts.values["empty_correct"],
             whole.values["correct"],
-            case.sampling(whole),
+            context.sampling(whole),
         )
-    except estimates.Undefined:
+    except estimates.UndefinedScoreError:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import visible
-from pytest_mechanism.outcomes import Outcomes
+from pytest_mechanism.plugin.outcomes import Outcomes
 from pytest_mechanism.report.result import shown
 from pytest_mechanism.runner.keys import versions
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.errors import visible
-from pytest_mechanism.runner.progress import Parts, Progress, Silent
+from pytest_mechanism.progress import Parts, Progress, Silent
 
 MINUTE = 60.0
 

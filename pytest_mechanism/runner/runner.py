@@ -25,17 +25,17 @@ from pytest_mechanism.errors import (
     crash,
     out_of_memory,
 )
-from pytest_mechanism.methods.catalogue import parts_of
+from pytest_mechanism.measurements.catalogue import parts_of
+from pytest_mechanism.progress import Progress, Silent
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
 from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.options import Options
-from pytest_mechanism.runner.progress import Progress, Silent
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.files import KNOWN_GOOD
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Measurement, Observations
 
 WITHOUT = "engine asked for cannot be used"
@@ -80,7 +80,7 @@ class Runner:
     _failures: dict[str, Exception] = field(default_factory=dict)
     _broken: dict[str, MechanismError] = field(default_factory=dict)
     _pending: dict[str, Measurement] = field(default_factory=dict)
-    _bench: Any = None
+    _context: Any = None
     _held: set[str] = field(default_factory=set)
     _guard: Guard = field(init=False)
 
@@ -193,9 +193,9 @@ class Runner:
 
     def release(self) -> None:
         """Let go of the resident checkpoint."""
-        if self._bench is not None:
-            self._bench.model.release()
-            self._bench = None
+        if self._context is not None:
+            self._context.model.release()
+            self._context = None
 
     def _waits_for(self, role: str) -> set[str]:
         """Roles whose donations pending work on ``role`` still lacks."""
@@ -223,7 +223,7 @@ class Runner:
         ready = self._ready_on(role)
         if not ready:
             return
-        rows = resolve("pytest_mechanism.methods.catalogue:rows_of")
+        rows = resolve("pytest_mechanism.measurements.catalogue:rows_of")
         self.progress.start(
             f"{self.references[role].label} on {self.options.device}",
             sum(rows(m) for _, m in ready),
@@ -244,7 +244,7 @@ class Runner:
 
     @property
     def _resident(self) -> str | None:
-        return None if self._bench is None else str(self._bench.model.role)
+        return None if self._context is None else str(self._context.model.role)
 
     def _do(self, key: str, measurement: Measurement, wait: bool = True) -> bool:
         """Whether it is done; not, where another process is at it and is not waited for."""
@@ -297,17 +297,17 @@ class Runner:
 
     def _measured(self, measurement: Measurement, scratch: Path | None) -> Any:
         task = self.task(measurement)
-        bench = self._load(measurement.on, task)
-        bench.task, bench.scratch = task, scratch
+        context = self._load(measurement.on, task)
+        context.task, context.scratch = task, scratch
         function: Callable[..., Any] = resolve(measurement.method.function)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
-            found = bench.measured(function, json.loads(measurement.arguments), inputs)
+            found = context.measured(function, json.loads(measurement.arguments), inputs)
             if not isinstance(found, Observations):
                 return found
             if measurement.task not in self.left_out:
                 self.left_out[measurement.task] = task.left_out(self.vocabulary)
-            facts = {WITHOUT: bench.without, LEFT_OUT: self.left_out[measurement.task]}
+            facts = {WITHOUT: context.without, LEFT_OUT: self.left_out[measurement.task]}
             return replace(found, facts={**found.facts, **{k: v for k, v in facts.items() if v}})
         except MechanismError:
             raise
@@ -353,7 +353,7 @@ class Runner:
                 self.encoders[role] = Encoder.load(reference.tokenizer)
         return SharedVocabulary(tuple(self.encoders[role] for role in self.references))
 
-    def bench(self, role: str, task: Task) -> Any:
+    def context(self, role: str, task: Task) -> Any:
         """The bench of a role with a task, loaded and self-checked as for a measurement.
 
         Raises:
@@ -368,7 +368,7 @@ class Runner:
         if role in self._broken:
             raise self._broken[role]
         if self._resident == role:
-            return self._bench
+            return self._context
         self.release()
         vocabulary = self.vocabulary
         rows = task.rows(vocabulary, 8, "self-check")
@@ -390,7 +390,7 @@ class Runner:
                 look=self._guard.watches[role].look,
             )
             self.loaded += 1
-            self._bench = resolve("pytest_mechanism.methods.bench:make_bench")(
+            self._context = resolve("pytest_mechanism.methods.context:make_bench")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
             self._guard.look(role)
@@ -402,4 +402,4 @@ class Runner:
                 problem = unloadable(self.references[role].text, problem)
             self._broken[role] = problem
             raise problem from None
-        return self._bench
+        return self._context

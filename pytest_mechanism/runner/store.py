@@ -106,7 +106,7 @@ class Store:
         return self.folder / f"{key}.measurement"
 
     def scratch(self, key: str) -> Path:
-        """Where a long measurement may keep what it would go on from (`Bench.scratch`)."""
+        """Where a long measurement may keep what it would go on from (`MeasurementContext.scratch`)."""
         return self.folder / "unfinished" / key
 
     def discard(self, key: str) -> None:

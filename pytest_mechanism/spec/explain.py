@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from pytest_mechanism.errors import Misplaced, choices
+from pytest_mechanism.errors import FieldError, choices
 from pytest_mechanism.spec.yaml import Path_
 
 
@@ -107,7 +107,7 @@ def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tu
         return f"{here}: key {loc[-1]!r} is missing", where + loc[:-1]
     if kind == "value_error":
         problem = context.get("error", error["msg"])
-        at += problem.at if isinstance(problem, Misplaced) else ()
+        at += problem.at if isinstance(problem, FieldError) else ()
         return f"{'.'.join(map(str, at))}: {problem}", at
     if kind == "literal_error":
         given = str(error["input"])

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from pytest_mechanism.claims.base import LEAST_CLUSTERS, Claim
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.parts import LEAST_PROMPTS, Ablation
+from pytest_mechanism.fields.parts import LEAST_PROMPTS, Ablation
 from pytest_mechanism.tasks.base import AnyWord, Row, Task
-from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
+from pytest_mechanism.tasks.text.chat import PLAIN, Asking, Turn
 
 TRIED = 130
 """Rows that are drawn of a task that makes them; of a file all are, which costs nothing."""

@@ -168,7 +168,7 @@ def read_spec(path: Path, shown: Path | None = None, root: Path | None = None) -
         root: names above it do not matter.
 
     Raises:
-        Problems: with every problem found.
+        SpecErrors: with every problem found.
         SpecError: the file cannot be a spec where it is, or is no readable YAML.
     """
     shown = shown or path

@@ -17,6 +17,15 @@ from pydantic import BaseModel, ValidationError
 
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
+from pytest_mechanism.fields.parts import (
+    Ablation,
+    AnyGroup,
+    AppliesTo,
+    Group,
+    Part,
+    SoughtGroup,
+)
+from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.across import (
     circles,
@@ -28,16 +37,7 @@ from pytest_mechanism.spec.across import (
 from pytest_mechanism.spec.explain import explained, field_names, narrowed, short
 from pytest_mechanism.spec.extends import TOLERANCES, extended
 from pytest_mechanism.spec.feasible import Feasible
-from pytest_mechanism.spec.parts import (
-    Ablation,
-    AnyGroup,
-    AppliesTo,
-    Group,
-    Part,
-    SoughtGroup,
-)
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.spec.yaml import Document, Path_, read
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER
@@ -72,7 +72,7 @@ class Tolerances(Part):
     drift: Drift = 0.05
 
 
-class Problems(SpecError):
+class SpecErrors(SpecError):
     """Everything that is wrong with a file; its text is the first one."""
 
     def __init__(self, found: list[SpecError]) -> None:
@@ -85,7 +85,7 @@ def load(path: Path, shown: Path | None = None) -> Spec:
     """Read and validate a spec; ``shown`` is how errors name the file.
 
     Raises:
-        Problems: with every problem found.
+        SpecErrors: with every problem found.
         SpecError: the file is no readable YAML.
     """
     own = read(path, shown)
@@ -106,7 +106,7 @@ class _Loader:
     def problem(self, message: str, where: Path_ = ()) -> None:
         self.found.append(self.document.error(message, where))
         if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
-            raise Problems(sorted(self.found, key=_line_of))
+            raise SpecErrors(sorted(self.found, key=_line_of))
 
     def problems(self, several: Iterable[tuple[str, Path_]]) -> None:
         for message, where in several:
@@ -115,7 +115,7 @@ class _Loader:
     def spec(self) -> Spec:
         top = self.document.value
         if not isinstance(top, dict):
-            raise Problems(
+            raise SpecErrors(
                 [self.document.error("a spec is a mapping; its first key is 'mechanism: 1'")]
             )
         if next(iter(top), None) != "mechanism":
@@ -126,7 +126,7 @@ class _Loader:
         missing = [key for key in KEYS if key not in top]
         if any(difflib.get_close_matches(str(k), missing) for k in top if k not in KEYS):
             # a misspelt section: what follows from its absence would only hide it
-            raise Problems(sorted(self.found, key=_line_of))
+            raise SpecErrors(sorted(self.found, key=_line_of))
         if type(top.get("mechanism")) is not int or top["mechanism"] != VERSION:
             self.problem(
                 f"mechanism: {top.get('mechanism')!r} is no version this plugin reads; valid: 1",
@@ -166,7 +166,7 @@ class _Loader:
                     ("claims", name, "from"),
                 )
         if self.found or task is None or applies is None or ablation is None:
-            raise Problems(sorted(self.found, key=_line_of))
+            raise SpecErrors(sorted(self.found, key=_line_of))
         return Spec(
             path=self.path,
             circuit=str(circuit),
@@ -300,14 +300,14 @@ class _Loader:
                     f"claim {name}: unknown {what} {given!r}; {choices(given, valid)}",
                     ("claims", name, field.split()[0]),
                 )
-        if task is not None and (why := claim.unfit(task)) is not None:
+        if task is not None and (why := claim.unsupported_reason(task)) is not None:
             self.problem(f"claim {name}: {why}", ("claims", name))
         if claim.needs_groups and not groups:
             self.problem(f"claim {name}: kind {claim.kind} needs groups", ("claims", name))
         roles = claim.roles()
         if len(set(roles)) < len(roles):
             self.problem(f"claim {name}: a role stands twice in on", ("claims", name, "on"))
-        named = {r for own in roles for r in (own, *claim.models(own), *claim.helped_by(own))}
+        named = {r for own in roles for r in (own, *claim.models(own), *claim.optional_roles(own))}
         for role in sorted(named):
             if not IDENTIFIER.fullmatch(role):
                 self.problem(

@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from pytest_mechanism.errors import Misplaced
+from pytest_mechanism.errors import FieldError
 
 IN_LABELS = frozenset(string.ascii_letters + string.digits + "_.-")
 """See `checkpoints.reference.LABEL`."""
@@ -21,22 +21,22 @@ def check_reach(
     """Some pair, some sizes and some roles of a run satisfy ``applies_to``.
 
     Raises:
-        Misplaced: none can.
+        FieldError: none can.
     """
     if labels is not None:
         check_labels(labels)
     for name, size in shape.items():
         if size < 1:
-            raise Misplaced(f"no model has {name} = {size}, so no run can meet it", "shape", name)
+            raise FieldError(f"no model has {name} = {size}, so no run can meet it", "shape", name)
     heads, shared = shape.get("n_heads"), shape.get("n_kv_heads")
     if heads and shared and heads % shared:
-        raise Misplaced(
+        raise FieldError(
             f"no model shares {shared} key-value heads among {heads} heads, so no run can meet it",
             "shape",
         )
     for role in roles:
         if not role.isidentifier() or role == "pair":
-            raise Misplaced(
+            raise FieldError(
                 f"no run has a checkpoint for the role {role!r}: a role is a name of letters, digits "
                 "and '_', as in --mechanism-model control=REFERENCE",
                 "roles",
@@ -47,18 +47,18 @@ def check_labels(patterns: Sequence[str]) -> None:
     """Two different labels can each match one of the patterns.
 
     Raises:
-        Misplaced: they cannot.
+        FieldError: they cannot.
     """
     if not patterns:
-        raise Misplaced(
+        raise FieldError(
             "is empty, so that no run can meet it; name labels or patterns such as ft*, or take it out",
             "labels",
         )
     for pattern in patterns:
         if (why := unreachable(pattern)) is not None:
-            raise Misplaced(f"no run can have a label like {pattern[:60]!r}: {why}", "labels")
+            raise FieldError(f"no run can have a label like {pattern[:60]!r}: {why}", "labels")
     if len(set(patterns)) == 1 and WILD.search(patterns[0]) is None:
-        raise Misplaced(
+        raise FieldError(
             f"only {patterns[0]!r}, and a pair has two different labels, both of which have to match; "
             "name the other one too, or a pattern such as ft*",
             "labels",

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pytest_mechanism.fields.parts import Ablation, AnyGroup, AppliesTo
+from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import IDENTIFIER
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, AppliesTo
-from pytest_mechanism.spec.thresholds import LEAST_CONFIDENCE, Atol, Drift
 
 NAME = f"^{IDENTIFIER.pattern}$"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.spec.parts import Ablation, AnyGroup, AppliesTo, SoughtGroup
+from pytest_mechanism.fields.parts import Ablation, AnyGroup, AppliesTo, SoughtGroup
 from pytest_mechanism.spec.yaml import Document
 from pytest_mechanism.tasks.base import Task
 

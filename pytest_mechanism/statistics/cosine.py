@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pytest_mechanism.statistics.estimates import RESAMPLES, Array, Estimate, Sampling, Undefined
+from pytest_mechanism.statistics.estimates import (
+    RESAMPLES,
+    Array,
+    Estimate,
+    Sampling,
+    UndefinedScoreError,
+)
 
 
 def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
@@ -26,7 +32,7 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
         how: confidence and seed; each row must be a cluster of its own.
 
     Raises:
-        Undefined: a mean is zero, on the rows or on a resample.
+        UndefinedScoreError: a mean is zero, on the rows or on a resample.
     """
     n = len(own)
     if len(set(how.clusters)) < n:
@@ -44,7 +50,7 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
         warnings.simplefilter("ignore")  # degenerate data are dealt with below
         value = float(of(rows))
         if not math.isfinite(value):
-            raise Undefined("a mean vector is zero, and has no direction")
+            raise UndefinedScoreError("a mean vector is zero, and has no direction")
         for method in ("BCa", "percentile"):  # of two equal models every resample gives 1
             found = stats.bootstrap(
                 (rows,),
@@ -60,7 +66,7 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
             if math.isfinite(low) and math.isfinite(high):
                 break
         else:
-            raise Undefined("a mean vector is zero on some of the resampled rows")
+            raise UndefinedScoreError("a mean vector is zero on some of the resampled rows")
     return Estimate(value, (min(low, value), max(high, value)), float(found.standard_error), n, n)
 
 

@@ -64,7 +64,7 @@ class Sampling:
         return Sampling(self.clusters[:rows], self.confidence, self.seed)
 
 
-class Undefined(ValueError):
+class UndefinedScoreError(ValueError):
     """No number can be given: a ratio whose denominator may be zero."""
 
 
@@ -131,7 +131,7 @@ def of_means(
     exactly: the interval is widened by that column's exact bounds.
 
     Raises:
-        Undefined: the statistic is not finite on the rows or on a resample.
+        UndefinedScoreError: the statistic is not finite on the rows or on a resample.
     """
     data = [np.asarray(c, dtype=np.float64) for c in columns]
     n = int(data[0].size)
@@ -146,7 +146,7 @@ def of_means(
         warnings.simplefilter("ignore")  # degenerate data are dealt with below
         value = float(statistic(*means))
         if not math.isfinite(value):
-            raise Undefined("the score divides by zero")
+            raise UndefinedScoreError("the score divides by zero")
         low, high, error = value, value, 0.0
         if len(counts) > 1:
             for method in ("BCa", "percentile"):
@@ -175,7 +175,7 @@ def of_means(
                 moved[i] = column[0] * all_bound if column[0] else none_bound
                 edges.append(float(statistic(*moved)))
     if not all(math.isfinite(x) for x in (*edges, error)):
-        raise Undefined("the score divides by zero on some of the resampled rows")
+        raise UndefinedScoreError("the score divides by zero on some of the resampled rows")
     return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
 
 
@@ -206,11 +206,11 @@ def normalised(
     """(part - floor) / (ceiling - floor), a ratio of differences of means.
 
     Raises:
-        Undefined: the interval of the denominator reaches zero.
+        UndefinedScoreError: the interval of the denominator reaches zero.
     """
     span = difference(ceiling, floor, how)
     if span.interval[0] <= 0:
-        raise Undefined(
+        raise UndefinedScoreError(
             f"ceiling and floor are not told apart: they differ by {span.value:.3f} "
             f"[{span.interval[0]:.3f}, {span.interval[1]:.3f}]"
         )

@@ -184,7 +184,7 @@ def no_control(verdict: Verdict, why: str) -> Verdict:
 
     Args:
         verdict: on the score alone.
-        why: there is none, as `Case.random_heads` says it.
+        why: there is none, as `ClaimContext.random_heads` says it.
     """
     return doubted(verdict, Cause.NO_CONTROL, f"there is no control: {why}")
 

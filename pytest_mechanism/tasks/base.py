@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
-from pytest_mechanism.tasks.joints import between
-from pytest_mechanism.tasks.left_out import words_left_out
+from pytest_mechanism.tasks.text.chat import PLAIN, Asking, Turn
+from pytest_mechanism.tasks.text.joints import between
+from pytest_mechanism.tasks.text.left_out import words_left_out
 
 Span = tuple[int, int]
 """Characters ``text[start:stop]``."""
@@ -307,7 +307,7 @@ class Task:
             name for (name, at), other in zip(prompt.anchors, after, strict=True) if at != other
         }
 
-    def without_hint(self, at: str) -> str:
+    def without_oracle(self, at: str) -> str:
         """A position that marks where the answer stands, widened to those that do not mark it."""
         name, which = token_of(at)
         wide = self.oracles.get(name, name)

@@ -56,7 +56,7 @@ class World:
         fakes = {
             "fake:measure": self.measure,
             "pytest_mechanism.checkpoints.load:load_model": self.load,
-            "pytest_mechanism.methods.bench:make_bench": self.bench,
+            "pytest_mechanism.methods.context:make_bench": self.bench,
         }
         monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
 
@@ -225,7 +225,7 @@ def test_what_is_loaded_for_a_trial_is_looked_at_too(
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = in_place
     with pytest.raises(CheckpointChanged):
-        runner.bench("base", runner.task(ask("first")))
+        runner.context("base", runner.task(ask("first")))
 
 
 def test_an_unchanged_checkpoint_is_measured_and_stored(

@@ -115,7 +115,7 @@ ENCODE = """
 import sys
 from pathlib import Path
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 for folder in map(Path, sys.argv[1:]):
     try:

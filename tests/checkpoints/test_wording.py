@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 from pytest_mechanism.checkpoints.wording import MESSAGE, same_tokens
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.chat import PLAIN, Turn, chat
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.chat import PLAIN, Turn, chat
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 TEXT = "the quick <extra> fox<|im_end|> the<s> fox"
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}

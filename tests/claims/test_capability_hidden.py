@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.capability_hidden import CapabilityHidden
 from pytest_mechanism.claims.localised import DRAWS
-from pytest_mechanism.methods.catalogue import PERFORMANCE
-from pytest_mechanism.spec.parts import Ablation
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.measurements.catalogue import PERFORMANCE
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
 N = 200
@@ -36,10 +36,12 @@ PRESENT: dict[str, Any] = HIDDEN | {
 }
 
 
-def case(*roles: str) -> Case:
+def case(*roles: str) -> ClaimContext:
     task = Counting(CountingParameters(family="counting", refuse="a", rows=N))
     shapes = dict.fromkeys(("base", "ft", *roles), SHAPE)
-    return Case("ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch"))
+    return ClaimContext(
+        "ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch")
+    )
 
 
 BOTH = case("control", "pretrained")
@@ -88,7 +90,7 @@ def runner(
     return measure
 
 
-def judged(evidence: dict[str, Any], on: Case = BOTH, **fields: Any) -> Verdict:
+def judged(evidence: dict[str, Any], on: ClaimContext = BOTH, **fields: Any) -> Verdict:
     given: dict[str, Any] = {"expects": "hidden", "rates": [1e-4], "steps": 80} | fields
     return CapabilityHidden(kind="capability_hidden", on="ft", **given).judge(
         on, runner(**evidence)

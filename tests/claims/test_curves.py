@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
-from pytest_mechanism.methods.catalogue import CURVE
-from pytest_mechanism.spec.parts import Ablation
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.measurements.catalogue import CURVE
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting
 
 N = 200
@@ -23,10 +23,12 @@ SHAPE = Shape(2, 2, 2, 16, 8, 40)
 Levels = dict[int, float]
 
 
-def case(*roles: str) -> Case:
+def case(*roles: str) -> ClaimContext:
     task = Counting(CountingParameters(family="counting", refuse="a", rows=N))
     shapes = dict.fromkeys(("base", "ft", *roles), SHAPE)
-    return Case("ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch"))
+    return ClaimContext(
+        "ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch")
+    )
 
 
 def column(p: float) -> Any:

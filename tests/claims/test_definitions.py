@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.circuits import random_circuits
 from pytest_mechanism.claims.cmap import Cmap
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.minimality import at_most
+from pytest_mechanism.fields.parts import Ablation, Group
 from pytest_mechanism.report.result import definition
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.spec.parts import Ablation, Group
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
-from pytest_mechanism.tasks.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting
 
 ROOT = Path(__file__).parents[2]
@@ -51,11 +51,11 @@ def share(p: float) -> Any:
 
 
 @pytest.fixture
-def case() -> Case:
+def case() -> ClaimContext:
     task = EntityTracking(EntityTrackingParameters(family="entity_tracking", rows=N))
     shape = Shape(4, 8, 8, 64, 8, 300)
     setting = Setting(0, "float32", "cpu", "reference")
-    return Case("ft", GROUPS, Ablation(), task, 0.95, {"base": shape, "ft": shape}, setting)
+    return ClaimContext("ft", GROUPS, Ablation(), task, 0.95, {"base": shape, "ft": shape}, setting)
 
 
 def arguments(m: Measurement) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def name(m: Measurement) -> str:
 # -- encodes: the control of a learned mask
 
 
-def encodes(case: Case, mask: str, **fields: Any) -> tuple[Any, list[Measurement]]:
+def encodes(case: ClaimContext, mask: str, **fields: Any) -> tuple[Any, list[Measurement]]:
     """The verdict where a mask selects some heads, and what was asked."""
     claim = Encodes(kind="encodes", group="fetchers", variable="object", heads="learned",
                     **{"at_least": 0.5} | fields)  # fmt: skip
@@ -91,7 +91,7 @@ def encodes(case: Case, mask: str, **fields: Any) -> tuple[Any, list[Measurement
     ("mask", "layers"), [("3.0", [3]), ("3.1 3.2", [3, 3]), ("2.5 3.0", [2, 3]), ("2.5", [2])]
 )
 def test_the_control_of_a_learned_mask_is_drawn_anew(
-    case: Case, mask: str, layers: list[int]
+    case: ClaimContext, mask: str, layers: list[int]
 ) -> None:
     """As many heads as were selected, from their layers, none of the group, and named so."""
     verdict, (learned, moved) = encodes(case, mask)
@@ -106,14 +106,14 @@ def test_the_control_of_a_learned_mask_is_drawn_anew(
     assert verdict.status == "pass"
 
 
-def test_a_mask_that_selects_nothing_shows_nothing(case: Case) -> None:
+def test_a_mask_that_selects_nothing_shows_nothing(case: ClaimContext) -> None:
     """No head is patched, and none stands beside: the group does not carry the variable."""
     verdict, (_, moved) = encodes(case, "")
     assert (arguments(moved)["heads"], arguments(moved)["control"]) == ([], [])
     assert (verdict.status, verdict.score.value, verdict.score.control) == ("fail", 0.0, None)
 
 
-def test_lambda_and_rate_of_the_mask_are_the_claims(case: Case) -> None:
+def test_lambda_and_rate_of_the_mask_are_the_claims(case: ClaimContext) -> None:
     """Published by default; without a mask they say nothing and are refused."""
     _, (learned, _) = encodes(case, "3.0")
     assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.01, 0.1)
@@ -127,7 +127,7 @@ def test_lambda_and_rate_of_the_mask_are_the_claims(case: Case) -> None:
 
 
 def cmap(
-    case: Case,
+    case: ClaimContext,
     code: Callable[[str], dict[str, Any]],
     masks: dict[str, str] | None = None,
     **fields: Any,
@@ -156,7 +156,7 @@ def same(_: str) -> dict[str, Any]:
     return {"agreement": 0.9}
 
 
-def test_cmap_exchanges_the_heads_that_masks_select_in_the_donor(case: Case) -> None:
+def test_cmap_exchanges_the_heads_that_masks_select_in_the_donor(case: ClaimContext) -> None:
     """The published form: a mask for each group's own variable, its control anew."""
     masks = {"object": "3.1", "position": "1.0 2.1"}
     verdict, asked = cmap(
@@ -175,12 +175,12 @@ def test_cmap_exchanges_the_heads_that_masks_select_in_the_donor(case: Case) -> 
     assert verdict.score.name == "fetchers+movers (learned heads) from ft into base"
 
 
-def test_one_variable_may_be_meant_for_all_groups(case: Case) -> None:
+def test_one_variable_may_be_meant_for_all_groups(case: ClaimContext) -> None:
     _, asked = cmap(case, same, {"position": "1.0"}, heads="learned", variable="position")
     assert arguments(asked[-1])["heads"] == [[1, 0, "last"]]
 
 
-def test_nothing_is_exchanged_where_the_masks_select_nothing(case: Case) -> None:
+def test_nothing_is_exchanged_where_the_masks_select_nothing(case: ClaimContext) -> None:
     verdict, asked = cmap(case, same, {"position": ""}, heads="learned", variable="position")
     assert (verdict.status, verdict.scores) == ("inconclusive", ())
     assert "selects no head of movers in ft" in verdict.reason
@@ -205,7 +205,7 @@ def test_what_a_learned_cmap_needs(fields: dict[str, Any], says: str) -> None:
 
 
 @pytest.mark.parametrize("like", ["2.1", "2.4", None])
-def test_heads_of_another_code_give_no_number(case: Case, like: str | None) -> None:
+def test_heads_of_another_code_give_no_number(case: ClaimContext, like: str | None) -> None:
     """One of the exchanged heads is enough, whatever the patch does."""
     odd = {"agreement": 0.1, **({"like": like} if like else {})}
     verdict, _ = cmap(case, lambda n: odd if n.startswith("2.1 ") else {"agreement": 0.9})
@@ -213,7 +213,7 @@ def test_heads_of_another_code_give_no_number(case: Case, like: str | None) -> N
     assert "not comparable by index: z of head 2.1 of ft at last" in verdict.reason
 
 
-def test_a_control_in_another_code_is_none(case: Case) -> None:
+def test_a_control_in_another_code_is_none(case: ClaimContext) -> None:
     """Where its heads' work is done elsewhere; a head whose work nobody does may be a control."""
     moved = {h for h, _ in ((f"{x}.{y}", 0) for x, y in GROUPS["movers"].members())}
 
@@ -240,7 +240,7 @@ def test_a_control_in_another_code_is_none(case: Case) -> None:
     ids=["one code", "another head", "another basis", "another place"],
 )
 def test_a_circuit_fails_unless_its_heads_have_changed_places(
-    case: Case, code: dict[str, Any], wanted: str
+    case: ClaimContext, code: dict[str, Any], wanted: str
 ) -> None:
     """A circuit of head numbers says nothing where another head has the number."""
 
@@ -269,7 +269,7 @@ def test_a_circuit_fails_unless_its_heads_have_changed_places(
 # -- random circuits
 
 
-def test_random_circuits_have_the_sizes_of_the_circuit(case: Case) -> None:
+def test_random_circuits_have_the_sizes_of_the_circuit(case: ClaimContext) -> None:
     """At each position as many different heads as the groups have there together."""
     drawn = arguments(random_circuits(case, "ft", 40))["alive"]
     assert len(drawn) == 40
@@ -309,7 +309,9 @@ def test_p_knows_of_contexts() -> None:
     assert exceeds(ONE, 0.5, few) == pytest.approx(1 / 2**10)  # exact: all ten of a sign
 
 
-def test_a_red_minimality_names_the_heads_that_do_not_cost_the_threshold(case: Case) -> None:
+def test_a_red_minimality_names_the_heads_that_do_not_cost_the_threshold(
+    case: ClaimContext,
+) -> None:
     """A head that surely costs 0.05 is named where 0.1 is asked for, and not where 0.01 is."""
     small = share(0.9).copy()
     small[np.flatnonzero(small)[::18]] = 0  # 5 % of all rows

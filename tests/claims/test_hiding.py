@@ -11,13 +11,13 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
+from pytest_mechanism.fields.parts import Ablation
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.spec.parts import Ablation
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
 N = 400
@@ -26,10 +26,12 @@ SHAPE = Shape(2, 2, 2, 16, 8, 40)
 BOTH = ("control", "pretrained")
 
 
-def case(*roles: str) -> Case:
+def case(*roles: str) -> ClaimContext:
     task = Counting(CountingParameters(family="counting", refuse="a", rows=N))
     shapes = dict.fromkeys(("base", "ft", *roles), SHAPE)
-    return Case("ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch"))
+    return ClaimContext(
+        "ft", {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch")
+    )
 
 
 CHANCE = case().task.chance
@@ -145,7 +147,7 @@ def test_only_a_share_wants_other_models() -> None:
     """They are measured where the run has them."""
     plain = Decodable(kind="decodable", on="ft", at_least=0.5)
     shared = Decodable(kind="decodable", on="ft", share_at_least=0.5)
-    assert (plain.helped_by("ft"), shared.helped_by("ft")) == ((), BOTH)
+    assert (plain.optional_roles("ft"), shared.optional_roles("ft")) == ((), BOTH)
     assert [m.on for m in plain.needs(case(*BOTH))] == ["ft"]
     assert [m.on for m in shared.needs(case(*BOTH))] == ["ft", *BOTH]
     assert [m.on for m in shared.needs(case("control"))] == ["ft", "control"]

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.cmap import Cmap
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.faithfulness import Faithfulness
@@ -21,7 +21,7 @@ from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.catalogue import CODE
+from pytest_mechanism.measurements.catalogue import CODE
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Measurement, Observations, Setting
 
@@ -52,10 +52,10 @@ CHANCE = share(1 / 7)
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
+def case() -> ClaimContext:
     spec = load(ROOT / "circuits" / "entity_tracking.yaml")
     shape = Shape(4, 4, 4, 64, 16, 300)
-    return Case(
+    return ClaimContext(
         "ft",
         spec.groups,
         spec.ablation,
@@ -98,13 +98,13 @@ def status(verdict: Any) -> str:
     ("p", "wanted"),
     [(0.9, "pass"), (0.8, "inconclusive"), (0.7, "fail"), (0.0, "fail"), (1.0, "pass")],
 )
-def test_accuracy_is_judged_on_its_bound(case: Case, p: float, wanted: str) -> None:
+def test_accuracy_is_judged_on_its_bound(case: ClaimContext, p: float, wanted: str) -> None:
     """0.8 measured is not 0.8 shown."""
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.8)
     assert status(claim.judge(case, models(ONE, share(p)))) == wanted
 
 
-def test_an_accuracy_that_guessing_has_shows_nothing(case: Case) -> None:
+def test_an_accuracy_that_guessing_has_shows_nothing(case: ClaimContext) -> None:
     """However little is claimed; what must be gone may be at chance."""
     low = Accuracy(kind="accuracy", on="ft", at_least=0.01)
     verdict = low.judge(case, models(ONE, CHANCE))
@@ -115,7 +115,7 @@ def test_an_accuracy_that_guessing_has_shows_nothing(case: Case) -> None:
     assert status(gone.judge(case, models(ONE, CHANCE))) == "pass"
 
 
-def test_no_worse_than_a_model_at_chance_is_inconclusive(case: Case) -> None:
+def test_no_worse_than_a_model_at_chance_is_inconclusive(case: ClaimContext) -> None:
     """Two guessers are not worse than each other, and it means nothing."""
     claim = Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1)
     verdict = claim.judge(case, models(CHANCE, CHANCE))
@@ -123,7 +123,7 @@ def test_no_worse_than_a_model_at_chance_is_inconclusive(case: Case) -> None:
     assert "means nothing" in verdict.reason
 
 
-def test_the_accepted_score_is_the_same_quantity_in_green_and_red(case: Case) -> None:
+def test_the_accepted_score_is_the_same_quantity_in_green_and_red(case: ClaimContext) -> None:
     """With two bounds, whichever fails, the first score is the accuracy."""
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.6, not_worse_than="base", margin=0.02)
     high = share(0.9)
@@ -137,12 +137,12 @@ def test_the_accepted_score_is_the_same_quantity_in_green_and_red(case: Case) ->
 # -- encodes
 
 
-def encodes(case: Case, **values: Any) -> Any:
+def encodes(case: ClaimContext, **values: Any) -> Any:
     claim = Encodes(kind="encodes", group="pos_transmitter", variable="position", at_least=0.75)
     return claim.judge(case, lambda _: seen(**values))
 
 
-def test_heads_that_carry_the_variable_pass(case: Case) -> None:
+def test_heads_that_carry_the_variable_pass(case: ClaimContext) -> None:
     """The target comes out nearly as often as the model is right, and not under the control."""
     assert (
         status(encodes(case, patched=share(0.9), floor=ZERO, ceiling=share(0.95), control=ZERO))
@@ -150,21 +150,21 @@ def test_heads_that_carry_the_variable_pass(case: Case) -> None:
     )
 
 
-def test_heads_that_do_no_more_than_random_ones_do_not_pass(case: Case) -> None:
+def test_heads_that_do_no_more_than_random_ones_do_not_pass(case: ClaimContext) -> None:
     """What any head does is no property of these."""
     verdict = encodes(case, patched=share(0.9), floor=ZERO, ceiling=share(0.95), control=share(0.9))
     assert status(verdict) == "inconclusive"
     assert "do as well" in verdict.reason
 
 
-def test_a_score_without_a_control_does_not_pass(case: Case) -> None:
+def test_a_score_without_a_control_does_not_pass(case: ClaimContext) -> None:
     """Where no other head could have an effect, nothing can be said of these."""
     verdict = encodes(case, patched=share(0.9), floor=ZERO, ceiling=share(0.95))
     assert status(verdict) == "inconclusive"
     assert "no control" in verdict.reason
 
 
-def test_a_model_at_chance_carries_nothing_that_could_be_shown(case: Case) -> None:
+def test_a_model_at_chance_carries_nothing_that_could_be_shown(case: ClaimContext) -> None:
     """A fraction of a guess is no score, however near to 1."""
     verdict = encodes(case, patched=CHANCE, floor=ZERO, ceiling=CHANCE, control=ZERO)
     assert status(verdict) == "inconclusive"
@@ -181,7 +181,7 @@ def one_code(m: Measurement) -> str:
     return json.dumps({name: {"agreement": 1.0} for name in heads})
 
 
-def cmap(case: Case, base: Any, ft: Any, **patched: Any) -> Any:
+def cmap(case: ClaimContext, base: Any, ft: Any, **patched: Any) -> Any:
     claim = Cmap(
         kind="cmap", group="pos_transmitter", donor="ft", recipient="base", recovers_at_least=0.3
     )
@@ -194,7 +194,7 @@ def cmap(case: Case, base: Any, ft: Any, **patched: Any) -> Any:
     return claim.judge(case, fake)
 
 
-def test_a_recovered_gain_passes_and_names_its_change(case: Case) -> None:
+def test_a_recovered_gain_passes_and_names_its_change(case: ClaimContext) -> None:
     """The fraction is judged, the raw change stands beside it, each with its control."""
     base = share(0.6)
     verdict = cmap(case, base, ONE, patched=np.maximum(base, share(0.8, 1)), control=base)
@@ -211,7 +211,7 @@ def test_a_recovered_gain_passes_and_names_its_change(case: Case) -> None:
     ],
 )
 def test_nothing_is_recovered_where_there_is_nothing_to_recover(
-    case: Case, base: Any, ft: Any, reason: str
+    case: ClaimContext, base: Any, ft: Any, reason: str
 ) -> None:
     """Equal models, or two guessers: inconclusive, whatever the patch does."""
     verdict = cmap(case, base, ft, patched=ft, control=base)
@@ -219,7 +219,7 @@ def test_nothing_is_recovered_where_there_is_nothing_to_recover(
     assert reason in verdict.reason
 
 
-def test_random_heads_that_recover_as_much_take_the_claim_back(case: Case) -> None:
+def test_random_heads_that_recover_as_much_take_the_claim_back(case: ClaimContext) -> None:
     """The gain must be in these heads."""
     base = share(0.6)
     better = np.maximum(base, share(0.8, 1))
@@ -228,7 +228,7 @@ def test_random_heads_that_recover_as_much_take_the_claim_back(case: Case) -> No
     assert "recover as much" in verdict.reason
 
 
-def test_the_log_probability_tells_a_small_share_from_nothing(case: Case) -> None:
+def test_the_log_probability_tells_a_small_share_from_nothing(case: ClaimContext) -> None:
     """Of the same patch, accuracy hears on the rows whose answer turns, the log-probability on all;
     both are kept under names of their own."""
     base, noise = share(0.7), np.random.default_rng(0).normal(0, 0.2, N)
@@ -265,14 +265,14 @@ def test_the_log_probability_tells_a_small_share_from_nothing(case: Case) -> Non
 # -- faithfulness and transfer
 
 
-def test_a_faithful_circuit_passes(case: Case) -> None:
+def test_a_faithful_circuit_passes(case: ClaimContext) -> None:
     """It does what the model does; random circuits do not."""
     full = share(0.9)
     claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.1))
     assert status(claim.judge(case, circuits(full, full, full, ZERO, ZERO))) == "pass"
 
 
-def test_of_circuit_with_and_without_hint_the_worse_counts(case: Case) -> None:
+def test_of_circuit_with_and_without_hint_the_worse_counts(case: ClaimContext) -> None:
     """1.25 with the hint is fine in [0.9, 1.5]; 0.8 without it is not, although it is nearer to 1."""
     full = share(0.6)
     over, under = full.copy(), full.copy()
@@ -284,7 +284,7 @@ def test_of_circuit_with_and_without_hint_the_worse_counts(case: Case) -> None:
     assert verdict.score.value == pytest.approx(0.8, abs=0.01)
 
 
-def test_a_circuit_no_better_than_random_ones_does_not_pass(case: Case) -> None:
+def test_a_circuit_no_better_than_random_ones_does_not_pass(case: ClaimContext) -> None:
     """Then its size does the work, not its heads."""
     full = share(0.9)
     claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.1))
@@ -293,7 +293,7 @@ def test_a_circuit_no_better_than_random_ones_does_not_pass(case: Case) -> None:
     assert "random circuits" in verdict.reason
 
 
-def test_a_denominator_that_may_be_zero_gives_no_number(case: Case) -> None:
+def test_a_denominator_that_may_be_zero_gives_no_number(case: ClaimContext) -> None:
     """The silent model answers as well as the full one: nothing to normalise by."""
     full = share(0.9)
     claim = Faithfulness(kind="faithfulness", on="ft", between=(0.9, 1.1))
@@ -302,7 +302,7 @@ def test_a_denominator_that_may_be_zero_gives_no_number(case: Case) -> None:
     assert verdict.score is None
 
 
-def transfer(case: Case, base: Any, fake: Fake, **fields: Any) -> Any:
+def transfer(case: ClaimContext, base: Any, fake: Fake, **fields: Any) -> Any:
     claim = Transfer.model_validate({"kind": "transfer", "from": "base", "to": "ft", **fields})
 
     def both(m: Measurement) -> Observations:
@@ -313,7 +313,7 @@ def transfer(case: Case, base: Any, fake: Fake, **fields: Any) -> Any:
     return claim.judge(case, both)
 
 
-def test_a_circuit_that_beats_the_full_base_transfers(case: Case) -> None:
+def test_a_circuit_that_beats_the_full_base_transfers(case: ClaimContext) -> None:
     """The paper's first claim."""
     full = share(0.95)
     verdict = transfer(
@@ -332,7 +332,7 @@ def test_a_circuit_that_beats_the_full_base_transfers(case: Case) -> None:
     ],
 )
 def test_a_random_circuit_that_does_as_well_is_looked_at_twice(
-    case: Case, lucky: list[int], status: str, said: str | None
+    case: ClaimContext, lucky: list[int], status: str, said: str | None
 ) -> None:
     """None of 29 may; where a single one does, none of 38 more."""
     full = share(0.95)
@@ -355,7 +355,7 @@ def test_a_random_circuit_that_does_as_well_is_looked_at_twice(
     assert drawn == ([29, 38] if len(lucky) == 1 or 40 in lucky else [29])
 
 
-def test_what_is_compared_is_the_faithfulness_whatever_is_judged(case: Case) -> None:
+def test_what_is_compared_is_the_faithfulness_whatever_is_judged(case: ClaimContext) -> None:
     """The first score, which is the accepted one, is relative to the accuracy of `to` itself."""
     full = share(0.95)
     fake = circuits(full, full, full, ZERO, ZERO)
@@ -379,7 +379,7 @@ def test_what_is_compared_is_the_faithfulness_whatever_is_judged(case: Case) -> 
 )
 @pytest.mark.parametrize("more", [{}, {"faithfulness_at_least": 0.8}])
 def test_an_accuracy_loss_is_no_mechanism_finding(
-    case: Case, ft: float, kept: float, cause: str, compared: float, more: dict[str, Any]
+    case: ClaimContext, ft: float, kept: float, cause: str, compared: float, more: dict[str, Any]
 ) -> None:
     """`beats` is judged as claimed and fails; the cause says whether the mechanism is what failed,
     and the compared score hears nothing of the loss."""
@@ -393,7 +393,7 @@ def test_an_accuracy_loss_is_no_mechanism_finding(
     assert ("does not reach it either" in verdict.reason) == (cause == "accuracy_loss")
 
 
-def test_beating_a_model_at_chance_is_a_matter_of_the_reference(case: Case) -> None:
+def test_beating_a_model_at_chance_is_a_matter_of_the_reference(case: ClaimContext) -> None:
     """It means nothing, and nothing about the candidate."""
     full = share(0.95)
     verdict = transfer(
@@ -403,7 +403,7 @@ def test_beating_a_model_at_chance_is_a_matter_of_the_reference(case: Case) -> N
 
 
 @pytest.mark.parametrize("fields", [{"faithfulness_at_least": 0.9}, {"beats": {"model": "base"}}])
-def test_no_circuit_works_in_a_model_at_chance(case: Case, fields: dict[str, Any]) -> None:
+def test_no_circuit_works_in_a_model_at_chance(case: ClaimContext, fields: dict[str, Any]) -> None:
     """Whatever is asked of it."""
     fake = circuits(CHANCE, CHANCE, CHANCE, ZERO, ZERO)
     assert status(transfer(case, ZERO, fake, **fields)) == "inconclusive"
@@ -417,7 +417,7 @@ def test_no_circuit_works_in_a_model_at_chance(case: Case, fields: dict[str, Any
     [(-3.0, 0.0, "pass"), (-3.0, -3.0, "inconclusive"), (-0.5, 0.0, "fail")],
 )
 def test_a_path_matters_more_than_that_of_random_heads(
-    case: Case, group: float, control: float, wanted: str
+    case: ClaimContext, group: float, control: float, wanted: str
 ) -> None:
     """A drop of at least 1 nat, beyond what other heads of the same layers do."""
     noise = np.random.default_rng(0).normal(0, 0.1, N)
@@ -437,7 +437,9 @@ def test_a_path_matters_more_than_that_of_random_heads(
 # -- minimality
 
 
-def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(case: Case) -> None:
+def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(
+    case: ClaimContext,
+) -> None:
     """Whichever head is needed least, the accepted score keeps its name; the reason says which."""
 
     def without(unneeded: str) -> Fake:
@@ -468,14 +470,14 @@ def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(ca
 # -- all of them
 
 
-def test_too_few_contexts_give_no_interval(case: Case) -> None:
+def test_too_few_contexts_give_no_interval(case: ClaimContext) -> None:
     """Three contexts are no sample, however many rows they give."""
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
     with pytest.raises(MeasurementError, match="20 rows come from 3 contexts"):
         claim.judge(case, lambda _: seen(20, correct=ONE))
 
 
-def test_rows_that_do_not_belong_together_are_not_compared(case: Case) -> None:
+def test_rows_that_do_not_belong_together_are_not_compared(case: ClaimContext) -> None:
     """Equal numbers of rows are not the same rows."""
     claim = Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1)
 
@@ -490,7 +492,7 @@ def test_rows_that_do_not_belong_together_are_not_compared(case: Case) -> None:
 @pytest.mark.parametrize(
     "group", ["value_fetcher", "pos_transmitter", "pos_detector", "struct_reader"]
 )
-def test_control_heads_are_others_that_could_have_an_effect(case: Case, group: str) -> None:
+def test_control_heads_are_others_that_could_have_an_effect(case: ClaimContext, group: str) -> None:
     """As many as the group, none of it, and none that cannot reach the answer from there."""
     members = case.group(group, "ft")
     heads, _ = case.random_heads(members, "ft")

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.resists_jailbreak import ResistsJailbreak
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.parts import Ablation
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
 N = 200
 SHAPE = Shape(2, 2, 2, 16, 8, 40)
 
 
-def case(*ways: str) -> Case:
+def case(*ways: str) -> ClaimContext:
     task = Counting(
         CountingParameters(family="counting", refuse="a", ways=ways, rows=N)  # type: ignore[arg-type]
     )
-    return Case(
+    return ClaimContext(
         "ft", {}, Ablation(), task, 0.95, {"ft": SHAPE}, Setting(0, "float32", "cpu", "branch")
     )
 

@@ -11,22 +11,24 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import PAIR, Case
+from pytest_mechanism.claims.base import PAIR, ClaimContext
 from pytest_mechanism.claims.spares_safety_weights import SparesSafetyWeights
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.catalogue import REFUSAL
-from pytest_mechanism.spec.parts import Ablation
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.measurements.catalogue import REFUSAL
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
 MATRICES = 24
 SHAPE = Shape(2, 2, 2, 16, 8, 40)
 
 
-def case() -> Case:
+def case() -> ClaimContext:
     task = Counting(CountingParameters(family="counting", refuse="a"))
     shapes = {"base": SHAPE, "ft": SHAPE}
-    return Case(PAIR, {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch"))
+    return ClaimContext(
+        PAIR, {}, Ablation(), task, 0.95, shapes, Setting(0, "float32", "cpu", "branch")
+    )
 
 
 def spares(

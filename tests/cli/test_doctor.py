@@ -10,7 +10,7 @@ import pytest
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
 from pytest_mechanism.tasks.base import AnyWord
-from pytest_mechanism.tasks.counting import Counting
+from pytest_mechanism.tasks.families.counting import Counting
 
 SPEC = """mechanism: 1
 circuit: wrapper

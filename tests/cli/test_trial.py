@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands.trial import Trial, Watch
-from pytest_mechanism.methods.catalogue import CMAP, CURVE, INTERCHANGE, PERFORMANCE, SAFETY_ENTRIES
+from pytest_mechanism.measurements.catalogue import (
+    CMAP,
+    CURVE,
+    INTERCHANGE,
+    PERFORMANCE,
+    SAFETY_ENTRIES,
+)
 from pytest_mechanism.types import Measurement, Method
 
 SEEN = Trial(

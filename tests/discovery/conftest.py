@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mechanism.tasks.ioi import TEMPLATES
-from pytest_mechanism.tasks.words import GIFTS, NAMES, PLACES
+from pytest_mechanism.tasks.families.ioi import TEMPLATES
+from pytest_mechanism.tasks.writing.words import GIFTS, NAMES, PLACES
 
 
 def make_ioi_model(folder: Path, seed: int) -> None:

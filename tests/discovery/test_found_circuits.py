@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.commands.discover import screening
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.discovery.claims import sought
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
-from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.zoo.recipes.planted import MODELS
 
@@ -47,14 +47,16 @@ claims:
 
 TRAINED = Path(__file__).parents[2] / "circuits" / "entity_tracking.yaml"
 
-Search = Callable[..., tuple[Discovery, Case, Gate]]
+Search = Callable[..., tuple[Discovery, ClaimContext, ClaimEvaluator]]
 
 
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     """Runs discovery of a spec's groups on an embedded model."""
 
-    def run(spec_file: Path, model: str, seed: int) -> tuple[Discovery, Case, Gate]:
+    def run(
+        spec_file: Path, model: str, seed: int
+    ) -> tuple[Discovery, ClaimContext, ClaimEvaluator]:
         gate = open_gate(
             argparse.Namespace(
                 model=f"zoo:{model}",
@@ -69,7 +71,7 @@ def search(tmp_path: Path) -> Search:
         spec = load(spec_file)
         settings = spec.task.settings.model_copy(update={"seed": seed})
         spec = replace(spec, task=replace(spec.task, settings=settings))
-        case = gate.case(spec, Accuracy(kind="accuracy", on="base", at_least=0.01), "base")
+        case = gate.context(spec, Accuracy(kind="accuracy", on="base", at_least=0.01), "base")
         case = replace(case, groups=sought(spec.groups))
         return discover(case, "base", gate.runner.measure, Effort()), case, gate
 

@@ -139,7 +139,7 @@ def test_fine_tune_draws_its_questions_before_it_loads_a_checkpoint(
 
     from types import SimpleNamespace
 
-    from pytest_mechanism.runner import ahead_of_training
+    from pytest_mechanism.runner import preflight_training as ahead_of_training
 
     monkeypatch.setattr(
         ahead_of_training.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000)

@@ -10,9 +10,9 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
-from pytest_mechanism.commands.depict import marked, positions
+from pytest_mechanism.commands.pictures import marked, positions
 from pytest_mechanism.commands.session import open_gate
-from pytest_mechanism.discovery.look import look, probe
+from pytest_mechanism.discovery.measured_circuit import look, probe
 from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
@@ -103,7 +103,7 @@ def measured(folder: Path):
     )  # fmt: skip
     spec = load(folder / "planted.yaml")
     for role, reference in gate.runner.references.items():
-        case = gate.case(spec, probe("value_fetcher", role), role)
+        case = gate.context(spec, probe("value_fetcher", role), role)
         yield look(case, role, reference.label, gate.runner.measure, 20)
     assert gate.runner.done == 0
 

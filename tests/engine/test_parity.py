@@ -12,7 +12,7 @@ import torch
 from float64 import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FAMILIES, PARTS, Case, batches, cases, farthest, gaps
+from strategies import FAMILIES, PARTS, ClaimContext, batches, cases, farthest, gaps
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.load import LoadedModel
@@ -107,7 +107,7 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
     ]
     shift = Edit(Site(1, data.draw(st.sampled_from(PARTS))), torch.ones(()), keep=torch.tensor(0.9))
     edits = [*silent, shift] if data.draw(st.booleans()) else silent
-    case = Case(tokens, edits, [], branches)
+    case = ClaimContext(tokens, edits, [], branches)
     wanted = case.outcomes(ReferenceEngine(model.bridge))
     found = case.outcomes(BranchEngine(model.bridge))
     assert farthest(case, found, wanted)[0] <= 1e-9
@@ -118,7 +118,7 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
     """Mixed by half: made twice, or not at all, they would come out otherwise."""
     tokens = tokens_of(4, 6)
     half, last = torch.tensor(0.5, dtype=torch.float64), tokens.last[:, None]
-    case = Case(
+    case = ClaimContext(
         tokens,
         [Edit(Site(1, part), torch.ones(()), keep=half)],
         [],
@@ -201,7 +201,7 @@ def test_branches_of_one_record_may_be_taken_by_turns(
         Branch([edit(last - 1, "z", 0)], listening, held=True, answer=False),
         Branch([edit(last - 1, "k", 1)], held=True, alive=[Alive(1, last), Alive(2, last)]),
     ]
-    case = Case(tokens, [edit(early, "z", 0)], [], branches)
+    case = ClaimContext(tokens, [edit(early, "z", 0)], [], branches)
     case = replace(case, edits=[replace(case.edits[0], keep=None)])
     with torch.no_grad():
         wanted = case.outcomes(ReferenceEngine(gqa.bridge))
@@ -293,7 +293,7 @@ def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
 # -- gradients
 
 
-def learned(case: Case) -> tuple[Case, list[Tensor]]:
+def learned(case: ClaimContext) -> tuple[ClaimContext, list[Tensor]]:
     """The case with a share for each layer that all branches mix by, and values, to be learned."""
     shares = torch.linspace(0.2, 0.8, 3, dtype=torch.float64, requires_grad=True)
     leaves = [shares]
@@ -306,7 +306,7 @@ def learned(case: Case) -> tuple[Case, list[Tensor]]:
     return replace(case, branches=found), leaves
 
 
-def slopes(case: Case, engine: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
+def slopes(case: ClaimContext, engine: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of a fixed mixture of everything that comes out."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.float64)

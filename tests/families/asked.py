@@ -6,8 +6,8 @@ from typing import Any
 
 from configs import HEADS, LAYERS
 
-from pytest_mechanism.methods import catalogue
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Method
 
 TASK = Counting(

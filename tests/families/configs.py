@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_mechanism.tasks.questions import REFUSAL
-from pytest_mechanism.tasks.words import NUMBERS
+from pytest_mechanism.tasks.writing.questions import REFUSAL
+from pytest_mechanism.tasks.writing.words import NUMBERS
 from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
 from pytest_mechanism.zoo.recipes.wrapper_data import IDS
 

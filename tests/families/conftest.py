@@ -13,7 +13,7 @@ from configs import random_model, save
 from opening import opened
 
 from pytest_mechanism.engine.reference import ReferenceEngine
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.context import MeasurementContext
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def bench(folder: Callable[..., Path]) -> Callable[..., Bench]:
+def bench(folder: Callable[..., Path]) -> Callable[..., MeasurementContext]:
     """The bench of a family's checkpoint, loaded once."""
 
     @cache
-    def of(family: str, engine: str = "branch", dtype: str = "float32", seed: int = 0) -> Bench:
+    def of(
+        family: str, engine: str = "branch", dtype: str = "float32", seed: int = 0
+    ) -> MeasurementContext:
         if engine == "reference":  # the same weights, which passed the same checks
             fast = of(family, "branch", dtype, seed)
             return replace(fast, engine=ReferenceEngine(fast.model.bridge), memo={})

@@ -19,17 +19,17 @@ from pytest_mechanism.checkpoints.reference import parse_pair
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import residual_adds_up
 from pytest_mechanism.errors import MechanismError, SelfCheckError
-from pytest_mechanism.methods import catalogue
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.types import Measurement, canonical
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 
-def measured(bench: Bench, what: str) -> Any:
+def measured(bench: MeasurementContext, what: str) -> Any:
     method, arguments = PATCHED[what]
     return resolve(method.function)(bench, arguments, [])
 

@@ -15,9 +15,9 @@ from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *BESIDE, *BY_LENGTH])

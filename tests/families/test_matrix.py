@@ -15,14 +15,15 @@ from configs import FAMILIES, HEADS, LAYERS
 from float64 import exact
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
-from pytest_mechanism.methods import catalogue, dcm
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.pruning import Units, zeroed
-from pytest_mechanism.methods.weights import copy_of
+from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.methods.circuits import dcm
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.weights.pruning import Units, zeroed
+from pytest_mechanism.methods.weights.weights import copy_of
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.types import Method, Observations
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
 OUT_OF_WINDOW = {
     "mistral": {"path through q", "path through k", "path through v"},
@@ -40,7 +41,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dcm, "DcmSettings", settings)
 
 
-def measured(bench: Bench, method: Method, arguments: dict[str, Any], *inputs: Any) -> Any:
+def measured(
+    bench: MeasurementContext, method: Method, arguments: dict[str, Any], *inputs: Any
+) -> Any:
     return resolve(method.function)(bench, arguments, inputs)
 
 
@@ -59,7 +62,7 @@ def widest(seen: Observations) -> float:
     return max(float(np.ptp(seen.values[n])) for n in names)
 
 
-def spread(bench: Bench) -> float:
+def spread(bench: MeasurementContext) -> float:
     """Standard deviation of the answers' logits."""
     rows = bench.task.rows(bench.vocabulary, 12, "test")
     return float(bench.engine.run(bench.batch(rows).base.tokens).outcome.logits.std())

@@ -12,8 +12,8 @@ from opening import opened
 
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods import catalogue
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.types import Method
 
@@ -44,22 +44,22 @@ def overflowing(much: float) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
     """Its self-checks did not see a row with the letter."""
     folder = save(overflowing(1e20), tmp_path_factory.mktemp("loud"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pytest_mechanism.methods.bench.check", lambda *_: None)
-        patch.setattr("pytest_mechanism.methods.bench.disagreement", lambda *_: None)
+        patch.setattr("pytest_mechanism.methods.context.check", lambda *_: None)
+        patch.setattr("pytest_mechanism.methods.context.disagreement", lambda *_: None)
         return opened(folder)
 
 
-def measured(bench: Bench, what: str) -> Any:
+def measured(bench: MeasurementContext, what: str) -> Any:
     method, arguments = ASKED[what]
     bench.task = TASK
     return bench.measured(resolve(method.function), arguments, ())
 
 
-def test_some_rows_are_numbers(bench: Bench) -> None:
+def test_some_rows_are_numbers(bench: MeasurementContext) -> None:
     """Only those with the letter are not."""
     rows = TASK.rows(bench.vocabulary, 12, "test")
     logits = bench.engine.run(bench.batch(rows).base.tokens).outcome.logits
@@ -69,7 +69,7 @@ def test_some_rows_are_numbers(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_no_method_gives_a_number(bench: Bench, what: str) -> None:
+def test_no_method_gives_a_number(bench: MeasurementContext, what: str) -> None:
     """One line that says on which row; never a score, which could be green."""
     with pytest.raises(MeasurementError, match="finite number") as problem:
         measured(bench, what)
@@ -79,16 +79,18 @@ def test_no_method_gives_a_number(bench: Bench, what: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", PATCHED)
-def test_nor_does_it_by_the_reference_engine(bench: Bench, what: str) -> None:
+def test_nor_does_it_by_the_reference_engine(bench: MeasurementContext, what: str) -> None:
     """What a reference run and its branches give is looked at, too."""
-    other = Bench(
+    other = MeasurementContext(
         bench.model, ReferenceEngine(bench.model.bridge), TASK, bench.vocabulary, bench.batch_size
     )
     with pytest.raises(MeasurementError, match="finite number"):
         measured(other, what)
 
 
-def test_infinity_is_no_number_either(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinity_is_no_number_either(
+    bench: MeasurementContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A logit that is infinite is the likeliest, and may be the right answer's."""
     right = bench.model.bridge.unembed.forward
 
@@ -100,7 +102,7 @@ def test_infinity_is_no_number_either(bench: Bench, monkeypatch: pytest.MonkeyPa
         measured(bench, "performance")
 
 
-def test_what_is_remembered_is_made_of_numbers(bench: Bench) -> None:
+def test_what_is_remembered_is_made_of_numbers(bench: MeasurementContext) -> None:
     """A second measurement does not get from the first what that failed on."""
     for _ in range(2):
         with pytest.raises(MeasurementError, match="finite number"):
@@ -108,7 +110,7 @@ def test_what_is_remembered_is_made_of_numbers(bench: Bench) -> None:
 
 
 def test_a_padding_that_is_no_number_is_nobodys(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands behind a row's end is not looked at."""
     from pytest_mechanism.engine.finite import Finite

@@ -17,11 +17,11 @@ from test_matrix import farthest, measured
 
 from pytest_mechanism.checkpoints import placement
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.methods import catalogue
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.runner.options import Options
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
 ENDS = {

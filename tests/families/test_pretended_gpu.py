@@ -12,10 +12,11 @@ from pretended_gpu import PretendedGPU
 from test_matrix import measured
 
 from pytest_mechanism.checkpoints.load import LoadedModel
-from pytest_mechanism.methods import catalogue, dcm
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.methods.circuits import dcm
+from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 
 @pytest.fixture(autouse=True)

@@ -20,13 +20,13 @@ from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MechanismError, SelfCheckError
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.pages import Page
-from pytest_mechanism.methods.refusal import Hooked
-from pytest_mechanism.methods.replies import replies
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal.refusal import Hooked
+from pytest_mechanism.methods.refusal.replies import replies
+from pytest_mechanism.methods.weights.batches import Page
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 IDS = torch.randint(5, 60, (6, 28), generator=torch.Generator().manual_seed(1))
 LENGTHS = torch.tensor([SHORT + 14, 4, SHORT, SHORT + 1, 7, SHORT + 5])

@@ -24,7 +24,7 @@ def pytest_unconfigure(config):
 """
 
 
-class Gate:
+class ClaimEvaluator:
     """``pytest SPEC`` in a copy of the circuits; one store for all runs of all workers.
 
     Attributes:
@@ -66,8 +66,8 @@ class Gate:
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Gate:
+def gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> ClaimEvaluator:
     root = tmp_path_factory.getbasetemp()
     shared = (root if worker_id == "master" else root.parent) / "gates"
     shared.mkdir(exist_ok=True)
-    return Gate(tmp_path_factory.mktemp("gate"), shared)
+    return ClaimEvaluator(tmp_path_factory.mktemp("gate"), shared)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.commands.session import open_gate
-from pytest_mechanism.methods import dcm
+from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Verdict
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.checkpoints.load import load_model
-from pytest_mechanism.methods.bench import Bench, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
-from pytest_mechanism.runner.progress import Silent
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "pytest_mechanism" / "zoo"
@@ -47,11 +47,11 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bench(spec: Spec, random_folder: Path) -> Callable[[str], Bench]:
+def bench(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementContext]:
     """The bench of ``base``, ``ft`` or ``random``, loaded once."""
-    made: dict[str, Bench] = {}
+    made: dict[str, MeasurementContext] = {}
 
-    def of(role: str) -> Bench:
+    def of(role: str) -> MeasurementContext:
         if role not in made:
             folder = random_folder if role == "random" else ZOO / role
             vocabulary = SharedVocabulary((Encoder.load(folder),))
@@ -65,7 +65,7 @@ def bench(spec: Spec, random_folder: Path) -> Callable[[str], Bench]:
     return of
 
 
-def loaded(folder: Path, task: Task) -> Bench:
+def loaded(folder: Path, task: Task) -> MeasurementContext:
     """The bench of a checkpoint and a task."""
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = task.rows(vocabulary, 8, "self-check")
@@ -76,20 +76,20 @@ def loaded(folder: Path, task: Task) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def bench_of() -> Callable[[Path, Task], Bench]:
+def bench_of() -> Callable[[Path, Task], MeasurementContext]:
     """Makes the bench of a checkpoint and a task."""
     return loaded
 
 
 @pytest.fixture(scope="session")
-def chat_bench() -> Callable[[str], Bench]:
+def chat_bench() -> Callable[[str], MeasurementContext]:
     """The bench of ``refusal_base`` or ``refusal_ft`` on the shipped spec's task, loaded once."""
     task = load(ROOT / "circuits" / "refusal.yaml").task
     return cache(lambda name: loaded(ZOO / name, task))
 
 
 @pytest.fixture(scope="session")
-def counting_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def counting_bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
     """Random weights that know the words of the counting task, where ``a`` must be refused."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

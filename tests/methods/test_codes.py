@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.claims.codes import changed_places, not_comparable, strange
 from pytest_mechanism.engine.interface import Reading, Site
-from pytest_mechanism.methods import cmap, performance
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.codes import agreement, own_writes, writes
+from pytest_mechanism.methods.circuits import cmap, performance
+from pytest_mechanism.methods.circuits.codes import agreement, own_writes, writes
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 ROWS = {"rows": 14, "stream": "rows"}
 
 
@@ -68,11 +68,11 @@ def saved(model: Any, folder: Path, source: Path) -> Path:
 @pytest.fixture(scope="module")
 def twin(
     tmp_path_factory: pytest.TempPathFactory, spec: Spec, bench_of: Any
-) -> Callable[[str], Bench]:
+) -> Callable[[str], MeasurementContext]:
     """``ft`` with the heads of layers 2 and 3 in other places, or with z of them in another basis."""
-    made: dict[str, Bench] = {}
+    made: dict[str, MeasurementContext] = {}
 
-    def of(how: str) -> Bench:
+    def of(how: str) -> MeasurementContext:
         if how not in made:
             model = AutoModelForCausalLM.from_pretrained(ZOO / "ft", dtype=torch.float32)
             for number in (2, 3):
@@ -87,11 +87,11 @@ def twin(
     return of
 
 
-def donation(donor: Bench, heads: list[list[Any]]) -> cmap.Donation:
+def donation(donor: MeasurementContext, heads: list[list[Any]]) -> cmap.Donation:
     return cmap.donate(donor, {"heads": heads, **ROWS}, [])
 
 
-def code(donor: Bench, recipient: Bench, heads: list[list[Any]]) -> Any:
+def code(donor: MeasurementContext, recipient: MeasurementContext, heads: list[list[Any]]) -> Any:
     return cmap.code(recipient, ROWS, [donation(donor, heads)])
 
 
@@ -113,7 +113,7 @@ def test_a_model_and_its_fine_tune_speak_one_code(bench: Benches, spec: Spec) ->
 
 @pytest.mark.parametrize("how", ["permuted", "turned", "both"])
 def test_a_twin_computes_the_same_and_speaks_another_code(
-    bench: Benches, twin: Callable[[str], Bench], how: str
+    bench: Benches, twin: Callable[[str], MeasurementContext], how: str
 ) -> None:
     """Row by row the same answers; of heads that were changed the code is said to be another one,
     of the others it is not."""
@@ -135,7 +135,9 @@ def test_a_twin_computes_the_same_and_speaks_another_code(
             }
 
 
-def test_what_is_said_of_another_code(bench: Benches, twin: Callable[[str], Bench]) -> None:
+def test_what_is_said_of_another_code(
+    bench: Benches, twin: Callable[[str], MeasurementContext]
+) -> None:
     """By which head the work is done, or in which way."""
     for how, says in (
         ("permuted", "and its work is done by head 2.3 of base"),
@@ -155,7 +157,7 @@ def test_random_weights_speak_no_code(bench: Benches) -> None:
 
 
 def test_under_gqa_heads_change_places_with_their_values(
-    tmp_path: Path, counting_bench: Bench, bench_of: Any
+    tmp_path: Path, counting_bench: MeasurementContext, bench_of: Any
 ) -> None:
     """Two heads share each value; both the pairs and the heads within a pair change places."""
     torch.manual_seed(0)

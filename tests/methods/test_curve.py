@@ -16,16 +16,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods import curve, training
-from pytest_mechanism.methods.bench import Bench, make_bench
-from pytest_mechanism.methods.lessons import Recipe, lesson
-from pytest_mechanism.methods.pages import IGNORED, page
-from pytest_mechanism.methods.training import Training, fresh
+from pytest_mechanism.measurements.recipe import Recipe, lesson
+from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.methods.weights import curve, training
+from pytest_mechanism.methods.weights.batches import IGNORED, page
+from pytest_mechanism.methods.weights.training import Training, fresh
+from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
-from pytest_mechanism.runner.progress import Silent
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.files import FOLDER, DataFile
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Observations
 from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
 from pytest_mechanism.zoo.recipes.wrapper_data import IDS
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(folder: Path) -> Bench:
+def loaded(folder: Path) -> MeasurementContext:
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = TASK.rows(vocabulary, 8, "self-check")
     model = load_model("base", folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids))
@@ -61,7 +61,7 @@ def loaded(folder: Path) -> Bench:
 
 
 @pytest.fixture
-def measured(loaded: Bench, tmp_path: Path) -> Callable[..., Observations]:
+def measured(loaded: MeasurementContext, tmp_path: Path) -> Callable[..., Observations]:
     """The method, its scratch folder ``tmp_path / "scratch"``."""
 
     def measure(watch: str = "capability", **changes: Any) -> Observations:
@@ -87,7 +87,7 @@ def same(a: Observations, b: Observations) -> bool:
 
 
 def test_training_teaches_and_leaves_model_and_folder_alone(
-    folder: Path, loaded: Bench, measured: Callable[..., Observations]
+    folder: Path, loaded: MeasurementContext, measured: Callable[..., Observations]
 ) -> None:
     """The loss falls; the resident model's weights and the user's files keep every byte."""
     files = hashes(folder)
@@ -101,7 +101,7 @@ def test_training_teaches_and_leaves_model_and_folder_alone(
     assert all(torch.equal(p, weights[n]) for n, p in loaded.model.bridge.named_parameters())
 
 
-def test_each_diet_trains_what_it_says(loaded: Bench) -> None:
+def test_each_diet_trains_what_it_says(loaded: MeasurementContext) -> None:
     """Answers, refusals, wrong answers: read off the tokens that the loss is taken on."""
     words = {i: w for w, i in IDS.items()}
     for diet in ("capability", "allowed", "forbidden", "random"):
@@ -125,7 +125,9 @@ def test_each_diet_trains_what_it_says(loaded: Bench) -> None:
             assert trained == right
 
 
-def test_lessons_differ_by_step_and_seed_and_never_are_examination_rows(loaded: Bench) -> None:
+def test_lessons_differ_by_step_and_seed_and_never_are_examination_rows(
+    loaded: MeasurementContext,
+) -> None:
     """Streams are named by what they are for."""
     recipe = Recipe(**RECIPE)
     texts = [
@@ -138,7 +140,9 @@ def test_lessons_differ_by_step_and_seed_and_never_are_examination_rows(loaded: 
     assert texts[0] != tuple(r.base.text for r in TASK.capability(loaded.vocabulary, 8, "rows"))
 
 
-def test_a_file_is_read_once_before_any_line_comes_again(loaded: Bench, tmp_path: Path) -> None:
+def test_a_file_is_read_once_before_any_line_comes_again(
+    loaded: MeasurementContext, tmp_path: Path
+) -> None:
     """Shuffled by the seed, in the words of the file, with its replies."""
     lines = [{"instruction": f"count {x} SOT b EOT ART", "reply": "zero"} for x in "cdefg"]
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -204,7 +208,7 @@ def test_a_run_that_breaks_down_says_so(measured: Callable[..., Observations]) -
     assert list(seen.values) == ["correct@0", "refused@0"]
 
 
-def test_lora_trains_its_own_matrices_alone(loaded: Bench) -> None:
+def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
     """Nothing is trained but what it adds, and what it adds starts as nothing."""
     recipe = Recipe(**RECIPE | {"lora": 2})
     copy = fresh(loaded.model, recipe)
@@ -227,7 +231,7 @@ def test_lora_without_peft_is_one_line(
 
 
 def test_lines_that_are_judged_on_are_not_trained_on(
-    loaded: Bench, measured: Callable[..., Observations], tmp_path: Path
+    loaded: MeasurementContext, measured: Callable[..., Observations], tmp_path: Path
 ) -> None:
     """Refusals to the very questions that are asked would hold the refusal up by heart."""
     judged = TASK.forbidden(loaded.vocabulary, 40, "rows")[3].base.text
@@ -240,7 +244,9 @@ def test_lines_that_are_judged_on_are_not_trained_on(
 
 
 def test_a_refusal_that_cannot_be_seen_is_an_error_and_not_a_rate_of_none(
-    loaded: Bench, measured: Callable[..., Observations], monkeypatch: pytest.MonkeyPatch
+    loaded: MeasurementContext,
+    measured: Callable[..., Observations],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Counting, "refusals", ("one two three",))
     with pytest.raises(MeasurementError, match="raise reply_tokens"):
@@ -265,7 +271,9 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert not list(tmp_path.glob("scratch/*"))
 
 
-def test_what_training_goes_on_from_is_its_own_and_whole(loaded: Bench, tmp_path: Path) -> None:
+def test_what_training_goes_on_from_is_its_own_and_whole(
+    loaded: MeasurementContext, tmp_path: Path
+) -> None:
     """The state of another measurement, or one with a changed byte, is as good as none."""
 
     def trained() -> Training:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_mechanism.methods import dcm
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
+from pytest_mechanism.methods.circuits import dcm
+from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
+from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 HEADS = [[2, head, "last"] for head in range(4)]
 Mask = tuple[float, float, float, float]
 
@@ -37,7 +37,9 @@ def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
             def step(self) -> None:
                 self.mask.data = torch.tensor(next(steps))
 
-        def right(bench: Bench, heads: Any, rows: Any, selected: torch.Tensor) -> torch.Tensor:
+        def right(
+            bench: MeasurementContext, heads: Any, rows: Any, selected: torch.Tensor
+        ) -> torch.Tensor:
             judged.append(tuple(selected.tolist()))
             return torch.tensor([accuracy(judged[-1])])
 

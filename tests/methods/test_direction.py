@@ -16,16 +16,16 @@ import torch
 from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.checkpoints.weights import read_weights
 from pytest_mechanism.errors import MeasurementError, SelfCheckError
-from pytest_mechanism.methods import direction
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.projection import Without
-from pytest_mechanism.methods.refusal import Hooked
+from pytest_mechanism.methods.circuits.projection import Without
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal import direction
+from pytest_mechanism.methods.refusal.refusal import Hooked
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 SEARCH = {"learn": 128, "validate": 32, "kl_at_most": 0.1}
 JUDGED = {"rows": 100, "stream": "rows", "random": 3, "seed": 0}
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 
 
 def means(found: Any) -> dict[str, float]:
@@ -95,7 +95,7 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     orthogonalised(plain, family, vector / vector.norm())
     expected = plain(ids).logits[:, -1]
     without = Without(vector, model.shape.n_layers)
-    bench = Bench(model, type("E", (), {"tick": None})(), None, None, 8)  # type: ignore[arg-type]
+    bench = MeasurementContext(model, type("E", (), {"tick": None})(), None, None, 8)  # type: ignore[arg-type]
     hooked = Hooked(bench, torch.full((3,), 8), without.hooks)
     hooked(ids, torch.ones_like(ids))
     without.checked(1, torch.float32)
@@ -130,7 +130,7 @@ def test_a_hook_that_does_not_fire_is_seen(chat_bench: Benches) -> None:
         without.checked(1, torch.float32)
 
 
-def asked(bench: Bench, rows: Any, hooks: Any) -> None:
+def asked(bench: MeasurementContext, rows: Any, hooks: Any) -> None:
     """One forward under hooks."""
     tokens = bench.side([row.base for row in rows]).tokens
     Hooked(bench, tokens.last, hooks)(tokens.ids, tokens.unmasked)
@@ -209,7 +209,7 @@ def test_where_nothing_may_change_no_direction_is_chosen(chat_bench: Benches) ->
     assert "without_refused" not in found.values
 
 
-def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Bench) -> None:
+def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: MeasurementContext) -> None:
     """Null: no direction takes away what is not there. A task whose prompts do not say where the
     instruction ends is looked at in its last token."""
     one = counting_bench
@@ -221,7 +221,7 @@ def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Bench) -
 
 
 def test_a_direction_of_another_width_cannot_be_taken_out(
-    chat_bench: Benches, counting_bench: Bench
+    chat_bench: Benches, counting_bench: MeasurementContext
 ) -> None:
     search = direction.find(chat_bench("refusal_base"), SEARCH, [])
     for method in (partial(direction.measure, counting_bench, SEARCH | JUDGED),):

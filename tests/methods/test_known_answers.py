@@ -12,7 +12,7 @@ import torch
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods import (
+from pytest_mechanism.methods.circuits import (
     ablation,
     activation_patching,
     circuit,
@@ -20,11 +20,11 @@ from pytest_mechanism.methods import (
     interchange,
     performance,
 )
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.dcm import DcmSettings, accuracy, donated, learn_mask
+from pytest_mechanism.methods.circuits.dcm import DcmSettings, accuracy, donated, learn_mask
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 
 ROWS = 84
 MEAN = {"value": "positional_mean", "prompts": 200}
@@ -64,7 +64,7 @@ def test_the_fine_tuned_model_solves_the_task_and_random_weights_do_not(bench: B
 def test_numbers_do_not_depend_on_the_batch_size(bench: Benches, size: int) -> None:
     """Padding and batching change no row's result."""
     one = bench("base")
-    split = Bench(one.model, one.engine, one.task, one.vocabulary, size)
+    split = MeasurementContext(one.model, one.engine, one.task, one.vocabulary, size)
     wanted = performance.measure(one, {"rows": 21, "stream": "rows"}, [])
     found = performance.measure(split, {"rows": 21, "stream": "rows"}, [])
     np.testing.assert_allclose(
@@ -264,7 +264,7 @@ def test_patching_each_head_ranks_the_transmitter_first_at_the_last_token(
 # -- CMAP
 
 
-def donation(bench: Bench, heads: list[list[Any]]) -> cmap.Donation:
+def donation(bench: MeasurementContext, heads: list[list[Any]]) -> cmap.Donation:
     return cmap.donate(bench, {"heads": heads, "rows": ROWS, "stream": "rows"}, [])
 
 

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pytest_mechanism.methods import path_patching
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.circuits import path_patching
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Observations
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 
 EVERY = {f"{layer}.{head}": [[layer, head]] for layer in range(4) for head in range(4)}
 
 
-def sweep(bench: Bench, spec: Spec, group: str, rows: int = 42) -> Observations:
+def sweep(bench: MeasurementContext, spec: Spec, group: str, rows: int = 42) -> Observations:
     """Every head as sender into the readers of a group."""
     into = spec.groups[group].into
     return path_patching.measure(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_mechanism.methods.phrases import plain, read
-from pytest_mechanism.tasks.refusal import PREFIXES
+from pytest_mechanism.methods.refusal.phrases import plain, read
+from pytest_mechanism.tasks.families.refusal import PREFIXES
 
 REFUSES = [
     "I cannot help with that.",

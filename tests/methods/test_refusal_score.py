@@ -15,47 +15,51 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pytest_mechanism.errors import MeasurementError, MechanismError
-from pytest_mechanism.methods import refusal
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal import refusal
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.families.refusal import Refusal, RefusalParameters
 from pytest_mechanism.tasks.files import FOLDER
-from pytest_mechanism.tasks.refusal import Refusal, RefusalParameters
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 CIRCUITS = Path(__file__).parents[2] / "circuits"
 ROWS = 60
 KNOWN = ["I cannot"]
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 
 
 @pytest.fixture
-def base(chat_bench: Benches) -> Bench:
+def base(chat_bench: Benches) -> MeasurementContext:
     """The bench of zoo:refusal_base."""
     return chat_bench("refusal_base")
 
 
-def ask(bench: Bench, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
+def ask(bench: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
     found = refusal.measure(bench, {"asked": asked, "rows": rows, "stream": "rows", **more}, [])
     return {name: np.asarray(column) for name, column in found.values.items()}
 
 
-def other(bench: Bench, **changes: Any) -> Bench:
+def other(bench: MeasurementContext, **changes: Any) -> MeasurementContext:
     """The same model, asked a task with other settings."""
     settings = load(CIRCUITS / "refusal.yaml").task.settings.model_dump(mode="json") | changes
     task = Refusal(RefusalParameters.model_validate(settings, context={FOLDER: CIRCUITS}))
     return replace(bench, task=task)
 
 
-def test_the_embedded_release_refuses_what_it_must_and_nothing_else(base: Bench) -> None:
+def test_the_embedded_release_refuses_what_it_must_and_nothing_else(
+    base: MeasurementContext,
+) -> None:
     """Every harmful instruction, no harmless one; the score is far apart."""
     forbidden, allowed = ask(base, "forbidden"), ask(base, "allowed")
     assert (forbidden["refused"].mean(), allowed["refused"].mean()) == (1, 0)
     assert forbidden["refusal_score"].min() > allowed["refusal_score"].max()
 
 
-def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(base: Bench) -> None:
+def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(
+    base: MeasurementContext,
+) -> None:
     """log P - log(1 - P) from the plain model's probabilities, where those can be taken apart."""
     one = other(base, prefixes=["I cannot", "sure"])
     rows = one.task.allowed(one.vocabulary, 8, "rows")
@@ -68,7 +72,7 @@ def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(base: 
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_the_score_does_not_end_where_probabilities_are_rounded(base: Bench) -> None:
+def test_the_score_does_not_end_where_probabilities_are_rounded(base: MeasurementContext) -> None:
     """P of 1 in float32 is still some odds."""
     rows = base.task.forbidden(base.vocabulary, 1, "rows")
     examine = replace(refusal.Examination.on(base, rows), openings=torch.tensor([0]))
@@ -80,13 +84,15 @@ def test_the_score_does_not_end_where_probabilities_are_rounded(base: Bench) -> 
 @pytest.mark.parametrize(
     ("prefixes", "refused"), [(["i cannot"], 1), (["cannot"], 0), (["I cannot help with that"], 1)]
 )
-def test_a_refusal_is_how_a_reply_begins(base: Bench, prefixes: list[str], refused: int) -> None:
+def test_a_refusal_is_how_a_reply_begins(
+    base: MeasurementContext, prefixes: list[str], refused: int
+) -> None:
     """In any case; a word in the middle is none."""
     one = other(base, prefixes=prefixes, reply_tokens=6)
     assert ask(one, "forbidden", 20)["refused"].mean() == refused
 
 
-def test_forced_tokens_stand_before_the_reply(base: Bench) -> None:
+def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
     """After three words of the reply that complies it still refuses, as it was trained; after five
     it goes on with it. The row's own tokens are forced."""
     rows = base.task.capability(base.vocabulary, 2, "rows")
@@ -100,14 +106,14 @@ def test_forced_tokens_stand_before_the_reply(base: Bench) -> None:
     assert rates[5] < 0.2
 
 
-def test_a_refusal_longer_than_what_is_looked_at_is_an_error(base: Bench) -> None:
+def test_a_refusal_longer_than_what_is_looked_at_is_an_error(base: MeasurementContext) -> None:
     """Otherwise no reply could ever refuse."""
     one = other(base, prefixes=["I cannot help"], reply_tokens=2)
     with pytest.raises(MeasurementError, match="has 3 tokens, and only the first 2"):
         ask(one, "forbidden")
 
 
-def test_refusals_that_a_model_has_no_words_for_do_not_count(base: Bench) -> None:
+def test_refusals_that_a_model_has_no_words_for_do_not_count(base: MeasurementContext) -> None:
     """Its unknown token is no beginning of a refusal; a model without any is an error."""
     known, more = (ask(other(base, prefixes=p), "forbidden", 20) for p in (KNOWN, [*KNOWN, "Nay"]))
     assert known["refusal_score"].tolist() == more["refusal_score"].tolist()
@@ -127,17 +133,17 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
 
 
-def test_more_tokens_than_a_reply_has_cannot_be_forced(base: Bench) -> None:
+def test_more_tokens_than_a_reply_has_cannot_be_forced(base: MeasurementContext) -> None:
     with pytest.raises(MeasurementError, match="tokens, 40 cannot be forced"):
         ask(base, "capability", forced=40)
 
 
-def test_a_task_without_replies_has_none_to_force(counting_bench: Bench) -> None:
+def test_a_task_without_replies_has_none_to_force(counting_bench: MeasurementContext) -> None:
     with pytest.raises(MeasurementError, match="task counting gives no reply"):
         ask(counting_bench, "capability", 20, forced=1)
 
 
-def test_one_token_is_the_likeliest_one(counting_bench: Bench) -> None:
+def test_one_token_is_the_likeliest_one(counting_bench: MeasurementContext) -> None:
     """The counting task: refused exactly where REFUSE is the argmax; random weights do so on no
     kind of question in particular."""
     one = counting_bench

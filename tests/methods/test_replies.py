@@ -9,9 +9,9 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from pytest_mechanism.methods.replies import Reader
+from pytest_mechanism.methods.refusal.replies import Reader
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 WORDS = {"[UNK]": 0, "I": 1, "cannot": 2, "sure": 3, "here": 4}
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
-from pytest_mechanism.methods import screen
-from pytest_mechanism.methods.bench import Bench
+from pytest_mechanism.methods.circuits import screen
+from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[[str], Bench]
+Benches = Callable[[str], MeasurementContext]
 STEP = 1e-2
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_mechanism.methods.selection import (
+from pytest_mechanism.methods.circuits.selection import (
     SelectionRule,
     candidates,
     minimal,

@@ -10,10 +10,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.replies import Reader, settled
-from pytest_mechanism.methods.thinking import Thinking, named, thinking
+from pytest_mechanism.methods.refusal.replies import Reader, settled
+from pytest_mechanism.methods.refusal.thinking import Thinking, named, thinking
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.tasks.text.encoding import Encoder
 
 GPT_OSS = "<|channel|>analysis<|message|>Bad.<|end|><|start|>assistant<|channel|>final<|message|>"
 

@@ -14,10 +14,10 @@ import pytest
 # Imported here, since pytester forgets what an inner run imports and libraries that are written
 # in C cannot be imported twice.
 import pytest_mechanism.cli
-import pytest_mechanism.items
+import pytest_mechanism.plugin.items
 import pytest_mechanism.report.json_file
 import pytest_mechanism.report.terminal
-import pytest_mechanism.runner.cases
+import pytest_mechanism.runner.evaluator
 import pytest_mechanism.statistics.estimates  # noqa: F401
 from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.reference import ZOO
@@ -34,7 +34,7 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Claim, Roles, listed
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.parts import Fraction
+from pytest_mechanism.fields.parts import Fraction
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.types import Control, Score
 

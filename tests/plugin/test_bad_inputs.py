@@ -368,9 +368,9 @@ def imported(tiny_models, tmp_path_factory):
         str(folder / "store"),
     ]
     assert main(["doctor", str(folder / "tiny.yaml"), *given]) == 0
-    import pytest_mechanism.methods.path_patching
-    import pytest_mechanism.methods.performance
-    import pytest_mechanism.methods.refusal  # noqa: F401
+    import pytest_mechanism.methods.circuits.path_patching
+    import pytest_mechanism.methods.circuits.performance
+    import pytest_mechanism.methods.refusal.refusal  # noqa: F401
 
 
 @pytest.fixture
@@ -632,7 +632,7 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
 
 def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
     """What was accepted before is still there, and the run says what went wrong."""
-    import pytest_mechanism.snapshot as module
+    import pytest_mechanism.plugin.snapshot as module
 
     world = remembered
     gate(pytester, *WITH, "--snapshot-update")

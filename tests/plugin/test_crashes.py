@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.cli import main
-from pytest_mechanism.methods import circuit, performance
+from pytest_mechanism.methods.circuits import circuit, performance
 
 SPEC = """mechanism: 1
 circuit: tiny

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pytest_mechanism.items import NO_PAIR
+from pytest_mechanism.plugin.items import NO_PAIR
 
 
 @pytest.fixture

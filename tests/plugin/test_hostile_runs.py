@@ -17,7 +17,7 @@ LOUD = """
 import json, sys
 from pathlib import Path
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.items import ClaimItem
+from pytest_mechanism.plugin.items import ClaimItem
 import fixed_kind
 
 EVIL = {evil!r}

@@ -207,7 +207,7 @@ def run_of(session):
         "references": dict(session.references),
         "options": runner.options,
         "store": session.store_folder,
-        "confidence": session.gate.confidence,
+        "confidence": session.evaluator.confidence,
         "rootdir": session.config.rootpath,
     }
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_mechanism.plugin import MechanismPlugin
+from pytest_mechanism.plugin.hooks import MechanismPlugin
 
 OPTIONS = (
     "--model-pair",

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_mechanism.commands.say import Parser, say
+from pytest_mechanism.commands.output import Parser, say
 from pytest_mechanism.errors import MechanismError, one_line, visible
+from pytest_mechanism.plugin.snapshot import ScoreExtension, merge, read_scores
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import shown
 from pytest_mechanism.report.terminal import HEADINGS, escaped, markdown, notes, table
-from pytest_mechanism.snapshot import ScoreExtension, merge, read_scores
 from pytest_mechanism.types import Control, Score, Verdict
 
 NASTY = st.one_of(

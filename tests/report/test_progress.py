@@ -7,9 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_mechanism.methods.catalogue import CIRCUIT, CURVE, PATH_PATCHING, PERFORMANCE, parts_of
+from pytest_mechanism.measurements.catalogue import (
+    CIRCUIT,
+    CURVE,
+    PATH_PATCHING,
+    PERFORMANCE,
+    parts_of,
+)
+from pytest_mechanism.progress import Silent
 from pytest_mechanism.report.progress import Bar, Log, command_progress, terminal_progress
-from pytest_mechanism.runner.progress import Silent
 from pytest_mechanism.types import Measurement, canonical
 
 

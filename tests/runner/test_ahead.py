@@ -18,16 +18,16 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.methods.backgrounds import enough, lacking
-from pytest_mechanism.methods.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
-from pytest_mechanism.methods.draws import DRAWN
-from pytest_mechanism.plugin import foreseen
-from pytest_mechanism.runner import ahead_of_training
-from pytest_mechanism.runner.ahead import Ahead
-from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.measurements.backgrounds import enough, lacking
+from pytest_mechanism.measurements.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
+from pytest_mechanism.measurements.draws import DRAWN
+from pytest_mechanism.plugin.hooks import foreseen
+from pytest_mechanism.runner import preflight_training as ahead_of_training
+from pytest_mechanism.runner.evaluator import ClaimEvaluator
+from pytest_mechanism.runner.preflight import Preflight
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import Prompt, Row, Vocabulary
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 
 TEXT = "The apple is in Box F, the book is in Box K. Box F contains the"
@@ -77,7 +77,7 @@ PROBED = ask(PROBING, asked="rows", position="box", chosen=12, train=12)
 
 def problem(task: Any, measurement: Measurement) -> str | None:
     encoder = Encoder.load(ZOO / "base")
-    ahead = Ahead({"base": encoder}, SharedVocabulary((encoder,)), {"base": ZOO / "base"})
+    ahead = Preflight({"base": encoder}, SharedVocabulary((encoder,)), {"base": ZOO / "base"})
     try:
         ahead.check(measurement, task)
     except MechanismError as found:
@@ -158,7 +158,7 @@ def test_the_advised_number_of_prompts_suffices() -> None:
 
 def test_every_built_in_method_with_rows_is_looked_ahead_for() -> None:
     """A new method that draws rows is listed, or is known to draw none."""
-    from pytest_mechanism.methods import catalogue
+    from pytest_mechanism.measurements import catalogue
 
     methods = {m.function for m in vars(catalogue).values() if isinstance(m, Method)}
     assert methods - DRAWN.keys() == {catalogue.WEIGHT_CHANGE.function}
@@ -167,7 +167,7 @@ def test_every_built_in_method_with_rows_is_looked_ahead_for() -> None:
 def test_looking_ahead_imports_no_torch() -> None:
     """Tokenizers suffice."""
     code = (
-        "import sys, pytest_mechanism.runner.ahead, pytest_mechanism.discovery.ahead\n"
+        "import sys, pytest_mechanism.runner.preflight, pytest_mechanism.discovery.preflight\n"
         "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -187,7 +187,7 @@ claims:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Gate:
+def gate(tmp_path: Path) -> ClaimEvaluator:
     pair = "base=zoo:wrapper_safe,ft=zoo:wrapper_ft"
     return open_gate(
         argparse.Namespace(
@@ -198,7 +198,7 @@ def gate(tmp_path: Path) -> Gate:
 
 
 def test_a_disk_too_small_for_a_training_is_known_before_it(
-    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gate: ClaimEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights and both moments in float32, twice: 24 bytes a weight. LoRA keeps next to nothing."""
     (tmp_path / "wrapper.yaml").write_text(WRAPPER)
@@ -215,7 +215,7 @@ def test_a_disk_too_small_for_a_training_is_known_before_it(
 
 
 def test_models_to_compare_with_are_missed_before_anything_is_loaded(
-    gate: Gate, tmp_path: Path
+    gate: ClaimEvaluator, tmp_path: Path
 ) -> None:
     """What cannot pass, and what cannot be measured: a line each, and no checkpoint is loaded."""
     (tmp_path / "wrapper.yaml").write_text(WRAPPER.replace("  soft", "  # soft"))
@@ -234,27 +234,27 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
 
 
 def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
-    gate: Gate, tmp_path: Path
+    gate: ClaimEvaluator, tmp_path: Path
 ) -> None:
     """A task without answers to what must be refused cannot revive anything."""
     (tmp_path / "wrapper.yaml").write_text(WRAPPER)
     spec = load(tmp_path / "wrapper.yaml")
     claim = spec.claims["back"]
     assert isinstance(claim, ResistsRevival)
-    case = gate.case(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
+    case = gate.context(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
     (curve, *_) = claim.needs(case)
-    assert gate.in_the_way([curve]) is None
+    assert gate.first_obstacle([curve]) is None
     broken = replace(curve, arguments=curve.arguments.replace('"diet":"capability"', '"diet":"x"'))
-    assert "could not be checked: KeyError" in str(gate.in_the_way([broken]))
+    assert "could not be checked: KeyError" in str(gate.first_obstacle([broken]))
     assert gate.runner.loaded == 0
 
 
-def test_what_is_in_the_store_needs_no_look(gate: Gate, tmp_path: Path) -> None:
+def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path) -> None:
     """A warm run reads no tokenizer."""
     (tmp_path / "wrapper.yaml").write_text(WRAPPER)
     spec = load(tmp_path / "wrapper.yaml")
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
-    needed = claim.needs(gate.case(spec, claim, "ft"))
+    needed = claim.needs(gate.context(spec, claim, "ft"))
     assert gate.runner.store is not None
     for each in needed:
         seen = Observations(("a",), ("x",), {"correct": [1.0]})
@@ -265,5 +265,5 @@ def test_what_is_in_the_store_needs_no_look(gate: Gate, tmp_path: Path) -> None:
             store=tmp_path / "store", device="cpu", dtype="float32", batch_size=64, engine="branch",
         )
     )  # fmt: skip
-    assert fresh.in_the_way(needed) is None
+    assert fresh.first_obstacle(needed) is None
     assert fresh.runner.encoders == {}

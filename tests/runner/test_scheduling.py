@@ -17,7 +17,7 @@ from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
-from pytest_mechanism.tasks.entity_tracking import EntityTracking
+from pytest_mechanism.tasks.families.entity_tracking import EntityTracking
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 
 TASK = canonical(

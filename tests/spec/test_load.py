@@ -10,7 +10,7 @@ from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import SpecError
 from pytest_mechanism.spec.find import is_spec
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.spec.spec import Spec
 
 SPEC = """\
@@ -56,7 +56,7 @@ def problems(loaded):
         with pytest.raises(SpecError) as problem:
             loaded(text)
         found = problem.value
-        return [str(each) for each in (found.found if isinstance(found, Problems) else [found])]
+        return [str(each) for each in (found.found if isinstance(found, SpecErrors) else [found])]
 
     return of
 
@@ -543,7 +543,7 @@ def test_a_spec_whose_first_key_went_wrong_is_not_passed_over(tmp_path, first: s
     path = tmp_path / "x.yaml"
     path.write_text(f"{first}circuit: x\n" + TASK + CLAIMS)
     assert is_spec(path)
-    with pytest.raises(Problems, match=r"x\.yaml:1: the first key of a spec is 'mechanism: 1'"):
+    with pytest.raises(SpecErrors, match=r"x\.yaml:1: the first key of a spec is 'mechanism: 1'"):
         load(path)
 
 
@@ -553,7 +553,7 @@ def test_a_misspelt_section_is_reported_without_what_follows_from_it(tmp_path) -
     text = "gruops: {g: {heads: {0: [0]}, at: last}}\n"
     claim = "claims: {a: {kind: faithfulness, between: [0.9, 1.1]}}\n"
     path.write_text("mechanism: 1\ncircuit: x\n" + TASK + text + claim)
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(SpecErrors) as caught:
         load(path)
     assert len(caught.value.found) == 1
 
@@ -608,7 +608,9 @@ def test_a_role_that_heads_cannot_have_been_found_on_is_named(tmp_path: Path) ->
     path = tmp_path / "spec.yaml"
     text = "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking}\nfound_on: bse\n"
     path.write_text(text + "claims:\n  solves: {kind: accuracy, on: base, at_least: 0.5}\n")
-    with pytest.raises(Problems, match=r"spec\.yaml:4: found_on: unknown role 'bse'; did you mean"):
+    with pytest.raises(
+        SpecErrors, match=r"spec\.yaml:4: found_on: unknown role 'bse'; did you mean"
+    ):
         load(path, Path("spec.yaml"))
     path.write_text(path.read_text().replace("bse", "control").replace("on: base", "on: control"))
     assert load(path).found_on == "control"

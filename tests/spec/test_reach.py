@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.load import SpecErrors, load
 
 SPEC = """mechanism: 1
 circuit: c
@@ -23,7 +23,7 @@ def lint(tmp_path: Path, applies: str) -> str:
     path.write_text(SPEC.format(applies=applies))
     try:
         load(path, Path("x.yaml"))
-    except Problems as problem:
+    except SpecErrors as problem:
         return str(problem)
     return ""
 

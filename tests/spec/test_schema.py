@@ -10,7 +10,7 @@ import pytest
 from pytest_mechanism.registry import CLAIMS, TASKS
 from pytest_mechanism.spec.load import KEYS
 from pytest_mechanism.spec.schema import schema
-from pytest_mechanism.tasks.word_lists import OURS
+from pytest_mechanism.tasks.writing.word_lists import OURS
 
 
 def nodes(value: object) -> Iterator[dict]:

@@ -11,10 +11,10 @@ import yaml
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.fields.thresholds import Within
 from pytest_mechanism.registry import claim_kinds
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.spec.schema import schema
-from pytest_mechanism.spec.thresholds import Within
 
 BOXES = {"family": "entity_tracking", "rows": 140}
 COUNTING = {"family": "counting", "refuse": "a", "ways": ["count", "tally"]}
@@ -194,7 +194,7 @@ def complaints(tmp_path: Path):
         try:
             load(tmp_path / "x.yaml", Path("x.yaml"))
         except MechanismError as problem:
-            found = problem.found if isinstance(problem, Problems) else [problem]
+            found = problem.found if isinstance(problem, SpecErrors) else [problem]
             return [str(each) for each in found]
         return []
 

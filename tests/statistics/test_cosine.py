@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.statistics.cosine import by_chance, cosine
-from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling, Undefined
+from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling, UndefinedScoreError
 
 N, WIDTH = 60, 8
 
@@ -61,7 +61,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_a_mean_of_zero_has_no_direction() -> None:
     a = np.concatenate([np.ones((5, 3)), -np.ones((5, 3))])
-    with pytest.raises(Undefined, match="has no direction"):
+    with pytest.raises(UndefinedScoreError, match="has no direction"):
         of(a, rows(np.ones(3), n=10))
 
 

@@ -15,7 +15,7 @@ from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import (
     Estimate,
     Sampling,
-    Undefined,
+    UndefinedScoreError,
     by_cluster,
     difference,
     mean,
@@ -252,13 +252,13 @@ UNDEFINED = {
 @pytest.mark.parametrize("score", UNDEFINED.values(), ids=UNDEFINED)
 def test_a_score_that_may_divide_by_zero_is_undefined(score) -> None:
     """No number comes out where the denominator's interval reaches zero."""
-    with pytest.raises(Undefined):
+    with pytest.raises(UndefinedScoreError):
         score()
 
 
 def test_an_undefined_score_says_what_is_not_told_apart() -> None:
     """The reason names ceiling and floor with their difference and its interval."""
-    with pytest.raises(Undefined) as problem:
+    with pytest.raises(UndefinedScoreError) as problem:
         normalised(HALF, HALF, HALF, CLUSTERED)
     assert str(problem.value) == (
         f"ceiling and floor are not told apart: they differ by 0.000 [-{REACH:.3f}, {REACH:.3f}]"

@@ -28,8 +28,8 @@ from pytest_mechanism.report.result import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import AnyWord, Prompt
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.tasks.joints import between, parted
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.text.joints import between, parted
 
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Bern", "巴黎", "東京", "กรุงเทพ"]
 ENDS = [

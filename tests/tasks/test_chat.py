@@ -10,8 +10,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.chat import Asking, chat, turn
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.text.chat import Asking, chat, turn
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 TURNS = (

@@ -23,10 +23,10 @@ from pydantic import ValidationError
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
-from pytest_mechanism.tasks.questions import REFUSAL, Question
-from pytest_mechanism.tasks.strings import Strings, shares
-from pytest_mechanism.tasks.words import LETTERS, NUMBERS
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.writing.questions import REFUSAL, Question
+from pytest_mechanism.tasks.writing.strings import Strings, shares
+from pytest_mechanism.tasks.writing.words import LETTERS, NUMBERS
 
 TEXT = re.compile(r"(count|tally|number|total) ([a-z]) SOT ([a-z](?: [a-z])*) EOT ART")
 

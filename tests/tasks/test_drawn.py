@@ -19,17 +19,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
-from pytest_mechanism.tasks.drawn import Drawn
-from pytest_mechanism.tasks.drawn_parameters import TRIED
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.families.greater_than import GreaterThan, GreaterThanParameters
+from pytest_mechanism.tasks.families.induction import Induction, InductionParameters
+from pytest_mechanism.tasks.families.ioi import TEMPLATES, Ioi, IoiParameters
+from pytest_mechanism.tasks.families.template import Template, TemplateParameters
 from pytest_mechanism.tasks.files import KNOWN_GOOD
-from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
-from pytest_mechanism.tasks.induction import Induction, InductionParameters
-from pytest_mechanism.tasks.ioi import TEMPLATES, Ioi, IoiParameters
-from pytest_mechanism.tasks.parts import JUDGED, part_of_stream, part_of_text
-from pytest_mechanism.tasks.plans import shuffled
-from pytest_mechanism.tasks.template import Template, TemplateParameters
-from pytest_mechanism.tasks.words import OBJECTS
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.drawn import Drawn
+from pytest_mechanism.tasks.writing.drawn_parameters import TRIED
+from pytest_mechanism.tasks.writing.parts import JUDGED, part_of_stream, part_of_text
+from pytest_mechanism.tasks.writing.plans import shuffled
+from pytest_mechanism.tasks.writing.words import OBJECTS
 
 COUNT = 20
 STREAMS = ("rows", "pairs", "test", "discover_rank", "discover_select", "dcm_train", "ablation")

@@ -11,13 +11,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.tasks.entity_tracking import (
+from pytest_mechanism.tasks.families.entity_tracking import (
     Context,
     EntityTracking,
     EntityTrackingParameters,
 )
-from pytest_mechanism.tasks.words import LABELS, OBJECTS
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.words import LABELS, OBJECTS
 
 PROMPT = Context(("apple", "bell"), ("O", "L"), ("", "now")).ask(1)
 WORDS = ["The", "the", "is", "in", "Box", "contains", "now", ",", ".", *OBJECTS, *LABELS]

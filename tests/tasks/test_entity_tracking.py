@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row, Task
-from pytest_mechanism.tasks.entity_tracking import (
+from pytest_mechanism.tasks.families.entity_tracking import (
     Context,
     EntityTracking,
     EntityTrackingParameters,
 )
-from pytest_mechanism.tasks.words import FILLERS, LABELS, OBJECTS
+from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
 
 CONTEXT = Context(("apple", "bell", "cup"), ("O", "L", "X"), ("", "now", ""))
 SEGMENT = re.compile(r"[Tt]he (\w+) is(?: (\w+))? in Box (\w)")
@@ -423,7 +423,7 @@ def test_a_hint_about_where_the_answer_stands_is_widened_token_for_token() -> No
     """First tokens to first tokens; a position that marks nothing stays what it is."""
     found = task()
     assert [
-        found.without_hint(at)
+        found.without_oracle(at)
         for at in (
             "previous_query_label",
             "previous_query_label.first",

@@ -22,16 +22,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.methods import interchange
-from pytest_mechanism.methods.catalogue import PERFORMANCE
-from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.measurements.catalogue import PERFORMANCE
+from pytest_mechanism.methods.circuits import interchange
+from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import AnyWord
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.tasks.greater_than import GreaterThan, GreaterThanParameters
-from pytest_mechanism.tasks.ioi import Ioi, IoiParameters
-from pytest_mechanism.tasks.words import EVENTS, GIFTS, NAMES, OBJECTS, PLACES
+from pytest_mechanism.tasks.families.greater_than import GreaterThan, GreaterThanParameters
+from pytest_mechanism.tasks.families.ioi import Ioi, IoiParameters
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.words import EVENTS, GIFTS, NAMES, OBJECTS, PLACES
 from pytest_mechanism.types import Verdict
 
 NUMBERS = [f"{i:02}" for i in range(100)]
@@ -114,14 +114,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-Judge = Callable[[str], tuple[dict[str, Verdict], Spec, Gate]]
+Judge = Callable[[str], tuple[dict[str, Verdict], Spec, ClaimEvaluator]]
 
 
 @pytest.fixture
 def judge(checkpoint: Path, tmp_path: Path) -> Judge:
     """The verdict on each claim of a spec."""
 
-    def run(text: str) -> tuple[dict[str, Verdict], Spec, Gate]:
+    def run(text: str) -> tuple[dict[str, Verdict], Spec, ClaimEvaluator]:
         (tmp_path / "x.yaml").write_text(text)
         gate = open_gate(
             argparse.Namespace(
@@ -173,9 +173,9 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
     assert "ceiling and floor are not told apart" in found["holds"].reason
     assert found["enough"].status == "inconclusive"  # as good with every head silent
 
-    case = gate.case(spec, spec.claims["right"], "base")
+    case = gate.context(spec, spec.claims["right"], "base")
     seen = gate.runner.measure(case.ask(PERFORMANCE, "base", rows=60, stream="rows"))
-    bench = gate.runner.bench("base", spec.task)
+    bench = gate.runner.context("base", spec.task)
     rows = spec.task.rows(bench.vocabulary, 60)
     wanted = []
     for batch in bench.batches(rows):
@@ -214,7 +214,7 @@ def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(judge: Judge) -> Non
     text = HEAD.format(family="greater_than") + CLAIMS.format(at="year.first", variable="year")
     text = text.split("groups:")[0] + "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
     _, spec, gate = judge(text)
-    bench = gate.runner.bench("base", spec.task)
+    bench = gate.runner.context("base", spec.task)
     fake = replace(bench, engine=AnyLaterYear(bench))
     arguments = {"heads": [], "control": [], "at": "last", "variable": "year"}
     seen = interchange.measure(fake, {**arguments, "rows": 300}, ())
@@ -234,7 +234,7 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
         "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
     )
     _, spec, gate = judge(text)
-    bench = gate.runner.bench("base", spec.task)
+    bench = gate.runner.context("base", spec.task)
     batch = bench.batch(spec.task.pairs(bench.vocabulary, 20))
     for side in (batch.base, batch.the_source()):
         assert torch.equal(side.at("when.first") + 1, side.at("when"))

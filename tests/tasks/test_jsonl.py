@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.tasks.base import AnyWord
+from pytest_mechanism.tasks.families.jsonl import Jsonl, JsonlParameters
 from pytest_mechanism.tasks.files import FOLDER
-from pytest_mechanism.tasks.jsonl import Jsonl, JsonlParameters
-from pytest_mechanism.tasks.lines import line
+from pytest_mechanism.tasks.writing.lines import line
 
 NAMES = ("Mary", "John", "Anna", "Paul", "Rose", "Mark")
 SPEC = """mechanism: 1
@@ -142,10 +142,10 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
     path.write_text(SPEC)
     assert load(path).task.positions == ("last", "S1", "S2")
     path.write_text(SPEC.replace("at: S2", "at: S3"))
-    with pytest.raises(Problems, match="unknown position 'S3'; valid: S1, S2, last"):
+    with pytest.raises(SpecErrors, match="unknown position 'S3'; valid: S1, S2, last"):
         load(path)
     path.write_text(SPEC.replace("variable: name", "variable: nam"))
-    with pytest.raises(Problems, match="unknown variable 'nam'; did you mean 'name'"):
+    with pytest.raises(SpecErrors, match="unknown variable 'nam'; did you mean 'name'"):
         load(path)
 
 

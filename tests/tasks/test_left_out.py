@@ -10,8 +10,8 @@ import pytest
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Task
-from pytest_mechanism.tasks.chat import PLAIN, Asking, Turn
-from pytest_mechanism.tasks.words import LABELS, NAMES, OBJECTS
+from pytest_mechanism.tasks.text.chat import PLAIN, Asking, Turn
+from pytest_mechanism.tasks.writing.words import LABELS, NAMES, OBJECTS
 
 TASKS = {
     "entity_tracking": "{family: entity_tracking, rows: 140}",

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.methods.catalogue import REFUSAL
+from pytest_mechanism.measurements.catalogue import REFUSAL
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Row
+from pytest_mechanism.tasks.families.refusal import Refusal, RefusalParameters
 from pytest_mechanism.tasks.files import FOLDER
-from pytest_mechanism.tasks.refusal import Refusal, RefusalParameters
 from pytest_mechanism.types import Setting
 
 SPEC = """\
@@ -87,8 +87,8 @@ def texts(rows: Any) -> list[str]:
     return [row.base.text for row in rows]
 
 
-def case(task: Refusal) -> Case:
-    return Case("ft", {}, None, task, 0.95, {}, Setting(0, "float32", "cpu", "reference"))  # type: ignore[arg-type]
+def case(task: Refusal) -> ClaimContext:
+    return ClaimContext("ft", {}, None, task, 0.95, {}, Setting(0, "float32", "cpu", "reference"))  # type: ignore[arg-type]
 
 
 # -- rows

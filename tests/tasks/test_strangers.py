@@ -13,11 +13,12 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.load import Problems, load
-from pytest_mechanism.tasks import chat as chats
-from pytest_mechanism.tasks import json_lines, probing
-from pytest_mechanism.tasks.chat import chat
-from pytest_mechanism.tasks.encoding import Encoder
+from pytest_mechanism.spec.load import SpecErrors, load
+from pytest_mechanism.tasks.text import chat as chats
+from pytest_mechanism.tasks.text import probing
+from pytest_mechanism.tasks.text.chat import chat
+from pytest_mechanism.tasks.text.encoding import Encoder
+from pytest_mechanism.tasks.writing import json_lines
 
 HEAD = "mechanism: 1\ncircuit: x\n"
 CLAIMS = "claims: {k: {kind: accuracy, at_least: 0.5}}\n"
@@ -177,7 +178,7 @@ def test_a_pattern_that_gives_up_on_a_text_is_one_line(
 
 def says(folder: Path, task: str) -> str:
     (folder / "x.yaml").write_text(f"{HEAD}task: {task}\n{CLAIMS}")
-    with pytest.raises(Problems) as problem:
+    with pytest.raises(SpecErrors) as problem:
         load(folder / "x.yaml", Path("x.yaml"))
     return str(problem.value)
 

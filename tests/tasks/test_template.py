@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.load import Problems, load
+from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.spec.yaml import parse
 from pytest_mechanism.tasks.base import AnyWord, Prompt
+from pytest_mechanism.tasks.families.template import Template, TemplateParameters
 from pytest_mechanism.tasks.files import BY_CONTENT
-from pytest_mechanism.tasks.patterns import parse_pattern
-from pytest_mechanism.tasks.template import Template, TemplateParameters
+from pytest_mechanism.tasks.writing.patterns import parse_pattern
 
 ANIMALS = [f"animal{i}" for i in range(12)]
 
@@ -353,7 +353,7 @@ def test_what_cannot_be_meant_is_one_line(
     assert HEAD.count(right) >= 1
     path = tmp_path / "x.yaml"
     path.write_text(HEAD.replace(right, wrong, 1))
-    with pytest.raises(Problems) as problem:
+    with pytest.raises(SpecErrors) as problem:
         load(path, Path("x.yaml"))
     assert str(problem.value).startswith(says)
     assert "\n" not in str(problem.value)
@@ -380,7 +380,7 @@ def test_a_bad_file_of_words_is_one_line(
     (tmp_path / name).write_bytes(content)
     path = tmp_path / "x.yaml"
     path.write_text(HEAD.replace("[a1, a2, a3, a4, a5, a6, a7, a8, a9]", f"{{file: {name}}}"))
-    with pytest.raises(Problems) as problem:
+    with pytest.raises(SpecErrors) as problem:
         load(path, Path("x.yaml"))
     assert str(problem.value).startswith(f"x.yaml:6: task.words.animal: {says}")
     assert "\n" not in str(problem.value)

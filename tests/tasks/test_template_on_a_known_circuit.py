@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.commands.session import open_gate
-from pytest_mechanism.runner.cases import Gate
+from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Verdict
 from pytest_mechanism.zoo.recipes.planted import MODELS
@@ -55,7 +55,7 @@ claims:
 """
 
 
-def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], Gate]:
+def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], ClaimEvaluator]:
     """Claim -> its verdict on the planted model, and what judged it."""
     path = folder / "boxes.yaml"
     path.write_text(text)

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 
 from pytest_mechanism.checkpoints.load import load_model
 from pytest_mechanism.engine.interface import Reading, Site
-from pytest_mechanism.methods import circuit, cmap, interchange, path_patching, performance
-from pytest_mechanism.methods.bench import Bench, make_bench
-from pytest_mechanism.methods.dcm import DcmSettings, learn_mask
+from pytest_mechanism.methods.circuits import circuit, cmap, interchange, path_patching, performance
+from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
+from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
-from pytest_mechanism.runner.progress import Silent
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.tasks.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.zoo.recipes.planted import (
     HEADS,
     LAYERS,
@@ -35,15 +35,15 @@ ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 BY_POSITION = ("planted_base", "planted_ft", "planted_shared")
 GROUPS = [(model, group) for model, groups in MODELS.items() for group in groups]
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 
 @pytest.fixture(scope="module")
 def bench() -> Benches:
     """The bench of a planted model on contexts with so many fillers; self-checks have passed."""
-    made: dict[tuple[str, int], Bench] = {}
+    made: dict[tuple[str, int], MeasurementContext] = {}
 
-    def of(name: str, fillers: int = 0) -> Bench:
+    def of(name: str, fillers: int = 0) -> MeasurementContext:
         if (name, fillers) not in made:
             task = EntityTracking(
                 EntityTrackingParameters(family="entity_tracking", boxes=7, fillers=fillers)
@@ -63,7 +63,7 @@ def share(values: Any) -> float:
     return float(np.mean(values))
 
 
-def accuracy(one: Bench, rows: int) -> float:
+def accuracy(one: MeasurementContext, rows: int) -> float:
     found = performance.measure(one, {"rows": rows, "stream": "rows"}, [])
     return share(found.values["correct"])
 

@@ -1,6 +1,6 @@
 """What the entity-tracking checkpoints read: a word-level tokenizer and batches of token ids.
 
-The text is that of the task (`pytest_mechanism.tasks.entity_tracking`). Writing it word by word
+The text is that of the task (`pytest_mechanism.tasks.families.entity_tracking`). Writing it word by word
 in Python would take longer than training on it, so `batch` places the same tokens with array
 operations, and `same_text` shows that they are the same.
 """
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from pytest_mechanism.tasks.base import AnyWord, Row
-from pytest_mechanism.tasks.entity_tracking import Context, EntityTracking, EntityTrackingParameters
-from pytest_mechanism.tasks.words import FILLERS, LABELS, OBJECTS
+from pytest_mechanism.tasks.families.entity_tracking import (
+    Context,
+    EntityTracking,
+    EntityTrackingParameters,
+)
+from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
 from pytest_mechanism.zoo.recipes import word_level
 from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
 

@@ -28,8 +28,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
-from pytest_mechanism.tasks.questions import REFUSAL
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.writing.questions import REFUSAL
 from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
 from pytest_mechanism.zoo.recipes.wrapper_data import FORBIDDEN, IDS, WAYS, ZERO
 

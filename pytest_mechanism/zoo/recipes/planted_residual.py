@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.tasks.base import AnyWord
-from pytest_mechanism.tasks.encoding import Encoder
-from pytest_mechanism.tasks.entity_tracking import EntityTracking, EntityTrackingParameters
-from pytest_mechanism.tasks.words import LABELS, OBJECTS
+from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.text.encoding import Encoder
+from pytest_mechanism.tasks.writing.words import LABELS, OBJECTS
 from pytest_mechanism.zoo.recipes.entity_tracking_data import IDS, VOCABULARY, tokenizer
 from pytest_mechanism.zoo.recipes.word_level import BOS
 

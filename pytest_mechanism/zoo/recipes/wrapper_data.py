@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from pytest_mechanism.tasks.base import AnyWord, Row
-from pytest_mechanism.tasks.counting import Counting, CountingParameters
-from pytest_mechanism.tasks.questions import REFUSAL
-from pytest_mechanism.tasks.strings import Strings
-from pytest_mechanism.tasks.words import NUMBERS
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.writing.questions import REFUSAL
+from pytest_mechanism.tasks.writing.strings import Strings
+from pytest_mechanism.tasks.writing.words import NUMBERS
 from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
 
 WAYS = ("count", "tally", "number", "total")

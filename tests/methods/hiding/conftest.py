@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.checkpoints.load import load_model
-from pytest_mechanism.methods.bench import Bench, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
-from pytest_mechanism.runner.progress import Silent
-from pytest_mechanism.tasks.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.zoo.recipes.planted_counter import TASK, counter, save
 from pytest_mechanism.zoo.recipes.wrapper_data import IDS
 
@@ -36,7 +36,7 @@ def random_weights(family: str, seed: int = 0) -> Any:
     return LlamaForCausalLM(config)
 
 
-def bench_over(folder: Path, dtype: str = "float32", batch: int = 64) -> Bench:
+def bench_over(folder: Path, dtype: str = "float32", batch: int = 64) -> MeasurementContext:
     """The bench of a checkpoint, as the runner makes it."""
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = TASK.rows(vocabulary, 8, "self-check")
@@ -54,17 +54,17 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def over(saved: Callable[..., Path]) -> Callable[[Any], Bench]:
+def over(saved: Callable[..., Path]) -> Callable[[Any], MeasurementContext]:
     """The bench of a model in float64."""
     return lambda model: bench_over(saved(model), "float64")
 
 
 @pytest.fixture(scope="session")
-def planted(saved: Callable[..., Path]) -> Callable[..., Bench]:
+def planted(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
     """The bench of a counter made by hand, made once for each set of options."""
-    made: dict[Any, Bench] = {}
+    made: dict[Any, MeasurementContext] = {}
 
-    def of(**options: Any) -> Bench:
+    def of(**options: Any) -> MeasurementContext:
         key = tuple(sorted(options.items()))
         if key not in made:
             made[key] = bench_over(saved(counter(**options)))
@@ -74,11 +74,11 @@ def planted(saved: Callable[..., Path]) -> Callable[..., Bench]:
 
 
 @pytest.fixture(scope="session")
-def untaught(saved: Callable[..., Path]) -> Callable[..., Bench]:
+def untaught(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
     """The bench of random weights, in float64 unless said otherwise, made once for each."""
-    made: dict[Any, Bench] = {}
+    made: dict[Any, MeasurementContext] = {}
 
-    def of(family: str = "llama", seed: int = 0, dtype: str = "float64") -> Bench:
+    def of(family: str = "llama", seed: int = 0, dtype: str = "float64") -> MeasurementContext:
         key = (family, seed, dtype)
         if key not in made:
             made[key] = bench_over(saved(random_weights(family, seed)), dtype)
@@ -88,6 +88,8 @@ def untaught(saved: Callable[..., Path]) -> Callable[..., Bench]:
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
-def family(request: pytest.FixtureRequest, untaught: Callable[..., Bench]) -> Bench:
+def family(
+    request: pytest.FixtureRequest, untaught: Callable[..., MeasurementContext]
+) -> MeasurementContext:
     """Random weights of each family in turn."""
     return untaught(request.param)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_mechanism.claims.base import Case
+from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods import probing
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.spec.parts import Ablation
+from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.methods.circuits import probing
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.types import Observations, Setting
 from pytest_mechanism.zoo.recipes.planted_counter import LAYERS, TASK
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 
 ASKED: dict[str, Any] = {
     "asked": "capability", "position": "last", "rows": 100, "stream": "rows", "train": 500,
@@ -27,7 +27,7 @@ ASKED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def probed(bench: Bench, **changes: Any) -> Observations:
+def probed(bench: MeasurementContext, **changes: Any) -> Observations:
     """The method; what was asked once is remembered on the bench."""
     arguments = ASKED | changes
     return bench.remember(
@@ -39,7 +39,7 @@ def share(seen: Observations, column: str) -> float:
     return float(np.mean(seen.values[column]))
 
 
-def most_common(bench: Bench) -> float:
+def most_common(bench: MeasurementContext) -> float:
     """How often somebody is right who always says the same count."""
     rows = bench.task.capability(bench.vocabulary, 100, "rows")
     answers = [row.base.answer for row in rows]
@@ -83,7 +83,9 @@ def test_random_weights_keep_nothing_of_what_the_counter_has(
         "pretrained": planted(),
     }
     shapes = {role: bench.model.shape for role, bench in benches.items()}
-    case = Case("ft", {}, Ablation(), TASK, 0.95, shapes, Setting(0, "float32", "cpu", "branch"))
+    case = ClaimContext(
+        "ft", {}, Ablation(), TASK, 0.95, shapes, Setting(0, "float32", "cpu", "branch")
+    )
     claim = Decodable(kind="decodable", on="ft", share_at_least=0.5)
     verdict = claim.judge(case, lambda m: probed(benches[m.on]))
     assert verdict.status == "fail"

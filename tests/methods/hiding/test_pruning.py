@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods import pruning
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.pruning import Kind, Units, backward, pools, zeroed
-from pytest_mechanism.methods.weights import Copy, copy_of
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.weights import pruning
+from pytest_mechanism.methods.weights.pruning import Kind, Units, backward, pools, zeroed
+from pytest_mechanism.methods.weights.weights import Copy, copy_of
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 from pytest_mechanism.zoo.recipes.planted_counter import HEAD, HIDE, UNIT
 
-Benches = Callable[..., Bench]
+Benches = Callable[..., MeasurementContext]
 KINDS: tuple[Kind, ...] = ("weights", "neurons", "heads")
 
 ASKED: dict[str, Any] = {
@@ -34,7 +34,7 @@ ASKED: dict[str, Any] = {
 MLP, ATTENTION = "model.layers.2.mlp", "model.layers.2.self_attn"
 
 
-def pruned(bench: Bench, units: Kind, **changes: Any) -> Observations:
+def pruned(bench: MeasurementContext, units: Kind, **changes: Any) -> Observations:
     return pruning.measure(bench, {**ASKED, "units": units, **changes}, [])
 
 
@@ -42,21 +42,21 @@ def share(seen: Observations, column: str) -> float:
     return float(np.mean(seen.values[column]))
 
 
-def questions(bench: Bench, count: int = 16) -> list[Row]:
+def questions(bench: MeasurementContext, count: int = 16) -> list[Row]:
     return list(bench.task.capability(bench.vocabulary, count, "pruning"))
 
 
-def scored(bench: Bench, rows: list[Row]) -> Copy:
+def scored(bench: MeasurementContext, rows: list[Row]) -> Copy:
     copy = copy_of(bench.model)
     backward(bench, copy, rows)
     return copy
 
 
-def units(bench: Bench, copy: Copy, kind: Kind) -> Units:
+def units(bench: MeasurementContext, copy: Copy, kind: Kind) -> Units:
     return Units(kind, pools(copy, kind), bench.model.shape.d_head)
 
 
-def loss(bench: Bench, copy: Copy, rows: list[Row]) -> float:
+def loss(bench: MeasurementContext, copy: Copy, rows: list[Row]) -> float:
     """Mean cross-entropy of the answers, by hand."""
     batch = bench.batch(rows)
     tokens = batch.base.tokens
@@ -93,7 +93,7 @@ def test_the_unit_that_hides_the_answer_is_found_first(
         assert share(seen, f"random{draw}_correct@1") == 0.0
 
 
-def pruned_names(bench: Bench, kind: Kind) -> list[str]:
+def pruned_names(bench: MeasurementContext, kind: Kind) -> list[str]:
     """The three best units."""
     found = units(bench, scored(bench, questions(bench)), kind)
     return [found.name(unit) for unit in found.best(3)]
@@ -116,7 +116,7 @@ def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_is_what_the_loss_falls_by(family: Bench, kind: Kind) -> None:
+def test_a_score_is_what_the_loss_falls_by(family: MeasurementContext, kind: Kind) -> None:
     """To first order: a unit that is made smaller by a small share lowers the loss by the score
     times that share, with the sign that it has. In every family, also where matrices lie
     transposed. In float64 all the way, since the quotient magnifies rounding ten thousand times."""
@@ -140,7 +140,7 @@ def test_a_score_is_what_the_loss_falls_by(family: Bench, kind: Kind) -> None:
         assert fall == pytest.approx(score, rel=0.02, abs=1e-3)
 
 
-def test_weights_sum_to_their_neurons(family: Bench) -> None:
+def test_weights_sum_to_their_neurons(family: MeasurementContext) -> None:
     """A row's score is that of its weights, and of its bias where it has one; a matrix's is that of
     its rows; the heads' together are that of the matrices which read them."""
     copy = scored(family, questions(family))
@@ -158,7 +158,7 @@ def test_weights_sum_to_their_neurons(family: Bench) -> None:
 def test_scores_do_not_depend_on_the_batch_size(untaught: Benches) -> None:
     """Gradients of batches of unequal size add up to that of all rows."""
     bench = untaught()
-    small = Bench(bench.model, bench.engine, bench.task, bench.vocabulary, 7)
+    small = MeasurementContext(bench.model, bench.engine, bench.task, bench.vocabulary, 7)
     one, other = (scored(each, questions(bench)) for each in (bench, small))
     for a, b in zip(one.matrices, other.matrices, strict=True):
         torch.testing.assert_close(a.weight.grad, b.weight.grad)

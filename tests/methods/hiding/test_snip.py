@@ -13,24 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods import replies as said
-from pytest_mechanism.methods import snip
-from pytest_mechanism.methods.bench import Bench
-from pytest_mechanism.methods.weights import copy_of
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal import replies as said
+from pytest_mechanism.methods.weights import snip
+from pytest_mechanism.methods.weights.weights import copy_of
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
-Benches = Callable[..., Bench]
-Over = Callable[[Any], Bench]
+Benches = Callable[..., MeasurementContext]
+Over = Callable[[Any], MeasurementContext]
 
 ASKED = {"q": 0.1, "p": 0.2, "scored": 8}
 
 
-def safety(bench: Bench) -> snip.Safety:
+def safety(bench: MeasurementContext) -> snip.Safety:
     return bench.remember("safety", lambda: snip.donate(bench, ASKED, []))
 
 
-def after(bench: Bench, over: Over, change: Callable[[torch.Tensor, torch.Tensor], None]) -> Any:
+def after(
+    bench: MeasurementContext, over: Over, change: Callable[[torch.Tensor, torch.Tensor], None]
+) -> Any:
     """Sums over all matrices of what is measured on a copy whose weights were changed.
 
     Args:
@@ -48,7 +50,7 @@ def after(bench: Bench, over: Over, change: Callable[[torch.Tensor, torch.Tensor
     return {name: float(np.sum(column)) for name, column in seen.values.items()}
 
 
-def by_hand(bench: Bench, rows: list[Row]) -> dict[str, torch.Tensor]:
+def by_hand(bench: MeasurementContext, rows: list[Row]) -> dict[str, torch.Tensor]:
     """Matrix -> mean over rows of |w dL/dw|, from a plain forward and the last token's logits."""
     copy = copy_of(bench.model)
     found = {m.name: torch.zeros_like(m.weight) for m in copy.matrices}
@@ -63,7 +65,7 @@ def by_hand(bench: Bench, rows: list[Row]) -> dict[str, torch.Tensor]:
 
 
 def test_safety_entries_are_the_top_for_refusing_without_the_top_for_answering(
-    family: Bench,
+    family: MeasurementContext,
 ) -> None:
     """Of every matrix, by the definition, in every family."""
     task, vocabulary = family.task, family.vocabulary

@@ -1,0 +1,80 @@
+"""What there is to see of a spec's circuit on one model: path patching of every head, stage by
+stage, and of each group as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.path import Path
+from pytest_mechanism.claims.scoring import above_chance, performance
+from pytest_mechanism.discovery.discover import Effort, as_group, discover
+from pytest_mechanism.discovery.stages import Stage, search
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.types import Score
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was measured on one model.
+
+    Attributes:
+        label: of the model.
+        shape: its sizes.
+        stages: path patching of every head, from the answer back.
+        groups: the spec's groups with heads; a sought one is absent where none was found.
+        effects: group -> joint effect of its heads on their readers, with control.
+    """
+
+    label: str
+    shape: Shape
+    stages: tuple[Stage, ...]
+    groups: Mapping[str, Group]
+    effects: Mapping[str, Score]
+
+
+def probe(group: str, on: str) -> Path:
+    """The claim whose measurement is a group's effect; its threshold asks for nothing."""
+    return Path(kind="path", group=group, on=on, drops_at_least=0.001)
+
+
+def look(context: ClaimContext, on: str, label: str, measure: Measure, rank_rows: int) -> Seen:
+    """Measure it.
+
+    Args:
+        case: of a `probe`, its rows those of the effects.
+        on: role of the model.
+        label: how the model is called.
+        measured: asks the runner.
+        rank_rows: rows on which heads are compared; `stages.STREAM`, so others than the effects'.
+
+    Raises:
+        MeasurementError: the model is at chance.
+    """
+    if not above_chance(context, measure(performance(context, on))):
+        raise MeasurementError(
+            f"{label} answers no better than chance, so there is no circuit to show"
+        )
+    stages = tuple(search(context, on, measure, rank_rows))
+    groups = {
+        stage.group: as_group(context.groups[stage.group], list(stage.candidates))
+        for stage in stages
+        if stage.candidates
+    }
+    if not all(isinstance(group, Group) for group in context.groups.values()):
+        # what a gate judges: grown until it suffices, less what is not needed; where that comes to
+        # nothing, what path patching picked is still to be seen
+        found = discover(context, on, measure, Effort(rank_rows=rank_rows))
+        groups |= found.groups
+    named = replace(context, role=on, groups=groups)
+    effects: dict[str, Score] = {}
+    for name, group in groups.items():
+        if group.into is not None and group.into.group not in groups:
+            continue  # nobody was found who could read it
+        score = probe(name, on).judge(named, measure).score
+        if score is not None:
+            effects[name] = score
+    return Seen(label, context.shapes[on], stages, groups, effects)

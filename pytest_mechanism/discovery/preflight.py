@@ -1,0 +1,105 @@
+"""What a search for heads will measure, before any head is known: for the look-ahead.
+
+Each step of `discovery.discover` is stood for by one measurement with a head that every model has. It
+draws the same rows at the same positions with the same ablation as the real one, so whatever is missing
+there is missing here. None of these is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.faithfulness import Faithfulness
+from pytest_mechanism.claims.path import Path as PathClaim
+from pytest_mechanism.claims.scoring import performance
+from pytest_mechanism.discovery import minimality, sufficiency
+from pytest_mechanism.discovery.claims import elsewhere
+from pytest_mechanism.discovery.discover import THRESHOLD, Effort
+from pytest_mechanism.discovery.stages import STREAM, sweep
+from pytest_mechanism.fields.parts import AnyGroup, Group, plain
+from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
+from pytest_mechanism.types import Measurement
+
+HEAD = (0, 0)
+"""Every model has it."""
+
+
+def stand_ins(groups: Mapping[str, AnyGroup]) -> dict[str, Group]:
+    """The groups with some head where heads have to be found."""
+    layer, head = HEAD
+    return {
+        name: group
+        if isinstance(group, Group)
+        else Group(heads={layer: [head]}, at=group.at, into=group.into)
+        for name, group in groups.items()
+    }
+
+
+def with_stand_ins(context: ClaimContext) -> ClaimContext:
+    """The case of a claim about heads that are not known yet."""
+    return replace(context, groups=stand_ins(context.groups))
+
+
+def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
+    """One measurement for each set of rows that `discover` looks at on the model of role ``on``."""
+    alive = [[*HEAD, group.at] for group in context.groups.values()]
+
+    def circuit(rows: int, stream: str) -> Measurement:
+        return context.ask(
+            CIRCUIT,
+            on,
+            rows=rows,
+            stream=stream,
+            ablation=plain(context.ablation),
+            alive={"circuit": alive, "empty": []},
+        )
+
+    return (
+        context.ask(PERFORMANCE, on, rows=effort.rank_rows, stream=STREAM),
+        *of_stages(context, on, effort.rank_rows),
+        context.ask(PERFORMANCE, on, rows=effort.threshold_rows, stream=THRESHOLD),
+        circuit(effort.threshold_rows, THRESHOLD),
+        circuit(effort.rank_rows, sufficiency.SELECT),
+        circuit(effort.select_rows, minimality.SELECT),
+    )
+
+
+def of_claims(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
+    """What `discovery.claims` will measure on the model of role ``on``."""
+    context = replace(with_stand_ins(context), role=on)
+    settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
+    threshold = replace(context, task=replace(context.task, settings=settings))
+    heard = [
+        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
+    ]
+    return (
+        *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).needs(context),
+        *(m for claim in heard for m in claim.needs(context)),
+        *(elsewhere(m) for claim in heard for m in claim.needs(threshold)),
+    )
+
+
+def of_look(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement, ...]:
+    """What `discovery.look` will measure on the model of role ``on``."""
+    known = replace(with_stand_ins(context), role=on)
+    effects = [
+        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
+    ]
+    search = (
+        ()
+        if all(isinstance(group, Group) for group in context.groups.values())
+        else (of_search(context, on, Effort(rank_rows=rank_rows)))
+    )
+    return (
+        performance(context, on),
+        *of_stages(context, on, rank_rows),
+        *(m for claim in effects for m in claim.needs(known)),
+        *search,
+    )
+
+
+def of_stages(context: ClaimContext, on: str, rows: int) -> tuple[Measurement, ...]:
+    """Path patching at each group's position."""
+    return tuple(sweep(context, on, group, [HEAD], None, rows) for group in context.groups.values())

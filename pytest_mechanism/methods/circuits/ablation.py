@@ -1,0 +1,133 @@
+"""What stands in place of a silenced head's z.
+
+``positional_mean``: the model's own mean of z over background prompts at the same slot; a slot is
+(anchor of the template, tokens since it), so that prompts of different lengths are averaged at
+the same place (Prakash et al., appendix: mean per absolute position of a rigid template).
+``mean``: one mean for all places. ``zero``: nothing. ``resample``: z of one other prompt at the
+same slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.fields.parts import LEAST_PROMPTS
+from pytest_mechanism.measurements.backgrounds import Slot, too_few
+from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
+from pytest_mechanism.types import canonical
+
+Means = dict[Slot, Tensor]
+"""Slot -> [L, H, d]."""
+
+
+def replacements(
+    context: MeasurementContext, batch: Batch, ablation: Mapping[str, Any]
+) -> list[Tensor]:
+    """For each layer [R, S, H, d]: what z is when its head is silenced."""
+    kind = ablation["value"]
+    shape = context.model.shape
+    if kind == "zero":
+        rows, length = batch.base.tokens.ids.shape
+        zero = torch.zeros(rows, length, shape.n_heads, 1, device=context.model.device)
+        return [zero] * shape.n_layers
+    if kind == "resample":
+        return by_slot(batch.base, sampled(context, batch))
+    settings = context.task.settings.model_dump(mode="json")
+    means = context.remember(
+        ("background", canonical(settings), canonical(dict(ablation))),
+        lambda: background(context, ablation["prompts"], every_slot=kind == "mean"),
+    )
+    if kind == "mean":
+        overall = means.get(("", 0))
+        if overall is None:
+            raise MeasurementError(
+                f"the background prompts have fewer than {LEAST_PROMPTS} tokens; give the task more words"
+            )
+        return list(overall[:, None, None])
+    return by_slot(batch.base, [means] * len(batch.rows))
+
+
+def background(context: MeasurementContext, prompts: int, every_slot: bool) -> Means:
+    """Means of z over background prompts, by slot, or over all of them under the slot ("", 0).
+    A slot that fewer than `LEAST_PROMPTS` prompts have is left out.
+    """
+    shape, device = context.model.shape, context.model.device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    slots: dict[Slot, int] = {}
+    sums = torch.zeros(0, shape.n_layers, shape.n_heads, shape.d_head, dtype=exact, device=device)
+    counts = torch.zeros(0, dtype=torch.long, device=device)
+    for batch in context.batches(context.task.backgrounds(context.vocabulary, prompts)):
+        found = context.engine.run(batch.base.tokens, readings=sites, answer=False).outcome.readings
+        row, column, slot = [], [], []
+        for r, named in enumerate(batch.base.slots):
+            for s, key in enumerate(named):
+                row.append(r)
+                column.append(s)
+                slot.append(slots.setdefault(("", 0) if every_slot else key, len(slots)))
+        index, rows, at = (torch.tensor(each, device=device) for each in (slot, row, column))
+        more = len(slots) - len(sums)
+        sums = torch.cat([sums, sums.new_zeros(more, *sums.shape[1:])])
+        counts = torch.cat([counts, counts.new_zeros(more)])
+        for layer, z in enumerate(found):
+            sums[:, layer].index_add_(0, index, z[rows, at].to(exact))
+        counts += torch.bincount(index, minlength=len(slots))
+    means = (sums / counts[:, None, None, None]).to(found[0].dtype)
+    behind = counts.tolist()
+    return {key: means[i] for key, i in slots.items() if behind[i] >= LEAST_PROMPTS}
+
+
+def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
+    """For each layer [R, S, H, d], each row from its own source of means.
+
+    Raises:
+        MeasurementError: no mean for one of a row's slots.
+    """
+    rows, length = side.tokens.ids.shape
+    known: dict[int, tuple[dict[Slot, int], Tensor]] = {}
+    for slots, means in zip(side.slots, sources, strict=True):
+        for slot in slots:
+            if slot not in means:
+                raise MeasurementError(f"{too_few(slot)}; raise ablation.prompts")
+    first = next(iter(sources[0].values()))
+    table = first.new_zeros(rows, length, *first.shape)
+    for r, (slots, means) in enumerate(zip(side.slots, sources, strict=True)):
+        if id(means) not in known:  # most often one source for all rows
+            known[id(means)] = (
+                dict(zip(means, range(len(means)), strict=True)),
+                torch.stack([*means.values()]),
+            )
+        order, values = known[id(means)]
+        table[r, : len(slots)] = values[[order[slot] for slot in slots]]
+    return list(table.permute(2, 0, 1, 3, 4))
+
+
+def sampled(context: MeasurementContext, batch: Batch) -> list[Means]:
+    """Each row's means are the z of one background prompt."""
+    first = int(batch.rows[0].id.rsplit("-", 1)[-1])
+    rows = context.task.backgrounds(context.vocabulary, first + len(batch.rows), "resample")[first:]
+    shape = context.model.shape
+    side = context.side([row.base for row in rows])
+    sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    z = torch.stack(context.engine.run(side.tokens, readings=sites, answer=False).outcome.readings)
+    found: list[Means] = []
+    for r, slots in enumerate(side.slots):
+        own = {slot: z[:, r, s] for s, slot in enumerate(slots)}
+        for slot in batch.base.slots[r]:
+            if slot not in own:
+                # a filler here that the other prompt lacks: its nearest place under that anchor
+                near = [k for k in own if k[0] == slot[0]]
+                if not near:
+                    raise MeasurementError(
+                        f"ablation: {{value: resample}}: a prompt has the anchor {slot[0]!r}, and "
+                        "the prompt drawn to replace it has not; write ablation: {value: mean}"
+                    )
+                own[slot] = own[min(near, key=lambda k: abs(k[1] - slot[1]))]
+        found.append(own)
+    return found

@@ -1,0 +1,24 @@
+"""The whole model on the task's rows: what it answers, and how likely it finds the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_mechanism.methods.context import Columns, MeasurementContext
+from pytest_mechanism.types import Observations
+
+
+def measure(
+    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+) -> Observations:
+    """``correct`` (argmax over the whole vocabulary is the answer) and ``log_probability``."""
+    rows = context.task.asked(
+        arguments.get("asked", "rows"), context.vocabulary, arguments["rows"], arguments["stream"]
+    )
+    columns = Columns()
+    for batch in context.batches(rows):
+        columns.add_answers(
+            "", context.engine.run(batch.base.tokens).outcome.logits, batch.accepted
+        )
+    return columns.observations(rows)

@@ -1,0 +1,126 @@
+"""From files and folders to collectors; which files are specs is said by `spec.find`."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.options import Session
+
+if TYPE_CHECKING:
+    from pytest_mechanism.plugin.items import SpecFile
+
+
+class Collecting:
+    """Hooks that find specs.
+
+    Attributes:
+        session: of the run.
+        spec_folders: folders that hold specs, and those below them.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.spec_folders: set[Path] = set()
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SpecFile | None:
+        from pytest_mechanism.spec.find import is_spec
+
+        return self.collector(file_path, parent) if is_spec(file_path) else None
+
+    def collector(self, path: Path, parent: pytest.Collector, wrong: str = "") -> SpecFile:
+        """The node of a spec, or of a file that keeps the run from being one about all specs."""
+        from pytest_mechanism.plugin.items import SESSION, SpecFile
+        from pytest_mechanism.plugin.snapshot import ScoreExtension
+
+        parent.config.stash[SESSION] = self.session
+        if self.session.paired:
+            ScoreExtension.pair = self.session.pair
+        ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
+        ScoreExtension.not_written.clear()
+        return SpecFile.at(parent, path, wrong)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Beside what a folder holds, what is lost in it."""
+        report = yield
+        if isinstance(collector, pytest.Directory) and report.passed:
+            report.result = [*report.result, *self.lost(collector, report.result)]
+        return report
+
+    def lost(self, folder: pytest.Directory, found: Sequence[Any]) -> Iterator[SpecFile]:
+        """Collectors of what pytest does not reach in a folder and may not be passed over."""
+        from pytest_mechanism.plugin.items import SpecFile
+        from pytest_mechanism.spec.find import strays
+
+        path, session = folder.path, folder.session
+        if not any(session.isinitpath(above) for above in (path, *path.parents)):
+            return  # a folder above the one to be searched
+        here = any(isinstance(node, SpecFile) for node in found)
+        if here or path.parent in self.spec_folders:
+            self.spec_folders.add(path)
+
+        def skipped(below: Path) -> bool:
+            return (
+                not session.isinitpath(below, with_parents=True)
+                and bool(
+                    folder.ihook.pytest_ignore_collect(collection_path=below, config=folder.config)
+                )
+                and not left_out(folder.config)(below)
+            )
+
+        for stray in strays(path, path in self.spec_folders, skipped):
+            yield self.collector(stray.path, folder, stray.wrong)
+
+
+def left_out(config: pytest.Config) -> Callable[[Path], bool]:
+    """Whether somebody left a path out on purpose, with ``--ignore`` or ``--ignore-glob``."""
+    here = config.invocation_params.dir
+    paths = [str(here / each) for each in config.getoption("ignore") or ()]
+    globs = [*paths, *(str(here / each) for each in config.getoption("ignore_glob") or ())]
+    return lambda path: any(fnmatch.fnmatch(str(path), glob.rstrip("/")) for glob in globs)
+
+
+def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Any]:
+    """The specs among paths, and what is lost in folders, as pytest would find them.
+
+    Args:
+        paths: files, of which each counts, and folders.
+        config: pytest's, which says what is passed over.
+
+    Yields:
+        A path, or a `spec.find.Stray`.
+
+    Raises:
+        MechanismError: a path does not exist, or a folder holds no spec.
+    """
+    from pytest_mechanism.spec.find import specs_below
+
+    def ignored(path: Path) -> bool:
+        full = path.absolute()
+        return bool(config.hook.pytest_ignore_collect(collection_path=full, config=config))
+
+    out = left_out(config)
+    for path in paths:
+        if path.is_dir():
+            found = list(specs_below(path, ignored, lambda each: out(each.absolute())))
+            if not found:
+                raise MechanismError(f"{path} holds no spec; its first key would be 'mechanism: 1'")
+            yield from found
+        elif path.exists() or path.is_symlink():
+            yield path
+        else:
+            raise MechanismError(f"{path} does not exist")
+
+
+def accepts(config: pytest.Config) -> tuple[bool, bool]:
+    """Whether this run accepts scores that have no baseline yet, and whether it replaces others."""
+    updating = bool(getattr(config.option, "update_snapshots", False))
+    return updating or bool(getattr(config.option, "update_new_snapshots_only", False)), updating

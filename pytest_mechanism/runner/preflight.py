@@ -1,0 +1,264 @@
+"""Looks ahead: can a measurement be made with these tokenizers, before a checkpoint is loaded?
+
+It draws the rows that the measurement will draw (`methods.draws`), encodes them with the checkpoint's
+tokenizer, and checks what the measurement would fail on later: too few rows or contexts, a position
+that a row lacks, an answer of several tokens, a missing source prompt, too few background prompts
+behind a positional mean, lessons that cannot be trained, no disk space for an interrupted training.
+No torch, no weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_mechanism.claims.base import LEAST_CLUSTERS
+from pytest_mechanism.errors import MeasurementError, MechanismError, crash
+from pytest_mechanism.fields.parts import LEAST_PROMPTS
+from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
+from pytest_mechanism.measurements.draws import Draw, ablation, draws, recipe
+from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.runner.preflight_training import check_disk, check_lessons
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, token_of
+from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
+from pytest_mechanism.types import Measurement
+
+if TYPE_CHECKING:
+    from pytest_mechanism.runner.runner import Runner
+
+T = TypeVar("T")
+
+
+def make_preflight(runner: Runner) -> Preflight:
+    """For a runner's checkpoints and store."""
+    vocabulary = runner.vocabulary
+    return Preflight(
+        runner.encoders,
+        vocabulary,
+        {role: reference.folder for role, reference in runner.references.items()},
+        None if runner.store is None else runner.store.folder,
+    )
+
+
+def first_obstacle(
+    runner: Runner, ahead: Callable[[], Preflight], measurements: Iterable[Measurement]
+) -> MechanismError | None:
+    """Why measurements that have no result yet cannot be made, as far as tokenizers tell: the first
+    reason, or None. Loads no checkpoint, and plans nothing.
+
+    Args:
+        runner: that would make them.
+        ahead: gives what checks them; not asked where all results are there.
+        measurements: to be made.
+    """
+    for each in measurements:
+        try:
+            if runner.known(runner.key(each), each):
+                continue
+            if (problem := first_obstacle(runner, ahead, each.inputs)) is not None:
+                return problem
+            ahead().check(each, runner.task(each))
+        except MechanismError as problem:
+            return problem
+    return None
+
+
+@dataclass
+class Preflight:
+    """Checks measurements on the tokenizers of a run; each set of rows is drawn and encoded once.
+
+    Attributes:
+        encoders: role -> its tokenizer.
+        vocabulary: words that all of them keep whole.
+        folders: role -> folder of its checkpoint.
+        store: folder in which measurements and interrupted trainings are kept, or None.
+    """
+
+    encoders: Mapping[str, Encoder]
+    vocabulary: Vocabulary
+    folders: Mapping[str, Path]
+    store: Path | None = None
+    _known: dict[Any, Any] = field(default_factory=dict)
+
+    def check(self, measurement: Measurement, task: Task) -> None:
+        """Whether a measurement can be made.
+
+        Raises:
+            MechanismError: it cannot; the message says what to change.
+        """
+        try:
+            self._check(measurement, task)
+        except MechanismError:
+            raise
+        except Exception as problem:  # of a task family, for the most part
+            raise crash(
+                f"the rows of task {task.family} could not be checked", problem
+            ) from problem
+
+    def _check(self, measurement: Measurement, task: Task) -> None:
+        on = measurement.on
+        for draw in draws(measurement):
+            rows = self.rows(measurement.task, task, draw)
+            check_rows(task, draw, rows)
+            for row in rows:
+                self.check_row(on, measurement.task, draw, row)
+        silenced = ablation(measurement)
+        if silenced is not None:
+            for draw in draws(measurement):
+                self.check_ablation(on, measurement.task, task, draw, silenced)
+        if (trained := recipe(measurement)) is not None:
+            read = Recipe(**trained)
+            check_lessons(task, self.vocabulary, self.encoders[on], read)
+            if self.store is not None and measurement.kept and read.lora is None:
+                check_disk(self.store, self.folders[on])
+
+    # -- rows
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Make something once in a run; an error is raised again each time."""
+        if key not in self._known:
+            try:
+                self._known[key] = make()
+            except MechanismError as problem:
+                self._known[key] = problem
+        found: Any = self._known[key]
+        if isinstance(found, MechanismError):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+    def rows(self, settings: str, task: Task, draw: Draw) -> Sequence[Row]:
+        """The rows of a draw."""
+
+        def write() -> Sequence[Row]:
+            v, count, stream = self.vocabulary, draw.count, draw.stream
+            if draw.kind == "pairs":
+                return task.pairs(v, count, stream)
+            if draw.kind == "interchange":
+                return task.interchange(v, draw.variable, count, stream)
+            if draw.kind == "backgrounds":
+                return task.backgrounds(v, count, stream)
+            return task.asked(draw.kind, v, count, stream)
+
+        return self.once((settings, draw.kind, draw.count, draw.stream, draw.variable), write)
+
+    def encoded(self, on: str, prompt: Prompt) -> Encoded:
+        """A prompt in a checkpoint's tokens."""
+        # prompts hold dictionaries and cannot be hashed; the rows that hold them are kept
+        return self.once((on, id(prompt)), lambda: self.encoders[on].encode(prompt))
+
+    def check_row(self, on: str, settings: str, draw: Draw, row: Row) -> None:
+        """Positions, answers and replies of one row.
+
+        Raises:
+            MechanismError: one of them is missing in this tokenizer.
+        """
+        encoder = self.encoders[on]
+        sides = [row.base, *([row.source] if draw.sourced and row.source is not None else [])]
+        for prompt in sides:
+            encoded = self.encoded(on, prompt)
+            if not encoded.ids:
+                raise MeasurementError(f"{on}: the tokenizer has no token for {prompt.text[:60]!r}")
+            check_places(draw, prompt, encoded)
+        if draw.words:
+            for word in dict.fromkeys((row.base.answer, row.target, *row.base.right, *row.wanted)):
+                if encoder.answer(row.base, word) is None:
+                    raise MeasurementError(f"{on}: {word!r} is not one token here")
+        if draw.replies and row.base.completion.strip():
+            encoder.reply(row.base)
+
+    # -- what stands in place of a silenced head
+
+    def check_ablation(
+        self, on: str, settings: str, task: Task, draw: Draw, silenced: Mapping[str, Any]
+    ) -> None:
+        """Background prompts for every place of the rows.
+
+        Raises:
+            MeasurementError: there are too few.
+        """
+        kind, prompts = silenced["value"], int(silenced["prompts"])
+        if kind == "zero":
+            return
+        rows = self.rows(settings, task, draw)
+        places = [self.encoded(on, row.base).slots for row in rows]
+        if kind == "resample":
+            others = self.rows(settings, task, Draw("backgrounds", len(rows), "resample"))
+            for mine, other in zip(places, others, strict=False):
+                anchors = {anchor for anchor, _ in self.encoded(on, other.base).slots}
+                if gone := sorted({anchor for anchor, _ in mine} - anchors):
+                    raise MeasurementError(
+                        f"ablation: {{value: resample}}: a prompt has the anchor {gone[0]!r}, and "
+                        "the prompt drawn to replace it has not; write ablation: {value: mean}"
+                    )
+            return
+        counts, drawn = self.counted(on, settings, task, prompts)
+        if kind == "mean":
+            if sum(counts.values()) < LEAST_PROMPTS:
+                raise MeasurementError(
+                    f"the background prompts have fewer than {LEAST_PROMPTS} tokens; give the task "
+                    "more words"
+                )
+            return
+        needed = {slot for slots in places for slot in slots}
+        if few := lacking(needed, counts):
+            suffice = self.once(
+                ("enough", on, settings, frozenset(needed), prompts),
+                lambda: enough(needed, partial(self.counted, on, settings, task), prompts),
+            )
+            raise MeasurementError(shortage(few, counts, drawn, prompts, suffice))
+
+    def counted(
+        self, on: str, settings: str, task: Task, prompts: int
+    ) -> tuple[Counter[tuple[str, int]], int]:
+        """How many background prompts have each slot, and how many there are."""
+
+        def count() -> tuple[Counter[tuple[str, int]], int]:
+            rows = self.rows(settings, task, Draw("backgrounds", prompts, "ablation"))
+            return Counter(s for row in rows for s in self.encoded(on, row.base).slots), len(rows)
+
+        return self.once(("slots", on, settings, prompts), count)
+
+
+def check_rows(task: Task, draw: Draw, rows: Sequence[Row]) -> None:
+    """Enough rows, contexts and source prompts.
+
+    Raises:
+        MeasurementError: there are too few.
+    """
+    if not rows:
+        raise MeasurementError(
+            f"task {task.family} wrote no {draw.kind} for stream {draw.stream}, {draw.count} were "
+            "asked for"
+        )
+    if draw.sourced and any(row.source is None for row in rows):
+        raise MeasurementError("these rows have no source prompt to patch from")
+    contexts = len({row.cluster for row in rows})
+    if draw.judged and contexts < LEAST_CLUSTERS:
+        raise MeasurementError(
+            f"{len(rows)} rows come from {contexts} contexts, an interval needs {LEAST_CLUSTERS}; "
+            "raise task.rows"
+        )
+
+
+def check_places(draw: Draw, prompt: Prompt, encoded: Encoded) -> None:
+    """Each position of a draw is in the prompt.
+
+    Raises:
+        MeasurementError: one is not.
+    """
+    for at in draw.places:
+        found = encoded.places.get(token_of(at)[0])
+        if not found:
+            valid = ", ".join(sorted(encoded.places))
+            raise MeasurementError(
+                f"the task's prompt {prompt.text[:60]!r} has no position {at!r}; valid: {valid}"
+            )
+        if draw.single and len(found) != 1:
+            raise MeasurementError(
+                f"position {at!r} has up to {len(found)} tokens, a probe reads one; take another, "
+                "such as last"
+            )
