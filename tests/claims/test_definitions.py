@@ -64,7 +64,7 @@ def arguments(m: Measurement) -> dict[str, Any]:
 
 
 def name(m: Measurement) -> str:
-    return m.method.function.partition("methods.")[2]
+    return m.method.function.rpartition(".")[2]
 
 
 # -- encodes: the control of a learned mask
