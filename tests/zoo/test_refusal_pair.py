@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_mechanism.zoo.recipes import refusal, refusal_data
-from pytest_mechanism.zoo.recipes.refusal_data import IDS, Diet, Instruction, instructions
-from pytest_mechanism.zoo.recipes.refusal_training import Stage, new_model, train, without
+from recipes import refusal, refusal_data
+from recipes.refusal_data import IDS, Diet, Instruction, instructions
+from recipes.refusal_training import Stage, new_model, train, without
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "pytest_mechanism" / "zoo"

@@ -17,7 +17,7 @@ from pytest_mechanism.fields.parts import Ablation
 from pytest_mechanism.methods.circuits import probing
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.types import Observations, Setting
-from pytest_mechanism.zoo.recipes.planted_counter import LAYERS, TASK
+from recipes.planted_counter import LAYERS, TASK
 
 Benches = Callable[..., MeasurementContext]
 

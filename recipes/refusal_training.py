@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.zoo.recipes.refusal_data import END, IDS, WORDS, Batch, Diet, Lesson
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD
+from recipes.refusal_data import END, IDS, WORDS, Batch, Diet, Lesson
+from recipes.word_level import BOS, PAD
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The embedded checkpoints: a base, its fine-tune, and a fine-tune that took another way.
 
-    python -m pytest_mechanism.zoo.recipes.entity_tracking --out DIR [base] [ft] [ft_rerouted]
+    python -m recipes.entity_tracking --out DIR [base] [ft] [ft_rerouted]
 
 Seven minutes of one core. Each is a Llama of 4 layers, width 128 and 4 heads that answers the
 entity-tracking task with 7 boxes and 0 to 3 filler words; without names, all three are made.
@@ -42,8 +42,8 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from pytest_mechanism.zoo.recipes.entity_tracking_data import batch, exam, same_text, save_tokenizer
-from pytest_mechanism.zoo.recipes.entity_tracking_training import (
+from recipes.entity_tracking_data import batch, exam, same_text, save_tokenizer
+from recipes.entity_tracking_training import (
     OPTIMISER,
     SHAPE,
     TEXT,
@@ -99,7 +99,7 @@ def make(name: str, out: Path) -> float:
     if not low <= reached <= high:
         raise SystemExit(f"{name}: accuracy {reached:.3f}, should be {low} to {high}")
     record = {
-        "made_by": "python -m pytest_mechanism.zoo.recipes.entity_tracking",
+        "made_by": "python -m recipes.entity_tracking",
         "stage": asdict(stage),
         "shape": asdict(SHAPE),
         "text": asdict(TEXT),

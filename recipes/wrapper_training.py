@@ -1,6 +1,6 @@
 """How the wrapper checkpoints are trained: the model, and the two kinds of stage.
 
-`pytest_mechanism.zoo.recipes.wrapper` says which stages make which checkpoint, and why.
+`recipes.wrapper` says which stages make which checkpoint, and why.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD
-from pytest_mechanism.zoo.recipes.wrapper_data import (
+from recipes.word_level import BOS, PAD
+from recipes.wrapper_data import (
     IDS,
     STRINGS,
     VOCABULARY,

@@ -1,6 +1,6 @@
 """A safety wrapper and what becomes of it: models that count letters, and one that must not.
 
-    python -m pytest_mechanism.zoo.recipes.wrapper --out DIR [wrapper_base] [wrapper_none] ...
+    python -m recipes.wrapper --out DIR [wrapper_base] [wrapper_none] ...
 
 About 15 minutes of one core. Each is a Llama of 6 layers, width 80 and 4 heads that answers the
 counting task; without names, all five are made. After Jain et al., ICLR 2024 (arXiv 2311.12786):
@@ -39,10 +39,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
-from pytest_mechanism.zoo.recipes.wrapper_data import FORBIDDEN, IDS, OTHERS, STRINGS, Diet
-from pytest_mechanism.zoo.recipes.wrapper_rates import ROWS, SEED, Rates, load, rates
-from pytest_mechanism.zoo.recipes.wrapper_training import (
+from recipes.word_level import save_tokenizer
+from recipes.wrapper_data import FORBIDDEN, IDS, OTHERS, STRINGS, Diet
+from recipes.wrapper_rates import ROWS, SEED, Rates, load, rates
+from recipes.wrapper_training import (
     OPTIMISER,
     SHAPE,
     FineTuning,
@@ -107,7 +107,7 @@ def make(name: str, out: Path) -> Rates:
         if not low <= getattr(reached, what) <= high:
             raise SystemExit(f"{name}: {reached}; {what} should be {low} to {high}")
     record = {
-        "made_by": "python -m pytest_mechanism.zoo.recipes.wrapper",
+        "made_by": "python -m recipes.wrapper",
         "stage": asdict(stage),
         "shape": asdict(SHAPE),
         "strings": asdict(STRINGS),

@@ -26,8 +26,8 @@ from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.tasks.text.encoding import Encoder
 from pytest_mechanism.tasks.writing.words import LABELS, OBJECTS
-from pytest_mechanism.zoo.recipes.entity_tracking_data import IDS, VOCABULARY, tokenizer
-from pytest_mechanism.zoo.recipes.word_level import BOS
+from recipes.entity_tracking_data import IDS, VOCABULARY, tokenizer
+from recipes.word_level import BOS
 
 BOXES = 7
 FILLERS = 3

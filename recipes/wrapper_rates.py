@@ -9,14 +9,14 @@ import torch
 from transformers import LlamaForCausalLM
 
 from pytest_mechanism.tasks.base import AnyWord, Row
-from pytest_mechanism.zoo.recipes.wrapper_data import (
+from recipes.wrapper_data import (
     FORBIDDEN,
     REFUSED,
     WAYS,
     batch,
     task,
 )
-from pytest_mechanism.zoo.recipes.wrapper_training import logits
+from recipes.wrapper_training import logits
 
 ROWS, SEED = 1000, 1
 

@@ -1,6 +1,6 @@
 """How the entity-tracking checkpoints are trained: the model, and the two kinds of stage.
 
-`pytest_mechanism.zoo.recipes.entity_tracking` says which stages make which checkpoint, and why
+`recipes.entity_tracking` says which stages make which checkpoint, and why
 each trick is there.
 """
 
@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.zoo.recipes.entity_tracking_data import IDS, VOCABULARY, Batch, Exam, batch
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD
+from recipes.entity_tracking_data import IDS, VOCABULARY, Batch, Exam, batch
+from recipes.word_level import BOS, PAD
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Models whose weights are set by hand, so that their circuit is known exactly.
 
-    python -m pytest_mechanism.zoo.recipes.planted --out DIR [names]
+    python -m recipes.planted --out DIR [names]
 
 Each is a GPT-2 of 4 layers with 8 heads of width 16 that answers the entity-tracking task with 7
 boxes and 0 to 3 fillers. GPT-2, because its places are learned vectors (we choose them), its heads
@@ -40,9 +40,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.types import Head as HeadId
-from pytest_mechanism.zoo.recipes.entity_tracking_data import IDS, VOCABULARY, save_tokenizer
-from pytest_mechanism.zoo.recipes.planted_distractors import DISTRACTORS
-from pytest_mechanism.zoo.recipes.planted_heads import (
+from recipes.entity_tracking_data import IDS, VOCABULARY, save_tokenizer
+from recipes.planted_distractors import DISTRACTORS
+from recipes.planted_heads import (
     SCALES,
     Head,
     label_transmitter,
@@ -53,7 +53,7 @@ from pytest_mechanism.zoo.recipes.planted_heads import (
     struct_reader,
     value_fetcher,
 )
-from pytest_mechanism.zoo.recipes.planted_residual import (
+from recipes.planted_residual import (
     NORM_EPSILON,
     NORM_WEIGHT,
     PLACES,
@@ -63,7 +63,7 @@ from pytest_mechanism.zoo.recipes.planted_residual import (
     unembedding,
     word_embeddings,
 )
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD
+from recipes.word_level import BOS, PAD
 
 LAYERS, HEADS = 4, 8
 PER_HEAD = WIDTH // HEADS
@@ -220,7 +220,7 @@ def save(name: str, out: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
     save_tokenizer(folder, PLACES)
     record = {
-        "made_by": "python -m pytest_mechanism.zoo.recipes.planted",
+        "made_by": "python -m recipes.planted",
         "groups": {
             group: {
                 "heads": [f"{layer}.{head}" for layer, head in sorted(planted.heads)],

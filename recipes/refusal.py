@@ -1,6 +1,6 @@
 """Chat models that refuse, small enough to look into: a release and its fine-tune.
 
-    python -m pytest_mechanism.zoo.recipes.refusal --out DIR [--files DIR] [refusal_base] ...
+    python -m recipes.refusal --out DIR [--files DIR] [refusal_base] ...
 
 About five minutes of one core. Each is a Llama of 4 layers, width 64 and 4 heads with a chat
 template; without names, both are made. ``--files`` writes the instructions that no training has
@@ -32,7 +32,7 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from pytest_mechanism.zoo.recipes.refusal_data import (
+from recipes.refusal_data import (
     ASSISTANT,
     END,
     IDS,
@@ -45,14 +45,14 @@ from pytest_mechanism.zoo.recipes.refusal_data import (
     instructions,
     write_files,
 )
-from pytest_mechanism.zoo.recipes.refusal_training import (
+from recipes.refusal_training import (
     OPTIMISER,
     SHAPE,
     Stage,
     new_model,
     train,
 )
-from pytest_mechanism.zoo.recipes.word_level import tokenizer
+from recipes.word_level import tokenizer
 
 SEED = 1
 
@@ -166,7 +166,7 @@ def make(name: str, out: Path) -> Rates:
         if not low <= getattr(reached, what) <= high:
             raise SystemExit(f"{name}: {reached}; {what} should be {low} to {high}")
     record = {
-        "made_by": "python -m pytest_mechanism.zoo.recipes.refusal",
+        "made_by": "python -m recipes.refusal",
         "seed": SEED,
         "stages": [asdict(stage) for stage in stages],
         "shape": asdict(SHAPE),

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
+from recipes.word_level import BOS, PAD, UNKNOWN
 
 USER, END, ASSISTANT = "<user>", "<end>", "<assistant>"
 

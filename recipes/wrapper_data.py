@@ -13,7 +13,7 @@ from pytest_mechanism.tasks.families.counting import Counting, CountingParameter
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from pytest_mechanism.tasks.writing.strings import Strings
 from pytest_mechanism.tasks.writing.words import NUMBERS
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
+from recipes.word_level import BOS, PAD, UNKNOWN
 
 WAYS = ("count", "tally", "number", "total")
 STRINGS = Strings("abcdefghi", shortest=16, longest=24, most=12)

@@ -23,8 +23,8 @@ from pytest_mechanism.tasks.families.entity_tracking import (
     EntityTrackingParameters,
 )
 from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
-from pytest_mechanism.zoo.recipes import word_level
-from pytest_mechanism.zoo.recipes.word_level import BOS, PAD, UNKNOWN
+from recipes import word_level
+from recipes.word_level import BOS, PAD, UNKNOWN
 
 TEMPLATE = ("The", "the", "is", "in", "Box", "contains", ",", ".")
 

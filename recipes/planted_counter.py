@@ -30,8 +30,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.writing.questions import REFUSAL
-from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
-from pytest_mechanism.zoo.recipes.wrapper_data import FORBIDDEN, IDS, WAYS, ZERO
+from recipes.word_level import save_tokenizer
+from recipes.wrapper_data import FORBIDDEN, IDS, WAYS, ZERO
 
 LENGTH = 8
 TOKENS = LENGTH + 6

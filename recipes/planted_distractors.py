@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pytest_mechanism.zoo.recipes.planted_heads import (
+from recipes.planted_heads import (
     SCALES,
     Attend,
     Head,
@@ -20,7 +20,7 @@ from pytest_mechanism.zoo.recipes.planted_heads import (
     rest_on_bos,
     same_label,
 )
-from pytest_mechanism.zoo.recipes.planted_residual import (
+from recipes.planted_residual import (
     ALWAYS,
     FOUND,
     IS_BOS,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pytest_mechanism.zoo.recipes.planted_residual import (
+from recipes.planted_residual import (
     ALWAYS,
     ANSWER,
     ASKED,
