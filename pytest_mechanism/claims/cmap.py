@@ -38,7 +38,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.catalogue import CMAP, DONATION
 from pytest_mechanism.statistics import estimates, verdicts

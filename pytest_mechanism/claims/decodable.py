@@ -23,7 +23,7 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.fields.parts import At
+from pytest_mechanism.fields.groups import At
 from pytest_mechanism.fields.thresholds import (
     AtLeast,
     Penalty,

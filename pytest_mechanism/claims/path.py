@@ -16,7 +16,7 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
-from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.catalogue import PATH_PATCHING
 from pytest_mechanism.statistics import estimates, verdicts

@@ -46,7 +46,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.parts import Part
+from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Faithful
 from pytest_mechanism.measurements.catalogue import CODE, DONATION
 from pytest_mechanism.statistics import estimates, verdicts

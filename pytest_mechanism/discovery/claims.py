@@ -20,7 +20,7 @@ from pytest_mechanism.claims.scoring import accuracy, performance
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
-from pytest_mechanism.fields.parts import AnyGroup
+from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Verdict
 

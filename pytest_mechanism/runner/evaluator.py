@@ -14,7 +14,7 @@ from pytest_mechanism.claims.base import REFERENCE, Claim, ClaimContext, task_se
 from pytest_mechanism.discovery.discover import Effort, with_discovered
 from pytest_mechanism.discovery.preflight import of_search, with_stand_ins
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
-from pytest_mechanism.fields.parts import AnyGroup, Group
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.runner import Runner

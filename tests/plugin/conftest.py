@@ -34,7 +34,7 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Claim, Roles, listed
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.fields.parts import Fraction
+from pytest_mechanism.fields.thresholds import Fraction
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.types import Control, Score
 

@@ -14,11 +14,9 @@ that a mixture keeps in one tensor are no linear layers, and stay as they are.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from pytest_mechanism.checkpoints.load import LoadedModel
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MeasurementError, one_line
-from pytest_mechanism.files import check_file
+from pytest_mechanism.files import check_file, replacing
 from pytest_mechanism.measurements.recipe import Recipe, lesson
 from pytest_mechanism.methods.weights.batches import page
 from pytest_mechanism.tasks.base import Task, Vocabulary
@@ -163,14 +161,11 @@ class Training:
         tensors = {n: t.contiguous() for n, t in tensors.items()}
         about = json.dumps({"step": step, "losses": self.losses, "seen": seen})
         facts = {"about": about, "sha256": checksum(folder.name, about, tensors)}
-        temporary = folder / f"training.{os.getpid()}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, facts)
-            os.replace(temporary, folder / FILE)
+            with replacing(folder / FILE, durable=False) as temporary:
+                save_file(tensors, temporary, facts)
         except (OSError, SafetensorError) as problem:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise MeasurementError(
                 f"what training would go on from cannot be kept in {folder}: "
                 f"{one_line(str(problem))}; choose another place with --mechanism-store, or "
