@@ -24,6 +24,9 @@ def not_needed(why: str) -> Safeguard:
 UPPER_BOUND = not_needed("an upper bound claims that something does not work")
 """The control of a claim that a score is low: what works less than claimed needs nothing to beat."""
 
+PAIRED = not_needed("the score is a comparison with another model on the same rows")
+"""The control of a claim that a model is no worse than another one."""
+
 
 # -- the control
 
