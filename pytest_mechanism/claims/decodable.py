@@ -30,7 +30,7 @@ from pytest_mechanism.fields.thresholds import (
     RecoversAtLeast,
     RecoversAtMost,
 )
-from pytest_mechanism.measurements.catalogue import PROBING
+from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import (
@@ -116,9 +116,7 @@ class Decodable(Claim):
         return (self.control, self.pretrained) if self.shared else ()
 
     def probe(self, context: ClaimContext, role: str) -> Measurement:
-        return context.ask(
-            PROBING,
-            role,
+        request = LinearProbes(
             asked=self.asked,
             position=self.position,
             penalty=self.penalty,
@@ -128,6 +126,7 @@ class Decodable(Claim):
             chosen=CHOSEN,
             seed=context.seed,
         )
+        return context.measurement(request, role)
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return ((self.asked, ""),)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pytest_mechanism.measurements.catalogue import CODE
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.accuracy import Accuracy
@@ -21,7 +22,6 @@ from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.catalogue import CODE
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Measurement, Observations, Setting
 

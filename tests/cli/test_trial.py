@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pytest_mechanism.cli import main
-from pytest_mechanism.commands.trial import Trial, Watch
 from pytest_mechanism.measurements.catalogue import (
     CMAP,
     CURVE,
@@ -20,6 +17,9 @@ from pytest_mechanism.measurements.catalogue import (
     PERFORMANCE,
     SAFETY_ENTRIES,
 )
+
+from pytest_mechanism.cli import main
+from pytest_mechanism.commands.trial import Trial, Watch
 from pytest_mechanism.types import Measurement, Method
 
 SEEN = Trial(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytest_mechanism.measurements.catalogue import HEAD_EFFECTS
 from strategies import FAMILIES
 from sweep import LAST, TOKENS
 from torch import Tensor
@@ -27,7 +28,6 @@ from pytest_mechanism.engine.record import Unsupported, visible_tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import SelfCheckError
-from pytest_mechanism.measurements.catalogue import HEAD_EFFECTS
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import WITHOUT, Runner
 from pytest_mechanism.runner.store import Store

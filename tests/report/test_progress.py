@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-
 from pytest_mechanism.measurements.catalogue import (
     CIRCUIT,
     CURVE,
@@ -14,6 +13,7 @@ from pytest_mechanism.measurements.catalogue import (
     PERFORMANCE,
     parts_of,
 )
+
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.report.progress import Bar, Log, command_progress, terminal_progress
 from pytest_mechanism.types import Measurement, canonical

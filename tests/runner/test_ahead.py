@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pytest_mechanism.measurements.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
+from pytest_mechanism.measurements.draws import DRAWN
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.claims.accuracy import Accuracy
@@ -19,8 +21,6 @@ from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.backgrounds import enough, lacking
-from pytest_mechanism.measurements.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
-from pytest_mechanism.measurements.draws import DRAWN
 from pytest_mechanism.plugin.hooks import foreseen
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator

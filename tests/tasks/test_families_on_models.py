@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from pytest_mechanism.methods.circuits import interchange
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load

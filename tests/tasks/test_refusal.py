@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pytest_mechanism.measurements.catalogue import REFUSAL
 
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.measurements.catalogue import REFUSAL
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Row
