@@ -15,7 +15,7 @@ import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.discovery.stages import Stage
-from pytest_mechanism.fields.parts import SoughtGroup
+from pytest_mechanism.fields.groups import SoughtGroup
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics import estimates

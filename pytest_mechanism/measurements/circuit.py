@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.request import Cost, PlacedHeadSets, Request, RowSet
 
 

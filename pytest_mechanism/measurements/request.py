@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.progress import Parts
 from pytest_mechanism.types import Head, Observations, Result_co, canonical

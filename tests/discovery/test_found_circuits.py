@@ -18,7 +18,7 @@ from pytest_mechanism.discovery.claims import sought
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.zoo.recipes.planted import MODELS
+from recipes.planted import MODELS
 
 BY_POSITION = """mechanism: 1
 circuit: planted

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from configs import HEADS, LAYERS
 
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve

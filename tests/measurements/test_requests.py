@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_mechanism import measurements
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching, HeadCodes
 from pytest_mechanism.measurements.curve import TrainingCurve

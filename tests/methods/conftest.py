@@ -94,8 +94,8 @@ def counting_bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementConte
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
-    from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+    from recipes.word_level import save_tokenizer
+    from recipes.wrapper_data import IDS
 
     folder = tmp_path_factory.mktemp("random_counting")
     torch.manual_seed(0)

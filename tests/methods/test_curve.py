@@ -28,8 +28,8 @@ from pytest_mechanism.tasks.families.counting import Counting, CountingParameter
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Observations
-from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
-from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+from recipes.word_level import save_tokenizer
+from recipes.wrapper_data import IDS
 
 TASK = Counting(
     CountingParameters(family="counting", refuse="a", shortest=2, longest=4, most=4, rows=20)

@@ -12,7 +12,7 @@ import torch
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.interchange import Interchange

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.path_patching import PathPatching

@@ -18,7 +18,7 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.backgrounds import enough, lacking
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.path_patching import PathPatching

@@ -17,7 +17,7 @@ from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Verdict
-from pytest_mechanism.zoo.recipes.planted import MODELS
+from recipes.planted import MODELS
 
 REST = "".join(f", the {{o{i}}} is in Box {{b{i}}}" for i in range(5))
 ASKED = ". Box {X:query_label} contains the"

@@ -25,7 +25,7 @@ from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.zoo.recipes.planted import (
+from recipes.planted import (
     HEADS,
     LAYERS,
     MODELS,
@@ -34,7 +34,7 @@ from pytest_mechanism.zoo.recipes.planted import (
     attention,
     build,
 )
-from pytest_mechanism.zoo.recipes.planted_residual import JUNK, WIDTH, unembedding
+from recipes.planted_residual import JUNK, WIDTH, unembedding
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 BY_POSITION = ("planted_base", "planted_ft", "planted_shared")

@@ -13,8 +13,8 @@ from pytest_mechanism.methods.context import MeasurementContext, make_bench
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.zoo.recipes.planted_counter import TASK, counter, save
-from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+from recipes.planted_counter import TASK, counter, save
+from recipes.wrapper_data import IDS
 
 FAMILIES = ("llama", "llama-gqa", "gpt2")
 
