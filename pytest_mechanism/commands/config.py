@@ -60,7 +60,9 @@ def read_config(arguments: argparse.Namespace, paths: Iterable[Path] = ()) -> py
         for name in PARTS:
             manager.import_plugin(name)
         manager.register(pytest_options, PLUGIN)
-        manager.register(object(), PLUGIN_MODULE)  # of the plugin, a command needs the options alone
+        manager.register(
+            object(), PLUGIN_MODULE
+        )  # of the plugin, a command needs the options alone
         manager.register(_UnknownOptions())
         config.parse([*ISOLATION, *typed])
     except Exception as problem:  # a plugin that addopts loads (-p) may raise anything

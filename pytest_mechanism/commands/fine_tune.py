@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.contents import MOST_WORDS
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import check_file
+from pytest_mechanism.files import check_file, new_folder
 from pytest_mechanism.session import read_aliases
 from pytest_mechanism.settings.command_options import add_settings
 from pytest_mechanism.settings.pytest_options import read, read_trust
@@ -144,19 +143,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"training made the model worse at what it was trained on: mean loss {before:.2f} over "
             f"the first tenth of steps, {after:.2f} over the last; lower --rate"
         )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{arguments.out.name}.", dir=arguments.out.parent))
-    try:
+    with new_folder(arguments.out) as temporary:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
                 check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)
         watch.look()
-        temporary.chmod(0o755)
-        os.replace(temporary, arguments.out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     say(f"{arguments.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
     say(f"wrote {arguments.out}")
     return 0

@@ -178,7 +178,8 @@ class MechanismPlugin:
         path = self.session.json_path
         if path is None or not self.session.paired or dry(session.config):
             return
-        from pytest_mechanism.report.json_file import result_file, write
+        from pytest_mechanism.files import write_json
+        from pytest_mechanism.report.json_file import result_file
 
         total = {
             k: sum(c[k] for c in self.counts.values()) for k in ("loaded", "done", "from_store")
@@ -191,7 +192,7 @@ class MechanismPlugin:
             int(session.exitstatus),
         )
         try:
-            write(path, content)
+            write_json(path, content)
         except OSError as problem:  # raised here, it would keep the summary from the user
             self.problems.append(f"--mechanism-json: {path} cannot be written: {problem.strerror}")
             session.exitstatus = pytest.ExitCode.USAGE_ERROR

@@ -188,7 +188,7 @@ class ClaimItem(pytest.Function):
         if verdict.status == "skipped":
             self.report(verdict, None, None, seconds)
             pytest.skip(visible(verdict.reason))
-        verdict, drift, accepted = self.settle(verdict, seconds)
+        verdict, drift = self.settle(verdict, seconds)
         if verdict.cause is Cause.NOT_ACCEPTED:
             raise ClaimFailed(f"{self.claim_name} on {self.name}: {verdict.reason}")
         if verdict.red:
@@ -198,7 +198,6 @@ class ClaimItem(pytest.Function):
                 self.name,
                 verdict,
                 drift,
-                accepted,
                 meaning(verdict.cause, self.claim.if_red),
             )
             raise ClaimFailed(text + self.traced(session.evaluator.trace))
@@ -273,9 +272,7 @@ class ClaimItem(pytest.Function):
             verdict = Verdict("error", f"{type(problem).__name__}: {said}", "")
         self.report(verdict, None, None, 0.0)
 
-    def settle(
-        self, verdict: Verdict, seconds: float
-    ) -> tuple[Verdict, Drift | None, float | None]:
+    def settle(self, verdict: Verdict, seconds: float) -> tuple[Verdict, Drift | None]:
         """Compare with the accepted score, which may turn the verdict red, and report."""
         drift, accepted, problem = self.compare(verdict)
         if problem is not None:
@@ -286,7 +283,7 @@ class ClaimItem(pytest.Function):
             reason = not_accepted(drift)
             verdict = replace(verdict, status="fail", reason=reason, cause=drift.cause)
         self.report(verdict, drift, accepted, seconds)
-        return verdict, drift, accepted
+        return verdict, drift
 
     def lacks_accepted(self, drift: Drift) -> bool:
         """Whether there has to be an accepted score, and is none."""
@@ -315,8 +312,11 @@ class ClaimItem(pytest.Function):
             drift = replace(drift, accepted_now=accepted_now(keeper))
             if accepted is not None and ScoreExtension.updating and not drift.accepted_now:
                 keep_bounds(location, f"{self.claim_name}.{self.name}", received)
-            if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
-                drift = replace(drift, state="changed", reason="accepted by --snapshot-update")
+            if (
+                accepted is not None and drift.red and accepting
+            ):  # --snapshot-update: the new score is the accepted one now
+                finding = f"this score replaces the baseline {float(accepted['value']):.3f}"
+                drift = replace(drift, state="changed", finding=f"{finding} (--snapshot-update)")
         return drift, None if accepted is None else float(accepted["value"]), None
 
     def notes(self) -> list[str]:

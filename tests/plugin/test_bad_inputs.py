@@ -560,9 +560,9 @@ def test_a_full_disk_is_a_line(pytester, world, monkeypatch):
 
 def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     """The run is no green one without it."""
-    import pytest_mechanism.report.json_file as module
+    import pytest_mechanism.files as module
 
-    monkeypatch.setattr(module, "write", full)
+    monkeypatch.setattr(module, "write_json", full)
 
     found = gate(pytester, *WITH)
 
@@ -632,7 +632,7 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
 
 def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
     """What was accepted before is still there, and the run says what went wrong."""
-    import pytest_mechanism.plugin.snapshot as module
+    import pytest_mechanism.files as module
 
     world = remembered
     gate(pytester, *WITH, "--snapshot-update")

@@ -88,7 +88,7 @@ def test_failure_shows_the_yaml_with_line_numbers(mixed):
             "            what values.json says",
             "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
             "  meaning   the number in the file is lower than claimed",
-            "  accepted  none to compare with",
+            "  accepted  no baseline yet; --snapshot-update accepts this score",
         ],
         consecutive=True,
     )
