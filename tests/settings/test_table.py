@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pytest_mechanism.checkpoints.load import DTYPES as TORCH_DTYPES
+from pytest_mechanism.checkpoints.loading.model import DTYPES as TORCH_DTYPES
 from pytest_mechanism.cli import main, make_parser
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.errors import MechanismError
