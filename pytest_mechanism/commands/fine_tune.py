@@ -96,7 +96,7 @@ def run(given: argparse.Namespace) -> int:
     check_parent(given.out)  # before training, and not after it
 
     from pytest_mechanism.checkpoints.fingerprint import of_reference
-    from pytest_mechanism.checkpoints.load import load_model
+    from pytest_mechanism.checkpoints.loading.model import load_model
     from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.measurements.recipe import Recipe
     from pytest_mechanism.methods.weights.training import Training, fresh, save_trained

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel
-from pytest_mechanism.checkpoints.wording import same_tokens
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
+from pytest_mechanism.checkpoints.loading.tokenizer_check import same_tokens
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine

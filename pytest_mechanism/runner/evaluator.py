@@ -20,6 +20,7 @@ from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_pr
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
 
 
@@ -219,7 +220,7 @@ class ClaimEvaluator:
                 context = replace(
                     context, groups=self.discovered(spec, context, found_on(spec, claim, role))
                 )
-            verdict = claim.judge(context, self.runner.measure)
+            verdict = require_safeguards(claim.judge(context, self.runner.measure), claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
             raise

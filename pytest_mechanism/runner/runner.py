@@ -189,7 +189,7 @@ class Runner:
             NoDevice: the device is not in this machine.
         """
         if self.options.device.startswith("cuda"):
-            resolve("pytest_mechanism.checkpoints.load:pick_device")(self.options.device)
+            resolve("pytest_mechanism.checkpoints.loading.model:pick_device")(self.options.device)
 
     def release(self) -> None:
         """Let go of the resident checkpoint."""
@@ -377,7 +377,7 @@ class Runner:
                 f"task {task.family} wrote {len(rows)} rows for a self-check of 8"
             )
         try:
-            model = resolve("pytest_mechanism.checkpoints.load:load_model")(
+            model = resolve("pytest_mechanism.checkpoints.loading.model:load_model")(
                 role,
                 self.references[role].folder,
                 self.options.device,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from pytest_mechanism.checkpoints.fingerprint import fingerprint, of_reference
 from pytest_mechanism.checkpoints.hub import offline
-from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import ZOO, parse_reference
 from pytest_mechanism.checkpoints.trust import Trust
 from pytest_mechanism.errors import BadReference, MechanismError

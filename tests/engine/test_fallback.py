@@ -17,7 +17,7 @@ from sweep import LAST, TOKENS
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
-from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.engine import record
 from pytest_mechanism.engine.branch import BranchEngine

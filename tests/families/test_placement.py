@@ -15,7 +15,7 @@ from asked import PATCHED, ROWS, WEIGHED
 from opening import opened
 from test_matrix import farthest, measured
 
-from pytest_mechanism.checkpoints import placement
+from pytest_mechanism.checkpoints.loading import placement
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements import catalogue
 from pytest_mechanism.methods.context import MeasurementContext

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.recipe import Recipe, lesson
 from pytest_mechanism.methods.context import MeasurementContext, make_bench

@@ -533,7 +533,7 @@ def test_a_damaged_entry_is_measured_again(pytester, remembered, damage):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"\\ud800": "x"}', "[" * 100_000])
 def test_a_damaged_memory_of_fingerprints_is_made_anew(pytester, remembered, content, monkeypatch):
     """It saves time and nothing more."""
-    monkeypatch.setattr("pytest_mechanism.checkpoints.memory.proves", lambda *_: True)
+    monkeypatch.setattr("pytest_mechanism.checkpoints.hash_cache.proves", lambda *_: True)
     world = remembered
     (world.path / "store" / "fingerprints.json").write_text(content)
 

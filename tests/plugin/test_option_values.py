@@ -343,7 +343,7 @@ def test_json_path_on_the_command_line_is_seen_from_where_one_is(green):
 @pytest.fixture
 def settled(monkeypatch):
     """Hashes are remembered at once, and not only of files that have not changed for a while."""
-    monkeypatch.setattr("pytest_mechanism.checkpoints.memory.proves", lambda *_: True)
+    monkeypatch.setattr("pytest_mechanism.checkpoints.hash_cache.proves", lambda *_: True)
 
 
 @pytest.mark.usefixtures("settled")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.methods.circuits import circuit, cmap, interchange, path_patching, performance
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MeasurementError, one_line
 from pytest_mechanism.files import check_file, replacing
@@ -36,6 +36,20 @@ from pytest_mechanism.methods.weights.batches import page
 from pytest_mechanism.tasks.base import Task, Vocabulary
 
 CLIP = 1.0
+
+
+def descend(
+    loss: torch.Tensor,
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[torch.nn.Parameter],
+    clip: float,
+) -> None:
+    """One optimiser step down the gradient of ``loss``, clipped at the norm ``clip``."""
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()
+
 
 # -- the copy
 
@@ -140,10 +154,7 @@ class Training:
         """One descent; returns the loss before it."""
         read = page(self.model, lesson(self.task, self.vocabulary, self.recipe, step))
         loss = read.loss(self.copy)
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP)
-        self.optimiser.step()
+        descend(loss, self.optimiser, list(self.trained.values()), CLIP)
         return float(loss.detach())
 
     # -- interrupted and gone on with

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.methods.context import MeasurementContext, make_bench
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.runner.options import Options
