@@ -214,7 +214,7 @@ def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
     return Trial(
         speed=size / max(seconds, 1e-6),
         branching=size / max(branching, 1e-6),
-        weights=sum(p.numel() * p.element_size() for p in bench.model.bridge.parameters()),
+        weights=sum(p.numel() * p.element_size() for p in bench.model.wrapped.parameters()),
         loaded=loaded,
         loading=loading.most - loading.before,
         work=work,
