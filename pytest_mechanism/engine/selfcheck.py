@@ -19,7 +19,7 @@ from contextlib import suppress
 
 import torch
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine.branch import LEAST_COLUMNS
 from pytest_mechanism.engine.interface import (
     ActiveHeads,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.errors import SelfCheckError
 
 TOLERANCE = {

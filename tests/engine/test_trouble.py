@@ -10,7 +10,7 @@ import pytest
 import torch
 from sweep import LAST, TOKENS, logits, of_each_head, silenced
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine import replay as replay_module
@@ -192,9 +192,10 @@ def test_a_branch_whose_hook_does_not_fire_is_an_error(
 
 @pytest.mark.parametrize("reading", [Site(1, "z"), Site(2, "z")], ids=["read", "edited"])
 def test_a_read_only_forward_whose_hook_does_not_fire_is_an_error(
-    gqa: LoadedModel, reading: Site
+    gqa: LoadedModel, deafen: Callable[[], None], reading: Site
 ) -> None:
     """Nothing read there, or an edit before it that was lost."""
+    deafen()
     run = BranchEngine(gqa.wrapped).run(
         TOKENS, [silenced(1, LAST)], [Reading(reading)], answer=False
     )

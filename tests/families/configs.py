@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from pytest_mechanism.tasks.writing.words import NUMBERS
-from pytest_mechanism.zoo.recipes.word_level import save_tokenizer
-from pytest_mechanism.zoo.recipes.wrapper_data import IDS
+from recipes.word_level import save_tokenizer
+from recipes.wrapper_data import IDS
 
 WORDS = {**IDS, **{f"word{i}": i for i in range(len(IDS), 64)}}
 """Of the tokenizer: what the counting task needs, and others."""

@@ -21,7 +21,7 @@ from pytest_mechanism.methods.weights.pruning import Kind, Units, backward, pool
 from pytest_mechanism.methods.weights.weights import Copy, copy_of
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
-from pytest_mechanism.zoo.recipes.planted_counter import HEAD, HIDE, UNIT
+from recipes.planted_counter import HEAD, HIDE, UNIT
 
 Benches = Callable[..., MeasurementContext]
 KINDS: tuple[Kind, ...] = ("weights", "neurons", "heads")
