@@ -233,7 +233,7 @@ def test_branches_of_one_record_may_be_taken_by_turns(
                 readings = tuple(each.detach() for each in outcome.readings)
                 found[which].append(Outcome(outcome.logits.detach(), readings))
     assert all(r.record is runs[0].record for r in runs)
-    assert len(runs[0].record.rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
+    assert len(runs[0].record.spare_rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
     for each in found:
         assert farthest(case, [runs[0].outcome, *each], wanted)[0] <= 1e-9
 
