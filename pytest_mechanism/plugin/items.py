@@ -311,7 +311,9 @@ class ClaimItem(pytest.Function):
             drift = replace(drift, accepted_now=accepted_now(keeper))
             if accepted is not None and ScoreExtension.updating and not drift.accepted_now:
                 keep_bounds(location, f"{self.claim_name}.{self.name}", received)
-            if accepted is not None and drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
+            if (
+                accepted is not None and drift.red and accepting
+            ):  # --snapshot-update: the new score is the accepted one now
                 finding = f"this score replaces the baseline {float(accepted['value']):.3f}"
                 drift = replace(drift, state="changed", finding=f"{finding} (--snapshot-update)")
         return drift, None if accepted is None else float(accepted["value"]), None

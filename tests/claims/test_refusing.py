@@ -237,7 +237,11 @@ def both(
     refusing = refusals(base_forbidden=ONE, ft_forbidden=refused, allowed=ZERO)
 
     def fake(m: Measurement) -> Observations:
-        return refusing(m) if m.method.function.endswith("refusal:measure") else seen(FOUND, len(own), **columns)
+        return (
+            refusing(m)
+            if m.method.function.endswith("refusal:measure")
+            else seen(FOUND, len(own), **columns)
+        )
 
     return claim.judge(case, fake)
 
