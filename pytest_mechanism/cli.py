@@ -148,8 +148,8 @@ def resolved(spec: Any) -> dict[str, Any]:
 
 def print_power(path: Path, spec: Any) -> None:
     """One line an accepted score, for every pair that has some."""
-    from pytest_mechanism.plugin.snapshot import FOLDER, read_scores
-    from pytest_mechanism.report.result import asked
+    from pytest_mechanism.plugin.score_entry import asked
+    from pytest_mechanism.plugin.score_file import FOLDER, read_scores
     from pytest_mechanism.statistics.power import WANTED, of_spec, power
 
     files = sorted((path.parent / FOLDER).glob(f"*/{path.stem}.json"))

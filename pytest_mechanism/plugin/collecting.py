@@ -13,7 +13,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.options import Session
 
 if TYPE_CHECKING:
-    from pytest_mechanism.plugin.items import SpecFile
+    from pytest_mechanism.plugin.collectors import SpecFile
 
 
 class Collecting:
@@ -35,14 +35,11 @@ class Collecting:
 
     def collector(self, path: Path, parent: pytest.Collector, wrong: str = "") -> SpecFile:
         """The node of a spec, or of a file that keeps the run from being one about all specs."""
-        from pytest_mechanism.plugin.items import SESSION, SpecFile
+        from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.plugin.snapshot import ScoreExtension
 
-        parent.config.stash[SESSION] = self.session
-        if self.session.paired:
-            ScoreExtension.pair = self.session.pair
-        ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
-        ScoreExtension.not_written.clear()
+        pair = self.session.pair if self.session.paired else None
+        ScoreExtension.configure(parent.config, pair)
         return SpecFile.at(parent, path, wrong)
 
     @pytest.hookimpl(wrapper=True)
@@ -57,7 +54,7 @@ class Collecting:
 
     def lost(self, folder: pytest.Directory, found: Sequence[Any]) -> Iterator[SpecFile]:
         """Collectors of what pytest does not reach in a folder and may not be passed over."""
-        from pytest_mechanism.plugin.items import SpecFile
+        from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.spec.find import strays
 
         path, session = folder.path, folder.session
@@ -118,9 +115,3 @@ def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Any]:
             yield path
         else:
             raise MechanismError(f"{path} does not exist")
-
-
-def accepts(config: pytest.Config) -> tuple[bool, bool]:
-    """Whether this run accepts scores that have no baseline yet, and whether it replaces others."""
-    updating = bool(getattr(config.option, "update_snapshots", False))
-    return updating or bool(getattr(config.option, "update_new_snapshots_only", False)), updating

@@ -21,7 +21,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.backgrounds import enough, lacking
 from pytest_mechanism.measurements.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
 from pytest_mechanism.measurements.draws import DRAWN
-from pytest_mechanism.plugin.hooks import foreseen
+from pytest_mechanism.plugin.hooks import find_obstacles
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.runner.preflight import Preflight
@@ -224,7 +224,7 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
         SimpleNamespace(spec=spec, claim=claim, claim_name=name, name="ft")
         for name, claim in spec.claims.items()
     ]
-    assert list(foreseen(gate, items)) == [
+    assert list(find_obstacles(gate, items)) == [
         "back on ft: it cannot pass without control and pretrained: add "
         "--mechanism-model control=REFERENCE --mechanism-model pretrained=REFERENCE",
         f"third on ft cannot be measured: {tmp_path}/wrapper.yaml:7: needs a checkpoint for the role "
