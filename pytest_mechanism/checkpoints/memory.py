@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_mechanism.checkpoints import states
 from pytest_mechanism.checkpoints.states import State, proves
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import read_json, write_whole
+from pytest_mechanism.files import read_json, write_bytes
 
 FORMAT = 2
 MOST = 64 << 20
@@ -69,7 +69,7 @@ class Memory:
         content = {"format": FORMAT, "sha256": checksum(files), "files": files}
         with suppress(OSError):  # remembering saves time, nothing more
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps(content).encode())
+            write_bytes(self.path, json.dumps(content).encode(), durable=False)
         self._changed = False
 
 

@@ -19,8 +19,11 @@ from pytest_mechanism.claims.needed_heads import Circuit, Needed, holm, measure_
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.thresholds import Cost
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.honesty import not_needed
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
+
+ABLATED_ALREADY = not_needed("a head outside the circuit is ablated already, so it costs exactly 0")
 
 
 class Minimality(Claim):
@@ -59,7 +62,8 @@ class Minimality(Claim):
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         bound = verdicts.spell(self.costs_at_least, float("inf"))
-        if not above_chance(context, measure(performance(context, context.role))):
+        solved = above_chance(context, measure(performance(context, context.role)))
+        if solved is None:
             return verdicts.at_chance(
                 f"{context.role} does not solve the task, so its circuit needs no head", bound
             )
@@ -115,7 +119,7 @@ class Minimality(Claim):
                 ),
             )
         )
-        return replace(verdict, scores=(judged, *beside))
+        return replace(verdict, scores=(judged, *beside), control=ABLATED_ALREADY, chance=solved)
 
 
 def spelled(needed: Needed) -> str:

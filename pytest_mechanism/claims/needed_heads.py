@@ -23,7 +23,7 @@ from itertools import combinations
 import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.fields.parts import plain
+from pytest_mechanism.fields.part import plain
 from pytest_mechanism.measurements.catalogue import CIRCUIT
 from pytest_mechanism.methods.circuits.selection import minimality_score
 from pytest_mechanism.statistics import estimates

@@ -7,7 +7,6 @@ was and writes the same spec.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import temporary_beside, write_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim, ClaimContext
@@ -98,7 +98,7 @@ def run(given: argparse.Namespace) -> int:
     say_what_was_done(runner)
     if "base" not in search.found:
         return NOT_SHOWN
-    write(out, search.text())
+    write_text(out, search.text())
     left = [claim.name for claim in search.claims if not claim.holds]
     say(f"wrote {out}" + (f", without what is not shown: {', '.join(left)}" if left else ""))
     unjudged = "ft" in runner.references and not any(c.judges_ft for c in search.claims)
@@ -204,25 +204,17 @@ class Search:
         return spec_text(self.spec, self.found["base"], self.claims, label, mark, "base", also)
 
 
-def write(out: Path, text: str) -> None:
-    """All of a file, or none of it."""
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out)
-
-
 def check_writable(out: Path) -> None:
     """Whether a file can be made there.
 
     Raises:
         MechanismError: it cannot.
     """
-    trial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         if out.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        trial.touch()
-        trial.unlink()
+        with temporary_beside(out) as trial:
+            trial.touch()
     except OSError as problem:
         raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None
 

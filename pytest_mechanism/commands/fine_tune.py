@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.contents import MOST_WORDS
@@ -19,7 +18,7 @@ from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.session import add_trust_options
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import check_file
+from pytest_mechanism.files import check_file, new_folder
 from pytest_mechanism.flags import option, trust
 from pytest_mechanism.options import read_aliases
 
@@ -146,19 +145,13 @@ def run(given: argparse.Namespace) -> int:
             f"training made the model worse at what it was trained on: mean loss {before:.2f} over "
             f"the first tenth of steps, {after:.2f} over the last; lower --rate"
         )
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{given.out.name}.", dir=given.out.parent))
-    try:
+    with new_folder(given.out) as temporary:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
                 check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)
         watch.look()
-        temporary.chmod(0o755)
-        os.replace(temporary, given.out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     say(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
     say(f"wrote {given.out}")
     return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.files import temporary_beside, write_text
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.write import flow
 
@@ -228,7 +228,7 @@ def about(
 def ablation(task: Any) -> dict[str, Any]:
     """A positional mean over as many prompts as the task's texts need; another prompt's z where it
     has too few."""
-    from pytest_mechanism.fields.parts import Ablation
+    from pytest_mechanism.fields.ablation import Ablation
     from pytest_mechanism.spec.feasible import Feasible
 
     for prompts in (200, 500, 1000, 2000, 5000, 10_000):
@@ -251,21 +251,20 @@ def tried(path: Path, text: str, keep: bool = False) -> Any:
     """
     from pytest_mechanism.spec.load import load
 
-    trial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial.write_text(text, encoding="utf-8")
-        spec = load(trial, path)
+        with temporary_beside(path) as trial:
+            trial.write_text(text, encoding="utf-8")
+            spec = load(trial, path)
         if keep:
-            os.replace(trial, path)
+            write_text(path, text)
             missing = []
         return spec
     except OSError as problem:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
     finally:
         with contextlib.suppress(OSError):
-            trial.unlink(missing_ok=True)
             for folder in missing:  # from the innermost outwards; those that stay empty go
                 folder.rmdir()
 

@@ -242,7 +242,7 @@ def check_heads(evaluator: ClaimEvaluator, spec: Spec) -> None:
         MechanismError: one of them has not.
     """
     from pytest_mechanism.discovery.measured_circuit import probe
-    from pytest_mechanism.fields.parts import Group
+    from pytest_mechanism.fields.groups import Group
 
     for role in evaluator.runner.references:
         for name, group in spec.groups.items():

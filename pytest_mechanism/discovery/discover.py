@@ -16,7 +16,7 @@ from pytest_mechanism.claims.scoring import above_chance
 from pytest_mechanism.discovery.stages import Stage, chain, search
 from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.parts import AnyGroup, Find, Group
+from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.types import Head

@@ -19,7 +19,8 @@ from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import elsewhere
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort
 from pytest_mechanism.discovery.stages import STREAM, sweep
-from pytest_mechanism.fields.parts import AnyGroup, Group, plain
+from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.fields.part import plain
 from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
 from pytest_mechanism.types import Measurement
 

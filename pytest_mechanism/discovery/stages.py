@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.fields.parts import AnyGroup, Find, Group, SoughtGroup
+from pytest_mechanism.fields.groups import AnyGroup, Find, Group, SoughtGroup
 from pytest_mechanism.measurements.catalogue import PATH_PATCHING, SCREEN
 from pytest_mechanism.methods.circuits.selection import ranked
 from pytest_mechanism.statistics import estimates

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_mechanism.errors import MechanismError, visible
-from pytest_mechanism.files import BadFile, read_text, write_whole
+from pytest_mechanism.files import BadFile, read_text, write_json
 
 FORMAT = 1
 MOST_BYTES = 64 << 20
@@ -78,9 +78,7 @@ def write_scores(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> No
         if not scores:
             path.unlink(missing_ok=True)
             return
-        data = {"mechanism_scores": FORMAT, "scores": scores}
-        text = json.dumps(data, sort_keys=True, indent=1, allow_nan=False)
-        write_whole(path, f"{text}\n".encode())
+        write_json(path, {"mechanism_scores": FORMAT, "scores": scores}, sort_keys=True)
 
 
 def _damaged(path: Path, message: str) -> MechanismError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.files import write_whole
+from pytest_mechanism.files import write_json
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.runner.keys import versions
 
@@ -24,8 +23,7 @@ class JsonFile:
         self.destination = f"--mechanism-json: {path}"
 
     def write(self, report: RunReport) -> None:
-        text = json.dumps(content(report), indent=1, allow_nan=False)
-        write_whole(self.path, f"{text}\n".encode())
+        write_json(self.path, content(report))
 
 
 def content(report: RunReport) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Check, Judged, Score, Status, Verdict
+from pytest_mechanism.statistics.honesty import joint
+from pytest_mechanism.types import Judged, Score, Status, Verdict
 
 MOST_ROWS = 1_000_000
 """More rows than this is 'none would'."""
@@ -120,6 +120,8 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         tuple(c for v in verdicts for c in v.checks),
         tuple(part for v in verdicts for part in (v.parts or (v,))) if len(verdicts) > 1 else (),
         verdicts[0].comparable,
+        joint([v.control for v in verdicts if v.status != "skipped"]),
+        joint([v.chance for v in verdicts if v.status != "skipped"]),
     )
 
 
@@ -165,50 +167,6 @@ def model_missing(reason: str, threshold: str, scores: Sequence[Score] = ()) -> 
 def accuracy_loss(verdict: Verdict, why: str) -> Verdict:
     """What the claim asks of a circuit, the full model does not reach either."""
     return replace(verdict, reason=f"{verdict.reason}; {why}", cause=Cause.ACCURACY_LOSS)
-
-
-# -- why a score that reaches its bound passes nothing all the same
-
-
-def doubted(verdict: Verdict, cause: Cause, why: str) -> Verdict:
-    """A verdict that would have passed, made inconclusive; any other stays as it is."""
-    if verdict.status != "pass":
-        return verdict
-    return replace(
-        verdict, status="inconclusive", reason=f"{verdict.reason}, but {why}", cause=cause
-    )
-
-
-def no_control(verdict: Verdict, why: str) -> Verdict:
-    """There is nothing that should not work to compare with.
-
-    Args:
-        verdict: on the score alone.
-        why: there is none, as `ClaimContext.random_heads` says it.
-    """
-    return doubted(verdict, Cause.NO_CONTROL, f"there is no control: {why}")
-
-
-def control_as_good(verdict: Verdict, why: str) -> Verdict:
-    """What should not work does as well; ``why`` says what."""
-    return doubted(verdict, Cause.CONTROL_AS_GOOD, why)
-
-
-def ahead(verdict: Verdict, gap: Estimate, why: str, better: int = 1) -> Verdict:
-    """The verdict, where a score is surely better than its control.
-
-    Args:
-        verdict: on the score alone.
-        gap: the score minus its control, on the same rows.
-        why: it passes nothing otherwise, with what the control shows.
-        better: 1 where higher is better, -1 where lower is.
-
-    The comparison is kept in `Verdict.checks`: the chance to pass depends on it.
-    """
-    check = Check("ahead of its control", better * gap.value, gap.standard_error, gap.n, gap.method)
-    surely = gap.interval[0] > 0 if better > 0 else gap.interval[1] < 0
-    found = verdict if surely else control_as_good(verdict, why)
-    return replace(found, checks=(*found.checks, check))
 
 
 def of_reference(verdict: Verdict) -> Verdict:

@@ -19,7 +19,8 @@ from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.needed_heads import at_most
 from pytest_mechanism.claims.transfer import Transfer
-from pytest_mechanism.fields.parts import Ablation, Group
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.plugin.score_entry import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds

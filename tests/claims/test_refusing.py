@@ -15,7 +15,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.direction import Direction
 from pytest_mechanism.claims.refuses_after_prefill import RefusesAfterPrefill
 from pytest_mechanism.claims.suppression_holds import SuppressionHolds
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 

@@ -14,7 +14,7 @@ from pytest_mechanism.discovery.claims import Written
 from pytest_mechanism.discovery.discover import Discovery, compare, nothing_needed, unshared
 from pytest_mechanism.discovery.stages import Stage, chain, choose, senders
 from pytest_mechanism.discovery.write import spec_text
-from pytest_mechanism.fields.parts import Find, Group, Into, SoughtGroup
+from pytest_mechanism.fields.groups import Find, Group, Into, SoughtGroup
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Verdict

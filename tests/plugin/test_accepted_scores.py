@@ -259,7 +259,7 @@ def test_better_passes_and_is_reported(accepted):
     found.stdout.fnmatch_lines(
         [
             "1 scores are better than their baselines by more than the tolerance; --snapshot-update "
-            "raises the baseline"
+            "raises the baselines"
         ]
     )
 

@@ -562,7 +562,7 @@ def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     """The run is no green one without it."""
     import pytest_mechanism.report.json_file as module
 
-    monkeypatch.setattr(module, "write_whole", full)
+    monkeypatch.setattr(module, "write_json", full)
 
     found = gate(pytester, *WITH)
 
@@ -632,11 +632,13 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
 
 def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
     """What was accepted before is still there, and the run says what went wrong."""
+    import pytest_mechanism.files as module
+
     world = remembered
     gate(pytester, *WITH, "--snapshot-update")
     before = accepted(world).read_text().replace('"value": 0.0', '"value": 0.5')
     accepted(world).write_text(before)
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(module.os, "replace", full)
 
     found = gate(pytester, *WITH[:2], "--snapshot-update")
 
