@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -185,7 +184,7 @@ class MechanismPlugin:
         """Write every report but the terminal's. An exception here would keep the summary from the user."""
         from pytest_mechanism.report.reporters import file_reporters
 
-        report = replace(self.run_report(), exit_code=exit_code)
+        report = self.run_report(exit_code)
         for reporter in file_reporters(self.session.json_path):
             try:
                 reporter.write(report)
@@ -193,16 +192,19 @@ class MechanismPlugin:
                 message = f"{reporter.destination} cannot be written: {problem.strerror}"
                 (self.errors if reporter.required else self.warnings).append(message)
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
+    ) -> None:
         if is_worker(terminalreporter.config):
             return  # the controller has the results of all workers
         from pytest_mechanism.report.terminal import TerminalSection
 
         paired = self.session.paired and self.outcomes.results
         header = self.session.whereabouts() if paired and not self.header_shown else ()
-        TerminalSection(terminalreporter, header, self.warnings).write(self.run_report())
+        report = self.run_report(int(exitstatus))
+        TerminalSection(terminalreporter, header, self.warnings).write(report)
 
-    def run_report(self) -> RunReport:
+    def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
         from pytest_mechanism.report.result import printable
         from pytest_mechanism.report.run_report import CheckpointEntry, RunReport
@@ -233,6 +235,7 @@ class MechanismPlugin:
                 errors=tuple(dict.fromkeys(self.errors)),
                 checkpoints_loaded=totals.pop("loaded"),
                 measurements=totals,
+                exit_code=exit_code,
             )
         )
         return report

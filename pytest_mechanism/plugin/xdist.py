@@ -99,7 +99,7 @@ class Controller:
             name = getattr(getattr(node, "gateway", None), "id", "a worker")
             cause = one_line(str(error).strip().splitlines()[-1])
             self.outcomes.reasons.append(
-                f"worker {name} ended early ({cause}): its results are lost, accepted scores among them"
+                f"worker {name} ended early ({cause}): its unfinished work is lost, accepted scores included"
             )
 
     @pytest.hookimpl(wrapper=True)

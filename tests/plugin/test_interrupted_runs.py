@@ -90,7 +90,7 @@ def test_a_killed_worker_loses_no_accepted_score(two):
     after = two.accepted()
     assert found.ret == RED
     assert set(after) == set(before)
-    assert any("accepted scores among it" in each for each in content(two)["reasons"])
+    assert any("accepted scores included" in each for each in content(two)["reasons"])
 
 
 @pytest.mark.slow
