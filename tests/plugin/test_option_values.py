@@ -292,7 +292,7 @@ def test_a_missing_device_that_items_find_is_said_once():
     says it once and the exit code is 4."""
     config = SimpleNamespace()
     plugin = MechanismPlugin(SimpleNamespace(config=config))
-    report = SimpleNamespace(failed=False, when="setup", nodeid="circuit.yaml::good::ft")
+    report = SimpleNamespace(failed=False, skipped=False, when="setup", nodeid="x.yaml::good::ft")
     attach(report, ItemReport(None, {}, "--mechanism-device: no device 'cuda:9'"))
 
     with pytest.raises(pytest.UsageError, match="no device 'cuda:9'"):
