@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
-from pytest_mechanism.flags import add_options, path_option
-from pytest_mechanism.options import make_session, no_device
 from pytest_mechanism.plugin.collecting import Collecting
 from pytest_mechanism.plugin.outcomes import Outcomes, is_dry
 from pytest_mechanism.plugin.stash import SESSION, ItemReport, attach, attached
 from pytest_mechanism.plugin.xdist import Controller, is_worker, send, worker_name
+from pytest_mechanism.session import make_session
+from pytest_mechanism.settings import pytest_options
+from pytest_mechanism.settings.table import DEVICE, JSON
 
 if TYPE_CHECKING:
-    from pytest_mechanism.options import Session
     from pytest_mechanism.plugin.items import ClaimItem
     from pytest_mechanism.report.run_report import RunReport
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
+    from pytest_mechanism.session import Session
 
 MARKERS = (
     "mechanism: a claim of a spec, made by pytest-mechanism",
@@ -34,7 +35,7 @@ MARKERS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    add_options(parser)
+    pytest_options.pytest_addoption(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def remove_old_result_file(config: pytest.Config) -> None:
     """Remove the result file of an earlier run: a run that writes none must not leave that one behind."""
-    path = path_option(config, "mechanism_json")
+    path = pytest_options.read_path(config, JSON)
     if path is None or is_dry(config) or is_worker(config):
         return
     with contextlib.suppress(OSError):  # make_session reports what is wrong with the path
@@ -88,7 +89,7 @@ class MechanismPlugin:
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         try:
-            lines = self.session.whereabouts()
+            lines = self.session.checkpoint_lines()
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
         self.header_shown = True
@@ -116,8 +117,8 @@ class MechanismPlugin:
         except MechanismError as problem:
             if is_worker(config):
                 return  # raised here, it would be an internal error of xdist; every item reports it
-            message = no_device(problem) if isinstance(problem, NoDevice) else str(problem)
-            raise pytest.UsageError(message) from None
+            error = DEVICE.error(problem) if isinstance(problem, NoDevice) else problem
+            raise pytest.UsageError(str(error)) from None
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say before a checkpoint is loaded which claims cannot be measured or cannot pass."""
@@ -200,7 +201,7 @@ class MechanismPlugin:
         from pytest_mechanism.report.terminal import TerminalSection
 
         paired = self.session.paired and self.outcomes.results
-        header = self.session.whereabouts() if paired and not self.header_shown else ()
+        header = self.session.checkpoint_lines() if paired and not self.header_shown else ()
         report = self.run_report(int(exitstatus))
         TerminalSection(terminalreporter, header, self.warnings).write(report)
 

@@ -12,7 +12,6 @@ import pytest
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, one_line, visible
-from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.plugin.baseline import Baseline, Comparison, with_comparison
 from pytest_mechanism.plugin.overruling import consistent
 from pytest_mechanism.plugin.stash import RESULT, SESSION
@@ -20,6 +19,8 @@ from pytest_mechanism.report import junit
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import claim_result
 from pytest_mechanism.report.run_report import ClaimResult, Note
+from pytest_mechanism.session import Session
+from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Verdict
 
@@ -82,7 +83,7 @@ class ClaimItem(pytest.Function):
         try:
             verdict = run.evaluator.judge(self.spec, self.claim, self.name)
         except NoDevice as problem:
-            run.no_device = no_device(problem)
+            run.no_device = str(DEVICE.error(problem))
             verdict = Verdict("error", run.no_device, "")
         except MechanismError as problem:
             verdict = Verdict("error", str(problem), "")

@@ -3,17 +3,16 @@ claims that never ran."""
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_mechanism.flags import gives
 from pytest_mechanism.plugin.overruling import consistent, message
 from pytest_mechanism.plugin.stash import attached
 from pytest_mechanism.report.run_report import JUDGED, ClaimResult
+from pytest_mechanism.settings.pytest_options import is_typed
+from pytest_mechanism.settings.table import MODEL_PAIR
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Outcomes:
                 "no claim judged the role ft, the candidate for release: this run is red. Select claims "
                 "about ft, or say -m 'role(name=\"base\")' for base alone"
             )
-        elif not results and has_typed_pair(self.config) and not picks_claims(self.config):
+        elif not results and is_typed(self.config, MODEL_PAIR) and not picks_claims(self.config):
             self.reasons.append(
                 "the command names a pair and no claim ran, so nothing was judged: this run is red. "
                 "'pytest --collect-only' shows which claims pytest finds"
@@ -111,9 +110,3 @@ def picks_claims(config: pytest.Config) -> bool:
     if "role(" in marks or "mechanism" in marks:
         return True
     return any(getattr(option, name, False) for name in ("lf", "stepwise"))
-
-
-def has_typed_pair(config: pytest.Config) -> bool:
-    """Whether the pair stands on the command line, and not in an ini file for all runs."""
-    typed = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
-    return gives("--model-pair", typed)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_mechanism.options import Session
 from pytest_mechanism.report.run_report import ClaimResult
+from pytest_mechanism.session import Session
 
 SESSION = pytest.StashKey[Session]()
 """On the configuration: the run."""

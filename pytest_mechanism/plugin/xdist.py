@@ -12,11 +12,11 @@ import pytest
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import MechanismError, one_line
-from pytest_mechanism.options import FINGERPRINTS, WORKERINPUT, Session, hand_over
 from pytest_mechanism.plugin.outcomes import Outcomes
 from pytest_mechanism.plugin.overruling import message
 from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
 from pytest_mechanism.report.run_report import ClaimResult, Note, Row
+from pytest_mechanism.session import Session
 from pytest_mechanism.types import Control, Score, Setting, Verdict
 
 CRASHED = "???"
@@ -67,10 +67,7 @@ class Controller:
     def pytest_configure_node(self, node: Any) -> None:
         """Make a worker test the checkpoints that the controller resolved and reports."""
         try:
-            node.workerinput[WORKERINPUT] = hand_over(self.session)
-            node.workerinput[FINGERPRINTS] = {
-                role: fingerprint.model for role, fingerprint in self.session.fingerprints.items()
-            }
+            self.session.tell_worker(node.workerinput)
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
 

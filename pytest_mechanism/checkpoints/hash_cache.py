@@ -1,7 +1,7 @@
 """Hashes of files, remembered in a JSON file from run to run.
 
 A hash is taken from here only where the file's state proves that its bytes are the same
-(`checkpoints.states`). The file has a checksum against accidents; whoever can write it can forge it.
+(`checkpoints.file_state`). The file has a checksum against accidents; whoever can write it can forge it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_mechanism.checkpoints import states
-from pytest_mechanism.checkpoints.states import State, proves
+from pytest_mechanism.checkpoints import file_state
+from pytest_mechanism.checkpoints.file_state import State, proves
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import read_json, write_bytes
 
@@ -88,4 +88,4 @@ def read(path: Path) -> dict[str, dict[str, object]]:
     except (MechanismError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return {}
     # the clock was set back: times after it may come a second time
-    return {} if latest > states.now() else files
+    return {} if latest > file_state.now() else files
