@@ -23,7 +23,7 @@ from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
 from pytest_mechanism.measurements.draws import Draw, ablation, draws, recipe
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.runner.preflight_training import check_disk, check_lessons
-from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, token_of
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
 from pytest_mechanism.types import Measurement
 
@@ -141,7 +141,7 @@ class Preflight:
                 return task.interchange(v, draw.variable, count, stream)
             if draw.kind == "backgrounds":
                 return task.backgrounds(v, count, stream)
-            return task.asked(draw.kind, v, count, stream)
+            return task.row_set(draw.kind, v, count, stream)
 
         return self.once((settings, draw.kind, draw.count, draw.stream, draw.variable), write)
 
@@ -164,11 +164,13 @@ class Preflight:
                 raise MeasurementError(f"{on}: the tokenizer has no token for {prompt.text[:60]!r}")
             check_places(draw, prompt, encoded)
         if draw.words:
-            for word in dict.fromkeys((row.base.answer, row.target, *row.base.right, *row.wanted)):
-                if encoder.answer(row.base, word) is None:
+            for word in dict.fromkeys(
+                (row.base.answer, row.target, *row.base.correct_answers, *row.correct_targets)
+            ):
+                if encoder.answer_id(row.base, word) is None:
                     raise MeasurementError(f"{on}: {word!r} is not one token here")
         if draw.replies and row.base.completion.strip():
-            encoder.reply(row.base)
+            encoder.reply_ids(row.base)
 
     # -- what stands in place of a silenced head
 
@@ -251,9 +253,9 @@ def check_places(draw: Draw, prompt: Prompt, encoded: Encoded) -> None:
         MeasurementError: one is not.
     """
     for at in draw.places:
-        found = encoded.places.get(token_of(at)[0])
+        found = encoded.positions.get(parse_position(at)[0])
         if not found:
-            valid = ", ".join(sorted(encoded.places))
+            valid = ", ".join(sorted(encoded.positions))
             raise MeasurementError(
                 f"the task's prompt {prompt.text[:60]!r} has no position {at!r}; valid: {valid}"
             )

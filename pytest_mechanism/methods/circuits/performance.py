@@ -13,7 +13,7 @@ def measure(
     context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
 ) -> Observations:
     """``correct`` (argmax over the whole vocabulary is the answer) and ``log_probability``."""
-    rows = context.task.asked(
+    rows = context.task.row_set(
         arguments.get("asked", "rows"), context.vocabulary, arguments["rows"], arguments["stream"]
     )
     columns = Columns()

@@ -70,10 +70,10 @@ def measure(
         MeasurementError: the position has several tokens, or all answers are the same.
     """
     task, vocabulary, asked = context.task, context.vocabulary, arguments["asked"]
-    judged = task.asked(asked, vocabulary, arguments["rows"], arguments["stream"])
-    choosing = task.asked(asked, vocabulary, arguments["chosen"], "validation")
+    judged = task.row_set(asked, vocabulary, arguments["rows"], arguments["stream"])
+    choosing = task.row_set(asked, vocabulary, arguments["chosen"], "validation")
     known = {row.base.text for row in (*judged, *choosing)}
-    drawn = task.asked(asked, vocabulary, arguments["train"], "probing")
+    drawn = task.row_set(asked, vocabulary, arguments["train"], "probing")
     training = [row for row in drawn if row.base.text not in known]
     classes = sorted({row.base.answer for row in training})
     if len(classes) < 2:

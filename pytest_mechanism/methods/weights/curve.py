@@ -50,12 +50,12 @@ def measure(
     everything, or that training has destroyed, shows nothing).
     """
     recipe = Recipe(**arguments["recipe"])
-    rows = context.task.asked(
+    rows = context.task.row_set(
         arguments["watch"], context.vocabulary, arguments["rows"], arguments["stream"]
     )
     refusals(context, rows[0].base)  # each can be said in the tokens that are looked at
     check_unseen(context, recipe, rows)
-    beside = context.task.asked(
+    beside = context.task.row_set(
         "allowed", context.vocabulary, min(arguments["rows"], BESIDE), arguments["stream"]
     )
 
@@ -105,7 +105,8 @@ def check_unseen(context: MeasurementContext, recipe: Recipe, rows: Sequence[Row
     both = [
         one.text
         for one in read
-        if folded(context.task.lesson(context.vocabulary, one.text, one.reply or "").text) in judged
+        if folded(context.task.training_prompt(context.vocabulary, one.text, one.reply or "").text)
+        in judged
     ]
     if both:
         raise MeasurementError(
