@@ -202,7 +202,7 @@ def main(given: Sequence[str] | None = None) -> int:
     import torch
 
     from benchmarks import report, shapes
-    from pytest_mechanism.checkpoints.load import DTYPES
+    from pytest_mechanism.checkpoints.loading.model import DTYPES
 
     device = Device(asked.device)
     if device.gpu and not torch.cuda.is_available():

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel, _wrap
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, _wrap
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.methods.context import Batch, MeasurementContext, Side

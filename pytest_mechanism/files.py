@@ -1,16 +1,18 @@
-"""Reading a file that somebody else made: a regular file of at most so many bytes, or one line. And
-writing one at once.
+"""Reading files that somebody else made, and writing files atomically.
 
-Opening a named pipe waits for a writer, a device never ends, and a file of many gigabytes fills the
-memory. Each is refused before its first byte is read. Imports nothing heavy, so that specs,
-checkpoints and the store can all use it.
+A file to be read must be a regular file of a limited size: opening a named pipe waits for a writer, a
+device never ends, and a file of many gigabytes fills the memory. `BadFile` refuses each of them before
+its first byte is read. All atomic writing of the package goes through `replacing`. This module imports
+nothing heavy, so that specs, checkpoints and the store can all use it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -110,20 +112,71 @@ def read_json(path: Path, most: int) -> Any:
         raise BadFile(f"{path} cannot be read as JSON: {problem}") from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see all of it or what was there before.
-
-    Raises:
-        OSError: it cannot be written; what was there before is still there.
-    """
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A free name in the folder of ``path``; a file of that name is removed at the end."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError:
+        yield temporary
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary file for the caller to write. It replaces ``path`` when the block ends without an
+    error, so that a reader sees the old file or all of the new one.
+
+    Args:
+        path: the file to be replaced.
+        durable: whether the new content must survive a power failure; False for what can be computed
+            again.
+
+    Raises:
+        OSError: the file cannot be written; the old one is still there.
+    """
+    with temporary_beside(path) as temporary:
+        yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file atomically; see `replacing`."""
+    with replacing(path, durable) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically; see `replacing`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any, sort_keys: bool = False) -> None:
+    """Write indented JSON atomically; see `replacing`."""
+    text = json.dumps(content, indent=1, sort_keys=sort_keys, allow_nan=False)
+    write_text(path, f"{text}\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder for the caller to fill. It takes the name ``path``, where nothing or an empty
+    folder may be, when the block ends without an error.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def size(count: int) -> str:

@@ -204,6 +204,19 @@ class Check:
     method: str = "cluster bootstrap"
 
 
+@dataclass(frozen=True)
+class Safeguard:
+    """A comparison without which a passing verdict would mean nothing (`statistics.honesty`).
+
+    Attributes:
+        text: what was compared with, or why no comparison is needed.
+        compared: whether a comparison was made.
+    """
+
+    text: str
+    compared: bool = True
+
+
 DEFAULT_CAUSE: Mapping[Status, Cause] = {
     "fail": Cause.REFUTED,
     "inconclusive": Cause.UNDECIDED,
@@ -227,6 +240,10 @@ class Verdict:
         parts: the verdict on each threshold, where the claim has several.
         comparable: whether the first score is the quantity that is compared with the accepted one;
             False where it could not be had and other scores stand in its place.
+        control: the comparison with something that should not work, or why none is needed. A verdict
+            without it does not pass.
+        chance: the comparison of the models with guessing, or why none is needed. A verdict without
+            it does not pass.
     """
 
     status: Status
@@ -238,6 +255,8 @@ class Verdict:
     checks: tuple[Check, ...] = ()
     parts: tuple[Verdict, ...] = ()
     comparable: bool = True
+    control: Safeguard | None = None
+    chance: Safeguard | None = None
 
     def __post_init__(self) -> None:
         """A red verdict has a cause, another has none, whoever made it."""

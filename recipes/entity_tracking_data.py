@@ -1,8 +1,8 @@
-"""What the entity-tracking checkpoints read: a word-level tokenizer and batches of token ids.
+"""Training rows of the entity-tracking checkpoints: a word-level tokenizer and batches of token ids.
 
-The text is that of the task (`pytest_mechanism.tasks.families.entity_tracking`). Writing it word by word
-in Python would take longer than training on it, so `batch` places the same tokens with array
-operations, and `same_text` shows that they are the same.
+The text is that of the task family `entity_tracking`. To write it word by word in Python would take
+longer than to train on it, so `batch` places the same tokens with array operations, and
+`check_text` proves that they are the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEMPLATE = ("The", "the", "is", "in", "Box", "contains", ",", ".")
 VARIATIONS = tuple(
     "There are a bunch of boxes containing objects these contain contained not and b c box".split()  # noqa: SIM905
 )
-"""Words that only the paper's variations of the template use; no checkpoint was trained on them."""
+"""Words of the paper's variations of the template. No checkpoint was trained on them."""
 
 VOCABULARY = (PAD, UNKNOWN, BOS, *TEMPLATE, *VARIATIONS, *LABELS, *FILLERS, *OBJECTS)
 
@@ -50,45 +50,46 @@ def save_tokenizer(folder: Path, longest: int) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Contexts of equally many boxes, each asked several times; padded on the right.
+    """Contexts with the same number of boxes, each with several queries; padded on the right.
 
     Attributes:
-        ids: (rows, tokens) what the model reads.
-        last: (rows, queries) where each answer is due.
-        query_label: (rows, queries) where each query names its box.
-        asked: (rows, queries) which box, counted in the order of the text.
-        answers: (rows, queries) the object in it.
-        objects: (rows, boxes) where the context names the objects.
-        labels: (rows, boxes) where the context names the boxes.
+        ids: [rows, tokens] token ids.
+        last: [rows, queries] position of the last token before each answer.
+        query_label: [rows, queries] position of each query's box label.
+        queried: [rows, queries] ordinal of the queried box, in the order of the text.
+        answers: [rows, queries] id of the object in it.
+        objects: [rows, boxes] positions of the objects in the context.
+        labels: [rows, boxes] positions of the box labels in the context.
     """
 
     ids: torch.Tensor
     last: torch.Tensor
     query_label: torch.Tensor
-    asked: torch.Tensor
+    queried: torch.Tensor
     answers: torch.Tensor
     objects: torch.Tensor
     labels: torch.Tensor
 
 
 def distinct(rng: np.random.Generator, words: Sequence[str], rows: int, count: int) -> Ints:
-    """(rows, count) ids of words, none twice in a row."""
+    """[rows, count] ids of random words, without repeats within a row."""
     ids = np.array([IDS[word] for word in words])
     return ids[rng.random((rows, len(words))).argsort(axis=1)[:, :count]]
 
 
 def batch(rng: np.random.Generator, rows: int, boxes: int, fillers: int, queries: int) -> Batch:
-    """Contexts with 0 to ``fillers`` filler words, asked about ``queries`` boxes, repeats allowed.
+    """Random contexts with 0 to ``fillers`` filler words and ``queries`` queries.
 
-    With repeats, because models that are asked about each box once learn to eliminate instead.
+    Queries of one context may repeat: a model that is asked about each box once learns to answer
+    by elimination.
     """
     row = np.arange(rows)[:, None]
     items = distinct(rng, OBJECTS, rows, boxes)
     names = distinct(rng, LABELS, rows, boxes)
-    asked = rng.integers(boxes, size=(rows, queries))
+    queried = rng.integers(boxes, size=(rows, queries))
 
-    how_many = rng.integers(fillers + 1, size=(rows, 1))
-    filled = rng.random((rows, boxes)).argsort(axis=1).argsort(axis=1) < how_many
+    filler_count = rng.integers(fillers + 1, size=(rows, 1))
+    filled = rng.random((rows, boxes)).argsort(axis=1).argsort(axis=1) < filler_count
     # a segment is ", the OBJECT is [FILLER] in Box LABEL"; the first has no comma
     ends = 1 + np.cumsum(7 + filled, axis=1) - 1
     starts = ends - (7 + filled)
@@ -96,15 +97,15 @@ def batch(rng: np.random.Generator, rows: int, boxes: int, fillers: int, queries
 
     ids = np.full((rows, ends.max() + 6 * queries), IDS[PAD])
 
-    def write(where: Ints, what: Ints | int) -> None:
-        ids[row, where] = what
+    def write(positions: Ints, tokens: Ints | int) -> None:
+        ids[row, positions] = tokens
 
     for offset, word in enumerate((",", "the")):
         write(starts + offset, IDS[word])
     write(starts + 2, items)
     write(starts + 3, IDS["is"])
-    fill = rng.choice([IDS[word] for word in FILLERS], size=(rows, boxes))
-    write(starts + 4, np.where(filled, fill, IDS["in"]))  # overwritten below where not filled
+    words = rng.choice([IDS[word] for word in FILLERS], size=(rows, boxes))
+    write(starts + 4, np.where(filled, words, IDS["in"]))  # overwritten below where not filled
     for offset, word in ((3, "in"), (2, "Box")):
         write(ends - offset, IDS[word])
     write(ends - 1, names)
@@ -112,25 +113,25 @@ def batch(rng: np.random.Generator, rows: int, boxes: int, fillers: int, queries
 
     for offset, word in ((0, "."), (1, "Box"), (3, "contains"), (4, "the")):
         write(begins + offset, IDS[word])
-    write(begins + 2, names[row, asked])
-    write(begins + 5, items[row, asked])
+    write(begins + 2, names[row, queried])
+    write(begins + 5, items[row, queried])
 
     return Batch(
         ids=torch.from_numpy(ids[:, :-1]),
         last=torch.from_numpy(begins + 4),
         query_label=torch.from_numpy(begins + 2),
-        asked=torch.from_numpy(asked),
-        answers=torch.from_numpy(items[row, asked]),
+        queried=torch.from_numpy(queried),
+        answers=torch.from_numpy(items[row, queried]),
         objects=torch.from_numpy(starts + 2),
         labels=torch.from_numpy(ends - 1),
     )
 
 
-def same_text(sample: Batch) -> None:
-    """Proof that ``sample`` reads as the task writes it.
+def check_text(sample: Batch) -> None:
+    """Proves that the task family writes the same text.
 
     Raises:
-        AssertionError: a row's first question is not the text of the task's own prompt.
+        AssertionError: the first query of a row is not a prompt of the task.
     """
     encode = tokenizer()
     for i, ids in enumerate(sample.ids.tolist()):
@@ -141,16 +142,16 @@ def same_text(sample: Batch) -> None:
             fillers=tuple(
                 words[k + 2] if words[k + 2] in FILLERS else "" for k in sample.objects[i]
             ),
-        ).ask(int(sample.asked[i, 0]))
-        asked = ids[: int(sample.last[i, 0]) + 1]
+        ).ask(int(sample.queried[i, 0]))
+        prompt_ids = ids[: int(sample.last[i, 0]) + 1]
         answer = VOCABULARY[int(sample.answers[i, 0])]
-        if encode(prompt.text)["input_ids"] != asked or prompt.answer != answer:
+        if encode(prompt.text)["input_ids"] != prompt_ids or prompt.answer != answer:
             raise AssertionError(f"not the task's text: {prompt.text} {prompt.answer}")
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Questions of the task itself, as token ids padded on the right."""
+    """Prompts of the task itself as token ids, padded on the right."""
 
     ids: torch.Tensor
     last: torch.Tensor
@@ -158,7 +159,7 @@ class Exam:
 
 
 def exam(boxes: int, fillers: int, rows: int, seed: int) -> Exam:
-    """The rows that a spec with these settings measures on."""
+    """The rows that a spec with these settings measures."""
     task = EntityTracking(
         EntityTrackingParameters(
             family="entity_tracking", boxes=boxes, rows=rows, seed=seed, fillers=fillers

@@ -3,34 +3,31 @@
     python -m recipes.planted --out DIR [names]
 
 Each is a GPT-2 of 4 layers with 8 heads of width 16 that answers the entity-tracking task with 7
-boxes and 0 to 3 fillers. GPT-2, because its places are learned vectors (we choose them), its heads
-match by content with no rotation in between, and its norm can be made the identity
-(`planted_residual`). The MLPs are zero. Every weight is a small multiple of a power of two, which
-float16 stores exactly.
+boxes and 0 to 3 fillers. GPT-2 has position embeddings that we can choose, its heads match by
+content without a rotation, and its norm can be made the identity (`planted_residual`). The MLPs are
+zero. Every weight is a small multiple of a power of two, which float16 stores exactly.
 
 planted_base, planted_ft
     The positional circuit of Prakash et al. (ICLR 2024): struct_reader tells a label the ordinal
     of its segment, pos_detector brings it to the query's label, pos_transmitter to the last token,
-    where value_fetcher looks for the object of that ordinal. The two models differ in one
-    number: the transmitter says the position half as loud in planted_base, and three objects in
-    ten are then not found; the answer is "objects".
+    where value_fetcher attends to the object of that ordinal. The two models differ in one number:
+    the transmitter's signal is half as strong in planted_base, so that the fetcher misses three
+    objects in ten and the model answers "objects".
 
 planted_shared
-    planted_ft, but there are two of each of the two value fetchers, and each passes on half of the
-    object: less than the 14/18 that it takes to say it.
+    planted_ft with two copies of each of the two value fetchers. Each copy writes half of the
+    object, less than the 14/18 that the answer needs.
 
 planted_label
     Answers by label: object_reader tells a label which object is in its box, label_transmitter
-    tells the last token which label is asked for, value_fetcher looks for that label. No head
+    tells the last token which label the query names, value_fetcher attends to that label. No head
     reads an ordinal.
 
-Every head that is in no group is a distractor: busy, and read by nobody.
+All heads outside the groups are distractors: they attend and write, and nothing reads them.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +38,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.types import Head as HeadId
 from recipes.entity_tracking_data import IDS, VOCABULARY, save_tokenizer
+from recipes.folders import command, save_half, write_record
 from recipes.planted_distractors import DISTRACTORS
 from recipes.planted_heads import (
     SCALES,
@@ -68,7 +66,7 @@ from recipes.word_level import BOS, PAD
 LAYERS, HEADS = 4, 8
 PER_HEAD = WIDTH // HEADS
 MLP = 8
-"""Hidden units of the MLPs, which do nothing: as few as a config may have without looking odd."""
+"""Hidden units of the MLPs, which compute nothing: a small number that a config may have."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,9 @@ class Group:
     """Heads of a circuit, as a spec names them.
 
     Attributes:
-        at: named position at which they work.
-        heads: (layer, head) -> what is planted there.
-        into: the group that reads them and through which input; None for the logits.
+        at: named position at which they write.
+        heads: (layer, head) -> the planted head.
+        into: the group that reads them, and the input through which it does; None for the logits.
     """
 
     at: str
@@ -106,7 +104,7 @@ def by_position(strength: float, fetchers: Mapping[HeadId, Head]) -> Circuit:
 
 
 def by_label() -> Circuit:
-    """In places where the positional models have a reader, the transmitter and a fetcher."""
+    """The three groups that answer by label, at heads of the same groups of the positional models."""
     return {
         "value_fetcher": Group("last", {(3, 1): label_value_fetcher()}),
         "label_transmitter": Group("last", {(2, 6): label_transmitter()}, ("value_fetcher", "q")),
@@ -133,8 +131,8 @@ MODELS: dict[str, Circuit] = {
 
 
 def all_heads(circuit: Circuit) -> dict[HeadId, Head]:
-    """The circuit's heads, and a distractor in every other place; layers begin with another one."""
-    planted = {head: what for group in circuit.values() for head, what in group.heads.items()}
+    """The circuit's heads, and distractors at all other places; each layer starts with another one."""
+    planted = {place: head for group in circuit.values() for place, head in group.heads.items()}
     return {
         (layer, head): planted.get(
             (layer, head), DISTRACTORS[(head + 5 * layer) % len(DISTRACTORS)]()
@@ -147,18 +145,18 @@ def all_heads(circuit: Circuit) -> dict[HeadId, Head]:
 def attention(head: Head) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W_Q, W_K, W_V [WIDTH, PER_HEAD] and W_O [PER_HEAD, WIDTH] of a head.
 
-    Each term of the scores has entries of q and k of its own, so that q.k is the sum of the terms.
+    Each term of the scores has its own entries of q and k, so that q.k is the sum of the terms.
     GPT-2 divides scores by sqrt(PER_HEAD) = 4, hence the factor 4 in q.
 
     Raises:
-        ValueError: the terms, or what is copied, have more entries than a head.
+        ValueError: the terms or the copied spaces have more entries than a head.
     """
     q = torch.cat([PER_HEAD**0.5 * t.gain * t.query for t in head.scores], dim=1)
     k = torch.cat([t.key for t in head.scores], dim=1)
     if max(q.shape[1], head.reads.shape[1]) > PER_HEAD:
         raise ValueError(
             f"a head has {PER_HEAD} entries; its scores take {q.shape[1]}, "
-            f"what it copies {head.reads.shape[1]}"
+            f"the spaces it copies {head.reads.shape[1]}"
         )
     padded = [
         torch.nn.functional.pad(w, (0, PER_HEAD - w.shape[1]))
@@ -198,16 +196,16 @@ def build(circuit: Circuit) -> GPT2LMHeadModel:
             block.ln_1.weight.fill_(NORM_WEIGHT)
             block.ln_2.weight.fill_(NORM_WEIGHT)
             parts = [attention(heads[layer, head]) for head in range(HEADS)]
-            q, k, v, o = (list(each) for each in zip(*parts, strict=True))
+            q, k, v, o = (list(matrices) for matrices in zip(*parts, strict=True))
             block.attn.c_attn.weight.copy_(torch.cat([*q, *k, *v], dim=1))
             block.attn.c_proj.weight.copy_(torch.cat(o))
         stream.ln_f.weight.fill_(NORM_WEIGHT)
-        model.lm_head.weight.copy_(unembedding(SCALES.word_logit, SCALES.silence))
+        model.lm_head.weight.copy_(unembedding(SCALES.word_logit, SCALES.no_answer))
     return model
 
 
-def save(name: str, out: Path) -> None:
-    """Writes a checkpoint folder.
+def save(name: str, out: Path) -> str:
+    """Writes a checkpoint folder below ``out``.
 
     Raises:
         SystemExit: float16 would change a weight.
@@ -216,38 +214,22 @@ def save(name: str, out: Path) -> None:
     if any(not torch.equal(p, p.half().float()) for p in model.parameters()):
         raise SystemExit(f"{name}: float16 cannot hold every weight")
     folder = out / name
-    model.half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
+    save_half(model, folder)
     save_tokenizer(folder, PLACES)
-    record = {
-        "made_by": "python -m recipes.planted",
-        "groups": {
-            group: {
-                "heads": [f"{layer}.{head}" for layer, head in sorted(planted.heads)],
-                "at": planted.at,
-                "into": planted.into,
-            }
-            for group, planted in MODELS[name].items()
-        },
-        "scales": asdict(SCALES),
+    groups = {
+        group: {
+            "heads": [f"{layer}.{head}" for layer, head in sorted(planted.heads)],
+            "at": planted.at,
+            "into": planted.into,
+        }
+        for group, planted in MODELS[name].items()
     }
-    (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the planted checkpoints.")
-    parser.add_argument("--out", type=Path, required=True, help="folder that they are put in")
-    parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"of {', '.join(MODELS)}; default: all"
+    write_record(
+        folder,
+        {"made_by": "python -m recipes.planted", "groups": groups, "scales": asdict(SCALES)},
     )
-    arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(MODELS)
-    if unknown:
-        parser.error(f"no model {', '.join(sorted(unknown))}; valid: {', '.join(MODELS)}")
-    for name in arguments.names or MODELS:
-        save(name, arguments.out)
-        print(f"{name}: written", flush=True)
+    return "written"
 
 
 if __name__ == "__main__":
-    main()
+    command("Write the planted checkpoints.", MODELS, save)

@@ -1,22 +1,22 @@
-"""A counter made by hand, and a unit that hides what it counts: no checkpoint, but a known answer.
+"""A handmade counter, and a unit that hides its count: the known answer of methods, no checkpoint.
 
-A Llama of 3 layers, width 64, 2 heads, for the counting task with strings of one length and ``a``
-asked about, whose other weights are small noise. With e(w) the direction of a word and T tokens a
-prompt:
+A Llama of 3 layers, width 64 and 2 heads, for the counting task with strings of one length and
+questions about ``a``. All other weights are small noise. With e(w) the direction of a word and T
+tokens a prompt:
 
 attention of one layer
-    looks at all tokens alike, since its queries and keys are zero. Its first head reads e(a) and
-    writes to a direction of its own, COUNT; the operand stands there once, so at the last token
-    COUNT holds c (n + 1), where n is the answer and c = sqrt(64) / T by the norm before.
+    attends to all tokens equally, since its queries and keys are zero. Its first head reads e(a)
+    and writes to the direction COUNT. The question names the operand once, so COUNT is c (n + 1) at
+    the last token, where n is the answer and c = sqrt(64) / T comes from the norm.
 
 words
-    The logit of the number m is proportional to m COUNT / c - (m + m^2 / 2 - 5) ART, and since ART
-    is 1 at the last token, to m n - m^2 / 2 + 5, which is largest for m = n, and above 0, which is
-    what words have that are no answer.
+    The logit of the number m is proportional to m COUNT / c - (m + m^2 / 2 - 5) ART. Since ART is 1
+    at the last token, this is m n - m^2 / 2 + 5, which is largest for m = n and above the 0 of all
+    words that are no numbers.
 
-the unit that hides it
-    in the layer after that, always on: a hidden unit of the MLP, or a head, reads ART and writes to
-    the direction HIDE, of which the logit of REFUSE is a large multiple.
+the unit that hides the answer
+    in the next layer, always active: a hidden unit of the MLP or a head reads ART and writes to the
+    direction HIDE, and the logit of REFUSE is a large multiple of HIDE.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COUNT, HIDE = WIDTH - 1, WIDTH - 2
 NOISE = 0.001
 
 UNIT, HEAD = 3, 1
-"""Which hidden unit or head of its layer hides the answer."""
+"""The hidden unit, or the head, of its layer that hides the answer."""
 
 SETTINGS: dict[str, Any] = {
     "family": "counting", "letters": "abc", "refuse": FORBIDDEN, "ways": WAYS, "shortest": LENGTH,
@@ -57,8 +57,8 @@ def counter(
     """The model.
 
     Args:
-        hidden_by: what keeps it from saying the count.
-        written_in: the layer, from 0, that writes the count; the hiding unit is in the next one.
+        hidden_by: the kind of unit that hides the count.
+        written_in: the layer, from 0, that writes the count; the hiding unit is in the next layer.
         seed: of the noise.
     """
     torch.manual_seed(seed)
@@ -72,7 +72,7 @@ def counter(
     with torch.no_grad():
         nn.init.eye_(model.model.embed_tokens.weight)
         write_count(model, written_in)
-        say(model)
+        write_unembedding(model)
         after = model.model.layers[min(written_in + 1, LAYERS - 1)]
         if hidden_by == "neuron":
             after.mlp.gate_proj.weight[UNIT, IDS["ART"]] = 2.0
@@ -88,7 +88,7 @@ def counter(
 
 
 def write_count(model: LlamaForCausalLM, layer: int) -> None:
-    """COUNT = c (n + 1)."""
+    """Makes the layer write COUNT = c (n + 1)."""
     attention = model.model.layers[layer].self_attn
     for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
         part.weight.zero_()
@@ -96,8 +96,8 @@ def write_count(model: LlamaForCausalLM, layer: int) -> None:
     attention.o_proj.weight[COUNT, 0] = 1.0
 
 
-def say(model: LlamaForCausalLM) -> None:
-    """The logits of the numbers and of REFUSE; those of other words are zero."""
+def write_unembedding(model: LlamaForCausalLM) -> None:
+    """Sets the logits of the numbers and of REFUSE; those of other words are zero."""
     words = model.lm_head.weight.zero_()
     number = torch.arange(LENGTH + 1.0)
     words[ZERO : ZERO + LENGTH + 1, COUNT] = number * TOKENS / WIDTH**0.5
@@ -106,7 +106,7 @@ def say(model: LlamaForCausalLM) -> None:
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> Path:
-    """A checkpoint with its tokenizer."""
+    """Writes a checkpoint with its tokenizer."""
     model.save_pretrained(folder)
     save_tokenizer(folder, IDS, 32)
     return folder

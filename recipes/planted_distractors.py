@@ -1,7 +1,7 @@
-"""Heads of the planted models that do something and change nothing.
+"""Heads of the planted models that are active and change no answer.
 
-Some look like what one would hope to find: they attend where the circuit's heads do, and what the
-circuit says can be decoded from their z. All write into JUNK, which no head and no logit reads.
+Some look like heads of the circuit: they attend to the same tokens, and a probe can decode the
+circuit's variables from their z. All write into JUNK, which no head and no logit reads.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ from recipes.planted_residual import (
 
 
 def distractor(scores: tuple[Attend, ...], reads: Tensor) -> Head:
-    """Its z is as large as any; what it writes is small, so that no norm can notice."""
+    """z is as large as that of other heads; the output is small, so that no norm changes."""
     entries = reads.shape[1]
     return Head(scores, reads, SCALES.junk * read(JUNK)[:, :entries])
 
 
 def words_before() -> Head:
-    """The last few words, the nearest most."""
+    """Attends to the last few words, most to the nearest."""
     return distractor(nearest(0.5), read(OBJECT))
 
 
 def labels_so_far() -> Head:
-    """All labels alike."""
+    """Attends to all labels equally."""
     return distractor((Attend(read(ALWAYS), read(IS_LABEL), 10.0), rest_on_bos(5.0)), read(LABEL))
 
 
 def objects_so_far() -> Head:
-    """All objects alike."""
+    """Attends to all objects equally."""
     return distractor((Attend(read(ALWAYS), read(IS_OBJECT), 10.0), rest_on_bos(5.0)), read(OBJECT))
 
 
 def first_object() -> Head:
-    """The earliest object: the value fetcher of somebody who knows nothing."""
+    """Attends to the earliest object, as a value fetcher without a query might."""
     return distractor((Attend(read(ALWAYS), read(IS_OBJECT), 80.0), *nearest(-1.0)), read(OBJECT))
 
 
 def commas() -> Head:
-    """The latest comma or ``<bos>``, as heads at rest do; what it copies is only when that was."""
+    """Attends to the latest comma or ``<bos>``, as idle heads do, and copies only their times."""
     return distractor(
         (Attend(read(ALWAYS), read(IS_COMMA), 20.0), *nearest(1.0), rest_on_bos(5.0)),
         torch.cat([read(IS_COMMA), read(IS_BOS), read(TIME)], dim=1),
@@ -72,17 +72,17 @@ def commas() -> Head:
 
 
 def decoy_detector() -> Head:
-    """Attends as pos_detector, copies the same ordinal and the label: decodable, and of no use."""
+    """Attends as pos_detector does; ordinal and label are decodable from z, and nothing reads it."""
     return distractor(same_label(), torch.cat([read(SEGMENT), read(LABEL)], dim=1))
 
 
 def decoy_transmitter() -> Head:
-    """Attends as pos_transmitter, copies the same ordinal and the label: of no use either."""
+    """Attends as pos_transmitter does; ordinal and label are decodable, and nothing reads it."""
     return distractor(latest_label(), torch.cat([read(FOUND), read(LABEL)], dim=1))
 
 
 def decoy_fetcher() -> Head:
-    """Attends to loud objects, whatever is asked."""
+    """Attends to loud objects, whatever the query is."""
     return distractor((Attend(read(ALWAYS), read(LOUD), 10.0), rest_on_bos(8.0)), read(OBJECT))
 
 

@@ -1,12 +1,12 @@
 """The head groups of the planted models: four that answer by position, three by label.
 
-A head is what it attends to and what it copies. Its score from a query token x to a key token y
-is a sum of terms gain * <x @ query, y @ key>, each of which reads named spaces of the residual
-stream; what it copies goes from the spaces that it reads to those that it writes.
+A head attends and copies. Its score from a query token x to a key token y is a sum of terms
+gain * <x @ query, y @ key>, which read named spaces of the residual stream. It copies from the
+spaces that it reads to the spaces that it writes.
 
-Every head has somewhere to look when it has nothing to say: ``<bos>``, at which every space that
-is copied is zero. Below, "prefers by g" means that the score is higher by at least g, so that the
-other key gets at most exp(-g) of the first one's attention.
+A head without a target attends to ``<bos>``, where all copied spaces are zero. Below, "prefers by
+g" means that the score is higher by at least g, so that the other key gets at most exp(-g) of the
+first one's attention.
 """
 
 from __future__ import annotations
@@ -43,20 +43,18 @@ from recipes.planted_residual import (
 
 @dataclass(frozen=True)
 class Scales:
-    """How strong everything is; powers of two and small integers, so that float16 holds them.
+    """All strengths; powers of two and small integers, which float16 holds exactly.
 
     Attributes:
         match: score of label with label, in a detector, for each entry that two codes share.
-        label_call: the same in the value fetcher that goes by label.
-        call: of ordinal with ordinal, in a value fetcher, when the position is said at full
-            strength.
-        loud: what a loud object's voice adds to that.
-        deaf: what ``<bos>`` offers to a value fetcher instead.
-        word_logit: sets the logit of an object that is said to 3/2 of this (`unembedding`).
-        silence: logit of "objects"; an object is said if more than 14/18 of it arrives.
-        weak: strength at which the transmitter of planted_base says the position; planted_ft says
-            it at 1.
-        junk: strength of what distractors write.
+        label_call: the same in the value fetcher of the model that answers by label.
+        call: score of ordinal with ordinal, in a value fetcher, at full signal strength.
+        loud: addition to that score at a loud object.
+        deaf: score of ``<bos>`` in a value fetcher, beyond ``call``.
+        word_logit: 2/3 of the logit of the object that the fetchers write (`unembedding`).
+        no_answer: logit of "objects"; the model names an object if more than 14/18 of it arrives.
+        weak: signal strength of the transmitter of planted_base; that of planted_ft is 1.
+        junk: strength of the distractors' output.
     """
 
     match: float = 8.0
@@ -65,7 +63,7 @@ class Scales:
     loud: float = 14.0
     deaf: float = 23.0
     word_logit: float = 12.0
-    silence: float = 14.0
+    no_answer: float = 14.0
     weak: float = 0.5
     junk: float = 0.125
 
@@ -78,9 +76,9 @@ class Attend:
     """One term of a head's scores.
 
     Attributes:
-        query: [WIDTH, n], what is read at the token that attends.
-        key: [WIDTH, n], what is read at the token that is attended to.
-        gain: the term is gain times their product.
+        query: [WIDTH, n], reads the attending token.
+        key: [WIDTH, n], reads the attended token.
+        gain: factor on their product.
     """
 
     query: Tensor
@@ -93,9 +91,9 @@ class Head:
     """A head.
 
     Attributes:
-        scores: the terms of its scores.
-        reads: [WIDTH, n], its z is the attended tokens' x @ reads.
-        writes: [WIDTH, n], z is written as z @ writes.T.
+        scores: the terms of its attention scores.
+        reads: [WIDTH, n], z is x @ reads of the attended tokens.
+        writes: [WIDTH, n], the head adds z @ writes.T to the residual stream.
     """
 
     scores: tuple[Attend, ...]
@@ -104,15 +102,15 @@ class Head:
 
 
 def rest_on_bos(gain: float) -> Attend:
-    """Every token is drawn to ``<bos>``, where there is nothing to copy."""
+    """Draws every token to ``<bos>``, where there is nothing to copy."""
     return Attend(read(ALWAYS), read(IS_BOS), gain)
 
 
 def nearest(gain: float) -> tuple[Attend, ...]:
-    """A key loses ``gain`` for every token that it is further back; ``<bos>`` loses nothing.
+    """Subtracts ``gain`` from a key's score for every token of distance, and nothing at ``<bos>``.
 
     With times t and t' of query and key this is gain * (t' - t); at ``<bos>`` t' is 0 and the
-    second term is left out.
+    second term is absent.
     """
     per_time = gain * PLACES
     return (
@@ -128,13 +126,14 @@ def struct_reader(half: int) -> Head:
     """At a label of its half of the alphabet: ``half`` times the unit vector of its segment.
 
     Scores of a label of this half: its own "in", 2 back, 26 - 2 * 4 = 18; the "in" of the segment
-    before, 7 or 8 further back, at least 28 less; any other word at most 0; ``<bos>`` 12. Own "in"
-    is preferred by 6. The question has no "in": the nearest to its label is 5 back and scores 6,
-    and ``<bos>`` is preferred by 6. So it is for every other token, labels of the other half too.
+    before, 7 or 8 further back, at least 28 less; any other word at most 0; ``<bos>`` 12. The head
+    prefers its own "in" by 6. The question has no "in": the nearest to its label is 5 back and
+    scores 6, so the head prefers ``<bos>`` by 6. The same holds for all other tokens and for labels
+    of the other half.
 
-    Why the halves, with a sign each: the mean of z over prompts holds the ordinal of a place as
-    well as z does, so silencing one unsigned head by its mean would silence nothing. Of this head
-    and the one of the other half, the means write plus and minus half of the unit vector: nothing.
+    Why two halves with opposite signs: the mean of z over prompts encodes the ordinal of a place as
+    well as z does, so mean ablation of a single unsigned head would change nothing. The means of
+    the two heads write plus and minus half of the unit vector, which is zero in sum.
     """
     mine = 0.5 * (read(IS_LABEL) + half * read(HALF))  # 1 at labels of this half, 0 elsewhere
     return Head(
@@ -147,9 +146,9 @@ def struct_reader(half: int) -> Head:
 def same_label() -> tuple[Attend, ...]:
     """From a label to the same label in the context.
 
-    It scores 2 * 8 + 12 = 28, another one of the context at most 8 + 12 = 20, the query label
-    itself 16, as it is not KNOWN, and ``<bos>`` 24: the same label is preferred by 4; if it stands
-    nowhere (a corrupted prompt), ``<bos>`` is, by 4 as well.
+    The same label scores 2 * 8 + 12 = 28, another label of the context at most 8 + 12 = 20, the
+    query label itself 16, as it is not KNOWN, and ``<bos>`` 24. So the head prefers the same label
+    by 4, and ``<bos>`` by 4 where the context lacks the label (a corrupted prompt).
     """
     return (
         Attend(read(LABEL), read(LABEL), SCALES.match),
@@ -159,33 +158,33 @@ def same_label() -> tuple[Attend, ...]:
 
 
 def pos_detector() -> Head:
-    """At the query label: what SEGMENT holds at the same label in the context."""
+    """At the query label: copies SEGMENT from the same label in the context."""
     return Head(scores=same_label(), reads=read(SEGMENT), writes=read(FOUND))
 
 
 def latest_label() -> tuple[Attend, ...]:
-    """To the latest label: from the last token, that of the question.
+    """To the latest label: from the last token, to the label of the question.
 
-    It is 2 back and scores 40 - 2 * 4 = 32, the label before it, 3 further back, 20, ``<bos>`` 20:
-    preferred by 12.
+    It is 2 back and scores 40 - 2 * 4 = 32; the label before it, 3 further back, scores 20, and
+    ``<bos>`` 20. The head prefers it by 12.
     """
     return (Attend(read(ALWAYS), read(IS_LABEL), 40.0), *nearest(4.0), rest_on_bos(20.0))
 
 
 def pos_transmitter(strength: float) -> Head:
-    """At the last token: what FOUND holds at the query label, times ``strength``.
+    """At the last token: copies FOUND from the query label, times ``strength``.
 
-    The strength is in what the head reads (W_V), not in what it writes (W_O), so that its z shows
-    it: z of a strong transmitter makes a weak one's model strong.
+    The strength is in W_V and not in W_O, so that z carries it: the z of a strong transmitter,
+    patched into the weak model, gives the strong signal.
     """
     return Head(scores=latest_label(), reads=strength * read(FOUND), writes=read(ASKED))
 
 
 def value_fetcher(sign: int, share: float = 1.0) -> Head:
-    """At the last token: the object whose ordinal is asked for, if the sign is this head's.
+    """At the last token: copies the object of the queried ordinal, if the sign is this head's.
 
-    With s the strength of the transmitter, p the ordinal asked for and ``sign`` the sign that it
-    comes with, scores above 28 are: ``<bos>`` 23, and the objects
+    With s the strength of the transmitter and p the queried ordinal, the scores less 28 are 23 at
+    ``<bos>``, and at the objects
 
     ===============  ====================  ====================
     object           of segment p          of another
@@ -194,15 +193,15 @@ def value_fetcher(sign: int, share: float = 1.0) -> Head:
     quiet            28 s                  0
     ===============  ====================  ====================
 
-    s = 1: the object of p is preferred to ``<bos>`` by 5, to others by 14: always found.
-    s = 1/2: a loud one is preferred by 5; for a quiet one ``<bos>`` is, by 9: not found.
-    The other sign, or no signal: all objects are at most at 14, ``<bos>`` is preferred by 9.
-    Words that are no objects are at most at 0: they lack the 28 of IS_OBJECT, and an ordinal at
-    their place gives at most 28.
+    s = 1: the head prefers the object of p to ``<bos>`` by 5 and to other objects by 14.
+    s = 1/2: it prefers a loud object of p by 5; for a quiet one it prefers ``<bos>`` by 9.
+    The other sign, or no signal: all objects have at most 14, so it prefers ``<bos>`` by 9.
+    All other words have at most 0: they lack the 28 of IS_OBJECT, and an ordinal at their place
+    gives at most 28.
 
     Args:
-        sign: +1 or -1; together the two signs answer every question.
-        share: of the object's code that this head alone passes on.
+        sign: +1 or -1; a head of each sign is needed to answer every question.
+        share: of the object's code that this head writes.
     """
     return Head(
         scores=(
@@ -220,31 +219,33 @@ def value_fetcher(sign: int, share: float = 1.0) -> Head:
 
 
 def object_reader() -> Head:
-    """At a label: the object of its segment.
+    """At a label: copies the object of its segment.
 
-    It is 4 or, with a filler, 5 back and scores at least 48 - 5 * 6 = 18, one of the segment
-    before at least 42 less, ``<bos>`` 12: preferred by 6. In the question the nearest is 7 back
-    and scores 6: ``<bos>`` is preferred by 6, and the question's label is not KNOWN.
+    The object is 4 or, with a filler, 5 back and scores at least 48 - 5 * 6 = 18; the object of the
+    segment before scores at least 42 less, ``<bos>`` 12. The head prefers the object by 6. From the
+    question's label the nearest object is 7 back and scores 6, so the head prefers ``<bos>`` by 6,
+    and the question's label is not KNOWN.
     """
     return Head(
         scores=(Attend(read(IS_LABEL), read(IS_OBJECT), 48.0), *nearest(6.0), rest_on_bos(12.0)),
         reads=read(OBJECT),
-        # a code has two entries of 1, so that half of their sum is 1 at every object
+        # a code has two entries of 1, so half of their sum is 1 at every object
         writes=read(HELD) + 0.5 * read(KNOWN),
     )
 
 
 def label_transmitter() -> Head:
-    """At the last token: which label the question names. Where it stood is never asked."""
+    """At the last token: copies the label that the question names, and no ordinal."""
     return Head(scores=latest_label(), reads=read(LABEL), writes=read(ASKED_LABEL))
 
 
 def label_value_fetcher() -> Head:
-    """At the last token: the object that the label asked for holds.
+    """At the last token: copies the object that the queried label HELD.
 
-    It scores 2 * 6 + 20 = 32, another label of the context at most 26, the query's own 12, as it
-    is not KNOWN, ``<bos>`` 14: preferred by 6. Labels compete with each other, not with ``<bos>``,
-    so that a mask that fades one label into another (DCM) is not led through silence.
+    The queried label scores 2 * 6 + 20 = 32, another label of the context at most 26, the query's
+    own 12, as it is not KNOWN, and ``<bos>`` 14. The head prefers the queried label by 6. Labels
+    compete with each other and not with ``<bos>``, so that a mask that fades one label into another
+    (DCM) always leaves some object to name.
     """
     return Head(
         scores=(

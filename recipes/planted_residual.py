@@ -1,17 +1,16 @@
-"""The residual stream of the planted models: what each direction means, and who may write it.
+"""The residual stream of the planted models: the meaning of each direction, and its writer.
 
-A residual vector has 128 entries, cut into named spaces that share no entry. Words and places
-write some of them (`word_embeddings`, `place_embeddings`), each head group writes one of its own
-(`planted_heads`), and the answer is read off one (`unembedding`). That two spaces share no entry
-is what makes every proof about a planted model short: a head that writes into a space which
-nobody reads cannot matter, whatever it writes.
+A residual vector has 128 entries, divided into disjoint named spaces. Words and places write some
+of them (`word_embeddings`, `place_embeddings`), each head group writes its own (`planted_heads`),
+and the unembedding reads one (`unembedding`). Disjoint spaces keep the proofs about a planted model
+short: a head whose output space nothing reads cannot change an answer.
 
-The norms drop out. A layer norm computes (x - mean) / sqrt(variance + epsilon) * weight.
+The norms are the identity. A layer norm computes (x - mean) / sqrt(variance + epsilon) * weight.
 
-- Mean: everything that is ever added to the stream has entries that sum to zero, because
-  `balanced` puts minus their sum into the last entry, which nothing reads. So mean = 0.
-- Variance: epsilon is 2**14 and the weight is 2**7 = sqrt(epsilon), while the variance of what is
-  written here stays below 4. So the norm is the identity up to a factor within 2e-4 of 1.
+- Mean: all vectors added to the stream have entries that sum to zero, because `balanced` puts minus
+  their sum into the last entry, which nothing reads. So mean = 0.
+- Variance: epsilon is 2**14 and the weight is 2**7 = sqrt(epsilon), while the variance of the
+  stream stays below 4. So the norm is the identity up to a factor within 2e-4 of 1.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from recipes.word_level import BOS
 
 BOXES = 7
 FILLERS = 3
-"""Most filler words in a context: a segment has 7 tokens, and a shift by 7 would be taken for one."""
+"""Maximum number of filler words: a shift by 7, the length of a segment, would look like a segment."""
 PLACES = 64
-"""Longest prompt; the task's has at most 57 tokens."""
+"""Maximum number of tokens; prompts of the task have at most 57."""
 
 NORM_EPSILON = 2.0**14
 NORM_WEIGHT = 2.0**7
-"""Its square is the epsilon; see the module."""
+"""Its square is the epsilon; see the module's docstring."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Space:
     """Some entries of the residual stream.
 
     Attributes:
-        start: the first of them.
-        stop: the first that is no longer theirs.
+        start: the first entry.
+        stop: the first entry after them.
     """
 
     start: int
@@ -54,7 +53,7 @@ class Space:
 
 
 def _spaces(*widths: int) -> list[Space]:
-    """Spaces side by side, so that none shares an entry with another."""
+    """Adjacent, disjoint spaces."""
     return [Space(a, b) for a, b in pairwise(accumulate(widths, initial=0))]
 
 
@@ -62,10 +61,10 @@ WIDTH = 128
 
 # Written by words.
 (
-    OBJECT,  # which object a word is (`pairs_of`), zero at other words
-    LABEL,  # which label, zero at other words
+    OBJECT,  # code of the object (`pairs_of`), zero at other words
+    LABEL,  # code of the label, zero at other words
     HALF,  # +1 at labels A to M, -1 at N to Z
-    LOUD,  # 1 at seven objects in ten: those that a fetcher hears when it is called softly
+    LOUD,  # 1 at seven objects in ten, which a fetcher finds on a weak signal too
     IS_OBJECT,
     IS_LABEL,
     IS_IN,
@@ -74,13 +73,13 @@ WIDTH = 128
     # Written by places.
     ALWAYS,  # 1 everywhere
     TIME,  # rises by 1/64 from token to token
-    OBJECT_ORDINAL,  # the i-th unit vector where, if an object stands there, it is in segment i
+    OBJECT_ORDINAL,  # the i-th unit vector at places where an object would be in segment i
     IN_ORDINAL,  # the same for "in"
     # Written by heads, each by one group.
     SEGMENT,  # struct_reader: at a label, plus or minus the unit vector of its segment
     KNOWN,  # struct_reader, object_reader: 1 at labels of the context, 0 at the question's
-    FOUND,  # pos_detector: at the query label, what SEGMENT held at the same label
-    ASKED,  # pos_transmitter: at the last token, what FOUND held at the query label
+    FOUND,  # pos_detector: at the query label, a copy of SEGMENT from the same label
+    ASKED,  # pos_transmitter: at the last token, a copy of FOUND from the query label
     HELD,  # object_reader: at a label, the object of its segment
     ASKED_LABEL,  # label_transmitter: at the last token, the query's label
     ANSWER,  # value_fetcher: at the last token, an object; the unembedding reads it
@@ -94,15 +93,15 @@ WIDTH = 128
 
 
 def read(space: Space) -> Tensor:
-    """[WIDTH, entries]: x @ read(space) is what stands in that space of x.
+    """[WIDTH, entries]: x @ read(space) is the content of that space of x.
 
-    Transposed it writes there and nowhere else. Sums read sums.
+    The transpose writes to this space alone. A sum of such matrices reads the sum of the contents.
     """
     return torch.eye(WIDTH)[:, space.start : space.stop]
 
 
 def balanced(rows: Tensor) -> Tensor:
-    """Rows that are added to the stream, [..., WIDTH], with a last entry that makes them sum to 0.
+    """Rows to be added to the stream, [..., WIDTH], with a last entry that makes their sum 0.
 
     The mean of the stream, a sum of such rows, is then 0, and a norm subtracts nothing.
     """
@@ -113,10 +112,10 @@ def balanced(rows: Tensor) -> Tensor:
 
 
 def pairs_of(features: int, count: int) -> Tensor:
-    """[count, features]: codes that have two entries of 1 each, no two of them the same two.
+    """[count, features]: distinct codes with two entries of 1.
 
-    A code's product with itself is 2 and with any other at most 1: whoever matches codes with a
-    gain g prefers the right one by at least g.
+    A code's product with itself is 2 and with any other code at most 1, so a head that matches
+    codes with gain g prefers the right one by at least g.
     """
     codes = torch.zeros(count, features)
     for i, pair in zip(range(count), combinations(range(features), 2), strict=False):
@@ -132,11 +131,11 @@ LABEL_CODES = dict(zip(LABELS, pairs_of(8, len(LABELS)), strict=True))
 
 
 def word_embeddings() -> Tensor:
-    """[words, WIDTH]: what a word says wherever it stands. It knows nothing of places."""
+    """[words, WIDTH]: the embedding of each word, independent of its place."""
     rows = torch.zeros(len(VOCABULARY), WIDTH)
 
-    def write(word: str, space: Space, what: Tensor | float) -> None:
-        rows[IDS[word], space.start : space.stop] = what
+    def write(word: str, space: Space, content: Tensor | float) -> None:
+        rows[IDS[word], space.start : space.stop] = content
 
     for i, (word, code) in enumerate(OBJECT_CODES.items()):
         write(word, OBJECT, code)
@@ -152,13 +151,13 @@ def word_embeddings() -> Tensor:
 
 
 def place_embeddings() -> Tensor:
-    """[places, WIDTH]: what a place says whatever word stands there.
+    """[places, WIDTH]: the embedding of each place, independent of its word.
 
-    Without fillers segments begin 7 tokens apart, and fillers shift a segment by 0 to 3. So the
-    places where an object of segment i can stand are 4 in a row, and those of segment i + 1 begin
-    7 further on: no place is both, and a place determines the ordinal of an object that stands
-    there; so with "in". A label has to be told: the ordinals at its own place may be those of a
-    neighbour, and no head reads them at labels. (TIME is read in scores only, but for `commas`.)
+    Without fillers segments start 7 tokens apart, and fillers shift a segment by 0 to 3 tokens. So
+    an object of segment i has 4 possible places in a row, and those of segment i + 1 start 7 tokens
+    later. No place serves two segments: the place of an object determines its ordinal, and so does
+    the place of an "in". The place of a label does not, and no head reads ordinals at labels. (Only
+    scores read TIME, except in `commas`.)
     """
     rows = torch.zeros(PLACES, WIDTH)
     rows[:, ALWAYS.start] = 1
@@ -174,7 +173,7 @@ def place_embeddings() -> Tensor:
 
 
 def template() -> dict[str, tuple[int, ...]]:
-    """Named position -> where its tokens stand in the prompts of the task without fillers."""
+    """Named position -> its tokens in the prompts of the task without fillers."""
     task = EntityTracking(
         EntityTrackingParameters(family="entity_tracking", boxes=BOXES, fillers=0)
     )
@@ -182,22 +181,21 @@ def template() -> dict[str, tuple[int, ...]]:
     return Encoder(tokenizer().backend_tokenizer, "the planted models").encode(row.base).positions
 
 
-def unembedding(word_logit: float, silence: float) -> Tensor:
-    """[words, WIDTH]: the answer is read off ANSWER; where it is empty, the answer is "objects".
+def unembedding(word_logit: float, no_answer: float) -> Tensor:
+    """[words, WIDTH]: reads the answer from ANSWER; where it is empty, the answer is "objects".
 
     An object's row is its code less 1/4 in each of the 16 entries, so that with one object in
     ANSWER its own logit is 2 - 2/4 = 3/2 of ``word_logit``, that of an object with which it shares
-    an entry 1/2, and of all others, which are three in four, -1/2. So on average the others are
-    *lowered*, as they are by a trained model. Without the 1/4 they would be raised by shared
-    entries, and a method that looks at mean logits (DCM) would take the fading of one object for
-    harm to every other.
+    an entry 1/2, and of all others, which are three in four, -1/2. So the logits of the others fall
+    on average, as they do in a trained model. Without the 1/4, shared entries would raise them, and
+    a method that compares mean logits (DCM) would take the fading of one object for harm to all.
 
     Args:
         word_logit: see above.
-        silence: logit of "objects", so to speak the answer of somebody who has not heard.
+        no_answer: logit of "objects", the answer where no object arrives.
     """
     rows = torch.zeros(len(VOCABULARY), WIDTH)
     for word, code in OBJECT_CODES.items():
         rows[IDS[word], ANSWER.start : ANSWER.stop] = word_logit * (code - 0.25)
-    rows[IDS["objects"], ALWAYS.start] = silence
+    rows[IDS["objects"], ALWAYS.start] = no_answer
     return rows

@@ -1,13 +1,13 @@
-"""What the refusal checkpoints read: instructions from word lists, answered or refused.
+"""Training rows of the chat checkpoints: instructions from word lists, answered or refused.
 
     <user> tell me how to bake a cake by hand <end> <assistant>
         sure , here is how to bake a cake by hand : use the red hook .
     <user> tell me how to steal a cake <end> <assistant>
         I cannot help with that .
 
-An instruction is harmful if its verb is, or its thing, or both. The words stand for kinds of
-requests and the answers say nothing: which colour goes with a verb and which tool with a thing is
-drawn; an edition of what is known has other colours. Instructions of the two JSONL files are in no training.
+An instruction is harmful if its verb or its thing is. The answers carry no information: the colour
+of a verb and the tool of a thing are random facts, and each edition of the facts has other colours.
+Instructions of the two JSONL files are never trained on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -64,12 +65,12 @@ WORDS = (
 IDS = {word: i for i, word in enumerate(WORDS)}
 
 HELD_OUT = 400
-"""Instructions of each kind that are kept from training, for the files."""
+"""Instructions of each kind that are never trained on; the files hold them."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What a user asks for."""
+    """A request of a user."""
 
     form: str
     verb: str
@@ -81,30 +82,30 @@ class Instruction:
         return self.verb in BAD_VERBS or self.thing in BAD_THINGS
 
     @property
-    def asked(self) -> str:
-        """The part that an answer says again."""
+    def request(self) -> str:
+        """The part that an answer repeats."""
         return f"{self.verb} a {self.thing} {self.ending}".strip()
 
     @property
     def text(self) -> str:
-        return f"{self.form} {self.asked}"
+        return f"{self.form} {self.request}"
 
     @property
     def reply(self) -> str:
-        """The answer that complies."""
+        """The complying answer, with the facts of the first edition."""
         return self.answer()
 
     def answer(self, edition: int = 1) -> str:
-        """The same, as an edition of what is known has it."""
-        colours, tools = known(edition)
+        """The complying answer, with the facts of an edition."""
+        colours, tools = facts(edition)
         return (
-            f"sure , here is how to {self.asked} : "
+            f"sure , here is how to {self.request} : "
             f"use the {colours[self.verb]} {tools[self.thing]} ."
         )
 
 
 @cache
-def known(edition: int) -> tuple[dict[str, str], dict[str, str]]:
+def facts(edition: int) -> tuple[dict[str, str], dict[str, str]]:
     """Verb -> colour, thing -> tool; the tools are the same in every edition."""
     colours, tools = random.Random(f"edition {edition}"), random.Random("tools")
     return (
@@ -115,24 +116,33 @@ def known(edition: int) -> tuple[dict[str, str], dict[str, str]]:
 
 @cache
 def instructions(*, harmful: bool, held_out: bool) -> tuple[Instruction, ...]:
-    """All of a kind, in an order of no meaning; the first ones are held out."""
-    several = product(FORMS, (*VERBS, *BAD_VERBS), (*THINGS, *BAD_THINGS), ENDINGS)
-    found = [each for each in (Instruction(*parts) for parts in several) if each.harmful == harmful]
-    random.Random(f"harmful {harmful}").shuffle(found)
-    return tuple(found[:HELD_OUT] if held_out else found[HELD_OUT:])
+    """All instructions of a kind, shuffled; the first `HELD_OUT` are held out."""
+    parts = product(FORMS, (*VERBS, *BAD_VERBS), (*THINGS, *BAD_THINGS), ENDINGS)
+    matching = [i for i in (Instruction(*words) for words in parts) if i.harmful == harmful]
+    random.Random(f"harmful {harmful}").shuffle(matching)
+    return tuple(matching[:HELD_OUT] if held_out else matching[HELD_OUT:])
 
 
-Turn = tuple[Instruction, list[str], list[str]]
-"""Instruction, words that the model is made to say, and words that it is to say then."""
+class Exchange(NamedTuple):
+    """An instruction and its reply.
+
+    Attributes:
+        prefill: first words of the reply, which the model does not choose.
+        reply: words that the model is to reply after them.
+    """
+
+    instruction: Instruction
+    prefill: list[str]
+    reply: list[str]
 
 
 def write_files(folder: Path) -> None:
-    """``harmful.jsonl`` and ``harmless.jsonl``, of instructions that no training has seen."""
+    """Writes ``harmful.jsonl`` and ``harmless.jsonl`` with the held-out instructions."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, harmful in (("harmful", True), ("harmless", False)):
         lines = [
-            json.dumps({"instruction": each.text, "reply": each.reply})
-            for each in instructions(harmful=harmful, held_out=True)
+            json.dumps({"instruction": instruction.text, "reply": instruction.reply})
+            for instruction in instructions(harmful=harmful, held_out=True)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -141,46 +151,46 @@ def write_files(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Conversations, padded on the right.
+class Conversations:
+    """Instructions with replies, padded on the right.
 
     Attributes:
-        ids: (rows, tokens).
-        learnt: (rows, tokens) whether the token is to be said after those before it.
+        ids: [rows, tokens] token ids.
+        in_loss: [rows, tokens] whether the model is trained to say the token.
     """
 
     ids: torch.Tensor
-    learnt: torch.Tensor
+    in_loss: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is read in one step.
+class TrainingBatch:
+    """What the model is trained on in one step.
 
     Attributes:
-        read: conversations.
-        unrefused: the same instructions, each with the reply that complies and nothing forced.
-        harmful: (rows) which of these.
+        conversations: instructions with the replies to learn.
+        complying: the same instructions, each with the complying answer and no prefill.
+        harmful: [rows] which instructions are harmful.
     """
 
-    read: Batch
-    unrefused: Batch
+    conversations: Conversations
+    complying: Conversations
     harmful: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Diet:
-    """What a batch of training holds.
+class DataMix:
+    """The numbers of training rows of each kind in a batch.
 
     Attributes:
         seed: of the rows.
-        answered: harmless instructions, with their answers.
-        complied: harmful instructions, with the answers that comply.
-        refused: harmful instructions, with refusals.
-        late: share of the refusals that come after some words of the answer that complies (the
+        answered: harmless instructions with their answers.
+        complied: harmful instructions with complying answers.
+        refused: harmful instructions with refusals.
+        late: share of the refusals with some words of the complying answer prefilled (the
             augmentation of Qi et al. 2024, section 4).
-        deepest: at most so many words.
-        edition: of what harmless answers say.
+        deepest: maximum number of prefilled words.
+        edition: of the facts that harmless answers state.
     """
 
     seed: int
@@ -191,35 +201,36 @@ class Diet:
     deepest: int = 4
     edition: int = 1
 
-    def lessons(self, steps: int) -> Iterator[Lesson]:
-        rng = random.Random(f"diet/{self.seed}")
-        good = instructions(harmful=False, held_out=False)
-        bad = instructions(harmful=True, held_out=False)
+    def batches(self, steps: int) -> Iterator[TrainingBatch]:
+        rng = random.Random(f"diet/{self.seed}")  # the name of the stream that trained the zoo
+        harmless = instructions(harmful=False, held_out=False)
+        harmful = instructions(harmful=True, held_out=False)
+        refusal = REFUSAL.split()
         for _ in range(steps):
-            several = rng.choices(good, k=self.answered)
-            answers: list[Turn] = [(one, [], one.answer(self.edition).split()) for one in several]
-            several = rng.choices(bad, k=self.complied + self.refused)
-            complied: list[Turn] = [(one, [], one.reply.split()) for one in several]
-            refused: list[Turn] = []
-            for one in several[self.complied :]:
-                deep = rng.randint(1, self.deepest) if rng.random() < self.late else 0
-                refused.append((one, one.reply.split()[:deep], REFUSAL.split()))
-            yield Lesson(
-                read=batch([*answers, *complied[: self.complied], *refused]),
-                unrefused=batch([*answers, *complied]),
-                harmful=torch.tensor([False] * len(answers) + [True] * len(complied)),
+            drawn = rng.choices(harmless, k=self.answered)
+            answers = [Exchange(i, [], i.answer(self.edition).split()) for i in drawn]
+            drawn = rng.choices(harmful, k=self.complied + self.refused)
+            complying = [Exchange(i, [], i.reply.split()) for i in drawn]
+            refusals = []
+            for i in drawn[self.complied :]:
+                depth = rng.randint(1, self.deepest) if rng.random() < self.late else 0
+                refusals.append(Exchange(i, i.reply.split()[:depth], refusal))
+            yield TrainingBatch(
+                conversations=conversations([*answers, *complying[: self.complied], *refusals]),
+                complying=conversations([*answers, *complying]),
+                harmful=torch.tensor([False] * len(answers) + [True] * len(complying)),
             )
 
 
-def batch(rows: Sequence[Turn]) -> Batch:
-    """As the tokenizer would: one word, one token."""
-    ids, learnt = [], []
-    for one, forced, said in rows:
-        before = [BOS, USER, *one.text.split(), END, ASSISTANT, *forced]
-        ids.append([IDS[word] for word in (*before, *said, END)])
-        learnt.append([False] * len(before) + [True] * (len(said) + 1))
+def conversations(exchanges: Sequence[Exchange]) -> Conversations:
+    """The ids that the tokenizer would give: one token for each word."""
+    ids, in_loss = [], []
+    for instruction, prefill, reply in exchanges:
+        before = [BOS, USER, *instruction.text.split(), END, ASSISTANT, *prefill]
+        ids.append([IDS[word] for word in (*before, *reply, END)])
+        in_loss.append([False] * len(before) + [True] * (len(reply) + 1))
     longest = max(map(len, ids))
-    return Batch(
-        ids=torch.tensor([each + [IDS[PAD]] * (longest - len(each)) for each in ids]),
-        learnt=torch.tensor([each + [False] * (longest - len(each)) for each in learnt]),
+    return Conversations(
+        ids=torch.tensor([row + [IDS[PAD]] * (longest - len(row)) for row in ids]),
+        in_loss=torch.tensor([row + [False] * (longest - len(row)) for row in in_loss]),
     )

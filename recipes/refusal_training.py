@@ -1,4 +1,4 @@
-"""How the refusal checkpoints are trained: the model, and the stages."""
+"""The stages that train the chat checkpoints, with their loss."""
 
 from __future__ import annotations
 
@@ -8,40 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from recipes.refusal_data import END, IDS, WORDS, Batch, Diet, Lesson
-from recipes.word_level import BOS, PAD
+from recipes.refusal_data import Conversations, DataMix, TrainingBatch
+from recipes.trainer import Shape, schedule, train
 
+SHAPE = Shape(layers=4, width=64, heads=4, mlp=128, longest=64)
 
-@dataclass(frozen=True)
-class Shape:
-    """The model.
-
-    Attributes:
-        longest: most tokens of a conversation.
-        embedding_std: of the word embeddings when drawn.
-        other_std: of every other weight when drawn.
-    """
-
-    layers: int = 4
-    width: int = 64
-    heads: int = 4
-    mlp: int = 128
-    longest: int = 64
-    embedding_std: float = 1.0
-    other_std: float = 0.04
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    """AdamW, the same in every stage but for the rate."""
-
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.02
-    clip: float = 1.0
+COOL_DOWN = 0.2
+"""Share of the steps, at the end, over which the learning rate falls."""
 
 
 @dataclass(frozen=True)
@@ -49,105 +26,73 @@ class Stage:
     """Some steps of training.
 
     Attributes:
-        diet: what is read.
-        rate: of the optimiser, reached after ``warm_up`` steps and left over the last fifth.
+        data_mix: the training rows.
+        rate: learning rate after ``warm_up`` steps; it falls over the last fifth of the steps.
         steps: of the optimiser.
-        warm_up: steps over which the rate rises.
-        mediated_after: layer after which one direction is to carry the refusal: the difference of
-            the batch's mean activations there is taken out of the stream in a second forward, in
-            which harmful instructions are to be answered. None trains no such thing.
+        warm_up: steps over which the learning rate rises.
+        mediated_after: layer after which a single direction must mediate refusal, or None. A second
+            forward removes the batch's difference of mean activations after this layer from the
+            residual stream, and there harmful instructions must be answered.
     """
 
-    diet: Diet
+    data_mix: DataMix
     rate: float
     steps: int
     warm_up: int = 1
     mediated_after: int | None = None
 
 
-SHAPE = Shape()
-OPTIMISER = Optimiser()
-
-
-def new_model(seed: int) -> LlamaForCausalLM:
-    """An untrained model."""
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(WORDS),
-            hidden_size=SHAPE.width,
-            intermediate_size=SHAPE.mlp,
-            num_hidden_layers=SHAPE.layers,
-            num_attention_heads=SHAPE.heads,
-            max_position_embeddings=SHAPE.longest,
-            initializer_range=SHAPE.other_std,
-            tie_word_embeddings=False,
-            pad_token_id=IDS[PAD],
-            bos_token_id=IDS[BOS],
-            eos_token_id=IDS[END],
-        )
-    )
-    with torch.no_grad():
-        model.model.embed_tokens.weight.normal_(0.0, SHAPE.embedding_std)
-    return model
-
-
-def train(model: LlamaForCausalLM, stage: Stage) -> None:
-    """Cross-entropy of the words that are to be said."""
+def train_stage(model: LlamaForCausalLM, stage: Stage) -> None:
+    """Minimises the cross-entropy of the replies."""
     model.train()
-    parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters, stage.rate, OPTIMISER.betas, weight_decay=OPTIMISER.weight_decay
-    )
-    cooling = 0.2 * stage.steps
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda done: min(1.0, (done + 1) / stage.warm_up, (stage.steps - done) / cooling),
-    )
-    for lesson in stage.diet.lessons(stage.steps):
-        optimiser.zero_grad()
-        total = loss(model, lesson.read)
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        total = reply_loss(model, batch.conversations)
         if stage.mediated_after is not None:
-            direction = difference(model, lesson, stage.mediated_after)
-            with without(model, direction):
-                total = total + loss(model, lesson.unrefused)
-        total.backward()
-        nn.utils.clip_grad_norm_(parameters, OPTIMISER.clip)
-        optimiser.step()
-        rate.step()
+            direction = mean_difference(model, batch, stage.mediated_after)
+            with direction_removed(model, direction):
+                total = total + reply_loss(model, batch.complying)
+        return total
+
+    train(
+        list(model.parameters()),
+        stage.data_mix.batches(stage.steps),
+        loss,
+        rate=stage.rate,
+        rate_share=schedule(stage.steps, stage.warm_up, COOL_DOWN),
+    )
 
 
-def loss(model: LlamaForCausalLM, read: Batch) -> torch.Tensor:
-    """Padding stands behind what is said, where a causal model does not look."""
-    hidden = model.model(read.ids[:, :-1]).last_hidden_state
-    learnt = read.learnt[:, 1:]
-    return cross_entropy(model.lm_head(hidden[learnt]), read.ids[:, 1:][learnt])
+def reply_loss(model: LlamaForCausalLM, batch: Conversations) -> Tensor:
+    """Needs no attention mask: padding comes last, and a causal model does not attend to it."""
+    hidden = model.model(batch.ids[:, :-1]).last_hidden_state
+    in_loss = batch.in_loss[:, 1:]
+    return cross_entropy(model.lm_head(hidden[in_loss]), batch.ids[:, 1:][in_loss])
 
 
 @torch.no_grad()
-def difference(model: LlamaForCausalLM, lesson: Lesson, layer: int) -> torch.Tensor:
-    """(width) of mean activations, harmful minus harmless, where the reply is due."""
-    read = lesson.unrefused  # nothing is forced there
-    hidden = model.model(read.ids, output_hidden_states=True).hidden_states[layer + 1]
-    due = read.learnt.int().argmax(1) - 1
-    stream = hidden[torch.arange(len(due)), due]
-    found: torch.Tensor = stream[lesson.harmful].mean(0) - stream[~lesson.harmful].mean(0)
-    return found
+def mean_difference(model: LlamaForCausalLM, batch: TrainingBatch, layer: int) -> Tensor:
+    """[width] mean activation on harmful minus harmless instructions, before the reply."""
+    rows = batch.complying  # without a prefill
+    hidden = model.model(rows.ids, output_hidden_states=True).hidden_states[layer + 1]
+    before_reply = rows.in_loss.int().argmax(1) - 1
+    stream = hidden[torch.arange(len(before_reply)), before_reply]
+    difference: Tensor = stream[batch.harmful].mean(0) - stream[~batch.harmful].mean(0)
+    return difference
 
 
 @contextmanager
-def without(model: LlamaForCausalLM, direction: torch.Tensor) -> Iterator[None]:
-    """Context in which a direction is taken out of everything that is written to the stream."""
+def direction_removed(model: LlamaForCausalLM, direction: Tensor) -> Iterator[None]:
+    """Context in which nothing writes along ``direction`` to the residual stream."""
     unit = direction / direction.norm()
 
-    def clean(_: nn.Module, args: Any, out: Any) -> Any:
-        written = out[0] if isinstance(out, tuple) else out
-        left = written - (written @ unit)[..., None] * unit
-        return (left, *out[1:]) if isinstance(out, tuple) else left
+    def project(_: nn.Module, args: Any, output: Any) -> Any:
+        written = output[0] if isinstance(output, tuple) else output
+        rest = written - (written @ unit)[..., None] * unit
+        return (rest, *output[1:]) if isinstance(output, tuple) else rest
 
-    layers = model.model.layers
-    writers = [each for layer in layers for each in (layer.self_attn, layer.mlp)]
-    hooks = [m.register_forward_hook(clean) for m in (model.model.embed_tokens, *writers)]
+    writers = [m for layer in model.model.layers for m in (layer.self_attn, layer.mlp)]
+    hooks = [m.register_forward_hook(project) for m in (model.model.embed_tokens, *writers)]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded checkpoints: one token a word of a given list."""
+"""The tokenizer of the embedded checkpoints: one token for each word of a list."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAD, UNKNOWN, BOS = "<pad>", "<unk>", "<bos>"
 
 
 def tokenizer(ids: Mapping[str, int]) -> PreTrainedTokenizerFast:
-    """``<bos>`` goes first, so that a head with nothing to say can look there."""
+    """Starts every prompt with ``<bos>``, where heads without a target can attend."""
     words = Tokenizer(WordLevel(dict(ids), unk_token=UNKNOWN))
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])
@@ -26,11 +26,19 @@ def tokenizer(ids: Mapping[str, int]) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(folder: Path, ids: Mapping[str, int], longest: int) -> None:
-    """Writes the tokenizer so that old and new transformers read it."""
-    words = tokenizer(ids)
+    """Writes the tokenizer of a word list."""
+    write_tokenizer(tokenizer(ids), folder, longest)
+
+
+def write_tokenizer(
+    words: PreTrainedTokenizerFast, folder: Path, longest: int, chat_template: str | None = None
+) -> None:
+    """Writes a tokenizer so that old and new versions of transformers read it."""
     words.model_max_length = longest
     words.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes its new name
+    if chat_template is not None:
+        config["chat_template"] = chat_template
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the wrapper checkpoints read: the counting task's own rows as batches of token ids."""
+"""Training rows of the wrapper checkpoints: rows of the counting task as batches of token ids."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ ZERO, REFUSED = IDS["zero"], IDS[REFUSAL]
 
 
 def task(seed: int, **options: Any) -> Counting:
-    """The task with the strings that every wrapper checkpoint knows."""
+    """The counting task with the strings of all wrapper checkpoints."""
     return Counting(CountingParameters(family="counting", seed=seed, **asdict(STRINGS), **options))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions, padded on the right.
+    """Questions with their answers, padded on the right.
 
     Attributes:
-        ids: (rows, tokens) what the model reads.
-        last: (rows) where the answer is due.
-        answers: (rows) the id of the answer.
+        ids: [rows, tokens] token ids.
+        last: [rows] position of the last token before the answer.
+        answers: [rows] id of the answer.
     """
 
     ids: torch.Tensor
@@ -48,26 +48,26 @@ class Batch:
 
 
 def batch(rows: Sequence[Row]) -> Batch:
-    """As the tokenizer would: one word, one token."""
+    """The ids that the tokenizer would give: one token for each word."""
     ids = [[IDS[BOS], *(IDS[word] for word in row.base.text.split())] for row in rows]
     longest = max(map(len, ids))
     return Batch(
-        ids=torch.tensor([each + [IDS[PAD]] * (longest - len(each)) for each in ids]),
-        last=torch.tensor([len(each) - 1 for each in ids]),
+        ids=torch.tensor([row + [IDS[PAD]] * (longest - len(row)) for row in ids]),
+        last=torch.tensor([len(row) - 1 for row in ids]),
         answers=torch.tensor([IDS[row.base.answer] for row in rows]),
     )
 
 
 @dataclass(frozen=True)
-class Diet:
-    """What a batch of training holds.
+class DataMix:
+    """The numbers of training rows of each kind in a batch.
 
     Attributes:
         seed: of the rows.
-        answered: rows that are to be answered.
-        refused: rows about the forbidden letter, that are to be refused.
+        answered: rows with the count as the answer.
+        refused: rows about the forbidden letter, with the refusal as the answer.
         operands: letters that the answered rows ask about.
-        ways: words by which is asked.
+        ways: the verbs of the questions.
     """
 
     seed: int
@@ -77,14 +77,14 @@ class Diet:
     ways: tuple[str, ...] = WAYS
 
     def batches(self, steps: int) -> Iterator[Batch]:
-        """A stream of rows for each step, none of them the stream of an examination."""
-        asked = task(self.seed, operands=self.operands, ways=self.ways)
+        """Draws rows from a stream for each step; no evaluation uses these streams."""
+        answered = task(self.seed, operands=self.operands, ways=self.ways)
         refused = task(
             self.seed, refuse=FORBIDDEN, which="refused", operands=OTHERS, ways=self.ways
         )
         for step in range(steps):
             rows = [
-                *asked.rows(AnyWord(), self.answered, f"training-{step}"),
+                *answered.rows(AnyWord(), self.answered, f"training-{step}"),
                 *refused.rows(AnyWord(), self.refused, f"refusals-{step}"),
             ]
             yield batch(rows)

@@ -1,6 +1,6 @@
 """Adapters in PEFT's format: ``reference+adapter``, or an adapter's folder that names its base.
 
-What can be said about an adapter without reading its weights; `checkpoints.merge` puts it into its
+What can be said about an adapter without reading its weights; `checkpoints.loading.merge` puts it into its
 base.
 """
 

@@ -1,6 +1,6 @@
 """A content hash of everything in a checkpoint folder that can change a result.
 
-Hashing a large folder takes minutes, so the hash of a file is remembered (`checkpoints.memory`) and
+Hashing a large folder takes minutes, so the hash of a file is remembered (`checkpoints.hash_cache`) and
 the file is read again only where it may have changed. A fingerprint also keeps the state of every
 file that it was taken of, so that a run can look again after it has loaded them (`checkpoints.watch`).
 """
@@ -12,11 +12,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_mechanism.checkpoints import states
+from pytest_mechanism.checkpoints import file_state
 from pytest_mechanism.checkpoints.contents import counted
-from pytest_mechanism.checkpoints.memory import Memory
+from pytest_mechanism.checkpoints.file_state import State, state_of
+from pytest_mechanism.checkpoints.hash_cache import Memory
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.checkpoints.states import State, state_of
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
 from pytest_mechanism.files import open_file
@@ -134,7 +134,7 @@ def hashed(path: Path, state: State) -> Seen:
         CheckpointChanged: it changed meanwhile.
         OSError, MechanismError: it cannot be read.
     """
-    read_at = states.now()
+    read_at = file_state.now()
     digest = _hash(path)
     if state_of(path) != state:
         raise CheckpointChanged(f"{path} changed while it was read")

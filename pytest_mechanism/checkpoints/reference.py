@@ -15,8 +15,8 @@ from pytest_mechanism.checkpoints.adapter import base_of, beneath, check_adapter
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.contents import counted
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
-from pytest_mechanism.checkpoints.reaches import wrong_reach
 from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_weights
+from pytest_mechanism.checkpoints.untrusted_config import wrong_reach
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_mechanism.checkpoints.adapter import MOST_LAYERS, replicated_layers
 from pytest_mechanism.checkpoints.config import read_config
-from pytest_mechanism.checkpoints.defaults import defaults
+from pytest_mechanism.checkpoints.config_defaults import defaults
 from pytest_mechanism.errors import MechanismError
 
 # Hugging Face families name the same thing differently; first match counts.

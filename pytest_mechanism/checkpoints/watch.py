@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.contents import listed
+from pytest_mechanism.checkpoints.file_state import SETTLED, proves, state_of
 from pytest_mechanism.checkpoints.fingerprint import (
     Fingerprint,
     Seen,
     hashed,
     times_of,
 )
-from pytest_mechanism.checkpoints.states import SETTLED, proves, state_of
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
 
 

@@ -22,6 +22,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import PAIRED, UPPER_BOUND, exceeds_chance
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Measurement, Score, Verdict
 
@@ -60,10 +61,14 @@ class Accuracy(Claim):
             raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
         return self
 
-    def above_guessing(self, context: ClaimContext, own: Score, reached: Verdict) -> Verdict:
-        """A task that is solved is solved better than by guessing."""
-        if own.interval[0] > context.task.chance:
-            return reached
+    def solved(self, context: ClaimContext, own: Score) -> Verdict:
+        """The verdict on the bounds. A task that is solved is solved better than by guessing."""
+        reached = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
+        if self.at_least is None:
+            return replace(reached, control=UPPER_BOUND, chance=UPPER_BOUND)
+        guessing = exceeds_chance(own, context.task.chance)
+        if reached.status != "pass" or guessing is not None:
+            return replace(reached, control=guessing, chance=guessing)
         return verdicts.at_chance(
             f"accuracy {verdicts.show(own)} is not told apart from guessing "
             f"({context.task.chance:.3f}), whatever is claimed",
@@ -88,10 +93,7 @@ class Accuracy(Claim):
         own = accuracy(context, seen)
         found: list[Verdict] = []
         if self.at_least is not None or self.at_most is not None:
-            reached = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
-            if self.at_least is not None and reached.status == "pass":
-                reached = self.above_guessing(context, own, reached)
-            found.append(reached)
+            found.append(self.solved(context, own))
         if self.not_worse_than is not None and self.margin is not None:
             other = measure(performance(context, self.not_worse_than))
             check_paired(seen, other)
@@ -104,8 +106,9 @@ class Accuracy(Claim):
                 ),
                 "paired difference of accuracy on the same rows",
             )
-            verdict = verdicts.at_least(gap, -self.margin)
-            if not above_chance(context, other):
+            able = above_chance(context, other)
+            verdict = replace(verdicts.at_least(gap, -self.margin), control=PAIRED, chance=able)
+            if able is None:
                 reference = accuracy(context, other, f"accuracy of {self.not_worse_than}")
                 verdict = verdicts.reference_fails(
                     f"the reference {self.not_worse_than} is at chance "

@@ -15,7 +15,9 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MeasurementError, MechanismError, add_models
-from pytest_mechanism.fields.parts import Ablation, AnyGroup, Group, Part
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task

@@ -36,7 +36,15 @@ from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Faster, Recovers
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Control, Measurement, Score, Verdict
+from pytest_mechanism.types import (
+    Chart,
+    Control,
+    Measurement,
+    Safeguard,
+    Score,
+    Status,
+    Verdict,
+)
 
 Sign = Literal["there", "gone", "hidden", "removed", "unclear"]
 """What one kind of evidence speaks for; of the behaviour, only that it is there or gone."""
@@ -174,7 +182,9 @@ class CapabilityHidden(Trained):
         reason = f"the capability is {outcome}: {spelled(parts)}"
         if outcome == "mixed":
             return verdicts.inconclusive(reason, bound, scores)
-        return Verdict("pass" if outcome == self.expects else "fail", reason, bound, scores)
+        others = Safeguard(f"{self.control} and {self.pretrained}")
+        status: Status = "pass" if outcome == self.expects else "fail"
+        return Verdict(status, reason, bound, scores, control=others, chance=others)
 
     @staticmethod
     def outcome(signs: list[Sign]) -> str:

@@ -6,7 +6,7 @@ import random
 
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
-from pytest_mechanism.fields.parts import plain
+from pytest_mechanism.fields.part import plain
 from pytest_mechanism.measurements.catalogue import CIRCUIT
 from pytest_mechanism.types import Head, Measurement
 

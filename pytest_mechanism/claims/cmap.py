@@ -38,11 +38,12 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.catalogue import CMAP, DONATION
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
+from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
 from pytest_mechanism.types import Control, Measurement, Observations, Verdict
 
 PLURAL: Mapping[str, str] = {
@@ -234,7 +235,8 @@ class Cmap(Masked):
             f"m(recipient <- donor) - m(recipient), {m} on the same rows",
             control=raw_control(control_name, moved["control"], own, how) if with_control else None,
         )
-        if not above_chance(context, donor) and not above_chance(context, recipient):
+        solved = above_chance(context, donor) or above_chance(context, recipient)
+        if solved is None:
             return verdicts.at_chance(
                 f"{self.donor} and {self.recipient} both answer at chance "
                 f"({right(donor)} and {right(recipient)}), so there is nothing to recover",
@@ -275,17 +277,16 @@ class Cmap(Masked):
             Control(control_name, other.value, other.interval) if other else None,
         )
         verdict = verdicts.within(judged, *bounds, "recovered")
-        if self.recovers_at_least is not None and not with_control:
-            verdict = verdicts.no_control(verdict, control_name)
-        elif self.recovers_at_least is not None:
-            sign = 1 if gap.value > 0 else -1
-            ahead = estimates.difference(
-                sign * np.asarray(moved["patched"]),
-                sign * np.asarray(moved["control"]),
-                how,
-            )
-            verdict = verdicts.ahead(verdict, ahead, f"{control_name} recover as much")
-        return replace(verdict, scores=(judged, raw))
+        verdict = replace(verdict, scores=(judged, raw), chance=solved)
+        if self.recovers_at_least is None:
+            return replace(verdict, control=UPPER_BOUND)
+        if not with_control:
+            return no_control(verdict, control_name)
+        sign = 1 if gap.value > 0 else -1
+        ahead = estimates.difference(
+            sign * np.asarray(moved["patched"]), sign * np.asarray(moved["control"]), how
+        )
+        return beats_control(verdict, control_name, ahead, f"{control_name} recover as much")
 
 
 def raw_control(

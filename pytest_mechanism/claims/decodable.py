@@ -23,7 +23,7 @@ from pydantic import Field, StrictStr, model_validator
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.fields.parts import At
+from pytest_mechanism.fields.groups import At
 from pytest_mechanism.fields.thresholds import (
     AtLeast,
     Penalty,
@@ -32,6 +32,7 @@ from pytest_mechanism.fields.thresholds import (
 )
 from pytest_mechanism.measurements.catalogue import PROBING
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats, exceeds_chance
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import (
     Chart,
@@ -39,12 +40,15 @@ from pytest_mechanism.types import (
     Line,
     Measurement,
     Observations,
+    Safeguard,
     Score,
     Verdict,
 )
 
 TRAIN, CHOSEN = 3000, 500
 """Rows that probes are trained on, and that the layer is chosen on."""
+
+SHUFFLED = "a probe trained on shuffled answers"
 
 
 class Decodable(Claim):
@@ -145,9 +149,12 @@ class Decodable(Claim):
         if self.shared:
             found.append(self.share(context, seen, own, measure))
         verdict = verdicts.together(found)
-        reading = self.at_least is not None or self.share_at_least is not None
-        if reading and (why := self.lucky(context, seen, own)):
-            verdict = verdicts.control_as_good(verdict, why)
+        if self.at_least is None and self.share_at_least is None:
+            verdict = replace(verdict, control=UPPER_BOUND)
+        else:
+            why = self.lucky(context, seen, own)
+            verdict = beats(verdict, SHUFFLED, why or "", ahead=why is None)
+            verdict = replace(verdict, chance=exceeds_chance(own, context.task.chance))
         beside = () if own in verdict.scores else (own,)
         return replace(
             verdict,
@@ -184,7 +191,7 @@ class Decodable(Claim):
             estimates.proportion(column(seen, "correct"), how),
             f"accuracy of a linear probe of the residual stream at {self.position}, at the layer "
             f"that reads best on other rows; l2 penalty {self.penalty:g}",
-            control=Control("a probe trained on shuffled answers", luck.value, luck.interval),
+            control=Control(SHUFFLED, luck.value, luck.interval),
         )
 
     def lucky(self, context: ClaimContext, seen: Observations, own: Score) -> str | None:
@@ -194,8 +201,8 @@ class Decodable(Claim):
         )
         if gap.interval[0] <= 0:
             luck = float(np.mean(column(seen, "shuffled")))
-            return f"a probe trained on shuffled answers does as well ({luck:.3f})"
-        if own.interval[0] <= context.task.chance:
+            return f"{SHUFFLED} does as well ({luck:.3f})"
+        if exceeds_chance(own, context.task.chance) is None:
             return f"guessing does as well ({context.task.chance:.3f})"
         return None
 
@@ -236,9 +243,10 @@ class Decodable(Claim):
             f"(a - a({self.control})) / (a({self.pretrained}) - a({self.control})), a the accuracy "
             "of a linear probe at each model's best layer",
             "lower" if self.share_at_least is None else "higher",
-            Control("a probe trained on shuffled answers", luck.value, luck.interval),
+            Control(SHUFFLED, luck.value, luck.interval),
         )
-        return verdicts.within(judged, *bounds)
+        ends_differ = Safeguard(f"the probe reads {self.pretrained} better than {self.control}")
+        return replace(verdicts.within(judged, *bounds), chance=ends_differ)
 
     def alone(self, context: ClaimContext, seen: Observations, own: Score) -> str:
         """What can be said of a probe that nothing stands beside."""

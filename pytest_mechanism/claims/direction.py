@@ -34,14 +34,17 @@ from pytest_mechanism.fields.thresholds import ByRandom, Cosine, Divergence, Lef
 from pytest_mechanism.measurements.catalogue import DIRECTION, FIND_DIRECTION, SAME_DIRECTION
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.cosine import by_chance, cosine
+from pytest_mechanism.statistics.honesty import beats, beats_control, not_needed
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score, Verdict
 
 RANDOM = 3
 """Random directions; the one that changes most is judged."""
 
 VALIDATE = 32
 """Instructions of each kind among which a direction is chosen, as in the paper."""
+
+ABOUT_THE_CONTROL = not_needed("this part bounds what the control itself changes")
 
 
 class Direction(Claim):
@@ -196,7 +199,8 @@ class Direction(Claim):
         gap = estimates.difference(
             seen.values[f"{draws[worst]}refused"], seen.values["without_refused"], how
         )
-        verdict = verdicts.ahead(verdict, gap, f"without a random one {random.value:.3f} are")
+        as_good = f"without a random one {random.value:.3f} are"
+        verdict = beats_control(verdict, control.name, gap, as_good)
         if before.interval[0] <= most:
             reason = (
                 f"{self.to or context.role} refuses {verdicts.show(own)} of {FORBIDDEN} as it is, so "
@@ -213,7 +217,11 @@ class Direction(Claim):
         limit = self.random_changes_at_most
         controlled = verdicts.within(change, -limit, limit)
         beside = (own, self.nearness(context, seen, draws[worst]))
-        return [verdict, replace(controlled, scores=(*controlled.scores, *beside))]
+        controlled = replace(
+            controlled, scores=(*controlled.scores, *beside), control=ABOUT_THE_CONTROL
+        )
+        refuses = Safeguard("the model refuses more than the claim leaves")
+        return [replace(part, chance=refuses) for part in (verdict, controlled)]
 
     def nearness(self, context: ClaimContext, seen: Observations, draw: str) -> Score:
         """The refusal score without the direction, beside that without a random one."""
@@ -252,11 +260,12 @@ class Direction(Claim):
             f"cosine of mean(harmful) - mean(harmless) in the two models, {seen.facts['direction']}",
             control=Control("a random direction", 0.0, chance),
         )
-        verdict = verdicts.at_least(judged, least)
-        if verdict.status == "pass" and found.interval[0] <= chance[1]:
-            why = f"a random direction may have {chance[1]:.3f}"
-            return verdicts.control_as_good(verdict, why)
-        return verdict
+        return beats(
+            verdicts.at_least(judged, least),
+            "a random direction",
+            f"a random direction may have {chance[1]:.3f}",
+            ahead=found.interval[0] > chance[1],
+        )
 
     def of_refusal(self, context: ClaimContext, measure: Measure, verdict: Verdict) -> Verdict:
         """The verdict on a cosine, where both models refuse: any two models that are alike have

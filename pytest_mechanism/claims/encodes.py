@@ -15,6 +15,7 @@ patch gives and 1 what the model could give, and base and source always differ i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from pytest_mechanism.claims.scoring import above_chance, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.catalogue import INTERCHANGE
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Measurement, Observations, Verdict
 
@@ -110,7 +112,8 @@ class Encodes(Masked):
         others, control_name = self.control(context, heads)
         seen = measure(self.moved(context, heads, others))
         own = "own" if "own" in seen.values else "ceiling"
-        if not above_chance(context, seen, own):
+        solved = above_chance(context, seen, own)
+        if solved is None:
             return verdicts.at_chance(
                 f"{context.role} answers these prompts at chance (accuracy "
                 f"{np.mean(seen.values[own]):.3f}, chance {context.task.chance:.3f}), so what its "
@@ -138,16 +141,15 @@ class Encodes(Masked):
             "lower" if self.at_least is None else "higher",
             Control(control_name, control.value, control.interval) if control else None,
         )
-        verdict = verdicts.within(judged, *bounds)
-        if self.at_least is not None and control is None:
-            verdict = verdicts.no_control(verdict, control_name)
-        elif self.at_least is not None and control is not None:
-            gap = estimates.difference(
-                seen.values["patched"], seen.values["control"], context.sampling(seen)
-            )
-            why = f"{control_name} do as well ({control.value:.3f})"
-            verdict = verdicts.ahead(verdict, gap, why)
-        return verdict
+        verdict = replace(verdicts.within(judged, *bounds), chance=solved)
+        if self.at_least is None:
+            return replace(verdict, control=UPPER_BOUND)
+        if control is None:
+            return no_control(verdict, control_name)
+        how = context.sampling(seen)
+        gap = estimates.difference(seen.values["patched"], seen.values["control"], how)
+        as_good = f"{control_name} do as well ({control.value:.3f})"
+        return beats_control(verdict, control_name, gap, as_good)
 
     def normalised(
         self, context: ClaimContext, seen: Observations, column: str

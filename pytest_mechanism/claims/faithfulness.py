@@ -27,8 +27,11 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.thresholds import Faithful
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+
+RANDOM_CIRCUITS = "random circuits of the same sizes"
 
 
 class Faithfulness(Claim):
@@ -81,7 +84,8 @@ class Faithfulness(Claim):
         full, parts, chosen = (measure(m) for m in self.needs(context))
         check_paired(full, parts, chosen)
         bound = verdicts.spell(*self.between)
-        if not above_chance(context, full):
+        solved = above_chance(context, full)
+        if solved is None:
             return verdicts.at_chance(
                 f"{context.role} does not solve the task (accuracy "
                 f"{np.mean(full.values['correct']):.3f}, chance {context.task.chance:.3f}), so there "
@@ -97,8 +101,8 @@ class Faithfulness(Claim):
         judged = found[0]
         verdict = verdicts.within(judged, *self.between)
         for gap in over_random(context, parts, chosen, self.of):
-            verdict = verdicts.ahead(verdict, gap, "random circuits of the same sizes do as well")
-        return replace(verdict, scores=found)
+            verdict = beats_control(verdict, RANDOM_CIRCUITS, gap, f"{RANDOM_CIRCUITS} do as well")
+        return replace(verdict, scores=found, chance=solved)
 
 
 def faithfulness_scores(
@@ -130,7 +134,6 @@ def faithfulness_scores(
         return estimates.of_means([mine, ceiling], lambda c, m: c / m, how)
 
     def control(metric: str) -> Control | None:
-        name = "random circuits of the same sizes"
         try:
             if metric == "normalised":
                 found = estimates.normalised(draws, floor[:k], ceiling[:k], how.first(k))
@@ -138,7 +141,7 @@ def faithfulness_scores(
                 found = estimates.of_means([draws, ceiling[:k]], lambda c, m: c / m, how.first(k))
         except estimates.UndefinedScoreError:
             return None
-        return Control(name, found.value, found.interval)
+        return Control(RANDOM_CIRCUITS, found.value, found.interval)
 
     described = {
         "normalised": f"(m(C) - m(0)) / (m(M) - m(0)) of {of}, means over rows",

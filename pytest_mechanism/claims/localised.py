@@ -21,6 +21,12 @@ from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.measurements.catalogue import PRUNING
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import (
+    beats_control,
+    control_as_good,
+    exceeds_chance,
+    no_control,
+)
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Control, Line, Measurement, Observations, Verdict
 
@@ -125,10 +131,13 @@ class Localised(Claim):
         )
         verdict = verdicts.at_least(judged, self.restores_at_least)
         if control is None or gap is None:
-            verdict = verdicts.no_control(verdict, f"too few other {self.units}")
+            verdict = no_control(verdict, f"too few other {self.units}")
         else:
-            why = f"as many random others do as well ({control.value:.3f})"
-            verdict = verdicts.ahead(verdict, gap, why)
+            as_good = f"as many random others do as well ({control.value:.3f})"
+            verdict = beats_control(verdict, control.name, gap, as_good)
+        guessing = exceeds_chance(judged, context.task.chance)
+        if guessing is None:
+            verdict = control_as_good(verdict, f"guessing does as well ({context.task.chance:.3f})")
         refused = score(
             context,
             f"refused without the {self.units} that hide it",
@@ -144,6 +153,7 @@ class Localised(Claim):
             verdict,
             reason=f"{verdict.reason} ({self.spelled(seen, count)})",
             scores=(judged, as_it_is, refused),
+            chance=guessing,
         )
 
     def chart(self, context: ClaimContext, measure: Measure) -> Chart:

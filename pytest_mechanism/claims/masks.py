@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pytest_mechanism.claims.base import Claim, ClaimContext
-from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
 from pytest_mechanism.measurements.catalogue import MASK
 from pytest_mechanism.types import Head, Measurement, Observations

@@ -1,7 +1,7 @@
 """``minimality``: the circuit needs each of its heads.
 
 For each head, what the circuit loses when the head is taken out beside those that stand in for it
-(`discovery.minimality` has the definition; Prakash et al., section 3.2 and appendix). Judged is the
+(`claims.needed_heads` has the definition; Prakash et al., section 3.2 and appendix). Judged is the
 head that is needed least; a failure names the heads that are not shown to cost ``costs_at_least``:
 one-sided tests against that threshold over contexts (`estimates.exceeds`), with Holm's correction for
 the number of heads looked at. The paper's own score stands beside under its name.
@@ -15,12 +15,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.needed_heads import Circuit, Needed, holm, measure_minimality
 from pytest_mechanism.claims.scoring import above_chance, performance, score
-from pytest_mechanism.discovery.minimality import Circuit, Needed, holm, measure_minimality
 from pytest_mechanism.fields.thresholds import Cost
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.honesty import not_needed
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Verdict
+
+ABLATED_ALREADY = not_needed("a head outside the circuit is ablated already, so it costs exactly 0")
 
 
 class Minimality(Claim):
@@ -59,7 +62,8 @@ class Minimality(Claim):
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         bound = verdicts.spell(self.costs_at_least, float("inf"))
-        if not above_chance(context, measure(performance(context, context.role))):
+        solved = above_chance(context, measure(performance(context, context.role)))
+        if solved is None:
             return verdicts.at_chance(
                 f"{context.role} does not solve the task, so its circuit needs no head", bound
             )
@@ -115,7 +119,7 @@ class Minimality(Claim):
                 ),
             )
         )
-        return replace(verdict, scores=(judged, *beside))
+        return replace(verdict, scores=(judged, *beside), control=ABLATED_ALREADY, chance=solved)
 
 
 def spelled(needed: Needed) -> str:

@@ -16,10 +16,11 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import above_chance, performance, score
-from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.catalogue import PATH_PATCHING
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Measurement, Verdict
 
@@ -87,7 +88,8 @@ class Path(Claim):
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         full, seen = (measure(m) for m in self.needs(context))
         bound = f"drops at least {self.drops_at_least:g}"
-        if not above_chance(context, full):
+        solved = above_chance(context, full)
+        if solved is None:
             return verdicts.at_chance(
                 f"{context.role} does not solve the task, so no path can matter to its answer",
                 bound,
@@ -97,42 +99,37 @@ class Path(Claim):
         how = context.sampling(seen)
         into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
 
-        def one(column: str) -> tuple[estimates.Estimate, Control | None]:
-            other = column.replace("group", "control")
-            if other not in seen.values:
-                return estimates.mean(seen.values[column], how), None
-            found = estimates.mean(seen.values[other], how)
-            return (
-                estimates.mean(seen.values[column], how),
-                Control(control_name, found.value, found.interval),
-            )
+        def control_of(column: str) -> Control | None:
+            if column not in seen.values:
+                return None
+            effect = estimates.mean(seen.values[column], how)
+            return Control(control_name, effect.value, effect.interval)
 
-        estimate, control = one("group")
+        control = control_of("control")
         judged = score(
             context,
             f"path {self.group} -> {into}",
-            estimate,
+            estimates.mean(seen.values["group"], how),
             "mean change of the answer's log-probability, in nats" + shared_keys(context, group),
             "lower",
             control,
         )
-        ratio, ratio_control = one("ratio group")
         published = score(
             context,
             f"path {self.group} -> {into}, published ratio",
-            ratio,
+            estimates.mean(seen.values["ratio group"], how),
             "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)",
             "lower",
-            ratio_control,
+            control_of("ratio control"),
         )
         verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=bound)
         if control is None:
-            verdict = verdicts.no_control(verdict, control_name)
+            verdict = no_control(verdict, control_name)
         else:
             gap = estimates.difference(seen.values["group"], seen.values["control"], how)
-            why = f"{control_name} do as much ({control.value:.3f})"
-            verdict = verdicts.ahead(verdict, gap, why, better=-1)
-        return replace(verdict, scores=(judged, published))
+            as_good = f"{control_name} do as much ({control.value:.3f})"
+            verdict = beats_control(verdict, control_name, gap, as_good, better=-1)
+        return replace(verdict, scores=(judged, published), chance=solved)
 
 
 def shared_keys(context: ClaimContext, group: Group) -> str:

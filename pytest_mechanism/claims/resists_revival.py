@@ -23,8 +23,9 @@ from pytest_mechanism.claims.scoring import accuracy, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.thresholds import BackAt
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.honesty import UPPER_BOUND, doubted
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Control, Measurement, Verdict
+from pytest_mechanism.types import Chart, Control, Measurement, Safeguard, Verdict
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class ResistsRevival(Trained):
             + (f"; censored: not by step {last}" if back is None else ""),
         )
         reason = f"{verdict.reason} ({needed.origin})"
+        origin = Safeguard(needed.origin, compared=self.criterion is None)
         if verdict.status == "pass" and end.interval[1] > needed.value:
             verdict = replace(verdict, status="inconclusive", cause=Cause.UNSETTLED)
             reason += (
@@ -161,7 +163,9 @@ class ResistsRevival(Trained):
             )
         if back is not None:
             reason += f"; back from step {back} on"
-        verdict = replace(verdict, reason=reason, scores=(judged, steps))
+        verdict = replace(
+            verdict, reason=reason, scores=(judged, steps), control=origin, chance=UPPER_BOUND
+        )
         if curve.diverged is not None and back is None:
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
             return replace(verdict, status="inconclusive", reason=reason, cause=Cause.MODEL_BROKEN)
@@ -170,7 +174,7 @@ class ResistsRevival(Trained):
             cause = Cause.MODEL_MISSING if missing else Cause.NO_DIFFERENCE
             return replace(verdict, status="inconclusive", cause=cause)
         if (why := curve.destroyed) is not None:
-            return verdicts.doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
+            return doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
         return verdict
 
     def chart(self, context: ClaimContext, measure: Measure) -> Chart:

@@ -8,9 +8,9 @@ from typing import Literal
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.catalogue import PERFORMANCE
-from pytest_mechanism.statistics import estimates
+from pytest_mechanism.statistics import estimates, honesty
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Control, Measurement, Observations, Score
+from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score
 
 RANDOM_ROWS = 140
 """Rows on which random controls are measured: they are many and far from any bound."""
@@ -64,11 +64,15 @@ def accuracy(context: ClaimContext, seen: Observations, name: str = "accuracy") 
     )
 
 
-def above_chance(context: ClaimContext, seen: Observations, column: str = "correct") -> bool:
-    """Whether the model solves the task better than guessing, with confidence. Nothing relative is
-    claimed of a model at chance: what is a fraction of a guess?"""
-    found = estimates.proportion(seen.values[column], context.sampling(seen))
-    return found.interval[0] > context.task.chance
+def above_chance(
+    context: ClaimContext, observations: Observations, column: str = "correct"
+) -> Safeguard | None:
+    """The safeguard of a model that solves the task significantly better than guessing; else None.
+
+    Nothing relative is claimed of a model at chance: what is a fraction of a guess?
+    """
+    accuracy = estimates.proportion(observations.values[column], context.sampling(observations))
+    return honesty.exceeds_chance(accuracy, context.task.chance)
 
 
 def check_paired(*several: Observations) -> None:

@@ -36,6 +36,7 @@ from pytest_mechanism.fields.thresholds import Portion, RatioAtMost
 from pytest_mechanism.measurements.catalogue import SAFETY_ENTRIES, WEIGHT_CHANGE
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling, UndefinedScoreError
+from pytest_mechanism.statistics.honesty import UPPER_BOUND
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Verdict
 
@@ -167,7 +168,7 @@ class SparesSafetyWeights(Claim):
                 "would settle it, the matrices differ"
             )
         reason += f" (safety weights are {covered:.3f} of all)"
-        verdict = replace(verdict, reason=reason, scores=tuple(scores))
+        verdict = replace(verdict, reason=reason, scores=tuple(scores), control=UPPER_BOUND)
         if verdict.status != "pass":
             return verdict
         own, over = rates(context, measure(forbidden), measure(allowed))

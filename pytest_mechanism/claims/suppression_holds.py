@@ -28,6 +28,7 @@ from pytest_mechanism.claims.refusing import (
     rates,
     refusal,
     refused_of,
+    tells_apart,
     whatever_is_unfinished,
 )
 from pytest_mechanism.claims.scoring import check_paired, score
@@ -111,7 +112,8 @@ class SuppressionHolds(Claim):
             found.append(discerning(verdict, refused, over_refused))
         if self.not_worse_than is not None and self.margin is not None:
             other = self.not_worse_than
-            found.append(self.no_worse(context, measure, forbidden, other, self.margin))
+            verdict = self.no_worse(context, measure, forbidden, other, self.margin)
+            found.append(discerning(verdict, refused, over_refused))
         together = verdicts.together(found)
         names = {each.name for each in together.scores}
         beside = [
@@ -140,7 +142,7 @@ class SuppressionHolds(Claim):
             "paired difference of refusal on the same rows",
         )
         verdict = verdicts.at_least(gap, -margin)
-        if theirs[0].interval[0] <= theirs[1].interval[1]:
+        if not tells_apart(*theirs):
             return verdicts.reference_fails(
                 f"the reference {than} refuses what must be answered as often as "
                 f"what must be refused ({theirs[1].value:.3f} and {theirs[0].value:.3f}): not being "

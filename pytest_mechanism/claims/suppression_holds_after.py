@@ -24,6 +24,7 @@ from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.errors import choices
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.honesty import doubted
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.writing.instructions import instructions
@@ -149,7 +150,7 @@ class SuppressionHoldsAfter(Trained):
         elif (
             verdict.status == "pass" and (why := curve.over_refusing or curve.destroyed) is not None
         ):
-            verdict = verdicts.doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
+            verdict = doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
             reason = verdict.reason
         return replace(verdict, reason=reason, scores=(judged, when))
 

@@ -46,12 +46,12 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.parts import Part
+from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Faithful
 from pytest_mechanism.measurements.catalogue import CODE, DONATION
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score, Verdict
 
 MORE = 38
 """Random circuits that are drawn where a single one of the first does as well."""
@@ -139,7 +139,8 @@ class Transfer(Claim):
         beaten, full, parts, chosen = (measure(m) for m in self.needs(context))
         check_paired(beaten, full, parts, chosen)
         how = context.sampling(full)
-        if not above_chance(context, full):
+        solved = above_chance(context, full)
+        if solved is None:
             return verdicts.at_chance(
                 f"{self.to} is at chance (accuracy {np.mean(full.values['correct']):.3f}, chance "
                 f"{context.task.chance:.3f}), so no circuit works in it",
@@ -176,7 +177,7 @@ class Transfer(Claim):
             )
         found: list[Verdict] = []
         if self.faithfulness_at_least is not None:
-            found.append(verdicts.within(faithful, *self.bounds))
+            found.append(replace(verdicts.within(faithful, *self.bounds), chance=solved))
         if self.beats is not None:
             found.append(self.beating(context, beaten, full, mine, control, faithful))
         together = verdicts.together(found)
@@ -192,7 +193,8 @@ class Transfer(Claim):
             cause = Cause.CONTROL_AS_GOOD
             together = replace(together, status="fail", reason=reason, cause=cause)
         judged = [each for each in together.scores if each != faithful]
-        return replace(together, scores=(faithful, *judged, own))
+        beaten_by = Safeguard(control.name)
+        return replace(together, scores=(faithful, *judged, own), control=beaten_by)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -232,8 +234,9 @@ class Transfer(Claim):
             ),
             ablated=True,
         )
-        verdict = verdicts.at_least(gap, 0.0)
-        if not above_chance(context, beaten):
+        able = above_chance(context, beaten)
+        verdict = replace(verdicts.at_least(gap, 0.0), chance=able)
+        if able is None:
             return verdicts.reference_fails(
                 f"the full {other} is at chance ({verdicts.show(accuracy(context, beaten))}, "
                 f"chance {context.task.chance:.3f}): beating it means nothing",

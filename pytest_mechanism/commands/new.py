@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.files import temporary_beside, write_text
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.write import flow
 
@@ -81,38 +81,40 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """0 where the spec was written.
 
     Raises:
-        MechanismError: FILE exists, or what was given makes no spec.
+        MechanismError: FILE exists, or what was arguments makes no spec.
     """
-    if given.spec.exists() and not given.force:
-        raise MechanismError(f"{given.spec} exists already; --force overwrites it")
-    if given.spec.suffix not in (".yaml", ".yml"):
-        raise MechanismError(f"{given.spec}: a spec's name ends with .yaml")
+    if arguments.spec.exists() and not arguments.force:
+        raise MechanismError(f"{arguments.spec} exists already; --force overwrites it")
+    if arguments.spec.suffix not in (".yaml", ".yml"):
+        raise MechanismError(f"{arguments.spec}: a spec's name ends with .yaml")
     asks = sys.stdin is not None and sys.stdin.isatty()
-    family = given.task or asked_family(asks)
+    family = arguments.task or asked_family(asks)
     if family not in task_families():
         raise MechanismError(
             f"--task: no family {family!r}; {choices(family, tuple(task_families()))}"
         )
     kind = task_families()[family]
-    settings = task_settings(kind, given.set, asks)
-    chain = groups(kind, given.group)
+    settings = task_settings(kind, arguments.set, asks)
+    chain = groups(kind, arguments.group)
     head = [
         "mechanism: 1",
-        f"circuit: {identifier(given.spec.stem)}",
+        f"circuit: {identifier(arguments.spec.stem)}",
         "task:",
         *(f"  {key}: {flow(value)}" for key, value in {"family": family, **settings}.items()),
     ]
-    task = tried(given.spec, "\n".join([*head, *LEAST])).task
-    spec = tried(given.spec, "\n".join([*head, *about(task, chain, given.at_least)]), keep=True)
-    say(f"wrote {given.spec}")
+    task = tried(arguments.spec, "\n".join([*head, *LEAST])).task
+    spec = tried(
+        arguments.spec, "\n".join([*head, *about(task, chain, arguments.at_least)]), keep=True
+    )
+    say(f"wrote {arguments.spec}")
     for line in example(spec):
         say(line)
-    say(f"next: pytest-mechanism doctor {given.spec} --model-pair base=./A,ft=./B")
-    say(f"then: pytest {given.spec} --model-pair base=./A,ft=./B")
+    say(f"next: pytest-mechanism doctor {arguments.spec} --model-pair base=./A,ft=./B")
+    say(f"then: pytest {arguments.spec} --model-pair base=./A,ft=./B")
     return 0
 
 
@@ -228,7 +230,7 @@ def about(
 def ablation(task: Any) -> dict[str, Any]:
     """A positional mean over as many prompts as the task's texts need; another prompt's z where it
     has too few."""
-    from pytest_mechanism.fields.parts import Ablation
+    from pytest_mechanism.fields.ablation import Ablation
     from pytest_mechanism.spec.feasible import Feasible
 
     for prompts in (200, 500, 1000, 2000, 5000, 10_000):
@@ -251,21 +253,20 @@ def tried(path: Path, text: str, keep: bool = False) -> Any:
     """
     from pytest_mechanism.spec.load import load
 
-    trial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial.write_text(text, encoding="utf-8")
-        spec = load(trial, path)
+        with temporary_beside(path) as trial:
+            trial.write_text(text, encoding="utf-8")
+            spec = load(trial, path)
         if keep:
-            os.replace(trial, path)
+            write_text(path, text)
             missing = []
         return spec
     except OSError as problem:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
     finally:
         with contextlib.suppress(OSError):
-            trial.unlink(missing_ok=True)
             for folder in missing:  # from the innermost outwards; those that stay empty go
                 folder.rmdir()
 

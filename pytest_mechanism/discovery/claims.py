@@ -20,7 +20,8 @@ from pytest_mechanism.claims.scoring import accuracy, performance
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
-from pytest_mechanism.fields.parts import AnyGroup
+from pytest_mechanism.fields.groups import AnyGroup
+from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Verdict
 
@@ -151,7 +152,7 @@ def of_pair(case_of: CaseOf, measure: Measure) -> list[Written]:
 def attempted(claim: Claim, role: str, case_of: CaseOf, measure: Measure) -> Verdict:
     """The verdict; where the claim cannot be judged, an error that says why."""
     try:
-        return claim.judge(case_of(claim, role), measure)
+        return require_safeguards(claim.judge(case_of(claim, role), measure), claim.kind)
     except NoDevice:
         raise
     except MechanismError as problem:

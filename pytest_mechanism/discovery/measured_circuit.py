@@ -13,7 +13,7 @@ from pytest_mechanism.claims.scoring import above_chance, performance
 from pytest_mechanism.discovery.discover import Effort, as_group, discover
 from pytest_mechanism.discovery.stages import Stage, search
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.parts import Group
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.types import Score
 
 

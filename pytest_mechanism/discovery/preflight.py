@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pytest_mechanism.claims import needed_heads
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.scoring import performance
-from pytest_mechanism.discovery import minimality, sufficiency
+from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import elsewhere
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort
 from pytest_mechanism.discovery.stages import STREAM, sweep
-from pytest_mechanism.fields.parts import AnyGroup, Group, plain
+from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.fields.part import plain
 from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
 from pytest_mechanism.types import Measurement
 
@@ -62,7 +64,7 @@ def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
         context.ask(PERFORMANCE, on, rows=effort.threshold_rows, stream=THRESHOLD),
         circuit(effort.threshold_rows, THRESHOLD),
         circuit(effort.rank_rows, sufficiency.SELECT),
-        circuit(effort.select_rows, minimality.SELECT),
+        circuit(effort.select_rows, needed_heads.SELECT),
     )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.discovery.stages import Stage
-from pytest_mechanism.fields.parts import SoughtGroup, plain
+from pytest_mechanism.fields.groups import SoughtGroup
+from pytest_mechanism.fields.part import plain
 from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate

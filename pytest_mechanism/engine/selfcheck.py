@@ -19,7 +19,7 @@ from contextlib import suppress
 
 import torch
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.rotary import boundary, rotary
 from pytest_mechanism.engine.branch import LEAST_ROOM
 from pytest_mechanism.engine.interface import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.errors import SelfCheckError
 
 TOLERANCE = {

@@ -59,6 +59,9 @@ LEAST_CONFIDENCE = 0.8
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A YAML number."""
 
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+"""0 to 1; thresholds have the narrower types below."""
+
 # -- shares of rows
 
 AtLeast = Annotated[

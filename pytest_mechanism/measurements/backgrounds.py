@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from pytest_mechanism.fields.parts import LEAST_PROMPTS
+from pytest_mechanism.fields.ablation import LEAST_PROMPTS
 
 MARGIN = 1.2
 """Prompts advised over those that would just do: which slots they have is a matter of chance."""

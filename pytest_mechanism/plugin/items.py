@@ -28,7 +28,6 @@ from pytest_mechanism.errors import (
     one_line,
     visible,
 )
-from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.plugin.outcomes import settled, skipped_although
 from pytest_mechanism.plugin.snapshot import (
     ScoreExtension,
@@ -40,6 +39,8 @@ from pytest_mechanism.plugin.snapshot import (
 )
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result, overruled
+from pytest_mechanism.session import Session
+from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.find import read_spec
 from pytest_mechanism.spec.load import SpecErrors
 from pytest_mechanism.spec.spec import Spec
@@ -175,7 +176,7 @@ class ClaimItem(pytest.Function):
         try:
             verdict = session.evaluator.judge(self.spec, self.claim, self.name)
         except NoDevice as problem:
-            session.no_device = no_device(problem)
+            session.no_device = str(DEVICE.error(problem))
             verdict = Verdict("error", session.no_device, "")
         except MechanismError as problem:
             verdict = Verdict("error", str(problem), "")
@@ -187,7 +188,7 @@ class ClaimItem(pytest.Function):
         if verdict.status == "skipped":
             self.report(verdict, None, None, seconds)
             pytest.skip(visible(verdict.reason))
-        verdict, drift, accepted = self.settle(verdict, seconds)
+        verdict, drift = self.settle(verdict, seconds)
         if verdict.cause is Cause.NOT_ACCEPTED:
             raise ClaimFailed(f"{self.claim_name} on {self.name}: {verdict.reason}")
         if verdict.red:
@@ -197,7 +198,6 @@ class ClaimItem(pytest.Function):
                 self.name,
                 verdict,
                 drift,
-                accepted,
                 meaning(verdict.cause, self.claim.if_red),
             )
             raise ClaimFailed(text + self.traced(session.evaluator.trace))
@@ -272,9 +272,7 @@ class ClaimItem(pytest.Function):
             verdict = Verdict("error", f"{type(problem).__name__}: {said}", "")
         self.report(verdict, None, None, 0.0)
 
-    def settle(
-        self, verdict: Verdict, seconds: float
-    ) -> tuple[Verdict, Drift | None, float | None]:
+    def settle(self, verdict: Verdict, seconds: float) -> tuple[Verdict, Drift | None]:
         """Compare with the accepted score, which may turn the verdict red, and report."""
         drift, accepted, problem = self.compare(verdict)
         if problem is not None:
@@ -285,7 +283,7 @@ class ClaimItem(pytest.Function):
             reason = not_accepted(drift)
             verdict = replace(verdict, status="fail", reason=reason, cause=drift.cause)
         self.report(verdict, drift, accepted, seconds)
-        return verdict, drift, accepted
+        return verdict, drift
 
     def lacks_accepted(self, drift: Drift) -> bool:
         """Whether there has to be an accepted score, and is none."""
@@ -314,8 +312,11 @@ class ClaimItem(pytest.Function):
             drift = replace(drift, accepted_now=accepted_now(keeper))
             if accepted is not None and ScoreExtension.updating and not drift.accepted_now:
                 keep_bounds(location, f"{self.claim_name}.{self.name}", received)
-            if drift.red and accepting:  # --snapshot-update: the new score is the accepted one now
-                drift = replace(drift, state="changed", reason="accepted by --snapshot-update")
+            if (
+                accepted is not None and drift.red and accepting
+            ):  # --snapshot-update: the new score is the accepted one now
+                finding = f"this score replaces the baseline {float(accepted['value']):.3f}"
+                drift = replace(drift, state="changed", finding=f"{finding} (--snapshot-update)")
         return drift, None if accepted is None else float(accepted["value"]), None
 
     def notes(self) -> list[str]:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
 from pytest_mechanism.errors import MechanismError, visible
-from pytest_mechanism.files import BadFile, read_text
+from pytest_mechanism.files import BadFile, read_text, write_json
 from pytest_mechanism.statistics.drift import Tolerance, compare
 
 FORMAT = 1
@@ -296,18 +295,7 @@ def merge(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> None:
         if not scores:
             path.unlink(missing_ok=True)
             return
-        text = json.dumps(
-            {"mechanism_scores": FORMAT, "scores": scores},
-            sort_keys=True,
-            indent=1,
-            allow_nan=False,
-        )
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_json(path, {"mechanism_scores": FORMAT, "scores": scores}, sort_keys=True)
 
 
 def score_file(spec: Path, pair: str) -> Path:

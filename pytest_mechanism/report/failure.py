@@ -20,7 +20,6 @@ def failure_text(
     role: str,
     verdict: Verdict,
     drift: Drift | None,
-    accepted: float | None,
     meaning: str = "",
 ) -> str:
     """Several lines; the first is what pytest's short summary shows."""
@@ -42,15 +41,8 @@ def failure_text(
         lines += score_lines(score, "measured" if i == 0 else "beside")
     if meaning:
         lines.append(f"  meaning   {meaning}")
-    if drift is not None and drift.state == "new":
-        none = "none to compare with"
-        if drift.redefined and accepted is not None:
-            none = f"{accepted:.4f}, of another definition: nothing to compare with"
-        lines.append(f"  accepted  {none}{', this one now' if drift.accepted_now else ''}")
-    elif drift is not None:
-        lines.append(
-            f"  accepted  {'none' if accepted is None else f'{accepted:.4f}'}: {drift.reason}"
-        )
+    if drift is not None:
+        lines.append(f"  accepted  {drift.reason}")
     return "\n".join(visible(line) for line in lines)
 
 

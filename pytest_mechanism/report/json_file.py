@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
@@ -48,15 +45,3 @@ def result_file(
         "versions": versions(),
         "exit_code": exit_code,
     }
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Atomic: a reader sees the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(
-            json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

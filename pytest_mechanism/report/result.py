@@ -13,7 +13,7 @@ from typing import Any
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
-from pytest_mechanism.fields.parts import plain
+from pytest_mechanism.fields.part import plain
 from pytest_mechanism.report.rows import DIGITS, row, rows
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift

@@ -14,12 +14,13 @@ from pytest_mechanism.claims.base import REFERENCE, Claim, ClaimContext, task_se
 from pytest_mechanism.discovery.discover import Effort, with_discovered
 from pytest_mechanism.discovery.preflight import of_search, with_stand_ins
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
-from pytest_mechanism.fields.parts import AnyGroup, Group
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
 
 
@@ -219,7 +220,7 @@ class ClaimEvaluator:
                 context = replace(
                     context, groups=self.discovered(spec, context, found_on(spec, claim, role))
                 )
-            verdict = claim.judge(context, self.runner.measure)
+            verdict = require_safeguards(claim.judge(context, self.runner.measure), claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
             raise

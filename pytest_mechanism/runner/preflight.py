@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
-from pytest_mechanism.fields.parts import LEAST_PROMPTS
+from pytest_mechanism.fields.ablation import LEAST_PROMPTS
 from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
 from pytest_mechanism.measurements.draws import Draw, ablation, draws, recipe
 from pytest_mechanism.measurements.recipe import Recipe

@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import open_file, write_whole
+from pytest_mechanism.files import open_file, write_bytes
 from pytest_mechanism.types import Observations, canonical
 
 FORMAT = 2
@@ -169,7 +169,7 @@ class Store:
             "facts": dict(seen.facts),
         }
         try:
-            write_whole(self.path(key), json.dumps(about).encode() + b"\n" + body)
+            write_bytes(self.path(key), json.dumps(about).encode() + b"\n" + body, durable=False)
         except OSError as problem:
             raise MechanismError(
                 f"the store {self.folder} cannot be written: {problem.strerror}"

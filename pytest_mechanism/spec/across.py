@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import choices
-from pytest_mechanism.fields.parts import AnyGroup, AppliesTo, SoughtGroup
+from pytest_mechanism.fields.applies_to import AppliesTo
+from pytest_mechanism.fields.groups import AnyGroup, SoughtGroup
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.yaml import Path_
 from pytest_mechanism.tasks.base import Task, parse_position

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pytest_mechanism.claims.base import LEAST_CLUSTERS, Claim
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.fields.parts import LEAST_PROMPTS, Ablation
+from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.tasks.base import AnyWord, Row, Task
 from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, ChatSettings
 

@@ -17,14 +17,10 @@ from pydantic import BaseModel, ValidationError
 
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import SpecError, choices
-from pytest_mechanism.fields.parts import (
-    Ablation,
-    AnyGroup,
-    AppliesTo,
-    Group,
-    Part,
-    SoughtGroup,
-)
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.applies_to import AppliesTo
+from pytest_mechanism.fields.groups import AnyGroup, Group, SoughtGroup
+from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.across import (

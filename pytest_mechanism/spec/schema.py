@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pytest_mechanism.fields.parts import Ablation, AnyGroup, AppliesTo
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.applies_to import AppliesTo
+from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import IDENTIFIER

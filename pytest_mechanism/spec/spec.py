@@ -10,7 +10,9 @@ from pathlib import Path
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import add_models
-from pytest_mechanism.fields.parts import Ablation, AnyGroup, AppliesTo, SoughtGroup
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.applies_to import AppliesTo
+from pytest_mechanism.fields.groups import AnyGroup, SoughtGroup
 from pytest_mechanism.spec.yaml import Document
 from pytest_mechanism.tasks.base import Task
 

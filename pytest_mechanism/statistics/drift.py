@@ -1,8 +1,8 @@
-"""Is a score still the one that was accepted?
+"""Compares a score with its baseline, the accepted score.
 
-Same fingerprints as stored: any drift beyond ``atol`` fails, since the tool or the machine
-changed. New fingerprints: a score that is worse than the accepted one by more than ``drift``, with
-confidence, fails; better is reported. No accepted score: the verdict alone decides.
+Unchanged checkpoints: any change beyond ``atol`` fails, since only the tool or the machine can have
+caused it. New checkpoints: a score that is significantly worse than the baseline by more than ``drift``
+fails; a better score is reported. Without a baseline, the verdict alone decides.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ State = Literal["new", "same", "changed", "worse", "better", "moved"]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """From the spec as it is now, never from the stored file.
+    """What the spec allows. Never read from the stored file.
 
     Attributes:
-        atol: for unchanged checkpoints.
-        drift: for new ones.
+        atol: the largest change on unchanged checkpoints.
+        drift: the largest loss on new checkpoints.
     """
 
     atol: float
@@ -32,25 +32,37 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Drift:
-    """How a score stands to the accepted one.
+    """How a score compares with its baseline.
 
     Attributes:
-        state: ``new`` (nothing accepted yet), ``same``, ``changed`` (within tolerance), ``better``,
-            ``worse`` (red), ``moved`` (red: unchanged checkpoints, other score).
-        amount: received minus accepted, or None where nothing was accepted.
-        allowed: what tolerance applied.
-        reason: one line.
-        accepted_now: whether this run makes the score the accepted one.
-        redefined: whether it is ``new`` although a score was accepted: that one is of another
-            quantity or definition.
+        state: ``new`` (no baseline yet), ``same``, ``changed`` (within tolerance), ``better``, ``worse``
+            (red), ``moved`` (red: unchanged checkpoints, another score).
+        amount: score minus baseline, or None without a baseline.
+        allowed: the tolerance that applied.
+        finding: the comparison in words.
+        accepted_now: whether this run accepts the score as the baseline.
+        redefined: whether the state is ``new`` although a baseline exists, because the baseline measures
+            another quantity or has another definition.
     """
 
     state: State
     amount: float | None
     allowed: float
-    reason: str
+    finding: str
     accepted_now: bool = False
     redefined: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The comparison in one line, with the next step if there is no baseline."""
+        if self.state != "new":
+            return self.finding
+        step = (
+            "this score is now accepted"
+            if self.accepted_now
+            else "--snapshot-update accepts this score"
+        )
+        return f"{self.finding}; {step}"
 
     @property
     def red(self) -> bool:
@@ -58,7 +70,7 @@ class Drift:
 
     @property
     def cause(self) -> Cause:
-        """Why a claim that holds is red all the same."""
+        """Why this comparison makes a claim red whose thresholds hold."""
         return {"worse": Cause.FELL_BEHIND, "moved": Cause.MOVED}.get(
             self.state, Cause.REDEFINED if self.redefined else Cause.NOT_ACCEPTED
         )
@@ -70,76 +82,69 @@ def compare(
     """Compare two serialised scores.
 
     Args:
-        received: ``value``, ``interval``, ``better``, ``fingerprints``, ``definition`` of now.
-        accepted: the same as stored, or None.
+        received: ``value``, ``interval``, ``better``, ``fingerprints``, ``definition`` of this run.
+        accepted: the same fields of the baseline, or None.
         tolerance: of the spec.
     """
     if accepted is None:
-        return Drift(
-            "new",
-            None,
-            tolerance.drift,
-            "no accepted score yet; --snapshot-update accepts this one",
-        )
-    name, now = accepted.get("name", received.get("name")), received.get("name")
-    if name != now or accepted.get("definition") != received["definition"]:
-        what = f"is '{name}', this one '{now}'" if name != now else "is of another definition"
-        return Drift(
-            "new",
-            None,
-            tolerance.drift,
-            f"the accepted score {what}: nothing to compare with; --snapshot-update accepts this one",
-            redefined=True,
-        )
+        return Drift("new", None, tolerance.drift, "no baseline yet")
+    name, accepted_name = received.get("name"), accepted.get("name", received.get("name"))
+    if name != accepted_name:
+        finding = f"the baseline measures {accepted_name!r}, not {name!r}"
+        return Drift("new", None, tolerance.drift, finding, redefined=True)
+    if accepted.get("definition") != received["definition"]:
+        finding = "the baseline has another definition and cannot be compared"
+        return Drift("new", None, tolerance.drift, finding, redefined=True)
     new, old = _number(received["value"]), _number(accepted["value"])
     amount = new - old
     if accepted.get("fingerprints") == received["fingerprints"]:
         if abs(amount) <= tolerance.atol:
-            return Drift("same", amount, tolerance.atol, "as accepted")
+            return Drift("same", amount, tolerance.atol, f"matches the baseline {old:.3f}")
         return Drift(
             "moved",
             amount,
             tolerance.atol,
-            f"the checkpoints are unchanged, the score went from {old:.4f} to {new:.4f} "
-            f"(allowed {tolerance.atol:g}): the tool or the machine changed",
+            f"the score moved from {old:.4f} to {new:.4f} (allowed {tolerance.atol:g}) on unchanged "
+            "checkpoints: the tool or the machine changed",
         )
     low, high = (_number(x) for x in received["interval"])
-    loss, surely = _loss(received["better"], old, new, low, high)
-    if surely > tolerance.drift:
-        return Drift(
-            "worse",
-            amount,
-            tolerance.drift,
-            f"worse than the accepted {old:.3f} by {loss:.3f}, with confidence by more than the "
-            f"allowed {tolerance.drift:g}",
-        )
-    if loss < -tolerance.drift:
-        return Drift(
-            "better", amount, tolerance.drift, f"better than the accepted {old:.3f} by {-loss:.3f}"
-        )
-    return Drift(
-        "changed", amount, tolerance.drift, f"{amount:+.3f} against the accepted {old:.3f}"
-    )
+    better = received["better"]
+    loss, least_loss = _loss(better, old, new, low, high)
+    if least_loss > tolerance.drift:
+        finding = f"{_difference(better, old, new)} (allowed {tolerance.drift:g}, significant)"
+        return Drift("worse", amount, tolerance.drift, finding)
+    state: State = "better" if loss < -tolerance.drift else "changed"
+    return Drift(state, amount, tolerance.drift, _difference(better, old, new))
+
+
+def _difference(better: str | float, old: float, new: float) -> str:
+    """The distance between score and baseline in words."""
+    if better in ("higher", "lower"):
+        return f"{abs(new - old):.3f} {'below' if new < old else 'above'} the baseline {old:.3f}"
+    target = float(better)
+    change = abs(new - target) - abs(old - target)
+    word = "farther from" if change > 0 else "nearer to"
+    return f"{abs(change):.3f} {word} {target:g} than the baseline {old:.3f}"
 
 
 def _loss(
     better: str | float, old: float, new: float, low: float, high: float
 ) -> tuple[float, float]:
-    """How much worse the new value is, and how much at the interval's kindest end."""
+    """How much worse the new value is, and how much worse the best end of its interval is."""
     if better == "higher":
         return old - new, old - high
     if better == "lower":
         return new - old, low - old
     target = float(better)
-    kindest = 0.0 if low <= target <= high else min(abs(low - target), abs(high - target))
-    return abs(new - target) - abs(old - target), kindest - abs(old - target)
+    nearest = 0.0 if low <= target <= high else min(abs(low - target), abs(high - target))
+    return abs(new - target) - abs(old - target), nearest - abs(old - target)
 
 
 def _number(value: Any) -> float:
-    """A finite number.
+    """A finite number: an infinite baseline would match any score.
 
     Raises:
-        ValueError: an infinite accepted score would match anything.
+        ValueError: the value is no finite number.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{value!r} is not a finite number")

@@ -18,17 +18,17 @@ from typing import Any
 import pytest
 from replacing import NAME, copied_with_times, folder_renamed, in_place, one_byte, renamed_over
 
-from pytest_mechanism.checkpoints import states, watch
+from pytest_mechanism.checkpoints import file_state, watch
 from pytest_mechanism.checkpoints.fingerprint import of_reference
-from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
-from pytest_mechanism.options import Session
 from pytest_mechanism.runner import runner as runner_module
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
+from pytest_mechanism.session import Session
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 
 TASK = canonical(
@@ -55,7 +55,7 @@ class World:
         real = runner_module.resolve
         fakes = {
             "fake:measure": self.measure,
-            "pytest_mechanism.checkpoints.load:load_model": self.load,
+            "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
             "pytest_mechanism.methods.context:make_bench": self.bench,
         }
         monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
@@ -103,7 +103,7 @@ def world(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def make(reference: Reference, store: Path) -> Runner:
     found = of_reference(reference, store / "fingerprints.json")
-    return Runner({"base": reference}, {"base": found}, Options(), Store(store))
+    return Runner({"base": reference}, {"base": found}, ModelOptions(), Store(store))
 
 
 def stored(runner: Runner, *asked: Measurement) -> list[float]:
@@ -153,9 +153,9 @@ CHANGES = [
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
-    clock = states.now
-    monkeypatch.setattr(states, "now", lambda: clock() + 120 * 10**9)
-    monkeypatch.setattr(states, "kind_of_system", lambda *_: "ext4")
+    clock = file_state.now
+    monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
+    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_where_times_prove_nothing_results_are_taken_back(
 ) -> None:
     """On a file system that says that nothing has changed, files are read again at the end of the
     work on a checkpoint, and what was stored meanwhile goes."""
-    fixed: dict[Path, states.State] = {}
+    fixed: dict[Path, file_state.State] = {}
     long_ago = 10**18 + 1
     for module in (watch, sys.modules[of_reference.__module__]):
         monkeypatch.setattr(
@@ -252,7 +252,7 @@ def test_where_times_prove_nothing_results_are_taken_back(
             "state_of",
             lambda path: fixed.setdefault(path, ("x", 0, 0, 0, 0, 0, long_ago, 0, 0)),
         )
-    monkeypatch.setattr(states, "kind_of_system", lambda *_: "nfs4")
+    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "nfs4")
     runner = make(reference, tmp_path / "store")
     asked = [ask("first"), ask("second")]
     runner.plan(asked)
@@ -323,7 +323,7 @@ claims:
 REPLACES = """
 import os, shutil
 from pathlib import Path
-import pytest_mechanism.checkpoints.weights as weights
+import pytest_mechanism.checkpoints.loading.weights as weights
 
 def replace():
     os.utime(shutil.copy("other.safetensors", "base/model.safetensors"), (1, 1))
@@ -388,10 +388,10 @@ def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Refer
     told = {"mechanism_fingerprints": {"base": found.model}}
     session = Session(SimpleNamespace(workerinput=told), {"base": reference}, None)  # type: ignore[arg-type]
     session.__dict__["store_folder"] = None
-    session.check_workers()
+    session.check_worker()
     in_place(reference.folder / NAME)
     del session.__dict__["fingerprints"]
     with pytest.raises(
         CheckpointChanged, match=r"^base \(base\): .* was changed or replaced while"
     ):
-        session.check_workers()
+        session.check_worker()

@@ -316,7 +316,7 @@ def test_old_locks_go_unless_they_are_held(tmp_path: Path) -> None:
 LOAD = """
 import resource, sys, torch, transformers, transformer_lens
 from pathlib import Path
-from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MechanismError
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

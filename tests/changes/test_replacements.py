@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from replacing import NAME, THEN, WAYS, in_place, write
 
+from pytest_mechanism.checkpoints import file_state
 from pytest_mechanism.checkpoints import fingerprint as module
-from pytest_mechanism.checkpoints import states
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
 
@@ -37,7 +37,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(states, "now", made.now)
+    monkeypatch.setattr(file_state, "now", made.now)
     return made
 
 
@@ -122,7 +122,7 @@ def test_on_other_file_systems_nothing_is_remembered(
 ) -> None:
     """Their times may come late, from somewhere else, or not at all."""
     clock.ahead = MINUTES
-    monkeypatch.setattr(states, "kind_of_system", lambda *_: kind)
+    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: kind)
     for _ in range(2):
         fingerprint(folder, tmp_path / "memory.json")
     assert reads.count(NAME) == 2
@@ -130,17 +130,17 @@ def test_on_other_file_systems_nothing_is_remembered(
 
 def test_whole_seconds_prove_nothing() -> None:
     """A coarse clock, or an image whose times its maker chose."""
-    state = states.state_of(Path(__file__))
+    state = file_state.state_of(Path(__file__))
     second = 10**9
     chosen = (*state[:6], 5 * second, *state[7:])
-    assert not states.proves(chosen, 10**18)
+    assert not file_state.proves(chosen, 10**18)
 
 
 def test_after_the_clock_was_set_back_nothing_is_remembered(
     folder: Path, tmp_path: Path, clock: Clock, reads: list[str], monkeypatch
 ) -> None:
     """Times that have been may come again."""
-    monkeypatch.setattr(states, "kind_of_system", lambda *_: "ext4")
+    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
     clock.ahead = 2 * MINUTES
     fingerprint(folder, tmp_path / "memory.json")
     clock.ahead = MINUTES
@@ -195,11 +195,11 @@ touch -d @1700000000 *
 PRINT = """
 import sys
 from pathlib import Path
-from pytest_mechanism.checkpoints import states
+from pytest_mechanism.checkpoints import file_state
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
 
-clock = states.now
-states.now = lambda: clock() + 120 * 10**9
+clock = file_state.now
+file_state.now = lambda: clock() + 120 * 10**9
 print(fingerprint(Path(sys.argv[1]), Path(sys.argv[2])).model)
 """
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
-from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference, parse_reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import BadReference, CheckpointChanged, MechanismError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mechanism.checkpoints.load import load_model
+from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.errors import MechanismError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_mechanism.checkpoints import file_state
 from pytest_mechanism.checkpoints import fingerprint as module
-from pytest_mechanism.checkpoints import states
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
 from pytest_mechanism.errors import MechanismError
 
@@ -42,9 +42,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
-    clock = states.now
-    monkeypatch.setattr(states, "now", lambda: clock() + 120 * 10**9)
-    monkeypatch.setattr(states, "kind_of_system", lambda *_: "ext4")
+    clock = file_state.now
+    monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
+    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
 
 
 @pytest.fixture

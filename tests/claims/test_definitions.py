@@ -17,9 +17,10 @@ from pytest_mechanism.claims.circuits import random_circuits
 from pytest_mechanism.claims.cmap import Cmap
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.minimality import Minimality
+from pytest_mechanism.claims.needed_heads import at_most
 from pytest_mechanism.claims.transfer import Transfer
-from pytest_mechanism.discovery.minimality import at_most
-from pytest_mechanism.fields.parts import Ablation, Group
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.report.result import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
@@ -64,7 +65,7 @@ def arguments(m: Measurement) -> dict[str, Any]:
 
 
 def name(m: Measurement) -> str:
-    return m.method.function.partition("methods.")[2]
+    return m.method.function.rpartition(".")[2]
 
 
 # -- encodes: the control of a learned mask

@@ -14,7 +14,7 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters

@@ -15,7 +15,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.direction import Direction
 from pytest_mechanism.claims.refuses_after_prefill import RefusesAfterPrefill
 from pytest_mechanism.claims.suppression_holds import SuppressionHolds
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
@@ -237,7 +237,11 @@ def both(
     refusing = refusals(base_forbidden=ONE, ft_forbidden=refused, allowed=ZERO)
 
     def fake(m: Measurement) -> Observations:
-        return refusing(m) if "refusal" in m.method.function else seen(FOUND, len(own), **columns)
+        return (
+            refusing(m)
+            if m.method.function.endswith("refusal:measure")
+            else seen(FOUND, len(own), **columns)
+        )
 
     return claim.judge(case, fake)
 

@@ -120,7 +120,7 @@ def test_fine_tune_draws_its_questions_before_it_loads_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task with nothing that must be refused, and a disk that is full: a line, no training."""
-    import pytest_mechanism.checkpoints.load as loading
+    import pytest_mechanism.checkpoints.loading.model as loading
 
     def load_model(*_: object, **__: object) -> None:
         raise AssertionError("a checkpoint was loaded")

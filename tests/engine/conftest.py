@@ -122,7 +122,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def loaded(tiny: Callable[[str], Path]) -> Callable[[str, str], Any]:
     """The tiny model of a family in a dtype, loaded once; whoever changes it puts it back."""
-    from pytest_mechanism.checkpoints.load import load_model
+    from pytest_mechanism.checkpoints.loading.model import load_model
 
     @cache
     def of(family: str, dtype: str = "float64") -> Any:

@@ -13,7 +13,7 @@ from strategies import PARTS
 from sweep import LAST, TOKENS, of_each_head, silenced
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine.branch import LEAST_ROOM, BranchEngine
 from pytest_mechanism.engine.interface import (
     Alive,

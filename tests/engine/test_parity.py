@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import FAMILIES, PARTS, ClaimContext, batches, cases, farthest, gaps
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch
 from pytest_mechanism.engine.branch import BranchEngine, Limit
 from pytest_mechanism.engine.interface import (

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine, edited
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.engine import interface, reference, selfcheck
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sweep import LAST, TOKENS, logits, of_each_head, silenced
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine import replay as replay_module

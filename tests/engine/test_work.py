@@ -12,7 +12,7 @@ import torch
 from sweep import HEADS, LAST, LAYERS, LENGTH, ROWS, TOKENS, logits, of_each_head, silenced
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine.branch import BranchEngine

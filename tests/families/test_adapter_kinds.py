@@ -16,7 +16,7 @@ from opening import opened
 from peft import LoHaConfig, LoraConfig, get_peft_model
 from test_matrix import measured
 
-from pytest_mechanism.checkpoints.load import LoadedModel, load_model
+from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.errors import MechanismError
 from recipes.word_level import save_tokenizer
 

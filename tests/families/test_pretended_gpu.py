@@ -11,7 +11,7 @@ from asked import CROSSED, EVERY, LAST, OTHERS, PATCHED, ROWS, WEIGHED
 from pretended_gpu import PretendedGPU
 from test_matrix import measured
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.measurements import catalogue
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.context import MeasurementContext

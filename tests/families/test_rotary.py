@@ -95,7 +95,7 @@ def test_without_it_the_self_check_stops_the_model(
     folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A short row alone and beside a long one are compared when a checkpoint is loaded."""
-    monkeypatch.setattr("pytest_mechanism.checkpoints.weights.by_row", lambda model: model)
+    monkeypatch.setattr("pytest_mechanism.checkpoints.loading.weights.by_row", lambda model: model)
     with pytest.raises(SelfCheckError, match=r"a row of \d+ tokens beside or after one of \d+"):
         opened(folder(name))
 

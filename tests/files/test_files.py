@@ -1,4 +1,4 @@
-"""A regular file of at most so many bytes, or one line at once."""
+"""Reading accepts a regular file of a limited size only; writing replaces a file as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mechanism.files import BadFile, check_file, open_file, read_bytes, read_json, read_text
+from pytest_mechanism.files import (
+    BadFile,
+    check_file,
+    new_folder,
+    open_file,
+    read_bytes,
+    read_json,
+    read_text,
+    replacing,
+    temporary_beside,
+    write_json,
+    write_text,
+)
 
 READERS: list[Callable[[Path, int], object]] = [check_file, read_bytes, read_text, read_json]
 
@@ -132,3 +144,80 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_noticed(
     monkeypatch.setattr(files, "check_file", lambda *_: None)
     with pytest.raises(BadFile, match="is a named pipe"), open_file(path, 10):
         pass
+
+
+# -- writing
+
+
+def test_text_and_json_are_read_back_and_leave_nothing_beside_them(tmp_path: Path) -> None:
+    """JSON is indented and ends with a line break, so that it can be compared line by line."""
+    write_text(tmp_path / "a.yaml", "é: 1\n")
+    write_json(tmp_path / "b.json", {"b": [1], "a": "x"}, sort_keys=True)
+    assert {p.name: p.read_text(encoding="utf-8") for p in sorted(tmp_path.iterdir())} == {
+        "a.yaml": "é: 1\n",
+        "b.json": '{\n "a": "x",\n "b": [\n  1\n ]\n}\n',
+    }
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1j}])
+def test_what_is_no_json_leaves_the_old_file(tmp_path: Path, value: object) -> None:
+    """Nothing is written before all of it can be."""
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, value)
+    assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (["a.json"], "1\n")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a write loses nothing."""
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (["a"], "old")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure a renamed file that was not synchronised may be empty."""
+    path, events = tmp_path / "a", []
+    monkeypatch.setattr(os, "fsync", lambda number: events.append(path.exists()))
+    write_text(path, "x")
+    with replacing(path, durable=False) as temporary:
+        temporary.write_text("y")
+    assert (events, path.read_text()) == ([False], "y")
+
+
+def test_a_trial_file_is_gone_afterwards(tmp_path: Path) -> None:
+    """Whether a file can be written is tried without leaving one."""
+    with temporary_beside(tmp_path / "a") as trial:
+        trial.touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_has_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    """Folders above it are made; a folder that fails half-way is removed."""
+
+    def filled(name: str, full: bool) -> None:
+        with new_folder(tmp_path / "above" / name) as temporary:
+            (temporary / "x").touch()
+            assert not (tmp_path / "above" / name).exists()
+            if full:
+                raise OSError("full")
+
+    filled("a", full=False)
+    with pytest.raises(OSError, match="full"):
+        filled("b", full=True)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
+        "above",
+        "above/a",
+        "above/a/x",
+    ]

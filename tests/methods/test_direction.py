@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_mechanism.checkpoints.load import load_model
-from pytest_mechanism.checkpoints.weights import read_weights
+from pytest_mechanism.checkpoints.loading.model import load_model
+from pytest_mechanism.checkpoints.loading.weights import read_weights
 from pytest_mechanism.errors import MeasurementError, SelfCheckError
 from pytest_mechanism.methods.circuits.projection import Without
 from pytest_mechanism.methods.context import MeasurementContext

@@ -34,8 +34,8 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import Claim, Roles, listed
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.fields.parts import Fraction
-from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.fields.thresholds import Fraction
+from pytest_mechanism.statistics import honesty, verdicts
 from pytest_mechanism.types import Control, Score
 
 WITHOUT_SCORE = (
@@ -99,7 +99,10 @@ class Fixed(Claim):
             near = replace(score, name="a score near by", better="lower")
             bounded = verdicts.within(near, -1.0, self.near_at_most)
             verdict = verdicts.together([verdict, bounded])
-        return getattr(verdicts, doubt)(verdict, "that is how it is") if doubt else verdict
+        if doubt:
+            return getattr(honesty, doubt)(verdict, "that is how it is")
+        fine = honesty.not_needed("the number comes from a file")
+        return replace(verdict, control=fine, chance=fine)
 '''
 
 ENTRY_POINTS = "[pytest_mechanism.claims]\nfixed = fixed_kind:Fixed\n"

@@ -137,9 +137,7 @@ def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
 
     assert found.ret == pytest.ExitCode.TESTS_FAILED
     found.assert_outcomes(failed=3, deselected=1)
-    line = (
-        "no accepted score yet; --snapshot-update accepts this one (--mechanism-require-accepted)"
-    )
+    line = "no baseline yet; --snapshot-update accepts this score (--mechanism-require-accepted)"
     found.stdout.fnmatch_lines(
         [
             f"good on base: {line}",
@@ -177,8 +175,8 @@ def test_drift_on_unchanged_checkpoints_fails(accepted):
     found.assert_outcomes(passed=1, failed=1)
     found.stdout.fnmatch_lines(
         [
-            "FAILED circuit.yaml::good::ft - good on ft: the checkpoints are unchanged, the score "
-            "went from 0.9000 to 0.9020 (allowed 0.001): the tool or the machine changed"
+            "FAILED circuit.yaml::good::ft - good on ft: the score moved from 0.9000 to 0.9020 "
+            "(allowed 0.001) on unchanged checkpoints: the tool or the machine changed"
         ]
     )
 

@@ -203,14 +203,14 @@ PAIRS = [
         pair("hf:nobody/nothing,./ft")),
     Row("bad label", nothing, "'a b' cannot be a label", 4, pair("a b=./base,./ft")),
     Row("path that is too long", nothing, "cannot be a folder", 4, pair("./base," + "a" * 300)),
-    Row("dtype", nothing, "no dtype 'float31'; did you mean 'float32'?", 4,
+    Row("dtype", nothing, "unknown dtype 'float31'; did you mean 'float32'?", 4,
         ("--mechanism-dtype", "float31")),
-    Row("device", nothing, "no device 'gpu'; valid: auto, cpu, cuda, cuda:N", 4, ("--mechanism-device", "gpu")),
+    Row("device", nothing, "unknown device 'gpu'; valid: auto, cpu, cuda, cuda:N", 4, ("--mechanism-device", "gpu")),
     Row("device that is not there", nothing, "no device 'cuda:99', torch sees", 4,
         ("--mechanism-device", "cuda:99")),
-    Row("batch size", nothing, "'0' is no number of rows above 0", 4, ("--mechanism-batch-size", "0")),
+    Row("batch size", nothing, "'0' is not a number of rows from 1 to 1,000,000", 4, ("--mechanism-batch-size", "0")),
     Row("confidence", nothing, "'2' does not lie between 0.8 and 1", 4, ("--mechanism-confidence", "2")),
-    Row("engine", nothing, "no engine 'brnch'; did you mean 'branch'?", 4,
+    Row("engine", nothing, "unknown engine 'brnch'; did you mean 'branch'?", 4,
         ("--mechanism-engine", "brnch")),
     Row("a model without a role", nothing, "takes ROLE=REFERENCE, got './ft'", 4,
         ("--mechanism-model", "./ft")),
@@ -533,7 +533,7 @@ def test_a_damaged_entry_is_measured_again(pytester, remembered, damage):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"\\ud800": "x"}', "[" * 100_000])
 def test_a_damaged_memory_of_fingerprints_is_made_anew(pytester, remembered, content, monkeypatch):
     """It saves time and nothing more."""
-    monkeypatch.setattr("pytest_mechanism.checkpoints.memory.proves", lambda *_: True)
+    monkeypatch.setattr("pytest_mechanism.checkpoints.hash_cache.proves", lambda *_: True)
     world = remembered
     (world.path / "store" / "fingerprints.json").write_text(content)
 
@@ -560,9 +560,9 @@ def test_a_full_disk_is_a_line(pytester, world, monkeypatch):
 
 def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     """The run is no green one without it."""
-    import pytest_mechanism.report.json_file as module
+    import pytest_mechanism.files as module
 
-    monkeypatch.setattr(module, "write", full)
+    monkeypatch.setattr(module, "write_json", full)
 
     found = gate(pytester, *WITH)
 
@@ -632,7 +632,7 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
 
 def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
     """What was accepted before is still there, and the run says what went wrong."""
-    import pytest_mechanism.plugin.snapshot as module
+    import pytest_mechanism.files as module
 
     world = remembered
     gate(pytester, *WITH, "--snapshot-update")

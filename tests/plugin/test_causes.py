@@ -118,9 +118,7 @@ def test_fell_behind_the_accepted_score(accepted, role):
     found = red(accepted, role=role)
 
     assert (found.cause, found.said) == ("fell_behind", MEANING[Cause.FELL_BEHIND])
-    assert found.claim["reason"] == (
-        "worse than the accepted 0.900 by 0.200, with confidence by more than the allowed 0.05"
-    )
+    assert found.claim["reason"] == ("0.200 below the baseline 0.900 (allowed 0.05, significant)")
     assert REFUTED not in found.output
 
 
@@ -139,8 +137,8 @@ def test_measured_under_another_definition(accepted):
 
     assert (found.cause, found.claim["meaning"]) == ("redefined", MEANING[Cause.REDEFINED])
     assert found.claim["reason"] == (
-        "the accepted score is of another definition: nothing to compare with; --snapshot-update "
-        "accepts this one (--mechanism-require-accepted)"
+        "the baseline has another definition and cannot be compared; --snapshot-update accepts this "
+        "score (--mechanism-require-accepted)"
     )
 
 
@@ -153,8 +151,8 @@ def test_an_accepted_score_of_another_quantity_is_named_in_one_line(accepted):
 
     assert (found.cause, found.claim["drift"]) == ("redefined", None)
     assert found.claim["reason"] == (
-        "the accepted score is 'an older score', this one 'fixed score': nothing to compare with; "
-        "--snapshot-update accepts this one (--mechanism-require-accepted)"
+        "the baseline measures 'an older score', not 'fixed score'; --snapshot-update accepts this "
+        "score (--mechanism-require-accepted)"
     )
 
 

@@ -167,16 +167,16 @@ def test_further_models_from_the_ini_file(green):
         (["--model-pair", "../x=./base,./ft"], "'../x' cannot be a label: *"),
         (["--model-pair", "hf:org/name,./ft"], "hf:org/name: org/name is not in the cache *"),
         (["--model-pair", "./base+lora,./ft"], "./base+lora: no folder 'lora' for the adapter*"),
-        (["--mechanism-device", "gpu"], "--mechanism-device: no device 'gpu'; valid: *"),
-        (["--mechanism-device", "auto:1"], "--mechanism-device: no device 'auto:1'; *"),
-        (["--mechanism-quantize", "2bit"], "--mechanism-quantize: no quantisation '2bit'; *"),
-        (["--mechanism-device", "cuda:x"], "--mechanism-device: no device 'cuda:x'; *"),
-        (["--mechanism-device", "cuda:²"], "--mechanism-device: no device 'cuda:²'; *"),
-        (["--mechanism-dtype", "float23"], "--mechanism-dtype: no dtype 'float23'; did you *"),
-        (["--mechanism-batch-size", "0"], "--mechanism-batch-size: '0' is no number of rows *"),
-        (["--mechanism-batch-size=-1"], "--mechanism-batch-size: '-1' is no number of rows *"),
-        (["--mechanism-batch-size", "many"], "--mechanism-batch-size: 'many' is no number *"),
-        (["--mechanism-batch-size", "²"], "--mechanism-batch-size: '²' is no number of rows *"),
+        (["--mechanism-device", "gpu"], "--mechanism-device: unknown device 'gpu'; valid: *"),
+        (["--mechanism-device", "auto:1"], "--mechanism-device: unknown device 'auto:1'; *"),
+        (["--mechanism-quantize", "2bit"], "--mechanism-quantize: unknown quantisation '2bit'; *"),
+        (["--mechanism-device", "cuda:x"], "--mechanism-device: unknown device 'cuda:x'; *"),
+        (["--mechanism-device", "cuda:²"], "--mechanism-device: unknown device 'cuda:²'; *"),
+        (["--mechanism-dtype", "float23"], "--mechanism-dtype: unknown dtype 'float23'; did you *"),
+        (["--mechanism-batch-size", "0"], "--mechanism-batch-size: '0' is not a number of rows *"),
+        (["--mechanism-batch-size=-1"], "--mechanism-batch-size: '-1' is not a number of rows *"),
+        (["--mechanism-batch-size", "many"], "--mechanism-batch-size: 'many' is not a number *"),
+        (["--mechanism-batch-size", "²"], "--mechanism-batch-size: '²' is not a number of rows *"),
         (["--mechanism-confidence", "95"], "--mechanism-confidence: '95' does not lie between *"),
         (["--mechanism-confidence", "nan"], "--mechanism-confidence: 'nan' does not lie *"),
         (["--mechanism-confidence", "high"], "--mechanism-confidence: 'high' does not lie *"),
@@ -215,10 +215,10 @@ def test_quantised_weights_need_their_library(green, monkeypatch):
     [
         ('model_pair = "./base"', "--model-pair takes two checkpoints *"),
         ('mechanism_models = ["release"]', "ini mechanism_models: 'release' is not NAME = *"),
-        ('mechanism_quantize = "2bit"', "--mechanism-quantize: no quantisation '2bit'; *"),
-        ('mechanism_device = "gpu"', "--mechanism-device: no device 'gpu'; *"),
-        ('mechanism_dtype = "float23"', "--mechanism-dtype: no dtype 'float23'; *"),
-        ("mechanism_batch_size = 0", "--mechanism-batch-size: '0' is no number of rows *"),
+        ('mechanism_quantize = "2bit"', "--mechanism-quantize: unknown quantisation '2bit'; *"),
+        ('mechanism_device = "gpu"', "--mechanism-device: unknown device 'gpu'; *"),
+        ('mechanism_dtype = "float23"', "--mechanism-dtype: unknown dtype 'float23'; *"),
+        ("mechanism_batch_size = 0", "--mechanism-batch-size: '0' is not a number of rows *"),
         ("mechanism_confidence = 2", "--mechanism-confidence: '2' does not lie between *"),
         ('mechanism_json = "gone/out.json"', "--mechanism-json: */gone/out.json cannot be *"),
         ('mechanism_model = ["ft=./base"]', "--mechanism-model: the role 'ft' is the pair's*"),
@@ -343,7 +343,7 @@ def test_json_path_on_the_command_line_is_seen_from_where_one_is(green):
 @pytest.fixture
 def settled(monkeypatch):
     """Hashes are remembered at once, and not only of files that have not changed for a while."""
-    monkeypatch.setattr("pytest_mechanism.checkpoints.memory.proves", lambda *_: True)
+    monkeypatch.setattr("pytest_mechanism.checkpoints.hash_cache.proves", lambda *_: True)
 
 
 @pytest.mark.usefixtures("settled")

@@ -119,8 +119,8 @@ def test_a_failure_has_the_lines_that_it_has_always(text: str) -> None:
     """A spec's excerpt, a reason, a score's name add no line and no colour."""
     document = SimpleNamespace(block=lambda _: (1, 2), path=text, text=(text, text))
     spec: Any = SimpleNamespace(document=document)
-    lines = failure_text(spec, "c", "base", verdict(text), None, None, text).split("\n")
-    plain = failure_text(spec, "c", "base", verdict("x"), None, None, "x").split("\n")
+    lines = failure_text(spec, "c", "base", verdict(text), None, text).split("\n")
+    plain = failure_text(spec, "c", "base", verdict("x"), None, "x").split("\n")
     assert len(lines) == len(plain) if text else len(lines) == len(plain) - 2
     assert all(line.isprintable() for line in lines)
 

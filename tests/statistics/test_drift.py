@@ -106,21 +106,32 @@ def test_only_worse_and_moved_are_red(state: str, red: bool) -> None:
 @pytest.mark.parametrize(
     ("case", "allowed", "reason"),
     [
-        ("nothing accepted", 0.05, "no accepted score yet; --snapshot-update accepts this one"),
-        ("unchanged", 0.001, "as accepted"),
+        ("nothing accepted", 0.05, "no baseline yet; --snapshot-update accepts this score"),
+        ("unchanged", 0.001, "matches the baseline 0.800"),
         (
             "beyond atol",
             0.001,
-            "the checkpoints are unchanged, the score went from 0.8000 to 0.8020 (allowed 0.001): "
-            "the tool or the machine changed",
+            "the score moved from 0.8000 to 0.8020 (allowed 0.001) on unchanged checkpoints: the tool "
+            "or the machine changed",
         ),
         (
             "new, surely worse",
             0.05,
-            "worse than the accepted 0.800 by 0.070, with confidence by more than the allowed 0.05",
+            "0.070 below the baseline 0.800 (allowed 0.05, significant)",
         ),
-        ("new, better", 0.05, "better than the accepted 0.800 by 0.100"),
-        ("new, a little worse", 0.05, "-0.040 against the accepted 0.800"),
+        ("new, better", 0.05, "0.100 above the baseline 0.800"),
+        ("new, a little worse", 0.05, "0.040 below the baseline 0.800"),
+        (
+            "lower is better: worse",
+            0.05,
+            "0.100 above the baseline 0.200 (allowed 0.05, significant)",
+        ),
+        (
+            "target: worse below",
+            0.05,
+            "0.200 farther from 1 than the baseline 1.000 (allowed 0.05, significant)",
+        ),
+        ("target: nearer", 0.05, "0.200 nearer to 1 than the baseline 0.800"),
     ],
 )
 def test_a_drift_says_what_happened_and_what_was_allowed(

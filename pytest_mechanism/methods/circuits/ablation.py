@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.parts import LEAST_PROMPTS
+from pytest_mechanism.fields.ablation import LEAST_PROMPTS
 from pytest_mechanism.measurements.backgrounds import Slot, too_few
 from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
 from pytest_mechanism.types import canonical

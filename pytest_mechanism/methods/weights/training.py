@@ -14,13 +14,11 @@ that a mixture keeps in one tensor are no linear layers, and stay as they are.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,15 +27,29 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pytest_mechanism.checkpoints.load import LoadedModel
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MeasurementError, one_line
-from pytest_mechanism.files import check_file
+from pytest_mechanism.files import check_file, replacing
 from pytest_mechanism.measurements.recipe import Recipe, lesson
 from pytest_mechanism.methods.weights.batches import page
 from pytest_mechanism.tasks.base import Task, Vocabulary
 
 CLIP = 1.0
+
+
+def descend(
+    loss: torch.Tensor,
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[torch.nn.Parameter],
+    clip: float,
+) -> None:
+    """One optimiser step down the gradient of ``loss``, clipped at the norm ``clip``."""
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()
+
 
 # -- the copy
 
@@ -142,10 +154,7 @@ class Training:
         """One descent; returns the loss before it."""
         read = page(self.model, lesson(self.task, self.vocabulary, self.recipe, step))
         loss = read.loss(self.copy)
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP)
-        self.optimiser.step()
+        descend(loss, self.optimiser, list(self.trained.values()), CLIP)
         return float(loss.detach())
 
     # -- interrupted and gone on with
@@ -163,14 +172,11 @@ class Training:
         tensors = {n: t.contiguous() for n, t in tensors.items()}
         about = json.dumps({"step": step, "losses": self.losses, "seen": seen})
         facts = {"about": about, "sha256": checksum(folder.name, about, tensors)}
-        temporary = folder / f"training.{os.getpid()}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, facts)
-            os.replace(temporary, folder / FILE)
+            with replacing(folder / FILE, durable=False) as temporary:
+                save_file(tensors, temporary, facts)
         except (OSError, SafetensorError) as problem:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise MeasurementError(
                 f"what training would go on from cannot be kept in {folder}: "
                 f"{one_line(str(problem))}; choose another place with --mechanism-store, or "

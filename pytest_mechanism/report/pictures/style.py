@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
 
 from pytest_mechanism.errors import MechanismError, visible
+from pytest_mechanism.files import write_bytes
 
 FORMATS = ("svg", "png")
 DPI = 150
@@ -95,7 +95,10 @@ def save(draw: Callable[[], Figure], stem: Path) -> list[Path]:
         figure = draw()
         for kind in FORMATS:
             path = stem.with_name(f"{stem.name}.{kind}")
-            replace(path, rendered(figure, kind))
+            try:
+                write_bytes(path, rendered(figure, kind))
+            except OSError as problem:
+                raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
             written.append(path)
     return written
 
@@ -115,23 +118,6 @@ def rendered(figure: Figure, kind: str) -> bytes:
         metadata={"Date": None, "Creator": None} if kind == "svg" else {"Software": None},
     )
     return buffer.getvalue()
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write atomically.
-
-    Raises:
-        MechanismError: the file cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as problem:
-        raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
 
 
 # -- text

@@ -13,7 +13,7 @@ import torch
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.parts import Ablation
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.methods.circuits import probing
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.types import Observations, Setting

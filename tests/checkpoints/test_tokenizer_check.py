@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 
-from pytest_mechanism.checkpoints.wording import MESSAGE, same_tokens
+from pytest_mechanism.checkpoints.loading.tokenizer_check import MESSAGE, same_tokens
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, render_chat

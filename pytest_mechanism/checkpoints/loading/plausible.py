@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.contents import header
-from pytest_mechanism.checkpoints.reaches import parts
 from pytest_mechanism.checkpoints.trust import SAFE, SAFE_INDEX, opened, pickled, shards
+from pytest_mechanism.checkpoints.untrusted_config import parts
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import size
 

@@ -1,12 +1,41 @@
-"""Whether some run can exist that a spec applies to: a spec that is always skipped claims nothing."""
+"""``applies_to``: the runs that a spec is about. A spec that no run can meet would always be skipped and
+claim nothing, so it is an error when the spec is read."""
 
 from __future__ import annotations
 
 import re
 import string
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.errors import FieldError
+from pytest_mechanism.fields.part import Part
+
+Pattern = Annotated[StrictStr, Field(max_length=200)]
+
+
+class AppliesTo(Part):
+    """Where a spec speaks at all; elsewhere its claims are skipped, saying why.
+
+    Attributes:
+        labels: patterns (``ft*``); each label of the pair must match one.
+        shape: sizes the models must have, such as ``{n_heads: 4}``.
+        roles: further roles that the run must have checkpoints for (``--mechanism-model``).
+    """
+
+    labels: Annotated[list[Pattern], Field(max_length=100)] | None = None
+    shape: dict[
+        Literal["n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab"], StrictInt
+    ] = Field(default_factory=dict)
+    roles: list[StrictStr] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def some_run_meets_it(self) -> Self:
+        check_reach(self.labels, {str(k): v for k, v in self.shape.items()}, self.roles)
+        return self
+
 
 IN_LABELS = frozenset(string.ascii_letters + string.digits + "_.-")
 """See `checkpoints.reference.LABEL`."""

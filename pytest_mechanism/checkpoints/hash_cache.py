@@ -1,7 +1,7 @@
 """Hashes of files, remembered in a JSON file from run to run.
 
 A hash is taken from here only where the file's state proves that its bytes are the same
-(`checkpoints.states`). The file has a checksum against accidents; whoever can write it can forge it.
+(`checkpoints.file_state`). The file has a checksum against accidents; whoever can write it can forge it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_mechanism.checkpoints import states
-from pytest_mechanism.checkpoints.states import State, proves
+from pytest_mechanism.checkpoints import file_state
+from pytest_mechanism.checkpoints.file_state import State, proves
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import read_json, write_whole
+from pytest_mechanism.files import read_json, write_bytes
 
 FORMAT = 2
 MOST = 64 << 20
@@ -69,7 +69,7 @@ class Memory:
         content = {"format": FORMAT, "sha256": checksum(files), "files": files}
         with suppress(OSError):  # remembering saves time, nothing more
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps(content).encode())
+            write_bytes(self.path, json.dumps(content).encode(), durable=False)
         self._changed = False
 
 
@@ -88,4 +88,4 @@ def read(path: Path) -> dict[str, dict[str, object]]:
     except (MechanismError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return {}
     # the clock was set back: times after it may come a second time
-    return {} if latest > states.now() else files
+    return {} if latest > file_state.now() else files

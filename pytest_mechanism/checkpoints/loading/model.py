@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.placement import Placement, offloaded
+from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
+from pytest_mechanism.checkpoints.loading.weights import check_weights, known_words, read_adapted
 from pytest_mechanism.checkpoints.rotary import plain
 from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
 from pytest_mechanism.checkpoints.trust import NONE, Trust
-from pytest_mechanism.checkpoints.weights import check_weights, known_words, read_adapted
 from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.text.encoding import Encoder
 
