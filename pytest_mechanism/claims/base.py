@@ -244,7 +244,7 @@ class Claim(Part):
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         """Sets of rows that the claim is measured on, so that they are tried when the spec is read:
-        (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
+        (a set of `Task.row_set` or ``pairs``, nothing), or (``interchange``, variable)."""
         return ()
 
     def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
