@@ -26,7 +26,7 @@ from pytest_mechanism.engine.layout import Layout
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import SelfCheckError
-from pytest_mechanism.measurements.catalogue import HEAD_EFFECTS
+from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.model_families import layers
 from pytest_mechanism.model_families.bridge import BridgeModel
 from pytest_mechanism.model_families.layers import UnsupportedFamily, visible_keys
@@ -271,12 +271,11 @@ def test_an_engine_whose_hooks_do_not_fire_is_noticed(
 
 
 SETTINGS = {"family": "entity_tracking", "boxes": 2, "rows": 20, "seed": 0}
-HEADS = [[layer, head] for layer in range(3) for head in range(4)]
+SENDERS = {f"{layer}.{head}": [(layer, head)] for layer in range(3) for head in range(4)}
 EFFECTS = Measurement(
-    HEAD_EFFECTS,
+    PathPatching(rows=20, stream="test", at="last", senders=SENDERS),
     "base",
     canonical(SETTINGS | {"revision": 1}),
-    canonical({"rows": 20, "stream": "test", "at": "last", "heads": HEADS}),
 )
 
 
@@ -303,7 +302,11 @@ def test_engines_have_the_same_scores(runner: Any) -> None:
         mine = runner(engine)
         found.append(mine.measure(EFFECTS).values)
         assert mine.notes == {}
-    assert list(found[0]) == list(found[1]) == [f"{layer}.{head}" for layer, head in HEADS]
+    assert (
+        list(found[0])
+        == list(found[1])
+        == [name for sender in SENDERS for name in (sender, f"ratio {sender}")]
+    )
     for name, values in found[0].items():
         assert values == pytest.approx(found[1][name], abs=1e-5)
 
