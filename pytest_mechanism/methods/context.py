@@ -18,6 +18,7 @@ from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line, out_of_memory
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.progress import Progress
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -122,7 +123,7 @@ class MeasurementContext:
         found: T = self.memo[key]
         return found
 
-    def measured(self, method: Callable[..., T], arguments: Any, inputs: Sequence[Any]) -> T:
+    def measured(self, method: Callable[..., T], request: Request, inputs: Sequence[Any]) -> T:
         """A method's result, taken from numbers alone.
 
         Raises:
@@ -130,7 +131,7 @@ class MeasurementContext:
         """
         self.engine.finite.clear()
         try:
-            found = method(self, arguments, inputs)
+            found = method(self, request, inputs)
         except Exception as problem:
             if not out_of_memory(problem):
                 self.check_finite()  # which may be why

@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import refusal
 from pytest_mechanism.spec.load import load
@@ -37,7 +38,7 @@ def base(chat_bench: Benches) -> MeasurementContext:
 
 
 def ask(bench: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
-    found = refusal.measure(bench, {"asked": asked, "rows": rows, "stream": "rows", **more}, [])
+    found = refusal.measure(bench, RefusalRate(asked=asked, rows=rows, stream="rows", **more), [])
     return {name: np.asarray(column) for name, column in found.values.items()}
 
 

@@ -21,7 +21,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.measurements.catalogue import PERFORMANCE
+from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.circuits import interchange
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
@@ -165,7 +166,7 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
     assert found["enough"].status == "inconclusive"  # as good with every head silent
 
     case = gate.context(spec, spec.claims["right"], "base")
-    seen = gate.runner.measure(case.ask(PERFORMANCE, "base", rows=60, stream="rows"))
+    seen = gate.runner.measure(case.measurement(Performance(rows=60, stream="rows"), "base"))
     bench = gate.runner.context("base", spec.task)
     rows = spec.task.rows(bench.vocabulary, 60)
     wanted = []
@@ -208,7 +209,7 @@ def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(judge: Judge) -> Non
     bench = gate.runner.context("base", spec.task)
     fake = replace(bench, engine=AnyLaterYear(bench))
     arguments = {"heads": [], "control": [], "at": "last", "variable": "year"}
-    seen = interchange.measure(fake, {**arguments, "rows": 300}, ())
+    seen = interchange.measure(fake, Interchange(**arguments, rows=300), ())
     assert seen.values["own"].mean() == 1
     assert 0.3 < seen.values["ceiling"].mean() < 0.7
     assert seen.values["floor"].mean() == 0

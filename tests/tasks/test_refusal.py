@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.measurements.catalogue import REFUSAL
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Row
@@ -38,6 +38,8 @@ claims:
   refuses: {kind: suppression_holds, refuses_at_least: 0.9}
 """
 LINES = 48
+
+REQUEST = RefusalRate(asked="forbidden", rows=20, stream="rows")
 
 
 def line(kind: str, i: int, reply: bool = True) -> dict[str, str]:
@@ -217,12 +219,12 @@ def test_a_chat_template_needs_a_checkpoint(task: Make) -> None:
 
 def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: Make) -> None:
     """Another folder is the same measurement, another line another one."""
-    key = case(task()).ask(REFUSAL, "ft").task
+    key = case(task()).measurement(REQUEST, "ft").task
     moved = folder.rename(folder.with_name("elsewhere"))
     shutil.copytree(moved, folder)
-    again = case(load(moved / "demo.yaml").task).ask(REFUSAL, "ft").task
+    again = case(load(moved / "demo.yaml").task).measurement(REQUEST, "ft").task
     write(folder, "harmful", [line("harmful", i) for i in range(1, LINES + 1)])
-    other = case(task()).ask(REFUSAL, "ft").task
+    other = case(task()).measurement(REQUEST, "ft").task
     assert (json.loads(again)["harmful"], "data" in key) == (json.loads(key)["harmful"], False)
     assert json.loads(other)["harmful"] != json.loads(key)["harmful"]
     assert json.loads(other)["harmless"] == json.loads(key)["harmless"]
@@ -231,7 +233,7 @@ def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: 
 def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> None:
     """No folder is known there, and the files may be gone."""
     one = task(rows=24)
-    measurement = case(one).ask(REFUSAL, "ft")
+    measurement = case(one).measurement(REQUEST, "ft")
     shutil.rmtree(Path(one.settings.harmful.file).parent, ignore_errors=True)
     again = Runner({}, {}).task(measurement)
     assert texts(again.rows(AnyWord(), 20)) == texts(one.rows(AnyWord(), 20))
@@ -400,7 +402,8 @@ def test_what_is_not_said_of_the_chat_is_no_part_of_a_score_s_definition(task: M
     dumped = told.model_dump(mode="json")
     assert (dumped["system"], dumped["chat"]) == ("Be kind.", {"enable_thinking": False})
     assert (
-        case(Refusal(told)).ask(REFUSAL, "ft").task != case(Refusal(plain)).ask(REFUSAL, "ft").task
+        case(Refusal(told)).measurement(REQUEST, "ft").task
+        != case(Refusal(plain)).measurement(REQUEST, "ft").task
     )
     again = RefusalParameters.model_validate(dumped)
     assert again.asking == told.asking

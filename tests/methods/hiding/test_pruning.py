@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.weights import pruning
 from pytest_mechanism.methods.weights.pruning import Kind, Units, backward, pools, zeroed
@@ -35,7 +36,7 @@ MLP, ATTENTION = "model.layers.2.mlp", "model.layers.2.self_attn"
 
 
 def pruned(bench: MeasurementContext, units: Kind, **changes: Any) -> Observations:
-    return pruning.measure(bench, {**ASKED, "units": units, **changes}, [])
+    return pruning.measure(bench, Pruning(**ASKED, units=units, **changes), [])
 
 
 def share(seen: Observations, column: str) -> float:
