@@ -82,10 +82,10 @@ class Accuracy(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         return (role, self.not_worse_than) if self.not_worse_than else (role,)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return tuple(performance(context, role) for role in self.models(context.role))
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:

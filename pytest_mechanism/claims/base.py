@@ -200,7 +200,7 @@ class Claim(Part):
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Fields that say what is asked of the score, and not what the score is."""
 
-    later: ClassVar[tuple[str, ...]] = ()
+    added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that a later version added: at their defaults they mean what a spec without them meant,
     so that accepted scores stay (`report.result.definition`)."""
 
@@ -211,7 +211,7 @@ class Claim(Part):
     """Whether heads outside the circuit are silenced, by means over the task's prompts."""
 
     matching_sizes: ClassVar[tuple[str, ...]] = ()
-    """Sizes of a `Shape` that `matched` models must have in common: part is set against part."""
+    """Sizes of a `Shape` that `compared_roles` must have in common: part is set against part."""
 
     def roles(self) -> tuple[str, ...]:
         """One test item each."""
@@ -221,7 +221,7 @@ class Claim(Part):
         """Roles whose checkpoints the item of ``role`` needs."""
         return (role,)
 
-    def matched(self, role: str) -> tuple[str, ...]:
+    def compared_roles(self, role: str) -> tuple[str, ...]:
         """Roles whose models are set against each other part by part."""
         return self.models(role)
 
@@ -230,11 +230,11 @@ class Claim(Part):
         has them; without, it says what it can still conclude (`ClaimContext.has`)."""
         return ()
 
-    def found_on(self, role: str, spec_found_on: str) -> str:
+    def discovery_role(self, role: str, spec_found_on: str) -> str:
         """The role on whose model ``heads: discovered`` finds this item's heads."""
         return spec_found_on if role == PAIR else role
 
-    def mentions(self) -> Mapping[str, tuple[str, str]]:
+    def references(self) -> Mapping[str, tuple[str, str]]:
         """Names the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
         return {}
 
@@ -242,12 +242,12 @@ class Claim(Part):
         """Why the claim cannot be made about a task, as far as its settings tell; else None."""
         return None
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         """Sets of rows that the claim is measured on, so that they are tried when the spec is read:
         (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
         return ()
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         """What must be measured, as far as it is known beforehand."""
         raise NotImplementedError
 
@@ -255,7 +255,7 @@ class Claim(Part):
         """The verdict; may ask for more measurements."""
         raise NotImplementedError
 
-    def lacks(self, context: ClaimContext) -> str | None:
+    def blocking_reason(self, context: ClaimContext) -> str | None:
         """Why the claim cannot pass whatever is measured, as far as it is known beforehand: what a
         run says before it loads a checkpoint. None where it can."""
         missing = [role for role in self.optional_roles(context.role) if not context.has(role)]
@@ -273,7 +273,7 @@ class Claim(Part):
         Raises:
             MechanismError: they have not.
         """
-        first, *others = self.matched(role) if self.matching_sizes else (role,)
+        first, *others = self.compared_roles(role) if self.matching_sizes else (role,)
         for other in others:
             for size in self.matching_sizes:
                 one, two = (getattr(shapes[r], size) for r in (first, other))

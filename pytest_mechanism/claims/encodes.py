@@ -66,13 +66,13 @@ class Encodes(Masked):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def mentions(self) -> dict[str, tuple[str, str]]:
+    def references(self) -> dict[str, tuple[str, str]]:
         return {"group": ("group", self.group), "variable": ("variable", self.variable)}
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("interchange", self.variable),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         group = context.group(self.group, context.role)
         if self.heads == "learned":  # which heads are patched follows from it
             return (self.mask(context, context.role, group, self.variable),)
@@ -89,10 +89,10 @@ class Encodes(Masked):
         )
         return context.measurement(request, context.role)
 
-    def lacks(self, context: ClaimContext) -> str | None:
+    def blocking_reason(self, context: ClaimContext) -> str | None:
         heads, why = self.control(context, context.group(self.group, context.role).members())
         if heads or self.at_least is None or self.heads == "learned":
-            return super().lacks(context)
+            return super().blocking_reason(context)
         return f"it cannot pass without a control: {why}"
 
     def control(self, context: ClaimContext, heads: list[Head]) -> tuple[list[Head], str]:
@@ -106,7 +106,7 @@ class Encodes(Masked):
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         heads, chosen = context.group(self.group, context.role).members(), None
         if self.heads == "learned":
-            mask = measure(self.needs(context)[0])
+            mask = measure(self.required_measurements(context)[0])
             heads, chosen = selected(mask), mask.facts["selected"]
         others, control_name = self.control(context, heads)
         seen = measure(self.moved(context, heads, others))

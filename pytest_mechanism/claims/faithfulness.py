@@ -70,10 +70,10 @@ class Faithfulness(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (
             performance(context, context.role),
             circuit(context, context.role),
@@ -81,7 +81,7 @@ class Faithfulness(Claim):
         )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        full, parts, chosen = (measure(m) for m in self.needs(context))
+        full, parts, chosen = (measure(m) for m in self.required_measurements(context))
         check_paired(full, parts, chosen)
         bound = verdicts.spell(*self.between)
         solved = above_chance(context, full)

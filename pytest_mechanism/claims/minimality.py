@@ -51,13 +51,13 @@ class Minimality(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def mentions(self) -> dict[str, tuple[str, str]]:
+    def references(self) -> dict[str, tuple[str, str]]:
         return {f"groups {name}": ("group", name) for name in self.groups or ()}
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (performance(context, context.role),)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:

@@ -49,13 +49,13 @@ class Path(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def mentions(self) -> dict[str, tuple[str, str]]:
+    def references(self) -> dict[str, tuple[str, str]]:
         return {"group": ("group", self.group)}
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         group = context.group(self.group, context.role)
         control, _ = self.control(context)
         receivers = context.group(group.into.group, context.role).members() if group.into else []
@@ -77,12 +77,16 @@ class Path(Claim):
         readers = context.group(group.into.group, context.role).members()
         return context.random_heads(group, context.role, below=max(layer for layer, _ in readers))
 
-    def lacks(self, context: ClaimContext) -> str | None:
+    def blocking_reason(self, context: ClaimContext) -> str | None:
         heads, why = self.control(context)
-        return super().lacks(context) if heads else f"it cannot pass without a control: {why}"
+        return (
+            super().blocking_reason(context)
+            if heads
+            else f"it cannot pass without a control: {why}"
+        )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        full, seen = (measure(m) for m in self.needs(context))
+        full, seen = (measure(m) for m in self.required_measurements(context))
         bound = f"drops at least {self.drops_at_least:g}"
         solved = above_chance(context, full)
         if solved is None:

@@ -108,16 +108,16 @@ class Transfer(Claim):
         beaten = (self.beats.model,) if self.beats else ()
         return tuple(dict.fromkeys((self.to, self.source, *beaten)))
 
-    def matched(self, role: str) -> tuple[str, ...]:
+    def compared_roles(self, role: str) -> tuple[str, ...]:
         return (self.source, self.to)
 
-    def found_on(self, role: str, spec_found_on: str) -> str:
+    def discovery_role(self, role: str, spec_found_on: str) -> str:
         return self.source
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         beaten = self.beats.model if self.beats else self.to
         return (
             performance(context, beaten),
@@ -135,7 +135,7 @@ class Transfer(Claim):
         return strange(measure(context.measurement(request, self.to, inputs)), heads)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        beaten, full, parts, chosen = (measure(m) for m in self.needs(context))
+        beaten, full, parts, chosen = (measure(m) for m in self.required_measurements(context))
         check_paired(beaten, full, parts, chosen)
         how = context.sampling(full)
         solved = above_chance(context, full)

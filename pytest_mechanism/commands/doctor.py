@@ -172,7 +172,7 @@ def claims(evaluator: ClaimEvaluator, spec: Spec, found: Findings) -> Iterator[t
                     found.searched |= {*claim.models(role)}
                     yield f"  {title:<40} runs, after its heads have been discovered", False
                     continue
-                wanted = {m for m in claim.needs(context) if m not in counted}
+                wanted = {m for m in claim.required_measurements(context) if m not in counted}
             except MechanismError as problem:
                 yield f"  {title:<40} CANNOT RUN: {problem}", True
                 continue

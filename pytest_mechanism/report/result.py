@@ -26,7 +26,7 @@ def definition(spec: Spec, claim: Claim) -> str:
     say what was meant without them."""
     left_out = {"drift", "atol", *claim.thresholds}
     defaults = type(claim).model_fields
-    left_out |= {n for n in claim.later if getattr(claim, n) == defaults[n].get_default()}
+    left_out |= {n for n in claim.added_later if getattr(claim, n) == defaults[n].get_default()}
     fields = claim.model_dump(mode="json", exclude=left_out, by_alias=True)
     parts = {
         "claim": fields,
