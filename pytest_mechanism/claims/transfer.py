@@ -30,7 +30,7 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
-from pytest_mechanism.claims.circuits import alive, circuit, random_circuits
+from pytest_mechanism.claims.circuits import active_heads, circuit, random_circuits
 from pytest_mechanism.claims.codes import (
     CODE_ROWS,
     Strange,
@@ -128,7 +128,7 @@ class Transfer(Claim):
 
     def codes(self, context: ClaimContext, measure: Measure) -> Strange:
         """The circuit's heads whose z ``to`` does not read as ``from`` does."""
-        heads = sorted(set(alive(context, self.source)))
+        heads = sorted(set(active_heads(context, self.source)))
         donation = ActivationDonation(heads=heads, rows=CODE_ROWS, stream="rows")
         inputs = (context.measurement(donation, self.source),)
         request = HeadCodes(rows=CODE_ROWS, stream="rows")
@@ -148,7 +148,7 @@ class Transfer(Claim):
         k = len(chosen.example_ids)
         # without the hint of where the answer stands, where the spec's circuit has one
         variant = min(
-            (n for n in ("circuit_correct", "circuit_without_hint_correct") if n in parts.values),
+            (n for n in ("circuit_correct", "circuit_without_oracle_correct") if n in parts.values),
             key=lambda n: float(np.mean(parts.values[n])),
         )
         mine = parts.values[variant]

@@ -182,10 +182,6 @@ class ClaimEvaluator:
             return None
         try:
             context = self.context(spec, claim, role)
-            if spec.sought and claim.needs_groups:
-                return Claim.blocking_reason(
-                    claim, context
-                )  # which heads are left for a control is not known
             return claim.blocking_reason(context)
         except MechanismError:
             return None  # it cannot be measured, which is another matter
