@@ -244,7 +244,7 @@ class Claim(Part):
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         """The sets of rows that the claim measures, which are drawn for a check when the spec is read:
-        (a set of `Task.asked` or ``pairs``, an empty string), or (``interchange``, a variable)."""
+        (a set of `Task.row_set` or ``pairs``, an empty string), or (``interchange``, a variable)."""
         return ()
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:

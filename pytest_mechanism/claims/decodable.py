@@ -114,7 +114,7 @@ class Decodable(Claim):
     def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:
             return None
-        return task.no_capability
+        return task.no_capability_reason
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()

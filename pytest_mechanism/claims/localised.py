@@ -65,7 +65,7 @@ class Localised(Claim):
         return listed(self.on)
 
     def unsupported_reason(self, task: Task) -> str | None:
-        return task.no_capability
+        return task.no_capability_reason
 
     @property
     def counts(self) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import CROSSED, DONATED, PATCHED, ROWS, TASK
+from asked import CROSSED, DONATED, PATCHED, ROWS, SENDERS, TASK
 from configs import FAMILIES, random_model, save
 from opening import opened
 from torch import Tensor
@@ -52,8 +52,8 @@ def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: s
     assert abs(one.mean() - other.mean()) < 0.05 * other.std()
     assert np.abs(one - other).max() < 0.2 * other.std()
     effects = [
-        np.array([column.mean() for column in measured(b, "activation patching").values.values()])
-        for b in (half, whole)
+        np.array([seen.values[sender].mean() for sender in SENDERS])
+        for seen in (measured(b, "path to the logits") for b in (half, whole))
     ]
     assert np.corrcoef(*effects)[0, 1] > 0.95
 

@@ -44,9 +44,9 @@ def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[...,
     plain, auto = bench("llama3"), opened(folder("llama3"), device="auto")
     assert auto.engine.name == "branch"
     for what in ("circuit, zero", "path through v"):
-        assert farthest(measured(auto, *PATCHED[what]), measured(plain, *PATCHED[what])) < 1e-5
+        assert farthest(measured(auto, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-5
     for what in ("pruning, heads", "curve"):
-        found, wanted = (measured(each, *WEIGHED[what]) for each in (auto, plain))
+        found, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
         assert found.facts == wanted.facts
 
 
@@ -60,8 +60,8 @@ def test_layers_that_do_not_fit_are_read_from_disk(
     assert placement.offloaded(one.model.bridge)
     assert one.engine.name == "branch"
     plain = bench(name)
-    for what in ("activation patching", "circuit, positional mean", "path through q", "screen"):
-        assert farthest(measured(one, *PATCHED[what]), measured(plain, *PATCHED[what])) < 1e-4
+    for what in ("path to the logits", "circuit, positional mean", "path through q", "screen"):
+        assert farthest(measured(one, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-4
     for request in (WEIGHED["pruning, heads"], WEIGHED["curve"]):
         with pytest.raises(MechanismError, match="weights that do not fit are neither trained"):
             measured(one, request)

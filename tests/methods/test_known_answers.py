@@ -179,7 +179,7 @@ def test_resampled_z_is_that_of_another_prompt_at_the_same_slot(bench: Benches) 
     assert len({tuple(row.flatten().tolist()) for row in first[1][:, -1]}) > 1
 
 
-# -- interchange, DCM, activation patching
+# -- interchange, DCM
 
 
 @pytest.mark.parametrize("role", ["base", "ft"])

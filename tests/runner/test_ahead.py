@@ -52,7 +52,7 @@ class Written:
     def __init__(self, rows: Sequence[Row], backgrounds: Sequence[Row] = ()) -> None:
         self.given, self.behind = rows, backgrounds
 
-    def asked(self, what: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+    def row_set(self, name: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
         return self.given
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:

@@ -48,7 +48,7 @@ def measure(
     Arguments: ``asked`` (``forbidden``, ``allowed`` or ``capability``), ``rows``, ``stream``,
     ``forced`` (tokens of the row's own reply that stand there already; 0 if left out).
     """
-    rows = context.task.asked(request.asked, context.vocabulary, request.rows, request.stream)
+    rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     examine = Examination.on(context, rows)
     for part in chunks(rows, context.batch_size):
@@ -163,14 +163,16 @@ def refusals(context: MeasurementContext, prompt: Prompt) -> list[list[int]]:
         MechanismError: the task has none.
     """
     if not context.task.refusals:
-        raise context.task.has_no("refusal")
+        raise context.task.unsupported("refusal")
     tokenizer = context.model.encoder.tokenizer
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown = None if unknown is None else tokenizer.token_to_id(unknown)
     found = []
-    usual = context.task.usual_refusals
+    usual = context.task.default_refusals
     for text in context.task.refusals:
-        tokens = context.model.encoder.reply(replace(prompt, reply=prompt.lead(text) + text))
+        tokens = context.model.encoder.reply_ids(
+            replace(prompt, reply=prompt.joint_before(text) + text)
+        )
         if unknown in tokens:
             continue
         if len(tokens) > context.task.reply_tokens and text not in usual[1:]:
@@ -203,7 +205,7 @@ def asked(context: MeasurementContext, prompts: Sequence[Prompt], forced: int = 
                 f"task {context.task.family} gives no reply to {prompt.text[-60:]!r}, of which some "
                 "tokens could be forced"
             )
-        tokens = context.model.encoder.reply(prompt)
+        tokens = context.model.encoder.reply_ids(prompt)
         if len(tokens) < forced:
             raise MeasurementError(
                 f"a reply has {len(tokens)} tokens, {forced} cannot be forced: {prompt.reply[:60]!r}"
