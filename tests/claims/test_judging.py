@@ -109,7 +109,7 @@ def test_an_accuracy_that_guessing_has_shows_nothing(case: ClaimContext) -> None
     low = Accuracy(kind="accuracy", on="ft", at_least=0.01)
     verdict = low.judge(case, models(ONE, CHANCE))
     assert status(verdict) == "inconclusive"
-    assert "not told apart from guessing" in verdict.reason
+    assert "not significantly better than guessing" in verdict.reason
     assert status(low.judge(case, models(ONE, share(0.9)))) == "pass"
     gone = Accuracy(kind="accuracy", on="ft", at_most=0.5)
     assert status(gone.judge(case, models(ONE, CHANCE))) == "pass"
