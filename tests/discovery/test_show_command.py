@@ -167,7 +167,11 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
         (SPEC.replace("{1: [2]}", "{9: [2]}"), PAIR, "group pos_detector names head 2 of layer 9"),
         (SPEC, ["--model", "zoo:nobody"], "no embedded checkpoint 'nobody'"),
         (SPEC, [], "give one of --model REF and --model-pair A,B"),
-        (SPEC, [*PAIR, "--rows", "18"], "--rows 18 is too few: a confidence interval needs 10 contexts"),
+        (
+            SPEC,
+            [*PAIR, "--rows", "18"],
+            "--rows 18 is too few: a confidence interval needs 10 contexts",
+        ),
         (SPEC, [*PAIR, "--rows", "-1"], "--rows -1 is too few"),
         (SPEC.replace("mechanism: 1", "mechanism: 2"), PAIR, "no version this plugin reads"),
     ],
