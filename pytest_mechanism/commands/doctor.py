@@ -168,7 +168,7 @@ def claim_lines(
     counted: set[Measurement] = set()
     recorded: dict[str, set[Any]] = {}
     total = 0.0
-    if lost := spec.task.left_out(evaluator.runner.vocabulary):
+    if lost := spec.task.dropped_words(evaluator.runner.vocabulary):
         yield f"  {lost}", True
     for name, claim in spec.claims.items():
         for role in claim.roles():

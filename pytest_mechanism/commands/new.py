@@ -196,7 +196,7 @@ def parse_groups(kind: type[Task], texts: Sequence[str]) -> dict[str, dict[str, 
         MechanismError: a group is malformed or repeated.
     """
     if not texts:
-        return {name: dict(fields) for name, fields in kind.chain.items()}
+        return {name: dict(fields) for name, fields in kind.default_groups.items()}
     groups: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -230,8 +230,8 @@ def claim_lines(
     yield f"ablation: {flow(ablation(task))}   # what replaces an ablated head's output"
     yield "claims:"
     yield CLAIMS.format(at_least=at_least)
-    if task.unproven_without:
-        yield HOLDS.format(group=next(iter(groups)), variable=task.unproven_without)
+    if task.ignorable_variable:
+        yield HOLDS.format(group=next(iter(groups)), variable=task.ignorable_variable)
 
 
 def ablation(task: Task) -> dict[str, Any]:

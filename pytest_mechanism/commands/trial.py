@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.catalogue import copies_of, gradients_of, prompts_of, rows_of
 from pytest_mechanism.types import Measurement
 
 if TYPE_CHECKING:
@@ -71,47 +70,45 @@ class Trial:
     bound: float
     fragmentation: float
 
-    def seconds(self, wanted: Iterable[Measurement], run: set[Any]) -> float:
-        """About how long these take, on this machine as busy as it was.
+    def seconds(self, measurements: Iterable[Measurement], recorded: set[Any]) -> float:
+        """About how long measurements take, on this machine as busy as it was.
 
         Args:
-            wanted: all of this checkpoint's.
-            run: names of prompts whose records are there; those of ``wanted`` are added.
+            measurements: on this checkpoint.
+            recorded: prompts that have a record already; those of the measurements are added.
         """
-        found = 0.0
-        for each in wanted:
-            name, count = prompts_of(each)
-            rows = rows_of(each)
-            if not name:  # no branches: training, probing, replies
-                found += rows / self.speed
+        seconds = 0.0
+        for measurement in measurements:
+            cost = measurement.cost
+            if not cost.prompts:  # no branches: training, probing, replies
+                seconds += cost.rows / self.speed
                 continue
-            found += max(0, rows - count) / self.branching
-            if name not in run:
-                run.add(name)
-                found += count / self.speed
-        return found
+            seconds += max(0, cost.rows - cost.prompt_count) / self.branching
+            if (prompts := (measurement.task, cost.prompts)) not in recorded:
+                recorded.add(prompts)
+                seconds += cost.prompt_count / self.speed
+        return seconds
 
-    def needs(self, wanted: Iterable[Measurement], batch: int, unknown: int) -> float:
-        """Bytes beside the weights and libraries while these are measured.
+    def needs(
+        self, measurements: Iterable[Measurement], batch_size: int, search_prompts: int
+    ) -> float:
+        """Bytes that measurements need beside the weights and libraries.
 
         Args:
-            wanted: all of this checkpoint's.
-            batch: rows in a forward.
-            unknown: prompts that are run besides, such as those of a search for heads.
+            measurements: all on this checkpoint.
+            batch_size: rows in a forward pass.
+            search_prompts: prompts of a search for heads, besides those of the measurements.
         """
-        wanted = list(wanted)
-        prompts: dict[Any, int] = {}
-        for each in wanted:
-            name, count = prompts_of(each)
-            prompts[name] = max(count, prompts.get(name, 0))
-        records = (
-            min(self.bound, self.kept * (sum(prompts.values()) + unknown)) * self.fragmentation
-        )
-        work = [self.work * batch]
-        for each in wanted:
-            rows = gradients_of(each, batch)
-            work.append(self.learning * rows + copies_of(each) * self.weights)
-        return records + max(work)
+        recorded: dict[Any, int] = {}
+        work = [self.work * batch_size]
+        for measurement in measurements:
+            cost = measurement.cost
+            prompts = (measurement.task, cost.prompts)
+            recorded[prompts] = max(cost.prompt_count, recorded.get(prompts, 0))
+            rows = batch_size if cost.gradient_rows == "batch" else cost.gradient_rows
+            work.append(self.learning * rows + cost.weight_copies * self.weights)
+        kept = self.kept * (sum(recorded.values()) + search_prompts)
+        return min(self.bound, kept) * self.fragmentation + max(work)
 
 
 class MemoryWatch:
