@@ -315,7 +315,7 @@ class Runner:
             if not isinstance(found, Observations):
                 return found
             if measurement.task not in self.left_out:
-                self.left_out[measurement.task] = task.left_out(self.vocabulary)
+                self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
             facts = {WITHOUT: context.without, LEFT_OUT: self.left_out[measurement.task]}
             return replace(found, facts={**found.facts, **{k: v for k, v in facts.items() if v}})
         except MechanismError:
