@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, choices
 
 ENGINES = ("branch", "reference")
@@ -56,7 +56,7 @@ class Options:
     batch_size: int = 64
     engine: str = "branch"
     quantize: str | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
 
     def __post_init__(self) -> None:
         check_device(self.device)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 
-from pytest_mechanism.checkpoints.loading.tokenizer_check import MESSAGE, same_tokens
+from pytest_mechanism.checkpoints.loading.tokenizer_check import MESSAGE, check_tokens
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.chat import PLAIN, Turn, chat
@@ -85,7 +85,7 @@ def test_a_token_of_any_file_is_cut_out_of_a_text_as_a_whole(
         mine = encoder.tokenizer.encode(TEXT, add_special_tokens=special).ids
         assert mine == right(TEXT, add_special_tokens=special).input_ids
     assert encoder.size == len(right)
-    same_tokens(encoder, [Prompt(TEXT, {}, "fox")])
+    check_tokens(encoder, [Prompt(TEXT, {}, "fox")])
 
 
 def test_a_template_writes_the_special_tokens_of_either_file(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_template_writes_the_special_tokens_of_either_file(tmp_path: Path) -> 
     assert chat(made, MESSAGE) == right.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     )
-    same_tokens(Encoder.load(made), [Prompt(chat(made, MESSAGE), {}, "fox", special=False)])
+    check_tokens(Encoder.load(made), [Prompt(chat(made, MESSAGE), {}, "fox", special=False)])
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
@@ -113,9 +113,9 @@ def test_a_class_that_does_more_than_its_file_says_is_refused(tmp_path: Path, fa
         folder(tmp_path, family, {"tokenizer_class": name, "add_prefix_space": True})
     )
     with pytest.raises(
-        SelfCheckError, match=r"gives 'the quick .*other tokens than AutoToken"
+        SelfCheckError, match=r"AutoTokenizer split 'the quick .* differently"
     ) as no:
-        same_tokens(encoder, [Prompt(TEXT, {}, "fox")])
+        check_tokens(encoder, [Prompt(TEXT, {}, "fox")])
     assert "\n" not in str(no.value)
     AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
     right = AutoTokenizer.from_pretrained(tmp_path)(TEXT).input_ids
@@ -129,5 +129,5 @@ def test_a_template_that_is_rendered_otherwise_is_refused(
     made = folder(tmp_path, "llama", FAST | {"chat_template": TURNS, "bos_token": "<s>"})
     encoder = Encoder.load(made)
     monkeypatch.setattr(Encoder, "chat", lambda self, message, asking=PLAIN: Turn(f"<s>{message}"))
-    with pytest.raises(SelfCheckError, match="the chat template gives '<s>Who"):
-        same_tokens(encoder, [Prompt("<s>x", {}, "fox", special=False)])
+    with pytest.raises(SelfCheckError, match="the chat template renders '<s>Who"):
+        check_tokens(encoder, [Prompt("<s>x", {}, "fox", special=False)])

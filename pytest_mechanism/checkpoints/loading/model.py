@@ -20,7 +20,7 @@ from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.weights import check_weights, known_words, read_adapted
 from pytest_mechanism.checkpoints.rotary import plain
 from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
-from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
 from pytest_mechanism.tasks.text.encoding import Encoder
 
@@ -65,7 +65,7 @@ class LoadedModel:
     plain_logits: Tensor
     probe: Tensor
     adapter: Path | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
     placement: Placement = field(default_factory=Placement)
     unmerged: str = ""
     look: Callable[[], None] = unwatched
@@ -124,7 +124,7 @@ def load_model(
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
     tokenizer: Path | None = None,
-    trust: Trust = NONE,
+    trust: Trust = TRUST_NOTHING,
     quantize: str | None = None,
     look: Callable[[], None] = unwatched,
 ) -> LoadedModel:
