@@ -99,7 +99,7 @@ def parse_pair(
     return base, ft
 
 
-def further(texts: Sequence[str]) -> dict[str, str]:
+def further_roles(texts: Sequence[str]) -> dict[str, str]:
     """``ROLE=[LABEL=]REFERENCE`` of checkpoints beside the pair -> role and reference.
 
     Raises:

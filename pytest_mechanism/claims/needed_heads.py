@@ -25,7 +25,6 @@ import numpy as np
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.fields.part import plain
 from pytest_mechanism.measurements.catalogue import CIRCUIT
-from pytest_mechanism.methods.circuits.selection import minimality_score
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head, Measurement, Observations
@@ -185,6 +184,16 @@ def measure_minimality(
             for group in chosen
         },
     )
+
+
+def minimality_score(without_k: float, without_k_and_head: float) -> float:
+    """F(C without K) / F(C without K and the head) - 1; infinite where nothing is left without it.
+
+    Prakash et al., appendix. K are the heads of the group whose absence makes this one matter most.
+    """
+    if without_k_and_head == 0:
+        return float("inf") if without_k > 0 else 0.0
+    return without_k / without_k_and_head - 1
 
 
 def needed(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pytest_mechanism.discovery.measured_circuit import Seen
-from pytest_mechanism.discovery.stages import Stage, chain
+from pytest_mechanism.discovery.selection import chain
+from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNode
 from pytest_mechanism.report.pictures.edges import Edge, Effect

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Minimality, measure_minimality
 from pytest_mechanism.claims.scoring import above_chance
-from pytest_mechanism.discovery.stages import Stage, chain, search
+from pytest_mechanism.discovery.selection import MINIMALITY, chain, minimal, unshared
+from pytest_mechanism.discovery.stages import Stage, search
 from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.groups import AnyGroup, Find, Group
+from pytest_mechanism.fields.groups import AnyGroup, Find, Group, SoughtGroup
 from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.types import Head
@@ -39,7 +40,7 @@ class Effort:
     rank_rows: int = 210
     select_rows: int = 105
     threshold_rows: int = 315
-    minimality: float = 0.01
+    minimality: float = MINIMALITY
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -
             {}, (), None, f"{on} answers no better than chance, so there is no circuit to find"
         )
     stages = tuple(search(context, on, measure, effort.rank_rows))
-    found = unshared(context.groups, stages)
+    found = unshared({stage.group: list(stage.candidates) for stage in stages}, context.groups)
     reasons: list[str] = []
     if empty := [name for name, heads in found.items() if not heads]:
         reasons.append(nothing_found(context.groups, stages, empty))
@@ -123,19 +124,11 @@ def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -
     worth = measure_minimality(
         context, on, candidates, measure, effort.select_rows, effort.threshold_rows, THRESHOLD
     )
-    needed = {
-        name: [
-            n.head
-            for n in worth.heads
-            if n.group == name
-            and (
-                n.score >= effort.minimality
-                or isinstance(context.groups[name], Group)
-                or not worth.speaks_about(name)
-            )
-        ]
-        for name in candidates
-    }
+    needed: dict[str, list[Head]] = {}
+    for name, heads in candidates.items():
+        scores = {n.head: n.score for n in worth.heads if n.group == name}
+        judged = isinstance(context.groups[name], SoughtGroup) and worth.speaks_about(name)
+        needed[name] = minimal(scores, effort.minimality) if judged else heads
     if lost := [name for name, heads in needed.items() if not heads]:
         reasons.append(nothing_needed(lost, candidates))
     kept, unread = connected(context.groups, needed)
@@ -162,20 +155,6 @@ def connected(
                 f"group {name} is left out, since nothing was found for its readers, {into.group}"
             )
     return {name: list(found[name]) for name in groups if name in kept}, unread
-
-
-def unshared(groups: Mapping[str, AnyGroup], stages: tuple[Stage, ...]) -> dict[str, list[Head]]:
-    """Candidates; of two groups at one position, the one nearer the answer yields (Prakash et al.:
-    heads of A that are also in B leave A)."""
-    found = {stage.group: list(stage.candidates) for stage in stages}
-    order = chain(groups)
-    for i, name in enumerate(order):
-        if isinstance(groups[name], Group):
-            continue
-        for further in order[i + 1 :]:
-            if groups[further].at == groups[name].at:
-                found[name] = [h for h in found[name] if h not in found[further]]
-    return found
 
 
 def as_group(group: AnyGroup, heads: Sequence[Head]) -> Group:

@@ -9,7 +9,6 @@ looked at, excludes none.
 
 from __future__ import annotations
 
-import graphlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.fields.groups import AnyGroup, Find, Group, SoughtGroup
+from pytest_mechanism.discovery.selection import candidates, chain, receivers_of
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.catalogue import PATH_PATCHING, SCREEN
-from pytest_mechanism.methods.circuits.selection import ranked
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.types import Head, Measurement
@@ -61,14 +60,6 @@ class Stage:
         for head, effect in self.effects.items():
             found[head] = effect.value
         return found
-
-
-def chain(groups: Mapping[str, AnyGroup]) -> list[str]:
-    """Group names from the answer back to the input: a group after the one it talks into."""
-    order = graphlib.TopologicalSorter(
-        {name: [group.into.group] if group.into else [] for name, group in groups.items()}
-    )
-    return list(order.static_order())
 
 
 def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
@@ -147,9 +138,10 @@ def search(context: ClaimContext, on: str, measure: Measure, rows: int) -> list[
                     effects[layer, head] = estimates.mean(values, how)
                     published[layer, head] = float(np.mean(seen.values[f"ratio {key}"]))
         if isinstance(group, Group):
-            taken = passed = tuple(group.members())
+            taken = passed = group.members()
         else:
-            taken, passed = choose(effects, group, context.shapes[on])
+            taken = candidates(effects, group.find)
+            passed = receivers_of(taken, group.find)
         found[name] = Stage(
             name,
             group.at,
@@ -157,30 +149,8 @@ def search(context: ClaimContext, on: str, measure: Measure, rows: int) -> list[
             group.into.via if group.into else None,
             effects,
             published,
-            taken,
-            passed,
+            tuple(taken),
+            tuple(passed),
             len(possible) - len(looked_at),
         )
     return list(found.values())
-
-
-def choose(
-    effects: Mapping[Head, Estimate], group: SoughtGroup, shape: Shape
-) -> tuple[tuple[Head, ...], tuple[Head, ...]]:
-    """Candidates and receivers of a group, strongest first."""
-    if not effects:
-        return (), ()
-    find: Find = group.find
-    table = np.full((shape.n_layers, shape.n_heads), np.inf)
-    for (layer, head), estimate in effects.items():
-        table[layer, head] = estimate.value
-    order = [h for h in ranked(table, table.size) if h in effects]
-    if find.candidates is not None:
-        taken = order[: find.candidates]
-    else:
-        taken = [
-            h
-            for h in order
-            if effects[h].value <= -find.drops_at_least and effects[h].interval[1] < 0
-        ]
-    return tuple(taken), tuple(taken[: find.receivers])

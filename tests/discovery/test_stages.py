@@ -11,8 +11,9 @@ from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.needed_heads import holm
 from pytest_mechanism.discovery.claims import Written
-from pytest_mechanism.discovery.discover import Discovery, compare, nothing_needed, unshared
-from pytest_mechanism.discovery.stages import Stage, chain, choose, senders
+from pytest_mechanism.discovery.discover import Discovery, compare, nothing_needed
+from pytest_mechanism.discovery.selection import candidates, chain, receivers_of, unshared
+from pytest_mechanism.discovery.stages import Stage, senders
 from pytest_mechanism.discovery.write import spec_text
 from pytest_mechanism.fields.groups import Find, Group, Into, SoughtGroup
 from pytest_mechanism.spec.load import load
@@ -54,35 +55,29 @@ def test_senders_are_the_heads_below_the_highest_receiver() -> None:
 
 def test_candidates_by_count_are_the_most_negative() -> None:
     """The published way: so many, strongest first; fewer of them are passed on."""
-    taken, passed = choose(EFFECTS, sought("x", candidates=3, receivers=2), SHAPE)
-    assert taken == ((0, 0), (0, 1), (1, 0))
-    assert passed == ((0, 0), (0, 1))
+    find = Find(candidates=3, receivers=2)
+    taken = candidates(EFFECTS, find)
+    assert taken == [(0, 0), (0, 1), (1, 0)]
+    assert receivers_of(taken, find) == [(0, 0), (0, 1)]
 
 
 def test_candidates_by_effect_are_large_and_sure() -> None:
     """(0, 1) is large and not sure, (1, 0) sure and not large, (1, 1) helps: only (0, 0) is left."""
-    taken, passed = choose(EFFECTS, sought("x", drops_at_least=0.1), SHAPE)
-    assert taken == passed == ((0, 0),)
+    find = Find(drops_at_least=0.1)
+    taken = candidates(EFFECTS, find)
+    assert taken == receivers_of(taken, find) == [(0, 0)]
 
 
 def test_nothing_to_choose_from_chooses_nothing() -> None:
     """A group below the first layer has no senders."""
-    assert choose({}, sought("x"), SHAPE) == ((), ())
-
-
-def stage(name: str, at: str, heads: tuple[tuple[int, int], ...]) -> Stage:
-    return Stage(name, at, None, None, {}, {}, heads, heads)
+    assert candidates({}, Find()) == []
 
 
 def test_of_two_groups_at_one_position_the_nearer_to_the_answer_yields() -> None:
     """Heads of the value fetcher that are also position transmitters leave the value fetcher."""
     groups = {"a": sought("last"), "b": sought("last", "a"), "c": sought("query", "b")}
-    stages = (
-        stage("a", "last", ((2, 0), (1, 1))),
-        stage("b", "last", ((1, 1),)),
-        stage("c", "query", ((1, 1),)),
-    )
-    assert unshared(groups, stages) == {"a": [(2, 0)], "b": [(1, 1)], "c": [(1, 1)]}
+    heads = {"a": [(2, 0), (1, 1)], "b": [(1, 1)], "c": [(1, 1)]}
+    assert unshared(heads, groups) == {"a": [(2, 0)], "b": [(1, 1)], "c": [(1, 1)]}
 
 
 def test_precision_recall_and_jaccard_of_a_discovered_group() -> None:
