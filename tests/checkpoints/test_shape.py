@@ -115,7 +115,7 @@ def test_heads_other_than_those_that_were_planned_by_are_one_line(tmp_path: Path
     with pytest.raises(MechanismError) as problem:
         loaded_shape(LlamaConfig(**SMALL | {"num_attention_heads": 4}), folder)
     assert str(problem.value) == (
-        f"{folder / 'config.json'} says n_heads 8, but transformers loads the model with 4; add it to the file, "
+        f"{folder / 'config.json'} says n_heads 8, but transformers loads the model with 4; add it to the file "
         "as num_attention_heads"
     )
 
