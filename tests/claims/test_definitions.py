@@ -21,7 +21,7 @@ from pytest_mechanism.claims.needed_heads import at_most
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
-from pytest_mechanism.report.result import definition
+from pytest_mechanism.plugin.score_entry import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
@@ -60,12 +60,12 @@ def case() -> ClaimContext:
 
 
 def arguments(m: Measurement) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(m.arguments)
+    found: dict[str, Any] = json.loads(m.request.spelled())
     return found
 
 
 def name(m: Measurement) -> str:
-    return m.method.function.rpartition(".")[2]
+    return m.request.implementation.rpartition(".")[2]
 
 
 # -- encodes: the control of a learned mask
@@ -255,7 +255,7 @@ def test_a_circuit_fails_unless_its_heads_have_changed_places(
                 for n in names
             }
             return seen({"code": json.dumps(facts)})
-        if "random_0" in m.arguments:
+        if "random_0" in m.request.spelled():
             return seen(**{f"random_{i}_correct": ZERO for i in range(29)})
         return seen(circuit_correct=share(0.3), empty_correct=ZERO)
 
