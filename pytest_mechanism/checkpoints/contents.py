@@ -67,17 +67,18 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     with open_file(path, MOST_WEIGHTS) as file:
         header_length = int.from_bytes(file.read(8), "little")
         if not 2 <= header_length <= min(MOST_HEADER, length - 8):
-            raise BadFile(f"{path} is not a safetensors file: it has no header")
+            raise BadFile(path, "is not a safetensors file: it has no header")
         try:
             tensors: dict[str, dict[str, Any]] = json.loads(file.read(header_length))
             tensors.pop("__metadata__", None)
             ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            raise BadFile(f"{path} is not a safetensors file: its header cannot be read") from None
+            raise BadFile(path, "is not a safetensors file: its header cannot be read") from None
     end = 8 + header_length + max(ends, default=0)
     if end != length:
         raise BadFile(
-            f"{path} cannot be loaded: its header says {end} bytes, the file has {length}; it was "
-            "truncated, or something was appended"
+            path,
+            f"cannot be loaded: its header says {end} bytes, the file has {length}; it was "
+            "truncated, or something was appended",
         )
     return tensors
