@@ -11,17 +11,7 @@ from pytest_mechanism.checkpoints.adapter import MOST_LAYERS, replicated_layers
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.config_defaults import defaults
 from pytest_mechanism.errors import MechanismError
-
-# The names of the sizes in the families of Hugging Face; the first match counts.
-NAMES = {
-    "n_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
-    "n_kv_heads": ("num_key_value_heads", "num_kv_heads"),
-    "d_model": ("hidden_size", "n_embd", "d_model"),
-    "d_head": ("head_dim",),
-    "d_vocab": ("vocab_size",),
-}
-
+from pytest_mechanism.model_families.sizes import SIZE_NAMES, has_one_kv_head
 
 MOST = {
     "n_layers": MOST_LAYERS,
@@ -81,7 +71,7 @@ def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
 
     def lookup(key: str) -> Any:
         # every config has the model's width: a file without it is damaged, so no default counts
-        return part.get(key) if key in part or key in NAMES["d_model"] else own.get(key)
+        return part.get(key) if key in part or key in SIZE_NAMES["d_model"] else own.get(key)
 
     shape = find_sizes(lookup, folder, set(part))
     layers = None if adapter is None else replicated_layers(adapter)
@@ -113,7 +103,7 @@ def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shap
         if before != loaded:
             raise MechanismError(
                 f"{folder / 'config.json'} says {name} {before}, but transformers loads the model with "
-                f"{loaded}; add it to the file as {NAMES[name][0]}"
+                f"{loaded}; add it to the file as {SIZE_NAMES[name][0]}"
             )
     return shape
 
@@ -130,7 +120,7 @@ def find_sizes(lookup: Callable[[str], Any], folder: Path, written: Collection[s
         MechanismError: a size is missing, implausible, or not a positive integer.
     """
     sizes: dict[str, int] = {}
-    for name, keys in NAMES.items():
+    for name, keys in SIZE_NAMES.items():
         order = sorted(keys, key=lambda key: key not in written)
         key, value = next(((k, lookup(k)) for k in order if lookup(k) is not None), (keys[0], None))
         if isinstance(value, (int, float)) and value > MOST[name]:
@@ -150,8 +140,8 @@ def find_sizes(lookup: Callable[[str], Any], folder: Path, written: Collection[s
             f"{folder / 'config.json'}: {sizes['n_layers']:,} layers of {sizes['n_heads']:,} heads, but "
             f"no model has over {MOST_HEADS:,} heads"
         )
-    if lookup("multi_query") is True and not lookup("new_decoder_architecture"):
-        sizes["n_kv_heads"] = 1  # Falcon, GPTBigCode
+    if has_one_kv_head(lookup):
+        sizes["n_kv_heads"] = 1
     sizes.setdefault("n_kv_heads", sizes["n_heads"])
     sizes.setdefault("d_head", sizes["d_model"] // sizes["n_heads"])
     return Shape(**sizes)
