@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pytest_mechanism.errors import choices
-from pytest_mechanism.tasks.base import Row, Rows, Task, TaskParameters, Vocabulary
+from pytest_mechanism.tasks.base import Prompt, Row, Rows, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
 from pytest_mechanism.tasks.writing.json_lines import check_line_count
@@ -143,26 +143,22 @@ class Jsonl(Task[JsonlParameters]):
             )
         return [lines[i % len(lines)] for i in range(count)]
 
-    def row(self, line: Line, name: str, target: str, source: bool = True) -> Row:
+    def row(self, line: Line, name: str, target: str, source: Prompt | None) -> Row:
         cluster = line.cluster if line.cluster is not None else self.digest(line)[:16]
-        return Row(name, cluster, line.base, line.source if source else None, target)
+        return Row(name, cluster, line.base, source, target)
 
     # -- row sets
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
-        return [
-            self.row(line, f"{stream}-{i}", line.base.answer, source=False)
-            for i, line in enumerate(self.draw(vocabulary, count, stream))
-        ]
+        lines = enumerate(self.draw(vocabulary, count, stream))
+        return [self.row(line, f"{stream}-{i}", line.base.answer, None) for i, line in lines]
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
         """Prompts with their sources."""
         if self.lines[0].source is None:
             raise self.unsupported("source beside its prompts")
-        return [
-            self.row(line, f"{stream}-{i}", line.base.answer)
-            for i, line in enumerate(self.draw(vocabulary, count, stream))
-        ]
+        lines = enumerate(self.draw(vocabulary, count, stream))
+        return [self.row(x, f"{stream}-{i}", x.base.answer, x.source) for i, x in lines]
 
     def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         """Lines that have a target for the variable."""
@@ -170,10 +166,8 @@ class Jsonl(Task[JsonlParameters]):
             raise self.error(
                 f"no line has a target for {variable!r}; {choices(variable, self.variables)}"
             )
-        return [
-            self.row(line, f"{stream}-{i}", line.targets[variable])
-            for i, line in enumerate(self.draw(vocabulary, count, stream, variable))
-        ]
+        lines = enumerate(self.draw(vocabulary, count, stream, variable))
+        return [self.row(x, f"{stream}-{i}", x.targets[variable], x.source) for i, x in lines]
 
     def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Prompts that are not evaluated. A mean takes each of them once, so there may be fewer."""

@@ -13,38 +13,23 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializationInfo,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, SerializationInfo, model_serializer, model_validator
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.writing import words
 from pytest_mechanism.tasks.writing.json_lines import at_line, json_object, text_lines, text_of
 from pytest_mechanism.tasks.writing.patterns import is_name
-from pytest_mechanism.tasks.writing.words import (
-    EVENTS,
-    GIFTS,
-    LABELS,
-    LETTERS,
-    NAMES,
-    NUMBERS,
-    OBJECTS,
-    PLACES,
-)
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
-    "events": EVENTS,
-    "gifts": GIFTS,
-    "labels": LABELS,
-    "letters": LETTERS,
-    "names": NAMES,
-    "numbers": NUMBERS,
-    "objects": OBJECTS,
-    "places": PLACES,
+    "events": words.EVENTS,
+    "gifts": words.GIFTS,
+    "labels": words.LABELS,
+    "letters": words.LETTERS,
+    "names": words.NAMES,
+    "numbers": words.NUMBERS,
+    "objects": words.OBJECTS,
+    "places": words.PLACES,
 }
 """Lists that a spec can name."""
 
@@ -60,9 +45,9 @@ MAX_WORDS = 20_000
 EXAMPLE = "as in [cat, dog], {France: {capital: Paris}}, {file: words.txt} or names"
 
 
-def plain_table(words: Sequence[str]) -> Table:
+def plain_table(column: Sequence[str]) -> Table:
     """Words without columns."""
-    return {word: {} for word in words}
+    return {word: {} for word in column}
 
 
 def _describe_yaml(schema: dict[str, Any]) -> None:
@@ -188,16 +173,16 @@ def unique_words(rows: list[tuple[str, Mapping[str, str]]]) -> dict[str, dict[st
 def _read_file(file: DataFile) -> Table:
     """The words of a file: one a line, or one JSON object a line."""
     rows: list[tuple[str, Mapping[str, str]]] = []
-    words: set[str] = set()
+    known: set[str] = set()
     for number, line in text_lines(file):
         with at_line(file, number):
             word, row = _parse_line(line)
-            if word in words:
+            if word in known:
                 raise ValueError(f"{word!r} is there twice")
             if len(rows) == MAX_WORDS:
                 raise ValueError(f"has more than {MAX_WORDS:,} words")
             unique_words([*rows[:1], (word, row)])
-        words.add(word)
+        known.add(word)
         rows.append((word, row))
     return unique_words(rows)
 
