@@ -109,7 +109,7 @@ def lint(given: argparse.Namespace) -> int:
             spec = read_spec(path, root=config.rootpath)
         except SpecErrors as problems:
             bad += 1
-            for each in problems.found:
+            for each in problems.problems:
                 say(each, err=True)
             continue
         except SpecError as problem:
@@ -117,7 +117,7 @@ def lint(given: argparse.Namespace) -> int:
             say(problem, err=True)
             continue
         if given.resolved:
-            text = yaml.safe_dump(resolved(spec), sort_keys=False, default_flow_style=None)
+            text = yaml.safe_dump(spec.resolved(), sort_keys=False, default_flow_style=None)
             for line in text.splitlines():
                 say(line)
         elif given.power:
@@ -126,24 +126,6 @@ def lint(given: argparse.Namespace) -> int:
             items = sum(len(claim.roles()) for claim in spec.claims.values())
             say(f"{path}: ok, {len(spec.claims)} claims, {items} tests")
     return BAD_SPEC if bad else 0
-
-
-def resolved(spec: Any) -> dict[str, Any]:
-    """A spec as data, nothing left to look up."""
-    return {
-        "mechanism": 1,
-        "circuit": spec.circuit,
-        "applies_to": spec.applies_to.model_dump(mode="json", exclude_none=True),
-        "task": spec.task.settings.model_dump(mode="json"),
-        "groups": {n: g.model_dump(mode="json", exclude_none=True) for n, g in spec.groups.items()},
-        **({"found_on": spec.found_on} if spec.found_on else {}),
-        "ablation": spec.ablation.model_dump(mode="json"),
-        "confidence": spec.confidence,
-        "claims": {
-            n: c.model_dump(mode="json", by_alias=True, exclude_none=True)
-            for n, c in spec.claims.items()
-        },
-    }
 
 
 def print_power(path: Path, spec: Any) -> None:

@@ -65,7 +65,7 @@ def run(given: argparse.Namespace) -> int:
         )
     if given.seed is not None:
         settings = spec.task.settings.model_copy(update={"seed": given.seed})
-        spec = replace(spec, task=replace(spec.task, settings=settings))
+        spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
     evaluator = open_gate(given)
     runner = evaluator.runner
     label = runner.references["base"].label

@@ -80,7 +80,8 @@ def run(given: argparse.Namespace) -> int:
     spec = load(given.spec)
     check_folder(given.out)
     if given.rows is not None:
-        spec = replace(spec, task=with_rows(spec.task, given.rows, bool(spec.groups)))
+        task = with_rows(spec.task, given.rows, bool(spec.groups))
+        spec = spec.model_copy(update={"task": task})
     evaluator = open_gate(given)
     if spec.groups:
         check_heads(evaluator, spec)

@@ -13,7 +13,6 @@ from typing import Any
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
-from pytest_mechanism.fields.part import plain
 from pytest_mechanism.report.rows import DIGITS, row, rows
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
@@ -30,10 +29,7 @@ def definition(spec: Spec, claim: Claim) -> str:
     fields = claim.model_dump(mode="json", exclude=left_out, by_alias=True)
     parts = {
         "claim": fields,
-        "task": spec.task.settings.model_dump(mode="json"),
-        "groups": {name: plain(group) for name, group in spec.groups.items()},
-        "ablation": plain(spec.ablation),
-        "confidence": spec.confidence,
+        **spec.definition(),
         **({"edition": spec.task.edition} if spec.task.edition else {}),
     }
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
