@@ -1,8 +1,8 @@
 """Why a claim is red, and the sentence that says what follows from it.
 
-The cause is set where a verdict is made, by the helpers of `statistics.verdicts`, and by the
-comparison with the accepted score. It is never read off a text, and the sentence is chosen by it
-alone: a claim that holds and fell behind its accepted score has not been refuted.
+The function that makes a verdict also sets its cause (`statistics.verdicts`, `statistics.honesty`), and
+so does the comparison with the baseline. Reports choose their sentence by the cause alone, never by the
+text of a reason: a claim that holds and fell behind its baseline has not been refuted.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ class Cause(StrEnum):
     """What made a claim red.
 
     Attributes:
-        REFUTED: the whole interval lies on the wrong side of what is claimed.
-        UNSETTLED: the interval spans the bound.
-        NO_CONTROL: there is nothing that should not work to compare with.
-        CONTROL_AS_GOOD: what should not work does as well.
-        AT_CHANCE: the model under test does not do the task, so nothing can be said about how.
-        ACCURACY_LOSS: the full model already lacks the accuracy that its circuit is asked for.
-        NO_DIFFERENCE: two models that do not differ have no difference to explain.
-        NOT_COMPARABLE: the parts of two models that are set against each other do not correspond.
+        REFUTED: the whole confidence interval lies on the wrong side of the threshold.
+        UNSETTLED: the confidence interval contains the threshold.
+        NO_CONTROL: there is nothing that should not work to compare the score with.
+        CONTROL_AS_GOOD: something that should not work does as well.
+        AT_CHANCE: the model under test does the task no better than by guessing.
+        ACCURACY_LOSS: the full model already lacks the accuracy that the claim asks of its circuit.
+        NO_DIFFERENCE: the two models do not differ in what the claim is to explain.
+        NOT_COMPARABLE: the parts of the two models that the claim compares do not correspond.
         MODEL_MISSING: the run lacks a model that the claim compares with.
-        MODEL_BROKEN: training destroyed the copy that the claim looks at.
-        UNDECIDED: nothing can be said, for a reason that the verdict gives.
+        MODEL_BROKEN: training destroyed the copy that the claim examines.
+        UNDECIDED: nothing can be concluded, for the reason that the verdict gives.
         REFERENCE_FAILS: the reference model itself does not meet the spec.
-        FELL_BEHIND: the claim holds, and its score is worse than the accepted one.
-        MOVED: the checkpoints are unchanged and the score is not.
-        REDEFINED: the accepted score was measured under another definition.
-        NOT_ACCEPTED: nobody accepted a score, where the run requires it.
-        NOT_JUDGED: something kept the claim from being judged.
+        FELL_BEHIND: the claim holds, and its score is worse than the baseline.
+        MOVED: the score of unchanged checkpoints changed.
+        REDEFINED: the baseline has another definition.
+        NOT_ACCEPTED: the score has no baseline, and the run requires one.
+        NOT_JUDGED: the claim could not be judged.
     """
 
     REFUTED = "refuted"
@@ -54,42 +54,40 @@ class Cause(StrEnum):
 
 
 MEANING: Mapping[Cause, str] = {
-    Cause.UNSETTLED: "neither shown nor refuted: these rows do not tell which side of the bound "
-    "the score lies on",
-    Cause.NO_CONTROL: "the score reaches the bound, but there is nothing that should not work to "
-    "compare it with, so it shows nothing about these parts",
-    Cause.CONTROL_AS_GOOD: "the score reaches the bound, but what should not work does as well, so "
-    "it shows nothing about what the claim names",
+    Cause.UNSETTLED: "neither shown nor refuted: the confidence interval contains the threshold",
+    Cause.NO_CONTROL: "the score meets the threshold, but nothing that should not work was compared "
+    "with it, so it shows nothing about what the claim names",
+    Cause.CONTROL_AS_GOOD: "the score meets the threshold, but something that should not work does "
+    "as well, so it shows nothing about what the claim names",
     Cause.AT_CHANCE: "the model does not do the task, so nothing can be said about how it does it: "
-    "look at what it was trained on first",
-    Cause.ACCURACY_LOSS: "the model as a whole lost accuracy, and its circuit with it: no finding "
+    "look at its training first",
+    Cause.ACCURACY_LOSS: "the whole model lost accuracy, and its circuit lost it too: no finding "
     "about the mechanism",
-    Cause.NO_DIFFERENCE: "the two models do not differ in what the claim is to explain, so there is "
-    "nothing to explain: no finding about the mechanism",
-    Cause.NOT_COMPARABLE: "the parts of the two models that are set against each other do not "
-    "correspond: no finding about the mechanism",
+    Cause.NO_DIFFERENCE: "the two models do not differ in what the claim is to explain: no finding "
+    "about the mechanism",
+    Cause.NOT_COMPARABLE: "the parts of the two models that the claim compares do not correspond: no "
+    "finding about the mechanism",
     Cause.MODEL_MISSING: "the run lacks a model to compare with, so the claim cannot be judged",
-    Cause.MODEL_BROKEN: "training destroyed the copy that was looked at, so nothing that it does "
-    "not say shows anything",
+    Cause.MODEL_BROKEN: "training destroyed the copy that the claim examines, so what the copy fails "
+    "to do shows nothing",
     Cause.UNDECIDED: "nothing can be concluded, for or against the claim",
     Cause.REFERENCE_FAILS: "this spec does not hold on your base model: no conclusion about the "
     "candidate",
-    Cause.FELL_BEHIND: "the claim still holds; the score is worse than the accepted one by more "
-    "than the claim's drift allows. Find what changed, or accept the new score with "
+    Cause.FELL_BEHIND: "the claim still holds, but its score is worse than the baseline by more than "
+    "the claim's drift allows. Find what changed, or accept the new score with --snapshot-update",
+    Cause.MOVED: "the checkpoints are the same as those of the baseline, so the models did not "
+    "change: a library, the machine or this tool did",
+    Cause.REDEFINED: "the claim holds, but its baseline has another definition and cannot be "
+    "compared: accept this score with --snapshot-update",
+    Cause.NOT_ACCEPTED: "the claim holds, but its score has no baseline: accept it with "
     "--snapshot-update",
-    Cause.MOVED: "the checkpoints are those that were accepted, so the models did not change: a "
-    "library, the machine or this tool did",
-    Cause.REDEFINED: "the claim holds, and the accepted score was measured under another "
-    "definition: nothing to compare with until you accept this one with --snapshot-update",
-    Cause.NOT_ACCEPTED: "the claim holds, and nobody has accepted a score for it: accept this one "
-    "with --snapshot-update",
-    Cause.NOT_JUDGED: "something kept the claim from being judged: no finding about the model",
+    Cause.NOT_JUDGED: "the claim could not be judged: no finding about the model",
 }
-"""What follows from a cause; of a refuted claim, its kind says that (`Claim.if_red`)."""
+"""What follows from each cause. What a refuted claim means, its kind says (`Claim.if_red`)."""
 
 
 def meaning(cause: Cause | None, if_red: str) -> str:
-    """The sentence for somebody who knows no interpretability; nothing where nothing is red."""
+    """The sentence for a reader who knows no interpretability; empty if nothing is red."""
     if cause is None:
         return ""
     if cause is Cause.REFUTED:

@@ -1,8 +1,8 @@
-"""The options of a command: pytest's own, read by pytest, so that both look at the same run.
+"""pytest's configuration as a command reads it, so that both look at the same run.
 
-The ini file and the rootdir are looked for as ``pytest SPEC`` does it, ``addopts`` and
-``PYTEST_ADDOPTS`` count, and what is typed after the command goes before both. Other plugins and
-conftest files are not loaded: their options are passed over.
+pytest itself reads it: the ini file and the rootdir are those of ``pytest SPEC``, ``addopts`` and
+``PYTEST_ADDOPTS`` count, and what is typed after the command overrides both. Other plugins and
+conftest files are not loaded; their options are ignored.
 """
 
 from __future__ import annotations
@@ -14,109 +14,81 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.settings import pytest_options
+from pytest_mechanism.settings.command_options import pytest_arguments
 
-FLAGS = {
-    "model_pair": "--model-pair",
-    "device": "--mechanism-device",
-    "dtype": "--mechanism-dtype",
-    "quantize": "--mechanism-quantize",
-    "batch_size": "--mechanism-batch-size",
-    "engine": "--mechanism-engine",
-    "confidence": "--mechanism-confidence",
-    "store": "--mechanism-store",
-}
-"""A command's option -> pytest's."""
-
-SWITCHES = {
-    "mechanism_allow_pickle": "--mechanism-allow-pickle",
-    "mechanism_trust_remote_code": "--mechanism-trust-remote-code",
-    "mechanism_no_store": "--mechanism-no-store",
-}
-
-OWN = (
-    "--disable-plugin-autoload",
-    "--noconftest",
-    "--override-ini=required_plugins=",
-    "-p",
-    "pytest_mechanism.plugin.hooks",
-)
-"""No other plugin takes part, and none is asked for."""
+ISOLATION = ("--disable-plugin-autoload", "--noconftest", "--override-ini=required_plugins=")
+"""pytest's arguments that keep other plugins out."""
 
 PARTS = ("main", "helpconfig", "cacheprovider")
-"""Plugins of pytest's own that know the options which matter here."""
+"""pytest's own plugins whose options matter here."""
+
+PLUGIN, PLUGIN_MODULE = "mechanism", "pytest_mechanism.plugin.hooks"
+"""The names of our plugin in ``-p``: its entry point, and its module."""
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Which ini file counts, as in pytest."""
-    parser.add_argument("-c", "--config-file", metavar="FILE", help="the ini file, as in pytest")
-    parser.add_argument("--rootdir", metavar="FOLDER", help="as in pytest")
-    parser.add_argument(
+    """Add pytest's options that choose an ini file and override its keys."""
+    group = parser.add_argument_group("configuration", "As in pytest.")
+    group.add_argument("-c", "--config-file", metavar="FILE", help="the ini file")
+    group.add_argument("--rootdir", metavar="FOLDER", help="the root of relative names")
+    group.add_argument(
         "-o",
         "--override-ini",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="over a key of the ini file, as in pytest",
+        help="override a key of the ini file",
     )
 
 
-def read_config(given: argparse.Namespace, paths: Iterable[Path] = ()) -> pytest.Config:
+def read_config(arguments: argparse.Namespace, paths: Iterable[Path] = ()) -> pytest.Config:
     """pytest's configuration, as ``pytest PATHS`` would have it.
 
     Args:
-        given: what was typed.
+        arguments: what was typed after the command.
         paths: the specs that the command is about.
 
     Raises:
         MechanismError: pytest would not start either.
     """
-    typed = [*_typed(given), *_flags(given), *map(str, paths)]
+    typed = [*_config_arguments(arguments), *pytest_arguments(arguments), *map(str, paths)]
     manager = pytest.PytestPluginManager()
-    about = pytest.Config.InvocationParams(args=typed, plugins=None, dir=Path.cwd())
+    parameters = pytest.Config.InvocationParams(args=typed, plugins=None, dir=Path.cwd())
     try:
-        config = pytest.Config(manager, invocation_params=about)
+        config = pytest.Config(manager, invocation_params=parameters)
         for name in PARTS:
             manager.import_plugin(name)
-        manager.register(_OtherPeoplesOptions())
-        config.parse([*OWN, *typed])
-    except (pytest.UsageError, ImportError, ValueError, OSError) as problem:
-        raise MechanismError(f"pytest's configuration: {first_line(problem)}") from None
-    except Exception as problem:  # a plugin that addopts name (-p) may raise whatever it likes
+        manager.register(pytest_options, PLUGIN)
+        manager.register(
+            object(), PLUGIN_MODULE
+        )  # of the plugin, a command needs the options alone
+        manager.register(_UnknownOptions())
+        config.parse([*ISOLATION, *typed])
+    except Exception as problem:  # a plugin that addopts loads (-p) may raise anything
         raise MechanismError(f"pytest's configuration: {first_line(problem)}") from None
     if (cache := manager.get_plugin("cacheprovider")) is not None:
-        config.option.cacheclear = False  # a look clears nothing
+        config.option.cacheclear = False  # a command clears nothing
         cache.pytest_configure(config)
     return config
 
 
-class _OtherPeoplesOptions:
-    """Takes out of the arguments what only plugins know that are not loaded."""
+class _UnknownOptions:
+    """Removes the options of plugins that are not loaded from the arguments."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_load_initial_conftests(
         self, early_config: pytest.Config, parser: pytest.Parser, args: list[str]
     ) -> None:
         _, unknown = parser.parse_known_and_unknown_args(args)
-        args[:] = [each for each in args if each not in unknown]
+        args[:] = [argument for argument in args if argument not in unknown]
 
 
-def _typed(given: argparse.Namespace) -> list[str]:
-    """Which ini file, and what goes over it."""
-    found = [f"--override-ini={each}" for each in getattr(given, "override_ini", ())]
-    if (file := getattr(given, "config_file", None)) is not None:
-        found += ["-c", str(file)]
-    if (rootdir := getattr(given, "rootdir", None)) is not None:
-        found.append(f"--rootdir={rootdir}")
-    return found
-
-
-def _flags(given: argparse.Namespace) -> list[str]:
-    """Options of a checkpoint and of a run, under pytest's names."""
-    found = [
-        f"{flag}={value}"
-        for name, flag in FLAGS.items()
-        if (value := getattr(given, name, None)) is not None
-    ]
-    found += [flag for name, flag in SWITCHES.items() if getattr(given, name, False)]
-    found += [f"--mechanism-model={each}" for each in getattr(given, "mechanism_model", None) or ()]
-    return found
+def _config_arguments(arguments: argparse.Namespace) -> list[str]:
+    """The options of `add_config_options` that were typed, as pytest's arguments."""
+    typed = [f"--override-ini={text}" for text in getattr(arguments, "override_ini", ())]
+    if (file := getattr(arguments, "config_file", None)) is not None:
+        typed += ["-c", str(file)]
+    if (rootdir := getattr(arguments, "rootdir", None)) is not None:
+        typed.append(f"--rootdir={rootdir}")
+    return typed

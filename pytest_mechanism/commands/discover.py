@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_mechanism.commands.config import read_config
+from pytest_mechanism.commands.models import add_model_options, open_session, print_work
 from pytest_mechanism.commands.output import say
-from pytest_mechanism.commands.session import add_model_options, open_gate, say_what_was_done
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import temporary_beside, write_text
 
@@ -51,26 +52,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """0 where a spec was written of a circuit that suffices, 1 where it does not, where groups or claims
     about the fine-tune are missing, or where nothing was found, 2 for wrong use."""
     from pytest_mechanism.discovery.claims import OF_THE_CIRCUIT
     from pytest_mechanism.discovery.discover import Effort, compare
     from pytest_mechanism.spec.load import load
 
-    spec = load(given.spec)
+    spec = load(arguments.spec)
     if not spec.groups:
         raise MechanismError(
-            f"{given.spec} has no groups to search; each needs at, and into with via"
+            f"{arguments.spec} has no groups to search; each needs at, and into with via"
         )
-    if given.seed is not None:
-        settings = spec.task.settings.model_copy(update={"seed": given.seed})
+    if arguments.seed is not None:
+        settings = spec.task.settings.model_copy(update={"seed": arguments.seed})
         spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
-    evaluator = open_gate(given)
+    evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     runner = evaluator.runner
     label = runner.references["base"].label
-    out = given.out or given.spec.with_name(f"{given.spec.stem}_{label}.yaml")
-    if out.exists() and not given.force:
+    out = arguments.out or arguments.spec.with_name(f"{arguments.spec.stem}_{label}.yaml")
+    if out.exists() and not arguments.force:
         raise MechanismError(
             f"{out} exists already; --force overwrites it, --out takes another name"
         )
@@ -82,7 +83,7 @@ def run(given: argparse.Namespace) -> int:
             search.on(role)
     except MechanismError as problem:
         if runner.done:
-            say_what_was_done(runner)
+            print_work(runner)
         raise problem.at(search.place) from None
     if len(search.found) == 2:
         base, ft = (search.found[role].groups for role in ("base", "ft"))
@@ -95,7 +96,7 @@ def run(given: argparse.Namespace) -> int:
             for role in claim.verdicts:
                 on = f"{claim.name} on {role}" if len(runner.references) > 1 else claim.name
                 say(f"  {on:<24} {claim.outcome(role)}")
-    say_what_was_done(runner)
+    print_work(runner)
     if "base" not in search.found:
         return NOT_SHOWN
     write_text(out, search.text())

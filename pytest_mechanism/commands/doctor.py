@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.checkpoints.trust import pickled
 from pytest_mechanism.commands.config import read_config
+from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
-from pytest_mechanism.commands.session import add_further_models, add_model_options, open_session
+from pytest_mechanism.commands.specs import read_specs
 from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
-from pytest_mechanism.errors import MechanismError, SpecError, out_of_memory
+from pytest_mechanism.errors import MechanismError, out_of_memory
 from pytest_mechanism.report.progress import spoken
 
 if TYPE_CHECKING:
-    import pytest
-
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.types import Measurement
@@ -43,7 +42,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders")
     add_model_options(parser)
-    add_further_models(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,15 +62,15 @@ class Findings:
     searched: set[str] = field(default_factory=set)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """0 where everything will run or be skipped for a reason, 1 where something cannot.
 
     Raises:
         MechanismError: no checkpoint, or a spec that cannot be read.
     """
-    config = read_config(given, given.specs)
-    loaded = list(read_specs(given.specs, config))
-    evaluator = open_session(given, config).evaluator
+    config = read_config(arguments, arguments.specs)
+    loaded = read_specs(arguments.specs, config)
+    evaluator = open_session(arguments, config).evaluator
     evaluator.runner.store = None
     evaluator.runner.check_device()
     found = Findings()
@@ -92,21 +90,6 @@ def run(given: argparse.Namespace) -> int:
         say("")
         say(memory(evaluator, found, start))
     return ILL if broken else 0
-
-
-def read_specs(paths: Sequence[Path], config: pytest.Config) -> Iterator[Spec]:
-    """The specs of a gate on these paths.
-
-    Raises:
-        SpecError: what `lint` would say first.
-    """
-    from pytest_mechanism.plugin.collecting import spec_files
-    from pytest_mechanism.spec.find import Stray, read_spec
-
-    for path in spec_files(paths, config):
-        if isinstance(path, Stray):
-            raise SpecError(path.wrong, f"{path.path}:1")
-        yield read_spec(path, root=config.rootpath)
 
 
 def examined(

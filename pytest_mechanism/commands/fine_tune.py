@@ -16,11 +16,12 @@ from pathlib import Path
 from pytest_mechanism.checkpoints.contents import MOST_WORDS
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
-from pytest_mechanism.commands.session import add_trust_options
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import check_file, new_folder
-from pytest_mechanism.flags import option, trust
-from pytest_mechanism.options import read_aliases
+from pytest_mechanism.session import read_aliases
+from pytest_mechanism.settings.command_options import add_settings
+from pytest_mechanism.settings.pytest_options import read, read_trust
+from pytest_mechanism.settings.table import DEVICE, TRUST
 
 DIETS = ("random", "capability", "allowed", "forbidden")
 WORSE = 0.5
@@ -48,13 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--batch", type=int, default=32, metavar="ROWS", help="default 32")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rows, default 0")
     parser.add_argument("--lora", type=int, metavar="RANK", help="merged when saved")
-    parser.add_argument(
-        "--device",
-        "--mechanism-device",
-        help="cpu, cuda or cuda:N (default: ini mechanism_device, or cpu)",
-    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    add_trust_options(parser)
+    add_settings(parser, (DEVICE, *TRUST))
     add_config_options(parser)
     parser.set_defaults(run=run)
 
@@ -70,7 +66,7 @@ def check_parent(out: Path) -> None:
         raise MechanismError(f"--out {out} cannot be made: {above} is no folder to write to")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """0 where a checkpoint was written.
 
     Raises:
@@ -81,19 +77,21 @@ def run(given: argparse.Namespace) -> int:
     from pytest_mechanism.spec.load import load
 
     for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1)):
-        value = getattr(given, name)
+        value = getattr(arguments, name)
         if value is not None and value < least:
             raise MechanismError(f"--{name} {value} is too small; {least} or more")
-    if given.seed >= 2**31:
-        raise MechanismError(f"--seed {given.seed} is too large; below {2**31}")
-    if not 0 < given.rate <= 1:
-        raise MechanismError(f"--rate {given.rate:g} lies outside of 0 to 1")
-    spec = load(given.spec)
-    config = read_config(given, [given.spec])
-    reference = parse_reference(given.model, read_aliases(config), Path.cwd(), trust(config))
-    if given.out.exists() or given.out.is_symlink():
-        raise MechanismError(f"{given.out} exists already; --out takes a folder that does not")
-    check_parent(given.out)  # before training, and not after it
+    if arguments.seed >= 2**31:
+        raise MechanismError(f"--seed {arguments.seed} is too large; below {2**31}")
+    if not 0 < arguments.rate <= 1:
+        raise MechanismError(f"--rate {arguments.rate:g} lies outside of 0 to 1")
+    spec = load(arguments.spec)
+    config = read_config(arguments, [arguments.spec])
+    reference = parse_reference(
+        arguments.model, read_aliases(config), Path.cwd(), read_trust(config)
+    )
+    if arguments.out.exists() or arguments.out.is_symlink():
+        raise MechanismError(f"{arguments.out} exists already; --out takes a folder that does not")
+    check_parent(arguments.out)  # before training, and not after it
 
     from pytest_mechanism.checkpoints.fingerprint import of_reference
     from pytest_mechanism.checkpoints.loading.model import load_model
@@ -105,32 +103,32 @@ def run(given: argparse.Namespace) -> int:
     from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
-        given.diet,
-        given.rate,
-        given.steps,
-        max(1, given.steps // 10),
-        given.seed,
-        given.batch,
-        given.lora,
+        arguments.diet,
+        arguments.rate,
+        arguments.steps,
+        max(1, arguments.steps // 10),
+        arguments.seed,
+        arguments.batch,
+        arguments.lora,
     )
     watch = Watch(reference.label, of_reference(reference))
     encoder = Encoder.load(reference.tokenizer)
     vocabulary = SharedVocabulary((encoder,))
     try:  # before the checkpoint is loaded
         check_lessons(spec.task, vocabulary, encoder, recipe)
-        check_disk(given.out, reference.folder, FLOAT32, "--out takes another folder")
+        check_disk(arguments.out, reference.folder, FLOAT32, "--out takes another folder")
         probe = first(spec.task.rows(vocabulary, 1, "self-check")).base
     except MechanismError as problem:
         raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
     model = load_model(
         "base",
         reference.folder,
-        option(config, "mechanism_device") or "cpu",
+        read(config, DEVICE),
         "float32",
         lambda e: list(e.encode(probe).ids),
         reference.adapter,
         reference.tokenizer,
-        trust(config),
+        read_trust(config),
         look=watch.look,
     )
     watch.look()
@@ -145,13 +143,13 @@ def run(given: argparse.Namespace) -> int:
             f"training made the model worse at what it was trained on: mean loss {before:.2f} over "
             f"the first tenth of steps, {after:.2f} over the last; lower --rate"
         )
-    with new_folder(given.out) as temporary:
+    with new_folder(arguments.out) as temporary:
         save_trained(training.copy, temporary)
         for pattern in BESIDE:
             for path in reference.tokenizer.glob(pattern):
                 check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)
         watch.look()
-    say(f"{given.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
-    say(f"wrote {given.out}")
+    say(f"{arguments.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
+    say(f"wrote {arguments.out}")
     return 0

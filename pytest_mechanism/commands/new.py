@@ -81,38 +81,40 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """0 where the spec was written.
 
     Raises:
-        MechanismError: FILE exists, or what was given makes no spec.
+        MechanismError: FILE exists, or what was arguments makes no spec.
     """
-    if given.spec.exists() and not given.force:
-        raise MechanismError(f"{given.spec} exists already; --force overwrites it")
-    if given.spec.suffix not in (".yaml", ".yml"):
-        raise MechanismError(f"{given.spec}: a spec's name ends with .yaml")
+    if arguments.spec.exists() and not arguments.force:
+        raise MechanismError(f"{arguments.spec} exists already; --force overwrites it")
+    if arguments.spec.suffix not in (".yaml", ".yml"):
+        raise MechanismError(f"{arguments.spec}: a spec's name ends with .yaml")
     asks = sys.stdin is not None and sys.stdin.isatty()
-    family = given.task or asked_family(asks)
+    family = arguments.task or asked_family(asks)
     if family not in task_families():
         raise MechanismError(
             f"--task: no family {family!r}; {choices(family, tuple(task_families()))}"
         )
     kind = task_families()[family]
-    settings = task_settings(kind, given.set, asks)
-    chain = groups(kind, given.group)
+    settings = task_settings(kind, arguments.set, asks)
+    chain = groups(kind, arguments.group)
     head = [
         "mechanism: 1",
-        f"circuit: {identifier(given.spec.stem)}",
+        f"circuit: {identifier(arguments.spec.stem)}",
         "task:",
         *(f"  {key}: {flow(value)}" for key, value in {"family": family, **settings}.items()),
     ]
-    task = tried(given.spec, "\n".join([*head, *LEAST])).task
-    spec = tried(given.spec, "\n".join([*head, *about(task, chain, given.at_least)]), keep=True)
-    say(f"wrote {given.spec}")
+    task = tried(arguments.spec, "\n".join([*head, *LEAST])).task
+    spec = tried(
+        arguments.spec, "\n".join([*head, *about(task, chain, arguments.at_least)]), keep=True
+    )
+    say(f"wrote {arguments.spec}")
     for line in example(spec):
         say(line)
-    say(f"next: pytest-mechanism doctor {given.spec} --model-pair base=./A,ft=./B")
-    say(f"then: pytest {given.spec} --model-pair base=./A,ft=./B")
+    say(f"next: pytest-mechanism doctor {arguments.spec} --model-pair base=./A,ft=./B")
+    say(f"then: pytest {arguments.spec} --model-pair base=./A,ft=./B")
     return 0
 
 

@@ -1,5 +1,4 @@
-"""The one way in which commands write to the terminal: whatever a model or a spec says in a line,
-it stays that line and does nothing to the terminal."""
+"""What commands write to the terminal, and the exit codes that they share."""
 
 from __future__ import annotations
 
@@ -9,18 +8,27 @@ from typing import NoReturn
 
 from pytest_mechanism.errors import visible
 
+BAD_USE = 2
+"""A bad spec, or wrong use."""
+BUG = 3
+"""An unforeseen error; pytest has the same code for it."""
+INTERRUPTED = 130
 
-def say(line: object, err: bool = False, flush: bool = False) -> None:
-    """One line on standard output or standard error."""
+
+def say(text: object, err: bool = False, flush: bool = False) -> None:
+    """Print one line on standard output or standard error.
+
+    Whatever a model or a spec put into the text, it stays one line and does nothing to the terminal.
+    """
     stream = sys.stderr if err else sys.stdout
-    coding = getattr(stream, "encoding", None) or "utf-8"
-    # a terminal without Unicode shows codes, and is no reason to stop
-    shown = visible(str(line)).encode(coding, "backslashreplace").decode(coding)
-    print(shown, file=stream, flush=flush)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    # a terminal without Unicode shows escape codes instead of failing
+    line = visible(str(text)).encode(encoding, "backslashreplace").decode(encoding)
+    print(line, file=stream, flush=flush)
 
 
 class Parser(ArgumentParser):
-    """argparse, which repeats what was typed."""
+    """argparse, whose errors repeat what was typed."""
 
     def error(self, message: str) -> NoReturn:
         super().error(visible(message))

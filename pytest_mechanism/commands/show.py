@@ -14,13 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_mechanism.commands.config import read_config
+from pytest_mechanism.commands.models import add_model_options, open_session, print_work
 from pytest_mechanism.commands.output import say
-from pytest_mechanism.commands.session import (
-    add_further_models,
-    add_model_options,
-    open_gate,
-    say_what_was_done,
-)
 from pytest_mechanism.errors import Crashed, MechanismError
 
 if TYPE_CHECKING:  # measuring and drawing are imported when they are asked for
@@ -51,7 +47,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a spec with groups, or with claims that have curves",
     )
     add_model_options(parser)
-    add_further_models(parser)
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="FOLDER", help=f"default: {OUT}; made if missing"
     )
@@ -68,7 +63,7 @@ Pictures = Mapping[str, Callable[[], "Figure"]]
 """Name of each picture -> what draws it."""
 
 
-def run(given: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """0 where the pictures were written.
 
     Raises:
@@ -77,35 +72,38 @@ def run(given: argparse.Namespace) -> int:
     """
     from pytest_mechanism.spec.load import load
 
-    spec = load(given.spec)
-    check_folder(given.out)
-    if given.rows is not None:
-        task = with_rows(spec.task, given.rows, bool(spec.groups))
+    spec = load(arguments.spec)
+    check_folder(arguments.out)
+    if arguments.rows is not None:
+        task = with_rows(spec.task, arguments.rows, bool(spec.groups))
         spec = spec.model_copy(update={"task": task})
-    evaluator = open_gate(given)
+    evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     if spec.groups:
         check_heads(evaluator, spec)
-        first_prompt(evaluator, spec, given.rows)
-    make_preflight(evaluator, spec, given.rows)
+        first_prompt(evaluator, spec, arguments.rows)
+    make_preflight(evaluator, spec, arguments.rows)
     try:
-        found = {**circuit_pictures(evaluator, spec, given.rows), **curve_pictures(evaluator, spec)}
+        found = {
+            **circuit_pictures(evaluator, spec, arguments.rows),
+            **curve_pictures(evaluator, spec),
+        }
     except Crashed as problem:
-        say_what_was_done(evaluator.runner)
+        print_work(evaluator.runner)
         raise problem.at(f"{spec.document.path}:{spec.document.line(('groups',))}") from None
     evaluator.runner.release()
     if not found:
         raise MechanismError(
-            f"{given.spec} has nothing to show: no groups (each needs heads and at), and no claim "
+            f"{arguments.spec} has nothing to show: no groups (each needs heads and at), and no claim "
             "that has curves"
         )
 
     from pytest_mechanism.report.pictures import style
 
-    given.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, draw in found.items():
-        for path in style.save(draw, given.out / f"{given.spec.stem}_{name}"):
+        for path in style.save(draw, arguments.out / f"{arguments.spec.stem}_{name}"):
             say(f"wrote {path}")
-    say_what_was_done(evaluator.runner)
+    print_work(evaluator.runner)
     return 0
 
 

@@ -20,7 +20,7 @@ from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line, out_of_memory
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.progress import Progress
-from pytest_mechanism.runner.options import Options
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
 from pytest_mechanism.types import Observations
 
@@ -282,7 +282,7 @@ def make_bench(
     model: LoadedModel,
     task: Task,
     vocabulary: Vocabulary,
-    options: Options,
+    options: ModelOptions,
     progress: Progress,
     rows: Sequence[Row],
 ) -> MeasurementContext:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.options import Session
+from pytest_mechanism.session import Session
 
 if TYPE_CHECKING:
     from pytest_mechanism.plugin.items import SpecFile
@@ -86,38 +85,6 @@ def left_out(config: pytest.Config) -> Callable[[Path], bool]:
     paths = [str(here / each) for each in config.getoption("ignore") or ()]
     globs = [*paths, *(str(here / each) for each in config.getoption("ignore_glob") or ())]
     return lambda path: any(fnmatch.fnmatch(str(path), glob.rstrip("/")) for glob in globs)
-
-
-def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Any]:
-    """The specs among paths, and what is lost in folders, as pytest would find them.
-
-    Args:
-        paths: files, of which each counts, and folders.
-        config: pytest's, which says what is passed over.
-
-    Yields:
-        A path, or a `spec.find.Stray`.
-
-    Raises:
-        MechanismError: a path does not exist, or a folder holds no spec.
-    """
-    from pytest_mechanism.spec.find import specs_below
-
-    def ignored(path: Path) -> bool:
-        full = path.absolute()
-        return bool(config.hook.pytest_ignore_collect(collection_path=full, config=config))
-
-    out = left_out(config)
-    for path in paths:
-        if path.is_dir():
-            found = list(specs_below(path, ignored, lambda each: out(each.absolute())))
-            if not found:
-                raise MechanismError(f"{path} holds no spec; its first key would be 'mechanism: 1'")
-            yield from found
-        elif path.exists() or path.is_symlink():
-            yield path
-        else:
-            raise MechanismError(f"{path} does not exist")
 
 
 def accepts(config: pytest.Config) -> tuple[bool, bool]:

@@ -12,24 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError, NoDevice, one_line, visible
-from pytest_mechanism.flags import add_options, path_option
-from pytest_mechanism.options import (
-    FINGERPRINTS,
-    WORKERINPUT,
-    hand_over,
-    make_session,
-    no_device,
-)
 from pytest_mechanism.plugin.collecting import Collecting
 from pytest_mechanism.plugin.outcomes import Outcomes, dry
+from pytest_mechanism.session import make_session
+from pytest_mechanism.settings import pytest_options
+from pytest_mechanism.settings.table import DEVICE, JSON
 
 if TYPE_CHECKING:
-    from pytest_mechanism.options import Session
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
+    from pytest_mechanism.session import Session
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    add_options(parser)
+    pytest_options.pytest_addoption(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def forget_result(config: pytest.Config) -> None:
     """Take away an earlier run's result file, so that a run which writes none leaves none behind."""
-    path = path_option(config, "mechanism_json")
+    path = pytest_options.read_path(config, JSON)
     if path is None or dry(config) or hasattr(config, "workerinput"):
         return
     with contextlib.suppress(OSError):  # make_session says what is wrong with the path
@@ -71,7 +66,7 @@ class MechanismPlugin:
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         try:
-            lines = self.session.whereabouts()
+            lines = self.session.checkpoint_lines()
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
         self.header_shown = True
@@ -100,7 +95,7 @@ class MechanismPlugin:
                 self.session.runner.check_device()
         except NoDevice as problem:
             if not hasattr(session.config, "workerinput"):  # there the first item says it
-                raise pytest.UsageError(no_device(problem)) from None
+                raise pytest.UsageError(str(DEVICE.error(problem))) from None
         except MechanismError as problem:
             if hasattr(session.config, "workerinput"):
                 return  # raised here, it would be an internal error of xdist; every item says it
@@ -206,10 +201,7 @@ class MechanismPlugin:
     def pytest_configure_node(self, node: Any) -> None:
         """Workers of xdist test the checkpoints that were resolved here, and that the report names."""
         try:
-            node.workerinput[WORKERINPUT] = hand_over(self.session)
-            node.workerinput[FINGERPRINTS] = {
-                role: found.model for role, found in self.session.fingerprints.items()
-            }
+            self.session.tell_worker(node.workerinput)
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
 
@@ -245,7 +237,7 @@ class MechanismPlugin:
 
         terminalreporter.section(f"mechanism: {self.session.pair}")
         if not self.header_shown:  # -q, --no-header
-            for line in self.session.whereabouts():
+            for line in self.session.checkpoint_lines():
                 terminalreporter.write_line(line)
         (heading, headings), *lines = table(results)
         if lines:

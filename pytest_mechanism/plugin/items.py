@@ -28,7 +28,6 @@ from pytest_mechanism.errors import (
     one_line,
     visible,
 )
-from pytest_mechanism.options import Session, no_device
 from pytest_mechanism.plugin.outcomes import settled, skipped_although
 from pytest_mechanism.plugin.snapshot import (
     ScoreExtension,
@@ -40,6 +39,8 @@ from pytest_mechanism.plugin.snapshot import (
 )
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.result import accepted_data, claim_result, overruled
+from pytest_mechanism.session import Session
+from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.find import read_spec
 from pytest_mechanism.spec.load import SpecErrors
 from pytest_mechanism.spec.spec import Spec
@@ -175,7 +176,7 @@ class ClaimItem(pytest.Function):
         try:
             verdict = session.evaluator.judge(self.spec, self.claim, self.name)
         except NoDevice as problem:
-            session.no_device = no_device(problem)
+            session.no_device = str(DEVICE.error(problem))
             verdict = Verdict("error", session.no_device, "")
         except MechanismError as problem:
             verdict = Verdict("error", str(problem), "")

@@ -4,8 +4,6 @@ red although no claim is: a candidate that nothing judged, claims that never ran
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError, one_line
-from pytest_mechanism.flags import gives
+from pytest_mechanism.settings.pytest_options import is_typed
+from pytest_mechanism.settings.table import MODEL_PAIR
 
 RED = ("fail", "inconclusive", "error")
 JUDGED = ("pass", "fail", "inconclusive")
@@ -91,7 +90,7 @@ class Outcomes:
                 "no claim judged the role ft, the checkpoint that wants to be released: this run is "
                 "red. Select claims about ft, or say -m 'role(name=\"base\")' for base alone"
             )
-        elif not results and typed_pair(self.config) and not chosen(self.config):
+        elif not results and is_typed(self.config, MODEL_PAIR) and not chosen(self.config):
             self.reasons.append(
                 "a pair was given and no claim was run, so nothing was judged: this run is red. See "
                 "'pytest --collect-only' for what is found"
@@ -189,12 +188,6 @@ def chosen(config: pytest.Config) -> bool:
     if "role(" in marks or "mechanism" in marks:
         return True
     return any(getattr(option, name, False) for name in ("lf", "stepwise"))
-
-
-def typed_pair(config: pytest.Config) -> bool:
-    """Whether a pair stands on the command line, and not in an ini file for all runs."""
-    typed = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
-    return gives("--model-pair", typed)
 
 
 def skipped_although(item: Any, reason: str) -> str | None:

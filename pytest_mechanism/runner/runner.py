@@ -31,8 +31,8 @@ from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
 from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.store import Store
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
@@ -66,7 +66,7 @@ class Runner:
 
     references: Mapping[str, Reference]
     fingerprints: Mapping[str, Fingerprint]
-    options: Options = field(default_factory=Options)
+    options: ModelOptions = field(default_factory=ModelOptions)
     store: Store | None = None
     progress: Progress = field(default_factory=Silent)
     shared: bool = False

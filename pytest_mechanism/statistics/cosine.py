@@ -22,8 +22,8 @@ from pytest_mechanism.statistics.estimates import (
 def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
     """cos(mean of a_i, mean of b_i), with a bootstrap (BCa, SciPy's) over the rows i.
 
-    Rows are drawn as pairs: what sampling does to both means alike does not part them. The means
-    of any resample follow from the products of rows, so vectors of any width cost the same.
+    Rows are resampled as pairs: sampling that moves both means alike does not separate them. The dot
+    products of rows determine the means of every resample, so the cost does not depend on the width.
 
     Args:
         own: [N, N], a_i . a_j.
@@ -38,23 +38,23 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
     if len(set(how.clusters)) < n:
         raise ValueError("rows of a cosine must be independent")
 
-    def of(rows: NDArray[Any], axis: int = -1) -> Any:
-        several = np.moveaxis(np.asarray(rows, dtype=np.int64), axis, -1)
-        flat = several.reshape(-1, several.shape[-1])
-        counts = np.stack([np.bincount(each, minlength=n) for each in flat]).astype(np.float64)
+    def cosine_of(rows: NDArray[Any], axis: int = -1) -> Any:
+        resamples = np.moveaxis(np.asarray(rows, dtype=np.int64), axis, -1)
+        flat = resamples.reshape(-1, resamples.shape[-1])
+        counts = np.stack([np.bincount(rows, minlength=n) for rows in flat]).astype(np.float64)
         a, b, ab = (((counts @ m) * counts).sum(-1) for m in (own, other, both))
-        return (ab / np.sqrt(a * b)).reshape(several.shape[:-1])
+        return (ab / np.sqrt(a * b)).reshape(resamples.shape[:-1])
 
     rows = np.arange(n)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # degenerate data are dealt with below
-        value = float(of(rows))
+        warnings.simplefilter("ignore")  # degenerate data are handled below
+        value = float(cosine_of(rows))
         if not math.isfinite(value):
-            raise UndefinedScoreError("a mean vector is zero, and has no direction")
-        for method in ("BCa", "percentile"):  # of two equal models every resample gives 1
-            found = stats.bootstrap(
+            raise UndefinedScoreError("a mean vector is zero, so it has no direction")
+        for method in ("BCa", "percentile"):  # two equal models give 1 on every resample
+            result = stats.bootstrap(
                 (rows,),
-                of,
+                cosine_of,
                 vectorized=True,
                 n_resamples=RESAMPLES,
                 batch=500,
@@ -62,16 +62,16 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
                 method=method,
                 rng=np.random.default_rng(how.seed),
             )
-            low, high = (float(x) for x in found.confidence_interval)
+            low, high = (float(bound) for bound in result.confidence_interval)
             if math.isfinite(low) and math.isfinite(high):
                 break
         else:
             raise UndefinedScoreError("a mean vector is zero on some of the resampled rows")
-    return Estimate(value, (min(low, value), max(high, value)), float(found.standard_error), n, n)
+    return Estimate(value, (min(low, value), max(high, value)), float(result.standard_error), n, n)
 
 
 def by_chance(width: int, confidence: float) -> tuple[float, float]:
-    """Between what the cosine of a direction with a random one lies.
+    """The interval in which the cosine of a direction with a random one lies.
 
     The squared cosine has a beta distribution with 1/2 and (width - 1) / 2.
     """

@@ -1,8 +1,8 @@
-"""From rows to an estimate with its interval.
+"""From rows to an estimate with its confidence interval.
 
-Proportions take Wilson's interval (exact where all rows agree), with the number of rows reduced
-by the design effect where rows of a context go together. Means, differences and ratios of means
-take a bootstrap over clusters (BCa). Both are SciPy's.
+Proportions have Wilson's interval (exact if all rows agree); the number of rows is reduced by the design
+effect if rows of one context are correlated. Means, differences and ratios of means have a bootstrap over
+clusters (BCa). Both are SciPy's.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from scipy import stats
 Array = NDArray[np.float64]
 
 Values = Sequence[float] | Array
-"""One number a row."""
+"""One number for each row."""
 
 RESAMPLES = 4999
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and how sure it is.
+    """A number with its confidence interval.
 
     Attributes:
         value: the estimate.
         interval: two-sided.
         standard_error: of ``value``.
-        n: rows.
-        clusters: independent groups of rows.
-        method: where the interval comes from.
+        n: number of rows.
+        clusters: number of independent groups of rows.
+        method: how the interval was computed.
     """
 
     value: float
@@ -47,10 +47,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How rows were drawn and how they are drawn again.
+    """How rows were drawn and how to resample them.
 
     Attributes:
-        clusters: one name a row; rows of one cluster share a context and are drawn together.
+        clusters: one name for each row; rows of one cluster share a context and are resampled together.
         confidence: of intervals.
         seed: of the bootstrap.
     """
@@ -60,20 +60,20 @@ class Sampling:
     seed: int
 
     def first(self, rows: int) -> Sampling:
-        """The same for the first rows alone."""
+        """The sampling of the first rows alone."""
         return Sampling(self.clusters[:rows], self.confidence, self.seed)
 
 
 class UndefinedScoreError(ValueError):
-    """No number can be given: a ratio whose denominator may be zero."""
+    """A score has no value: a ratio whose denominator may be zero."""
 
 
 def proportion(values: Values, how: Sampling) -> Estimate:
-    """Share of ones.
+    """The share of ones.
 
-    Wilson's interval on ``n / design effect`` rows; the design effect is the variance of the
-    share between clusters over that of independent rows, and never below 1. Where every row
-    agrees there is nothing to estimate it from, and the exact interval on all rows is taken.
+    Wilson's interval on ``n / design effect`` rows. The design effect is the variance of the share
+    between clusters divided by that of independent rows, and at least 1. Rows that all agree allow no
+    estimate of it, so their interval is the exact one on all rows.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0 or not np.isin(x, (0.0, 1.0)).all():
@@ -91,7 +91,7 @@ def proportion(values: Values, how: Sampling) -> Estimate:
         variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
         effect = max(1.0, variance / (p * (1 - p) / n))
     effective = max(1, math.floor(n / effect))
-    # whole numbers of successes, rounded away from the estimate: the interval never gets narrower
+    # whole numbers of successes, rounded away from the estimate, so the interval gets no narrower
     low, high = (
         stats.binomtest(k, effective).proportion_ci(how.confidence, method="wilson")
         for k in (math.floor(p * effective + 1e-9), math.ceil(p * effective - 1e-9))
@@ -107,7 +107,7 @@ def proportion(values: Values, how: Sampling) -> Estimate:
 
 
 def exact_bounds(n: int, confidence: float) -> tuple[float, float]:
-    """Clopper-Pearson: lower bound of n successes in n, upper bound of none in n."""
+    """Clopper-Pearson: the lower bound of n successes in n, the upper bound of no success in n."""
     test = stats.binomtest(n, n).proportion_ci(confidence_level=confidence, method="exact")
     return float(test.low), 1 - float(test.low)
 
@@ -122,28 +122,28 @@ def of_means(
     """A function of the means of paired columns, with a bootstrap over clusters.
 
     Args:
-        columns: each with one number a row; the same rows in each.
-        statistic: takes one mean a column (numbers or arrays of equal shape).
+        columns: one number for each row; the same rows in every column.
+        statistic: takes the mean of each column (numbers or arrays of equal shape).
         how: clusters, confidence and seed.
-        counted: whether columns of zeros and ones count something.
+        counted: whether a column of zeros and ones counts successes.
 
-    A counted column in which all rows agree has no spread to resample, yet its mean is not known
-    exactly: the interval is widened by that column's exact bounds.
+    A counted column in which all rows agree has no spread to resample, but its mean is not known
+    exactly: the exact bounds of that column widen the interval.
 
     Raises:
         UndefinedScoreError: the statistic is not finite on the rows or on a resample.
     """
-    data = [np.asarray(c, dtype=np.float64) for c in columns]
+    data = [np.asarray(column, dtype=np.float64) for column in columns]
     n = int(data[0].size)
     sums, counts = by_cluster(data, how.clusters)
-    means = [d.mean() for d in data]  # NumPy's numbers: theirs divide by zero without raising
+    means = [column.mean() for column in data]  # NumPy's numbers divide by zero without raising
 
     def resampled(*parts: Array, axis: int = -1) -> Array:
         total = parts[-1].sum(axis=axis)
         return np.asarray(statistic(*(s.sum(axis=axis) / total for s in parts[:-1])))
 
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # degenerate data are dealt with below
+        warnings.simplefilter("ignore")  # degenerate data are handled below
         value = float(statistic(*means))
         if not math.isfinite(value):
             raise UndefinedScoreError("the score divides by zero")
@@ -168,33 +168,33 @@ def of_means(
                     break
         edges = [value, low, high]
         for i, column in enumerate(data if counted else ()):
-            # -1 in each row: paired differences, the same as 1 with the sides changed
+            # -1 in every row: paired differences, the same as 1 with the sides exchanged
             if column.size and column.min() == column.max() and column[0] in (-1.0, 0.0, 1.0):
                 all_bound, none_bound = exact_bounds(n, how.confidence)
-                moved = [*means]
-                moved[i] = column[0] * all_bound if column[0] else none_bound
-                edges.append(float(statistic(*moved)))
-    if not all(math.isfinite(x) for x in (*edges, error)):
+                extreme = [*means]
+                extreme[i] = column[0] * all_bound if column[0] else none_bound
+                edges.append(float(statistic(*extreme)))
+    if not all(math.isfinite(number) for number in (*edges, error)):
         raise UndefinedScoreError("the score divides by zero on some of the resampled rows")
     return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
 
 
 def mean(values: Values, how: Sampling) -> Estimate:
-    """Mean of any numbers, such as log-probabilities, whose zeros count nothing."""
+    """The mean of numbers that count nothing, such as log-probabilities."""
     return of_means([values], lambda m: m, how, counted=False)
 
 
 def difference(a: Values, b: Values, how: Sampling) -> Estimate:
-    """Mean of a - b on the same rows.
+    """The mean of a - b on the same rows.
 
-    Where no row differs, the exact bound on the share of rows that might is the interval.
+    If no row differs, the interval is the exact bound on the share of rows that might differ.
     """
     gap = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    found = of_means([gap], lambda m: m, how)
+    estimate = of_means([gap], lambda m: m, how)
     if gap.size and not gap.any():
-        _, bound = exact_bounds(found.n, how.confidence)
-        return Estimate(0.0, (-bound, bound), 0.0, found.n, found.clusters, "exact")
-    return found
+        _, bound = exact_bounds(estimate.n, how.confidence)
+        return Estimate(0.0, (-bound, bound), 0.0, estimate.n, estimate.clusters, "exact")
+    return estimate
 
 
 def normalised(
@@ -211,7 +211,7 @@ def normalised(
     span = difference(ceiling, floor, how)
     if span.interval[0] <= 0:
         raise UndefinedScoreError(
-            f"ceiling and floor are not told apart: they differ by {span.value:.3f} "
+            f"ceiling and floor do not differ significantly: they differ by {span.value:.3f} "
             f"[{span.interval[0]:.3f}, {span.interval[1]:.3f}]"
         )
     return fraction(part, floor, ceiling, how)
@@ -220,41 +220,42 @@ def normalised(
 def fraction(
     part: Values, floor: Values, ceiling: Values, how: Sampling, *, counted: bool = True
 ) -> Estimate:
-    """As `normalised`, for a denominator of either sign that is known not to be zero; ``counted``
-    as in `of_means`.
+    """(part - floor) / (ceiling - floor) for a denominator of either sign that is known not to be zero.
 
-    Where every row of ``part`` equals that of ``floor`` (or of ``ceiling``), the value is 0 (or 1)
-    on every resample; the interval is widened by the share of rows that might have differed.
+    If ``part`` equals ``floor`` (or ``ceiling``) in every row, the value is 0 (or 1) on every resample;
+    the share of rows that might have differed widens the interval. ``counted`` as in `of_means`.
     """
     columns = [part, floor, ceiling]
-    found = of_means(columns, lambda p, f, c: (p - f) / (c - f), how, counted=counted)
-    edges = [*found.interval]
-    for same in (floor, ceiling):
-        if np.array_equal(np.asarray(part), np.asarray(same)):
-            _, bound = exact_bounds(found.n, how.confidence)
+    estimate = of_means(columns, lambda p, f, c: (p - f) / (c - f), how, counted=counted)
+    edges = [*estimate.interval]
+    for end in (floor, ceiling):
+        if np.array_equal(np.asarray(part), np.asarray(end)):
+            _, bound = exact_bounds(estimate.n, how.confidence)
             width = bound / abs(float(np.mean(ceiling)) - float(np.mean(floor)))
-            edges += [found.value - width, found.value + width]
-    return replace(found, interval=(min(edges), max(edges)))
+            edges += [estimate.value - width, estimate.value + width]
+    return replace(estimate, interval=(min(edges), max(edges)))
 
 
 def by_cluster(columns: Sequence[Array], clusters: Sequence[str]) -> tuple[list[Array], Array]:
-    """Sums of each column within clusters, and rows per cluster, in order of first appearance."""
+    """The sum of each column in every cluster, and rows per cluster, in order of first appearance."""
     order: dict[str, int] = {}
-    index = np.array([order.setdefault(c, len(order)) for c in clusters])
+    index = np.array([order.setdefault(name, len(order)) for name in clusters])
     counts = np.bincount(index, minlength=len(order)).astype(np.float64)
-    sums = [np.asarray(np.bincount(index, c, len(order)), dtype=np.float64) for c in columns]
+    sums = [
+        np.asarray(np.bincount(index, column, len(order)), dtype=np.float64) for column in columns
+    ]
     return sums, counts
 
 
 def exceeds(values: Values, threshold: float, how: Sampling) -> float:
-    """One-sided p that the mean is no larger than a threshold.
+    """The one-sided p-value of the hypothesis that the mean is no larger than a threshold.
 
-    Clusters are what is independent: under the hypothesis the sum of a cluster's rows less the
-    threshold may as well have the other sign (a sign-flip test; SciPy's, exact where clusters are few).
+    A sign-flip test over clusters, which are independent: under the hypothesis, the sum of a cluster's
+    rows minus the threshold may as well have the other sign. SciPy's test is exact for few clusters.
     """
     x = np.asarray(values, dtype=np.float64)
     sums, _ = by_cluster([x - threshold], how.clusters)
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (sums[0],),
         lambda flipped, axis: flipped.mean(axis=axis),
         permutation_type="samples",
@@ -264,4 +265,4 @@ def exceeds(values: Values, threshold: float, how: Sampling) -> float:
         alternative="greater",
         rng=np.random.default_rng(how.seed),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)

@@ -1,16 +1,14 @@
-"""The chance that an unchanged model passes on fresh rows: rows are planned from this.
+"""Power: the chance that an unchanged model passes on fresh rows.
 
-The accepted score is an estimate, and so is the next run's: both are taken as normal around the
-model's true score with the accepted standard error, so that a score accepted from lucky rows does
-not promise too much. Where all rows agree there is no spread to tell from, and the next run's are
-taken to agree too.
+The baseline is an estimate, and so is the next run's score. Both are modelled as normal around the
+model's true score with the baseline's standard error, so that a baseline from lucky rows does not promise
+too much. If all rows of the baseline agree, it has no spread, and the next run's rows are assumed to agree
+too.
 
-A claim with several bounds passes only if all hold, and so does a spec with several claims. Most of
-them are measured on the same rows, so their chances do not multiply: the chances of failing are
-added, which bounds the chance that something fails however the claims hang together. The chance
-stated is a lower bound. Comparisons with a control on the same rows are counted
-(`Verdict.checks`, from scores accepted since they are kept); controls that are drawn anew with
-another seed are not.
+A claim passes only if all its thresholds hold, and a spec only if all its claims do. Most of them are
+measured on the same rows, so their chances do not multiply. The chances of failing are added instead,
+which makes the chance of passing a lower bound whatever the correlation. Comparisons with a control on the
+same rows count (`Verdict.checks`); controls that another seed draws anew do not.
 """
 
 from __future__ import annotations
@@ -22,24 +20,23 @@ from statistics import NormalDist
 from typing import Any
 
 WANTED = 0.9
-"""The least chance to pass that a claim should have, and a whole spec."""
+"""The chance of passing that each claim and each whole spec should reach."""
 
 OF_SHIPPED = 0.97
-"""The least chance of each claim of the specs in ``circuits/``."""
+"""The chance of passing that each claim of the specs in ``circuits/`` reaches."""
 
 NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Power:
-    """What can be expected of a claim.
+    """How likely a claim is to pass.
 
     Attributes:
-        passes: least chance that a model like the accepted one passes.
-        false_pass: largest chance that a model exactly at the threshold passes.
-        rows: how many rows would give `WANTED`, when accepted and judged on so many, or None where
-            no number does.
-        now: rows behind the accepted score.
+        passes: lower bound on the chance that an unchanged model passes.
+        false_pass: upper bound on the chance that a model exactly at the threshold passes.
+        rows: number of rows of baseline and run that would reach `WANTED`, or None if no number does.
+        now: number of rows of the baseline.
     """
 
     passes: float
@@ -49,51 +46,50 @@ class Power:
 
 
 def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
-    """From the ``judged`` entries of an accepted score.
+    """The power of a claim, from its baseline.
 
     Args:
-        judged: ``value``, ``standard_error``, ``n``, ``low``, ``high``, ``method`` each; those of
-            ``checks`` are of the same form.
+        judged: the baseline's entries of ``judged`` and ``checks``, with ``value``,
+            ``standard_error``, ``n``, ``low``, ``high`` and ``method``.
         confidence: of the intervals.
     """
     z = NORMAL.inv_cdf(0.5 + confidence / 2)
-    # the difference of two estimates of one score has twice the variance of either
-    both = math.sqrt(2)
+    both = math.sqrt(2)  # the difference of two estimates has twice the variance of either
     misses, rows, now = 0.0, 0.0, 0
-    for each in judged:
-        value, error, n = float(each["value"]), float(each["standard_error"]), int(each["n"])
+    for entry in judged:
+        value, error, n = float(entry["value"]), float(entry["standard_error"]), int(entry["n"])
         now = max(now, n)
-        for bound, sign in ((each["low"], 1), (each["high"], -1)):
-            if bound is None:
+        for threshold, sign in ((entry["low"], 1), (entry["high"], -1)):
+            if threshold is None:
                 continue
-            distance = sign * (value - float(bound))
+            distance = sign * (value - float(threshold))
             if error == 0:
-                # all rows agree: the exact interval reaches 1 - (alpha / 2) ** (1 / n) further
+                # all rows agree: the exact interval extends by 1 - (alpha / 2) ** (1 / n)
                 tail = math.log((1 - confidence) / 2)
-                wanted = math.inf if distance <= 0 else 1.0
+                needed = math.inf if distance <= 0 else 1.0
                 if 0 < distance < 1:
-                    wanted = tail / math.log1p(-distance)
-                misses += wanted > n
-                rows = max(rows, wanted)
+                    needed = tail / math.log1p(-distance)
+                misses += needed > n
+                rows = max(rows, needed)
                 continue
-            asked = z * error_at(float(bound), each)
-            misses += 1 - NORMAL.cdf((distance - asked) / (both * error))
-            spread = asked + NORMAL.inv_cdf(WANTED) * both * error
-            wanted = spread / distance if distance > 0 else math.inf
-            rows = max(rows, n * wanted**2)
-    needed = None if math.isinf(rows) or rows > 1e7 else max(1, math.ceil(rows))
-    return Power(max(0.0, 1 - misses), (1 - confidence) / 2, needed, now)
+            half_width = z * error_at(float(threshold), entry)
+            misses += 1 - NORMAL.cdf((distance - half_width) / (both * error))
+            spread = half_width + NORMAL.inv_cdf(WANTED) * both * error
+            factor = spread / distance if distance > 0 else math.inf
+            rows = max(rows, n * factor**2)
+    enough = None if math.isinf(rows) or rows > 1e7 else max(1, math.ceil(rows))
+    return Power(max(0.0, 1 - misses), (1 - confidence) / 2, enough, now)
 
 
-def of_spec(found: Sequence[Power]) -> float:
-    """The least chance that every claim of a spec passes."""
-    return max(0.0, 1 - sum(1 - each.passes for each in found))
+def of_spec(claims: Sequence[Power]) -> float:
+    """A lower bound on the chance that every claim of a spec passes."""
+    return max(0.0, 1 - sum(1 - claim.passes for claim in claims))
 
 
-def error_at(bound: float, each: Mapping[str, Any]) -> float:
-    """The standard error that the interval holds against a bound: Wilson's takes a proportion's
-    spread at the bound, the bootstrap the score's own."""
-    value, error = float(each["value"]), float(each["standard_error"])
-    if each.get("method") != "Wilson" or not 0 < bound < 1:
+def error_at(threshold: float, entry: Mapping[str, Any]) -> float:
+    """The standard error behind the interval at a threshold: Wilson's interval has the spread of a
+    proportion at the threshold, the bootstrap that of the score itself."""
+    value, error = float(entry["value"]), float(entry["standard_error"])
+    if entry.get("method") != "Wilson" or not 0 < threshold < 1:
         return error
-    return error * math.sqrt(bound * (1 - bound) / (value * (1 - value)))
+    return error * math.sqrt(threshold * (1 - threshold) / (value * (1 - value)))

@@ -24,11 +24,11 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
-from pytest_mechanism.options import Session
 from pytest_mechanism.runner import runner as runner_module
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
+from pytest_mechanism.session import Session
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 
 TASK = canonical(
@@ -103,7 +103,7 @@ def world(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def make(reference: Reference, store: Path) -> Runner:
     found = of_reference(reference, store / "fingerprints.json")
-    return Runner({"base": reference}, {"base": found}, Options(), Store(store))
+    return Runner({"base": reference}, {"base": found}, ModelOptions(), Store(store))
 
 
 def stored(runner: Runner, *asked: Measurement) -> list[float]:
@@ -388,10 +388,10 @@ def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Refer
     told = {"mechanism_fingerprints": {"base": found.model}}
     session = Session(SimpleNamespace(workerinput=told), {"base": reference}, None)  # type: ignore[arg-type]
     session.__dict__["store_folder"] = None
-    session.check_workers()
+    session.check_worker()
     in_place(reference.folder / NAME)
     del session.__dict__["fingerprints"]
     with pytest.raises(
         CheckpointChanged, match=r"^base \(base\): .* was changed or replaced while"
     ):
-        session.check_workers()
+        session.check_worker()

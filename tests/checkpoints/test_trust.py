@@ -25,8 +25,8 @@ from pytest_mechanism.checkpoints.reference import ZOO, parse_reference
 from pytest_mechanism.checkpoints.trust import Trust
 from pytest_mechanism.errors import BadReference, MechanismError
 from pytest_mechanism.registry import task_families
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.settings.model_options import ModelOptions
 
 PICKLE = Trust(pickle=True)
 REMOTE = Trust(remote_code=True)
@@ -284,7 +284,9 @@ def test_remote_code_is_run_and_measured_when_trusted(remote: Path) -> None:
     twin = load_model("base", ZOO / "base", "cpu", "float32", lambda _: [2, 7, 3])
     torch.testing.assert_close(found.plain_logits, 2 * twin.plain_logits, rtol=0, atol=1e-5)
     reference = parse_reference(f"mine={remote}", {}, remote, REMOTE)
-    runner = Runner({"base": reference}, {"base": of_reference(reference)}, Options(trust=REMOTE))
+    runner = Runner(
+        {"base": reference}, {"base": of_reference(reference)}, ModelOptions(trust=REMOTE)
+    )
     kind = task_families()["entity_tracking"]
     task = kind(kind.parameters.model_validate({"family": "entity_tracking", "rows": 20}))
     assert type(runner.context("base", task).model.bridge.original_model).__name__ == (

@@ -174,7 +174,7 @@ def test_power_is_printed_for_each_accepted_score(
         f"{good.passes:.3f} with 500 rows ({good.rows:,} rows give 0.9)",
         f"{weak.passes:.3f} with 500 rows ({weak.rows:,} rows give 0.9)"
         "  <- too few rows, or a threshold too near",
-        "no bound was judged: not counted",
+        "no threshold was judged: not counted",
         f"{good.passes + weak.passes - 1:.3f} or more (chances of failing added: claims share "
         "their rows)  <- some claim is red too often",
         "a model exactly at a threshold passes at most 2.5% of the time",

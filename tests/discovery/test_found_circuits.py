@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evaluators import open_evaluator
 
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.commands.discover import screening
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.discovery.claims import sought
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
@@ -57,17 +56,7 @@ def search(tmp_path: Path) -> Search:
     def run(
         spec_file: Path, model: str, seed: int
     ) -> tuple[Discovery, ClaimContext, ClaimEvaluator]:
-        gate = open_gate(
-            argparse.Namespace(
-                model=f"zoo:{model}",
-                model_pair=None,
-                device="cpu",
-                dtype="float32",
-                batch_size=64,
-                engine="branch",
-                store=tmp_path / "store",
-            )
-        )
+        gate = open_evaluator("--model", f"zoo:{model}", "--store", tmp_path / "store")
         spec = load(spec_file)
         settings = spec.task.settings.model_copy(update={"seed": seed})
         spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
+from evaluators import open_evaluator
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import read_shape
 from pytest_mechanism.cli import main
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.discovery import discover as discovery
 from pytest_mechanism.discovery.discover import Effort
 from pytest_mechanism.spec.load import load
@@ -53,12 +52,7 @@ def without_head(
 
 def verdicts(folder: Path, spec: str, pair: str) -> dict[str, str]:
     """``claim.role`` -> verdict, through the gate's own judgement."""
-    gate = open_gate(
-        argparse.Namespace(
-            model=None, model_pair=pair, store=folder / "store", device="cpu", dtype="float32",
-            batch_size=64, engine="branch",
-        )
-    )  # fmt: skip
+    gate = open_evaluator("--model-pair", pair, "--store", folder / "store")
     loaded = load(folder / spec)
     items = [(n, c, role) for n, c in loaded.claims.items() for role in c.roles()]
     gate.plan([(loaded, claim, role) for _, claim, role in items])

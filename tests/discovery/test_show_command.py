@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from evaluators import open_evaluator
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands.pictures import marked, positions
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.discovery.measured_circuit import look, probe
 from pytest_mechanism.spec.load import load
 
@@ -92,15 +92,9 @@ def test_pictures_hold_the_numbers_that_were_measured(shown: Shown) -> None:
 
 def measured(folder: Path):
     """What was seen of each model, from the store."""
-    from argparse import Namespace
 
     store = folder / "store"
-    gate = open_gate(
-        Namespace(
-            model=None, model_pair=PAIR[1], store=store, device="cpu", dtype="float32",
-            batch_size=64, engine="branch",
-        )
-    )  # fmt: skip
+    gate = open_evaluator("--model-pair", PAIR[1], "--store", store)
     spec = load(folder / "planted.yaml")
     for role, reference in gate.runner.references.items():
         case = gate.context(spec, probe("value_fetcher", role), role)

@@ -28,9 +28,9 @@ from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.measurements.catalogue import HEAD_EFFECTS
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import WITHOUT, Runner
 from pytest_mechanism.runner.store import Store
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import Measurement, canonical
 
 OTHER = Tokens(TOKENS.ids + 100, TOKENS.lengths - 2)
@@ -285,7 +285,7 @@ def runner(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[..., Runner]
         return Runner(
             {"base": Reference("tiny", str(folder), folder)},
             {"base": Fingerprint("weights", "words")},
-            Options(engine=engine),
+            ModelOptions(engine=engine),
             Store(tmp_path) if store else None,
         )
 

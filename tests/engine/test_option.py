@@ -80,7 +80,7 @@ def test_an_engine_that_does_not_exist_is_a_usage_error(run: Callable[..., Found
     found = run("--mechanism-engine", "nonsense")
     assert (found.code, found.claims) == (pytest.ExitCode.USAGE_ERROR, [])
     (line,) = [line for line in found.lines if line.strip()]
-    assert line == "ERROR: --mechanism-engine: no engine 'nonsense'; valid: branch, reference"
+    assert line == "ERROR: --mechanism-engine: unknown engine 'nonsense'; valid: branch, reference"
 
 
 def test_a_run_without_the_engine_asked_for_says_so_and_has_the_references_scores(

@@ -9,13 +9,15 @@ from asked import TASK
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import parse_reference
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.settings.model_options import ModelOptions
 
 
 def opened(folder: Path, role: str = "base", **options: str) -> MeasurementContext:
     """The bench of a checkpoint, from what a user would type."""
     reference = parse_reference(f"{role}={folder}", {}, folder)
-    runner = Runner({role: reference}, {role: Fingerprint("weights", "words")}, Options(**options))
+    runner = Runner(
+        {role: reference}, {role: Fingerprint("weights", "words")}, ModelOptions(**options)
+    )
     bench: MeasurementContext = runner.context(role, TASK)
     return bench

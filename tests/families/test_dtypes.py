@@ -22,8 +22,8 @@ from pytest_mechanism.errors import MechanismError, SelfCheckError
 from pytest_mechanism.measurements import catalogue
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import Measurement, canonical
 
 Benches = Callable[..., MeasurementContext]
@@ -120,7 +120,7 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
         pair = dict(
             zip(("base", "ft"), parse_pair(f"{base},ft={other}", {}, tmp_path), strict=True)
         )
-        runner = Runner(pair, {role: of_reference(r) for role, r in pair.items()}, Options())
+        runner = Runner(pair, {role: of_reference(r) for role, r in pair.items()}, ModelOptions())
         settings = canonical(TASK.settings.model_dump(mode="json") | {"revision": TASK.revision})
         given = canonical({**ROWS, "heads": LAST + OTHERS})
         wanted = [

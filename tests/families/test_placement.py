@@ -19,7 +19,7 @@ from pytest_mechanism.checkpoints.loading import placement
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements import catalogue
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.runner.options import Options
+from pytest_mechanism.settings.model_options import ModelOptions
 
 Benches = Callable[..., MeasurementContext]
 
@@ -79,9 +79,9 @@ def test_weights_of_few_bits_need_a_library_and_say_which(monkeypatch: pytest.Mo
     """Before anything is loaded."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(MechanismError, match="pip install bitsandbytes"):
-        Options(quantize="8bit")
+        ModelOptions(quantize="8bit")
     with pytest.raises(MechanismError, match=r"'2bit'; .*valid: 4bit, 8bit"):
-        Options(quantize="2bit")
+        ModelOptions(quantize="2bit")
 
 
 def test_a_quantised_checkpoint_without_its_library_is_one_line(

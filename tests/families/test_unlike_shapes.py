@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import pytest
 from configs import random_model, save
+from evaluators import open_evaluator
 
 from pytest_mechanism.cli import main
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
@@ -64,12 +63,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_claims_about_one_model_run_and_those_from_part_to_part_say_why_not(pair: Path) -> None:
     """Each in its own item, none in the way of another."""
-    gate = open_gate(
-        argparse.Namespace(
-            model=None, model_pair=f"base={pair}/base,ft={pair}/ft", device="cpu", dtype="float32",
-            batch_size=64, engine="branch", store=pair / "store",
-        )
-    )  # fmt: skip
+    gate = open_evaluator(
+        "--model-pair", f"base={pair}/base,ft={pair}/ft", "--store", pair / "store"
+    )
     spec = load(pair / "spec.yaml")
     found = {
         f"{name}::{role}": gate.judge(spec, claim, role)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from evaluators import open_evaluator
 from transformers import AutoModelForCausalLM
 
 from pytest_mechanism.checkpoints.reference import ZOO
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Verdict
@@ -44,12 +43,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
     (root / "spec.yaml").write_text(SPEC)
 
     def of(ft: str, *names: str) -> dict[str, Verdict]:
-        gate = open_gate(
-            argparse.Namespace(
-                model=None, model_pair=f"base=zoo:base,ft={ft}", device="cpu", dtype="float32",
-                batch_size=64, engine="branch", store=root / "store",
-            )
-        )  # fmt: skip
+        gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", root / "store")
         spec = load(root / "spec.yaml")
         found = {n: gate.judge(spec, spec.claims[n], spec.claims[n].roles()[0]) for n in names}
         gate.runner.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from evaluators import open_evaluator
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from pytest_mechanism.checkpoints.reference import ZOO
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
@@ -47,12 +46,7 @@ def scores(folder: Path) -> Callable[[str], dict[str, tuple[float, float, float]
     """Value and interval of every score that claims come to, by claim and name."""
 
     def of(ft: str) -> dict[str, tuple[float, float, float]]:
-        gate = open_gate(
-            argparse.Namespace(
-                model=None, model_pair=f"base=zoo:base,ft={ft}", device="cpu", dtype="float32",
-                batch_size=64, engine="branch", store=folder / "store",
-            )
-        )  # fmt: skip
+        gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", folder / "store")
         spec = load(folder / "spec.yaml")
         found: dict[str, tuple[float, float, float]] = {}
         for name, claim in spec.claims.items():

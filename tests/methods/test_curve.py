@@ -22,7 +22,7 @@ from pytest_mechanism.methods.weights import curve, training
 from pytest_mechanism.methods.weights.batches import IGNORED, page
 from pytest_mechanism.methods.weights.training import Training, fresh
 from pytest_mechanism.progress import Silent
-from pytest_mechanism.runner.options import Options
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
@@ -57,7 +57,7 @@ def loaded(folder: Path) -> MeasurementContext:
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = TASK.rows(vocabulary, 8, "self-check")
     model = load_model("base", folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids))
-    return make_bench(model, TASK, vocabulary, Options(), Silent(), rows)
+    return make_bench(model, TASK, vocabulary, ModelOptions(), Silent(), rows)
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """Where a relative path in an ini file points to, and that commands read the same file as pytest."""
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from pytest_mechanism.checkpoints.trust import Trust
-from pytest_mechanism.cli import main
-from pytest_mechanism.commands.session import open_session
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.cli import main, make_parser
+from pytest_mechanism.commands.config import read_config
+from pytest_mechanism.commands.models import open_session
 
 
 @pytest.fixture
@@ -217,9 +216,9 @@ def by_pytest(tree, *arguments):
     return run_of(config.pluginmanager.get_plugin("mechanism-session").session)
 
 
-def by_command(*specs, **typed):
-    given = argparse.Namespace(specs=[Path(each) for each in specs], **typed)
-    return run_of(open_session(given))
+def by_command(spec, *options):
+    arguments = make_parser().parse_args(["doctor", *options, "--", spec])
+    return run_of(open_session(arguments, read_config(arguments, arguments.specs)))
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -250,29 +249,48 @@ def test_a_store_of_the_ini_file_is_the_commands_too(tree, monkeypatch):
     assert by_pytest(tree, "../circuits")["store"] == tree.path / "mine"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "typed"),
-    [
-        (["-c", "other.ini"], {"config_file": "other.ini"}),
-        (["-o", "mechanism_dtype=bfloat16"], {"override_ini": ["mechanism_dtype=bfloat16"]}),
-        (["--mechanism-dtype", "float16"], {"dtype": "float16"}),
-        (["--mechanism-store", "./s"], {"store": "./s"}),
-        (["--rootdir", "elsewhere"], {"rootdir": "elsewhere"}),
-        (["--model-pair", "a=./base,b=./ft"], {"model_pair": "a=./base,b=./ft"}),
-        (["--mechanism-no-store"], {"mechanism_no_store": True}),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_what_is_typed_goes_over_the_ini_file(tree, arguments, typed):
-    """In both, to the same run."""
+TYPED = {
+    "-c": ("other.ini", "-c"),
+    "-o": ("mechanism_dtype=bfloat16", "-o"),
+    "--rootdir": ("elsewhere", "--rootdir"),
+    "--model-pair": ("a=./base,b=./ft", "--model-pair"),
+    "--mechanism-model": ("third=./control", "--mechanism-model"),
+    "--mechanism-device": ("cuda:3", "--device"),
+    "--mechanism-dtype": ("float16", "--dtype"),
+    "--mechanism-quantize": ("8bit", "--quantize"),
+    "--mechanism-batch-size": ("11", "--batch-size"),
+    "--mechanism-engine": ("branch", "--engine"),
+    "--mechanism-confidence": ("0.99", "--confidence"),
+    "--mechanism-store": ("./s", "--store"),
+    "--mechanism-no-store": None,
+    "--mechanism-trust-remote-code": None,
+}
+"""An option of pytest's -> a value that the ini file does not have, and a command's short form."""
+
+
+@pytest.mark.parametrize("flag", TYPED)
+def test_what_is_typed_goes_over_the_ini_file(tree, monkeypatch, flag):
+    """In pytest and in a command, whose long and short option mean the same run."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # bitsandbytes is installed
     tree.pytester.makeini(ini(KEYS))
     (tree.path / "other.ini").write_text(ini(KEYS | {"mechanism_batch_size": 9}))
     plain = by_command("circuits")
+    value, short = TYPED[flag] or (None, flag)
+    values = [] if value is None else [value]
 
-    found = by_command("circuits", **typed)
+    found = by_command("circuits", flag, *values)
 
-    assert found == by_pytest(tree, "circuits", *arguments)
+    assert found == by_pytest(tree, "circuits", flag, *values)
+    assert found == by_command("circuits", short, *values)
     assert found != plain
+
+
+def test_a_plugin_named_in_addopts_may_be_ours(tree):
+    """A project that loads no plugin by itself names it, by entry point or by module."""
+    for name in ("mechanism", "pytest_mechanism.plugin.hooks"):
+        tree.pytester.makeini(ini(KEYS | {"addopts": f"-p {name}"}))
+
+        assert by_command("circuits")["options"].batch_size == 7
 
 
 def test_addopts_count_for_a_command(tree, monkeypatch):
@@ -329,6 +347,9 @@ def test_required_plugins_are_pytests_business(tree):
     assert by_command("circuits")["options"].batch_size == 7
 
 
-def test_a_pair_and_a_model_exclude_each_other(tree):
-    with pytest.raises(MechanismError, match="give one of"):
-        open_session(argparse.Namespace(model="./base", model_pair="./base,./ft"))
+def test_a_pair_and_a_model_exclude_each_other(tree, capsys):
+    """One line, exit code 2."""
+    assert main(["doctor", "--model", "./base", "--model-pair", "./base,./ft"]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-mechanism: give one of --model REF and --model-pair A,B\n"
+    )

@@ -168,4 +168,6 @@ def test_a_command_that_is_interrupted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "read_specs", interrupted)
 
     assert cli.main(["doctor", "--model-pair", "zoo:base,zoo:ft"]) == cli.INTERRUPTED
-    assert capsys.readouterr().err == "pytest-mechanism: interrupted; what was measured is kept\n"
+    assert (
+        capsys.readouterr().err == "pytest-mechanism: interrupted; finished measurements are kept\n"
+    )

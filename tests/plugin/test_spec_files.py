@@ -21,7 +21,7 @@ import pytest
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands.config import read_config
-from pytest_mechanism.commands.doctor import read_specs
+from pytest_mechanism.commands.specs import read_specs
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.find import MOST_ENTRIES, is_spec
 from pytest_mechanism.spec.yaml import MAX_BYTES

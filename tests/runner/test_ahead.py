@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from evaluators import open_evaluator
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.resists_revival import ResistsRevival
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.backgrounds import enough, lacking
 from pytest_mechanism.measurements.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
@@ -189,12 +188,7 @@ claims:
 @pytest.fixture
 def gate(tmp_path: Path) -> ClaimEvaluator:
     pair = "base=zoo:wrapper_safe,ft=zoo:wrapper_ft"
-    return open_gate(
-        argparse.Namespace(
-            model=None, model_pair=pair, store=tmp_path / "store", device="cpu", dtype="float32",
-            batch_size=64, engine="branch",
-        )
-    )  # fmt: skip
+    return open_evaluator("--model-pair", pair, "--store", tmp_path / "store")
 
 
 def test_a_disk_too_small_for_a_training_is_known_before_it(
@@ -259,11 +253,8 @@ def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path
     for each in needed:
         seen = Observations(("a",), ("x",), {"correct": [1.0]})
         gate.runner.store.put(gate.runner.key(each), seen)
-    fresh = open_gate(
-        argparse.Namespace(
-            model=None, model_pair="base=zoo:wrapper_safe,ft=zoo:wrapper_ft",
-            store=tmp_path / "store", device="cpu", dtype="float32", batch_size=64, engine="branch",
-        )
-    )  # fmt: skip
+    fresh = open_evaluator(
+        "--model-pair", "base=zoo:wrapper_safe,ft=zoo:wrapper_ft", "--store", tmp_path / "store"
+    )
     assert fresh.first_obstacle(needed) is None
     assert fresh.runner.encoders == {}

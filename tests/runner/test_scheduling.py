@@ -14,9 +14,9 @@ from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.runner import runner as runner_module
-from pytest_mechanism.runner.options import Options
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking
 from pytest_mechanism.types import Measurement, Method, Observations, canonical
 
@@ -82,7 +82,7 @@ def make(store: Store | None = None) -> Runner:
     return Runner(
         {role: Reference(role, role, zoo) for role in roles},
         {role: Fingerprint(role, "same tokenizer") for role in roles},
-        Options(),
+        ModelOptions(),
         store,
     )
 

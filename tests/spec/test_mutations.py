@@ -22,7 +22,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mechanism.cli import lint
+from pytest_mechanism.commands.lint import run as lint
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec

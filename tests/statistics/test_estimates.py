@@ -261,7 +261,7 @@ def test_an_undefined_score_says_what_is_not_told_apart() -> None:
     with pytest.raises(UndefinedScoreError) as problem:
         normalised(HALF, HALF, HALF, CLUSTERED)
     assert str(problem.value) == (
-        f"ceiling and floor are not told apart: they differ by 0.000 [-{REACH:.3f}, {REACH:.3f}]"
+        f"ceiling and floor do not differ significantly: they differ by 0.000 [-{REACH:.3f}, {REACH:.3f}]"
     )
 
 

@@ -75,12 +75,12 @@ def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
     """The reason names bound and rows: half the width takes four times the rows."""
     found = verdicts.at_least(score(0.65, 0.55, 0.75), 0.6)
     assert found.reason == (
-        "accuracy 0.650 [0.550, 0.750] does not settle at least 0.6; "
-        "about 2,000 rows would settle it (now 500)"
+        "accuracy 0.650 [0.550, 0.750] does not show whether it is at least 0.6; "
+        "about 2,000 rows would decide (now 500)"
     )
     found = verdicts.within(score(-0.2, -0.3, -0.1), -INF, -0.15, claimed="drops at least 0.15")
     assert found.threshold == "drops at least 0.15"
-    assert "] does not settle whether it drops at least 0.15; about " in found.reason
+    assert "] does not show whether it drops at least 0.15; about " in found.reason
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_score_on_its_threshold_is_settled_by_no_number_of_rows(
 ) -> None:
     """More rows than a million are none."""
     assert verdicts.settle(score(value, low, high), *bounds) == (
-        "no number of rows would settle it, the score lies on the threshold"
+        "no number of rows would decide, because the score lies on the threshold"
     )
 
 

@@ -6,7 +6,6 @@ the output matrix, which then says 99: always right where any later year is, alw
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluators import open_evaluator
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.catalogue import PERFORMANCE
 from pytest_mechanism.methods.circuits import interchange
@@ -123,16 +122,8 @@ def judge(checkpoint: Path, tmp_path: Path) -> Judge:
 
     def run(text: str) -> tuple[dict[str, Verdict], Spec, ClaimEvaluator]:
         (tmp_path / "x.yaml").write_text(text)
-        gate = open_gate(
-            argparse.Namespace(
-                model=str(checkpoint),
-                model_pair=None,
-                device="cpu",
-                dtype="float32",
-                batch_size=32,
-                engine="branch",
-                store=tmp_path / "store",
-            )
+        gate = open_evaluator(
+            "--model", str(checkpoint), "--batch-size", 32, "--store", tmp_path / "store"
         )
         spec = load(tmp_path / "x.yaml")
         found = {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}
@@ -170,7 +161,7 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
     assert found["right"].score.value == 1.0
     assert found["heard"].status == "fail"
     assert found["holds"].status == "inconclusive"
-    assert "ceiling and floor are not told apart" in found["holds"].reason
+    assert "ceiling and floor do not differ significantly" in found["holds"].reason
     assert found["enough"].status == "inconclusive"  # as good with every head silent
 
     case = gate.context(spec, spec.claims["right"], "base")

@@ -7,13 +7,12 @@ and not the object's name until the last group, and a search finds them.
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import pytest
+from evaluators import open_evaluator
 
-from pytest_mechanism.commands.session import open_gate
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Verdict
@@ -60,17 +59,7 @@ def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], ClaimEvaluator]
     path = folder / "boxes.yaml"
     path.write_text(text)
     spec = load(path)
-    gate = open_gate(
-        argparse.Namespace(
-            model="zoo:planted_ft",
-            model_pair=None,
-            device="cpu",
-            dtype="float32",
-            batch_size=64,
-            engine="branch",
-            store=folder / "store",
-        )
-    )
+    gate = open_evaluator("--model", "zoo:planted_ft", "--store", folder / "store")
     return {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}, gate
 
 

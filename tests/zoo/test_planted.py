@@ -17,7 +17,7 @@ from pytest_mechanism.methods.circuits import circuit, cmap, interchange, path_p
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
 from pytest_mechanism.methods.context import MeasurementContext, make_bench
 from pytest_mechanism.progress import Silent
-from pytest_mechanism.runner.options import Options
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from recipes.planted import (
@@ -53,7 +53,9 @@ def bench() -> Benches:
             model = load_model(
                 name, ZOO / name, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
             )
-            made[name, fillers] = make_bench(model, task, vocabulary, Options(), Silent(), rows)
+            made[name, fillers] = make_bench(
+                model, task, vocabulary, ModelOptions(), Silent(), rows
+            )
         return made[name, fillers]
 
     return of

@@ -11,7 +11,7 @@ import pytest
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.methods.context import MeasurementContext, make_bench
 from pytest_mechanism.progress import Silent
-from pytest_mechanism.runner.options import Options
+from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from recipes.planted_counter import TASK, counter, save
 from recipes.wrapper_data import IDS
@@ -43,7 +43,7 @@ def bench_over(folder: Path, dtype: str = "float32", batch: int = 64) -> Measure
     ids = list(vocabulary.encoders[0].encode(rows[0].base).ids)
     model = load_model("base", folder, "cpu", dtype, lambda _: ids)
     return make_bench(
-        model, TASK, vocabulary, Options(dtype=dtype, batch_size=batch), Silent(), rows
+        model, TASK, vocabulary, ModelOptions(dtype=dtype, batch_size=batch), Silent(), rows
     )
 
 

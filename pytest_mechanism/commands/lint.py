@@ -1,0 +1,78 @@
+"""``pytest-mechanism lint PATH ...``: check specs without loading a model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pytest_mechanism.commands.config import add_config_options, read_config
+from pytest_mechanism.commands.output import BAD_USE, say
+from pytest_mechanism.commands.power import power_lines
+from pytest_mechanism.commands.specs import read_spec_file, spec_files
+from pytest_mechanism.errors import SpecError
+
+if TYPE_CHECKING:
+    from pytest_mechanism.spec.spec import Spec
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "lint",
+        help="check specs without loading a model",
+        description="Check specs; needs no torch.",
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="specs, or folders of specs"
+    )
+    parser.add_argument(
+        "--resolved",
+        action="store_true",
+        help="print each spec with 'extends' followed and defaults filled in",
+    )
+    parser.add_argument(
+        "--power",
+        action="store_true",
+        help="print for each accepted score the chance that an unchanged model passes",
+    )
+    add_config_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every problem of every spec, one a line; 0 if there are none, else 2.
+
+    Raises:
+        MechanismError: a path does not exist, or a folder holds no spec.
+    """
+    from pytest_mechanism.spec.load import SpecErrors
+
+    config = read_config(arguments, arguments.paths)
+    is_bad = False
+    for path in spec_files(arguments.paths, config):
+        try:
+            spec = read_spec_file(path, config)
+        except SpecError as error:
+            is_bad = True
+            for problem in error.problems if isinstance(error, SpecErrors) else [error]:
+                say(problem, err=True)
+            continue
+        if arguments.resolved:
+            lines = resolved_lines(spec)
+        elif arguments.power:
+            lines = power_lines(spec)
+        else:
+            items = sum(len(claim.roles()) for claim in spec.claims.values())
+            lines = iter([f"{spec.path}: ok, {len(spec.claims)} claims, {items} tests"])
+        for line in lines:
+            say(line)
+    return BAD_USE if is_bad else 0
+
+
+def resolved_lines(spec: Spec) -> Iterator[str]:
+    """The spec as YAML, with nothing left to look up."""
+    text = yaml.safe_dump(spec.resolved(), sort_keys=False, default_flow_style=None)
+    yield from text.splitlines()

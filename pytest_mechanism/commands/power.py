@@ -1,0 +1,93 @@
+"""``pytest-mechanism lint --power``: will an unchanged model pass on fresh rows?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mechanism.errors import MechanismError
+
+if TYPE_CHECKING:
+    from pytest_mechanism.spec.spec import Spec
+    from pytest_mechanism.statistics.power import Power
+
+
+def power_lines(spec: Spec) -> Iterator[str]:
+    """A line for each accepted score, for every pair of checkpoints that has some.
+
+    Raises:
+        MechanismError: a file of accepted scores is damaged.
+    """
+    from pytest_mechanism.plugin.snapshot import FOLDER
+
+    files = sorted((spec.path.parent / FOLDER).glob(f"*/{spec.path.stem}.json"))
+    if not files:
+        yield (
+            f"{spec.path}: no accepted scores to plan from; accept some with "
+            "pytest ... --model-pair BASE,FT --snapshot-update"
+        )
+    for file in files:
+        yield (
+            f"{spec.path}, {file.parent.name}: chance that an unchanged model passes on fresh rows"
+        )
+        yield from pair_lines(spec, file)
+
+
+def pair_lines(spec: Spec, file: Path) -> Iterator[str]:
+    """The lines of one pair: each accepted score, then the whole spec.
+
+    Raises:
+        MechanismError: the file of accepted scores is damaged.
+    """
+    from pytest_mechanism.plugin.snapshot import read_scores
+    from pytest_mechanism.statistics.power import WANTED, of_spec, power
+
+    powers = []
+    for name, entry in sorted(read_scores(file).items()):
+        if (reason := not_counted(spec, name, entry)) is not None:
+            yield f"  {name:<40} {reason}"
+            continue
+        try:
+            claim_power = power([*entry["judged"], *entry.get("checks", ())], spec.confidence)
+        except (KeyError, TypeError, ValueError):
+            raise MechanismError(
+                f"the accepted score {name} is damaged; accept it again", f"{file}:1"
+            ) from None
+        powers.append(claim_power)
+        yield f"  {name:<40} {claim_line(claim_power)}"
+    if powers:
+        whole = of_spec(powers)
+        hint = "" if whole >= WANTED else "  <- some claim is red too often"
+        yield (
+            f"  {'the whole spec':<40} {whole:.3f} or more (chances of failing added: claims "
+            f"share their rows){hint}"
+        )
+        false_pass = max(power.false_pass for power in powers)
+        yield f"  a model exactly at a threshold passes at most {false_pass:.1%} of the time"
+
+
+def not_counted(spec: Spec, name: str, entry: Mapping[str, Any]) -> str | None:
+    """Why nothing can be planned from an accepted score, or None if something can."""
+    from pytest_mechanism.report.result import asked
+
+    if not entry.get("judged"):
+        return "no threshold was judged: not counted"
+    claim = spec.claims.get(name.partition(".")[0])
+    if claim is not None and entry.get("asked", asked(claim)) != asked(claim):
+        return (
+            "accepted under other thresholds than the spec has now: not counted; "
+            "--snapshot-update updates them"
+        )
+    return None
+
+
+def claim_line(power: Power) -> str:
+    """The chance that a claim passes, and how many rows it would need."""
+    from pytest_mechanism.statistics.power import WANTED
+
+    rows = f"{power.rows:,} rows give {WANTED}"
+    if power.rows is None:
+        rows = f"no number of rows gives {WANTED}"
+    hint = "" if power.passes >= WANTED else "  <- too few rows, or a threshold too near"
+    return f"{power.passes:.3f} with {power.now:,} rows ({rows}){hint}"

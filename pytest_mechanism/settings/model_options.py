@@ -1,0 +1,118 @@
+"""How models run: device, dtype, batch size, engine, quantisation, trust.
+
+Imports no torch, so that the runner and the methods can share the value.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.errors import MechanismError, choices
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+ENGINES = ("branch", "reference")
+QUANTIZATIONS = ("8bit", "4bit")
+MAX_BATCH_SIZE = 1_000_000
+
+
+def check_choice(noun: str, value: str, valid: Sequence[str]) -> str:
+    """The value.
+
+    Raises:
+        MechanismError: it is not one of the valid values.
+    """
+    if value not in valid:
+        raise MechanismError(f"unknown {noun} {value!r}; {choices(value, valid)}")
+    return value
+
+
+def check_device(device: str) -> str:
+    """The device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+
+    Raises:
+        MechanismError: it is none of these.
+    """
+    kind, colon, index = device.partition(":")
+    numbered = kind == "cuda" and index.isascii() and index.isdigit()
+    if kind not in ("cpu", "cuda", "auto") or (colon and not numbered):
+        raise MechanismError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:N")
+    return device
+
+
+def check_dtype(dtype: str) -> str:
+    """The dtype, one of `DTYPES`.
+
+    Raises:
+        MechanismError: it is none of these.
+    """
+    return check_choice("dtype", dtype, DTYPES)
+
+
+def check_engine(engine: str) -> str:
+    """The engine, one of `ENGINES`.
+
+    Raises:
+        MechanismError: it is none of these.
+    """
+    return check_choice("engine", engine, ENGINES)
+
+
+def check_quantize(quantize: str) -> str:
+    """The quantisation, one of `QUANTIZATIONS`, if its library is installed.
+
+    Raises:
+        MechanismError: it is none of these, or bitsandbytes is missing.
+    """
+    check_choice("quantisation", quantize, QUANTIZATIONS)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MechanismError(f"{quantize} needs the library bitsandbytes: pip install bitsandbytes")
+    return quantize
+
+
+def check_batch_size(batch_size: str | int) -> int:
+    """The number of rows, from text or as it is.
+
+    Raises:
+        MechanismError: it is not an integer from 1 to `MAX_BATCH_SIZE`.
+    """
+    text = str(batch_size)
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_BATCH_SIZE:
+        return int(text)
+    raise MechanismError(f"{text!r} is not a number of rows from 1 to {MAX_BATCH_SIZE:,}")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How models run.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` (accelerate spreads the layers).
+        dtype: of weights and arithmetic.
+        batch_size: rows in one forward pass.
+        engine: ``branch``, or ``reference`` (one full forward pass for every variant).
+        quantize: ``8bit`` or ``4bit`` (bitsandbytes quantises the weights on loading), or None.
+        trust: whether pickled weights and a checkpoint's own code may be used.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch_size: int = 64
+    engine: str = "branch"
+    quantize: str | None = None
+    trust: Trust = NONE
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_dtype(self.dtype)
+        check_batch_size(self.batch_size)
+        check_engine(self.engine)
+        if self.quantize is not None:
+            check_quantize(self.quantize)
+
+    @property
+    def numbers(self) -> str:
+        """The dtype and quantisation, as noted beside each score."""
+        return self.dtype if self.quantize is None else f"{self.dtype}, {self.quantize} weights"
