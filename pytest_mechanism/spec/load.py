@@ -113,7 +113,10 @@ class _Loader:
                 valid = {name: entry for name, entry in part.items() if (key, name) not in wrong}
                 value = value | {key: valid} if valid else {k: value[k] for k in value if k != key}
         value = {key: part for key, part in value.items() if (key,) not in wrong}
-        return ValidParts.model_validate(value, context=self.context)
+        try:
+            return ValidParts.model_validate(value, context=self.context)
+        except ValidationError:  # half a character in a name, which pydantic cannot give back
+            raise SpecErrors(self.found) from None
 
 
 def part_at(loc: Path_, value: dict[str, Any]) -> tuple[Path_, type[BaseModel]]:
