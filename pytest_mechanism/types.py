@@ -12,9 +12,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+from typing_extensions import TypeVar
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.errors import crash
+
+if TYPE_CHECKING:
+    from pytest_mechanism.measurements.request import Cost, Request
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
 """Only ``pass`` and ``skipped`` are not red."""
@@ -26,49 +32,6 @@ Head = tuple[int, int]
 def canonical(value: Any) -> str:
     """One spelling for equal data, so that it can be hashed and compared."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-@dataclass(frozen=True)
-class Method:
-    """Where the code of a measurement is, without importing it.
-
-    Attributes:
-        function: ``package.module:function``, imported when a measurement really runs.
-        revision: raised by the author whenever the function's numbers can change; stored
-            results of other revisions are not used.
-    """
-
-    function: str
-    revision: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A pure function call that can be remembered: which method, on which model, with what.
-
-    Attributes:
-        method: what runs.
-        on: role of the model that must be loaded.
-        task: canonical JSON of the task's settings.
-        arguments: canonical JSON of the method's own arguments.
-        inputs: measurements on other models whose result this one takes in (CMAP's donor).
-        kept: whether the result is small and worth storing on disk.
-    """
-
-    method: Method
-    on: str
-    task: str
-    arguments: str = "{}"
-    inputs: tuple[Measurement, ...] = ()
-    kept: bool = True
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles of every model involved, the loaded one first."""
-        found = [self.on]
-        for each in self.inputs:
-            found += [role for role in each.roles if role not in found]
-        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -92,6 +55,47 @@ class Observations:
         n = len(self.example_ids)
         if len(self.clusters) != n or any(len(v) != n for v in self.values.values()):
             raise ValueError("observations: ids, clusters and every value need one entry a row")
+
+
+Result_co = TypeVar("Result_co", bound=Observations, default=Observations, covariant=True)
+"""What a measurement gives: plain `Observations`, or a subclass with fields of its own."""
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[Result_co]):
+    """A pure function call whose result can be stored: what a method is asked to do, on which model.
+
+    Attributes:
+        request: what is measured.
+        on: role of the model that must be loaded.
+        task: canonical JSON of the task's settings.
+        inputs: measurements on other models whose results this one takes in (CMAP's donor).
+    """
+
+    request: Request[Result_co]
+    on: str
+    task: str
+    inputs: tuple[Measurement, ...] = ()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of every model involved, the loaded one first."""
+        roles = [self.on, *(role for given in self.inputs for role in given.roles)]
+        return tuple(dict.fromkeys(roles))
+
+    @property
+    def cost(self) -> Cost:
+        """See `Request.cost`.
+
+        Raises:
+            Crashed: the request's own code failed.
+        """
+        try:
+            return self.request.cost(json.loads(self.task))
+        except Exception as problem:
+            raise crash(
+                f"the cost of {self.request.implementation} is unknown", problem
+            ) from problem
 
 
 @dataclass(frozen=True)

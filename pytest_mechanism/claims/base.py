@@ -7,9 +7,9 @@ group ``pytest_mechanism.claims``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field, StrictStr
 
@@ -19,6 +19,7 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
@@ -26,15 +27,19 @@ from pytest_mechanism.types import (
     Chart,
     Head,
     Measurement,
-    Method,
     Observations,
+    Result_co,
     Setting,
     Verdict,
     canonical,
 )
 
-Measure = Callable[[Measurement], Observations]
-"""Asks the runner; measures on the spot what was not planned."""
+
+class Measure(Protocol):
+    """Asks the runner; measures on the spot what was not planned."""
+
+    def __call__(self, measurement: Measurement[Result_co], /) -> Result_co: ...
+
 
 LEAST_CLUSTERS = 10
 """With fewer, a bootstrap's 95 % interval misses more than twice as often as it says."""
@@ -79,16 +84,11 @@ class ClaimContext:
     shapes: Mapping[str, Shape]
     setting: Setting
 
-    def ask(
-        self,
-        method: Method,
-        on: str,
-        inputs: tuple[Measurement, ...] = (),
-        kept: bool = True,
-        **arguments: Any,
-    ) -> Measurement:
-        """A measurement on this case's task."""
-        return Measurement(method, on, task_settings(self.task), canonical(arguments), inputs, kept)
+    def measurement(
+        self, request: Request[Result_co], on: str, inputs: tuple[Measurement, ...] = ()
+    ) -> Measurement[Result_co]:
+        """A measurement on this claim's task, on the model of role ``on``."""
+        return Measurement(request, on, task_settings(self.task), inputs)
 
     def has(self, role: str) -> bool:
         """Whether the run has a checkpoint for a role."""
@@ -244,7 +244,7 @@ class Claim(Part):
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         """Sets of rows that the claim is measured on, so that they are tried when the spec is read:
-        (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
+        (a set of `Task.row_set` or ``pairs``, nothing), or (``interchange``, variable)."""
         return ()
 
     def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:

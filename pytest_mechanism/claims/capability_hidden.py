@@ -126,7 +126,7 @@ class CapabilityHidden(Trained):
         return self
 
     def unsupported_reason(self, task: Task) -> str | None:
-        return task.no_capability
+        return task.no_capability_reason
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained)

@@ -6,8 +6,7 @@ import random
 
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
-from pytest_mechanism.fields.part import plain
-from pytest_mechanism.measurements.catalogue import CIRCUIT
+from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.types import Head, Measurement
 
 Alive = list[tuple[int, int, str]]
@@ -33,14 +32,10 @@ def circuit(context: ClaimContext, on: str) -> Measurement:
     variants = {"circuit": alive(context, on), "empty": []}
     if any(context.task.without_oracle(group.at) != group.at for group in context.groups.values()):
         variants["circuit_without_hint"] = alive(context, on, hint=False)
-    return context.ask(
-        CIRCUIT,
-        on,
-        rows=context.rows,
-        stream="rows",
-        ablation=plain(context.ablation),
-        alive=variants,
+    request = CircuitPerformance(
+        rows=context.rows, stream="rows", ablation=context.ablation, alive=variants
     )
+    return context.measurement(request, on)
 
 
 def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) -> Measurement:
@@ -60,11 +55,8 @@ def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) 
             for at, members in sizes.items()
             for layer, head in sorted(rng.sample(shape.heads(), len(members)))
         ]
-    return context.ask(
-        CIRCUIT,
-        on,
-        rows=min(context.rows, RANDOM_ROWS),
-        stream="rows",
-        ablation=plain(context.ablation),
-        alive=variants,
+    rows = min(context.rows, RANDOM_ROWS)
+    request = CircuitPerformance(
+        rows=rows, stream="rows", ablation=context.ablation, alive=variants
     )
+    return context.measurement(request, on)

@@ -40,7 +40,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
-from pytest_mechanism.measurements.catalogue import CMAP, DONATION
+from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
@@ -171,23 +171,11 @@ class Cmap(Masked):
         """The recipient with the donor's z of these heads."""
         heads = [[layer, h, g.at] for g in groups for layer, h in g.members()]
         control, _ = self.control(context, groups)
-        donation = context.ask(
-            DONATION,
-            self.donor,
-            kept=False,
-            heads=sorted({(x[0], x[1], str(x[2])) for x in (*heads, *control)}),
-            rows=context.rows,
-            stream="rows",
-        )
-        return context.ask(
-            CMAP,
-            self.recipient,
-            (donation,),
-            heads=heads,
-            control=control,
-            rows=context.rows,
-            stream="rows",
-        )
+        donated = sorted({(x[0], x[1], str(x[2])) for x in (*heads, *control)})
+        donation = ActivationDonation(heads=donated, rows=context.rows, stream="rows")
+        request = CrossModelPatching(heads=heads, control=control, rows=context.rows, stream="rows")
+        inputs = (context.measurement(donation, self.donor),)
+        return context.measurement(request, self.recipient, inputs)
 
     def lacks(self, context: ClaimContext) -> str | None:
         if self.variables or self.recovers_at_least is None:  # masks say which heads are controlled

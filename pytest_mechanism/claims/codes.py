@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pytest_mechanism.measurements.catalogue import ONE_CODE
+from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT
 from pytest_mechanism.types import Observations
 
 CODE_ROWS = 32
@@ -20,7 +20,9 @@ def strange(seen: Observations, heads: Iterable[Sequence[Any]]) -> Strange:
     their own does."""
     found: Strange = json.loads(seen.facts["code"])
     names = dict.fromkeys(f"{layer}.{head} at {at}" for layer, head, at in heads)
-    return {name: found[name] for name in names if float(found[name]["agreement"]) < ONE_CODE}
+    return {
+        name: found[name] for name in names if float(found[name]["agreement"]) < LEAST_AGREEMENT
+    }
 
 
 def not_comparable(heads: Strange, donor: str, recipient: str) -> str:
@@ -38,7 +40,7 @@ def not_comparable(heads: Strange, donor: str, recipient: str) -> str:
     return (
         f"not comparable by index: z of head {head} of {donor} at {at}, read by head {head} of "
         f"{recipient}, agrees to {float(heads[name]['agreement']):.2f} with what it says in {donor} "
-        f"({ONE_CODE:g} needed), and {why}{more}"
+        f"({LEAST_AGREEMENT:g} needed), and {why}{more}"
     )
 
 

@@ -17,7 +17,9 @@ from pydantic import Field, StrictInt, model_validator
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Rate
-from pytest_mechanism.measurements.catalogue import CURVE, PERFORMANCE
+from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.recipe import Diet, Recipe
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.tasks.files import DataFile
@@ -85,30 +87,29 @@ class Trained(Claim):
         return listed(self.on)
 
     def curve(
-        self, context: ClaimContext, role: str, diet: str | DataFile, rate: float, seed: int
+        self, context: ClaimContext, role: str, diet: Diet | DataFile, rate: float, seed: int
     ) -> Measurement:
         """The training of one copy, on one of the task's diets or on a file."""
-        file = diet.sha256 if isinstance(diet, DataFile) else ""
-        return context.ask(
-            CURVE,
-            role,
-            recipe={
-                "diet": "file" if file else diet,
-                "file": file,
-                "rate": rate,
-                "steps": self.steps,
-                "every": self.spacing,
-                "seed": seed,
-                "batch": self.batch,
-                "lora": self.lora,
-            },
+        kind: Diet = "file" if isinstance(diet, DataFile) else diet
+        request = TrainingCurve(
+            recipe=Recipe(
+                diet=kind,
+                file=diet.sha256 if isinstance(diet, DataFile) else "",
+                rate=rate,
+                steps=self.steps,
+                every=self.spacing,
+                seed=seed,
+                batch=self.batch,
+                lora=self.lora,
+            ),
             watch="capability" if context.task.knows_answers else "forbidden",
             rows=context.rows,
             stream="rows",
         )
+        return context.measurement(request, role)
 
     def curves(
-        self, context: ClaimContext, role: str, diet: str | DataFile
+        self, context: ClaimContext, role: str, diet: Diet | DataFile
     ) -> list[tuple[str, Measurement]]:
         """Of every rate and seed, with what to call it."""
         return [
@@ -263,7 +264,8 @@ def seen(context: ClaimContext, name: str, measurement: Measurement, measure: Me
 
 def capability(context: ClaimContext, role: str) -> Measurement:
     """How often the model answers what must be refused."""
-    return context.ask(PERFORMANCE, role, rows=context.rows, stream="rows", asked="capability")
+    request = Performance(rows=context.rows, stream="rows", asked="capability")
+    return context.measurement(request, role)
 
 
 def steps_score(

@@ -30,7 +30,7 @@ from pytest_mechanism.fields.thresholds import (
     RecoversAtLeast,
     RecoversAtMost,
 )
-from pytest_mechanism.measurements.catalogue import PROBING
+from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats, exceeds_chance
 from pytest_mechanism.tasks.base import Task
@@ -114,15 +114,13 @@ class Decodable(Claim):
     def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:
             return None
-        return task.no_capability
+        return task.no_capability_reason
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()
 
     def probe(self, context: ClaimContext, role: str) -> Measurement:
-        return context.ask(
-            PROBING,
-            role,
+        request = LinearProbes(
             asked=self.asked,
             position=self.position,
             penalty=self.penalty,
@@ -132,6 +130,7 @@ class Decodable(Claim):
             chosen=CHOSEN,
             seed=context.seed,
         )
+        return context.measurement(request, role)
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return ((self.asked, ""),)

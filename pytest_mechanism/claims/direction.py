@@ -31,7 +31,11 @@ from pytest_mechanism.claims.refusing import (
 )
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import ByRandom, Cosine, Divergence, Left
-from pytest_mechanism.measurements.catalogue import DIRECTION, FIND_DIRECTION, SAME_DIRECTION
+from pytest_mechanism.measurements.direction import (
+    DirectionAblation,
+    DirectionComparison,
+    RefusalDirection,
+)
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.cosine import by_chance, cosine
 from pytest_mechanism.statistics.honesty import beats, beats_control, not_needed
@@ -111,30 +115,23 @@ class Direction(Claim):
     @property
     def search(self) -> dict[str, Any]:
         """How a direction is found."""
-        return {"learn": self.learn, "validate": VALIDATE, "kl_at_most": self.kl_at_most}
+        return {"learn": self.learn, "validate_on": VALIDATE, "kl_at_most": self.kl_at_most}
 
     def inputs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         """The other model's direction."""
         if self.source is None:
             return ()
-        return (context.ask(FIND_DIRECTION, self.source, kept=False, **self.search),)
+        return (context.measurement(RefusalDirection(**self.search), self.source),)
 
     def ablated(self, context: ClaimContext) -> Measurement:
-        return context.ask(
-            DIRECTION,
-            self.to or context.role,
-            self.inputs(context),
-            rows=context.rows,
-            stream="rows",
-            random=RANDOM,
-            seed=context.seed,
-            **self.search,
+        request = DirectionAblation(
+            rows=context.rows, stream="rows", random=RANDOM, seed=context.seed, **self.search
         )
+        return context.measurement(request, self.to or context.role, self.inputs(context))
 
     def compared(self, context: ClaimContext) -> Measurement:
-        return context.ask(
-            SAME_DIRECTION, self.to or context.role, self.inputs(context), learn=self.learn
-        )
+        request = DirectionComparison(learn=self.learn)
+        return context.measurement(request, self.to or context.role, self.inputs(context))
 
     def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))

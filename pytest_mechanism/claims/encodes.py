@@ -25,7 +25,7 @@ from pytest_mechanism.claims.base import ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.masks import Masked, among, selected
 from pytest_mechanism.claims.scoring import above_chance, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
-from pytest_mechanism.measurements.catalogue import INTERCHANGE
+from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
 from pytest_mechanism.tasks.base import Task
@@ -80,15 +80,14 @@ class Encodes(Masked):
 
     def moved(self, context: ClaimContext, heads: list[Head], control: list[Head]) -> Measurement:
         """What comes out when z of these heads is taken from the source."""
-        return context.ask(
-            INTERCHANGE,
-            context.role,
+        request = Interchange(
             heads=heads,
+            control=control,
             at=context.group(self.group, context.role).at,
             variable=self.variable,
-            control=control,
             rows=context.rows,
         )
+        return context.measurement(request, context.role)
 
     def lacks(self, context: ClaimContext) -> str | None:
         heads, why = self.control(context, context.group(self.group, context.role).members())

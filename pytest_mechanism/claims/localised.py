@@ -19,7 +19,7 @@ from pydantic import Field, StrictInt
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import AtLeast
-from pytest_mechanism.measurements.catalogue import PRUNING
+from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import (
     beats_control,
@@ -65,7 +65,7 @@ class Localised(Claim):
         return listed(self.on)
 
     def unsupported_reason(self, task: Task) -> str | None:
-        return task.no_capability
+        return task.no_capability_reason
 
     @property
     def counts(self) -> list[int]:
@@ -76,20 +76,17 @@ class Localised(Claim):
         return (("capability", ""),)
 
     def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        return (
-            context.ask(
-                PRUNING,
-                context.role,
-                units=self.units,
-                counts=self.counts,
-                draws=DRAWS,
-                seed=context.seed,
-                rows=context.rows,
-                stream="rows",
-                scored=SCORED,
-                chosen=CHOSEN,
-            ),
+        request = Pruning(
+            units=self.units,
+            counts=self.counts,
+            draws=DRAWS,
+            seed=context.seed,
+            rows=context.rows,
+            stream="rows",
+            scored=SCORED,
+            chosen=CHOSEN,
         )
+        return (context.measurement(request, context.role),)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         seen = measure(self.needs(context)[0])

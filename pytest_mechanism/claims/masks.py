@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pytest_mechanism.claims.base import Claim, ClaimContext
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
-from pytest_mechanism.measurements.catalogue import MASK
+from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.types import Head, Measurement, Observations
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
@@ -43,15 +43,14 @@ class Masked(Claim):
 
     def mask(self, context: ClaimContext, on: str, group: Group, variable: str) -> Measurement:
         """The mask over a group's heads, learned on the model of role ``on``."""
-        return context.ask(
-            MASK,
-            on,
+        request = DcmMask(
             heads=group.members(),
             at=group.at,
             variable=variable,
             sparsity=self.mask_sparsity,
             rate=self.mask_rate,
         )
+        return context.measurement(request, on)
 
 
 def selected(seen: Observations) -> list[Head]:

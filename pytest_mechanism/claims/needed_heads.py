@@ -23,8 +23,7 @@ from itertools import combinations
 import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.fields.part import plain
-from pytest_mechanism.measurements.catalogue import CIRCUIT
+from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head, Measurement, Observations
@@ -108,14 +107,13 @@ def ask(
     stream: str,
 ) -> Measurement:
     """The circuit with each cut made."""
-    return context.ask(
-        CIRCUIT,
-        on,
+    request = CircuitPerformance(
         rows=rows,
         stream=stream,
-        ablation=plain(context.ablation),
+        ablation=context.ablation,
         alive={name: without(context, on, circuit, cut) for name, cut in cuts.items()},
     )
+    return context.measurement(request, on)
 
 
 def spelled(cut: Sequence[Member]) -> str:

@@ -18,7 +18,7 @@ from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, li
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
-from pytest_mechanism.measurements.catalogue import PATH_PATCHING
+from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
@@ -59,19 +59,15 @@ class Path(Claim):
         group = context.group(self.group, context.role)
         control, _ = self.control(context)
         receivers = context.group(group.into.group, context.role).members() if group.into else []
-        return (
-            performance(context, context.role),
-            context.ask(
-                PATH_PATCHING,
-                context.role,
-                senders={"group": group.members(), **({"control": control} if control else {})},
-                at=group.at,
-                receivers=receivers,
-                via=group.into.via if group.into else None,
-                rows=context.rows,
-                stream="pairs",
-            ),
+        request = PathPatching(
+            senders={"group": group.members(), **({"control": control} if control else {})},
+            at=group.at,
+            receivers=receivers,
+            via=group.into.via if group.into else None,
+            rows=context.rows,
+            stream="pairs",
         )
+        return performance(context, context.role), context.measurement(request, context.role)
 
     def control(self, context: ClaimContext) -> tuple[list[Head], str]:
         """Random heads that the receivers could hear."""

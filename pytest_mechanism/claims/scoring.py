@@ -7,7 +7,7 @@ from typing import Literal
 
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.catalogue import PERFORMANCE
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics import estimates, honesty
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score
@@ -21,7 +21,7 @@ COLUMN: Mapping[str, str] = {"accuracy": "correct", "log_probability": "log_prob
 
 def performance(context: ClaimContext, role: str) -> Measurement:
     """The whole model on the task's rows."""
-    return context.ask(PERFORMANCE, role, rows=context.rows, stream="rows")
+    return context.measurement(Performance(rows=context.rows, stream="rows"), role)
 
 
 def score(

@@ -33,7 +33,7 @@ from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.refusing import discerning, rates, refusal
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Portion, RatioAtMost
-from pytest_mechanism.measurements.catalogue import SAFETY_ENTRIES, WEIGHT_CHANGE
+from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling, UndefinedScoreError
 from pytest_mechanism.statistics.honesty import UPPER_BOUND
@@ -95,11 +95,10 @@ class SparesSafetyWeights(Claim):
         return (("forbidden", ""), ("allowed", ""))
 
     def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        donation = context.ask(
-            SAFETY_ENTRIES, self.source, kept=False, q=self.q, p=self.p, scored=SCORED
-        )
+        entries = SafetyEntries(q=self.q, p=self.p, scored=SCORED)
+        inputs = (context.measurement(entries, self.source),)
         return (
-            context.ask(WEIGHT_CHANGE, self.to, (donation,), seed=context.seed),
+            context.measurement(WeightChange(seed=context.seed), self.to, inputs),
             refusal(context, self.source, "forbidden"),
             refusal(context, self.source, "allowed"),
         )

@@ -48,7 +48,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Faithful
-from pytest_mechanism.measurements.catalogue import CODE, DONATION
+from pytest_mechanism.measurements.cmap import ActivationDonation, HeadCodes
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score, Verdict
@@ -129,11 +129,10 @@ class Transfer(Claim):
     def codes(self, context: ClaimContext, measure: Measure) -> Strange:
         """The circuit's heads whose z ``to`` does not read as ``from`` does."""
         heads = sorted(set(alive(context, self.source)))
-        donation = context.ask(
-            DONATION, self.source, kept=False, heads=heads, rows=CODE_ROWS, stream="rows"
-        )
-        asked = context.ask(CODE, self.to, (donation,), rows=CODE_ROWS, stream="rows")
-        return strange(measure(asked), heads)
+        donation = ActivationDonation(heads=heads, rows=CODE_ROWS, stream="rows")
+        inputs = (context.measurement(donation, self.source),)
+        request = HeadCodes(rows=CODE_ROWS, stream="rows")
+        return strange(measure(context.measurement(request, self.to, inputs)), heads)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         beaten, full, parts, chosen = (measure(m) for m in self.needs(context))

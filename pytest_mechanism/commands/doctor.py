@@ -156,7 +156,7 @@ def claims(evaluator: ClaimEvaluator, spec: Spec, found: Findings) -> Iterator[t
     counted: set[Any] = set()
     run: dict[str, set[Any]] = {}
     total = 0.0
-    if lost := spec.task.left_out(evaluator.runner.vocabulary):
+    if lost := spec.task.dropped_words(evaluator.runner.vocabulary):
         yield f"  {lost}", False
     for name, claim in spec.claims.items():
         for role in claim.roles():

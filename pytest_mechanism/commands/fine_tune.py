@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.measurements.recipe import Recipe
     from pytest_mechanism.methods.weights.training import Training, fresh, save_trained
     from pytest_mechanism.runner.preflight_training import FLOAT32, check_disk, check_lessons
-    from pytest_mechanism.tasks.base import first
+    from pytest_mechanism.tasks.base import first_row
     from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:  # before the checkpoint is loaded
         check_lessons(spec.task, vocabulary, encoder, recipe)
         check_disk(arguments.out, reference.folder, FLOAT32, "--out takes another folder")
-        probe = first(spec.task.rows(vocabulary, 1, "self-check")).base
+        probe = first_row(spec.task.rows(vocabulary, 1, "self-check")).base
     except MechanismError as problem:
         raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
     model = load_model(

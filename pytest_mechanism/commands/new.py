@@ -189,7 +189,7 @@ def groups(kind: Any, given: Sequence[str]) -> dict[str, dict[str, Any]]:
         MechanismError: one that cannot be meant.
     """
     if not given:
-        return {name: dict(fields) for name, fields in kind.chain.items()}
+        return {name: dict(fields) for name, fields in kind.default_groups.items()}
     found: dict[str, dict[str, Any]] = {}
     for text in given:
         name, equals, rest = text.partition("=")
@@ -223,8 +223,8 @@ def about(
     yield f"ablation: {flow(ablation(task))}   # what stands where a head is silenced"
     yield "claims:"
     yield CLAIMS.format(at_least=0.5 if at_least is None else at_least)
-    if task.unproven_without:
-        yield HOLDS.format(group=next(iter(chain)), variable=task.unproven_without)
+    if task.ignorable_variable:
+        yield HOLDS.format(group=next(iter(chain)), variable=task.ignorable_variable)
 
 
 def ablation(task: Any) -> dict[str, Any]:

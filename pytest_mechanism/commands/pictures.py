@@ -14,7 +14,7 @@ from pytest_mechanism.report.pictures.head_map import HeadMap
 from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.tasks.base import Prompt, Span, token_of
+from pytest_mechanism.tasks.base import Prompt, Span, parse_position
 from pytest_mechanism.types import Head, Score
 
 UNIT = "change of the answer's log-probability"
@@ -142,7 +142,8 @@ def positions(spec: Spec, example: Prompt) -> dict[str, tuple[Span, ...]]:
     """The positions at which groups work, in the order of the text."""
     used = {
         group.at: tuple(
-            whole_word(example.text, span) for span in example.spans.get(token_of(group.at)[0], ())
+            whole_word(example.text, span)
+            for span in example.spans.get(parse_position(group.at)[0], ())
         )
         for group in spec.groups.values()
     }

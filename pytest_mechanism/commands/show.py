@@ -256,7 +256,7 @@ def first_prompt(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pro
         MechanismError: ``rows`` of them are too few for an interval.
     """
     from pytest_mechanism.claims.base import LEAST_CLUSTERS
-    from pytest_mechanism.tasks.base import first
+    from pytest_mechanism.tasks.base import first_row
 
     pairs = spec.task.pairs(evaluator.runner.vocabulary, max(rows or 1, 1))
     contexts = len({row.cluster for row in pairs}) if rows is None or rows > 0 else 0
@@ -265,4 +265,4 @@ def first_prompt(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pro
             f"--rows {rows} is too few: an interval needs {LEAST_CLUSTERS} contexts, these rows "
             f"come from {contexts}"
         )
-    return first(pairs).base
+    return first_row(pairs).base

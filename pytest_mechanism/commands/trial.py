@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.catalogue import copies_of, gradients_of, prompts_of, rows_of
 from pytest_mechanism.types import Measurement
 
 ROWS = 10
@@ -73,15 +72,14 @@ class Trial:
         """
         found = 0.0
         for each in wanted:
-            name, count = prompts_of(each)
-            rows = rows_of(each)
-            if not name:  # no branches: training, probing, replies
-                found += rows / self.speed
+            cost = each.cost
+            if not cost.prompts:  # no branches: training, probing, replies
+                found += cost.rows / self.speed
                 continue
-            found += max(0, rows - count) / self.branching
-            if name not in run:
+            found += max(0, cost.rows - cost.prompt_count) / self.branching
+            if (name := (each.task, cost.prompts)) not in run:
                 run.add(name)
-                found += count / self.speed
+                found += cost.prompt_count / self.speed
         return found
 
     def needs(self, wanted: Iterable[Measurement], batch: int, unknown: int) -> float:
@@ -92,16 +90,14 @@ class Trial:
             batch: rows in a forward.
             unknown: prompts that are run besides, such as those of a search for heads.
         """
-        wanted = list(wanted)
         prompts: dict[Any, int] = {}
-        for each in wanted:
-            name, count = prompts_of(each)
-            prompts[name] = max(count, prompts.get(name, 0))
-        records = min(self.bound, self.kept * (sum(prompts.values()) + unknown)) * self.holes
         work = [self.work * batch]
         for each in wanted:
-            rows = gradients_of(each, batch)
-            work.append(self.learning * rows + copies_of(each) * self.weights)
+            cost, name = each.cost, (each.task, each.cost.prompts)
+            prompts[name] = max(cost.prompt_count, prompts.get(name, 0))
+            rows = batch if cost.gradient_rows == "batch" else cost.gradient_rows
+            work.append(self.learning * rows + cost.weight_copies * self.weights)
+        records = min(self.bound, self.kept * (sum(prompts.values()) + unknown)) * self.holes
         return records + max(work)
 
 

@@ -7,7 +7,6 @@ that does not hold is not written, but for a comment with its score.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -170,11 +169,7 @@ def on_rows(measure: Measure) -> Measure:
 
 def elsewhere(measurement: Any) -> Any:
     """A measurement on the threshold rows instead of the judgement rows."""
-    arguments = json.loads(measurement.arguments)
-    if "stream" in arguments:
-        arguments["stream"] = THRESHOLD
-    spelled = json.dumps(arguments, sort_keys=True, separators=(",", ":"))
-    return replace(measurement, arguments=spelled)
+    return replace(measurement, request=measurement.request.on_stream(THRESHOLD))
 
 
 def sought(groups: Mapping[str, AnyGroup]) -> dict[str, AnyGroup]:

@@ -1,6 +1,6 @@
 """Finding a circuit: path patching along the chain, growing until it suffices, then minimality.
 
-Ranking, thresholds and judgement use disjoint rows: heads are ranked on `stages.STREAM`, kept by
+Ranking, thresholds and judgement use disjoint rows: heads are ranked on `RANK_STREAM`, kept by
 minimality on `THRESHOLD` (K chosen on `minimality.SELECT`), and the spec's own rows are left for
 its claims. Every step is a measurement, so an interrupted search takes up where it was.
 """
@@ -18,7 +18,8 @@ from pytest_mechanism.discovery.stages import Stage, search
 from pytest_mechanism.discovery.sufficiency import Grown, grow
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group, SoughtGroup
-from pytest_mechanism.measurements.catalogue import PERFORMANCE
+from pytest_mechanism.measurements.path_patching import RANK_STREAM
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.types import Head
 
@@ -94,7 +95,8 @@ def nothing_needed(lost: Sequence[str], candidates: Mapping[str, Sequence[Head]]
 
 def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -> Discovery:
     """Find the heads of every sought group of ``case.groups`` on the model of role ``on``."""
-    task = measure(context.ask(PERFORMANCE, on, rows=effort.rank_rows, stream="discover_rank"))
+    request = Performance(rows=effort.rank_rows, stream=RANK_STREAM)
+    task = measure(context.measurement(request, on))
     if not above_chance(context, task):
         return Discovery(
             {}, (), None, f"{on} answers no better than chance, so there is no circuit to find"

@@ -49,7 +49,7 @@ def look(context: ClaimContext, on: str, label: str, measure: Measure, rank_rows
         on: role of the model.
         label: how the model is called.
         measured: asks the runner.
-        rank_rows: rows on which heads are compared; `stages.STREAM`, so others than the effects'.
+        rank_rows: rows on which heads are compared; `RANK_STREAM`, so others than the effects'.
 
     Raises:
         MeasurementError: the model is at chance.

@@ -18,10 +18,11 @@ from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import elsewhere
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort
-from pytest_mechanism.discovery.stages import STREAM, sweep
+from pytest_mechanism.discovery.stages import sweep
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.fields.part import plain
-from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.path_patching import RANK_STREAM
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.types import Measurement
 
 HEAD = (0, 0)
@@ -49,19 +50,16 @@ def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
     alive = [[*HEAD, group.at] for group in context.groups.values()]
 
     def circuit(rows: int, stream: str) -> Measurement:
-        return context.ask(
-            CIRCUIT,
-            on,
-            rows=rows,
-            stream=stream,
-            ablation=plain(context.ablation),
-            alive={"circuit": alive, "empty": []},
+        variants = {"circuit": alive, "empty": []}
+        request = CircuitPerformance(
+            rows=rows, stream=stream, ablation=context.ablation, alive=variants
         )
+        return context.measurement(request, on)
 
     return (
-        context.ask(PERFORMANCE, on, rows=effort.rank_rows, stream=STREAM),
+        context.measurement(Performance(rows=effort.rank_rows, stream=RANK_STREAM), on),
         *of_stages(context, on, effort.rank_rows),
-        context.ask(PERFORMANCE, on, rows=effort.threshold_rows, stream=THRESHOLD),
+        context.measurement(Performance(rows=effort.threshold_rows, stream=THRESHOLD), on),
         circuit(effort.threshold_rows, THRESHOLD),
         circuit(effort.rank_rows, sufficiency.SELECT),
         circuit(effort.select_rows, needed_heads.SELECT),

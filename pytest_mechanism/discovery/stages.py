@@ -19,13 +19,11 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.discovery.selection import candidates, chain, receivers_of
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.measurements.catalogue import PATH_PATCHING, SCREEN
+from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
+from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.types import Head, Measurement
-
-STREAM = "discover_rank"
-"""Rows on which heads are ranked; nothing else uses them."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,15 @@ def sweep(
     rows: int,
 ) -> Measurement:
     """Path patching of every sender."""
-    return context.ask(
-        PATH_PATCHING,
-        on,
+    request = PathPatching(
         senders={f"{layer}.{head}": [[layer, head]] for layer, head in possible},
         at=group.at,
         receivers=[] if receivers is None else sorted(receivers),
         via=group.into.via if group.into else None,
         rows=rows,
-        stream=STREAM,
+        stream=RANK_STREAM,
     )
+    return context.measurement(request, on)
 
 
 def screened(
@@ -104,10 +101,8 @@ def screened(
     screen = group.find.screen if group.find is not None else None
     if screen is None or screen.keep >= len(possible):
         return list(possible)
-    asked = context.ask(
-        SCREEN, on, heads=[list(h) for h in possible], at=group.at, rows=rows, stream=STREAM
-    )
-    seen = measure(asked).values
+    request = AttributionPatching(heads=possible, at=group.at, rows=rows, stream=RANK_STREAM)
+    seen = measure(context.measurement(request, on)).values
     size = {(layer, h): abs(float(np.mean(seen[f"{layer}.{h}"]))) for layer, h in possible}
     kept = set(sorted(possible, key=lambda head: -size[head])[: screen.keep])
     named = set(group.members()) if isinstance(group, Group) else set()

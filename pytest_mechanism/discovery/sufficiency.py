@@ -16,8 +16,8 @@ import numpy as np
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import SoughtGroup
-from pytest_mechanism.fields.part import plain
-from pytest_mechanism.measurements.catalogue import CIRCUIT, PERFORMANCE
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head, Observations
@@ -135,23 +135,17 @@ def run(
         ]
         for name, circuit in circuits.items()
     }
-    return measure(
-        context.ask(
-            CIRCUIT,
-            on,
-            rows=rows,
-            stream=stream,
-            ablation=plain(context.ablation),
-            alive={**alive, "empty": []},
-        )
+    request = CircuitPerformance(
+        rows=rows, stream=stream, ablation=context.ablation, alive={**alive, "empty": []}
     )
+    return measure(context.measurement(request, on))
 
 
 def faithfulness(
     context: ClaimContext, on: str, circuit: Circuit, measure: Measure, rows: int, stream: str
 ) -> Estimate | None:
     """(m(C) - m(0)) / (m(M) - m(0)) of accuracy; None where model and silence are not told apart."""
-    whole = measure(context.ask(PERFORMANCE, on, rows=rows, stream=stream))
+    whole = measure(context.measurement(Performance(rows=rows, stream=stream), on))
     parts = run(context, on, {"circuit": circuit}, measure, rows, stream)
     try:
         return estimates.normalised(

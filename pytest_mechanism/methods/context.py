@@ -18,6 +18,7 @@ from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line, out_of_memory
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.progress import Progress
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -122,7 +123,7 @@ class MeasurementContext:
         found: T = self.memo[key]
         return found
 
-    def measured(self, method: Callable[..., T], arguments: Any, inputs: Sequence[Any]) -> T:
+    def measured(self, method: Callable[..., T], request: Request, inputs: Sequence[Any]) -> T:
         """A method's result, taken from numbers alone.
 
         Raises:
@@ -130,7 +131,7 @@ class MeasurementContext:
         """
         self.engine.finite.clear()
         try:
-            found = method(self, arguments, inputs)
+            found = method(self, request, inputs)
         except Exception as problem:
             if not out_of_memory(problem):
                 self.check_finite()  # which may be why
@@ -171,8 +172,8 @@ class MeasurementContext:
             source=self.side([s for s in sources if s is not None]) if all(sources) else None,
             answers=self.words([(row.base, row.base.answer) for row in rows]),
             targets=self.words([(row.base, row.target) for row in rows]),
-            accepted=self.sets([(row.base, row.base.right) for row in rows]),
-            wanted=self.sets([(row.base, row.wanted) for row in rows]),
+            accepted=self.sets([(row.base, row.base.correct_answers) for row in rows]),
+            wanted=self.sets([(row.base, row.correct_targets) for row in rows]),
         )
 
     def side(self, prompts: Sequence[Prompt]) -> Side:
@@ -194,15 +195,15 @@ class MeasurementContext:
         return Side(
             Tokens(ids.to(device), lengths.to(device)),
             {
-                name: places([e.places[name] for e in encoded]).to(device)
-                for name in encoded[0].places
-                if all(e.places.get(name) for e in encoded)
+                name: places([e.positions[name] for e in encoded]).to(device)
+                for name in encoded[0].positions
+                if all(e.positions.get(name) for e in encoded)
             },
             tuple(e.slots for e in encoded),
             {
-                name: places([e.firsts[name] for e in encoded]).to(device)
-                for name in encoded[0].firsts
-                if all(e.firsts.get(name) for e in encoded)
+                name: places([e.first_positions[name] for e in encoded]).to(device)
+                for name in encoded[0].first_positions
+                if all(e.first_positions.get(name) for e in encoded)
             },
         )
 
@@ -221,7 +222,7 @@ class MeasurementContext:
 
     def word(self, prompt: Prompt, word: str) -> int:
         """The id of a word that follows a prompt."""
-        token = self.model.encoder.answer(prompt, word)
+        token = self.model.encoder.answer_id(prompt, word)
         if token is None:
             raise MeasurementError(
                 f"{self.model.role}: {word!r} is not one token of its own after "

@@ -20,7 +20,7 @@ def failed(measurement: Measurement, references: Mapping[str, Reference]) -> str
 
 def named(measurement: Measurement) -> str:
     """A method's name as its module has it: ``path_patching``, or ``cmap.donate``."""
-    module, _, function = measurement.method.function.partition(":")
+    module, _, function = measurement.request.implementation.partition(":")
     short = module.rsplit(".", 1)[-1]
     return short if function in ("", "measure") else f"{short}.{function}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -86,8 +85,10 @@ def measurement_key(
 
 def _adapting(measurement: Measurement, fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
     """PEFT's version where it takes part: an adapter is merged in, or LoRA is trained."""
-    recipe = json.loads(measurement.arguments).get("recipe") or {}
-    if recipe.get("lora") is None and not any(fingerprints[r].adapted for r in measurement.roles):
+    recipe = measurement.request.recipe_used()
+    if (recipe is None or recipe.lora is None) and not any(
+        fingerprints[r].adapted for r in measurement.roles
+    ):
         return {}
     return {ADAPTERS: version_of(ADAPTERS)}
 
@@ -97,10 +98,10 @@ def described(
 ) -> dict[str, object]:
     """A measurement with checkpoints by content instead of by role."""
     return {
-        "method": measurement.method.function,
-        "revision": measurement.method.revision,
+        "method": measurement.request.implementation,
+        "revision": measurement.request.revision,
         "on": fingerprints[measurement.on].model,
         "task": measurement.task,
-        "arguments": measurement.arguments,
+        "arguments": measurement.request.spelled(),
         "inputs": [described(each, fingerprints) for each in measurement.inputs],
     }

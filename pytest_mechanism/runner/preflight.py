@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
-from pytest_mechanism.fields.ablation import LEAST_PROMPTS
+from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
-from pytest_mechanism.measurements.draws import Draw, ablation, draws, recipe
-from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.request import RowSet
 from pytest_mechanism.runner.preflight_training import check_disk, check_lessons
-from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, token_of
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
 from pytest_mechanism.types import Measurement
 
@@ -100,20 +99,19 @@ class Preflight:
             ) from problem
 
     def _check(self, measurement: Measurement, task: Task) -> None:
-        on = measurement.on
-        for draw in draws(measurement):
-            rows = self.rows(measurement.task, task, draw)
-            check_rows(task, draw, rows)
+        on, request = measurement.on, measurement.request
+        row_sets = request.row_sets()
+        for row_set in row_sets:
+            rows = self.rows(measurement.task, task, row_set)
+            check_rows(task, row_set, rows)
             for row in rows:
-                self.check_row(on, measurement.task, draw, row)
-        silenced = ablation(measurement)
-        if silenced is not None:
-            for draw in draws(measurement):
-                self.check_ablation(on, measurement.task, task, draw, silenced)
-        if (trained := recipe(measurement)) is not None:
-            read = Recipe(**trained)
-            check_lessons(task, self.vocabulary, self.encoders[on], read)
-            if self.store is not None and measurement.kept and read.lora is None:
+                self.check_row(on, row_set, row)
+        if (ablation := request.ablation_used()) is not None:
+            for row_set in row_sets:
+                self.check_ablation(on, measurement.task, task, row_set, ablation)
+        if (recipe := request.recipe_used()) is not None:
+            check_lessons(task, self.vocabulary, self.encoders[on], recipe)
+            if self.store is not None and request.stored and recipe.lora is None:
                 check_disk(self.store, self.folders[on])
 
     # -- rows
@@ -130,63 +128,70 @@ class Preflight:
             raise found
         return found  # type: ignore[no-any-return]
 
-    def rows(self, settings: str, task: Task, draw: Draw) -> Sequence[Row]:
-        """The rows of a draw."""
+    def rows(self, settings: str, task: Task, row_set: RowSet) -> Sequence[Row]:
+        """The rows of a row_set."""
 
         def write() -> Sequence[Row]:
-            v, count, stream = self.vocabulary, draw.count, draw.stream
-            if draw.kind == "pairs":
+            v, count, stream = self.vocabulary, row_set.count, row_set.stream
+            if row_set.kind == "pairs":
                 return task.pairs(v, count, stream)
-            if draw.kind == "interchange":
-                return task.interchange(v, draw.variable, count, stream)
-            if draw.kind == "backgrounds":
+            if row_set.kind == "interchange":
+                return task.interchange(v, row_set.variable, count, stream)
+            if row_set.kind == "backgrounds":
                 return task.backgrounds(v, count, stream)
-            return task.asked(draw.kind, v, count, stream)
+            return task.row_set(row_set.kind, v, count, stream)
 
-        return self.once((settings, draw.kind, draw.count, draw.stream, draw.variable), write)
+        return self.once(
+            (settings, row_set.kind, row_set.count, row_set.stream, row_set.variable), write
+        )
 
     def encoded(self, on: str, prompt: Prompt) -> Encoded:
         """A prompt in a checkpoint's tokens."""
         # prompts hold dictionaries and cannot be hashed; the rows that hold them are kept
         return self.once((on, id(prompt)), lambda: self.encoders[on].encode(prompt))
 
-    def check_row(self, on: str, settings: str, draw: Draw, row: Row) -> None:
+    def check_row(self, on: str, row_set: RowSet, row: Row) -> None:
         """Positions, answers and replies of one row.
 
         Raises:
             MechanismError: one of them is missing in this tokenizer.
         """
         encoder = self.encoders[on]
-        sides = [row.base, *([row.source] if draw.sourced and row.source is not None else [])]
+        sides = [
+            row.base,
+            *([row.source] if row_set.has_sources and row.source is not None else []),
+        ]
         for prompt in sides:
             encoded = self.encoded(on, prompt)
             if not encoded.ids:
                 raise MeasurementError(f"{on}: the tokenizer has no token for {prompt.text[:60]!r}")
-            check_places(draw, prompt, encoded)
-        if draw.words:
-            for word in dict.fromkeys((row.base.answer, row.target, *row.base.right, *row.wanted)):
-                if encoder.answer(row.base, word) is None:
+            check_places(row_set, prompt, encoded)
+        if row_set.one_token_answers:
+            for word in dict.fromkeys(
+                (row.base.answer, row.target, *row.base.correct_answers, *row.correct_targets)
+            ):
+                if encoder.answer_id(row.base, word) is None:
                     raise MeasurementError(f"{on}: {word!r} is not one token here")
-        if draw.replies and row.base.completion.strip():
-            encoder.reply(row.base)
+        if row_set.trained_replies and row.base.completion.strip():
+            encoder.reply_ids(row.base)
 
     # -- what stands in place of a silenced head
 
     def check_ablation(
-        self, on: str, settings: str, task: Task, draw: Draw, silenced: Mapping[str, Any]
+        self, on: str, settings: str, task: Task, row_set: RowSet, ablation: Ablation
     ) -> None:
         """Background prompts for every place of the rows.
 
         Raises:
             MeasurementError: there are too few.
         """
-        kind, prompts = silenced["value"], int(silenced["prompts"])
+        kind, prompts = ablation.value, ablation.prompts
         if kind == "zero":
             return
-        rows = self.rows(settings, task, draw)
+        rows = self.rows(settings, task, row_set)
         places = [self.encoded(on, row.base).slots for row in rows]
         if kind == "resample":
-            others = self.rows(settings, task, Draw("backgrounds", len(rows), "resample"))
+            others = self.rows(settings, task, RowSet("backgrounds", len(rows), "resample"))
             for mine, other in zip(places, others, strict=False):
                 anchors = {anchor for anchor, _ in self.encoded(on, other.base).slots}
                 if gone := sorted({anchor for anchor, _ in mine} - anchors):
@@ -217,13 +222,13 @@ class Preflight:
         """How many background prompts have each slot, and how many there are."""
 
         def count() -> tuple[Counter[tuple[str, int]], int]:
-            rows = self.rows(settings, task, Draw("backgrounds", prompts, "ablation"))
+            rows = self.rows(settings, task, RowSet("backgrounds", prompts, "ablation"))
             return Counter(s for row in rows for s in self.encoded(on, row.base).slots), len(rows)
 
         return self.once(("slots", on, settings, prompts), count)
 
 
-def check_rows(task: Task, draw: Draw, rows: Sequence[Row]) -> None:
+def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:
     """Enough rows, contexts and source prompts.
 
     Raises:
@@ -231,33 +236,33 @@ def check_rows(task: Task, draw: Draw, rows: Sequence[Row]) -> None:
     """
     if not rows:
         raise MeasurementError(
-            f"task {task.family} wrote no {draw.kind} for stream {draw.stream}, {draw.count} were "
+            f"task {task.family} wrote no {row_set.kind} for stream {row_set.stream}, {row_set.count} were "
             "asked for"
         )
-    if draw.sourced and any(row.source is None for row in rows):
+    if row_set.has_sources and any(row.source is None for row in rows):
         raise MeasurementError("these rows have no source prompt to patch from")
     contexts = len({row.cluster for row in rows})
-    if draw.judged and contexts < LEAST_CLUSTERS:
+    if row_set.behind_interval and contexts < LEAST_CLUSTERS:
         raise MeasurementError(
             f"{len(rows)} rows come from {contexts} contexts, an interval needs {LEAST_CLUSTERS}; "
             "raise task.rows"
         )
 
 
-def check_places(draw: Draw, prompt: Prompt, encoded: Encoded) -> None:
+def check_places(row_set: RowSet, prompt: Prompt, encoded: Encoded) -> None:
     """Each position of a draw is in the prompt.
 
     Raises:
         MeasurementError: one is not.
     """
-    for at in draw.places:
-        found = encoded.places.get(token_of(at)[0])
+    for at in row_set.positions:
+        found = encoded.positions.get(parse_position(at)[0])
         if not found:
-            valid = ", ".join(sorted(encoded.places))
+            valid = ", ".join(sorted(encoded.positions))
             raise MeasurementError(
                 f"the task's prompt {prompt.text[:60]!r} has no position {at!r}; valid: {valid}"
             )
-        if draw.single and len(found) != 1:
+        if row_set.one_token_positions and len(found) != 1:
             raise MeasurementError(
                 f"position {at!r} has up to {len(found)} tokens, a probe reads one; take another, "
                 "such as last"

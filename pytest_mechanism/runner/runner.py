@@ -25,7 +25,6 @@ from pytest_mechanism.errors import (
     crash,
     out_of_memory,
 )
-from pytest_mechanism.measurements.catalogue import parts_of
 from pytest_mechanism.progress import Progress, Silent
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
@@ -36,7 +35,7 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.types import Measurement, Observations
+from pytest_mechanism.types import Measurement, Observations, Result_co
 
 WITHOUT = "engine asked for cannot be used"
 """Fact of observations that another engine made."""
@@ -110,7 +109,7 @@ class Runner:
         for each in measurements:
             # what goes from one model into another is not on disk for the others to find: only who
             # runs the item makes it
-            elsewhere = self.store is None or any(not given.kept for given in each.inputs)
+            elsewhere = self.store is None or any(not given.request.stored for given in each.inputs)
             if not (self.shared and elsewhere):
                 self._add(each)
 
@@ -127,7 +126,11 @@ class Runner:
         """Whether a result is there, in memory or in the store."""
         if key in self._results:
             return True
-        if not measurement.kept or self.store is None or (seen := self.store.get(key)) is None:
+        if (
+            not measurement.request.stored
+            or self.store is None
+            or (seen := self.store.get(key)) is None
+        ):
             return False
         self._results[key] = seen
         self._note(measurement, seen)
@@ -136,7 +139,7 @@ class Runner:
 
     # -- measuring
 
-    def measure(self, measurement: Measurement) -> Observations:
+    def measure(self, measurement: Measurement[Result_co]) -> Result_co:
         """The result, from memory, from the store, or measured now.
 
         Raises:
@@ -150,7 +153,11 @@ class Runner:
         """Where something goes from one model into another: its lock is held from the donation on,
         so that no two processes record the same. Nobody waits here who holds another lock, and who
         holds this one waits for nothing but measurements that are being made."""
-        if self.store is None or not self.shared or all(m.kept for m in measurement.inputs):
+        if (
+            self.store is None
+            or not self.shared
+            or all(m.request.stored for m in measurement.inputs)
+        ):
             yield
             return
         key = self.key(measurement)
@@ -161,7 +168,7 @@ class Runner:
             finally:
                 self._held.discard(key)
 
-    def _found(self, measurement: Measurement) -> Observations:
+    def _found(self, measurement: Measurement[Result_co]) -> Result_co:
         key = self._add(measurement)
         while key in self._pending:
             blocked = next(
@@ -170,10 +177,12 @@ class Runner:
             before = len(self._pending)
             self._work_on(blocked.on)
             if len(self._pending) == before:
-                raise MeasurementError(f"{measurement.method.function} could not be scheduled")
+                raise MeasurementError(
+                    f"{measurement.request.implementation} could not be scheduled"
+                )
         if key in self._failures:
             raise self._failures[key]
-        found: Observations = self._results[key]
+        found: Result_co = self._results[key]
         return found
 
     @property
@@ -223,11 +232,11 @@ class Runner:
         ready = self._ready_on(role)
         if not ready:
             return
-        rows = resolve("pytest_mechanism.measurements.catalogue:rows_of")
+        costs = [m.cost for _, m in ready]
         self.progress.start(
             f"{self.references[role].label} on {self.options.device}",
-            sum(rows(m) for _, m in ready),
-            parts_of(ready[0][1]) if len(ready) == 1 else None,
+            sum(cost.rows for cost in costs),
+            costs[0].parts if len(costs) == 1 else None,
         )
         try:
             # what another process is at may be done by the time that the rest is
@@ -252,7 +261,7 @@ class Runner:
             for each in measurement.inputs:
                 if (problem := self._failures.get(self.key(each))) is not None:
                     raise problem
-            kept = measurement.kept and self.store is not None
+            kept = measurement.request.stored and self.store is not None
             locked = self.store if kept and key not in self._held else None
             with locked.lock(key, wait) if locked else nullcontext(True) as held:
                 if not held:
@@ -299,14 +308,14 @@ class Runner:
         task = self.task(measurement)
         context = self._load(measurement.on, task)
         context.task, context.scratch = task, scratch
-        function: Callable[..., Any] = resolve(measurement.method.function)
+        function: Callable[..., Any] = resolve(measurement.request.implementation)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
-            found = context.measured(function, json.loads(measurement.arguments), inputs)
+            found = context.measured(function, measurement.request, inputs)
             if not isinstance(found, Observations):
                 return found
             if measurement.task not in self.left_out:
-                self.left_out[measurement.task] = task.left_out(self.vocabulary)
+                self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
             facts = {WITHOUT: context.without, LEFT_OUT: self.left_out[measurement.task]}
             return replace(found, facts={**found.facts, **{k: v for k, v in facts.items() if v}})
         except MechanismError:

@@ -12,7 +12,7 @@ from pytest_mechanism.spec.choice import is_name
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Path_
-from pytest_mechanism.tasks.base import Task, token_of
+from pytest_mechanism.tasks.base import Task, parse_position
 
 Problem = tuple[str, Path_]
 
@@ -166,7 +166,7 @@ def infeasible(spec: Spec) -> Iterator[Problem]:
 
 def misplaced(at: str, task: Task | None) -> str | None:
     """What is wrong with a position, or None: ``name``, ``name.first`` and ``name.last`` are right."""
-    name, _ = token_of(at)
+    name, _ = parse_position(at)
     if task is None or at in task.positions or name in task.positions:
         return None
     word, _, token = at.rpartition(".")

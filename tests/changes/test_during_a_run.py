@@ -24,20 +24,26 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, Method, Observations, canonical
+from pytest_mechanism.types import Measurement, Observations, canonical
 
 TASK = canonical(
     {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}
 )
 
 
+class Fake(Request):
+    implementation = "fake:measure"
+    what: str
+
+
 def ask(what: str) -> Measurement:
-    return Measurement(Method("fake:measure", 1), "base", TASK, canonical({"what": what}))
+    return Measurement(Fake(what=what), "base", TASK)
 
 
 def number(content: bytes) -> float:
@@ -77,12 +83,12 @@ class World:
         made.measured = lambda method, *given: method(made, *given)
         return made
 
-    def measure(self, bench: Any, arguments: Any, inputs: Any) -> Observations:
-        if arguments["what"] == "reads again":
+    def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:
+        if request.what == "reads again":
             self.now("before reading again")
             found = number(self.path.read_bytes())
             bench.model.look()
-        elif arguments["what"] == "reads from disk":
+        elif request.what == "reads from disk":
             self.now("before reading from disk")
             found = number(self.path.read_bytes())
         else:

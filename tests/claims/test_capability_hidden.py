@@ -14,7 +14,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.capability_hidden import CapabilityHidden
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.catalogue import PERFORMANCE
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
@@ -65,7 +65,7 @@ def runner(
     """Answers each of the four parts' measurements; a control reads .2, a pre-trained model 1."""
 
     def measure(measurement: Measurement) -> Observations:
-        module = measurement.method.function.partition(":")[0].rsplit(".", 1)[1]
+        module = measurement.request.implementation.partition(":")[0].rsplit(".", 1)[1]
         on = measurement.on
         if module == "performance":
             known = {"control": 0.1, "pretrained": 1.0}
@@ -74,7 +74,7 @@ def runner(
             read = {"control": 0.2, "pretrained": 1.0}.get(on, probe)
             return observations({"layer": "1"}, **{"correct@1": read, "shuffled@1": 0.15})
         if module == "pruning":
-            counts = json.loads(measurement.arguments)["counts"]
+            counts = measurement.request.counts
             values = {}
             for count in counts:
                 values[f"correct@{count}"] = pruned if count else behaviour
@@ -209,7 +209,7 @@ def test_what_a_guesser_answers_is_not_present(behaviour: float, known: dict[str
     measure = runner(**PRESENT | {"behaviour": behaviour})
 
     def guessing(measurement: Measurement) -> Observations:
-        if measurement.method == PERFORMANCE and measurement.on in known:
+        if isinstance(measurement.request, Performance) and measurement.on in known:
             return observations(correct=known[measurement.on])
         return measure(measurement)
 

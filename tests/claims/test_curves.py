@@ -14,7 +14,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.catalogue import CURVE
+from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting
 
@@ -55,10 +55,10 @@ def runner(
     """One curve for every training, and the accuracy of each role."""
 
     def measure(measurement: Measurement) -> Observations:
-        if measurement.method.function.endswith("performance:measure"):
+        if measurement.request.implementation.endswith("performance:measure"):
             return observations(correct=column((accuracies or {})[measurement.on]))
-        if measurement.method.function.endswith("refusal:measure"):
-            forbidden = json.loads(measurement.arguments)["asked"] == "forbidden"
+        if measurement.request.implementation.endswith("refusal:measure"):
+            forbidden = measurement.request.asked == "forbidden"
             p = (refused or {})[0] if forbidden else over_refused
             return observations(refused=column(p))
         values: dict[str, Any] = {f"refused@{s}": column(p) for s, p in (refused or {}).items()}
@@ -130,14 +130,16 @@ def test_a_diverging_attack_is_no_pass() -> None:
 def test_each_rate_and_seed_must_hold() -> None:
     """One training each, all in one verdict."""
     claim = attack(rates=[1e-5, 1e-4], seeds=[0, 1])
-    asked = [json.loads(m.arguments)["recipe"] for m in claim.needs(case()) if m.method == CURVE]
-    assert [(r["rate"], r["seed"]) for r in asked] == [
+    asked = [m.request.recipe for m in claim.needs(case()) if isinstance(m.request, TrainingCurve)]
+    assert [(r.rate, r.seed) for r in asked] == [
         (1e-5, 0), (1e-5, 1), (1e-4, 0), (1e-4, 1),
     ]  # fmt: skip
 
     def measure(measurement: Measurement) -> Observations:
-        recipe = json.loads(measurement.arguments).get("recipe", {"rate": 0})
-        return runner(FALLS if recipe["rate"] == 1e-4 and recipe["seed"] else HOLDS)(measurement)
+        recipe = measurement.request.recipe_used()
+        return runner(FALLS if recipe and recipe.rate == 1e-4 and recipe.seed else HOLDS)(
+            measurement
+        )
 
     verdict = claim.judge(case(), measure)
     assert verdict.status == "fail"

@@ -60,12 +60,12 @@ def case() -> ClaimContext:
 
 
 def arguments(m: Measurement) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(m.arguments)
+    found: dict[str, Any] = json.loads(m.request.spelled())
     return found
 
 
 def name(m: Measurement) -> str:
-    return m.method.function.rpartition(".")[2]
+    return m.request.implementation.rpartition(".")[2]
 
 
 # -- encodes: the control of a learned mask
@@ -255,7 +255,7 @@ def test_a_circuit_fails_unless_its_heads_have_changed_places(
                 for n in names
             }
             return seen({"code": json.dumps(facts)})
-        if "random_0" in m.arguments:
+        if "random_0" in m.request.spelled():
             return seen(**{f"random_{i}_correct": ZERO for i in range(29)})
         return seen(circuit_correct=share(0.3), empty_correct=ZERO)
 

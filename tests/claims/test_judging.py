@@ -21,7 +21,7 @@ from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.catalogue import CODE
+from pytest_mechanism.measurements.cmap import HeadCodes
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Measurement, Observations, Setting
 
@@ -74,11 +74,11 @@ def circuits(full: Any, whole: Any, unhinted: Any, silent: Any, chosen: Any) -> 
     """Observations of the full model, of the circuit twice, of no head, and of random circuits."""
 
     def fake(m: Measurement) -> Observations:
-        if "performance" in m.method.function:
+        if "performance" in m.request.implementation:
             return seen(correct=full)
-        if "random_0" in m.arguments:
+        if "random_0" in m.request.spelled():
             return seen(CONTROL_ROWS, **{f"random_{i}_correct": chosen for i in range(29)})
-        if m.method == CODE:  # no head has changed places
+        if isinstance(m.request, HeadCodes):  # no head has changed places
             return replace(seen(), facts={"code": one_code(m.inputs[0])})
         return seen(
             circuit_correct=whole, circuit_without_hint_correct=unhinted, empty_correct=silent
@@ -176,7 +176,7 @@ def test_a_model_at_chance_carries_nothing_that_could_be_shown(case: ClaimContex
 
 def one_code(m: Measurement) -> str:
     """What a measurement of cmap says where all heads speak one code."""
-    given = json.loads(m.arguments)
+    given = json.loads(m.request.spelled())
     heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given.get("control", ()))]
     return json.dumps({name: {"agreement": 1.0} for name in heads})
 
@@ -187,7 +187,7 @@ def cmap(case: ClaimContext, base: Any, ft: Any, **patched: Any) -> Any:
     )
 
     def fake(m: Measurement) -> Observations:
-        if "performance" in m.method.function:
+        if "performance" in m.request.implementation:
             return seen(correct=base if m.on == "base" else ft)
         return replace(seen(**patched), facts={"code": one_code(m)})
 
@@ -238,7 +238,7 @@ def test_the_log_probability_tells_a_small_share_from_nothing(case: ClaimContext
     low, high = (np.where(c == 1, likely[1], likely[0]) for c in (base, ONE))
 
     def fake(m: Measurement) -> Observations:
-        if "performance" in m.method.function:
+        if "performance" in m.request.implementation:
             ft = m.on == "ft"
             return seen(correct=ONE if ft else base, log_probability=high if ft else low)
         found = seen(
@@ -339,9 +339,9 @@ def test_a_random_circuit_that_does_as_well_is_looked_at_twice(
     drawn: list[int] = []
 
     def fake(m: Measurement) -> Observations:
-        if "random_" not in m.arguments:
+        if "random_" not in m.request.spelled():
             return circuits(full, full, full, ZERO, ZERO)(m)
-        names = list(json.loads(m.arguments)["alive"])
+        names = list(m.request.alive)
         drawn.append(len(names))
         return seen(
             CONTROL_ROWS,
@@ -425,7 +425,7 @@ def test_a_path_matters_more_than_that_of_random_heads(
     columns = {**values, **{f"ratio {k}": np.expm1(v) for k, v in values.items()}}
 
     def fake(m: Measurement) -> Observations:
-        return seen(correct=ONE) if "performance" in m.method.function else seen(**columns)
+        return seen(correct=ONE) if "performance" in m.request.implementation else seen(**columns)
 
     claim = PathClaim(kind="path", group="pos_transmitter", on="ft", drops_at_least=1.0)
     found = claim.judge(case, fake)
@@ -444,9 +444,9 @@ def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(
 
     def without(unneeded: str) -> Fake:
         def fake(m: Measurement) -> Observations:
-            if "performance" in m.method.function:
+            if "performance" in m.request.implementation:
                 return seen(correct=ONE)
-            names = json.loads(m.arguments)["alive"]
+            names = m.request.alive
             cost = {n: n.endswith("gone") and not n.startswith(unneeded) for n in names}
             columns = {
                 f"{n}_correct": share(0.3) if lost else share(0.9) for n, lost in cost.items()

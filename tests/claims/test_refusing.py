@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -49,8 +48,7 @@ def refusals(**rates: Any) -> Fake:
     """Observations by ``role_asked`` or ``asked``, of any depth or of one (``asked_3``)."""
 
     def fake(m: Measurement) -> Observations:
-        given = json.loads(m.arguments)
-        what, forced = given["asked"], given["forced"]
+        what, forced = m.request.asked, m.request.forced
         names = (f"{m.on}_{what}", f"{what}_{forced}", what)
         refused = next(rates[name] for name in names if name in rates)
         return seen(refused=refused, refusal_score=8 * refused - 4)
@@ -239,7 +237,7 @@ def both(
     def fake(m: Measurement) -> Observations:
         return (
             refusing(m)
-            if m.method.function.endswith("refusal:measure")
+            if m.request.implementation.endswith("refusal:measure")
             else seen(FOUND, len(own), **columns)
         )
 
@@ -352,7 +350,7 @@ def labelled(**columns: dict[str, Any]) -> Fake:
 
     def fake(m: Measurement) -> Observations:
         given = {"refused": ZERO, "refused_late": ZERO, "unfinished": ZERO}
-        given |= columns[json.loads(m.arguments)["asked"]]
+        given |= columns[m.request.asked]
         return seen(refusal_score=ZERO, **given)
 
     return fake

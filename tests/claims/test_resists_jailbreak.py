@@ -33,7 +33,7 @@ def judged(refused: dict[str, float], over: float = 0.0) -> Verdict:
 
     def measure(measurement: Measurement) -> Observations:
         (way,) = json.loads(measurement.task)["ways"]
-        forbidden = json.loads(measurement.arguments)["asked"] == "forbidden"
+        forbidden = measurement.request.asked == "forbidden"
         column = np.zeros(N)
         column[: round((refused[way] if forbidden else over) * N)] = 1
         ids = [f"rows-{i}" for i in range(N)]

@@ -15,7 +15,7 @@ from pytest_mechanism.claims.base import PAIR, ClaimContext
 from pytest_mechanism.claims.spares_safety_weights import SparesSafetyWeights
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.catalogue import REFUSAL
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
@@ -68,9 +68,9 @@ def replying(
     rows = [f"rows-{i}" for i in range(100)]
 
     def measure(measurement: Measurement) -> Observations:
-        if measurement.method != REFUSAL:
+        if not isinstance(measurement.request, RefusalRate):
             return seen
-        forbidden = json.loads(measurement.arguments)["asked"] == "forbidden"
+        forbidden = measurement.request.asked == "forbidden"
         p = 1.0 if forbidden else over_refused
         return Observations(rows, rows, {"refused": [float(i < p * 100) for i in range(100)]}, {})
 
@@ -148,10 +148,10 @@ def test_entries_are_found_on_the_model_that_refuses_and_the_change_on_the_other
         {"kind": "spares_safety_weights", "from": "base", "to": "ft", "ratio_at_most": 1.5}
     )
     measurement, *refusing = claim.needs(case())
-    assert [(m.method, m.on) for m in refusing] == [(REFUSAL, "base")] * 2
+    assert [(type(m.request), m.on) for m in refusing] == [(RefusalRate, "base")] * 2
     assert (measurement.on, measurement.inputs[0].on) == ("ft", "base")
     assert (claim.roles(), set(claim.models("pair"))) == (("pair",), {"base", "ft"})
-    assert not measurement.inputs[0].kept
+    assert not measurement.inputs[0].request.stored
     with pytest.raises(ValidationError, match="two roles"):
         SparesSafetyWeights.model_validate(
             {"kind": "spares_safety_weights", "from": "ft", "ratio_at_most": 1.5}

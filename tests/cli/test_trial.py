@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from pathlib import Path
@@ -13,14 +12,14 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands.trial import Trial, Watch
-from pytest_mechanism.measurements.catalogue import (
-    CMAP,
-    CURVE,
-    INTERCHANGE,
-    PERFORMANCE,
-    SAFETY_ENTRIES,
-)
-from pytest_mechanism.types import Measurement, Method
+from pytest_mechanism.measurements.cmap import CrossModelPatching
+from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.snip import SafetyEntries
+from pytest_mechanism.types import Measurement
 
 SEEN = Trial(
     speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,
@@ -28,8 +27,21 @@ SEEN = Trial(
 )  # fmt: skip
 
 
-def ask(method: Method, **arguments: object) -> Measurement:
-    return Measurement(method, "base", "{}", json.dumps(arguments))
+def ask(request: Request) -> Measurement:
+    return Measurement(request, "base", "{}")
+
+
+def plain(rows: int) -> Measurement:
+    return ask(Performance(rows=rows, stream="rows"))
+
+
+def exchanged(rows: int) -> Measurement:
+    return ask(CrossModelPatching(heads=[], control=[], rows=rows, stream="rows"))
+
+
+def trained(rows: int, steps: int, batch: int, lora: int | None = None) -> Measurement:
+    recipe = Recipe("capability", 1e-3, steps, every=steps, seed=0, batch=batch, lora=lora)
+    return ask(TrainingCurve(recipe=recipe, watch="capability", rows=rows, stream="rows"))
 
 
 def test_a_watch_sees_what_was_held_for_a_moment() -> None:
@@ -44,41 +56,37 @@ def test_a_watch_sees_what_was_held_for_a_moment() -> None:
 
 def test_prompts_are_recorded_once_and_patched_ones_twice() -> None:
     """Two claims on the same rows share records; base and source of an interchange are two."""
-    same = [ask(PERFORMANCE, rows=10, stream="rows"), ask(CMAP, rows=10, stream="rows", control=[])]
+    same = [plain(10), exchanged(10)]
     batch = 3.0 * 4
     assert SEEN.needs(same, 4, 0) == 10 * 2.0 * 1.5 + batch
-    patched = ask(INTERCHANGE, rows=10, variable="position", control=[])
+    patched = ask(Interchange(heads=[], control=[], at="last", variable="position", rows=10))
     assert SEEN.needs([*same, patched], 4, 0) == 30 * 2.0 * 1.5 + batch
     assert SEEN.needs(same, 4, 100) == 110 * 2.0 * 1.5 + batch
 
 
 def test_training_holds_a_copy_its_gradient_and_two_moments() -> None:
     """LoRA a copy alone; of all claims the most demanding counts."""
-    recipe = {"steps": 1, "every": 1, "batch": 5}
-    full = ask(CURVE, rows=1, recipe=recipe)
-    adapter = ask(CURVE, rows=1, recipe={**recipe, "lora": {"rank": 4}})
+    full = trained(rows=1, steps=1, batch=5)
+    adapter = trained(rows=1, steps=1, batch=5, lora=4)
     assert SEEN.needs([full], 4, 0) == 4 * 100 + 5 * 10.0
     assert SEEN.needs([adapter], 4, 0) == 100 + 5 * 10.0
     assert SEEN.needs([full, adapter], 4, 0) == SEEN.needs([full], 4, 0)
-    assert SEEN.needs([ask(SAFETY_ENTRIES, scored=3)], 4, 0) == 4 * 100 + 10.0
+    assert SEEN.needs([ask(SafetyEntries(q=0.1, p=0.1, scored=3))], 4, 0) == 4 * 100 + 10.0
 
 
 def test_prompts_are_run_once_and_branches_are_faster() -> None:
     """140 rows through a forward; a second claim on them adds its branches alone."""
     run: set[object] = set()
-    plain = ask(PERFORMANCE, rows=140, stream="rows")
-    assert SEEN.seconds([plain], run) == 140
-    cmap = ask(CMAP, rows=140, stream="rows", control=[])
-    assert SEEN.seconds([cmap], run) == 140 / 20
-    training = ask(CURVE, rows=10, recipe={"steps": 10, "every": 10, "batch": 8})
-    assert SEEN.seconds([training], run) == 80 + 2 * 10
+    assert SEEN.seconds([plain(140)], run) == 140
+    assert SEEN.seconds([exchanged(140)], run) == 140 / 20
+    assert SEEN.seconds([trained(rows=10, steps=10, batch=8)], run) == 80 + 2 * 10
 
 
 @given(rows=st.integers(1, 10_000), batch=st.integers(1, 512), more=st.integers(0, 5_000))
 def test_records_are_bounded_and_more_never_takes_less(rows: int, batch: int, more: int) -> None:
     """However many rows: the engine keeps so many bytes of records."""
-    one = SEEN.needs([ask(PERFORMANCE, rows=rows, stream="rows")], batch, 0)
-    other = SEEN.needs([ask(PERFORMANCE, rows=rows + more, stream="rows")], batch, 0)
+    one = SEEN.needs([plain(rows)], batch, 0)
+    other = SEEN.needs([plain(rows + more)], batch, 0)
     assert one <= other <= 500 * 1.5 + 3 * batch
 
 

@@ -27,7 +27,7 @@ from pytest_mechanism.engine.record import Unsupported, visible_tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import SelfCheckError
-from pytest_mechanism.measurements.catalogue import HEAD_EFFECTS
+from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.runner.runner import WITHOUT, Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -267,12 +267,11 @@ def test_an_engine_whose_hooks_do_not_fire_is_noticed(
 
 
 SETTINGS = {"family": "entity_tracking", "boxes": 2, "rows": 20, "seed": 0}
-HEADS = [[layer, head] for layer in range(3) for head in range(4)]
+SENDERS = {f"{layer}.{head}": [(layer, head)] for layer in range(3) for head in range(4)}
 EFFECTS = Measurement(
-    HEAD_EFFECTS,
+    PathPatching(rows=20, stream="test", at="last", senders=SENDERS),
     "base",
     canonical(SETTINGS | {"revision": 1}),
-    canonical({"rows": 20, "stream": "test", "at": "last", "heads": HEADS}),
 )
 
 
@@ -299,7 +298,11 @@ def test_engines_have_the_same_scores(runner: Any) -> None:
         mine = runner(engine)
         found.append(mine.measure(EFFECTS).values)
         assert mine.notes == {}
-    assert list(found[0]) == list(found[1]) == [f"{layer}.{head}" for layer, head in HEADS]
+    assert (
+        list(found[0])
+        == list(found[1])
+        == [name for sender in SENDERS for name in (sender, f"ratio {sender}")]
+    )
     for name, values in found[0].items():
         assert values == pytest.approx(found[1][name], abs=1e-5)
 

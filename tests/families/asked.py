@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from configs import HEADS, LAYERS
 
-from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
+from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.dcm import DcmMask
+from pytest_mechanism.measurements.direction import DirectionAblation
+from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.probing import LinearProbes
+from pytest_mechanism.measurements.pruning import Pruning
+from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Method
 
 TASK = Counting(
     CountingParameters(
@@ -22,73 +35,56 @@ OTHERS = [[1, 1, "last"], [0, 3, "letters"]]
 LEARNED = [[layer, head, "last" if layer else "letters"] for layer, head in EVERY]
 SENDERS = {f"{layer}.{head}": [[layer, head]] for layer, head in EVERY}
 LOWEST = {f"0.{head}": [[0, head]] for head in range(HEADS)}
-RECIPE = {"diet": "capability", "rate": 1e-3, "steps": 2, "every": 1, "seed": 0, "batch": 4}
-SEARCH = {"learn": 6, "validate": 4, "kl_at_most": 100.0}
+RECIPE = Recipe(diet="capability", rate=1e-3, steps=2, every=1, seed=0, batch=4)
+SEARCH = {"learn": 6, "validate_on": 4, "kl_at_most": 100.0}
 
 
-def circuit(value: str, prompts: int = 0) -> dict[str, Any]:
+def circuit(value: str, prompts: int = 50) -> CircuitPerformance:
     alive = {"none": [], "some": LAST, "all": [[*head, "last"] for head in EVERY]}
-    return {**ROWS, "ablation": {"value": value, "prompts": prompts}, "alive": alive}
+    return CircuitPerformance(**ROWS, ablation=Ablation(value=value, prompts=prompts), alive=alive)
 
 
-def paths(at: str, via: str | None) -> dict[str, Any]:
+def paths(at: str, via: str | None) -> PathPatching:
     receivers = [] if via is None else [[1, 0], [1, 3]]
     senders = SENDERS if via is None else LOWEST
-    return {**ROWS, "senders": senders, "at": at, "receivers": receivers, "via": via}
+    return PathPatching(**ROWS, senders=senders, at=at, receivers=receivers, via=via)
 
 
-PATCHED: dict[str, tuple[Method, dict[str, Any]]] = {
-    "performance": (catalogue.PERFORMANCE, ROWS),
-    "circuit, zero": (catalogue.CIRCUIT, circuit("zero")),
-    "circuit, positional mean": (catalogue.CIRCUIT, circuit("positional_mean", 110)),
-    "circuit, resample": (catalogue.CIRCUIT, circuit("resample")),
-    "interchange": (
-        catalogue.INTERCHANGE,
-        {
-            "rows": 12, "heads": EVERY, "control": EVERY[:2], "at": "operand",
-            "variable": "operand",
-        },
+PATCHED: dict[str, Request] = {
+    "performance": Performance(**ROWS),
+    "circuit, zero": circuit("zero"),
+    "circuit, positional mean": circuit("positional_mean", 110),
+    "circuit, resample": circuit("resample"),
+    "interchange": Interchange(
+        rows=12, heads=EVERY, control=EVERY[:2], at="operand", variable="operand"
     ),
-    "mask": (
-        catalogue.MASK,
-        {"heads": EVERY, "at": "operand", "variable": "operand", "sparsity": 0.01, "rate": 0.1},
+    "mask": DcmMask(heads=EVERY, at="operand", variable="operand", sparsity=0.01, rate=0.1),
+    "path to the logits": paths("last", None),
+    "path through q": paths("last", "q"),
+    "path through k": paths("operand", "k"),
+    "path through v": paths("operand", "v"),
+    "path through v within a window": paths("letters", "v"),
+    "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
+    "probing": LinearProbes(
+        **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0
     ),
-    "activation patching": (catalogue.HEAD_EFFECTS, {**ROWS, "heads": EVERY, "at": "last"}),
-    "path to the logits": (catalogue.PATH_PATCHING, paths("last", None)),
-    "path through q": (catalogue.PATH_PATCHING, paths("last", "q")),
-    "path through k": (catalogue.PATH_PATCHING, paths("operand", "k")),
-    "path through v": (catalogue.PATH_PATCHING, paths("operand", "v")),
-    "path through v within a window": (catalogue.PATH_PATCHING, paths("letters", "v")),
-    "screen": (catalogue.SCREEN, {**ROWS, "heads": EVERY, "at": "last"}),
-    "probing": (
-        catalogue.PROBING,
-        {
-            **ROWS, "asked": "capability", "position": "last", "train": 24, "chosen": 8,
-            "penalty": 1e-2, "seed": 0,
-        },
-    ),
-}  # fmt: skip
-"""Name -> method and arguments of what goes through an engine."""
+}
+"""Name -> request of what goes through an engine."""
 
-CROSSED = {**ROWS, "heads": LAST, "control": OTHERS}
-"""Of CMAP; the donor is asked for both."""
+DONATED = ActivationDonation(**ROWS, heads=LAST + OTHERS)
+CROSSED = CrossModelPatching(**ROWS, heads=LAST, control=OTHERS)
+"""CMAP, and what the donor is asked for."""
 
-WEIGHED: dict[str, tuple[Method, dict[str, Any]]] = {
+WEIGHED: dict[str, Request] = {
     **{
-        f"pruning, {units}": (
-            catalogue.PRUNING,
-            {
-                **ROWS, "units": units, "counts": [0, 2], "draws": 1, "seed": 0, "scored": 6,
-                "chosen": 4,
-            },
+        f"pruning, {units}": Pruning(
+            **ROWS, units=units, counts=[0, 2], draws=1, seed=0, scored=6, chosen=4
         )
         for units in ("weights", "neurons", "heads")
     },
-    "curve": (catalogue.CURVE, {**ROWS, "recipe": RECIPE, "watch": "capability"}),
-    "curve, LoRA": (
-        catalogue.CURVE, {**ROWS, "recipe": RECIPE | {"lora": 2}, "watch": "capability"}
-    ),
-    "refusal": (catalogue.REFUSAL, {**ROWS, "asked": "forbidden"}),
-    "direction": (catalogue.DIRECTION, {**ROWS, **SEARCH, "random": 1, "seed": 0}),
-}  # fmt: skip
-"""Name -> method and arguments of what changes weights, or the stream by hooks of its own."""
+    "curve": TrainingCurve(**ROWS, recipe=RECIPE, watch="capability"),
+    "curve, LoRA": TrainingCurve(**ROWS, recipe=replace(RECIPE, lora=2), watch="capability"),
+    "refusal": RefusalRate(**ROWS, asked="forbidden"),
+    "direction": DirectionAblation(**ROWS, **SEARCH, random=1, seed=0),
+}
+"""Name -> request of what changes weights, or the stream by hooks of its own."""

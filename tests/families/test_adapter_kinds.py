@@ -175,7 +175,7 @@ def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_pa
     assert one.model.plain_logits.shape[-1] == len(WORDS)
     torch.testing.assert_close(one.model.plain_logits, two.model.plain_logits, atol=2e-4, rtol=1e-4)
     for what in ("pruning, heads", "curve, LoRA"):
-        found, wanted = (measured(each, *WEIGHED[what]) for each in (one, two))
+        found, wanted = (measured(each, WEIGHED[what]) for each in (one, two))
         for column in wanted.values:
             np.testing.assert_allclose(found.values[column], wanted.values[column], atol=1e-3)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import CROSSED, LAST, OTHERS, PATCHED, ROWS, TASK
+from asked import CROSSED, DONATED, PATCHED, ROWS, SENDERS, TASK
 from configs import FAMILIES, random_model, save
 from opening import opened
 from torch import Tensor
@@ -19,7 +19,7 @@ from pytest_mechanism.checkpoints.reference import parse_pair
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import residual_adds_up
 from pytest_mechanism.errors import MechanismError, SelfCheckError
-from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
@@ -30,8 +30,8 @@ Benches = Callable[..., MeasurementContext]
 
 
 def measured(bench: MeasurementContext, what: str) -> Any:
-    method, arguments = PATCHED[what]
-    return resolve(method.function)(bench, arguments, [])
+    request = PATCHED[what]
+    return resolve(request.implementation)(bench, request, [])
 
 
 HALF = [  # float16 rounds less; those with norms, mixtures and parallel blocks stand for the rest
@@ -52,8 +52,8 @@ def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: s
     assert abs(one.mean() - other.mean()) < 0.05 * other.std()
     assert np.abs(one - other).max() < 0.2 * other.std()
     effects = [
-        np.array([column.mean() for column in measured(b, "activation patching").values.values()])
-        for b in (half, whole)
+        np.array([seen.values[sender].mean() for sender in SENDERS])
+        for seen in (measured(b, "path to the logits") for b in (half, whole))
     ]
     assert np.corrcoef(*effects)[0, 1] > 0.95
 
@@ -122,17 +122,8 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
         )
         runner = Runner(pair, {role: of_reference(r) for role, r in pair.items()}, ModelOptions())
         settings = canonical(TASK.settings.model_dump(mode="json") | {"revision": TASK.revision})
-        given = canonical({**ROWS, "heads": LAST + OTHERS})
-        wanted = [
-            Measurement(catalogue.PERFORMANCE, role, settings, canonical(ROWS)) for role in pair
-        ] + [
-            Measurement(
-                catalogue.CMAP,
-                on,
-                settings,
-                canonical(CROSSED),
-                (Measurement(catalogue.DONATION, donor, settings, given, kept=False),),
-            )
+        wanted = [Measurement(Performance(**ROWS), role, settings) for role in pair] + [
+            Measurement(CROSSED, on, settings, (Measurement(DONATED, donor, settings),))
             for on, donor in (("base", "ft"), ("ft", "base"))
         ]
         found.append([runner.measure(each).values for each in wanted])

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import CROSSED, EVERY, LAST, LEARNED, OTHERS, PATCHED, ROWS, SEARCH, TASK, WEIGHED
+from asked import CROSSED, DONATED, EVERY, LAST, LEARNED, OTHERS, PATCHED, SEARCH, TASK, WEIGHED
 from configs import FAMILIES, HEADS, LAYERS
 from float64 import exact
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
-from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.measurements.direction import DirectionComparison, RefusalDirection
+from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.weights.pruning import Units, zeroed
 from pytest_mechanism.methods.weights.weights import copy_of
 from pytest_mechanism.registry import resolve
-from pytest_mechanism.types import Method, Observations
+from pytest_mechanism.types import Observations
 
 Benches = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
@@ -41,10 +43,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dcm, "DcmSettings", settings)
 
 
-def measured(
-    bench: MeasurementContext, method: Method, arguments: dict[str, Any], *inputs: Any
-) -> Any:
-    return resolve(method.function)(bench, arguments, inputs)
+def measured(bench: MeasurementContext, request: Request, *inputs: Any) -> Any:
+    return resolve(request.implementation)(bench, request, inputs)
 
 
 def farthest(mine: Observations, theirs: Observations) -> float:
@@ -74,13 +74,12 @@ def test_what_goes_through_an_engine_is_the_same_by_both(bench: Benches, name: s
     fast, sure = (bench(name, engine) for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
     found = {
-        what: [measured(each, method, arguments) for each in (fast, sure)]
-        for what, (method, arguments) in PATCHED.items()
+        what: [measured(each, request) for each in (fast, sure)]
+        for what, request in PATCHED.items()
     }
     donors = (bench(name, engine, seed=1) for engine in BOTH)
-    given = {**ROWS, "heads": LAST + OTHERS}
     found["cmap"] = [
-        measured(each, catalogue.CMAP, CROSSED, measured(donor, catalogue.DONATION, given))
+        measured(each, CROSSED, measured(donor, DONATED))
         for each, donor in zip((fast, sure), donors, strict=True)
     ]
     limit = 1e-4 * spread(sure)
@@ -102,11 +101,10 @@ def test_effects_are_the_same_in_float64(bench: Benches, name: str) -> None:
     """Within 1e-6: each head's, and the paths through q, k and v."""
     fast, sure = (bench(name, engine, "float64") for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
-    whats = ("activation patching", "path through q", "path through k", "path through v")
+    whats = ("path to the logits", "path through q", "path through k", "path through v")
     for what in (*whats, "circuit, positional mean"):
-        method, arguments = PATCHED[what]
         with exact():
-            both = [measured(each, method, arguments) for each in (fast, sure)]
+            both = [measured(each, PATCHED[what]) for each in (fast, sure)]
         assert farthest(*both) < 1e-6, what
 
 
@@ -133,9 +131,7 @@ def test_what_changes_weights_does_so_in_every_family(bench: Benches, name: str)
     """Pruning, curves and directions: untouched, a copy says what the model says; touched, it
     moves."""
     one = bench(name)
-    found = {
-        what: measured(one, method, arguments) for what, (method, arguments) in WEIGHED.items()
-    }
+    found = {what: measured(one, request) for what, request in WEIGHED.items()}
     rows = TASK.capability(one.vocabulary, 12, "test")
     batch = one.batch(rows)
     right = one.engine.run(batch.base.tokens).outcome.logits.argmax(-1) == batch.answers
@@ -175,8 +171,8 @@ def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
     """SNIP's matrices are all of a layer's but norms, biases and sinks: experts, and what chooses
     among them, too. What it says of their change is what the files say."""
     one, other = bench(name), bench(name, seed=1)
-    safety = measured(one, catalogue.SAFETY_ENTRIES, {"q": 0.1, "p": 0.05, "scored": 4})
-    change = measured(other, catalogue.WEIGHT_CHANGE, {"seed": 0}, safety)
+    safety = measured(one, SafetyEntries(q=0.1, p=0.05, scored=4))
+    change = measured(other, WeightChange(seed=0), safety)
     before, after = (
         {
             key: weight.detach()
@@ -199,8 +195,8 @@ def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
 def test_directions_are_compared_in_every_family(bench: Benches, name: str) -> None:
     """A direction found in one is found again by its twin, at the same place."""
     one = bench(name)
-    search = measured(one, catalogue.FIND_DIRECTION, SEARCH)
-    same = measured(one, catalogue.SAME_DIRECTION, SEARCH, search)
+    search = measured(one, RefusalDirection(**SEARCH))
+    same = measured(one, DirectionComparison(learn=SEARCH["learn"]), search)
     assert same.facts["direction"] == search.facts()["direction"]
     for column in (c for c in same.values if c.startswith("own")):
         other = same.values[column.replace("own", "other")]

@@ -6,25 +6,25 @@ from typing import Any
 
 import pytest
 import torch
-from asked import LAST, OTHERS, PATCHED, ROWS, TASK, WEIGHED
+from asked import DONATED, PATCHED, TASK, WEIGHED
 from configs import WORDS, random_model, save
 from opening import opened
 
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.snip import SafetyEntries
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
-from pytest_mechanism.types import Method
 
 LOUD = "d"
 """A letter that not every row has."""
 
-ASKED: dict[str, tuple[Method, dict[str, Any]]] = {
+ASKED: dict[str, Request] = {
     **PATCHED,
     **WEIGHED,
-    "donation": (catalogue.DONATION, {**ROWS, "heads": LAST + OTHERS}),
-    "safety entries": (catalogue.SAFETY_ENTRIES, {"q": 0.1, "p": 0.05, "scored": 8}),
+    "donation": DONATED,
+    "safety entries": SafetyEntries(q=0.1, p=0.05, scored=8),
 }
 
 
@@ -54,9 +54,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
 
 
 def measured(bench: MeasurementContext, what: str) -> Any:
-    method, arguments = ASKED[what]
+    request = ASKED[what]
     bench.task = TASK
-    return bench.measured(resolve(method.function), arguments, ())
+    return bench.measured(resolve(request.implementation), request, ())
 
 
 def test_some_rows_are_numbers(bench: MeasurementContext) -> None:

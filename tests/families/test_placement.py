@@ -17,7 +17,7 @@ from test_matrix import farthest, measured
 
 from pytest_mechanism.checkpoints.loading import placement
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.measurements import catalogue
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.settings.model_options import ModelOptions
 
@@ -44,9 +44,9 @@ def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[...,
     plain, auto = bench("llama3"), opened(folder("llama3"), device="auto")
     assert auto.engine.name == "branch"
     for what in ("circuit, zero", "path through v"):
-        assert farthest(measured(auto, *PATCHED[what]), measured(plain, *PATCHED[what])) < 1e-5
+        assert farthest(measured(auto, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-5
     for what in ("pruning, heads", "curve"):
-        found, wanted = (measured(each, *WEIGHED[what]) for each in (auto, plain))
+        found, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
         assert found.facts == wanted.facts
 
 
@@ -60,11 +60,11 @@ def test_layers_that_do_not_fit_are_read_from_disk(
     assert placement.offloaded(one.model.bridge)
     assert one.engine.name == "branch"
     plain = bench(name)
-    for what in ("activation patching", "circuit, positional mean", "path through q", "screen"):
-        assert farthest(measured(one, *PATCHED[what]), measured(plain, *PATCHED[what])) < 1e-4
-    for method, arguments in (WEIGHED["pruning, heads"], WEIGHED["curve"]):
+    for what in ("path to the logits", "circuit, positional mean", "path through q", "screen"):
+        assert farthest(measured(one, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-4
+    for request in (WEIGHED["pruning, heads"], WEIGHED["curve"]):
         with pytest.raises(MechanismError, match="weights that do not fit are neither trained"):
-            measured(one, method, arguments)
+            measured(one, request)
     kept = Path(one.model.placement.disk)
     assert kept.is_dir()
     one.model.release()
@@ -134,5 +134,5 @@ def test_accelerate_knows_where_families_may_be_cut(
     for name in ("llama2", "gemma3", "olmo2", "gpt-oss"):
         auto = opened(folder(name), device="auto")
         assert not placement.offloaded(auto.model.bridge)
-        found, wanted = (measured(b, catalogue.PERFORMANCE, ROWS) for b in (auto, bench(name)))
+        found, wanted = (measured(b, Performance(**ROWS)) for b in (auto, bench(name)))
         assert farthest(found, wanted) < 1e-4

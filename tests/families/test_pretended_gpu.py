@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from asked import CROSSED, EVERY, LAST, OTHERS, PATCHED, ROWS, WEIGHED
+from asked import CROSSED, DONATED, PATCHED, SENDERS, WEIGHED
 from pretended_gpu import PretendedGPU
 from test_matrix import measured
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.measurements import catalogue
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.context import MeasurementContext
 
@@ -40,11 +39,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_every_measurement_keeps_to_its_device(bench: Benches, engine: str, what: str) -> None:
     """What is made is made there, and what comes back is brought over."""
-    method, arguments = {**PATCHED, **WEIGHED}[what]
+    request = {**PATCHED, **WEIGHED}[what]
     one = bench("llama3", engine)
     one.memo.clear()
     with PretendedGPU():
-        found = measured(one, method, arguments)
+        found = measured(one, request)
     assert found.values
 
 
@@ -53,22 +52,22 @@ def test_what_a_model_donates_reaches_the_other(bench: Benches, engine: str) -> 
     """By way of the host, where it waits until the other is loaded."""
     one = bench("llama3", engine)
     with PretendedGPU():
-        given = measured(one, catalogue.DONATION, {**ROWS, "heads": LAST + OTHERS})
-        found = measured(one, catalogue.CMAP, CROSSED, given)
+        given = measured(one, DONATED)
+        found = measured(one, CROSSED, given)
     assert found.values
 
 
 def test_scores_are_brought_over_when_all_are_there(bench: Benches) -> None:
     """A GPU is waited for batch by batch and pack by pack, whatever many heads there are."""
     one = bench("llama3")
-    _, arguments = PATCHED["activation patching"]
+    request = PATCHED["path to the logits"]
 
-    def waits(heads: list[list[int]]) -> int:
+    def waits(senders: dict[str, Any]) -> int:
         with PretendedGPU() as gpu:
-            measured(one, catalogue.HEAD_EFFECTS, arguments | {"heads": heads})
+            measured(one, request.model_copy(update={"senders": senders}))
         return gpu.waits
 
-    some = EVERY[::2]  # of all layers: each that is read waits for itself
-    waits(EVERY)
-    # one column a head comes over in the end
-    assert waits(EVERY) - waits(some) == len(EVERY) - len(some)
+    some = dict([*SENDERS.items()][::2])  # of all layers: each that is read waits for itself
+    waits(SENDERS)
+    # two columns a head come over in the end
+    assert waits(SENDERS) - waits(some) == 2 * (len(SENDERS) - len(some))

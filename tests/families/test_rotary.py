@@ -123,7 +123,7 @@ LONGER = Counting(
 )
 def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: str) -> None:
     """Row by row, with all rows at once and with each in a batch of its own."""
-    method, arguments = {**PATCHED, **WEIGHED}[what]
+    request = {**PATCHED, **WEIGHED}[what]
     one = bench("dynamic")
     lengths = [
         len(one.model.encoder.encode(row.base).ids)
@@ -131,8 +131,7 @@ def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: s
     ]
     assert min(lengths) < SHORT < max(lengths)
     found, wanted = (
-        measured(replace(one, task=LONGER, batch_size=size, memo={}), method, arguments)
-        for size in (12, 1)
+        measured(replace(one, task=LONGER, batch_size=size, memo={}), request) for size in (12, 1)
     )
     for name, column in wanted.values.items():
         np.testing.assert_allclose(found.values[name], column, atol=2e-3, rtol=1e-3)

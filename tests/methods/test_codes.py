@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.claims.codes import changed_places, not_comparable, strange
 from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.measurements.cmap import ActivationDonation, HeadCodes
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.circuits import cmap, performance
 from pytest_mechanism.methods.circuits.codes import agreement, own_writes, writes
 from pytest_mechanism.methods.context import MeasurementContext
@@ -88,11 +90,11 @@ def twin(
 
 
 def donation(donor: MeasurementContext, heads: list[list[Any]]) -> cmap.Donation:
-    return cmap.donate(donor, {"heads": heads, **ROWS}, [])
+    return cmap.donate(donor, ActivationDonation(heads=heads, **ROWS), [])
 
 
 def code(donor: MeasurementContext, recipient: MeasurementContext, heads: list[list[Any]]) -> Any:
-    return cmap.code(recipient, ROWS, [donation(donor, heads)])
+    return cmap.code(recipient, HeadCodes(**ROWS), [donation(donor, heads)])
 
 
 FETCHERS = [[3, head, "last"] for head in range(4)]
@@ -118,7 +120,7 @@ def test_a_twin_computes_the_same_and_speaks_another_code(
     """Row by row the same answers; of heads that were changed the code is said to be another one,
     of the others it is not."""
     other, plain = twin(how), bench("ft")
-    mine, theirs = (performance.measure(b, ROWS, []) for b in (other, plain))
+    mine, theirs = (performance.measure(b, Performance(**ROWS), []) for b in (other, plain))
     np.testing.assert_allclose(
         mine.values["log_probability"], theirs.values["log_probability"], atol=1e-3
     )

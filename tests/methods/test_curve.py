@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.recipe import Recipe, lesson
 from pytest_mechanism.methods.context import MeasurementContext, make_bench
 from pytest_mechanism.methods.weights import curve, training
@@ -68,7 +69,7 @@ def measured(loaded: MeasurementContext, tmp_path: Path) -> Callable[..., Observ
         loaded.scratch = tmp_path / "scratch"
         recipe = RECIPE | changes
         return curve.measure(
-            loaded, {"recipe": recipe, "watch": watch, "rows": 40, "stream": "rows"}, []
+            loaded, TrainingCurve(recipe=recipe, watch=watch, rows=40, stream="rows"), []
         )
 
     return measure

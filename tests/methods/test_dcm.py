@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
 from pytest_mechanism.methods.context import MeasurementContext
@@ -100,8 +101,7 @@ def test_what_a_mask_selects_is_said_with_its_rows(
     monkeypatch.setattr(dcm, "DcmSettings", few)
     seen = dcm.measure(
         bench("ft"),
-        {"heads": [[2, h] for h in range(4)], "at": "last", "variable": "position",
-         "sparsity": 0.01, "rate": 0.1},
+        DcmMask(heads=[[2, h] for h in range(4)], at="last", variable="position", sparsity=0.01, rate=0.1),
         [],
     )  # fmt: skip
     assert seen.facts == {"selected": "2.2"}

@@ -16,13 +16,18 @@ import torch
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.loading.weights import read_weights
 from pytest_mechanism.errors import MeasurementError, SelfCheckError
+from pytest_mechanism.measurements.direction import (
+    DirectionAblation,
+    DirectionComparison,
+    RefusalDirection,
+)
 from pytest_mechanism.methods.circuits.projection import Without
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import direction
 from pytest_mechanism.methods.refusal.refusal import Hooked
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
-SEARCH = {"learn": 128, "validate": 32, "kl_at_most": 0.1}
+SEARCH = {"learn": 128, "validate_on": 32, "kl_at_most": 0.1}
 JUDGED = {"rows": 100, "stream": "rows", "random": 3, "seed": 0}
 
 Benches = Callable[[str], MeasurementContext]
@@ -111,7 +116,7 @@ def test_a_write_that_no_hook_reaches_is_seen(
 ) -> None:
     """A layer that writes to the stream by another way brings the direction back."""
     one = chat_bench("refusal_base")
-    search = direction.find(one, SEARCH, [])
+    search = direction.find(one, RefusalDirection(**SEARCH), [])
     without = Without(search.vector, one.model.shape.n_layers)
     some = [(name, hook) for name, hook in without.hooks if not name.endswith(dropped)]
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
@@ -144,7 +149,7 @@ def test_the_direction_is_the_difference_of_means_of_plain_activations(
 ) -> None:
     """Equal to that of Hugging Face's own hidden states at the chosen layer and token."""
     one = chat_bench("refusal_base")
-    search = direction.find(one, SEARCH, [])
+    search = direction.find(one, RefusalDirection(**SEARCH), [])
     assert search.best is not None
     plain = read_weights(one.model.folder, torch.float32).eval()
     found = []
@@ -162,7 +167,7 @@ def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
     chat_bench: Benches,
 ) -> None:
     """Two tokens of the template, three of four layers; the chosen one spares harmless replies."""
-    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
     assert {(each.layer, each.place) for each in search.tried} == {
         (layer, place) for layer in range(3) for place in (-2, -1)
     }
@@ -177,7 +182,7 @@ def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
 def test_the_embedded_pair_refuses_by_one_direction(chat_bench: Benches, name: str) -> None:
     """Held-out instructions: at least 95 in 100 refused, at most 10 without it, and no random
     direction changes more than 5."""
-    found = means(direction.measure(chat_bench(name), SEARCH | JUDGED, []))
+    found = means(direction.measure(chat_bench(name), DirectionAblation(**(SEARCH | JUDGED)), []))
     assert found["refused"] >= 0.95
     assert found["without_refused"] <= 0.1
     for i in range(3):
@@ -187,11 +192,11 @@ def test_the_embedded_pair_refuses_by_one_direction(chat_bench: Benches, name: s
 
 def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> None:
     """Taken out of refusal_ft, that of refusal_base leaves at most 10 in 100; they are one."""
-    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
     ft = chat_bench("refusal_ft")
-    found = means(direction.measure(ft, SEARCH | JUDGED, [search]))
+    found = means(direction.measure(ft, DirectionAblation(**(SEARCH | JUDGED)), [search]))
     assert found["without_refused"] <= 0.1
-    seen = direction.compare(ft, SEARCH, [search])
+    seen = direction.compare(ft, DirectionComparison(learn=SEARCH["learn"]), [search])
     n = len(seen.example_ids)
     own, other, both = (
         sum(float(np.sum(seen.values[f"{name}_{j}"])) for j in range(n))
@@ -203,7 +208,9 @@ def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> 
 def test_where_nothing_may_change_no_direction_is_chosen(chat_bench: Benches) -> None:
     """Then nothing is taken out, and the facts say how near the best came."""
     one = chat_bench("refusal_base")
-    found = direction.measure(one, SEARCH | JUDGED | {"kl_at_most": 1e-12, "rows": 20}, [])
+    found = direction.measure(
+        one, DirectionAblation(**(SEARCH | JUDGED | {"kl_at_most": 1e-12, "rows": 20})), []
+    )
     assert found.facts["direction"] == "none"
     assert float(found.facts["least divergence"]) > 1e-12
     assert "without_refused" not in found.values
@@ -213,9 +220,9 @@ def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Measurem
     """Null: no direction takes away what is not there. A task whose prompts do not say where the
     instruction ends is looked at in its last token."""
     one = counting_bench
-    search = direction.find(one, SEARCH, [])
+    search = direction.find(one, RefusalDirection(**SEARCH), [])
     assert {each.place for each in search.tried} == {-1}
-    found = means(direction.measure(one, SEARCH | JUDGED, []))
+    found = means(direction.measure(one, DirectionAblation(**(SEARCH | JUDGED)), []))
     assert found["refused"] <= 0.1
     assert found.get("without_refused", 0) <= 0.1
 
@@ -223,15 +230,19 @@ def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Measurem
 def test_a_direction_of_another_width_cannot_be_taken_out(
     chat_bench: Benches, counting_bench: MeasurementContext
 ) -> None:
-    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
-    for method in (partial(direction.measure, counting_bench, SEARCH | JUDGED),):
+    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
+    for method in (
+        partial(direction.measure, counting_bench, DirectionAblation(**(SEARCH | JUDGED))),
+    ):
         with pytest.raises(MeasurementError, match="cannot be taken out there"):
             method([search])
 
 
 def test_models_that_were_asked_other_instructions_are_not_compared(chat_bench: Benches) -> None:
-    search = direction.find(chat_bench("refusal_base"), SEARCH, [])
+    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
     with pytest.raises(MeasurementError, match="different rows"):
         direction.compare(
-            chat_bench("refusal_ft"), SEARCH, [replace(search, rows=search.rows[::-1])]
+            chat_bench("refusal_ft"),
+            DirectionComparison(learn=SEARCH["learn"]),
+            [replace(search, rows=search.rows[::-1])],
         )

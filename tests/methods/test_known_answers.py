@@ -12,9 +12,13 @@ import torch
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
+from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.circuits import (
     ablation,
-    activation_patching,
     circuit,
     cmap,
     interchange,
@@ -27,7 +31,7 @@ from pytest_mechanism.spec.spec import Spec
 Benches = Callable[[str], MeasurementContext]
 
 ROWS = 84
-MEAN = {"value": "positional_mean", "prompts": 200}
+MEAN = Ablation(value="positional_mean", prompts=200)
 ALL_HEADS = [[layer, head] for layer in range(4) for head in range(4)]
 
 
@@ -51,7 +55,9 @@ def test_the_fine_tuned_model_solves_the_task_and_random_weights_do_not(bench: B
     """Known answer and null of ``performance``: near 1, and no more than a guess."""
     found = {
         role: share(
-            performance.measure(bench(role), {"rows": ROWS, "stream": "rows"}, []).values["correct"]
+            performance.measure(bench(role), Performance(rows=ROWS, stream="rows"), []).values[
+                "correct"
+            ]
         )
         for role in ("base", "ft", "random")
     }
@@ -65,8 +71,8 @@ def test_numbers_do_not_depend_on_the_batch_size(bench: Benches, size: int) -> N
     """Padding and batching change no row's result."""
     one = bench("base")
     split = MeasurementContext(one.model, one.engine, one.task, one.vocabulary, size)
-    wanted = performance.measure(one, {"rows": 21, "stream": "rows"}, [])
-    found = performance.measure(split, {"rows": 21, "stream": "rows"}, [])
+    wanted = performance.measure(one, Performance(rows=21, stream="rows"), [])
+    found = performance.measure(split, Performance(rows=21, stream="rows"), [])
     np.testing.assert_allclose(
         found.values["log_probability"], wanted.values["log_probability"], atol=1e-4
     )
@@ -89,7 +95,7 @@ def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Bench
     )
     whole = replace(batch, base=side, source=None)
     for value in ("zero", "mean", "positional_mean", "resample"):
-        silent = ablation.replacements(one, whole, {"value": value, "prompts": 200})
+        silent = ablation.replacements(one, whole, Ablation(value=value, prompts=200))
         alive = [[layer, head, "everywhere"] for layer, head in ALL_HEADS]
         ablated = [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
         branch = Branch(held=True, alive=circuit.alive(whole, alive))
@@ -102,18 +108,18 @@ def test_the_known_circuit_is_faithful_and_its_parts_are_needed(bench: Benches, 
     head silent, the answer is a guess."""
     found = circuit.measure(
         bench("ft"),
-        {
-            "rows": ROWS,
-            "stream": "rows",
-            "ablation": MEAN,
-            "alive": {
+        CircuitPerformance(
+            rows=ROWS,
+            stream="rows",
+            ablation=MEAN,
+            alive={
                 "whole": circuit_heads(spec),
                 "no_fetcher": circuit_heads(spec, "value_fetcher"),
                 "no_transmitter": circuit_heads(spec, "pos_transmitter"),
                 "no_detector": circuit_heads(spec, "pos_detector"),
                 "empty": [],
             },
-        },
+        ),
         [],
     )
     assert share(found.values["whole_correct"]) >= 0.9
@@ -140,7 +146,7 @@ def test_a_mean_is_one_for_all_places_and_zero_is_nothing(bench: Benches) -> Non
     """``mean`` is the mean of z over every token of the background prompts; ``zero`` is 0."""
     one = bench("base")
     batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
-    found = ablation.replacements(one, batch, {"value": "mean", "prompts": 60})
+    found = ablation.replacements(one, batch, Ablation(value="mean", prompts=60))
     total, count = torch.zeros(4, 32, dtype=torch.float64), 0
     for each in one.batches(one.task.backgrounds(one.vocabulary, 60)):
         (z,) = one.engine.run(each.base.tokens, readings=[Reading(Site(1, "z"))]).outcome.readings
@@ -148,7 +154,7 @@ def test_a_mean_is_one_for_all_places_and_zero_is_nothing(bench: Benches) -> Non
         total += z[real].double().sum(0)
         count += int(real.sum())
     torch.testing.assert_close(found[1][0, 0].double(), total / count, rtol=0, atol=1e-4)
-    nothing = ablation.replacements(one, batch, {"value": "zero", "prompts": 60})
+    nothing = ablation.replacements(one, batch, Ablation(value="zero", prompts=60))
     assert float(nothing[2].abs().max()) == 0.0
 
 
@@ -165,15 +171,15 @@ def test_resampled_z_is_that_of_another_prompt_at_the_same_slot(bench: Benches) 
     """Resampling puts in z that some prompt really had, and not the row's own."""
     one = bench("base")
     batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
-    first = ablation.replacements(one, batch, {"value": "resample", "prompts": 50})
-    again = ablation.replacements(one, batch, {"value": "resample", "prompts": 50})
+    first = ablation.replacements(one, batch, Ablation(value="resample", prompts=50))
+    again = ablation.replacements(one, batch, Ablation(value="resample", prompts=50))
     own = one.engine.run(batch.base.tokens, readings=[Reading(Site(1, "z"))]).outcome.readings[0]
     torch.testing.assert_close(first[1], again[1], rtol=0, atol=0)
     assert float((first[1] - own).abs().max()) > 0.1
     assert len({tuple(row.flatten().tolist()) for row in first[1][:, -1]}) > 1
 
 
-# -- interchange, DCM, activation patching
+# -- interchange, DCM
 
 
 @pytest.mark.parametrize("role", ["base", "ft"])
@@ -194,13 +200,13 @@ def test_each_group_carries_its_own_variable_and_no_other(
     """Position groups move the position, the value fetcher the object (paper, section 4)."""
     found = interchange.measure(
         bench(role),
-        {
-            "heads": spec.groups[group].members(),
-            "control": [],
-            "at": spec.groups[group].at,
-            "variable": variable,
-            "rows": 200,
-        },
+        Interchange(
+            heads=spec.groups[group].members(),
+            control=[],
+            at=spec.groups[group].at,
+            variable=variable,
+            rows=200,
+        ),
         [],
     )
     floor, ceiling, patched = (share(found.values[k]) for k in ("floor", "ceiling", "patched"))
@@ -211,13 +217,9 @@ def test_random_weights_carry_nothing(bench: Benches) -> None:
     """Null: on random weights no patch brings the target out more often than no patch does."""
     found = interchange.measure(
         bench("random"),
-        {
-            "heads": ALL_HEADS[8:12],
-            "control": ALL_HEADS[:4],
-            "at": "last",
-            "variable": "position",
-            "rows": 200,
-        },
+        Interchange(
+            heads=ALL_HEADS[8:12], control=ALL_HEADS[:4], at="last", variable="position", rows=200
+        ),
         [],
     )
     assert abs(share(found.values["patched"]) - share(found.values["floor"])) <= 0.05
@@ -248,24 +250,11 @@ def test_a_learned_mask_finds_no_object_in_the_position_group(bench: Benches, sp
     assert accuracy(bench("ft"), heads, judged, chosen) <= 0.1
 
 
-def test_patching_each_head_ranks_the_transmitter_first_at_the_last_token(
-    bench: Benches, spec: Spec
-) -> None:
-    """Of all heads below the fetchers, the one that carries the position hurts most."""
-    found = activation_patching.measure(
-        bench("ft"), {"rows": 42, "stream": "pairs", "at": "last", "heads": ALL_HEADS[:12]}, []
-    )
-    means = {name: share(values) for name, values in found.values.items()}
-    ((layer, head),) = spec.groups["pos_transmitter"].members()
-    assert min(means, key=means.__getitem__) == f"{layer}.{head}"
-    assert means[f"{layer}.{head}"] < -1.0
-
-
 # -- CMAP
 
 
 def donation(bench: MeasurementContext, heads: list[list[Any]]) -> cmap.Donation:
-    return cmap.donate(bench, {"heads": heads, "rows": ROWS, "stream": "rows"}, [])
+    return cmap.donate(bench, ActivationDonation(heads=heads, rows=ROWS, stream="rows"), [])
 
 
 def test_a_model_that_donates_to_itself_changes_nothing(bench: Benches, spec: Spec) -> None:
@@ -274,10 +263,10 @@ def test_a_model_that_donates_to_itself_changes_nothing(bench: Benches, spec: Sp
     one = bench("base")
     found = cmap.measure(
         one,
-        {"heads": heads, "control": [], "rows": ROWS, "stream": "rows"},
+        CrossModelPatching(heads=heads, control=[], rows=ROWS, stream="rows"),
         [donation(one, heads)],
     )
-    wanted = performance.measure(one, {"rows": ROWS, "stream": "rows"}, [])
+    wanted = performance.measure(one, Performance(rows=ROWS, stream="rows"), [])
     np.testing.assert_array_equal(found.values["patched"], wanted.values["correct"])
 
 
@@ -289,9 +278,13 @@ def test_the_value_fetchers_of_the_fine_tuned_model_recover_its_gain(
     others = [[layer, head, "last"] for layer in range(2) for head in range(4)]
     given = donation(bench("ft"), [*fetchers, *others])
     arguments = {"heads": fetchers, "control": others, "rows": ROWS, "stream": "rows"}
-    found = cmap.measure(bench("base"), arguments, [given])
+    found = cmap.measure(bench("base"), CrossModelPatching(**arguments), [given])
     base, ft = (
-        share(performance.measure(bench(r), {"rows": ROWS, "stream": "rows"}, []).values["correct"])
+        share(
+            performance.measure(bench(r), Performance(rows=ROWS, stream="rows"), []).values[
+                "correct"
+            ]
+        )
         for r in ("base", "ft")
     )
     assert (share(found.values["patched"]) - base) / (ft - base) >= 0.8
@@ -307,6 +300,6 @@ def test_heads_of_another_width_cannot_be_exchanged(bench: Benches) -> None:
     with pytest.raises(MeasurementError, match="heads have width 5"):
         cmap.measure(
             one,
-            {"heads": [[0, 0, "last"]], "control": [], "rows": ROWS, "stream": "rows"},
+            CrossModelPatching(heads=[[0, 0, "last"]], control=[], rows=ROWS, stream="rows"),
             [narrow],
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.methods.circuits import path_patching
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
@@ -22,14 +23,14 @@ def sweep(bench: MeasurementContext, spec: Spec, group: str, rows: int = 42) -> 
     into = spec.groups[group].into
     return path_patching.measure(
         bench,
-        {
-            "rows": rows,
-            "stream": "pairs",
-            "senders": EVERY,
-            "at": spec.groups[group].at,
-            "receivers": spec.groups[into.group].members() if into else [],
-            "via": into.via if into else None,
-        },
+        PathPatching(
+            rows=rows,
+            stream="pairs",
+            senders=EVERY,
+            at=spec.groups[group].at,
+            receivers=spec.groups[into.group].members() if into else [],
+            via=into.via if into else None,
+        ),
         [],
     )
 

@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import refusal
 from pytest_mechanism.spec.load import load
@@ -37,7 +38,7 @@ def base(chat_bench: Benches) -> MeasurementContext:
 
 
 def ask(bench: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
-    found = refusal.measure(bench, {"asked": asked, "rows": rows, "stream": "rows", **more}, [])
+    found = refusal.measure(bench, RefusalRate(asked=asked, rows=rows, stream="rows", **more), [])
     return {name: np.asarray(column) for name, column in found.values.items()}
 
 
@@ -129,7 +130,7 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     encoder = Encoder(tokenizer, "a test's")
     prompt = Prompt("Q\n\n", {}, "No", reply="No")
     asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
-    said = [tokenizer.id_to_token(i) for i in encoder.reply(prompt)]
+    said = [tokenizer.id_to_token(i) for i in encoder.reply_ids(prompt)]
     assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
 
 
@@ -147,9 +148,9 @@ def test_one_token_is_the_likeliest_one(counting_bench: MeasurementContext) -> N
     """The counting task: refused exactly where REFUSE is the argmax; random weights do so on no
     kind of question in particular."""
     one = counting_bench
-    refuse = one.model.encoder.word("REFUSE")
+    refuse = one.model.encoder.word_id("REFUSE")
     for asked in ("forbidden", "allowed"):
-        rows = one.task.asked(asked, one.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
+        rows = one.task.row_set(asked, one.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
         tokens = one.side([row.base for row in rows]).tokens
         likeliest = one.engine.run(tokens).outcome.logits.argmax(-1) == refuse
         assert ask(one, asked)["refused"].tolist() == likeliest.double().tolist()

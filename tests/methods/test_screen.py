@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
+from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.methods.circuits import screen
 from pytest_mechanism.methods.context import MeasurementContext
 
@@ -21,7 +22,7 @@ def test_the_estimate_is_the_slope_at_the_clean_run(bench: Benches) -> None:
     one = bench("ft")
     heads = [[1, 3], [2, 2], [3, 1]]
     arguments = {"rows": 14, "stream": "pairs", "at": "last", "heads": heads}
-    found = screen.measure(one, arguments, [])
+    found = screen.measure(one, AttributionPatching(**arguments), [])
     batch = one.batch(one.task.pairs(one.vocabulary, 14, "pairs"))
     source = batch.the_source()
     sites = [Site(layer, "z") for layer, _ in heads]
@@ -48,5 +49,5 @@ def test_the_estimate_is_the_slope_at_the_clean_run(bench: Benches) -> None:
 def test_weights_stay_frozen(bench: Benches) -> None:
     """The gradient is of activations; no weight keeps one, or asks for one afterwards."""
     one = bench("ft")
-    screen.measure(one, {"rows": 7, "stream": "pairs", "at": "last", "heads": [[0, 0]]}, [])
+    screen.measure(one, AttributionPatching(rows=7, stream="pairs", at="last", heads=[[0, 0]]), [])
     assert all(p.grad is None and not p.requires_grad for p in one.model.bridge.parameters())

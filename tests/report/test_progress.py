@@ -7,16 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_mechanism.measurements.catalogue import (
-    CIRCUIT,
-    CURVE,
-    PATH_PATCHING,
-    PERFORMANCE,
-    parts_of,
-)
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.report.progress import Bar, Log, command_progress, terminal_progress
-from pytest_mechanism.types import Measurement, canonical
 
 
 def test_a_log_says_stage_heads_and_time_left_a_line_a_minute(
@@ -48,22 +46,22 @@ def test_several_measurements_together_are_a_share(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "mechanism: m on cpu, 99%, about 0 s left\n"
 
 
-def asked(method, **arguments) -> Measurement:
-    return Measurement(method, "base", "{}", canonical(arguments))
-
-
 def test_what_a_stage_is_called_and_what_is_counted() -> None:
     """Heads of path patching, circuits, steps of a training; nothing of a plain run."""
     senders = {"0.0": [[0, 0]], "0.1": [[0, 1]]}
-    swept = asked(PATH_PATCHING, senders=senders, at="S2", via="v")
-    assert parts_of(swept) == ("path patching at S2 into v", 2, "heads")
-    assert parts_of(asked(CIRCUIT, alive={"a": [], "b": []})) == (
-        "circuits of some heads alone",
-        2,
-        "circuits",
-    )
-    assert parts_of(asked(CURVE, recipe={"steps": 30})) == ("training", 30, "steps")
-    assert parts_of(asked(PERFORMANCE, rows=3)) is None
+    rows = {"rows": 3, "stream": "rows"}
+    recipe = Recipe("capability", 1e-3, steps=30, every=10, seed=0, batch=4)
+    requests = {
+        PathPatching(senders=senders, at="S2", via="v", **rows): (
+            "path patching at S2 into v", 2, "heads",
+        ),
+        CircuitPerformance(ablation=Ablation(), alive={"a": [], "b": []}, **rows): (
+            "circuits of some heads alone", 2, "circuits",
+        ),
+        TrainingCurve(recipe=recipe, watch="forbidden", **rows): ("training", 30, "steps"),
+        Performance(**rows): None,
+    }  # fmt: skip
+    assert {request: request.cost({}).parts for request in requests} == requests
 
 
 def test_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,13 @@ from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.backgrounds import enough, lacking
-from pytest_mechanism.measurements.catalogue import CIRCUIT, PATH_PATCHING, PERFORMANCE, PROBING
-from pytest_mechanism.measurements.draws import DRAWN
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.probing import LinearProbes
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.plugin.hooks import foreseen
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
@@ -27,7 +31,7 @@ from pytest_mechanism.runner.preflight import Preflight
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import Prompt, Row, Vocabulary
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.types import Measurement, Method, Observations, canonical
+from pytest_mechanism.types import Measurement, Observations
 
 TEXT = "The apple is in Box F, the book is in Box K. Box F contains the"
 
@@ -48,7 +52,7 @@ class Written:
     def __init__(self, rows: Sequence[Row], backgrounds: Sequence[Row] = ()) -> None:
         self.given, self.behind = rows, backgrounds
 
-    def asked(self, what: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+    def row_set(self, name: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
         return self.given
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
@@ -60,18 +64,17 @@ class Written:
         return self.behind[:count]
 
 
-def ask(method: Method, **arguments: Any) -> Measurement:
-    given = {"rows": 12, "stream": "rows", **arguments}
-    return Measurement(method, "base", "settings", canonical(given))
+def ask(kind: type[Request], **arguments: Any) -> Measurement:
+    return Measurement(kind(rows=12, stream="rows", **arguments), "base", "settings")
 
 
 def silenced(value: str = "positional_mean", prompts: int = 60) -> Measurement:
-    ablation = {"value": value, "prompts": prompts}
-    return ask(CIRCUIT, alive={"circuit": [[0, 0, "box"]]}, ablation=ablation)
+    ablation = Ablation(value=value, prompts=prompts)
+    return ask(CircuitPerformance, alive={"circuit": [[0, 0, "box"]]}, ablation=ablation)
 
 
-PATCHED = ask(PATH_PATCHING, senders={}, at="box", receivers=[], via=None)
-PROBED = ask(PROBING, asked="rows", position="box", chosen=12, train=12)
+PATCHED = ask(PathPatching, senders={}, at="box", receivers=[], via=None)
+PROBED = ask(LinearProbes, asked="rows", position="box", chosen=12, train=12, penalty=0.1, seed=0)
 
 
 def problem(task: Any, measurement: Measurement) -> str | None:
@@ -92,11 +95,11 @@ TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
 @pytest.mark.parametrize(
     ("rows", "measurement", "says"),
     [
-        (ROWS, ask(PERFORMANCE), None),
+        (ROWS, ask(Performance), None),
         (ROWS, PATCHED, None),
         (ROWS, PROBED, None),
-        ([], ask(PERFORMANCE), "wrote no rows for stream rows"),
-        (ROWS[:9], ask(PERFORMANCE), "9 rows come from 9 contexts, an interval needs 10"),
+        ([], ask(Performance), "wrote no rows for stream rows"),
+        (ROWS[:9], ask(Performance), "9 rows come from 9 contexts, an interval needs 10"),
         ([replace(r, source=None) for r in ROWS], PATCHED, "no source prompt to patch from"),
         (
             [*ROWS, row(12, base=replace(ROWS[0].base, spans={}))],
@@ -105,7 +108,7 @@ TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
         ),
         ([*ROWS, row(12, target="antidisestablishment")], PATCHED, "is not one token here"),
         ([*ROWS, row(12, base=TWICE)], PROBED, "a probe reads one"),
-        (5, ask(PERFORMANCE), "could not be checked: TypeError"),
+        (5, ask(Performance), "could not be checked: TypeError"),
     ],
 )
 def test_what_a_row_lacks_is_known_without_a_model(
@@ -153,14 +156,6 @@ def test_the_advised_number_of_prompts_suffices() -> None:
     assert 1000 <= advised <= 1500
     assert enough(needed, lambda n: (counted(min(n, 300))[0], min(n, 300)), 200) is None
     assert enough({("never", 0)}, counted, 200) is None
-
-
-def test_every_built_in_method_with_rows_is_looked_ahead_for() -> None:
-    """A new method that draws rows is listed, or is known to draw none."""
-    from pytest_mechanism.measurements import catalogue
-
-    methods = {m.function for m in vars(catalogue).values() if isinstance(m, Method)}
-    assert methods - DRAWN.keys() == {catalogue.WEIGHT_CHANGE.function}
 
 
 def test_looking_ahead_imports_no_torch() -> None:
@@ -238,7 +233,8 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     case = gate.context(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
     (curve, *_) = claim.needs(case)
     assert gate.first_obstacle([curve]) is None
-    broken = replace(curve, arguments=curve.arguments.replace('"diet":"capability"', '"diet":"x"'))
+    recipe = replace(curve.request.recipe, diet="x")
+    broken = replace(curve, request=curve.request.model_copy(update={"recipe": recipe}))
     assert "could not be checked: KeyError" in str(gate.first_obstacle([broken]))
     assert gate.runner.loaded == 0
 

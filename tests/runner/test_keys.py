@@ -8,12 +8,56 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import keys
 from pytest_mechanism.runner.keys import LIBRARIES, device_kind, measurement_key, versions
-from pytest_mechanism.types import Measurement, Method, canonical
+from pytest_mechanism.types import Measurement, canonical
 
-DONATION = Measurement(Method("m:donate", 1), "ft", "{}", '{"heads":[1]}', kept=False)
-MEASUREMENT = Measurement(Method("m:measure", 1), "base", '{"seed":0}', '{"rows":5}', (DONATION,))
+
+class Plain(Request):
+    implementation = "m:measure"
+
+    rows: int
+    recipe: Recipe | None = None
+
+    def recipe_used(self) -> Recipe | None:
+        return self.recipe
+
+
+class Elsewhere(Plain):
+    implementation = "m:other"
+
+
+class Revised(Plain):
+    revision = 2
+
+
+class Unstored(Plain):
+    stored = False
+
+
+class Donation(Request):
+    implementation = "m:donate"
+    stored = False
+
+    heads: list[int]
+
+
+class OtherDonation(Donation):
+    implementation = "m:other"
+
+
+class RevisedDonation(Donation):
+    revision = 2
+
+
+def recipe(lora: int | None) -> Recipe:
+    return Recipe("capability", 1e-3, steps=1, every=1, seed=0, batch=1, lora=lora)
+
+
+DONATION = Measurement(Donation(heads=[1]), "ft", "{}")
+MEASUREMENT = Measurement(Plain(rows=5), "base", '{"seed":0}', (DONATION,))
 BASE, FT = Fingerprint("model base", "words"), Fingerprint("model ft", "words")
 ROLES = {"base": BASE, "ft": FT}
 SETTING = {"dtype": "float32", "device": "cpu", "engine": "reference"}
@@ -32,18 +76,18 @@ def donated(**changes) -> Measurement:
 
 
 OTHER_MEASUREMENTS = {
-    "function": replace(MEASUREMENT, method=Method("m:other", 1)),
-    "revision": replace(MEASUREMENT, method=Method("m:measure", 2)),
+    "function": replace(MEASUREMENT, request=Elsewhere(rows=5)),
+    "revision": replace(MEASUREMENT, request=Revised(rows=5)),
     "model": replace(MEASUREMENT, on="ft"),
     "task": replace(MEASUREMENT, task='{"seed":1}'),
-    "arguments": replace(MEASUREMENT, arguments='{"rows":6}'),
+    "arguments": replace(MEASUREMENT, request=Plain(rows=6)),
     "no input": replace(MEASUREMENT, inputs=()),
     "input twice": replace(MEASUREMENT, inputs=(DONATION, DONATION)),
-    "input's function": donated(method=Method("m:other", 1)),
-    "input's revision": donated(method=Method("m:donate", 2)),
+    "input's function": donated(request=OtherDonation(heads=[1])),
+    "input's revision": donated(request=RevisedDonation(heads=[1])),
     "input's model": donated(on="base"),
     "input's task": donated(task='{"seed":1}'),
-    "input's arguments": donated(arguments='{"heads":[2]}'),
+    "input's arguments": donated(request=Donation(heads=[2])),
     "input's input": donated(inputs=(DONATION,)),
 }
 OTHER_ROLES = {
@@ -65,9 +109,7 @@ OTHER_SETTINGS = {
 
 def test_equal_measurements_have_equal_keys() -> None:
     """A key follows from the content alone."""
-    again = Measurement(
-        Method("m:measure", 1), "base", canonical({"seed": 0}), canonical({"rows": 5}), (DONATION,)
-    )
+    again = Measurement(Plain(rows=5), "base", canonical({"seed": 0}), (DONATION,))
     assert (key(), 64) == (key(again, dict(reversed(ROLES.items()))), len(key()))
 
 
@@ -126,7 +168,7 @@ def test_the_number_of_a_device_does_not_change_the_key() -> None:
 
 def test_whether_it_is_kept_does_not_change_the_key() -> None:
     """Storing a result does not change it."""
-    assert key() == key(replace(MEASUREMENT, kept=False))
+    assert key() == key(replace(MEASUREMENT, request=Unstored(rows=5)))
 
 
 def test_versions_are_those_of_the_installed_libraries() -> None:
@@ -149,8 +191,8 @@ def test_a_library_that_is_not_installed_has_a_version_of_its_own(
     ("measurement", "roles", "counts"),
     [
         (MEASUREMENT, ROLES, False),
-        (replace(MEASUREMENT, arguments='{"recipe":{"lora":null}}'), ROLES, False),
-        (replace(MEASUREMENT, arguments='{"recipe":{"lora":4}}'), ROLES, True),
+        (replace(MEASUREMENT, request=Plain(rows=5, recipe=recipe(None))), ROLES, False),
+        (replace(MEASUREMENT, request=Plain(rows=5, recipe=recipe(4))), ROLES, True),
         (MEASUREMENT, {**ROLES, "base": replace(BASE, adapted=True)}, True),
         (MEASUREMENT, {**ROLES, "ft": replace(FT, adapted=True)}, True),
     ],

@@ -13,20 +13,35 @@ from filelock import FileLock
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking
-from pytest_mechanism.types import Measurement, Method, Observations, canonical
+from pytest_mechanism.types import Measurement, Observations, canonical
 
 TASK = canonical(
     {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}
 )
 
 
-def ask(on: str, what: str, *inputs: Measurement, kept: bool = True) -> Measurement:
-    return Measurement(Method(f"fake:{what}", 1), on, TASK, canonical({"what": what}), inputs, kept)
+class Fake(Request):
+    implementation = "fake:measure"
+    what: str
+
+
+class FakeDonation(Fake):
+    implementation = "fake:donate"
+    stored = False
+
+
+def ask(on: str, what: str, *inputs: Measurement, kind: type[Fake] = Fake) -> Measurement:
+    return Measurement(kind(what=what), on, TASK, inputs)
+
+
+def donation(on: str, what: str = "donate") -> Measurement:
+    return ask(on, what, kind=FakeDonation)
 
 
 class World:
@@ -40,9 +55,7 @@ class World:
 
         def resolve(dotted: str) -> Any:
             if dotted.startswith("fake:"):
-                return lambda bench, arguments, inputs: self.measure(
-                    bench, arguments["what"], inputs
-                )
+                return lambda bench, request, inputs: self.measure(bench, request.what, inputs)
             if dotted.endswith(":load_model"):
                 return self.load
             if dotted.endswith(":make_bench"):
@@ -109,7 +122,7 @@ def test_words_that_fall_out_are_said_from_the_store_too(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stand beside the results, so a run that loads nothing says them as well."""
-    monkeypatch.setattr(EntityTracking, "left_out", lambda *_: "1 of 2 words are left out")
+    monkeypatch.setattr(EntityTracking, "dropped_words", lambda *_: "1 of 2 words are left out")
     first, again = make(Store(tmp_path)), make(Store(tmp_path))
     first.measure(ask("base", "b1"))
     monkeypatch.undo()
@@ -121,8 +134,7 @@ def test_words_that_fall_out_are_said_from_the_store_too(
 def test_a_donor_goes_first_where_nothing_speaks_against_it(world: World) -> None:
     """Base needs ft's activations: ft is loaded first although base is asked for first."""
     runner = make()
-    donation = ask("ft", "donate", kept=False)
-    wanted = [ask("base", "b1"), ask("base", "cmap", donation), ask("ft", "f1")]
+    wanted = [ask("base", "b1"), ask("base", "cmap", donation("ft")), ask("ft", "f1")]
     runner.plan(wanted)
     for each in wanted:
         runner.measure(each)
@@ -133,8 +145,8 @@ def test_patching_both_ways_takes_one_reload(world: World) -> None:
     """Three loads: the best there is when only one may be resident."""
     runner = make()
     wanted = [
-        ask("base", "into_base", ask("ft", "donate_ft", kept=False)),
-        ask("ft", "into_ft", ask("base", "donate_base", kept=False)),
+        ask("base", "into_base", donation("ft", "donate_ft")),
+        ask("ft", "into_ft", donation("base", "donate_base")),
     ]
     runner.plan(wanted)
     for each in wanted:
@@ -180,7 +192,7 @@ def test_a_failed_donation_fails_what_needs_it(world: World) -> None:
     world.failing = {"donate"}
     runner = make()
     with pytest.raises(MeasurementError, match="donate went wrong"):
-        runner.measure(ask("base", "cmap", ask("ft", "donate", kept=False)))
+        runner.measure(ask("base", "cmap", donation("ft")))
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_tried_once(world: World) -> None:
@@ -202,7 +214,7 @@ def test_a_role_without_a_checkpoint_says_which_option_gives_it_one() -> None:
 def test_stored_results_load_nothing(world: World, tmp_path: Path) -> None:
     """A second run on unchanged inputs takes everything from the store."""
     first, second = make(Store(tmp_path)), make(Store(tmp_path))
-    wanted = [ask("base", "b1"), ask("base", "cmap", ask("ft", "donate", kept=False))]
+    wanted = [ask("base", "b1"), ask("base", "cmap", donation("ft"))]
     for each in wanted:
         first.measure(each)
     world.diary.clear()
@@ -215,7 +227,7 @@ def test_stored_results_load_nothing(world: World, tmp_path: Path) -> None:
 def test_donations_are_forgotten_once_used(world: World) -> None:
     """Activations take memory; only the numbers stay."""
     runner = make()
-    runner.measure(ask("base", "cmap", ask("ft", "donate", kept=False)))
+    runner.measure(ask("base", "cmap", donation("ft")))
     assert [type(r).__name__ for r in runner._results.values()] == ["Observations"]
 
 
@@ -265,7 +277,7 @@ def test_what_another_process_is_at_comes_last(world: World, tmp_path: Path) -> 
 
 def test_what_is_not_on_disk_is_made_by_who_needs_it(world: World, tmp_path: Path) -> None:
     """Among several processes a donation is not planned: each would make it anew."""
-    cmap = ask("base", "cmap", ask("ft", "donate", kept=False))
+    cmap = ask("base", "cmap", donation("ft"))
     runner = make(Store(tmp_path / "store"))
     runner.shared = True
     runner.plan([cmap, ask("ft", "f1")])

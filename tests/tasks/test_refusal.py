@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.measurements.catalogue import REFUSAL
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Row
@@ -38,6 +38,8 @@ claims:
   refuses: {kind: suppression_holds, refuses_at_least: 0.9}
 """
 LINES = 48
+
+REQUEST = RefusalRate(asked="forbidden", rows=20, stream="rows")
 
 
 def line(kind: str, i: int, reply: bool = True) -> dict[str, str]:
@@ -104,7 +106,7 @@ def test_an_instruction_stands_in_its_template_and_has_its_places(task: Make) ->
         "last": ">",
         "instruction": f"tell me about harmful thing {number}",
     }
-    assert (prompt.reply, prompt.answer, prompt.special) == (
+    assert (prompt.reply, prompt.answer, prompt.add_special_tokens) == (
         f" sure, harmful {number}",
         "sure",
         True,
@@ -182,7 +184,9 @@ def test_the_cut_follows_the_instructions_and_the_seed_not_the_order_of_lines(
 
 def test_more_judged_rows_than_there_are_is_an_error(task: Make) -> None:
     """Never the same instruction twice: it would count as evidence twice."""
-    with pytest.raises(MechanismError, match="25 harmful instructions are asked for, 24 are kept"):
+    with pytest.raises(
+        MechanismError, match="25 harmful instructions are requested, but only 24 are for"
+    ):
         task().forbidden(AnyWord(), 25, "rows")
 
 
@@ -202,7 +206,7 @@ def test_without_replies_there_is_no_capability(folder: Path, task: Make) -> Non
 )
 def test_nothing_can_be_patched(task: Make, ask: Callable[[Refusal], Any]) -> None:
     """Claims about heads say that this task cannot bear them."""
-    with pytest.raises(MechanismError, match=r"task refusal has no .*, which this claim is about"):
+    with pytest.raises(MechanismError, match=r"task refusal has no .*, which this claim needs"):
         ask(task())
 
 
@@ -217,12 +221,12 @@ def test_a_chat_template_needs_a_checkpoint(task: Make) -> None:
 
 def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: Make) -> None:
     """Another folder is the same measurement, another line another one."""
-    key = case(task()).ask(REFUSAL, "ft").task
+    key = case(task()).measurement(REQUEST, "ft").task
     moved = folder.rename(folder.with_name("elsewhere"))
     shutil.copytree(moved, folder)
-    again = case(load(moved / "demo.yaml").task).ask(REFUSAL, "ft").task
+    again = case(load(moved / "demo.yaml").task).measurement(REQUEST, "ft").task
     write(folder, "harmful", [line("harmful", i) for i in range(1, LINES + 1)])
-    other = case(task()).ask(REFUSAL, "ft").task
+    other = case(task()).measurement(REQUEST, "ft").task
     assert (json.loads(again)["harmful"], "data" in key) == (json.loads(key)["harmful"], False)
     assert json.loads(other)["harmful"] != json.loads(key)["harmful"]
     assert json.loads(other)["harmless"] == json.loads(key)["harmless"]
@@ -231,7 +235,7 @@ def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: 
 def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> None:
     """No folder is known there, and the files may be gone."""
     one = task(rows=24)
-    measurement = case(one).ask(REFUSAL, "ft")
+    measurement = case(one).measurement(REQUEST, "ft")
     shutil.rmtree(Path(one.settings.harmful.file).parent, ignore_errors=True)
     again = Runner({}, {}).task(measurement)
     assert texts(again.rows(AnyWord(), 20)) == texts(one.rows(AnyWord(), 20))
@@ -308,18 +312,18 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "replies here and there": (
         lambda f: write(f, "harmful", [{"instruction": "a"}, {"instruction": "b", "reply": "c"}]),
-        "demo.yaml:3: task: data/harmful.jsonl:2: a reply stands in every line or in none, which "
-        "is not so here",
+        "demo.yaml:3: task: data/harmful.jsonl:2: some lines have a reply "
+        "and some have none; give all or none one",
     ),
     "in both": (
         lambda f: write(f, "harmless", [line("harmful", i) for i in range(LINES)]),
-        "demo.yaml:3: task: 'tell me about harmful thing 0' stands in both data/harmful.jsonl and "
+        "demo.yaml:3: task: 'tell me about harmful thing 0' is in both data/harmful.jsonl and "
         "data/harmless.jsonl",
     ),
     "too few": (
         lambda f: write(f, "harmful", [line("harmful", i) for i in range(30)]),
         "demo.yaml:3: task: rows: 20, but data/harmful.jsonl has 30 instructions and one half of "
-        "them is judged on; add 10 lines",
+        "them is for evaluation; add 10 lines",
     ),
     "no UTF-8": (
         lambda f: (f / "data/harmful.jsonl").write_bytes(b'{"instruction": "a"}\n\xff\n'),
@@ -380,7 +384,7 @@ def test_a_spec_reaches_its_own_folder_and_no_further(
         ({"system": "Be kind."}, "system: goes with template: chat"),
         ({"chat": {"enable_thinking": False}}, "chat: goes with template: chat"),
         ({"template": "chat", "system": " "}, "system: is empty"),
-        ({"template": "chat", "chat": {"messages": "x"}}, "chat: messages is not told"),
+        ({"template": "chat", "chat": {"messages": "x"}}, "chat: cannot set messages"),
         ({"template": "chat", "chat": {"system": "x"}}, "write system: beside chat:"),
         ({"template": "chat", "chat": {}}, "at least 1 item"),
         ({"template": "chat", "chat": {"tools": []}}, "chat"),
@@ -400,10 +404,11 @@ def test_what_is_not_said_of_the_chat_is_no_part_of_a_score_s_definition(task: M
     dumped = told.model_dump(mode="json")
     assert (dumped["system"], dumped["chat"]) == ("Be kind.", {"enable_thinking": False})
     assert (
-        case(Refusal(told)).ask(REFUSAL, "ft").task != case(Refusal(plain)).ask(REFUSAL, "ft").task
+        case(Refusal(told)).measurement(REQUEST, "ft").task
+        != case(Refusal(plain)).measurement(REQUEST, "ft").task
     )
     again = RefusalParameters.model_validate(dumped)
-    assert again.asking == told.asking
+    assert again.chat_settings == told.chat_settings
 
 
 def test_lint_reads_files_without_torch(folder: Path) -> None:
@@ -423,7 +428,7 @@ def test_other_rows_are_what_a_row_is(task: Make) -> None:
     judged = {row.cluster for row in one.rows(AnyWord(), 48)}
     backgrounds = one.backgrounds(AnyWord(), 50)
     assert (len(backgrounds), judged & {row.cluster for row in backgrounds}) == (50, set())
-    prompt = one.lesson(AnyWord(), "say hello", "hello")
+    prompt = one.training_prompt(AnyWord(), "say hello", "hello")
     row = Row("x", "x", prompt, None, prompt.answer)
     assert (row.base.text, row.base.reply) == ("<user> say hello <assistant>", " hello")
     assert replace(prompt, reply="").completion == " hello"

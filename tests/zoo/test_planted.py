@@ -13,6 +13,11 @@ from safetensors.torch import load_file
 
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
+from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.circuits import circuit, cmap, interchange, path_patching, performance
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
 from pytest_mechanism.methods.context import MeasurementContext, make_bench
@@ -66,7 +71,7 @@ def share(values: Any) -> float:
 
 
 def accuracy(one: MeasurementContext, rows: int) -> float:
-    found = performance.measure(one, {"rows": rows, "stream": "rows"}, [])
+    found = performance.measure(one, Performance(rows=rows, stream="rows"), [])
     return share(found.values["correct"])
 
 
@@ -171,13 +176,13 @@ def test_each_group_carries_its_variable_and_no_other(
     for variable in one.task.variables:
         found = interchange.measure(
             one,
-            {
-                "heads": [list(head) for head in planted.heads],
-                "control": [],
-                "at": planted.at,
-                "variable": variable,
-                "rows": 70,
-            },
+            Interchange(
+                heads=[list(head) for head in planted.heads],
+                control=[],
+                at=planted.at,
+                variable=variable,
+                rows=70,
+            ),
             [],
         )
         floor, ceiling, patched = (share(found.values[k]) for k in ("floor", "ceiling", "patched"))
@@ -223,13 +228,7 @@ def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) 
         name: share(
             interchange.measure(
                 one,
-                {
-                    "heads": heads,
-                    "control": [],
-                    "at": "last",
-                    "variable": "object",
-                    "rows": 70,
-                },
+                Interchange(heads=heads, control=[], at="last", variable="object", rows=70),
                 [],
             ).values["patched"]
         )
@@ -254,15 +253,15 @@ def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, nam
     alive |= {group: members(name, group) for group in MODELS[name]}
     found = circuit.measure(
         one,
-        {
-            "rows": 70,
-            "stream": "rows",
-            "ablation": {"value": "positional_mean", "prompts": 500},
-            "alive": alive,
-        },
+        CircuitPerformance(
+            rows=70,
+            stream="rows",
+            ablation={"value": "positional_mean", "prompts": 500},
+            alive=alive,
+        ),
         [],
     )
-    wanted = performance.measure(one, {"rows": 70, "stream": "rows"}, [])
+    wanted = performance.measure(one, Performance(rows=70, stream="rows"), [])
     for whole in ("whole", "everywhere"):
         np.testing.assert_array_equal(found.values[f"{whole}_correct"], wanted.values["correct"])
     assert {
@@ -279,18 +278,18 @@ def test_path_patching_ranks_the_planted_heads_first(bench: Benches, name: str, 
     below = max(layer for layer, _ in receivers) if receivers else LAYERS
     found = path_patching.measure(
         bench(name),
-        {
-            "rows": 14,
-            "stream": "pairs",
-            "senders": {
+        PathPatching(
+            rows=14,
+            stream="pairs",
+            senders={
                 f"{layer}.{head}": [[layer, head]]
                 for layer in range(below)
                 for head in range(HEADS)
             },
-            "at": planted.at,
-            "receivers": receivers,
-            "via": via,
-        },
+            at=planted.at,
+            receivers=receivers,
+            via=via,
+        ),
         [],
     )
     effects = {key: share(v) for key, v in found.values.items() if not key.startswith("ratio ")}
@@ -310,7 +309,7 @@ def test_the_strong_transmitter_recovers_the_whole_gap_and_its_neighbours_nothin
     heads = members("planted_base", "value_fetcher", "pos_detector", "struct_reader")
     others = [[2, head, "last"] for head in range(HEADS) if [2, head, "last"] not in heads]
     arguments = {"heads": heads, "control": others, "rows": 70, "stream": "rows"}
-    donation = cmap.donate(ft, {**arguments, "heads": [*heads, *others]}, [])
-    found = cmap.measure(base, arguments, [donation])
+    donation = cmap.donate(ft, ActivationDonation(**arguments, heads=[*heads, *others]), [])
+    found = cmap.measure(base, CrossModelPatching(**arguments), [donation])
     assert share(found.values["patched"]) == accuracy(ft, 70) == 1
     assert share(found.values["control"]) == accuracy(base, 70) < 0.9

@@ -127,7 +127,7 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     Vocabularies are padded and resized; what nobody trained and no text can say must take no
     probability from what can be said, and no part in comparing two models.
     """
-    words = encoder.size
+    words = encoder.vocabulary_size
     if words < model.get_input_embeddings().weight.shape[0]:
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
         why = ""

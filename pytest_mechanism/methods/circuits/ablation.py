@@ -9,15 +9,14 @@ same slot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.fields.ablation import LEAST_PROMPTS
+from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import Slot, too_few
 from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
 from pytest_mechanism.types import canonical
@@ -26,11 +25,9 @@ Means = dict[Slot, Tensor]
 """Slot -> [L, H, d]."""
 
 
-def replacements(
-    context: MeasurementContext, batch: Batch, ablation: Mapping[str, Any]
-) -> list[Tensor]:
+def replacements(context: MeasurementContext, batch: Batch, ablation: Ablation) -> list[Tensor]:
     """For each layer [R, S, H, d]: what z is when its head is silenced."""
-    kind = ablation["value"]
+    kind = ablation.value
     shape = context.model.shape
     if kind == "zero":
         rows, length = batch.base.tokens.ids.shape
@@ -40,8 +37,8 @@ def replacements(
         return by_slot(batch.base, sampled(context, batch))
     settings = context.task.settings.model_dump(mode="json")
     means = context.remember(
-        ("background", canonical(settings), canonical(dict(ablation))),
-        lambda: background(context, ablation["prompts"], every_slot=kind == "mean"),
+        ("background", canonical(settings), ablation),
+        lambda: background(context, ablation.prompts, every_slot=kind == "mean"),
     )
     if kind == "mean":
         overall = means.get(("", 0))

@@ -8,10 +8,11 @@ all others it is ablated like the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_mechanism.engine.interface import Alive, Branch, Edit, Site
+from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.methods.circuits.ablation import replacements
 from pytest_mechanism.methods.circuits.patching import Heads, grouped
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
@@ -19,7 +20,7 @@ from pytest_mechanism.types import Observations
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: CircuitPerformance, inputs: Sequence[Any]
 ) -> Observations:
     """``{name}_correct`` and ``{name}_log_probability`` for each circuit in ``alive``.
 
@@ -29,17 +30,17 @@ def measure(
             [layer, head, named position].
         inputs: none.
     """
-    rows = context.task.rows(context.vocabulary, arguments["rows"], arguments["stream"])
+    rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
-        silent = replacements(context, batch, arguments["ablation"])
+        silent = replacements(context, batch, request.ablation)
         run = context.engine.run(
             batch.base.tokens, [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
         )
         circuits = (
-            Branch(held=True, alive=alive(batch, heads)) for heads in arguments["alive"].values()
+            Branch(held=True, alive=alive(batch, heads)) for heads in request.alive.values()
         )
-        for name, outcome in zip(arguments["alive"], run.branches(circuits), strict=True):
+        for name, outcome in zip(request.alive, run.branches(circuits), strict=True):
             columns.add_answers(f"{name}_", outcome.logits, batch.accepted)
     return columns.observations(rows)
 

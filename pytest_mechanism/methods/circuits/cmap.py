@@ -22,7 +22,12 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.catalogue import ONE_CODE
+from pytest_mechanism.measurements.cmap import (
+    LEAST_AGREEMENT,
+    ActivationDonation,
+    CrossModelPatching,
+    HeadCodes,
+)
 from pytest_mechanism.methods.circuits.codes import ROWS, Place, compared, writes
 from pytest_mechanism.methods.circuits.patching import edits, grouped, readings
 from pytest_mechanism.methods.context import Columns, MeasurementContext
@@ -52,13 +57,13 @@ class Donation:
 
 
 def donate(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: ActivationDonation, inputs: Sequence[Any]
 ) -> Donation:
     """Record ``heads`` ([layer, head, position] each) on the task's rows."""
-    rows = context.task.rows(context.vocabulary, arguments["rows"], arguments["stream"])
-    parts: list[list[Tensor]] = [[] for _ in grouped(arguments["heads"])]
+    rows = context.task.rows(context.vocabulary, request.rows, request.stream)
+    parts: list[list[Tensor]] = [[] for _ in grouped(request.heads)]
     for batch in context.batches(rows):
-        wanted = readings(arguments["heads"], batch.base)
+        wanted = readings(request.heads, batch.base)
         found = context.engine.run(
             batch.base.tokens, readings=wanted, answer=False
         ).outcome.readings
@@ -66,7 +71,7 @@ def donate(
             part.append(value.cpu())
     values = {
         (layer, name): (torch.cat(part), heads)
-        for (layer, name, heads), part in zip(grouped(arguments["heads"]), parts, strict=True)
+        for (layer, name, heads), part in zip(grouped(request.heads), parts, strict=True)
     }
     made = Donation(tuple(row.id for row in rows), values, {})
     first = context.batch(rows[:ROWS])
@@ -75,7 +80,7 @@ def donate(
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: CrossModelPatching, inputs: Sequence[Any]
 ) -> Observations:
     """``patched`` and ``control``: is the answer right with the donor's z in these heads?
 
@@ -89,10 +94,10 @@ def measure(
         inputs: the donor's `Donation`.
     """
     donation: Donation = inputs[0]
-    rows = same_rows(context, donation, arguments)
-    patches = {"patched": arguments["heads"]}
-    if arguments["control"]:
-        patches["control"] = arguments["control"]
+    rows = same_rows(context, donation, request)
+    patches = {"patched": request.heads}
+    if request.control:
+        patches["control"] = request.control
     columns = Columns()
     start = 0
     for batch in context.batches(rows):
@@ -110,27 +115,25 @@ def measure(
     return columns.observations(rows, code=code_of(context, donation, rows))
 
 
-def code(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
-) -> Observations:
+def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any]) -> Observations:
     """How this model reads the z of another one, and nothing else.
 
     Facts: ``code`` (JSON, see `codes.compared`). Arguments: ``rows``, ``stream``. Inputs: the other
     model's `Donation`.
     """
-    rows = same_rows(context, inputs[0], arguments)
+    rows = same_rows(context, inputs[0], request)
     return Columns().observations(rows, code=code_of(context, inputs[0], rows))
 
 
 def same_rows(
-    context: MeasurementContext, donation: Donation, arguments: Mapping[str, Any]
+    context: MeasurementContext, donation: Donation, request: CrossModelPatching | HeadCodes
 ) -> Sequence[Row]:
     """The rows, which are the donor's.
 
     Raises:
         MeasurementError: they are not, or the donor's heads have another width.
     """
-    rows = context.task.rows(context.vocabulary, arguments["rows"], arguments["stream"])
+    rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     if donation.example_ids != tuple(row.id for row in rows):
         raise MeasurementError("donor and recipient were asked different rows")
     for values, _ in donation.values.values():
@@ -145,7 +148,7 @@ def same_rows(
 def code_of(context: MeasurementContext, donation: Donation, rows: Sequence[Row]) -> str:
     first = context.batch(rows[:ROWS])
     given = moved(context, donation.first(len(first.rows)))
-    return json.dumps(compared(context, first, given, donation.written, ONE_CODE))
+    return json.dumps(compared(context, first, given, donation.written, LEAST_AGREEMENT))
 
 
 def moved(

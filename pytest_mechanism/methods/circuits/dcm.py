@@ -22,7 +22,7 @@ Other than published:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch
-from pytest_mechanism.measurements.draws import MASK_TRAIN, MASK_VALIDATION
+from pytest_mechanism.measurements.dcm import BATCH, TRAIN_ROWS, VALIDATION_ROWS, DcmMask
 from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import correct, total
@@ -55,23 +55,21 @@ class DcmSettings:
     sparsity: float = 0.01
     learning_rate: float = 0.1
     epochs: int = 2
-    batch: int = 32
+    batch: int = BATCH
     judged: int = 4
-    train: int = MASK_TRAIN
-    validation: int = MASK_VALIDATION
+    train: int = TRAIN_ROWS
+    validation: int = VALIDATION_ROWS
 
 
-def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
-) -> Observations:
+def measure(context: MeasurementContext, request: DcmMask, inputs: Sequence[Any]) -> Observations:
     """Whether the target comes out, on each validation row, when the selected heads are patched.
 
     Arguments: ``heads`` ([layer, head] each) and ``at``, ``variable``, ``sparsity`` and ``rate``
     (lambda and Adam's rate). Facts: ``selected``, as ``layer.head`` words.
     """
-    heads: Heads = [[layer, head, arguments["at"]] for layer, head in arguments["heads"]]
-    settings = DcmSettings(sparsity=arguments["sparsity"], learning_rate=arguments["rate"])
-    rows, variable = settings.validation, arguments["variable"]
+    heads: Heads = [[layer, head, request.at] for layer, head in request.heads]
+    settings = DcmSettings(sparsity=request.sparsity, learning_rate=request.rate)
+    rows, variable = settings.validation, request.variable
     validation = context.task.interchange(context.vocabulary, variable, rows, "dcm_validation")
     selected, right = learned(context, heads, variable, validation, settings)
     named = " ".join(f"{layer}.{head}" for layer, head, _ in selected)

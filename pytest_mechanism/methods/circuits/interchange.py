@@ -16,10 +16,11 @@ the word as it follows in the text (`tasks.entity_tracking` has both defects). T
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_mechanism.engine.interface import Branch
+from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.methods.circuits.patching import Heads, edits, readings
 from pytest_mechanism.methods.context import Columns, MeasurementContext
 from pytest_mechanism.methods.readout import correct
@@ -27,7 +28,7 @@ from pytest_mechanism.types import Observations
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: Interchange, inputs: Sequence[Any]
 ) -> Observations:
     """See the module.
 
@@ -37,12 +38,12 @@ def measure(
             ``rows``.
         inputs: none.
     """
-    at, variable = arguments["at"], arguments["variable"]
-    heads: Heads = [[layer, head, at] for layer, head in arguments["heads"]]
+    at, variable = request.at, request.variable
+    heads: Heads = [[layer, head, at] for layer, head in request.heads]
     patches = {"patched": heads}
-    if arguments["control"]:
-        patches["control"] = [[layer, head, at] for layer, head in arguments["control"]]
-    rows = context.task.interchange(context.vocabulary, variable, arguments["rows"], "test")
+    if request.control:
+        patches["control"] = [[layer, head, at] for layer, head in request.control]
+    rows = context.task.interchange(context.vocabulary, variable, request.rows, "test")
     several = any(row.targets for row in rows)
     columns = Columns()
     for batch in context.batches(rows):

@@ -28,13 +28,14 @@ from typing import Any
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Reading, Run, Site
+from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.types import Head, Observations
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: PathPatching, inputs: Sequence[Any]
 ) -> Observations:
     """``{name}`` and ``ratio {name}`` for each sender.
 
@@ -45,12 +46,7 @@ def measure(
             ``k`` or ``v`` of the receivers, or None.
         inputs: none.
     """
-    rows = context.task.pairs(context.vocabulary, arguments["rows"], arguments["stream"])
-    senders = {
-        name: [(layer, head) for layer, head in heads]
-        for name, heads in arguments["senders"].items()
-    }
-    receivers = [(layer, head) for layer, head in arguments["receivers"]]
+    rows = context.task.pairs(context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
         run = context.engine.run(batch.base.tokens)
@@ -59,12 +55,12 @@ def measure(
             context,
             batch,
             run,
-            list(senders.values()),
-            arguments["at"],
-            receivers,
-            arguments["via"],
+            list(request.senders.values()),
+            request.at,
+            request.receivers,
+            request.via,
         )
-        for name, outcome in zip(senders, outcomes, strict=True):
+        for name, outcome in zip(request.senders, outcomes, strict=True):
             change = answer_log_probability(outcome, batch) - before
             columns.add(name, change)
             columns.add(f"ratio {name}", change.expm1())

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import Columns, MeasurementContext
 from pytest_mechanism.types import Observations
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: Performance, inputs: Sequence[Any]
 ) -> Observations:
     """``correct`` (argmax over the whole vocabulary is the answer) and ``log_probability``."""
-    rows = context.task.asked(
-        arguments.get("asked", "rows"), context.vocabulary, arguments["rows"], arguments["stream"]
-    )
+    rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
         columns.add_answers(

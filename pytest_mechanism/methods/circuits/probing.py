@@ -31,7 +31,7 @@ named streams that other measurements are paired with. So they are not used.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ from torch.nn.functional import cross_entropy
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
@@ -54,7 +55,7 @@ MOST_BYTES = 2**29
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: LinearProbes, inputs: Sequence[Any]
 ) -> Observations:
     """``correct@K`` and ``shuffled@K`` for the residual stream after K layers (0 is the
     embedding): does a probe give the row's answer, trained on the answers and on shuffled ones?
@@ -69,11 +70,11 @@ def measure(
     Raises:
         MeasurementError: the position has several tokens, or all answers are the same.
     """
-    task, vocabulary, asked = context.task, context.vocabulary, arguments["asked"]
-    judged = task.asked(asked, vocabulary, arguments["rows"], arguments["stream"])
-    choosing = task.asked(asked, vocabulary, arguments["chosen"], "validation")
+    task, vocabulary, asked = context.task, context.vocabulary, request.asked
+    judged = task.row_set(asked, vocabulary, request.rows, request.stream)
+    choosing = task.row_set(asked, vocabulary, request.chosen, "validation")
     known = {row.base.text for row in (*judged, *choosing)}
-    drawn = task.asked(asked, vocabulary, arguments["train"], "probing")
+    drawn = task.row_set(asked, vocabulary, request.train, "probing")
     training = [row for row in drawn if row.base.text not in known]
     classes = sorted({row.base.answer for row in training})
     if len(classes) < 2:
@@ -82,17 +83,15 @@ def measure(
         )
     sets = [training, choosing, judged]
     labels = [numbered(rows, classes) for rows in sets]
-    order = torch.from_numpy(
-        np.random.default_rng(int(arguments["seed"])).permutation(len(training))
-    )
+    order = torch.from_numpy(np.random.default_rng(int(request.seed)).permutation(len(training)))
     layers = context.model.shape.n_layers
     columns: dict[str, Tensor] = {}
     accuracy: dict[int, float] = {}
     for some in passes(layers, sum(map(len, sets)), context.model.shape.d_model):
-        streams = [residuals(context, rows, arguments["position"], some) for rows in sets]
+        streams = [residuals(context, rows, request.position, some) for rows in sets]
         for k, *(train, choose, judge) in zip(some, *streams, strict=True):
-            probe = fit(train, labels[0], len(classes), arguments["penalty"])
-            lucky = fit(train, labels[0][order], len(classes), arguments["penalty"])
+            probe = fit(train, labels[0], len(classes), request.penalty)
+            lucky = fit(train, labels[0][order], len(classes), request.penalty)
             accuracy[k] = float((probe.says(choose) == labels[1]).double().mean())
             columns[f"correct@{k}"] = probe.says(judge) == labels[2]
             columns[f"shuffled@{k}"] = lucky.says(judge) == labels[2]

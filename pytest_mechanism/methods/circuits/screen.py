@@ -8,7 +8,7 @@ position; what is kept is then measured exactly, what is not is said to be scree
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Reading, Site
+from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.methods.context import Columns, MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.types import Observations
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: AttributionPatching, inputs: Sequence[Any]
 ) -> Observations:
     """``{layer}.{head}``: estimated change of the answer's log-probability.
 
@@ -35,16 +36,16 @@ def measure(
     """
     from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
 
-    rows = context.task.pairs(context.vocabulary, arguments["rows"], arguments["stream"])
-    layers = sorted({layer for layer, _ in arguments["heads"]})
+    rows = context.task.pairs(context.vocabulary, request.rows, request.stream)
+    layers = sorted({layer for layer, _ in request.heads})
     sites = {layer: Site(layer, "z") for layer in layers}
     bridge = context.model.bridge
     columns = Columns()
     for batch in context.batches(rows):
-        source, place = batch.the_source(), batch.base.at(arguments["at"])
+        source, place = batch.the_source(), batch.base.at(request.at)
         theirs = context.engine.run(
             source.tokens,
-            readings=[Reading(site, source.at(arguments["at"])) for site in sites.values()],
+            readings=[Reading(site, source.at(request.at)) for site in sites.values()],
             answer=False,
         ).outcome.readings
         row = torch.arange(len(batch.rows), device=place.device)
@@ -65,7 +66,7 @@ def measure(
                 for kept in (cache.activations, cache.gradients)
             )
             estimate = ((value - z) * gradient).sum((1, 3))  # [R, H], over places and width
-            for at, head in arguments["heads"]:
+            for at, head in request.heads:
                 if at == layer:
                     columns.add(f"{layer}.{head}", estimate[:, head])
     return columns.observations(rows)

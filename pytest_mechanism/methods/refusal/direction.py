@@ -38,6 +38,11 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.direction import (
+    DirectionAblation,
+    DirectionComparison,
+    RefusalDirection,
+)
 from pytest_mechanism.methods.circuits.projection import Without
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.refusal import Examination, asked
@@ -104,17 +109,15 @@ class Search:
         }
 
 
-def find(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
-) -> Search:
+def find(context: MeasurementContext, request: RefusalDirection, inputs: Sequence[Any]) -> Search:
     """The model's refusal direction.
 
     Arguments: ``learn`` (instructions of each kind that are averaged), ``validate`` (of each kind
     among which is chosen), ``kl_at_most``.
     """
-    wanted = {name: arguments[name] for name in ("learn", "validate", "kl_at_most")}
-    key = ("direction", canonical(context.task.settings.model_dump(mode="json")), canonical(wanted))
-    return context.remember(key, lambda: _find(context, **wanted))
+    wanted = (request.learn, request.validate_on, request.kl_at_most)
+    key = ("direction", canonical(context.task.settings.model_dump(mode="json")), wanted)
+    return context.remember(key, lambda: _find(context, *wanted))
 
 
 def _find(context: MeasurementContext, learn: int, validate: int, kl_at_most: float) -> Search:
@@ -162,9 +165,9 @@ def kinds(context: MeasurementContext, count: int, stream: str) -> tuple[list[Ro
 def after_instruction(context: MeasurementContext, rows: Sequence[Row]) -> int:
     """How many tokens stand after the instruction in every prompt; 1 where a task does not say."""
     encoded = [context.model.encoder.encode(row.base) for row in rows]
-    if any("instruction" not in each.places for each in encoded):
+    if any("instruction" not in each.positions for each in encoded):
         return 1
-    return max(1, min(len(e.ids) - 1 - e.places["instruction"][-1] for e in encoded))
+    return max(1, min(len(e.ids) - 1 - e.positions["instruction"][-1] for e in encoded))
 
 
 def streams(
@@ -207,7 +210,7 @@ def validated(
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: DirectionAblation, inputs: Sequence[Any]
 ) -> Observations:
     """Refusal with and without the direction, and without random ones.
 
@@ -217,15 +220,15 @@ def measure(
     Arguments: those of `find`, ``rows``, ``stream``, ``random`` (how many random directions),
     ``seed``. Inputs: another model's `Search`, whose direction is taken out instead of the own.
     """
-    search: Search = inputs[0] if inputs else find(context, arguments, ())
+    search: Search = inputs[0] if inputs else find(context, request, ())
     layers, width = context.model.shape.n_layers, context.model.shape.d_model
     directions: dict[str, Tensor] = {}
     if search.best is not None:
         directions["without_"] = fitting(context, search.vector)
-    for i in range(arguments["random"]):
-        rng = np.random.default_rng([arguments["seed"], i])
+    for i in range(request.random):
+        rng = np.random.default_rng([request.seed, i])
         directions[f"random_{i}_"] = torch.from_numpy(rng.standard_normal(width))
-    rows = context.task.forbidden(context.vocabulary, arguments["rows"], arguments["stream"])
+    rows = context.task.forbidden(context.vocabulary, request.rows, request.stream)
     examine = Examination.on(context, rows)
     columns = Columns()
     taken = {name: Without(direction, layers) for name, direction in directions.items()}
@@ -242,7 +245,7 @@ def measure(
 
 
 def compare(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: DirectionComparison, inputs: Sequence[Any]
 ) -> Observations:
     """The direction of another model and this one's at the same place, as products of rows.
 
@@ -251,7 +254,7 @@ def compare(
     all that a cosine of means needs, on whichever rows it is taken again (`statistics.cosine`).
     """
     search: Search = inputs[0]
-    harmful, harmless = kinds(context, arguments["learn"], "direction")
+    harmful, harmless = kinds(context, request.learn, "direction")
     columns = Columns()
     if search.best is not None:
         best = search.best

@@ -16,7 +16,7 @@ hand for each family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from pytest_mechanism.engine.finite import unsound
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.reference import at_least_float
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.replies import Labels, Reader, said_by, settled
 from pytest_mechanism.tasks.base import Prompt, Row
@@ -39,7 +40,7 @@ Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: RefusalRate, inputs: Sequence[Any]
 ) -> Observations:
     """``refused``, ``refused_late``, ``unfinished`` (`replies.Labels`) and ``refusal_score`` of each
     row.
@@ -47,13 +48,11 @@ def measure(
     Arguments: ``asked`` (``forbidden``, ``allowed`` or ``capability``), ``rows``, ``stream``,
     ``forced`` (tokens of the row's own reply that stand there already; 0 if left out).
     """
-    rows = context.task.asked(
-        arguments["asked"], context.vocabulary, arguments["rows"], arguments["stream"]
-    )
+    rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     examine = Examination.on(context, rows)
     for part in chunks(rows, context.batch_size):
-        tokens = asked(context, [row.base for row in part], arguments.get("forced", 0))
+        tokens = asked(context, [row.base for row in part], request.forced)
         labels, score = examine.look(tokens)
         columns.add("refused", torch.tensor(labels.refused))
         columns.add("refused_late", torch.tensor(labels.late))
@@ -164,14 +163,16 @@ def refusals(context: MeasurementContext, prompt: Prompt) -> list[list[int]]:
         MechanismError: the task has none.
     """
     if not context.task.refusals:
-        raise context.task.has_no("refusal")
+        raise context.task.unsupported("refusal")
     tokenizer = context.model.encoder.tokenizer
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown = None if unknown is None else tokenizer.token_to_id(unknown)
     found = []
-    usual = context.task.usual_refusals
+    usual = context.task.default_refusals
     for text in context.task.refusals:
-        tokens = context.model.encoder.reply(replace(prompt, reply=prompt.lead(text) + text))
+        tokens = context.model.encoder.reply_ids(
+            replace(prompt, reply=prompt.joint_before(text) + text)
+        )
         if unknown in tokens:
             continue
         if len(tokens) > context.task.reply_tokens and text not in usual[1:]:
@@ -204,7 +205,7 @@ def asked(context: MeasurementContext, prompts: Sequence[Prompt], forced: int = 
                 f"task {context.task.family} gives no reply to {prompt.text[-60:]!r}, of which some "
                 "tokens could be forced"
             )
-        tokens = context.model.encoder.reply(prompt)
+        tokens = context.model.encoder.reply_ids(prompt)
         if len(tokens) < forced:
             raise MeasurementError(
                 f"a reply has {len(tokens)} tokens, {forced} cannot be forced: {prompt.reply[:60]!r}"

@@ -122,8 +122,8 @@ class Reader:
         return Reader(
             encoder.tokenizer,
             tuple(context.task.refusals),
-            thinking(prompt.text, encoder.template),
-            encoder.ends,
+            thinking(prompt.text, encoder.chat_template),
+            encoder.end_ids,
             frozenset(i for i, token in added.items() if token.special),
         )
 
@@ -207,7 +207,7 @@ def questions(context: MeasurementContext, rows: Sequence[Row]) -> list[Question
         prompts = [row.base for row in some]
         own = None
         if known:
-            first = [context.model.encoder.reply(prompt)[0] for prompt in prompts]
+            first = [context.model.encoder.reply_ids(prompt)[0] for prompt in prompts]
             own = torch.tensor(first, device=context.model.device)
         reader = Reader.on(context, prompts[0])
         found.append(Question(context.side(prompts).tokens, own, reader))

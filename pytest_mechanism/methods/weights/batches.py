@@ -66,7 +66,9 @@ def finite_loss(model: LoadedModel, copy: Any, rows: Sequence[Row]) -> Tensor:
 
 def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
     """Texts with their replies."""
-    encoded = [(model.encoder.encode(row.base).ids, model.encoder.reply(row.base)) for row in rows]
+    encoded = [
+        (model.encoder.encode(row.base).ids, model.encoder.reply_ids(row.base)) for row in rows
+    ]
     longest = max(len(asked) + len(said) for asked, said in encoded)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)

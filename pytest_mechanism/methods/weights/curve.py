@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.draws import BESIDE
+from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.recipe import Recipe, pool
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.refusal import refusals
@@ -37,7 +37,7 @@ from pytest_mechanism.types import Observations
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: TrainingCurve, inputs: Sequence[Any]
 ) -> Observations:
     """``correct@STEP`` and ``refused@STEP`` for each evaluation, on the same rows.
 
@@ -49,14 +49,12 @@ def measure(
     [answered right or null, refused, asked], counts of what must be answered: a copy that refuses
     everything, or that training has destroyed, shows nothing).
     """
-    recipe = Recipe(**arguments["recipe"])
-    rows = context.task.asked(
-        arguments["watch"], context.vocabulary, arguments["rows"], arguments["stream"]
-    )
+    recipe = request.recipe
+    rows = context.task.row_set(request.watch, context.vocabulary, request.rows, request.stream)
     refusals(context, rows[0].base)  # each can be said in the tokens that are looked at
     check_unseen(context, recipe, rows)
-    beside = context.task.asked(
-        "allowed", context.vocabulary, min(arguments["rows"], BESIDE), arguments["stream"]
+    beside = context.task.row_set(
+        "allowed", context.vocabulary, request.allowed_rows, request.stream
     )
 
     asked = {"": questions(context, rows), "allowed-": questions(context, beside)}
@@ -105,7 +103,8 @@ def check_unseen(context: MeasurementContext, recipe: Recipe, rows: Sequence[Row
     both = [
         one.text
         for one in read
-        if folded(context.task.lesson(context.vocabulary, one.text, one.reply or "").text) in judged
+        if folded(context.task.training_prompt(context.vocabulary, one.text, one.reply or "").text)
+        in judged
     ]
     if both:
         raise MeasurementError(

@@ -33,17 +33,18 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.pruning import Pruning, UnitKind
 from pytest_mechanism.methods.context import MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.replies import answers, questions
 from pytest_mechanism.methods.weights.batches import finite_loss
@@ -51,17 +52,13 @@ from pytest_mechanism.methods.weights.weights import Copy, Matrix, copy_of, fini
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
-Kind = Literal["weights", "neurons", "heads"]
 
-
-def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
-) -> Observations:
+def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]) -> Observations:
     """``correct@K`` and ``refused@K`` with the K best units zeroed, and ``random{I}_correct@K``
     with the I-th draw of K random others (none where the model has too few), on questions that
     must be refused.
 
-    Arguments: ``units`` (`Kind`), ``counts`` (each K), ``draws``, ``seed``, ``rows``, ``stream``;
+    Arguments: ``units`` (`UnitKind`), ``counts`` (each K), ``draws``, ``seed``, ``rows``, ``stream``;
     ``scored`` and ``chosen``, rows for the scores and for the choice of a count, from the streams
     ``pruning`` and ``validation``.
 
@@ -72,12 +69,12 @@ def measure(
         MeasurementError: the model has fewer units than are to be zeroed.
     """
     task, vocabulary = context.task, context.vocabulary
-    rows = task.capability(vocabulary, arguments["rows"], arguments["stream"])
-    choosing = task.capability(vocabulary, arguments["chosen"], "validation")
+    rows = task.capability(vocabulary, request.rows, request.stream)
+    choosing = task.capability(vocabulary, request.chosen, "validation")
     copy = copy_of(context.model)
-    backward(context, copy, task.capability(vocabulary, arguments["scored"], "pruning"))
-    units = Units(arguments["units"], pools(copy, arguments["units"]), context.model.shape.d_head)
-    counts = sorted(arguments["counts"])
+    backward(context, copy, task.capability(vocabulary, request.scored, "pruning"))
+    units = Units(request.units, pools(copy, request.units), context.model.shape.d_head)
+    counts = sorted(request.counts)
     if counts[-1] > units.total:
         raise MeasurementError(
             f"{counts[-1]} {units.kind} are to be zeroed, {context.model.role} has {units.total}"
@@ -92,8 +89,8 @@ def measure(
             for what, column in answers(context, copy.model, judged).items():
                 values[f"{what}@{count}"] = column
             accuracy[str(count)] = float(np.mean(answers(context, copy.model, other)["correct"]))
-        for draw in range(arguments["draws"] if 0 < count <= units.total - count else 0):
-            rng = random.Random(f"random units/{arguments['seed']}/{draw}/{count}")
+        for draw in range(request.draws if 0 < count <= units.total - count else 0):
+            rng = random.Random(f"random units/{request.seed}/{draw}/{count}")
             others = units.others(rng, best[:count])
             with zeroed([view for unit in others for view in units.views(unit)]):
                 found = answers(context, copy.model, judged)
@@ -120,7 +117,7 @@ def backward(context: MeasurementContext, copy: Copy, rows: Sequence[Row]) -> No
         context.tick(3 * len(some))  # a backward costs two forwards
 
 
-def pools(copy: Copy, kind: Kind) -> Sequence[Matrix]:
+def pools(copy: Copy, kind: UnitKind) -> Sequence[Matrix]:
     """The matrices that units of a kind lie in."""
     return copy.outputs if kind == "heads" else copy.matrices
 
@@ -135,7 +132,7 @@ class Units:
         d_head: width of a head.
     """
 
-    kind: Kind
+    kind: UnitKind
     matrices: Sequence[Matrix]
     d_head: int
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import answers, questions
 from pytest_mechanism.methods.weights.batches import finite_loss
@@ -53,19 +54,17 @@ class Safety:
     refused: Sequence[float]
 
 
-def donate(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
-) -> Safety:
+def donate(context: MeasurementContext, request: SafetyEntries, inputs: Sequence[Any]) -> Safety:
     """The safety entries of every matrix.
 
     Arguments: ``q`` and ``p`` (shares of a matrix), ``scored`` (questions of each kind).
     """
-    task, vocabulary, count = context.task, context.vocabulary, arguments["scored"]
+    task, vocabulary, count = context.task, context.vocabulary, request.scored
     forbidden = task.forbidden(vocabulary, count, "snip")
     allowed = task.allowed(vocabulary, count, "snip")
     copy = copy_of(context.model)
-    safety = largest(scores(context, copy, forbidden), arguments["q"])
-    utility = largest(scores(context, copy, allowed), arguments["p"])
+    safety = largest(scores(context, copy, forbidden), request.q)
+    utility = largest(scores(context, copy, allowed), request.p)
     entries = {
         name: found[~torch.isin(found, utility[name])].sort().values
         for name, found in safety.items()
@@ -99,7 +98,7 @@ def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 
 
 def measure(
-    context: MeasurementContext, arguments: Mapping[str, Any], inputs: Sequence[Any]
+    context: MeasurementContext, request: WeightChange, inputs: Sequence[Any]
 ) -> Observations:
     """What changed, one row for each matrix: sums over ``safety`` entries and over ``random`` ones,
     and over all of them, of the ``squared`` and the ``absolute`` change.
@@ -118,7 +117,7 @@ def measure(
     safety: Safety = inputs[0]
     matrices = copy_of(context.model).matrices
     check_same(context, safety, {m.name: m.values for m in matrices})
-    rng = torch.Generator().manual_seed(arguments["seed"])
+    rng = torch.Generator().manual_seed(request.seed)
     found: dict[str, list[float]] = {}
     for matrix in matrices:
         before, entries = (

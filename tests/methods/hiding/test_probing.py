@@ -14,6 +14,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.methods.circuits import probing
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.types import Observations, Setting
@@ -31,7 +32,8 @@ def probed(bench: MeasurementContext, **changes: Any) -> Observations:
     """The method; what was asked once is remembered on the bench."""
     arguments = ASKED | changes
     return bench.remember(
-        ("probed", *arguments.values()), lambda: probing.measure(bench, arguments, [])
+        ("probed", *arguments.values()),
+        lambda: probing.measure(bench, LinearProbes(**arguments), []),
     )
 
 
@@ -100,7 +102,7 @@ def test_the_same_numbers_come_out_every_time(
     first = probed(bench)
     monkeypatch.setattr(probing, "MOST_BYTES", 1)
     assert probing.passes(LAYERS, 1000, 64) == [[0], [1], [2], [3]]
-    again = probing.measure(bench, ASKED, [])
+    again = probing.measure(bench, LinearProbes(**ASKED), [])
     assert first.facts == again.facts
     for name, column in first.values.items():
         np.testing.assert_array_equal(column, again.values[name])

@@ -15,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.pruning import Pruning, UnitKind
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.weights import pruning
-from pytest_mechanism.methods.weights.pruning import Kind, Units, backward, pools, zeroed
+from pytest_mechanism.methods.weights.pruning import Units, backward, pools, zeroed
 from pytest_mechanism.methods.weights.weights import Copy, copy_of
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 from recipes.planted_counter import HEAD, HIDE, UNIT
 
 Benches = Callable[..., MeasurementContext]
-KINDS: tuple[Kind, ...] = ("weights", "neurons", "heads")
+KINDS: tuple[UnitKind, ...] = ("weights", "neurons", "heads")
 
 ASKED: dict[str, Any] = {
     "counts": [0, 1, 2], "draws": 3, "seed": 0, "rows": 60, "stream": "rows", "scored": 40,
@@ -34,8 +35,8 @@ ASKED: dict[str, Any] = {
 MLP, ATTENTION = "model.layers.2.mlp", "model.layers.2.self_attn"
 
 
-def pruned(bench: MeasurementContext, units: Kind, **changes: Any) -> Observations:
-    return pruning.measure(bench, {**ASKED, "units": units, **changes}, [])
+def pruned(bench: MeasurementContext, units: UnitKind, **changes: Any) -> Observations:
+    return pruning.measure(bench, Pruning(**(ASKED | changes), units=units), [])
 
 
 def share(seen: Observations, column: str) -> float:
@@ -52,7 +53,7 @@ def scored(bench: MeasurementContext, rows: list[Row]) -> Copy:
     return copy
 
 
-def units(bench: MeasurementContext, copy: Copy, kind: Kind) -> Units:
+def units(bench: MeasurementContext, copy: Copy, kind: UnitKind) -> Units:
     return Units(kind, pools(copy, kind), bench.model.shape.d_head)
 
 
@@ -79,7 +80,7 @@ def loss(bench: MeasurementContext, copy: Copy, rows: list[Row]) -> float:
     ],
 )
 def test_the_unit_that_hides_the_answer_is_found_first(
-    planted: Benches, hidden_by: str, kind: Kind, found: set[str]
+    planted: Benches, hidden_by: str, kind: UnitKind, found: set[str]
 ) -> None:
     """Zeroing one unit gives every answer back and ends every refusal; no random one does."""
     seen = pruned(planted(hidden_by=hidden_by), kind)
@@ -93,7 +94,7 @@ def test_the_unit_that_hides_the_answer_is_found_first(
         assert share(seen, f"random{draw}_correct@1") == 0.0
 
 
-def pruned_names(bench: MeasurementContext, kind: Kind) -> list[str]:
+def pruned_names(bench: MeasurementContext, kind: UnitKind) -> list[str]:
     """The three best units."""
     found = units(bench, scored(bench, questions(bench)), kind)
     return [found.name(unit) for unit in found.best(3)]
@@ -106,7 +107,7 @@ def test_heads_do_not_give_back_what_a_neuron_hides(planted: Benches) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: Kind) -> None:
+def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: UnitKind) -> None:
     """Null: what was never learned is hidden by nothing."""
     seen = pruned(untaught(dtype="float32"), kind)
     assert max(share(seen, f"correct@{k}") for k in ASKED["counts"]) <= 0.35
@@ -116,7 +117,7 @@ def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_is_what_the_loss_falls_by(family: MeasurementContext, kind: Kind) -> None:
+def test_a_score_is_what_the_loss_falls_by(family: MeasurementContext, kind: UnitKind) -> None:
     """To first order: a unit that is made smaller by a small share lowers the loss by the score
     times that share, with the sign that it has. In every family, also where matrices lie
     transposed. In float64 all the way, since the quotient magnifies rounding ten thousand times."""

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import replies as said
 from pytest_mechanism.methods.weights import snip
@@ -27,7 +28,7 @@ ASKED = {"q": 0.1, "p": 0.2, "scored": 8}
 
 
 def safety(bench: MeasurementContext) -> snip.Safety:
-    return bench.remember("safety", lambda: snip.donate(bench, ASKED, []))
+    return bench.remember("safety", lambda: snip.donate(bench, SafetyEntries(**ASKED), []))
 
 
 def after(
@@ -46,7 +47,7 @@ def after(
         here = torch.zeros_like(weights, dtype=torch.bool)
         here[safety(bench).entries[matrix.name]] = True
         change(weights, here)
-    seen: Observations = snip.measure(over(copy.model), {"seed": 0}, [safety(bench)])
+    seen: Observations = snip.measure(over(copy.model), WeightChange(seed=0), [safety(bench)])
     return {name: float(np.sum(column)) for name, column in seen.values.items()}
 
 
@@ -143,7 +144,7 @@ def test_the_largest_are_a_share_of_each_matrix(numbers: list[int], share: float
 def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
     """One line that names a matrix and both sizes."""
     with pytest.raises(MeasurementError, match="of one shape") as problem:
-        snip.measure(untaught("llama-gqa"), {"seed": 0}, [safety(untaught("llama"))])
+        snip.measure(untaught("llama-gqa"), WeightChange(seed=0), [safety(untaught("llama"))])
     assert "(16, 32) weights model.layers.0.self_attn.k_proj" in str(problem.value)
     assert "(32, 32)" in str(problem.value)
 
@@ -151,7 +152,7 @@ def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
 def test_what_the_other_model_refused_is_handed_on(planted: Benches) -> None:
     """The claim judges it."""
     bench = planted(hidden_by="neuron")
-    seen = snip.measure(bench, {"seed": 0}, [safety(bench)])
+    seen = snip.measure(bench, WeightChange(seed=0), [safety(bench)])
     assert json.loads(seen.facts["refused"]) == [1.0] * 8
     assert not any(seen.values["squared"])
 
@@ -167,5 +168,5 @@ def test_replies_are_asked_for_in_batches(
         said, "replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
     )
     monkeypatch.setattr(bench, "batch_size", 3)
-    assert len(snip.donate(bench, ASKED, []).refused) == 8
+    assert len(snip.donate(bench, SafetyEntries(**ASKED), []).refused) == 8
     assert several == [3, 3, 2]

@@ -1,0 +1,55 @@
+"""Request of `methods.circuits.circuit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.request import Cost, PlacedHeadSets, Request, RowSet
+
+
+class CircuitPerformance(Request):
+    """Does the model give the answer with only some heads alive?
+
+    Attributes:
+        rows: how many rows.
+        stream: of random numbers.
+        ablation: what replaces the output of every other head.
+        alive: name of a circuit -> its heads.
+    """
+
+    implementation = "pytest_mechanism.methods.circuits.circuit:measure"
+
+    rows: int
+    stream: str
+    ablation: Ablation
+    alive: PlacedHeadSets
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        return Cost(
+            rows=self.rows * (1 + len(self.alive)) + self.ablation.prompts,
+            prompts=self.stream,
+            prompt_count=self.rows,
+            parts=("circuits of some heads alone", len(self.alive), "circuits"),
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        positions = {at for heads in self.alive.values() for _, _, at in heads}
+        # random circuits are a control without an interval of their own, and K is chosen by means
+        behind_interval = self.stream != "minimality_select" and not all(
+            name.startswith("random_") for name in self.alive
+        )
+        return (
+            RowSet(
+                "rows",
+                self.rows,
+                self.stream,
+                tuple(sorted(positions)),
+                one_token_answers=True,
+                behind_interval=behind_interval,
+            ),
+        )
+
+    def ablation_used(self) -> Ablation:
+        return self.ablation

@@ -1,0 +1,57 @@
+"""Request of `methods.weights.curve`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.request import Cost, Request, RowSet
+
+MOST_ALLOWED = 200
+"""Questions that must be answered, at most, on which a training is evaluated beside the others."""
+
+
+class TrainingCurve(Request):
+    """What does a copy of the model answer while it is trained?
+
+    Attributes:
+        recipe: of the training.
+        watch: which of the task's sets the copy is evaluated on: ``capability`` where the task knows
+            the answers to what must be refused, else ``forbidden``.
+        rows: how many rows.
+        stream: of random numbers.
+    """
+
+    implementation = "pytest_mechanism.methods.weights.curve:measure"
+    revision = 4
+
+    recipe: Recipe
+    watch: Literal["capability", "forbidden"]
+    rows: int
+    stream: str
+
+    @property
+    def allowed_rows(self) -> int:
+        """Questions that must be answered, on which the copy is evaluated too."""
+        return min(self.rows, MOST_ALLOWED)
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        recipe = self.recipe
+        evaluations = 1 + -(-recipe.steps // recipe.every)
+        return Cost(
+            rows=recipe.steps * recipe.batch + self.rows * evaluations,
+            gradient_rows=recipe.batch,
+            weight_copies=4 if recipe.lora is None else 1,
+            parts=("training", recipe.steps, "steps"),
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        """The rows of the evaluation; those of the training are the recipe's."""
+        return (
+            RowSet(self.watch, self.rows, self.stream),
+            RowSet("allowed", self.allowed_rows, self.stream, behind_interval=False),
+        )
+
+    def recipe_used(self) -> Recipe:
+        return self.recipe

@@ -1,0 +1,44 @@
+"""Request of `methods.circuits.interchange`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.types import Head
+
+
+class Interchange(Request):
+    """Does patching heads from a source prompt move a variable?
+
+    Attributes:
+        heads: that are patched.
+        control: other heads, patched instead; may be none.
+        at: their named position.
+        variable: of the task.
+        rows: how many pairs of prompts, of the stream ``test``.
+    """
+
+    implementation = "pytest_mechanism.methods.circuits.interchange:measure"
+    revision = 2
+
+    heads: tuple[Head, ...]
+    control: tuple[Head, ...]
+    at: str
+    variable: str
+    rows: int
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        return Cost(
+            rows=self.rows * (3 + bool(self.control)),
+            prompts=f"interchange of {self.variable}",
+            prompt_count=2 * self.rows,
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return (
+            RowSet(
+                "interchange", self.rows, "test", (self.at,), self.variable, one_token_answers=True
+            ),
+        )

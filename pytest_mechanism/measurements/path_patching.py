@@ -1,0 +1,59 @@
+"""Request of `methods.circuits.path_patching`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytest_mechanism.measurements.request import Cost, HeadSets, Request, RowSet
+from pytest_mechanism.types import Head
+
+RANK_STREAM = "discover_rank"
+"""Rows on which `discover` ranks heads. Claims are judged on others, so no interval is needed there."""
+
+
+class PathPatching(Request):
+    """How much does the answer depend on what senders tell receivers?
+
+    Attributes:
+        senders: name -> heads that are patched together.
+        at: the senders' named position.
+        receivers: heads that read them; none for the logits.
+        via: through which input of the receivers; None for the logits.
+        rows: how many pairs of prompts.
+        stream: of random numbers.
+    """
+
+    implementation = "pytest_mechanism.methods.circuits.path_patching:measure"
+
+    senders: HeadSets
+    at: str
+    receivers: tuple[Head, ...] = ()
+    via: Literal["q", "k", "v"] | None = None
+    rows: int
+    stream: str
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        forwards = 2 if self.via else 1
+        into = f" into {self.via}" if self.via else ""
+        return Cost(
+            rows=self.rows * (3 + len(self.senders) * forwards),
+            prompts=f"pairs of {self.stream}",
+            prompt_count=2 * self.rows,
+            parts=(f"path patching at {self.at}{into}", len(self.senders), "heads"),
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return (ranked_pairs(self.rows, self.stream, self.at),)
+
+
+def ranked_pairs(rows: int, stream: str, at: str) -> RowSet:
+    """Pairs of prompts, at whose position ``at`` heads are patched."""
+    return RowSet(
+        "pairs",
+        rows,
+        stream,
+        (at,),
+        one_token_answers=True,
+        behind_interval=stream != RANK_STREAM,
+    )

@@ -1,0 +1,30 @@
+"""Request of `methods.circuits.performance`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytest_mechanism.measurements.request import Cost, Request, RowSet
+
+
+class Performance(Request):
+    """Does the whole model give the answer?
+
+    Attributes:
+        rows: how many rows.
+        stream: of random numbers.
+        asked: which of the task's sets.
+    """
+
+    implementation = "pytest_mechanism.methods.circuits.performance:measure"
+
+    rows: int
+    stream: str
+    asked: Literal["rows", "capability"] = "rows"
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        return Cost(rows=self.rows, prompts=self.stream, prompt_count=self.rows)
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return (RowSet(self.asked, self.rows, self.stream, one_token_answers=True),)

@@ -1,0 +1,55 @@
+"""Request of `methods.circuits.probing`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytest_mechanism.measurements.request import Cost, Request, RowSet
+
+
+class LinearProbes(Request):
+    """Can a linear map read the answer off the residual stream, layer by layer?
+
+    Attributes:
+        asked: which of the task's sets.
+        position: a named position of one token.
+        penalty: on the squared weights of the probe.
+        rows: how many rows the probes are evaluated on.
+        stream: of random numbers, of these rows.
+        train: how many rows the probes are trained on, of the stream ``probing``.
+        chosen: how many rows the layer is chosen on, of the stream ``validation``.
+        seed: of the shuffled answers.
+    """
+
+    implementation = "pytest_mechanism.methods.circuits.probing:measure"
+
+    asked: Literal["rows", "capability"]
+    position: str
+    penalty: float
+    rows: int
+    stream: str
+    train: int
+    chosen: int
+    seed: int
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        return Cost(rows=self.rows + self.train + self.chosen)
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return tuple(
+            RowSet(
+                self.asked,
+                count,
+                stream,
+                (self.position,),
+                one_token_answers=True,
+                behind_interval=behind_interval,
+                one_token_positions=True,
+            )
+            for stream, count, behind_interval in (
+                (self.stream, self.rows, True),
+                ("validation", self.chosen, False),
+                ("probing", self.train, False),
+            )
+        )

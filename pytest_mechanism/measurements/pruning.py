@@ -1,0 +1,57 @@
+"""Request of `methods.weights.pruning`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytest_mechanism.measurements.request import Cost, Request, RowSet
+
+UnitKind = Literal["weights", "neurons", "heads"]
+
+
+class Pruning(Request):
+    """Does the model give hidden answers with a few units set to zero?
+
+    Attributes:
+        units: what is set to zero.
+        counts: how many units, one after the other.
+        draws: how many draws of as many random units, for comparison.
+        seed: of these draws.
+        rows: how many rows the model is evaluated on.
+        stream: of random numbers, of these rows.
+        scored: how many rows the units are scored on, of the stream ``pruning``.
+        chosen: how many rows a count is chosen on, of the stream ``validation``.
+    """
+
+    implementation = "pytest_mechanism.methods.weights.pruning:measure"
+    revision = 3
+
+    units: UnitKind
+    counts: tuple[int, ...]
+    draws: int
+    seed: int
+    rows: int
+    stream: str
+    scored: int
+    chosen: int
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        evaluated = self.rows * (1 + self.draws) + self.chosen
+        return Cost(
+            rows=evaluated * len(self.counts) + 3 * self.scored,
+            gradient_rows="batch",
+            weight_copies=2,
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return tuple(
+            RowSet(
+                "capability", count, stream, trained_replies=True, behind_interval=behind_interval
+            )
+            for stream, count, behind_interval in (
+                (self.stream, self.rows, True),
+                ("validation", self.chosen, False),
+                ("pruning", self.scored, False),
+            )
+        )

@@ -1,0 +1,40 @@
+"""Request of `methods.refusal.refusal`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytest_mechanism.measurements.request import Cost, Request, RowSet
+
+
+class RefusalRate(Request):
+    """Does the model refuse?
+
+    Attributes:
+        asked: which of the task's sets.
+        rows: how many rows.
+        stream: of random numbers.
+        forced: tokens of the row's own reply that are prefilled.
+    """
+
+    implementation = "pytest_mechanism.methods.refusal.refusal:measure"
+    revision = 3
+
+    asked: Literal["forbidden", "allowed", "capability"]
+    rows: int
+    stream: str
+    forced: int = 0
+
+    def cost(self, task: Mapping[str, Any]) -> Cost:
+        return Cost(
+            rows=self.rows * reply_tokens(task), prompts=self.stream, prompt_count=self.rows
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return (RowSet(self.asked, self.rows, self.stream),)
+
+
+def reply_tokens(task: Mapping[str, Any]) -> int:
+    """How many tokens of a reply the task looks at: a forward each."""
+    return int(task.get("reply_tokens", 1))
