@@ -244,12 +244,11 @@ class ClaimEvaluator:
             for name, group in groups.items()
             if isinstance(group, Group)
         ]
-        return f"{spec.circuit}: heads discovered on {on} (layer.head): {'; '.join(named)}"
+        return f"heads discovered on {on} (layer.head): {'; '.join(named)}"
 
     def left_out(self, spec: Spec) -> str | None:
         """Which words of a spec's task no prompt that was measured on has, as a sentence."""
-        said = self.runner.left_out.get(task_settings(spec.task))
-        return f"{spec.circuit}: {said}" if said else None
+        return self.runner.left_out.get(task_settings(spec.task)) or None
 
     def discovered(self, spec: Spec, context: ClaimContext, on: str) -> Mapping[str, AnyGroup]:
         """The spec's groups with their heads found on the model of role ``on``.

@@ -114,4 +114,4 @@ def test_without_a_spec_the_checkpoints_are_described(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["doctor", *PAIR, "--store", str(tmp_path / "store")]) == 0
-    assert "6 layers, 4 heads, width 80, 33 words" in capsys.readouterr().out
+    assert "6 layers, 4 heads, width 80, vocabulary 33" in capsys.readouterr().out

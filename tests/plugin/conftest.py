@@ -14,8 +14,8 @@ import pytest
 # Imported here, since pytester forgets what an inner run imports and libraries that are written
 # in C cannot be imported twice.
 import pytest_mechanism.cli
-import pytest_mechanism.plugin.items
-import pytest_mechanism.report.json_file
+import pytest_mechanism.plugin.collectors
+import pytest_mechanism.report.reporters
 import pytest_mechanism.report.terminal
 import pytest_mechanism.runner.evaluator
 import pytest_mechanism.statistics.estimates  # noqa: F401

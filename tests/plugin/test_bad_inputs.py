@@ -560,7 +560,7 @@ def test_a_full_disk_is_a_line(pytester, world, monkeypatch):
 
 def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     """The run is no green one without it."""
-    import pytest_mechanism.files as module
+    import pytest_mechanism.report.json_file as module
 
     monkeypatch.setattr(module, "write_json", full)
 

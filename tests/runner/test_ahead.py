@@ -24,7 +24,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.request import Request
-from pytest_mechanism.plugin.hooks import foreseen
+from pytest_mechanism.plugin.hooks import find_obstacles
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.runner.preflight import Preflight
@@ -213,7 +213,7 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
         SimpleNamespace(spec=spec, claim=claim, claim_name=name, name="ft")
         for name, claim in spec.claims.items()
     ]
-    assert list(foreseen(gate, items)) == [
+    assert list(find_obstacles(gate, items)) == [
         "back on ft: it cannot pass without control and pretrained: add "
         "--mechanism-model control=REFERENCE --mechanism-model pretrained=REFERENCE",
         f"third on ft cannot be measured: {tmp_path}/wrapper.yaml:7: needs a checkpoint for the role "
