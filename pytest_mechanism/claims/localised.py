@@ -72,10 +72,10 @@ class Localised(Claim):
         """How many units are zeroed in turn."""
         return sorted({*(count for count in COUNTS if count < self.at_most), self.at_most})
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         request = Pruning(
             units=self.units,
             counts=self.counts,
@@ -89,7 +89,7 @@ class Localised(Claim):
         return (context.measurement(request, context.role),)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        seen = measure(self.needs(context)[0])
+        seen = measure(self.required_measurements(context)[0])
         how = context.sampling(seen)
         bound = verdicts.spell(self.restores_at_least, float("inf"))
         as_it_is = score(
@@ -154,7 +154,7 @@ class Localised(Claim):
         )
 
     def chart(self, context: ClaimContext, measure: Measure) -> Chart:
-        seen = measure(self.needs(context)[0])
+        seen = measure(self.required_measurements(context)[0])
         how = context.sampling(seen)
         names = {"correct": "answered right", "refused": "refused"}
         names |= {f"random{i}_correct": "right without random units" for i in range(DRAWS)}

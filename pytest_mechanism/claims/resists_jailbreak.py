@@ -60,10 +60,10 @@ class ResistsJailbreak(Claim):
         ways = context.task.phrasings
         return {name: replace(context, task=task) for name, task in ways.items()}
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return tuple(
             refusal(own, context.role, asked)
             for own in self.ways(context).values()

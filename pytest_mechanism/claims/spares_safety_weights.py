@@ -91,10 +91,10 @@ class SparesSafetyWeights(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.to, self.source)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         entries = SafetyEntries(q=self.q, p=self.p, scored=SCORED)
         inputs = (context.measurement(entries, self.source),)
         return (
@@ -104,7 +104,7 @@ class SparesSafetyWeights(Claim):
         )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        change, forbidden, allowed = self.needs(context)
+        change, forbidden, allowed = self.required_measurements(context)
         seen = measure(change)
         bounds = verdicts.bounds(None, self.ratio_at_most)
         bound = verdicts.spell(*bounds)

@@ -218,7 +218,7 @@ def needed_measurements(
     if spec.sought and claim.needs_groups:
         findings.searched |= {*claim.models(role)}
         return None
-    return {*claim.needs(context)}
+    return {*claim.required_measurements(context)}
 
 
 def memory_line(evaluator: ClaimEvaluator, findings: Findings, at_start: int) -> str:

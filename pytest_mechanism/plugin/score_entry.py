@@ -20,7 +20,7 @@ def definition(spec: Spec, claim: Claim) -> str:
     """
     ignored = {"drift", "atol", *claim.thresholds}
     defaults = type(claim).model_fields
-    ignored |= {n for n in claim.later if getattr(claim, n) == defaults[n].get_default()}
+    ignored |= {n for n in claim.added_later if getattr(claim, n) == defaults[n].get_default()}
     parts = {
         "claim": claim.model_dump(mode="json", exclude=ignored, by_alias=True),
         **spec.definition(),

@@ -168,7 +168,10 @@ class ClaimEvaluator:
             return self.needs(spec, claim, role)
         try:
             context = self.context(spec, claim, role)
-            return (*of_search(context, on, Effort()), *claim.needs(with_stand_ins(context)))
+            return (
+                *of_search(context, on, Effort()),
+                *claim.required_measurements(with_stand_ins(context)),
+            )
         except MechanismError:
             return ()
 
@@ -179,11 +182,7 @@ class ClaimEvaluator:
             return None
         try:
             context = self.context(spec, claim, role)
-            if spec.sought and claim.needs_groups:
-                return Claim.lacks(
-                    claim, context
-                )  # which heads are left for a control is not known
-            return claim.lacks(context)
+            return claim.blocking_reason(context)
         except MechanismError:
             return None  # it cannot be measured, which is another matter
 
@@ -199,7 +198,7 @@ class ClaimEvaluator:
                 if groups is None or isinstance(groups, MechanismError):
                     return ()
                 context = replace(context, groups=groups)
-            return claim.needs(context)
+            return claim.required_measurements(context)
         except MechanismError:
             return ()
 
@@ -287,4 +286,4 @@ def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
 
 def found_on(spec: Spec, claim: Claim, role: str) -> str:
     """The role on whose model an item's heads are discovered."""
-    return claim.found_on(role, spec.found_on or "base")
+    return claim.discovery_role(role, spec.found_on or "base")

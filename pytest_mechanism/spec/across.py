@@ -91,7 +91,7 @@ def in_mentions(
     name: str, claim: Claim, task: Task | None, groups: Sequence[str]
 ) -> Iterator[Problem]:
     """The groups, variables and positions that a claim names exist, and its task can bear it."""
-    for field, (what, mentioned) in claim.mentions().items():
+    for field, (what, mentioned) in claim.references().items():
         where = ("claims", name, field.split()[0])
         if what == "position":
             if wrong := misplaced(mentioned, task):
@@ -132,7 +132,7 @@ def in_roles(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
     named = any(isinstance(group, Group) for group in spec.groups.values())
     if spec.found_on is not None and named:
         pair = roles == (PAIR,)
-        origin = claim.found_on(PAIR, spec.found_on) if pair else spec.found_on
+        origin = claim.discovery_role(PAIR, spec.found_on) if pair else spec.found_on
         if origin != spec.found_on:
             yield (
                 f"claim {name}: speaks of the circuit of {origin}, and the heads named here were "

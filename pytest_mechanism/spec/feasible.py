@@ -43,7 +43,7 @@ class Feasible:
 
     def wrong(self, claim: Claim) -> str | None:
         """Why a claim would be an error in every run, or None."""
-        for what, variable in claim.draws(self.task):
+        for what, variable in claim.row_sets(self.task):
             found = self.drawn(what, variable)
             if isinstance(found, str):
                 return found

@@ -59,9 +59,9 @@ class Fixed(Claim):
     def models(self, role):
         return ("base", "ft") if role == "pair" else (role,)
 
-    def needs(self, case):
+    def required_measurements(self, case):
         if self.value(case) == "crash early":
-            raise KeyError("needs")
+            raise KeyError("required_measurements")
         return ()
 
     def value(self, case):

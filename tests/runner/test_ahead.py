@@ -231,7 +231,7 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     claim = spec.claims["back"]
     assert isinstance(claim, ResistsRevival)
     case = gate.context(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
-    (curve, *_) = claim.needs(case)
+    (curve, *_) = claim.required_measurements(case)
     assert gate.first_obstacle([curve]) is None
     recipe = replace(curve.request.recipe, diet="x")
     broken = replace(curve, request=curve.request.model_copy(update={"recipe": recipe}))
@@ -244,7 +244,7 @@ def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path
     (tmp_path / "wrapper.yaml").write_text(WRAPPER)
     spec = load(tmp_path / "wrapper.yaml")
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
-    needed = claim.needs(gate.context(spec, claim, "ft"))
+    needed = claim.required_measurements(gate.context(spec, claim, "ft"))
     assert gate.runner.store is not None
     for each in needed:
         seen = Observations(("a",), ("x",), {"correct": [1.0]})
