@@ -129,7 +129,7 @@ class MeasurementContext:
         Raises:
             MeasurementError: the model gave NaN or infinity on some row.
         """
-        self.engine.finite.clear()
+        self.engine.non_finite.clear()
         try:
             found = method(self, request, inputs)
         except Exception as problem:
@@ -145,7 +145,7 @@ class MeasurementContext:
         Raises:
             MeasurementError: some of it is NaN or infinite.
         """
-        if not (rows := self.engine.finite.wrong()):
+        if not (rows := self.engine.non_finite.take()):
             return
         text = self.model.encoder.tokenizer.decode(rows[0], skip_special_tokens=False)
         many = "one batch row" if len(rows) == 1 else f"{len(rows)} batch rows"
@@ -292,7 +292,7 @@ def make_bench(
     Raises:
         SelfCheckError: it has not.
     """
-    reference = ReferenceEngine(model.bridge)
+    reference = ReferenceEngine(model.wrapped)
     context = MeasurementContext(model, reference, task, vocabulary, options.batch_size)
     half = len(rows) // 2
     clean = context.side([row.base for row in rows[:half]]).tokens
@@ -301,7 +301,7 @@ def make_bench(
     prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
     same_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
-        faster = BranchEngine(model.bridge)
+        faster = BranchEngine(model.wrapped)
         context.without = disagreement(model, reference, faster, clean, other)
         if context.without is None:
             try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_mechanism.errors import MechanismError, visible
+from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import BadFile, read_text, write_json
 
 FORMAT = 1
@@ -59,7 +59,7 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except BadFile as problem:
-        raise _damaged(path, problem.message.removeprefix(visible(f"{path} "))) from None
+        raise _damaged(path, problem.problem) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         message = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
         raise _damaged(path, message) from None

@@ -19,10 +19,10 @@ from pytest_mechanism.checkpoints.hub import offline
 from pytest_mechanism.checkpoints.loading.merge import Inexact, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.plausible import check_plausible
-from pytest_mechanism.checkpoints.rotary import by_row
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
 from pytest_mechanism.checkpoints.untrusted_config import wrong_reach
 from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.model_families.rotary import by_row
 from pytest_mechanism.tasks.text.encoding import Encoder
 
 BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
