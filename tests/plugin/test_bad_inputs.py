@@ -153,7 +153,7 @@ SPECS = [
     Row("no circuit", text("mechanism: 1\n" + TASK + CLAIMS), "circuit: give it a name", 2),
     Row("no claims", text(HEAD + TASK), "a spec needs claims", 2),
     Row("unknown family", text(HEAD + "task: {family: countin}\n" + CLAIMS),
-        "tiny.yaml:3: unknown family 'countin'; did you mean 'counting'?", 2),
+        "tiny.yaml:3: task: unknown family 'countin'; did you mean 'counting'?", 2),
     Row("no rows", text(HEAD + TASK.replace("40", "0") + CLAIMS), "tiny.yaml:3: rows: must be", 2),
     Row("unknown kind", claim("kind: acuracy"), "did you mean 'accuracy'?", 2),
     Row("threshold above one", claim("kind: accuracy, at_least: 1.5"),
