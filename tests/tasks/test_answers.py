@@ -70,64 +70,67 @@ PIECES = r"▁?[\p{L}]+|▁?\p{N}|▁?[^▁\p{L}\p{N}]"
 
 def byte_level(pattern: str, trim: bool = True) -> Tokenizer:
     """GPT-2's and Llama 3's kind: a regular expression, then merges of bytes."""
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    found.decoder = decoders.ByteLevel()
-    found.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     return trained(
-        found, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=ADDED)
+        tokenizer,
+        trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=ADDED),
     )
 
 
 def llama2() -> Tokenizer:
     """SentencePiece's BPE: a mark for each space and before the text, bytes as fallback, no
     splitting before the merges."""
-    found = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     marked = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    found.normalizer = normalizers.Sequence(marked)
-    found.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    tokenizer.normalizer = normalizers.Sequence(marked)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
     bytes_ = [f"<0x{n:02X}>" for n in range(256)]
-    found = trained(
-        found, trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", *bytes_, *ADDED])
+    tokenizer = trained(
+        tokenizer, trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", *bytes_, *ADDED])
     )
-    found.pre_tokenizer = None
-    return found
+    tokenizer.pre_tokenizer = None
+    return tokenizer
 
 
 def metaspace(scheme: Any, model: Any, trainer: Any) -> Tokenizer:
     """The tokenizer in use splits by the mark alone; it is trained on pieces, as SentencePiece
     does."""
-    found, mark = Tokenizer(model), pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer, mark = Tokenizer(model), pre_tokenizers.Metaspace(prepend_scheme=scheme)
     pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
-    found.pre_tokenizer = pre_tokenizers.Sequence([mark, pieces])
-    found = trained(found, trainer)
-    found.pre_tokenizer = mark
-    return found
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([mark, pieces])
+    tokenizer = trained(tokenizer, trainer)
+    tokenizer.pre_tokenizer = mark
+    return tokenizer
 
 
 def bert() -> Tokenizer:
     """WordPiece, in lower case, with special tokens around the text."""
-    found = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    found.normalizer = normalizers.BertNormalizer()
-    found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[UNK]", "[CLS]", "[SEP]", *ADDED]
-    found = trained(found, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
-    found.post_processor = processors.TemplateProcessing(
+    tokenizer = trained(
+        tokenizer, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    return found
+    return tokenizer
 
 
 def words() -> Tokenizer:
-    found = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    found.pre_tokenizer = pre_tokenizers.Whitespace()
-    return trained(found, trainers.WordLevelTrainer(special_tokens=["[UNK]", *ADDED]))
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return trained(tokenizer, trainers.WordLevelTrainer(special_tokens=["[UNK]", *ADDED]))
 
 
 def trained(tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
@@ -353,11 +356,11 @@ def test_a_prompt_keeps_its_final_line_break(tmp_path: Path) -> None:
 
 def test_a_line_may_set_its_joint(tmp_path: Path) -> None:
     """``joint`` overrides the rule."""
-    said = [
+    message = [
         spec(tmp_path, many(end, joint=joint)).task.rows(AnyWord(), 20)[0].base.completion[0]
         for end, joint in (("->", ""), ("(", " "))
     ]
-    assert (said[0] != " ", said[1]) == (True, " ")
+    assert (message[0] != " ", message[1]) == (True, " ")
 
 
 def test_lines_whose_answer_merges_with_the_prompt_are_dropped_and_named(tmp_path: Path) -> None:
@@ -368,9 +371,9 @@ def test_lines_whose_answer_merges_with_the_prompt_are_dropped_and_named(tmp_pat
     ]
     task = spec(tmp_path, [*many("is the capital"), *melting]).task
     assert all(row.base.answer != "32" for row in task.rows(vocabulary, 30))
-    said = task.dropped_words(vocabulary)
-    assert said.startswith("7 of 67 lines, 1 of 3 words are dropped")
-    assert "' the year 1732'" in said
+    message = task.dropped_words(vocabulary)
+    assert message.startswith("7 of 67 lines, 1 of 3 words are dropped")
+    assert "' the year 1732'" in message
     with pytest.raises(MechanismError, match="some tokenizer splits an answer"):
         task.rows(vocabulary, 32)
 

@@ -58,7 +58,7 @@ def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "wanted"),
+    ("template", "expected"),
     [
         (None, "has no chat template; write template:"),
         ("{{ strftime_now('%d') }}", "writes today's date"),
@@ -68,14 +68,14 @@ def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
     ],
 )
 def test_a_template_that_gives_no_text_is_one_line(
-    tmp_path: Path, template: str | None, wanted: str
+    tmp_path: Path, template: str | None, expected: str
 ) -> None:
     """No template, a template with today's date, one that raises, one that is broken, one that is
     malicious."""
     folder = save(tmp_path, **({"chat_template": template} if template else {}))
     with pytest.raises(MechanismError) as problem:
         render_chat(folder, "hello")
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
 def test_the_date_of_a_template_never_changes(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "settings", "wanted"),
+    ("template", "settings", "expected"),
     [
         (
             THINKS,
@@ -159,13 +159,13 @@ def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_template_does_not_read_is_one_line(
-    tmp_path: Path, template: str, settings: ChatSettings, wanted: str
+    tmp_path: Path, template: str, settings: ChatSettings, expected: str
 ) -> None:
     """A system prompt or an argument that the template ignores is an error."""
     folder = save(tmp_path, chat_template=template, bos_token="")
     with pytest.raises(MechanismError) as problem:
         render_chat(folder, "hi", settings)
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
 def test_an_argument_with_a_default_is_known(tmp_path: Path) -> None:

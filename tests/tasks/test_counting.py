@@ -47,9 +47,9 @@ class Without:
 
 def read(prompt: Prompt) -> tuple[str, str, str]:
     """Way, operand and string, read from the text alone."""
-    found = TEXT.fullmatch(prompt.text)
-    assert found, prompt.text
-    return found[1], found[2], found[3].replace(" ", "")
+    match = TEXT.fullmatch(prompt.text)
+    assert match, prompt.text
+    return match[1], match[2], match[3].replace(" ", "")
 
 
 def right(prompt: Prompt, refuse: str | None = None) -> str:
@@ -118,19 +118,19 @@ def test_anchors_precede_the_question_the_string_and_its_end() -> None:
 @pytest.mark.parametrize("which", ["answered", "refused", "all"])
 def test_every_declared_position_is_in_every_prompt(which: str) -> None:
     """Every prompt of every set has every position that a spec may name, sources included."""
-    found = task(refuse="a", which=which)
-    for rows in streams(found).values():
+    counting = task(refuse="a", which=which)
+    for rows in streams(counting).values():
         for row in rows:
             for prompt in filter(None, (row.base, row.source)):
-                assert sorted(found.positions) == sorted(prompt.spans)
+                assert sorted(counting.positions) == sorted(prompt.spans)
 
 
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS)
 def test_the_answer_is_the_count_of_the_operand(options: dict) -> None:
     """The answer follows from the text alone; words and lengths are those of the settings."""
-    found = task(**options)
-    for row in found.rows(AnyWord(), 25):
+    counting = task(**options)
+    for row in counting.rows(AnyWord(), 25):
         way, operand, string = read(row.base)
         assert (right(row.base), right(row.base), None) == (row.base.answer, row.target, row.source)
         assert way in options["ways"]
@@ -147,8 +147,8 @@ def test_a_row_is_refused_exactly_if_it_asks_about_the_refused_letter(
 ) -> None:
     """In every set; REFUSE is an option of every prompt."""
     letter = options["letters"][1]
-    found = task(**options, refuse=letter, which=which)
-    for name, rows in streams(found).items():
+    counting = task(**options, refuse=letter, which=which)
+    for name, rows in streams(counting).items():
         for row in rows:
             for prompt in filter(None, (row.base, row.source)):
                 refuse = None if name == "capability" else letter
@@ -196,8 +196,8 @@ def test_a_stream_has_the_same_strings_whatever_is_asked() -> None:
 
 def test_the_capability_is_the_refused_questions_with_their_counts() -> None:
     """The same texts, ids and clusters, row for row."""
-    found = task(refuse="c", which="refused", ways=["count", "total"])
-    refused, counted = found.rows(AnyWord(), 30), found.capability(AnyWord(), 30)
+    counting = task(refuse="c", which="refused", ways=["count", "total"])
+    refused, counted = counting.rows(AnyWord(), 30), counting.capability(AnyWord(), 30)
     assert [(r.id, r.cluster, r.base.text) for r in refused] == [
         (r.id, r.cluster, r.base.text) for r in counted
     ]
@@ -214,8 +214,8 @@ def test_nothing_is_hidden_where_nothing_is_refused() -> None:
 def test_a_corrupted_prompt_asks_about_another_letter(options: dict, which: str | None) -> None:
     """The same string and word, another answered letter, another answer."""
     refuse = options["letters"][0] if which else None
-    found = task(**options, refuse=refuse, which=which or "answered")
-    for row in found.pairs(AnyWord(), 20):
+    counting = task(**options, refuse=refuse, which=which or "answered")
+    for row in counting.pairs(AnyWord(), 20):
         way, operand, string = read(row.base)
         other_way, other, other_string = read(row.source)
         assert (way, string) == (other_way, other_string)
@@ -228,9 +228,9 @@ def test_a_corrupted_prompt_asks_about_another_letter(options: dict, which: str 
 def test_moving_each_variable_gives_another_answer(options: dict, which: str | None) -> None:
     """No patch, the operand and the count lead to different words."""
     refuse = options["letters"][0] if which else None
-    found = task(**options, refuse=refuse, which=which or "answered")
-    for variable in found.variables:
-        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+    counting = task(**options, refuse=refuse, which=which or "answered")
+    for variable in counting.variables:
+        for row in counting.interchange(AnyWord(), variable, 20, "judge"):
             string, asked = read(row.base)[2], read(row.source)[1]
             outcomes = {
                 "nothing": row.base.answer,
@@ -291,12 +291,12 @@ def test_seeds_streams_and_sets_have_different_rows() -> None:
     """Discovery, thresholds and evaluation draw from disjoint streams."""
     sets = []
     for seed in (0, 1):
-        found = task(seed=seed)
+        counting = task(seed=seed)
         for stream in ("rows", "learn", "choose", "judge"):
-            sets.append(found.rows(AnyWord(), 70, stream))
-            sets.append(found.pairs(AnyWord(), 70, stream))
-            sets.append(found.backgrounds(AnyWord(), 70, stream))
-            sets.append(found.interchange(AnyWord(), "operand", 70, stream))
+            sets.append(counting.rows(AnyWord(), 70, stream))
+            sets.append(counting.pairs(AnyWord(), 70, stream))
+            sets.append(counting.backgrounds(AnyWord(), 70, stream))
+            sets.append(counting.interchange(AnyWord(), "operand", 70, stream))
     strings = [{read(row.base)[2] for row in rows} for rows in sets]
     assert sum(map(len, strings)) == len(set().union(*strings))
 
@@ -304,8 +304,8 @@ def test_seeds_streams_and_sets_have_different_rows() -> None:
 @pytest.mark.parametrize("which", ["answered", "refused", "all"])
 def test_a_longer_set_begins_with_the_shorter_one(which: str) -> None:
     """More rows are the same rows and further ones."""
-    found = task(refuse="a", which=which)
-    for make in (found.rows, found.pairs, found.backgrounds, found.capability):
+    counting = task(refuse="a", which=which)
+    for make in (counting.rows, counting.pairs, counting.backgrounds, counting.capability):
         assert list(make(AnyWord(), 10)) == list(make(AnyWord(), 25))[:10]
 
 
@@ -355,17 +355,17 @@ def test_the_shares_of_all_counts_add_up(letters: int, shortest: int, more: int,
     """They add up to 1, and their mean is the mean length divided by the number of letters."""
     longest = min(shortest + more, letters * most)
     of = Strings(LETTERS[:letters], min(shortest, longest), longest, most)
-    found = of.counts()
-    mean = sum(k * share for k, share in enumerate(found))
-    assert (1, (of.shortest + longest) / 2) == (sum(found), mean * letters)
+    shares = of.counts()
+    mean = sum(k * share for k, share in enumerate(shares))
+    assert (1, (of.shortest + longest) / 2) == (sum(shares), mean * letters)
 
 
 def test_chance_is_the_most_frequent_count() -> None:
     """Here it is zero, in 28 of 100 rows."""
-    found = task(rows=5000)
-    answers = Counter(row.base.answer for row in found.rows(AnyWord(), 5000))
-    assert found.chance == pytest.approx(0.284, abs=0.001)
-    assert ("zero", pytest.approx(found.chance, abs=0.02)) == (
+    counting = task(rows=5000)
+    answers = Counter(row.base.answer for row in counting.rows(AnyWord(), 5000))
+    assert counting.chance == pytest.approx(0.284, abs=0.001)
+    assert ("zero", pytest.approx(counting.chance, abs=0.02)) == (
         answers.most_common(1)[0][0],
         answers["zero"] / 5000,
     )
@@ -373,21 +373,21 @@ def test_chance_is_the_most_frequent_count() -> None:
 
 def test_chance_counts_every_length_and_letter() -> None:
     """It equals an enumeration of all strings, weighted by their shares."""
-    found = task(letters="abc", shortest=2, longest=5, most=3)
+    counting = task(letters="abc", shortest=2, longest=5, most=3)
     chances = [0.0] * 4
     for counts in product(range(4), repeat=3):
         if 2 <= (length := sum(counts)) <= 5:
             chances[counts[0]] += 1 / 4 / shares(length, 3, 3)
-    assert max(chances) == pytest.approx(found.chance)
-    assert prod(found.strings.counts()) > 0
+    assert max(chances) == pytest.approx(counting.chance)
+    assert prod(counting.strings.counts()) > 0
 
 
 @pytest.mark.parametrize(("which", "chance"), [("refused", 1 / 14), ("all", 1 / 2)])
 def test_chance_where_rows_are_refused(which: str, chance: float) -> None:
     """Saying REFUSE to all is correct in half of all rows; among refused rows it is one option."""
-    found = task(refuse="a", which=which)
-    assert chance == found.chance
-    options = found.rows(AnyWord(), 2)[0].base.options
+    counting = task(refuse="a", which=which)
+    assert chance == counting.chance
+    options = counting.rows(AnyWord(), 2)[0].base.options
     assert len(set(options)) == 14
 
 

@@ -53,7 +53,7 @@ def task(folder: Path, family: str) -> Task:
 
 
 @pytest.mark.parametrize(
-    ("family", "dropped", "said"),
+    ("family", "dropped", "expected"),
     [
         (
             "entity_tracking",
@@ -70,17 +70,17 @@ def task(folder: Path, family: str) -> Task:
     ],
 )
 def test_dropped_words_are_named_and_counted(
-    tmp_path: Path, family: str, dropped: str, said: str
+    tmp_path: Path, family: str, dropped: str, expected: str
 ) -> None:
     """Words of every list that the family reads count; the first eight are named."""
-    assert said in task(tmp_path, family).dropped_words(Without(frozenset(dropped.split())))
+    assert expected in task(tmp_path, family).dropped_words(Without(frozenset(dropped.split())))
 
 
 @pytest.mark.parametrize("family", TASKS)
 def test_no_sentence_without_dropped_words(tmp_path: Path, family: str) -> None:
     """Nor where too few words are left for a row, which is an error of its own."""
-    found = task(tmp_path, family)
+    template = task(tmp_path, family)
 
-    assert found.dropped_words(AnyWord()) == ""
+    assert template.dropped_words(AnyWord()) == ""
     if family != "jsonl":
-        assert found.dropped_words(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""
+        assert template.dropped_words(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""

@@ -125,11 +125,11 @@ def test_anchors_precede_each_object_each_box_and_the_question() -> None:
 
 def test_every_declared_position_is_in_every_prompt() -> None:
     """Every prompt of every set has every position that a spec may name, sources included."""
-    found = task(boxes=4)
-    for rows in streams(found).values():
+    tracking = task(boxes=4)
+    for rows in streams(tracking).values():
         for row in rows:
             for prompt in filter(None, (row.base, row.source)):
-                assert sorted(found.positions) == sorted(prompt.spans)
+                assert sorted(tracking.positions) == sorted(prompt.spans)
 
 
 def test_oracles_are_positions_that_mark_the_answer() -> None:
@@ -154,10 +154,10 @@ SETTINGS = st.fixed_dictionaries(
 @given(SETTINGS)
 def test_the_answer_is_the_object_in_the_asked_box(options: dict) -> None:
     """The answer follows from the text alone; objects and labels of a row are distinct."""
-    found = task(**options)
-    for row in found.rows(AnyWord(), 2 * found.boxes):
+    tracking = task(**options)
+    for row in tracking.rows(AnyWord(), 2 * tracking.boxes):
         objects, labels, asked = read(row.base)
-        assert (found.boxes, found.boxes) == (len(set(objects)), len(set(labels)))
+        assert (tracking.boxes, tracking.boxes) == (len(set(objects)), len(set(labels)))
         right = objects[labels.index(asked)]
         assert (right, right, tuple(objects), None) == (
             row.base.answer,
@@ -171,8 +171,8 @@ def test_the_answer_is_the_object_in_the_asked_box(options: dict) -> None:
 @given(SETTINGS)
 def test_as_many_segments_have_a_filler_as_the_settings_say(options: dict) -> None:
     """A segment has at most one, and it is a word of the list."""
-    found = task(**options)
-    prompt = found.rows(AnyWord(), 1)[0].base
+    tracking = task(**options)
+    prompt = tracking.rows(AnyWord(), 1)[0].base
     context = prompt.text.rsplit(". Box ", 1)[0]
     words = [SEGMENT.fullmatch(each)[2] for each in context.split(", ")]
     assert (min(options["fillers"], options["boxes"]), True) == (
@@ -187,9 +187,9 @@ def test_moving_each_variable_gives_another_answer(options: dict) -> None:
     """No patch, position, object and label lead to different words. This is what tells the
     variables apart; the published code left the base's position at 0, so that base and source
     agreed in one pair of seven."""
-    found = task(**options)
-    for variable in found.variables:
-        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+    tracking = task(**options)
+    for variable in tracking.variables:
+        for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
             objects, labels, asked = read(row.base)
             others, other_labels, other_asked = read(row.source)
             position = other_labels.index(other_asked)
@@ -208,9 +208,9 @@ def test_moving_each_variable_gives_another_answer(options: dict) -> None:
 @given(SETTINGS)
 def test_base_and_source_contexts_share_no_object(options: dict) -> None:
     """Nor a label, except the one that is moved: an answer shows where it came from."""
-    found = task(**options)
-    for variable in found.variables:
-        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+    tracking = task(**options)
+    for variable in tracking.variables:
+        for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
             objects, labels, _ = read(row.base)
             others, other_labels, other_asked = read(row.source)
             shared = {other_asked} if variable == "box_label" else set()
@@ -222,9 +222,9 @@ def test_base_and_source_contexts_share_no_object(options: dict) -> None:
 
 def test_the_base_may_query_any_position() -> None:
     """The published code queried the first box of every base."""
-    found = task(boxes=7)
-    for variable in found.variables:
-        rows = found.interchange(AnyWord(), variable, 200, "judge")
+    tracking = task(boxes=7)
+    for variable in tracking.variables:
+        rows = tracking.interchange(AnyWord(), variable, 200, "judge")
         asked = [read(row.base)[1].index(read(row.base)[2]) for row in rows]
         assert set(range(7)) == set(asked)
 
@@ -232,17 +232,19 @@ def test_the_base_may_query_any_position() -> None:
 def test_a_box_label_target_is_a_word_of_the_base() -> None:
     """The published targets lacked their space, so that no model could be correct; these are
     options."""
-    found = task(boxes=7)
-    rows = found.interchange(AnyWord(), "box_label", 100, "judge")
+    tracking = task(boxes=7)
+    rows = tracking.interchange(AnyWord(), "box_label", 100, "judge")
     assert {True} == {row.target in row.base.options and row.target in OBJECTS for row in rows}
 
 
 def test_two_boxes_are_too_few_to_move_a_label() -> None:
     """Two boxes leave no third place; the other variables work."""
-    found = task(boxes=2)
+    tracking = task(boxes=2)
     with pytest.raises(MechanismError, match="'box_label' needs at least 3 boxes"):
-        found.interchange(AnyWord(), "box_label", 1, "judge")
-    assert [len(found.interchange(AnyWord(), v, 1, "judge")) for v in ("position", "object")] == [
+        tracking.interchange(AnyWord(), "box_label", 1, "judge")
+    assert [
+        len(tracking.interchange(AnyWord(), v, 1, "judge")) for v in ("position", "object")
+    ] == [
         1,
         1,
     ]
@@ -262,8 +264,8 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
 @given(SETTINGS)
 def test_a_corrupted_prompt_is_another_context_and_an_unknown_letter(options: dict) -> None:
     """A pair's source differs in context and position, and asks for a box that is not there."""
-    found = task(**options)
-    for row in found.pairs(AnyWord(), found.boxes + 3):
+    tracking = task(**options)
+    for row in tracking.pairs(AnyWord(), tracking.boxes + 3):
         objects, labels, asked = read(row.base)
         others, other_labels, letter = read(row.source)
         (span,) = row.source.spans["previous_query_label"]
@@ -278,15 +280,15 @@ def test_a_corrupted_prompt_is_another_context_and_an_unknown_letter(options: di
 
 def test_pairs_ask_what_the_rows_of_their_stream_ask() -> None:
     """The clean prompts of pairs are the plain rows of that stream, with their ids."""
-    found = task(boxes=5)
-    rows, pairs = found.rows(AnyWord(), 20, "x"), found.pairs(AnyWord(), 20, "x")
+    tracking = task(boxes=5)
+    rows, pairs = tracking.rows(AnyWord(), 20, "x"), tracking.pairs(AnyWord(), 20, "x")
     assert [(r.id, r.cluster, r.base) for r in rows] == [(r.id, r.cluster, r.base) for r in pairs]
 
 
 def test_rows_of_a_context_are_one_cluster_and_ask_for_each_box() -> None:
     """The query cycles through the boxes of a context; a new context is a new cluster."""
-    found = task(boxes=3)
-    rows = found.rows(AnyWord(), 7)
+    tracking = task(boxes=3)
+    rows = tracking.rows(AnyWord(), 7)
     assert [row.cluster for row in rows] == ["rows-0"] * 3 + ["rows-1"] * 3 + ["rows-2"]
     assert [read(r.base)[1].index(read(r.base)[2]) for r in rows] == [0, 1, 2, 0, 1, 2, 0]
     contexts = {tuple(map(tuple, read(r.base)[:2])): r.cluster for r in rows}
@@ -302,8 +304,8 @@ def test_rows_of_other_sets_are_clusters_of_their_own() -> None:
 
 def test_the_three_desiderata_of_one_stream_are_paired() -> None:
     """Row i of every variable has the same cluster, and an id of its own."""
-    found = task(boxes=4)
-    sets = [found.interchange(AnyWord(), v, 10, "judge") for v in found.variables]
+    tracking = task(boxes=4)
+    sets = [tracking.interchange(AnyWord(), v, 10, "judge") for v in tracking.variables]
     clusters = [[row.cluster for row in rows] for rows in sets]
     assert (clusters[0], clusters[0]) == (clusters[1], clusters[2])
     assert len({row.id for rows in sets for row in rows}) == 30
@@ -354,26 +356,26 @@ def test_seeds_streams_and_sets_have_different_rows() -> None:
     """Discovery, thresholds and evaluation draw from disjoint streams."""
     texts = []
     for seed in (0, 1):
-        found = task(seed=seed)
+        tracking = task(seed=seed)
         for stream in ("rows", "learn", "choose", "judge"):
-            texts.append(found.rows(AnyWord(), 70, stream))
-            texts.append(found.backgrounds(AnyWord(), 70, f"b{stream}"))
-            texts.append(found.interchange(AnyWord(), "position", 70, stream))
+            texts.append(tracking.rows(AnyWord(), 70, stream))
+            texts.append(tracking.backgrounds(AnyWord(), 70, f"b{stream}"))
+            texts.append(tracking.interchange(AnyWord(), "position", 70, stream))
     sets = [{row.base.text for row in rows} for rows in texts]
     assert sum(map(len, sets)) == len(set().union(*sets))
 
 
 def test_a_longer_set_begins_with_the_shorter_one() -> None:
     """More rows are the same rows and further ones."""
-    found = task()
-    for make in (found.rows, found.pairs, found.backgrounds):
+    tracking = task()
+    for make in (tracking.rows, tracking.pairs, tracking.backgrounds):
         assert list(make(AnyWord(), 10)) == list(make(AnyWord(), 25))[:10]
 
 
 def test_backgrounds_do_not_answer_their_question() -> None:
     """The queried letter is drawn from all letters, so that contexts seldom have it."""
-    found = task(boxes=7)
-    rows = found.backgrounds(AnyWord(), 300)
+    tracking = task(boxes=7)
+    rows = tracking.backgrounds(AnyWord(), 300)
     known = sum(read(row.base)[2] in read(row.base)[1] for row in rows)
     asked = {read(row.base)[2] for row in rows}
     assert (known / 300 == pytest.approx(7 / 26, abs=0.1), len(asked) == 26) == (True, True)
@@ -382,8 +384,11 @@ def test_backgrounds_do_not_answer_their_question() -> None:
 @pytest.mark.parametrize("count", [14, 20])
 def test_only_words_that_the_tokenizers_keep_whole_are_used(count: int) -> None:
     """Every object and label is in the vocabulary of the run."""
-    found = task(boxes=7)
-    sets = [found.rows(Only(count), 50), found.interchange(Only(count), "object", 50, "judge")]
+    tracking = task(boxes=7)
+    sets = [
+        tracking.rows(Only(count), 50),
+        tracking.interchange(Only(count), "object", 50, "judge"),
+    ]
     for row in (row for rows in sets for row in rows):
         for prompt in filter(None, (row.base, row.source)):
             objects, labels, _ = read(prompt)
@@ -418,15 +423,15 @@ def test_word_lists_hold_every_word_once() -> None:
 @pytest.mark.parametrize("boxes", [2, 7, 13])
 def test_chance_is_one_among_the_boxes(boxes: int) -> None:
     """A guess among a prompt's objects is correct once in as many times as there are boxes."""
-    found = task(boxes=boxes)
-    assert (1 / boxes, boxes) == (found.chance, len(found.rows(AnyWord(), 1)[0].base.options))
+    tracking = task(boxes=boxes)
+    assert (1 / boxes, boxes) == (tracking.chance, len(tracking.rows(AnyWord(), 1)[0].base.options))
 
 
 def test_an_oracle_position_is_widened_token_for_token() -> None:
     """First tokens to first tokens; a position that marks nothing stays as it is."""
-    found = task()
+    tracking = task()
     assert [
-        found.without_oracle(at)
+        tracking.without_oracle(at)
         for at in (
             "previous_query_label",
             "previous_query_label.first",

@@ -86,11 +86,11 @@ claims:
 def split_numbers() -> Tokenizer:
     """Whole words, and numbers in pieces of two digits."""
     words = dict.fromkeys(["[UNK]", *WORDS, *NAMES, *PLACES, *GIFTS, *EVENTS, *OBJECTS])
-    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    found.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(r"\d\d"), "isolated")]
     )
-    return found
+    return tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -69,21 +69,21 @@ def test_marks_and_substrings_are_positions_of_the_text(tmp_path: Path) -> None:
 def test_evaluation_search_and_selection_share_no_line(tmp_path: Path) -> None:
     """Half of the lines are for evaluation, a quarter for search, a quarter for selection; lines of
     a training stream repeat."""
-    found = task(tmp_path)
+    jsonl = task(tmp_path)
     texts = {
-        stream: {row.base.text for row in found.rows(AnyWord(), 20, stream)}
+        stream: {row.base.text for row in jsonl.rows(AnyWord(), 20, stream)}
         for stream in ("rows", "discover_rank", "discover_select")
     }
     assert all(len(each) == 20 for each in texts.values())
     assert not texts["rows"] & texts["discover_rank"]
     assert not texts["rows"] & texts["discover_select"]
     assert not texts["discover_rank"] & texts["discover_select"]
-    assert len(found.interchange(AnyWord(), "name", 500, "dcm_train")) == 500
-    assert len(found.backgrounds(AnyWord(), 500)) == 20
+    assert len(jsonl.interchange(AnyWord(), "name", 500, "dcm_train")) == 500
+    assert len(jsonl.backgrounds(AnyWord(), 500)) == 20
     with pytest.raises(
         MechanismError, match="41 lines are requested, but only 40 of 80 can be used here"
     ):
-        found.rows(AnyWord(), 41)
+        jsonl.rows(AnyWord(), 41)
 
 
 def test_the_split_does_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
@@ -109,11 +109,11 @@ def test_lines_with_a_split_answer_are_dropped(tmp_path: Path) -> None:
         def chat(self, message):
             raise AssertionError
 
-    found = task(tmp_path)
-    rows = found.rows(Fewer(), 20)
+    jsonl = task(tmp_path)
+    rows = jsonl.rows(Fewer(), 20)
     assert all(row.base.answer != "Mary" for row in rows)
     with pytest.raises(MechanismError, match="are dropped: some tokenizer splits an answer"):
-        found.rows(Fewer(), 40)
+        jsonl.rows(Fewer(), 40)
 
 
 def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("{", "is no JSON"),
         ("[]", "is no object"),
@@ -176,10 +176,10 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
         ('{"prompt": "a", "answer": "b", "positions": []}', "positions must be an object"),
     ],
 )
-def test_an_invalid_line_is_an_error_of_one_line(text: str, says: str) -> None:
+def test_an_invalid_line_is_an_error_of_one_line(text: str, expected: str) -> None:
     with pytest.raises(ValueError) as problem:
         parse_line(text)
-    assert says in str(problem.value)
+    assert expected in str(problem.value)
     assert "\n" not in str(problem.value)
 
 
@@ -211,7 +211,7 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("many", "rows", "says"),
+    ("many", "rows", "expected"),
     [
         (0, 20, "names.jsonl: holds no line"),
         (30, 20, "rows: 20, but names.jsonl has 30 lines and one half of them is for evaluation; add 10 lines"),
@@ -220,8 +220,8 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_too_short_a_file_is_an_error_with_advice(
-    tmp_path: Path, many: int, rows: int, says: str
+    tmp_path: Path, many: int, rows: int, expected: str
 ) -> None:
     """The advice never goes below a task's fewest rows."""
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=expected):
         task(tmp_path, many, rows=rows)

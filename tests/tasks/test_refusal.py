@@ -347,7 +347,7 @@ def test_a_bad_file_is_one_line_that_names_it_and_its_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("../secret.jsonl", "../secret.jsonl lies outside the spec's folder"),
         ("/etc/passwd", "/etc/passwd lies outside the spec's folder"),
@@ -362,18 +362,18 @@ def test_a_bad_file_is_one_line_that_names_it_and_its_line(
     ],
 )
 def test_a_spec_reaches_its_own_folder_and_no_further(
-    folder: Path, task: Make, name: str, wanted: str
+    folder: Path, task: Make, name: str, expected: str
 ) -> None:
     """Not with an absolute name, dots or a link."""
     (folder.parent / "secret.jsonl").write_text(json.dumps(line("harmful", 0)))
     (folder / "link.jsonl").symlink_to(folder.parent / "secret.jsonl")
     with pytest.raises(ValidationError) as problem:
         task(harmful=name)
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         ({"template": "<user> <assistant>"}, "must be 'chat', or hold {instruction} once"),
         ({"template": "{instruction} {instruction}"}, "must be 'chat', or hold {instruction} once"),
@@ -391,10 +391,10 @@ def test_a_spec_reaches_its_own_folder_and_no_further(
         ({"template": "chat", "chat": {"tools": []}}, "chat"),
     ],
 )
-def test_invalid_settings_are_refused(task: Make, changes: dict[str, Any], wanted: str) -> None:
+def test_invalid_settings_are_refused(task: Make, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError) as problem:
         task(**changes)
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
 def test_chat_settings_count_only_if_they_are_set(task: Make) -> None:

@@ -314,13 +314,13 @@ def test_rows_for_search_repeat_and_rows_for_evaluation_do_not() -> None:
         "rows": 20,
     }
     task = Template(TemplateParameters.model_validate(given))
-    found = task.rows(AnyWord(), 200, "discover_rank")
-    texts = [row.base.text for row in found]
+    rows = task.rows(AnyWord(), 200, "discover_rank")
+    texts = [row.base.text for row in rows]
     many = len({*texts})
     assert 5 < many < 40
     assert texts == (texts[:many] * 40)[:200]
-    assert len({row.id for row in found}) == 200
-    assert len({row.cluster for row in found}) == many
+    assert len({row.id for row in rows}) == 200
+    assert len({row.cluster for row in rows}) == many
     assert len(task.backgrounds(AnyWord(), 200)) == many
     assert len(task.backgrounds(AnyWord(), 200, "resample")) == 200
     with pytest.raises(
@@ -357,9 +357,9 @@ def test_too_few_rows_name_the_exhausted_text() -> None:
     """Texts take turns, so that one without further rows ends the set."""
     with pytest.raises(MechanismError) as raised:
         facts(4).rows(AnyWord(), 90)
-    found = re.search(r"make only (\d+), because text (\d) of 4 has no more", str(raised.value))
-    assert found
-    possible, text = int(found[1]), int(found[2])
+    match = re.search(r"make only (\d+), because text (\d) of 4 has no more", str(raised.value))
+    assert match
+    possible, text = int(match[1]), int(match[2])
     assert possible % 4 + 1 == text
     assert len(facts(4).rows(AnyWord(), possible)) == possible
     with pytest.raises(MechanismError, match=f"make only {possible},"):

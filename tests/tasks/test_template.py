@@ -346,9 +346,9 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("right", "wrong", "says"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("right", "wrong", "expected"), WRONG.values(), ids=WRONG)
 def test_a_mistake_is_an_error_of_one_line(
-    tmp_path: Path, right: str, wrong: str, says: str
+    tmp_path: Path, right: str, wrong: str, expected: str
 ) -> None:
     """File, line, key, what is wrong and what would be right."""
     assert HEAD.count(right) >= 1
@@ -356,7 +356,7 @@ def test_a_mistake_is_an_error_of_one_line(
     path.write_text(HEAD.replace(right, wrong, 1))
     with pytest.raises(SpecErrors) as problem:
         load(path, Path("x.yaml"))
-    assert str(problem.value).startswith(says)
+    assert str(problem.value).startswith(expected)
     assert "\n" not in str(problem.value)
 
 

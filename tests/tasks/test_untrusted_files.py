@@ -113,12 +113,12 @@ def test_harmless_templates_need_no_process_of_their_own(text: str, harmless: bo
 
 
 def tokenizer(folder: Path, pattern: str = "", normalizer: object = None) -> Path:
-    found = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     if pattern:
-        found.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     if normalizer is not None:
-        found.normalizer = normalizer
-    found.save(str(folder / "tokenizer.json"))
+        tokenizer.normalizer = normalizer
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -130,10 +130,10 @@ def test_a_pattern_that_backtracks_without_end_is_an_error_of_one_line(
     start = time.monotonic()
     with pytest.raises(MechanismError) as problem:
         Encoder.load(tokenizer(tmp_path, pattern))
-    said = str(problem.value)
-    assert said.startswith(f"{tmp_path / 'tokenizer.json'}: ")
-    assert "pattern" in said
-    assert "\n" not in said
+    message = str(problem.value)
+    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: ")
+    assert "pattern" in message
+    assert "\n" not in message
     assert time.monotonic() - start < 60
 
 
