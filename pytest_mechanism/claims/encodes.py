@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import ClaimContext, Measure, Roles, listed
-from pytest_mechanism.claims.masks import Masked, among, selected
+from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.interchange import Interchange
@@ -106,8 +106,10 @@ class Encodes(Masked):
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         heads, chosen = context.group(self.group, context.role).members(), None
         if self.heads == "learned":
-            mask = measure(self.needs(context)[0])
-            heads, chosen = selected(mask), mask.facts["selected"]
+            group = context.group(self.group, context.role)
+            mask = measure(self.mask(context, context.role, group, self.variable))
+            heads = list(mask.selected)
+            chosen = " ".join(f"{layer}.{head}" for layer, head in heads)
         others, control_name = self.control(context, heads)
         seen = measure(self.moved(context, heads, others))
         own = "own" if "own" in seen.values else "ceiling"
