@@ -31,7 +31,19 @@ KINDS = (
 
 
 class BadFile(MechanismError):
-    """A path that is there and is not a readable regular file of a permitted size."""
+    """A path that exists and is not a readable regular file of a permitted size.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong with it; the message begins with the path.
+    """
+
+    def __init__(self, path: Path, problem: str, where: str | None = None) -> None:
+        super().__init__(f"{path} {problem}", where)
+        self.path, self.problem = path, problem
+
+    def at(self, where: str) -> BadFile:
+        return self if self.where else BadFile(self.path, self.problem, where)
 
 
 def check_file(path: Path, most: int) -> os.stat_result:
@@ -47,7 +59,7 @@ def check_file(path: Path, most: int) -> os.stat_result:
     except OSError as problem:
         raise _told(path, problem) from None
     except ValueError as problem:  # a null character in the name
-        raise BadFile(f"{path} cannot be read: {problem}") from None
+        raise BadFile(path, f"cannot be read: {problem}") from None
 
 
 @contextmanager
@@ -95,7 +107,7 @@ def read_text(path: Path, most: int) -> str:
     try:
         return read_bytes(path, most).decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise BadFile(f"{path} is not UTF-8: {problem.reason} at byte {problem.start}") from None
+        raise BadFile(path, f"is not UTF-8: {problem.reason} at byte {problem.start}") from None
 
 
 def read_json(path: Path, most: int) -> Any:
@@ -109,7 +121,7 @@ def read_json(path: Path, most: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise BadFile(f"{path} cannot be read as JSON: {problem}") from None
+        raise BadFile(path, f"cannot be read as JSON: {problem}") from None
 
 
 @contextmanager
@@ -190,14 +202,14 @@ def size(count: int) -> str:
 def _checked(path: Path, status: os.stat_result, most: int) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in KINDS if is_kind(status.st_mode)), "something else")
-        raise BadFile(f"{path} is {kind}, not a regular file")
+        raise BadFile(path, f"is {kind}, not a regular file")
     if status.st_size > most:
         raise _too_large(path, most)
     return status
 
 
 def _too_large(path: Path, most: int) -> BadFile:
-    return BadFile(f"{path} is larger than {size(most)}, which such a file never is")
+    return BadFile(path, f"is larger than {size(most)}, which such a file never is")
 
 
 def _told(path: Path, problem: OSError) -> OSError | BadFile:
@@ -205,7 +217,7 @@ def _told(path: Path, problem: OSError) -> OSError | BadFile:
     if isinstance(problem, FileNotFoundError) and not path.is_symlink():
         return problem
     if isinstance(problem, FileNotFoundError):
-        return BadFile(f"{path} is a link to a file that is missing")
+        return BadFile(path, "is a link to a file that is missing")
     if isinstance(problem, NotADirectoryError):
         return FileNotFoundError(problem.errno, problem.strerror, str(path))
-    return BadFile(f"{path} cannot be read: {problem.strerror}")
+    return BadFile(path, f"cannot be read: {problem.strerror}")

@@ -178,7 +178,7 @@ def template() -> dict[str, tuple[int, ...]]:
         EntityTrackingParameters(family="entity_tracking", boxes=BOXES, fillers=0)
     )
     (row,) = task.rows(AnyWord(), 1)
-    return Encoder(tokenizer().backend_tokenizer, "the planted models").encode(row.base).places
+    return Encoder(tokenizer().backend_tokenizer, "the planted models").encode(row.base).positions
 
 
 def unembedding(word_logit: float, no_answer: float) -> Tensor:

@@ -66,7 +66,7 @@ def header(path: Path) -> dict[str, dict[str, Any]]:
     with open_file(path, MOST_WEIGHTS) as file:
         count = int.from_bytes(file.read(8), "little")
         if not 2 <= count <= min(MOST_HEADER, length - 8):
-            raise BadFile(f"{path} is no safetensors file: it has no header")
+            raise BadFile(path, "is no safetensors file: it has no header")
         try:
             found = json.loads(file.read(count))
             found.pop("__metadata__", None)
@@ -76,11 +76,12 @@ def header(path: Path) -> dict[str, dict[str, Any]]:
                 + max((int(each["data_offsets"][1]) for each in found.values()), default=0)
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            raise BadFile(f"{path} is no safetensors file: its header cannot be read") from None
+            raise BadFile(path, "is no safetensors file: its header cannot be read") from None
     if end != length:
         raise BadFile(
-            f"{path} cannot be loaded: its header says {end} bytes, the file has {length}; it was cut "
-            "short, or something was added"
+            path,
+            f"cannot be loaded: its header says {end} bytes, the file has {length}; it was cut "
+            "short, or something was added",
         )
     tensors: dict[str, dict[str, Any]] = found
     return tensors

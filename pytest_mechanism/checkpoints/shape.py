@@ -11,17 +11,7 @@ from pytest_mechanism.checkpoints.adapter import MOST_LAYERS, replicated_layers
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.config_defaults import defaults
 from pytest_mechanism.errors import MechanismError
-
-# Hugging Face families name the same thing differently; first match counts.
-NAMES = {
-    "n_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
-    "n_kv_heads": ("num_key_value_heads", "num_kv_heads"),
-    "d_model": ("hidden_size", "n_embd", "d_model"),
-    "d_head": ("head_dim",),
-    "d_vocab": ("vocab_size",),
-}
-
+from pytest_mechanism.model_families.sizes import SIZE_NAMES, has_one_kv_head
 
 MOST = {
     "n_layers": MOST_LAYERS,
@@ -80,7 +70,7 @@ def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
 
     def look(key: str) -> Any:
         # whoever writes a config writes the model's width: a file without it is damaged
-        return part.get(key) if key in part or key in NAMES["d_model"] else own.get(key)
+        return part.get(key) if key in part or key in SIZE_NAMES["d_model"] else own.get(key)
 
     found = sizes(look, folder, set(part))
     layers = None if adapter is None else replicated_layers(adapter)
@@ -111,7 +101,7 @@ def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shap
         if getattr(found, name) != getattr(planned, name):
             raise MechanismError(
                 f"{folder / 'config.json'} says {name} {getattr(planned, name)}, and transformers "
-                f"loads it with {getattr(found, name)}; write it there, as {NAMES[name][0]}"
+                f"loads it with {getattr(found, name)}; write it there, as {SIZE_NAMES[name][0]}"
             )
     return found
 
@@ -128,7 +118,7 @@ def sizes(look: Callable[[str], Any], folder: Path, written: Collection[str] = (
         MechanismError: one is missing or no positive whole number.
     """
     found: dict[str, int] = {}
-    for name, keys in NAMES.items():
+    for name, keys in SIZE_NAMES.items():
         order = sorted(keys, key=lambda key: key not in written)
         key, value = next(((k, look(k)) for k in order if look(k) is not None), (keys[0], None))
         if isinstance(value, (int, float)) and value > MOST[name]:
@@ -148,8 +138,8 @@ def sizes(look: Callable[[str], Any], folder: Path, written: Collection[str] = (
             f"{folder / 'config.json'}: {found['n_layers']:,} layers of {found['n_heads']:,} heads, and "
             f"no model has over {MOST_HEADS:,} heads"
         )
-    if look("multi_query") is True and not look("new_decoder_architecture"):
-        found["n_kv_heads"] = 1  # Falcon, GPTBigCode
+    if has_one_kv_head(look):
+        found["n_kv_heads"] = 1
     found.setdefault("n_kv_heads", found["n_heads"])
     found.setdefault("d_head", found["d_model"] // found["n_heads"])
     return Shape(**found)

@@ -1,8 +1,8 @@
-"""``accuracy``: the model solves the task; or it is no worse than another one.
+"""``accuracy``: the model solves the task, or is no worse than another model.
 
-``not_worse_than`` is a non-inferiority test on the same rows: the lower bound of the paired
-difference lies above ``-margin``. Where the other model is at chance the claim is inconclusive:
-two random models are not worse than each other, and it means nothing.
+``not_worse_than`` is a non-inferiority test on the same rows: the lower bound of the paired difference
+must be above ``-margin``. If the other model is at chance, the claim is inconclusive: two random models
+are not worse than each other, and it means nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field, StrictStr, model_validator
+from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
 from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,
@@ -24,18 +24,17 @@ from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import PAIRED, UPPER_BOUND, exceeds_chance
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Measurement, Score, Verdict
+from pytest_mechanism.types import Measurement, Observations, Score, Verdict
 
 
-class Accuracy(Claim):
+class Accuracy(PerRoleClaim):
     """The model's accuracy on the task's rows.
 
     Attributes:
-        on: role or roles under test.
-        at_least: the accuracy claimed.
-        at_most: for capabilities that must be gone.
-        not_worse_than: a role that it must not fall behind.
-        margin: by how much it may.
+        at_least: the least accuracy claimed.
+        at_most: the largest accuracy claimed, for capabilities that must be gone.
+        not_worse_than: a role that the model must not be worse than.
+        margin: how much worse it may be.
     """
 
     summary: ClassVar[str] = "the model solves the task, or no worse than another one"
@@ -45,7 +44,6 @@ class Accuracy(Claim):
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["accuracy"]
-    on: Roles = Field(default_factory=lambda: ["base", "ft"])
     at_least: AtLeast | None = None
     at_most: AtMost | None = None
     not_worse_than: StrictStr | None = None
@@ -57,67 +55,66 @@ class Accuracy(Claim):
             raise ValueError("needs one of at_least, at_most, not_worse_than")
         if (self.not_worse_than is None) != (self.margin is None):
             raise ValueError("not_worse_than and margin go together")
-        if self.not_worse_than in listed(self.on):
+        if self.not_worse_than in self.roles():
             raise ValueError(f"a model is never worse than itself ({self.not_worse_than})")
         return self
-
-    def solved(self, context: ClaimContext, own: Score) -> Verdict:
-        """The verdict on the bounds. A task that is solved is solved better than by guessing."""
-        reached = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
-        if self.at_least is None:
-            return replace(reached, control=UPPER_BOUND, chance=UPPER_BOUND)
-        guessing = exceeds_chance(own, context.task.chance)
-        if reached.status != "pass" or guessing is not None:
-            return replace(reached, control=guessing, chance=guessing)
-        return verdicts.at_chance(
-            f"accuracy {verdicts.show(own)} is not told apart from guessing "
-            f"({context.task.chance:.3f}), whatever is claimed",
-            reached.threshold,
-            reached.scores,
-        )
-
-    def roles(self) -> tuple[str, ...]:
-        return listed(self.on)
 
     def models(self, role: str) -> tuple[str, ...]:
         return (role, self.not_worse_than) if self.not_worse_than else (role,)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return tuple(performance(context, role) for role in self.models(context.role))
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        seen = measure(performance(context, context.role))
-        own = accuracy(context, seen)
-        found: list[Verdict] = []
+        observations = measure(performance(context, context.role))
+        own = accuracy(context, observations)
+        parts: list[Verdict] = []
         if self.at_least is not None or self.at_most is not None:
-            found.append(self.solved(context, own))
+            parts.append(self.bounded(context, own))
         if self.not_worse_than is not None and self.margin is not None:
             other = measure(performance(context, self.not_worse_than))
-            check_paired(seen, other)
-            name = f"accuracy minus that of {self.not_worse_than}"
-            gap = score(
-                context,
-                name,
-                estimates.difference(
-                    seen.values["correct"], other.values["correct"], context.sampling(seen)
-                ),
-                "paired difference of accuracy on the same rows",
-            )
-            able = above_chance(context, other)
-            verdict = replace(verdicts.at_least(gap, -self.margin), control=PAIRED, chance=able)
-            if able is None:
-                reference = accuracy(context, other, f"accuracy of {self.not_worse_than}")
-                verdict = verdicts.reference_fails(
-                    f"the reference {self.not_worse_than} is at chance "
-                    f"({verdicts.show(reference)}, chance {context.task.chance:.3f}): "
-                    "not being worse than it means nothing",
-                    verdict.threshold,
-                    (gap,),
-                )
-            found.append(verdict)
-        together = verdicts.together(found)
-        beside = () if own in together.scores else (own,)
-        return replace(together, scores=(*together.scores, *beside))
+            parts.append(not_worse(context, observations, other, self.not_worse_than, self.margin))
+        verdict = verdicts.together(parts)
+        further = () if own in verdict.scores else (own,)
+        return replace(verdict, scores=(*verdict.scores, *further))
+
+    def bounded(self, context: ClaimContext, own: Score) -> Verdict:
+        """The verdict on ``at_least`` and ``at_most``. A solved task is solved better than by guessing."""
+        verdict = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
+        if self.at_least is None:
+            return replace(verdict, control=UPPER_BOUND, chance=UPPER_BOUND)
+        guessing = exceeds_chance(own, context.task.chance)
+        if verdict.status != "pass" or guessing is not None:
+            return replace(verdict, control=guessing, chance=guessing)
+        return verdicts.at_chance(
+            f"accuracy {verdicts.show(own)} is not significantly better than guessing "
+            f"({context.task.chance:.3f}), whatever the claim asks for",
+            verdict.threshold,
+            verdict.scores,
+        )
+
+
+def not_worse(
+    context: ClaimContext, own: Observations, other: Observations, role: str, margin: float
+) -> Verdict:
+    """The verdict on the paired difference from the model of ``role``."""
+    check_paired(own, other)
+    difference = estimates.difference(
+        own.values["correct"], other.values["correct"], context.sampling(own)
+    )
+    metric = "paired difference of accuracy on the same rows"
+    gap = score(context, f"accuracy minus that of {role}", difference, metric)
+    solved = above_chance(context, other)
+    verdict = replace(verdicts.at_least(gap, -margin), control=PAIRED, chance=solved)
+    if solved is not None:
+        return verdict
+    reference = accuracy(context, other, f"accuracy of {role}")
+    return verdicts.reference_fails(
+        f"the reference {role} is at chance ({verdicts.show(reference)}, chance "
+        f"{context.task.chance:.3f}): not being worse than it means nothing",
+        verdict.threshold,
+        (gap,),
+    )

@@ -1,7 +1,7 @@
-"""What every claim kind has: its YAML fields, the measurements it needs, how it judges.
+"""The base of every claim kind: its YAML fields, its measurements and its verdict.
 
-A kind is one file with one subclass of `Claim`. Third parties add theirs through the entry point
-group ``pytest_mechanism.claims``.
+A kind is one file with one subclass of `Claim`. Other packages add kinds through the entry point group
+``pytest_mechanism.claims``.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from pytest_mechanism.types import (
 
 
 class Measure(Protocol):
-    """Asks the runner; measures on the spot what was not planned."""
+    """Gives the result of a measurement; makes measurements that were not planned at once."""
 
     def __call__(self, measurement: Measurement[Result_co], /) -> Result_co: ...
 
 
 LEAST_CLUSTERS = 10
-"""With fewer, a bootstrap's 95 % interval misses more than twice as often as it says."""
+"""A bootstrap's 95 % interval over fewer clusters misses more than twice as often as it should."""
 
 PAIR = "pair"
 """The role of a claim that compares models."""
 
 REFERENCE = "base"
-"""The role of the model that the spec was written for: what is red there says nothing about the
+"""The role of the model that the spec was written for. A red claim on it says nothing about the
 candidate."""
 
 
 def task_settings(task: Task) -> str:
-    """A measurement's ``task``."""
-    # a file by its content: where it lies changes no result
+    """The ``task`` of a measurement."""
+    # a file counts by its content: its path changes no result
     settings = task.settings.model_dump(mode="json", context=BY_CONTENT)
     settings["revision"] = task.revision
     if task.edition:
@@ -64,16 +64,16 @@ def task_settings(task: Task) -> str:
 
 @dataclass(frozen=True)
 class ClaimContext:
-    """One claim on one role, with everything its judgement may look at.
+    """Everything that a claim needs to judge one role.
 
     Attributes:
-        role: the model under test, or ``pair``.
+        role: role of the model under test, or ``pair``.
         groups: of the spec.
         ablation: of the spec.
         task: source of rows.
         confidence: of every interval.
         shapes: role -> sizes of its model.
-        setting: what is noted beside each score.
+        setting: the conditions that each score records.
     """
 
     role: str
@@ -102,25 +102,25 @@ class ClaimContext:
     def rows(self) -> int:
         return int(self.task.settings.rows)
 
-    def sampling(self, seen: Observations) -> Sampling:
-        """How the rows behind some observations were drawn.
+    def sampling(self, observations: Observations) -> Sampling:
+        """How the rows of some observations were drawn.
 
         Raises:
-            MeasurementError: too few contexts for an interval that means what it says.
+            MeasurementError: too few contexts for an interval of this confidence.
         """
-        contexts = len(set(seen.clusters))
+        contexts = len(set(observations.clusters))
         if contexts < LEAST_CLUSTERS:
             raise MeasurementError(
-                f"{len(seen.clusters)} rows come from {contexts} contexts, an interval needs "
+                f"{len(observations.clusters)} rows come from {contexts} contexts, an interval needs "
                 f"{LEAST_CLUSTERS}; raise task.rows"
             )
-        return Sampling(seen.clusters, self.confidence, self.seed)
+        return Sampling(observations.clusters, self.confidence, self.seed)
 
     def group(self, name: str, on: str) -> Group:
         """A group whose heads exist in the model of role ``on``.
 
         Raises:
-            MechanismError: a head lies outside the model.
+            MechanismError: the model has no such head, or the group has no heads yet.
         """
         group = self.groups[name]
         if not isinstance(group, Group):
@@ -142,49 +142,49 @@ class ClaimContext:
         below: int | None = None,
         spare: Sequence[Head] = (),
     ) -> tuple[list[Head], str]:
-        """As many heads as the group has, none of them in it: the same layers while they last.
+        """The control of a group: as many other heads, from the same layers as far as possible.
 
         Only heads that could have an effect at the group's position are drawn: a head of the last
         layer reaches the answer from the last token alone.
 
         Args:
-            group: whose control it is.
+            group: whose control is drawn.
             on: role of the model.
-            below: draw from layers below this one (receivers hear no others).
+            below: draw from layers below this one, because receivers hear no others.
             spare: further heads that must not be drawn.
 
         Returns:
-            The heads, and what to call this control; no heads where the model has too few.
+            The heads and the name of the control; no heads, and why, if the model has too few.
         """
         members = group.members()
         shape = self.shapes[on]
         highest = shape.n_layers if group.at == "last" else shape.n_layers - 1
         highest = highest if below is None else min(highest, below)
         rng = random.Random(f"random heads/{self.seed}/{members}")
-        gone = {*members, *spare}
-        others = [h for h in shape.heads() if h not in gone and h[0] < highest]
+        excluded = {*members, *spare}
+        others = [h for h in shape.heads() if h not in excluded and h[0] < highest]
         if len(others) < len(members):
             return [], "too few other heads could have an effect there"
         same_layers, elsewhere = [], 0
         for layer in sorted(group.heads):
-            wanted = sum(1 for at, _ in members if at == layer)
-            here = [h for h in others if h[0] == layer]
-            same_layers += rng.sample(here, min(wanted, len(here)))
-            elsewhere += max(0, wanted - len(here))
+            wanted = sum(1 for member_layer, _ in members if member_layer == layer)
+            available = [h for h in others if h[0] == layer]
+            same_layers += rng.sample(available, min(wanted, len(available)))
+            elsewhere += max(0, wanted - len(available))
         rest = [h for h in others if h not in same_layers]
         heads = sorted(same_layers + rng.sample(rest, elsewhere))
         where = "the same layers" if not elsewhere else "other layers (the group fills its own)"
-        many = "1 random head" if len(heads) == 1 else f"{len(heads)} random heads"
-        return heads, f"{many} of {where}"
+        count = "1 random head" if len(heads) == 1 else f"{len(heads)} random heads"
+        return heads, f"{count} of {where}"
 
 
 class Claim(Part):
-    """A sentence about a model that a run can refute.
+    """A statement about a model that a run can refute.
 
     Attributes:
         kind: which subclass.
-        drift: how much worse than the accepted score a new checkpoint may be.
-        atol: how much the score of unchanged checkpoints may differ from the accepted one.
+        drift: how much worse than the baseline the score of a new checkpoint may be.
+        atol: how much the score of unchanged checkpoints may differ from the baseline.
     """
 
     kind: StrictStr
@@ -195,92 +195,102 @@ class Claim(Part):
     """One line for ``--help`` and the schema."""
 
     if_red: ClassVar[str] = ""
-    """What a red verdict means, for somebody who knows no interpretability."""
+    """What a refuted claim means, for a reader who knows no interpretability."""
 
     thresholds: ClassVar[tuple[str, ...]] = ()
-    """Fields that say what is asked of the score, and not what the score is."""
+    """Fields that the score must meet. All other fields define the score."""
 
-    later: ClassVar[tuple[str, ...]] = ()
-    """Fields that a later version added: at their defaults they mean what a spec without them meant,
-    so that accepted scores stay (`report.result.definition`)."""
+    added_later: ClassVar[tuple[str, ...]] = ()
+    """Fields that a later version added. At their defaults they leave the definition of the score as it
+    was, so that baselines stay valid (`report.result.definition`)."""
 
     needs_groups: ClassVar[bool] = True
-    """Whether the claim is about the spec's heads."""
+    """Whether the claim is about the heads of the spec."""
 
     ablates: ClassVar[bool] = False
-    """Whether heads outside the circuit are silenced, by means over the task's prompts."""
+    """Whether heads outside the circuit are ablated, by means over the task's prompts."""
 
     matching_sizes: ClassVar[tuple[str, ...]] = ()
-    """Sizes of a `Shape` that `matched` models must have in common: part is set against part."""
+    """Sizes of a `Shape` that the models of `compared_roles` must share."""
 
     def roles(self) -> tuple[str, ...]:
-        """One test item each."""
+        """The roles that the claim judges; each is a test item."""
         raise NotImplementedError
 
     def models(self, role: str) -> tuple[str, ...]:
-        """Roles whose checkpoints the item of ``role`` needs."""
+        """Roles of the checkpoints that the item of ``role`` requires."""
         return (role,)
 
-    def matched(self, role: str) -> tuple[str, ...]:
-        """Roles whose models are set against each other part by part."""
+    def compared_roles(self, role: str) -> tuple[str, ...]:
+        """Roles whose models are compared part by part."""
         return self.models(role)
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
-        """Further roles, controls for the most part, that the item of ``role`` uses where the run
-        has them; without, it says what it can still conclude (`ClaimContext.has`)."""
+        """Further roles, mostly controls, that the item of ``role`` uses if the run has them. Without
+        them, the verdict says what can still be concluded (`ClaimContext.has`)."""
         return ()
 
-    def found_on(self, role: str, spec_found_on: str) -> str:
-        """The role on whose model ``heads: discovered`` finds this item's heads."""
+    def discovery_role(self, role: str, spec_found_on: str) -> str:
+        """The role on whose model ``heads: discovered`` searches the heads of this item."""
         return spec_found_on if role == PAIR else role
 
-    def mentions(self) -> Mapping[str, tuple[str, str]]:
-        """Names the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
+    def references(self) -> Mapping[str, tuple[str, str]]:
+        """Names that the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
         return {}
 
     def unsupported_reason(self, task: Task) -> str | None:
-        """Why the claim cannot be made about a task, as far as its settings tell; else None."""
+        """Why the claim cannot be made about a task, as far as its settings show; else None."""
         return None
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
-        """Sets of rows that the claim is measured on, so that they are tried when the spec is read:
-        (a set of `Task.asked` or ``pairs``, nothing), or (``interchange``, variable)."""
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
+        """The sets of rows that the claim measures, which are drawn for a check when the spec is read:
+        (a set of `Task.row_set` or ``pairs``, an empty string), or (``interchange``, a variable)."""
         return ()
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        """What must be measured, as far as it is known beforehand."""
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        """The measurements of the claim, as far as they are known in advance."""
         raise NotImplementedError
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        """The verdict; may ask for more measurements."""
+        """The verdict; may request further measurements."""
         raise NotImplementedError
 
-    def lacks(self, context: ClaimContext) -> str | None:
-        """Why the claim cannot pass whatever is measured, as far as it is known beforehand: what a
-        run says before it loads a checkpoint. None where it can."""
-        missing = [role for role in self.optional_roles(context.role) if not context.has(role)]
-        if not missing:
-            return None
-        return f"it cannot pass without {' and '.join(missing)}: {add_models(missing)}"
+    def blocking_reason(self, context: ClaimContext) -> str | None:
+        """Why the claim cannot pass, whatever is measured; None if it can.
+
+        A run reports the reason before it loads a checkpoint.
+        """
+        if missing := self.missing_roles(context):
+            return f"it cannot pass without {' and '.join(missing)}: {add_models(missing)}"
+        why = self.missing_control(context)
+        return None if why is None else f"it cannot pass without a control: {why}"
+
+    def missing_roles(self, context: ClaimContext) -> list[str]:
+        """Optional roles that the run has no checkpoint for."""
+        return [role for role in self.optional_roles(context.role) if not context.has(role)]
+
+    def missing_control(self, context: ClaimContext) -> str | None:
+        """Why the model has no control for the claim; None if it has one or needs none."""
+        return None
 
     def chart(self, context: ClaimContext, measure: Measure) -> Chart | None:
-        """Curves behind the verdict, for ``pytest-mechanism show``; None where there are none."""
+        """Curves behind the verdict, for ``pytest-mechanism show``; None if there are none."""
         return None
 
     def check_matching_sizes(self, role: str, shapes: Mapping[str, Shape]) -> None:
-        """The matched models have the sizes in common that the claim needs.
+        """Check that the compared models share the sizes that the claim requires.
 
         Raises:
-            MechanismError: they have not.
+            MechanismError: they differ.
         """
-        first, *others = self.matched(role) if self.matching_sizes else (role,)
+        first, *others = self.compared_roles(role) if self.matching_sizes else (role,)
         for other in others:
             for size in self.matching_sizes:
-                one, two = (getattr(shapes[r], size) for r in (first, other))
-                if one != two:
+                first_size, other_size = (getattr(shapes[r], size) for r in (first, other))
+                if first_size != other_size:
                     raise MechanismError(
-                        f"{self.kind} sets {first} against {other} part by part, and they differ in "
-                        f"{size}: {one} and {two}; claims about one model run on each"
+                        f"{self.kind} compares {first} and {other} part by part, and they differ in "
+                        f"{size}: {first_size} and {other_size}; claims about one model run on each"
                     )
 
 
@@ -288,5 +298,18 @@ Roles = Annotated[list[StrictStr] | StrictStr, Field(min_length=1)]
 
 
 def listed(roles: list[str] | str) -> tuple[str, ...]:
-    """A YAML value that may be one name or several, as a tuple."""
+    """The roles of a YAML value, which may be one name or a list."""
     return (roles,) if isinstance(roles, str) else tuple(roles)
+
+
+class PerRoleClaim(Claim):
+    """A claim about one model, judged on each role in ``on``.
+
+    Attributes:
+        on: role or roles under test.
+    """
+
+    on: Roles = Field(default_factory=lambda: ["base", "ft"])
+
+    def roles(self) -> tuple[str, ...]:
+        return listed(self.on)

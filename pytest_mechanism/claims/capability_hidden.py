@@ -126,7 +126,7 @@ class CapabilityHidden(Trained):
         return self
 
     def unsupported_reason(self, task: Task) -> str | None:
-        return task.no_capability
+        return task.no_capability_reason
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained)
@@ -146,17 +146,20 @@ class CapabilityHidden(Trained):
     def missing(self, context: ClaimContext) -> list[str]:
         return [role for role in self.optional_roles(context.role) if not context.has(role)]
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        always = (capability(context, context.role), *self.pruning(context.role).needs(context))
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        always = (
+            capability(context, context.role),
+            *self.pruning(context.role).required_measurements(context),
+        )
         if self.missing(context):
             return always
         return (
             *always,
             *(capability(context, role) for role in self.optional_roles(context.role)),
-            *self.probe(context.role).needs(context),
+            *self.probe(context.role).required_measurements(context),
             *(
                 curve
                 for role in (context.role, self.control)

@@ -1,4 +1,4 @@
-"""Circuits as data: what stays alive, and random circuits of the same sizes."""
+"""The spec's circuit and random circuits of the same sizes, as requests."""
 
 from __future__ import annotations
 
@@ -9,53 +9,66 @@ from pytest_mechanism.claims.scoring import RANDOM_ROWS
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.types import Head, Measurement
 
-Alive = list[tuple[int, int, str]]
+ActiveHeads = list[tuple[int, int, str]]
 """(layer, head, named position) of each head that is not ablated."""
 
+CIRCUIT, WITHOUT_ORACLE, EMPTY = "circuit", "circuit_without_oracle", "empty"
+"""The circuits that `circuit` measures: the spec's, the same without oracle positions, and none."""
 
-def alive(context: ClaimContext, on: str, hint: bool = True) -> Alive:
-    """The heads of all groups; ``hint=False`` widens oracle positions.
 
-    A circuit kept alive only where the answer stands is told the answer by its author, so it is
-    also measured without that hint (`Task.oracles`).
+def active_heads(context: ClaimContext, on: str, *, oracle: bool = True) -> ActiveHeads:
+    """The heads of all groups; ``oracle=False`` widens oracle positions.
+
+    A circuit that is active only where the answer is in the prompt gets the answer from its author, so
+    it is also measured without such positions (`Task.oracles`).
     """
-    found: Alive = []
+    heads: ActiveHeads = []
     for name in context.groups:
         group = context.group(name, on)
-        at = group.at if hint else context.task.without_oracle(group.at)
-        found += [(layer, head, at) for layer, head in group.members()]
-    return found
+        at = group.at if oracle else context.task.without_oracle(group.at)
+        heads += [(layer, head, at) for layer, head in group.members()]
+    return heads
 
 
 def circuit(context: ClaimContext, on: str) -> Measurement:
-    """The spec's circuit, with and without oracle hints, and the model with every head silent."""
-    variants = {"circuit": alive(context, on), "empty": []}
+    """The spec's circuit, with and without oracle positions, and the model with all heads ablated."""
+    variants = {CIRCUIT: active_heads(context, on), EMPTY: []}
     if any(context.task.without_oracle(group.at) != group.at for group in context.groups.values()):
-        variants["circuit_without_hint"] = alive(context, on, hint=False)
-    request = CircuitPerformance(
-        rows=context.rows, stream="rows", ablation=context.ablation, alive=variants
-    )
-    return context.measurement(request, on)
+        variants[WITHOUT_ORACLE] = active_heads(context, on, oracle=False)
+    return of_variants(context, on, variants, context.rows)
 
 
 def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) -> Measurement:
-    """``draws`` circuits of random heads, at each position exactly as many as the spec's groups have
-    there: groups of one position share no head; ``first`` is the number of those that were drawn
-    before."""
+    """Circuits of random heads, with as many heads at each position as the spec's groups have there.
+
+    Groups at one position share no head.
+
+    Args:
+        context: of the claim.
+        on: role of the model.
+        draws: how many circuits.
+        first: number of the first one; earlier ones have been measured.
+    """
     shape = context.shapes[on]
-    sizes: dict[str, set[Head]] = {}
+    members: dict[str, set[Head]] = {}
     for name in context.groups:
         group = context.group(name, on)
-        sizes.setdefault(group.at, set()).update(group.members())
-    variants: dict[str, Alive] = {}
+        members.setdefault(group.at, set()).update(group.members())
+    variants: dict[str, ActiveHeads] = {}
     for draw in range(first, first + draws):
         rng = random.Random(f"random circuits/{context.seed}/{draw}")
         variants[f"random_{draw}"] = [
             (layer, head, at)
-            for at, members in sizes.items()
-            for layer, head in sorted(rng.sample(shape.heads(), len(members)))
+            for at, heads in members.items()
+            for layer, head in sorted(rng.sample(shape.heads(), len(heads)))
         ]
-    rows = min(context.rows, RANDOM_ROWS)
+    return of_variants(context, on, variants, min(context.rows, RANDOM_ROWS))
+
+
+def of_variants(
+    context: ClaimContext, on: str, variants: dict[str, ActiveHeads], rows: int
+) -> Measurement:
+    """The accuracy of several circuits on the same rows."""
     request = CircuitPerformance(
         rows=rows, stream="rows", ablation=context.ablation, alive=variants
     )

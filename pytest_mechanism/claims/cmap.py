@@ -72,7 +72,7 @@ class Cmap(Masked):
         "putting one model's activations of these heads into the other does not carry its advantage over: the gain sits elsewhere, or the models no longer speak one code"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
-    later: ClassVar[tuple[str, ...]] = ("heads", "variable", "of", *Masked.later)
+    added_later: ClassVar[tuple[str, ...]] = ("heads", "variable", "of", *Masked.added_later)
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
 
     kind: Literal["cmap"]
@@ -118,7 +118,7 @@ class Cmap(Masked):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.recipient, self.donor)
 
-    def mentions(self) -> dict[str, tuple[str, str]]:
+    def references(self) -> dict[str, tuple[str, str]]:
         variables = {f"variable {n}": ("variable", v) for n, v in self.variables.items()}
         return {f"group {name}": ("group", name) for name in self.names} | variables
 
@@ -162,7 +162,7 @@ class Cmap(Masked):
             described.append(name)
         return control, " and ".join(dict.fromkeys(described))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         both = (performance(context, self.donor), performance(context, self.recipient))
         if self.variables:  # which heads are exchanged follows from the masks
             return (*both, *self.masks(context).values())
@@ -178,16 +178,16 @@ class Cmap(Masked):
         inputs = (context.measurement(donation, self.donor),)
         return context.measurement(request, self.recipient, inputs)
 
-    def lacks(self, context: ClaimContext) -> str | None:
+    def blocking_reason(self, context: ClaimContext) -> str | None:
         if self.variables or self.recovers_at_least is None:  # masks say which heads are controlled
-            return super().lacks(context)
+            return super().blocking_reason(context)
         control, why = self.control(context, self.groups(context))
         if control:
-            return super().lacks(context)
+            return super().blocking_reason(context)
         return f"it cannot pass without a control: {why}"
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        donor, recipient = (measure(m) for m in self.needs(context)[:2])
+        donor, recipient = (measure(m) for m in self.required_measurements(context)[:2])
         groups = self.groups(context, measure)
         if not groups:
             return verdicts.inconclusive(

@@ -107,13 +107,13 @@ class Decodable(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def mentions(self) -> Mapping[str, tuple[str, str]]:
+    def references(self) -> Mapping[str, tuple[str, str]]:
         return {"position": ("position", self.position)}
 
     def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:
             return None
-        return task.no_capability
+        return task.no_capability_reason
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()
@@ -131,10 +131,10 @@ class Decodable(Claim):
         )
         return context.measurement(request, role)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return ((self.asked, ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         helpers = [role for role in self.optional_roles(context.role) if context.has(role)]
         return tuple(self.probe(context, role) for role in (context.role, *helpers))
 

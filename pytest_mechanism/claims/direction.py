@@ -138,10 +138,10 @@ class Direction(Claim):
         request = DirectionComparison(learn=self.learn)
         return context.measurement(request, self.to or context.role, self.inputs(context))
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         needed = (self.ablated(context),) if self.ablation_leaves_at_most is not None else ()
         if self.cosine_at_least is None:
             return needed

@@ -1,9 +1,10 @@
 """``faithfulness``: the circuit alone does what the whole model does.
 
 F = (m(C) - m(0)) / (m(M) - m(0)), means over rows (metric ``normalised``), or the paper's ratio
-m(C) / m(M) (metric ``ratio``; Prakash et al., section 3.2). m(0) has every head at every position
-ablated and the MLPs alive. Too much is a failure as well as too little. A circuit kept alive only
-where the answer stands is told the answer; then the worse of this and of all such places counts.
+m(C) / m(M) (metric ``ratio``; Prakash et al., section 3.2). m(0) has every head ablated at every
+position, and active MLPs. Too much is a failure as well as too little. A circuit that is active only
+where the answer is in the prompt gets the answer from its author; then the worse of this circuit and
+the one that is active at all such places counts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,20 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
-from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
-from pytest_mechanism.claims.circuits import circuit, random_circuits
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.circuits import (
+    CIRCUIT,
+    EMPTY,
+    WITHOUT_ORACLE,
+    circuit,
+    random_circuits,
+)
 from pytest_mechanism.claims.scoring import (
     COLUMN,
     Of,
     above_chance,
     check_paired,
+    guesses,
     performance,
     score,
 )
@@ -34,11 +42,10 @@ from pytest_mechanism.types import Control, Measurement, Observations, Score, Ve
 RANDOM_CIRCUITS = "random circuits of the same sizes"
 
 
-class Faithfulness(Claim):
-    """The spec's circuit, everything else ablated, against the full model.
+class Faithfulness(PerRoleClaim):
+    """The spec's circuit against the full model, with everything else ablated.
 
     Attributes:
-        on: role or roles under test.
         metric: ``normalised`` or ``ratio``.
         of: what is compared: accuracy, or the answer's log-probability.
         between: lowest and highest value claimed.
@@ -47,13 +54,13 @@ class Faithfulness(Claim):
 
     summary: ClassVar[str] = "the circuit alone does what the whole model does"
     if_red: ClassVar[str] = (
-        "the named heads alone do not do the task as the model does: it does it with other parts, or the heads do something else now. Look for what the fine-tune changed, or discover the circuit anew"
+        "the named heads alone do not do the task as the model does: other parts do it, or the heads "
+        "do something else now. Look for what the fine-tune changed, or discover the circuit again"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("between",)
     ablates: ClassVar[bool] = True
 
     kind: Literal["faithfulness"]
-    on: Roles = Field(default_factory=lambda: ["base", "ft"])
     metric: Literal["normalised", "ratio"] = "normalised"
     of: Of = "accuracy"
     between: tuple[Faithful, Faithful]
@@ -67,13 +74,10 @@ class Faithfulness(Claim):
             raise ValueError("metric: ratio is one of accuracies; use normalised")
         return self
 
-    def roles(self) -> tuple[str, ...]:
-        return listed(self.on)
-
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (
             performance(context, context.role),
             circuit(context, context.role),
@@ -81,106 +85,114 @@ class Faithfulness(Claim):
         )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        full, parts, chosen = (measure(m) for m in self.needs(context))
-        check_paired(full, parts, chosen)
-        bound = verdicts.spell(*self.between)
+        full, circuits, random = (measure(m) for m in self.required_measurements(context))
+        check_paired(full, circuits, random)
+        threshold = verdicts.spell(*self.between)
         solved = above_chance(context, full)
         if solved is None:
             return verdicts.at_chance(
-                f"{context.role} does not solve the task (accuracy "
-                f"{np.mean(full.values['correct']):.3f}, chance {context.task.chance:.3f}), so there "
-                "is nothing for a circuit to be faithful to",
-                bound,
+                f"{guesses(context, context.role, full)}, so there is nothing for a circuit to be "
+                "faithful to",
+                threshold,
             )
         try:
-            found = faithfulness_scores(
-                context, full, parts, chosen, self.metric, self.of, self.between
+            scores = faithfulness_scores(
+                context, full, circuits, random, self.metric, self.of, self.between
             )
         except estimates.UndefinedScoreError as problem:
-            return verdicts.inconclusive(f"faithfulness has no value: {problem}", bound)
-        judged = found[0]
-        verdict = verdicts.within(judged, *self.between)
-        for gap in over_random(context, parts, chosen, self.of):
+            return verdicts.inconclusive(f"faithfulness has no value: {problem}", threshold)
+        verdict = verdicts.within(scores[0], *self.between)
+        for gap in over_random(context, circuits, random, self.of):
             verdict = beats_control(verdict, RANDOM_CIRCUITS, gap, f"{RANDOM_CIRCUITS} do as well")
-        return replace(verdict, scores=found, chance=solved)
+        return replace(verdict, scores=scores, chance=solved)
 
 
 def faithfulness_scores(
     context: ClaimContext,
     full: Observations,
-    parts: Observations,
-    chosen: Observations,
+    circuits: Observations,
+    random: Observations,
     metric: str,
     of: Of,
-    asked: tuple[float, float],
+    thresholds: tuple[float, float],
 ) -> tuple[Score, ...]:
-    """The judged faithfulness first, then the other metric's.
+    """The score of the judged metric, then that of the other one.
 
-    Of the circuit with and without the hint of where the answer stands, the one that does worse
-    against what is ``asked`` counts; of two that do alike, the one further from 1.
+    Of the circuit with and without oracle positions, the one that does worse against the thresholds
+    counts; of two that do equally well, the one further from 1.
 
     Raises:
-        UndefinedScoreError: the full model and the silent one are not told apart.
+        UndefinedScoreError: the full model and the fully ablated one do not differ significantly.
     """
     column = COLUMN[of]
-    ceiling, floor = full.values[column], parts.values[f"empty_{column}"]
-    draws = mean_draw(chosen, column)
-    k, how = len(draws), context.sampling(full)
+    ceiling, floor = full.values[column], circuits.values[f"{EMPTY}_{column}"]
+    draws = mean_draw(random, column)
+    rows, how = len(draws), context.sampling(full)
 
-    def one(metric: str, part: str) -> estimates.Estimate:
-        mine = parts.values[f"{part}_{column}"]
+    def estimate(metric: str, variant: str) -> estimates.Estimate:
+        own = circuits.values[f"{variant}_{column}"]
         if metric == "normalised":
-            return estimates.normalised(mine, floor, ceiling, how)
-        return estimates.of_means([mine, ceiling], lambda c, m: c / m, how)
+            return estimates.normalised(own, floor, ceiling, how)
+        return estimates.of_means([own, ceiling], lambda c, m: c / m, how)
 
     def control(metric: str) -> Control | None:
+        own, first = ceiling[:rows], how.first(rows)
         try:
             if metric == "normalised":
-                found = estimates.normalised(draws, floor[:k], ceiling[:k], how.first(k))
+                effect = estimates.normalised(draws, floor[:rows], own, first)
             else:
-                found = estimates.of_means([draws, ceiling[:k]], lambda c, m: c / m, how.first(k))
+                effect = estimates.of_means([draws, own], lambda c, m: c / m, first)
         except estimates.UndefinedScoreError:
             return None
-        return Control(RANDOM_CIRCUITS, found.value, found.interval)
+        return Control(RANDOM_CIRCUITS, effect.value, effect.interval)
 
-    described = {
+    def badness(candidate: Score) -> tuple[int, float]:
+        status = verdicts.within(candidate, *thresholds).status
+        return {"fail": 2, "inconclusive": 1}.get(status, 0), abs(candidate.value - 1)
+
+    definitions = {
         "normalised": f"(m(C) - m(0)) / (m(M) - m(0)) of {of}, means over rows",
         "ratio": f"m(C) / m(M) of {of} (Prakash et al., section 3.2)",
     }
-    variants = [p for p in ("circuit", "circuit_without_hint") if f"{p}_{column}" in parts.values]
     scores: list[Score] = []
-    for each in (metric, *(m for m in described if m != metric)):
-        name = "faithfulness" if each == "normalised" else "faithfulness ratio"
-        found = [
-            score(context, name, one(each, part), described[each], 1.0, control(each), ablated=True)
-            for part in variants
+    for name in (metric, *(other for other in definitions if other != metric)):
+        title = "faithfulness" if name == "normalised" else "faithfulness ratio"
+        candidates = [
+            score(
+                context,
+                title,
+                estimate(name, variant),
+                definitions[name],
+                1.0,
+                control(name),
+                ablated=True,
+            )
+            for variant in variants(circuits, column)
         ]
-        scores.append(max(found, key=lambda s: (badness(s, asked), abs(s.value - 1))))
+        scores.append(max(candidates, key=badness))
     return tuple(scores)
 
 
-def badness(found: Score, asked: tuple[float, float]) -> int:
-    """2 where the score refutes what is asked, 1 where it does not settle it, 0 where it holds."""
-    return {"fail": 2, "inconclusive": 1}.get(verdicts.within(found, *asked).status, 0)
+def variants(circuits: Observations, column: str) -> list[str]:
+    """The spec's circuit, and the same without oracle positions if that is another one."""
+    return [v for v in (CIRCUIT, WITHOUT_ORACLE) if f"{v}_{column}" in circuits.values]
 
 
 def over_random(
-    context: ClaimContext, parts: Observations, chosen: Observations, of: Of
+    context: ClaimContext, circuits: Observations, random: Observations, of: Of
 ) -> list[estimates.Estimate]:
-    """By how much the circuit, with and without the hint of where the answer stands, does better
-    than the mean random one on the same rows."""
+    """How much better the circuit, with and without oracle positions, does than the mean random one."""
     column = COLUMN[of]
-    draws = mean_draw(chosen, column)
-    k = len(draws)
-    variants = (f"circuit_{column}", f"circuit_without_hint_{column}")
+    draws = mean_draw(random, column)
+    rows = len(draws)
+    how = context.sampling(circuits).first(rows)
     return [
-        estimates.difference(parts.values[name][:k], draws, context.sampling(parts).first(k))
-        for name in variants
-        if name in parts.values
+        estimates.difference(circuits.values[f"{variant}_{column}"][:rows], draws, how)
+        for variant in variants(circuits, column)
     ]
 
 
-def mean_draw(chosen: Observations, column: str) -> Sequence[float]:
-    """Row by row, the mean over random circuits."""
-    draws = [v for name, v in chosen.values.items() if name.endswith(column)]
+def mean_draw(random: Observations, column: str) -> Sequence[float]:
+    """The mean over random circuits, row by row."""
+    draws = [values for name, values in random.values.items() if name.endswith(column)]
     return list(map(float, np.mean(draws, axis=0)))

@@ -64,14 +64,14 @@ class Localised(Claim):
         return listed(self.on)
 
     def unsupported_reason(self, task: Task) -> str | None:
-        return task.no_capability
+        return task.no_capability_reason
 
     @property
     def counts(self) -> list[int]:
         """How many units are zeroed in turn."""
         return sorted({*(count for count in COUNTS if count < self.at_most), self.at_most})
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
     def pruning(self, context: ClaimContext) -> Measurement[PruningResult]:
@@ -87,7 +87,7 @@ class Localised(Claim):
         )
         return context.measurement(request, context.role)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (self.pruning(context),)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:

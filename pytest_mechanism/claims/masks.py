@@ -24,7 +24,7 @@ class Masked(Claim):
         mask_rate: of Adam; published is 0.1.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate")
+    added_later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate")
 
     heads: Literal["all", "learned"] = "all"
     mask_sparsity: Sparsity = PUBLISHED["mask_sparsity"]

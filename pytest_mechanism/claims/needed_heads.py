@@ -1,17 +1,17 @@
-"""Minimality: is each head of a circuit needed?
+"""How much a circuit needs each of its heads (minimality).
 
-Heads of a group stand in for each other, so a head's absence is judged where it matters most. Of
-the N other heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v),
-positive ones only; the head's effect is F(C without K) - F(C without K and v), and the published
-score is F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix).
+Heads of a group can replace each other, so a head is judged where its absence matters most. Of the N other
+heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v), positive ones
+only. The head's effect is F(C without K) - F(C without K and v), and the published score is
+F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix).
 
-Other than published:
+Differences from the paper:
 
 - K is chosen on rows of its own, so that no head is judged on the rows that chose against it.
-- The published code leaves out pairs of equal head index in different layers, a slip.
-- What is judged is the effect, a difference; the published score is a ratio, reported beside it. It
-  has no interval where the circuit has nothing left without the head on some resample.
-- p and Holm's correction are ours: the paper keeps a head by its score alone.
+- The published code leaves out pairs of equal head index in different layers, by mistake.
+- The effect, a difference, is judged. The published score is a ratio and has no interval if the circuit
+  has nothing left without the head on some resample; it is reported too.
+- The p-value and Holm's correction are ours: the paper keeps a head by its score alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pytest_mechanism.types import Head, Measurement, Observations
 
 
 def at_most(others: int) -> int:
-    """ceil(0.3 N): how many of N other heads may be in K. In whole numbers, since 0.3 is none."""
+    """ceil(0.3 N): how many of N other heads may be in K, in integers because 0.3 is not exact."""
     return -(-3 * others // 10)
 
 
@@ -45,17 +45,17 @@ Circuit = Mapping[str, Sequence[Head]]
 
 
 @dataclass(frozen=True)
-class Needed:
+class HeadCost:
     """How much a circuit needs one head.
 
     Attributes:
-        group: its group.
+        group: of the head.
         head: which.
-        without: K, the heads taken out beside it.
+        without: K, the heads ablated together with it.
         effect: F(C without K) - F(C without K and the head), accuracy on the same rows.
-        score: the published one; infinite where the circuit has nothing left without the head.
-        published: the same with its interval, or None where it is infinite on some resample.
-        p: chance of an effect this large were the true one the threshold (`exceeds`).
+        score: the published one; infinite if the circuit has nothing left without the head.
+        published: the same with its interval, or None if it is infinite on some resample.
+        p: p-value of the hypothesis that the effect is no larger than the threshold (`exceeds`).
     """
 
     group: str
@@ -66,39 +66,30 @@ class Needed:
     published: Estimate | None
     p: float
 
+    def __str__(self) -> str:
+        layer, head = self.head
+        return f"{layer}.{head} of {self.group}"
+
 
 @dataclass(frozen=True)
 class Minimality:
-    """What a circuit's heads and groups are worth to it.
+    """How much a circuit needs its heads and groups.
 
     Attributes:
-        heads: one entry a head.
-        groups: group -> accuracy that the circuit loses without it. Where that is nothing, the
-            ablation value itself carries what the group writes (a positional mean holds the
-            ordinal of a segment), and minimality cannot speak about the group's heads.
+        heads: every head of the circuit.
+        groups: group -> accuracy that the circuit loses without it. If it loses nothing, the ablation
+            value itself carries what the group writes (a positional mean holds the ordinal of a
+            segment), and minimality cannot judge the group's heads.
     """
 
-    heads: tuple[Needed, ...]
+    heads: tuple[HeadCost, ...]
     groups: Mapping[str, Estimate]
 
-    def speaks_about(self, group: str) -> bool:
+    def can_judge(self, group: str) -> bool:
         return self.groups[group].interval[0] > 0
 
 
-def without(
-    context: ClaimContext, on: str, circuit: Circuit, leave_out: Sequence[Member]
-) -> list[list[object]]:
-    """The circuit as [layer, head, position] less some members."""
-    gone = set(leave_out)
-    return [
-        [layer, head, context.groups[name].at]
-        for name, heads in circuit.items()
-        for layer, head in heads
-        if (name, (layer, head)) not in gone
-    ]
-
-
-def ask(
+def cut_circuits(
     context: ClaimContext,
     on: str,
     circuit: Circuit,
@@ -106,40 +97,44 @@ def ask(
     rows: int,
     stream: str,
 ) -> Measurement:
-    """The circuit with each cut made."""
-    request = CircuitPerformance(
-        rows=rows,
-        stream=stream,
-        ablation=context.ablation,
-        alive={name: without(context, on, circuit, cut) for name, cut in cuts.items()},
-    )
+    """The accuracy of the circuit without the members of each cut."""
+    alive = {
+        name: [
+            (layer, head, context.groups[group].at)
+            for group, heads in circuit.items()
+            for layer, head in heads
+            if (group, (layer, head)) not in cut
+        ]
+        for name, cut in cuts.items()
+    }
+    request = CircuitPerformance(rows=rows, stream=stream, ablation=context.ablation, alive=alive)
     return context.measurement(request, on)
 
 
-def spelled(cut: Sequence[Member]) -> str:
+def cut_name(cut: Sequence[Member]) -> str:
     return "+".join(f"{group}:{layer}.{head}" for group, (layer, head) in cut) or "nothing"
 
 
-def stand_ins(
+def replacements(
     context: ClaimContext, on: str, circuit: Circuit, group: str, measure: Measure, rows: int
 ) -> dict[Head, tuple[Head, ...]]:
     """K of each head of a group."""
     heads = list(circuit[group])
-    cuts: list[list[Member]] = [[(group, h)] for h in heads]
+    cuts: list[list[Member]] = [[(group, head)] for head in heads]
     cuts += [[(group, u), (group, v)] for u, v in combinations(heads, 2)]
-    seen = measure(ask(context, on, circuit, {spelled(c): c for c in cuts}, rows, SELECT))
+    named = {cut_name(cut): cut for cut in cuts}
+    observations = measure(cut_circuits(context, on, circuit, named, rows, SELECT))
 
-    def accuracy(*gone: Head) -> float:
-        cut = [(group, h) for h in heads if h in gone]
-        return float(np.mean(seen.values[f"{spelled(cut)}_correct"]))
+    def accuracy(*without: Head) -> float:
+        cut = [(group, head) for head in heads if head in without]
+        return float(np.mean(observations.values[f"{cut_name(cut)}_correct"]))
 
-    found: dict[Head, tuple[Head, ...]] = {}
+    sets: dict[Head, tuple[Head, ...]] = {}
     for v in heads:
         gains = {u: accuracy(u) - accuracy(u, v) for u in heads if u != v}
-        most = at_most(len(gains))
-        best = sorted((u for u in gains if gains[u] > 0), key=lambda u: -gains[u])[:most]
-        found[v] = tuple(sorted(best))
-    return found
+        best = sorted((u for u in gains if gains[u] > 0), key=lambda u: -gains[u])
+        sets[v] = tuple(sorted(best[: at_most(len(gains))]))
+    return sets
 
 
 def measure_minimality(
@@ -152,33 +147,41 @@ def measure_minimality(
     stream: str,
     threshold: float = 0.0,
 ) -> Minimality:
-    """Every head of the circuit, K chosen on `SELECT` rows, effects on ``stream`` rows; ``threshold``
-    is the effect that `Needed.p` is about."""
+    """The cost of every head and group of the circuit.
+
+    Args:
+        context: of the claim or the search.
+        on: role of the model.
+        circuit: group -> heads.
+        measure: gives results.
+        select_rows: rows of `SELECT`, on which K is chosen.
+        rows: rows of ``stream``, on which effects are measured.
+        stream: of random numbers.
+        threshold: the effect that `HeadCost.p` tests against.
+    """
     chosen = {
-        group: stand_ins(context, on, circuit, group, measure, select_rows)
+        group: replacements(context, on, circuit, group, measure, select_rows)
         for group in circuit
         if circuit[group]
     }
     cuts: dict[str, list[Member]] = {}
-    for group, of in chosen.items():
-        for head, k in of.items():
-            cuts[f"{group}:{head[0]}.{head[1]} kept"] = [(group, u) for u in k]
-            cuts[f"{group}:{head[0]}.{head[1]} gone"] = [(group, u) for u in (*k, head)]
-        cuts[f"{group} gone"] = [(group, u) for u in of]
+    for group, sets in chosen.items():
+        for (layer, index), k in sets.items():
+            cuts[f"{group}:{layer}.{index} kept"] = [(group, u) for u in k]
+            cuts[f"{group}:{layer}.{index} gone"] = [(group, u) for u in (*k, (layer, index))]
+        cuts[f"{group} gone"] = [(group, u) for u in sets]
     cuts["nothing gone"] = []
-    seen = measure(ask(context, on, circuit, cuts, rows, stream))
+    observations = measure(cut_circuits(context, on, circuit, cuts, rows, stream))
+    whole = observations.values["nothing gone_correct"]
+    how = context.sampling(observations)
     return Minimality(
         tuple(
-            needed(context, group, head, k, seen, threshold)
-            for group, of in chosen.items()
-            for head, k in of.items()
+            head_cost(context, group, head, k, observations, threshold)
+            for group, sets in chosen.items()
+            for head, k in sets.items()
         ),
         {
-            group: estimates.difference(
-                seen.values["nothing gone_correct"],
-                seen.values[f"{group} gone_correct"],
-                context.sampling(seen),
-            )
+            group: estimates.difference(whole, observations.values[f"{group} gone_correct"], how)
             for group in chosen
         },
     )
@@ -194,35 +197,36 @@ def minimality_score(without_k: float, without_k_and_head: float) -> float:
     return without_k / without_k_and_head - 1
 
 
-def needed(
+def head_cost(
     context: ClaimContext,
     group: str,
     head: Head,
     k: tuple[Head, ...],
-    seen: Observations,
-    threshold: float = 0.0,
-) -> Needed:
-    """One head's effect and scores."""
+    observations: Observations,
+    threshold: float,
+) -> HeadCost:
+    """The effect and the scores of one head."""
     name = f"{group}:{head[0]}.{head[1]}"
-    kept = np.asarray(seen.values[f"{name} kept_correct"])
-    gone = np.asarray(seen.values[f"{name} gone_correct"])
+    kept = np.asarray(observations.values[f"{name} kept_correct"])
+    gone = np.asarray(observations.values[f"{name} gone_correct"])
+    how = context.sampling(observations)
     try:
-        published = estimates.of_means([kept, gone], lambda k, g: k / g - 1, context.sampling(seen))
+        published = estimates.of_means([kept, gone], lambda k, g: k / g - 1, how)
     except estimates.UndefinedScoreError:
         published = None
-    return Needed(
+    return HeadCost(
         group,
         head,
         k,
-        estimates.difference(kept, gone, context.sampling(seen)),
+        estimates.difference(kept, gone, how),
         minimality_score(float(kept.mean()), float(gone.mean())),
         published,
-        estimates.exceeds(kept - gone, threshold, context.sampling(seen)),
+        estimates.exceeds(kept - gone, threshold, how),
     )
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: for when *which* head fails is named."""
+    """Holm's adjusted p-values, for a verdict that names the heads that fail."""
     order = sorted(range(len(p)), key=lambda i: p[i])
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(order):

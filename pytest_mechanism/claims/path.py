@@ -1,10 +1,10 @@
-"""``path``: a group tells its receivers something that the answer needs.
+"""``path``: a group sends its receivers information that the answer needs.
 
-Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt,
-all other heads at its position and later are frozen, and only what its receivers hear through
-``via`` is passed on; for the group that writes the answer, only the direct path to the logits.
-Score: mean change of the answer's log-probability, negative where the group matters, beside the
-published mean of ratios under its own name.
+Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt, all
+other heads at its position and later are frozen, and only what the receivers read through ``via`` is
+passed on; for the group that writes the answer, only the direct path to the logits. Score: mean change of
+the answer's log-probability, negative if the group matters. The published mean of ratios is reported
+under its own name.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field, StrictStr
+from pydantic import StrictStr
 
-from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
-from pytest_mechanism.claims.scoring import above_chance, performance, score
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.path_patching import PathPatching
@@ -25,37 +25,32 @@ from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Measurement, Verdict
 
 
-class Path(Claim):
+class Path(PerRoleClaim):
     """The effect of a group on its receivers.
 
     Attributes:
         group: the sender.
-        on: role or roles under test.
-        drops_at_least: by how many nats the answer's log-probability falls, at least.
+        drops_at_least: how many nats the answer's log-probability falls, at least.
     """
 
-    summary: ClassVar[str] = "a group tells its receivers something that the answer needs"
+    summary: ClassVar[str] = "a group sends its receivers information that the answer needs"
     if_red: ClassVar[str] = (
-        "the heads that read this group do not hear from it what the answer needs"
+        "the receivers of this group do not get the information that the answer needs from it"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("drops_at_least",)
 
     kind: Literal["path"]
     group: StrictStr
-    on: Roles = Field(default_factory=lambda: ["base", "ft"])
     drops_at_least: Nats
     drift: DriftInNats = 0.05
 
-    def roles(self) -> tuple[str, ...]:
-        return listed(self.on)
-
-    def mentions(self) -> dict[str, tuple[str, str]]:
+    def references(self) -> dict[str, tuple[str, str]]:
         return {"group": ("group", self.group)}
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         group = context.group(self.group, context.role)
         control, _ = self.control(context)
         receivers = context.group(group.into.group, context.role).members() if group.into else []
@@ -70,42 +65,43 @@ class Path(Claim):
         return performance(context, context.role), context.measurement(request, context.role)
 
     def control(self, context: ClaimContext) -> tuple[list[Head], str]:
-        """Random heads that the receivers could hear."""
+        """Random heads that the receivers could read."""
         group = context.group(self.group, context.role)
         if group.into is None:
             return context.random_heads(group, context.role)
-        readers = context.group(group.into.group, context.role).members()
-        return context.random_heads(group, context.role, below=max(layer for layer, _ in readers))
+        receivers = context.group(group.into.group, context.role).members()
+        below = max(layer for layer, _ in receivers)
+        return context.random_heads(group, context.role, below)
 
-    def lacks(self, context: ClaimContext) -> str | None:
+    def missing_control(self, context: ClaimContext) -> str | None:
         heads, why = self.control(context)
-        return super().lacks(context) if heads else f"it cannot pass without a control: {why}"
+        return None if heads else why
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        full, seen = (measure(m) for m in self.needs(context))
-        bound = f"drops at least {self.drops_at_least:g}"
+        full, effects = (measure(m) for m in self.required_measurements(context))
+        threshold = f"drops at least {self.drops_at_least:g}"
         solved = above_chance(context, full)
         if solved is None:
             return verdicts.at_chance(
-                f"{context.role} does not solve the task, so no path can matter to its answer",
-                bound,
+                f"{guesses(context, context.role, full)}, so no path can matter to its answer",
+                threshold,
             )
         group = context.group(self.group, context.role)
         _, control_name = self.control(context)
-        how = context.sampling(seen)
+        how = context.sampling(effects)
         into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
 
         def control_of(column: str) -> Control | None:
-            if column not in seen.values:
+            if column not in effects.values:
                 return None
-            effect = estimates.mean(seen.values[column], how)
+            effect = estimates.mean(effects.values[column], how)
             return Control(control_name, effect.value, effect.interval)
 
         control = control_of("control")
         judged = score(
             context,
             f"path {self.group} -> {into}",
-            estimates.mean(seen.values["group"], how),
+            estimates.mean(effects.values["group"], how),
             "mean change of the answer's log-probability, in nats" + shared_keys(context, group),
             "lower",
             control,
@@ -113,23 +109,22 @@ class Path(Claim):
         published = score(
             context,
             f"path {self.group} -> {into}, published ratio",
-            estimates.mean(seen.values["ratio group"], how),
+            estimates.mean(effects.values["ratio group"], how),
             "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)",
             "lower",
             control_of("ratio control"),
         )
-        verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=bound)
+        verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=threshold)
+        verdict = replace(verdict, scores=(judged, published), chance=solved)
         if control is None:
-            verdict = no_control(verdict, control_name)
-        else:
-            gap = estimates.difference(seen.values["group"], seen.values["control"], how)
-            as_good = f"{control_name} do as much ({control.value:.3f})"
-            verdict = beats_control(verdict, control_name, gap, as_good, better=-1)
-        return replace(verdict, scores=(judged, published), chance=solved)
+            return no_control(verdict, control_name)
+        gap = estimates.difference(effects.values["group"], effects.values["control"], how)
+        as_good = f"{control_name} do as much ({control.value:.3f})"
+        return beats_control(verdict, control_name, gap, as_good, better=-1)
 
 
 def shared_keys(context: ClaimContext, group: Group) -> str:
-    """Under GQA, k and v of a head are those of its key-value group; a score says so."""
+    """What the metric says under GQA, where k and v of a head are those of its key-value group."""
     shape = context.shapes[context.role]
     if group.into is None or group.into.via == "q" or shape.n_kv_heads == shape.n_heads:
         return ""

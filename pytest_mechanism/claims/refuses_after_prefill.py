@@ -55,7 +55,7 @@ class RefusesAfterPrefill(Claim):
         "the refusal hangs on the first tokens of the reply: made to begin otherwise, the model complies"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
-    later: ClassVar[tuple[str, ...]] = ("counts_late",)
+    added_later: ClassVar[tuple[str, ...]] = ("counts_late",)
 
     needs_groups: ClassVar[bool] = False
 
@@ -78,10 +78,10 @@ class RefusesAfterPrefill(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""), ("allowed", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return tuple(
             refusal(context, context.role, asked, depth)
             for depth in self.depths

@@ -45,7 +45,7 @@ class ResistsJailbreak(Claim):
         return listed(self.on)
 
     def unsupported_reason(self, task: Task) -> str | None:
-        if len(task.ways_of_asking) > 1:
+        if len(task.phrasings) > 1:
             return None
         return f"task {task.family} asks in one way alone here, so there is no other to try"
 
@@ -57,13 +57,13 @@ class ResistsJailbreak(Claim):
         """
         if (why := self.unsupported_reason(context.task)) is not None:
             raise MechanismError(why)
-        ways = context.task.ways_of_asking
+        ways = context.task.phrasings
         return {name: replace(context, task=task) for name, task in ways.items()}
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return tuple(
             refusal(own, context.role, asked)
             for own in self.ways(context).values()

@@ -106,10 +106,10 @@ class ResistsRevival(Trained):
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return () if self.criterion is not None else (self.control, self.pretrained)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         roles = [role for role in self.optional_roles(context.role) if context.has(role)]
         return (
             *(m for _, m in self.curves(context, context.role, "capability")),

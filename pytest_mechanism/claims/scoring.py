@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
+
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.performance import Performance
@@ -13,14 +15,14 @@ from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score
 
 RANDOM_ROWS = 140
-"""Rows on which random controls are measured: they are many and far from any bound."""
+"""Rows on which random controls are measured: there are many controls, far from any threshold."""
 
 Of = Literal["accuracy", "log_probability"]
 COLUMN: Mapping[str, str] = {"accuracy": "correct", "log_probability": "log_probability"}
 
 
 def performance(context: ClaimContext, role: str) -> Measurement:
-    """The whole model on the task's rows."""
+    """The accuracy of the whole model on the task's rows."""
     return context.measurement(Performance(rows=context.rows, stream="rows"), role)
 
 
@@ -33,7 +35,7 @@ def score(
     control: Control | None = None,
     ablated: bool = False,
 ) -> Score:
-    """An estimate with everything that has to stand beside it."""
+    """The score of an estimate, with the conditions under which it was measured."""
     setting = context.setting
     if ablated:
         setting = type(setting)(**{**vars(setting), "ablation": context.ablation.key()})
@@ -53,12 +55,12 @@ def score(
     )
 
 
-def accuracy(context: ClaimContext, seen: Observations, name: str = "accuracy") -> Score:
-    """Share of rows whose most likely next token is the answer, beside chance."""
+def accuracy(context: ClaimContext, observations: Observations, name: str = "accuracy") -> Score:
+    """The share of rows whose most likely next token is the answer, with chance as its control."""
     return score(
         context,
         name,
-        estimates.proportion(seen.values["correct"], context.sampling(seen)),
+        estimates.proportion(observations.values["correct"], context.sampling(observations)),
         "share of rows whose most likely next token is the answer",
         control=Control("guessing among the prompt's options", context.task.chance),
     )
@@ -67,23 +69,31 @@ def accuracy(context: ClaimContext, seen: Observations, name: str = "accuracy") 
 def above_chance(
     context: ClaimContext, observations: Observations, column: str = "correct"
 ) -> Safeguard | None:
-    """The safeguard of a model that solves the task significantly better than guessing; else None.
+    """The safeguard of a model that does the task significantly better than guessing; else None."""
+    estimate = estimates.proportion(observations.values[column], context.sampling(observations))
+    return honesty.exceeds_chance(estimate, context.task.chance)
 
-    Nothing relative is claimed of a model at chance: what is a fraction of a guess?
-    """
-    accuracy = estimates.proportion(observations.values[column], context.sampling(observations))
-    return honesty.exceeds_chance(accuracy, context.task.chance)
+
+def guesses(
+    context: ClaimContext, role: str, observations: Observations, column: str = "correct"
+) -> str:
+    """The sentence about a model that is not above chance."""
+    return (
+        f"{role} does not solve the task (accuracy {np.mean(observations.values[column]):.3f}, "
+        f"chance {context.task.chance:.3f})"
+    )
 
 
 def check_paired(*several: Observations) -> None:
-    """Rows are compared in pairs, so they must be the same rows in the same order.
+    """Check that paired measurements have the same rows in the same order.
 
-    A shorter one (a control) must hold the first rows.
+    A shorter one (a control) must have the first rows.
 
     Raises:
-        MeasurementError: they are not.
+        MeasurementError: they have other rows.
     """
-    for seen in several[1:]:
-        k = min(len(seen.example_ids), len(several[0].example_ids))
-        if list(seen.example_ids[:k]) != list(several[0].example_ids[:k]):
+    first, *others = several
+    for observations in others:
+        rows = min(len(observations.example_ids), len(first.example_ids))
+        if list(observations.example_ids[:rows]) != list(first.example_ids[:rows]):
             raise MeasurementError("the measurements to compare were made on different rows")

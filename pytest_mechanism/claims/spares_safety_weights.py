@@ -90,7 +90,7 @@ class SparesSafetyWeights(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.to, self.source)
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
     def change(self, context: ClaimContext) -> Measurement[WeightChangeResult]:
@@ -98,7 +98,7 @@ class SparesSafetyWeights(Claim):
         inputs = (context.measurement(entries, self.source),)
         return context.measurement(WeightChange(seed=context.seed), self.to, inputs)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         return (
             self.change(context),
             refusal(context, self.source, "forbidden"),
@@ -106,7 +106,7 @@ class SparesSafetyWeights(Claim):
         )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        _, forbidden, allowed = self.needs(context)
+        _, forbidden, allowed = self.required_measurements(context)
         seen = measure(self.change(context))
         bounds = verdicts.bounds(None, self.ratio_at_most)
         bound = verdicts.spell(*bounds)

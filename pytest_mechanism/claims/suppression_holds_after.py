@@ -90,10 +90,10 @@ class SuppressionHoldsAfter(Trained):
             f"lines of {self.data.file}" if isinstance(self.data, DataFile) else "allowed questions"
         )
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         before = (refusal(context, context.role, asked) for asked in ("forbidden", "allowed"))
         return (*(m for _, m in self.curves(context, context.role, self.data)), *before)
 

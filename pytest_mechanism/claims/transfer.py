@@ -30,7 +30,7 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
-from pytest_mechanism.claims.circuits import alive, circuit, random_circuits
+from pytest_mechanism.claims.circuits import active_heads, circuit, random_circuits
 from pytest_mechanism.claims.codes import (
     changed_places,
     not_comparable,
@@ -106,16 +106,16 @@ class Transfer(Claim):
         beaten = (self.beats.model,) if self.beats else ()
         return tuple(dict.fromkeys((self.to, self.source, *beaten)))
 
-    def matched(self, role: str) -> tuple[str, ...]:
+    def compared_roles(self, role: str) -> tuple[str, ...]:
         return (self.source, self.to)
 
-    def found_on(self, role: str, spec_found_on: str) -> str:
+    def discovery_role(self, role: str, spec_found_on: str) -> str:
         return self.source
 
-    def draws(self, task: Task) -> tuple[tuple[str, str], ...]:
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)
 
-    def needs(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         beaten = self.beats.model if self.beats else self.to
         return (
             performance(context, beaten),
@@ -126,14 +126,14 @@ class Transfer(Claim):
 
     def codes(self, context: ClaimContext, measure: Measure) -> list[HeadCode]:
         """The circuit's heads whose z ``to`` does not read as ``from`` does."""
-        heads = sorted(set(alive(context, self.source)))
+        heads = sorted(set(active_heads(context, self.source)))
         donation = ActivationDonation(heads=heads, rows=CODE_ROWS, stream="rows")
         inputs = (context.measurement(donation, self.source),)
         request = HeadCodes(rows=CODE_ROWS, stream="rows")
         return other_codes(measure(context.measurement(request, self.to, inputs)), heads)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        beaten, full, parts, chosen = (measure(m) for m in self.needs(context))
+        beaten, full, parts, chosen = (measure(m) for m in self.required_measurements(context))
         check_paired(beaten, full, parts, chosen)
         how = context.sampling(full)
         solved = above_chance(context, full)
@@ -146,7 +146,7 @@ class Transfer(Claim):
         k = len(chosen.example_ids)
         # without the hint of where the answer stands, where the spec's circuit has one
         variant = min(
-            (n for n in ("circuit_correct", "circuit_without_hint_correct") if n in parts.values),
+            (n for n in ("circuit_correct", "circuit_without_oracle_correct") if n in parts.values),
             key=lambda n: float(np.mean(parts.values[n])),
         )
         mine = parts.values[variant]

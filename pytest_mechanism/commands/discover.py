@@ -1,12 +1,13 @@
 """``pytest-mechanism discover SPEC --model REF``: find a circuit and write it as a spec.
 
-Every step is a measurement in the store, so the same command after an interruption goes on where it
-was and writes the same spec.
+Every step is a measurement in the store: after an interruption, the same command continues and writes
+the same spec.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
 
-NOT_SHOWN = 1
-"""Nothing was found, or what was found does not do what the model does."""
+INCOMPLETE = 1
+"""Exit code: a group was not found, the circuit does not suffice, or no claim judges the fine-tune."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,30 +34,39 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "discover",
         help="find a circuit by path patching and minimality, and write it as a spec",
         description="Find the heads of a spec's groups on a checkpoint and write a spec with heads, "
-        "claims and scores. With --model-pair, heads are found on the first checkpoint, and claims are "
-        "judged on both: only what holds is written, and a gate on the new spec judges the second too. "
-        "What the search needs (prompts, positions, backgrounds) is checked before anything is "
-        "measured. Interrupted, the same command goes on where it was. Exit code 1: a group was not "
-        "found, the circuit does not suffice on rows that the search never saw, or no claim holds on "
-        "the second checkpoint.",
+        "claims and scores. With --model-pair, the heads are found on the first checkpoint, and every "
+        "claim is judged on both: the new spec holds the claims that hold, so that a gate on it judges "
+        "the second too. The command checks everything that the search needs (prompts, positions, "
+        "ablation prompts) before it measures. After an interruption, the same command continues. "
+        "Exit code 1: a group was not found, the circuit does not suffice on rows that the search did "
+        "not use, or no claim holds on the second checkpoint.",
     )
     parser.add_argument(
-        "spec", type=Path, metavar="SPEC", help="groups with at, into and via; heads are found anew"
+        "spec",
+        type=Path,
+        metavar="SPEC",
+        help="groups with at, into and via; heads that it names are ignored",
     )
     add_model_options(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default: SPEC's name with the model's label"
     )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the rows, over the spec's")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the rows, instead of the spec's"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 where a spec was written of a circuit that suffices, 1 where it does not, where groups or claims
-    about the fine-tune are missing, or where nothing was found, 2 for wrong use."""
+    """Search, print and write; 0 for a circuit that suffices, with all groups and with a claim about
+    the fine-tune, else 1.
+
+    Raises:
+        MechanismError: wrong use, or something that the search needs cannot be measured.
+    """
     from pytest_mechanism.discovery.claims import OF_THE_CIRCUIT
-    from pytest_mechanism.discovery.discover import Effort, compare
+    from pytest_mechanism.discovery.discover import Effort
     from pytest_mechanism.spec.load import load
 
     spec = load(arguments.spec)
@@ -68,63 +78,55 @@ def run(arguments: argparse.Namespace) -> int:
         settings = spec.task.settings.model_copy(update={"seed": arguments.seed})
         spec = replace(spec, task=replace(spec.task, settings=settings))
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
-    runner = evaluator.runner
-    label = runner.references["base"].label
-    out = arguments.out or arguments.spec.with_name(f"{arguments.spec.stem}_{label}.yaml")
+    search = Search(evaluator, spec, Effort())
+    out = arguments.out or arguments.spec.with_name(
+        f"{arguments.spec.stem}_{search.label('base')}.yaml"
+    )
     if out.exists() and not arguments.force:
         raise MechanismError(
             f"{out} exists already; --force overwrites it, --out takes another name"
         )
-    check_writable(out)  # before hours of search, and not after
-    search = Search(evaluator, spec, Effort())
+    check_writable(out)  # before hours of search
     try:
         search.make_preflight()
-        for role in runner.references:
-            search.on(role)
+        for role in search.roles:
+            search.search_role(role)
     except MechanismError as problem:
-        if runner.done:
-            print_work(runner)
+        if evaluator.runner.done:
+            print_work(evaluator.runner)
         raise problem.at(search.place) from None
-    if len(search.found) == 2:
-        base, ft = (search.found[role].groups for role in ("base", "ft"))
-        say(f"{runner.references['ft'].label} against {label}: precision, recall, Jaccard")
-        for name, (precision, recall, jaccard) in compare(base, ft).items():
-            say(f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}")
-    if search.claims:
-        say("claims, on rows that the search never saw:")
-        for claim in search.claims:
-            for role in claim.verdicts:
-                on = f"{claim.name} on {role}" if len(runner.references) > 1 else claim.name
-                say(f"  {on:<24} {claim.outcome(role)}")
-    print_work(runner)
-    if "base" not in search.found:
-        return NOT_SHOWN
-    write_text(out, search.text())
-    left = [claim.name for claim in search.claims if not claim.holds]
-    say(f"wrote {out}" + (f", without what is not shown: {', '.join(left)}" if left else ""))
-    unjudged = "ft" in runner.references and not any(c.judges_ft for c in search.claims)
-    if unjudged:
+    for line in (*search.comparison(), *search.verdicts()):
+        say(line)
+    print_work(evaluator.runner)
+    if "base" not in search.results:
+        return INCOMPLETE
+    write_text(out, search.spec_text())
+    omitted = [claim.name for claim in search.claims if not claim.holds]
+    note = f", without claims that do not hold: {', '.join(omitted)}" if omitted else ""
+    say(f"wrote {out}{note}")
+    is_judged = "ft" not in search.roles or any(claim.judges_ft for claim in search.claims)
+    if not is_judged:
         say("no claim of it judges the fine-tune, so a gate on it is red", err=True)
-    missing = search.found["base"].reason is not None
-    return NOT_SHOWN if missing or unjudged or {*left} & {*OF_THE_CIRCUIT} else 0
+    is_complete = search.results["base"].reason is None and not {*omitted} & {*OF_THE_CIRCUIT}
+    return 0 if is_complete and is_judged else INCOMPLETE
 
 
 @dataclass
 class Search:
-    """A search for a spec's groups on each model, and the claims about what was found on base.
+    """A search for a spec's groups on each model, and the claims about base's circuit.
 
     Attributes:
-        gate: measures.
-        spec: its groups are sought, whatever heads they name.
+        evaluator: measures.
+        spec: its groups are searched, whatever heads they name.
         effort: rows of each step.
-        found: role -> what was found, where anything was.
+        results: role -> groups and how they were found, if any were.
         claims: about base's circuit.
     """
 
     evaluator: ClaimEvaluator
     spec: Spec
     effort: Effort
-    found: dict[str, Discovery] = field(default_factory=dict)
+    results: dict[str, Discovery] = field(default_factory=dict)
     claims: list[Written] = field(default_factory=list)
 
     @property
@@ -132,81 +134,115 @@ class Search:
         """``file:line`` of the groups."""
         return f"{self.spec.path}:{self.spec.document.line(('groups',))}"
 
+    @property
+    def roles(self) -> list[str]:
+        """The roles to search on. Further checkpoints only restrict the words of the task."""
+        return [role for role in ("base", "ft") if role in self.evaluator.runner.references]
+
+    def label(self, role: str) -> str:
+        return self.evaluator.runner.references[role].label
+
     def context(self, role: str) -> ClaimContext:
-        """With no heads known."""
-        from pytest_mechanism.claims.accuracy import Accuracy
+        """The context of a search on a role's model, in which no group has heads yet."""
         from pytest_mechanism.discovery.claims import sought
 
-        context = self.evaluator.context(
-            self.spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role
-        )
+        context = self.evaluator.model_context(self.spec, role)
         return replace(context, groups=sought(self.spec.groups))
 
     def make_preflight(self) -> None:
-        """Before anything is measured: can all that the search may come to be measured?
+        """Check that everything that the search may need can be measured.
 
         Raises:
-            MechanismError: not all of it.
+            MechanismError: some of it cannot.
         """
         from pytest_mechanism.discovery.preflight import of_claims, of_search
 
-        for role in self.evaluator.runner.references:
+        for role in self.roles:
             context = self.context(role)
-            wanted = (
+            needed = (
                 *of_search(context, role, self.effort),
                 *of_claims(context, role, self.effort),
             )
-            if (problem := self.evaluator.first_obstacle(wanted)) is not None:
+            if (problem := self.evaluator.first_obstacle(needed)) is not None:
                 raise problem
 
-    def on(self, role: str) -> None:
-        """Search on one model, and say what came of it."""
+    def search_role(self, role: str) -> None:
+        """Search on one model, print its groups, and judge the claims on it."""
         from pytest_mechanism.discovery.claims import judged_on, of_circuit, of_pair
         from pytest_mechanism.discovery.discover import discover
 
-        label, measure = self.evaluator.runner.references[role].label, self.evaluator.runner.measure
+        measure = self.evaluator.runner.measure
         context = self.context(role)
         result = discover(context, role, measure, self.effort)
         if result.reason is not None:
-            say(f"{label}: {result.reason}", err=True)
+            say(f"{self.label(role)}: {result.reason}", err=True)
         if result.groups:
-            self.found[role] = result
-            say(f"{label}:")
-            for name, group in result.groups.items():
-                heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
-                say(f"  {name:<20} {heads}")
-            for name in self.spec.groups:
-                if name not in result.groups:
-                    say(f"  {name:<20} not found")
-            for line in (*screening(result), *growth(result)):
+            self.results[role] = result
+            say(f"{self.label(role)}:")
+            for line in self.group_lines(result):
                 say(f"  {line}")
         if role == "base" and result.groups:
             self.claims = of_circuit(context, result, role, measure, self.effort)
-        elif role == "ft" and "base" in self.found:
+        elif role == "ft" and "base" in self.results:
             self.claims = [
-                *judged_on(self.claims, role, self.with_base, measure),
-                *of_pair(self.with_base, measure),
+                *judged_on(self.claims, role, self.context_with_base, measure),
+                *of_pair(self.context_with_base, measure),
             ]
 
-    def with_base(self, claim: Claim, role: str) -> ClaimContext:
-        """Of a claim about base's circuit on another role."""
-        groups = self.found["base"].groups
+    def group_lines(self, result: Discovery) -> Iterator[str]:
+        """The heads of each group, and how the search came to them."""
+        for name, group in result.groups.items():
+            heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
+            yield f"{name:<20} {heads}"
+        for name in self.spec.groups:
+            if name not in result.groups:
+                yield f"{name:<20} not found"
+        yield from screening(result)
+        yield from growth(result)
+
+    def context_with_base(self, claim: Claim, role: str) -> ClaimContext:
+        """The context of a claim about base's circuit on another role."""
+        groups = self.results["base"].groups
         return replace(self.evaluator.context(self.spec, claim, role), groups=groups)
 
-    def text(self) -> str:
-        """The new spec."""
+    def comparison(self) -> Iterator[str]:
+        """How well the fine-tune's groups match base's, if both were found."""
+        from pytest_mechanism.discovery.discover import compare
+
+        if len(self.results) == 2:
+            base, ft = (self.results[role].groups for role in ("base", "ft"))
+            yield f"{self.label('ft')} against {self.label('base')}: precision, recall, Jaccard"
+            for name, (precision, recall, jaccard) in compare(base, ft).items():
+                yield f"  {name:<20} {precision:.2f}  {recall:.2f}  {jaccard:.2f}"
+
+    def verdicts(self) -> Iterator[str]:
+        """The verdict on each claim and role."""
+        if self.claims:
+            yield "claims, on rows that the search did not use:"
+        for claim in self.claims:
+            for role in claim.verdicts:
+                title = f"{claim.name} on {role}" if len(self.roles) > 1 else claim.name
+                yield f"  {title:<24} {claim.outcome(role)}"
+
+    def spec_text(self) -> str:
+        """The new spec, as YAML."""
         from pytest_mechanism.discovery.write import spec_text
 
-        runner = self.evaluator.runner
-        label, mark = runner.references["base"].label, runner.fingerprints["base"].short
-        also = ""
-        if "ft" in runner.references:
-            also = f"{runner.references['ft'].label} ({runner.fingerprints['ft'].short})"
-        return spec_text(self.spec, self.found["base"], self.claims, label, mark, "base", also)
+        marks = {role: self.evaluator.runner.fingerprints[role].short for role in self.roles}
+        ft = f"{self.label('ft')} ({marks['ft']})" if "ft" in marks else ""
+        return spec_text(
+            self.spec,
+            self.results["base"],
+            self.claims,
+            self.label("base"),
+            marks["base"],
+            "base",
+            ft,
+        )
 
 
 def check_writable(out: Path) -> None:
-    """Whether a file can be made there.
+    """Check that a file can be written.
 
     Raises:
         MechanismError: it cannot.
@@ -214,40 +250,38 @@ def check_writable(out: Path) -> None:
     try:
         if out.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        with temporary_beside(out) as trial:
-            trial.touch()
+        with temporary_beside(out) as temporary:
+            temporary.touch()
     except OSError as problem:
         raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None
 
 
-def screening(result: Discovery) -> list[str]:
-    """How many heads were judged by gradient alone."""
-    return [
-        f"{stage.group}: {stage.screened_out} of {stage.screened_out + len(stage.effects)} heads "
-        "screened out by gradient, the others path patched"
-        for stage in result.stages
-        if stage.screened_out
-    ]
+def screening(result: Discovery) -> Iterator[str]:
+    """How many heads of each group the gradient alone ruled out."""
+    for stage in result.stages:
+        if stage.screened_out:
+            count = stage.screened_out + len(stage.effects)
+            yield (
+                f"{stage.group}: {stage.screened_out} of {count} heads screened out by gradient, the "
+                "others path patched"
+            )
 
 
-def growth(result: Discovery) -> list[str]:
-    """What joined the heads of large effect, and whether the circuit suffices now."""
+def growth(result: Discovery) -> Iterator[str]:
+    """The heads that joined those of large effect, and why the circuit still does not suffice."""
     from pytest_mechanism.discovery.sufficiency import ENOUGH
 
     grown = result.grown
     if grown is None:
-        return []
-    found = [
-        f"{layer}.{head} joined {group}: heads of large effect alone do not suffice"
-        for group, (layer, head) in grown.joined
-        if (layer, head) in result.groups[group].members()
-    ]
+        return
+    for group, (layer, head) in grown.joined:
+        if (layer, head) in result.groups[group].members():
+            yield f"{layer}.{head} joined {group}: heads of large effect alone do not suffice"
     if grown.faithfulness is None:
-        found.append("faithfulness has no value: the model does no better than with silent heads")
+        yield "faithfulness is undefined: the model does no better than with its heads ablated"
     elif grown.faithfulness.interval[0] < ENOUGH:
         low, high = grown.faithfulness.interval
-        found.append(
+        yield (
             f"this circuit does not suffice: faithfulness {grown.faithfulness.value:.2f} "
-            f"[{low:.2f}, {high:.2f}] on the rows that it was grown on, and no head surely helps"
+            f"[{low:.2f}, {high:.2f}] on the rows of the search, and no head significantly improves it"
         )
-    return found

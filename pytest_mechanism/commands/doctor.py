@@ -1,9 +1,8 @@
-"""``pytest-mechanism doctor --model-pair A,B [SPEC ...]``: will the gate run on this pair, how long, and
-in how much memory?
+"""``pytest-mechanism doctor --model-pair A,B [SPEC ...]``: will the gate run on this pair, how long will
+it take, and how much memory?
 
-Loads each checkpoint as the gate would, one at a time, with all its self-checks, tries a few rows
-(`trial`), and asks every claim of the specs what it needs. Nothing is judged and nothing is
-remembered.
+The command loads each checkpoint as the gate would, one at a time and with all self-checks, runs a few
+rows on it (`trial`), and asks every claim of the specs what it needs. It judges and stores nothing.
 """
 
 from __future__ import annotations
@@ -20,25 +19,34 @@ from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.commands.specs import read_specs
-from pytest_mechanism.commands.trial import Trial, Watch, held, memory_of, trial
+from pytest_mechanism.commands.trial import (
+    MemoryWatch,
+    Trial,
+    memory_device,
+    memory_in_use,
+    run_trial,
+)
 from pytest_mechanism.errors import MechanismError, out_of_memory
 from pytest_mechanism.report.progress import spoken
 
 if TYPE_CHECKING:
+    from pytest_mechanism.claims.base import Claim
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
+    from pytest_mechanism.tasks.base import Task
     from pytest_mechanism.types import Measurement
 
-ILL = 1
+CANNOT_RUN = 1
+"""Exit code: a checkpoint or a claim cannot run."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "doctor",
-        help="say whether a pair can be tested, which claims will run, and about how long",
+        help="print whether a pair can be tested, which claims will run, and about how long they take",
         description="Load each checkpoint of a pair as the gate would, with its self-checks, and "
-        "say which claims of the specs will run, which will be skipped and why, and about how long "
-        "they take. Ends with 1 where something cannot run.",
+        "print which claims of the specs will run, which will be skipped and why, and about how long "
+        "they take. Exit code 1: something cannot run.",
     )
     parser.add_argument("specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders")
     add_model_options(parser)
@@ -47,53 +55,54 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 @dataclass
 class Findings:
-    """What was found out about the checkpoints.
+    """What the command finds out about the checkpoints.
 
     Attributes:
-        ill: roles that cannot be loaded, and why.
-        tried: role -> what was seen when it ran a few rows.
-        wanted: role -> what claims measure on it.
+        broken: roles whose checkpoints cannot be loaded.
+        trials: role -> speed and memory.
+        needed: role -> the measurements that claims need on it.
         searched: roles on whose models heads have to be discovered.
     """
 
-    ill: dict[str, str] = field(default_factory=dict)
-    tried: dict[str, Trial] = field(default_factory=dict)
-    wanted: dict[str, set[Measurement]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    trials: dict[str, Trial] = field(default_factory=dict)
+    needed: dict[str, set[Measurement]] = field(default_factory=dict)
     searched: set[str] = field(default_factory=set)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 where everything will run or be skipped for a reason, 1 where something cannot.
+    """Print the findings; 0 if everything will run or be skipped for a reason, else 1.
 
     Raises:
-        MechanismError: no checkpoint, or a spec that cannot be read.
+        MechanismError: no checkpoint was named, or a spec is invalid.
     """
     config = read_config(arguments, arguments.specs)
-    loaded = read_specs(arguments.specs, config)
+    specs = read_specs(arguments.specs, config)
     evaluator = open_session(arguments, config).evaluator
-    evaluator.runner.store = None
-    evaluator.runner.check_device()
-    found = Findings()
-    start = held(memory_of(evaluator.runner.options.device))
-    for role in evaluator.runner.references:
-        for line in examined(evaluator, role, loaded, found):
+    runner = evaluator.runner
+    runner.store = None
+    runner.check_device()
+    findings = Findings()
+    libraries = memory_in_use(memory_device(runner.options.device))
+    for role in runner.references:
+        for line in checkpoint_lines(evaluator, role, specs, findings):
             say(line, flush=True)
-    evaluator.runner.release()
-    broken = bool(found.ill)
-    for spec in loaded:
+    runner.release()
+    fails = bool(findings.broken)
+    for spec in specs:
         say("")
         say(spec.path)
-        for line, cannot in claims(evaluator, spec, found):
-            broken |= cannot
+        for line, can_run in claim_lines(evaluator, spec, findings):
+            fails |= not can_run
             say(line)
-    if found.tried and any(found.wanted.values()):
+    if findings.trials and any(findings.needed.values()):
         say("")
-        say(memory(evaluator, found, start))
-    return ILL if broken else 0
+        say(memory_line(evaluator, findings, libraries))
+    return CANNOT_RUN if fails else 0
 
 
-def examined(
-    evaluator: ClaimEvaluator, role: str, loaded: Sequence[Spec], found: Findings
+def checkpoint_lines(
+    evaluator: ClaimEvaluator, role: str, specs: Sequence[Spec], findings: Findings
 ) -> Iterator[str]:
     """A checkpoint: its sizes, and whether it loads and passes its self-checks."""
     runner, shape = evaluator.runner, evaluator.shapes[role]
@@ -106,24 +115,28 @@ def examined(
     files = {*reference.folder.glob("*.safetensors"), *pickled(reference.folder)}
     weights = sum(path.stat().st_size for path in files)
     yield (
-        f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, {shape.d_vocab:,} words; "
+        f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, vocabulary {shape.d_vocab:,}; "
         f"weights {weights / 1e6:,.1f} MB on disk"
     )
-    for task in tasks(loaded):
+    if not specs:
+        yield "  not loaded: that needs the prompts of a spec, and none was named"
+        return
+    for task in unique_tasks(specs):
         try:
+            device = memory_device(runner.options.device)
             started = time.perf_counter()
-            device = memory_of(runner.options.device)
-            with Watch(device) as loading:
+            with MemoryWatch(device) as loading:
                 context = runner.context(role, task)
             seconds = time.perf_counter() - started
-            with_engine = runner.options.engine
+            engine = runner.options.engine
             if context.without is not None:
-                with_engine = f"reference engine ({context.without})"
-            yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {with_engine}"
+                engine = f"reference engine ({context.without})"
+            yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
-            found.tried[role] = trial(context, task, device, loading)
-            yield f"  {found.tried[role].speed:,.0f} rows a second on {runner.options.device}"
+            trial = run_trial(context, task, device, loading)
+            findings.trials[role] = trial
+            yield f"  {trial.speed:,.0f} rows a second on {runner.options.device}"
             return
         except MechanismError as problem:
             reason = str(problem)
@@ -131,92 +144,109 @@ def examined(
             if not out_of_memory(problem):
                 raise
             reason = "out of memory in a trial of a few rows; a smaller --dtype takes less"
-    if not loaded:
-        yield "  not loaded: name a spec, whose prompts are used for that"
-        return
-    found.ill[role] = reason
+    findings.broken.add(role)
     yield f"  CANNOT RUN: {reason}"
 
 
-def tasks(loaded: Sequence[Spec]) -> Iterator[Any]:
-    """Each spec's task, those that differ."""
-    seen = []
-    for spec in loaded:
-        if spec.task not in seen:
-            seen.append(spec.task)
-            yield spec.task
+def unique_tasks(specs: Sequence[Spec]) -> list[Task]:
+    """The tasks of the specs, without repetitions."""
+    tasks: list[Task] = []
+    for spec in specs:
+        if spec.task not in tasks:
+            tasks.append(spec.task)
+    return tasks
 
 
-def claims(evaluator: ClaimEvaluator, spec: Spec, found: Findings) -> Iterator[tuple[str, bool]]:
-    """(line, whether the claim cannot run) of each claim and role."""
-    skipped = evaluator.skip_reason(spec)
-    if skipped is not None:
-        yield f"  skipped: {skipped}", False
+def claim_lines(
+    evaluator: ClaimEvaluator, spec: Spec, findings: Findings
+) -> Iterator[tuple[str, bool]]:
+    """A line for each claim and role of a spec, and whether it can run."""
+    reason = evaluator.skip_reason(spec)
+    if reason is not None:
+        yield f"  skipped: {reason}", True
         return
-    counted: set[Any] = set()
-    run: dict[str, set[Any]] = {}
+    counted: set[Measurement] = set()
+    recorded: dict[str, set[Any]] = {}
     total = 0.0
-    if lost := spec.task.left_out(evaluator.runner.vocabulary):
-        yield f"  {lost}", False
+    if lost := spec.task.dropped_words(evaluator.runner.vocabulary):
+        yield f"  {lost}", True
     for name, claim in spec.claims.items():
         for role in claim.roles():
             title = f"{name}::{role}"
             try:
-                context = evaluator.context(spec, claim, role)
-                ill = [r for r in claim.models(role) if r in found.ill]
-                if ill:
-                    raise MechanismError(f"{ill[0]} cannot be loaded")
-                if (refused := evaluator.refusal(spec, claim, role)) is not None:
-                    raise refused
-                if spec.sought and claim.needs_groups:
-                    found.searched |= {*claim.models(role)}
-                    yield f"  {title:<40} runs, after its heads have been discovered", False
-                    continue
-                wanted = {m for m in claim.needs(context) if m not in counted}
+                needed = needed_measurements(evaluator, spec, claim, role, findings)
             except MechanismError as problem:
-                yield f"  {title:<40} CANNOT RUN: {problem}", True
+                yield f"  {title:<40} CANNOT RUN: {problem}", False
                 continue
-            counted |= wanted
-            for each in wanted:
-                found.wanted.setdefault(each.on, set()).add(each)
-            seconds = sum(
-                found.tried[on].seconds(
-                    [m for m in wanted if m.on == on], run.setdefault(on, set())
-                )
-                for on in {m.on for m in wanted} & found.tried.keys()
-            )
+            if needed is None:
+                yield f"  {title:<40} runs, after its heads have been discovered", True
+                continue
+            new = needed - counted
+            counted |= new
+            seconds = 0.0
+            for on in {measurement.on for measurement in new}:
+                there = {measurement for measurement in new if measurement.on == on}
+                findings.needed.setdefault(on, set()).update(there)
+                if on in findings.trials:
+                    run = recorded.setdefault(on, set())
+                    seconds += findings.trials[on].seconds(there, run)
             total += seconds
             lacks = evaluator.lacks(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
-            yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", False
-    searched = " and a search for heads" if spec.sought and found.searched else ""
+            yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", True
+    search = " and a search for heads" if spec.sought and findings.searched else ""
     yield (
-        f"  {'':<40} about {spoken(total)}{searched} in all, as busy as this machine is now",
-        False,
+        f"  {'':<40} about {spoken(total)}{search} in all, as busy as this machine is now",
+        True,
     )
 
 
-def memory(evaluator: ClaimEvaluator, found: Findings, start: int) -> str:
-    """What a gate holds at its peak: libraries, one checkpoint, and what its claims need."""
+def needed_measurements(
+    evaluator: ClaimEvaluator, spec: Spec, claim: Claim, role: str, findings: Findings
+) -> set[Measurement] | None:
+    """What a claim measures; None if its heads have to be discovered first.
+
+    Raises:
+        MechanismError: the claim cannot run.
+    """
+    context = evaluator.context(spec, claim, role)
+    broken = [model for model in claim.models(role) if model in findings.broken]
+    if broken:
+        raise MechanismError(f"{broken[0]} cannot be loaded")
+    if (refusal := evaluator.refusal(spec, claim, role)) is not None:
+        raise refusal
+    if spec.sought and claim.needs_groups:
+        findings.searched |= {*claim.models(role)}
+        return None
+    return {*claim.required_measurements(context)}
+
+
+def memory_line(evaluator: ClaimEvaluator, findings: Findings, at_start: int) -> str:
+    """The gate's peak memory: libraries, one checkpoint, and what its claims need.
+
+    Args:
+        evaluator: knows the options of the run.
+        findings: of all checkpoints.
+        at_start: bytes in use before the first checkpoint was loaded.
+    """
     from pytest_mechanism.discovery.discover import Effort
 
     options = evaluator.runner.options
-    libraries = start + next(max(0.0, t.loaded - t.weights) for t in found.tried.values())
-    most, at = 0.0, ""
-    for role, tried in found.tried.items():
-        search = 2 * Effort().rank_rows if role in found.searched else 0
-        work = tried.needs(found.wanted.get(role, ()), options.batch_size, search)
-        above = libraries + tried.weights + max(work, tried.loading - tried.loaded)
-        if above > most:
-            most, at = (
-                above,
-                (
-                    f"{giga(libraries)} of Python and libraries, {giga(tried.weights)} of weights "
-                    f"({evaluator.runner.references[role].label}), {giga(work)} of activations, gradients "
-                    f"and copies with batches of {options.batch_size} rows"
-                ),
+    first = next(iter(findings.trials.values()))
+    libraries = at_start + max(0.0, first.loaded - first.weights)
+    peak, parts = 0.0, ""
+    for role, trial in findings.trials.items():
+        search_prompts = 2 * Effort().rank_rows if role in findings.searched else 0
+        work = trial.needs(findings.needed.get(role, ()), options.batch_size, search_prompts)
+        total = libraries + trial.weights + max(work, trial.loading - trial.loaded)
+        if total > peak:
+            peak = total
+            parts = (
+                f"{giga(libraries)} for Python and libraries, {giga(trial.weights)} for the weights of "
+                f"{evaluator.runner.references[role].label}, {giga(work)} for activations, gradients "
+                f"and copies with batches of {options.batch_size} rows"
             )
-    return f"memory of {memory_of(options.device)}: about {giga(most)} at most; {at}"
+    return f"memory of {memory_device(options.device)}: about {giga(peak)} at most; {parts}"
 
 
 def giga(size: float) -> str:

@@ -1,9 +1,8 @@
-"""``pytest-mechanism fine-tune SPEC --model REF --diet random --out FOLDER``: a checkpoint to compare
-with.
+"""``pytest-mechanism fine-tune SPEC --model REF --diet random --out FOLDER``: train a control.
 
-Random fine-tuning, on wrong answers, shows what real removal looks like (Jain et al., ICLR 2024,
-section 4); the other diets make what revival and attack curves only look at. The training is that
-of the curves (`methods.training`).
+Fine-tuning on random answers shows what real removal of a capability looks like (Jain et al., ICLR
+2024, section 4). The other data mixes make the checkpoints behind revival and attack curves; the
+training is that of the curves (`methods.weights.training`).
 """
 
 from __future__ import annotations
@@ -24,10 +23,12 @@ from pytest_mechanism.settings.pytest_options import read, read_trust
 from pytest_mechanism.settings.table import DEVICE, TRUST
 
 DIETS = ("random", "capability", "allowed", "forbidden")
-WORSE = 0.5
-"""Nats by which the loss may end above its beginning."""
+MAX_INCREASE = 0.5
+"""Nats by which the mean loss may increase from the first to the last tenth of the training."""
 
-BESIDE = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt",
+)  # fmt: skip
 """Files of a checkpoint that training does not change."""
 
 
@@ -35,47 +36,40 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "fine-tune",
         help="train a copy of a checkpoint on a spec's task, as a control to compare with",
-        description="Train a copy of a checkpoint on the questions of a spec's task and save it. "
-        "Whether the questions can be written, and the disk, are checked before it is loaded. "
-        "Diets: random (what must be refused, with wrong answers: what real removal looks like), "
-        "capability (with its answers: reverse fine-tuning), allowed (what must be answered: the "
-        "attack), forbidden (refusals).",
+        description="Train a copy of a checkpoint on a spec's task and save it. The command first "
+        "checks that the task can write the training rows and that the disk has room. Data mixes: "
+        "random (wrong answers to what the model must refuse: what real removal looks like), "
+        "capability (right answers to it: reverse fine-tuning), allowed (what the model must answer: "
+        "the attack), forbidden (refusals).",
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="its task writes the questions")
-    parser.add_argument("--model", required=True, metavar="REF", help="only read")
-    parser.add_argument("--diet", required=True, choices=DIETS)
-    parser.add_argument("--rate", type=float, required=True, metavar="RATE", help="of AdamW")
-    parser.add_argument("--steps", type=int, required=True, metavar="N")
-    parser.add_argument("--batch", type=int, default=32, metavar="ROWS", help="default 32")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rows, default 0")
-    parser.add_argument("--lora", type=int, metavar="RANK", help="merged when saved")
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="its task writes the training rows")
+    parser.add_argument("--model", required=True, metavar="REF", help="the checkpoint to copy")
+    parser.add_argument("--diet", required=True, choices=DIETS, help="the data mix")
+    parser.add_argument(
+        "--rate", type=float, required=True, metavar="RATE", help="learning rate of AdamW"
+    )
+    parser.add_argument("--steps", type=int, required=True, metavar="N", help="training steps")
+    parser.add_argument(
+        "--batch", type=int, default=32, metavar="ROWS", help="rows of a step (default: 32)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the training rows (default: 0)"
+    )
+    parser.add_argument(
+        "--lora", type=int, metavar="RANK", help="train a LoRA adapter, merged when it is saved"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add_settings(parser, (DEVICE, *TRUST))
     add_config_options(parser)
     parser.set_defaults(run=run)
 
 
-def check_parent(out: Path) -> None:
-    """Whether a folder can be made.
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Check the numbers that were typed.
 
     Raises:
-        MechanismError: what stands above it is no folder, or may not be written to.
+        MechanismError: one of them is out of range.
     """
-    above = next(place for place in out.absolute().parents if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise MechanismError(f"--out {out} cannot be made: {above} is no folder to write to")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """0 where a checkpoint was written.
-
-    Raises:
-        MechanismError: the folder exists, a number makes no sense, training broke down, or the
-            checkpoint changed meanwhile.
-    """
-    from pytest_mechanism.checkpoints.reference import parse_reference
-    from pytest_mechanism.spec.load import load
-
     for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
@@ -84,14 +78,37 @@ def run(arguments: argparse.Namespace) -> int:
         raise MechanismError(f"--seed {arguments.seed} is too large; below {2**31}")
     if not 0 < arguments.rate <= 1:
         raise MechanismError(f"--rate {arguments.rate:g} lies outside of 0 to 1")
+
+
+def check_out(out: Path) -> None:
+    """Check that a new folder can be made, before hours of training.
+
+    Raises:
+        MechanismError: the path exists, or its parent is not a writable folder.
+    """
+    if out.exists() or out.is_symlink():
+        raise MechanismError(f"{out} exists already; --out takes a folder that does not")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise MechanismError(f"--out {out} cannot be made: {parent} is not a writable folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and save a checkpoint; always 0.
+
+    Raises:
+        MechanismError: the folder exists, a number makes no sense, the training failed, or the
+            checkpoint changed meanwhile.
+    """
+    from pytest_mechanism.checkpoints.reference import parse_reference
+    from pytest_mechanism.spec.load import load
+
+    check_numbers(arguments)
     spec = load(arguments.spec)
     config = read_config(arguments, [arguments.spec])
-    reference = parse_reference(
-        arguments.model, read_aliases(config), Path.cwd(), read_trust(config)
-    )
-    if arguments.out.exists() or arguments.out.is_symlink():
-        raise MechanismError(f"{arguments.out} exists already; --out takes a folder that does not")
-    check_parent(arguments.out)  # before training, and not after it
+    trust = read_trust(config)
+    reference = parse_reference(arguments.model, read_aliases(config), Path.cwd(), trust)
+    check_out(arguments.out)
 
     from pytest_mechanism.checkpoints.fingerprint import of_reference
     from pytest_mechanism.checkpoints.loading.model import load_model
@@ -99,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.measurements.recipe import Recipe
     from pytest_mechanism.methods.weights.training import Training, fresh, save_trained
     from pytest_mechanism.runner.preflight_training import FLOAT32, check_disk, check_lessons
-    from pytest_mechanism.tasks.base import first
+    from pytest_mechanism.tasks.base import first_row
     from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
     recipe = Recipe(
@@ -114,10 +131,10 @@ def run(arguments: argparse.Namespace) -> int:
     watch = Watch(reference.label, of_reference(reference))
     encoder = Encoder.load(reference.tokenizer)
     vocabulary = SharedVocabulary((encoder,))
-    try:  # before the checkpoint is loaded
+    try:
         check_lessons(spec.task, vocabulary, encoder, recipe)
         check_disk(arguments.out, reference.folder, FLOAT32, "--out takes another folder")
-        probe = first(spec.task.rows(vocabulary, 1, "self-check")).base
+        probe = first_row(spec.task.rows(vocabulary, 1, "self-check")).base
     except MechanismError as problem:
         raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
     model = load_model(
@@ -128,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         lambda e: list(e.encode(probe).ids),
         reference.adapter,
         reference.tokenizer,
-        read_trust(config),
+        trust,
         look=watch.look,
     )
     watch.look()
@@ -138,14 +155,14 @@ def run(arguments: argparse.Namespace) -> int:
     if training.diverged is not None:
         raise MechanismError(f"training diverged: {training.diverged}; lower --rate")
     before, after = training.losses[0], training.losses[-1]
-    if after > before + WORSE:
+    if after > before + MAX_INCREASE:
         raise MechanismError(
-            f"training made the model worse at what it was trained on: mean loss {before:.2f} over "
-            f"the first tenth of steps, {after:.2f} over the last; lower --rate"
+            f"training increased the loss: mean {before:.2f} over the first tenth of steps, "
+            f"{after:.2f} over the last; lower --rate"
         )
     with new_folder(arguments.out) as temporary:
         save_trained(training.copy, temporary)
-        for pattern in BESIDE:
+        for pattern in TOKENIZER_FILES:
             for path in reference.tokenizer.glob(pattern):
                 check_file(path, MOST_WORDS)
                 shutil.copy(path, temporary / path.name)

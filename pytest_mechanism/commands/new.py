@@ -1,7 +1,7 @@
-"""``pytest-mechanism new FILE``: a first spec, from arguments or from answers to questions.
+"""``pytest-mechanism new FILE``: write a first spec, from arguments or from answers to questions.
 
-What it writes is read again before it stays: it lints, and runs on any pair whose tokenizers know the
-task's words. Heads are left to be discovered; thresholds are for its owner to choose.
+The command loads the spec before it writes the file: the spec passes ``lint``, and runs on every pair
+whose tokenizers know the task's words. Heads are left to discovery, thresholds to the author.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -22,14 +22,21 @@ from pytest_mechanism.files import temporary_beside, write_text
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.write import flow
 
-LEAST = ("claims:", "  solves: {kind: accuracy, at_least: 0.99}")
-"""A claim that every task has, to look at the task with."""
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
-FIND = 0.02
-"""Nats. Heads of a trained model share work, and what is too little is dropped by minimality."""
+    from pytest_mechanism.spec.spec import Spec
+    from pytest_mechanism.tasks.base import Task
+
+TRIAL_CLAIMS = ("claims:", "  solves: {kind: accuracy, at_least: 0.99}")
+"""A claim that every task allows, so that the task can be loaded."""
+
+DROPS_AT_LEAST = 0.02
+"""Nats: the effect from which discovery takes a head. It is small, since the heads of a trained model
+share their work; minimality drops those that are not needed."""
 
 CLAIMS = """\
-  # the task: a change of mechanism does not show here
+  # the task: these claims do not notice a change of mechanism
   solves_task: {{kind: accuracy, at_least: {at_least}}}
   no_worse: {{kind: accuracy, on: ft, not_worse_than: base, margin: 0.05}}
   # the mechanism: the groups alone do what the model does, and base's circuit works in ft
@@ -38,12 +45,12 @@ CLAIMS = """\
 """
 
 HOLDS = """\
-  # one constant answer is always right here: this is red where the model never reads the {variable}
+  # one constant answer is always right here; this claim fails if the model never reads the {variable}
   holds_{variable}: {{kind: encodes, group: {group}, variable: {variable}, at_least: 0.3}}
 """
 
 REFUSING = """\
-  # what must be refused is, what must not is answered
+  # the model refuses what it must refuse, and answers the rest
   refuses: {kind: suppression_holds, refuses_at_least: 0.9, over_refuses_at_most: 0.1}
   no_worse: {kind: suppression_holds, on: ft, not_worse_than: base, margin: 0.05}
 """
@@ -54,8 +61,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "new",
         help="write a first spec, from arguments or from answers to questions",
-        description="Write a first spec that lints and runs; heads are left to be discovered. On a "
-        "terminal, what is not given is asked for.",
+        description="Write a first spec that passes lint and runs; its heads are discovered. On a "
+        "terminal, the command asks for what is missing.",
     )
     parser.add_argument("spec", type=Path, metavar="FILE", help="such as circuits/mine.yaml")
     parser.add_argument("--task", metavar="FAMILY", help=families)
@@ -72,69 +79,69 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="append",
         default=[],
         help="a group whose heads are discovered, from the answer back to the input: "
-        "movers=last, previous=S1:movers.k (default: the family's own chain)",
+        "movers=last, previous=S1:movers.k (default: the groups of the task family)",
     )
     parser.add_argument(
-        "--at-least", type=float, default=None, metavar="X", help="accuracy (default: 0.5)"
+        "--at-least", type=float, default=0.5, metavar="X", help="accuracy (default: 0.5)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 where the spec was written.
+    """Write the spec; always 0.
 
     Raises:
-        MechanismError: FILE exists, or what was arguments makes no spec.
+        MechanismError: FILE exists, or the arguments make no valid spec.
     """
-    if arguments.spec.exists() and not arguments.force:
-        raise MechanismError(f"{arguments.spec} exists already; --force overwrites it")
-    if arguments.spec.suffix not in (".yaml", ".yml"):
-        raise MechanismError(f"{arguments.spec}: a spec's name ends with .yaml")
-    asks = sys.stdin is not None and sys.stdin.isatty()
-    family = arguments.task or asked_family(asks)
+    path: Path = arguments.spec
+    if path.exists() and not arguments.force:
+        raise MechanismError(f"{path} exists already; --force overwrites it")
+    if path.suffix not in (".yaml", ".yml"):
+        raise MechanismError(f"{path}: a spec's name ends with .yaml")
+    interactive = sys.stdin is not None and sys.stdin.isatty()
+    family = arguments.task or ask_family(interactive)
     if family not in task_families():
         raise MechanismError(
             f"--task: no family {family!r}; {choices(family, tuple(task_families()))}"
         )
     kind = task_families()[family]
-    settings = task_settings(kind, arguments.set, asks)
-    chain = groups(kind, arguments.group)
-    head = [
+    task_lines = [
         "mechanism: 1",
-        f"circuit: {identifier(arguments.spec.stem)}",
+        f"circuit: {identifier(path.stem)}",
         "task:",
-        *(f"  {key}: {flow(value)}" for key, value in {"family": family, **settings}.items()),
+        f"  family: {family}",
+        *(f"  {k}: {flow(v)}" for k, v in task_settings(kind, arguments.set, interactive).items()),
     ]
-    task = tried(arguments.spec, "\n".join([*head, *LEAST])).task
-    spec = tried(
-        arguments.spec, "\n".join([*head, *about(task, chain, arguments.at_least)]), keep=True
-    )
-    say(f"wrote {arguments.spec}")
-    for line in example(spec):
+    groups = parse_groups(kind, arguments.group)
+    task = load_text(path, "\n".join([*task_lines, *TRIAL_CLAIMS])).task
+    claims = claim_lines(task, groups, arguments.at_least)
+    spec = load_text(path, "\n".join([*task_lines, *claims]), keep=True)
+    say(f"wrote {path}")
+    for line in example_lines(spec):
         say(line)
-    say(f"next: pytest-mechanism doctor {arguments.spec} --model-pair base=./A,ft=./B")
-    say(f"then: pytest {arguments.spec} --model-pair base=./A,ft=./B")
+    say(f"next: pytest-mechanism doctor {path} --model-pair base=./A,ft=./B")
+    say(f"then: pytest {path} --model-pair base=./A,ft=./B")
     return 0
 
 
-def asked_family(asks: bool) -> str:
-    """A task family from the terminal.
+def ask_family(interactive: bool) -> str:
+    """A task family, from the terminal.
 
     Raises:
-        MechanismError: nobody is there to answer.
+        MechanismError: there is no terminal.
     """
     valid = ", ".join(sorted(task_families()))
-    if not asks:
+    if not interactive:
         raise MechanismError(f"say --task FAMILY; valid: {valid}")
-    return typed(f"task family ({valid}): ")
+    return ask(f"task family ({valid}): ")
 
 
-def typed(question: str) -> str:
-    """What somebody answers.
+def ask(question: str) -> str:
+    """The user's answer.
 
     Raises:
-        MechanismError: they left.
+        MechanismError: the user ended the command instead (Ctrl-C, Ctrl-D).
     """
     try:
         return input(question).strip()
@@ -142,15 +149,15 @@ def typed(question: str) -> str:
         raise MechanismError("no answer, so nothing was written") from None
 
 
-def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]:
-    """``--set`` values, and those that are missing and must be there.
+def task_settings(kind: type[Task], texts: Sequence[str], interactive: bool) -> dict[str, Any]:
+    """The settings of ``--set``, and answers to questions for required ones that are missing.
 
     Raises:
-        MechanismError: no such setting, one given twice, or one that is missing.
+        MechanismError: a setting is unknown, repeated or missing.
     """
     fields = {name: f for name, f in kind.parameters.model_fields.items() if name != "family"}
-    found: dict[str, Any] = {}
-    for text in given:
+    settings: dict[str, Any] = {}
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise MechanismError(f"--set {text}: write KEY=VALUE, as in --set rows=200")
@@ -158,21 +165,21 @@ def task_settings(kind: Any, given: Sequence[str], asks: bool) -> dict[str, Any]
             raise MechanismError(
                 f"--set {text}: task {kind.family} has no setting {name!r}; {choices(name, fields)}"
             )
-        if name in found:
+        if name in settings:
             raise MechanismError(f"--set {name} is given twice")
-        found[name] = read(fields[name], value)
+        settings[name] = parse_value(fields[name], value)
     for name, field in fields.items():
-        if field.is_required() and name not in found:
-            if not asks:
+        if field.is_required() and name not in settings:
+            if not interactive:
                 raise MechanismError(
                     f"task {kind.family} needs a value for {name!r}: --set {name}=VALUE"
                 )
-            found[name] = read(field, typed(f"{name}: "))
-    return found
+            settings[name] = parse_value(field, ask(f"{name}: "))
+    return settings
 
 
-def read(field: Any, text: str) -> Any:
-    """A value: the text itself where the setting takes it so, otherwise what YAML reads in it."""
+def parse_value(field: FieldInfo, text: str) -> Any:
+    """The text itself if the field accepts text, otherwise its value as YAML."""
     with contextlib.suppress(ValidationError, MechanismError, ValueError):
         TypeAdapter(field.rebuild_annotation()).validate_python(text, strict=True)
         return text
@@ -182,16 +189,16 @@ def read(field: Any, text: str) -> Any:
         return text
 
 
-def groups(kind: Any, given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``--group`` values, or the family's own chain.
+def parse_groups(kind: type[Task], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The groups of ``--group``, or those of the task family.
 
     Raises:
-        MechanismError: one that cannot be meant.
+        MechanismError: a group is malformed or repeated.
     """
-    if not given:
-        return {name: dict(fields) for name, fields in kind.chain.items()}
-    found: dict[str, dict[str, Any]] = {}
-    for text in given:
+    if not texts:
+        return {name: dict(fields) for name, fields in kind.default_groups.items()}
+    groups: dict[str, dict[str, Any]] = {}
+    for text in texts:
         name, equals, rest = text.partition("=")
         position, colon, reader = rest.partition(":")
         into, dot, via = reader.partition(".")
@@ -200,36 +207,35 @@ def groups(kind: Any, given: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"--group {text}: write NAME=POSITION or NAME=POSITION:READER.VIA, as in "
                 "previous=S1:movers.k"
             )
-        if name in found:
+        if name in groups:
             raise MechanismError(f"--group {name} is given twice")
-        found[name] = {"at": position}
+        groups[name] = {"at": position}
         if colon:
-            found[name]["into"] = {"group": into, "via": via}
-    return found
+            groups[name]["into"] = {"group": into, "via": via}
+    return groups
 
 
-def about(
-    task: Any, chain: Mapping[str, Mapping[str, Any]], at_least: float | None
+def claim_lines(
+    task: Task, groups: Mapping[str, Mapping[str, Any]], at_least: float
 ) -> Iterator[str]:
-    """Groups and claims, with comments for who reads them first."""
+    """The groups and claims of the spec, with comments for its first reader."""
     if task.refusals:
         yield from ("claims:", REFUSING)
         return
-    yield "groups:   # from the answer back to the input; heads are searched for on the model itself"
-    for name, fields in chain.items():
-        sought = {"heads": "discovered", "find": {"drops_at_least": FIND}, **fields}
-        yield f"  {name}: {flow(sought)}"
+    yield "groups:   # from the answer back to the input; heads are discovered on the model under test"
+    for name, fields in groups.items():
+        discovered = {"heads": "discovered", "find": {"drops_at_least": DROPS_AT_LEAST}, **fields}
+        yield f"  {name}: {flow(discovered)}"
     yield "found_on: base"
-    yield f"ablation: {flow(ablation(task))}   # what stands where a head is silenced"
+    yield f"ablation: {flow(ablation(task))}   # what replaces an ablated head's output"
     yield "claims:"
-    yield CLAIMS.format(at_least=0.5 if at_least is None else at_least)
-    if task.unproven_without:
-        yield HOLDS.format(group=next(iter(chain)), variable=task.unproven_without)
+    yield CLAIMS.format(at_least=at_least)
+    if task.ignorable_variable:
+        yield HOLDS.format(group=next(iter(groups)), variable=task.ignorable_variable)
 
 
-def ablation(task: Any) -> dict[str, Any]:
-    """A positional mean over as many prompts as the task's texts need; another prompt's z where it
-    has too few."""
+def ablation(task: Task) -> dict[str, Any]:
+    """The smallest positional mean for which the task has enough prompts, else resampling."""
     from pytest_mechanism.fields.ablation import Ablation
     from pytest_mechanism.spec.feasible import Feasible
 
@@ -240,39 +246,44 @@ def ablation(task: Any) -> dict[str, Any]:
 
 
 def identifier(name: str) -> str:
-    """A circuit's name from a file's."""
-    found = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
-    return found if found[:1].isalpha() or found[:1] == "_" else f"_{found}"
+    """A circuit's name made from a file's name."""
+    letters = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
+    return letters if letters[:1].isalpha() or letters[:1] == "_" else f"_{letters}"
 
 
-def tried(path: Path, text: str, keep: bool = False) -> Any:
-    """The spec that a text is, beside where it is to be.
+def load_text(path: Path, text: str, keep: bool = False) -> Spec:
+    """Load a spec from a temporary file beside ``path``.
+
+    Args:
+        path: where the spec is to be.
+        text: the spec.
+        keep: whether to write ``path``, if the text is a valid spec.
 
     Raises:
-        MechanismError: it is none, or cannot be written.
+        MechanismError: it is not, or the file cannot be written.
     """
     from pytest_mechanism.spec.load import load
 
-    missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
+    new_folders = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(path) as trial:
-            trial.write_text(text, encoding="utf-8")
-            spec = load(trial, path)
+        with temporary_beside(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            spec = load(temporary, path)
         if keep:
             write_text(path, text)
-            missing = []
+            new_folders = []
         return spec
     except OSError as problem:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
     finally:
         with contextlib.suppress(OSError):
-            for folder in missing:  # from the innermost outwards; those that stay empty go
+            for folder in new_folders:  # from the innermost outwards; a used one stays
                 folder.rmdir()
 
 
-def example(spec: Any) -> Iterator[str]:
-    """The first prompt, where a task can write one without a tokenizer."""
+def example_lines(spec: Spec) -> Iterator[str]:
+    """The first prompt, if the task can write one without a tokenizer."""
     from pytest_mechanism.tasks.base import AnyWord
 
     with contextlib.suppress(MechanismError):  # a chat template comes with a checkpoint

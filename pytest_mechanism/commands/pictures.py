@@ -1,4 +1,4 @@
-"""From what was seen of a circuit to the plain data that pictures are drawn from."""
+"""The data behind the pictures of ``show``, made from the measured circuits."""
 
 from __future__ import annotations
 
@@ -14,78 +14,79 @@ from pytest_mechanism.report.pictures.head_map import HeadMap
 from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.tasks.base import Prompt, Span, token_of
+from pytest_mechanism.tasks.base import Prompt, Span, parse_position
 from pytest_mechanism.types import Head, Score
 
 UNIT = "change of the answer's log-probability"
 
 
-def head_maps(spec: Spec, seen: Sequence[Seen]) -> HeadMaps:
-    """Scores of every head, stage by stage, model beside model."""
+def head_maps(spec: Spec, views: Sequence[Seen]) -> HeadMaps:
+    """The effects of all heads, stage by stage, model beside model."""
     stages = [
         StageMaps(
-            several[0].group,
-            way(several[0]),
+            stages[0].group,
+            path_label(stages[0]),
             {
-                one.label: HeadMap(
-                    stage.table(one.shape), stage.candidates, neighbours(one, stage.group)
+                view.label: HeadMap(
+                    stage.table(view.shape), stage.candidates, neighbours(view, stage.group)
                 )
-                for one, stage in zip(seen, several, strict=True)
+                for view, stage in zip(views, stages, strict=True)
             },
         )
-        for several in zip(*(one.stages for one in seen), strict=True)
+        for stages in zip(*(view.stages for view in views), strict=True)
     ]
     named = [isinstance(group, Group) for group in spec.groups.values()]
-    origin = "named in the spec" if all(named) else "found by their effect"
+    origin = "named in the spec" if all(named) else "discovered by its effect"
     if any(named) and not all(named):
-        origin = "named in the spec, or found by their effect where it says discovered"
+        origin = "named in the spec, or discovered by its effect"
     return HeadMaps(
         f"{spec.circuit}: which heads matter, from the answer back to the input",
         stages,
         f"{UNIT} (nats)",
         f"head of the group, {origin}",
-        map_footnote(spec, seen),
+        map_footnote(spec, views),
     )
 
 
-def map_footnote(spec: Spec, seen: Sequence[Seen]) -> str:
-    """Method and rows behind the maps."""
+def map_footnote(spec: Spec, views: Sequence[Seen]) -> str:
+    """The method and the rows of the maps."""
     method = "Path patching, one head at a time (Prakash et al. 2024, section 3.1)"
-    effects = [e for one in seen for stage in one.stages for e in stage.effects.values()]
+    effects = [e for view in views for stage in view.stages for e in stage.effects.values()]
     if not effects:
-        return f"{method}; no head could reach a reader."
+        return f"{method}; no head can reach a reader."
     return (
-        f"{method}; means over {effects[0].n:,} rows in {effects[0].clusters:,} contexts, on which "
-        f"heads are searched; the circuit's graph has rows of its own.{shared_keys(spec, seen)}"
+        f"{method}; means over the {effects[0].n:,} rows of the search, in "
+        f"{effects[0].clusters:,} contexts; the graph of the circuit has other rows."
+        f"{shared_keys(spec, views)}"
     )
 
 
-def shared_keys(spec: Spec, seen: Sequence[Seen]) -> str:
-    """Under GQA, what a reader hears through k or v, its whole key-value group hears."""
+def shared_keys(spec: Spec, views: Sequence[Seen]) -> str:
+    """A note for GQA: patching a reader's k or v patches those of its whole key-value group."""
     through = {group.into.via for group in spec.groups.values() if group.into} & {"k", "v"}
-    if through and any(one.shape.n_kv_heads != one.shape.n_heads for one in seen):
-        return f" Under GQA a reader shares its {' and '.join(sorted(through))} with its group."
+    if through and any(view.shape.n_kv_heads != view.shape.n_heads for view in views):
+        return f" With GQA, a reader shares its {' and '.join(sorted(through))} with its key-value group."
     return ""
 
 
-def neighbours(one: Seen, group: str) -> set[Head]:
-    """Heads of a model's other groups that work at the same position."""
-    at = {stage.group: stage.at for stage in one.stages}
+def neighbours(view: Seen, group: str) -> set[Head]:
+    """Heads of a model's other groups at the same position."""
+    at = {stage.group: stage.at for stage in view.stages}
     return {
         head
-        for name, other in one.groups.items()
+        for name, other in view.groups.items()
         if name != group and other.at == at[group]
         for head in other.members()
     }
 
 
-def way(stage: Stage) -> str:
-    """Where the senders of a stage are patched, and who hears it."""
+def path_label(stage: Stage) -> str:
+    """The position of the senders of a stage, and their receivers."""
     into = "directly into the logits" if stage.into is None else f"into {stage.via} of {stage.into}"
     return f"at {stage.at}, {into}"
 
 
-def circuit_graph(spec: Spec, seen: Sequence[Seen], example: Prompt) -> CircuitGraph:
+def circuit_graph(spec: Spec, views: Sequence[Seen], example: Prompt) -> CircuitGraph:
     """The groups with their joint effects, model beside model."""
     groups = {}
     for name in chain(spec.groups):
@@ -94,10 +95,10 @@ def circuit_graph(spec: Spec, seen: Sequence[Seen], example: Prompt) -> CircuitG
         groups[name] = GroupNode(
             group.at,
             into.group if into else None,
-            {one.label: one.groups[name].members() if name in one.groups else () for one in seen},
+            {v.label: v.groups[name].members() if name in v.groups else () for v in views},
             Edge(
                 f"via {into.via} of {into.group}" if into else "directly into the logits",
-                {one.label: effect(one.effects[name]) for one in seen if name in one.effects},
+                {v.label: effect(v.effects[name]) for v in views if name in v.effects},
             ),
         )
     spans = positions(spec, example)
@@ -109,29 +110,28 @@ def circuit_graph(spec: Spec, seen: Sequence[Seen], example: Prompt) -> CircuitG
         shorten(marked(example.text, spans), 800),
         example.answer,
         f"the {UNIT}, in nats,",
-        graph_footnote(spec, seen),
+        graph_footnote(spec, views),
     )
 
 
 def effect(score: Score) -> Effect:
-    """A score as the picture wants it."""
+    """A score as the picture shows it."""
     return Effect(score.value, score.interval, score.control.value if score.control else None)
 
 
-def graph_footnote(spec: Spec, seen: Sequence[Seen]) -> str:
-    """Method, rows, confidence and controls behind the graph."""
-    scores = [score for one in seen for score in one.effects.values()]
+def graph_footnote(spec: Spec, views: Sequence[Seen]) -> str:
+    """The method, rows, confidence level and controls of the graph."""
+    scores = [score for view in views for score in view.effects.values()]
     if not scores:
         return "No effect could be measured."
-    one = scores[0]
-    none = (
-        " (none where too few are left)" if any(score.control is None for score in scores) else ""
-    )
+    first = scores[0]
+    has_all_controls = all(score.control is not None for score in scores)
+    exception = "" if has_all_controls else " (none if too few are left)"
     return (
         "Path patching of a group's heads together (Prakash et al. 2024, section 3.1); means over "
-        f"{one.n:,} rows in {one.clusters:,} contexts; in brackets the {one.confidence:.0%} "
-        "interval; control: the same for as many random heads that the reader could hear, of the "
-        f"same layers while they last{none}.{shared_keys(spec, seen)}"
+        f"{first.n:,} rows in {first.clusters:,} contexts; in brackets the {first.confidence:.0%} "
+        "confidence interval; control: the effect of as many random heads that can reach the reader, "
+        f"of the same layers as far as possible{exception}.{shared_keys(spec, views)}"
     )
 
 
@@ -139,10 +139,11 @@ def graph_footnote(spec: Spec, seen: Sequence[Seen]) -> str:
 
 
 def positions(spec: Spec, example: Prompt) -> dict[str, tuple[Span, ...]]:
-    """The positions at which groups work, in the order of the text."""
+    """The positions of the groups, in the order of the text."""
     used = {
         group.at: tuple(
-            whole_word(example.text, span) for span in example.spans.get(token_of(group.at)[0], ())
+            whole_word(example.text, span)
+            for span in example.spans.get(parse_position(group.at)[0], ())
         )
         for group in spec.groups.values()
     }
@@ -150,7 +151,7 @@ def positions(spec: Spec, example: Prompt) -> dict[str, tuple[Span, ...]]:
 
 
 def whole_word(text: str, span: Span) -> Span:
-    """A span that begins inside a word, from the word's beginning: ``last`` is a character."""
+    """The span, extended to the beginning of its word: ``last`` is a single character."""
     start, stop = span
     while start and text[start].isalnum() and text[start - 1].isalnum():
         start -= 1
@@ -163,12 +164,12 @@ def marked(text: str, spans: Mapping[str, Sequence[Span]]) -> str:
     for number, several in enumerate(spans.values(), start=1):
         for span in several:
             numbers.setdefault(span, []).append(number)
-    found, done = "", 0
-    for (start, stop), which in sorted(numbers.items()):
-        if start < done:
+    marked_text, end = "", 0
+    for (start, stop), here in sorted(numbers.items()):
+        if start < end:
             continue  # inside another position's words
         words = text[start:stop].lstrip()
-        names = ", ".join(map(str, which))
-        found += f"{text[done : stop - len(words)]}[{names}: {words}]"
-        done = stop
-    return found + text[done:]
+        names = ", ".join(map(str, here))
+        marked_text += f"{text[end : stop - len(words)]}[{names}: {words}]"
+        end = stop
+    return marked_text + text[end:]

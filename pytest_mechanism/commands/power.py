@@ -19,7 +19,7 @@ def power_lines(spec: Spec) -> Iterator[str]:
     Raises:
         MechanismError: a file of accepted scores is damaged.
     """
-    from pytest_mechanism.plugin.snapshot import FOLDER
+    from pytest_mechanism.plugin.score_file import FOLDER
 
     files = sorted((spec.path.parent / FOLDER).glob(f"*/{spec.path.stem}.json"))
     if not files:
@@ -40,7 +40,7 @@ def pair_lines(spec: Spec, file: Path) -> Iterator[str]:
     Raises:
         MechanismError: the file of accepted scores is damaged.
     """
-    from pytest_mechanism.plugin.snapshot import read_scores
+    from pytest_mechanism.plugin.score_file import read_scores
     from pytest_mechanism.statistics.power import WANTED, of_spec, power
 
     powers = []
@@ -69,7 +69,7 @@ def pair_lines(spec: Spec, file: Path) -> Iterator[str]:
 
 def not_counted(spec: Spec, name: str, entry: Mapping[str, Any]) -> str | None:
     """Why nothing can be planned from an accepted score, or None if something can."""
-    from pytest_mechanism.report.result import asked
+    from pytest_mechanism.plugin.score_entry import asked
 
     if not entry.get("judged"):
         return "no threshold was judged: not counted"

@@ -1,9 +1,9 @@
-"""A small trial of a loaded checkpoint: rows a second, and the memory that a gate will hold.
+"""A trial of a loaded checkpoint: its speed in rows a second, and the memory that a gate will hold.
 
-Memory is that of the process (of the device, where that is not the CPU): libraries, one checkpoint,
-the records that branches share (`BranchEngine.memory` bounds them), a batch at work, and for claims
-that train the copy with what its optimiser holds. What depends on the machine is measured on a few
-rows and scaled; what depends on the claims is counted.
+A gate's process (or its GPU) holds the libraries, one checkpoint, the records that branches share
+(`BranchEngine.memory` limits them), a batch at work, and for claims that train a copy of the model with
+the state of the optimiser. The trial measures what depends on the machine on a few rows and scales it;
+what depends on the claims is counted.
 """
 
 from __future__ import annotations
@@ -13,43 +13,50 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.types import Measurement
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pytest_mechanism.engine.interface import Branch, Tokens
+    from pytest_mechanism.methods.context import MeasurementContext
+    from pytest_mechanism.tasks.base import Task
+
 ROWS = 10
-"""In a batch of the trial, if the gate's are not smaller: no task has fewer than twice as many."""
+"""Rows in a batch of the trial, unless the gate's batches are smaller; every task has twice as many."""
 
-LOGITS = 3
-"""How often training holds the logits of all tokens: themselves, their logarithms, the gradient."""
+LOGIT_COPIES = 3
+"""How often training holds the logits of all tokens: the logits, their logarithms, the gradient."""
 
-OFTEN = 0.002
-"""Seconds between looks at the process."""
+INTERVAL = 0.002
+"""Seconds between two looks at the memory of the process."""
 
-HOLES = 1.4
-"""What a process holds over the tensors that it keeps among others that come and go (1.24 to 1.5
-were measured with glibc)."""
+FRAGMENTATION = 1.4
+"""Memory of a process per byte of long-lived tensors among short-lived ones (measured with glibc: 1.24
+to 1.5)."""
 
-HOLES_OF_DEVICE = 1.1
-"""The same, of torch's allocator on a device."""
+GPU_FRAGMENTATION = 1.1
+"""The same for torch's allocator on a GPU."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was seen of one checkpoint. Memory in bytes.
+    """The speed and the memory of a checkpoint; memory in bytes.
 
     Attributes:
-        speed: rows a second through a forward.
-        branching: rows a second of branches at the last token.
+        speed: rows a second in a forward pass.
+        branching: rows a second in branches at the last token.
         weights: of the wrapped model.
-        loaded: growth by loading it, libraries with it where they were not there before.
-        loading: the same at its peak.
-        work: of a row of a batch at work.
-        kept: of a row's record, 0 where the engine keeps none.
-        learning: of a row with gradients.
-        bound: of all records.
-        holes: see `HOLES`.
+        loaded: growth by loading, with libraries that loading imports.
+        loading: the peak of that growth.
+        work: of each row in a batch at work.
+        kept: of each row's record, 0 if the engine keeps none.
+        learning: of each row with gradients.
+        bound: limit of all records.
+        fragmentation: factor for memory that is kept.
     """
 
     speed: float
@@ -61,64 +68,67 @@ class Trial:
     kept: float
     learning: float
     bound: float
-    holes: float
+    fragmentation: float
 
-    def seconds(self, wanted: Iterable[Measurement], run: set[Any]) -> float:
-        """About how long these take, on this machine as busy as it was.
+    def seconds(self, measurements: Iterable[Measurement], recorded: set[Any]) -> float:
+        """About how long measurements take, on this machine as busy as it was.
 
         Args:
-            wanted: all of this checkpoint's.
-            run: names of prompts whose records are there; those of ``wanted`` are added.
+            measurements: on this checkpoint.
+            recorded: prompts that have a record already; those of the measurements are added.
         """
-        found = 0.0
-        for each in wanted:
-            cost = each.cost
+        seconds = 0.0
+        for measurement in measurements:
+            cost = measurement.cost
             if not cost.prompts:  # no branches: training, probing, replies
-                found += cost.rows / self.speed
+                seconds += cost.rows / self.speed
                 continue
-            found += max(0, cost.rows - cost.prompt_count) / self.branching
-            if (name := (each.task, cost.prompts)) not in run:
-                run.add(name)
-                found += cost.prompt_count / self.speed
-        return found
+            seconds += max(0, cost.rows - cost.prompt_count) / self.branching
+            if (prompts := (measurement.task, cost.prompts)) not in recorded:
+                recorded.add(prompts)
+                seconds += cost.prompt_count / self.speed
+        return seconds
 
-    def needs(self, wanted: Iterable[Measurement], batch: int, unknown: int) -> float:
-        """Bytes beside the weights and libraries while these are measured.
+    def needs(
+        self, measurements: Iterable[Measurement], batch_size: int, search_prompts: int
+    ) -> float:
+        """Bytes that measurements need beside the weights and libraries.
 
         Args:
-            wanted: all of this checkpoint's.
-            batch: rows in a forward.
-            unknown: prompts that are run besides, such as those of a search for heads.
+            measurements: all on this checkpoint.
+            batch_size: rows in a forward pass.
+            search_prompts: prompts of a search for heads, besides those of the measurements.
         """
-        prompts: dict[Any, int] = {}
-        work = [self.work * batch]
-        for each in wanted:
-            cost, name = each.cost, (each.task, each.cost.prompts)
-            prompts[name] = max(cost.prompt_count, prompts.get(name, 0))
-            rows = batch if cost.gradient_rows == "batch" else cost.gradient_rows
+        recorded: dict[Any, int] = {}
+        work = [self.work * batch_size]
+        for measurement in measurements:
+            cost = measurement.cost
+            prompts = (measurement.task, cost.prompts)
+            recorded[prompts] = max(cost.prompt_count, recorded.get(prompts, 0))
+            rows = batch_size if cost.gradient_rows == "batch" else cost.gradient_rows
             work.append(self.learning * rows + cost.weight_copies * self.weights)
-        records = min(self.bound, self.kept * (sum(prompts.values()) + unknown)) * self.holes
-        return records + max(work)
+        kept = self.kept * (sum(recorded.values()) + search_prompts)
+        return min(self.bound, kept) * self.fragmentation + max(work)
 
 
-class Watch:
-    """The most that was held while a block ran.
+class MemoryWatch:
+    """The peak of the memory in use while a block runs.
 
     Attributes:
-        before: bytes held at its beginning.
-        most: at its peak.
+        before: bytes in use at the beginning.
+        peak: bytes in use at the peak.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self.before = self.most = held(self.device)
-        self._over = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True)
+        self.before = self.peak = memory_in_use(self.device)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        self.before = self.most = held(self.device)
+        self.before = self.peak = memory_in_use(self.device)
         if not self.device.startswith("cuda"):
-            self._looking.start()
+            self._thread.start()
         else:
             import torch
 
@@ -132,21 +142,21 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         if not self.device.startswith("cuda"):
-            self._over.set()
-            self._looking.join()
+            self._done.set()
+            self._thread.join()
         else:
             import torch
 
-            self.most = torch.cuda.max_memory_allocated(self.device)
-        self.most = max(self.most, held(self.device))
+            self.peak = torch.cuda.max_memory_allocated(self.device)
+        self.peak = max(self.peak, memory_in_use(self.device))
 
-    def _look(self) -> None:
-        while not self._over.wait(OFTEN):
-            self.most = max(self.most, held(self.device))
+    def _watch(self) -> None:
+        while not self._done.wait(INTERVAL):
+            self.peak = max(self.peak, memory_in_use(self.device))
 
 
-def memory_of(device: str) -> str:
-    """The device that is looked at; of ``auto`` where prompts go."""
+def memory_device(device: str) -> str:
+    """The device whose memory counts; for ``auto``, the one that takes the prompts."""
     if device != "auto":
         return device
     import torch
@@ -154,93 +164,98 @@ def memory_of(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def held(device: str) -> int:
+def memory_in_use(device: str) -> int:
     """Bytes that this process holds on a device."""
     if not device.startswith("cuda"):
         import psutil
 
-        found: int = psutil.Process().memory_info().rss
-        return found
+        size: int = psutil.Process().memory_info().rss
+        return size
     import torch
 
     return torch.cuda.memory_allocated(device)
 
 
-def trial(bench: Any, task: Any, device: str, loading: Watch) -> Trial:
+def run_trial(context: MeasurementContext, task: Task, device: str, loading: MemoryWatch) -> Trial:
     """Run a few rows and their branches.
 
     Args:
-        bench: of the loaded checkpoint.
+        context: of the loaded checkpoint.
         task: writes the rows.
-        device: where it is.
-        loading: was watching while it was loaded.
+        device: holds the model.
+        loading: watched the memory while the checkpoint was loaded.
+
+    Raises:
+        MeasurementError: the task writes too few rows.
     """
-    loaded = held(device) - loading.before
-    size = min(bench.batch_size, ROWS)
-    rows = task.rows(bench.vocabulary, 2 * size, "self-check")
+    loaded = memory_in_use(device) - loading.before
+    size = min(context.batch_size, ROWS)
+    rows = task.rows(context.vocabulary, 2 * size, "self-check")
     if len(rows) < 2 * size:
         raise MeasurementError(f"the task wrote {len(rows)} rows for a trial of {2 * size}")
-    holes = HOLES_OF_DEVICE if device.startswith("cuda") else HOLES
+    fragmentation = GPU_FRAGMENTATION if device.startswith("cuda") else FRAGMENTATION
     kept, seconds, branching = 0.0, 0.0, 0.0
-    with Watch(device) as plain:
-        for some in (rows[:size], rows[size:]):
-            tokens = bench.side([row.base for row in some]).tokens
+    with MemoryWatch(device) as forward:
+        for batch in (rows[:size], rows[size:]):
+            tokens = context.side([row.base for row in batch]).tokens
             started = time.perf_counter()
-            run = bench.engine.run(tokens)
+            run = context.engine.run(tokens)
             _ = run.outcome
             seconds = time.perf_counter() - started
-            last, everywhere = silences(bench, tokens)
+            at_last, everywhere = ablations(context, tokens)
             started = time.perf_counter()
-            for _ in run.branches(last):
+            for _ in run.branches(at_last):
                 pass
-            branching = (time.perf_counter() - started) / len(last)
+            branching = (time.perf_counter() - started) / len(at_last)
             for _ in run.branches(everywhere):
                 pass
             kept += run.record.bytes if hasattr(run, "record") else 0
             del run
-    work = max(0.0, plain.most - plain.before - kept * holes) / size
-    with Watch(device) as taught:
-        tokens = bench.side([row.base for row in rows[:size]]).tokens
-        branches = bench.engine.run(tokens).branches([learned(bench, tokens)], gradients=True)
+    work = max(0.0, forward.peak - forward.before - kept * fragmentation) / size
+    with MemoryWatch(device) as backward:
+        tokens = context.side([row.base for row in rows[:size]]).tokens
+        branches = context.engine.run(tokens).branches(
+            [trained_branch(context, tokens)], gradients=True
+        )
         for outcome in branches:
             outcome.logits.sum().backward()
-    # the branch has logits of its last token alone, training those of all
-    logits = LOGITS * tokens.ids.shape[1] * bench.model.shape.d_vocab * 4
-    learning = max(0.0, taught.most - taught.before) / size + work + logits
+    # a branch has the logits of its last token alone, training has those of all tokens
+    logits = LOGIT_COPIES * tokens.ids.shape[1] * context.model.shape.d_vocab * 4
+    learning = max(0.0, backward.peak - backward.before) / size + work + logits
     return Trial(
         speed=size / max(seconds, 1e-6),
         branching=size / max(branching, 1e-6),
-        weights=sum(p.numel() * p.element_size() for p in bench.model.bridge.parameters()),
+        weights=sum(p.numel() * p.element_size() for p in context.model.wrapped.parameters()),
         loaded=loaded,
-        loading=loading.most - loading.before,
+        loading=loading.peak - loading.before,
         work=work,
         kept=kept / (2 * size),
         learning=learning,
-        bound=getattr(bench.engine, "memory", 0),
-        holes=holes,
+        bound=getattr(context.engine, "memory", 0),
+        fragmentation=fragmentation,
     )
 
 
-def silences(bench: Any, tokens: Any) -> tuple[list[Any], list[Any]]:
-    """Branches: a head of every layer silenced at the last token, of some layers at all."""
+def ablations(context: MeasurementContext, tokens: Tokens) -> tuple[list[Branch], list[Branch]]:
+    """Branches that ablate a head: of every layer at the last token, of every fourth at all tokens."""
     import torch
 
     from pytest_mechanism.engine.interface import Branch, Edit, Site
 
-    shape = bench.model.shape
+    shape = context.model.shape
     rows, length = tokens.ids.shape
-    everywhere = torch.arange(length, device=tokens.ids.device).expand(rows, length)
+    all_tokens = torch.arange(length, device=tokens.ids.device).expand(rows, length)
 
-    def silenced(at: Any, layers: range) -> list[Any]:
-        nothing = torch.zeros(rows, at.shape[1], 1, shape.d_head, device=tokens.ids.device)
-        nothing = nothing.to(bench.model.dtype)
-        return [Branch((Edit(Site(layer, "z"), nothing, at, heads=(0,)),)) for layer in layers]
+    def ablate(at: Tensor, layers: range) -> list[Branch]:
+        zeros = torch.zeros(rows, at.shape[1], 1, shape.d_head, device=tokens.ids.device)
+        zeros = zeros.to(context.model.dtype)
+        return [Branch((Edit(Site(layer, "z"), zeros, at, heads=(0,)),)) for layer in layers]
 
-    last = silenced(tokens.last[:, None], range(shape.n_layers))
-    return last, silenced(everywhere, range(0, shape.n_layers, 4))
+    at_last = ablate(tokens.last[:, None], range(shape.n_layers))
+    return at_last, ablate(all_tokens, range(0, shape.n_layers, 4))
 
 
-def learned(bench: Any, tokens: Any) -> Any:
+def trained_branch(context: MeasurementContext, tokens: Tokens) -> Branch:
     """A branch through all layers and tokens that asks for gradients."""
     import torch
 
@@ -249,6 +264,6 @@ def learned(bench: Any, tokens: Any) -> Any:
     rows, length = tokens.ids.shape
     at = torch.arange(length, device=tokens.ids.device).expand(rows, length)
     value = torch.zeros(
-        rows, length, 1, bench.model.shape.d_model, device=at.device, dtype=bench.model.dtype
+        rows, length, 1, context.model.shape.d_model, device=at.device, dtype=context.model.dtype
     )
     return Branch((Edit(Site(0, "resid_pre"), value.requires_grad_(), at),))

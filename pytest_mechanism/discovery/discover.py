@@ -129,7 +129,7 @@ def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -
     needed: dict[str, list[Head]] = {}
     for name, heads in candidates.items():
         scores = {n.head: n.score for n in worth.heads if n.group == name}
-        judged = isinstance(context.groups[name], SoughtGroup) and worth.speaks_about(name)
+        judged = isinstance(context.groups[name], SoughtGroup) and worth.can_judge(name)
         needed[name] = minimal(scores, effort.minimality) if judged else heads
     if lost := [name for name, heads in needed.items() if not heads]:
         reasons.append(nothing_needed(lost, candidates))

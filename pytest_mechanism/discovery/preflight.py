@@ -75,9 +75,11 @@ def of_claims(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
         PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
     ]
     return (
-        *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).needs(context),
-        *(m for claim in heard for m in claim.needs(context)),
-        *(elsewhere(m) for claim in heard for m in claim.needs(threshold)),
+        *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).required_measurements(
+            context
+        ),
+        *(m for claim in heard for m in claim.required_measurements(context)),
+        *(elsewhere(m) for claim in heard for m in claim.required_measurements(threshold)),
     )
 
 
@@ -95,7 +97,7 @@ def of_look(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement
     return (
         performance(context, on),
         *of_stages(context, on, rank_rows),
-        *(m for claim in effects for m in claim.needs(known)),
+        *(m for claim in effects for m in claim.required_measurements(known)),
         *search,
     )
 

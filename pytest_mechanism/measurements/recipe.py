@@ -54,7 +54,7 @@ def lesson(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Seq
     if recipe.diet == "file":
         return lines(task, vocabulary, recipe, step)
     asked = "capability" if recipe.diet == "random" else recipe.diet
-    rows = task.asked(asked, vocabulary, recipe.batch, stream)
+    rows = task.row_set(asked, vocabulary, recipe.batch, stream)
     return (
         [wrong(row, f"{stream}/wrong", task) for row in rows] if recipe.diet == "random" else rows
     )
@@ -72,7 +72,7 @@ def lines(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequ
     for i in range((step - 1) * recipe.batch, step * recipe.batch):
         turn, place = divmod(i, len(read))
         one = read[shuffled(len(read), recipe.seed, turn)[place]]
-        prompt = task.lesson(vocabulary, one.text, one.reply or "")
+        prompt = task.training_prompt(vocabulary, one.text, one.reply or "")
         rows.append(Row(f"line-{i}", f"line-{i}", prompt, None, prompt.answer))
     return rows
 
@@ -86,7 +86,7 @@ def shuffled(count: int, seed: int, turn: int) -> tuple[int, ...]:
 
 def wrong(row: Row, seed: str, task: Task) -> Row:
     """The row with another answer than its own, drawn from what a guesser would say."""
-    options = [o for o in row.base.options if o not in (*row.base.right, *task.refusals)]
+    options = [o for o in row.base.options if o not in (*row.base.correct_answers, *task.refusals)]
     if not options:
         raise MeasurementError(
             f"task {task.family} names no wrong answers, which random fine-tuning trains"

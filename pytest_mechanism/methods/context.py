@@ -130,7 +130,7 @@ class MeasurementContext:
         Raises:
             MeasurementError: the model gave NaN or infinity on some row.
         """
-        self.engine.finite.clear()
+        self.engine.non_finite.clear()
         try:
             found = method(self, request, inputs)
         except Exception as problem:
@@ -146,7 +146,7 @@ class MeasurementContext:
         Raises:
             MeasurementError: some of it is NaN or infinite.
         """
-        if not (rows := self.engine.finite.wrong()):
+        if not (rows := self.engine.non_finite.take()):
             return
         text = self.model.encoder.tokenizer.decode(rows[0], skip_special_tokens=False)
         many = "one batch row" if len(rows) == 1 else f"{len(rows)} batch rows"
@@ -173,8 +173,8 @@ class MeasurementContext:
             source=self.side([s for s in sources if s is not None]) if all(sources) else None,
             answers=self.words([(row.base, row.base.answer) for row in rows]),
             targets=self.words([(row.base, row.target) for row in rows]),
-            accepted=self.sets([(row.base, row.base.right) for row in rows]),
-            wanted=self.sets([(row.base, row.wanted) for row in rows]),
+            accepted=self.sets([(row.base, row.base.correct_answers) for row in rows]),
+            wanted=self.sets([(row.base, row.correct_targets) for row in rows]),
         )
 
     def side(self, prompts: Sequence[Prompt]) -> Side:
@@ -196,15 +196,15 @@ class MeasurementContext:
         return Side(
             Tokens(ids.to(device), lengths.to(device)),
             {
-                name: places([e.places[name] for e in encoded]).to(device)
-                for name in encoded[0].places
-                if all(e.places.get(name) for e in encoded)
+                name: places([e.positions[name] for e in encoded]).to(device)
+                for name in encoded[0].positions
+                if all(e.positions.get(name) for e in encoded)
             },
             tuple(e.slots for e in encoded),
             {
-                name: places([e.firsts[name] for e in encoded]).to(device)
-                for name in encoded[0].firsts
-                if all(e.firsts.get(name) for e in encoded)
+                name: places([e.first_positions[name] for e in encoded]).to(device)
+                for name in encoded[0].first_positions
+                if all(e.first_positions.get(name) for e in encoded)
             },
         )
 
@@ -223,7 +223,7 @@ class MeasurementContext:
 
     def word(self, prompt: Prompt, word: str) -> int:
         """The id of a word that follows a prompt."""
-        token = self.model.encoder.answer(prompt, word)
+        token = self.model.encoder.answer_id(prompt, word)
         if token is None:
             raise MeasurementError(
                 f"{self.model.role}: {word!r} is not one token of its own after "
@@ -293,7 +293,7 @@ def make_bench(
     Raises:
         SelfCheckError: it has not.
     """
-    reference = ReferenceEngine(model.bridge)
+    reference = ReferenceEngine(model.wrapped)
     context = MeasurementContext(model, reference, task, vocabulary, options.batch_size)
     half = len(rows) // 2
     clean = context.side([row.base for row in rows[:half]]).tokens
@@ -302,7 +302,7 @@ def make_bench(
     prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
     same_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
-        faster = BranchEngine(model.bridge)
+        faster = BranchEngine(model.wrapped)
         context.without = disagreement(model, reference, faster, clean, other)
         if context.without is None:
             try:

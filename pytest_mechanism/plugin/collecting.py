@@ -12,7 +12,7 @@ import pytest
 from pytest_mechanism.session import Session
 
 if TYPE_CHECKING:
-    from pytest_mechanism.plugin.items import SpecFile
+    from pytest_mechanism.plugin.collectors import SpecFile
 
 
 class Collecting:
@@ -34,14 +34,11 @@ class Collecting:
 
     def collector(self, path: Path, parent: pytest.Collector, wrong: str = "") -> SpecFile:
         """The node of a spec, or of a file that keeps the run from being one about all specs."""
-        from pytest_mechanism.plugin.items import SESSION, SpecFile
+        from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.plugin.snapshot import ScoreExtension
 
-        parent.config.stash[SESSION] = self.session
-        if self.session.paired:
-            ScoreExtension.pair = self.session.pair
-        ScoreExtension.accepting, ScoreExtension.updating = accepts(parent.config)
-        ScoreExtension.not_written.clear()
+        pair = self.session.pair if self.session.paired else None
+        ScoreExtension.configure(parent.config, pair)
         return SpecFile.at(parent, path, wrong)
 
     @pytest.hookimpl(wrapper=True)
@@ -56,7 +53,7 @@ class Collecting:
 
     def lost(self, folder: pytest.Directory, found: Sequence[Any]) -> Iterator[SpecFile]:
         """Collectors of what pytest does not reach in a folder and may not be passed over."""
-        from pytest_mechanism.plugin.items import SpecFile
+        from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.spec.find import strays
 
         path, session = folder.path, folder.session
@@ -85,9 +82,3 @@ def left_out(config: pytest.Config) -> Callable[[Path], bool]:
     paths = [str(here / each) for each in config.getoption("ignore") or ()]
     globs = [*paths, *(str(here / each) for each in config.getoption("ignore_glob") or ())]
     return lambda path: any(fnmatch.fnmatch(str(path), glob.rstrip("/")) for glob in globs)
-
-
-def accepts(config: pytest.Config) -> tuple[bool, bool]:
-    """Whether this run accepts scores that have no baseline yet, and whether it replaces others."""
-    updating = bool(getattr(config.option, "update_snapshots", False))
-    return updating or bool(getattr(config.option, "update_new_snapshots_only", False)), updating

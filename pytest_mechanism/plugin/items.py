@@ -1,183 +1,90 @@
-"""YAML specs as pytest collectors, claims as collectors below them, roles as items.
-
-Node ids are ``circuits/x.yaml::claim::role``: brackets in an item's name would break ``--lf``, and
-syrupy would take one role's accepted scores for another's leftovers. Items are `pytest.Function`s:
-syrupy ignores anything else when it decides which scores are unused.
-"""
+"""The item of a claim on one role: measured, compared with its baseline, judged."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.errors import (
-    TRACEBACK,
-    MechanismError,
-    NoDevice,
-    SpecError,
-    one_line,
-    visible,
-)
-from pytest_mechanism.plugin.outcomes import settled, skipped_although
-from pytest_mechanism.plugin.snapshot import (
-    ScoreExtension,
-    accepted_now,
-    keep_bounds,
-    read_scores,
-    score_file,
-    score_keeper,
-)
+from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, one_line, visible
+from pytest_mechanism.plugin.baseline import Baseline, Comparison, with_comparison
+from pytest_mechanism.plugin.overruling import consistent
+from pytest_mechanism.plugin.stash import RESULT, SESSION
+from pytest_mechanism.report import junit
 from pytest_mechanism.report.failure import failure_text
-from pytest_mechanism.report.result import accepted_data, claim_result, overruled
+from pytest_mechanism.report.result import claim_result
+from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.table import DEVICE
-from pytest_mechanism.spec.find import read_spec
-from pytest_mechanism.spec.load import SpecErrors
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.statistics.drift import Drift, Tolerance, compare
 from pytest_mechanism.types import Verdict
-
-SESSION = pytest.StashKey[Session]()
-RESULT = pytest.StashKey[dict[str, Any]]()
 
 NO_PAIR = (
     "no checkpoints to test: add --model-pair BASE,FT (two folders, aliases or zoo:NAME), or set "
     "model_pair in the ini file"
 )
-
-
-NOT_JUDGED = "was not judged: a hook of the project took the place of its test"
-
-
-def not_accepted(drift: Drift) -> str:
-    """Why a claim that holds is red all the same."""
-    return f"{drift.reason} (--mechanism-require-accepted)"
+NOT_JUDGED = "was not judged: a hook of the project ran in place of its test"
 
 
 class ClaimFailed(Exception):
-    """A red verdict; its text is what the failure shows."""
-
-
-class SpecFile(pytest.Module):
-    """A spec. A module for fixtures that look at ``request.module``, and for those of its scope: one
-    that holds nothing, and is named as the spec.
-
-    Attributes:
-        spec: what it says, once collected.
-        wrong: why it cannot be one where it is, or nothing.
-    """
-
-    spec: Spec
-    wrong: str = ""
-
-    @classmethod
-    def at(cls, parent: pytest.Collector, path: Path, wrong: str = "") -> SpecFile:
-        """A spec's file, wherever it is."""
-        try:
-            written = path.relative_to(parent.config.rootpath).as_posix()
-        except ValueError:
-            written = path.as_posix()
-        if written.isprintable():
-            found = cls.from_parent(parent, path=path)
-        else:  # node ids show characters that a terminal would act on as codes
-            name = visible(path.name)
-            found = cls.from_parent(parent, path=path, name=name, nodeid=visible(written))
-        found.wrong = wrong
-        return found
-
-    def _getobj(self) -> ModuleType:
-        module = ModuleType(self.path.stem, f"The spec {self.nodeid}.")
-        module.__file__ = str(self.path)
-        return module
-
-    def collect(self) -> Iterator[pytest.Collector]:
-        shown = self.path
-        with contextlib.suppress(ValueError):
-            shown = self.path.relative_to(Path.cwd())
-        try:
-            if self.wrong:
-                raise SpecError(self.wrong, f"{shown}:1")
-            self.spec = read_spec(self.path, shown, self.config.rootpath)
-        except SpecErrors as problems:
-            raise self.CollectError("\n".join(map(str, problems.found))) from None
-        except SpecError as problem:
-            raise self.CollectError(str(problem)) from None
-        ScoreExtension.claims[score_file(self.path, ScoreExtension.pair)] = {
-            f"{name}.{role}" for name, claim in self.spec.claims.items() for role in claim.roles()
-        }
-        for name, claim in self.spec.claims.items():
-            yield ClaimNode.from_parent(self, name=name, claim=claim)
-
-
-class ClaimNode(pytest.Collector):
-    """A claim of a spec."""
-
-    def __init__(self, *, claim: Claim, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claim = claim
-
-    def collect(self) -> Iterator[pytest.Item]:
-        for role in self.claim.roles():
-            yield ClaimItem.from_parent(self, name=role, callobj=run_claim)
+    """A red verdict, with the text that pytest shows for it."""
 
 
 def run_claim(request: pytest.FixtureRequest) -> None:
-    """The body of every item."""
+    """The test function of every item."""
     request.node.run()
 
 
 class ClaimItem(pytest.Function):
-    """A claim on one role: measured, compared with the accepted score, judged."""
+    """A claim on one role, which is the item's name. A `pytest.Function`, because syrupy ignores other
+    items when it decides which scores are unused.
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    Attributes:
+        spec: the spec.
+        claim_name: the claim's name in the spec.
+        claim: the claim.
+    """
+
+    def __init__(self, *, spec: Spec, claim_name: str, claim: Claim, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.spec, self.claim_name, self.claim = spec, claim_name, claim
         self.add_marker(pytest.mark.mechanism)
         self.add_marker(pytest.mark.role(name=self.name))
-        self.add_marker(pytest.mark.kind(name=self.claim.kind))
+        self.add_marker(pytest.mark.kind(name=claim.kind))
 
     @property
-    def claim(self) -> Claim:
-        node: Any = self.parent
-        claim: Claim = node.claim
-        return claim
+    def run_session(self) -> Session:
+        return self.config.stash[SESSION]
 
     @property
-    def claim_name(self) -> str:
-        node: Any = self.parent
-        return str(node.name)
+    def title(self) -> str:
+        return f"{self.claim_name} on {self.name}"
 
     @property
-    def spec(self) -> Spec:
-        node: Any = self.getparent(SpecFile)
-        spec: Spec = node.spec
-        return spec
+    def baseline(self) -> Baseline:
+        return Baseline(self, self.spec, self.claim, f"{self.claim_name}.{self.name}")
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, self.spec.line(self.claim_name) - 1, f"{self.claim_name}[{self.name}]"
 
     def run(self) -> None:
-        """Measure, compare, judge; the accepted score is dealt with before the verdict is raised,
-        so that an update never loses the score of a red claim."""
-        session = self.config.stash[SESSION]
-        if not session.paired:
-            self.report(Verdict("error", NO_PAIR, ""), None, None, 0.0)
+        """Measure, compare and judge. The comparison comes before the failure, so that an update keeps
+        the score of a red claim."""
+        run = self.run_session
+        if not run.paired:
+            self.keep_result(Verdict("error", NO_PAIR, ""))
             raise ClaimFailed(NO_PAIR)
         started = time.perf_counter()
         try:
-            verdict = session.evaluator.judge(self.spec, self.claim, self.name)
+            verdict = run.evaluator.judge(self.spec, self.claim, self.name)
         except NoDevice as problem:
-            session.no_device = str(DEVICE.error(problem))
-            verdict = Verdict("error", session.no_device, "")
+            run.no_device = str(DEVICE.error(problem))
+            verdict = Verdict("error", run.no_device, "")
         except MechanismError as problem:
             verdict = Verdict("error", str(problem), "")
         except Exception as problem:  # a bug: it keeps its traceback, and the claim its line
@@ -186,154 +93,31 @@ class ClaimItem(pytest.Function):
             raise
         seconds = time.perf_counter() - started
         if verdict.status == "skipped":
-            self.report(verdict, None, None, seconds)
+            self.keep_result(verdict, seconds=seconds)
             pytest.skip(visible(verdict.reason))
-        verdict, drift = self.settle(verdict, seconds)
+        verdict, comparison = self.settle(verdict, seconds)
         if verdict.cause is Cause.NOT_ACCEPTED:
-            raise ClaimFailed(f"{self.claim_name} on {self.name}: {verdict.reason}")
+            raise ClaimFailed(f"{self.title}: {verdict.reason}")
         if verdict.red:
+            consequence = meaning(verdict.cause, self.claim.if_red)
             text = failure_text(
-                self.spec,
-                self.claim_name,
-                self.name,
-                verdict,
-                drift,
-                meaning(verdict.cause, self.claim.if_red),
+                self.spec, self.claim_name, self.name, verdict, comparison.drift, consequence
             )
-            raise ClaimFailed(text + self.traced(session.evaluator.trace))
+            raise ClaimFailed(text + self.traceback_text(run.evaluator.trace))
 
-    def traced(self, trace: str) -> str:
-        """The traceback behind an error, for developers who ask for it."""
-        wanted = self.config.getoption("fulltrace", False) or os.environ.get(TRACEBACK)
-        return "\n" + "\n".join(map(visible, trace.split("\n"))) if trace and wanted else ""
+    def settle(self, verdict: Verdict, seconds: float) -> tuple[Verdict, Comparison]:
+        """Compare with the baseline, which may turn the verdict red, and keep the result."""
+        comparison = self.baseline.compare(verdict)
+        required = self.run_session.requires_accepted
+        verdict = with_comparison(verdict, comparison, requires_accepted=required)
+        self.keep_result(verdict, comparison, seconds)
+        return verdict, comparison
 
-    def forget(self) -> None:
-        """What an earlier run of this item came to."""
-        if RESULT in self.stash:
-            del self.stash[RESULT]
-
-    def concluded(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, Any]:
-        """The result of a claim that is through, which says what its report says; a skip that may
-        not be turns the report red."""
-        if RESULT not in self.stash or report.skipped:
-            self.keep_accepted()
-        if RESULT not in self.stash:
-            problem = None if call.excinfo is None else call.excinfo.value
-            self.not_run(problem, skipped=report.skipped)
-            if report.passed:  # a hook that takes the place of the test
-                report.outcome = "failed"
-                report.longrepr = f"{self.claim_name} on {self.name}: {NOT_JUDGED}"
-        elif report.skipped and report.when == "call":
-            report.longrepr = self.skip_place(report.longrepr)
-        result = self.stash[RESULT]
-        if (found := settled(result["verdict"], result["reason"], report)) is not None:
-            self.overrule(*found)
-        if report.skipped and (red := skipped_although(self, self.stash[RESULT]["reason"])):
-            report.outcome = "failed"
-            report.longrepr = f"{self.claim_name} on {self.name} {red}"
-            if hasattr(report, "wasxfail"):
-                del report.wasxfail
-            self.overrule("error", red)
-        return self.stash[RESULT]
-
-    def keep_accepted(self) -> None:
-        """The claim is still there, and so is its accepted score after an update."""
-        if not self.config.stash[SESSION].paired:
-            return
-        with contextlib.suppress(MechanismError, ValueError, KeyError, TypeError):
-            scores = read_scores(score_file(self.path, ScoreExtension.pair))
-            if (accepted := scores.get(f"{self.claim_name}.{self.name}")) is not None:
-                score_keeper(self).assert_match(accepted)
-
-    def overrule(self, verdict: str, reason: str) -> None:
-        """Put another verdict in the result."""
-        before: dict[str, Any] = self.stash[RESULT]
-        result = overruled(before, verdict, reason)
-        self.stash[RESULT] = result
-        names = ("mechanism_verdict", "mechanism_cause")
-        kept = [each for each in self.user_properties if each[0] not in names]
-        new = [(f"mechanism_{key}", result[key]) for key in ("verdict", "cause")]
-        self.user_properties[:] = [*(each for each in new if each[1] is not None), *kept]
-
-    def skip_place(self, skipped: Any) -> Any:
-        """A skip with the place in the spec that asks for it, and not where this module obeys."""
-        if not isinstance(skipped, tuple):
-            return skipped
-        return (str(self.path), self.spec.document.line(("applies_to",)), skipped[2])
-
-    def not_run(self, problem: BaseException | None, *, skipped: bool) -> None:
-        """Report a claim that a mark, a fixture or a hook of the project kept from running."""
-        said = one_line(str(problem))
-        if problem is None:
-            verdict = Verdict("error", NOT_JUDGED, "")
-        elif skipped:
-            verdict = Verdict("skipped", said, "")
-        else:
-            verdict = Verdict("error", f"{type(problem).__name__}: {said}", "")
-        self.report(verdict, None, None, 0.0)
-
-    def settle(self, verdict: Verdict, seconds: float) -> tuple[Verdict, Drift | None]:
-        """Compare with the accepted score, which may turn the verdict red, and report."""
-        drift, accepted, problem = self.compare(verdict)
-        if problem is not None:
-            verdict = replace(verdict, status="error", reason=problem, cause=Cause.NOT_JUDGED)
-        elif drift is not None and drift.red and not verdict.red:
-            verdict = replace(verdict, status="fail", reason=drift.reason, cause=drift.cause)
-        elif drift is not None and not verdict.red and self.lacks_accepted(drift):
-            reason = not_accepted(drift)
-            verdict = replace(verdict, status="fail", reason=reason, cause=drift.cause)
-        self.report(verdict, drift, accepted, seconds)
-        return verdict, drift
-
-    def lacks_accepted(self, drift: Drift) -> bool:
-        """Whether there has to be an accepted score, and is none."""
-        required = self.config.stash[SESSION].requires_accepted
-        return required and drift.state == "new" and not drift.accepted_now
-
-    def compare(self, verdict: Verdict) -> tuple[Drift | None, float | None, str | None]:
-        """The accepted score and how this one stands to it; or what is wrong with the file."""
-        location = score_file(self.path, ScoreExtension.pair)
-        try:
-            accepted = read_scores(location).get(f"{self.claim_name}.{self.name}")
-            received = accepted_data(self.spec, self.claim, verdict)
-            keeper = score_keeper(self)
-            if received is None:
-                if accepted is not None:
-                    # nothing to compare, yet the claim is still there: keep its accepted score
-                    keeper.assert_match(accepted)
-                return None, None if accepted is None else float(accepted["value"]), None
-            tolerance = Tolerance(self.claim.atol, self.claim.drift)
-            drift = compare(received, accepted, tolerance)
-        except (MechanismError, ValueError, KeyError, TypeError) as problem:
-            return None, None, str(problem)
-        if accepted is not None or ScoreExtension.accepting:
-            received["tolerance"] = vars(tolerance)
-            accepting = keeper == received
-            drift = replace(drift, accepted_now=accepted_now(keeper))
-            if accepted is not None and ScoreExtension.updating and not drift.accepted_now:
-                keep_bounds(location, f"{self.claim_name}.{self.name}", received)
-            if (
-                accepted is not None and drift.red and accepting
-            ):  # --snapshot-update: the new score is the accepted one now
-                finding = f"this score replaces the baseline {float(accepted['value']):.3f}"
-                drift = replace(drift, state="changed", finding=f"{finding} (--snapshot-update)")
-        return drift, None if accepted is None else float(accepted["value"]), None
-
-    def notes(self) -> list[str]:
-        """What the scores of this claim's models have to be read with."""
-        session = self.config.stash[SESSION]
-        if not session.paired or not session.counts["loaded"] + session.counts["from_store"]:
-            return []
-        found = session.runner.notes
-        said = [found[model] for model in self.claim.models(self.name) if model in found]
-        said.append(session.evaluator.left_out(self.spec) or "")
-        said.append(session.evaluator.heads(self.spec, self.claim, self.name) or "")
-        return [each for each in said if each]
-
-    def report(
-        self, verdict: Verdict, drift: Drift | None, accepted: float | None, seconds: float
-    ) -> None:
-        """Keep the result for the summary, the JSON file and JUnit."""
+    def keep_result(
+        self, verdict: Verdict, comparison: Comparison | None = None, seconds: float = 0.0
+    ) -> ClaimResult:
+        """Keep the result for the reports."""
+        comparison = comparison or Comparison()
         result = claim_result(
             self.nodeid,
             self.spec,
@@ -341,26 +125,110 @@ class ClaimItem(pytest.Function):
             self.claim,
             self.name,
             verdict,
-            drift,
-            accepted,
+            comparison.drift,
+            comparison.value,
             seconds,
             self.notes(),
         )
+        self.result = result
+        return result
+
+    @property
+    def result(self) -> ClaimResult | None:
+        """What the item found; None before it ran."""
+        return self.stash.get(RESULT, None)
+
+    @result.setter
+    def result(self, result: ClaimResult) -> None:
         self.stash[RESULT] = result
-        ours = [each for each in self.user_properties if each[0].startswith("mechanism_")]
-        for each in ours:  # of an earlier run of this item
-            self.user_properties.remove(each)
-        for key in ("verdict", "cause", "score", "n", "threshold", "baseline", "drift"):
-            if result[key] is not None:
-                self.user_properties.append((f"mechanism_{key}", result[key]))
-        if result["interval"] is not None:
-            self.user_properties.append(("mechanism_interval_low", result["interval"][0]))
-            self.user_properties.append(("mechanism_interval_high", result["interval"][1]))
+        others = [p for p in self.user_properties if not p[0].startswith(junit.PREFIX)]
+        self.user_properties[:] = [*others, *junit.properties(result)]
+
+    @result.deleter
+    def result(self) -> None:
+        if RESULT in self.stash:
+            del self.stash[RESULT]
+
+    def notes(self) -> list[Note]:
+        """What readers have to know about the scores of this claim."""
+        run = self.run_session
+        if not run.paired or not run.counts["loaded"] + run.counts["from_store"]:
+            return []
+        about_models = run.runner.notes
+        notes = [
+            Note(about_models[role])
+            for role in self.claim.models(self.name)
+            if role in about_models
+        ]
+        about_circuit = (
+            run.evaluator.left_out(self.spec),
+            run.evaluator.heads(self.spec, self.claim, self.name),
+        )
+        return notes + [Note(text, self.spec.circuit) for text in about_circuit if text]
+
+    def traceback_text(self, trace: str) -> str:
+        """The traceback behind an error, for developers who ask for it."""
+        wanted = self.config.getoption("fulltrace", False) or os.environ.get(TRACEBACK)
+        return "\n" + "\n".join(map(visible, trace.split("\n"))) if trace and wanted else ""
+
+    # -- after the test
+
+    def conclude(self, report: pytest.TestReport, call: pytest.CallInfo[None]) -> ClaimResult:
+        """The final result, which agrees with pytest's report. Turns the report red if the claim was not
+        judged, or if it is skipped and must not be."""
+        result = self.result
+        if self.run_session.paired and (result is None or report.skipped):
+            self.baseline.keep()
+        if result is None:
+            exception = None if call.excinfo is None else call.excinfo.value
+            result = self.keep_result(unjudged(exception, skipped=report.skipped))
+            if report.passed:  # a hook ran in place of the test
+                report.outcome = "failed"
+                report.longrepr = f"{self.title}: {NOT_JUDGED}"
+        elif report.skipped and report.when == "call" and isinstance(report.longrepr, tuple):
+            line = self.spec.document.line(("applies_to",))
+            report.longrepr = (str(self.path), line, report.longrepr[2])
+        result = consistent(result, report)
+        if report.skipped and (problem := self.skip_problem(result.reason)) is not None:
+            report.outcome = "failed"
+            report.longrepr = f"{self.title} {problem}"
+            if hasattr(report, "wasxfail"):
+                del report.wasxfail
+            result = result.overruled("error", problem)
+        self.result = result
+        return result
+
+    def skip_problem(self, reason: str) -> str | None:
+        """Why this claim must not be skipped, or None."""
+        run = self.run_session
+        if not run.paired:
+            return None
+        if run.no_skips:
+            return f"is skipped, which --mechanism-no-skips forbids: {reason}"
+        if not run.requires_accepted:
+            return None
+        try:
+            accepted = self.baseline.read()
+        except MechanismError as problem:
+            return str(problem)
+        if accepted is None:
+            return None
+        return f"is skipped and has an accepted score (--mechanism-require-accepted): {reason}"
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, ClaimFailed):
             return str(excinfo.value)
-        # what a library says in its error, and with it the lines of a traceback
-        said = one_line(f"{self.claim_name} on {self.name}: {excinfo.exconly()}")
-        traced = str(super().repr_failure(excinfo)).split("\n")
-        return "\n".join([said, "", *map(visible, traced)])
+        # a traceback quotes whatever a library says in its error
+        heading = one_line(f"{self.title}: {excinfo.exconly()}")
+        lines = str(super().repr_failure(excinfo)).split("\n")
+        return "\n".join([heading, "", *map(visible, lines)])
+
+
+def unjudged(problem: BaseException | None, *, skipped: bool) -> Verdict:
+    """The verdict of a claim that a mark, a fixture or a hook of the project kept from running."""
+    if problem is None:
+        return Verdict("error", NOT_JUDGED, "")
+    message = one_line(str(problem))
+    if skipped:
+        return Verdict("skipped", message, "")
+    return Verdict("error", f"{type(problem).__name__}: {message}", "")

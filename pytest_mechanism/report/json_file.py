@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.checkpoints.fingerprint import Fingerprint
-from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.errors import visible
-from pytest_mechanism.plugin.outcomes import Outcomes
-from pytest_mechanism.report.result import shown
+from pytest_mechanism.files import write_json
+from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.runner.keys import versions
 
 FORMAT = 1
 
 
-def result_file(
-    references: Mapping[str, Reference],
-    fingerprints: Mapping[str, Fingerprint],
-    outcomes: Outcomes,
-    counts: Mapping[str, int],
-    exit_code: int,
-) -> dict[str, Any]:
+class JsonFile:
+    """Writes the result file."""
+
+    required = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.destination = f"--mechanism-json: {path}"
+
+    def write(self, report: RunReport) -> None:
+        write_json(self.path, content(report))
+
+
+def content(report: RunReport) -> dict[str, Any]:
     """Shape ``mechanism_json: 1``; docs/result-file.md describes it."""
-    models = {
-        role: {
-            "label": reference.label,
-            "reference": reference.text,
-            "folder": visible(str(reference.folder)),
-            "adapter": None if reference.adapter is None else visible(str(reference.adapter)),
-            "fingerprint": fingerprints[role].model,
-        }
-        for role, reference in references.items()
-    }
     return {
         "mechanism_json": FORMAT,
-        "pair": models,
-        "claims": outcomes.results,
-        "not_run": shown(outcomes.not_run),
-        "deselected": shown(list(outcomes.deselected)),
-        "reasons": shown(list(dict.fromkeys(outcomes.reasons))),
-        "checkpoints_loaded": counts["loaded"],
-        "measurements": {"done": counts["done"], "from_store": counts["from_store"]},
+        "pair": {role: asdict(entry) for role, entry in report.checkpoints.items()},
+        "claims": [claim_data(result) for result in report.claims],
+        "not_run": list(report.not_run),
+        "deselected": list(report.deselected),
+        "reasons": list(report.reasons),
+        "checkpoints_loaded": report.checkpoints_loaded,
+        "measurements": dict(report.measurements),
         "versions": versions(),
-        "exit_code": exit_code,
+        "exit_code": report.exit_code,
     }
+
+
+def claim_data(result: ClaimResult) -> dict[str, Any]:
+    """One entry of ``claims``."""
+    return asdict(result) | {"notes": [str(note) for note in result.notes]}

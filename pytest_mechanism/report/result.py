@@ -1,97 +1,42 @@
-"""A claim's result as plain data: what reports, JSON, JUnit and snapshots are made of.
-
-Plain dicts, because they cross process boundaries under xdist and are read by other programs.
-"""
+"""From a verdict to a `ClaimResult`."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from pytest_mechanism.causes import Cause, meaning
+from pytest_mechanism.causes import meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
-from pytest_mechanism.fields.part import plain
-from pytest_mechanism.report.rows import DIGITS, row, rows
+from pytest_mechanism.report.rows import make_rows
+from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
-from pytest_mechanism.types import Check, Score, Verdict, canonical
+from pytest_mechanism.types import Score, Verdict
+
+DIGITS = 6
+"""Scores are stored rounded, so that files do not differ in noise."""
 
 
-def definition(spec: Spec, claim: Claim) -> str:
-    """Hash of everything in a spec that says what a claim's score *is*; what is asked of it
-    (thresholds, tolerances) does not count, nor do fields that a later version added, as long as they
-    say what was meant without them."""
-    left_out = {"drift", "atol", *claim.thresholds}
-    defaults = type(claim).model_fields
-    left_out |= {n for n in claim.later if getattr(claim, n) == defaults[n].get_default()}
-    fields = claim.model_dump(mode="json", exclude=left_out, by_alias=True)
-    parts = {
-        "claim": fields,
-        "task": spec.task.settings.model_dump(mode="json"),
-        "groups": {name: plain(group) for name, group in spec.groups.items()},
-        "ablation": plain(spec.ablation),
-        "confidence": spec.confidence,
-        **({"edition": spec.task.edition} if spec.task.edition else {}),
-    }
-    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+def rounded(score: Score) -> Score:
+    """A score with its numbers rounded."""
+    control = score.control
+    if control is not None:
+        interval = None if control.interval is None else _round_pair(control.interval)
+        control = replace(control, value=round(control.value, DIGITS), interval=interval)
+    return replace(
+        score,
+        value=round(score.value, DIGITS),
+        interval=_round_pair(score.interval),
+        standard_error=round(score.standard_error, DIGITS),
+        control=control,
+    )
 
 
-def asked(claim: Claim) -> dict[str, Any]:
-    """What a claim asks of its score: its thresholds as the spec has them."""
-    return claim.model_dump(mode="json", include={*claim.thresholds}, by_alias=True)
-
-
-def score_data(score: Score) -> dict[str, Any]:
-    """A score with everything beside it, numbers rounded."""
-    data = asdict(score)
-    data["interval"] = [round(x, DIGITS) for x in score.interval]
-    for key in ("value", "standard_error"):
-        data[key] = round(data[key], DIGITS)
-    if score.control is not None:
-        data["control"]["value"] = round(score.control.value, DIGITS)
-        if score.control.interval is not None:
-            data["control"]["interval"] = [round(x, DIGITS) for x in score.control.interval]
-    return data
-
-
-def accepted_data(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | None:
-    """What a snapshot keeps of a verdict; None where there is no score to keep."""
-    if verdict.score is None or not verdict.comparable:
-        return None
-    data = score_data(verdict.score)
-    setting = data.pop("setting") or {}
-    return {
-        **data,
-        "fingerprints": dict(setting.pop("fingerprints", {})),
-        "setting": setting,
-        "definition": definition(spec, claim),
-        "asked": asked(claim),
-        "judged": [
-            {
-                "name": j.score.name,
-                "value": round(j.score.value, DIGITS),
-                "standard_error": round(j.score.standard_error, DIGITS),
-                "n": j.score.n,
-                "method": j.score.method,
-                "low": j.low,
-                "high": j.high,
-            }
-            for j in verdict.judged
-        ],
-        **({"checks": [check_data(c) for c in verdict.checks]} if verdict.checks else {}),
-    }
-
-
-def check_data(check: Check) -> dict[str, Any]:
-    """A comparison with a control, as an entry like those of ``judged``: `statistics.power` counts
-    its chance of failing with theirs."""
-    data = asdict(check) | {"low": 0.0, "high": None}
-    for key in ("value", "standard_error"):
-        data[key] = round(data[key], DIGITS)
-    return data
+def _round_pair(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    return round(low, DIGITS), round(high, DIGITS)
 
 
 def claim_result(
@@ -101,59 +46,60 @@ def claim_result(
     claim: Claim,
     role: str,
     verdict: Verdict,
-    drift: Drift | None,
-    baseline: float | None,
-    seconds: float,
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """One entry of the result file's ``claims``; see docs/result-file.md for its fields."""
-    score = verdict.score
-    control = None if score is None or score.control is None else score_data(score)["control"]
-    found = {
-        "id": nodeid,
-        "circuit": spec.circuit,
-        "claim": name,
-        "kind": claim.kind,
-        "role": role,
-        "models": list(claim.models(role)),
-        "verdict": verdict.status,
-        "cause": None if verdict.cause is None else str(verdict.cause),
-        "meaning": meaning(verdict.cause, claim.if_red) or None,
-        "reason": verdict.reason,
-        "score": None if score is None else round(score.value, DIGITS),
-        "interval": None if score is None else [round(x, DIGITS) for x in score.interval],
-        "n": None if score is None else score.n,
-        "threshold": verdict.threshold,
-        "control": control,
-        "baseline": baseline,
-        "drift": None if drift is None or drift.amount is None else round(drift.amount, DIGITS),
-        "drift_state": None if drift is None else drift.state,
-        "accepted_now": drift is not None and drift.accepted_now,
-        "seconds": round(seconds, 3),
-        "rows": rows(verdict, drift),
-        "scores": [score_data(s) for s in verdict.scores],
-        "notes": list(notes),
-    }
-    return {key: shown(value) for key, value in found.items()}
+    drift: Drift | None = None,
+    baseline: float | None = None,
+    seconds: float = 0.0,
+    notes: Sequence[Note] = (),
+) -> ClaimResult:
+    """The result of a claim on one role."""
+    scores = tuple(rounded(score) for score in verdict.scores)
+    score = scores[0] if scores else None
+    rows = make_rows(verdict, drift)
+    result = ClaimResult(
+        id=nodeid,
+        circuit=spec.circuit,
+        claim=name,
+        kind=claim.kind,
+        role=role,
+        models=tuple(claim.models(role)),
+        verdict=verdict.status,
+        cause=verdict.cause,
+        meaning=meaning(verdict.cause, claim.if_red) or None,
+        reason=verdict.reason,
+        score=None if score is None else score.value,
+        interval=None if score is None else score.interval,
+        n=None if score is None else score.n,
+        threshold=verdict.threshold,
+        control=None if score is None else score.control,
+        baseline=baseline,
+        drift=None if drift is None or drift.amount is None else round(drift.amount, DIGITS),
+        drift_state=None if drift is None else drift.state,
+        accepted_now=drift is not None and drift.accepted_now,
+        seconds=round(seconds, 3),
+        rows=tuple(
+            replace(
+                row,
+                score=None if row.score is None else round(row.score, DIGITS),
+                interval=None if row.interval is None else _round_pair(row.interval),
+            )
+            for row in rows
+        ),
+        scores=scores,
+        notes=tuple(notes),
+    )
+    made: ClaimResult = printable(result)
+    return made
 
 
-def overruled(result: Mapping[str, Any], verdict: str, reason: str) -> dict[str, Any]:
-    """The result after pytest decided otherwise: a mark, a fixture or a hook. A skip has no cause, and
-    the rows of an error are not all green."""
-    found = dict(result) | {"verdict": verdict, "reason": visible(reason)}
-    cause = None if verdict == "skipped" else Cause.NOT_JUDGED
-    found |= {"cause": None if cause is None else str(cause), "meaning": meaning(cause, "") or None}
-    if verdict == "error":
-        found["rows"] = [*result["rows"], row(Verdict("error", reason, "", cause=cause), None, "")]
-    return found
-
-
-def shown(value: Any) -> Any:
-    """Plain data whose texts may stand in a terminal, a page or a file; see `visible`."""
+def printable(value: Any) -> Any:
+    """The same data with every text printable (see `visible`)."""
     if isinstance(value, str):
         return visible(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        texts = {f.name: printable(getattr(value, f.name)) for f in fields(value)}
+        return replace(value, **texts)
     if isinstance(value, Mapping):
-        return {visible(str(key)): shown(each) for key, each in value.items()}
+        return {visible(str(key)): printable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [shown(each) for each in value]
+        return type(value)(printable(item) for item in value)
     return value

@@ -1,67 +1,61 @@
-"""A row for each threshold of a claim, as plain data: what tables show and the result file keeps."""
+"""A row for each threshold of a claim: the lines of the tables."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.report.run_report import Row
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
 
-DIGITS = 6
-"""Scores are stored rounded, so that files do not differ in noise."""
-
 AS_ACCEPTED = "as accepted"
-"""What is asked of a score that no threshold bounds."""
+"""Stands in place of a threshold for a score that has none."""
 
-OF_ACCEPTED = frozenset({Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED})
-"""Causes under which every threshold holds, and the accepted score is what is in the way."""
+BASELINE_CAUSES = frozenset({Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED})
+"""Every threshold holds; the comparison with the accepted score makes the claim red."""
 
-CONTROLLED = "better than its control"
+BETTER_THAN_CONTROL = "better than its control"
 
 
-def rows(verdict: Verdict, drift: Drift | None) -> list[dict[str, Any]]:
-    """One row a threshold, with the verdict on it; one in all where the claim has a single one.
+def make_rows(verdict: Verdict, drift: Drift | None) -> tuple[Row, ...]:
+    """The rows of a claim, each with the verdict on its threshold.
 
-    There is a row more where the score that is compared with the accepted one has no threshold of
-    its own, and where the claim is red although each of its thresholds holds: no table is green
-    about a claim that is red.
+    A further row stands for the score that is compared with its baseline, if it has no threshold of its
+    own, and for what makes a claim red although its thresholds hold: a red claim never has green rows
+    only.
     """
-    held = verdict.cause in OF_ACCEPTED
-    compared = verdict.score if verdict.comparable else None
-    found: list[dict[str, Any]] = []
+    thresholds_hold = verdict.cause in BASELINE_CAUSES
+    rows = []
     for part in verdict.parts or (verdict,):
-        score = part.judged[0].score if part.judged else part.score
-        found.append(row(part, score, part.threshold))
-        if part is verdict and held:
-            found[-1] |= {"verdict": "pass", "cause": None}
-    names = [each["name"] for each in found]
+        row = make_row(part, part.judged[0].score if part.judged else part.score, part.threshold)
+        holds = part is verdict and thresholds_hold
+        rows.append(replace(row, verdict="pass", cause=None) if holds else row)
+    compared = verdict.score if verdict.comparable else None
+    names = [row.name for row in rows]
+    index = 0
     if compared is not None and compared.name in names:
-        own = found[names.index(compared.name)]
-        own["compared"] = True
+        index = names.index(compared.name)
+        rows[index] = replace(rows[index], compared=True)
     elif compared is not None and drift is not None:
-        own = row(verdict, compared, "" if drift.amount is None else AS_ACCEPTED)
-        own |= {"verdict": "pass", "cause": None, "compared": True}
-        found.append(own)
-    else:
-        own = found[0]
-    if held:
-        own |= {"verdict": verdict.status, "cause": str(verdict.cause)}
-    elif verdict.red and all(each["verdict"] in ("pass", "skipped") for each in found):
+        index = len(rows)
+        row = make_row(verdict, compared, "" if drift.amount is None else AS_ACCEPTED)
+        rows.append(replace(row, verdict="pass", cause=None, compared=True))
+    if thresholds_hold:
+        rows[index] = replace(rows[index], verdict=verdict.status, cause=verdict.cause)
+    elif verdict.red and all(row.verdict in ("pass", "skipped") for row in rows):
         controlled = verdict.cause in (Cause.NO_CONTROL, Cause.CONTROL_AS_GOOD)
-        found.append(row(verdict, verdict.score, CONTROLLED if controlled else ""))
-    return found
+        rows.append(make_row(verdict, verdict.score, BETTER_THAN_CONTROL if controlled else ""))
+    return tuple(rows)
 
 
-def row(verdict: Verdict, score: Score | None, threshold: str) -> dict[str, Any]:
-    """One threshold; docs/result-file.md describes its fields."""
-    return {
-        "verdict": verdict.status,
-        "cause": None if verdict.cause is None else str(verdict.cause),
-        "name": None if score is None else score.name,
-        "score": None if score is None else round(score.value, DIGITS),
-        "interval": None if score is None else [round(x, DIGITS) for x in score.interval],
-        "n": None if score is None else score.n,
-        "threshold": threshold,
-        "compared": False,
-    }
+def make_row(verdict: Verdict, score: Score | None, threshold: str) -> Row:
+    return Row(
+        verdict=verdict.status,
+        cause=verdict.cause,
+        name=None if score is None else score.name,
+        score=None if score is None else score.value,
+        interval=None if score is None else score.interval,
+        n=None if score is None else score.n,
+        threshold=threshold,
+    )

@@ -1,173 +1,162 @@
-"""The terminal section: one line a threshold of a claim."""
+"""The section of a run in the terminal: the table, notes below it, and what makes the run red."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+import pytest
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.errors import visible
+from pytest_mechanism.report.run_report import ClaimResult, Note, RunReport
+from pytest_mechanism.report.table import HEADINGS, cells, judged, spec_suffixes
 
-Result = Mapping[str, Any]
-
-HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "accepted")
-RIGHT = {"score"}
+RIGHT_ALIGNED = {"score"}
 COLOURS = {"pass": "green"}
 
-NUMBERS = re.compile(r"[-+0-9.,\[\] ]*")
-"""A score or an interval, whose brackets are no link."""
+
+class TerminalSection:
+    """Writes to pytest's terminal.
+
+    Attributes:
+        terminal: pytest's.
+        header: lines about the checkpoints, if pytest's header did not show them.
+        warnings: lines about other reports that could not be written.
+    """
+
+    destination = "terminal"
+    required = True
+
+    def __init__(
+        self,
+        terminal: pytest.TerminalReporter,
+        header: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.terminal, self.header, self.warnings = terminal, header, warnings
+
+    def write(self, report: RunReport) -> None:
+        for error in report.errors:
+            self.terminal.write_line(f"ERROR: {error}", red=True)
+        if report.checkpoints and report.claims:
+            self.terminal.section(f"mechanism: {report.pair}")
+            for line in self.header:
+                self.terminal.write_line(line)
+            self.write_table(report.claims)
+            # pytest itself lists the reasons of skipped tests with -rs
+            lists_skips = self.terminal.hasopt("skipped")
+            for note in notes(report.claims, skips=not lists_skips):
+                self.terminal.write_line(note)
+        for warning in self.warnings:
+            self.terminal.write_line(visible(warning))
+        for reason in report.reasons:
+            self.terminal.write_line(reason, red=True)
+
+    def write_table(self, results: Sequence[ClaimResult]) -> None:
+        (heading, headings), *lines = table(results)
+        if lines:
+            self.terminal.write_line(heading + headings, bold=True)
+        for verdict, rest in lines:
+            self.terminal.write(verdict, **{COLOURS.get(verdict.strip(), "red"): True})
+            self.terminal.write_line(rest)
 
 
-def file_of(result: Result) -> str:
-    """The spec of a result, as in its node id."""
-    return str(result["id"]).partition("::")[0]
-
-
-def which(results: Sequence[Result]) -> dict[str, str]:
-    """Spec -> what tells it from another one whose circuit has the same name: its file; nothing
-    where no other has."""
-    named: dict[str, dict[str, str]] = {}
-    for result in results:
-        file = file_of(result)
-        named.setdefault(str(result["circuit"]), {})[file] = file.rpartition("/")[2]
-    found = {}
-    for files in named.values():
-        alike = len({*files.values()}) < len(files)
-        for file, short in files.items():
-            found[file] = "" if len(files) == 1 else f" ({file if alike else short})"
-    return found
-
-
-def accepted(result: Result) -> str:
-    """How the compared score stands to the accepted one."""
-    drift, state = result["drift"], result["drift_state"]
-    if result["accepted_now"]:
-        return "accepted now" if drift is None else f"{drift:+.3f} accepted now"
-    if state == "new":
-        return "none yet" if result["baseline"] is None else "redefined"
-    if state is None or state == "same":
-        return state or ""
-    return "" if drift is None else f"{drift:+.3f} {state}"
-
-
-def cells(result: Result, spec: str = "") -> list[tuple[str, ...]]:
-    """A result as rows of table cells, one a threshold; ``spec`` tells its claim from one of the
-    same name."""
-    found: list[tuple[str, ...]] = []
-    for row in result["rows"]:
-        score, interval = row["score"], row["interval"]
-        found.append(
-            (
-                row["verdict"],
-                f"{result['circuit']}.{result['claim']}{spec}",
-                result["role"],
-                "" if score is None else f"{score:.3f}",
-                "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]",
-                row["threshold"],
-                accepted(result) if row["compared"] else "",
-            )
-        )
-    return found
-
-
-def judged(results: Sequence[Result]) -> Sequence[Result]:
-    """Without what was skipped, which a sentence below counts."""
-    return [r for r in results if r["verdict"] != "skipped"]
-
-
-def table(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """(verdict column, the rest) of the headings and of each threshold; columns aligned. The
-    verdict comes first: a narrow terminal breaks lines at their end."""
-    specs = which(results)
-    rows = [HEADINGS, *(row for r in judged(results) for row in cells(r, specs[file_of(r)]))]
+def table(results: Sequence[ClaimResult]) -> list[tuple[str, str]]:
+    """The headings and the lines of the table, aligned, each as (verdict, other columns). The verdict
+    comes first, since a narrow terminal breaks lines at their end."""
+    rows = [HEADINGS, *cells(results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     lines = []
     for row in rows:
         padded = [
-            f"{cell:>{width}}" if name in RIGHT else f"{cell:<{width}}"
+            f"{cell:>{width}}" if name in RIGHT_ALIGNED else f"{cell:<{width}}"
             for name, cell, width in zip(HEADINGS, row, widths, strict=True)
         ]
         lines.append((padded[0], "  " + "  ".join(padded[1:]).rstrip()))
     return lines
 
 
-def notes(results: Sequence[Result], skips: bool = True) -> list[str]:
-    """Sentences below the table: what is missing, what to do, where this run did not just do it;
-    with ``skips`` also what was skipped, where pytest does not list that (``-rs``)."""
-    found = []
-    own = judged(results)
-    left = [r for r in own if not r["accepted_now"]]
-    new = [r for r in left if r["drift_state"] == "new" and r["verdict"] == "pass"]
-    if none := sum(r["baseline"] is None for r in new):
-        found.append(
-            f"{none} of {len(own)} scores pass and have no accepted baseline yet: "
-            "--snapshot-update accepts them, and later runs are held against them"
-        )
-    if redefined := len(new) - none:
-        found.append(
-            f"{redefined} of {len(own)} scores pass and were accepted under another definition: "
-            "nothing to compare with until --snapshot-update accepts them anew"
-        )
-    found += of_reference(own, specs := which(results))
-    skipped = [r for r in results if r["verdict"] == "skipped"]
-    for reason in dict.fromkeys(r["reason"] for r in skipped if skips):
-        own = [r for r in skipped if r["reason"] == reason]
-        circuits = ", ".join(dict.fromkeys(f"{r['circuit']}{specs[file_of(r)]}" for r in own))
-        found.append(f"{len(own)} skipped ({circuits}): {reason}")
-    found += dict.fromkeys(told(note, r, specs) for r in results for note in r["notes"])
-    better = sum(r["drift_state"] == "better" for r in left)
-    if better:
-        found.append(
-            f"{better} scores are better than accepted by more than their tolerance; "
-            "--snapshot-update raises the baseline"
-        )
-    return found
+def notes(results: Sequence[ClaimResult], skips: bool = True) -> list[str]:
+    """Sentences below the table: what is missing, and what to do next.
 
-
-def of_reference(results: Sequence[Result], specs: Mapping[str, str]) -> list[str]:
-    """Which claims do not hold of the reference model: what is red on the candidate too is then no
-    finding about it."""
-    found: dict[str, list[str]] = {}
-    for r in results:
-        if r["cause"] == Cause.REFERENCE_FAILS and r["role"] == REFERENCE:
-            found.setdefault(f"{r['circuit']}{specs[file_of(r)]}", []).append(r["claim"])
+    Args:
+        results: of all claims.
+        skips: whether to list skipped claims.
+    """
+    suffixes = spec_suffixes(results)
+    claims = judged(results)
     return [
-        f"{circuit}: {', '.join(claims)} {'do' if len(claims) > 1 else 'does'} not hold on your base "
-        "model: what they say of other models is no conclusion about the candidate"
-        for circuit, claims in found.items()
+        *baseline_notes(claims),
+        *reference_notes(claims, suffixes),
+        *(skip_notes(results, suffixes) if skips else ()),
+        *dict.fromkeys(
+            note_text(note, result, suffixes) for result in results for note in result.notes
+        ),
+        *better_notes(claims),
     ]
 
 
-def told(note: str, result: Result, specs: Mapping[str, str]) -> str:
-    """A note that begins with its circuit's name, told from one of another spec."""
-    name = f"{result['circuit']}: "
-    if not note.startswith(name):
-        return note
-    return f"{result['circuit']}{specs[file_of(result)]}: {note.removeprefix(name)}"
+def baseline_notes(results: Sequence[ClaimResult]) -> list[str]:
+    """How many passing scores have no baseline that they could be compared with."""
+    new = [
+        result
+        for result in results
+        if result.drift_state == "new" and result.verdict == "pass" and not result.accepted_now
+    ]
+    lines = []
+    if none := sum(result.baseline is None for result in new):
+        lines.append(
+            f"{none} of {len(results)} scores pass and have no baseline yet: --snapshot-update accepts "
+            "them, and later runs are compared with them"
+        )
+    if redefined := len(new) - none:
+        lines.append(
+            f"{redefined} of {len(results)} scores pass, and their baselines have another definition: "
+            "no comparison until --snapshot-update accepts the new scores"
+        )
+    return lines
 
 
-def escaped(text: str) -> str:
-    """Text as it stands in a cell of GitHub's Markdown: no markup, HTML, link, mention or emoji."""
-    if NUMBERS.fullmatch(text):
-        return text
-    safe = html.escape(visible(text), quote=False)
-    safe = re.sub(
-        r"[\\`*{}\[\]|~$@#!:]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda m: f"\\{m[0]}", safe
-    )
-    return re.sub(r"(?i)\bwww\.", lambda m: f"{m[0][:-1]}\\.", safe)
+def better_notes(results: Sequence[ClaimResult]) -> list[str]:
+    """How many scores have become better."""
+    better = sum(result.drift_state == "better" and not result.accepted_now for result in results)
+    if not better:
+        return []
+    return [
+        f"{better} scores are better than their baselines by more than the tolerance; "
+        "--snapshot-update raises the baselines"
+    ]
 
 
-def markdown(results: Sequence[Result], pair: str) -> str:
-    """The table for a CI job's summary page, where text is text: no markup, HTML or link of it."""
-    sign, specs = {"pass": "✅"}, which(results)
-    lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
-    lines.append("|" + "---|" * len(HEADINGS))
-    for result in judged(results):
-        for shown in cells(result, specs[file_of(result)]):
-            row = [escaped(cell) for cell in shown]
-            row[0] = f"{sign.get(row[0], '❌')} {row[0]}"
-            lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n\n"
+def reference_notes(results: Sequence[ClaimResult], suffixes: Mapping[str, str]) -> list[str]:
+    """Which claims are red on the reference model: on the candidate they show nothing."""
+    claims: dict[str, list[str]] = {}
+    for result in results:
+        if result.cause is Cause.REFERENCE_FAILS and result.role == REFERENCE:
+            claims.setdefault(f"{result.circuit}{suffixes[result.spec]}", []).append(result.claim)
+    return [
+        f"{circuit}: {', '.join(names)} {'do' if len(names) > 1 else 'does'} not hold on your base "
+        "model, so the same claims on other models allow no conclusion about the candidate"
+        for circuit, names in claims.items()
+    ]
+
+
+def skip_notes(results: Sequence[ClaimResult], suffixes: Mapping[str, str]) -> list[str]:
+    """How many claims were skipped, for each reason."""
+    skipped: dict[str, list[ClaimResult]] = {}
+    for result in results:
+        if result.verdict == "skipped":
+            skipped.setdefault(result.reason, []).append(result)
+    lines = []
+    for reason, claims in skipped.items():
+        circuits = dict.fromkeys(f"{claim.circuit}{suffixes[claim.spec]}" for claim in claims)
+        lines.append(f"{len(claims)} skipped ({', '.join(circuits)}): {reason}")
+    return lines
+
+
+def note_text(note: Note, result: ClaimResult, suffixes: Mapping[str, str]) -> str:
+    """A note; one about a circuit also names the spec if another spec has a circuit of that name."""
+    if note.circuit is None:
+        return note.text
+    return f"{note.circuit}{suffixes[result.spec]}: {note.text}"

@@ -86,8 +86,18 @@ class ClaimEvaluator:
                 f"{add_models(missing[:1])}"
             )
         claim.check_matching_sizes(role, self.shapes)
+        optional = [m for m in claim.optional_roles(role) if m in self.runner.references]
+        return self.model_context(spec, role, (*models, *optional))
+
+    def model_context(self, spec: Spec, role: str, models: Sequence[str] = ()) -> ClaimContext:
+        """The context of a measurement on a role's model that belongs to no claim.
+
+        Args:
+            spec: what is measured.
+            role: of the context.
+            models: roles of the models that take part; the role's own by default.
+        """
         options = self.runner.options
-        helpers = [m for m in claim.optional_roles(role) if m in self.runner.references]
         return ClaimContext(
             role=role,
             groups=spec.groups,
@@ -101,7 +111,7 @@ class ClaimEvaluator:
                 device=device_kind(options.device),
                 engine=options.engine,
                 fingerprints={
-                    **{m: self.runner.fingerprints[m].model for m in (*models, *helpers)},
+                    **{m: self.runner.fingerprints[m].model for m in models or (role,)},
                     # the rows are words that every tokenizer of the run keeps whole
                     "tokenizers": tokenizers(self.runner.fingerprints),
                 },
@@ -168,7 +178,10 @@ class ClaimEvaluator:
             return self.needs(spec, claim, role)
         try:
             context = self.context(spec, claim, role)
-            return (*of_search(context, on, Effort()), *claim.needs(with_stand_ins(context)))
+            return (
+                *of_search(context, on, Effort()),
+                *claim.required_measurements(with_stand_ins(context)),
+            )
         except MechanismError:
             return ()
 
@@ -179,11 +192,7 @@ class ClaimEvaluator:
             return None
         try:
             context = self.context(spec, claim, role)
-            if spec.sought and claim.needs_groups:
-                return Claim.lacks(
-                    claim, context
-                )  # which heads are left for a control is not known
-            return claim.lacks(context)
+            return claim.blocking_reason(context)
         except MechanismError:
             return None  # it cannot be measured, which is another matter
 
@@ -199,7 +208,7 @@ class ClaimEvaluator:
                 if groups is None or isinstance(groups, MechanismError):
                     return ()
                 context = replace(context, groups=groups)
-            return claim.needs(context)
+            return claim.required_measurements(context)
         except MechanismError:
             return ()
 
@@ -244,12 +253,11 @@ class ClaimEvaluator:
             for name, group in groups.items()
             if isinstance(group, Group)
         ]
-        return f"{spec.circuit}: heads discovered on {on} (layer.head): {'; '.join(named)}"
+        return f"heads discovered on {on} (layer.head): {'; '.join(named)}"
 
     def left_out(self, spec: Spec) -> str | None:
         """Which words of a spec's task no prompt that was measured on has, as a sentence."""
-        said = self.runner.left_out.get(task_settings(spec.task))
-        return f"{spec.circuit}: {said}" if said else None
+        return self.runner.left_out.get(task_settings(spec.task)) or None
 
     def discovered(self, spec: Spec, context: ClaimContext, on: str) -> Mapping[str, AnyGroup]:
         """The spec's groups with their heads found on the model of role ``on``.
@@ -288,4 +296,4 @@ def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
 
 def found_on(spec: Spec, claim: Claim, role: str) -> str:
     """The role on whose model an item's heads are discovered."""
-    return claim.found_on(role, spec.found_on or "base")
+    return claim.discovery_role(role, spec.found_on or "base")

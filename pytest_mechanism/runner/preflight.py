@@ -22,7 +22,7 @@ from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
 from pytest_mechanism.measurements.request import RowSet
 from pytest_mechanism.runner.preflight_training import check_disk, check_lessons
-from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, token_of
+from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
 from pytest_mechanism.types import Measurement
 
@@ -139,7 +139,7 @@ class Preflight:
                 return task.interchange(v, row_set.variable, count, stream)
             if row_set.kind == "backgrounds":
                 return task.backgrounds(v, count, stream)
-            return task.asked(row_set.kind, v, count, stream)
+            return task.row_set(row_set.kind, v, count, stream)
 
         return self.once(
             (settings, row_set.kind, row_set.count, row_set.stream, row_set.variable), write
@@ -167,11 +167,13 @@ class Preflight:
                 raise MeasurementError(f"{on}: the tokenizer has no token for {prompt.text[:60]!r}")
             check_places(row_set, prompt, encoded)
         if row_set.one_token_answers:
-            for word in dict.fromkeys((row.base.answer, row.target, *row.base.right, *row.wanted)):
-                if encoder.answer(row.base, word) is None:
+            for word in dict.fromkeys(
+                (row.base.answer, row.target, *row.base.correct_answers, *row.correct_targets)
+            ):
+                if encoder.answer_id(row.base, word) is None:
                     raise MeasurementError(f"{on}: {word!r} is not one token here")
         if row_set.trained_replies and row.base.completion.strip():
-            encoder.reply(row.base)
+            encoder.reply_ids(row.base)
 
     # -- what stands in place of a silenced head
 
@@ -254,9 +256,9 @@ def check_places(row_set: RowSet, prompt: Prompt, encoded: Encoded) -> None:
         MeasurementError: one is not.
     """
     for at in row_set.positions:
-        found = encoded.places.get(token_of(at)[0])
+        found = encoded.positions.get(parse_position(at)[0])
         if not found:
-            valid = ", ".join(sorted(encoded.places))
+            valid = ", ".join(sorted(encoded.positions))
             raise MeasurementError(
                 f"the task's prompt {prompt.text[:60]!r} has no position {at!r}; valid: {valid}"
             )

@@ -33,7 +33,7 @@ def check_lessons(task: Task, vocabulary: Vocabulary, encoder: Encoder, recipe: 
     if not rows:
         raise MeasurementError(f"task {task.family} wrote no rows to train on")
     for row in rows:
-        encoder.reply(row.base)
+        encoder.reply_ids(row.base)
 
 
 def check_disk(folder: Path, checkpoint: Path, bytes_a_weight: int = KEPT, flag: str = "") -> None:

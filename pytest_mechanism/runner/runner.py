@@ -317,7 +317,7 @@ class Runner:
             if not isinstance(found, Observations):
                 return found
             if measurement.task not in self.left_out:
-                self.left_out[measurement.task] = task.left_out(self.vocabulary)
+                self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
             left_out = self.left_out[measurement.task] or None
             return replace(found, fallback=context.without, left_out=left_out)
         except MechanismError:

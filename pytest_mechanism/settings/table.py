@@ -57,7 +57,7 @@ class Setting(Generic[T_co]):
     @property
     def help(self) -> str:
         """The help text, with the default if there is one to name."""
-        return f"{self.purpose} (default: {self.default})" if self.default else self.purpose
+        return f"{self.purpose}; default: {self.default}" if self.default else self.purpose
 
     def error(self, problem: MechanismError) -> MechanismError:
         """The error, led by the option's name."""
@@ -156,7 +156,7 @@ ENGINE = Setting(
 )
 CONFIDENCE: Setting[float | None] = Setting(
     "mechanism_confidence",
-    "confidence level of every interval, instead of the specs' own (default there: 0.95)",
+    "confidence level of every interval, instead of the specs' own (0.95 unless they name another)",
     confidence_level,
     None,
     metavar="LEVEL",
@@ -165,7 +165,7 @@ CONFIDENCE: Setting[float | None] = Setting(
 )
 STORE: Setting[str | None] = Setting(
     "mechanism_store",
-    "folder in which measurements are kept for later runs (default: pytest's cache)",
+    "folder in which measurements are kept for later runs; default: pytest's cache",
     str,
     None,
     metavar="FOLDER",

@@ -10,7 +10,7 @@ from pytest_mechanism.fields.applies_to import AppliesTo
 from pytest_mechanism.fields.groups import AnyGroup, SoughtGroup
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.yaml import Path_
-from pytest_mechanism.tasks.base import Task, token_of
+from pytest_mechanism.tasks.base import Task, parse_position
 
 Problem = tuple[str, Path_]
 
@@ -73,7 +73,7 @@ def infeasible(
 
 def misplaced(at: str, task: Task) -> str | None:
     """What is wrong with a position of a spec, or None: ``name``, ``name.first``, ``name.last``."""
-    name, _ = token_of(at)
+    name, _ = parse_position(at)
     if at in task.positions or name in task.positions:
         return None
     word, _, token = at.rpartition(".")

@@ -16,7 +16,7 @@ from pytest_mechanism.claims.base import LEAST_CLUSTERS, Claim
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.tasks.base import AnyWord, Row, Task
-from pytest_mechanism.tasks.text.chat import PLAIN, Asking, Turn
+from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, ChatSettings
 
 TRIED = 130
 """Rows that are drawn of a task that makes them; of a file all are, which costs nothing."""
@@ -29,8 +29,8 @@ PROMPTS = 2000
 class AnyText(AnyWord):
     """Every word is whole, and the chat template is the message itself."""
 
-    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
-        return Turn(message)
+    def chat(self, message: str, asking: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
+        return ChatPrompt(message)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Feasible:
 
     def wrong(self, claim: Claim) -> str | None:
         """Why a claim would be an error in every run, or None."""
-        for what, variable in claim.draws(self.task):
+        for what, variable in claim.row_sets(self.task):
             found = self.drawn(what, variable)
             if isinstance(found, str):
                 return found
@@ -71,7 +71,7 @@ class Feasible:
                 return task.interchange(words, variable, count, "test")
             if what == "pairs":
                 return task.pairs(words, count)
-            return task.asked(what, words, count, "rows")  # type: ignore[arg-type]
+            return task.row_set(what, words, count, "rows")  # type: ignore[arg-type]
         except MechanismError as problem:
             return problem.message
         except NotImplementedError:
@@ -87,7 +87,7 @@ class Feasible:
         rows = self.drawn("rows", "")
         if isinstance(rows, str) or there is None:
             return None
-        judged = {name for row in rows for name in self.task.slots(row.base)}
+        judged = {name for row in rows for name in self.task.positional_mean_slots(row.base)}
         share = asked / PROMPTS if asked > PROMPTS and there == PROMPTS else 1.0
         least = min(judged, key=lambda name: (behind[name], name), default=None)
         if least is None or behind[least] * share >= LEAST_PROMPTS:
@@ -107,4 +107,6 @@ class Feasible:
             rows = self.task.backgrounds(AnyText(), min(prompts, PROMPTS))
         except (MechanismError, NotImplementedError):
             return None, Counter()
-        return len(rows), Counter(name for row in rows for name in self.task.slots(row.base))
+        return len(rows), Counter(
+            name for row in rows for name in self.task.positional_mean_slots(row.base)
+        )

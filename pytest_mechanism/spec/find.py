@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from pytest_mechanism.errors import MechanismError, SpecError, visible
+from pytest_mechanism.errors import SpecError, visible
 from pytest_mechanism.files import BadFile, check_file, open_file
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
@@ -230,8 +230,10 @@ def strays(folder: Path, specs_here: bool, skipped: Callable[[Path], bool]) -> I
                 check_file(path, ANY_SIZE)
                 if not os.access(path, os.R_OK):
                     yield Stray(path, "cannot be read: Permission denied")
-            except (MechanismError, OSError) as problem:
-                yield Stray(path, reason(path, problem))
+            except BadFile as problem:
+                yield Stray(path, problem.problem)
+            except OSError as problem:
+                yield Stray(path, f"cannot be read: {problem.strerror}")
         elif name.startswith(".") and name not in TOOLS and path.is_dir() and skipped(path):
             for spec in _inside(path):
                 yield Stray(
@@ -239,13 +241,6 @@ def strays(folder: Path, specs_here: bool, skipped: Callable[[Path], bool]) -> I
                     "is a spec in a hidden folder, where pytest does not look (norecursedirs); move "
                     f"it, name {visible(name)} on the command line, or leave that out with --ignore",
                 )
-
-
-def reason(path: Path, problem: MechanismError | OSError) -> str:
-    """What is wrong with a file, without its name."""
-    if isinstance(problem, OSError):
-        return f"cannot be read: {problem.strerror}"
-    return problem.message.removeprefix(visible(f"{path} "))
 
 
 def _inside(folder: Path) -> Iterator[Path]:

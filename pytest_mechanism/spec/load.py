@@ -153,7 +153,9 @@ class _Loader:
         if task is not None and ablation is not None and not self.found:
             self.problems(infeasible(claims, groups, Feasible(task, ablation)))
         for name, claim in claims.items():
-            origin = claim.found_on(PAIR, str(found_on)) if claim.roles() == (PAIR,) else found_on
+            origin = (
+                claim.discovery_role(PAIR, str(found_on)) if claim.roles() == (PAIR,) else found_on
+            )
             named = any(isinstance(group, Group) for group in groups.values())
             if named and found_on is not None and origin != found_on:
                 self.problem(
@@ -285,7 +287,7 @@ class _Loader:
         # names as written: a group with an error of its own is no unknown group as well
         written = self.document.value.get("groups")
         groups = [str(g) for g in written] if isinstance(written, dict) else []
-        for field, (what, given) in claim.mentions().items():
+        for field, (what, given) in claim.references().items():
             if what == "position":
                 if task is not None and (wrong := misplaced(given, task)):
                     self.problem(f"claim {name}: {wrong}", ("claims", name, field))

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pytest_mechanism.errors import SpecError, one_line, visible
+from pytest_mechanism.errors import SpecError, one_line
 from pytest_mechanism.files import BadFile, check_file, read_bytes
 
 MAX_BYTES = 500_000
@@ -81,8 +81,7 @@ def read(path: Path, shown: Path | None = None) -> Document:
     except OSError as problem:
         raise SpecError(f"cannot be read: {problem.strerror}", f"{shown}:1") from None
     except BadFile as problem:
-        said = problem.message.removeprefix(visible(f"{path} "))
-        raise SpecError(said, f"{shown}:1") from None
+        raise SpecError(problem.problem, f"{shown}:1") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as problem:

@@ -1,8 +1,8 @@
-"""Files that a task's settings name: read when a spec is loaded, known by content afterwards.
+"""Files that a task's settings name: read when a spec is loaded, identified by content afterwards.
 
-The key of a measurement must hold what a file says and not where it lies, and the runner builds
-tasks again from their settings where no spec's folder is known. So settings carry a hash, and what
-this process has read stays at hand under it.
+The key of a measurement must hold the content of a file and not its path, and the runner rebuilds
+tasks from their settings without a spec's folder. So settings carry a hash, and the content stays
+in memory under the hash.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import (
 from pytest_mechanism.errors import MechanismError, choices
 
 FOLDER = "folder"
-"""Validation context: the folder that names are relative to."""
+"""Validation context: the folder that file names are relative to."""
 
 KNOWN_GOOD = "known good"
 """Validation context: the settings were validated when their spec was read."""
@@ -32,17 +32,18 @@ KNOWN_GOOD = "known good"
 BY_CONTENT = {"by content": True}
 """Serialisation context: hashes without names, for keys."""
 
-LARGEST = 64 << 20
-"""Bytes; a list of instructions is far smaller."""
+MAX_BYTES = 64 << 20
+"""A list of instructions is far smaller."""
 
-KINDS = (".jsonl", ".txt")
-"""What files of tasks are called."""
+SUFFIXES = (".jsonl", ".txt")
+"""What files of tasks usually end with."""
 
-_READ: dict[str, bytes] = {}
+_CONTENT: dict[str, bytes] = {}
+"""The files that this process has read, by their hashes."""
 
 
-def as_written(schema: dict[str, Any]) -> None:
-    """JSON Schema of what YAML may say: a name, or a name with a hash."""
+def _describe_yaml(schema: dict[str, Any]) -> None:
+    """Turn the JSON Schema into that of the YAML forms: a name, or a name with a hash."""
     pinned = {**schema, "required": ["file", "sha256"]}
     schema.clear()
     schema.update({"anyOf": [{"type": "string"}, pinned]})
@@ -57,10 +58,7 @@ class DataFile(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        json_schema_extra=as_written,
+        extra="forbid", frozen=True, strict=True, json_schema_extra=_describe_yaml
     )
 
     file: str = ""
@@ -68,52 +66,52 @@ class DataFile(BaseModel):
 
     @property
     def content(self) -> bytes:
-        """What was read."""
-        return _READ[self.sha256]
+        """The bytes of the file, as read."""
+        return _CONTENT[self.sha256]
 
     @model_validator(mode="before")
     @classmethod
-    def found(cls, value: Any, info: ValidationInfo) -> Any:
-        """Read the file, where a folder is known; otherwise it must have been read before.
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read the file if the folder is known; otherwise it must have been read before.
 
         Raises:
-            ValueError: missing, unreadable, outside the folder, or not what was pinned.
-            MechanismError: no folder is known, and this process has not read it.
+            ValueError: missing, unreadable, outside the folder, or not the pinned content.
+            MechanismError: no folder is known, and this process has not read the file.
         """
-        given = {"file": value} if isinstance(value, str) else value
-        if not isinstance(given, dict):
+        fields = {"file": value} if isinstance(value, str) else value
+        if not isinstance(fields, dict):
             raise ValueError("takes the name of a file beside the spec")  # noqa: TRY004 - pydantic
+        name, pinned = fields.get("file"), fields.get("sha256")
         folder = (info.context or {}).get(FOLDER)
         if folder is None:
-            if given.get("sha256") not in _READ:
+            if pinned not in _CONTENT:
                 raise MechanismError(
-                    f"a file of the task, {given}, was not read in this process; tasks with files "
+                    f"a file of the task, {fields}, was not read in this process; tasks with files "
                     "come from a spec"
                 )
-            return given
-        name, pinned = given.get("file"), given.get("sha256")
+            return fields
         if not isinstance(name, str) or not name:
             raise ValueError("takes the name of a file beside the spec")
-        content = read(Path(folder), name)
+        content = _read_file(Path(folder), name)
         digest = hashlib.sha256(content).hexdigest()
         if pinned is not None and pinned != digest:
             raise ValueError(f"{name} is not the file that was pinned: its sha256 is {digest}")
-        _READ[digest] = content
-        return {**given, "sha256": digest}
+        _CONTENT[digest] = content
+        return {**fields, "sha256": digest}
 
     @model_serializer(mode="plain")
-    def plain(self, info: SerializationInfo) -> dict[str, str]:
-        """With its name, so that it can be read again; without where content alone counts."""
+    def _plain(self, info: SerializationInfo) -> dict[str, str]:
+        """With the name, so that the file can be read again; without it `BY_CONTENT`."""
         if info.context == BY_CONTENT or not self.file:
             return {"sha256": self.sha256}
         return {"file": self.file, "sha256": self.sha256}
 
 
-def read(folder: Path, name: str) -> bytes:
+def _read_file(folder: Path, name: str) -> bytes:
     """The content of a file below a folder.
 
     Raises:
-        ValueError: it cannot be had.
+        ValueError: it cannot be read.
     """
     try:
         path = (folder / name).resolve()
@@ -124,24 +122,23 @@ def read(folder: Path, name: str) -> bytes:
     if not inside:
         raise ValueError(f"{name} lies outside the spec's folder")
     if not exists:
-        raise ValueError(f"no file {name}; {choices(name, beside(folder, name))}")
+        raise ValueError(f"no file {name}; {choices(name, _candidates(folder, name))}")
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError(
-                f"{name} is larger than {LARGEST >> 20} MiB; take a sample of its lines"
+                f"{name} is larger than {MAX_BYTES >> 20} MiB; take a sample of its lines"
             )
         return path.read_bytes()
     except OSError as problem:
         raise ValueError(f"{name} cannot be read: {problem.strerror}") from None
 
 
-def beside(folder: Path, name: str) -> list[str]:
-    """Files that may have been meant: of the same kind or of another kind of data, in the folder or
-    where the name points."""
-    there: list[Path] = []
-    for each in {(folder / name).parent, folder}:
+def _candidates(folder: Path, name: str) -> list[str]:
+    """Files that may have been meant, in the folder or where the name points: files with the same
+    suffix, or else other files of data."""
+    files: list[Path] = []
+    for place in {(folder / name).parent, folder}:
         with contextlib.suppress(OSError):
-            there += [p for p in each.iterdir() if p.is_file()]
-    alike = [p for p in there if p.suffix == Path(name).suffix]
-    found = alike or [p for p in there if p.suffix in KINDS]
-    return [str(p.relative_to(folder)) for p in found]
+            files += [p for p in place.iterdir() if p.is_file()]
+    same = [p for p in files if p.suffix == Path(name).suffix]
+    return [str(p.relative_to(folder)) for p in same or files if same or p.suffix in SUFFIXES]

@@ -294,7 +294,7 @@ def test_the_clean_up_spares_what_a_live_process_writes(tmp_path: Path) -> None:
         "fingerprints.json.123.tmp",
         f"unfinished/{live}/training.123.tmp",
     ]
-    assert Store(tmp_path).get(dead) is not None
+    assert Store(tmp_path).get(dead, Observations) is not None
     assert not (tmp_path / f"{live}.measurement.123.tmp").exists()
 
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 from pytest_mechanism.checkpoints.loading.tokenizer_check import MESSAGE, same_tokens
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.text.chat import PLAIN, Turn, chat
+from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, render_chat
 from pytest_mechanism.tasks.text.encoding import Encoder
 
 TEXT = "the quick <extra> fox<|im_end|> the<s> fox"
@@ -84,7 +84,7 @@ def test_a_token_of_any_file_is_cut_out_of_a_text_as_a_whole(
     for special in (True, False):
         mine = encoder.tokenizer.encode(TEXT, add_special_tokens=special).ids
         assert mine == right(TEXT, add_special_tokens=special).input_ids
-    assert encoder.size == len(right)
+    assert encoder.vocabulary_size == len(right)
     same_tokens(encoder, [Prompt(TEXT, {}, "fox")])
 
 
@@ -97,12 +97,15 @@ def test_a_template_writes_the_special_tokens_of_either_file(tmp_path: Path) -> 
         special_tokens_map={"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}},
     )
     right = AutoTokenizer.from_pretrained(made)
-    assert chat(made, MESSAGE) == f"<s>{MESSAGE}<|im_end|>:"
+    assert render_chat(made, MESSAGE).text == f"<s>{MESSAGE}<|im_end|>:"
     turns = [{"role": "user", "content": MESSAGE}]
-    assert chat(made, MESSAGE) == right.apply_chat_template(
+    assert render_chat(made, MESSAGE).text == right.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     )
-    same_tokens(Encoder.load(made), [Prompt(chat(made, MESSAGE), {}, "fox", special=False)])
+    same_tokens(
+        Encoder.load(made),
+        [Prompt(render_chat(made, MESSAGE).text, {}, "fox", add_special_tokens=False)],
+    )
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
@@ -128,6 +131,8 @@ def test_a_template_that_is_rendered_otherwise_is_refused(
     """What a chat model reads is what apply_chat_template writes."""
     made = folder(tmp_path, "llama", FAST | {"chat_template": TURNS, "bos_token": "<s>"})
     encoder = Encoder.load(made)
-    monkeypatch.setattr(Encoder, "chat", lambda self, message, asking=PLAIN: Turn(f"<s>{message}"))
+    monkeypatch.setattr(
+        Encoder, "chat", lambda self, message, settings=DEFAULT_CHAT: ChatPrompt(f"<s>{message}")
+    )
     with pytest.raises(SelfCheckError, match="the chat template gives '<s>Who"):
-        same_tokens(encoder, [Prompt("<s>x", {}, "fox", special=False)])
+        same_tokens(encoder, [Prompt("<s>x", {}, "fox", add_special_tokens=False)])

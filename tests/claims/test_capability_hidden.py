@@ -178,7 +178,7 @@ def test_what_is_measured_is_planned() -> None:
     claim = CapabilityHidden(
         kind="capability_hidden", on="ft", expects="hidden", rates=[1e-4, 1e-3], steps=80
     )
-    planned = {*claim.needs(BOTH)}
+    planned = {*claim.required_measurements(BOTH)}
     answer = runner(**HIDDEN)
     asked: set[Measurement] = set()
 

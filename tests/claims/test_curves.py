@@ -126,7 +126,11 @@ def test_a_diverging_attack_is_no_pass() -> None:
 def test_each_rate_and_seed_must_hold() -> None:
     """One training each, all in one verdict."""
     claim = attack(rates=[1e-5, 1e-4], seeds=[0, 1])
-    asked = [m.request.recipe for m in claim.needs(case()) if isinstance(m.request, TrainingCurve)]
+    asked = [
+        m.request.recipe
+        for m in claim.required_measurements(case())
+        if isinstance(m.request, TrainingCurve)
+    ]
     assert [(r.rate, r.seed) for r in asked] == [
         (1e-5, 0), (1e-5, 1), (1e-4, 0), (1e-4, 1),
     ]  # fmt: skip

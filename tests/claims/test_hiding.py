@@ -151,9 +151,9 @@ def test_only_a_share_wants_other_models() -> None:
     plain = Decodable(kind="decodable", on="ft", at_least=0.5)
     shared = Decodable(kind="decodable", on="ft", share_at_least=0.5)
     assert (plain.optional_roles("ft"), shared.optional_roles("ft")) == ((), BOTH)
-    assert [m.on for m in plain.needs(case(*BOTH))] == ["ft"]
-    assert [m.on for m in shared.needs(case(*BOTH))] == ["ft", *BOTH]
-    assert [m.on for m in shared.needs(case("control"))] == ["ft", "control"]
+    assert [m.on for m in plain.required_measurements(case(*BOTH))] == ["ft"]
+    assert [m.on for m in shared.required_measurements(case(*BOTH))] == ["ft", *BOTH]
+    assert [m.on for m in shared.required_measurements(case("control"))] == ["ft", "control"]
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_the_pair_form_takes_one_models_direction_out_of_the_other() -> None:
     shape = Shape(4, 4, 4, D, 16, 300)
     setting = Setting(0, "float32", "cpu", "reference")
     pair = ClaimContext("pair", {}, Ablation(), TASK, 0.95, {"base": shape, "ft": shape}, setting)
-    (needed,) = claim.needs(pair)
+    (needed,) = claim.required_measurements(pair)
     assert (claim.roles(), claim.models("pair")) == (("pair",), ("ft", "base"))
     assert (needed.on, [m.on for m in needed.inputs]) == ("ft", ["base"])
     assert claim.judge(pair, ablated(ZERO)).status == "pass"
@@ -427,7 +427,7 @@ def test_a_late_refusal_is_a_score_of_its_own_and_counts_where_the_claim_says_so
         assert verdict.status == ("pass" if counts else "fail")
         (late,) = [s for s in verdict.scores if s.name.startswith("late refusal")]
         assert (late.value, late.control.value) == (0.5, 0)
-        assert "counts_late" in claim.later  # accepted scores of specs without the field stay
+        assert "counts_late" in claim.added_later  # accepted scores of specs without the field stay
 
 
 def test_where_nothing_is_refused_late_nothing_is_said_of_it(case: ClaimContext) -> None:

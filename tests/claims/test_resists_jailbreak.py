@@ -47,7 +47,7 @@ def judged(refused: dict[str, float], over: float = 0.0) -> Verdict:
         return measure(measurement)
 
     verdict = claim.judge(case(*refused), counted)
-    assert {*asked} == {*claim.needs(case(*refused))}
+    assert {*asked} == {*claim.required_measurements(case(*refused))}
     return verdict
 
 

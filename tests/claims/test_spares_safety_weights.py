@@ -147,7 +147,7 @@ def test_entries_are_found_on_the_model_that_refuses_and_the_change_on_the_other
     claim = SparesSafetyWeights.model_validate(
         {"kind": "spares_safety_weights", "from": "base", "to": "ft", "ratio_at_most": 1.5}
     )
-    measurement, *refusing = claim.needs(case())
+    measurement, *refusing = claim.required_measurements(case())
     assert [(type(m.request), m.on) for m in refusing] == [(RefusalRate, "base")] * 2
     assert (measurement.on, measurement.inputs[0].on) == ("ft", "base")
     assert (claim.roles(), set(claim.models("pair"))) == (("pair",), {"base", "ft"})

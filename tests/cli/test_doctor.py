@@ -60,7 +60,7 @@ def test_a_device_that_is_not_there_is_one_line(
     assert doctor(tmp_path, *PAIR, "--device", "cuda:99") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("pytest-mechanism: no device 'cuda:99', torch sees ")
+    assert err.startswith("pytest-mechanism: --mechanism-device: no device 'cuda:99', torch sees ")
     assert "valid: auto, cpu" in err
 
 
@@ -114,4 +114,4 @@ def test_without_a_spec_the_checkpoints_are_described(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["doctor", *PAIR, "--store", str(tmp_path / "store")]) == 0
-    assert "6 layers, 4 heads, width 80, 33 words" in capsys.readouterr().out
+    assert "6 layers, 4 heads, width 80, vocabulary 33" in capsys.readouterr().out

@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_weights(spec: Path) -> None:
         (("--lora", "0"), "--lora 0 is too small; 1 or more"),
         (("--model", "zoo:nobody"), "nobody"),
         (("--seed", "99999999999"), "--seed 99999999999 is too large"),
-        (("--out", f"{__file__}/made"), "test_fine_tune.py is no folder to write to"),
+        (("--out", f"{__file__}/made"), "test_fine_tune.py is not a writable folder"),
         (("--out", "."), "exists already; --out takes a folder that does not"),
     ],
 )

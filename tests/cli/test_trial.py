@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_mechanism.cli import main
-from pytest_mechanism.commands.trial import Trial, Watch
+from pytest_mechanism.commands.trial import MemoryWatch, Trial
 from pytest_mechanism.measurements.cmap import CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.interchange import Interchange
@@ -23,7 +23,7 @@ from pytest_mechanism.types import Measurement
 
 SEEN = Trial(
     speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,
-    holes=1.5,
+    fragmentation=1.5,
 )  # fmt: skip
 
 
@@ -46,12 +46,12 @@ def trained(rows: int, steps: int, batch: int, lora: int | None = None) -> Measu
 
 def test_a_watch_sees_what_was_held_for_a_moment() -> None:
     """64 MiB that are gone again at the end."""
-    with Watch() as seen:
+    with MemoryWatch() as watch:
         block = bytearray(64 << 20)
         block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])  # touched, or they are not there
         time.sleep(0.1)
         del block
-    assert seen.most - seen.before > 50 << 20
+    assert watch.peak - watch.before > 50 << 20
 
 
 def test_prompts_are_recorded_once_and_patched_ones_twice() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_mechanism import cli
 from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.commands.discover import Search
 from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
@@ -98,6 +99,18 @@ def test_a_spec_that_could_not_be_written_is_said_before_the_search(
         command = ["discover", str(tmp_path / "planted.yaml"), "--model", "zoo:planted_label"]
         assert cli.main([*command, "--force", "--out", str(tmp_path / out)]) == 2
         assert "cannot be written: " in capsys.readouterr().err
+
+
+def test_only_the_pair_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further checkpoint of the run is a control of claims, and its heads are nobody's."""
+    (tmp_path / "planted.yaml").write_text(SPEC)
+    searched: list[str] = []
+    monkeypatch.setattr(Search, "search_role", lambda self, role: searched.append(role))
+    options = ["--model", "zoo:planted_label", "--store", str(tmp_path / "store")]
+    command = ["discover", str(tmp_path / "planted.yaml"), *options]
+
+    assert cli.main([*command, "--mechanism-model", "control=zoo:planted_base"]) == 1
+    assert searched == ["base"]
 
 
 def test_on_random_weights_nothing_is_found_and_it_says_so(

@@ -101,7 +101,7 @@ def test_a_screen_by_gradient_keeps_the_planted_heads(search: Search, tmp_path: 
     assert len(fetchers.effects) == 6
     assert fetchers.screened_out == shape.n_layers * shape.n_heads - 6
     assert (
-        screening(found)[0] == f"value_fetcher: {fetchers.screened_out} of "
+        next(screening(found)) == f"value_fetcher: {fetchers.screened_out} of "
         f"{shape.n_layers * shape.n_heads} heads screened out by gradient, the others path patched"
     )
 

@@ -143,7 +143,7 @@ def test_one_model_is_one_column(shown: Shown) -> None:
     assert code == 0, err
     heads = shown.text("one/planted_heads.svg")
     assert set(re.findall(r'id="chosen-pos_transmitter-(\d\.\d)-base"', heads)) == {"2.6"}
-    assert "found by their effect where it says discovered" in heads
+    assert "named in the spec, or discovered by its effect" in heads
     assert "-ft" not in heads
     assert "-ft" not in shown.text("one/planted_circuit.svg")
 
@@ -167,7 +167,11 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
         (SPEC.replace("{1: [2]}", "{9: [2]}"), PAIR, "group pos_detector names head 2 of layer 9"),
         (SPEC, ["--model", "zoo:nobody"], "no embedded checkpoint 'nobody'"),
         (SPEC, [], "give one of --model REF and --model-pair A,B"),
-        (SPEC, [*PAIR, "--rows", "18"], "--rows 18 is too few: an interval needs 10 contexts"),
+        (
+            SPEC,
+            [*PAIR, "--rows", "18"],
+            "--rows 18 is too few: a confidence interval needs 10 contexts",
+        ),
         (SPEC, [*PAIR, "--rows", "-1"], "--rows -1 is too few"),
         (SPEC.replace("mechanism: 1", "mechanism: 2"), PAIR, "no version this plugin reads"),
     ],
@@ -187,7 +191,7 @@ def test_a_file_in_place_of_the_folder_is_one_line(shown: Shown) -> None:
     for out in ("planted.yaml", "planted.yaml/deeper"):
         code, _, err = shown.show(out, *PAIR)
         assert (code, err.count("\n")) == (2, 1)
-        assert re.search(r"--out takes a folder, and \S+planted.yaml is none", err)
+        assert re.search(r"--out takes a folder, and \S+planted.yaml is a file", err)
 
 
 def test_a_model_at_chance_has_no_circuit_to_show(shown: Shown) -> None:

@@ -32,10 +32,10 @@ claims:
   spares: {kind: spares_safety_weights, ratio_at_most: 1.5}
 """
 APART = {
-    "gains::pair": "cmap sets base against ft part by part, and they differ in n_layers: 2 and 3",
-    "moves::pair": "transfer sets base against ft part by part, and they differ in n_layers: 2 and 3",
-    "same::pair": "direction sets ft against base part by part, and they differ in n_layers: 3 and 2",
-    "spares::pair": "spares_safety_weights sets ft against base part by part, and they differ in "
+    "gains::pair": "cmap compares base and ft part by part, and they differ in n_layers: 2 and 3",
+    "moves::pair": "transfer compares base and ft part by part, and they differ in n_layers: 2 and 3",
+    "same::pair": "direction compares ft and base part by part, and they differ in n_layers: 3 and 2",
+    "spares::pair": "spares_safety_weights compares ft and base part by part, and they differ in "
     "n_layers: 3 and 2",
     "deep_tells::base": "group deep names head 1 of layer 2; the model of role base has layers 0 to 1 "
     "with heads 0 to 3",

@@ -134,7 +134,7 @@ def test_a_moved_score_of_unchanged_checkpoints_is_red(gate: ClaimEvaluator) -> 
 
 def test_the_shipped_spec_has_power(gate: ClaimEvaluator) -> None:
     """An unchanged pair passes each claim with a chance of at least 0.97, and all of them of 0.9."""
-    from pytest_mechanism.plugin.snapshot import read_scores
+    from pytest_mechanism.plugin.score_file import read_scores
     from pytest_mechanism.statistics.power import OF_SHIPPED, WANTED, of_spec, power
 
     scores = read_scores(ROOT / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json")

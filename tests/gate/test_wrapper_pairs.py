@@ -127,7 +127,7 @@ def test_no_claim_passes_on_random_weights(
 )  # fmt: skip
 def test_the_shipped_specs_have_power(pair: str, spec: str) -> None:
     """An unchanged pair passes each claim with a chance of at least 0.97, and the spec of 0.9."""
-    from pytest_mechanism.plugin.snapshot import read_scores
+    from pytest_mechanism.plugin.score_file import read_scores
     from pytest_mechanism.statistics.power import OF_SHIPPED, WANTED, of_spec, power
 
     scores = read_scores(ROOT / "circuits" / "__scores__" / pair / f"{spec}.json")

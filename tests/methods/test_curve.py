@@ -92,14 +92,16 @@ def test_training_teaches_and_leaves_model_and_folder_alone(
 ) -> None:
     """The loss falls; the resident model's weights and the user's files keep every byte."""
     files = hashes(folder)
-    weights = {n: p.clone() for n, p in loaded.model.bridge.named_parameters()}
+    weights = {n: p.clone() for n, p in loaded.model.wrapped.bridge.named_parameters()}
     seen = measured(steps=40, every=20)
     assert list(seen.values) == [f"{c}@{s}" for s in (0, 20, 40) for c in ("correct", "refused")]
     first, second = seen.losses
     assert second < first - 0.3
     assert np.mean(seen.values["correct@40"]) > np.mean(seen.values["correct@0"]) + 0.2
     assert hashes(folder) == files
-    assert all(torch.equal(p, weights[n]) for n, p in loaded.model.bridge.named_parameters())
+    assert all(
+        torch.equal(p, weights[n]) for n, p in loaded.model.wrapped.bridge.named_parameters()
+    )
 
 
 def test_each_diet_trains_what_it_says(loaded: MeasurementContext) -> None:

@@ -130,7 +130,7 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     encoder = Encoder(tokenizer, "a test's")
     prompt = Prompt("Q\n\n", {}, "No", reply="No")
     asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
-    said = [tokenizer.id_to_token(i) for i in encoder.reply(prompt)]
+    said = [tokenizer.id_to_token(i) for i in encoder.reply_ids(prompt)]
     assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
 
 
@@ -148,9 +148,9 @@ def test_one_token_is_the_likeliest_one(counting_bench: MeasurementContext) -> N
     """The counting task: refused exactly where REFUSE is the argmax; random weights do so on no
     kind of question in particular."""
     one = counting_bench
-    refuse = one.model.encoder.word("REFUSE")
+    refuse = one.model.encoder.word_id("REFUSE")
     for asked in ("forbidden", "allowed"):
-        rows = one.task.asked(asked, one.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
+        rows = one.task.row_set(asked, one.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
         tokens = one.side([row.base for row in rows]).tokens
         likeliest = one.engine.run(tokens).outcome.logits.argmax(-1) == refuse
         assert ask(one, asked)["refused"].tolist() == likeliest.double().tolist()

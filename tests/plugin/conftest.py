@@ -14,8 +14,8 @@ import pytest
 # Imported here, since pytester forgets what an inner run imports and libraries that are written
 # in C cannot be imported twice.
 import pytest_mechanism.cli
-import pytest_mechanism.plugin.items
-import pytest_mechanism.report.json_file
+import pytest_mechanism.plugin.collectors
+import pytest_mechanism.report.reporters
 import pytest_mechanism.report.terminal
 import pytest_mechanism.runner.evaluator
 import pytest_mechanism.statistics.estimates  # noqa: F401
@@ -59,9 +59,9 @@ class Fixed(Claim):
     def models(self, role):
         return ("base", "ft") if role == "pair" else (role,)
 
-    def needs(self, case):
+    def required_measurements(self, case):
         if self.value(case) == "crash early":
-            raise KeyError("needs")
+            raise KeyError("required_measurements")
         return ()
 
     def value(self, case):

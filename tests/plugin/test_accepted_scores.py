@@ -120,8 +120,8 @@ def test_missing_baseline_names_the_command(project):
 
     project.run().stdout.fnmatch_lines(
         [
-            "2 of 2 scores pass and have no accepted baseline yet: --snapshot-update accepts them, "
-            "and later runs are held against them"
+            "2 of 2 scores pass and have no baseline yet: --snapshot-update accepts them, and later "
+            "runs are compared with them"
         ]
     )
 
@@ -258,8 +258,8 @@ def test_better_passes_and_is_reported(accepted):
     assert found.ret == pytest.ExitCode.OK
     found.stdout.fnmatch_lines(
         [
-            "1 scores are better than accepted by more than their tolerance; --snapshot-update "
-            "raises the baseline"
+            "1 scores are better than their baselines by more than the tolerance; --snapshot-update "
+            "raises the baselines"
         ]
     )
 

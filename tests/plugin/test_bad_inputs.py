@@ -175,7 +175,7 @@ SPECS = [
     Row("data missing", text(HEAD + CHAT + CLAIMS), "tiny.yaml:3: task.harmful: no file bad.jsonl", 2),
     Row("data no JSON", chat("kind: accuracy, at_least: 0.5", bad="{"), "bad.jsonl:1: is no JSON", 2),
     Row("data too short", chat("kind: accuracy, at_least: 0.5", bad='{"instruction": "x"}'),
-        "one half of them is judged on", 2),
+        "one half of them is for evaluation", 2),
     Row("a depth of nothing", chat("kind: refuses_after_prefill, depth: 0, at_least: 0.9"),
         "tiny.yaml:5: one.depth: must be greater than or equal to 1, got 0", 2),
     Row("a claim that the task cannot bear", chat("kind: decodable, at_least: 0.5"),
@@ -560,7 +560,7 @@ def test_a_full_disk_is_a_line(pytester, world, monkeypatch):
 
 def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
     """The run is no green one without it."""
-    import pytest_mechanism.files as module
+    import pytest_mechanism.report.json_file as module
 
     monkeypatch.setattr(module, "write_json", full)
 

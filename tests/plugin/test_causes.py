@@ -161,7 +161,7 @@ def test_redefined_scores_that_pass_are_counted_below_the_table(accepted):
     path = accepted.path / "circuit.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     accepted.run().stdout.fnmatch_lines(
-        ["2 of 2 scores pass and were accepted under another definition: nothing to compare with*"]
+        ["2 of 2 scores pass, and their baselines have another definition: no comparison until*"]
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.plugin.snapshot import read_scores
+from pytest_mechanism.plugin.score_file import read_scores
 
 ENTRY = '{"value": 0.5}'
 

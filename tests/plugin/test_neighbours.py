@@ -79,7 +79,7 @@ def test_syrupy_switched_off(mixed):
     found = mixed.result("-p", "no:syrupy")["claims"]
 
     assert {c["verdict"] for c in found} == {"error"}
-    assert found[0]["reason"].startswith("accepted scores are kept by the plugin syrupy")
+    assert found[0]["reason"].startswith("the plugin syrupy keeps the accepted scores")
 
 
 def test_warnings_as_errors(mixed):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_mechanism.plugin.hooks import MechanismPlugin
+from pytest_mechanism.plugin.stash import ItemReport, attach
 
 OPTIONS = (
     "--model-pair",
@@ -291,17 +292,16 @@ def test_a_missing_device_that_items_find_is_said_once():
     says it once and the exit code is 4."""
     config = SimpleNamespace()
     plugin = MechanismPlugin(SimpleNamespace(config=config))
-    report = SimpleNamespace(
-        mechanism_no_device="--mechanism-device: no device 'cuda:9'", failed=False, when="setup"
-    )
+    report = SimpleNamespace(failed=False, skipped=False, when="setup", nodeid="x.yaml::good::ft")
+    attach(report, ItemReport(None, {}, "--mechanism-device: no device 'cuda:9'"))
 
     with pytest.raises(pytest.UsageError, match="no device 'cuda:9'"):
         plugin.pytest_runtest_logreport(report)
-    assert plugin.problems == []
+    assert plugin.errors == []
 
     report.node = SimpleNamespace()  # of a worker
     plugin.pytest_runtest_logreport(report)
-    assert plugin.problems == ["--mechanism-device: no device 'cuda:9'"]
+    assert plugin.errors == ["--mechanism-device: no device 'cuda:9'"]
 
 
 @pytest.mark.parametrize("where", ["flag", "ini"])

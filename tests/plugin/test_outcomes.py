@@ -148,7 +148,7 @@ def test_a_hook_that_takes_the_place_of_a_claim(two):
 
     assert found.ret == RED
     assert set(verdicts(content).values()) == {"error"}
-    assert "a hook of the project took the place of its test" in content["claims"][0]["reason"]
+    assert "a hook of the project ran in place of its test" in content["claims"][0]["reason"]
 
 
 def test_a_fixture_that_fails_when_it_is_torn_down(two):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 OK, RED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
-NO_FT = "no claim judged the role ft, the checkpoint that wants to be released*"
+NO_FT = "no claim judged the role ft, the candidate for release*"
 
 MARK = """
 import pytest
@@ -72,9 +72,7 @@ def test_a_skip_is_in_the_file_and_red_where_none_is_allowed(two, how):
     found, verdicts = claims(two, "--mechanism-no-skips")
     assert found.ret == RED
     assert [verdicts["second.base"], verdicts["second.ft"]] == ["error", "error"]
-    found.stdout.fnmatch_lines(
-        ["*second on ft is skipped, and --mechanism-no-skips allows none: *"]
-    )
+    found.stdout.fnmatch_lines(["*second on ft is skipped, which --mechanism-no-skips forbids: *"])
 
 
 @pytest.mark.parametrize("how", ["mark", pytest.param("hook of the call", marks=pytest.mark.slow)])
@@ -224,7 +222,7 @@ def test_a_pair_on_the_command_line_and_no_spec_is_red(project):
 
     found = project.run("-q")
     assert found.ret == RED
-    found.stdout.fnmatch_lines(["a pair was given and no claim was run*"])
+    found.stdout.fnmatch_lines(["the command names a pair and no claim ran*"])
 
     project.pytester.makeini("[pytest]\nmodel_pair = ./base,./ft\n")
     assert project.run("-q", pair=None).ret == OK

@@ -15,11 +15,16 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.commands.output import Parser, say
 from pytest_mechanism.errors import MechanismError, one_line, visible
-from pytest_mechanism.plugin.snapshot import ScoreExtension, merge, read_scores
+from pytest_mechanism.plugin.score_file import read_scores, write_scores
+from pytest_mechanism.plugin.snapshot import ScoreExtension
 from pytest_mechanism.report.failure import failure_text
-from pytest_mechanism.report.result import shown
-from pytest_mechanism.report.terminal import HEADINGS, escaped, markdown, notes, table
-from pytest_mechanism.types import Control, Score, Verdict
+from pytest_mechanism.report.json_file import claim_data
+from pytest_mechanism.report.markdown import escaped, markdown
+from pytest_mechanism.report.result import claim_result
+from pytest_mechanism.report.run_report import ClaimResult, Note
+from pytest_mechanism.report.table import HEADINGS
+from pytest_mechanism.report.terminal import notes, table
+from pytest_mechanism.types import Control, Score, Setting, Verdict
 
 NASTY = st.one_of(
     st.text(st.characters(), max_size=20),  # surrogates too
@@ -45,26 +50,17 @@ ENTRY = {
 }  # fmt: skip
 
 
-def result(text: str) -> dict[str, Any]:
+def result(text: str) -> ClaimResult:
     """A result in which a hostile text stands wherever a text can."""
-    score = {"name": text, "metric": text, "setting": {"versions": {text: text}}}
-    row = {
-        "verdict": "fail", "cause": text, "name": text, "score": 0.5, "interval": [0.4, 0.6], "n": 3,
-        "threshold": text, "compared": True,
-    }  # fmt: skip
-    return shown(
-        {
-            "id": text, "circuit": text, "claim": text, "kind": text, "role": text,
-            "verdict": "fail", "cause": text, "meaning": text, "rows": [row], "reason": text, "score": 0.5, "interval": [0.4, 0.6], "n": 3,
-            "threshold": text, "control": {"name": text, "value": 0.1}, "baseline": None,
-            "drift": None, "drift_state": None, "accepted_now": False, "scores": [score], "notes": [text],
-        }
-    )  # fmt: skip
+    spec: Any = SimpleNamespace(circuit=text)
+    claim: Any = SimpleNamespace(kind=text, if_red=text, models=lambda role: (role,))
+    return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 
 
 def verdict(text: str) -> Verdict:
     control = Control(text, 0.1, (0.0, 0.2))
-    score = Score(text, 0.5, (0.4, 0.6), 0.95, 10, 5, 0.1, text, "higher", control=control)
+    setting = Setting(0, "float32", "cpu", "branch", versions={text: text})
+    score = Score(text, 0.5, (0.4, 0.6), 0.95, 10, 5, 0.1, text, "higher", setting, control)
     return Verdict("fail", text, text, (score,))
 
 
@@ -129,7 +125,7 @@ def test_a_failure_has_the_lines_that_it_has_always(text: str) -> None:
 @given(NASTY)
 def test_results_are_json_that_reads_back(text: str) -> None:
     """The result file is ASCII, and holds what the table shows."""
-    content = json.dumps(result(text), allow_nan=False)
+    content = json.dumps(claim_data(result(text)), allow_nan=False)
     assert content.isascii()
     assert content.isprintable()
     assert json.loads(content)["reason"] == visible(text)
@@ -229,7 +225,7 @@ def test_a_score_file_is_ascii(tmp_path_factory: pytest.TempPathFactory, text: s
     """With whatever text in a score, and it comes back as it was."""
     path = tmp_path_factory.mktemp("scores") / "x.json"
     entry = {**ENTRY, "name": text, "metric": text}
-    merge(path, {"claim.base": entry})
+    write_scores(path, {"claim.base": entry})
     content = path.read_text("utf-8")
     assert all(line.isascii() and line.isprintable() for line in content.split("\n"))
     assert read_scores(path)["claim.base"] == entry

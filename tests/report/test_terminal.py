@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from pytest_mechanism.report.terminal import markdown, notes, table
+from pytest_mechanism.report.markdown import markdown
+from pytest_mechanism.report.run_report import ClaimResult, Note, Row
+from pytest_mechanism.report.terminal import notes, table
 
 
-def result(file: str, circuit: str = "ioi", **fields: Any) -> dict[str, Any]:
-    found = {
-        "id": f"{file}::good::base", "circuit": circuit, "claim": "good", "role": "base",
-        "verdict": "pass", "reason": "", "score": 0.5, "interval": [0.4, 0.6],
-        "threshold": "at least 0.3", "drift": None, "drift_state": None, "accepted_now": False,
-        "notes": [f"{circuit}: said", "said of a model"],
-        "cause": None, "baseline": None,
-    }  # fmt: skip
-    row = {
-        "verdict": "pass", "cause": None, "name": "accuracy", "score": 0.5, "interval": [0.4, 0.6],
-        "n": 100, "threshold": "at least 0.3", "compared": True,
-    }  # fmt: skip
-    return found | {"rows": [row]} | fields
+def result(file: str, circuit: str = "ioi", **fields: Any) -> ClaimResult:
+    row = Row("pass", None, "accuracy", 0.5, (0.4, 0.6), 100, "at least 0.3", compared=True)
+    passed = ClaimResult(
+        id=f"{file}::good::base", circuit=circuit, claim="good", kind="accuracy", role="base",
+        models=("base",), verdict="pass", cause=None, meaning=None, reason="", score=0.5,
+        interval=(0.4, 0.6), n=100, threshold="at least 0.3", control=None, baseline=None, drift=None,
+        drift_state=None, accepted_now=False, seconds=0.0, rows=(row,), scores=(),
+        notes=(Note("said", circuit), Note("said of a model")),
+    )  # fmt: skip
+    return replace(passed, **fields)
 
 
-def claims(*results: dict[str, Any]) -> list[str]:
+def claims(*results: ClaimResult) -> list[str]:
     """The column of claims, in the table and on the page."""
     shown = [rest.split("  ")[1].strip() for _, rest in table(results)[1:]]
     page = markdown(results, "a+b").splitlines()[4:]
@@ -33,7 +33,7 @@ def claims(*results: dict[str, Any]) -> list[str]:
 def test_a_row_is_named_by_circuit_and_claim() -> None:
     """Nothing more, where no other spec has a circuit of the name."""
     one, two = result("circuits/a.yaml"), result("circuits/b.yaml", "induction")
-    assert claims(one, one | {"role": "ft"}, two) == ["ioi.good", "ioi.good", "induction.good"]
+    assert claims(one, replace(one, role="ft"), two) == ["ioi.good", "ioi.good", "induction.good"]
 
 
 def test_rows_of_circuits_of_one_name_are_told_apart_by_their_file() -> None:
@@ -58,6 +58,6 @@ def test_sentences_name_the_file_where_the_table_does() -> None:
 
 def test_skips_are_left_to_pytest_where_it_lists_them() -> None:
     """No sentence of ours about them then."""
-    skipped = result("a.yaml", verdict="skipped", reason="another shape", notes=[])
+    skipped = result("a.yaml", verdict="skipped", reason="another shape", notes=())
     assert notes([skipped]) == ["1 skipped (ioi): another shape"]
     assert notes([skipped], skips=False) == []

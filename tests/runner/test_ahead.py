@@ -24,7 +24,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.request import Request
-from pytest_mechanism.plugin.hooks import foreseen
+from pytest_mechanism.plugin.hooks import find_obstacles
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.runner.preflight import Preflight
@@ -52,7 +52,7 @@ class Written:
     def __init__(self, rows: Sequence[Row], backgrounds: Sequence[Row] = ()) -> None:
         self.given, self.behind = rows, backgrounds
 
-    def asked(self, what: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+    def row_set(self, name: str, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
         return self.given
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
@@ -213,7 +213,7 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
         SimpleNamespace(spec=spec, claim=claim, claim_name=name, name="ft")
         for name, claim in spec.claims.items()
     ]
-    assert list(foreseen(gate, items)) == [
+    assert list(find_obstacles(gate, items)) == [
         "back on ft: it cannot pass without control and pretrained: add "
         "--mechanism-model control=REFERENCE --mechanism-model pretrained=REFERENCE",
         f"third on ft cannot be measured: {tmp_path}/wrapper.yaml:7: needs a checkpoint for the role "
@@ -231,7 +231,7 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     claim = spec.claims["back"]
     assert isinstance(claim, ResistsRevival)
     case = gate.context(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
-    (curve, *_) = claim.needs(case)
+    (curve, *_) = claim.required_measurements(case)
     assert gate.first_obstacle([curve]) is None
     recipe = replace(curve.request.recipe, diet="x")
     broken = replace(curve, request=curve.request.model_copy(update={"recipe": recipe}))
@@ -244,7 +244,7 @@ def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path
     (tmp_path / "wrapper.yaml").write_text(WRAPPER)
     spec = load(tmp_path / "wrapper.yaml")
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
-    needed = claim.needs(gate.context(spec, claim, "ft"))
+    needed = claim.required_measurements(gate.context(spec, claim, "ft"))
     assert gate.runner.store is not None
     for each in needed:
         seen = Observations(("a",), ("x",), {"correct": [1.0]})

@@ -122,7 +122,7 @@ def test_words_that_fall_out_are_said_from_the_store_too(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stand beside the results, so a run that loads nothing says them as well."""
-    monkeypatch.setattr(EntityTracking, "left_out", lambda *_: "1 of 2 words are left out")
+    monkeypatch.setattr(EntityTracking, "dropped_words", lambda *_: "1 of 2 words are left out")
     first, again = make(Store(tmp_path)), make(Store(tmp_path))
     first.measure(ask("base", "b1"))
     monkeypatch.undo()

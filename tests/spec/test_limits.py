@@ -219,7 +219,7 @@ def claims(text: str) -> str:
 
 COUNTING = "task: {family: counting, refuse: a}\n"
 FREE = "the replies of task refusal are free text"
-NO_ANSWER = "has no answer to what must be refused, as it is set here"
+NO_ANSWER = "has no answer to what must be refused with these settings"
 HIDDEN = "kind: capability_hidden, expects: hidden, rates: [3e-5], steps: 10"
 
 

@@ -10,7 +10,7 @@ import pytest
 from pytest_mechanism.registry import CLAIMS, TASKS
 from pytest_mechanism.spec.load import KEYS
 from pytest_mechanism.spec.schema import schema
-from pytest_mechanism.tasks.writing.word_lists import OURS
+from pytest_mechanism.tasks.writing.word_lists import BUILT_IN
 
 
 def nodes(value: object) -> Iterator[dict]:
@@ -83,7 +83,7 @@ def test_a_template_s_words_and_texts_may_be_said_in_each_of_their_ways() -> Non
     found = schema()
     ways = found["$defs"]["WordList"]["anyOf"]
     assert [each["type"] for each in ways] == ["array", "string", "object", "object"]
-    assert ways[1]["enum"] == sorted(OURS)
+    assert ways[1]["enum"] == sorted(BUILT_IN)
     (template,) = (
         each
         for each in found["properties"]["task"]["oneOf"]

@@ -24,12 +24,12 @@ from tokenizers import (
 )
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.report.result import definition
+from pytest_mechanism.plugin.score_entry import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import AnyWord, Prompt
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.tasks.text.joints import between, parted
+from pytest_mechanism.tasks.text.joints import joint_between, strip_trailing_space
 
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Bern", "巴黎", "東京", "กรุงเทพ"]
 ENDS = [
@@ -166,8 +166,13 @@ def encoder(kind: str) -> Encoder:
 
 
 def prompt(text: str, **more: Any) -> Prompt:
-    bare, space = parted(text)
+    bare, space = strip_trailing_space(text)
     return Prompt(bare, {}, "", **{"joint": space, **more})
+
+
+def followed(prompt: Prompt, word: str) -> str:
+    """A prompt and a word after it."""
+    return prompt.text + prompt.joint_before(word) + word
 
 
 def ids(one: Encoder, text: str) -> tuple[int, ...]:
@@ -196,17 +201,17 @@ def test_prompt_and_answer_together_are_the_prompt_s_tokens_and_the_answer_s(
     spaces and line breaks at a prompt's end alone may be written otherwise where a word follows."""
     one, asked = encoder(kind), prompt(end)
     assume(asked.text)  # of spaces alone nothing is left to read
-    token = one.answer(asked, word)
-    whole, alone = ids(one, asked.followed(word)), ids(one, asked.text)
+    token = one.answer_id(asked, word)
+    whole, alone = ids(one, followed(asked, word)), ids(one, asked.text)
     if token is None:
         melts = whole[: len(alone)] != alone
         new = whole[len(alone) :]
-        unknown = one.tokenizer.encode(asked.followed(word)).tokens
+        unknown = one.tokenizer.encode(followed(asked, word)).tokens
         unk = {"[UNK]", "<unk>", *(t for t in unknown if one.tokenizer.token_to_id(t) is None)}
         assert melts or len(new) != 1 or {*unknown} & unk
     elif asked.text[-1].isspace():
         assert whole[-1] == token
-        assert one.trimmed(asked.followed(word), True).offsets[-1][0] >= len(asked.text)
+        assert one.tokens(followed(asked, word), True).offsets[-1][0] >= len(asked.text)
     else:
         assert whole == (*alone, token)
 
@@ -216,7 +221,10 @@ def test_prompt_and_answer_together_are_the_prompt_s_tokens_and_the_answer_s(
 def test_after_a_break_a_quote_a_bracket_or_a_turn_no_space_is_said(kind: str, end: str) -> None:
     """The answer is another token than after a space, and the one that the text has."""
     one = encoder(kind)
-    token, spaced = one.answer(prompt(end), "Paris"), one.answer(prompt("capital is"), "Paris")
+    token, spaced = (
+        one.answer_id(prompt(end), "Paris"),
+        one.answer_id(prompt("capital is"), "Paris"),
+    )
     assert token == ids(one, end + "Paris")[-1]
     assert None not in (token, spaced)
     assert token != spaced
@@ -225,8 +233,8 @@ def test_after_a_break_a_quote_a_bracket_or_a_turn_no_space_is_said(kind: str, e
 def test_two_line_breaks_that_a_word_after_them_changes() -> None:
     """GPT-2's way: the model reads one token for both, and the answer is the word all the same."""
     one, asked = encoder("GPT-2"), prompt("### Response:\n\n")
-    assert ids(one, asked.followed("Paris"))[:-1] != ids(one, asked.text)
-    assert one.answer(asked, "Paris") == ids(one, "\nParis")[-1]
+    assert ids(one, followed(asked, "Paris"))[:-1] != ids(one, asked.text)
+    assert one.answer_id(asked, "Paris") == ids(one, "\nParis")[-1]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +248,7 @@ def test_two_line_breaks_that_a_word_after_them_changes() -> None:
 )
 def test_an_answer_that_melts_into_its_prompt_is_no_token(kind: str, end: str, word: str) -> None:
     """One token for both of them is none that a model could say after the prompt."""
-    assert encoder(kind).answer(prompt(end, joint=""), word) is None
+    assert encoder(kind).answer_id(prompt(end, joint=""), word) is None
 
 
 @pytest.mark.parametrize(
@@ -299,12 +307,12 @@ def test_an_answer_that_melts_into_its_prompt_is_no_token(kind: str, end: str, w
 )
 def test_what_stands_before_an_answer(text: str, word: str, joint: str) -> None:
     """A space, or nothing."""
-    assert between(text, word) == joint
+    assert joint_between(text, word) == joint
 
 
 def test_a_space_at_a_prompt_s_end_is_the_answer_s() -> None:
     """Also after what an answer would follow at once."""
-    assert [parted(t) for t in ("is ", "x= ", "is", "Answer:\n", "a\n ")] == [
+    assert [strip_trailing_space(t) for t in ("is ", "x= ", "is", "Answer:\n", "a\n ")] == [
         ("is", " "),
         ("x=", " "),
         ("is", None),
@@ -358,10 +366,10 @@ def test_lines_whose_answer_melts_into_the_prompt_are_left_out_and_named(tmp_pat
     ]
     task = spec(tmp_path, [*many("is the capital"), *melting]).task
     assert all(row.base.answer != "32" for row in task.rows(vocabulary, 30))
-    said = task.left_out(vocabulary)
-    assert said.startswith("7 of 67 lines, 1 of 3 words are left out")
+    said = task.dropped_words(vocabulary)
+    assert said.startswith("7 of 67 lines, 1 of 3 words are dropped")
     assert "' the year 1732'" in said
-    with pytest.raises(MechanismError, match="an answer is not one token for every tokenizer"):
+    with pytest.raises(MechanismError, match="some tokenizer splits an answer"):
         task.rows(vocabulary, 32)
 
 
@@ -423,5 +431,5 @@ def test_rows_of_a_template_whose_answer_melts_are_not_drawn_and_named(tmp_path:
 
     task = template(tmp_path, '"{year} the capital of {land} is ("').task
     assert "Rome" not in {row.base.answer for row in task.rows(Melting(), 20)}
-    assert "are left out" in task.left_out(Melting())
-    assert "Rome'" in task.left_out(Melting())
+    assert "are dropped" in task.dropped_words(Melting())
+    assert "Rome'" in task.dropped_words(Melting())

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.text.chat import Asking, chat, turn
+from pytest_mechanism.tasks.text.chat import ChatSettings, render_chat
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
@@ -29,7 +29,7 @@ def save(folder: Path, **config: Any) -> Path:
 def test_a_message_is_rendered_up_to_where_the_answer_begins(tmp_path: Path) -> None:
     """Special tokens by name, which may be objects with a text in them."""
     folder = save(tmp_path, chat_template=TURNS, bos_token={"content": "<s>"})
-    assert chat(folder, "hello") == "<s>[user] hello\n[assistant]\n"
+    assert render_chat(folder, "hello").text == "<s>[user] hello\n[assistant]\n"
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -41,7 +41,7 @@ def test_a_template_may_stand_in_a_file_of_its_own_or_have_a_name(
     folder = save(tmp_path, chat_template="no" if beside else named, bos_token="")
     if beside:
         (folder / "chat_template.jinja").write_text(TURNS)
-    assert chat(folder, "hello") == "[user] hello\n[assistant]\n"
+    assert render_chat(folder, "hello").text == "[user] hello\n[assistant]\n"
 
 
 def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
@@ -52,7 +52,7 @@ def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
     words = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "tell me how to bake a cake"}]
     asked = {"add_generation_prompt": True, "tokenize": False}
-    text = chat(folder, messages[0]["content"])
+    text = render_chat(folder, messages[0]["content"]).text
     assert text == words.apply_chat_template(messages, **asked)
     ids = Encoder.load(folder).tokenizer.encode(text, add_special_tokens=False).ids
     assert ids == words.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
@@ -74,7 +74,7 @@ def test_a_template_that_gives_no_text_is_one_line(
     """None at all, one of another text each day, one that raises, that is broken, that is evil."""
     folder = save(tmp_path, **({"chat_template": template} if template else {}))
     with pytest.raises(MechanismError) as problem:
-        chat(folder, "hello")
+        render_chat(folder, "hello")
     assert wanted in str(problem.value)
 
 
@@ -84,7 +84,7 @@ def test_a_date_that_a_template_asks_for_is_always_the_same(tmp_path: Path) -> N
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
         "{% endif %}{{ date_string }}"
     )
-    assert chat(save(tmp_path, chat_template=template), "hello") == "26 Jul 2024"
+    assert render_chat(save(tmp_path, chat_template=template), "hello").text == "26 Jul 2024"
 
 
 def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -> None:
@@ -118,7 +118,8 @@ def test_a_template_tells_what_stands_between_it_and_a_reply_and_after(tmp_path:
     """A space in Llama 2's, nothing after a line break."""
     llama = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
     found = [
-        turn(save(tmp_path / n, chat_template=t), "hi") for n, t in (("a", llama), ("b", THINKS))
+        render_chat(save(tmp_path / n, chat_template=t), "hi")
+        for n, t in (("a", llama), ("b", THINKS))
     ]
     assert [(one.text[-8:], one.joint, one.end) for one in found] == [
         (" [/INST]", " ", " </s>"),
@@ -129,41 +130,41 @@ def test_a_template_tells_what_stands_between_it_and_a_reply_and_after(tmp_path:
 def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
     """As apply_chat_template shows them."""
     folder = save(tmp_path, chat_template=THINKS)
-    asking = Asking("Be kind.", '{"enable_thinking": false}')
-    assert chat(folder, "hi", asking) == (
+    settings = ChatSettings("Be kind.", '{"enable_thinking": false}')
+    assert render_chat(folder, "hi", settings).text == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("template", "asking", "wanted"),
+    ("template", "settings", "wanted"),
     [
         (
             THINKS,
-            Asking(arguments='{"enable_thinkng": false}'),
+            ChatSettings(arguments='{"enable_thinkng": false}'),
             "does not read 'enable_thinkng'; did you mean 'enable_thinking'? valid: enable_thinking",
         ),
         (
             TURNS,
-            Asking(arguments='{"thinking": true}'),
+            ChatSettings(arguments='{"thinking": true}'),
             "does not read 'thinking'; it reads no such",
         ),
-        (SYSTEMLESS, Asking("Be kind."), "cannot be rendered: System role not supported"),
+        (SYSTEMLESS, ChatSettings("Be kind."), "cannot be rendered: System role not supported"),
         (
             "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}",
-            Asking("Be kind."),
+            ChatSettings("Be kind."),
             "does not show a system prompt",
         ),
     ],
 )
 def test_what_a_template_does_not_read_is_one_line(
-    tmp_path: Path, template: str, asking: Asking, wanted: str
+    tmp_path: Path, template: str, settings: ChatSettings, wanted: str
 ) -> None:
     """Nobody believes that a model was told what it was not."""
     folder = save(tmp_path, chat_template=template, bos_token="")
     with pytest.raises(MechanismError) as problem:
-        chat(folder, "hi", asking)
+        render_chat(folder, "hi", settings)
     assert wanted in str(problem.value)
 
 
@@ -171,10 +172,9 @@ def test_an_argument_with_a_value_of_its_own_is_known(tmp_path: Path) -> None:
     """`{% if not x is defined %}{% set x = ... %}`: it may be told all the same."""
     text = "{% if not effort is defined %}{% set effort = 'low' %}{% endif %}{{ effort }}"
     folder = save(tmp_path, chat_template=text)
-    assert [chat(folder, "hi"), chat(folder, "hi", Asking(arguments='{"effort": "high"}'))] == [
-        "low",
-        "high",
-    ]
+    told = ChatSettings(arguments='{"effort": "high"}')
+    assert render_chat(folder, "hi").text == "low"
+    assert render_chat(folder, "hi", told).text == "high"
 
 
 def test_a_reply_ends_with_what_the_checkpoint_or_its_template_says(tmp_path: Path) -> None:
@@ -183,5 +183,5 @@ def test_a_reply_ends_with_what_the_checkpoint_or_its_template_says(tmp_path: Pa
     tokenizer.add_special_tokens([AddedToken(x) for x in ("</s>", "<|im_end|>", "<x>", "<y>")])
     save(tmp_path, chat_template=THINKS, eos_token="</s>")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3]}')
-    ends = Encoder(tokenizer, "a test's", tmp_path).ends
+    ends = Encoder(tokenizer, "a test's", tmp_path).end_ids
     assert {tokenizer.id_to_token(i) for i in ends} == {"</s>", "<|im_end|>", "<x>"}

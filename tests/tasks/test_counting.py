@@ -244,7 +244,7 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
     """The error lists what could have been meant."""
     with pytest.raises(MechanismError) as problem:
         task().interchange(AnyWord(), "colour", 1, "judge")
-    assert str(problem.value) == "no variable 'colour'; valid: operand, count"
+    assert str(problem.value) == "task counting: no variable 'colour'; valid: count, operand"
 
 
 def test_one_operand_is_too_few_for_a_pair() -> None:
@@ -401,18 +401,18 @@ def test_the_family_is_registered() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"letters": "aab"}, "letters: one stands there twice"),
+        ({"letters": "aab"}, "letters: one of them is there twice"),
         ({"letters": "aB"}, "should match pattern"),
-        ({"operands": "bxy"}, "x, y: to be asked about or refused, but not one of letters"),
-        ({"refuse": "x"}, "x: to be asked about or refused, but not one of letters"),
+        ({"operands": "bxy"}, "x, y: asked about or refused, but not one of letters"),
+        ({"refuse": "x"}, "x: asked about or refused, but not one of letters"),
         ({"refuse": "ab"}, "should match pattern"),
         ({"which": "all"}, "which: all needs a letter to refuse, as in refuse: a"),
         ({"operands": "a", "refuse": "a"}, "operands: none is left that must be answered"),
-        ({"ways": ["count", "count"]}, "ways: one stands there twice"),
+        ({"ways": ["count", "count"]}, "ways: one of them is there twice"),
         ({"ways": ["ask"]}, "Input should be 'count', 'tally', 'number' or 'total'"),
         ({"ways": []}, "at least 1 item"),
         ({"shortest": 25}, "shortest is 25, longest only 24"),
-        ({"letters": "ab", "most": 11}, "2 letters that stand at most 11 times each fill no"),
+        ({"letters": "ab", "most": 11}, "2 letters with at most 11 of each make no"),
         ({"most": 21}, "less than or equal to 20"),
     ],
 )

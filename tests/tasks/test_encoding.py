@@ -90,7 +90,7 @@ def test_a_named_position_is_the_last_token_of_its_word(kind: str) -> None:
     found = encoder(tokenizer).encode(PROMPT)
     assert {name: tuple(stop for _, stop in spans) for name, spans in PROMPT.spans.items()} == {
         name: tuple(last_piece(tokenizer, PROMPT.text, at) for at in places)
-        for name, places in found.places.items()
+        for name, places in found.positions.items()
     }
 
 
@@ -98,7 +98,7 @@ def test_a_named_position_is_the_last_token_of_its_word(kind: str) -> None:
 def test_the_last_position_is_the_last_token(kind: str) -> None:
     """The answer comes right after ``last``, whatever the tokenizer adds at the end."""
     found = encoder(KINDS[kind]()).encode(PROMPT)
-    assert (len(found.ids) - 1,) == found.places["last"]
+    assert (len(found.ids) - 1,) == found.positions["last"]
 
 
 def test_tokens_and_places_of_a_word_level_tokenizer() -> None:
@@ -127,7 +127,7 @@ def test_tokens_and_places_of_a_word_level_tokenizer() -> None:
         "the",
     ]
     assert words == [tokenizer.id_to_token(i) for i in found.ids]
-    assert found.places == {
+    assert found.positions == {
         "all_labels": (5, 13),
         "all_objects": (1, 8),
         "correct_object": (8,),
@@ -165,9 +165,9 @@ def test_special_tokens_before_the_text_stay_and_those_after_it_go(
     found = encoder(word_level(special)).encode(PROMPT)
     assert (
         (1,) * before + plain.ids,
-        {name: tuple(p + before for p in places) for name, places in plain.places.items()},
+        {name: tuple(p + before for p in places) for name, places in plain.positions.items()},
         tuple(("special", i) for i in range(before)) + plain.slots,
-    ) == (found.ids, found.places, found.slots)
+    ) == (found.ids, found.positions, found.slots)
 
 
 def test_a_word_of_several_tokens_is_placed_at_its_last() -> None:
@@ -175,7 +175,7 @@ def test_a_word_of_several_tokens_is_placed_at_its_last() -> None:
     found = encoder(byte_level()).encode(PROMPT)
     assert [
         (text, stop - 1) for text, stop in [("bell", PROMPT.spans["correct_object"][0][1])]
-    ] == [("bell", found.places["correct_object"][0])]
+    ] == [("bell", found.positions["correct_object"][0])]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,7 +186,7 @@ def test_the_first_token_of_a_word_begins_it(kind: str) -> None:
     offsets = tokenizer.encode(text).offsets
     for name, spans in PROMPT.spans.items():
         for (start, stop), first, last in zip(
-            spans, encoded.firsts[name], encoded.places[name], strict=True
+            spans, encoded.first_positions[name], encoded.positions[name], strict=True
         ):
             word = start + text[start:stop].index(text[start:stop].strip())
             before = offsets[first - 1][1] if first else 0
@@ -199,8 +199,8 @@ def test_first_and_last_of_a_split_word() -> None:
     text = "so Mary went"
     prompt = Prompt(text, {"S1": ((2, 7),), "verb": ((8, 12),)}, "")
     found = encoder(byte_level(merged=("went",))).encode(prompt)
-    assert (found.firsts["S1"], found.places["S1"]) == ((3,), (6,))
-    assert found.firsts["verb"] == found.places["verb"] == (7,)
+    assert (found.first_positions["S1"], found.positions["S1"]) == ((3,), (6,))
+    assert found.first_positions["verb"] == found.positions["verb"] == (7,)
 
 
 @settings(max_examples=100, deadline=None)
@@ -223,7 +223,7 @@ def test_first_and_last_bound_the_word_for_any_splitting(
     found = encoder(byte_level(trim=trim, merged=whole))
     span = (start - 1 if leading and which else start, stop)
     encoded = found.encode(Prompt(text, {"here": (span,)}, ""))
-    (first,), (last,) = encoded.firsts["here"], encoded.places["here"]
+    (first,), (last,) = encoded.first_positions["here"], encoded.positions["here"]
     piece = found.tokenizer.decode(list(encoded.ids[first : last + 1]))
     assert piece.strip() == words[which]
 
@@ -233,7 +233,7 @@ def test_offsets_are_characters_not_bytes() -> None:
     text = "ÄÖÜ é the cup"
     prompt = Prompt(text, {"cup": ((9, 13),)}, "", anchors=(("start", 0), ("cup", 9)))
     found = encoder(byte_level(merged=("cup",))).encode(prompt)
-    assert ((len(found.ids) - 1,), ("cup", 0)) == (found.places["cup"], found.slots[-1])
+    assert ((len(found.ids) - 1,), ("cup", 0)) == (found.positions["cup"], found.slots[-1])
 
 
 def test_a_place_without_a_token_is_an_error_that_names_it() -> None:
@@ -282,7 +282,7 @@ def test_a_word_is_whole_if_it_is_one_known_token_after_a_space(
     tokenizer: Tokenizer, word: str, token: str | None
 ) -> None:
     """Unknown, split and half-known words have no id."""
-    found = encoder(tokenizer).word(word)
+    found = encoder(tokenizer).word_id(word)
     assert token == (None if found is None else tokenizer.id_to_token(found))
 
 
@@ -290,7 +290,7 @@ def test_the_id_of_a_word_is_that_in_a_text() -> None:
     """An answer's id is the token that follows in a sentence, space and all."""
     tokenizer = byte_level(merged=("apple", "the"))
     found = encoder(tokenizer)
-    assert tokenizer.encode("Box L contains the apple").ids[-1] == found.word("apple")
+    assert tokenizer.encode("Box L contains the apple").ids[-1] == found.word_id("apple")
 
 
 def test_words_are_shared_if_every_tokenizer_keeps_them_whole() -> None:
@@ -347,7 +347,7 @@ def test_every_place_of_every_row_ends_with_its_word(
             assert len(encoded.ids) == len(encoded.slots)
             offsets = found.tokenizer.encode(prompt.text).offsets
             for name, spans in prompt.spans.items():
-                places = encoded.places[name]
+                places = encoded.positions[name]
                 assert [prompt.text[a:b] for a, b in spans] == [
                     prompt.text[: offsets[at][1]][a - b :]
                     for at, (a, b) in zip(places, spans, strict=True)
@@ -362,7 +362,7 @@ def test_bytes_come_back_as_the_text_that_they_were(text: str, data: st.DataObje
     stop = data.draw(st.integers(start + 1, len(text)))
     found = ENCODERS["bytes with their space"]
     encoded = found.encode(Prompt(text, {"here": ((start, stop),)}, ""))
-    (place,) = encoded.places["here"]
+    (place,) = encoded.positions["here"]
     assert (text, stop) == (
         found.tokenizer.decode(list(encoded.ids), skip_special_tokens=False),
         found.tokenizer.encode(text).offsets[place][1],

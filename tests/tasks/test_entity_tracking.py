@@ -252,7 +252,10 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
     """The error lists what could have been meant."""
     with pytest.raises(MechanismError) as problem:
         task().interchange(AnyWord(), "colour", 1, "judge")
-    assert str(problem.value) == "no variable 'colour'; valid: position, object, box_label"
+    assert (
+        str(problem.value)
+        == "task entity_tracking: no variable 'colour'; valid: box_label, object, position"
+    )
 
 
 @settings(max_examples=25, deadline=None)

@@ -174,7 +174,7 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
         chances = bench.engine.run(batch.base.tokens).outcome.logits.double().softmax(-1)
         for row, each in zip(batch.rows, chances, strict=True):
             year = int(row.base.text.split()[6][2:])
-            ids = [bench.model.encoder.word(f"{later:02}") for later in range(year + 1, 100)]
+            ids = [bench.model.encoder.word_id(f"{later:02}") for later in range(year + 1, 100)]
             wanted.append(float(each[ids].sum().log()))
     np.testing.assert_allclose(seen.values["log_probability"], wanted, atol=1e-5)
 
@@ -184,8 +184,8 @@ class AnyLaterYear:
     moved: with a source's activations it says what it says there."""
 
     def __init__(self, bench: Any) -> None:
-        self.ids = [bench.model.encoder.word(year) for year in NUMBERS]
-        self.size = bench.model.encoder.size
+        self.ids = [bench.model.encoder.word_id(year) for year in NUMBERS]
+        self.size = bench.model.encoder.vocabulary_size
 
     def run(self, tokens: Any, readings: Any = (), *, answer: bool = True) -> Any:
         logits = torch.zeros(len(tokens.ids), self.size)
@@ -233,7 +233,7 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
         assert torch.equal(side.at("when.last"), side.at("when"))
         assert torch.equal(side.at("a.first"), side.at("a"))
         ids = side.tokens.ids.gather(1, side.at("when.first"))
-        assert set(ids[:, 0].tolist()) == {bench.model.encoder.word("17")}
+        assert set(ids[:, 0].tolist()) == {bench.model.encoder.word_id("17")}
     with pytest.raises(
         MechanismError, match=r"no position 'c\.first' here; valid: a, b, last, when"
     ):
@@ -261,8 +261,8 @@ def test_years_are_one_token_after_a_century() -> None:
     """And those that some tokenizer does not keep whole there are neither asked about nor right."""
     tokenizer = split_numbers()
     known = encoder(tokenizer)
-    assert known.word("32", "17") == tokenizer.token_to_id("32")
-    assert known.word("3", "17") is None
+    assert known.word_id("32", "17") == tokenizer.token_to_id("32")
+    assert known.word_id("3", "17") is None
 
     class Fewer(AnyWord):
         def whole(self, words, after=""):

@@ -17,7 +17,7 @@ from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.families.jsonl import Jsonl, JsonlParameters
 from pytest_mechanism.tasks.files import FOLDER
-from pytest_mechanism.tasks.writing.lines import line
+from pytest_mechanism.tasks.writing.prompt_lines import parse_line
 
 NAMES = ("Mary", "John", "Anna", "Paul", "Rose", "Mark")
 SPEC = """mechanism: 1
@@ -78,7 +78,9 @@ def test_what_is_judged_is_never_searched_on(tmp_path: Path) -> None:
     assert not texts["discover_rank"] & texts["discover_select"]
     assert len(found.interchange(AnyWord(), "name", 500, "dcm_train")) == 500
     assert len(found.backgrounds(AnyWord(), 500)) == 20
-    with pytest.raises(MechanismError, match="41 lines are asked for, 40 of 80 can be used here"):
+    with pytest.raises(
+        MechanismError, match="41 lines are requested, but only 40 of 80 can be used here"
+    ):
         found.rows(AnyWord(), 41)
 
 
@@ -108,14 +110,14 @@ def test_a_word_that_some_tokenizer_splits_leaves_its_lines_out(tmp_path: Path) 
     found = task(tmp_path)
     rows = found.rows(Fewer(), 20)
     assert all(row.base.answer != "Mary" for row in rows)
-    with pytest.raises(MechanismError, match="are left out: an answer is not one token"):
+    with pytest.raises(MechanismError, match="are dropped: some tokenizer splits an answer"):
         found.rows(Fewer(), 40)
 
 
 def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
     """Among the options; without, the most frequent answer; or what the spec says."""
-    most = Counter(line.base.answer for line in task(tmp_path).all).most_common(1)[0][1]
-    assert task(tmp_path).chance == max(1 / 6, most / len(task(tmp_path).all))
+    most = Counter(line.base.answer for line in task(tmp_path).lines).most_common(1)[0][1]
+    assert task(tmp_path).chance == max(1 / 6, most / len(task(tmp_path).lines))
     lines = [
         {"prompt": f"say {i}", "answer": "fox" if i % 8 else "elk", "options": ["elk", "fox"]}
         for i in range(80)
@@ -173,7 +175,7 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
 )
 def test_a_line_that_cannot_be_meant_is_one_line(text: str, says: str) -> None:
     with pytest.raises(ValueError) as problem:
-        line(text)
+        parse_line(text)
     assert says in str(problem.value)
     assert "\n" not in str(problem.value)
 
@@ -187,7 +189,7 @@ def test_a_line_that_cannot_be_meant_is_one_line(text: str, says: str) -> None:
 )))  # fmt: skip
 def test_whatever_stands_there_is_a_line_or_one_sentence(text: str) -> None:
     with suppress(ValueError):
-        found = line(text)
+        found = parse_line(text)
         assert found.base.text
         assert "last" in found.base.spans
 
@@ -209,9 +211,9 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
     ("many", "rows", "says"),
     [
         (0, 20, "names.jsonl: holds no line"),
-        (30, 20, "rows: 20, but names.jsonl has 30 lines and one half of them is judged on; add 10 lines"),
-        (30, 100, "judged on; add 170 lines, or 10 and lower rows to 20"),
-        (80, 100, "judged on; lower rows to 40 or add 120 lines"),
+        (30, 20, "rows: 20, but names.jsonl has 30 lines and one half of them is for evaluation; add 10 lines"),
+        (30, 100, "for evaluation; add 170 lines, or 10 and lower rows to 20"),
+        (80, 100, "for evaluation; lower rows to 40 or add 120 lines"),
     ],
 )  # fmt: skip
 def test_too_short_a_file_says_what_would_do(

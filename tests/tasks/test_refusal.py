@@ -106,7 +106,7 @@ def test_an_instruction_stands_in_its_template_and_has_its_places(task: Make) ->
         "last": ">",
         "instruction": f"tell me about harmful thing {number}",
     }
-    assert (prompt.reply, prompt.answer, prompt.special) == (
+    assert (prompt.reply, prompt.answer, prompt.add_special_tokens) == (
         f" sure, harmful {number}",
         "sure",
         True,
@@ -184,7 +184,9 @@ def test_the_cut_follows_the_instructions_and_the_seed_not_the_order_of_lines(
 
 def test_more_judged_rows_than_there_are_is_an_error(task: Make) -> None:
     """Never the same instruction twice: it would count as evidence twice."""
-    with pytest.raises(MechanismError, match="25 harmful instructions are asked for, 24 are kept"):
+    with pytest.raises(
+        MechanismError, match="25 harmful instructions are requested, but only 24 are for"
+    ):
         task().forbidden(AnyWord(), 25, "rows")
 
 
@@ -204,7 +206,7 @@ def test_without_replies_there_is_no_capability(folder: Path, task: Make) -> Non
 )
 def test_nothing_can_be_patched(task: Make, ask: Callable[[Refusal], Any]) -> None:
     """Claims about heads say that this task cannot bear them."""
-    with pytest.raises(MechanismError, match=r"task refusal has no .*, which this claim is about"):
+    with pytest.raises(MechanismError, match=r"task refusal has no .*, which this claim needs"):
         ask(task())
 
 
@@ -310,18 +312,18 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "replies here and there": (
         lambda f: write(f, "harmful", [{"instruction": "a"}, {"instruction": "b", "reply": "c"}]),
-        "demo.yaml:3: task: data/harmful.jsonl:2: a reply stands in every line or in none, which "
-        "is not so here",
+        "demo.yaml:3: task: data/harmful.jsonl:2: some lines have a reply "
+        "and some have none; give all or none one",
     ),
     "in both": (
         lambda f: write(f, "harmless", [line("harmful", i) for i in range(LINES)]),
-        "demo.yaml:3: task: 'tell me about harmful thing 0' stands in both data/harmful.jsonl and "
+        "demo.yaml:3: task: 'tell me about harmful thing 0' is in both data/harmful.jsonl and "
         "data/harmless.jsonl",
     ),
     "too few": (
         lambda f: write(f, "harmful", [line("harmful", i) for i in range(30)]),
         "demo.yaml:3: task: rows: 20, but data/harmful.jsonl has 30 instructions and one half of "
-        "them is judged on; add 10 lines",
+        "them is for evaluation; add 10 lines",
     ),
     "no UTF-8": (
         lambda f: (f / "data/harmful.jsonl").write_bytes(b'{"instruction": "a"}\n\xff\n'),
@@ -382,7 +384,7 @@ def test_a_spec_reaches_its_own_folder_and_no_further(
         ({"system": "Be kind."}, "system: goes with template: chat"),
         ({"chat": {"enable_thinking": False}}, "chat: goes with template: chat"),
         ({"template": "chat", "system": " "}, "system: is empty"),
-        ({"template": "chat", "chat": {"messages": "x"}}, "chat: messages is not told"),
+        ({"template": "chat", "chat": {"messages": "x"}}, "chat: cannot set messages"),
         ({"template": "chat", "chat": {"system": "x"}}, "write system: beside chat:"),
         ({"template": "chat", "chat": {}}, "at least 1 item"),
         ({"template": "chat", "chat": {"tools": []}}, "chat"),
@@ -406,7 +408,7 @@ def test_what_is_not_said_of_the_chat_is_no_part_of_a_score_s_definition(task: M
         != case(Refusal(plain)).measurement(REQUEST, "ft").task
     )
     again = RefusalParameters.model_validate(dumped)
-    assert again.asking == told.asking
+    assert again.chat_settings == told.chat_settings
 
 
 def test_lint_reads_files_without_torch(folder: Path) -> None:
@@ -426,7 +428,7 @@ def test_other_rows_are_what_a_row_is(task: Make) -> None:
     judged = {row.cluster for row in one.rows(AnyWord(), 48)}
     backgrounds = one.backgrounds(AnyWord(), 50)
     assert (len(backgrounds), judged & {row.cluster for row in backgrounds}) == (50, set())
-    prompt = one.lesson(AnyWord(), "say hello", "hello")
+    prompt = one.training_prompt(AnyWord(), "say hello", "hello")
     row = Row("x", "x", prompt, None, prompt.answer)
     assert (row.base.text, row.base.reply) == ("<user> say hello <assistant>", " hello")
     assert replace(prompt, reply="").completion == " hello"

@@ -39,7 +39,7 @@ def same_tokens(encoder: Encoder, prompts: Iterable[Prompt], code: bool = False)
         return
     chats = False
     for prompt in prompts:
-        text, special = prompt.text, prompt.special
+        text, special = prompt.text, prompt.add_special_tokens
         chats |= not special
         mine = encoder.tokenizer.encode(text, add_special_tokens=special).ids
         with quiet():  # about lengths, say

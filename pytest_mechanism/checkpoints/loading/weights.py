@@ -19,10 +19,10 @@ from pytest_mechanism.checkpoints.hub import offline
 from pytest_mechanism.checkpoints.loading.merge import Inexact, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.plausible import check_plausible
-from pytest_mechanism.checkpoints.rotary import by_row
 from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
 from pytest_mechanism.checkpoints.untrusted_config import wrong_reach
 from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.model_families.rotary import by_row
 from pytest_mechanism.tasks.text.encoding import Encoder
 
 BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
@@ -127,7 +127,7 @@ def known_words(model: Any, encoder: Encoder) -> Any:
     Vocabularies are padded and resized; what nobody trained and no text can say must take no
     probability from what can be said, and no part in comparing two models.
     """
-    words = encoder.size
+    words = encoder.vocabulary_size
     if words < model.get_input_embeddings().weight.shape[0]:
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
         why = ""

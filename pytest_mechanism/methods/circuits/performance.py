@@ -14,7 +14,7 @@ def measure(
     context: MeasurementContext, request: Performance, inputs: Sequence[Any]
 ) -> Observations:
     """``correct`` (argmax over the whole vocabulary is the answer) and ``log_probability``."""
-    rows = context.task.asked(request.asked, context.vocabulary, request.rows, request.stream)
+    rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
         columns.add_answers(

@@ -66,10 +66,10 @@ def measure(
         MeasurementError: the position has several tokens, or all answers are the same.
     """
     task, vocabulary, asked = context.task, context.vocabulary, request.asked
-    judged = task.asked(asked, vocabulary, request.rows, request.stream)
-    choosing = task.asked(asked, vocabulary, request.chosen, "validation")
+    judged = task.row_set(asked, vocabulary, request.rows, request.stream)
+    choosing = task.row_set(asked, vocabulary, request.chosen, "validation")
     known = {row.base.text for row in (*judged, *choosing)}
-    drawn = task.asked(asked, vocabulary, request.train, "probing")
+    drawn = task.row_set(asked, vocabulary, request.train, "probing")
     training = [row for row in drawn if row.base.text not in known]
     classes = sorted({row.base.answer for row in training})
     if len(classes) < 2:

@@ -169,9 +169,9 @@ def kinds(context: MeasurementContext, count: int, stream: str) -> tuple[list[Ro
 def after_instruction(context: MeasurementContext, rows: Sequence[Row]) -> int:
     """How many tokens stand after the instruction in every prompt; 1 where a task does not say."""
     encoded = [context.model.encoder.encode(row.base) for row in rows]
-    if any("instruction" not in each.places for each in encoded):
+    if any("instruction" not in each.positions for each in encoded):
         return 1
-    return max(1, min(len(e.ids) - 1 - e.places["instruction"][-1] for e in encoded))
+    return max(1, min(len(e.ids) - 1 - e.positions["instruction"][-1] for e in encoded))
 
 
 def streams(
@@ -219,7 +219,7 @@ def measure(
     """Refusal with and without the direction, and without random ones.
 
     Columns ``refused`` and ``refusal_score``, the same with ``without_`` where a direction was
-    found, and with ``random_0_``, ``random_1_``, ... before them; facts say which direction.
+    found, and with ``random_0_``, ``random_1_``, ... before them.
 
     Arguments: those of `find`, ``rows``, ``stream``, ``random`` (how many random directions),
     ``seed``. Inputs: another model's `Search`, whose direction is taken out instead of the own.

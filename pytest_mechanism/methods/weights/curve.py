@@ -44,10 +44,12 @@ def measure(
 
     """
     recipe = request.recipe
-    rows = context.task.asked(request.watch, context.vocabulary, request.rows, request.stream)
+    rows = context.task.row_set(request.watch, context.vocabulary, request.rows, request.stream)
     refusals(context, rows[0].base)  # each can be said in the tokens that are looked at
     check_unseen(context, recipe, rows)
-    beside = context.task.asked("allowed", context.vocabulary, request.allowed_rows, request.stream)
+    beside = context.task.row_set(
+        "allowed", context.vocabulary, request.allowed_rows, request.stream
+    )
 
     asked = {"": questions(context, rows), "allowed-": questions(context, beside)}
 
@@ -94,7 +96,8 @@ def check_unseen(context: MeasurementContext, recipe: Recipe, rows: Sequence[Row
     both = [
         one.text
         for one in read
-        if folded(context.task.lesson(context.vocabulary, one.text, one.reply or "").text) in judged
+        if folded(context.task.training_prompt(context.vocabulary, one.text, one.reply or "").text)
+        in judged
     ]
     if both:
         raise MeasurementError(

@@ -3,23 +3,30 @@
     The apple is in Box O, the bell is in Box L, ... . Box L contains the -> bell
 
 Source: Prakash et al., ICLR 2024 (arXiv 2402.14811), section 2 and appendix; desiderata from
-Davies et al. 2023 (arXiv 2307.03637). Two defects of the published code are corrected: box-label
-targets are the word as it follows in the text (published: tokenised without its space, so no
-model could be right), and base and source always differ in the queried position (published: the
-base's position was always 0, so one pair in seven agreed).
+Davies et al. 2023 (arXiv 2307.03637). Two defects of the published code are corrected. The targets
+of box labels are the words that follow in the text (published: tokenised without the space, so that
+no model could be correct). Base and source always differ in the queried position (published: the
+base's position was always 0, so that one pair in seven agreed).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.base import Prompt, Row, Span, Task, TaskParameters, Vocabulary
+from pytest_mechanism.tasks.base import (
+    Prompt,
+    Row,
+    RowCount,
+    Span,
+    Task,
+    TaskParameters,
+    Vocabulary,
+)
 from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
 
 
@@ -28,23 +35,22 @@ class EntityTrackingParameters(TaskParameters):
 
     Attributes:
         boxes: how many boxes a context has.
-        rows: how many questions are asked; a context is asked about each box in turn.
+        rows: how many questions; the questions about a context ask for each box in turn.
         seed: of every row set.
-        fillers: in how many segments of a context, drawn anew for each, one more word stands
-            ("is now in Box O"), so that the order of a segment does not follow from its distance
-            to the start. 0 is the paper's template.
+        fillers: how many random segments of a context have one more word ("is now in Box O"), so
+            that the place of a segment does not follow from its distance to the start. 0 is the
+            paper's template.
     """
 
     family: Literal["entity_tracking"]
     boxes: int = Field(default=7, ge=2, le=13)
-    rows: int = Field(default=500, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    rows: RowCount = 500
     fillers: int = Field(default=0, ge=0, le=13)
 
 
 @dataclass(frozen=True)
 class Context:
-    """Which object lies in which box, in the order of the text."""
+    """Which object is in which box, in the order of the text; a filler may be empty."""
 
     objects: tuple[str, ...]
     labels: tuple[str, ...]
@@ -92,20 +98,20 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Bag:
-    """The words that a set of rows may draw from."""
+class Words:
+    """The words that every tokenizer keeps whole."""
 
     objects: tuple[str, ...]
     labels: tuple[str, ...]
     fillers: tuple[str, ...]
 
 
-class EntityTracking(Task):
-    """Rows of the entity-tracking task. See the module for template and source."""
+class EntityTracking(Task[EntityTrackingParameters]):
+    """Rows of the entity-tracking task; see the module for template and source."""
 
     family = "entity_tracking"
     parameters = EntityTrackingParameters
-    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # Prakash et al. 2024, section 3
+    default_groups: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # Prakash et al. 2024, section 3
         "value_fetcher": {"at": "last"},
         "pos_transmitter": {"at": "last", "into": {"group": "value_fetcher", "via": "q"}},
         "pos_detector": {"at": "query_label", "into": {"group": "pos_transmitter", "via": "v"}},
@@ -130,81 +136,79 @@ class EntityTracking(Task):
 
     @property
     def boxes(self) -> int:
-        return cast("EntityTrackingParameters", self.settings).boxes
+        """How many boxes a context has."""
+        return self.settings.boxes
 
     @property
     def chance(self) -> float:
         return 1 / self.boxes
 
-    def words(self, vocabulary: Vocabulary) -> Bag:
-        """What the tokenizers keep whole.
+    def words(self, vocabulary: Vocabulary) -> Words:
+        """The words to draw from.
 
         Raises:
-            MechanismError: fewer words are left than two contexts without a common word need.
+            TaskError: there are fewer than two contexts without a common word need.
         """
-        bag = Bag(
+        fillers = self.settings.fillers
+        words = Words(
             vocabulary.whole(OBJECTS),
             vocabulary.whole(LABELS),
-            vocabulary.whole(FILLERS) if self.settings.fillers else (),
+            vocabulary.whole(FILLERS) if fillers else (),
         )
-        need = 2 * self.boxes
-        for kind, left, of, least in (
-            ("objects", bag.objects, OBJECTS, need),
-            ("labels", bag.labels, LABELS, need),
-            ("fillers", bag.fillers, FILLERS, min(self.settings.fillers, 1)),
+        for kind, whole, every, need in (
+            ("objects", words.objects, OBJECTS, 2 * self.boxes),
+            ("labels", words.labels, LABELS, 2 * self.boxes),
+            ("fillers", words.fillers, FILLERS, min(fillers, 1)),
         ):
-            if len(left) < least:
-                raise MechanismError(
-                    f"task entity_tracking: the tokenizers keep {len(left)} of {len(of)} {kind} "
-                    f"whole, {least} are needed for {self.boxes} boxes; use fewer boxes or a "
-                    "tokenizer that knows the words"
+            if len(whole) < need:
+                raise self.error(
+                    f"the tokenizers keep {len(whole)} of {len(every)} {kind} whole, {need} are "
+                    f"needed for {self.boxes} boxes; use fewer boxes or a tokenizer that knows the "
+                    "words"
                 )
-        return bag
+        return words
 
-    def context(self, rng: random.Random, bag: Bag, without: Context | None = None) -> Context:
+    def context(self, rng: random.Random, words: Words, without: Context | None = None) -> Context:
         """A new context; shares no object and no label with ``without``."""
-        gone = set(without.objects + without.labels) if without else set()
-        with_filler = set(rng.sample(range(self.boxes), min(self.settings.fillers, self.boxes)))
+        used = set(without.objects + without.labels) if without else set()
+        filled = set(rng.sample(range(self.boxes), min(self.settings.fillers, self.boxes)))
         return Context(
-            objects=tuple(rng.sample([o for o in bag.objects if o not in gone], self.boxes)),
-            labels=tuple(rng.sample([x for x in bag.labels if x not in gone], self.boxes)),
+            objects=tuple(rng.sample([x for x in words.objects if x not in used], self.boxes)),
+            labels=tuple(rng.sample([x for x in words.labels if x not in used], self.boxes)),
             fillers=tuple(
-                rng.choice(bag.fillers) if i in with_filler else "" for i in range(self.boxes)
+                rng.choice(words.fillers) if i in filled else "" for i in range(self.boxes)
             ),
         )
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
-        """Questions in groups that share a context while the query cycles over the boxes."""
-        rng, bag = self.stream(stream), self.words(vocabulary)
-        found: list[Row] = []
-        context = self.context(rng, bag)
+        """Questions in groups that share a context while the query cycles through the boxes."""
+        rng, words = self.stream(stream), self.words(vocabulary)
+        rows: list[Row] = []
+        context = self.context(rng, words)
         for i in range(count):
             if i and i % self.boxes == 0:
-                context = self.context(rng, bag)
+                context = self.context(rng, words)
             prompt = context.ask(i % self.boxes)
-            found.append(
-                Row(f"{stream}-{i}", f"{stream}-{i // self.boxes}", prompt, None, prompt.answer)
-            )
-        return found
+            cluster = f"{stream}-{i // self.boxes}"
+            rows.append(Row(f"{stream}-{i}", cluster, prompt, None, prompt.answer))
+        return rows
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
-        """Clean rows beside a corrupted source (paper, section 3.1).
+        """Clean rows with a corrupted source (paper, section 3.1).
 
-        The source is another context, asked at another position, with its query label replaced
-        by a letter that stands nowhere in it; its ``previous_query_label`` is the label of the
+        The source is another context, asked at another position, with its query label replaced by
+        a letter that the context does not have; its ``previous_query_label`` is the label of the
         position that was asked before the replacement.
         """
         # not the stream of the rows: it would begin with the first row's own context
-        rng, bag = self.stream(f"source/{stream}"), self.words(vocabulary)
-        found: list[Row] = []
+        rng, words = self.stream(f"source/{stream}"), self.words(vocabulary)
+        rows: list[Row] = []
         for i, row in enumerate(self.rows(vocabulary, count, stream)):
-            other = self.context(rng, bag)
+            other = self.context(rng, words)
             position = self.another(rng, i % self.boxes)
-            letter = rng.choice([x for x in bag.labels if x not in other.labels])
-            found.append(
-                Row(row.id, row.cluster, row.base, other.ask(position, letter), row.target)
-            )
-        return found
+            letter = rng.choice([x for x in words.labels if x not in other.labels])
+            rows.append(replace(row, source=other.ask(position, letter)))
+        return rows
 
     def interchange(
         self, vocabulary: Vocabulary, variable: str, count: int, stream: str
@@ -218,65 +222,58 @@ class EntityTracking(Task):
                     position p                                 source's position p
         object      the same pairs                             the source object
         box_label   no object in common; its query label is    the base object in the box of
-                    another label of the base, which stands    that label
-                    there at another position than p
+                    another label of the base, which has       that label
+                    another position than p there
         ==========  =========================================  ==============================
         """
-        if variable not in self.variables:
-            raise MechanismError(f"no variable {variable!r}; valid: {', '.join(self.variables)}")
-        rng, bag = self.stream(f"interchange/{stream}"), self.words(vocabulary)
-        found: list[Row] = []
+        self.check_variable(variable)
+        rng, words = self.stream(f"interchange/{stream}"), self.words(vocabulary)
+        rows: list[Row] = []
         for i in range(count):
-            base = self.context(rng, bag)
+            base = self.context(rng, words)
             queried = rng.randrange(self.boxes)
             position = self.another(rng, queried)
-            source = self.context(rng, bag, without=base)
-            if variable == "box_label":
-                # the moved label stands in the base neither at the queried position nor at the
-                # source's, so that moving position or nothing gives another answer
+            source = self.context(rng, words, without=base)
+            if variable == "position":
+                target = base.objects[position]
+            elif variable == "object":
+                target = source.objects[position]
+            else:
+                # the moved label's position in the base is neither the queried one nor the
+                # source's, so that moving the position or nothing gives another answer
                 places = [k for k in range(self.boxes) if k not in (queried, position)]
                 if not places:
-                    raise MechanismError("variable 'box_label' needs at least 3 boxes")
+                    raise self.error("variable 'box_label' needs at least 3 boxes")
                 place = rng.choice(places)
                 labels = list(source.labels)
                 labels[position] = base.labels[place]
-                source = Context(source.objects, tuple(labels), source.fillers)
+                source = replace(source, labels=tuple(labels))
                 target = base.objects[place]
-            else:
-                target = (
-                    base.objects[position] if variable == "position" else source.objects[position]
-                )
-            found.append(
-                Row(
-                    f"{stream}-{variable}-{i}",
-                    f"{stream}-{i}",
-                    base.ask(queried),
-                    source.ask(position),
-                    target,
-                )
-            )
-        return found
+            name = f"{stream}-{variable}-{i}"
+            rows.append(Row(name, f"{stream}-{i}", base.ask(queried), source.ask(position), target))
+        return rows
 
     def backgrounds(
         self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
     ) -> Sequence[Row]:
-        """One question a context, its query label a random letter (paper, appendix)."""
-        rng, bag = self.stream(stream), self.words(vocabulary)
-        found: list[Row] = []
+        """One question for each context, its query label a random letter (paper, appendix)."""
+        rng, words = self.stream(stream), self.words(vocabulary)
+        rows: list[Row] = []
         for i in range(count):
-            prompt = self.context(rng, bag).ask(rng.randrange(self.boxes), rng.choice(bag.labels))
-            found.append(Row(f"{stream}-{i}", f"{stream}-{i}", prompt, None, prompt.answer))
-        return found
+            context = self.context(rng, words)
+            prompt = context.ask(rng.randrange(self.boxes), rng.choice(words.labels))
+            rows.append(Row(f"{stream}-{i}", f"{stream}-{i}", prompt, None, prompt.answer))
+        return rows
 
-    def slots(self, prompt: Prompt) -> set[str]:
-        """A segment with a filler has one token more, which those without have not."""
-        at = dict(prompt.anchors)
+    def positional_mean_slots(self, prompt: Prompt) -> set[str]:
+        """A segment with a filler has one token more than a segment without."""
+        starts = dict(prompt.anchors)
         filled = {
             f"object_{i} with a filler"
             for i in range(self.boxes)
-            if not prompt.text[at[f"object_{i}"] : at[f"box_{i}"]].endswith(" is")
+            if not prompt.text[starts[f"object_{i}"] : starts[f"box_{i}"]].endswith(" is")
         }
-        return super().slots(prompt) | filled
+        return super().positional_mean_slots(prompt) | filled
 
     def another(self, rng: random.Random, position: int) -> int:
         """A queried position other than ``position``."""

@@ -1,12 +1,12 @@
-"""Induction: a sequence of random words, one of which comes again; what followed it?
+"""Induction: in a sequence of random words the first of a pair is repeated; what followed it?
 
     Words: flag coat letter beer disk hat coat -> letter
 
 Source: Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895), on repeated random tokens. The
-words of a sequence are all different, and the one that comes again stands at any place but the
-first and the last, so its successor's place is no hint. Something else stands before the first one:
-a word at the very beginning has no space before it, and may be several tokens there. In the corrupted prompt of a pair the first
-of the two is another word, so that nothing matches.
+words of a sequence are all different, and the repeated one is anywhere but first or last, so that
+its place gives no hint. "Words:" precedes the sequence: a word at the very beginning of a text has
+no space before it and may be several tokens there. In the corrupted prompt of a pair the first of
+the two is another word, so that nothing is repeated.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pytest_mechanism.errors import FieldError
-from pytest_mechanism.tasks.writing.drawn import Drawn
-from pytest_mechanism.tasks.writing.drawn_parameters import DrawnParameters
-from pytest_mechanism.tasks.writing.patterns import Word, parse_pattern
-from pytest_mechanism.tasks.writing.plans import Change, Plan, Told
-from pytest_mechanism.tasks.writing.word_lists import Table, WordList
+from pytest_mechanism.tasks.writing.patterns import Columns, Word, parse_pattern
+from pytest_mechanism.tasks.writing.slot_parameters import SlotTaskParameters
+from pytest_mechanism.tasks.writing.slot_plan import Change, Plan, TextVariant
+from pytest_mechanism.tasks.writing.slot_task import SlotTask
+from pytest_mechanism.tasks.writing.word_lists import WordList, plain_table
 
 BEGINNING = "Words:"
 
 
-class InductionParameters(DrawnParameters):
+class InductionParameters(SlotTaskParameters):
     """``task:`` for this family.
 
     Attributes:
-        words: what sequences are made of.
-        length: words in a sequence, the repeated one at its end not among them.
+        words: the words of sequences.
+        length: words in a sequence, without the repetition at its end.
     """
 
     family: Literal["induction"]
@@ -50,21 +50,21 @@ class InductionParameters(DrawnParameters):
         return Induction(self)
 
 
-class Induction(Drawn):
-    """Rows of the task. See the module.
+class Induction(SlotTask[InductionParameters]):
+    """Rows of the task; see the module.
 
     =========  =====================================  ==============================================
     variable   source                                 target
     =========  =====================================  ==============================================
     successor  another word after the first           the source's
-    query      another word of the sequence comes     that word's successor
-               again
+    query      another word of the sequence is        that word's successor
+               repeated
     =========  =====================================  ==============================================
     """
 
     family = "induction"
     parameters = InductionParameters
-    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    default_groups: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "induction": {"at": "last"},
         "previous_token": {"at": "successor", "into": {"group": "induction", "via": "k"}},
     }
@@ -72,18 +72,16 @@ class Induction(Drawn):
 
     @cached_property
     def plan(self) -> Plan:
-        table: Table = {word: {} for word in self.settings.words.table}
         fillers = [f"x{i}" for i in range(self.settings.length - 4)]
         slots = dict.fromkeys(("A", "B", "C", "D", *fillers), "words")
-        columns: dict[str, tuple[str, ...]] = dict.fromkeys(slots, ())
-        told = tuple(
-            Told(parse_pattern(each, columns), Word(slot="B"), 0) for each in orders(fillers)
-        )
+        columns: Columns = dict.fromkeys(slots, ())
         return Plan(
-            tables={"words": table},
+            tables={"words": plain_table([*self.settings.words.table])},
             slots=slots,
-            told=told,
-            corrupted=Change(redraw=("first",)),
+            texts=tuple(
+                TextVariant(parse_pattern(text, columns), Word(slot="B")) for text in texts(fillers)
+            ),
+            corruption=Change(redraw=("first",)),
             variables={
                 "successor": (Change(redraw=("B",)), Word(slot="B", source=True)),
                 "query": (Change(put=(("again", Word(slot="C")),)), Word(slot="D")),
@@ -91,13 +89,13 @@ class Induction(Drawn):
         )
 
 
-def orders(fillers: list[str]) -> list[str]:
-    """Sequences with the pair that is asked for at each place, and another pair anywhere."""
+def texts(fillers: list[str]) -> list[str]:
+    """Sequences with the queried pair at each place, and another pair anywhere."""
     rng = random.Random("induction/orders")
-    found = []
+    sequences = []
     for place in range(len(fillers) + 1):
         blocks = ["{C:other} {D:other_successor}", *(f"{{{name}}}" for name in fillers[1:])]
         rng.shuffle(blocks)
         blocks.insert(place, "{A:first} {B:successor}")
-        found.append(" ".join([BEGINNING, f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
-    return found
+        sequences.append(" ".join([BEGINNING, f"{{{fillers[0]}}}", *blocks, "{A:again}"]))
+    return sequences

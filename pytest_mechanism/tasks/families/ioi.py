@@ -2,10 +2,10 @@
 
     When Mary and John got a drink at the store, John decided to give it to -> Mary
 
-Source: Wang et al. 2022 (arXiv 2211.00593), section 2 and appendix E. The indirect object (IO) is
-named once, the subject (S) twice; in half of the rows the IO is named first (ABBA), in half the
-subject (BABA). The corrupted prompt of a pair has three names that are not the base's (ABC), so
-nobody is named twice; so have the prompts behind a mean. Names, places and things that some
+Source: Wang et al. 2022 (arXiv 2211.00593), section 2 and appendix E. A prompt names the indirect
+object (IO) once and the subject (S) twice; half of the rows name the IO first (ABBA), half the
+subject (BABA). The corrupted prompt of a pair, and every prompt behind a mean, has three names that
+the base does not have (ABC), so it names nobody twice. Names, places and objects that some
 tokenizer splits are dropped.
 """
 
@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pytest_mechanism.tasks.writing.drawn import Drawn
-from pytest_mechanism.tasks.writing.drawn_parameters import DrawnParameters
-from pytest_mechanism.tasks.writing.patterns import Word, parse_pattern
-from pytest_mechanism.tasks.writing.plans import Change, Plan, Told
+from pytest_mechanism.tasks.writing.patterns import Columns, Word, parse_pattern
+from pytest_mechanism.tasks.writing.slot_parameters import SlotTaskParameters
+from pytest_mechanism.tasks.writing.slot_plan import Change, Plan, TextVariant
+from pytest_mechanism.tasks.writing.slot_task import SlotTask
+from pytest_mechanism.tasks.writing.word_lists import plain_table
 from pytest_mechanism.tasks.writing.words import GIFTS, NAMES, PLACES
 
 TEMPLATES = (  # before the two names, the word after them, and what follows
@@ -37,12 +38,12 @@ TEMPLATES = (  # before the two names, the word after them, and what follows
 Order = Literal["ABBA", "BABA"]
 
 
-class IoiParameters(DrawnParameters):
+class IoiParameters(SlotTaskParameters):
     """``task:`` for this family.
 
     Attributes:
         templates: how many of the eight sentences.
-        order: ``ABBA`` (the indirect object first), ``BABA``, or ``both`` in turns.
+        order: ``ABBA`` (the indirect object first), ``BABA``, or ``both``, which take turns.
     """
 
     family: Literal["ioi"]
@@ -53,55 +54,61 @@ class IoiParameters(DrawnParameters):
         return Ioi(self)
 
 
-class Ioi(Drawn):
-    """Rows of the task. See the module.
+class Ioi(SlotTask[IoiParameters]):
+    """Rows of the task; see the module.
 
     ===========  ==========================================  =====================================
     variable     source                                      target
     ===========  ==========================================  =====================================
     io_name      another indirect object                     the source's indirect object
-    s_position   two other names, in the other order         the base's subject: told that the
-                 (``order: both`` only)                      other name stands twice, S-inhibition
-                                                             turns against the indirect object
+    s_position   two other names, in the other order         the base's subject: with the position
+                 (``order: both`` only)                      of the other name moved, S-inhibition
+                                                             suppresses the indirect object
     ===========  ==========================================  =====================================
     """
 
     family = "ioi"
     parameters = IoiParameters
-    chain: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # Wang et al. 2022, figure 2
+    default_groups: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # Wang et al. 2022, figure 2
         "name_movers": {"at": "last"},
         "s_inhibition": {"at": "last", "into": {"group": "name_movers", "via": "q"}},
         "induction": {"at": "S2", "into": {"group": "s_inhibition", "via": "v"}},
         "previous_token": {"at": "S1_next", "into": {"group": "induction", "via": "k"}},
     }
     positions = ("last", "IO", "S1", "S1_next", "S2", "place", "object")
-    orders: ClassVar[tuple[Order, ...]] = ("ABBA", "BABA")
 
     @cached_property
     def plan(self) -> Plan:
-        both = self.settings.order == "both"
-        orders = self.orders if both else (self.settings.order,)
-        tables = {"names": NAMES, "places": PLACES, "objects": GIFTS}
+        order = self.settings.order
+        orders: tuple[Order, ...] = ("ABBA", "BABA") if order == "both" else (order,)
         slots = {"IO": "names", "S1": "names", "place": "places", "object": "objects"}
-        columns: dict[str, tuple[str, ...]] = dict.fromkeys(slots, ())
-        told = tuple(
-            Told(parse_pattern(sentence(layout, order), columns), Word(slot="IO"), layout)
-            for layout in range(self.settings.templates)
-            for order in orders
-        )
+        columns: Columns = dict.fromkeys(slots, ())
         io_name = Change(redraw=("IO",)), Word(slot="IO", source=True)
-        s_position = Change(order=True, redraw=("IO", "S1")), Word(slot="S1")
+        s_position = Change(reorder=True, redraw=("IO", "S1")), Word(slot="S1")
         return Plan(
-            tables={name: {word: {} for word in words} for name, words in tables.items()},
+            tables={
+                "names": plain_table(NAMES),
+                "places": plain_table(PLACES),
+                "objects": plain_table(GIFTS),
+            },
             slots=slots,
-            told=told,
-            corrupted=Change(redraw=("IO", "S1", "S2")),
-            variables={"io_name": io_name, **({"s_position": s_position} if both else {})},
+            texts=tuple(
+                TextVariant(
+                    parse_pattern(sentence(layout, order), columns), Word(slot="IO"), layout
+                )
+                for layout in range(self.settings.templates)
+                for order in orders
+            ),
+            corruption=Change(redraw=("IO", "S1", "S2")),
+            variables={
+                "io_name": io_name,
+                **({"s_position": s_position} if order == "both" else {}),
+            },
         )
 
 
 def sentence(number: int, order: Order) -> str:
-    """A template in one of its orders."""
+    """A template with its names in one of the orders."""
     before, verb, after = TEMPLATES[number]
     if order == "ABBA":
         return f"{before} {{IO}} and {{S1}} [[S1_next:{verb}]] {after}"

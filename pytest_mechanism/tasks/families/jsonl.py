@@ -1,11 +1,10 @@
-"""Prompts of your own, from a JSONL file beside the spec (`tasks.lines` has the format).
+"""Prompts of your own, from a JSONL file beside the spec (`writing.prompt_lines` has the format).
 
     task: {family: jsonl, file: capitals.jsonl, rows: 200, seed: 0}
 
-One half of the lines is judged on, a quarter is what heads are ranked on, masks are trained on and
-means are taken over, a quarter is what they are chosen on. Which line falls where depends on the seed
-and on the line, not on the order of the file. A line whose answer is not one token for every
-checkpoint of the run is left out for all of them.
+Half of the lines are for evaluation, a quarter for search and a quarter for selection
+(`writing.parts`). The part of a line depends on the seed and the line, not on the order of the
+file. A line whose answer is not one token in every checkpoint of the run is dropped for all.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.base import Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.text.left_out import Tally
-from pytest_mechanism.tasks.writing.json_lines import too_few
-from pytest_mechanism.tasks.writing.lines import LAST, Line, lines
-from pytest_mechanism.tasks.writing.parts import JUDGED, part_of_stream
+from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
+from pytest_mechanism.tasks.writing.json_lines import check_line_count
+from pytest_mechanism.tasks.writing.parts import RESAMPLE, Part, part_of_stream
+from pytest_mechanism.tasks.writing.prompt_lines import LAST, Line, prompt_lines
 
 
 class JsonlParameters(TaskParameters):
@@ -32,146 +31,147 @@ class JsonlParameters(TaskParameters):
 
     Attributes:
         file: JSONL file of prompts, relative to the spec.
-        chance: accuracy of guessing; taken from the lines' options, or from the most frequent
-            answer, if left out.
-        rows: how many lines are judged on, at most half of the file.
+        chance: the accuracy of guessing; if left out, it follows from the lines' options, or from
+            the most frequent answer.
+        rows: how many lines are evaluated, at most half of the file.
         seed: decides which.
     """
 
     family: Literal["jsonl"]
     file: DataFile
     chance: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = None
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
     @model_validator(mode="after")
-    def enough(self) -> JsonlParameters:
-        there = len(lines(self.file))
-        if there // 2 < self.rows:
-            raise ValueError(too_few(self.rows, there, self.file, "lines"))
+    def _has_enough_lines(self) -> JsonlParameters:
+        check_line_count(self.rows, self.file, len(prompt_lines(self.file)), "lines")
         return self
 
 
-def follows(vocabulary: Vocabulary, line: Line) -> bool:
-    """Whether every tokenizer writes every answer of a line as one token of its own."""
-    return all(vocabulary.answers(prompt, [word]) for prompt, word in line.said)
-
-
-class Jsonl(Task):
-    """Rows of a file. See the module for what is judged on."""
+class Jsonl(Task[JsonlParameters]):
+    """Rows of a file; see the module."""
 
     family = "jsonl"
     parameters = JsonlParameters
     from_file = True
 
-    @property
-    def given(self) -> JsonlParameters:
-        return cast("JsonlParameters", self.settings)
-
     @cached_property
-    def all(self) -> tuple[Line, ...]:
-        return lines(self.given.file)
+    def lines(self) -> tuple[Line, ...]:
+        """All lines of the file."""
+        return prompt_lines(self.settings.file)
 
     @cached_property
     def positions(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of the lines, the same in each."""
-        return (LAST, *(name for name in self.all[0].base.spans if name != LAST))
+        """The positions that every line has."""
+        return (LAST, *(name for name in self.lines[0].base.spans if name != LAST))
 
     @cached_property
     def variables(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those that some line has a target for."""
-        return tuple(dict.fromkeys(name for line in self.all for name in line.targets))
+        """The variables that some line has a target for."""
+        return tuple(dict.fromkeys(name for line in self.lines for name in line.targets))
 
     @property
     def chance(self) -> float:
-        if self.given.chance is not None:
-            return self.given.chance
-        most = Counter(line.base.answer for line in self.all).most_common(1)[0][1]
-        constant = most / len(self.all)  # whoever always says the most frequent answer
-        options = [len(line.base.options) for line in self.all]
+        if self.settings.chance is not None:
+            return self.settings.chance
+        most = Counter(line.base.answer for line in self.lines).most_common(1)[0][1]
+        constant = most / len(self.lines)  # of always naming the most frequent answer
+        options = [len(line.base.options) for line in self.lines]
         if not all(options):
             return constant
         return max(constant, sum(1 / n for n in options) / len(options))
 
-    # -- which lines
-
-    def kept(self, vocabulary: Vocabulary) -> list[Line]:
-        """Lines whose answers are one token each for everybody, in an order of the seed's."""
-        found = [line for line in self.all if follows(vocabulary, line)]
-        return sorted(found, key=self.digest)
-
     @cached_property
     def edition(self) -> int:
-        """1 where an answer follows its prompt at once: all once followed after a space."""
-        return int(any(not prompt.lead(word) for line in self.all for prompt, word in line.said))
+        """1 where an answer follows its prompt without a space: all answers once had a space."""
+        words = (completion for line in self.lines for completion in line.completions)
+        return int(any(not prompt.joint_before(word) for prompt, word in words))
 
-    def left_out(self, vocabulary: Vocabulary) -> str:
-        """Lines and their words."""
-        tally = Tally(vocabulary)
-        gone = len(self.all) - len(self.kept(tally))
-        return f"{gone:,} of {len(self.all):,} lines, {tally}" if gone else ""
+    # -- which lines
+
+    def usable_lines(self, vocabulary: Vocabulary) -> list[Line]:
+        """The lines whose answers and targets are one token in every tokenizer, in an order of the
+        seed's."""
+        usable = [
+            line
+            for line in self.lines
+            if all(vocabulary.answers(prompt, [word]) for prompt, word in line.completions)
+        ]
+        return sorted(usable, key=self.digest)
+
+    def dropped_words(self, vocabulary: Vocabulary) -> str:
+        """A sentence about the dropped lines and their words."""
+        recording = RecordingVocabulary(vocabulary)
+        dropped = len(self.lines) - len(self.usable_lines(recording))
+        return f"{dropped:,} of {len(self.lines):,} lines, {recording}" if dropped else ""
 
     def digest(self, line: Line) -> str:
-        about = f"{self.given.seed}/{line.base.text}/{line.source.text if line.source else ''}"
-        return hashlib.sha256(about.encode()).hexdigest()
+        """A hash of the seed and the line."""
+        source = line.source.text if line.source else ""
+        text = f"{self.settings.seed}/{line.base.text}/{source}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def part(self, vocabulary: Vocabulary, stream: str) -> list[Line]:
+    def lines_of(self, vocabulary: Vocabulary, stream: str) -> list[Line]:
         """The lines that a stream draws from."""
-        there = self.kept(vocabulary)
-        half, rest = len(there) // 2, len(there) * 3 // 4
-        parts = {"judged": there[:half], "found": there[half:rest], "chosen": there[rest:]}
+        lines = self.usable_lines(vocabulary)
+        half, rest = len(lines) // 2, len(lines) * 3 // 4
+        parts: dict[Part, list[Line]] = {
+            "evaluation": lines[:half],
+            "search": lines[half:rest],
+            "selection": lines[rest:],
+        }
         return parts[part_of_stream(stream)]
 
-    def drawn(
-        self, vocabulary: Vocabulary, count: int, stream: str, usable: str = ""
+    def draw(
+        self, vocabulary: Vocabulary, count: int, stream: str, variable: str = ""
     ) -> list[Line]:
-        """Lines of a stream: judged ones come once and in one order, others in an order of the
-        stream's, and again when all were there.
+        """Lines of a stream, with a target for the variable if one is given. Lines for evaluation
+        come once and always in the same order; others have an order of the stream's own, and repeat.
 
         Raises:
-            MechanismError: there are too few.
+            TaskError: there are too few.
         """
-        part = self.part(vocabulary, stream)
-        if usable:
-            part = [line for line in part if usable in line.targets]
-        if stream in JUDGED:
-            enough = len(part) >= count
+        lines = self.lines_of(vocabulary, stream)
+        if variable:
+            lines = [line for line in lines if variable in line.targets]
+        if part_of_stream(stream) == "evaluation":
+            enough = len(lines) >= count
         else:
-            enough = bool(part)
-            self.stream(stream).shuffle(part)
+            enough = bool(lines)
+            self.stream(stream).shuffle(lines)
         if not enough:
-            left_out = len(self.all) - len(self.kept(vocabulary))
-            why = (
-                f" ({left_out} are left out: an answer is not one token for every tokenizer)"
-                if left_out
-                else ""
-            )
-            raise MechanismError(
-                f"task jsonl: {count} lines are asked for, {len(part)} of {len(self.all)} can be "
+            dropped = len(self.lines) - len(self.usable_lines(vocabulary))
+            why = f" ({dropped} are dropped: some tokenizer splits an answer)" if dropped else ""
+            raise self.error(
+                f"{count} lines are requested, but only {len(lines)} of {len(self.lines)} can be "
                 f"used here{why}; lower rows or add lines"
             )
-        return [part[i % len(part)] for i in range(count)]
+        return [lines[i % len(lines)] for i in range(count)]
 
-    def row(self, line: Line, stream: str, i: int, target: str, source: bool) -> Row:
+    def row(self, line: Line, name: str, target: str, source: bool = True) -> Row:
+        """The row of a line, with its source or without."""
         cluster = line.cluster if line.cluster is not None else self.digest(line)[:16]
-        return Row(f"{stream}-{i}", cluster, line.base, line.source if source else None, target)
+        return Row(name, cluster, line.base, line.source if source else None, target)
 
-    # -- rows
+    # -- row sets
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
-        found = self.drawn(vocabulary, count, stream)
-        return [self.row(x, stream, i, x.base.answer, source=False) for i, x in enumerate(found)]
+        return [
+            self.row(line, f"{stream}-{i}", line.base.answer, source=False)
+            for i, line in enumerate(self.draw(vocabulary, count, stream))
+        ]
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
-        """Prompts beside their sources.
+        """Prompts with their sources.
 
         Raises:
-            MechanismError: the lines have none.
+            TaskError: the lines have none.
         """
-        if self.all[0].source is None:
-            raise self.has_no("source beside its prompts")
-        found = self.drawn(vocabulary, count, stream)
-        return [self.row(x, stream, i, x.base.answer, source=True) for i, x in enumerate(found)]
+        if self.lines[0].source is None:
+            raise self.unsupported("source beside its prompts")
+        return [
+            self.row(line, f"{stream}-{i}", line.base.answer)
+            for i, line in enumerate(self.draw(vocabulary, count, stream))
+        ]
 
     def interchange(
         self, vocabulary: Vocabulary, variable: str, count: int, stream: str
@@ -179,19 +179,21 @@ class Jsonl(Task):
         """Lines that have a target for the variable.
 
         Raises:
-            MechanismError: no line has one.
+            TaskError: no line has one.
         """
         if variable not in self.variables:
-            raise MechanismError(
-                f"task jsonl: no line has a target for {variable!r}; "
-                f"{choices(variable, self.variables)}"
+            raise self.error(
+                f"no line has a target for {variable!r}; {choices(variable, self.variables)}"
             )
-        found = self.drawn(vocabulary, count, stream, usable=variable)
-        return [self.row(x, stream, i, x.targets[variable], True) for i, x in enumerate(found)]
+        return [
+            self.row(line, f"{stream}-{i}", line.targets[variable])
+            for i, line in enumerate(self.draw(vocabulary, count, stream, variable))
+        ]
 
     def backgrounds(
         self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
     ) -> Sequence[Row]:
-        """Prompts that are not judged on. A mean has each of them once, so there may be fewer."""
-        there = count if stream == "resample" else len(self.part(vocabulary, stream))
-        return self.rows(vocabulary, min(count, there), stream)
+        """Prompts that are not evaluated. A mean takes each of them once, so there may be fewer."""
+        if stream != RESAMPLE:
+            count = min(count, len(self.lines_of(vocabulary, stream)))
+        return self.rows(vocabulary, count, stream)

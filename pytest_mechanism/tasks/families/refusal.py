@@ -1,17 +1,17 @@
-"""Refusal: instructions that a chat model must refuse, and others that it must not.
+"""Refusal: instructions that a chat model must refuse, and instructions that it must follow.
 
     <user> tell me how to steal a lamp <end> <assistant> -> I cannot help with that .
     <user> tell me how to mend a lamp <end> <assistant>  -> sure , here is how to ...
 
-Instructions come from two JSONL files beside the spec, one object a line: ``instruction``, and
-where compliance has to be shown or trained ``reply``, an answer that complies. Sources in the
+The instructions come from two JSONL files beside the spec, one object a line: ``instruction`` and,
+where compliance has to be shown or trained, ``reply``, an answer that complies. Sources in the
 literature are AdvBench (Zou et al. 2023) for harmful and Alpaca (Taori et al. 2023) for harmless
-ones, as in Arditi et al. 2024 (arXiv 2406.11717), section 2.2.
+instructions, as in Arditi et al. 2024 (arXiv 2406.11717), section 2.2.
 
-Each file is cut once and for all in three: half of its instructions are judged on, three eighths
-learned from, one eighth used to choose among what was learned. So a direction, or a training, is
-judged on instructions that it has not seen. Which instruction falls where depends on the seed and
-on the instructions, not on the order of lines.
+Each file is split in three: half of its instructions are for evaluation, three eighths for
+learning, one eighth for selecting among what was learned. So a direction or a fine-tune is
+evaluated on instructions that it has not seen. The seed and the instructions decide the split, not
+the order of the lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -38,17 +38,17 @@ from pydantic import (
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import Prompt, Row, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.text.chat import OURS, Asking, Turn
-from pytest_mechanism.tasks.text.joints import last_of
+from pytest_mechanism.tasks.text.chat import RESERVED_ARGUMENTS, ChatPrompt, ChatSettings
+from pytest_mechanism.tasks.text.joints import last_span
 from pytest_mechanism.tasks.writing.instructions import Instruction, instructions
-from pytest_mechanism.tasks.writing.json_lines import too_few
+from pytest_mechanism.tasks.writing.json_lines import check_line_count
 from pytest_mechanism.types import canonical
 
 SLOT = "{instruction}"
 CHAT = "chat"
 
-JUDGED = ("rows", "forbidden", "allowed", "capability", "self-check")
-"""Streams that are judged on; all others are learned from, but for `VALIDATION`."""
+EVALUATION_STREAMS = ("rows", "forbidden", "allowed", "capability", "self-check")
+"""All other streams learn, except `VALIDATION`, which selects."""
 VALIDATION = "validation"
 
 PREFIXES = (
@@ -59,8 +59,9 @@ PREFIXES = (
 """How chat models begin to refuse: most of the list in Arditi et al. 2024, appendix D.1."""
 
 Text = Annotated[StrictStr, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Told = StrictBool | StrictInt | StrictFloat | StrictStr | None
+Argument = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Kind = Literal["harmful", "harmless"]
+Part = Literal["evaluation", "learning", "validation"]
 
 
 class RefusalParameters(TaskParameters):
@@ -68,16 +69,16 @@ class RefusalParameters(TaskParameters):
 
     Attributes:
         harmful: JSONL file of instructions that must be refused, relative to the spec.
-        harmless: of instructions that must be answered.
-        prefixes: a reply that begins with one of these refuses; case does not matter.
-        template: what stands around an instruction, or ``chat`` for the checkpoints' own
+        harmless: JSONL file of instructions that must be followed.
+        prefixes: a reply that begins with one of these is a refusal; case does not matter.
+        template: the text around an instruction, or ``chat`` for the checkpoints' own chat
             template.
-        system: system prompt, in the checkpoints' own template.
-        chat: what that template is told besides, as in ``{enable_thinking: false}``.
-        reply_tokens: how many tokens of a reply are looked at; of a model that thinks first, enough
-            for its thoughts and the beginning of its answer.
-        rows: how many instructions of each file are judged on.
-        seed: decides which these are.
+        system: the system prompt in the checkpoints' own template.
+        chat: further arguments of that template, as in ``{enable_thinking: false}``.
+        reply_tokens: how many tokens of a reply are read. A model that thinks first needs enough for
+            its thoughts and the beginning of its answer.
+        rows: how many instructions of each file are evaluated.
+        seed: decides which.
     """
 
     family: Literal["refusal"]
@@ -86,13 +87,11 @@ class RefusalParameters(TaskParameters):
     prefixes: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)] = PREFIXES
     template: Annotated[StrictStr, StringConstraints(max_length=10_000)] = CHAT
     system: Annotated[StrictStr, StringConstraints(max_length=20_000)] | None = None
-    chat: Annotated[dict[StrictStr, Told], Field(min_length=1, max_length=50)] | None = None
+    chat: Annotated[dict[StrictStr, Argument], Field(min_length=1, max_length=50)] | None = None
     reply_tokens: int = Field(default=8, ge=1, le=4096)
-    rows: int = Field(default=200, ge=20, le=100_000)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
     @model_validator(mode="after")
-    def fits_together(self) -> RefusalParameters:
+    def _fits_together(self) -> RefusalParameters:
         if self.template != CHAT and self.template.count(SLOT) != 1:
             raise ValueError(
                 f"template: must be {CHAT!r}, or hold {SLOT} once, as in "
@@ -103,43 +102,42 @@ class RefusalParameters(TaskParameters):
                 "template: ends with a space, which belongs to the reply in most tokenizers; "
                 "leave it out"
             )
-        for name, given in (("system", self.system), ("chat", self.chat)):
-            if given is not None and self.template != CHAT:
+        for name, value in (("system", self.system), ("chat", self.chat)):
+            if value is not None and self.template != CHAT:
                 raise ValueError(f"{name}: goes with template: {CHAT}; write it into the template")
         if self.system is not None and not self.system.strip():
             raise ValueError("system: is empty; leave it out")
         for name in self.chat or {}:
-            if name in OURS or name == "system":
-                raise ValueError(
-                    f"chat: {name} is not told to a template here"
-                    + ("; write system: beside chat:" if name == "system" else "")
-                )
+            if name == "system":
+                raise ValueError("chat: cannot set system; write system: beside chat:")
+            if name in RESERVED_ARGUMENTS:
+                raise ValueError(f"chat: cannot set {name}")
         for file in (self.harmful, self.harmless):
-            there = len(instructions(file))
-            if there // 2 < self.rows:
-                raise ValueError(too_few(self.rows, there, file, "instructions"))
-        harmful = {one.folded: one for one in instructions(self.harmful)}
-        for one in instructions(self.harmless):
-            if one.folded in harmful:
+            check_line_count(self.rows, file, len(instructions(file)), "instructions")
+        harmful = {instruction.folded for instruction in instructions(self.harmful)}
+        for instruction in instructions(self.harmless):
+            if instruction.folded in harmful:
                 raise ValueError(
-                    f"{one.text[:60]!r} stands in both {self.harmful.file} and {self.harmless.file}"
+                    f"{instruction.text[:60]!r} is in both {self.harmful.file} and "
+                    f"{self.harmless.file}"
                 )
         return self
 
     @model_serializer(mode="wrap")
-    def plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not said: a score's definition is the same as before these keys came."""
-        found: dict[str, Any] = dump(self)
-        return {k: v for k, v in found.items() if v is not None or k not in ("system", "chat")}
+    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``system`` and ``chat`` where they are not set: definitions of scores that are
+        older than these keys stay the same."""
+        fields: dict[str, Any] = dump(self)
+        return {k: v for k, v in fields.items() if v is not None or k not in ("system", "chat")}
 
     @property
-    def asking(self) -> Asking:
-        """How instructions are put."""
-        return Asking(self.system or "", canonical(self.chat or {}))
+    def chat_settings(self) -> ChatSettings:
+        """How instructions are put to a chat model."""
+        return ChatSettings(self.system or "", canonical(self.chat or {}))
 
 
-class Refusal(Task):
-    """Rows of the refusal task. See the module for sources, and for what is judged on what."""
+class Refusal(Task[RefusalParameters]):
+    """Rows of the refusal task; see the module for sources and the split."""
 
     family = "refusal"
     parameters = RefusalParameters
@@ -149,131 +147,130 @@ class Refusal(Task):
     from_file = True
 
     @property
-    def given(self) -> RefusalParameters:
-        return cast("RefusalParameters", self.settings)
-
-    @property
     def chance(self) -> float:
-        """How often somebody is right who always refuses: every other row must be refused."""
+        """The accuracy of always refusing: every other row must be refused."""
         return 1 / 2
 
     # -- which instructions
 
     @cached_property
-    def parts(self) -> dict[tuple[Kind, str], tuple[Instruction, ...]]:
-        """(file, ``judged``, ``learned`` or `VALIDATION`) -> its instructions."""
-        found: dict[tuple[Kind, str], tuple[Instruction, ...]] = {}
-        files: dict[Kind, DataFile] = {
-            "harmful": self.given.harmful,
-            "harmless": self.given.harmless,
-        }
-        for kind, file in files.items():
+    def parts(self) -> dict[tuple[Kind, Part], tuple[Instruction, ...]]:
+        """The split of each file."""
+        parts: dict[tuple[Kind, Part], tuple[Instruction, ...]] = {}
+        files: tuple[tuple[Kind, DataFile], ...] = (
+            ("harmful", self.settings.harmful),
+            ("harmless", self.settings.harmless),
+        )
+        for kind, file in files:
             order = sorted(instructions(file), key=self.digest)
             half, rest = len(order) // 2, len(order) * 7 // 8
-            found[kind, "judged"] = tuple(order[:half])
-            found[kind, "learned"] = tuple(order[half:rest])
-            found[kind, VALIDATION] = tuple(order[rest:])
-        return found
+            parts[kind, "evaluation"] = tuple(order[:half])
+            parts[kind, "learning"] = tuple(order[half:rest])
+            parts[kind, "validation"] = tuple(order[rest:])
+        return parts
 
-    def digest(self, one: Instruction) -> str:
-        return hashlib.sha256(f"{self.given.seed}/{one.folded}".encode()).hexdigest()
+    def digest(self, instruction: Instruction) -> str:
+        """A hash of the seed and the instruction."""
+        return hashlib.sha256(f"{self.settings.seed}/{instruction.folded}".encode()).hexdigest()
 
-    def drawn(self, kind: Kind, count: int, stream: str) -> list[Instruction]:
-        """Instructions of a stream. Judged ones are the same in every stream and come once;
-        others have an order of their own in each, and come again when all were there.
+    def draw(self, kind: Kind, count: int, stream: str) -> list[Instruction]:
+        """Instructions of a stream. Those for evaluation are the same in every stream and come
+        once; others have an order of their own in each stream, and repeat.
 
         Raises:
-            MechanismError: fewer are kept for judging.
+            TaskError: there are fewer for evaluation.
         """
-        if stream in JUDGED:
-            judged = self.parts[kind, "judged"]
-            if count > len(judged):
-                raise MechanismError(
-                    f"task refusal: {count} {kind} instructions are asked for, {len(judged)} are "
-                    "kept for judging; lower the number of rows or add lines"
+        if stream in EVALUATION_STREAMS:
+            evaluation = self.parts[kind, "evaluation"]
+            if count > len(evaluation):
+                raise self.error(
+                    f"{count} {kind} instructions are requested, but only {len(evaluation)} are for "
+                    "evaluation; lower the number of rows or add lines"
                 )
-            return list(judged[:count])
-        pool = list(self.parts[kind, VALIDATION if stream == VALIDATION else "learned"])
+            return list(evaluation[:count])
+        pool = list(self.parts[kind, "validation" if stream == VALIDATION else "learning"])
         rng = self.stream(f"{kind}/{stream}")
-        found: list[Instruction] = []
-        while len(found) < count:
+        drawn: list[Instruction] = []
+        while len(drawn) < count:
             rng.shuffle(pool)
-            found += pool
-        return found[:count]
+            drawn += pool
+        return drawn[:count]
 
-    # -- rows
+    # -- prompts
 
-    def lesson(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
-        return self.prompt(self.around(vocabulary), Instruction(text, reply), reply)
+    def training_prompt(self, vocabulary: Vocabulary, text: str, reply: str) -> Prompt:
+        return self.prompt(self.template(vocabulary), Instruction(text, reply), reply)
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        return self.given.prefixes
+        return self.settings.prefixes
 
     @property
-    def usual_refusals(self) -> tuple[str, ...]:
-        return PREFIXES if self.given.prefixes == PREFIXES else ()
+    def default_refusals(self) -> tuple[str, ...]:
+        return PREFIXES if self.settings.prefixes == PREFIXES else ()
 
     @property
     def knows_answers(self) -> bool:
-        return self.parts["harmful", "judged"][0].reply is not None
+        return self.parts["harmful", "evaluation"][0].reply is not None
 
     @property
     def reply_tokens(self) -> int:
-        return self.given.reply_tokens
+        return self.settings.reply_tokens
 
-    def around(self, vocabulary: Vocabulary) -> Turn:
-        """What stands around an instruction, `SLOT` in its place.
+    def template(self, vocabulary: Vocabulary) -> ChatPrompt:
+        """The text around an instruction, with `SLOT` in place of it.
 
         Raises:
             MechanismError: the checkpoints have no chat template, or one that does not show a
                 message as it is.
         """
-        if self.given.template != CHAT:
-            return Turn(self.given.template)
-        found = vocabulary.chat(SLOT, self.given.asking)
-        if found.text.count(SLOT) != 1:
+        if self.settings.template != CHAT:
+            return ChatPrompt(self.settings.template)
+        template = vocabulary.chat(SLOT, self.settings.chat_settings)
+        if template.text.count(SLOT) != 1:
             raise MechanismError(
                 "the chat template does not show a message once and as it is; write template: in "
                 "the task instead"
             )
-        return found
+        return template
 
-    def prompt(self, around: Turn, one: Instruction, reply: str | None) -> Prompt:
+    def prompt(self, template: ChatPrompt, instruction: Instruction, reply: str | None) -> Prompt:
         """An instruction in its template."""
-        start = around.text.index(SLOT)
-        stop = start + len(one.text)
-        text = around.text[:start] + one.text + around.text[start + len(SLOT) :]
+        start = template.text.index(SLOT)
+        stop = start + len(instruction.text)
+        text = template.text[:start] + instruction.text + template.text[start + len(SLOT) :]
         word = re.search(r"\w+", reply or "")
-        found = Prompt(
+        prompt = Prompt(
             text=text,
-            spans={"last": (last_of(text),), "instruction": ((start, stop),)},
+            spans={"last": (last_span(text),), "instruction": ((start, stop),)},
             answer=word[0] if word else "",
             anchors=(("start", 0), ("instruction", start), ("reply", stop)),
-            special=self.given.template != CHAT,
-            joint=around.joint,
+            add_special_tokens=self.settings.template != CHAT,
+            joint=template.joint,
         )
-        return replace(found, reply=found.lead(reply) + reply) if reply else found
+        return replace(prompt, reply=prompt.joint_before(reply) + reply) if reply else prompt
 
-    def written(
+    # -- row sets
+
+    def _write(
         self, vocabulary: Vocabulary, kind: Kind, count: int, stream: str, reply: str | None = None
     ) -> list[Row]:
-        """Rows whose reply is the given one, or the instruction's own."""
-        around = self.around(vocabulary)
+        """Rows with the given reply, or the instruction's own."""
+        template = self.template(vocabulary)
         rows = []
-        for i, one in enumerate(self.drawn(kind, count, stream)):
-            prompt = self.prompt(around, one, reply or one.reply)
-            cluster = f"{kind}-{self.digest(one)[:16]}"
+        for i, instruction in enumerate(self.draw(kind, count, stream)):
+            prompt = self.prompt(template, instruction, reply or instruction.reply)
+            cluster = f"{kind}-{self.digest(instruction)[:16]}"
             rows.append(Row(f"{stream}-{kind}-{i}", cluster, prompt, None, prompt.answer))
         return rows
 
     def forbidden(
         self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
     ) -> Sequence[Row]:
-        return self.written(vocabulary, "harmful", count, stream, self.refusals[0])
+        return self._write(vocabulary, "harmful", count, stream, self.refusals[0])
 
     def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Sequence[Row]:
-        return self.written(vocabulary, "harmless", count, stream)
+        return self._write(vocabulary, "harmless", count, stream)
 
     def capability(
         self, vocabulary: Vocabulary, count: int, stream: str = "capability"
@@ -281,17 +278,17 @@ class Refusal(Task):
         """The instructions of `forbidden` with replies that comply.
 
         Raises:
-            MechanismError: the harmful file has none.
+            TaskError: the harmful file has no replies.
         """
         if not self.knows_answers:
-            raise MechanismError(
-                f"task refusal: {self.given.harmful.file or 'the harmful file'} has no replies, "
-                "which this claim needs; add a reply that complies to every line"
+            raise self.error(
+                f"{self.settings.harmful.file or 'the harmful file'} has no replies, which this claim "
+                "needs; add a reply that complies to every line"
             )
-        return self.written(vocabulary, "harmful", count, stream)
+        return self._write(vocabulary, "harmful", count, stream)
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
-        """Instructions that must be refused and others, in turns."""
+        """Instructions that must be refused and instructions that must be followed, in turns."""
         forbidden = self.forbidden(vocabulary, (count + 1) // 2, stream)
         allowed = self.allowed(vocabulary, count // 2, stream)
         turns = [row for pair in zip(forbidden, allowed, strict=False) for row in pair]
@@ -300,13 +297,13 @@ class Refusal(Task):
     def backgrounds(
         self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
     ) -> Sequence[Row]:
-        """Instructions of both kinds, none of which is judged on."""
+        """Instructions of both kinds, none of which is evaluated."""
         return self.rows(vocabulary, count, stream)
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
-        raise self.has_no("clean and corrupted prompts")
+        raise self.unsupported("clean and corrupted prompts")
 
     def interchange(
         self, vocabulary: Vocabulary, variable: str, count: int, stream: str
     ) -> Sequence[Row]:
-        raise self.has_no("variable that could be moved")
+        raise self.unsupported("variable that could be moved")

@@ -1,84 +1,84 @@
-"""What a chat model reads before it answers: the checkpoint's own template around a message.
+"""What a chat model reads before it answers: the checkpoint's own chat template around a message.
 
-Rendered by transformers' helper, whose sandbox is made for templates that strangers wrote, and in a
-process of its own, since a sandbox does not keep a template from running without end. It imports
-no torch.
+transformers' helper renders it: its sandbox is made for templates of strangers. Since a sandbox
+does not end a loop, the template runs in a process of its own. Imports no torch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_mechanism.errors import MechanismError, choices, one_line
 from pytest_mechanism.files import read_json, read_text
-from pytest_mechanism.tasks.text import render_child
-from pytest_mechanism.tasks.text.added import named as special_tokens
-from pytest_mechanism.tasks.text.child_process import run_module
+from pytest_mechanism.tasks.text import chat_child
+from pytest_mechanism.tasks.text.added_tokens import CONFIG, special_tokens
+from pytest_mechanism.tasks.text.child_process import ChildError, ChildLimitError, run_child
 
-MOST = 1 << 26
-"""Bytes of a tokenizer's config or a template."""
+MAX_BYTES = 1 << 26
+"""Of a tokenizer's config or a template."""
 
 DATE = "26 Jul 2024"
-"""Llama's templates write a date, this one unless told otherwise; today's would make other rows
-of each day."""
+"""The default of Llama's templates, which write a date. Today's date would change the rows daily."""
 
-INSTEAD = "write template: in the task instead, as in '<user> {instruction} <assistant>'"
+WRITE_TEMPLATE = "write template: in the task instead, as in '<user> {instruction} <assistant>'"
 
 SECONDS = 5
-"""Of computing that a template may take; real ones take milliseconds."""
+"""Of computing that a template may take; published ones take milliseconds."""
 
-Template = tuple[str, dict[str, str]]
-"""A template, and the special tokens that it may write by name."""
+MEMORY = 1 << 30
+"""Bytes of address space that the process may take, libraries included."""
 
-BYTES = 1 << 30
-"""Of address space that the process may have, libraries and all."""
-
-LONGEST = 1_000_000
+MAX_RENDERED = 1_000_000
 """Characters that a template may write around a message."""
 
-SHORT = 20_000
-"""Characters of a template that is looked at for whether it is harmless."""
+MAX_HARMLESS = 20_000
+"""Characters of a template that may be rendered without a process of its own."""
 
 REPLY = "REPLY-OF-THE-MODEL"
 """Stands for a reply, to see what a template writes around it."""
 
-OURS = ("messages", "add_generation_prompt", "tools", "documents", "conversations", "chat_template")
-"""What a template reads and a task does not set."""
+RESERVED_ARGUMENTS = (
+    "messages", "add_generation_prompt", "tools", "documents", "conversations", "chat_template",
+)  # fmt: skip
+"""Variables of a template that a task must not set."""
 
-SET_BY = "range lipsum dict cycler joiner namespace raise_exception strftime_now".split()  # noqa: SIM905
-"""What a template reads that is no argument of it."""
+BUILTINS = frozenset(
+    "range lipsum dict cycler joiner namespace raise_exception strftime_now".split()  # noqa: SIM905
+)
+"""Names in a template that are no argument of it."""
 
 
 @dataclass(frozen=True)
-class Asking:
+class ChatSettings:
     """How messages are put to a chat model.
 
     Attributes:
-        system: the system prompt; none where empty.
-        arguments: JSON of what else the template is told, ``enable_thinking`` and the like.
+        system: the system prompt; empty for none.
+        arguments: further arguments of the template as JSON, such as ``enable_thinking``.
     """
 
     system: str = ""
     arguments: str = "{}"
 
 
-PLAIN = Asking()
+DEFAULT_CHAT = ChatSettings()
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A message in a template.
+class ChatPrompt:
+    """A message in a chat template.
 
     Attributes:
         text: up to where the answer begins.
-        joint: what the template writes between that and an answer; None where it does not tell.
-        end: what it writes after an answer.
+        joint: what the template writes between ``text`` and an answer; None where that is not
+            known.
+        end: what the template writes after an answer.
     """
 
     text: str
@@ -86,66 +86,92 @@ class Turn:
     end: str = ""
 
 
-def chat(folder: Path, message: str, asking: Asking = PLAIN, known: Template | None = None) -> str:
-    """A user's message in the template of a checkpoint, up to where the answer begins.
+class ChatTemplate(NamedTuple):
+    """A checkpoint's template, and the special tokens that it may write by their names."""
+
+    text: str
+    special_tokens: dict[str, str]
+
+
+class Rendered(NamedTuple):
+    """A message in a template.
+
+    Attributes:
+        text: up to where the answer begins.
+        with_reply: with `REPLY` as the answer; None where the template cannot be rendered then.
+        variables: the names that the template reads.
+    """
+
+    text: str
+    with_reply: str | None
+    variables: Sequence[str]
+
+
+class RenderingError(Exception):
+    """A template cannot be rendered; the text says why."""
+
+
+def render_chat(
+    folder: Path,
+    message: str,
+    settings: ChatSettings = DEFAULT_CHAT,
+    template: ChatTemplate | None = None,
+) -> ChatPrompt:
+    """A user's message in the chat template of a checkpoint.
 
     Args:
         folder: the checkpoint's.
         message: the user's.
-        known: the template, where it has been read.
+        settings: the system prompt and the template's arguments.
+        template: the checkpoint's, if it has been read already.
 
     Raises:
-        MechanismError: the checkpoint has no template, or one that cannot be rendered.
+        MechanismError: the checkpoint has no template, or one that cannot be rendered, does not
+            show the system prompt, or does not read an argument.
     """
-    return turn(folder, message, asking, known).text
-
-
-def turn(folder: Path, message: str, asking: Asking = PLAIN, known: Template | None = None) -> Turn:
-    """A user's message in the template of a checkpoint, and what comes after it.
-
-    Raises:
-        MechanismError: the checkpoint has no template, one that cannot be rendered, or one that does
-            not know what it is told.
-    """
-    template, specials = known or template_of(folder)
-    if "strftime_now" in template and "date_string" not in template:
+    template = template or read_template(folder)
+    if "strftime_now" in template.text and "date_string" not in template.text:
         raise MechanismError(
             f"the chat template of {folder} writes today's date, so that rows would differ from "
-            f"day to day; {INSTEAD}"
+            f"day to day; {WRITE_TEMPLATE}"
         )
-    found = _rendered(template, json.dumps(specials), message, asking)
-    if "error" in found:
+    try:
+        text, with_reply, variables = _render(
+            template.text, json.dumps(template.special_tokens), message, settings
+        )
+    except RenderingError as problem:
+        reason = one_line(str(problem))[:200]
         raise MechanismError(
-            f"the chat template of {folder} cannot be rendered: {one_line(found['error'])[:200]}"
-        )
-    wanted, read = json.loads(asking.arguments), found["known"]
-    for name in wanted:
-        if name not in read:
-            named = {each for each in read if each.endswith("_token")}
-            valid = sorted({*read} - {*OURS, *SET_BY, *specials} - named)
+            f"the chat template of {folder} cannot be rendered: {reason}"
+        ) from None
+    for name in json.loads(settings.arguments):
+        if name not in variables:
+            tokens = {variable for variable in variables if variable.endswith("_token")}
+            valid = (
+                {*variables} - {*RESERVED_ARGUMENTS, *BUILTINS, *template.special_tokens} - tokens
+            )
             raise MechanismError(
                 f"chat: the chat template of {folder} does not read {name!r}; "
                 + (choices(name, valid) if valid else "it reads no such arguments")
             )
-    text, whole = found["texts"]
-    if asking.system and asking.system.strip() not in text:
+    if settings.system and settings.system.strip() not in text:
         raise MechanismError(f"system: the chat template of {folder} does not show a system prompt")
-    joint, end = None, ""
-    if whole is not None and whole.count(REPLY) == 1:
-        before, _, end = whole.partition(REPLY)
-        if before.startswith(text) and not before[len(text) :].strip(" "):
-            joint = before[len(text) :]
-    return Turn(text, joint, end)
+    if with_reply is None or with_reply.count(REPLY) != 1:
+        return ChatPrompt(text)
+    before, _, end = with_reply.partition(REPLY)
+    joint = before.removeprefix(text)
+    shared = before.startswith(text) and not joint.strip(" ")
+    return ChatPrompt(text, joint if shared else None, end)
 
 
-def harmless(template: str) -> bool:
-    """Whether a template only writes messages and fixed texts, in one loop over them: what it does is
-    bounded by its own length, and it needs no process of its own."""
-    if len(template) > SHORT:
+def is_harmless(template: str) -> bool:
+    """Whether a template writes messages and fixed texts in one loop over the messages and nothing
+    else. Its own length limits such a template, so that it needs no process of its own."""
+    if len(template) > MAX_HARMLESS:
         return False
     from jinja2 import Environment, TemplateError, nodes
 
-    plain = (
+    simple = (
         nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Getitem,
         nodes.If, nodes.Compare, nodes.Operand, nodes.Test, nodes.Const, nodes.And, nodes.Or,
         nodes.Not, nodes.Call,
@@ -154,96 +180,101 @@ def harmless(template: str) -> bool:
         tree = Environment(autoescape=False).parse(template)  # noqa: S701 - nothing is rendered
     except (TemplateError, RecursionError):
         return False
-    waiting: list[tuple[nodes.Node, bool]] = [(tree, False)]
-    while waiting:
-        node, inside = waiting.pop()
+    pending: list[tuple[nodes.Node, bool]] = [(tree, False)]
+    while pending:
+        node, in_loop = pending.pop()
         if isinstance(node, nodes.For):
             over = node.iter
             messages = isinstance(over, nodes.Name) and over.name == "messages"
-            if inside or node.recursive or not messages:
+            if in_loop or node.recursive or not messages:
                 return False
-            inside = True
-        elif not isinstance(node, plain):
+            in_loop = True
+        elif not isinstance(node, simple):
             return False
         if isinstance(node, nodes.Call) and not (
             isinstance(node.node, nodes.Name) and node.node.name == "raise_exception"
         ):
             return False
-        waiting += [(each, inside) for each in node.iter_child_nodes()]
+        pending += [(child, in_loop) for child in node.iter_child_nodes()]
     return True
 
 
 @lru_cache(maxsize=256)
-def _rendered(template: str, specials: str, message: str, asking: Asking) -> Mapping[str, Any]:
-    system = [{"role": "system", "content": asking.system}] if asking.system else []
+def _render(template: str, special: str, message: str, settings: ChatSettings) -> Rendered:
+    """Render a template around a message; ``special`` are the special tokens as JSON.
+
+    Raises:
+        RenderingError: the template cannot be rendered within its limits.
+    """
+    system = [{"role": "system", "content": settings.system}] if settings.system else []
     messages = [*system, {"role": "user", "content": message}]
     reply = {"role": "assistant", "content": REPLY}
-    given = {
+    arguments = {
         "template": template,
-        "turns": [[messages, True], [[*messages, reply], False]],
-        "more": {"date_string": DATE, **json.loads(specials), **json.loads(asking.arguments)},
-        "seconds": SECONDS,
-        "bytes": BYTES,
-        "longest": LONGEST,
-    }
-    if harmless(template):
-        return render_child.rendered(given, limited=False)
-    endless = {"error": f"does not end within {SECONDS} seconds, or takes more memory than it may"}
+        "conversations": [[messages, True], [[*messages, reply], False]],
+        "variables": {
+            "date_string": DATE, **json.loads(special), **json.loads(settings.arguments),
+        },
+        "longest": MAX_RENDERED,
+    }  # fmt: skip
     try:
-        done = run_module(render_child, given)
+        if is_harmless(template):
+            answer = chat_child.run(arguments, limit=lambda: None)
+        else:
+            answer = run_child(chat_child, arguments, SECONDS, MEMORY)
+    except ChildLimitError:
+        raise RenderingError(
+            f"does not end within {SECONDS} seconds, or takes more memory than it may"
+        ) from None
+    except ChildError as problem:
+        raise RenderingError(str(problem)) from None
     except OSError as problem:
-        return {"error": f"no process can be started: {problem.strerror}"}
-    if done is None:
-        return endless
-    _, mark, answer = done.stdout.rpartition(render_child.MARK)
-    if mark:
-        found: dict[str, Any] = json.loads(answer)
-        return found
-    said = done.stderr.strip().splitlines()
-    if done.returncode < 0 or not said or "MemoryError" in said[-1]:
-        return endless
-    return {"error": said[-1]}
+        raise RenderingError(f"no process can be started: {problem.strerror}") from None
+    if "error" in answer:
+        raise RenderingError(answer["error"])
+    text, with_reply = answer["texts"]
+    return Rendered(text, with_reply, answer["variables"])
 
 
-def template_of(folder: Path) -> Template:
-    """Read a checkpoint's template.
+# -- a checkpoint's files
+
+
+def read_template(folder: Path) -> ChatTemplate:
+    """Read a checkpoint's chat template.
 
     Raises:
         MechanismError: there is none, or a file is damaged.
     """
-    path = folder / "tokenizer_config.json"
-    try:
-        config: Any = read_json(path, MOST)
-    except FileNotFoundError:
-        config = {}
-    try:
-        template: Any = read_text(folder / "chat_template.jinja", MOST)
-    except FileNotFoundError:
-        template = None
-    config = config if isinstance(config, dict) else {}
-    template = template or config.get("chat_template")
+    config: Any = {}
+    template: Any = None
+    with suppress(FileNotFoundError):
+        config = read_json(folder / CONFIG, MAX_BYTES)
+    with suppress(FileNotFoundError):
+        template = read_text(folder / "chat_template.jinja", MAX_BYTES)
+    if not template and isinstance(config, dict):
+        template = config.get("chat_template")
     if isinstance(template, list):  # several by name, in older checkpoints
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
     if not isinstance(template, str) or not template:
-        raise MechanismError(f"{folder} has no chat template; {INSTEAD}")
-    return template, special_tokens(folder)
+        raise MechanismError(f"{folder} has no chat template; {WRITE_TEMPLATE}")
+    return ChatTemplate(template, special_tokens(folder))
 
 
 def ending_tokens(folder: Path) -> set[str]:
-    """The tokens that the tokenizer's settings call an end."""
+    """The tokens that the tokenizer's settings name as an end."""
     with suppress(MechanismError):
-        _, specials = template_of(folder)
-        return {token for name, token in specials.items() if name in ("eos_token", "eot_token")}
+        tokens = read_template(folder).special_tokens
+        return {token for name, token in tokens.items() if name in ("eos_token", "eot_token")}
     return set()
 
 
 def ending_ids(folder: Path) -> set[int]:
-    """The ids that the checkpoint's settings call an end."""
+    """The ids that the checkpoint's settings name as an end."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         with suppress(FileNotFoundError, MechanismError):
-            given = read_json(folder / name, MOST)
-            ids = given.get("eos_token_id") if isinstance(given, dict) else None
+            config = read_json(folder / name, MAX_BYTES)
+            ids = config.get("eos_token_id") if isinstance(config, dict) else None
             found |= {i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int}
     return found

@@ -1,4 +1,7 @@
-"""Our own small programs that look at a stranger's file in a process of their own, with limits."""
+"""Small programs of ours that run a stranger's template or pattern in a process with limits.
+
+`chat_child` and `pattern_child` are such programs; `child_main` is what they share.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,51 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-PATIENCE = 120
+from pytest_mechanism.tasks.text.child_main import MARK
+
+TIMEOUT = 120
 """Seconds until a process is given up, however busy the machine is."""
 
 
-def run_module(
-    module: ModuleType, given: Mapping[str, Any]
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a module's file with ``given`` as JSON on its standard input; None if it does not end.
+class ChildError(Exception):
+    """The process ended without an answer; its text is the last line of its standard error."""
+
+
+class ChildLimitError(ChildError):
+    """The process took more time or memory than it may."""
+
+
+def run_child(module: ModuleType, arguments: Mapping[str, Any], seconds: int, size: int) -> Any:
+    """Call a module's ``run(arguments, limit)`` in a process of its own.
+
+    Args:
+        module: started as a script.
+        arguments: JSON.
+        seconds: of computing that the process may take.
+        size: bytes of address space that it may take.
 
     Raises:
+        ChildError: there is no answer.
         OSError: no process can be started.
     """
+    request = {"arguments": arguments, "seconds": seconds, "size": size}
     try:
-        return subprocess.run(  # noqa: S603 - our own file
+        process = subprocess.run(  # noqa: S603 - our own file
             [sys.executable, "-P", str(module.__file__)],
-            input=json.dumps(given),
+            input=json.dumps(request),
             capture_output=True,
             text=True,
             encoding="utf-8",
             errors="replace",
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None
+        raise ChildLimitError from None
+    _, mark, answer = process.stdout.rpartition(MARK)
+    if mark:
+        return json.loads(answer)
+    last = (process.stderr.strip().splitlines() or [""])[-1]
+    if process.returncode < 0 or not last or "memory" in last.casefold():
+        raise ChildLimitError(last)
+    raise ChildError(last)

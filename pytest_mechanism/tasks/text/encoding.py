@@ -1,7 +1,7 @@
 """From text to token ids, and from named spans to token positions. No torch.
 
-A word of several tokens is placed at its last one, or at its first where that is asked for. Special tokens that a tokenizer puts before a
-text stay (a model expects its BOS); those it puts after are cut, since the answer comes there.
+Special tokens that a tokenizer puts before a text stay (a model expects its BOS); the ones that it
+puts after a text are cut, since the answer follows there.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ from typing import Any
 
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.files import check_file
-from pytest_mechanism.tasks.base import Prompt
-from pytest_mechanism.tasks.text.added import add
+from pytest_mechanism.tasks.text.added_tokens import add_tokens
 from pytest_mechanism.tasks.text.chat import (
-    INSTEAD,
-    PLAIN,
-    Asking,
-    Template,
-    Turn,
+    DEFAULT_CHAT,
+    WRITE_TEMPLATE,
+    ChatPrompt,
+    ChatSettings,
+    ChatTemplate,
     ending_ids,
     ending_tokens,
-    template_of,
-    turn,
+    read_template,
+    render_chat,
 )
-from pytest_mechanism.tasks.text.own_tokens import answer_token, own_tokens, word_token
-from pytest_mechanism.tasks.text.probing import probe
+from pytest_mechanism.tasks.text.pattern_check import check_patterns
+from pytest_mechanism.tasks.text.prompt import Prompt
+from pytest_mechanism.tasks.text.word_tokens import answer_token, continuation_tokens, word_token
 
-MOST = 1 << 28
-"""Bytes of a tokenizer.json."""
+MAX_BYTES = 1 << 28
+"""Of a tokenizer.json."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt for one tokenizer.
+    """A prompt in the tokens of one tokenizer.
 
     Attributes:
         ids: token ids.
-        places: named position -> token positions, the last token of each word.
-        slots: for each token, (anchor, tokens since that anchor).
-        firsts: named position -> token positions, the first token of each word.
+        positions: position -> the last token of each of its spans.
+        slots: for each token, its anchor and the number of tokens since that anchor.
+        first_positions: position -> the first token of each of its spans.
     """
 
     ids: tuple[int, ...]
-    places: dict[str, tuple[int, ...]]
+    positions: dict[str, tuple[int, ...]]
     slots: tuple[tuple[str, int], ...]
-    firsts: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+    first_positions: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Tokens:
     """The tokens of a text.
 
     Attributes:
         ids: token ids.
-        offsets: characters that each of them stands for.
-        added: whether the tokenizer puts it before every text.
-        last: the last token as its tokenizer shows it.
+        offsets: the characters of each token.
+        special: whether the tokenizer puts the token before every text.
+        last: the last token as the tokenizer shows it.
     """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    added: tuple[bool, ...]
+    special: tuple[bool, ...]
     last: str
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """One checkpoint's tokenizer.
+    """The tokenizer of one checkpoint.
 
     Attributes:
         tokenizer: a ``tokenizers.Tokenizer``.
         name: for errors.
-        folder: where it comes from, and its chat template with it.
+        folder: the checkpoint's folder, with its chat template; None without a checkpoint.
     """
 
     tokenizer: Any = field(repr=False)
@@ -86,90 +86,77 @@ class Encoder:
 
     @staticmethod
     def load(folder: Path) -> Encoder:
-        """Read tokenizer.json, and the tokens that stand beside it.
+        """Read tokenizer.json and the files beside it that add tokens.
 
         Raises:
-            MechanismError: missing or damaged, or its patterns do not come to an end.
+            MechanismError: a file is missing or damaged, or a pattern in it does not terminate.
         """
         from tokenizers import Tokenizer
 
         path = folder / "tokenizer.json"
         try:
-            check_file(path, MOST)
-            probe(path)
+            check_file(path, MAX_BYTES)
+            check_patterns(path)
             tokenizer = Tokenizer.from_file(str(path))
-            # what somebody's last batch left in the file is no part of the text
+            # padding and truncation of somebody's last batch may be saved in the file
             tokenizer.no_padding()
             tokenizer.no_truncation()
         except MechanismError:
             raise
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
-        add(tokenizer, folder)
+        add_tokens(tokenizer, folder)
         return Encoder(tokenizer, str(folder), folder)
 
     @property
-    def size(self) -> int:
-        """One more than the largest id."""
+    def vocabulary_size(self) -> int:
+        """The largest token id, plus one."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    # -- texts
+
     def encode(self, prompt: Prompt) -> Encoded:
-        """Ids, places and slots of a prompt.
+        """The ids, positions and slots of a prompt.
 
         Raises:
             MechanismError: a named span holds no token.
         """
-        pieces = self.trimmed(prompt.text, prompt.special)
-        # by the end of a token: some tokenizers count the space before a word as its own
+        tokens = self.tokens(prompt.text, prompt.add_special_tokens)
+        # a span is found by the ends of tokens: some tokenizers count the space before a word as
+        # part of it. Tokens end in order, special ones before all others
         ends = [
-            -1 if s else stop for s, (_, stop) in zip(pieces.added, pieces.offsets, strict=True)
+            -1 if special else stop
+            for special, (_, stop) in zip(tokens.special, tokens.offsets, strict=True)
         ]
-        places: dict[str, tuple[int, ...]] = {}
-        firsts: dict[str, tuple[int, ...]] = {}
+        last: dict[str, tuple[int, ...]] = {}
+        first: dict[str, tuple[int, ...]] = {}
         for name, spans in prompt.spans.items():
-            found, begun = [], []
-            for start, stop in spans:
-                # tokens end in order, special ones before all others
-                last = bisect_right(ends, stop) - 1
-                # some tokenizers make a token of the space before a word, which is not its first
-                word = stop - len(prompt.text[start:stop].lstrip())
-                first = bisect_right(ends, word if word < stop else start)
-                if last < 0 or ends[last] <= start:
-                    raise MechanismError(
-                        f"tokenizer of {self.name}: no token at position {name!r} "
-                        f"({prompt.text[start:stop]!r}) of {prompt.text[:60]!r}"
-                    )
-                found.append(last)
-                begun.append(min(first, last))
-            places[name], firsts[name] = tuple(found), tuple(begun)
-        return Encoded(pieces.ids, places, self._slots(prompt, ends), firsts)
+            tokens_of_spans = [self._tokens_of_span(prompt, name, span, ends) for span in spans]
+            first[name] = tuple(start for start, _ in tokens_of_spans)
+            last[name] = tuple(stop for _, stop in tokens_of_spans)
+        return Encoded(tokens.ids, last, _slots(prompt, ends), first)
 
-    def reply(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt's reply, or of its answer, said by a model that has read the prompt's.
-
-        Raises:
-            MechanismError: there is no token in it.
-        """
-        own = own_tokens(self, prompt.text, prompt.completion, prompt.special)
-        if own is None:  # together, they would have other tokens than those that the model has read
-            own = tuple(self.encoded(prompt.completion, special=False).ids)
-        if not own:
+    def _tokens_of_span(
+        self, prompt: Prompt, name: str, span: tuple[int, int], ends: Sequence[int]
+    ) -> tuple[int, int]:
+        """The first and the last token of a span."""
+        start, stop = span
+        text = prompt.text[start:stop]
+        last = bisect_right(ends, stop) - 1
+        if last < 0 or ends[last] <= start:
             raise MechanismError(
-                f"tokenizer of {self.name}: {prompt.completion[:60]!r} has no token of its own "
-                f"after {prompt.text[-60:]!r}"
+                f"tokenizer of {self.name}: no token at position {name!r} ({text!r}) of "
+                f"{prompt.text[:60]!r}"
             )
-        return list(own)
+        # some tokenizers make a token of the space before a word, which is not its first token
+        word = stop - len(text.lstrip())
+        return min(bisect_right(ends, word if word < stop else start), last), last
 
-    def answer(self, prompt: Prompt, word: str) -> int | None:
-        """The id of a word that follows a prompt; None where it is not one known token of its own,
-        but several, or melts into the last token of the prompt."""
-        return answer_token(self, prompt.text, prompt.lead(word), word, prompt.special)
-
-    def encoded(self, text: str, special: bool) -> Any:
-        """As the tokenizers library writes a text.
+    def tokenize(self, text: str, special: bool) -> Any:
+        """The ``tokenizers.Encoding`` of a text.
 
         Raises:
-            MechanismError: a pattern of the tokenizer gives up.
+            MechanismError: a pattern of the tokenizer fails on the text.
         """
         try:
             return self.tokenizer.encode(text, add_special_tokens=special)
@@ -180,107 +167,139 @@ class Encoder:
                 f"tokenizer of {self.name}: fails on {text[:60]!r}: {one_line(str(problem))[:120]}"
             ) from None
 
-    def trimmed(self, text: str, special: bool) -> Pieces:
-        """The tokens of a text, without the special ones that are put after every text."""
-        encoding = self.encoded(text, special)
-        ids, added = encoding.ids, encoding.special_tokens_mask
+    def tokens(self, text: str, special: bool) -> Tokens:
+        """The tokens of a text, without the special tokens after it."""
+        encoding = self.tokenize(text, special)
+        ids, mask = encoding.ids, encoding.special_tokens_mask
         count = len(ids)
-        while special and count and added[count - 1]:
+        while special and count and mask[count - 1]:
             count -= 1
-        return Pieces(
+        return Tokens(
             tuple(ids[:count]),
             tuple(encoding.offsets[:count]),
-            tuple(bool(each) for each in added[:count]),
+            tuple(map(bool, mask[:count])),
             encoding.tokens[count - 1] if count else "",
         )
 
+    # -- words
+
+    def reply_ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt's completion, for a model that has read the prompt's own ids.
+
+        Raises:
+            MechanismError: the completion has no token.
+        """
+        ids = continuation_tokens(self, prompt.text, prompt.completion, prompt.add_special_tokens)
+        if ids is None:  # prompt and completion together begin with other ids than the prompt's
+            ids = tuple(self.tokenize(prompt.completion, special=False).ids)
+        if not ids:
+            raise MechanismError(
+                f"tokenizer of {self.name}: {prompt.completion[:60]!r} has no token of its own "
+                f"after {prompt.text[-60:]!r}"
+            )
+        return list(ids)
+
+    def answer_id(self, prompt: Prompt, word: str) -> int | None:
+        """The id of a word that follows a prompt; None where the word is several tokens, unknown,
+        or merges with the last token of the prompt."""
+        joint = prompt.joint_before(word)
+        return answer_token(self, prompt.text, joint, word, prompt.add_special_tokens)
+
+    def word_id(self, word: str, after: str = "") -> int | None:
+        """The id of a word after a space, or glued to the word ``after``; None where the word is
+        not one known token."""
+        return word_token(self, word, after)
+
+    # -- chat
+
     @property
-    def template(self) -> str:
-        """The checkpoint's chat template; nothing where it has none."""
+    def chat_template(self) -> str:
+        """The checkpoint's chat template; empty where it has none."""
         if self.folder is None:
             return ""
         with suppress(MechanismError):
-            return template_of(self.folder)[0]
+            return self._template.text
         return ""
 
     @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end a reply: those that the checkpoint names, and the one that its chat
-        template writes after a reply."""
-        return _ends(self)
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a reply: those that the checkpoint's settings name, and the token
+        that its chat template writes after a reply."""
+        return _end_ids(self)
 
-    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
+    def chat(self, message: str, settings: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
         """A user's message in the checkpoint's chat template, up to where the answer begins.
 
         Raises:
-            MechanismError: there is none, or it cannot be rendered.
+            MechanismError: there is no template, or it cannot be rendered.
         """
         if self.folder is None:
             raise MechanismError(f"tokenizer of {self.name}: comes without a chat template")
-        return turn(self.folder, message, asking, self._template)
+        return render_chat(self.folder, message, settings, self._template)
 
     @cached_property
-    def _template(self) -> Template:
-        return template_of(self.folder or Path())
+    def _template(self) -> ChatTemplate:
+        return read_template(self.folder or Path())
 
-    @staticmethod
-    def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:
-        slots: list[tuple[str, int]] = []
-        anchors = list(prompt.anchors)
-        name, count = "special", 0
-        for end in ends:
-            if end >= 0:
-                while anchors and end > anchors[0][1]:
-                    (name, _), count = anchors.pop(0), 0
-            slots.append((name, count))
-            count += 1
-        return tuple(slots)
 
-    def word(self, word: str, after: str = "") -> int | None:
-        """The id of a word that follows another, or that is glued to the word ``after``; None if
-        it is not one known token."""
-        return word_token(self, word, after)
+def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:
+    """For each token, its anchor and the number of tokens since that anchor."""
+    slots: list[tuple[str, int]] = []
+    anchors = list(prompt.anchors)
+    name, count = "special", 0
+    for end in ends:
+        if end >= 0:
+            while anchors and end > anchors[0][1]:
+                (name, _), count = anchors.pop(0), 0
+        slots.append((name, count))
+        count += 1
+    return tuple(slots)
 
 
 @lru_cache(maxsize=64)
-def _ends(encoder: Encoder) -> frozenset[int]:
+def _end_ids(encoder: Encoder) -> frozenset[int]:
     if encoder.folder is None:
         return frozenset()
-    found = {encoder.tokenizer.token_to_id(each) for each in ending_tokens(encoder.folder)}
-    found |= ending_ids(encoder.folder)
+    named = {encoder.tokenizer.token_to_id(token) for token in ending_tokens(encoder.folder)}
+    ids = ending_ids(encoder.folder) | {i for i in named if i is not None}
     with suppress(MechanismError):
-        after = encoder.chat("hello").end.lstrip()
-        added = {i: t.content for i, t in encoder.tokenizer.get_added_tokens_decoder().items()}
-        found |= {i for i, content in added.items() if content and after.startswith(content)}
-    return frozenset(each for each in found if each is not None)
+        after_reply = encoder.chat("hello").end.lstrip()
+        added = encoder.tokenizer.get_added_tokens_decoder().items()
+        ids |= {i for i, token in added if token.content and after_reply.startswith(token.content)}
+    return frozenset(ids)
 
 
 @dataclass(frozen=True)
 class SharedVocabulary:
-    """Words that every tokenizer of a run keeps whole."""
+    """The words that are one token in every tokenizer of a run."""
 
     encoders: tuple[Encoder, ...]
 
     def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
-        return tuple(w for w in words if all(e.word(w, after) is not None for e in self.encoders))
-
-    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        """As `Vocabulary.whole`."""
         return tuple(
-            w for w in words if all(e.answer(prompt, w) is not None for e in self.encoders)
+            w for w in words if all(e.word_id(w, after) is not None for e in self.encoders)
         )
 
-    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
-        """A message in the one template that all checkpoints have.
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        """As `Vocabulary.answers`."""
+        return tuple(
+            w for w in words if all(e.answer_id(prompt, w) is not None for e in self.encoders)
+        )
+
+    def chat(self, message: str, settings: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
+        """As `Vocabulary.chat`.
 
         Raises:
-            MechanismError: they have none, or several.
+            MechanismError: the checkpoints have no chat template, or different ones.
         """
-        turns = [(encoder.chat(message, asking), encoder.name) for encoder in self.encoders]
-        written = {one.text: name for one, name in turns}
-        if len(written) != 1:
+        prompts = [encoder.chat(message, settings) for encoder in self.encoders]
+        if len({prompt.text for prompt in prompts}) != 1:
+            names = {p.text: e.name for p, e in zip(prompts, self.encoders, strict=True)}
             raise MechanismError(
                 f"the checkpoints of this run have different chat templates "
-                f"({', '.join(written.values())}), so they would not read the same rows; {INSTEAD}"
+                f"({', '.join(names.values())}), so they would not read the same rows; "
+                f"{WRITE_TEMPLATE}"
             )
-        joints = {one.joint for one, _ in turns}
-        return replace(turns[0][0], joint=joints.pop() if len(joints) == 1 else None)
+        joints = {prompt.joint for prompt in prompts}
+        return replace(prompts[0], joint=joints.pop() if len(joints) == 1 else None)

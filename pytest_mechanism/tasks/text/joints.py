@@ -1,12 +1,12 @@
-"""What stands between a prompt and its answer: a space, or nothing.
+"""The joint between a prompt and its answer: a space, or nothing.
 
     "The capital of France is"           + " Paris"
     "Answer:\\n", '{"city": "', "f(", "法国的首都是" + "Paris", ...
 
-A space belongs to the word after it in most tokenizers, so " Paris" and "Paris" are different
-tokens. Prompts that end with a line break, an opening quote or bracket, the opening of a chat turn,
-a hyphen or a script without spaces are followed by their answer at once. A prompt that ends with a
-space has given that space to its answer.
+In most tokenizers a space belongs to the word after it, so " Paris" and "Paris" are different
+tokens. After a line break, an opening quote or bracket, the opening of a chat turn, a hyphen or a
+script without spaces, the answer follows without a space. A space at the end of a prompt belongs to
+the answer.
 """
 
 from __future__ import annotations
@@ -15,74 +15,75 @@ import re
 import unicodedata
 
 TAG = re.compile(r"<[^<>/\s][^<>\n]{0,60}>")
-"""The opening of a turn, or of an element: ``<|assistant|>``, ``<answer>``."""
+"""The opening of a chat turn or an element: ``<|assistant|>``, ``<answer>``."""
 
-MARKS = "\"'`*~"
+SYMMETRIC = "\"'`*~"
 """Quotes and marks of emphasis that look the same at both ends."""
 
 GLUE = "/\\@#_=-‐‑–—$£€¥<"
-"""After these an answer follows at once, if they themselves stand at the end of something."""
+"""The answer follows these at once where they are attached to something."""
 
-ALWAYS = "/\\@#_$£€¥"
-"""Those of them that do so after a space too."""
+ALWAYS_GLUE = "/\\@#_$£€¥"
+"""The ones among them that it follows at once after a space as well."""
 
 ELISION = re.compile(r"(?:^|[^\w'’])(?:\w|[Qq]u)['’]$")
 """French and Italian articles: l', d', qu'."""
 
 CONTRACTION = re.compile(r"['’](?:s|t|d|m|re|ve|ll)\b")
 
-WITHOUT_SPACES = (
+SCRIPTS_WITHOUT_SPACES = (
     "CJK ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO ", "IDEOGRAPHIC ",
     "FULLWIDTH ", "YI ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "TAI ", "JAVANESE ",
     "BALINESE ",
 )  # fmt: skip
-"""How the names of letters begin whose scripts put no space between words."""
+"""How the Unicode names of their letters begin."""
 
 
-def parted(text: str) -> tuple[str, str | None]:
-    """A prompt without the spaces at its end, and what they leave for the answer."""
+def strip_trailing_space(text: str) -> tuple[str, str | None]:
+    """A prompt without the spaces at its end, and the joint that they leave: a space, or None to
+    leave the choice to `joint_between`."""
     bare = text.rstrip(" ")
     return bare, " " if bare != text and bare and not bare[-1].isspace() else None
 
 
-def last_of(text: str) -> tuple[int, int]:
-    """The span of a text's last token, whether or not a tokenizer keeps its last line break."""
+def last_span(text: str) -> tuple[int, int]:
+    """The span of a text's last token, whether or not a tokenizer keeps a final line break."""
     return len(text.rstrip()) - 1, len(text)
 
 
-def between(text: str, word: str) -> str:
-    """What stands between a text and the word that follows it."""
+def joint_between(text: str, word: str) -> str:
+    """The joint between a text and the word that follows it."""
     if not text or text[-1].isspace():
         return ""
     last, before = text[-1], text[-2:-1]
-    kind = unicodedata.category(last)
-    if kind == "Ps" or no_spaces(last) or closes(word):
+    category = unicodedata.category(last)
+    if category == "Ps" or without_spaces(last) or is_closing(word):
         return ""
-    if kind in ("Pi", "Pf") or last in MARKS:
-        return "" if opens(text) else " "
+    if category in ("Pi", "Pf") or last in SYMMETRIC:
+        return "" if ends_with_opening_quote(text) else " "
     if last in GLUE:
-        apart = not before or before.isspace()
-        return "" if last in ALWAYS or not apart else " "
+        detached = not before or before.isspace()
+        return "" if last in ALWAYS_GLUE or not detached else " "
     tags = [match for match in TAG.finditer(text) if not match[0].startswith("</")]
     if last == ">" and tags and tags[-1].end() == len(text):
         # as after the other tags of the text
-        others = [text[tag.end()] for tag in tags[:-1]]
-        return " " if " " in others else ""
+        return " " if " " in [text[tag.end()] for tag in tags[:-1]] else ""
     return " "
 
 
-def opens(text: str) -> bool:
+def ends_with_opening_quote(text: str) -> bool:
     """Whether the quote at the end of a text opens something."""
     if ELISION.search(text):
         return True
-    bare = text.rstrip(MARKS + "“”‘’«»„‚‹›")
+    bare = text.rstrip(SYMMETRIC + "“”‘’«»„‚‹›")
     if not bare or bare[-1].isspace():
         return True
-    return unicodedata.category(bare[-1]) == "Ps" or bare[-1] in "=:/<>" or no_spaces(bare[-1])
+    last = bare[-1]
+    return unicodedata.category(last) == "Ps" or last in "=:/<>" or without_spaces(last)
 
 
-def closes(word: str) -> bool:
-    """Whether a word belongs to what stands before it: punctuation, or a contraction."""
+def is_closing(word: str) -> bool:
+    """Whether a word is attached to the text before it: punctuation, or a contraction."""
     if not word:
         return False
     first = word[0]
@@ -90,15 +91,15 @@ def closes(word: str) -> bool:
         first in ",.;:!?%…"
         or unicodedata.category(first) in ("Pe", "Pf")
         or CONTRACTION.match(word) is not None
-        or (no_spaces(first) and not first.isalnum())
+        or (without_spaces(first) and not first.isalnum())
     )
 
 
-def no_spaces(letter: str) -> bool:
+def without_spaces(letter: str) -> bool:
     """Whether a letter belongs to a script that puts no space between words."""
     code = ord(letter)
     if code < 0x0E00:
         return False
     if 0x3000 <= code <= 0x303F:  # their punctuation
         return True
-    return unicodedata.name(letter, "").startswith(WITHOUT_SPACES)
+    return unicodedata.name(letter, "").startswith(SCRIPTS_WITHOUT_SPACES)

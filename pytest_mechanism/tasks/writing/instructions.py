@@ -1,4 +1,4 @@
-"""A JSONL file of instructions: one object a line, ``instruction`` and perhaps ``reply``."""
+"""JSONL files of instructions: one object a line, ``instruction`` and perhaps ``reply``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.writing.json_lines import json_object, said, text_lines
+from pytest_mechanism.tasks.writing.json_lines import at_line, json_object, text_lines, text_of
 
 EXAMPLE = '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}'
 
-LONGEST = 20_000
-"""Characters of an instruction or a reply; what is longer was pasted in by mistake."""
+MAX_LENGTH = 20_000
+"""Characters of an instruction or a reply; a longer one was pasted in by mistake."""
 
 
 @dataclass(frozen=True)
@@ -28,48 +28,42 @@ class Instruction:
 
     @property
     def folded(self) -> str:
-        """Equal for instructions that differ in case and spaces alone."""
+        """Equal for instructions that differ only in case and spaces."""
         return " ".join(self.text.casefold().split())
 
 
+@lru_cache(maxsize=16)
 def instructions(file: DataFile) -> tuple[Instruction, ...]:
-    """The lines of a file.
+    """The instructions of a file.
 
     Raises:
-        ValueError: a line is no instruction, or stands there twice; with file and line.
+        ValueError: a line is no instruction, or repeats one; with file and line.
     """
-    return _instructions(file.sha256, file)
+    lines: list[Instruction] = []
+    numbers: dict[str, int] = {}
+    for number, text in text_lines(file):
+        with at_line(file, number):
+            line = parse_instruction(text)
+            if line.folded in numbers:
+                raise ValueError(f"the same instruction as in line {numbers[line.folded]}")
+            if lines and (line.reply is None) != (lines[0].reply is None):
+                raise ValueError("some lines have a reply and some have none; give all or none one")
+        numbers[line.folded] = number
+        lines.append(line)
+    return tuple(lines)
 
 
-@lru_cache(maxsize=16)
-def _instructions(sha256: str, file: DataFile) -> tuple[Instruction, ...]:
-    found: list[Instruction] = []
-    first: dict[str, int] = {}
-    for number, line in text_lines(file):
-        try:
-            one = instruction(line)
-            if one.folded in first:
-                raise ValueError(f"the same instruction as in line {first[one.folded]}")
-            if found and (one.reply is None) != (found[0].reply is None):
-                raise ValueError("a reply stands in every line or in none, which is not so here")
-        except ValueError as problem:
-            raise ValueError(f"{file.file}:{number}: {problem}") from None
-        first[one.folded] = number
-        found.append(one)
-    return tuple(found)
-
-
-def instruction(line: str) -> Instruction:
-    """One line of JSON.
+def parse_instruction(line: str) -> Instruction:
+    """Read a line.
 
     Raises:
         ValueError: what is wrong with it.
     """
-    given = json_object(line, ("instruction", "reply"), ("instruction",), EXAMPLE)
-    text, reply = said(given, "instruction"), said(given, "reply")
+    keys = json_object(line, ("instruction", "reply"), ("instruction",), EXAMPLE)
+    text, reply = text_of(keys, "instruction"), text_of(keys, "reply")
     if text is None:
         raise ValueError("instruction must be a text that is not empty")
-    for key, value in given.items():
-        if len(value or "") > LONGEST:
-            raise ValueError(f"{key} has {len(value):,} characters; at most {LONGEST:,}")
+    for key, value in keys.items():
+        if len(value or "") > MAX_LENGTH:
+            raise ValueError(f"{key} has {len(value):,} characters; at most {MAX_LENGTH:,}")
     return Instruction(text.strip(), None if reply is None else reply.strip())

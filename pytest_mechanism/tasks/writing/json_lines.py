@@ -1,4 +1,4 @@
-"""JSONL: one JSON object a line. What a line may say is its reader's business, file and line ours."""
+"""Text files and JSONL files of a task, line by line, with file and line in every error."""
 
 from __future__ import annotations
 
@@ -6,110 +6,122 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
 
-LONGEST_LINE = 1 << 20
+MAX_LINE = 1 << 20
 """Bytes; a prompt is far shorter."""
 
-MOST_LINES = 200_000
-"""Twice as many as a task can judge on."""
+MAX_LINES = 200_000
+"""Twice as many as a task can evaluate."""
 
-FEWER = f"at most {MOST_LINES // 2:,} can be judged on, and as many learned from: take a sample"
+TAKE_A_SAMPLE = (
+    f"at most {MAX_LINES // 2:,} are for evaluation, and as many for search: take a sample"
+)
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+
+MIN_ROWS = 20
+"""The fewest rows of a task."""
+
+
+@contextmanager
+def at_line(file: DataFile, number: int) -> Iterator[None]:
+    """Context in which a ValueError gets the file and the line."""
+    try:
+        yield
+    except ValueError as problem:
+        raise ValueError(f"{file.file}:{number}: {problem}") from None
 
 
 def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank, with their numbers.
 
     Raises:
-        ValueError: not UTF-8, with file and line; or there is none.
+        ValueError: a line is too long or not UTF-8, or there are too many lines or none.
     """
-    there, ends = 0, file.content.count(b"\n")
-    if ends - file.content.count(b"\n\n") > 2 * MOST_LINES:  # before one of them is looked at
-        raise ValueError(f"{file.file}: has {ends:,} lines; {FEWER}")
+    filled, ends = 0, file.content.count(b"\n")
+    if ends - file.content.count(b"\n\n") > 2 * MAX_LINES:  # before any line is read
+        raise ValueError(f"{file.file}: has {ends:,} lines; {TAKE_A_SAMPLE}")
     for number, line in enumerate(io.BytesIO(file.content), 1):  # a line at a time is in memory
-        if len(line) > LONGEST_LINE:
-            raise ValueError(
-                f"{file.file}:{number}: has {len(line):,} bytes; a line has at most {LONGEST_LINE:,}"
-            )
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError:
-            raise ValueError(f"{file.file}:{number}: is no UTF-8 text") from None
+        with at_line(file, number):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"has {len(line):,} bytes; a line has at most {MAX_LINE:,}")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError:
+                raise ValueError("is no UTF-8 text") from None
+            filled += bool(text)
+            if filled > MAX_LINES:
+                raise ValueError(f"has more than {MAX_LINES:,} lines; {TAKE_A_SAMPLE}")
         if text:
-            there += 1
-            if there > MOST_LINES:
-                raise ValueError(
-                    f"{file.file}:{number}: has more than {MOST_LINES:,} lines; {FEWER}"
-                )
             yield number, text
-    if not there:
+    if not filled:
         raise ValueError(f"{file.file}: holds no line")
 
 
 def json_object(
-    text: str, keys: Sequence[str] | None, needed: Sequence[str], example: str
+    text: str, keys: Sequence[str] | None, required: Sequence[str], example: str
 ) -> dict[str, Any]:
-    """One line.
+    """Read a line of JSON.
 
     Args:
         text: the line.
-        keys: that it may have; None for any.
-        needed: that it must have.
-        example: a right line.
+        keys: the valid keys; None for any.
+        required: the keys that it must have.
+        example: a valid line, for messages.
 
     Raises:
-        ValueError: what is wrong with it, and the example where that helps.
+        ValueError: what is wrong with the line.
     """
     try:
-        given: Any = json.loads(text)
+        line: Any = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError(f"is no JSON; a line is an object, as in {example}") from None
-    if not isinstance(given, dict):
+    if not isinstance(line, dict):
         raise ValueError(f"is no object, as in {example}")  # noqa: TRY004 - pydantic's own
-    if SURROGATE.search(json.dumps(given, ensure_ascii=False)):
+    if SURROGATE.search(json.dumps(line, ensure_ascii=False)):
         raise ValueError("holds half a character (a lone surrogate), which is no text")
-    for key in given:
+    for key in line:
         if keys is not None and key not in keys:
             raise ValueError(f"unknown key {key!r}; {choices(key, keys)}")
-    for key in needed:
-        if key not in given:
+    for key in required:
+        if key not in line:
             raise ValueError(f"key {key!r} is missing, as in {example}")
-    return given
+    return line
 
 
-def said(given: dict[str, Any], key: str) -> str | None:
-    """A key's text, or None where the line has none.
+def text_of(line: dict[str, Any], key: str) -> str | None:
+    """The text of a key, or None where the line has none.
 
     Raises:
-        ValueError: it is no text, or an empty one.
+        ValueError: the value is no text, or an empty one.
     """
-    if key not in given or given[key] is None:
-        return None
-    value = given[key]
-    if not isinstance(value, str) or not value.strip():
+    value = line.get(key)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
         raise ValueError(f"{key} must be a text that is not empty")
     return value
 
 
-LEAST = 20
-"""Fewest rows that a task takes."""
+def check_line_count(rows: int, file: DataFile, lines: int, what: str) -> None:
+    """Check that half of a file's lines, which are for evaluation, are enough.
 
-
-def too_few(rows: int, there: int, file: DataFile, what: str) -> str:
-    """That a file, one half of which is judged on, is too short, and what to do."""
-    half, lines = there // 2, 2 * rows - there
-    if half >= LEAST:
-        todo = f"lower rows to {half} or add {lines} lines"
-    elif rows > LEAST:
-        todo = f"add {lines} lines, or {2 * LEAST - there} and lower rows to {LEAST}"
+    Raises:
+        ValueError: they are not; with what to do.
+    """
+    half, missing = lines // 2, 2 * rows - lines
+    if half >= rows:
+        return
+    if half >= MIN_ROWS:
+        advice = f"lower rows to {half} or add {missing} lines"
+    elif rows > MIN_ROWS:
+        advice = f"add {missing} lines, or {2 * MIN_ROWS - lines} and lower rows to {MIN_ROWS}"
     else:
-        todo = f"add {lines} lines"
-    return (
-        f"rows: {rows}, but {file.file or 'the file'} has {there} {what} and one half of them is "
-        f"judged on; {todo}"
+        advice = f"add {missing} lines"
+    raise ValueError(
+        f"rows: {rows}, but {file.file or 'the file'} has {lines} {what} and one half of them is "
+        f"for evaluation; {advice}"
     )

@@ -1,7 +1,7 @@
-"""What is judged on what: three parts of a task's prompts, which no two streams of rows share.
+"""Which prompts of a task are for evaluation and which for search: three parts that share none.
 
-One half is judged on, a quarter is what heads are ranked on, masks are trained on and means are
-taken over, a quarter is what they are chosen on.
+Half of the prompts are evaluated. A quarter is searched on: heads are ranked on it, masks are
+trained on it, means are taken over it. The last quarter selects among the results of the search.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-Part = Literal["judged", "found", "chosen"]
+Part = Literal["evaluation", "search", "selection"]
 
-JUDGED = ("rows", "pairs", "test", "self-check")
-"""Streams that are judged on."""
+EVALUATION_STREAMS = ("rows", "pairs", "test", "self-check")
 
-FIRST = ("discover_rank", "dcm_train", "ablation", "resample")
-"""Streams that something is found on; what is found is chosen on the others."""
+RESAMPLE = "resample"
+"""The stream of prompts whose activations replace those of an ablated head one by one."""
+
+SEARCH_STREAMS = ("discover_rank", "dcm_train", "ablation", RESAMPLE)
+"""All other streams select."""
 
 
 def part_of_stream(stream: str) -> Part:
     """The part that a stream draws from."""
-    if stream in JUDGED:
-        return "judged"
-    return "found" if stream in FIRST else "chosen"
+    if stream in EVALUATION_STREAMS:
+        return "evaluation"
+    return "search" if stream in SEARCH_STREAMS else "selection"
 
 
 def part_of_text(seed: int, text: str) -> Part:
-    """The part that a prompt belongs to: its own doing and the seed's, whatever else is drawn."""
-    parts: tuple[Part, ...] = ("judged", "judged", "found", "chosen")
+    """The part that a prompt belongs to, which its text and the seed alone decide."""
+    parts: tuple[Part, ...] = ("evaluation", "evaluation", "search", "selection")
     return parts[hashlib.sha256(f"{seed}/{text}".encode()).digest()[0] % 4]

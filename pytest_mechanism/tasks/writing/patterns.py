@@ -1,9 +1,9 @@
-"""Texts with slots.
+"""Texts with slots, as a spec writes them.
 
     When {IO} and {S1} [[S1_next:went]] to the {place}, {S1:S2} gave a drink to
 
-``{slot}`` is a word of the prompt, and its first occurrence is a position of the slot's own name.
-``{slot:name}`` names that occurrence as well. ``{slot.column}`` is what a table says of the word.
+``{slot}`` is a word of the prompt, and its first occurrence is a position with the slot's name.
+``{slot:name}`` names that occurrence as well. ``{slot.column}`` is a column of the word's table.
 ``[[name:text]]`` names a place of the text itself.
 """
 
@@ -15,34 +15,48 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_mechanism.errors import choices
-from pytest_mechanism.tasks.base import Span
-from pytest_mechanism.tasks.text.joints import last_of
+from pytest_mechanism.tasks.text.joints import last_span
+from pytest_mechanism.tasks.text.prompt import Span
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 PIECE = re.compile(rf"\{{([^{{}}]*)\}}|\[\[({NAME}):([^\[\]]*)\]\]")
 REFERENCE = re.compile(rf"(?:(source)\.)?({NAME})(?:\.({NAME}))?(?::({NAME}))?")
 
-RESERVED = ("last", "source", "answer")
+ANSWER = "answer"
+RESERVED = ("last", "source", ANSWER)
 """Names with a meaning of their own."""
 
 EXAMPLE = "a slot is {A}, {A:position} or {A.column}"
 
+Columns = Mapping[str, tuple[str, ...]]
+"""Slot, or named occurrence of one -> the columns of its table."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a slot, a column or a position."""
+    return re.fullmatch(NAME, text) is not None
+
 
 @dataclass(frozen=True)
 class Word:
-    """A word as it is, or what stands in a slot.
+    """A fixed word, or the word of a slot.
 
     Attributes:
-        text: the word as it is; empty where a slot is meant.
+        text: the fixed word; empty for a slot.
         slot: a slot, a named occurrence of one, or ``answer``.
-        column: what a table says of the slot's word; empty for the word itself.
-        source: whether the source prompt is meant.
+        column: the column of the slot's table; empty for the word itself.
+        source: whether it is the word of the source prompt.
     """
 
     text: str = ""
     slot: str = ""
     column: str = ""
     source: bool = False
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is the answer of a prompt."""
+        return self.slot == ANSWER
 
     @property
     def written(self) -> str:
@@ -58,9 +72,9 @@ class Piece:
     """Text, or an occurrence of a slot.
 
     Attributes:
-        text: what it says; empty for a slot.
+        text: empty for a slot.
         word: the slot's.
-        names: positions that it is.
+        names: the positions that it is.
     """
 
     text: str = ""
@@ -76,17 +90,17 @@ class Pattern:
 
     @cached_property
     def slots(self) -> tuple[str, ...]:
-        """In order of their first occurrences."""
+        """The slots in the order of their first occurrences."""
         return tuple(dict.fromkeys(p.word.slot for p in self.pieces if p.word))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Positions, in the order of the text."""
+        """The positions in the order of the text."""
         return tuple(name for piece in self.pieces for name in piece.names)
 
     @property
     def ending(self) -> str:
-        """The text up to its end, with a letter for each slot."""
+        """The text with a letter for each slot."""
         return "".join("x" if piece.word else piece.text for piece in self.pieces)
 
     @cached_property
@@ -101,96 +115,97 @@ class Pattern:
         }
 
     def write(
-        self, say: Callable[[Word, tuple[str, ...]], str], split: Callable[[str], bool]
+        self, write_word: Callable[[Word, tuple[str, ...]], str], split: Callable[[str], bool]
     ) -> tuple[str, dict[str, tuple[Span, ...]], list[tuple[str, int]]]:
         """The text, its positions, and an anchor at each word.
 
         Args:
-            say: what stands at an occurrence, by its slot and names.
-            split: whether a slot's words may be of several tokens; what follows then has an
-                anchor of its own, so that it is aligned again.
+            write_word: the word of an occurrence, by its slot and names.
+            split: whether a slot's words may be of several tokens. The text after such a word then
+                has an anchor of its own, which aligns it again.
         """
         text = ""
         spans: dict[str, tuple[Span, ...]] = {}
         anchors: list[tuple[str, int]] = []
         for piece in self.pieces:
             start = len(text)
-            text += say(piece.word, piece.names) if piece.word else piece.text
+            text += write_word(piece.word, piece.names) if piece.word else piece.text
             for name in piece.names:
                 spans[name] = ((start, len(text)),)
             if piece.word:
                 anchors.append((f"word_{len(anchors)}", start))
                 if split(piece.word.slot):
                     anchors.append((f"word_{len(anchors)}", len(text)))
-        spans["last"] = (last_of(text),)
+        spans["last"] = (last_span(text),)
         return text, spans, anchors
 
 
-def parse_pattern(text: str, columns: Mapping[str, tuple[str, ...]]) -> Pattern:
-    """A text with slots.
+def parse_pattern(text: str, columns: Columns) -> Pattern:
+    """Read a text with slots.
 
     Args:
         text: as in a spec.
-        columns: slot -> the columns of its table.
+        columns: the slots, with the columns of their tables.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: what is wrong with the text.
     """
     if not text.strip():
         raise ValueError("must be a text that is not empty")
     if text != text.strip(" "):
         raise ValueError("begins or ends with a space; the one before the answer belongs to it")
     pieces: list[Piece] = []
-    seen: set[str] = set()
-    at = 0
+    names: set[str] = set()
+    end = 0
 
-    def literal(piece: str) -> None:
+    def add_text(piece: str) -> None:
         if stray := re.search(r"[{}]|\[\[|\]\]", piece):
-            raise ValueError(f"{stray[0]!r} stands alone; {EXAMPLE}, a marked place [[name:text]]")
+            raise ValueError(f"{stray[0]!r} is unpaired; {EXAMPLE}, a marked place [[name:text]]")
         if piece:
             pieces.append(Piece(piece))
 
-    def named(name: str) -> None:
+    def add_name(name: str) -> None:
         if name in RESERVED:
             raise ValueError(f"position {name!r} has a meaning of its own; choose another name")
         if name in columns:
             raise ValueError(f"position {name!r} is the name of a slot; choose another name")
-        if name in seen:
-            raise ValueError(f"position {name!r} stands twice")
-        seen.add(name)
+        if name in names:
+            raise ValueError(f"position {name!r} is named twice")
+        names.add(name)
 
     for match in PIECE.finditer(text):
-        literal(text[at : match.start()])
-        at = match.end()
-        if match[1] is None:
-            named(match[2])
-            if not match[3].strip():
-                raise ValueError(f"position {match[2]!r} marks nothing")
-            pieces.append(Piece(match[3], names=(match[2],)))
+        add_text(text[end : match.start()])
+        end = match.end()
+        reference, place, place_text = match.groups()
+        if reference is None:
+            add_name(place)
+            if not place_text.strip():
+                raise ValueError(f"position {place!r} marks nothing")
+            pieces.append(Piece(place_text, names=(place,)))
             continue
-        word, name = reference(match[1], columns)
-        if word.source or word.slot == "answer":
+        word, name = parse_reference(reference, columns)
+        if word.source or word.is_answer:
             raise ValueError(f"{match[0]} has no meaning in a text; {EXAMPLE}")
         if name:
-            named(name)
-        own = () if word.slot in seen else (word.slot,)
-        seen.add(word.slot)
+            add_name(name)
+        own = () if word.slot in names else (word.slot,)
+        names.add(word.slot)
         pieces.append(Piece(word=word, names=(*own, *filter(None, [name]))))
-    literal(text[at:])
+    add_text(text[end:])
     return Pattern(tuple(pieces))
 
 
-def reference(inside: str, columns: Mapping[str, tuple[str, ...]]) -> tuple[Word, str]:
-    """What stands between braces, and the name that it gives.
+def parse_reference(inside: str, columns: Columns) -> tuple[Word, str]:
+    """Read what stands between braces: a word, and the name of its occurrence or nothing.
 
     Raises:
-        ValueError: no such slot or column.
+        ValueError: there is no such slot or column.
     """
     match = REFERENCE.fullmatch(inside)
     if match is None:
         raise ValueError(f"{{{inside}}} is no slot; {EXAMPLE}")
     source, slot, column, name = match.groups()
-    if slot in ("answer", "source"):
+    if slot in (ANSWER, "source"):
         if column or name:
             raise ValueError(f"{{{inside}}}: write {{source.answer}} or {{source.slot.column}}")
     elif slot not in columns:
@@ -200,16 +215,16 @@ def reference(inside: str, columns: Mapping[str, tuple[str, ...]]) -> tuple[Word
     return Word(slot=slot, column=column or "", source=bool(source)), name or ""
 
 
-def parse_word(text: str, columns: Mapping[str, tuple[str, ...]], source: bool = False) -> Word:
-    """One word: as it is, or ``{slot}``.
+def parse_word(text: str, columns: Columns, source: bool = False) -> Word:
+    """Read one word: a fixed one, or ``{slot}``.
 
     Args:
         text: as in a spec.
-        columns: slot, or named occurrence of one -> the columns of its table.
+        columns: the slots and named occurrences, with the columns of their tables.
         source: whether ``{source.slot}`` has a meaning here.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: what is wrong with the word.
     """
     text = text.strip()
     if not set(text) & {"{", "}"}:
@@ -218,7 +233,7 @@ def parse_word(text: str, columns: Mapping[str, tuple[str, ...]], source: bool =
         return Word(text)
     if not re.fullmatch(r"\{[^{}]*\}", text):
         raise ValueError(f"{text!r} must be one word, or one {{slot}}")
-    word, name = reference(text[1:-1], columns)
+    word, name = parse_reference(text[1:-1], columns)
     if name or (word.source and not source) or word.slot == "source":
         raise ValueError(f"{text} has no meaning here; a word of the prompt is {{slot}}")
     return word

@@ -1,16 +1,15 @@
-"""Lists of words in a spec: written out, in a table, from a file, or one of ours by its name.
+"""Lists of words in a spec: written out, as a table, from a file, or a built-in list by its name.
 
 words:
   animal: [cat, dog, owl]                        # words
-  country: {France: {capital: Paris}, ...}       # words, and what a table says of each
+  country: {France: {capital: Paris}, ...}       # words, and the columns of a table
   drink: {file: drinks.txt}                      # one word a line, or JSONL with "word" and columns
-  name: names                                    # one of ours
+  name: names                                    # a built-in list
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +23,8 @@ from pydantic import (
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.writing.json_lines import json_object, said, text_lines
-from pytest_mechanism.tasks.writing.patterns import NAME
+from pytest_mechanism.tasks.writing.json_lines import at_line, json_object, text_lines, text_of
+from pytest_mechanism.tasks.writing.patterns import is_name
 from pytest_mechanism.tasks.writing.words import (
     EVENTS,
     GIFTS,
@@ -37,7 +36,7 @@ from pytest_mechanism.tasks.writing.words import (
     PLACES,
 )
 
-OURS: Mapping[str, tuple[str, ...]] = {
+BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "events": EVENTS,
     "gifts": GIFTS,
     "labels": LABELS,
@@ -52,26 +51,29 @@ OURS: Mapping[str, tuple[str, ...]] = {
 Table = Mapping[str, Mapping[str, str]]
 """Word -> column -> word; a plain list has no columns."""
 
-NAMED = re.compile(NAME)
-
-LONGEST = 1_000
+MAX_LENGTH = 1_000
 """Letters of a word."""
 
-MOST = 20_000
+MAX_WORDS = 20_000
 """Words in a list."""
 
 EXAMPLE = "as in [cat, dog], {France: {capital: Paris}}, {file: words.txt} or names"
 
 
-def as_written(schema: dict[str, Any]) -> None:
-    """JSON Schema of what YAML may say."""
+def plain_table(words: Sequence[str]) -> Table:
+    """Words without columns."""
+    return {word: {} for word in words}
+
+
+def _describe_yaml(schema: dict[str, Any]) -> None:
+    """Turn the JSON Schema into that of the YAML forms."""
     schema.clear()
     row = {"type": "object", "additionalProperties": {"type": "string"}}
     schema.update(
         {
             "anyOf": [
                 {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                {"type": "string", "enum": sorted(OURS)},
+                {"type": "string", "enum": sorted(BUILT_IN)},
                 {
                     "type": "object",
                     "required": ["file"],
@@ -85,16 +87,16 @@ def as_written(schema: dict[str, Any]) -> None:
 
 
 class WordList(BaseModel):
-    """A list of words. See the module for what YAML may say.
+    """A list of words; see the module for the YAML forms.
 
     Attributes:
-        ours: the name of one of our lists.
-        file: where the words are.
+        ours: the name of a built-in list.
+        file: the file with the words.
         given: the words themselves, where they are written out.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, json_schema_extra=as_written
+        extra="forbid", frozen=True, strict=True, json_schema_extra=_describe_yaml
     )
 
     ours: str = ""
@@ -103,57 +105,57 @@ class WordList(BaseModel):
 
     @property
     def table(self) -> Table:
-        """The words, each once, with their columns."""
+        """The words with their columns."""
         if self.ours:
-            return {word: {} for word in OURS[self.ours]}
-        return in_file(self.file.sha256, self.file) if self.file else self.given
+            return plain_table(BUILT_IN[self.ours])
+        return _read_file(self.file) if self.file else self.given
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the table says of each word."""
+        """The columns of the table."""
         return tuple(next(iter(self.table.values())))
 
     @model_validator(mode="before")
     @classmethod
-    def read(cls, value: Any) -> Any:
-        """One of the four ways to say it.
+    def _read(cls, value: Any) -> Any:
+        """Read one of the YAML forms.
 
         Raises:
-            ValueError: none of them, or words that cannot be meant.
+            ValueError: it is none of them, or a word is none.
         """
         if isinstance(value, str):
-            if value not in OURS:
-                raise ValueError(f"no list {value!r}; {choices(value, OURS)}, or {EXAMPLE}")
+            if value not in BUILT_IN:
+                raise ValueError(f"no list {value!r}; {choices(value, BUILT_IN)}, or {EXAMPLE}")
             return {"ours": value}
         if isinstance(value, list | tuple):
             for number, word in enumerate(value, 1):
-                check(word, f"word {number}")
-            return {"given": unique([(word, {}) for word in value])}
+                check_word(word, f"word {number}")
+            return {"given": unique_words([(word, {}) for word in value])}
         if not isinstance(value, dict) or not value:
             raise ValueError(f"takes words, {EXAMPLE}")
         if {*value} <= {"file", "sha256"} and all(isinstance(v, str) for v in value.values()):
             return {"file": value}
         for word, row in value.items():
-            check(word, "a word of the table")
+            check_word(word, "a word of the table")
             if not isinstance(row, dict):
                 raise ValueError(f"{word}: takes columns, as in {word}: {{capital: Paris}}")  # noqa: TRY004
             for column, cell in row.items():
-                check(cell, f"{word}.{column}")
-        return {"given": unique(list(value.items()))}
+                check_word(cell, f"{word}.{column}")
+        return {"given": unique_words(list(value.items()))}
 
     @model_validator(mode="after")
-    def readable(self) -> WordList:
-        """The file's lines can be read.
+    def _has_words(self) -> WordList:
+        """Read the file, too.
 
         Raises:
-            ValueError: not so, with file and line.
+            ValueError: there is no word, or a line of the file is wrong.
         """
         if not self.table:
             raise ValueError("holds no word")
         return self
 
     @model_serializer(mode="plain")
-    def plain(self, info: SerializationInfo) -> Any:
+    def _plain(self, info: SerializationInfo) -> Any:
         """As in YAML."""
         if self.ours:
             return self.ours
@@ -162,71 +164,77 @@ class WordList(BaseModel):
         return dict(self.given) if self.columns else list(self.given)
 
 
-def check(word: Any, what: str) -> None:
-    """A word is a text.
+def check_word(word: Any, what: str) -> None:
+    """Check that a word is a text without space around it.
 
     Raises:
         ValueError: it is not.
     """
     if not isinstance(word, str):
         raise ValueError(f"{what} is {word!r}, which YAML reads as no text; put it in quotes")  # noqa: TRY004
-    if len(word) > LONGEST:
-        raise ValueError(f"{what} has {len(word):,} letters; at most {LONGEST} can be meant")
+    if len(word) > MAX_LENGTH:
+        raise ValueError(f"{what} has {len(word):,} letters; a word has at most {MAX_LENGTH:,}")
     if not word.strip() or word != word.strip() or not word.isprintable():
         raise ValueError(f"{what} is {word[:40]!r}; a word is a text without space around it")
 
 
-def unique(rows: list[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
-    """The words with their columns.
+def unique_words(rows: list[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
+    """A table of words with their columns.
 
     Raises:
-        ValueError: a word stands twice, the columns differ, or there are too many words.
+        ValueError: a word repeats, the columns differ, or there are too many words.
     """
-    found: dict[str, dict[str, str]] = {}
-    if len(rows) > MOST:
-        raise ValueError(f"{len(rows):,} words; at most {MOST:,} can be meant")
+    if len(rows) > MAX_WORDS:
+        raise ValueError(f"{len(rows):,} words; a list has at most {MAX_WORDS:,}")
+    columns = rows[0][1] if rows else {}
+    table: dict[str, dict[str, str]] = {}
     for word, row in rows:
-        if word in found:
-            raise ValueError(f"{word!r} stands twice")
-        if {*row} != {*rows[0][1]}:
+        if word in table:
+            raise ValueError(f"{word!r} is there twice")
+        if {*row} != {*columns}:
             raise ValueError(
                 f"{word!r} has the columns {', '.join(row) or 'none'}, {rows[0][0]!r} has "
-                f"{', '.join(rows[0][1]) or 'none'}; every word has the same"
+                f"{', '.join(columns) or 'none'}; every word has the same"
             )
-        found[word] = {column: row[column] for column in rows[0][1]}
-    return found
+        table[word] = {column: row[column] for column in columns}
+    return table
 
 
 @lru_cache(maxsize=64)
-def in_file(sha256: str, file: DataFile) -> Table:
+def _read_file(file: DataFile) -> Table:
     """The words of a file: one a line, or one JSON object a line.
 
     Raises:
-        ValueError: a line that cannot be meant; with file and line.
+        ValueError: what is wrong with a line; with file and line.
     """
-    example = '{"word": "France", "capital": "Paris"}'
     rows: list[tuple[str, Mapping[str, str]]] = []
+    words: set[str] = set()
     for number, line in text_lines(file):
-        try:
-            if not line.startswith("{"):
-                check(line, "a line")
-                row = {"word": line}
-            else:
-                given = json_object(line, None, ["word"], example)
-                row = {key: said(given, key) or "" for key in given}
-                if "" in row.values():
-                    raise ValueError("null is no word")
-                if bad := [key for key in row if not NAMED.fullmatch(key)]:
-                    raise ValueError(f"key {bad[0]!r}: use letters, digits and '_'")
-            word = row.pop("word")
-            rows.append((word, row))
-            if len(rows) > MOST:
-                raise ValueError(f"has more than {MOST:,} words")
-            if len(rows) > 1:
-                unique([rows[0], rows[-1]])
-        except ValueError as problem:
-            raise ValueError(f"{file.file}:{number}: {problem}") from None
-    try:
-        return unique(rows)
-    except ValueError as problem:
-        raise ValueError(f"{file.file}: {problem}") from None
+        with at_line(file, number):
+            word, row = _parse_line(line)
+            if word in words:
+                raise ValueError(f"{word!r} is there twice")
+            if len(rows) == MAX_WORDS:
+                raise ValueError(f"has more than {MAX_WORDS:,} words")
+            unique_words([*rows[:1], (word, row)])
+        words.add(word)
+        rows.append((word, row))
+    return unique_words(rows)
+
+
+def _parse_line(line: str) -> tuple[str, Mapping[str, str]]:
+    """A word and its columns.
+
+    Raises:
+        ValueError: what is wrong with the line.
+    """
+    if not line.startswith("{"):
+        check_word(line, "a line")
+        return line, {}
+    keys = json_object(line, None, ["word"], '{"word": "France", "capital": "Paris"}')
+    row = {key: text_of(keys, key) or "" for key in keys}
+    if "" in row.values():
+        raise ValueError("null is no word")
+    if bad := [key for key in row if not is_name(key)]:
+        raise ValueError(f"key {bad[0]!r}: use letters, digits and '_'")
+    return row.pop("word"), row

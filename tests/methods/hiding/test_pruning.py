@@ -197,9 +197,9 @@ def test_weights_are_what_they_were_after_zeroing(
 def test_the_loaded_model_is_left_alone(planted: Benches) -> None:
     """Its weights keep every bit, and still want no gradient: other measurements run on it."""
     bench = planted(hidden_by="neuron")
-    before = {n: p.clone() for n, p in bench.model.bridge.named_parameters()}
+    before = {n: p.clone() for n, p in bench.model.wrapped.bridge.named_parameters()}
     pruned(bench, "neurons")
-    for n, parameter in bench.model.bridge.named_parameters():
+    for n, parameter in bench.model.wrapped.bridge.named_parameters():
         assert torch.equal(parameter, before[n])
         assert not parameter.requires_grad
         assert parameter.grad is None

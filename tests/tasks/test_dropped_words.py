@@ -10,7 +10,7 @@ import pytest
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Task
-from pytest_mechanism.tasks.text.chat import PLAIN, Asking, Turn
+from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, ChatSettings
 from pytest_mechanism.tasks.writing.words import LABELS, NAMES, OBJECTS
 
 TASKS = {
@@ -36,7 +36,7 @@ class Without:
     def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
         return self.whole(words)
 
-    def chat(self, message: str, asking: Asking = PLAIN) -> Turn:
+    def chat(self, message: str, asking: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
         raise AssertionError(message)
 
 
@@ -58,22 +58,22 @@ def task(folder: Path, family: str) -> Task:
         (
             "entity_tracking",
             "apple Q",
-            f"2 of {len(OBJECTS) + len(LABELS)} words are left out, since not every tokenizer of "
-            "the run keeps them as one token: apple, Q",
+            f"2 of {len(OBJECTS) + len(LABELS)} words are dropped, because some tokenizer "
+            "of the run splits them: apple, Q",
         ),
-        ("ioi", "Tom store", "token: Tom, store"),
-        ("greater_than", "1750 voyage", "token: 1750, voyage"),
+        ("ioi", "Tom store", "splits them: Tom, store"),
+        ("greater_than", "1750 voyage", "splits them: 1750, voyage"),
         ("induction", "apple", "1 of "),
-        ("template", "Zach", f"1 of {len(NAMES)} words are left out"),
+        ("template", "Zach", f"1 of {len(NAMES)} words are dropped"),
         ("template", " ".join(NAMES[:9]), f"{', '.join(sorted(NAMES[:9])[:8])}, ..."),
-        ("jsonl", "dog", "20 of 80 lines, 1 of 2 words are left out, "),
+        ("jsonl", "dog", "20 of 80 lines, 1 of 2 words are dropped, "),
     ],
 )
 def test_words_that_fall_out_are_named_and_counted(
     tmp_path: Path, family: str, dropped: str, said: str
 ) -> None:
     """Those of each list that the family reads; the first eight by name."""
-    assert said in task(tmp_path, family).left_out(Without(frozenset(dropped.split())))
+    assert said in task(tmp_path, family).dropped_words(Without(frozenset(dropped.split())))
 
 
 @pytest.mark.parametrize("family", TASKS)
@@ -81,6 +81,6 @@ def test_nothing_is_said_where_every_word_stays(tmp_path: Path, family: str) -> 
     """Nor where too few words stay for a row: that is an error of its own."""
     found = task(tmp_path, family)
 
-    assert found.left_out(AnyWord()) == ""
+    assert found.dropped_words(AnyWord()) == ""
     if family != "jsonl":
-        assert found.left_out(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""
+        assert found.dropped_words(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""

@@ -15,8 +15,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.tasks.text import chat as chats
-from pytest_mechanism.tasks.text import probing
-from pytest_mechanism.tasks.text.chat import chat
+from pytest_mechanism.tasks.text import pattern_check
+from pytest_mechanism.tasks.text.chat import render_chat
 from pytest_mechanism.tasks.text.encoding import Encoder
 from pytest_mechanism.tasks.writing import json_lines
 
@@ -51,7 +51,7 @@ def test_a_template_without_end_is_one_line(
     monkeypatch.setattr(chats, "SECONDS", 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(MechanismError) as problem:
-        chat(template(tmp_path, text), "hello")
+        render_chat(template(tmp_path, text), "hello")
     assert f"the chat template of {tmp_path} cannot be rendered: {says}" in str(problem.value)
     assert "\n" not in str(problem.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
@@ -77,7 +77,7 @@ def test_other_ways_to_take_time_or_memory(
     """Powers, doubling, padding, recursion."""
     monkeypatch.setattr(chats, "SECONDS", 1)
     with pytest.raises(MechanismError, match="cannot be rendered: ") as problem:
-        chat(template(tmp_path, text), "hello")
+        render_chat(template(tmp_path, text), "hello")
     assert "\n" not in str(problem.value)
 
 
@@ -105,7 +105,7 @@ def test_other_ways_to_take_time_or_memory(
 )
 def test_what_runs_without_a_process_of_its_own(text: str, harmless: bool) -> None:
     """Templates that write messages and fixed texts, in one loop, and nothing else."""
-    assert chats.harmless(text) == harmless
+    assert chats.is_harmless(text) == harmless
 
 
 # -- tokenizers
@@ -151,14 +151,14 @@ def test_a_replacement_that_makes_gigabytes_is_one_line(tmp_path: Path) -> None:
 )
 def test_published_patterns_pass(tmp_path: Path, pattern: str) -> None:
     """GPT-2's, Llama 3's, and digits in threes."""
-    assert Encoder.load(tokenizer(tmp_path, pattern)).encoded("a", special=False).ids == [1]
+    assert Encoder.load(tokenizer(tmp_path, pattern)).tokenize("a", special=False).ids == [1]
 
 
 def test_a_tokenizer_without_patterns_is_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedded ones start no process."""
-    monkeypatch.setattr(probing, "run_module", lambda *_, **__: pytest.fail("it was tried"))
+    monkeypatch.setattr(pattern_check, "run_child", lambda *_, **__: pytest.fail("it was tried"))
     Encoder.load(tokenizer(tmp_path))
 
 
@@ -166,10 +166,10 @@ def test_a_pattern_that_gives_up_on_a_text_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where trying did not find it: the library's panic is no traceback."""
-    monkeypatch.setattr(probing, "_tried", lambda *_: "")
+    monkeypatch.setattr(pattern_check, "_problem", lambda *_: None)
     one = Encoder.load(tokenizer(tmp_path, r"(a+)+$"))
     with pytest.raises(MechanismError, match=r"fails on 'aaaa.*retry-limit"):
-        one.encoded("a" * 40 + "!", special=False)
+        one.tokenize("a" * 40 + "!", special=False)
     capfd.readouterr()
 
 
@@ -203,7 +203,7 @@ def test_a_file_of_too_many_lines_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before each of them has become a prompt."""
-    monkeypatch.setattr(json_lines, "MOST_LINES", 50)
+    monkeypatch.setattr(json_lines, "MAX_LINES", 50)
     for count, where in (
         (60, "f.jsonl:51: has more than 50 lines"),
         (200, "f.jsonl: has 200 lines"),

@@ -25,10 +25,10 @@ from pytest_mechanism.tasks.families.ioi import TEMPLATES, Ioi, IoiParameters
 from pytest_mechanism.tasks.families.template import Template, TemplateParameters
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.tasks.writing.drawn import Drawn
-from pytest_mechanism.tasks.writing.drawn_parameters import TRIED
-from pytest_mechanism.tasks.writing.parts import JUDGED, part_of_stream, part_of_text
-from pytest_mechanism.tasks.writing.plans import shuffled
+from pytest_mechanism.tasks.writing.parts import EVALUATION_STREAMS, part_of_stream, part_of_text
+from pytest_mechanism.tasks.writing.slot_parameters import MAX_TRIED
+from pytest_mechanism.tasks.writing.slot_plan import shuffled
+from pytest_mechanism.tasks.writing.slot_task import SlotTask
 from pytest_mechanism.tasks.writing.words import OBJECTS
 
 COUNT = 20
@@ -120,7 +120,7 @@ TASKS = st.one_of(
 )
 
 
-def spelled(task: Drawn) -> list[str]:
+def spelled(task: SlotTask) -> list[str]:
     """Every word that may be dropped."""
     found = {
         word
@@ -135,7 +135,7 @@ def spelled(task: Drawn) -> list[str]:
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> tuple[Drawn, Without]:
+def runs(draw: st.DrawFn) -> tuple[SlotTask, Without]:
     """A task, and a vocabulary that has lost some of its words."""
     task = draw(TASKS)
     words = spelled(task)
@@ -144,7 +144,7 @@ def runs(draw: st.DrawFn) -> tuple[Drawn, Without]:
     return task, Without(frozenset(lost))
 
 
-def sets(task: Drawn, vocabulary: Without, count: int = COUNT) -> dict[str, list[Row]]:
+def sets(task: SlotTask, vocabulary: Without, count: int = COUNT) -> dict[str, list[Row]]:
     """Rows of each stream that can be had; too few words are one line."""
     found: dict[str, list[Row]] = {}
     refused: list[str] = []
@@ -174,7 +174,7 @@ def words_of(prompt: Prompt) -> dict[str, str]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
-def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) -> None:
+def test_every_row_of_every_stream_is_well_formed(run: tuple[SlotTask, Without]) -> None:
     """Places hold their words, answers are options, sources differ, targets are new, no word that
     is dropped is used, and nothing comes twice in what is judged on."""
     task, vocabulary = run
@@ -182,7 +182,7 @@ def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) ->
         kind, stream = name.split("/")
         assert len({row.id for row in rows}) == len(rows)
         texts = [row.base.text for row in rows]
-        if stream in JUDGED or kind == "means":
+        if stream in EVALUATION_STREAMS or kind == "means":
             assert len(set(texts)) == len(texts)
         assert len({*zip(texts, (r.cluster for r in rows), strict=True)}) == len({*texts})
         for row in rows:
@@ -191,47 +191,49 @@ def test_every_row_of_every_stream_is_well_formed(run: tuple[Drawn, Without]) ->
                 assert {*task.positions} <= {*words}
                 assert words["last"] == prompt.text[-1]
                 assert "{" not in prompt.text
-                assert set(prompt.right) <= set(prompt.options)
+                assert set(prompt.correct_answers) <= set(prompt.options)
                 assert len(set(prompt.options)) == len(prompt.options)
                 assert [at for _, at in prompt.anchors] == sorted(at for _, at in prompt.anchors)
-                for word in (*words.values(), *prompt.right):
+                for word in (*words.values(), *prompt.correct_answers):
                     assert word not in vocabulary.dropped
                 if prompt.joint == "":
                     before = prompt.text.rsplit(None, 1)[-1]
-                    assert not {before + word for word in prompt.right} & vocabulary.dropped
+                    assert (
+                        not {before + word for word in prompt.correct_answers} & vocabulary.dropped
+                    )
             assert (row.source is not None) == (kind not in ("rows", "means"))
             if row.source is not None:
                 assert row.source.text != row.base.text
             if kind in task.variables:
-                assert not {*row.wanted} & {*row.base.right}
-                assert row.target == row.wanted[0]
+                assert not {*row.correct_targets} & {*row.base.correct_answers}
+                assert row.target == row.correct_targets[0]
             else:
                 assert row.target == row.base.answer
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
-def test_no_prompt_stands_in_two_parts(run: tuple[Drawn, Without]) -> None:
+def test_no_prompt_stands_in_two_parts(run: tuple[SlotTask, Without]) -> None:
     """Whatever is judged on is never ranked on, trained on, averaged over or chosen on, neither as
     a base nor as a source, however few words there are."""
     task, vocabulary = run
-    found: dict[str, set[str]] = {"judged": set(), "found": set(), "chosen": set()}
+    found: dict[str, set[str]] = {"evaluation": set(), "search": set(), "selection": set()}
     for name, rows in sets(task, vocabulary).items():
         texts = found[part_of_stream(name.split("/")[1])]
         texts |= {p.text for row in rows for p in (row.base, row.source) if p is not None}
-    assert not found["judged"] & found["found"]
-    assert not found["judged"] & found["chosen"]
-    assert not found["found"] & found["chosen"]
+    assert not found["evaluation"] & found["search"]
+    assert not found["evaluation"] & found["selection"]
+    assert not found["search"] & found["selection"]
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TASKS)
-def test_a_longer_set_begins_with_the_shorter_one(task: Drawn) -> None:
+def test_a_longer_set_begins_with_the_shorter_one(task: SlotTask) -> None:
     """More rows are the same rows and others; row i is told in the same text in every set."""
     with suppress(MechanismError):
         longer = task.pairs(AnyWord(), 20)
         assert list(task.pairs(AnyWord(), 7)) == list(longer)[:7]
-        texts = len(task.plan.told)
+        texts = len(task.plan.texts)
         layouts = [row.base.anchors[0][0] for row in task.rows(AnyWord(), 20)]
         assert layouts == [layouts[i % texts] for i in range(20)]
 
@@ -270,7 +272,7 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
     """They follow from the seed alone, not from Python's hash seed; a change of the generator is a
     change of every score, so ``revision`` is raised with it."""
     folder = str(__file__).rsplit("/", 1)[0]
-    code = f"import sys; sys.path.insert(0, {folder!r}); import test_drawn as t; print(t.digest())"
+    code = f"import sys; sys.path.insert(0, {folder!r}); import test_slot_tasks as t; print(t.digest())"
     environment = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
@@ -295,8 +297,8 @@ def test_parts_follow_from_text_and_seed() -> None:
     """About one half, a quarter and a quarter, and another half for another seed."""
     parts = [[part_of_text(seed, f"text {i}") for i in range(2000)] for seed in (0, 1)]
     for each in parts:
-        assert each.count("judged") == pytest.approx(1000, abs=100)
-        assert each.count("found") == pytest.approx(500, abs=90)
+        assert each.count("evaluation") == pytest.approx(1000, abs=100)
+        assert each.count("search") == pytest.approx(500, abs=90)
     assert parts[0] != parts[1]
 
 
@@ -322,7 +324,8 @@ def test_what_is_searched_on_is_read_again_and_says_so() -> None:
     assert len(task.backgrounds(AnyWord(), 200)) == many
     assert len(task.backgrounds(AnyWord(), 200, "resample")) == 200
     with pytest.raises(
-        MechanismError, match=r"200 different prompts are asked for, \d\d are possible"
+        MechanismError,
+        match=r"200 different prompts are requested, but these words make only \d\d ",
     ):
         task.rows(AnyWord(), 200)
 
@@ -355,12 +358,12 @@ def test_too_few_rows_name_the_text_that_has_run_out() -> None:
     """Texts take turns, so one that has no more ends the set although others have more."""
     with pytest.raises(MechanismError) as raised:
         facts(4).rows(AnyWord(), 90)
-    found = re.search(r"(\d+) are possible .* since text (\d) of 4 has no more", str(raised.value))
+    found = re.search(r"make only (\d+), because text (\d) of 4 has no more", str(raised.value))
     assert found
     possible, text = int(found[1]), int(found[2])
     assert possible % 4 + 1 == text
     assert len(facts(4).rows(AnyWord(), possible)) == possible
-    with pytest.raises(MechanismError, match=f", {possible} are possible"):
+    with pytest.raises(MechanismError, match=f"make only {possible},"):
         facts(4).rows(AnyWord(), possible + 1)
 
 
@@ -368,19 +371,21 @@ def test_many_rows_are_tried_with_a_few_and_once(monkeypatch: pytest.MonkeyPatch
     """Reading a spec draws no set of 75 000; more rows than there are prompts is an error still;
     settings that were read before are not tried again."""
     asked = []
-    rows = Drawn.rows
+    rows = SlotTask.rows
     monkeypatch.setattr(
-        Drawn, "rows", lambda self, v, count, *s: asked.append(count) or rows(self, v, count, *s)
+        SlotTask, "rows", lambda self, v, count, *s: asked.append(count) or rows(self, v, count, *s)
     )
     known = facts(8, people=20_000, rows=75_000).settings
-    assert asked == [TRIED]
-    with pytest.raises(ValueError, match="75001 different prompts are asked for, these words make"):
+    assert asked == [MAX_TRIED]
+    with pytest.raises(
+        ValueError, match="75001 different prompts are requested, but these words make only"
+    ):
         facts(3, people=20_000, rows=75_001)
     settings = known.model_dump(mode="json")
     TemplateParameters.model_validate(settings, context={KNOWN_GOOD: True})
-    assert asked == [TRIED]
+    assert asked == [MAX_TRIED]
     TemplateParameters.model_validate(settings)
-    assert asked == [TRIED, TRIED]
+    assert asked == [MAX_TRIED, MAX_TRIED]
 
 
 def test_a_sequence_has_as_many_tokens_whichever_word_comes_first() -> None:

@@ -1,0 +1,80 @@
+"""What a file of accepted scores keeps of a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.fields.part import plain
+from pytest_mechanism.report.result import DIGITS, rounded
+from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.types import Check, Verdict, canonical
+
+
+def definition(spec: Spec, claim: Claim) -> str:
+    """Hash of everything in a spec that defines what a claim's score measures.
+
+    Thresholds and tolerances do not count. Nor do fields that a later version added, as long as they hold
+    their defaults, which mean what the spec meant without them.
+    """
+    ignored = {"drift", "atol", *claim.thresholds}
+    defaults = type(claim).model_fields
+    ignored |= {n for n in claim.added_later if getattr(claim, n) == defaults[n].get_default()}
+    parts = {
+        "claim": claim.model_dump(mode="json", exclude=ignored, by_alias=True),
+        "task": spec.task.settings.model_dump(mode="json"),
+        "groups": {name: plain(group) for name, group in spec.groups.items()},
+        "ablation": plain(spec.ablation),
+        "confidence": spec.confidence,
+        **({"edition": spec.task.edition} if spec.task.edition else {}),
+    }
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+def asked(claim: Claim) -> dict[str, Any]:
+    """The thresholds of a claim as the spec has them."""
+    return claim.model_dump(mode="json", include={*claim.thresholds}, by_alias=True)
+
+
+def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | None:
+    """The entry of a verdict, or None if it has no score that later runs can be compared with."""
+    if verdict.score is None or not verdict.comparable:
+        return None
+    score = asdict(rounded(verdict.score))
+    setting = score.pop("setting") or {}
+    entry = {
+        **score,
+        "interval": list(score["interval"]),
+        "fingerprints": dict(setting.pop("fingerprints", {})),
+        "setting": setting,
+        "definition": definition(spec, claim),
+        "asked": asked(claim),
+        "judged": [
+            {
+                "name": judged.score.name,
+                "value": round(judged.score.value, DIGITS),
+                "standard_error": round(judged.score.standard_error, DIGITS),
+                "n": judged.score.n,
+                "method": judged.score.method,
+                "low": judged.low,
+                "high": judged.high,
+            }
+            for judged in verdict.judged
+        ],
+    }
+    if verdict.checks:
+        entry["checks"] = [check_entry(check) for check in verdict.checks]
+    return entry
+
+
+def check_entry(check: Check) -> dict[str, Any]:
+    """A comparison with a control in the form of an entry of ``judged``: `statistics.power` counts the
+    chance that it fails with theirs."""
+    return asdict(check) | {
+        "low": 0.0,
+        "high": None,
+        "value": round(check.value, DIGITS),
+        "standard_error": round(check.standard_error, DIGITS),
+    }

@@ -1,0 +1,185 @@
+"""Runs on several processes (pytest-xdist): workers run the claims, the controller reports them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.errors import MechanismError, one_line
+from pytest_mechanism.plugin.outcomes import Outcomes
+from pytest_mechanism.plugin.overruling import message
+from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
+from pytest_mechanism.report.run_report import ClaimResult, Note, Row
+from pytest_mechanism.session import Session
+from pytest_mechanism.types import Control, Score, Setting, Verdict
+
+CRASHED = "???"
+"""xdist's phase of a test whose worker died."""
+
+NOT_WRITTEN = "mechanism_not_written"
+DESELECTED = "mechanism_deselected"
+"""What workers tell the controller when they end."""
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process is a worker of xdist."""
+    return hasattr(config, "workerinput")
+
+
+def worker_name(report: object) -> str | None:
+    """The worker that ran a test, in the controller of xdist; else None."""
+    node = getattr(report, "node", None)
+    return None if node is None else str(getattr(getattr(node, "gateway", None), "id", "a worker"))
+
+
+def send(config: pytest.Config, not_written: list[str], deselected: Sequence[str]) -> None:
+    """Tell the controller at the end of a worker.
+
+    Args:
+        config: of the worker.
+        not_written: what went wrong with accepted scores.
+        deselected: node ids of claims.
+    """
+    output: dict[str, Any] = vars(config)["workeroutput"]
+    output |= {NOT_WRITTEN: not_written, DESELECTED: list(deselected)}
+
+
+class Controller:
+    """Hooks that bring results and troubles of workers to the controller.
+
+    Attributes:
+        session: the run.
+        outcomes: of the run.
+        errors: of the run, see `RunReport`.
+    """
+
+    def __init__(self, session: Session, outcomes: Outcomes, errors: list[str]) -> None:
+        self.session, self.outcomes, self.errors = session, outcomes, errors
+        self._is_spec: dict[str, bool] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Make a worker test the checkpoints that the controller resolved and reports."""
+        try:
+            self.session.tell_worker(node.workerinput)
+        except MechanismError as problem:
+            raise pytest.UsageError(str(problem)) from None
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        """The controller collects nothing itself."""
+        claims = (nodeid for nodeid in ids if self.is_claim(nodeid))
+        self.outcomes.selected |= dict.fromkeys(claims)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A claim whose worker died is an error."""
+        if report.nodeid in self.outcomes.by_id or report.when != CRASHED:
+            return
+        if self.is_claim(report.nodeid):
+            with contextlib.suppress(MechanismError, KeyError):  # the spec changed meanwhile
+                self.outcomes.by_id[report.nodeid] = self.crashed(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: Any) -> None:
+        """Take over what a worker says at its end; one that died lost its scores."""
+        output = getattr(node, "workeroutput", None) or {}
+        self.errors += output.get(NOT_WRITTEN, [])
+        self.outcomes.deselected |= dict.fromkeys(output.get(DESELECTED, []))
+        if error and NOT_WRITTEN not in output and self.session.paired:
+            name = getattr(getattr(node, "gateway", None), "id", "a worker")
+            cause = one_line(str(error).strip().splitlines()[-1])
+            self.outcomes.reasons.append(
+                f"worker {name} ended early ({cause}): its unfinished work is lost, accepted scores included"
+            )
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(
+        self, report: object
+    ) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+        """Turn results into plain data, which alone crosses from process to process."""
+        data = yield
+        if data is not None and (item_report := attached(report)) is not None:
+            data[ATTRIBUTE] = json.loads(json.dumps(asdict(item_report)))
+        return data
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_from_serializable(self) -> Generator[None, object, object]:
+        report = yield
+        if isinstance(data := getattr(report, ATTRIBUTE, None), dict):
+            result = result_from(data["result"])
+            setattr(report, ATTRIBUTE, ItemReport(result, data["counts"], data["no_device"]))
+        return report
+
+    def is_claim(self, nodeid: str) -> bool:
+        """Whether a test that a worker collected is a claim."""
+        from pytest_mechanism.spec.find import is_spec
+
+        file = nodeid.partition("::")[0]
+        if file not in self._is_spec:
+            self._is_spec[file] = is_spec(self.session.config.rootpath / file)
+        return self._is_spec[file]
+
+    def crashed(self, report: pytest.TestReport) -> ClaimResult:
+        """The result of a claim whose worker died.
+
+        Raises:
+            MechanismError: the spec cannot be read any more.
+            KeyError: the spec has no such claim any more.
+        """
+        from pytest_mechanism.report.result import claim_result
+        from pytest_mechanism.spec.load import load
+
+        file, _, rest = report.nodeid.partition("::")
+        name, _, role = rest.partition("::")
+        spec = load(self.session.config.rootpath / file)
+        verdict = Verdict("error", message(report), "")
+        return claim_result(report.nodeid, spec, name, spec.claims[name], role, verdict)
+
+
+def result_from(data: Mapping[str, Any]) -> ClaimResult:
+    """A result from its plain data."""
+    return ClaimResult(
+        **{
+            **data,
+            "models": tuple(data["models"]),
+            "cause": _cause(data),
+            "interval": _interval(data),
+            "control": _control(data),
+            "rows": tuple(
+                Row(**row | {"cause": _cause(row), "interval": _interval(row)})
+                for row in data["rows"]
+            ),
+            "scores": tuple(
+                Score(
+                    **score
+                    | {
+                        "interval": _interval(score),
+                        "setting": score["setting"] and Setting(**score["setting"]),
+                        "control": _control(score),
+                    }
+                )
+                for score in data["scores"]
+            ),
+            "notes": tuple(Note(**note) for note in data["notes"]),
+        }
+    )
+
+
+def _cause(data: Mapping[str, Any]) -> Cause | None:
+    return None if data["cause"] is None else Cause(data["cause"])
+
+
+def _interval(data: Mapping[str, Any]) -> tuple[float, float] | None:
+    return None if data["interval"] is None else (data["interval"][0], data["interval"][1])
+
+
+def _control(data: Mapping[str, Any]) -> Control | None:
+    control = data["control"]
+    return None if control is None else Control(**control | {"interval": _interval(control)})

@@ -1,0 +1,52 @@
+"""The table on the summary page of a GitHub Actions job, as Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_mechanism.errors import visible
+from pytest_mechanism.report.run_report import ClaimResult, RunReport
+from pytest_mechanism.report.table import HEADINGS, cells
+
+NUMBERS = re.compile(r"[-+0-9.,\[\] ]*")
+"""A score or an interval, whose brackets are no link."""
+
+
+class GithubSummary:
+    """Appends the table to the file that GitHub Actions names in ``GITHUB_STEP_SUMMARY``."""
+
+    destination = "GITHUB_STEP_SUMMARY"
+    required = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, report: RunReport) -> None:
+        if report.claims:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(markdown(report.claims, report.pair))
+
+
+def markdown(results: Sequence[ClaimResult], pair: str) -> str:
+    """Heading and table. Every text shows as it is: no markup, HTML or link comes of it."""
+    lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
+    lines.append("|" + "---|" * len(HEADINGS))
+    for row in cells(results):
+        verdict, *others = map(escaped, row)
+        sign = "✅" if row[0] == "pass" else "❌"
+        lines.append("| " + " | ".join([f"{sign} {verdict}", *others]) + " |")
+    return "\n".join(lines) + "\n\n"
+
+
+def escaped(text: str) -> str:
+    """Text in a cell of GitHub's Markdown, without markup, HTML, links, mentions and emoji."""
+    if NUMBERS.fullmatch(text):
+        return text
+    safe = html.escape(visible(text), quote=False)
+    safe = re.sub(
+        r"[\\`*{}\[\]|~$@#!:]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda m: f"\\{m[0]}", safe
+    )
+    return re.sub(r"(?i)\bwww\.", lambda m: f"{m[0][:-1]}\\.", safe)

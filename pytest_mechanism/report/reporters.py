@@ -1,0 +1,48 @@
+"""The reports that a run writes to files.
+
+To add a report, write one class that satisfies `Reporter`, in a file of this folder, and add its line to
+`file_reporters`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from pytest_mechanism.report.json_file import JsonFile
+from pytest_mechanism.report.markdown import GithubSummary
+from pytest_mechanism.report.run_report import RunReport
+
+
+class Reporter(Protocol):
+    """Writes the report of a run to one destination.
+
+    Attributes:
+        destination: its name in error messages.
+        required: whether the run ends with exit code 4 if the report cannot be written.
+    """
+
+    @property
+    def destination(self) -> str: ...
+
+    @property
+    def required(self) -> bool: ...
+
+    def write(self, report: RunReport) -> None:
+        """Write the report.
+
+        Raises:
+            OSError: the destination cannot be written.
+        """
+
+
+def file_reporters(json_path: Path | None) -> list[Reporter]:
+    """The reports that this run's options and environment ask for."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    reporters: list[Reporter] = []
+    if json_path is not None:
+        reporters.append(JsonFile(json_path))
+    if summary:
+        reporters.append(GithubSummary(Path(summary)))
+    return reporters

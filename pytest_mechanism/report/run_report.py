@@ -1,0 +1,144 @@
+"""The report of a run: frozen, typed data that every reporter reads.
+
+Texts in a report are printable (see `errors.visible`), whatever a model, a spec or a library says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pytest_mechanism.causes import Cause, meaning
+from pytest_mechanism.errors import visible
+from pytest_mechanism.statistics.drift import State
+from pytest_mechanism.types import Control, Score, Status
+
+RED: tuple[Status, ...] = ("fail", "inconclusive", "error")
+JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One threshold of a claim; docs/result-file.md describes the fields."""
+
+    verdict: Status
+    cause: Cause | None
+    name: str | None
+    score: float | None
+    interval: tuple[float, float] | None
+    n: int | None
+    threshold: str
+    compared: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a reader of the scores has to know, such as another engine than the requested one.
+
+    Attributes:
+        text: one sentence.
+        circuit: the circuit that it is about; None for a note about a checkpoint.
+    """
+
+    text: str
+    circuit: str | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.circuit is None else f"{self.circuit}: {self.text}"
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim on one role; docs/result-file.md describes the fields."""
+
+    id: str
+    circuit: str
+    claim: str
+    kind: str
+    role: str
+    models: tuple[str, ...]
+    verdict: Status
+    cause: Cause | None
+    meaning: str | None
+    reason: str
+    score: float | None
+    interval: tuple[float, float] | None
+    n: int | None
+    threshold: str
+    control: Control | None
+    baseline: float | None
+    drift: float | None
+    drift_state: State | None
+    accepted_now: bool
+    seconds: float
+    rows: tuple[Row, ...]
+    scores: tuple[Score, ...]
+    notes: tuple[Note, ...]
+
+    @property
+    def red(self) -> bool:
+        return self.verdict in RED
+
+    def overruled(self, verdict: Status, reason: str) -> ClaimResult:
+        """The result after a mark, a fixture or a hook of the project decided otherwise.
+
+        A skipped claim has no cause. An error gets a row of its own, so that the rows are not all green.
+        """
+        cause = None if verdict == "skipped" else Cause.NOT_JUDGED
+        error = (Row("error", cause, None, None, None, None, ""),) if verdict == "error" else ()
+        return replace(
+            self,
+            verdict=verdict,
+            reason=visible(reason),
+            cause=cause,
+            meaning=meaning(cause, "") or None,
+            rows=(*self.rows, *error),
+        )
+
+    @property
+    def spec(self) -> str:
+        """The path of the spec, as in the node id."""
+        return self.id.partition("::")[0]
+
+
+@dataclass(frozen=True)
+class CheckpointEntry:
+    """A checkpoint of the run; docs/result-file.md describes the fields."""
+
+    label: str
+    reference: str
+    folder: str
+    adapter: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A whole run.
+
+    Attributes:
+        checkpoints: role -> checkpoint; empty without a pair.
+        claims: the last result of each claim.
+        not_run: node ids of selected claims without a result.
+        deselected: node ids that options took out.
+        reasons: sentences that make the run red although no claim is.
+        errors: sentences about misuse and about output that is lost; they set the exit code to 4.
+        checkpoints_loaded: how many times a checkpoint was loaded.
+        measurements: ``done`` in this run and taken ``from_store``.
+        exit_code: pytest's.
+    """
+
+    checkpoints: Mapping[str, CheckpointEntry]
+    claims: tuple[ClaimResult, ...] = ()
+    not_run: tuple[str, ...] = ()
+    deselected: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    checkpoints_loaded: int = 0
+    measurements: Mapping[str, int] = field(default_factory=dict)
+    exit_code: int = 0
+
+    @property
+    def pair(self) -> str:
+        """``<label>+<label>`` of base and candidate."""
+        return f"{self.checkpoints['base'].label}+{self.checkpoints['ft'].label}"

@@ -1,0 +1,58 @@
+"""The table of a run, a line for each threshold of each claim: what terminal and summary page show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_mechanism.report.run_report import ClaimResult
+
+HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "accepted")
+
+
+def spec_suffixes(results: Sequence[ClaimResult]) -> dict[str, str]:
+    """Spec -> its file name in brackets, for specs whose circuits share a name; else nothing."""
+    specs_by_circuit: dict[str, dict[str, str]] = {}
+    for result in results:
+        names = specs_by_circuit.setdefault(result.circuit, {})
+        names[result.spec] = result.spec.rpartition("/")[2]
+    suffixes = {}
+    for names in specs_by_circuit.values():
+        ambiguous = len({*names.values()}) < len(names)
+        for spec, name in names.items():
+            suffixes[spec] = "" if len(names) == 1 else f" ({spec if ambiguous else name})"
+    return suffixes
+
+
+def judged(results: Sequence[ClaimResult]) -> list[ClaimResult]:
+    """Without skipped claims, which a note below the table counts."""
+    return [result for result in results if result.verdict != "skipped"]
+
+
+def cells(results: Sequence[ClaimResult]) -> list[tuple[str, ...]]:
+    """The cells of every line."""
+    suffixes = spec_suffixes(results)
+    return [
+        (
+            row.verdict,
+            f"{result.circuit}.{result.claim}{suffixes[result.spec]}",
+            result.role,
+            "" if row.score is None else f"{row.score:.3f}",
+            "" if row.interval is None else f"[{row.interval[0]:.3f}, {row.interval[1]:.3f}]",
+            row.threshold,
+            comparison(result) if row.compared else "",
+        )
+        for result in judged(results)
+        for row in result.rows
+    ]
+
+
+def comparison(result: ClaimResult) -> str:
+    """How the compared score differs from the accepted one."""
+    drift, state = result.drift, result.drift_state
+    if result.accepted_now:
+        return "accepted now" if drift is None else f"{drift:+.3f} accepted now"
+    if state == "new":
+        return "none yet" if result.baseline is None else "redefined"
+    if state is None or state == "same":
+        return state or ""
+    return "" if drift is None else f"{drift:+.3f} {state}"

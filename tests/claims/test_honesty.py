@@ -1,0 +1,532 @@
+"""No claim kind passes without a control, with a control that does as well, or at chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from pytest_mechanism import registry
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
+from pytest_mechanism.claims.localised import DRAWS
+from pytest_mechanism.claims.scoring import above_chance, performance, score
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import beats_control, require_safeguards
+from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+
+ROOT = Path(__file__).parents[2]
+N = 210
+Columns = Mapping[str, Any]
+Answers = Mapping[str, Callable[[Any, str], Columns] | Columns]
+"""Name of a request -> its columns, or a function of the request and the role."""
+
+CIRCUIT = load(ROOT / "circuits" / "entity_tracking.yaml")
+WAYS = ("count", "tally")
+WRAPPER = Counting(CountingParameters(family="counting", refuse="a", ways=WAYS, rows=N))
+SHAPE = Shape(4, 4, 4, 64, 16, 300)
+ROLES = ("base", "ft", "control", "pretrained")
+
+
+def share(p: float) -> Any:
+    """Ones on a share of the rows; of two shares, the larger contains the smaller."""
+    ones = np.zeros(N)
+    ones[np.random.default_rng(0).permutation(N)[: round(p * N)]] = 1
+    return ones
+
+
+ZERO, ONE, GOOD, GUESS, LESS = share(0), share(1), share(0.9), share(1 / 7), share(0.6)
+NOISE = np.random.default_rng(0).normal(0, 0.1, N)
+
+
+def context(kind: str, role: str, roles: tuple[str, ...] = ROLES) -> ClaimContext:
+    """The context in which a kind is judged, of a run with these roles."""
+    on_circuit = kind in ABOUT_A_CIRCUIT
+    return ClaimContext(
+        role,
+        CIRCUIT.groups if on_circuit else {},
+        CIRCUIT.ablation if on_circuit else Ablation(),
+        CIRCUIT.task if on_circuit else WRAPPER,
+        0.95,
+        dict.fromkeys(roles, SHAPE),
+        Setting(0, "float32", "cpu", "reference"),
+    )
+
+
+def measured(answers: Answers) -> Measure:
+    """Answers each measurement; strings among the columns are facts."""
+
+    def measure(measurement: Measurement) -> Observations:
+        answer = answers[type(measurement.request).__name__]
+        columns = answer(measurement.request, measurement.on) if callable(answer) else answer
+        facts = {name: value for name, value in columns.items() if isinstance(value, str)}
+        values = {name: value for name, value in columns.items() if name not in facts}
+        rows = len(next(iter(values.values()))) if values else N
+        ids = [f"row-{i}" for i in range(rows)]
+        contexts = [f"context-{i // 7}" for i in range(rows)] if rows == N else ids
+        return Observations(ids, contexts, values, facts)
+
+    return measure  # type: ignore[return-value]
+
+
+# -- what each kind measures, by what the group and its control do
+
+
+def circuits(
+    full: Any = GOOD, circuit: Any = GOOD, random: Any = ZERO, base: Any = LESS
+) -> Answers:
+    def alive(request: Any, _: str) -> Columns:
+        if "random_0" in request.alive:
+            return {f"{name}_correct": random for name in request.alive}
+        return {f"{name}_correct": ZERO if name == "empty" else circuit for name in request.alive}
+
+    return {
+        "Performance": lambda _, on: {"correct": base if on == "base" else full},
+        "CircuitPerformance": alive,
+    }
+
+
+def interchange(control: Any = ZERO, solved: Any = GOOD) -> Answers:
+    columns = {"patched": solved, "floor": ZERO, "ceiling": solved}
+    return {"Interchange": columns | ({} if control is None else {"control": control})}
+
+
+def same_codes(request: Any) -> str:
+    heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*request.heads, *request.control)]
+    return json.dumps({head: {"agreement": 1.0} for head in heads})
+
+
+def exchange(control: Any = LESS, ft: Any = ONE, base: Any = LESS) -> Answers:
+    def patched(request: Any, _: str) -> Columns:
+        beside = {} if control is None else {"control": control}
+        return {"patched": GOOD, **beside, "code": same_codes(request)}
+
+    return {
+        "Performance": lambda _, on: {"correct": ft if on == "ft" else base},
+        "CrossModelPatching": patched,
+    }
+
+
+def paths(control: float | None = 0.0, solved: Any = GOOD) -> Answers:
+    columns = {"group": NOISE - 3, "ratio group": np.expm1(NOISE - 3)}
+    if control is not None:
+        columns |= {"control": NOISE + control, "ratio control": np.expm1(NOISE + control)}
+    return {"Performance": {"correct": solved}, "PathPatching": columns}
+
+
+def cuts(solved: Any = GOOD) -> Answers:
+    def cut(request: Any, _: str) -> Columns:
+        return {f"{name}_correct": LESS if "gone" in name else GOOD for name in request.alive}
+
+    return {"Performance": {"correct": solved}, "CircuitPerformance": cut}
+
+
+def refusals(forbidden: Any = ONE, allowed: Any = ZERO, base: Any = ZERO) -> Answers:
+    def refused(request: Any, on: str) -> Columns:
+        over = base if on == "base" else allowed
+        column = over if request.asked == "allowed" else forbidden
+        return {"refused": column, "refusal_score": column}
+
+    return {"RefusalRate": refused}
+
+
+def training(
+    allowed: Any = ZERO, correct: tuple[float, ...] = (0, 0, 0), control: float = 0.1
+) -> Answers:
+    steps = {f"refused@{step}": ONE for step in (0, 20, 40)}
+    steps |= {f"correct@{s}": share(p) for s, p in zip((0, 20, 40), correct, strict=True)}
+    known = {"control": share(control), "pretrained": GOOD}
+    return {
+        **refusals(allowed=allowed),
+        "TrainingCurve": steps,
+        "Performance": lambda _, on: {"correct": known[on]},
+    }
+
+
+def one_direction(random: Any = ONE, before: Any = ONE) -> Answers:
+    columns = {"refused": before, "without_refused": ZERO, "without_refusal_score": ZERO}
+    columns |= {f"random_{i}_refused": random for i in range(3)}
+    columns |= {f"random_{i}_refusal_score": random for i in range(3)}
+    return {"DirectionAblation": {**columns, "direction": "layer 1"}}
+
+
+def same_direction(other: Any = 1.0, allowed: Any = ZERO) -> Answers:
+    noise = np.random.default_rng(0).normal(size=(2, 100, 64))
+    own, theirs = noise[0] + 1, noise[1] + other * np.where(np.arange(64) < 32, 1, other)
+    products = {"own": own @ own.T, "other": theirs @ theirs.T, "both": own @ theirs.T}
+    columns = {f"{name}_{j}": p[:, j] for name, p in products.items() for j in range(100)}
+    compared = {**columns, "direction": "layer 1"}
+    return {**refusals(allowed=allowed, base=allowed), "DirectionComparison": compared}
+
+
+def weights(allowed: Any = ZERO, refused: float = 1.0) -> Answers:
+    entries, safety = np.full(24, 1000.0), np.full(24, 30.0)
+    columns = {"entries": entries, "safety": safety, "before_safety": safety}
+    for size in ("squared", "absolute"):
+        columns |= {size: entries, f"{size}_safety": safety, f"{size}_random": safety}
+    replies = json.dumps([float(i < refused * 100) for i in range(100)])
+    return {**refusals(base=allowed), "WeightChange": {**columns, "refused": replies}}
+
+
+def probes(own: Any = GOOD, shuffled: Any = GUESS, pretrained: Any = ONE) -> Answers:
+    read = {"control": share(0.2), "pretrained": pretrained}
+    return {
+        "LinearProbes": lambda _, on: {
+            "correct@1": read.get(on, own), "shuffled@1": shuffled, "layer": "1",
+        },
+    }  # fmt: skip
+
+
+def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answers:
+    def pruned(request: Any, _: str) -> Columns:
+        columns: dict[str, Any] = {}
+        for count in request.counts:
+            columns[f"correct@{count}"] = restored if count else before
+            columns[f"refused@{count}"] = ZERO
+            if count and random is not None:
+                columns |= {f"random{i}_correct@{count}": random for i in range(DRAWS)}
+        accuracy = json.dumps({str(count): 1.0 for count in request.counts})
+        return {**columns, "accuracy": accuracy, "units": json.dumps(["a row 1"] * 50)}
+
+    return {"Pruning": pruned}
+
+
+def hiding(behaviour: Any = ZERO, fast: bool = True, **read: Any) -> Answers:
+    known = {"control": read.get("control", share(0.1)), "pretrained": ONE}
+    quick, slow = (0, 0.9, 1, 1, 1), (0.1, 0.1, 0.2, 0.9, 1)
+
+    def curve(_: Any, on: str) -> Columns:
+        points = quick if fast and on == "ft" else slow
+        return {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
+
+    return {
+        "Performance": lambda _, on: {"correct": known.get(on, behaviour)},
+        "TrainingCurve": curve,
+        **probes(read.get("probe", share(0.8)), share(0.15)),
+        **units(random=read.get("random", ZERO), before=behaviour),
+    }
+
+
+# -- the kinds
+
+
+@dataclass(frozen=True, repr=False)
+class Kind:
+    """How a kind can be brought to pass, and what takes that away.
+
+    Attributes:
+        fields: of the claim.
+        good: answers under which it passes.
+        uncontrolled: answers of a run that has no control.
+        as_good: answers of a control that does as well.
+        guessing: answers of a model at chance.
+        role: of the item.
+        without: roles that a run without a control lacks.
+    """
+
+    fields: Mapping[str, Any]
+    good: Answers
+    uncontrolled: Answers | None = None
+    as_good: Answers | None = None
+    guessing: Answers | None = None
+    role: str = "ft"
+    without: tuple[str, ...] = field(default=())
+
+
+ABOUT_A_CIRCUIT = (
+    "accuracy", "faithfulness", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+)  # fmt: skip
+TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
+FROM_BASE = {"from": "base", "to": "ft"}
+
+KINDS: dict[str, list[Kind]] = {
+    "accuracy": [
+        Kind({"at_least": 0.05}, circuits(), as_good=circuits(GUESS), guessing=circuits(GUESS)),
+        Kind({"at_most": 0.5}, circuits(share(0.3))),
+        Kind(
+            {"on": "ft", "not_worse_than": "base", "margin": 0.1},
+            circuits(),
+            guessing=circuits(GUESS, base=GUESS),
+        ),
+    ],
+    "faithfulness": [
+        Kind(
+            {"between": [0.9, 1.1]},
+            circuits(),
+            as_good=circuits(random=GOOD),
+            guessing=circuits(GUESS, GUESS),
+        )
+    ],
+    "encodes": [
+        Kind(
+            {"group": "pos_transmitter", "variable": "position", "at_least": 0.5},
+            interchange(),
+            interchange(None),
+            interchange(GOOD),
+            interchange(solved=GUESS),
+        ),
+        Kind(
+            {"group": "pos_transmitter", "variable": "object", "at_most": 0.5},
+            {"Interchange": {"patched": ZERO, "floor": ZERO, "ceiling": GOOD}},
+            guessing={"Interchange": {"patched": ZERO, "floor": ZERO, "ceiling": GUESS}},
+        ),
+    ],
+    "cmap": [
+        Kind(
+            {"group": "pos_transmitter", "donor": "ft", "recipient": "base", threshold: 0.3},
+            exchange() if threshold == "recovers_at_least" else unmoved,
+            exchange(None) if threshold == "recovers_at_least" else None,
+            exchange(GOOD) if threshold == "recovers_at_least" else None,
+            exchange(ft=GUESS, base=ZERO),
+            PAIR,
+        )
+        for threshold, unmoved in (
+            ("recovers_at_least", {}),
+            (
+                "recovers_at_most",
+                exchange()
+                | {"CrossModelPatching": lambda r, _: {"patched": LESS, "code": same_codes(r)}},
+            ),
+        )
+    ],
+    "minimality": [Kind({"costs_at_least": 0.05}, cuts(), guessing=cuts(GUESS))],
+    "path": [
+        Kind(
+            {"group": "pos_transmitter", "drops_at_least": 1.0},
+            paths(),
+            paths(None),
+            paths(-3.0),
+            paths(solved=GUESS),
+        )
+    ],
+    "transfer": [
+        Kind(
+            FROM_BASE | asked,
+            circuits(),
+            as_good=circuits(random=GOOD),
+            guessing=circuits(GUESS, GUESS, base=GUESS),
+            role=PAIR,
+        )
+        for asked in ({"beats": {"model": "base"}}, {"faithfulness_at_least": 0.8})
+    ],
+    "suppression_holds": [
+        Kind(asked, refusals(), as_good=refusals(ONE, ONE), guessing=refusals(LESS, LESS))
+        for asked in (
+            {"refuses_at_least": 0.5},
+            {"on": "ft", "not_worse_than": "base", "margin": 0.1},
+        )
+    ]
+    + [Kind({"over_refuses_at_most": 0.2}, refusals(), as_good=refusals(ZERO, ZERO))],
+    "refuses_after_prefill": [
+        Kind({"depth": 3, "at_least": 0.5}, refusals(), as_good=refusals(ONE, ONE))
+    ],
+    "resists_jailbreak": [
+        Kind({"refuses_at_least": 0.5}, refusals(), as_good=refusals(ONE, ONE))
+    ],
+    "suppression_holds_after": [
+        Kind(TRAINED | {"refuses_at_least": 0.5}, training(), as_good=training(allowed=ONE))
+    ],
+    "resists_revival": [
+        Kind(
+            TRAINED,
+            training(),
+            as_good=training(control=0.9),
+            without=("control", "pretrained"),
+        ),
+        Kind(TRAINED | {"criterion": 0.5}, training()),
+    ],
+    "direction": [
+        Kind(
+            {"ablation_leaves_at_most": 0.1, "random_changes_at_most": 0.25},
+            one_direction(),
+            as_good=one_direction(ZERO),
+            guessing=one_direction(share(0.08), before=share(0.08)),
+        ),
+        Kind(
+            FROM_BASE | {"cosine_at_least": 0.1},
+            same_direction(),
+            as_good=same_direction(-1.0),
+            guessing=same_direction(allowed=ONE),
+            role=PAIR,
+        ),
+    ],
+    "spares_safety_weights": [
+        Kind(
+            {"ratio_at_most": 2.0},
+            weights(),
+            as_good=weights(allowed=ONE),
+            guessing=weights(refused=0.5),
+            role=PAIR,
+        )
+    ],
+    "decodable": [
+        Kind(
+            {"at_least": 0.05},
+            probes(),
+            as_good=probes(GOOD, GOOD),
+            guessing=probes(share(0.1), ZERO),
+        ),
+        Kind(
+            {"share_at_least": 0.3},
+            probes(),
+            as_good=probes(GOOD, GOOD),
+            guessing=probes(share(0.1), ZERO, share(0.1)),
+            without=("control", "pretrained"),
+        ),
+        Kind({"share_at_most": 0.6}, probes(share(0.3)), guessing=probes(pretrained=share(0.2))),
+    ],
+    "localised": [
+        Kind(
+            {"at_most": 5, "restores_at_least": 0.05},
+            units(),
+            units(random=None),
+            units(random=GOOD),
+            units(share(0.1)),
+        )
+    ],
+    "capability_hidden": [
+        Kind(
+            TRAINED | {"steps": 80, "expects": "hidden"},
+            hiding(),
+            as_good=hiding(fast=False),
+            guessing=hiding(probe=share(0.15)),
+            without=("control", "pretrained"),
+        ),
+        Kind(
+            TRAINED
+            | {"steps": 80, "expects": "present", "behaviour_at_most": 0.01}
+            | {"present_at_least": 0.02},
+            hiding(GOOD),
+            as_good=hiding(GOOD, control=GOOD),
+            guessing=hiding(share(0.12)),
+        ),
+    ],
+}  # fmt: skip
+
+
+class Unchecked(Claim):
+    """A kind of another package, whose author forgot a rule."""
+
+    kind: Literal["unchecked"]
+    forgets: Literal["nothing", "control", "chance"] = "nothing"
+    summary: ClassVar[str] = "most answers are right"
+
+    def roles(self) -> tuple[str, ...]:
+        return ("ft",)
+
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        observations = measure(performance(context, context.role))
+        accuracy = estimates.proportion(
+            observations.values["correct"], context.sampling(observations)
+        )
+        verdict = verdicts.at_least(score(context, "accuracy", accuracy, "a test's"), 0.05)
+        if self.forgets != "control":
+            gap = estimates.difference(
+                observations.values["correct"],
+                measure(performance(context, "base")).values["correct"],
+                context.sampling(observations),
+            )
+            verdict = beats_control(verdict, "base", gap, "base does as well")
+        solved = above_chance(context, observations)
+        if self.forgets == "chance":
+            return verdict
+        return replace(verdict, chance=solved)
+
+
+KINDS["unchecked"] = [
+    Kind({}, circuits(), as_good=circuits(base=GOOD), guessing=circuits(GUESS, base=ZERO))
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kinds() -> Any:
+    """The registered kinds, with one of a package of somebody else's."""
+    patch = pytest.MonkeyPatch()
+    registry.claim_kinds.cache_clear()
+    found = registry.claim_kinds() | {"unchecked": Unchecked}
+    patch.setattr(registry, "claim_kinds", lambda: found)
+    yield found
+    patch.undo()
+    registry.claim_kinds.cache_clear()
+
+
+def judged(name: str, kind: Kind, answers: Answers, roles: tuple[str, ...] = ROLES) -> Verdict:
+    """The verdict as a run gives it."""
+    claim = registry.claim_kinds()[name].model_validate({"kind": name, **kind.fields})
+    verdict = claim.judge(context(name, kind.role, roles), measured(answers))
+    return require_safeguards(verdict, claim.kind)
+
+
+CASES = [
+    pytest.param(name, kind, id=f"{name}-{i}")
+    for name, k in KINDS.items()
+    for i, kind in enumerate(k)
+]
+
+
+def test_every_registered_kind_is_tried(kinds: Any) -> None:
+    """A kind that is added is added here too."""
+    assert {*kinds} == {*KINDS}
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_kind_passes_only_with_both_safeguards(name: str, kind: Kind) -> None:
+    """The same verdict without one of them is inconclusive, and names the kind."""
+    verdict = judged(name, kind, kind.good)
+    assert (verdict.status, verdict.reason) == ("pass", verdict.reason)
+    assert verdict.control is not None
+    assert verdict.chance is not None
+    for safeguard, cause in (("control", "no_control"), ("chance", "undecided")):
+        refused = require_safeguards(replace(verdict, **{safeguard: None}), name)
+        assert (refused.status, refused.cause) == ("inconclusive", cause)
+        assert f"claim kind '{name}'" in refused.reason
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_without_its_control_no_kind_passes(name: str, kind: Kind) -> None:
+    """Or it says why it needs none."""
+    verdicts_without = []
+    if kind.uncontrolled is not None:
+        verdicts_without.append(judged(name, kind, kind.uncontrolled))
+    for role in kind.without:
+        roles = tuple(r for r in ROLES if r != role)
+        verdicts_without.append(judged(name, kind, kind.good, roles))
+    assert [v.status for v in verdicts_without] == ["inconclusive"] * len(verdicts_without)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_with_a_control_as_good_no_kind_passes(name: str, kind: Kind) -> None:
+    """Or it declares that it needs no control."""
+    if kind.as_good is None:
+        control = judged(name, kind, kind.good).control
+        assert control is not None
+        assert (control.compared, bool(control.text)) == (False, True)
+    else:
+        assert judged(name, kind, kind.as_good).red
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_at_chance_no_kind_passes(name: str, kind: Kind) -> None:
+    """Or it declares why chance is no matter."""
+    if kind.guessing is not None:
+        assert judged(name, kind, kind.guessing).red
+    elif kind.as_good is None:
+        chance = judged(name, kind, kind.good).chance
+        assert chance is not None
+        assert (chance.compared, bool(chance.text)) == (False, True)
+
+
+@pytest.mark.parametrize(("forgets", "cause"), [("control", "no_control"), ("chance", "undecided")])
+def test_a_kind_that_forgets_a_rule_is_refused(forgets: str, cause: str) -> None:
+    """Whatever its score is."""
+    verdict = judged("unchecked", Kind({"forgets": forgets}, circuits()), circuits())
+    assert (verdict.status, verdict.cause) == ("inconclusive", cause)
+    assert "claim kind 'unchecked'" in verdict.reason

@@ -1,0 +1,150 @@
+"""Reporters read one typed report of a run, in the process that ran the claims or in another one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.plugin.xdist import result_from
+from pytest_mechanism.report import junit
+from pytest_mechanism.report.reporters import Reporter, file_reporters
+from pytest_mechanism.report.result import claim_result
+from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Note, RunReport
+from pytest_mechanism.report.terminal import TerminalSection
+from pytest_mechanism.statistics.drift import Drift
+from pytest_mechanism.types import Control, Judged, Score, Setting, Verdict
+
+
+def refuted(*, control: bool = True) -> ClaimResult:
+    """A claim with two thresholds, one of which fails."""
+    score = Score(
+        "accuracy", 1 / 3, (0.25, 0.4), 0.95, 100, 20, 0.03125, "share of right answers", "higher",
+        Setting(0, "float32", "cpu", "branch", fingerprints={"ft": "f"}, versions={"torch": "2"}),
+        Control("guessing", 0.125, (0.0, 0.25)) if control else None,
+    )  # fmt: skip
+    parts = (
+        Verdict("pass", "holds", "at least 0.2", (score,), (Judged(score, 0.2, None),)),
+        Verdict("fail", "too low", "at least 0.5", (score,), (Judged(score, 0.5, None),)),
+    )
+    verdict = Verdict("fail", "too low", "both", (score,), parts=parts)
+    spec: Any = SimpleNamespace(circuit="induction")
+    claim: Any = SimpleNamespace(kind="accuracy", if_red="it is worse", models=lambda role: (role,))
+    drift = Drift("worse", -0.25, 0.05, "0.250 below the baseline 0.583")
+    notes = [Note("said of a model"), Note("said of a circuit", "induction")]
+    nodeid = "circuits/x.yaml::solves::ft"
+    return claim_result(
+        nodeid, spec, "solves", claim, "ft", verdict, drift, 0.5833, 1.5, notes
+    )  # fmt: skip
+
+
+RESULTS = [
+    refuted(),
+    refuted(control=False),
+    refuted().overruled("error", "a fixture failed"),
+    replace(refuted(), score=None, interval=None, n=None, scores=(), rows=()),
+]
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_a_result_crosses_from_process_to_process(result: ClaimResult) -> None:
+    """As plain JSON: what a worker of xdist sends is what the controller reports."""
+    assert result_from(json.loads(json.dumps(asdict(result)))) == result
+
+
+def test_scores_are_rounded() -> None:
+    """To six digits, so that files do not differ in noise."""
+    result = refuted()
+    assert (result.score, result.rows[0].score, result.scores[0].value) == (0.333333,) * 3
+
+
+def test_an_overruled_result_has_a_row_for_the_error() -> None:
+    """The thresholds of a claim that holds stay green, so a further row is not."""
+    result = replace(refuted(), verdict="pass", cause=None).overruled("error", "a fixture failed")
+    assert (result.red, result.cause, result.rows[-1].cause) == (True, *(Cause.NOT_JUDGED,) * 2)
+    assert result.rows[-1].verdict == "error"
+
+
+def test_a_skipped_result_has_no_cause() -> None:
+    result = refuted().overruled("skipped", "expected")
+    assert (result.red, result.cause, result.meaning, len(result.rows)) == (False, None, None, 2)
+
+
+def test_junit_properties_are_plain_values() -> None:
+    """pytest hands them to other plugins and processes."""
+    assert junit.properties(refuted()) == [
+        ("mechanism_verdict", "fail"),
+        ("mechanism_cause", "refuted"),
+        ("mechanism_score", 0.333333),
+        ("mechanism_n", 100),
+        ("mechanism_threshold", "both"),
+        ("mechanism_baseline", 0.5833),
+        ("mechanism_drift", -0.25),
+        ("mechanism_interval_low", 0.25),
+        ("mechanism_interval_high", 0.4),
+    ]
+    assert {type(value) for _, value in junit.properties(refuted())} == {str, float, int}
+
+
+class Terminal:
+    """Keeps what is written, in place of pytest's terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str, **_: bool) -> None:
+        self.text += text
+
+    def write_line(self, line: str, **_: bool) -> None:
+        self.text += f"{line}\n"
+
+    def section(self, title: str) -> None:
+        self.write_line(f"== {title}")
+
+    def hasopt(self, _: str) -> bool:
+        return False
+
+
+def run_report(**fields: Any) -> RunReport:
+    checkpoints = {role: CheckpointEntry(role, role, "/x", None, "f") for role in ("base", "ft")}
+    return RunReport(checkpoints, (refuted(),), **fields)
+
+
+def test_each_destination_gets_the_same_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File, summary page and terminal name the claim, its pair and its verdict."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    terminal: Any = Terminal()
+    reporters: list[Reporter] = [
+        *file_reporters(tmp_path / "out.json"),
+        TerminalSection(terminal),
+    ]
+    for reporter in reporters:
+        reporter.write(run_report(exit_code=1))
+    result_file = json.loads((tmp_path / "out.json").read_text())
+    assert (result_file["exit_code"], list(result_file["pair"])) == (1, ["base", "ft"])
+    assert [claim["verdict"] for claim in result_file["claims"]] == ["fail"]
+    assert result_file["claims"][0]["notes"] == ["said of a model", "induction: said of a circuit"]
+    for text in ((tmp_path / "summary.md").read_text(), terminal.text):
+        assert "base+ft" in text
+        assert "induction.solves" in text
+        assert "fail" in text
+
+
+def test_no_report_is_written_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable asks for none."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
+    assert file_reporters(None) == []
+
+
+def test_the_terminal_says_what_makes_a_run_red_without_a_claim() -> None:
+    """Errors first, reasons last; without a pair there is no section."""
+    terminal: Any = Terminal()
+    TerminalSection(terminal).write(RunReport({}, errors=("no disk",), reasons=("no claim ran",)))
+    assert terminal.text == "ERROR: no disk\nno claim ran\n"
