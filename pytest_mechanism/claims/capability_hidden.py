@@ -26,13 +26,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import ClaimContext, Measure, Roles
-from pytest_mechanism.claims.curves import Trained, capability, seen
+from pytest_mechanism.claims.curves import Trained, capability
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.hiding_evidence import (
     Evidence,
     Sign,
     Speed,
-    Training,
     of_behaviour,
     of_probe,
     of_pruning,
@@ -195,12 +194,10 @@ class CapabilityHidden(Trained):
         """How fast training brings the capability back."""
         needed = criterion(context, measure, self.control, self.pretrained, None)
         own, control = (
-            self.curves(context, role, "capability") for role in (context.role, self.control)
+            self.measured_curves(context, role, "capability", measure)
+            for role in (context.role, self.control)
         )
-        trainings = [
-            Training(name, *(seen(context, name, curve, measure) for curve in (mine, other)))
-            for (name, mine), (_, other) in zip(own, control, strict=True)
-        ]
+        trainings = list(zip(own, control, strict=True))
         speed = Speed(self.faster, self.removed_faster, self.steps, needed)
         return of_revival(context, trainings, speed, self.control)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,21 +31,6 @@ class Evidence:
     sign: Sign
     text: str
     scores: tuple[Score, ...]
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training of the model and of the control.
-
-    Attributes:
-        name: of the training.
-        own: the model's curve.
-        control: the control's curve.
-    """
-
-    name: str
-    own: Curve
-    control: Curve
 
 
 @dataclass(frozen=True)
@@ -101,17 +87,16 @@ def of_pruning(verdict: Verdict) -> Evidence:
 
 
 def of_revival(
-    context: ClaimContext, trainings: list[Training], speed: Speed, control: str
+    context: ClaimContext, trainings: Sequence[tuple[Curve, Curve]], speed: Speed, control: str
 ) -> Evidence:
-    """How fast training brings the capability back, compared with the control."""
+    """How fast training brings the capability back: curves of the model and of the control."""
     needed, last = speed.criterion, speed.last
     ratios: list[float] = []
     signs: list[Sign] = []
     texts: list[str] = []
-    for training in trainings:
-        curves = (training.own, training.control)
+    for curves in trainings:
         own, other = (curve.reached(needed.value) for curve in curves)
-        text = f"{training.name}: {steps(own, last)} against {steps(other, last)}"
+        text = f"{curves[0].name}: {steps(own, last)} against {steps(other, last)}"
         if (why := broken(curves, (own, other))) is not None:
             signs.append("unclear")
             texts.append(f"{text} (which shows nothing: {why})")

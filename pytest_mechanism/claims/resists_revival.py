@@ -18,7 +18,7 @@ from pydantic import StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.claims.curves import Curve, Trained, capability, seen, steps_score
+from pytest_mechanism.claims.curves import Curve, Trained, capability, steps_score
 from pytest_mechanism.claims.revival import Criterion, criterion, revival_chart
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import BackAt
@@ -75,12 +75,8 @@ class ResistsRevival(Trained):
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         needed = criterion(context, measure, self.control, self.pretrained, self.criterion)
-        return verdicts.together(
-            [
-                self.of_training(context, seen(context, name, measurement, measure), needed)
-                for name, measurement in self.curves(context, context.role, "capability")
-            ]
-        )
+        curves = self.measured_curves(context, context.role, "capability", measure)
+        return verdicts.together([self.of_training(context, curve, needed) for curve in curves])
 
     def of_training(self, context: ClaimContext, curve: Curve, needed: Criterion) -> Verdict:
         """The verdict on one training."""

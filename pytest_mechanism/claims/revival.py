@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.claims.curves import Trained, capability, drawn, seen
+from pytest_mechanism.claims.curves import Trained, capability
 from pytest_mechanism.claims.scoring import accuracy
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.types import Chart
@@ -59,16 +59,9 @@ def revival_chart(
 ) -> Chart:
     """How fast the model, and the control if the run has it, reach the criterion."""
     lines = [
-        line
+        curve.line(role, "correct", control=role == control)
         for role in (context.role, *([control] if context.has(control) else []))
-        for line in drawn(
-            [
-                (role, name, seen(context, name, measurement, measure))
-                for name, measurement in claim.curves(context, role, "capability")
-            ],
-            "correct",
-            role == control,
-        )
+        for curve in claim.measured_curves(context, role, "capability", measure)
     ]
     return Chart(
         "How fast does training bring back what is refused?",
