@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.seed is not None:
         settings = spec.task.settings.model_copy(update={"seed": arguments.seed})
-        spec = replace(spec, task=replace(spec.task, settings=settings))
+        spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     search = Search(evaluator, spec, Effort())
     out = arguments.out or arguments.spec.with_name(

@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     spec = load(arguments.spec)
     check_folder(arguments.out)
     if rows is not None:
-        spec = replace(spec, task=with_rows(spec.task, rows, bool(spec.groups)))
+        task = with_rows(spec.task, rows, bool(spec.groups))
+        spec = spec.model_copy(update={"task": task})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     if spec.groups:
         check_heads(evaluator, spec)
