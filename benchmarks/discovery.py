@@ -105,7 +105,7 @@ def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
     from pytest_mechanism.engine.branch import BranchEngine
 
     shape, rows = setting.shape, len(setting.batch.rows)
-    engine = BranchEngine(setting.bridge)
+    engine = BranchEngine(setting.wrapped)
     found = []
     for name, count in RECEIVERS.items():
         title, at, via, depths = PATHS[name]
@@ -183,7 +183,7 @@ def forward_seconds(setting: Setting, batch_size: int, device: Device) -> dict[s
 
     return {
         "plain": took(setting.plain, logits_to_keep=1),
-        "wrapped": took(setting.bridge, return_type="logits"),
+        "wrapped": took(setting.wrapped.bridge, return_type="logits"),
     }
 
 
@@ -214,7 +214,7 @@ def main(given: Sequence[str] | None = None) -> int:
     setting = shapes.make_placed(
         asked.shape, asked.rows, asked.tokens, asked.device, DTYPES[asked.dtype]
     )
-    weights = sum(p.numel() * p.element_size() for p in setting.bridge.parameters())
+    weights = sum(p.numel() * p.element_size() for p in setting.wrapped.parameters())
     print(
         f"{asked.shape} in {asked.dtype}, {weights / 1e9:.1f} GB of weights, {asked.rows} pairs x "
         f"{asked.tokens} tokens, {asked.batch_size} at a time"

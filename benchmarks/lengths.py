@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from benchmarks.shapes import Setting
+    from pytest_mechanism.model_families.bridge import BridgeModel
 
 LENGTHS = (20, 40, 80, 160, 320, 640)
 FROM, TO = 40, 640
@@ -65,9 +66,9 @@ class AttentionClock:
     having all keys and values (`SharedCache`, whose own time is the engine's) and z, which is scores,
     mask, softmax and values."""
 
-    def __init__(self, bridge: Any) -> None:
+    def __init__(self, model: BridgeModel) -> None:
         self.points = [
-            bridge.hook_dict[f"blocks.{i}.attn.hook_z"] for i in range(len(bridge.blocks))
+            model.hook_points[f"blocks.{i}.attn.hook_z"] for i in range(len(model.layers))
         ]
         self.since: float | None = None
         self.seconds = 0.0
@@ -121,7 +122,7 @@ def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point
         for count in counts:
             which = spread(count, len(everything))
             for length, contender, state in ready:
-                with AttentionClock(setting.bridge) as attention:
+                with AttentionClock(setting.wrapped) as attention:
                     spent, _ = clock.seconds(partial(contender.variants, state, which))
                 if turn:
                     seconds.setdefault((length, count), []).append(spent)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.loading.model import LoadedModel, _wrap
+from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
+from pytest_mechanism.model_families.bridge import BridgeModel, wrap
 
 ZOO = Path(__file__).parents[1] / "pytest_mechanism" / "zoo"
 SPREAD = 0.06
@@ -88,7 +89,7 @@ class Setting:
     Attributes:
         name: key of `MODELS`.
         shape: its sizes.
-        bridge: wrapped as a checkpoint is, weights frozen.
+        wrapped: under hooks as a checkpoint is, weights frozen.
         plain: the same weights, as Hugging Face gives them.
         batch: random pairs with the positions ``last``, ``query_label`` (third from the end, as in
             "Box O contains the") and ``previous_query_label`` (the middle).
@@ -96,7 +97,7 @@ class Setting:
 
     name: str
     shape: Shape
-    bridge: Any
+    wrapped: BridgeModel
     plain: Any
     batch: Batch
 
@@ -104,7 +105,7 @@ class Setting:
         """What methods ask for."""
         probe = self.batch.base.tokens.ids[:1]
         model = LoadedModel(
-            "base", Path(), self.bridge, self.shape, None, probe.device, torch.empty(0), probe
+            "base", Path(), self.wrapped, self.shape, None, probe.device, torch.empty(0), probe
         )
         return MeasurementContext(model, engine, None, None, len(self.batch.rows))
 
@@ -126,9 +127,9 @@ class Setting:
 def make_setting(name: str, rows: int, length: int) -> Setting:
     """The model of that name and ``rows`` random prompt pairs of ``length`` tokens."""
     # eager attention is what the wrapped model needs; the plain one gets what users get
-    bridge, plain = (seeded(MODELS[name], attention) for attention in ("eager", "sdpa"))
+    hooked, plain = (seeded(MODELS[name], attention) for attention in ("eager", "sdpa"))
     shape = sizes(plain)
-    wrapped = _wrap(bridge, Path(name))
+    wrapped = wrap(hooked, Path(name))
     for model in (wrapped, plain):
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -145,7 +146,7 @@ def make_placed(name: str, rows: int, length: int, device: str, dtype: torch.dty
         mine._parameters.update(theirs._parameters)  # noqa: SLF001 - the same, not copies
         mine._buffers.update(theirs._buffers)  # noqa: SLF001
     shape = sizes(model)
-    for parameter in (wrapped := _wrap(model, Path(name))).parameters():
+    for parameter in (wrapped := wrap(model, Path(name))).parameters():
         parameter.requires_grad_(False)
     drawn = pairs(shape, rows, length)
     return Setting(name, shape, wrapped, plain, part(drawn, slice(None), device))

@@ -20,7 +20,7 @@ from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Site
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.methods.circuits import dcm, path_patching
-from pytest_mechanism.methods.circuits.circuit import alive
+from pytest_mechanism.methods.circuits.circuit import active_heads
 from pytest_mechanism.types import Head
 
 ENGINES = {"branch engine": BranchEngine, "reference engine": ReferenceEngine}
@@ -37,7 +37,7 @@ RECEIVERS = 2
 """Heads of each receiving layer."""
 
 CIRCUIT = 20
-"""Heads that are alive where minimality is measured."""
+"""Heads that are active where minimality is measured."""
 
 
 def contenders(
@@ -59,17 +59,17 @@ def contenders(
 
 
 def started(runs: Callable[[Any], Any], make: Callable[[Any], Any], setting: Setting) -> Any:
-    return runs(make(setting.bridge))
+    return runs(make(setting.wrapped))
 
 
 def remember_z(run: Any) -> None:
-    """The reference engine looks up what held branches keep in a forward of its own."""
+    """The reference engine looks up the z that branches with frozen attention keep, in a forward of its own."""
     if hasattr(run, "z"):
         run.z  # noqa: B018
 
 
 def clean(setting: Setting) -> Tensor:
-    outcome = ReferenceEngine(setting.bridge).run(setting.batch.base.tokens).outcome
+    outcome = ReferenceEngine(setting.wrapped).run(setting.batch.base.tokens).outcome
     return answered(setting, outcome.logits)
 
 
@@ -113,7 +113,10 @@ def patched(
     listening = path_patching.receiver_readings(setting.bench(None), receivers, via, place)
     first = (
         Branch(
-            path_patching.sent(theirs, place, [sender]), listening, held=True, answer=via is None
+            path_patching.sent(theirs, place, [sender]),
+            listening,
+            freeze_attention=True,
+            answer=via is None,
         )
         for sender in senders
     )
@@ -185,7 +188,7 @@ def minimality(setting: Setting, every: int) -> Measure:
     circuit = [
         [*shape.heads()[i], places[3 * rank // count]] for rank, i in enumerate(sorted(drawn))
     ]
-    readings = given(ReferenceEngine(setting.bridge), setting, None).theirs
+    readings = given(ReferenceEngine(setting.wrapped), setting, None).theirs
     silent = [Edit(Site(layer, "z"), z.mean(0, keepdim=True)) for layer, z in enumerate(readings)]
 
     def runs(engine: Any) -> Any:
@@ -196,12 +199,15 @@ def minimality(setting: Setting, every: int) -> Measure:
 
     def variants(run: Any, which: Sequence[int]) -> Tensor:
         branches = (
-            Branch(held=True, alive=alive(batch, [h for j, h in enumerate(circuit) if j != i - 1]))
+            Branch(
+                freeze_attention=True,
+                active_heads=active_heads(batch, [h for j, h in enumerate(circuit) if j != i - 1]),
+            )
             for i in which
         )
         return torch.stack([answered(setting, o.logits) for o in run.branches(branches)])
 
-    ablated = ReferenceEngine(setting.bridge).run(batch.base.tokens, silent).outcome
+    ablated = ReferenceEngine(setting.wrapped).run(batch.base.tokens, silent).outcome
     return Measure(
         "minimality",
         f"minimality of {count} heads at 3 positions",

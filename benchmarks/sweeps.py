@@ -45,7 +45,7 @@ def sweep(setting: Setting, everywhere: bool, every: int) -> Measure:
     if NNSIGHT:
         sight = Sight(setting, everywhere, 0)
         contenders.append(Contender("nnsight", sight.runs, sight.variants, every))
-    clean = ReferenceEngine(setting.bridge).run(setting.batch.base.tokens).outcome
+    clean = ReferenceEngine(setting.wrapped).run(setting.batch.base.tokens).outcome
     where = "all positions" if everywhere else "last position"
     shape = setting.shape
     length = setting.batch.base.tokens.ids.shape[1]
@@ -94,7 +94,7 @@ def engine_contender(
     at = None if everywhere else setting.batch.base.at("last")
 
     def runs() -> Given:
-        return given(make(setting.bridge), setting, at)  # a new engine remembers nothing
+        return given(make(setting.wrapped), setting, at)  # a new engine remembers nothing
 
     def variants(state: Given, which: Sequence[int]) -> Tensor:
         heads = setting.shape.heads()
@@ -114,7 +114,8 @@ def head_branch(state: Given, layer: int, head: int, at: Tensor | None) -> Branc
 def lens_runs(setting: Setting) -> Any:
     """transformer-lens' cache of the source prompts, z only."""
     ids = setting.batch.the_source().tokens.ids
-    return setting.bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_z"))[1]
+    bridge = setting.wrapped.bridge
+    return bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_z"))[1]
 
 
 @torch.no_grad()
@@ -136,7 +137,7 @@ def lens_variants(setting: Setting, everywhere: bool, cache: Any, which: Sequenc
         else patching.layer_pos_head_vector_patch_setter
     )
     found = patching.generic_activation_patch(
-        setting.bridge,
+        setting.wrapped.bridge,
         ids,
         cache,
         lambda logits: answered(setting, logits[:, -1]),

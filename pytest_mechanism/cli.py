@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pytest_mechanism import __version__
 from pytest_mechanism.commands import discover, doctor, fine_tune, lint, new, schema, show
 from pytest_mechanism.commands.output import BAD_USE, BUG, INTERRUPTED, Parser, say
-from pytest_mechanism.errors import TRACEBACK, MechanismError, crash
+from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
+from pytest_mechanism.settings.table import DEVICE
 
 COMMANDS = (lint, schema, discover, show, fine_tune, doctor, new)
 """In the order of the help page."""
@@ -36,7 +37,8 @@ def main(typed: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except MechanismError as problem:
-        say(f"pytest-mechanism: {problem}", err=True)
+        error = DEVICE.error(problem) if isinstance(problem, NoDevice) else problem
+        say(f"pytest-mechanism: {error}", err=True)
         if os.environ.get(TRACEBACK):
             for line in problem.trace.splitlines():
                 say(line, err=True)

@@ -31,7 +31,9 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add pytest's options that choose an ini file and override its keys."""
     group = parser.add_argument_group("configuration", "As in pytest.")
     group.add_argument("-c", "--config-file", metavar="FILE", help="the ini file")
-    group.add_argument("--rootdir", metavar="FOLDER", help="the root of relative names")
+    group.add_argument(
+        "--rootdir", metavar="FOLDER", help="the folder from which pytest names the specs"
+    )
     group.add_argument(
         "-o",
         "--override-ini",

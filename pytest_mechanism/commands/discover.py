@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.seed is not None:
         settings = spec.task.settings.model_copy(update={"seed": arguments.seed})
-        spec = replace(spec, task=replace(spec.task, settings=settings))
+        spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     search = Search(evaluator, spec, Effort())
     out = arguments.out or arguments.spec.with_name(
@@ -144,12 +144,9 @@ class Search:
 
     def context(self, role: str) -> ClaimContext:
         """The context of a search on a role's model, in which no group has heads yet."""
-        from pytest_mechanism.claims.accuracy import Accuracy
         from pytest_mechanism.discovery.claims import sought
 
-        context = self.evaluator.context(
-            self.spec, Accuracy(kind="accuracy", on=role, at_least=0.01), role
-        )
+        context = self.evaluator.model_context(self.spec, role)
         return replace(context, groups=sought(self.spec.groups))
 
     def make_preflight(self) -> None:

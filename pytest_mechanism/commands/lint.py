@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             spec = read_spec_file(path, config)
         except SpecError as error:
             is_bad = True
-            for problem in error.found if isinstance(error, SpecErrors) else [error]:
+            for problem in error.problems if isinstance(error, SpecErrors) else [error]:
                 say(problem, err=True)
             continue
         if arguments.resolved:
@@ -74,23 +74,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def resolved_lines(spec: Spec) -> Iterator[str]:
     """The spec as YAML, with nothing left to look up."""
-    text = yaml.safe_dump(resolved(spec), sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(spec.resolved(), sort_keys=False, default_flow_style=None)
     yield from text.splitlines()
-
-
-def resolved(spec: Spec) -> dict[str, Any]:
-    """The spec as data, with 'extends' followed and defaults filled in."""
-    return {
-        "mechanism": 1,
-        "circuit": spec.circuit,
-        "applies_to": spec.applies_to.model_dump(mode="json", exclude_none=True),
-        "task": spec.task.settings.model_dump(mode="json"),
-        "groups": {n: g.model_dump(mode="json", exclude_none=True) for n, g in spec.groups.items()},
-        **({"found_on": spec.found_on} if spec.found_on else {}),
-        "ablation": spec.ablation.model_dump(mode="json"),
-        "confidence": spec.confidence,
-        "claims": {
-            n: c.model_dump(mode="json", by_alias=True, exclude_none=True)
-            for n, c in spec.claims.items()
-        },
-    }

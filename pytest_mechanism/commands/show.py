@@ -20,7 +20,7 @@ from pytest_mechanism.errors import Crashed, MechanismError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pytest_mechanism.claims.base import Claim, ClaimContext
+    from pytest_mechanism.claims.base import Claim
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Prompt, Task
@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     spec = load(arguments.spec)
     check_folder(arguments.out)
     if rows is not None:
-        spec = replace(spec, task=with_rows(spec.task, rows, bool(spec.groups)))
+        task = with_rows(spec.task, rows, bool(spec.groups))
+        spec = spec.model_copy(update={"task": task})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     if spec.groups:
         check_heads(evaluator, spec)
@@ -143,7 +144,7 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     runner = evaluator.runner
     views = []
     for role in drawn_roles(evaluator):
-        context, label = circuit_context(evaluator, spec, role), runner.references[role].label
+        context, label = evaluator.model_context(spec, role), runner.references[role].label
         views.append(look(context, role, label, runner.measure, rank_rows(rows)))
     maps, circuit = head_maps(spec, views), circuit_graph(spec, views, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
@@ -213,7 +214,7 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
     from pytest_mechanism.discovery.preflight import of_look
 
     for role in drawn_roles(evaluator) if spec.groups else ():
-        needed = of_look(circuit_context(evaluator, spec, role), role, rank_rows(rows))
+        needed = of_look(evaluator.model_context(spec, role), role, rank_rows(rows))
         if (problem := evaluator.first_obstacle(needed)) is not None:
             raise problem.at(groups_place(spec))
     for _, claim, role in claims_with_curves(evaluator, spec):
@@ -224,13 +225,6 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
 def drawn_roles(evaluator: ClaimEvaluator) -> list[str]:
     """The roles whose circuits are drawn; further checkpoints are controls of claims."""
     return [role for role in ("base", "ft") if role in evaluator.runner.references]
-
-
-def circuit_context(evaluator: ClaimEvaluator, spec: Spec, role: str) -> ClaimContext:
-    """The context of the groups' effects on a role's model; all groups have the same rows."""
-    from pytest_mechanism.discovery.measured_circuit import probe
-
-    return evaluator.context(spec, probe(next(iter(spec.groups)), role), role)
 
 
 def rank_rows(rows: int | None) -> int:
@@ -246,13 +240,12 @@ def check_heads(evaluator: ClaimEvaluator, spec: Spec) -> None:
     Raises:
         MechanismError: a model lacks one.
     """
-    from pytest_mechanism.discovery.measured_circuit import probe
     from pytest_mechanism.fields.groups import Group
 
     for role in evaluator.runner.references:
         for name, group in spec.groups.items():
             if isinstance(group, Group):
-                evaluator.context(spec, probe(name, role), role).group(name, role)
+                evaluator.model_context(spec, role).group(name, role)
 
 
 def first_prompt(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Prompt:

@@ -225,7 +225,7 @@ def run_trial(context: MeasurementContext, task: Task, device: str, loading: Mem
     return Trial(
         speed=size / max(seconds, 1e-6),
         branching=size / max(branching, 1e-6),
-        weights=sum(p.numel() * p.element_size() for p in context.model.bridge.parameters()),
+        weights=sum(p.numel() * p.element_size() for p in context.model.wrapped.parameters()),
         loaded=loaded,
         loading=loading.peak - loading.before,
         work=work,

@@ -1,9 +1,9 @@
-"""The branch engine: recompute only what can have changed.
+"""The branch engine: recompute only what a branch can have changed.
 
-A run is one full forward whose residuals, keys, values and z are kept. A branch recomputes its
-active tokens (`layout`) from its first layer up; tokens of many branches go through the layers side
-by side (`replay`), as further queries that see the run's keys and their own branch's. What a family
-passes to its layers beyond what is understood is not guessed: `record.Unsupported`.
+A run is one full forward whose residual stream, keys, values and z are kept (`record`). A branch
+recomputes its active tokens (`layout`) from its first layer up; tokens of many branches go through
+the layers side by side (`replay`), attending to the run's keys and their own branch's. What the
+engine does not understand of a family, it does not guess: `UnsupportedFamily`.
 """
 
 from __future__ import annotations
@@ -13,60 +13,59 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.finite import Finite
+from pytest_mechanism.engine.changes import edited_run, gather
+from pytest_mechanism.engine.finite import NonFiniteRows
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
-from pytest_mechanism.engine.layout import Planned, Planner, packs
-from pytest_mechanism.engine.record import (
-    Record,
-    glance,
-    record,
-)
-from pytest_mechanism.engine.reference import edited, select
-from pytest_mechanism.engine.replay import Remembered, Replayed, replay
+from pytest_mechanism.engine.layout import PlannedBranch, Planner, pack_branches
+from pytest_mechanism.engine.record import Record, read_only_forward, record
+from pytest_mechanism.engine.replay import RecordedRun, ReplayedPack, replay
 from pytest_mechanism.errors import out_of_memory
+from pytest_mechanism.model_families.wrapped import WrappedModel
 
 T = TypeVar("T")
 
-LEAST_ROOM = 32
-"""Tokens a row that are computed side by side even if the run has fewer: otherwise as many as it
-has, so that what is held in memory beside the record stays that of one forward."""
+LEAST_COLUMNS = 32
+"""Columns that are computed side by side even if the prompts are shorter. Longer prompts allow as
+many columns as they have tokens: what is in memory beside the record stays that of one forward."""
 
-MOST_ROOM = 48
-"""Tokens a row that a CPU computes side by side of long prompts: more of them are no faster, and
-their attention scores over a long prompt outgrow what the allocator keeps at hand."""
+MOST_COLUMNS = 48
+"""Columns that a CPU computes side by side of long prompts: more of them are no faster, and their
+attention scores over a long prompt outgrow what the allocator keeps at hand."""
 
-REMEMBERED = 1 << 30
-"""Bytes of records that are kept for whoever branches from the same run next."""
+RECORD_BYTES = 1 << 30
+"""Bytes of records that the engine keeps for later branches of the same runs."""
 
 
 @dataclass
-class Limit:
-    """How many tokens are tried at once: half as many when memory runs out, and twice as many again
-    after a while in which it did not. The while doubles each time, since what is too much once often
-    is so again.
+class TokenLimit:
+    """How many tokens to try at once, learned from running out of memory.
+
+    Running out halves the limit; a streak of packs that fit doubles it again. Each time that memory
+    runs out, the streak must be twice as long, since what is too much once often is so again.
 
     Attributes:
         tokens: of all rows and branches together.
-        patience: packs of about as many that must go well before more are tried.
-        well: that have.
+        patience: length of the streak.
+        streak: packs near the limit that have fitted.
     """
 
     tokens: int = 1 << 40
     patience: int = 16
-    well: int = 0
+    streak: int = 0
 
     def ran_out(self, tried: int) -> None:
-        self.tokens, self.patience, self.well = max(1, tried // 2), 2 * self.patience, 0
+        self.tokens, self.patience, self.streak = max(1, tried // 2), 2 * self.patience, 0
 
-    def went_well(self, tried: int) -> None:
-        self.well += 2 * tried > self.tokens
-        if self.well >= self.patience:
-            self.tokens, self.well = 2 * self.tokens, 0
+    def fitted(self, tried: int) -> None:
+        self.streak += 2 * tried > self.tokens
+        if self.streak >= self.patience:
+            self.tokens, self.streak = 2 * self.tokens, 0
 
 
 @dataclass
@@ -74,23 +73,24 @@ class BranchEngine:
     """See the module.
 
     Attributes:
-        bridge: transformer-lens' TransformerBridge, raw (no compatibility mode).
+        model: the model under hooks.
         tick: called with the number of rows of each branch and run.
-        limit: on what is tried at once, learned from memory running out.
-        remembered: records of runs, the least used first.
-        memory: bytes of them that may be kept.
-        size: bytes of the last one, for each token of its batch.
-        finite: looks at all that comes out.
+        name: part of every measurement's key.
+        limit: on what is tried at once.
+        memory: bytes of records that may be kept.
+        bytes_per_token: of the last record.
+        records: of runs, the least recently used first.
+        non_finite: remembers rows on which the model gave NaN or infinity.
     """
 
-    bridge: Any
+    model: WrappedModel
     tick: Callable[[int], None] | None = None
     name: str = "branch"
-    limit: Limit = field(default_factory=Limit)
-    memory: int = REMEMBERED
-    size: float = 0.0
-    remembered: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
-    finite: Finite = field(default_factory=Finite)
+    limit: TokenLimit = field(default_factory=TokenLimit)
+    memory: int = RECORD_BYTES
+    bytes_per_token: float = 0.0
+    records: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
+    non_finite: NonFiniteRows = field(default_factory=NonFiniteRows)
 
     def run(
         self,
@@ -102,44 +102,38 @@ class BranchEngine:
     ) -> BranchRun:
         return BranchRun(self, tokens, tuple(edits), tuple(readings), answer)
 
-    @cached_property
-    def points(self) -> dict[str, Any]:
-        """transformer-lens' hook points by name; it builds this table anew for each look."""
-        return dict(self.bridge.hook_dict)
-
     def count(self, rows: int) -> None:
         if self.tick is not None:
             self.tick(rows)
 
-    def made(
+    def make_record(
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> Record:
-        """A record, made now; those that will have to go for it go before it fills the memory."""
-        self.make_room(self.size * tokens.ids.numel())
-        found = self.with_all_room(partial(record, self.bridge, tokens, edits, readings))
-        self.size = found.bytes / tokens.ids.numel()
-        return found
+        """A new record; older ones make room before it fills the memory."""
+        self.make_room(self.bytes_per_token * tokens.ids.numel())
+        made = self.with_all_room(partial(record, self.model, tokens, edits, readings))
+        self.bytes_per_token = made.bytes / tokens.ids.numel()
+        return made
 
     def with_all_room(self, work: Callable[[], T]) -> T:
-        """Done again without what is remembered, where there is no memory for it beside that."""
+        """Do some work; if memory runs out, forget all records and do it again."""
         try:
             return work()
         except (MemoryError, RuntimeError) as problem:
-            if not (self.remembered and out_of_memory(problem)):
+            if not (self.records and out_of_memory(problem)):
                 raise
         self.forget()
         return work()
 
     def forget(self) -> None:
-        """Memory ran out: records are made anew when they are asked for, and the allocator gives
-        back what it keeps at hand."""
+        """Drop all records, which are made again on demand, and the allocator's reserves."""
         from accelerate.utils.memory import clear_device_cache
 
-        self.remembered.clear()
+        self.records.clear()
         clear_device_cache(garbage_collection=True)
 
-    def known(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
-        """What a run is remembered by: everything that can change it."""
+    def key(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
+        """A hash of everything that can change a run."""
         digest = hashlib.blake2b()
         for edit in edits:
             digest.update(repr((edit.site, edit.heads)).encode())
@@ -149,17 +143,17 @@ class BranchEngine:
             digest.update(content(tensor))
         return digest.digest()
 
-    def remember(self, key: bytes, found: Record) -> None:
-        """Keep a record; those that were not asked for lately make room."""
-        if found.bytes <= self.memory:
-            self.make_room(found.bytes)
-            self.remembered[key] = found
+    def remember(self, key: bytes, made: Record) -> None:
+        """Keep a record; the least recently used ones make room."""
+        if made.bytes <= self.memory:
+            self.make_room(made.bytes)
+            self.records[key] = made
 
     def make_room(self, wanted: float) -> None:
-        """For so many bytes, if so many may be kept."""
+        """Drop records until ``wanted`` bytes are free, if so many may be kept at all."""
         if wanted <= self.memory:
-            while sum(each.bytes for each in self.remembered.values()) + wanted > self.memory:
-                self.remembered.popitem(last=False)
+            while sum(kept.bytes for kept in self.records.values()) + wanted > self.memory:
+                self.records.popitem(last=False)
 
 
 def content(tensor: Tensor | None) -> bytes:
@@ -184,120 +178,124 @@ class BranchRun:
     answer: bool = True
 
     @property
-    def on_record(self) -> bool:
+    def record_has_readings(self) -> bool:
         """Whether a record holds all that is to be read."""
         return all(reading.site.part in ("z", "resid_pre") for reading in self.readings)
 
     @cached_property
     def key(self) -> bytes | None:
-        """What its record is remembered by; None where it is nobody else's."""
-        if not self.on_record:
+        """The key of its record; None where no other run could use that."""
+        if not self.record_has_readings:
             return None
         if self.edits and self.tokens.ids.device.type != "cpu":
-            # looking at the values of edits on another device costs more than a forward there
+            # to hash the values of edits on a GPU takes longer than a forward there
             return None
-        return self.engine.known(self.tokens, self.edits)
+        return self.engine.key(self.tokens, self.edits)
 
     @cached_property
     def record(self) -> Record:
-        """Made once for all runs of this batch with these edits, as long as there is room."""
-        memory, key = self.engine.remembered, self.key
-        if key is not None and key in memory:
-            memory.move_to_end(key)
-            return memory[key]
+        """Made once for all runs of this batch with these edits, while there is room."""
+        records, key = self.engine.records, self.key
+        if key is not None and key in records:
+            records.move_to_end(key)
+            return records[key]
         self.engine.count(self.tokens.ids.shape[0])
-        readings = () if self.on_record else self.readings
-        found = self.engine.made(self.tokens, self.edits, readings)
+        readings = () if self.record_has_readings else self.readings
+        made = self.engine.make_record(self.tokens, self.edits, readings)
         if key is not None:
-            self.engine.remember(key, found)
-        return found
+            self.engine.remember(key, made)
+        return made
 
     @cached_property
     def outcome(self) -> Outcome:
-        return self.engine.finite.look(self.tokens, self.found(), self.readings)
+        return self.engine.non_finite.check(self.tokens, self.computed(), self.readings)
 
-    def found(self) -> Outcome:
-        """From the record; without one, readings alone need none."""
-        known = "record" in self.__dict__ or self.key in self.engine.remembered
-        if not self.answer and not known:
+    def computed(self) -> Outcome:
+        """The outcome: from the record, or without one where readings are all that is wanted."""
+        has_record = "record" in self.__dict__ or self.key in self.engine.records
+        if not self.answer and not has_record:
             self.engine.count(self.tokens.ids.shape[0])
             return self.engine.with_all_room(
-                partial(glance, self.engine.bridge, self.tokens, self.edits, self.readings)
+                partial(
+                    read_only_forward, self.engine.model, self.tokens, self.edits, self.readings
+                )
             )
         kept = self.record
         logits = kept.outcome.logits if self.answer else kept.outcome.logits[:, :0]
-        if not self.on_record:
+        if not self.record_has_readings:
             return Outcome(logits, kept.outcome.readings)
-        # copies: the record is others' too
+        # copies, since other runs use the record, too
         return Outcome(logits.clone(), tuple(self.read(kept, r) for r in self.readings))
 
-    def read(self, kept: Record, reading: Reading) -> Tensor:
-        """[R, K, heads, d] from a record."""
+    def read(self, kept: Record, reading: Reading) -> Float[Tensor, "rows _ _ width"]:
+        """A reading from a record."""
         site = reading.site
         if site.part == "z":
-            return select(kept.z[site.layer], reading.at, reading.heads).clone()
+            return gather(kept.z[site.layer], reading.at, reading.heads)
         residual = kept.residuals[site.layer].unsqueeze(2)
-        for edit in self.edits:  # the record has it as it came, before its own edits
+        for edit in self.edits:  # the record has it as the layer got it, before edits there
             if edit.site == site:
-                residual = edited(residual, edit)
-        return select(residual, reading.at, None).clone()
+                residual = edited_run(residual, edit, self.tokens)
+        return gather(residual, reading.at, None)
 
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
         learned = (t for edit in self.edits for t in (edit.value, edit.keep) if t is not None)
-        if gradients and any(each.requires_grad for each in learned):
+        if gradients and any(tensor.requires_grad for tensor in learned):
             raise ValueError("a run's own edits get no gradients: put them into the branch")
         engine = self.engine
-        run = Remembered(engine.bridge, engine.points, self.tokens, self.edits, self.record)
-        planner = Planner(self.tokens, len(engine.bridge.blocks), run.memo)
+        run = RecordedRun(engine.model, self.tokens, self.edits, self.record)
+        planner = Planner(self.tokens, len(engine.model.layers), run.cache)
         length = self.tokens.ids.shape[1]
-        most = MOST_ROOM if self.tokens.ids.device.type == "cpu" else length
-        for pack in packs(map(planner.plan, branches), max(LEAST_ROOM, min(length, most))):
+        most = MOST_COLUMNS if self.tokens.ids.device.type == "cpu" else length
+        columns = max(LEAST_COLUMNS, min(length, most))
+        for pack in pack_branches(map(planner.plan, branches), columns):
             outcomes = self.within_memory(run, pack, gradients)
             for planned, outcome in zip(pack, outcomes, strict=True):
                 engine.count(self.tokens.ids.shape[0])
-                yield engine.finite.look(self.tokens, outcome, planned.branch.readings)
+                yield engine.non_finite.check(self.tokens, outcome, planned.branch.readings)
 
     @property
     def room(self) -> int:
-        """Tokens a row that the engine's limit allows."""
+        """Columns that the engine's limit allows."""
         return self.engine.limit.tokens // self.tokens.ids.shape[0]
 
     def within_memory(
-        self, run: Remembered, pack: Sequence[Planned], gradients: bool
+        self, run: RecordedRun, pack: Sequence[PlannedBranch], gradients: bool
     ) -> Iterator[Outcome]:
         """A pack's outcomes, in smaller packs where memory runs out."""
-        waiting = list(packs(pack, self.room))
+        waiting = list(pack_branches(pack, self.room))
         while waiting:
-            part, found = waiting.pop(0), None
-            tried = sum(each.active.numel() for each in part)
+            part, replayed = waiting.pop(0), None
+            tried = sum(planned.active.numel() for planned in part)
             try:
                 with torch.set_grad_enabled(gradients):
-                    found = replay(run, part)
+                    replayed = replay(run, part)
             except (MemoryError, RuntimeError) as problem:
                 if len(part) == 1 or not out_of_memory(problem):
                     raise
-            if found is None:  # the problem, which holds what filled the memory, is gone by now
+            if replayed is None:  # here the error is gone, and with it what filled the memory
                 self.engine.limit.ran_out(tried)
-                waiting = list(packs([p for each in (part, *waiting) for p in each], self.room))
+                rest = [planned for each in (part, *waiting) for planned in each]
+                waiting = list(pack_branches(rest, self.room))
                 self.engine.forget()
             else:
-                self.engine.limit.went_well(tried)
-                yield from self.answered(found, gradients)
-                found = None  # let go of, so that the next pack has its memory
+                self.engine.limit.fitted(tried)
+                yield from self.with_logits(replayed, gradients)
+                replayed = None  # so that the next pack has its memory
 
-    def answered(self, found: Replayed, gradients: bool) -> Iterator[Outcome]:
+    def with_logits(self, replayed: ReplayedPack, gradients: bool) -> Iterator[Outcome]:
         """A pack's outcomes, with fewer logits at once where memory runs out."""
-        done, size = 0, found.at_once
-        while done < len(found):
+        done, size = 0, replayed.at_once
+        while done < len(replayed):
             part = None
             try:
                 with torch.set_grad_enabled(gradients):
-                    part = found.outcomes(done, done + size)
+                    part = replayed.outcomes(done, done + size)
             except (MemoryError, RuntimeError) as problem:
                 if size == 1 or not out_of_memory(problem):
                     raise
             if part is None:
-                size = max(1, min(size, len(found)) // 2)
+                size = max(1, min(size, len(replayed)) // 2)
                 self.engine.forget()
                 continue
             done += len(part)

@@ -1,27 +1,32 @@
 """A run and its branches: the terms in which every method is written.
 
-A *run* is one prompt batch through one model with given edits, remembered. A *branch* is that run
-with a few more edits from some position on. Path patching, activation patching, DCM, CMAP,
-knockout, minimality and completeness are all "this run, those branches". What a branch may share
-with its run is the engine's business; what comes out is not.
+A *run* is one batch of prompts through one model with some edits. A *branch* is that run with
+further edits. Path patching, activation patching, DCM, CMAP, knockout, minimality and completeness
+are all "this run, those branches". How much of the run a branch reuses is the engine's business; the
+numbers are the same.
 
-Shapes: R rows, S tokens, H heads (query heads for ``q`` and ``z``; key-value heads for ``k`` and
-``v``), d width of a head or of the residual stream, K positions a row, V vocabulary.
+Shapes: ``heads`` are query heads for ``q`` and ``z``, key-value heads for ``k`` and ``v``, and one
+for sites without heads; ``width`` is that of a head or of the residual stream; ``places`` are token
+positions that an edit or a reading names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pytest_mechanism.engine.finite import Finite
+    from pytest_mechanism.engine.finite import NonFiniteRows
 
 Part = Literal["q", "k", "v", "scores", "z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
+
+Positions = Int[Tensor, "rows places"]
+"""Token positions of each row."""
 
 HOOKS: dict[str, str] = {
     "q": "blocks.{layer}.attn.hook_q",
@@ -37,7 +42,7 @@ HOOKS: dict[str, str] = {
 """transformer-lens' names, the same for every family.
 
 ``hook_resid_mid`` is missing on purpose: an edit there reaches the MLP but not the skip path.
-``scores``, [R, H, S, S], can be cut by a `Knockout` but neither edited nor read.
+``scores``, [rows, heads, queries, keys], can be cut by a `Knockout` but neither edited nor read.
 """
 
 
@@ -60,166 +65,173 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A prompt batch, padded on the right.
+    """A batch of prompts, padded on the right.
 
     Attributes:
-        ids: [R, S].
-        lengths: [R], tokens of each row without padding; the answer is read at the last one.
+        ids: token ids.
+        lengths: tokens of each row without padding; the answer is read at the last one.
     """
 
-    ids: Tensor
-    lengths: Tensor
+    ids: Int[Tensor, "rows tokens"]
+    lengths: Int[Tensor, " rows"]
 
     @property
-    def mask(self) -> Tensor:
-        """[R, S], 1 where a token is."""
+    def mask(self) -> Int[Tensor, "rows tokens"]:
+        """1 where a token is, 0 where padding is."""
         return (
             torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
         ).long()
 
     @property
-    def unmasked(self) -> Tensor:
-        """[R, S] of ones, which models get as their mask: no token looks at the padding behind it,
-        and where padding must not look at itself, a sliding window may leave it nothing to look at,
-        of which some models make NaN in whole rows."""
+    def unmasked(self) -> Int[Tensor, "rows tokens"]:
+        """Ones, which models get as their attention mask.
+
+        No token attends to the padding behind it. Were padding masked, a sliding window could leave
+        a padding token nothing to attend to, and some models make NaN of the whole row then.
+        """
         return torch.ones_like(self.ids)
 
     @property
-    def last(self) -> Tensor:
-        """[R], where the answer is read."""
+    def last(self) -> Int[Tensor, " rows"]:
+        """Position of each row's last token, where the answer is read."""
         return self.lengths - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """New values at a site: ``keep * what was there + (1 - keep) * value``.
+    """A new activation at a site: ``keep * old + (1 - keep) * value``.
 
     Attributes:
         site: where.
-        value: broadcastable to [R, K, heads, d] (to [R, S, H, d] without ``at`` and ``heads``);
-            sites without heads have one.
-        at: [R, K] token positions, or None for every position. A position that stands there twice
-            gets one of its two values, nobody knows which: give it the same twice.
+        value: broadcastable to [rows, places, heads, width].
+        at: token positions, or None for all. Where a row names a position twice, give the same
+            value twice: which of the two counts is undefined.
         heads: which heads, or None for all.
-        keep: share of the old value, broadcastable like ``value``; may carry gradients. None is 0.
+        keep: share of the old activation, broadcastable like ``value``; may carry gradients. None
+            is 0.
     """
 
     site: Site
-    value: Tensor
-    at: Tensor | None = None
+    value: Float[Tensor, ...]
+    at: Positions | None = None
     heads: tuple[int, ...] | None = None
-    keep: Tensor | None = None
+    keep: Float[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """An activation to be recorded, as [R, K, heads, d] after all edits.
+    """An activation to record after all edits, as [rows, places, heads, width].
 
     Attributes:
         site: where.
-        at: [R, K] token positions, or None for every position.
+        at: token positions, or None for all.
         heads: which heads, or None for all.
     """
 
     site: Site
-    at: Tensor | None = None
+    at: Positions | None = None
     heads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Alive:
-    """Heads whose attention is computed in a held branch.
+class ActiveHeads:
+    """Heads whose attention is computed in a branch with frozen attention.
 
     Attributes:
         layer: counted from 0.
-        at: [R, K] token positions, or None for every position.
+        at: token positions, or None for all.
         heads: which heads, or None for all.
     """
 
     layer: int
-    at: Tensor | None = None
+    at: Positions | None = None
     heads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Knockout:
-    """Attention that is cut: these queries do not see these keys (Geva et al. 2023).
+    """Attention that is cut: these queries do not attend to these keys (Geva et al. 2023).
 
-    The scores are set to the least number of the model's dtype before the softmax. Each query must
-    keep a key that it sees, or its attention means nothing.
+    Before the softmax, the scores become the lowest number of the model's dtype. Each query must
+    keep a key that it can attend to, or its attention means nothing.
 
     Attributes:
         layer: counted from 0.
-        queries: [R, K] token positions.
-        keys: [R, J] token positions.
+        queries: token positions.
+        keys: token positions.
         heads: which heads, or None for all.
     """
 
     layer: int
-    queries: Tensor
-    keys: Tensor
+    queries: Int[Tensor, "rows queries"]
+    keys: Int[Tensor, "rows keys"]
     heads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """More edits on a run, and what to record there.
+    """Further edits on a run, and what to record there.
 
     Attributes:
-        edits: made after the run's own, in this order.
+        edits: applied after the run's own, in this order.
         readings: what to record.
-        held: z of every head at every token stays what it was in the run; MLPs and norms
-            recompute. Path patching's first pass holds a clean run, a circuit holds an ablated one.
-        alive: where a held branch computes z all the same, the run's own edits of z lifted.
+        freeze_attention: z of every head at every token keeps the run's value; MLPs and norms
+            recompute. Path patching's first pass freezes a clean run, a circuit freezes an ablated
+            one.
+        active_heads: where a branch with frozen attention computes z all the same, without the
+            run's own edits of z.
         knockouts: attention that is cut.
         answer: whether logits are wanted; without, an engine may stop at the last reading.
     """
 
     edits: Sequence[Edit] = ()
     readings: Sequence[Reading] = ()
-    held: bool = False
-    alive: Sequence[Alive] = ()
+    freeze_attention: bool = False
+    active_heads: Sequence[ActiveHeads] = ()
     knockouts: Sequence[Knockout] = ()
     answer: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came out.
+    """Logits and readings of a run or a branch.
 
     Attributes:
-        logits: [R, V] in float32 (float64 of a float64 model) at each row's last token; [R, 0] where no answer was wanted.
-        readings: in the order asked for; nothing is said about positions after a row's last token.
+        logits: at each row's last token, in float32 (float64 of a float64 model); without columns
+            where no answer was wanted.
+        readings: in the order asked for; undefined at positions after a row's last token.
     """
 
-    logits: Tensor
-    readings: tuple[Tensor, ...]
+    logits: Float[Tensor, "rows words"]
+    readings: tuple[Float[Tensor, "rows _ _ _"], ...]
 
 
+@runtime_checkable
 class Run(Protocol):
-    """A run that is remembered."""
+    """One batch through one model."""
 
     @property
     def outcome(self) -> Outcome: ...
 
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
-        """The outcomes in order. With ``gradients``, they are differentiable in the branches' own
-        edits."""
+        """The branches' outcomes, in order. With ``gradients``, outcomes are differentiable in the
+        branches' own edits."""
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs a loaded model.
 
     Attributes:
         name: part of every measurement's key.
         tick: called with the number of rows of each forward.
-        finite: looks at all that comes out.
+        non_finite: remembers rows on which the model gave NaN or infinity.
     """
 
     name: str
     tick: Callable[[int], None] | None
-    finite: Finite
+    non_finite: NonFiniteRows
 
     def run(
         self,
@@ -229,11 +241,11 @@ class Engine(Protocol):
         *,
         answer: bool = True,
     ) -> Run:
-        """One batch with given edits.
+        """One batch with some edits.
 
         Args:
             tokens: the batch.
-            edits: made in the run and in its branches.
+            edits: applied in the run and in its branches.
             readings: what to record.
             answer: whether logits are wanted; without, an engine may stop at the last reading.
 

@@ -1,12 +1,13 @@
-"""Which tokens a branch can change, and where the tokens of several branches stand side by side.
+"""Which tokens a branch can change, and in which columns the tokens of several branches go.
 
-A branch that edits row r at position p changes nothing before p (attention looks back only), and
-nothing below its lowest edited layer. A held branch changes nothing but the tokens it names: z
-carries all that flows between tokens. The tokens that a branch may change are *active*; they are
-computed anew, all others come from the run. Several branches of one run stand beside each other as
-further tokens of the same rows, each seeing the run's tokens and its own.
+A branch that edits row r at position p changes nothing before p (attention looks back only) and
+nothing below its lowest edited layer. A branch with frozen attention changes only the tokens that it
+names, since z carries all that flows between tokens. The tokens that a branch may change are
+*active*: the engine computes them anew, and takes all others from the run. Several branches of one
+run go through the model side by side, as further tokens (*columns*) of the same rows; each column
+attends to the run's tokens and to its own branch's.
 
-Shapes as in `interface`; T active tokens of a branch, N branches, W tokens of all of them.
+Shapes: ``active`` tokens of a branch, ``branches``, ``columns`` of all branches together.
 """
 
 from __future__ import annotations
@@ -17,273 +18,290 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch, Tokens
-from pytest_mechanism.engine.reference import index, positions
+from pytest_mechanism.engine.interface import Branch, Positions, Tokens
+from pytest_mechanism.engine.plumbing import index_tensor, positions
 
-NOWHERE = -1
-"""Stands for no token in rows that have fewer active ones."""
+NO_TOKEN = -1
+"""Fills up rows that have fewer active tokens than another."""
 
-ROOM = 4
-"""A prompt has room behind its keys and values for a quarter of its tokens (`replay.SharedCache`)."""
+SPARE_ROOM = 4
+"""A prompt's keys and values have spare room for a quarter of its tokens (`replay.SharedCache`)."""
 
 
-class Where(NamedTuple):
-    """Tokens of a layout.
+class Location(NamedTuple):
+    """Where tokens of a branch are in a layout.
 
     Attributes:
-        columns: [R, K].
-        found: [R, K], False where a position is not active; None where all are.
+        columns: of the tokens.
+        computed: False for tokens that are not active; None where all are.
     """
 
-    columns: Tensor
-    found: Tensor | None
+    columns: Int[Tensor, "rows places"]
+    computed: Bool[Tensor, "rows places"] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
-    """A branch and what of it must be computed.
+class PlannedBranch:
+    """A branch and what must be computed for it.
 
     Attributes:
         branch: as asked for.
-        active: [R, T] token positions, `NOWHERE` at the end of rows with fewer.
+        active: token positions, `NO_TOKEN` at the end of rows with fewer.
         first: lowest layer that is computed for it.
         last: highest layer that is needed.
-        leader: another branch with the same active tokens, which is this one below ``first``; None
-            where it is the run.
+        leader: another branch with the same active tokens, whose numbers below ``first`` are this
+            branch's, too; None where those are the run's.
     """
 
     branch: Branch
-    active: Tensor
+    active: Int[Tensor, "rows active"]
     first: int
     last: int
-    leader: Planned | None = None
+    leader: PlannedBranch | None = None
 
 
 @dataclass
-class Memo:
-    """What has been found out about tensors; a GPU is waited for whenever something is."""
+class TensorCache:
+    """Remembers what was computed from tensors, by their identity. A lookup of their values would
+    make the program wait for a GPU."""
 
     known: dict[Hashable, tuple[Any, tuple[object, ...]]] = field(default_factory=dict)
 
-    def __call__(self, what: Hashable, about: Sequence[object], find: Callable[[], Any]) -> Any:
-        """Found once, for the very tensors that it is ``about``, in this order. They are kept, so
-        that no other gets their id."""
-        key = (what, tuple(map(id, about)))
+    def __call__(
+        self, name: Hashable, tensors: Sequence[object], compute: Callable[[], Any]
+    ) -> Any:
+        """What ``compute`` returns for these tensors, in this order. The cache keeps the tensors
+        alive, so that no other tensor gets their identity."""
+        key = (name, tuple(map(id, tensors)))
         if key not in self.known:
-            self.known[key] = (find(), tuple(about))
+            self.known[key] = (compute(), tuple(tensors))
         return self.known[key][0]
 
 
 @dataclass
 class Planner:
-    """Plans branches of one run; branches that share position tensors share their active tokens."""
+    """Plans the branches of one run. Branches that name the same position tensors share the tensor
+    of their active tokens."""
 
     tokens: Tokens
     n_layers: int
-    memo: Memo = field(default_factory=Memo)
+    cache: TensorCache = field(default_factory=TensorCache)
 
-    def plan(self, branch: Branch) -> Planned:
+    def plan(self, branch: Branch) -> PlannedBranch:
+        active_heads = branch.active_heads if branch.freeze_attention else ()
         named: list[Tensor | None] = [
-            *(e.at for e in branch.edits),
-            *(r.at for r in branch.readings),
-            *(a.at for a in branch.alive if branch.held),
-            *(k.queries for k in branch.knockouts),
+            *(edit.at for edit in branch.edits),
+            *(reading.at for reading in branch.readings),
+            *(heads.at for heads in active_heads),
+            *(knockout.queries for knockout in branch.knockouts),
         ]
-        different = {id(at): at for at in named}
-        active = self.memo(
-            ("active", branch.held, branch.answer),
-            [different[key] for key in sorted(different)],
+        distinct = {id(at): at for at in named}
+        active = self.cache(
+            ("active", branch.freeze_attention, branch.answer),
+            [distinct[key] for key in sorted(distinct)],
             partial(self.active, branch, named),
         )
+        read_layers = [reading.site.layer for reading in branch.readings]
         layers = [
-            *(e.site.layer for e in branch.edits),
-            *(r.site.layer for r in branch.readings),
-            *(a.layer for a in branch.alive if branch.held),
-            *(k.layer for k in branch.knockouts),
+            *read_layers,
+            *(edit.site.layer for edit in branch.edits),
+            *(heads.layer for heads in active_heads),
+            *(knockout.layer for knockout in branch.knockouts),
         ]
-        heard = [r.site.layer for r in branch.readings]
         highest = self.n_layers - 1
-        return Planned(
+        return PlannedBranch(
             branch,
             active,
             first=min(layers, default=highest),
-            last=highest if branch.answer else max(heard, default=-1),
+            last=highest if branch.answer else max(read_layers, default=-1),
         )
 
-    def active(self, branch: Branch, named: Iterable[Tensor | None]) -> Tensor:
-        """[R, T]."""
+    def active(
+        self, branch: Branch, named: Iterable[Positions | None]
+    ) -> Int[Tensor, "rows active"]:
+        """The active tokens of a branch that names these positions."""
         rows, length = self.tokens.ids.shape
         device = self.tokens.ids.device
         everywhere = torch.arange(length, device=device).expand(rows, length)
         touched = torch.zeros(rows, length, dtype=torch.bool, device=device)
         for at in named:
             touched.scatter_(1, positions(self.tokens, at), value=True)
-        real = everywhere <= self.tokens.last[:, None]
-        touched &= real
+        is_token = everywhere <= self.tokens.last[:, None]
+        touched &= is_token
         if branch.answer or not touched.any():
             touched.scatter_(1, self.tokens.last[:, None], value=True)
-        if not branch.held:
-            touched = touched.cummax(dim=1).values & real
-        found = torch.where(touched, everywhere, length).sort(dim=1).values
-        found = found[:, : int(touched.sum(1).max())]
-        return torch.where(found == length, NOWHERE, found)
+        if not branch.freeze_attention:
+            touched = touched.cummax(dim=1).values & is_token
+        active = torch.where(touched, everywhere, length).sort(dim=1).values
+        active = active[:, : int(touched.sum(1).max())]
+        return torch.where(active == length, NO_TOKEN, active)
 
 
-def packs(planned: Iterable[Planned], room: int) -> Iterator[list[Planned]]:
-    """Branches in order, together while their tokens fit into ``room`` tokens a row."""
-    pack: list[Planned] = []
+def pack_branches(planned: Iterable[PlannedBranch], room: int) -> Iterator[list[PlannedBranch]]:
+    """Branches in order, in packs of at most ``room`` columns; branches with frozen attention and
+    without go in different packs."""
+    pack: list[PlannedBranch] = []
     size = 0
-    for each in planned:
-        width = each.active.shape[1]
-        if pack and (size + width > room or each.branch.held != pack[0].branch.held):
+    for branch in planned:
+        width = branch.active.shape[1]
+        frozen = branch.branch.freeze_attention
+        if pack and (size + width > room or frozen != pack[0].branch.freeze_attention):
             yield pack
             pack, size = [], 0
-        pack.append(each)
+        pack.append(branch)
         size += width
     if pack:
         yield pack
 
 
-def led(pack: Sequence[Planned]) -> list[Planned]:
-    """A pack in which held branches follow the first one up to where they differ: circuits that lack
-    one head each (minimality) are the same below the lowest of the two."""
+def share_prefix(pack: Sequence[PlannedBranch]) -> list[PlannedBranch]:
+    """A pack whose branches reuse the first branch's lower layers up to where they differ.
+
+    Circuits that lack one head each (minimality) are equal below the lower of the two heads.
+    """
     leader = pack[0]
-    if not bare(leader.branch):
+    if not only_active_heads(leader.branch):
         return list(pack)
-    found = [leader]
-    for each in pack[1:]:
-        if each.active is leader.active and bare(each.branch):
-            parted = min(parting(each.branch, leader.branch), each.last)
-            if parted > leader.first:
-                found.append(replace(each, first=parted, leader=leader))
+    shared = [leader]
+    for planned in pack[1:]:
+        if planned.active is leader.active and only_active_heads(planned.branch):
+            first = min(first_difference(planned.branch, leader.branch), planned.last)
+            if first > leader.first:
+                shared.append(replace(planned, first=first, leader=leader))
                 continue
-        found.append(each)
-    return found
+        shared.append(planned)
+    return shared
 
 
-def bare(branch: Branch) -> bool:
-    """Whether what is alive is all that makes a branch."""
-    return branch.held and not (branch.edits or branch.readings or branch.knockouts)
+def only_active_heads(branch: Branch) -> bool:
+    """Whether active heads are all that a branch consists of."""
+    return branch.freeze_attention and not (branch.edits or branch.readings or branch.knockouts)
 
 
-def parting(one: Branch, other: Branch) -> int:
-    """Lowest layer in which different heads are alive; beyond all layers where none are."""
-    both = [{(a.layer, a.heads, id(a.at)) for a in each.alive} for each in (one, other)]
-    return min((layer for layer, *_ in both[0] ^ both[1]), default=1 << 30)
+def first_difference(branch: Branch, other: Branch) -> int:
+    """Lowest layer whose active heads differ; above all layers where none do."""
+    first, second = (
+        {(heads.layer, heads.heads, id(heads.at)) for heads in each.active_heads}
+        for each in (branch, other)
+    )
+    return min((layer for layer, *_ in first ^ second), default=1 << 30)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Tokens of several branches, side by side; branches that start lower stand before others, so
-    that the tokens of a layer are the first ones of the layout.
+    """The columns of several branches. Branches that start in a lower layer go first, so that the
+    tokens computed in a layer are always the first columns.
 
     Attributes:
         tokens: the run's.
         members: the branches, by first layer.
-        memo: of this and other layouts of these tokens.
+        cache: shared with other layouts of these tokens.
     """
 
     tokens: Tokens
-    members: Sequence[Planned]
-    memo: Memo = field(default_factory=Memo)
+    members: Sequence[PlannedBranch]
+    cache: TensorCache = field(default_factory=TensorCache)
 
     @cached_property
     def starts(self) -> list[int]:
         """Column of each member's first token."""
-        found, column = [], 0
+        starts, column = [], 0
         for member in self.members:
-            found.append(column)
+            starts.append(column)
             column += member.active.shape[1]
-        return found
+        return starts
 
     @cached_property
-    def raw(self) -> Tensor:
+    def active(self) -> Int[Tensor, "rows columns"]:
+        """Token positions; `NO_TOKEN` where there is none."""
         return torch.cat([member.active for member in self.members], dim=1)
 
     @cached_property
-    def positions(self) -> Tensor:
-        """[R, W]; 0 where there is no token."""
-        return self.raw.clamp(min=0)
+    def positions(self) -> Int[Tensor, "rows columns"]:
+        """Token positions; 0 where there is no token."""
+        return self.active.clamp(min=0)
 
     @cached_property
-    def owner(self) -> Tensor:
-        """[W], which member."""
-        owners = (i for i, m in enumerate(self.members) for _ in range(m.active.shape[1]))
-        return index(tuple(owners), self.raw.device)
+    def is_token(self) -> Bool[Tensor, "rows columns"]:
+        return self.active != NO_TOKEN
 
-    def origin(self, member: int) -> int | None:
-        """First column of the branch that a member follows below its first layer, if there is one."""
+    @cached_property
+    def owner(self) -> Int[Tensor, " columns"]:
+        """Number of the member that a column belongs to."""
+        owners = (i for i, m in enumerate(self.members) for _ in range(m.active.shape[1]))
+        return index_tensor(tuple(owners), self.active.device)
+
+    def leader_column(self, member: int) -> int | None:
+        """First column of a member's leader, if it has one."""
         leader = self.members[member].leader
         return None if leader is None else self.starts[self.members.index(leader)]
 
     def width(self, layer: int) -> int:
-        """Tokens that are computed in a layer."""
+        """Number of columns that are computed in a layer."""
         return sum(m.active.shape[1] for m in self.members if m.first <= layer)
 
-    def where(self, member: int, at: Tensor | None) -> Where:
-        """Columns of a member's token positions."""
+    def locate(self, member: int, at: Positions | None) -> Location:
+        """Columns of a member's tokens at some positions."""
         active = self.members[member].active
 
-        def find() -> Where:
+        def search() -> Location:
             same = active[:, None, :] == positions(self.tokens, at)[:, :, None]
-            found = same.any(-1)
-            return Where(same.int().argmax(-1), None if bool(found.all()) else found)
+            computed = same.any(-1)
+            return Location(same.int().argmax(-1), None if bool(computed.all()) else computed)
 
-        columns, present = self.memo("where", (active, at), find)
-        return Where(columns + self.starts[member], present)
-
-    @cached_property
-    def present(self) -> Tensor:
-        """[R, W], where there is a token."""
-        return self.raw != NOWHERE
+        columns, computed = self.cache("locate", (active, at), search)
+        return Location(columns + self.starts[member], computed)
 
     @cached_property
-    def replaced(self) -> Tensor:
-        """[R, N, S]: which of the run's tokens a member computes anew."""
+    def replaced(self) -> Bool[Tensor, "rows branches tokens"]:
+        """Which of the run's tokens a member computes anew."""
         rows, length = self.tokens.ids.shape
-        found = torch.zeros(
-            rows, len(self.members), length + 1, dtype=torch.bool, device=self.raw.device
+        replaced = torch.zeros(
+            rows, len(self.members), length + 1, dtype=torch.bool, device=self.active.device
         )
-        # absent tokens replace a column that is cut off again
-        spots = torch.where(self.present, self.positions, length)
-        found[torch.arange(rows, device=spots.device)[:, None], self.owner[None], spots] = True
-        return found[:, :, :-1]
+        # where there is no token, an extra column is marked, which is cut off again
+        spots = torch.where(self.is_token, self.positions, length)
+        replaced[torch.arange(rows, device=spots.device)[:, None], self.owner[None], spots] = True
+        return replaced[:, :, :-1]
 
     @cached_property
     def prefix(self) -> int:
-        """How many of the run's tokens are looked at: up to the last that some member sees as it
-        was. All of them where few are left out, since hiding those is cheaper than copying the rest
-        to stand right before the branches' own."""
+        """How many of the run's keys the columns attend over: up to the last key that some member
+        sees unchanged. All of them where few could be left out, since hiding those is cheaper than
+        copying the others."""
         length = self.tokens.ids.shape[1]
 
-        def find() -> int:
-            seen = ((~self.replaced).any(1) & self.tokens.mask.bool()).any(0)
-            return int((seen * torch.arange(1, length + 1, device=seen.device)).max())
+        def search() -> int:
+            unchanged = ((~self.replaced).any(1) & self.tokens.mask.bool()).any(0)
+            ends = torch.arange(1, length + 1, device=unchanged.device)
+            return int((unchanged * ends).max())
 
-        actives = {id(m.active): m.active for m in self.members}
-        found: int = self.memo("prefix", [actives[key] for key in sorted(actives)], find)
-        return length if length - found <= length // ROOM else found
+        distinct = {id(m.active): m.active for m in self.members}
+        needed: int = self.cache("prefix", [distinct[key] for key in sorted(distinct)], search)
+        return length if length - needed <= length // SPARE_ROOM else needed
 
-    def mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
-        """[R, 1, W, `prefix` + W], added to attention scores: which of the run's tokens and of the
-        branches' own each token sees.
+    def mask(
+        self, visible: Bool[Tensor, "rows tokens tokens"], dtype: torch.dtype
+    ) -> Float[Tensor, "rows 1 columns keys"]:
+        """What to add to attention scores over the run's first `prefix` keys and all columns.
 
-        A token sees what it saw in the run, its own branch's tokens instead of the run's where
-        those are active.
+        A column attends to what its token attended to in the run, to its own branch's columns
+        instead of the run's keys where those are active.
 
         Args:
-            visible: [R, S, S], queries by keys, in the run.
+            visible: queries by keys, in the run.
             dtype: of the scores.
         """
         rows, width = self.positions.shape
-        index = torch.arange(rows, device=visible.device)[:, None]
-        seen = visible[index, self.positions]  # [R, W, S]
-        among = seen.gather(2, self.positions[:, None].expand(rows, width, width))
+        row = torch.arange(rows, device=visible.device)[:, None]
+        in_run = visible[row, self.positions]  # [rows, columns, tokens]
+        among_columns = in_run.gather(2, self.positions[:, None].expand(rows, width, width))
         own = self.owner[:, None] == self.owner[None]
-        among = among & own & self.present[:, None]
-        cached = seen[:, :, : self.prefix] & ~self.replaced[:, self.owner, : self.prefix]
-        both = torch.cat([cached, among], dim=2)
-        hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=both.device)
-        return torch.where(both, hidden.new_zeros(()), hidden)[:, None]
+        among_columns = among_columns & own & self.is_token[:, None]
+        unchanged = in_run[:, :, : self.prefix] & ~self.replaced[:, self.owner, : self.prefix]
+        sees = torch.cat([unchanged, among_columns], dim=2)
+        hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=sees.device)
+        return torch.where(sees, hidden.new_zeros(()), hidden)[:, None]

@@ -1,317 +1,225 @@
-"""What a run leaves for its branches: the residual, keys, values and z of every token, and how
-each layer was called."""
+"""What a run leaves for its branches: the residual stream, keys, values and z of every token, and
+how each layer was called."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.rotary import seen
+from pytest_mechanism.engine.changes import edited_run, gather
 from pytest_mechanism.engine.interface import Edit, Outcome, Reading, Site, Tokens
-from pytest_mechanism.engine.reference import by_place, edited, hooked_forward, taken
+from pytest_mechanism.engine.plumbing import at_least_float, readings_by_site, with_heads
 from pytest_mechanism.errors import SelfCheckError
+from pytest_mechanism.model_families.layers import (
+    LayerCall,
+    UnsupportedFamily,
+    mlp_at,
+    recorded_calls,
+)
+from pytest_mechanism.model_families.rotary import row_lengths
+from pytest_mechanism.model_families.wrapped import NamedHook, WrappedModel
 
-CACHES = ("past_key_values", "past_key_value", "layer_past")
-INDEXED = ("position_ids", "position_embeddings")
-DROPPED = ("cache_position",)
-"""Arguments of a layer, by family: its cache, what is indexed by position, what a cache of our own
-has no use for."""
-
-
-class Unsupported(Exception):
-    """A family whose layers cannot be computed token by token from a record."""
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """How the model called one of its layers.
-
-    Attributes:
-        arguments: by name, without the residual.
-        hidden: name of the residual's argument.
-        tupled: whether it returned a tuple.
-        visible: [R, S, S], queries by keys.
-    """
-
-    arguments: Mapping[str, Any]
-    hidden: str
-    tupled: bool
-    visible: Tensor
+Keys = Float[Tensor, "rows kv_heads tokens d_head"]
+"""Keys or values of a layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A run, remembered.
+    """A remembered run.
 
     Attributes:
         outcome: its own.
-        residuals: [R, S, d] before each layer, as the layer got it.
-        keys: [R, KV, S, d] of each layer, after rotation.
-        values: [R, KV, S, d] of each layer.
-        z: [R, S, H, d] of each layer.
+        residuals: before each layer, as the layer got it.
+        keys: of each layer, after rotation.
+        values: of each layer.
+        z: of each layer.
         calls: how each layer was called.
-        rooms: (``keys`` or ``values``, layer) -> [R, KV, S and more, d] that a layer's are a part
-            of, with room behind them for branches (`replay.SharedCache`).
+        spare_rooms: (``keys`` or ``values``, layer) -> the tensor that a layer's keys or values are
+            a part of, with spare room for branches behind them (`replay.SharedCache`).
     """
 
     outcome: Outcome
-    residuals: Sequence[Tensor]
-    keys: list[Tensor]
-    values: list[Tensor]
-    z: Sequence[Tensor]
-    calls: Sequence[Call]
-    rooms: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    residuals: Sequence[Float[Tensor, "rows tokens d_model"]]
+    keys: list[Keys]
+    values: list[Keys]
+    z: Sequence[Float[Tensor, "rows tokens heads d_head"]]
+    calls: Sequence[LayerCall]
+    spare_rooms: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        cached = [  # with the room behind them, which stays as long as the record
-            self.rooms.get((what, layer), own)
-            for what, each in (("keys", self.keys), ("values", self.values))
-            for layer, own in enumerate(each)
+        cached = [  # with their spare room, which lives as long as the record
+            self.spare_rooms.get((name, layer), tensor)
+            for name, tensors in (("keys", self.keys), ("values", self.values))
+            for layer, tensor in enumerate(tensors)
         ]
         kept = (self.outcome.logits, *self.residuals, *cached, *self.z)
-        masks = {id(c.visible): c.visible for c in self.calls}.values()
-        return sum(t.numel() * t.element_size() for t in (*kept, *masks))
+        masks = {id(call.visible): call.visible for call in self.calls}.values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*kept, *masks))
 
 
 def record(
-    bridge: Any, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
+    model: WrappedModel, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
 ) -> Record:
-    """One full forward, with everything kept; logits only where the answer is read.
+    """One full forward that keeps everything; logits only where the answer is read.
 
     Raises:
         SelfCheckError: a hook did not fire exactly once.
-        Unsupported: the family's layers take or leave something that is not understood.
+        UnsupportedFamily: the family's layers take or leave something that is not understood.
     """
     from transformers.cache_utils import DynamicCache
 
-    layers = len(bridge.blocks)
-    seen: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-    tupled: list[bool] = []
-    cache = DynamicCache()
-    z = [Reading(Site(layer, "z")) for layer in range(layers)]
-    with ExitStack() as hooks, torch.no_grad():
-        for block in bridge.blocks:
-            before = block.register_forward_pre_hook(
-                lambda module, args, kwargs: seen.append((module, args, kwargs)), with_kwargs=True
-            )
-            after = block.register_forward_hook(
-                lambda _, args, out: tupled.append(isinstance(out, tuple))
-            )
-            hooks.callback(before.remove)
-            hooks.callback(after.remove)
-        hooks.enter_context(answer_only(bridge, tokens))
-        used = {*(edit.site for edit in edits), *(reading.site for reading in readings)}
-        hooks.enter_context(last_mlp_at(bridge, tokens.last[:, None], used))
-        outcome = hooked_forward(
-            bridge, tokens, edits, [*readings, *z], past_key_values=cache, use_cache=True
+    layers = model.layers
+    cache: Any = DynamicCache()
+    hooks = RunHooks(edits, [*readings, *(Reading(Site(n, "z")) for n in range(len(layers)))])
+    used = {*(edit.site for edit in edits), *(reading.site for reading in readings)}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        calls_made = stack.enter_context(recorded_calls(layers))
+        stack.enter_context(model.hooked([last_token_only(tokens), *hooks.named(tokens)]))
+        stack.enter_context(last_mlp_at(model, tokens.last[:, None], used))
+        stack.enter_context(row_lengths(tokens.lengths))
+        logits = model.forward(tokens.ids, tokens.unmasked, past_key_values=cache, use_cache=True)
+    hooks.check(hooks.sites, "in one forward, so an edit there would be lost or made twice")
+    if len(calls_made.inputs) != len(layers) or len(cache.layers) != len(layers):
+        raise UnsupportedFamily(
+            f"{len(calls_made.inputs)} of {len(layers)} layers ran, {len(cache.layers)} kept a cache"
         )
-    if len(seen) != layers or len(cache.layers) != layers:
-        raise Unsupported(f"{len(seen)} of {layers} layers ran, {len(cache.layers)} kept a cache")
-    arguments = [named(*each) for each in seen]
-    masks: dict[int, Tensor] = {}
-    calls = [
-        call(given, tokens, is_tuple, masks)
-        for given, is_tuple in zip(arguments, tupled, strict=True)
-    ]
-    residuals = [each[c.hidden] for each, c in zip(arguments, calls, strict=True)]
-    length = tokens.ids.shape[1]
-    for kept in cache.layers:
-        if kept.keys is None or kept.keys.shape[2] != length:
-            raise Unsupported("a layer does not keep the keys of every token")
-    n = len(readings)
-    asked, whole = outcome.readings[:n], outcome.readings[n:]
+    calls, residuals = calls_made.calls(layers, tokens.lengths)
+    for cached in cache.layers:
+        if cached.keys is None or cached.keys.shape[2] != tokens.ids.shape[1]:
+            raise UnsupportedFamily("a layer does not keep the keys of every token")
+    device = tokens.ids.device
+    values = hooks.readings(device)
+    # some family may unembed every token all the same
+    last = tokens.last if logits.shape[1] == tokens.ids.shape[1] else torch.zeros_like(tokens.last)
+    logits = logits.to(device)[torch.arange(len(last), device=device), last]
     return Record(
-        Outcome(outcome.logits, asked),
+        Outcome(at_least_float(logits), values[: len(readings)]),
         residuals,
-        [kept.keys for kept in cache.layers],
-        [kept.values for kept in cache.layers],
-        whole,
+        [cached.keys for cached in cache.layers],
+        [cached.values for cached in cache.layers],
+        values[len(readings) :],
         calls,
     )
 
 
-class _Enough(Exception):
-    """All that was to be read has been read."""
+class AllRead(Exception):
+    """Ends a forward after its last reading."""
 
 
-def glance(
-    bridge: Any, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
+def read_only_forward(
+    model: WrappedModel, tokens: Tokens, edits: Sequence[Edit], readings: Sequence[Reading]
 ) -> Outcome:
-    """Readings alone: the forward ends where the last of them was made.
+    """A forward for readings alone, which ends at the last of them.
 
     Raises:
         SelfCheckError: a hook before the last reading did not fire exactly once.
     """
-    wanted = by_place(readings)
-    waiting = set(wanted)
-    found: dict[int, Tensor] = {}
-    fired: dict[Site, int] = {}
+    hooks = RunHooks(edits, readings, stops=True)
+    with (
+        torch.no_grad(),
+        suppress(AllRead),
+        model.hooked(hooks.named(tokens)),
+        row_lengths(tokens.lengths),
+    ):
+        model.forward(tokens.ids, tokens.unmasked)
+    highest = max((site.layer for site in hooks.wanted), default=len(model.layers))
+    hooks.check(
+        [site for site in hooks.sites if site in hooks.wanted or site.layer < highest],
+        "before the last reading, so an edit or a reading there is lost or made twice",
+    )
+    no_logits = torch.zeros(tokens.ids.shape[0], 0, device=tokens.ids.device)
+    return Outcome(no_logits, hooks.readings(tokens.ids.device))
 
-    def hook_for(site: Site) -> Callable[..., Tensor | None]:
-        changes = [edit for edit in edits if edit.site == site]
 
-        def hook(activation: Tensor, hook: Any = None) -> Tensor | None:
-            fired[site] = fired.get(site, 0) + 1
+class RunHooks:
+    """Hooks that edit and read a run as a whole.
+
+    Attributes:
+        edits: by site.
+        wanted: by site, (number of the reading, reading).
+        stops: whether the forward ends when everything has been read.
+        values: what was read, by number.
+        fired: how often each site's hook was called.
+    """
+
+    def __init__(
+        self, edits: Sequence[Edit], readings: Sequence[Reading], *, stops: bool = False
+    ) -> None:
+        self.edits: dict[Site, list[Edit]] = {}
+        for edit in edits:
+            self.edits.setdefault(edit.site, []).append(edit)
+        self.wanted = readings_by_site(readings)
+        self.stops = stops
+        self.values: dict[int, Tensor] = {}
+        self.fired: dict[Site, int] = {}
+
+    @property
+    def sites(self) -> list[Site]:
+        return sorted({*self.edits, *self.wanted})
+
+    def named(self, tokens: Tokens) -> list[NamedHook]:
+        return [(site.hook, self.hook(site, tokens)) for site in self.sites]
+
+    def hook(self, site: Site, tokens: Tokens) -> Callable[..., Tensor | None]:
+        def change(activation: Tensor, hook: object = None) -> Tensor | None:
+            self.fired[site] = self.fired.get(site, 0) + 1
             new = activation
-            for edit in changes:
-                new = edited(new, edit)
-            if site in waiting:
-                found.update((which, taken(new, each)) for which, each in wanted[site])
-                waiting.remove(site)
-                if not waiting:
-                    raise _Enough
-            return new if changes else None
+            for edit in self.edits.get(site, ()):
+                new = edited_run(new, edit, tokens)
+            for number, reading in self.wanted.get(site, ()):
+                self.values[number] = gather(with_heads(new), reading.at, reading.heads)
+            if self.stops and site in self.wanted and self.fired.keys() >= self.wanted.keys():
+                raise AllRead
+            return new if site in self.edits else None
 
-        return hook
+        return change
 
-    sites = sorted({*(edit.site for edit in edits), *waiting})
-    hooks = [(bridge.hook_dict[site.hook], hook_for(site)) for site in sites]
-    with torch.no_grad(), attached(hooks), suppress(_Enough), seen(tokens.lengths):
-        bridge(tokens.ids, attention_mask=tokens.unmasked, return_type="logits")
-    highest = max((site.layer for site in wanted), default=len(bridge.blocks))
-    for site in sites:
-        if fired.get(site, 0) != 1 and (site in wanted or site.layer < highest):
-            raise SelfCheckError(
-                f"hook {site.hook} fired {fired.get(site, 0)} times before the last reading, "
-                "so what was to be edited or read there is lost or made twice"
-            )
-    nothing = torch.zeros(tokens.ids.shape[0], 0, device=tokens.ids.device)
-    return Outcome(nothing, tuple(found[which] for which in range(len(readings))))
+    def check(self, sites: Collection[Site], when: str) -> None:
+        """Every hook was called once.
+
+        Raises:
+            SelfCheckError: one was not.
+        """
+        for site in sites:
+            if self.fired.get(site, 0) != 1:
+                raise SelfCheckError(
+                    f"hook {site.hook} fired {self.fired.get(site, 0)} times {when}"
+                )
+
+    def readings(self, device: torch.device) -> tuple[Tensor, ...]:
+        """What was read, in the order asked for."""
+        return tuple(self.values[number].to(device) for number in sorted(self.values))
 
 
-def answer_only(bridge: Any, tokens: Tokens) -> Any:
-    """Context in which the unembedding sees each row's last token alone."""
-    point = bridge.unembed.hook_in
+def last_token_only(tokens: Tokens) -> NamedHook:
+    """The unembedding sees each row's last token alone."""
     rows = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
 
-    def last(activation: Tensor, hook: Any = None) -> Tensor:
+    def last(activation: Tensor, hook: object = None) -> Tensor:
         return activation[rows, tokens.last][:, None]
 
-    return attached([(point, last)])
-
-
-@contextmanager
-def instead(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward for a module."""
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
+    return "unembed.hook_in", last
 
 
 def last_mlp_at(
-    bridge: Any, columns: Tensor, used: Collection[Site]
+    model: WrappedModel, columns: Int[Tensor, "rows places"], used: Collection[Site]
 ) -> AbstractContextManager[None]:
-    """The last layer's MLP runs at [R, K] tokens alone: only an answer comes after it.
+    """Context in which the last layer's MLP runs only where an answer is read after it.
 
     Args:
-        bridge: the model.
+        model: whose.
         columns: tokens whose answer is wanted.
-        used: sites that are edited or read; after the MLP, they need it whole.
+        used: sites that are edited or read; those after the MLP need all of it.
     """
-    block, layer = bridge.blocks[-1], len(bridge.blocks) - 1
-    if not hasattr(block, "mlp") or {Site(layer, "mlp_out"), Site(layer, "resid_post")} & {*used}:
+    layer, mlp = len(model.layers) - 1, model.layers[-1].mlp
+    if mlp is None or {Site(layer, "mlp_out"), Site(layer, "resid_post")} & {*used}:
         return nullcontext()
-    whole = block.mlp.forward
-
-    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-
-        def picked(given: Any) -> Any:  # the residual, in families whose MLP adds it
-            alike = isinstance(given, Tensor) and given.shape[:2] == hidden.shape[:2]
-            return given[rows, columns] if alike else given
-
-        more = {name: picked(value) for name, value in kwargs.items()}
-        out = whole(picked(hidden), *map(picked, args), **more)
-        part = out[0] if isinstance(out, tuple) else out
-        part = part.reshape(*columns.shape, -1)  # some mixtures give rows and tokens as one
-        full = part.new_zeros(*hidden.shape[:2], part.shape[-1])
-        full[rows, columns] = part
-        return (full, *out[1:]) if isinstance(out, tuple) else full
-
-    return instead(block.mlp, forward)
-
-
-class attached:  # noqa: N801 - reads as a context
-    """Context in which functions hang on transformer-lens' hook points."""
-
-    def __init__(self, hooks: Sequence[tuple[Any, Callable[..., Tensor | None]]]) -> None:
-        self.hooks = hooks
-        self.handles: list[tuple[Any, Any]] = []
-
-    def __enter__(self) -> None:
-        for point, function in self.hooks:
-            self.handles.append((point, point.add_hook(function)))
-
-    def __exit__(self, *problem: object) -> None:
-        for point, handle in self.handles:
-            handle.hook.remove()
-            point.fwd_hooks.remove(handle)
-
-
-def named(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A layer's arguments by name; the first is the residual."""
-    parameters = list(inspect.signature(block.original_component.forward).parameters.values())
-    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    found = dict(zip(names, args, strict=False))
-    if len(found) != len(args):
-        raise Unsupported("a layer takes arguments without names")
-    return {**found, **kwargs}
-
-
-def call(
-    arguments: Mapping[str, Any], tokens: Tokens, is_tuple: bool, masks: dict[int, Tensor]
-) -> Call:
-    """What must be passed again when some tokens of the layer are computed.
-
-    Args:
-        arguments: by name.
-        tokens: of the run.
-        is_tuple: whether it returned a tuple.
-        masks: visible tokens by identity of the mask; layers share masks.
-    """
-    hidden = next(iter(arguments))
-    mask = arguments.get("attention_mask")
-    if id(mask) not in masks:
-        masks[id(mask)] = visible_tokens(mask, tokens)
-    kept: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if name in (hidden, "attention_mask", *DROPPED):
-            continue
-        if isinstance(value, Tensor) and name not in INDEXED:
-            raise Unsupported(f"a layer takes {name}, which is not understood")
-        kept[name] = value
-    if not any(name in kept for name in CACHES):
-        raise Unsupported("the layers take no cache of keys and values")
-    return Call(kept, hidden, is_tuple, masks[id(mask)])
-
-
-def visible_tokens(mask: Tensor | None, tokens: Tokens) -> Tensor:
-    """[R, S, S] from what the model passed to a layer: a causal or sliding-window mask, as 0 and a
-    very negative number or as booleans."""
-    rows, length = tokens.ids.shape
-    if mask is None:
-        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.ids.device).tril()
-        return causal & tokens.mask.bool()[:, None]
-    if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[-2:] != (length, length):
-        raise Unsupported(f"attention masks of shape {tuple(mask.shape)} are not understood")
-    if mask.dtype == torch.bool:
-        return mask[:, 0].expand(rows, length, length)
-    visible = mask == 0
-    if bool((mask[~visible] > -1e4).any()):
-        raise Unsupported("attention masks carry more than what is seen")
-    return visible[:, 0].expand(rows, length, length)
+    return mlp_at(mlp, columns)

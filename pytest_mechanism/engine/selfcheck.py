@@ -1,6 +1,6 @@
-"""What must hold for every model and every run, checked once a checkpoint is loaded.
+"""Checks of every model, made once when its checkpoint is loaded.
 
-Each of these has been a silent bug in a public tool. A check that fails stops the measurements on
+Each of them has been a silent bug in a public tool. A check that fails stops the measurements on
 that checkpoint: numbers from a model that contradicts itself are worth nothing.
 
 0. Every layer has attention heads, as many and as wide as config.json says.
@@ -9,7 +9,7 @@ that checkpoint: numbers from a model that contradicts itself are worth nothing.
 3. Patching a prompt with its own activations changes nothing.
 4. Patching the last residual with another prompt's gives that prompt's answer.
 5. A short row gives the same numbers alone and beside a long one.
-6. Every hook fires exactly once a forward (`reference.ReferenceEngine.forward`).
+6. Every hook fires exactly once in a forward (`reference.hooked_forward`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from contextlib import suppress
 import torch
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.checkpoints.rotary import boundary, rotary
-from pytest_mechanism.engine.branch import LEAST_ROOM
+from pytest_mechanism.engine.branch import LEAST_COLUMNS
 from pytest_mechanism.engine.interface import (
-    Alive,
+    ActiveHeads,
     Branch,
     Edit,
     Engine,
@@ -34,9 +33,11 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
-from pytest_mechanism.engine.record import Unsupported
 from pytest_mechanism.engine.tolerance import TOLERANCE, compare
 from pytest_mechanism.errors import SelfCheckError, one_line
+from pytest_mechanism.model_families.layers import UnsupportedFamily, layer_with_own_window
+from pytest_mechanism.model_families.rotary import length_dependent, trained_length
+from pytest_mechanism.model_families.sizes import position_limit
 
 RESIDUAL: tuple[Part, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
@@ -57,10 +58,10 @@ def check(model: LoadedModel, engine: Engine, clean: Tokens, other: Tokens) -> N
 
 
 def heads_are_there(model: LoadedModel, engine: Engine, clean: Tokens) -> None:
-    """0. What is patched are heads: not every family has them, in every layer, one beside another."""
-    shape, kind = model.shape, type(model.bridge.original_model).__name__
+    """0. Every layer has the heads that methods patch; not every family has."""
+    shape, kind = model.shape, type(model.wrapped.plain).__name__
     where = f"{model.role}: a {kind} cannot be measured"
-    layers = len(model.bridge.blocks)
+    layers = len(model.wrapped.layers)
     if layers != shape.n_layers:
         raise SelfCheckError(f"{where}: it has {layers} layers, config.json says {shape.n_layers}")
     wanted: dict[Part, tuple[int, int]] = {
@@ -69,7 +70,7 @@ def heads_are_there(model: LoadedModel, engine: Engine, clean: Tokens) -> None:
         "v": (shape.n_kv_heads, shape.d_head),
         "z": (shape.n_heads, shape.d_head),
     }
-    known = model.bridge.hook_dict
+    known = model.wrapped.hook_names
     for layer in range(layers):
         for part in (*wanted, *RESIDUAL):
             if (name := Site(layer, part).hook) not in known:
@@ -78,21 +79,21 @@ def heads_are_there(model: LoadedModel, engine: Engine, clean: Tokens) -> None:
                     "attention heads, or not of a known kind"
                 )
     sites = [Site(layer, part) for layer in range(layers) for part in wanted]
-    found = engine.run(clean, readings=[Reading(site) for site in sites]).outcome.readings
-    for site, value in zip(sites, found, strict=True):
+    readings = engine.run(clean, readings=[Reading(site) for site in sites]).outcome.readings
+    for site, value in zip(sites, readings, strict=True):
         heads, width = wanted[site.part]
-        have, right = tuple(value.shape), (*clean.ids.shape, heads, width)
-        if have != right:
+        actual, expected = tuple(value.shape), (*clean.ids.shape, heads, width)
+        if actual != expected:
             raise SelfCheckError(
-                f"{where}: {site.hook} is of shape {have}; rows, tokens, heads and width by "
-                f"config.json are {right}"
+                f"{where}: {site.hook} is of shape {actual}; rows, tokens, heads and width by "
+                f"config.json are {expected}"
             )
 
 
 def same_as_plain(model: LoadedModel, limit: float) -> None:
-    """1. Wrapping did not change what the model says."""
+    """1. Wrapping did not change the model's logits."""
     with torch.no_grad():
-        wrapped = model.bridge(model.probe, return_type="logits").float().cpu()
+        wrapped = model.wrapped.forward(model.probe).float().cpu()
     compare(
         wrapped,
         model.plain_logits,
@@ -104,16 +105,16 @@ def same_as_plain(model: LoadedModel, limit: float) -> None:
 
 
 def residual_adds_up(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
-    """2. The parts of a layer are all of it; patching a part means what it says."""
+    """2. The parts of a layer add up to the whole, so a patched part is what its name says."""
     sites = [Site(layer, part) for layer in range(model.shape.n_layers) for part in RESIDUAL]
     outcome = engine.run(
         clean, readings=[Reading(site, clean.last[:, None]) for site in sites]
     ).outcome
-    found = dict(zip(sites, outcome.readings, strict=True))
+    values = dict(zip(sites, outcome.readings, strict=True))
     for layer in range(model.shape.n_layers):
-        pre, attention, mlp, post = (found[Site(layer, part)] for part in RESIDUAL)
+        pre, attention, mlp, post = (values[Site(layer, part)] for part in RESIDUAL)
         # whichever two are added first, each sum is rounded by half an epsilon: in half precision,
-        # that of a coordinate which is far above all others passes their standard deviation
+        # the rounding of one very large coordinate can exceed the others' standard deviation
         rounding = 2 * torch.finfo(post.dtype).eps * (pre.abs() + attention.abs() + mlp.abs())
         compare(
             pre + attention + mlp,
@@ -164,40 +165,41 @@ def last_residual_carries_the_answer(
 
 
 def rows_stand_alone(model: LoadedModel, engine: Engine, clean: Tokens, limit: float) -> None:
-    """5. What stands beside a row changes nothing in it, nor does what was run before."""
+    """5. Neither the other rows of a batch nor earlier batches change a row's numbers."""
     row = int(clean.lengths.argmin())
-    turns = [boundary(each) for each in rotary(model.bridge.original_model)]
-    length = min(int(clean.lengths[row]), *turns, LONG)
+    trained = [trained_length(module) for module in length_dependent(model.wrapped.plain)]
+    length = min(int(clean.lengths[row]), *trained, LONG)
     ids = clean.ids[row, :length]
-    longest = beside(model, length, turns)
-    again = ids.repeat(longest // length + 1)[:longest]
+    longest = neighbour_length(model, length, trained)
+    neighbour = ids.repeat(longest // length + 1)[:longest]
     padded = torch.cat([ids, ids.new_zeros(longest - length)])
     lengths = torch.tensor([length, longest], device=ids.device)
-    alone, together = Tokens(ids[None], lengths[:1]), Tokens(torch.stack([padded, again]), lengths)
+    alone = Tokens(ids[None], lengths[:1])
+    together = Tokens(torch.stack([padded, neighbour]), lengths)
 
-    def told(tokens: Tokens) -> list[torch.Tensor]:
+    def numbers(tokens: Tokens) -> list[torch.Tensor]:
         at = tokens.last[:, None]
         readings = [Reading(Site(layer, "z"), at) for layer in range(model.shape.n_layers)]
         run = engine.run(tokens, readings=readings)
         edit = Edit(Site(0, "z"), torch.ones((), device=ids.device), at=at)
         (branch,) = run.branches([Branch([edit])])
-        return [each[:1] for each in (run.outcome.logits, branch.logits, *run.outcome.readings)]
+        outcome = run.outcome
+        return [value[:1] for value in (outcome.logits, branch.logits, *outcome.readings)]
 
-    wanted = told(alone)
-    for found, reference in ((together, "its own when it is alone"), (alone, "its own before")):
+    first = numbers(alone)
+    for tokens, reference in ((together, "its own when it is alone"), (alone, "its own before")):
         what = f"a row of {length} tokens beside or after one of {longest}: its numbers"
-        for a, b in zip(told(found), wanted, strict=True):
+        for a, b in zip(numbers(tokens), first, strict=True):
             compare(a, b, limit, model, what, reference)
 
 
-def beside(model: LoadedModel, length: int, turns: Sequence[int]) -> int:
-    """Tokens of a row to stand beside one of ``length``: as many again, as far as the model knows
-    positions; where rotary frequencies change at some length that is not too long, beyond it."""
-    config = model.bridge.original_model.config.get_text_config()
-    if turns:
-        return max([2 * length, *(n + 1 for n in turns if n < LONG)])
-    known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
-    return max(length, min([2 * length, *(n for n in known if isinstance(n, int))]))
+def neighbour_length(model: LoadedModel, length: int, trained: Sequence[int]) -> int:
+    """Tokens of a longer row for the batch of a row of ``length``: twice as many, up to the model's
+    last position; where rotary frequencies depend on length, more than the trained length."""
+    if trained:
+        return max([2 * length, *(n + 1 for n in trained if n < LONG)])
+    limit = position_limit(model.wrapped.plain.config.get_text_config())
+    return max(length, 2 * length if limit is None else min(2 * length, limit))
 
 
 LONG = 1024
@@ -207,59 +209,30 @@ LONG = 1024
 def disagreement(
     model: LoadedModel, reference: Engine, faster: Engine, clean: Tokens, other: Tokens
 ) -> str | None:
-    """Why a faster engine cannot be used with this model; None where it agrees with the reference.
+    """Why a faster engine cannot run this model; None where it agrees with the reference.
 
-    One branch of each kind that methods ask for, so that a family whose layers do more than is
-    understood is seen here and not in a score.
+    Compares one branch of each kind that methods ask for, so that a family whose layers do more
+    than the engine understands is noticed here and not in a score.
     """
-    layers = model.shape.n_layers
     limit = TOLERANCE[model.dtype]
-    middle = clean.last[:, None] // 2
-    z = [Site(layer, "z") for layer in range(layers)]
-    donor = reference.run(other, readings=[Reading(site) for site in z]).outcome.readings
-    length = min(clean.ids.shape[1], other.ids.shape[1])
-    mean = [each[:, :length].mean(1, keepdim=True) for each in donor]
-    silent = [Edit(site, value) for site, value in zip(z, mean, strict=True)]
-    low, high = 0, layers - 1
-    value = Edit(Site(high // 2, "v"), torch.ones((), device=clean.ids.device), at=middle)
-    listening = [Reading(Site(high, "q"), clean.last[:, None])]
-    branches = {
-        "z at the last token": Branch([Edit(z[low], mean[low], at=clean.last[:, None])]),
-        "v in the middle": Branch([value]),
-        "z in the middle, held": Branch([Edit(z[low], mean[low], at=middle)], listening, held=True),
-    }
-    cut = Branch(knockouts=[Knockout(high, clean.last[:, None], torch.zeros_like(middle))])
-    with suppress(SelfCheckError):  # some families cannot be cut, by any engine
-        list(reference.run(clean).branches([cut]))
-        branches["attention cut"] = cut
-    alive = [Alive(high, clean.last[:, None]), Alive(low, middle)]
-    circuit = {"a circuit": Branch(held=True, alive=alive)}
-
-    def told(engine: Engine) -> Iterator[tuple[str, Outcome]]:
-        readings = [Reading(site, other.last[:, None]) for site in z]
-        alone = engine.run(other, readings=readings, answer=False).outcome
-        yield "readings alone", Outcome(alone.logits[:, :0], alone.readings)
-        # as many side by side as ever: masks inside a layer go by column, and may end or slide
-        many = max(LEAST_ROOM, clean.ids.shape[1]) if engine is faster else 1
-        *_, last = engine.run(clean).branches([branches["z at the last token"]] * many)
-        yield "the last of many branches", last
-        for edits, asked in ((), branches), (silent, circuit):
-            yield from zip(asked, engine.run(clean, edits).branches(asked.values()), strict=True)
-
-    wanted = list(told(reference))
+    sets = branches_to_compare(model, reference, clean, other)
+    expected = list(outcomes_to_compare(model, reference, sets, clean, other, 1))
+    # as many side by side as ever: a mask inside a layer goes by column, and may end or slide
+    many = max(LEAST_COLUMNS, clean.ids.shape[1])
     try:
-        for (name, theirs), (_, mine) in zip(wanted, told(faster), strict=True):
+        actual = outcomes_to_compare(model, faster, sets, clean, other, many)
+        for (name, theirs), (_, mine) in zip(expected, actual, strict=True):
             what = f"{name} by the {faster.name} engine"
             for a, b in zip(
                 (mine.logits, *mine.readings), (theirs.logits, *theirs.readings), strict=True
             ):
                 if b.numel():
                     compare(a, b, limit, model, what, "reference")
-    except (Unsupported, SelfCheckError) as problem:
+    except (UnsupportedFamily, SelfCheckError) as problem:
         return str(problem)
-    except Exception as problem:  # whatever layers raise that were not made to be called like this
+    except Exception as problem:  # layers were not made to be called for some of their tokens
         return one_line(f"{type(problem).__name__}: {problem}")
-    if (layer := windowed_by_column(model)) is not None:
+    if (layer := layer_with_own_window(model.wrapped.layers)) is not None:
         return (
             f"layer {layer} hides keys by how many columns lie between, and branches stand in "
             "columns behind the prompt"
@@ -267,15 +240,55 @@ def disagreement(
     return None
 
 
-def windowed_by_column(model: LoadedModel) -> int | None:
-    """The first layer with a mask of its own, [1, 1, n, n], that hides more than what comes later.
+BranchSet = tuple[Sequence[Edit], dict[str, Branch]]
+"""A run's edits, and named branches of that run; the first of them is an ordinary edit."""
 
-    Prompts that fit into its window say nothing about longer ones of the same task.
-    """
-    for layer, block in enumerate(model.bridge.blocks):
-        for own in block.buffers():
-            if own.dim() == 4 and own.dtype in (torch.bool, torch.uint8):
-                causal = torch.ones_like(own).tril()
-                if own.shape[-1] == own.shape[-2] and not torch.equal(own, causal):
-                    return layer
-    return None
+
+def branches_to_compare(
+    model: LoadedModel, reference: Engine, clean: Tokens, other: Tokens
+) -> list[BranchSet]:
+    """One branch of each kind, of a clean run and of an ablated one."""
+    last, middle = clean.last[:, None], clean.last[:, None] // 2
+    z = [Site(layer, "z") for layer in range(model.shape.n_layers)]
+    donor = reference.run(other, readings=[Reading(site) for site in z]).outcome.readings
+    length = min(clean.ids.shape[1], other.ids.shape[1])
+    means = [value[:, :length].mean(1, keepdim=True) for value in donor]
+    ablation = [Edit(site, value) for site, value in zip(z, means, strict=True)]
+    low, high = 0, model.shape.n_layers - 1
+    at_middle = Edit(z[low], means[low], at=middle)
+    value = Edit(Site(high // 2, "v"), torch.ones((), device=clean.ids.device), at=middle)
+    receiver = [Reading(Site(high, "q"), last)]
+    branches = {
+        "z at the last token": Branch([Edit(z[low], means[low], at=last)]),
+        "v in the middle": Branch([value]),
+        "z in the middle, attention frozen": Branch([at_middle], receiver, freeze_attention=True),
+    }
+    cut = Branch(knockouts=[Knockout(high, last, torch.zeros_like(middle))])
+    with suppress(SelfCheckError):  # some families cannot be cut, by any engine
+        list(reference.run(clean).branches([cut]))
+        branches["attention cut"] = cut
+    active = [ActiveHeads(high, last), ActiveHeads(low, middle)]
+    circuit = {"a circuit": Branch(freeze_attention=True, active_heads=active)}
+    return [((), branches), (ablation, circuit)]
+
+
+def outcomes_to_compare(
+    model: LoadedModel,
+    engine: Engine,
+    sets: Sequence[BranchSet],
+    clean: Tokens,
+    other: Tokens,
+    many: int,
+) -> Iterator[tuple[str, Outcome]]:
+    """An engine's outcomes by name: readings alone, one branch ``many`` times, then each branch."""
+    readings = [
+        Reading(Site(layer, "z"), other.last[:, None]) for layer in range(model.shape.n_layers)
+    ]
+    alone = engine.run(other, readings=readings, answer=False).outcome
+    yield "readings alone", Outcome(alone.logits[:, :0], alone.readings)
+    ordinary = next(iter(sets[0][1].values()))
+    *_, last = engine.run(clean).branches([ordinary] * many)
+    yield "the last of many branches", last
+    for edits, branches in sets:
+        outcomes = engine.run(clean, edits).branches(branches.values())
+        yield from zip(branches, outcomes, strict=True)

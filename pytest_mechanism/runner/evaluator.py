@@ -86,8 +86,18 @@ class ClaimEvaluator:
                 f"{add_models(missing[:1])}"
             )
         claim.check_matching_sizes(role, self.shapes)
+        optional = [m for m in claim.optional_roles(role) if m in self.runner.references]
+        return self.model_context(spec, role, (*models, *optional))
+
+    def model_context(self, spec: Spec, role: str, models: Sequence[str] = ()) -> ClaimContext:
+        """The context of a measurement on a role's model that belongs to no claim.
+
+        Args:
+            spec: what is measured.
+            role: of the context.
+            models: roles of the models that take part; the role's own by default.
+        """
         options = self.runner.options
-        helpers = [m for m in claim.optional_roles(role) if m in self.runner.references]
         return ClaimContext(
             role=role,
             groups=spec.groups,
@@ -101,7 +111,7 @@ class ClaimEvaluator:
                 device=device_kind(options.device),
                 engine=options.engine,
                 fingerprints={
-                    **{m: self.runner.fingerprints[m].model for m in (*models, *helpers)},
+                    **{m: self.runner.fingerprints[m].model for m in models or (role,)},
                     # the rows are words that every tokenizer of the run keeps whole
                     "tokenizers": tokenizers(self.runner.fingerprints),
                 },

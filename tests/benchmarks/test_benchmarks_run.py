@@ -19,7 +19,7 @@ from benchmarks import discovery, engines, lengths, shapes
 placed = shapes.make_placed("tiny", 2, 6, "cpu", torch.float32)
 with torch.no_grad():
     ids = placed.batch.base.tokens.ids
-    torch.testing.assert_close(placed.plain(ids).logits, placed.bridge(ids, return_type="logits"))
+    torch.testing.assert_close(placed.plain(ids).logits, placed.wrapped.forward(ids))
 quick = ["--quick", "--json"]
 sys.exit(
     engines.main([*quick, sys.argv[1], "--plot", sys.argv[2], "--shapes", "tiny"])

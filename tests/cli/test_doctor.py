@@ -60,7 +60,7 @@ def test_a_device_that_is_not_there_is_one_line(
     assert doctor(tmp_path, *PAIR, "--device", "cuda:99") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("pytest-mechanism: no device 'cuda:99', torch sees ")
+    assert err.startswith("pytest-mechanism: --mechanism-device: no device 'cuda:99', torch sees ")
     assert "valid: auto, cpu" in err
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import (
-    Alive,
+    ActiveHeads,
     Branch,
     Edit,
     Engine,
@@ -196,15 +196,15 @@ class Drawn:
     def several(self, make: Any, most: int) -> list[Any]:
         return [make() for _ in range(self.draw(st.integers(0, most)))]
 
-    def alive(self) -> Alive:
-        return Alive(self.layer(), self.at(), self.heads("z"))
+    def active_heads(self) -> ActiveHeads:
+        return ActiveHeads(self.layer(), self.at(), self.heads("z"))
 
     def branch(self) -> Branch:
         return Branch(
             self.several(self.edit, 3),
             self.several(self.reading, 2),
-            held=self.draw(st.booleans()),
-            alive=self.several(self.alive, 3),
+            freeze_attention=self.draw(st.booleans()),
+            active_heads=self.several(self.active_heads, 3),
             knockouts=self.knockouts(),
             answer=self.draw(st.integers(0, 3)) > 0,
         )

@@ -14,9 +14,9 @@ from sweep import LAST, TOKENS, of_each_head, silenced
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.engine.branch import LEAST_ROOM, BranchEngine
+from pytest_mechanism.engine.branch import LEAST_COLUMNS, BranchEngine
 from pytest_mechanism.engine.interface import (
-    Alive,
+    ActiveHeads,
     Branch,
     Edit,
     Engine,
@@ -37,14 +37,19 @@ ASKED: dict[str, Sequence[Branch]] = {
     "every part": [Branch([silenced(1, at, part=p)]) for p in PARTS for at in (None, END)],
     "some heads": [Branch([silenced(0, END, 1, 2)], [Reading(Site(2, "z"), MIDDLE, (1,))])],
     "many": [Branch([silenced(1, END, 1)])] * 40,
-    "held": [
+    "frozen": [
         Branch(
-            [silenced(0, MIDDLE, 1)], [Reading(Site(2, "q"), MIDDLE, (0,))], held=True, answer=False
+            [silenced(0, MIDDLE, 1)],
+            [Reading(Site(2, "q"), MIDDLE, (0,))],
+            freeze_attention=True,
+            answer=False,
         )
     ],
     "circuits": [
-        Branch(held=True, alive=[Alive(1, MIDDLE, (0,)), Alive(2, END)]),
-        Branch(held=True, alive=[Alive(2, END)]),
+        Branch(
+            freeze_attention=True, active_heads=[ActiveHeads(1, MIDDLE, (0,)), ActiveHeads(2, END)]
+        ),
+        Branch(freeze_attention=True, active_heads=[ActiveHeads(2, END)]),
     ],
     "cut": [Branch(knockouts=[Knockout(1, END, MIDDLE, (0, 1))])],
     "learned": [Branch([Edit(Site(0, "z"), torch.ones(()), torch.cat([END, END], 1), keep=SHARE)])],
@@ -71,7 +76,7 @@ def test_every_tensor_is_made_where_the_prompts_are(
     loaded: Callable[..., LoadedModel], make: Any, family: str, what: str
 ) -> None:
     """With another device than theirs for whatever is not told where."""
-    engine = make(loaded(family, "float32").bridge)
+    engine = make(loaded(family, "float32").wrapped)
     with torch.device("meta"):
         asked_of(engine, ASKED[what], gradients=what == "learned")
 
@@ -88,20 +93,25 @@ def test_what_is_put_in_may_come_from_another_device(
             assert value + made is None
         share = torch.ones(made.shape[-2], 1) / 2
         branch = Branch([Edit(Site(1, "z"), value, LAST, keep=share)])
-        (found,) = make(gqa.bridge).run(TOKENS).branches([branch])
+        (found,) = make(gqa.wrapped).run(TOKENS).branches([branch])
         assert found.logits.isfinite().all()
 
 
-@pytest.mark.parametrize(("held", "width"), [(False, 5), (True, 2)])
-def test_a_gpu_is_waited_for_once_a_pack(gqa: LoadedModel, held: bool, width: int) -> None:
+@pytest.mark.parametrize(("frozen", "width"), [(False, 5), (True, 2)])
+def test_a_gpu_is_waited_for_once_a_pack(gqa: LoadedModel, frozen: bool, width: int) -> None:
     """By transformer-lens, which looks whether the mask hides something when logits are computed;
     not for each branch, nor for what is known of the packs before."""
-    place, engine = MIDDLE[:1].expand(3, 1), BranchEngine(gqa.bridge)
-    alive = [Alive(2, place, (0, 3))]
+    place, engine = MIDDLE[:1].expand(3, 1), BranchEngine(gqa.wrapped)
+    active = [ActiveHeads(2, place, (0, 3))]
 
     def waits(times: int) -> int:
         branches = [
-            Branch(b.edits, [Reading(Site(2, "q"), place, (1, 2))], held=held, alive=alive)
+            Branch(
+                b.edits,
+                [Reading(Site(2, "q"), place, (1, 2))],
+                freeze_attention=frozen,
+                active_heads=active,
+            )
             for b in of_each_head(place) * times
         ]
         with PretendedGPU() as gpu:
@@ -109,7 +119,7 @@ def test_a_gpu_is_waited_for_once_a_pack(gqa: LoadedModel, held: bool, width: in
         return gpu.waits
 
     def packs(times: int) -> int:
-        return math.ceil(12 * times / (LEAST_ROOM // width))
+        return math.ceil(12 * times / (LEAST_COLUMNS // width))
 
     waits(25)  # numbers of heads are carried over once and for all
     assert waits(25) - waits(1) == packs(25) - packs(1)

@@ -23,12 +23,14 @@ from pytest_mechanism.engine import record
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Knockout, Site, Tokens
 from pytest_mechanism.engine.layout import Layout
-from pytest_mechanism.engine.record import Unsupported, visible_tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.measurements.path_patching import PathPatching
-from pytest_mechanism.runner.runner import WITHOUT, Runner
+from pytest_mechanism.model_families import layers
+from pytest_mechanism.model_families.bridge import BridgeModel
+from pytest_mechanism.model_families.layers import UnsupportedFamily, visible_keys
+from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import Measurement, canonical
@@ -37,7 +39,7 @@ OTHER = Tokens(TOKENS.ids + 100, TOKENS.lengths - 2)
 
 
 def why_not(model: LoadedModel) -> str | None:
-    reference, branch = ReferenceEngine(model.bridge), BranchEngine(model.bridge)
+    reference, branch = ReferenceEngine(model.wrapped), BranchEngine(model.wrapped)
     return disagreement(model, reference, branch, TOKENS, OTHER)
 
 
@@ -49,7 +51,7 @@ def test_families_that_are_understood_get_the_branch_engine(
     """In every dtype: rounding is no disagreement."""
     model = loaded(family, dtype)
     assert why_not(model) is None
-    for engine in (ReferenceEngine(model.bridge), BranchEngine(model.bridge)):
+    for engine in (ReferenceEngine(model.wrapped), BranchEngine(model.wrapped)):
         check(model, engine, TOKENS, OTHER)
 
 
@@ -63,7 +65,7 @@ def test_attention_that_cannot_be_cut_is_an_error(
     """Where transformer-lens leaves attention to transformers, a knockout would change nothing; all
     else works there, by the branch engine too."""
     model = loaded(family, "float32")
-    run = engine(model.bridge).run(TOKENS)
+    run = engine(model.wrapped).run(TOKENS)
     assert why_not(model) is None
     branches = [Branch(), Branch(knockouts=[Knockout(0, LAST, LAST - 1)])]
     if cuts:
@@ -96,7 +98,7 @@ def no_cache(arguments: dict[str, Any]) -> None:
 
 
 STRANGE: dict[Callable[[dict[str, Any]], None], str] = {
-    alibi: "attention masks carry more than what is seen",
+    alibi: "attention masks do more than hide keys",
     one_mask_a_head: "attention masks of shape (3, 4, 8, 8) are not understood",
     unknown_tensor: "a layer takes per_layer_input, which is not understood",
     no_cache: "3 of 3 layers ran, 0 kept a cache",
@@ -114,7 +116,7 @@ def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], No
             change(arguments)
             return args, arguments
 
-        for block in gqa.bridge.blocks:
+        for block in gqa.wrapped.bridge.blocks:
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
         return gqa
 
@@ -127,9 +129,9 @@ def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], No
 def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any) -> None:
     """A run says what it does not understand; that is the reason why the engine is not used."""
     model = family(change)
-    assert ReferenceEngine(model.bridge).run(TOKENS).outcome.logits.isfinite().all()
-    with pytest.raises(Unsupported) as problem:
-        assert BranchEngine(model.bridge).run(TOKENS).outcome
+    assert ReferenceEngine(model.wrapped).run(TOKENS).outcome.logits.isfinite().all()
+    with pytest.raises(UnsupportedFamily) as problem:
+        assert BranchEngine(model.wrapped).run(TOKENS).outcome
     assert str(problem.value) == STRANGE[change]
     assert why_not(model) == STRANGE[change]
 
@@ -190,13 +192,13 @@ def test_masks_are_read_whatever_their_type(rows: int) -> None:
     seen = windowed(4).expand(rows, 1, 4, 4)
     added = torch.zeros(rows, 1, 4, 4).masked_fill(~seen, torch.finfo(torch.float32).min)
     for mask in (seen, added):
-        assert torch.equal(visible_tokens(mask, tokens), windowed(4).expand(2, 4, 4))
+        assert torch.equal(visible_keys(mask, tokens.lengths, 4), windowed(4).expand(2, 4, 4))
 
 
 def test_without_a_mask_tokens_see_what_stands_before_them() -> None:
     """Padding is no one's key."""
     tokens = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.tensor([3, 2]))
-    found = visible_tokens(None, tokens).long().tolist()
+    found = visible_keys(None, tokens.lengths, 3).long().tolist()
     assert found == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0], [1, 1, 0]]]
 
 
@@ -236,17 +238,17 @@ def test_a_layer_that_masks_by_itself_is_noticed(loaded: Callable[..., LoadedMod
     assert "the last of many branches by the branch engine differ" in str(why_not(model))
 
 
-def test_a_glance_that_reads_something_else_is_noticed(
+def test_a_read_only_forward_that_reads_something_else_is_noticed(
     gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Donors' activations are compared too."""
-    right = record.glance
+    right = record.read_only_forward
 
-    def glance(*given: Any) -> Any:
-        outcome = right(*given)
-        return replace(outcome, readings=[r.flip(2) for r in outcome.readings])
+    def flipped(*arguments: Any) -> Any:
+        outcome = right(*arguments)
+        return replace(outcome, readings=tuple(r.flip(2) for r in outcome.readings))
 
-    monkeypatch.setattr("pytest_mechanism.engine.branch.glance", glance)
+    monkeypatch.setattr("pytest_mechanism.engine.branch.read_only_forward", flipped)
     assert "readings alone by the branch engine differ" in str(why_not(gqa))
 
 
@@ -255,11 +257,13 @@ def test_an_engine_whose_hooks_do_not_fire_is_noticed(
     gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch, site: Site
 ) -> None:
     """It says so itself, and that is the reason."""
-    point = gqa.bridge.hook_dict[site.hook]
-    monkeypatch.setattr(
-        "pytest_mechanism.engine.replay.attached",
-        lambda hooks: record.attached([h for h in hooks if h[0] is not point]),
-    )
+    right = BridgeModel.hooked
+
+    def hooked(model: BridgeModel, hooks: Any) -> Any:
+        deaf = [h for h in hooks if h[0] == site.hook and "Changes." in h[1].__qualname__]
+        return right(model, [h for h in hooks if h not in deaf])
+
+    monkeypatch.setattr(BridgeModel, "hooked", hooked)
     assert f"hook {site.hook} fired 0 times in one layer" in str(why_not(gqa))
 
 
@@ -310,15 +314,15 @@ def test_engines_have_the_same_scores(runner: Any) -> None:
 def test_a_measurement_by_the_other_engine_says_so(
     runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Among its facts and among the run's notes, also when it comes from the store."""
+    """In its result and among the run's notes, also when it comes from the store."""
     right = runner("reference").measure(EFFECTS)
-    monkeypatch.setattr(record, "CACHES", ())
+    monkeypatch.setattr(layers, "CACHE_ARGUMENTS", ())
     first = runner("branch", store=True)
     seen = first.measure(EFFECTS)
     monkeypatch.undo()
     again = runner("branch", store=True)
     again.measure(EFFECTS)
-    (why,) = (fact for name, fact in seen.facts.items() if name == WITHOUT)
+    why = seen.fallback
     assert first.notes == again.notes
     assert first.notes == {
         "base": f"tiny was measured by the reference engine, not by branch: {why}"

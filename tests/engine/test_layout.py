@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import (
-    Alive,
+    ActiveHeads,
     Branch,
     Edit,
     Knockout,
@@ -22,7 +22,7 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
-from pytest_mechanism.engine.layout import NOWHERE, Layout, Planner, packs
+from pytest_mechanism.engine.layout import NO_TOKEN, Layout, Planner, pack_branches
 
 LAYERS = 3
 SHAPE = Shape(LAYERS, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_vocab=256)
@@ -42,7 +42,7 @@ def edit(layer: int, places: Tensor | None) -> Edit:
 def active(branch: Branch) -> list[list[int]]:
     """Token positions that are computed, row by row."""
     found = Planner(TOKENS, LAYERS).plan(branch).active.tolist()
-    return [[p for p in row if p != NOWHERE] for row in found]
+    return [[p for p in row if p != NO_TOKEN] for row in found]
 
 
 def layers(branch: Branch) -> tuple[int, int]:
@@ -64,20 +64,20 @@ def test_the_first_of_several_positions_counts() -> None:
     assert active(branch) == [[3, 4], [0, 1, 2]]
 
 
-def test_a_held_branch_computes_what_it_names_and_the_answer() -> None:
-    """z carries all that flows between tokens, and it is held."""
+def test_a_branch_with_frozen_attention_computes_what_it_names_and_the_answer() -> None:
+    """z carries all that flows between tokens, and it is frozen."""
     branch = Branch(
         [edit(0, at(1, 0))],
         [Reading(Site(2, "q"), at(3, 0))],
-        held=True,
-        alive=[Alive(1, at(0, 1))],
+        freeze_attention=True,
+        active_heads=[ActiveHeads(1, at(0, 1))],
     )
     assert active(branch) == [[0, 1, 3, 4], [0, 1, 2]]
 
 
 def test_without_an_answer_the_last_token_is_not_computed() -> None:
     """A first pass of path patching costs its position alone."""
-    assert active(Branch([edit(0, at(1, 0))], held=True, answer=False)) == [[1], [0]]
+    assert active(Branch([edit(0, at(1, 0))], freeze_attention=True, answer=False)) == [[1], [0]]
 
 
 def test_the_queries_of_a_knockout_are_computed_and_its_keys_are_not() -> None:
@@ -86,17 +86,17 @@ def test_the_queries_of_a_knockout_are_computed_and_its_keys_are_not() -> None:
     assert active(branch) == [[4], [2]]
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_padding_is_not_computed(held: bool) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_padding_is_not_computed(frozen: bool) -> None:
     """Not for an edit of every position, and not where padding is named."""
-    assert active(Branch([edit(0, None)], held=held)) == [[0, 1, 2, 3, 4], [0, 1, 2]]
-    assert active(Branch([edit(0, at(5, 4))], held=held)) == [[4], [2]]
+    assert active(Branch([edit(0, None)], freeze_attention=frozen)) == [[0, 1, 2, 3, 4], [0, 1, 2]]
+    assert active(Branch([edit(0, at(5, 4))], freeze_attention=frozen)) == [[4], [2]]
 
 
-def test_what_is_alive_in_a_branch_that_is_not_held_says_nothing() -> None:
-    """Everything is alive there."""
-    assert active(Branch(alive=[Alive(0, at(0, 0))])) == [[4], [2]]
-    assert layers(Branch(alive=[Alive(0)])) == (2, 2)
+def test_active_heads_have_no_effect_without_frozen_attention() -> None:
+    """Every head computes its attention there."""
+    assert active(Branch(active_heads=[ActiveHeads(0, at(0, 0))])) == [[4], [2]]
+    assert layers(Branch(active_heads=[ActiveHeads(0)])) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_what_is_alive_in_a_branch_that_is_not_held_says_nothing() -> None:
         (Branch([edit(1, None)]), (1, 2)),
         (Branch([edit(2, None), edit(1, None)], [Reading(Site(0, "z"))]), (0, 2)),
         (Branch([edit(0, None)], [Reading(Site(1, "k"))], answer=False), (0, 1)),
-        (Branch(held=True, alive=[Alive(1)]), (1, 2)),
+        (Branch(freeze_attention=True, active_heads=[ActiveHeads(1)]), (1, 2)),
         (Branch(knockouts=[Knockout(1, at(1, 1), at(0, 0))]), (1, 2)),
         (Branch(), (2, 2)),
     ],
-    ids=["edit", "reading below", "no answer", "alive", "knockout", "nothing"],
+    ids=["edit", "reading below", "no answer", "active heads", "knockout", "nothing"],
 )
 def test_a_branch_needs_its_lowest_layer_up_to_its_answer_or_last_reading(
     branch: Branch, wanted: tuple[int, int]
@@ -119,11 +119,11 @@ def test_a_branch_needs_its_lowest_layer_up_to_its_answer_or_last_reading(
 
 
 def test_branches_that_name_the_same_tensor_share_their_tokens_if_they_are_alike() -> None:
-    """Held or not, with an answer or without: those compute other tokens at the same positions."""
+    """With frozen attention or not, with an answer or without: those compute other tokens at the same positions."""
     place, shared = at(1, 0), Planner(TOKENS, LAYERS)
     unlike = [
-        Branch([edit(0, place)], held=held, answer=answer)
-        for held in (False, True)
+        Branch([edit(0, place)], freeze_attention=frozen, answer=answer)
+        for frozen in (False, True)
         for answer in (False, True)
     ]
     assert [shared.plan(b).active.tolist() for b in unlike] == [
@@ -145,12 +145,12 @@ def several(draw: st.DrawFn) -> tuple[Tokens, list[Branch]]:
 @settings(max_examples=20, deadline=None)
 @given(several(), st.integers(1, 20))
 def test_packs_keep_the_order_and_the_room(case: tuple[Tokens, list[Branch]], room: int) -> None:
-    """Every branch once, held ones apart; a pack is too wide only where one branch alone is."""
+    """Every branch once, those with frozen attention apart; a pack is too wide only where one branch alone is."""
     tokens, branches = case
-    found = list(packs(map(Planner(tokens, LAYERS).plan, branches), room))
+    found = list(pack_branches(map(Planner(tokens, LAYERS).plan, branches), room))
     assert [id(p.branch) for pack in found for p in pack] == [id(b) for b in branches]
     for pack in found:
-        assert len({p.branch.held for p in pack}) == 1
+        assert len({p.branch.freeze_attention for p in pack}) == 1
         assert len(pack) == 1 or sum(p.active.shape[1] for p in pack) <= room
 
 
@@ -174,20 +174,20 @@ def test_a_token_sees_its_own_branchs_tokens_instead_of_the_runs(
     visible = torch.rand(rows, length, length, generator=generator) < 0.7
     visible = (visible | torch.eye(length).bool()).tril()
     mask = made.mask(visible, torch.float64)[:, 0]
-    raw, owner = made.raw.tolist(), made.owner.tolist()
+    active, owner = made.active.tolist(), made.owner.tolist()
     for row in range(rows):
-        for column, place in enumerate(raw[row]):
+        for column, place in enumerate(active[row]):
             sees = (mask[row, column] == 0).tolist()
-            if place == NOWHERE:
+            if place == NO_TOKEN:
                 assert any(sees)  # or its attention would not be a number
                 continue
             member = made.members[owner[column]]
-            mine = {p for p in member.active[row].tolist() if p != NOWHERE}
+            mine = {p for p in member.active[row].tolist() if p != NO_TOKEN}
             wanted = {k for k in range(length) if visible[row, place, k]}
             run = {k for k in range(made.prefix) if sees[k]}
             side = [c for c in range(len(owner)) if sees[made.prefix + c]]
             assert run == wanted - mine
-            assert {raw[row][c] for c in side} == wanted & mine
+            assert {active[row][c] for c in side} == wanted & mine
             assert {owner[c] for c in side} <= {owner[column]}
 
 
@@ -203,7 +203,7 @@ def test_a_position_is_found_in_its_branchs_columns(
     everywhere = torch.arange(tokens.ids.shape[1]).expand_as(tokens.ids)
     wanted = everywhere if places is None else places
     for i, member in enumerate(made.members):
-        columns, found = made.where(i, places)
+        columns, found = made.locate(i, places)
         there = torch.ones_like(wanted).bool() if found is None else found
         computed = (member.active[:, :, None] == wanted[:, None]).any(1)
         assert there.tolist() == computed.tolist()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mechanism.engine import record
+from pytest_mechanism.model_families import layers
 
 SPEC = """
 mechanism: 1
@@ -88,7 +88,7 @@ def test_a_run_without_the_engine_asked_for_says_so_and_has_the_references_score
 ) -> None:
     """A sentence below the table and a note on each claim; nothing else differs."""
     branch, reference = run(), run("--mechanism-engine", "reference")
-    monkeypatch.setattr(record, "CACHES", ())
+    monkeypatch.setattr(layers, "CACHE_ARGUMENTS", ())
     instead = run()
 
     why = "the layers take no cache of keys and values"

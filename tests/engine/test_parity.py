@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch
-from pytest_mechanism.engine.branch import BranchEngine, Limit
+from pytest_mechanism.engine.branch import BranchEngine, TokenLimit
 from pytest_mechanism.engine.interface import (
-    Alive,
+    ActiveHeads,
     Branch,
     Edit,
     Knockout,
@@ -58,10 +58,10 @@ def tokens_of(*lengths: int) -> Tokens:
 @few(15)
 @given(data=st.data())
 def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: Any) -> None:
-    """Any edits, readings, held branches, living heads and knockouts: equal within 1e-9."""
+    """Any edits, readings, branches with frozen attention, active heads and knockouts: equal within 1e-9."""
     case = data.draw(cases(model.shape))
-    wanted = case.outcomes(ReferenceEngine(model.bridge))
-    found = case.outcomes(BranchEngine(model.bridge))
+    wanted = case.outcomes(ReferenceEngine(model.wrapped))
+    found = case.outcomes(BranchEngine(model.wrapped))
     assert farthest(case, found, wanted)[0] <= 1e-9
 
 
@@ -72,8 +72,8 @@ def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str,
     """Equal within 1e-4 of the logits' standard deviation."""
     model = loaded(family, "float32")
     case = data.draw(cases(model.shape))
-    wanted = case.outcomes(ReferenceEngine(model.bridge))
-    found = case.outcomes(BranchEngine(model.bridge))
+    wanted = case.outcomes(ReferenceEngine(model.wrapped))
+    found = case.outcomes(BranchEngine(model.wrapped))
     assert farthest(case, found, wanted)[1] <= 1e-4
 
 
@@ -97,8 +97,12 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
     branches = []
     for circuit in circuits:
         for lacking in data.draw(st.lists(st.sets(heads, max_size=2), min_size=1, max_size=3)):
-            alive = [Alive(layer, places[p], (h,)) for layer, h, p in sorted(circuit - lacking)]
-            branches.append(Branch(held=True, alive=alive, answer=data.draw(st.booleans())))
+            active = [
+                ActiveHeads(layer, places[p], (h,)) for layer, h, p in sorted(circuit - lacking)
+            ]
+            branches.append(
+                Branch(freeze_attention=True, active_heads=active, answer=data.draw(st.booleans()))
+            )
     branches = data.draw(st.permutations(branches))
     size = (1, 1, shape.n_heads, shape.d_head)
     silent = [
@@ -108,8 +112,8 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
     shift = Edit(Site(1, data.draw(st.sampled_from(PARTS))), torch.ones(()), keep=torch.tensor(0.9))
     edits = [*silent, shift] if data.draw(st.booleans()) else silent
     case = ClaimContext(tokens, edits, [], branches)
-    wanted = case.outcomes(ReferenceEngine(model.bridge))
-    found = case.outcomes(BranchEngine(model.bridge))
+    wanted = case.outcomes(ReferenceEngine(model.wrapped))
+    found = case.outcomes(BranchEngine(model.wrapped))
     assert farthest(case, found, wanted)[0] <= 1e-9
 
 
@@ -123,14 +127,22 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
         [Edit(Site(1, part), torch.ones(()), keep=half)],
         [],
         [
-            Branch([Edit(Site(1, each), torch.zeros(()), at=at)], held=held, alive=alive)
+            Branch(
+                [Edit(Site(1, each), torch.zeros(()), at=at)],
+                freeze_attention=frozen,
+                active_heads=active,
+            )
             for each in PARTS
             for at in (last, None)
-            for held, alive in ((False, ()), (True, ()), (True, (Alive(1, at), Alive(2, last))))
+            for frozen, active in (
+                (False, ()),
+                (True, ()),
+                (True, (ActiveHeads(1, at), ActiveHeads(2, last))),
+            )
         ],
     )
-    wanted = case.outcomes(ReferenceEngine(gqa.bridge))
-    found = case.outcomes(BranchEngine(gqa.bridge))
+    wanted = case.outcomes(ReferenceEngine(gqa.wrapped))
+    found = case.outcomes(BranchEngine(gqa.wrapped))
     assert farthest(case, found, wanted)[0] <= 1e-9
 
 
@@ -141,8 +153,8 @@ def test_layers_of_another_make_are_the_models_own(loaded: Loaded, family: str, 
     """Attention beside the MLP; sliding windows, soft-caps and norms after each part."""
     model = loaded(family, "float32")
     case = data.draw(cases(model.shape, windowed=family == "gemma2"))
-    wanted = case.outcomes(ReferenceEngine(model.bridge))
-    found = case.outcomes(BranchEngine(model.bridge))
+    wanted = case.outcomes(ReferenceEngine(model.wrapped))
+    found = case.outcomes(BranchEngine(model.wrapped))
     assert farthest(case, found, wanted)[1] <= 1e-4
 
 
@@ -156,10 +168,10 @@ def test_what_goes_at_once_and_in_which_order_changes_nothing(
     order = data.draw(st.permutations(range(len(case.branches))))
     shuffled = replace(case, branches=[case.branches[i] for i in order])
     with pytest.MonkeyPatch.context() as patch:
-        wanted = case.outcomes(BranchEngine(model.bridge))
-        patch.setattr(branch, "LEAST_ROOM", least)
+        wanted = case.outcomes(BranchEngine(model.wrapped))
+        patch.setattr(branch, "LEAST_COLUMNS", least)
         run, *found = shuffled.outcomes(
-            BranchEngine(model.bridge, limit=Limit(most * len(case.tokens.ids)))
+            BranchEngine(model.wrapped, limit=TokenLimit(most * len(case.tokens.ids)))
         )
     back = [run, *(found[order.index(i)] for i in range(len(order)))]
     assert farthest(case, back, wanted)[0] <= 1e-9
@@ -198,18 +210,22 @@ def test_branches_of_one_record_may_be_taken_by_turns(
             Branch([edit(last, "resid_pre", n)], knockouts=[Knockout(1, last, early)])
             for n in (0, 1)
         ),
-        Branch([edit(last - 1, "z", 0)], listening, held=True, answer=False),
-        Branch([edit(last - 1, "k", 1)], held=True, alive=[Alive(1, last), Alive(2, last)]),
+        Branch([edit(last - 1, "z", 0)], listening, freeze_attention=True, answer=False),
+        Branch(
+            [edit(last - 1, "k", 1)],
+            freeze_attention=True,
+            active_heads=[ActiveHeads(1, last), ActiveHeads(2, last)],
+        ),
     ]
     case = ClaimContext(tokens, [edit(early, "z", 0)], [], branches)
     case = replace(case, edits=[replace(case.edits[0], keep=None)])
     with torch.no_grad():
-        wanted = case.outcomes(ReferenceEngine(gqa.bridge))
-    engine = BranchEngine(gqa.bridge)
+        wanted = case.outcomes(ReferenceEngine(gqa.wrapped))
+    engine = BranchEngine(gqa.wrapped)
     runs = [case.run(engine) for _ in gradients]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branch, "LEAST_ROOM", 3)  # packs of a branch or a few
-        patch.setattr(branch, "MOST_ROOM", 3)
+        patch.setattr(branch, "LEAST_COLUMNS", 3)  # packs of a branch or a few
+        patch.setattr(branch, "MOST_COLUMNS", 3)
         taken = [r.branches(branches, asked) for r, asked in zip(runs, gradients, strict=True)]
         found: list[list[Outcome]] = [[], [], []]
         for which in (*turns, *(i for i in range(3) for _ in branches)):
@@ -217,7 +233,7 @@ def test_branches_of_one_record_may_be_taken_by_turns(
                 readings = tuple(each.detach() for each in outcome.readings)
                 found[which].append(Outcome(outcome.logits.detach(), readings))
     assert all(r.record is runs[0].record for r in runs)
-    assert len(runs[0].record.rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
+    assert len(runs[0].record.spare_rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
     for each in found:
         assert farthest(case, [runs[0].outcome, *each], wanted)[0] <= 1e-9
 
@@ -227,7 +243,7 @@ def test_every_part_can_be_read_and_patched_with_itself(model: LoadedModel, part
     """Reading a part of all layers and putting it back changes no logit."""
     tokens = tokens_of(4, 8)
     sites = [Site(layer, part) for layer in range(model.shape.n_layers)]
-    run = BranchEngine(model.bridge).run(tokens, readings=[Reading(site) for site in sites])
+    run = BranchEngine(model.wrapped).run(tokens, readings=[Reading(site) for site in sites])
     edits = [Edit(site, value) for site, value in zip(sites, run.outcome.readings, strict=True)]
     (again,) = run.branches([Branch(edits)])
     torch.testing.assert_close(again.logits, run.outcome.logits, rtol=0, atol=1e-9)
@@ -238,7 +254,7 @@ def test_every_part_can_be_read_and_patched_with_itself(model: LoadedModel, part
 
 def test_no_branches_have_no_outcomes(model: LoadedModel) -> None:
     """A run without branches is a run."""
-    assert list(BranchEngine(model.bridge).run(tokens_of(3)).branches([])) == []
+    assert list(BranchEngine(model.wrapped).run(tokens_of(3)).branches([])) == []
 
 
 @pytest.mark.parametrize("edits", [(), (Edit(Site(1, "z"), torch.zeros(()), heads=(1,)),)])
@@ -246,38 +262,38 @@ def test_no_branches_have_no_outcomes(model: LoadedModel) -> None:
     "empty",
     [
         Branch(),
-        Branch(held=True),
-        Branch(alive=[Alive(1)]),
+        Branch(freeze_attention=True),
+        Branch(active_heads=[ActiveHeads(1)]),
         Branch(readings=[Reading(Site(0, "mlp_out"))]),
     ],
-    ids=["nothing", "held", "alive but not held", "reading"],
+    ids=["nothing", "frozen", "active but not frozen", "reading"],
 )
 def test_a_branch_that_changes_nothing_is_its_run(
     model: LoadedModel, edits: Sequence[Edit], empty: Branch
 ) -> None:
     """Its logits are the run's, the run's edits included."""
-    run = BranchEngine(model.bridge).run(tokens_of(2, 5), edits)
+    run = BranchEngine(model.wrapped).run(tokens_of(2, 5), edits)
     (found,) = run.branches([empty])
     torch.testing.assert_close(found.logits, run.outcome.logits, rtol=0, atol=1e-9)
 
 
 def test_a_held_branch_with_everything_alive_lifts_the_runs_edits_of_z(model: LoadedModel) -> None:
-    """All heads alive everywhere: as if z had never been edited."""
-    tokens, engine = tokens_of(2, 5), BranchEngine(model.bridge)
+    """All heads active everywhere: as if z had never been edited."""
+    tokens, engine = tokens_of(2, 5), BranchEngine(model.wrapped)
     layers = range(model.shape.n_layers)
     silent = [Edit(Site(layer, "z"), torch.zeros(())) for layer in layers]
     (found,) = engine.run(tokens, silent).branches(
-        [Branch(held=True, alive=[Alive(layer) for layer in layers])]
+        [Branch(freeze_attention=True, active_heads=[ActiveHeads(layer) for layer in layers])]
     )
     torch.testing.assert_close(found.logits, engine.run(tokens).outcome.logits, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_a_branch_that_asks_for_nothing_gives_nothing(model: LoadedModel, held: bool) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_branch_that_asks_for_nothing_gives_nothing(model: LoadedModel, frozen: bool) -> None:
     """No answer and no readings: [R, 0] logits and no tensors."""
     edit = Edit(Site(0, "z"), torch.zeros(()), at=torch.tensor([[0], [1]]))
-    run = BranchEngine(model.bridge).run(tokens_of(2, 5))
-    (found,) = run.branches([Branch([edit], held=held, answer=False)])
+    run = BranchEngine(model.wrapped).run(tokens_of(2, 5))
+    (found,) = run.branches([Branch([edit], freeze_attention=frozen, answer=False)])
     assert (found.logits.shape, found.readings) == ((2, 0), ())
 
 
@@ -285,8 +301,8 @@ def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
     """Nothing is said about what is read there, but it has its shape."""
     tokens = Tokens(torch.ones(2, 5, dtype=torch.long), torch.tensor([2, 3]))
     padding = Reading(Site(1, "z"), torch.tensor([[4], [3]]))
-    run = BranchEngine(model.bridge).run(tokens)
-    (found,) = run.branches([Branch(readings=[padding], held=True, answer=False)])
+    run = BranchEngine(model.wrapped).run(tokens)
+    (found,) = run.branches([Branch(readings=[padding], freeze_attention=True, answer=False)])
     assert found.readings[0].shape == (2, 1, model.shape.n_heads, model.shape.d_head)
 
 
@@ -332,8 +348,8 @@ def slopes(case: ClaimContext, engine: Any, leaves: Sequence[Tensor]) -> list[Te
 def test_gradients_are_the_references(model: LoadedModel, data: Any) -> None:
     """Of shares that several branches mix by, and of the values that are put in."""
     case, leaves = learned(data.draw(cases(model.shape, branches=3)))
-    wanted = slopes(case, ReferenceEngine(model.bridge), leaves)
-    found = slopes(case, BranchEngine(model.bridge), leaves)
+    wanted = slopes(case, ReferenceEngine(model.wrapped), leaves)
+    found = slopes(case, BranchEngine(model.wrapped), leaves)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-8)
 
@@ -348,7 +364,7 @@ def test_a_position_named_twice_counts_once_in_the_gradient(
     generator = torch.Generator().manual_seed(1)
     value = torch.randn(2, 1, 4, model.shape.d_head, generator=generator, dtype=torch.float64)
     weights = torch.randn(256, generator=generator, dtype=torch.float64)
-    run = engine(model.bridge).run(tokens)
+    run = engine(model.wrapped).run(tokens)
 
     def loss(share: Tensor, gradients: bool) -> Tensor:
         branches = [Branch([Edit(Site(1, "z"), value, at, keep=share)])]
@@ -367,7 +383,7 @@ def test_grad_mode_stays_in_the_engine(model: LoadedModel, engine: Any) -> None:
     share = torch.full((1,), 0.5, dtype=torch.float64, requires_grad=True)
     tokens = tokens_of(3, 5)
     edit = Edit(Site(0, "z"), torch.zeros(()), at=tokens.last[:, None], keep=share)
-    run = engine(model.bridge).run(tokens)
+    run = engine(model.wrapped).run(tokens)
     seen: list[tuple[bool, bool]] = []
     for mode in (True, False):
         with torch.set_grad_enabled(mode):
@@ -380,7 +396,7 @@ def test_grad_mode_stays_in_the_engine(model: LoadedModel, engine: Any) -> None:
 def test_gradients_of_a_runs_own_edits_are_refused(model: LoadedModel) -> None:
     """A record is made without a graph, so their gradients would be lost without a word."""
     share = torch.full((1,), 0.5, dtype=torch.float64, requires_grad=True)
-    run = BranchEngine(model.bridge).run(
+    run = BranchEngine(model.wrapped).run(
         tokens_of(3), [Edit(Site(0, "z"), torch.zeros(()), keep=share)]
     )
     with pytest.raises(ValueError, match="put them into the branch"):
@@ -398,7 +414,7 @@ def test_a_glance_reads_what_a_whole_run_reads(
     """Without an answer the forward ends at the last reading, and the model is as it was before."""
     readings = [Reading(Site(layer, data.draw(st.sampled_from(PARTS)))) for _ in range(2)]
     edits = [Edit(Site(0, "v"), torch.ones(()), heads=(1,))]
-    engine, reference = BranchEngine(model.bridge), ReferenceEngine(model.bridge)
+    engine, reference = BranchEngine(model.wrapped), ReferenceEngine(model.wrapped)
     wanted = reference.run(tokens, edits, readings).outcome
     found = engine.run(tokens, edits, readings, answer=False).outcome
     again = engine.run(tokens, edits, readings).outcome

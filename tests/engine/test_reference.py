@@ -85,7 +85,7 @@ def test_a_run_without_edits_is_the_plain_model(
     """Logits at each row's last token equal plain Hugging Face's, padded or not."""
     model, plain = pair
     tokens = random_tokens(seed, lengths)
-    found = ReferenceEngine(model.bridge).run(tokens).outcome.logits.double()
+    found = ReferenceEngine(model.wrapped).run(tokens).outcome.logits.double()
     torch.testing.assert_close(found, plain_logits(plain, tokens, {}), rtol=0, atol=1e-5)
 
 
@@ -119,7 +119,7 @@ def test_an_edit_of_z_is_what_a_torch_hook_on_the_projection_does(
         heads=heads,
         keep=None if keep is None else torch.full((1,), keep, dtype=torch.float64),
     )
-    (found,) = ReferenceEngine(model.bridge).run(tokens).branches([Branch([edit])])
+    (found,) = ReferenceEngine(model.wrapped).run(tokens).branches([Branch([edit])])
     wanted = plain_logits(plain, tokens, {layer: change})
     torch.testing.assert_close(found.logits.double(), wanted, rtol=0, atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_a_branch_is_a_run_with_both_sets_of_edits(
     """The run's edits hold in its branches too, and several branches do not disturb each other."""
     model, plain = pair
     tokens = random_tokens(seed, lengths)
-    engine = ReferenceEngine(model.bridge)
+    engine = ReferenceEngine(model.wrapped)
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(3, 1, 1, 1, width(plain), generator=generator, dtype=torch.float64)
     first, second, third = (
@@ -152,7 +152,7 @@ def test_readings_come_after_edits_and_are_copies(pair: tuple[LoadedModel, Any])
     tokens = random_tokens(0, [5, 7])
     site = Site(1, "z")
     value = torch.zeros(1, dtype=torch.float64)
-    run = ReferenceEngine(model.bridge).run(
+    run = ReferenceEngine(model.wrapped).run(
         tokens,
         [Edit(site, value, at=tokens.last[:, None], heads=(2,))],
         [Reading(site, tokens.last[:, None]), Reading(site, tokens.last[:, None], (2,))],
@@ -169,7 +169,7 @@ def test_gradients_of_a_mask_match_finite_differences(pair: tuple[LoadedModel, A
     """What DCM learns from: the gradient of the loss in each head's share of the old value."""
     model, plain = pair
     tokens = random_tokens(3, [6, 6])
-    run = ReferenceEngine(model.bridge).run(tokens)
+    run = ReferenceEngine(model.wrapped).run(tokens)
     value = torch.randn(2, 1, HEADS, width(plain), dtype=torch.float64)
     weights = torch.randn(256, dtype=torch.float64)
 
@@ -193,7 +193,7 @@ def test_gradients_of_a_mask_match_finite_differences(pair: tuple[LoadedModel, A
 def test_weights_get_no_gradient(pair: tuple[LoadedModel, Any]) -> None:
     """Every weight is frozen after wrapping, those that wrapping adds included."""
     model, _ = pair
-    assert [n for n, p in model.bridge.named_parameters() if p.requires_grad] == []
+    assert [n for n, p in model.wrapped.bridge.named_parameters() if p.requires_grad] == []
 
 
 def test_positions_repeated_for_padding_are_edited_once(pair: tuple[LoadedModel, Any]) -> None:
@@ -216,7 +216,7 @@ def test_every_part_can_be_read_and_patched_with_itself(
     """Reading a part and putting it back changes no logit, in every layer."""
     model, _ = pair
     tokens = random_tokens(5, [4, 8])
-    engine = ReferenceEngine(model.bridge)
+    engine = ReferenceEngine(model.wrapped)
     sites = [Site(layer, part) for layer in range(LAYERS)]
     run = engine.run(tokens, readings=[Reading(site) for site in sites])
     edits = [Edit(site, value) for site, value in zip(sites, run.outcome.readings, strict=True)]

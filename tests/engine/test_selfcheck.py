@@ -25,7 +25,7 @@ def model(tiny: Callable[[str], Path]) -> LoadedModel:
 
 
 def check(model: LoadedModel) -> None:
-    selfcheck.check(model, ReferenceEngine(model.bridge), CLEAN, OTHER)
+    selfcheck.check(model, ReferenceEngine(model.wrapped), CLEAN, OTHER)
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-gqa", "qwen3", "gpt2"])
@@ -76,13 +76,13 @@ def test_an_edit_at_the_wrong_position_is_noticed(
 
     def forward(self: Any, tokens: Any, edits: Any, readings: Any, *more: Any) -> Any:
         outcome = right(self, tokens, edits, readings)
-        logits = self.bridge(tokens.ids, return_type="logits")
+        logits = self.model.forward(tokens.ids)
         return outcome if edits else type(outcome)(logits[:, 1].float(), outcome.readings)
 
     monkeypatch.setattr(ReferenceEngine, "forward", forward)
     with pytest.raises(SelfCheckError, match="another prompt's last residual"):
         selfcheck.last_residual_carries_the_answer(
-            model, ReferenceEngine(model.bridge), CLEAN, OTHER, 1e-3
+            model, ReferenceEngine(model.wrapped), CLEAN, OTHER, 1e-3
         )
 
 
@@ -90,14 +90,14 @@ def test_a_hook_that_does_not_fire_is_noticed(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check 5: an edit whose hook never fires would be lost without a word."""
-    right = model.bridge.run_with_hooks
+    right = model.wrapped.bridge.run_with_hooks
 
     def deaf(*args: Any, fwd_hooks: Any = (), **kwargs: Any) -> Any:
         return right(
             *args, fwd_hooks=[h for h in fwd_hooks if "layer_that_is_deaf" in h[0]], **kwargs
         )
 
-    monkeypatch.setattr(model.bridge, "run_with_hooks", deaf)
+    monkeypatch.setattr(model.wrapped.bridge, "run_with_hooks", deaf)
     with pytest.raises(SelfCheckError, match="fired 0 times"):
         check(model)
 
@@ -106,12 +106,12 @@ def test_a_hook_that_fires_twice_is_noticed(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check 5: an edit made twice mixes its share twice."""
-    right = model.bridge.run_with_hooks
+    right = model.wrapped.bridge.run_with_hooks
 
     def twice(*args: Any, fwd_hooks: Any = (), **kwargs: Any) -> Any:
         return right(*args, fwd_hooks=[*fwd_hooks, *fwd_hooks], **kwargs)
 
-    monkeypatch.setattr(model.bridge, "run_with_hooks", twice)
+    monkeypatch.setattr(model.wrapped.bridge, "run_with_hooks", twice)
     with pytest.raises(SelfCheckError, match="fired 2 times"):
         check(model)
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
-from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
-    Alive,
+    ActiveHeads,
     Branch,
     Edit,
     Knockout,
@@ -27,6 +26,7 @@ from pytest_mechanism.engine.interface import (
     Tokens,
 )
 from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.model_families.bridge import BridgeModel
 
 # -- work
 
@@ -40,29 +40,31 @@ class Work:
         forwards: how often the model was run from its first layer on.
     """
 
-    def __init__(self, bridge: Any) -> None:
-        self.bridge = bridge
+    def __init__(self, model: BridgeModel) -> None:
+        self.model = model
         self.tokens: Counter[int] = Counter()
         self.attention: Counter[int] = Counter()
         self.forwards = 0
 
     def __enter__(self) -> Self:
         self.stack = ExitStack()
-        for i, block in enumerate(self.bridge.blocks):
+        for i, layer in enumerate(self.model.layers):
 
-            def layer(_: Any, args: Any, kwargs: Any, i: int = i) -> None:
+            def count(_: Any, args: Any, kwargs: Any, i: int = i) -> None:
                 hidden = args[0] if args else kwargs["hidden_states"]
                 self.tokens[i] += hidden.shape[0] * hidden.shape[1]
                 self.forwards += i == 0 and hidden.shape[1] == LENGTH
 
-            handle = block.original_component.register_forward_pre_hook(layer, with_kwargs=True)
+            handle = layer.module.original_component.register_forward_pre_hook(
+                count, with_kwargs=True
+            )
             self.stack.callback(handle.remove)
 
             def scores(_: Tensor, hook: Any = None, i: int = i) -> None:
                 self.attention[i] += 1
 
-            point = self.bridge.hook_dict[Site(i, "scores").hook]
-            self.stack.enter_context(record_module.attached([(point, scores)]))
+            hook = (Site(i, "scores").hook, scores)
+            self.stack.enter_context(self.model.hooked([hook]))
         return self
 
     def __exit__(self, *problem: object) -> None:
@@ -72,8 +74,8 @@ class Work:
 def test_branches_at_the_last_token_cost_that_token_in_the_layers_above(model: LoadedModel) -> None:
     """One record, then for each branch one token a row in its layer and those above: no more."""
     branches = of_each_head(LAST)
-    with Work(model.bridge) as work:
-        list(BranchEngine(model.bridge).run(TOKENS).branches(branches))
+    with Work(model.wrapped) as work:
+        list(BranchEngine(model.wrapped).run(TOKENS).branches(branches))
     record = ROWS * LENGTH
     joined = [HEADS * (layer + 1) * ROWS for layer in range(LAYERS)]
     assert [work.tokens[layer] for layer in range(LAYERS)] == [record + n for n in joined]
@@ -81,11 +83,14 @@ def test_branches_at_the_last_token_cost_that_token_in_the_layers_above(model: L
 
 def test_circuits_that_lack_one_head_are_computed_from_that_head_on(model: LoadedModel) -> None:
     """Below it, each is the whole circuit: one token a row in the layers from its head upwards."""
-    whole = [Alive(layer, LAST, (head,)) for layer in range(LAYERS) for head in range(2)]
-    branches = [Branch(held=True, alive=whole)]
-    branches += [Branch(held=True, alive=[a for a in whole if a is not gone]) for gone in whole]
-    with Work(model.bridge) as work:
-        list(BranchEngine(model.bridge).run(TOKENS).branches(branches))
+    whole = [ActiveHeads(layer, LAST, (head,)) for layer in range(LAYERS) for head in range(2)]
+    branches = [Branch(freeze_attention=True, active_heads=whole)]
+    branches += [
+        Branch(freeze_attention=True, active_heads=[a for a in whole if a is not gone])
+        for gone in whole
+    ]
+    with Work(model.wrapped) as work:
+        list(BranchEngine(model.wrapped).run(TOKENS).branches(branches))
     joined = [1 + 2 * (layer + 1) for layer in range(LAYERS)]
     record = ROWS * LENGTH
     assert [work.tokens[layer] for layer in range(LAYERS)] == [record + ROWS * n for n in joined]
@@ -95,9 +100,9 @@ def test_shorter_rows_cost_their_padding_and_no_more(model: LoadedModel) -> None
     """Rows differ in how many tokens follow the edit; all are as wide as the widest."""
     lengths = torch.tensor([LENGTH, 3, 5])
     at = torch.tensor([[6], [2], [1]])  # 2, 1 and 4 tokens from there on
-    with Work(model.bridge) as work:
+    with Work(model.wrapped) as work:
         list(
-            BranchEngine(model.bridge)
+            BranchEngine(model.wrapped)
             .run(Tokens(TOKENS.ids, lengths))
             .branches([Branch([silenced(1, at)])])
         )
@@ -110,19 +115,23 @@ def test_shorter_rows_cost_their_padding_and_no_more(model: LoadedModel) -> None
 
 def test_an_answer_that_is_not_wanted_ends_at_the_last_reading(model: LoadedModel) -> None:
     """Path patching's first pass stops where its receivers listen."""
-    branch = Branch([silenced(0, LAST)], [Reading(Site(1, "q"), LAST)], held=True, answer=False)
-    with Work(model.bridge) as work:
-        run = BranchEngine(model.bridge).run(TOKENS)
+    branch = Branch(
+        [silenced(0, LAST)], [Reading(Site(1, "q"), LAST)], freeze_attention=True, answer=False
+    )
+    with Work(model.wrapped) as work:
+        run = BranchEngine(model.wrapped).run(TOKENS)
         assert run.outcome.logits.shape == (ROWS, 256)
         before = work.tokens.copy()
         list(run.branches([branch]))
     assert work.tokens - before == {0: ROWS, 1: ROWS}
 
 
-def test_a_glance_ends_at_its_last_reading(model: LoadedModel) -> None:
+def test_a_read_only_forward_ends_at_its_last_reading(model: LoadedModel) -> None:
     """A donor's activations cost the layers up to theirs."""
-    with Work(model.bridge) as work:
-        run = BranchEngine(model.bridge).run(TOKENS, readings=[Reading(Site(1, "z"))], answer=False)
+    with Work(model.wrapped) as work:
+        run = BranchEngine(model.wrapped).run(
+            TOKENS, readings=[Reading(Site(1, "z"))], answer=False
+        )
         assert run.outcome.logits.shape == (ROWS, 0)
     assert work.tokens == {0: ROWS * LENGTH, 1: ROWS * LENGTH}
 
@@ -130,23 +139,30 @@ def test_a_glance_ends_at_its_last_reading(model: LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("branch", "computed"),
     [
-        (Branch([silenced(0, LAST, 1)], held=True), {}),
-        (Branch([silenced(0, LAST, 1)], held=True, alive=[Alive(2, LAST, (3,))]), {2: 1}),
-        (Branch([silenced(0, LAST)], [Reading(Site(1, "q"), LAST)], held=True), {1: 1}),
+        (Branch([silenced(0, LAST, 1)], freeze_attention=True), {}),
+        (
+            Branch(
+                [silenced(0, LAST, 1)],
+                freeze_attention=True,
+                active_heads=[ActiveHeads(2, LAST, (3,))],
+            ),
+            {2: 1},
+        ),
+        (Branch([silenced(0, LAST)], [Reading(Site(1, "q"), LAST)], freeze_attention=True), {1: 1}),
         (Branch([silenced(0, LAST)]), {1: 1, 2: 1}),
         (Branch([silenced(1, LAST, part="q")]), {1: 1, 2: 1}),
         (Branch([silenced(1, LAST, part="attn_out")]), {2: 1}),
         (Branch(knockouts=[Knockout(2, LAST, LAST - 1)]), {2: 1}),
     ],
-    ids=["held", "alive", "held, q read", "z", "q", "attn_out", "knockout"],
+    ids=["frozen", "active head", "frozen, q read", "z", "q", "attn_out", "knockout"],
 )
 def test_attention_is_computed_only_where_z_may_have_changed(
     model: LoadedModel, branch: Branch, computed: dict[int, int]
 ) -> None:
-    """A held branch needs it where a head is alive or q, k or v are read; others above their edit."""
-    run = BranchEngine(model.bridge).run(TOKENS)
+    """A branch with frozen attention needs it where a head is active or q, k or v are read; others above their edit."""
+    run = BranchEngine(model.wrapped).run(TOKENS)
     assert run.outcome.logits.shape == (ROWS, 256)
-    with Work(model.bridge) as work:
+    with Work(model.wrapped) as work:
         list(run.branches([branch]))
     assert work.attention == computed
 
@@ -154,7 +170,7 @@ def test_attention_is_computed_only_where_z_may_have_changed(
 def test_progress_hears_of_every_run_and_branch(model: LoadedModel) -> None:
     """The rows of a run, then those of each branch."""
     heard: list[int] = []
-    engine = BranchEngine(model.bridge, tick=heard.append)
+    engine = BranchEngine(model.wrapped, tick=heard.append)
     list(engine.run(TOKENS).branches(of_each_head(LAST)[:4]))
     assert heard == [ROWS] * 5
 
@@ -164,9 +180,9 @@ def test_progress_hears_of_every_run_and_branch(model: LoadedModel) -> None:
 
 def test_the_same_run_is_made_once(gqa: LoadedModel) -> None:
     """Its outcome, its readings of z and its branches, asked for anew, come from one forward."""
-    engine = BranchEngine(gqa.bridge)
+    engine = BranchEngine(gqa.wrapped)
     edits = [silenced(0, LAST, 2)]
-    with Work(gqa.bridge) as work:
+    with Work(gqa.wrapped) as work:
         first = engine.run(TOKENS, edits).outcome.logits
         again = engine.run(Tokens(TOKENS.ids.clone(), TOKENS.lengths), [silenced(0, LAST, 2)])
         reading = engine.run(TOKENS, edits, [Reading(Site(1, "z"), LAST)], answer=False)
@@ -176,7 +192,7 @@ def test_the_same_run_is_made_once(gqa: LoadedModel) -> None:
     assert work.forwards == 1
 
 
-VALUE = torch.ones(1, 1, HEADS, 1)
+VALUE = torch.ones(1, 1, HEADS, 1, dtype=torch.bfloat16)
 PLACE = Edit(Site(1, "z"), VALUE, LAST)
 
 
@@ -187,7 +203,7 @@ OTHERS: dict[str, tuple[Tokens, list[Edit]]] = {
     "part": (TOKENS, [replace(PLACE, site=Site(1, "q"))]),
     "value": (TOKENS, [replace(PLACE, value=VALUE * 2)]),
     "shape": (TOKENS, [replace(PLACE, value=VALUE.view(1, HEADS, 1, 1))]),
-    "type": (TOKENS, [replace(PLACE, value=VALUE.view(torch.int32))]),
+    "type": (TOKENS, [replace(PLACE, value=VALUE.view(torch.float16))]),
     "positions": (TOKENS, [replace(PLACE, at=LAST - 1)]),
     "everywhere": (TOKENS, [replace(PLACE, at=None)]),
     "heads": (TOKENS, [replace(PLACE, heads=(1, 0, 2, 3))]),
@@ -201,18 +217,18 @@ OTHERS: dict[str, tuple[Tokens, list[Edit]]] = {
 def test_runs_that_differ_in_anything_do_not_share_a_record(what: str) -> None:
     """Whatever can change a run is part of what it is remembered by."""
     engine = BranchEngine(None)
-    assert engine.known(TOKENS, [PLACE]) != engine.known(*OTHERS[what])
+    assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[what])
 
 
 def test_records_that_were_not_asked_for_lately_make_room(gqa: LoadedModel) -> None:
     """No more bytes are kept than allowed, and the run asked for last is among them."""
     runs = [Tokens(TOKENS.ids + i, TOKENS.lengths) for i in range(3)]
-    size = BranchEngine(gqa.bridge).run(runs[0]).record.bytes
-    engine = BranchEngine(gqa.bridge, memory=2 * size)
-    keys = [engine.known(tokens, ()) for tokens in runs]
+    size = BranchEngine(gqa.wrapped).run(runs[0]).record.bytes
+    engine = BranchEngine(gqa.wrapped, memory=2 * size)
+    keys = [engine.key(tokens, ()) for tokens in runs]
     for i in (0, 1, 0, 2):
         assert engine.run(runs[i]).record.bytes == size
-    assert list(engine.remembered) == [keys[0], keys[2]]
+    assert list(engine.records) == [keys[0], keys[2]]
 
 
 def test_records_that_must_go_do_so_before_the_next_is_made(
@@ -220,12 +236,12 @@ def test_records_that_must_go_do_so_before_the_next_is_made(
 ) -> None:
     """No more are in memory at any time than may be kept."""
     runs = [Tokens(TOKENS.ids + i, TOKENS.lengths) for i in range(4)]
-    size = BranchEngine(gqa.bridge).run(runs[0]).record.bytes
-    engine, beside = BranchEngine(gqa.bridge, memory=2 * size), []
+    size = BranchEngine(gqa.wrapped).run(runs[0]).record.bytes
+    engine, beside = BranchEngine(gqa.wrapped, memory=2 * size), []
     right = branch_module.record
 
     def record(*given: Any) -> Any:
-        beside.append(len(engine.remembered))
+        beside.append(len(engine.records))
         return right(*given)
 
     monkeypatch.setattr(branch_module, "record", record)
@@ -241,7 +257,7 @@ def test_readings_hold_nothing_but_what_they_name(
 ) -> None:
     """One token's z, and not that of the whole batch that it was taken from."""
     for site in (Site(1, "z"), Site(0, "mlp_out"), Site(2, "k")):
-        run = make(gqa.bridge).run(TOKENS, readings=[Reading(site, LAST)] * 2, answer=answer)
+        run = make(gqa.wrapped).run(TOKENS, readings=[Reading(site, LAST)] * 2, answer=answer)
         one, other = run.outcome.readings
         assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
         assert one.data_ptr() != other.data_ptr()
@@ -250,20 +266,20 @@ def test_readings_hold_nothing_but_what_they_name(
 
 def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
     """It lives as long as its run, and its branches are right."""
-    small, large = BranchEngine(gqa.bridge, memory=1), BranchEngine(gqa.bridge)
+    small, large = BranchEngine(gqa.wrapped, memory=1), BranchEngine(gqa.wrapped)
     branches = of_each_head(LAST)[:2]
     found = logits(small.run(TOKENS).branches(branches))
-    assert list(small.remembered) == []
+    assert list(small.records) == []
     assert torch.equal(found, logits(large.run(TOKENS).branches(branches)))
 
 
 def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:
     """The same branches again, with others between: the same numbers to the last bit."""
-    run = BranchEngine(gqa.bridge).run(TOKENS, [silenced(0, LAST, 1)])
+    run = BranchEngine(gqa.wrapped).run(TOKENS, [silenced(0, LAST, 1)])
     parts: tuple[Part, ...] = ("resid_pre", "k", "v", "z", "attn_out", "mlp_out", "resid_post")
     every = [
-        Branch([silenced(layer, None, part=part)], held=held)
-        for held in (False, True)
+        Branch([silenced(layer, None, part=part)], freeze_attention=frozen)
+        for frozen in (False, True)
         for layer in range(LAYERS)
         for part in parts
     ]
@@ -273,8 +289,8 @@ def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:
 
 def test_whoever_writes_into_an_outcome_changes_nobody_elses(gqa: LoadedModel) -> None:
     """Logits and readings are the caller's own, whatever of them is on record."""
-    engine = BranchEngine(gqa.bridge)
-    branch = Branch([silenced(0, TOKENS.last[:, None] - 1, part="mlp_out")], held=True)
+    engine = BranchEngine(gqa.wrapped)
+    branch = Branch([silenced(0, TOKENS.last[:, None] - 1, part="mlp_out")], freeze_attention=True)
     for also in ("z", "attn_out"):
         run = engine.run(TOKENS, readings=[Reading(Site(1, "z")), Reading(Site(1, also))])
         before = run.outcome.logits.clone(), logits(run.branches([branch]))

@@ -107,10 +107,10 @@ def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind
     assert one.unmerged == ""
     with live.disable_adapter():
         assert (said(live, one) - wanted).std() > 0.05 * wanted.std()
-    wrapped = one.bridge(one.probe, return_type="logits")
+    wrapped = one.wrapped(one.probe, return_type="logits")
     for found in (one.plain_logits, wrapped, said(one.fresh(torch.float32), one)):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
-    assert one.shape.n_layers == len(one.bridge.blocks)
+    assert one.shape.n_layers == len(one.wrapped.blocks)
 
 
 TOKENS = {**QV, "trainable_token_indices": [len(WORDS) + i for i in range(NEW)]}

@@ -80,7 +80,7 @@ def test_a_coordinate_far_above_all_others_is_no_broken_layer(tmp_path: Path) ->
             return type(outcome)(outcome.logits, tuple(read))
 
     with pytest.raises(SelfCheckError, match="of layer 0 differ from resid_post"):
-        residual_adds_up(one.model, Deaf(one.model.bridge), tokens, 0.1)
+        residual_adds_up(one.model, Deaf(one.model.wrapped), tokens, 0.1)
 
 
 def rounded(name: str, seed: int = 0) -> Any:

@@ -78,7 +78,7 @@ def test_padding_longer_than_a_window_changes_nothing(
     one = bench(name, dtype=dtype)
     limit = 1e-4 if dtype == "float32" else 1e-5  # softmax is taken in float32 all the same
     site, at = Site(1, "z"), UNEVEN.last[:, None]
-    for engine in (ReferenceEngine(one.model.bridge), BranchEngine(one.model.bridge)):
+    for engine in (ReferenceEngine(one.model.wrapped), BranchEngine(one.model.wrapped)):
         together = engine.run(UNEVEN, readings=[Reading(site, at)])
         edit = Edit(Site(0, "z"), torch.ones(()), at=at)
         (branch,) = together.branches([Branch([edit], [Reading(site, at)])])

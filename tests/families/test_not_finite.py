@@ -82,7 +82,7 @@ def test_no_method_gives_a_number(bench: MeasurementContext, what: str) -> None:
 def test_nor_does_it_by_the_reference_engine(bench: MeasurementContext, what: str) -> None:
     """What a reference run and its branches give is looked at, too."""
     other = MeasurementContext(
-        bench.model, ReferenceEngine(bench.model.bridge), TASK, bench.vocabulary, bench.batch_size
+        bench.model, ReferenceEngine(bench.model.wrapped), TASK, bench.vocabulary, bench.batch_size
     )
     with pytest.raises(MeasurementError, match="finite number"):
         measured(other, what)
@@ -92,12 +92,12 @@ def test_infinity_is_no_number_either(
     bench: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A logit that is infinite is the likeliest, and may be the right answer's."""
-    right = bench.model.bridge.unembed.forward
+    right = bench.model.wrapped.bridge.unembed.forward
 
     def most(hidden: torch.Tensor, *args: Any) -> torch.Tensor:
         return right(hidden.nan_to_num(), *args).index_fill(-1, torch.tensor([9]), torch.inf)
 
-    monkeypatch.setitem(bench.model.bridge.unembed.__dict__, "forward", most)
+    monkeypatch.setitem(bench.model.wrapped.bridge.unembed.__dict__, "forward", most)
     with pytest.raises(MeasurementError, match="not a finite number"):
         measured(bench, "performance")
 
@@ -113,15 +113,15 @@ def test_a_padding_that_is_no_number_is_nobodys(
     bench: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands behind a row's end is not looked at."""
-    from pytest_mechanism.engine.finite import Finite
+    from pytest_mechanism.engine.finite import NonFiniteRows
     from pytest_mechanism.engine.interface import Outcome, Reading, Site, Tokens
 
     tokens = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.tensor([2, 3]))
     reading = torch.zeros(2, 3, 1, 4)
     reading[0, 2] = torch.nan
-    finite, asked = Finite(), [Reading(Site(0, "z"))]
-    finite.look(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
-    assert finite.wrong() == []
+    bad_rows, asked = NonFiniteRows(), [Reading(Site(0, "z"))]
+    bad_rows.check(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
+    assert bad_rows.take() == []
     reading[1, 2, 0, 1] = -torch.inf
-    finite.look(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
-    assert finite.wrong() == [[0, 0, 0]]
+    bad_rows.check(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
+    assert bad_rows.take() == [[0, 0, 0]]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from asked import PATCHED, ROWS, WEIGHED
 from opening import opened
-from test_matrix import farthest, measured
+from test_matrix import beside, farthest, measured
 
 from pytest_mechanism.checkpoints.loading import placement
 from pytest_mechanism.errors import MechanismError
@@ -47,7 +47,7 @@ def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[...,
         assert farthest(measured(auto, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-5
     for what in ("pruning, heads", "curve"):
         found, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
-        assert found.facts == wanted.facts
+        assert beside(found) == beside(wanted)
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2", "neox", "mixtral"])
@@ -57,7 +57,7 @@ def test_layers_that_do_not_fit_are_read_from_disk(
     """With the same scores, by the fast engine too; what changes weights says that it cannot."""
     monkeypatch.setattr(placement, "LAYOUT", on_disk(name))
     one = opened(folder(name), device="auto")
-    assert placement.offloaded(one.model.bridge)
+    assert placement.offloaded(one.model.wrapped)
     assert one.engine.name == "branch"
     plain = bench(name)
     for what in ("path to the logits", "circuit, positional mean", "path through q", "screen"):
@@ -110,7 +110,7 @@ def test_quantised_weights_are_not_changed(bench: Benches, monkeypatch: pytest.M
     """A copy that is quantised is no copy to train or prune, and its bytes are not its dtype."""
     one = bench("llama3")
     right = placement.Placement.arguments
-    monkeypatch.setattr(type(one.model.bridge.original_model), "is_quantized", True, raising=False)
+    monkeypatch.setattr(type(one.model.wrapped.plain), "is_quantized", True, raising=False)
     with pytest.raises(MechanismError, match="quantised weights are neither trained nor pruned"):
         one.model.fresh(torch.float32)
     assert right(placement.Placement()) == {}
@@ -133,6 +133,6 @@ def test_accelerate_knows_where_families_may_be_cut(
     """A layout of its own making, on the device that there is."""
     for name in ("llama2", "gemma3", "olmo2", "gpt-oss"):
         auto = opened(folder(name), device="auto")
-        assert not placement.offloaded(auto.model.bridge)
+        assert not placement.offloaded(auto.model.wrapped)
         found, wanted = (measured(b, Performance(**ROWS)) for b in (auto, bench(name)))
         assert farthest(found, wanted) < 1e-4

@@ -15,7 +15,6 @@ from configs import BY_LENGTH, SHORT, random_model
 from opening import opened
 from test_matrix import measured
 
-from pytest_mechanism.checkpoints import rotary
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Branch, Edit, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
@@ -24,6 +23,7 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.refusal import Hooked
 from pytest_mechanism.methods.refusal.replies import replies
 from pytest_mechanism.methods.weights.batches import Page
+from pytest_mechanism.model_families import rotary
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 
 Benches = Callable[..., MeasurementContext]
@@ -44,7 +44,7 @@ def test_a_row_in_a_batch_is_a_row_of_a_fresh_model(bench: Benches, name: str) -
     """By both engines, in runs and in branches, and again after longer rows."""
     one = bench(name)
     site, last = Site(0, "z"), ROWS.last[:, None]
-    for engine in (ReferenceEngine(one.model.bridge), BranchEngine(one.model.bridge)):
+    for engine in (ReferenceEngine(one.model.wrapped), BranchEngine(one.model.wrapped)):
         run = engine.run(ROWS)
         nothing = Edit(site, torch.zeros(()), at=last, keep=torch.ones(()))
         (branch,) = run.branches([Branch([nothing])])

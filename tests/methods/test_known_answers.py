@@ -98,7 +98,7 @@ def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Bench
         silent = ablation.replacements(one, whole, Ablation(value=value, prompts=200))
         alive = [[layer, head, "everywhere"] for layer, head in ALL_HEADS]
         ablated = [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
-        branch = Branch(held=True, alive=circuit.alive(whole, alive))
+        branch = Branch(freeze_attention=True, active_heads=circuit.active_heads(whole, alive))
         (outcome,) = one.engine.run(batch.base.tokens, ablated).branches([branch])
         torch.testing.assert_close(outcome.logits, wanted, rtol=0, atol=1e-4)
 

@@ -50,4 +50,4 @@ def test_weights_stay_frozen(bench: Benches) -> None:
     """The gradient is of activations; no weight keeps one, or asks for one afterwards."""
     one = bench("ft")
     screen.measure(one, AttributionPatching(rows=7, stream="pairs", at="last", heads=[[0, 0]]), [])
-    assert all(p.grad is None and not p.requires_grad for p in one.model.bridge.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in one.model.wrapped.parameters())

@@ -7,7 +7,6 @@ the user said otherwise (`checkpoints.trust`).
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,12 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.weights import check_weights, known_words, read_adapted
-from pytest_mechanism.checkpoints.rotary import plain
 from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
-from pytest_mechanism.checkpoints.trust import NONE, Trust
-from pytest_mechanism.errors import MechanismError, NoDevice, choices, first_line
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
+from pytest_mechanism.errors import MechanismError, NoDevice, choices
+from pytest_mechanism.model_families.bridge import wrap
+from pytest_mechanism.model_families.rotary import unmodified
+from pytest_mechanism.model_families.wrapped import WrappedModel
 from pytest_mechanism.tasks.text.encoding import Encoder
 
 DTYPES = {
@@ -43,7 +44,7 @@ class LoadedModel:
     Attributes:
         role: the role it plays in this run.
         folder: where it comes from.
-        bridge: the model under hooks, in eval mode, weights frozen.
+        wrapped: the model under hooks, in eval mode, weights frozen; None after `release`.
         shape: its sizes.
         encoder: its tokenizer.
         device: where it is.
@@ -58,14 +59,14 @@ class LoadedModel:
 
     role: str
     folder: Path
-    bridge: Any
+    wrapped: WrappedModel
     shape: Shape
     encoder: Encoder
     device: torch.device
     plain_logits: Tensor
     probe: Tensor
     adapter: Path | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
     placement: Placement = field(default_factory=Placement)
     unmerged: str = ""
     look: Callable[[], None] = unwatched
@@ -74,7 +75,7 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         """Of the weights: the run's, whatever the files have; quantised ones count as wide as what
         they are multiplied in."""
-        kinds = (parameter.dtype for parameter in self.bridge.parameters())
+        kinds = (parameter.dtype for parameter in self.wrapped.parameters())
         found: torch.dtype = next(kind for kind in kinds if kind.is_floating_point)
         return found
 
@@ -110,7 +111,7 @@ class LoadedModel:
 
     def release(self) -> None:
         """Let go of the weights."""
-        self.bridge = None
+        self.wrapped = None  # type: ignore[assignment]
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -124,7 +125,7 @@ def load_model(
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
     tokenizer: Path | None = None,
-    trust: Trust = NONE,
+    trust: Trust = TRUST_NOTHING,
     quantize: str | None = None,
     look: Callable[[], None] = unwatched,
 ) -> LoadedModel:
@@ -161,15 +162,15 @@ def load_model(
         raise MechanismError(
             f"{folder}: the tokenizer gives id {largest}, the model has {shape.d_vocab} embeddings"
         )
-    with torch.no_grad(), plain(model):
+    with torch.no_grad(), unmodified(model):
         logits = model(ids).logits.float().cpu()
-    bridge = _wrap(model, folder)
-    for parameter in bridge.parameters():  # after wrapping: some families get new parameters there
+    wrapped = wrap(model, folder)
+    for parameter in wrapped.parameters():  # after wrapping: some families get new parameters there
         parameter.requires_grad_(False)
     return LoadedModel(
         role,
         folder,
-        bridge,
+        wrapped,
         shape,
         encoder,
         where,
@@ -200,25 +201,3 @@ def pick_device(name: str) -> torch.device:
             f"{choices(name, ['auto', 'cpu', *seen])}"
         )
     return found
-
-
-def _wrap(model: Any, folder: Path) -> Any:
-    """transformer-lens' bridge around a loaded model; the one place that uses its private path."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-        # remote code gives a family that is known a class of its own
-        family = [c.__name__ for c in type(model).__mro__ if c.__name__ in SUPPORTED_ARCHITECTURES]
-        name = family[0] if family else type(model).__name__
-
-        try:
-            return build_bridge_from_module(
-                model, name, hf_config=model.config, tokenizer=None
-            ).eval()
-        except Exception as problem:
-            raise MechanismError(
-                f"{folder}: transformer-lens cannot wrap a {type(model).__name__}: "
-                f"{first_line(problem)}"
-            ) from None

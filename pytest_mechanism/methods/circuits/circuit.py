@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_mechanism.engine.interface import Alive, Branch, Edit, Site
+from pytest_mechanism.engine.interface import ActiveHeads, Branch, Edit, Site
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.methods.circuits.ablation import replacements
 from pytest_mechanism.methods.circuits.patching import Heads, grouped
@@ -38,13 +38,14 @@ def measure(
             batch.base.tokens, [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
         )
         circuits = (
-            Branch(held=True, alive=alive(batch, heads)) for heads in request.alive.values()
+            Branch(freeze_attention=True, active_heads=active_heads(batch, heads))
+            for heads in request.alive.values()
         )
         for name, outcome in zip(request.alive, run.branches(circuits), strict=True):
             columns.add_answers(f"{name}_", outcome.logits, batch.accepted)
     return columns.observations(rows)
 
 
-def alive(batch: Batch, heads: Heads) -> list[Alive]:
+def active_heads(batch: Batch, heads: Heads) -> list[ActiveHeads]:
     """Heads that are computed, at their positions."""
-    return [Alive(layer, batch.base.at(name), of) for layer, name, of in grouped(heads)]
+    return [ActiveHeads(layer, batch.base.at(name), of) for layer, name, of in grouped(heads)]

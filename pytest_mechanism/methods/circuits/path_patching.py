@@ -92,7 +92,7 @@ def patched(
     theirs = dict(zip(layers, taken, strict=True))
     listening = receiver_readings(context, receivers, via, place)
     first = (
-        Branch(sent(theirs, place, heads), listening, held=True, answer=via is None)
+        Branch(sent(theirs, place, heads), listening, freeze_attention=True, answer=via is None)
         for heads in senders
     )
     outcomes = run.branches(first)

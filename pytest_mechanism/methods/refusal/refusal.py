@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.rotary import seen
-from pytest_mechanism.engine.finite import unsound
+from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Tokens
-from pytest_mechanism.engine.reference import at_least_float
+from pytest_mechanism.engine.plumbing import at_least_float
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.replies import Labels, Reader, said_by, settled
+from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Observations
 
@@ -104,9 +104,9 @@ class Examination:
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
         """[R, V], logits at each prompt's last token."""
         hooked = Hooked(self.context, tokens.last, hooks)
-        with seen(tokens.lengths):
+        with row_lengths(tokens.lengths):
             hooked(tokens.ids, tokens.unmasked)
-        self.context.engine.finite.note(tokens, unsound(hooked.first))
+        self.context.engine.non_finite.mark(tokens, not_finite(hooked.first))
         return hooked.first
 
     def score(self, logits: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Examination:
 
 @dataclass(eq=False)
 class Hooked:
-    """The bridge with hooks on it, called as a plain model is; keeps what came out first.
+    """The wrapped model with hooks on it, called as a plain model is; keeps what came out first.
 
     Attributes:
         bench: whose model.
@@ -135,16 +135,11 @@ class Hooked:
 
     def get_base_model(self) -> Any:
         """The Hugging Face model below, as PEFT's models say it."""
-        return self.context.model.bridge.original_model
+        return self.context.model.wrapped.plain
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
-        logits = self.context.model.bridge.run_with_hooks(
-            input_ids,
-            attention_mask=attention_mask,
-            return_type="logits",
-            fwd_hooks=list(self.hooks),
-        )
+        logits = self.context.model.wrapped.forward(input_ids, attention_mask, self.hooks)
         self.context.tick(len(input_ids))
         if not hasattr(self, "first"):
             rows = torch.arange(len(input_ids), device=logits.device)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_mechanism.checkpoints.rotary import of_reply, restart, seen
-from pytest_mechanism.engine.finite import unsound
+from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.methods.context import MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.phrases import begun, read
 from pytest_mechanism.methods.refusal.thinking import REMEDY, Thinking, thinking
+from pytest_mechanism.model_families.rotary import reply_lengths, restart_length, row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 
 
@@ -38,7 +38,7 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
 
     One forward a token on the padded batch, without a cache: replies are short here, and padding
     on the right leaves every position as it was. Where rotary frequencies depend on length, each
-    token keeps those that it has in generate's cache (`checkpoints.rotary`).
+    token keeps those that it has in generate's cache (`model_families.rotary`).
 
     Args:
         model: called as a plain one.
@@ -48,7 +48,7 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
     Raises:
         NotFinite: logits that the likeliest is to be found among are no numbers.
     """
-    restarts = restart(model)
+    restarts = restart_length(model)
     rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
     ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
     wrong = torch.zeros_like(tokens.lengths, dtype=torch.bool)
@@ -56,11 +56,11 @@ def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
         ends = tokens.lengths + i
         read = ids[:, : int(ends.max())]
         mask = torch.ones_like(read)  # as in `Tokens.unmasked`
-        with seen(of_reply(tokens.lengths, ends, restarts)):
+        with row_lengths(reply_lengths(tokens.lengths, ends, restarts)):
             logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
         last = logits[rows, ends - 1]
         ids[rows, ends] = last.argmax(-1)
-        wrong |= unsound(last)
+        wrong |= not_finite(last)
     if bool(wrong.any()):
         raise NotFinite(wrong)
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
@@ -75,7 +75,7 @@ def said_by(context: MeasurementContext, model: Any, tokens: Tokens) -> Tensor:
     try:
         return replies(model, tokens, context.task.reply_tokens)
     except NotFinite as problem:
-        context.engine.finite.note(tokens, problem.rows)
+        context.engine.non_finite.mark(tokens, problem.rows)
         context.check_finite()
         raise
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.checkpoints.rotary import seen
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.tasks.base import Row
 
 IGNORED = -100
@@ -34,7 +34,7 @@ class Page:
 
     def loss(self, model: Any) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, by a plain model."""
-        with seen(self.lengths):
+        with row_lengths(self.lengths):
             found: Tensor = model(
                 input_ids=self.ids,
                 attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`

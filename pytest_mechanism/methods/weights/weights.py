@@ -109,9 +109,8 @@ def copy_of(model: LoadedModel) -> Copy:
     """
     from transformers.pytorch_utils import Conv1D
 
-    bridge = model.bridge
     plain = model.fresh(model.dtype).requires_grad_(False)
-    layers = str(bridge.adapter.component_mapping["blocks"].name)
+    layers = model.wrapped.layers_path
     found: dict[str, Matrix] = {}
     for name, module in plain.named_modules():
         if not name.startswith(f"{layers}."):
@@ -121,8 +120,8 @@ def copy_of(model: LoadedModel) -> Copy:
         elif not isinstance(module, (nn.Conv1d, nn.Conv2d)):
             found |= {each.name: each for each in mixed(name, module, model)}
     outputs = [
-        found.get(f"{layers}.{i}.{block.attn.name}.{block.attn.o.name}")
-        for i, block in enumerate(bridge.blocks)
+        found.get(f"{layers}.{i}.{layer.output_projection}")
+        for i, layer in enumerate(model.wrapped.layers)
     ]
     read_by = [matrix for matrix in outputs if matrix is not None]
     width = model.shape.n_heads * model.shape.d_head

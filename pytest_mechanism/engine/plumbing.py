@@ -1,0 +1,69 @@
+"""What both engines share: views, index tensors, casts and bookkeeping.
+
+The reference engine is the truth that the branch engine is checked against, so they share no
+arithmetic: nothing here computes or places the value of an activation. Edits, readings and masks
+are written twice, in `reference` and in `changes`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Reading, Site, Tokens
+from pytest_mechanism.errors import SelfCheckError
+
+
+def with_heads(activation: Tensor) -> Tensor:
+    """[R, S, H, d]; sites without heads get one."""
+    return activation if activation.dim() == 4 else activation.unsqueeze(2)
+
+
+def readings_by_site(readings: Sequence[Reading]) -> dict[Site, list[tuple[int, Reading]]]:
+    """Site -> its readings, each with its place in ``readings``."""
+    by_site: dict[Site, list[tuple[int, Reading]]] = {}
+    for number, reading in enumerate(readings):
+        by_site.setdefault(reading.site, []).append((number, reading))
+    return by_site
+
+
+@lru_cache(maxsize=1 << 12)
+def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """[N]. Cached, since copying numbers to a GPU makes the program wait for it."""
+    return torch.tensor(numbers, dtype=torch.long, device=device)
+
+
+def positions(tokens: Tokens, at: Tensor | None) -> Tensor:
+    """[R, K]: the named positions, or all where none are named."""
+    if at is not None:
+        return at
+    rows, length = tokens.ids.shape
+    return torch.arange(length, device=tokens.ids.device).expand(rows, length)
+
+
+def at_least_float(logits: Tensor) -> Tensor:
+    """Half precision becomes float32 before anybody sums over it."""
+    return logits if logits.dtype is torch.float64 else logits.float()
+
+
+@contextmanager
+def knockouts_take_effect() -> Iterator[None]:
+    """Context in which attention scores are cut.
+
+    Raises:
+        SelfCheckError: the family has used the scores before their hook fires.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "A hook on .* returned a modified tensor", UserWarning)
+        try:
+            yield
+        except UserWarning:
+            raise SelfCheckError(
+                "attention of this family cannot be cut: it computes its pattern where no hook "
+                "reaches, so a knockout would be lost"
+            ) from None

@@ -1,0 +1,162 @@
+"""`WrappedModel` by transformer-lens' TransformerBridge, raw (no compatibility mode)."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.model_families.wrapped import NamedHook, replaced_forward
+
+
+@dataclass(frozen=True, eq=False)
+class BridgeLayer:
+    """A layer of a `BridgeModel`.
+
+    Attributes:
+        module: transformer-lens' block around the plain layer.
+    """
+
+    module: Any
+
+    @property
+    def argument_names(self) -> list[str]:
+        signature = inspect.signature(self.module.original_component.forward)
+        parameters = signature.parameters.values()
+        return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    @property
+    def mlp(self) -> nn.Module | None:
+        found: nn.Module | None = getattr(self.module, "mlp", None)
+        return found
+
+    @property
+    def output_projection(self) -> str:
+        attention = self.module.attn
+        return f"{attention.name}.{attention.o.name}"
+
+    def attention_from_z(self, z: Tensor) -> AbstractContextManager[None]:
+        attention = self.module.attn
+
+        def projected(*_: Any, **__: Any) -> tuple[Tensor, None]:
+            return attention.hook_out(attention.o(z.flatten(2))), None
+
+        return replaced_forward(attention, projected)
+
+
+@dataclass(frozen=True, eq=False)
+class BridgeModel:
+    """A language model under transformer-lens' hooks.
+
+    Attributes:
+        bridge: the TransformerBridge.
+    """
+
+    bridge: Any
+
+    @cached_property
+    def layers(self) -> list[BridgeLayer]:
+        return [BridgeLayer(block) for block in self.bridge.blocks]
+
+    @property
+    def plain(self) -> Any:
+        return self.bridge.original_model
+
+    @cached_property
+    def hook_points(self) -> dict[str, Any]:
+        """Name -> hook point; transformer-lens builds this table anew for each look."""
+        return dict(self.bridge.hook_dict)
+
+    @property
+    def hook_names(self) -> Collection[str]:
+        return self.hook_points.keys()
+
+    @property
+    def layers_path(self) -> str:
+        return str(self.bridge.adapter.component_mapping["blocks"].name)
+
+    def forward(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None = None,
+        hooks: Sequence[NamedHook] = (),
+        **arguments: Any,
+    ) -> Tensor:
+        if attention_mask is not None:
+            arguments["attention_mask"] = attention_mask
+        if hooks:
+            arguments["fwd_hooks"] = list(hooks)
+        run = self.bridge.run_with_hooks if hooks else self.bridge
+        logits: Tensor = run(ids, return_type="logits", **arguments)
+        return logits
+
+    @contextmanager
+    def hooked(self, hooks: Sequence[NamedHook]) -> Iterator[None]:
+        attached = []
+        try:
+            for name, hook in hooks:
+                point = self.hook_points[name]
+                attached.append((point, point.add_hook(hook)))
+            yield
+        finally:
+            for point, handle in attached:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    def activations_and_gradients(
+        self, ids: Tensor, score: Callable[[Tensor], Tensor], hooks: Sequence[str]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        from transformer_lens.tools.analysis.attribution_patching import (
+            cache_activation_and_gradient,
+        )
+
+        first = next(self.bridge.parameters())
+        first.requires_grad_(True)  # a frozen model has no gradient to follow
+        try:
+            with torch.enable_grad():
+                # the lowest point asked for gets no gradient, so one below all others is asked for
+                cache = cache_activation_and_gradient(
+                    self.bridge, ids, score, ["hook_embed", *hooks]
+                )
+        finally:
+            first.requires_grad_(False)
+        return cache.activations, cache.gradients
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.bridge.parameters()
+
+
+def wrap(model: Any, folder: Path) -> BridgeModel:
+    """A plain Hugging Face model under hooks; the one place that uses transformer-lens' private
+    path.
+
+    Raises:
+        MechanismError: transformer-lens does not know the family.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        # remote code gives a known family a class of its own
+        classes = [base.__name__ for base in type(model).__mro__]
+        known = [name for name in classes if name in SUPPORTED_ARCHITECTURES]
+        try:
+            bridge = build_bridge_from_module(
+                model, (known or classes)[0], hf_config=model.config, tokenizer=None
+            )
+        except Exception as problem:
+            raise MechanismError(
+                f"{folder}: transformer-lens cannot wrap a {type(model).__name__}: "
+                f"{first_line(problem)}"
+            ) from None
+    return BridgeModel(bridge.eval())

@@ -1,0 +1,247 @@
+"""How families call their layers, so that some tokens of a layer can be computed again.
+
+Families pass different arguments to a layer, return a tensor or a tuple, and write their masks as
+booleans or as numbers added to scores. What this module does not understand, it does not guess:
+`UnsupportedFamily`.
+
+Shapes: R rows, S tokens, K tokens of each row, d_model width of the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_mechanism.model_families.wrapped import (
+    WrappedLayer,
+    WrappedModel,
+    replaced_forward,
+)
+
+CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
+"""What families call a layer's cache of keys and values."""
+
+POSITION_ARGUMENTS = ("position_ids", "position_embeddings")
+"""Arguments that hold an entry for each position."""
+
+UNUSED_ARGUMENTS = ("cache_position",)
+"""Arguments that a layer with a cache of our own does not need."""
+
+
+class UnsupportedFamily(Exception):
+    """A family whose layers cannot be computed token by token; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """How the model called one of its layers.
+
+    Attributes:
+        arguments: by name, without the residual stream and the mask.
+        hidden: name of the residual stream's argument.
+        returns_tuple: whether the layer returned a tuple.
+        visible: [R, S, S], queries by keys: which keys a query attends to.
+    """
+
+    arguments: Mapping[str, Any]
+    hidden: str
+    returns_tuple: bool
+    visible: Tensor
+
+    @property
+    def cache_arguments(self) -> list[str]:
+        return [name for name in self.arguments if name in CACHE_ARGUMENTS]
+
+    def at(self, positions: Tensor) -> dict[str, Any]:
+        """The arguments for tokens at these positions, [R, K]."""
+        return {
+            name: at_positions(value, positions)
+            if name in POSITION_ARGUMENTS and value is not None
+            else value
+            for name, value in self.arguments.items()
+        }
+
+
+def at_positions(value: Any, positions: Tensor) -> Any:
+    """Entries [R, K, ...] of a tensor [1 or R, S, ...], or of a tuple of such tensors."""
+    if isinstance(value, tuple):
+        return tuple(at_positions(part, positions) for part in value)
+    rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+    return value.expand(positions.shape[0], *value.shape[1:])[rows, positions]
+
+
+@dataclass
+class CallRecorder:
+    """Writes down how each layer is called while a model runs (`recorded_calls`)."""
+
+    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    returned_tuple: list[bool] = field(default_factory=list)
+
+    def calls(
+        self, layers: Sequence[WrappedLayer], lengths: Tensor
+    ) -> tuple[list[LayerCall], list[Tensor]]:
+        """How each layer was called, and the residual stream before it, [R, S, d_model].
+
+        Args:
+            layers: of the model.
+            lengths: [R], tokens of each row.
+
+        Raises:
+            UnsupportedFamily: a layer takes something that this module does not understand.
+        """
+        masks: dict[int, Tensor] = {}
+        calls, residuals = [], []
+        for layer, inputs, is_tuple in zip(layers, self.inputs, self.returned_tuple, strict=True):
+            arguments = named_arguments(layer, *inputs)
+            call = layer_call(arguments, lengths, is_tuple, masks)
+            calls.append(call)
+            residuals.append(arguments[call.hidden])
+        return calls, residuals
+
+
+@contextmanager
+def recorded_calls(layers: Sequence[WrappedLayer]) -> Iterator[CallRecorder]:
+    """Context in which every call of a layer is written down."""
+    recorder = CallRecorder()
+    with ExitStack() as stack:
+        for layer in layers:
+            before = layer.module.register_forward_pre_hook(
+                lambda _, args, kwargs: recorder.inputs.append((args, kwargs)), with_kwargs=True
+            )
+            after = layer.module.register_forward_hook(
+                lambda _, args, out: recorder.returned_tuple.append(isinstance(out, tuple))
+            )
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        yield recorder
+
+
+def named_arguments(
+    layer: WrappedLayer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A layer's arguments by name; the first is the residual stream."""
+    named = dict(zip(layer.argument_names, args, strict=False))
+    if len(named) != len(args):
+        raise UnsupportedFamily("a layer takes arguments without names")
+    return {**named, **kwargs}
+
+
+def layer_call(
+    arguments: Mapping[str, Any], lengths: Tensor, returns_tuple: bool, masks: dict[int, Tensor]
+) -> LayerCall:
+    """What to pass again when some tokens of the layer are computed.
+
+    Args:
+        arguments: by name.
+        lengths: [R], tokens of each row.
+        returns_tuple: whether the layer returned a tuple.
+        masks: visible keys by identity of the mask, filled here; layers share masks.
+    """
+    hidden = next(iter(arguments))
+    mask = arguments.get("attention_mask")
+    if id(mask) not in masks:
+        masks[id(mask)] = visible_keys(mask, lengths, arguments[hidden].shape[1])
+    kept: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in (hidden, "attention_mask", *UNUSED_ARGUMENTS):
+            continue
+        if isinstance(value, Tensor) and name not in POSITION_ARGUMENTS:
+            raise UnsupportedFamily(f"a layer takes {name}, which is not understood")
+        kept[name] = value
+    if not any(name in kept for name in CACHE_ARGUMENTS):
+        raise UnsupportedFamily("the layers take no cache of keys and values")
+    return LayerCall(kept, hidden, returns_tuple, masks[id(mask)])
+
+
+def visible_keys(mask: Tensor | None, lengths: Tensor, length: int) -> Tensor:
+    """[R, S, S] from the mask that a model passed to a layer.
+
+    Args:
+        mask: causal or sliding-window, [1 or R, 1, S, S]: booleans, or 0 and a very negative
+            number. None stands for causal attention.
+        lengths: [R], tokens of each row.
+        length: S.
+    """
+    rows = lengths.shape[0]
+    if mask is None:
+        causal = torch.ones(length, length, dtype=torch.bool, device=lengths.device).tril()
+        is_token = torch.arange(length, device=lengths.device) < lengths[:, None]
+        return causal & is_token[:, None]
+    if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[-2:] != (length, length):
+        raise UnsupportedFamily(f"attention masks of shape {tuple(mask.shape)} are not understood")
+    if mask.dtype == torch.bool:
+        return mask[:, 0].expand(rows, length, length)
+    visible = mask == 0
+    if bool((mask[~visible] > -1e4).any()):
+        raise UnsupportedFamily("attention masks do more than hide keys")
+    return visible[:, 0].expand(rows, length, length)
+
+
+def mlp_at(mlp: torch.nn.Module, columns: Tensor) -> AbstractContextManager[None]:
+    """Context in which an MLP computes only the tokens in these columns, [R, K]; elsewhere its
+    output is 0."""
+    whole = mlp.forward
+
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+
+        def selected(argument: Any) -> Any:  # some families pass the residual stream, too
+            per_token = isinstance(argument, Tensor) and argument.shape[:2] == hidden.shape[:2]
+            return argument[rows, columns] if per_token else argument
+
+        kwargs = {name: selected(value) for name, value in kwargs.items()}
+        out = whole(selected(hidden), *map(selected, args), **kwargs)
+        computed = out[0] if isinstance(out, tuple) else out
+        computed = computed.reshape(*columns.shape, -1)  # some mixtures merge rows and tokens
+        full = computed.new_zeros(*hidden.shape[:2], computed.shape[-1])
+        full[rows, columns] = computed
+        return (full, *out[1:]) if isinstance(out, tuple) else full
+
+    return replaced_forward(mlp, forward)
+
+
+def logits_after_layers(
+    model: WrappedModel, calls: Sequence[LayerCall], residual: Tensor, token: Tensor
+) -> Tensor:
+    """Logits, [N, V], of the last layer's residual stream, [N, d_model].
+
+    The model runs with its layers bypassed, so that soft-caps and scales of the logits apply.
+
+    Args:
+        model: whose final norm and unembedding run.
+        calls: of its layers.
+        residual: after the last layer.
+        token: some token's id, [1, 1].
+    """
+    # N prompts of one token: some families take the shape of the ids for that of the residual
+    # stream, and one token never exceeds the positions that a model knows
+    hidden = residual[:, None]
+    ids = token.expand(len(residual), 1)
+
+    def bypass(returns_tuple: bool) -> Callable[..., Any]:
+        return lambda *_, **__: (hidden,) if returns_tuple else hidden
+
+    with ExitStack() as stack:
+        for layer, call in zip(model.layers, calls, strict=True):
+            stack.enter_context(replaced_forward(layer.module, bypass(call.returns_tuple)))
+        return model.forward(ids, torch.ones_like(ids))[:, 0]
+
+
+def layer_with_own_window(layers: Sequence[WrappedLayer]) -> int | None:
+    """The first layer that holds a mask, [1, 1, n, n], which hides more than later tokens.
+
+    Such a layer (GPT-Neo's local attention) hides keys by how many columns lie between, and a
+    prompt that fits into its window says nothing about longer ones.
+    """
+    for number, layer in enumerate(layers):
+        for buffer in layer.module.buffers():
+            if buffer.dim() == 4 and buffer.dtype in (torch.bool, torch.uint8):
+                causal = torch.ones_like(buffer).tril()
+                if buffer.shape[-1] == buffer.shape[-2] and not torch.equal(buffer, causal):
+                    return number
+    return None
