@@ -28,8 +28,8 @@ import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure
-from pytest_mechanism.claims.codes import elsewhere, not_comparable, strange
-from pytest_mechanism.claims.masks import Masked, among, selected
+from pytest_mechanism.claims.codes import moved_codes, not_comparable, other_codes
+from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import (
     COLUMN,
     Of,
@@ -40,7 +40,8 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
-from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
+from pytest_mechanism.measurements.cmap import ActivationDonation, CodeResult, CrossModelPatching
+from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
@@ -121,7 +122,7 @@ class Cmap(Masked):
         variables = {f"variable {n}": ("variable", v) for n, v in self.variables.items()}
         return {f"group {name}": ("group", name) for name in self.names} | variables
 
-    def masks(self, context: ClaimContext) -> dict[str, Measurement]:
+    def masks(self, context: ClaimContext) -> dict[str, Measurement[MaskResult]]:
         """Group -> its mask in the donor."""
         return {
             name: self.mask(context, self.donor, context.group(name, self.donor), variable)
@@ -138,7 +139,7 @@ class Cmap(Masked):
             return found
         masks = self.masks(context)
         chosen = [
-            among(group, selected(measure(masks[name]))) if name in masks else group
+            among(group, measure(masks[name]).selected) if name in masks else group
             for name, group in zip(self.names, found, strict=True)
         ]
         return [group for group in chosen if group is not None]
@@ -167,7 +168,7 @@ class Cmap(Masked):
             return (*both, *self.masks(context).values())
         return (*both, self.exchange(context, self.groups(context)))
 
-    def exchange(self, context: ClaimContext, groups: Sequence[Group]) -> Measurement:
+    def exchange(self, context: ClaimContext, groups: Sequence[Group]) -> Measurement[CodeResult]:
         """The recipient with the donor's z of these heads."""
         heads = [[layer, h, g.at] for g in groups for layer, h in g.members()]
         control, _ = self.control(context, groups)
@@ -210,9 +211,9 @@ class Cmap(Masked):
         name = f"{which} from {self.donor} into {self.recipient}"
         how = context.sampling(recipient)
         exchanged = [(layer, h, g.at) for g in groups for layer, h in g.members()]
-        other_code = strange(patched, exchanged)
+        other_code = other_codes(patched, exchanged)
         with_control = "control" in moved
-        if with_control and (odd := elsewhere(strange(patched, others))):
+        if with_control and (odd := moved_codes(other_codes(patched, others))):
             with_control, control_name = False, not_comparable(odd, self.donor, self.recipient)
         m = self.of.replace("_", "-")
 

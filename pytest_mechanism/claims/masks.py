@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pytest_mechanism.claims.base import Claim, ClaimContext
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
-from pytest_mechanism.measurements.dcm import DcmMask
-from pytest_mechanism.types import Head, Measurement, Observations
+from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
+from pytest_mechanism.types import Head, Measurement
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
 """Lambda and Adam's rate in the published code."""
@@ -41,7 +41,9 @@ class Masked(Claim):
                 if getattr(self, name) != published:
                     raise ValueError(f"{name} is of a mask: needs heads: learned")
 
-    def mask(self, context: ClaimContext, on: str, group: Group, variable: str) -> Measurement:
+    def mask(
+        self, context: ClaimContext, on: str, group: Group, variable: str
+    ) -> Measurement[MaskResult]:
         """The mask over a group's heads, learned on the model of role ``on``."""
         request = DcmMask(
             heads=group.members(),
@@ -51,12 +53,6 @@ class Masked(Claim):
             rate=self.mask_rate,
         )
         return context.measurement(request, on)
-
-
-def selected(seen: Observations) -> list[Head]:
-    """The heads that a mask selects."""
-    named = [head.split(".") for head in seen.facts["selected"].split()]
-    return [(int(layer), int(head)) for layer, head in named]
 
 
 def among(group: Group, heads: Sequence[Head]) -> Group | None:
