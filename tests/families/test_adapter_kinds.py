@@ -108,7 +108,7 @@ def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind
     with live.disable_adapter():
         assert (said(live, one) - wanted).std() > 0.05 * wanted.std()
     wrapped = one.wrapped(one.probe, return_type="logits")
-    for found in (one.plain_logits, wrapped, said(one.fresh(torch.float32), one)):
+    for found in (one.plain_logits, wrapped, said(one.read_plain_model(torch.float32), one)):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
     assert one.shape.n_layers == len(one.wrapped.blocks)
 
@@ -149,12 +149,14 @@ def test_in_half_precision_an_adapter_that_rounding_would_lose_is_run_beside_its
     live = made(tmp_path, ("llama3", {}, QV), std=std)
     one = read(tmp_path, "bfloat16")
     assert (one.unmerged == "") == merged
-    assert merged or "of what it changes is lost" in one.unmerged
+    assert merged or "of its effect" in one.unmerged
     wanted = said(live, one)
-    torch.testing.assert_close(said(one.fresh(torch.float32), one), wanted, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        said(one.read_plain_model(torch.float32), one), wanted, atol=2e-4, rtol=1e-4
+    )
     if not merged:
         with pytest.raises(MechanismError, match="an adapter beside them are neither trained nor"):
-            one.fresh(torch.bfloat16)
+            one.read_plain_model(torch.bfloat16)
 
 
 def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_path: Path) -> None:

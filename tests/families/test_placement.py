@@ -111,8 +111,8 @@ def test_quantised_weights_are_not_changed(bench: Benches, monkeypatch: pytest.M
     one = bench("llama3")
     right = placement.Placement.arguments
     monkeypatch.setattr(type(one.model.wrapped.plain), "is_quantized", True, raising=False)
-    with pytest.raises(MechanismError, match="quantised weights are neither trained nor pruned"):
-        one.model.fresh(torch.float32)
+    with pytest.raises(MechanismError, match="quantised weights cannot be trained"):
+        one.model.read_plain_model(torch.float32)
     assert right(placement.Placement()) == {}
 
 
