@@ -117,7 +117,7 @@ def make(reference: Reference, store: Path) -> Runner:
 def stored(runner: Runner, *asked: Measurement) -> list[float]:
     """What a later run would take from the store."""
     assert runner.store is not None
-    found = [Store(runner.store.folder).get(runner.key(each)) for each in asked]
+    found = [Store(runner.store.folder).get(runner.key(each), Observations) for each in asked]
     return [float(each.values["seen"][0]) for each in found if each is not None]
 
 

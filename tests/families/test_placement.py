@@ -13,7 +13,7 @@ import pytest
 import torch
 from asked import PATCHED, ROWS, WEIGHED
 from opening import opened
-from test_matrix import farthest, measured
+from test_matrix import beside, farthest, measured
 
 from pytest_mechanism.checkpoints.loading import placement
 from pytest_mechanism.errors import MechanismError
@@ -47,7 +47,7 @@ def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[...,
         assert farthest(measured(auto, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-5
     for what in ("pruning, heads", "curve"):
         found, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
-        assert found.facts == wanted.facts
+        assert beside(found) == beside(wanted)
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2", "neox", "mixtral"])
