@@ -151,7 +151,9 @@ def test_an_alias_that_names_nothing_says_from_where(tree, monkeypatch):
     found = tree.run("../circuits", pair="rel,./ft")
 
     assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines([f"ERROR: alias 'rel', relative to {tree.path}: no folder './gone'*"])
+    found.stderr.fnmatch_lines(
+        [f"ERROR: alias 'rel', relative to {tree.path}: no folder './gone'*"]
+    )
 
 
 # -- commands
