@@ -1,13 +1,14 @@
 """``decodable``: the capability can still be read from the activations.
 
-A linear probe of the residual stream for each layer (`methods.circuits.probing`; Jain et al., ICLR 2024, arXiv
-2311.12786, section 3). The claim judges the layer that reads best, chosen on other rows. The control is the same
-probe trained on shuffled answers; a probe that does no better than it, or than guessing, passes nothing.
+A linear probe of the residual stream for each layer (`methods.circuits.probing`; Jain et al., ICLR
+2024, arXiv 2311.12786, section 3). The claim judges the layer that reads best, chosen on other
+rows. The control is the same probe trained on shuffled answers; a probe that does no better than
+it, or than guessing, passes nothing.
 
 A share says where the model is between one that never had the capability and the pre-trained one:
-(a - a(control)) / (a(pretrained) - a(control)), a the accuracy of the probe, each model at the layer that reads it
-best, on the same rows. 0 is never had, 1 is nothing lost. A share requires both of these models; without them, the
-claim is inconclusive and says what the probe alone shows.
+(a - a(control)) / (a(pretrained) - a(control)), a the accuracy of the probe, each model at the
+layer that reads it best, on the same rows. 0 is never had, 1 is nothing lost. A share requires both
+of these models; without them, the claim is inconclusive and says what the probe alone shows.
 """
 
 from __future__ import annotations

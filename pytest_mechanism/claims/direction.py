@@ -1,14 +1,15 @@
 """``direction``: refusal depends on one direction of the residual stream, or on the same one in both models.
 
-Arditi et al. 2024 (arXiv 2406.11717): the difference of the mean activations of harmful and harmless instructions, at one
-layer and token, is ablated from the residual stream everywhere. The claim judges what is left of refusal on instructions
-that were not used to find the direction (`methods.refusal.direction`). Random directions are ablated as well and must
-change little.
+Arditi et al. 2024 (arXiv 2406.11717): the difference of the mean activations of harmful and
+harmless instructions, at one layer and token, is ablated from the residual stream everywhere. The
+claim judges what is left of refusal on instructions that were not used to find the direction
+(`methods.refusal.direction`). Random directions are ablated as well and must change little.
 
-With ``from`` and ``to``, the direction of one model is ablated in the other and compared with the other's own at the same
-place, by the cosine of the two, with that of a random direction as control. A fine-tune that keeps the wrapper has the
-same direction. Directions are compared coordinate by coordinate, so the two residual streams must have one basis, as
-those of a model and its fine-tune have. Nothing measures whether they do; if they do not, the claim is red.
+With ``from`` and ``to``, the direction of one model is ablated in the other and compared with the
+other's own at the same place, by the cosine of the two, with that of a random direction as control.
+A fine-tune that keeps the wrapper has the same direction. Directions are compared coordinate by
+coordinate, so the two residual streams must have one basis, as those of a model and its fine-tune
+have. Nothing measures whether they do; if they do not, the claim is red.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """``localised``: few units hide the capability.
 
-Zeroing the best few units restores it, and zeroing as many random ones does not (`methods.weights.pruning`; Jain et
-al., ICLR 2024, arXiv 2311.12786: a wrapper is in few units, 5 to 15 neurons). Score: accuracy on what must be refused
-with as many units zeroed as do best on other rows, at most ``at_most``. The claim is inconclusive if the model answers
-these questions anyway, because then nothing is hidden.
+Zeroing the best few units restores it, and zeroing as many random ones does not
+(`methods.weights.pruning`; Jain et al., ICLR 2024, arXiv 2311.12786: a wrapper is in few units, 5
+to 15 neurons). Score: accuracy on what must be refused with as many units zeroed as do best on
+other rows, at most ``at_most``. The claim is inconclusive if the model answers these questions
+anyway, because then nothing is hidden.
 """
 
 from __future__ import annotations

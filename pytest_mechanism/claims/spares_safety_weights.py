@@ -1,21 +1,23 @@
 """``spares_safety_weights``: fine-tuning did not change the weights that refusing needs more than others.
 
-Safety entries are the weights of a matrix with the largest SNIP scores on what must be refused, without those with the
-largest scores on what must be answered (`methods.weights.snip`; Wei et al., ICML 2024, arXiv 2402.05162). Score: their
-squared change over that of the others of the same matrices,
+Safety entries are the weights of a matrix with the largest SNIP scores on what must be refused,
+without those with the largest scores on what must be answered (`methods.weights.snip`; Wei et al.,
+ICML 2024, arXiv 2402.05162). Score: their squared change over that of the others of the same
+matrices,
 
     sum over matrices of |S| mean of dW^2 on S  /  sum over matrices of |S| mean of dW^2 elsewhere;
 
-1 is a change spread evenly over each matrix, which as many random entries of each show as a control. The score says
-where the change is, not how large it is, nor whether the model still refuses; the change of the safety entries relative
-to their own size is reported too.
+1 is a change spread evenly over each matrix, which as many random entries of each show as a
+control. The score says where the change is, not how large it is, nor whether the model still
+refuses; the change of the safety entries relative to their own size is reported too.
 
-Weights are not rows of a sample: all of them are known, so the ratio is exact. What is uncertain is whether it is a
-property of this fine-tuning or of a few matrices. So matrices are resampled (bootstrap, each a cluster), and a ratio
-that depends on a few of them is inconclusive.
+Weights are not rows of a sample: all of them are known, so the ratio is exact. What is uncertain is
+whether it is a property of this fine-tuning or of a few matrices. So matrices are resampled
+(bootstrap, each a cluster), and a ratio that depends on a few of them is inconclusive.
 
-Weights are compared entry by entry. If heads or hidden units of the two models are in another order, every entry differs
-and the ratio is near 1. No fine-tune does that, and this claim does not detect it.
+Weights are compared entry by entry. If heads or hidden units of the two models are in another
+order, every entry differs and the ratio is near 1. No fine-tune does that, and this claim does not
+detect it.
 """
 
 from __future__ import annotations

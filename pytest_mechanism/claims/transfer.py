@@ -1,23 +1,25 @@
 """``transfer``: one model's circuit works in another.
 
-Prakash et al., section 3.3: the base's circuit run inside the fine-tuned model beats the *full* base model.
-Three things must hold: m(circuit in ``to``) is at least m of the full model that it ``beats``; its faithfulness
-in ``to`` is at least x, if the claim asks for it; and at most one random circuit of the same sizes in ten does
-as well, with confidence 0.95. None of at least 29 may, since 0.9^29 < 0.05. In a model of few heads, one random
-circuit in some hundreds contains the right ones by luck, and a claim that such a draw makes red is red for one
-seed in ten. So if a single one does as well, 38 more are drawn, of which none may:
-0.9^29 + 29 * 0.1 * 0.9^28 * 0.9^38 < 0.05.
+Prakash et al., section 3.3: the base's circuit run inside the fine-tuned model beats the *full*
+base model. Three things must hold: m(circuit in ``to``) is at least m of the full model that it
+``beats``; its faithfulness in ``to`` is at least x, if the claim asks for it; and at most one
+random circuit of the same sizes in ten does as well, with confidence 0.95. None of at least 29 may,
+since 0.9^29 < 0.05. In a model of few heads, one random circuit in some hundreds contains the right
+ones by luck, and a claim that such a draw makes red is red for one seed in ten. So if a single one
+does as well, 38 more are drawn, of which none may: 0.9^29 + 29 * 0.1 * 0.9^28 * 0.9^38 < 0.05.
 
-The score that is compared with the baseline is the faithfulness in ``to``, whether or not the claim bounds it,
-because it is relative to the accuracy of ``to`` itself. The difference of accuracies that ``beats`` judges falls
-with any loss of accuracy, which accuracy claims report and which is no finding about the mechanism.
+The score that is compared with the baseline is the faithfulness in ``to``, whether or not the claim
+bounds it, because it is relative to the accuracy of ``to`` itself. The difference of accuracies
+that ``beats`` judges falls with any loss of accuracy, which accuracy claims report and which is no
+finding about the mechanism.
 
-A head of the circuit is the head of the same index in ``to``. If the circuit does not work there, heads may have
-changed places, which no training does but a conversion may. The claim then measures whether another head of the
-layer does the work of a head (`methods.circuits.codes`); such models are not comparable by index.
+A head of the circuit is the head of the same index in ``to``. If the circuit does not work there,
+heads may have changed places, which no training does but a conversion may. The claim then measures
+whether another head of the layer does the work of a head (`methods.circuits.codes`); such models
+are not comparable by index.
 
-Unlike the paper, which compares accuracies without intervals and has 10 random circuits, the claim takes a
-confidence interval and at least 29.
+Unlike the paper, which compares accuracies without intervals and has 10 random circuits, the claim
+takes a confidence interval and at least 29.
 """
 
 from __future__ import annotations
