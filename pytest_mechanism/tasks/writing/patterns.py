@@ -68,13 +68,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Piece:
-    """Text, or an occurrence of a slot.
-
-    Attributes:
-        text: empty for a slot.
-        word: the slot's.
-        names: the positions that it is.
-    """
+    """A text, or an occurrence of a slot (``word``), and the positions that it is."""
 
     text: str = ""
     word: Word | None = None
