@@ -13,14 +13,20 @@ both of these models; without, the claim is inconclusive and says what the probe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.base import (
+    Claim,
+    ClaimContext,
+    Measure,
+    Reference,
+    Roles,
+    listed,
+)
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.groups import At
@@ -108,8 +114,8 @@ class Decodable(Claim):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def references(self) -> Mapping[str, tuple[str, str]]:
-        return {"position": ("position", self.position)}
+    def references(self) -> tuple[Reference, ...]:
+        return (Reference("position", "position", self.position),)
 
     def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:

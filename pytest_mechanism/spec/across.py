@@ -32,7 +32,7 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
             yield f"group {name} names a head twice", ("groups", name, "heads")
     yield from circles(spec.groups)
     for name, claim in spec.claims.items():
-        yield from in_mentions(name, claim, spec.task, groups)
+        yield from in_references(name, claim, spec.task, groups)
         yield from in_roles(name, claim, spec)
     yield from strange_origin(spec)
 
@@ -87,20 +87,26 @@ def circles(groups: Mapping[str, AnyGroup]) -> Iterator[Problem]:
 # -- claims
 
 
-def in_mentions(
+def in_references(
     name: str, claim: Claim, task: Task | None, groups: Sequence[str]
 ) -> Iterator[Problem]:
     """The groups, variables and positions that a claim names exist, and its task can bear it."""
-    for field, (what, mentioned) in claim.references().items():
-        where = ("claims", name, field.split()[0])
-        if what == "position":
-            if wrong := misplaced(mentioned, task):
+    for reference in claim.references():
+        where = ("claims", name, reference.field)
+        if reference.kind == "position":
+            if wrong := misplaced(reference.name, task):
                 yield f"claim {name}: {wrong}", where
             continue
-        valid = groups if what == "group" else (task.variables if task else (mentioned,))
-        if mentioned not in valid:
-            message = f"unknown {what} {mentioned!r}; {choices(mentioned, valid)}"
-            yield f"claim {name}: {message}", where
+        if reference.kind == "group":
+            valid = groups
+        else:
+            valid = task.variables if task else [reference.name]
+        if reference.name not in valid:
+            yield (
+                f"claim {name}: unknown {reference.kind} {reference.name!r}; "
+                f"{choices(reference.name, valid)}",
+                where,
+            )
     if task is not None and (reason := claim.unsupported_reason(task)) is not None:
         yield f"claim {name}: {reason}", ("claims", name)
     if claim.needs_groups and not groups:
