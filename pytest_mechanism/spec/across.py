@@ -166,7 +166,7 @@ def infeasible(spec: Spec) -> Iterator[Problem]:
         if (reason := feasible.wrong(claim)) is not None:
             all_feasible = False
             yield f"claim {name}: {reason}", ("claims", name)
-    if all_feasible and spec.sought and (reason := feasible.thin) is not None:
+    if all_feasible and spec.discovers_heads and (reason := feasible.thin) is not None:
         yield f"groups: {reason}", ("groups",)
 
 

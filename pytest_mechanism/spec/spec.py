@@ -15,7 +15,7 @@ from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.applies_to import AppliesTo
-from pytest_mechanism.fields.groups import AnyGroup, SoughtGroup
+from pytest_mechanism.fields.groups import AnyGroup, DiscoveredGroup
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
@@ -131,9 +131,9 @@ class Spec(Part):
         return self.model_dump(mode="json", include={*self.DEFINING})
 
     @property
-    def sought(self) -> bool:
+    def discovers_heads(self) -> bool:
         """Whether the heads of some group are found on the model under test."""
-        return any(isinstance(group, SoughtGroup) for group in self.groups.values())
+        return any(isinstance(group, DiscoveredGroup) for group in self.groups.values())
 
     def line(self, claim: str) -> int:
         """The line of a claim."""
