@@ -298,8 +298,8 @@ CASES = {
     ),
     "threshold above 1": (
         HEAD + TASK + "claims:\n  a:\n    kind: accuracy\n    at_least: 60\n",
-        "x.yaml:7: a.at_least: must lie between 0.01 and 1 (less than one row in a hundred is next to "
-        "nothing, and none has more than all), got 60",
+        "x.yaml:7: a.at_least: must lie between 0.01 and 1 (a share below 0.01 is hardly different "
+        "from 0, and no share exceeds 1), got 60",
     ),
     "threshold as text": (
         HEAD + TASK + "claims: {a: {kind: accuracy, at_least: '0.5'}}\n",
