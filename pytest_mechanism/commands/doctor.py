@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mechanism.checkpoints.trust import pickled
+from pytest_mechanism.checkpoints.trust import pickled_files
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
@@ -112,7 +112,7 @@ def checkpoint_lines(
     heads = f"{shape.n_heads} heads"
     if shape.n_kv_heads != shape.n_heads:
         heads += f" over {shape.n_kv_heads} key-value heads"
-    files = {*reference.folder.glob("*.safetensors"), *pickled(reference.folder)}
+    files = {*reference.folder.glob("*.safetensors"), *pickled_files(reference.folder)}
     weights = sum(path.stat().st_size for path in files)
     yield (
         f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, vocabulary {shape.d_vocab:,}; "

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.contents import MOST_WORDS
+from pytest_mechanism.checkpoints.contents import MOST_TEXT
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
@@ -146,9 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust,
-        look=watch.look,
+        look=watch.check,
     )
-    watch.look()
+    watch.check()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
         pass
@@ -164,9 +164,9 @@ def run(arguments: argparse.Namespace) -> int:
         save_trained(training.copy, temporary)
         for pattern in TOKENIZER_FILES:
             for path in reference.tokenizer.glob(pattern):
-                check_file(path, MOST_WORDS)
+                check_file(path, MOST_TEXT)
                 shutil.copy(path, temporary / path.name)
-        watch.look()
+        watch.check()
     say(f"{arguments.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
     say(f"wrote {arguments.out}")
     return 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.checkpoints.loading.tokenizer_check import same_tokens
+from pytest_mechanism.checkpoints.loading.tokenizer_check import check_tokens
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
@@ -299,7 +299,7 @@ def make_bench(
     other = context.side([row.base for row in rows[half:]]).tokens
     check(model, reference, clean, other)
     prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
-    same_tokens(model.encoder, prompts, options.trust.remote_code)
+    check_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
         faster = BranchEngine(model.wrapped)
         context.without = disagreement(model, reference, faster, clean, other)

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, choices
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -102,7 +102,7 @@ class ModelOptions:
     batch_size: int = 64
     engine: str = "branch"
     quantize: str | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
 
     def __post_init__(self) -> None:
         check_device(self.device)

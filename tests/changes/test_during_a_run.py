@@ -161,7 +161,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
     clock = file_state.now
     monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
+    monkeypatch.setattr(file_state, "file_system", lambda *_: "ext4")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_where_times_prove_nothing_results_are_taken_back(
             "state_of",
             lambda path: fixed.setdefault(path, ("x", 0, 0, 0, 0, 0, long_ago, 0, 0)),
         )
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "nfs4")
+    monkeypatch.setattr(file_state, "file_system", lambda *_: "nfs4")
     runner = make(reference, tmp_path / "store")
     asked = [ask("first"), ask("second")]
     runner.plan(asked)
@@ -309,7 +309,7 @@ def test_a_failure_of_changed_files_is_said_as_such(
 
 def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:
     """A method's own copy of a checkpoint is what was loaded, or an error."""
-    looks = Watch("base", of_reference(reference)).look
+    looks = Watch("base", of_reference(reference)).check
     model = load_model("base", reference.folder, "cpu", "float32", lambda _: [1, 2], look=looks)
     model.fresh(model.dtype)
     in_place(reference.folder / NAME)

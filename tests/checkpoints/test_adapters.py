@@ -153,7 +153,7 @@ def test_an_adapter_that_names_no_base_asks_for_one(
     shutil.copytree(made / "adapter", tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_config.json").write_text(config)
     with pytest.raises(
-        BadReference, match=r"BASE\+adapter|cannot be read as JSON|names no peft_type"
+        BadReference, match=r"BASE\+adapter|cannot be read as JSON|has no peft_type"
     ):
         parse_reference("adapter", {}, tmp_path)
 
@@ -210,7 +210,7 @@ def test_an_adapter_half_of_which_fits_nothing_is_one_line(made: Path, tmp_path:
     name = min(weights)
     weights[name.replace(name.split(".")[-3], "zz_proj")] = weights[name].clone()
     save_file(weights, other / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(MechanismError, match="1 of the adapter's weights fit nothing"):
+    with pytest.raises(MechanismError, match="1 of the adapter's weights have no place"):
         load_model("ft", BASE, "cpu", "float32", lambda _: [1, 2, 3], other)
 
 
@@ -219,7 +219,7 @@ def test_an_adapter_half_of_which_fits_nothing_is_one_line(made: Path, tmp_path:
     [
         (
             {"r": 1_000_000_000},
-            "the rank of r is 1,000,000,000, and no side of the adapter's weights",
+            "the rank of r is 1,000,000,000, but the adapter's weights have no dimension",
         ),
         ({"rank_pattern": {"q_proj": 10_000_000}}, "the rank of q_proj is 10,000,000"),
         (
@@ -248,10 +248,10 @@ def test_an_adapter_that_changes_during_a_run_is_noticed(
     shutil.copytree(BASE, tmp_path / "base")
     adapter = Path(shutil.copytree(made / "adapter", tmp_path / "base" / "adapter"))
     watch = Watch("base", of_reference(parse_reference("base+base/adapter", {}, tmp_path)))
-    watch.look()
+    watch.check()
     path = adapter / name
     times = path.stat()
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(CheckpointChanged, match=name):
-        watch.look()
+        watch.check()

@@ -304,7 +304,7 @@ def test_the_pair_form_takes_one_models_direction_out_of_the_other() -> None:
         (SuppressionHolds, {"not_worse_than": "base"}, "go together"),
         (SuppressionHolds, {"on": "ft", "not_worse_than": "ft", "margin": 0.1}, "than itself"),
         (RefusesAfterPrefill, {"depth": 1, "at_least": 0.0}, "must lie between 0.01 and 1"),
-        (RefusesAfterPrefill, {"depth": [1, 1], "at_least": 0.5}, "stands there twice"),
+        (RefusesAfterPrefill, {"depth": [1, 1], "at_least": 0.5}, "repeats a number"),
         (Direction, {}, "needs one of ablation_leaves_at_most"),
         (Direction, {"from": "base"}, "from and to go together"),
         (Direction, {"from": "base", "to": "base"}, "must be two roles"),

@@ -313,7 +313,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "replies here and there": (
         lambda f: write(f, "harmful", [{"instruction": "a"}, {"instruction": "b", "reply": "c"}]),
         "demo.yaml:3: task: data/harmful.jsonl:2: some lines have a reply "
-        "and some have none; give all or none one",
+        "and some have none; give one to all or to none",
     ),
     "in both": (
         lambda f: write(f, "harmless", [line("harmful", i) for i in range(LINES)]),

@@ -410,14 +410,15 @@ def test_too_few_words_for_the_tokenizers_name_the_list_and_the_words() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("{}[]:.AB x", max_size=20))
-def test_whatever_stands_there_is_a_text_or_one_sentence(text: str) -> None:
-    """A text with slots is written as it stands, or refused with one line."""
+def test_any_text_is_a_pattern_or_an_error_of_one_line(text: str) -> None:
+    """A text with slots is written with their words, or refused in one line."""
     try:
-        found = parse_pattern(text, {"A": (), "B": ("x",)})
+        pattern = parse_pattern(text, {"A": (), "B": ("x",)})
     except ValueError as problem:
         assert "\n" not in str(problem)  # noqa: PT017
         return
-    written, spans, _ = found.write(lambda word, names: f"<{word.slot}>", lambda slot: False)
-    assert written.count("<A>") == len([p for p in found.pieces if p.word and p.word.slot == "A"])
-    for name, ((start, stop),) in spans.items():
-        assert name == "last" or written[start:stop].strip()
+    written = pattern.write(lambda word, names: f"<{word.slot}>", lambda slot: False)
+    slots = [piece.word.slot for piece in pattern.pieces if piece.word]
+    assert written.text.count("<A>") == slots.count("A")
+    for name, ((start, stop),) in written.spans.items():
+        assert name == "last" or written.text[start:stop].strip()

@@ -18,7 +18,7 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.weights import check_weights, known_words, read_adapted
 from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
-from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, NoDevice, choices
 from pytest_mechanism.model_families.bridge import wrap
 from pytest_mechanism.model_families.rotary import unmodified
@@ -66,7 +66,7 @@ class LoadedModel:
     plain_logits: Tensor
     probe: Tensor
     adapter: Path | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
     placement: Placement = field(default_factory=Placement)
     unmerged: str = ""
     look: Callable[[], None] = unwatched
@@ -125,7 +125,7 @@ def load_model(
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
     tokenizer: Path | None = None,
-    trust: Trust = NONE,
+    trust: Trust = TRUST_NOTHING,
     quantize: str | None = None,
     look: Callable[[], None] = unwatched,
 ) -> LoadedModel:

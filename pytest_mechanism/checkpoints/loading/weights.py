@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.hub import offline
-from pytest_mechanism.checkpoints.loading.merge import Inexact, with_adapter
+from pytest_mechanism.checkpoints.loading.merge import InexactMergeError, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.plausible import check_plausible
-from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
-from pytest_mechanism.checkpoints.untrusted_config import wrong_reach
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, pickled_files, weights_problem
+from pytest_mechanism.checkpoints.untrusted_config import config_problem
 from pytest_mechanism.errors import MechanismError, first_line
 from pytest_mechanism.model_families.rotary import by_row
 from pytest_mechanism.tasks.text.encoding import Encoder
@@ -33,7 +33,7 @@ def read_adapted(
     folder: Path,
     dtype: torch.dtype,
     adapter: Path | None = None,
-    trust: Trust = NONE,
+    trust: Trust = TRUST_NOTHING,
     placement: Placement | None = None,
     probe: Tensor | None = None,
 ) -> tuple[Any, str]:
@@ -53,7 +53,7 @@ def read_adapted(
         return with_adapter(model, adapter, trust, merge=False), "the base's weights are quantised"
     try:
         return with_adapter(model, adapter, trust, probe), ""
-    except Inexact as problem:
+    except InexactMergeError as problem:
         why = str(problem)
     del model
     gc.collect()
@@ -62,7 +62,10 @@ def read_adapted(
 
 
 def read_weights(
-    folder: Path, dtype: torch.dtype, trust: Trust = NONE, placement: Placement | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    trust: Trust = TRUST_NOTHING,
+    placement: Placement | None = None,
 ) -> Any:
     """A plain Hugging Face model, on the CPU unless placed elsewhere.
 
@@ -70,7 +73,7 @@ def read_weights(
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
     """
     config = read_config(folder)
-    if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
+    if (wrong := config_problem(config, trust) or weights_problem(folder, trust)) is not None:
         raise MechanismError(f"{folder}: {wrong}")
     code = trust.remote_code and bool(config.get("auto_map"))
     with offline(), warnings.catch_warnings():
@@ -89,7 +92,7 @@ def read_weights(
                 attn_implementation="eager",
                 # experts one after another: what multiplies all of them at once knows no float64
                 experts_implementation="eager" if dtype == torch.float64 else None,
-                use_safetensors=not pickled(folder),
+                use_safetensors=not pickled_files(folder),
                 weights_only=True,  # of pickled files too: tensors, and no call of what they name
                 local_files_only=True,
                 trust_remote_code=code,  # where none is named, none has a fingerprint
