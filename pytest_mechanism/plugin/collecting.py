@@ -54,7 +54,7 @@ class Collecting:
     def lost(self, folder: pytest.Directory, found: Sequence[Any]) -> Iterator[SpecFile]:
         """Collectors of what pytest does not reach in a folder and may not be passed over."""
         from pytest_mechanism.plugin.collectors import SpecFile
-        from pytest_mechanism.spec.find import strays
+        from pytest_mechanism.spec.find import unreachable_specs
 
         path, session = folder.path, folder.session
         if not any(session.isinitpath(above) for above in (path, *path.parents)):
@@ -72,8 +72,8 @@ class Collecting:
                 and not left_out(folder.config)(below)
             )
 
-        for stray in strays(path, path in self.spec_folders, skipped):
-            yield self.collector(stray.path, folder, stray.wrong)
+        for spec in unreachable_specs(path, path in self.spec_folders, skipped):
+            yield self.collector(spec.path, folder, spec.problem)
 
 
 def left_out(config: pytest.Config) -> Callable[[Path], bool]:
