@@ -26,6 +26,7 @@ from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
 from pytest_mechanism.types import Observations
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Observations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +261,12 @@ class Columns:
         self.add(f"{prefix}correct", correct(logits, wanted))
         self.add(f"{prefix}log_probability", log_probability(logits, wanted))
 
-    def observations(self, rows: Sequence[Row], **facts: str) -> Observations:
+    def observations(self, rows: Sequence[Row]) -> Observations:
+        """The columns of these rows."""
+        return self.result(Observations, rows)
+
+    def result(self, kind: type[R], rows: Sequence[Row], **fields: Any) -> R:
+        """The columns of these rows, and the other fields of a subclass of `Observations`."""
         values = {
             name: torch.cat(parts).cpu().double().numpy() for name, parts in self.found.items()
         }
@@ -271,12 +277,7 @@ class Columns:
                     f"{name} is not a finite number on {int((~fine).sum())} of {len(fine)} rows, "
                     f"first {row.id}: {row.base.text[:100]!r}"
                 )
-        return Observations(
-            tuple(r.id for r in rows),
-            tuple(r.cluster for r in rows),
-            values,
-            facts,
-        )
+        return kind(tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, **fields)
 
 
 def make_bench(
