@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust,
-        look=watch.check,
+        check_unchanged=watch.check,
     )
     watch.check()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
