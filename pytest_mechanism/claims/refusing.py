@@ -54,7 +54,7 @@ def both_sets(
     )
 
 
-def rates(
+def refusal_rates(
     context: ClaimContext,
     forbidden: Observations,
     allowed: Observations,
@@ -160,7 +160,7 @@ def whatever_is_unfinished(
     return replace(worst, status="inconclusive", reason=reason, cause=cause, parts=())
 
 
-def discerning(
+def only_if_discerning(
     verdict: Verdict,
     refused: Score,
     over_refused: Score,
