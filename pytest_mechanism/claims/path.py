@@ -22,7 +22,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Head, Measurement, Verdict
+from pytest_mechanism.types import Control, Head, Measurement, Observations, Score, Verdict
 
 
 class Path(PerRoleClaim):
@@ -51,30 +51,10 @@ class Path(PerRoleClaim):
         return (("rows", ""), ("pairs", ""))
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        group = context.group(self.group, context.role)
-        control, _ = self.control(context)
-        receivers = context.group(group.into.group, context.role).members() if group.into else []
-        request = PathPatching(
-            senders={"group": group.members(), **({"control": control} if control else {})},
-            at=group.at,
-            receivers=receivers,
-            via=group.into.via if group.into else None,
-            rows=context.rows,
-            stream="pairs",
-        )
-        return performance(context, context.role), context.measurement(request, context.role)
-
-    def control(self, context: ClaimContext) -> tuple[list[Head], str]:
-        """Random heads that the receivers could read."""
-        group = context.group(self.group, context.role)
-        if group.into is None:
-            return context.random_heads(group, context.role)
-        receivers = context.group(group.into.group, context.role).members()
-        below = max(layer for layer, _ in receivers)
-        return context.random_heads(group, context.role, below)
+        return performance(context, context.role), path_effect(context, self.group)
 
     def missing_control(self, context: ClaimContext) -> str | None:
-        heads, why = self.control(context)
+        heads, why = random_senders(context, self.group)
         return None if heads else why
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
@@ -86,41 +66,62 @@ class Path(PerRoleClaim):
                 f"{guesses(context, context.role, full)}, so no path can matter to its answer",
                 threshold,
             )
-        group = context.group(self.group, context.role)
-        _, control_name = self.control(context)
-        how = context.sampling(effects)
-        into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
-
-        def control_of(column: str) -> Control | None:
-            if column not in effects.values:
-                return None
-            effect = estimates.mean(effects.values[column], how)
-            return Control(control_name, effect.value, effect.interval)
-
-        control = control_of("control")
-        judged = score(
-            context,
-            f"path {self.group} -> {into}",
-            estimates.mean(effects.values["group"], how),
-            "mean change of the answer's log-probability, in nats" + shared_keys(context, group),
-            "lower",
-            control,
-        )
-        published = score(
-            context,
-            f"path {self.group} -> {into}, published ratio",
-            estimates.mean(effects.values["ratio group"], how),
-            "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)",
-            "lower",
-            control_of("ratio control"),
-        )
+        judged, published = path_scores(context, self.group, effects)
         verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=threshold)
         verdict = replace(verdict, scores=(judged, published), chance=solved)
-        if control is None:
-            return no_control(verdict, control_name)
-        gap = estimates.difference(effects.values["group"], effects.values["control"], how)
-        as_good = f"{control_name} do as much ({control.value:.3f})"
-        return beats_control(verdict, control_name, gap, as_good, better=-1)
+        if (control := judged.control) is None:
+            return no_control(verdict, random_senders(context, self.group)[1])
+        gap = estimates.difference(
+            effects.values["group"], effects.values["control"], context.sampling(effects)
+        )
+        as_good = f"{control.name} do as much ({control.value:.3f})"
+        return beats_control(verdict, control.name, gap, as_good, better=-1)
+
+
+def random_senders(context: ClaimContext, name: str) -> tuple[list[Head], str]:
+    """Random heads that the receivers of a group could read, and what to call this control."""
+    group = context.group(name, context.role)
+    if group.into is None:
+        return context.random_heads(group, context.role)
+    receivers = context.group(group.into.group, context.role).members()
+    below = max(layer for layer, _ in receivers)
+    return context.random_heads(group, context.role, below)
+
+
+def path_effect(context: ClaimContext, name: str) -> Measurement:
+    """Path patching of a group's heads together into its receivers, and of random ones."""
+    group = context.group(name, context.role)
+    control, _ = random_senders(context, name)
+    receivers = context.group(group.into.group, context.role).members() if group.into else []
+    request = PathPatching(
+        senders={"group": group.members(), **({"control": control} if control else {})},
+        at=group.at,
+        receivers=receivers,
+        via=group.into.via if group.into else None,
+        rows=context.rows,
+        stream="pairs",
+    )
+    return context.measurement(request, context.role)
+
+
+def path_scores(context: ClaimContext, name: str, effects: Observations) -> tuple[Score, Score]:
+    """The effect of a group by `path_effect`, and the published ratio, each with its control."""
+    group = context.group(name, context.role)
+    how = context.sampling(effects)
+    into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
+
+    def of(prefix: str, title: str, metric: str) -> Score:
+        control = None
+        if (random := f"{prefix}control") in effects.values:
+            effect = estimates.mean(effects.values[random], how)
+            control = Control(random_senders(context, name)[1], effect.value, effect.interval)
+        estimate = estimates.mean(effects.values[f"{prefix}group"], how)
+        return score(context, title, estimate, metric, "lower", control)
+
+    metric = "mean change of the answer's log-probability, in nats" + shared_keys(context, group)
+    ratio = "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)"
+    title = f"path {name} -> {into}"
+    return of("", title, metric), of("ratio ", f"{title}, published ratio", ratio)
 
 
 def shared_keys(context: ClaimContext, group: Group) -> str:

@@ -15,7 +15,8 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
-from pytest_mechanism.claims.scoring import accuracy, performance
+from pytest_mechanism.claims.path import path_effect, path_scores
+from pytest_mechanism.claims.scoring import above_chance, accuracy, performance
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
@@ -108,17 +109,17 @@ def of_circuit(
     settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
     elsewhere = replace(context, task=replace(context.task, settings=settings))
 
-    own = accuracy(context, on_rows(measure)(performance(elsewhere, on)))
+    whole = on_rows(measure)(performance(elsewhere, on))
+    own, solves = accuracy(context, whole), above_chance(elsewhere, whole)
     least = round(max(context.task.chance, own.interval[0] - 0.05), 2)
     wanted: list[tuple[str, dict[str, Any]]] = [
         (OF_THE_CIRCUIT[0], {"kind": "accuracy", "at_least": least}),
         (OF_THE_CIRCUIT[1], {"kind": "faithfulness", "between": [0.9, 1.1]}),
     ]
     for name in found.groups:
-        probe = PathClaim(kind="path", group=name, on=on, drops_at_least=0.001)
-        effect = probe.judge(elsewhere, on_rows(measure)).score
-        drop = 0.0 if effect is None else -effect.interval[1]
-        if drop > 0.01:
+        effect, _ = path_scores(elsewhere, name, on_rows(measure)(path_effect(elsewhere, name)))
+        drop = -effect.interval[1]
+        if solves and drop > 0.01:
             asked = float(f"{SLACK * drop:.2g}")
             fields = {"kind": "path", "group": name, "drops_at_least": asked}
             wanted.append((f"{name}_is_heard", fields))

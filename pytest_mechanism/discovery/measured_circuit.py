@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.claims.path import Path
+from pytest_mechanism.claims.path import path_effect, path_scores
 from pytest_mechanism.claims.scoring import above_chance, performance
 from pytest_mechanism.discovery.discover import Effort, as_group, discover
 from pytest_mechanism.discovery.stages import Stage, search
@@ -36,16 +36,11 @@ class Seen:
     effects: Mapping[str, Score]
 
 
-def probe(group: str, on: str) -> Path:
-    """The claim whose measurement is a group's effect; its threshold asks for nothing."""
-    return Path(kind="path", group=group, on=on, drops_at_least=0.001)
-
-
 def look(context: ClaimContext, on: str, label: str, measure: Measure, rank_rows: int) -> Seen:
     """Measure it.
 
     Args:
-        case: of a `probe`, its rows those of the effects.
+        case: its rows those of the effects.
         on: role of the model.
         label: how the model is called.
         measured: asks the runner.
@@ -74,7 +69,5 @@ def look(context: ClaimContext, on: str, label: str, measure: Measure, rank_rows
     for name, group in groups.items():
         if group.into is not None and group.into.group not in groups:
             continue  # nobody was found who could read it
-        score = probe(name, on).judge(named, measure).score
-        if score is not None:
-            effects[name] = score
+        effects[name], _ = path_scores(named, name, measure(path_effect(named, name)))
     return Seen(label, context.shapes[on], stages, groups, effects)

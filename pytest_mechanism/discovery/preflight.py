@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from pytest_mechanism.claims import needed_heads
 from pytest_mechanism.claims.base import ClaimContext
-from pytest_mechanism.claims.faithfulness import Faithfulness
-from pytest_mechanism.claims.path import Path as PathClaim
+from pytest_mechanism.claims.circuits import circuit
+from pytest_mechanism.claims.path import path_effect
 from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import elsewhere
@@ -49,7 +49,7 @@ def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
     """One measurement for each set of rows that `discover` looks at on the model of role ``on``."""
     alive = [[*HEAD, group.at] for group in context.groups.values()]
 
-    def circuit(rows: int, stream: str) -> Measurement:
+    def ablated(rows: int, stream: str) -> Measurement:
         variants = {"circuit": alive, "empty": []}
         request = CircuitPerformance(
             rows=rows, stream=stream, ablation=context.ablation, alive=variants
@@ -60,9 +60,9 @@ def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
         context.measurement(Performance(rows=effort.rank_rows, stream=RANK_STREAM), on),
         *of_stages(context, on, effort.rank_rows),
         context.measurement(Performance(rows=effort.threshold_rows, stream=THRESHOLD), on),
-        circuit(effort.threshold_rows, THRESHOLD),
-        circuit(effort.rank_rows, sufficiency.SELECT),
-        circuit(effort.select_rows, needed_heads.SELECT),
+        ablated(effort.threshold_rows, THRESHOLD),
+        ablated(effort.rank_rows, sufficiency.SELECT),
+        ablated(effort.select_rows, needed_heads.SELECT),
     )
 
 
@@ -71,24 +71,18 @@ def of_claims(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
     context = replace(with_stand_ins(context), role=on)
     settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
     threshold = replace(context, task=replace(context.task, settings=settings))
-    heard = [
-        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
-    ]
     return (
-        *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).required_measurements(
-            context
-        ),
-        *(m for claim in heard for m in claim.required_measurements(context)),
-        *(elsewhere(m) for claim in heard for m in claim.required_measurements(threshold)),
+        performance(context, on),
+        circuit(context, on),
+        *(path_effect(context, name) for name in context.groups),
+        elsewhere(performance(threshold, on)),
+        *(elsewhere(path_effect(threshold, name)) for name in context.groups),
     )
 
 
 def of_look(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement, ...]:
     """What `discovery.look` will measure on the model of role ``on``."""
     known = replace(with_stand_ins(context), role=on)
-    effects = [
-        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
-    ]
     search = (
         ()
         if all(isinstance(group, Group) for group in context.groups.values())
@@ -97,7 +91,7 @@ def of_look(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement
     return (
         performance(context, on),
         *of_stages(context, on, rank_rows),
-        *(m for claim in effects for m in claim.required_measurements(known)),
+        *(path_effect(known, name) for name in context.groups),
         *search,
     )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from evaluators import open_evaluator
 
-from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.commands.discover import screening
@@ -60,7 +59,7 @@ def search(tmp_path: Path) -> Search:
         spec = load(spec_file)
         settings = spec.task.settings.model_copy(update={"seed": seed})
         spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
-        case = gate.context(spec, Accuracy(kind="accuracy", on="base", at_least=0.01), "base")
+        case = gate.model_context(spec, "base")
         case = replace(case, groups=sought(spec.groups))
         return discover(case, "base", gate.runner.measure, Effort()), case, gate
 

@@ -230,7 +230,7 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     spec = load(tmp_path / "wrapper.yaml")
     claim = spec.claims["back"]
     assert isinstance(claim, ResistsRevival)
-    case = gate.context(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
+    case = gate.model_context(spec, "ft")
     (curve, *_) = claim.required_measurements(case)
     assert gate.first_obstacle([curve]) is None
     recipe = replace(curve.request.recipe, diet="x")
