@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, blocks, play
+from blocks import ROOT, blocks, install, play, run
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
@@ -86,3 +86,28 @@ def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
     """The page's package, installed and used."""
     ran = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path))
     assert "2 passed" in ran[-1].output
+
+
+def test_a_request_of_another_package_is_costed_and_checked_ahead(tmp_path: Path) -> None:
+    """`doctor` adds up its rows, and says before anything is measured which rows it cannot have."""
+    page = (ROOT / "docs" / "write-a-claim-kind.md").read_text("utf-8")
+    files = {each.options["file"]: each.text for each in blocks(page) if "file" in each.options}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    install(tmp_path, tmp_path)
+
+    def doctor(old: str, new: str) -> tuple[int, str]:
+        claim = files["certain/claim.py"]
+        assert old in claim
+        (tmp_path / "certain" / "claim.py").write_text(claim.replace(old, new))
+        pair = "--model-pair base=zoo:base,ft=zoo:ft"
+        status, printed = run(f"pytest-mechanism doctor certain.yaml {pair}", tmp_path, 120)
+        return status, next(line for line in printed.splitlines() if "sure::base" in line)
+
+    status, line = doctor("Cost(rows=self.rows)", "Cost(rows=10**9)")
+    assert (status, "runs, about" in line) == (0, True)
+    assert int(line.split("about ")[1].removesuffix(" min")) > 1000
+    status, line = doctor('stream="rows")', 'stream="rows", positions=("nowhere",))')
+    assert status == 1
+    assert "has no position 'nowhere'; valid:" in line
