@@ -1,4 +1,4 @@
-"""Whether heads of two models can be set against each other by their index (`methods.circuits.codes`)."""
+"""Whether heads of two models can be compared by their index (`methods.circuits.codes`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT, CodeResult, Head
 
 
 def other_codes(result: CodeResult, heads: Iterable[Sequence[Any]]) -> list[HeadCode]:
-    """Of ``heads`` ([layer, head, position] each), those whose z the other model does not read as
-    their own does."""
+    """The heads ([layer, head, position]) whose z the other model does not read as their own does."""
     codes = {(code.layer, code.head, code.at): code for code in result.codes}
     wanted = dict.fromkeys((layer, head, at) for layer, head, at in heads)
     return [codes[head] for head in wanted if not codes[head].agrees]
@@ -29,14 +28,16 @@ def not_comparable(codes: Sequence[HeadCode], donor: str, recipient: str) -> str
     more = "" if len(codes) == 1 else f"; so are {len(codes) - 1} more"
     return (
         f"not comparable by index: z of head {head} of {donor} at {worst.at}, read by head {head} of "
-        f"{recipient}, agrees to {worst.agreement:.2f} with what it says in {donor} "
+        f"{recipient}, agrees to {worst.agreement:.2f} with its effect in {donor} "
         f"({LEAST_AGREEMENT:g} needed), and {why}{more}"
     )
 
 
 def moved_codes(codes: Iterable[HeadCode]) -> list[HeadCode]:
-    """Heads whose work is done in the other model, by another head or in another basis: what changed
-    is the code. A head whose work no head does is another head, which may still be a control."""
+    """Heads whose work another head of the other model does, or the same head in another basis.
+
+    Their code changed. A head whose work no head does is a different head and may be a control.
+    """
     return [code for code in codes if code.done_by is not None]
 
 

@@ -16,12 +16,12 @@ PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
 
 
 class Masked(Claim):
-    """What a claim says of the mask.
+    """A claim about all heads of a group, or about those that a DCM mask selects.
 
     Attributes:
-        heads: ``all`` of the group, or ``learned``: those that a DCM mask selects.
-        mask_sparsity: lambda, the price of a selected head in logits; published is 0.01.
-        mask_rate: of Adam; published is 0.1.
+        heads: ``all`` of the group, or ``learned``: those that the mask selects.
+        mask_sparsity: lambda, the price of a selected head in logits; the paper has 0.01.
+        mask_rate: learning rate of Adam; the paper has 0.1.
     """
 
     added_later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate")
@@ -31,15 +31,15 @@ class Masked(Claim):
     mask_rate: MaskRate = PUBLISHED["mask_rate"]
 
     def check_mask(self) -> None:
-        """The mask's settings go with a mask.
+        """Check that settings of the mask are used only with a mask.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the claim has no mask.
         """
         if self.heads == "all":
             for name, published in PUBLISHED.items():
                 if getattr(self, name) != published:
-                    raise ValueError(f"{name} is of a mask: needs heads: learned")
+                    raise ValueError(f"{name} is a setting of the mask: needs heads: learned")
 
     def mask(
         self, context: ClaimContext, on: str, group: Group, variable: str
@@ -56,7 +56,7 @@ class Masked(Claim):
 
 
 def among(group: Group, heads: Sequence[Head]) -> Group | None:
-    """The group with some of its heads; None where those are none."""
+    """The group with these heads alone; None if there are none."""
     layers: dict[int, list[int]] = {}
     for layer, head in sorted(heads):
         layers.setdefault(layer, []).append(head)

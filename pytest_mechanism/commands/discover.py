@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     except MechanismError as problem:
         if evaluator.runner.done:
             print_work(evaluator.runner)
-        raise problem.at(search.place) from None
+        raise problem.at(spec.place("groups")) from None
     for line in (*search.comparison(), *search.verdicts()):
         say(line)
     print_work(evaluator.runner)
@@ -128,11 +128,6 @@ class Search:
     effort: Effort
     results: dict[str, Discovery] = field(default_factory=dict)
     claims: list[Written] = field(default_factory=list)
-
-    @property
-    def place(self) -> str:
-        """``file:line`` of the groups."""
-        return f"{self.spec.path}:{self.spec.document.line(('groups',))}"
 
     @property
     def roles(self) -> list[str]:

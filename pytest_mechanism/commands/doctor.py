@@ -27,7 +27,7 @@ from pytest_mechanism.commands.trial import (
     run_trial,
 )
 from pytest_mechanism.errors import MechanismError, out_of_memory
-from pytest_mechanism.report.progress import spoken
+from pytest_mechanism.report.progress import duration_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim
@@ -193,10 +193,10 @@ def claim_lines(
             total += seconds
             lacks = evaluator.lacks(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
-            yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", True
+            yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
     search = " and a search for heads" if spec.sought and findings.searched else ""
     yield (
-        f"  {'':<40} about {spoken(total)}{search} in all, as busy as this machine is now",
+        f"  {'':<40} about {duration_text(total)}{search} in all, as busy as this machine is now",
         True,
     )
 

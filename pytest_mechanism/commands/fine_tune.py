@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_disk(arguments.out, reference.folder, FLOAT32, "--out takes another folder")
         probe = first_row(spec.task.rows(vocabulary, 1, "self-check")).base
     except MechanismError as problem:
-        raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
+        raise problem.at(spec.place("task")) from None
     model = load_model(
         "base",
         reference.folder,
@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust,
-        look=watch.check,
+        check_unchanged=watch.check,
     )
     watch.check()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))

@@ -398,7 +398,7 @@ class Runner:
                 self.references[role].tokenizer,
                 trust=self.options.trust,
                 quantize=self.options.quantize,
-                look=self._guard.watches[role].check,
+                check_unchanged=self._guard.watches[role].check,
             )
             self.loaded += 1
             self._context = resolve("pytest_mechanism.methods.context:make_bench")(

@@ -135,6 +135,10 @@ class Spec(Part):
         """Whether the heads of some group are found on the model under test."""
         return any(isinstance(group, SoughtGroup) for group in self.groups.values())
 
+    def place(self, *keys: str) -> str:
+        """``file:line`` of a part of the spec."""
+        return f"{self.document.path}:{self.document.line(keys)}"
+
     def line(self, claim: str) -> int:
         """The line of a claim."""
         return self.document.line(("claims", claim))

@@ -71,11 +71,13 @@ class World:
             time.sleep(0.01)
             change(self.path)
 
-    def load(self, role: str, *_: Any, look: Callable[[], None], **__: Any) -> Any:
+    def load(self, role: str, *_: Any, check_unchanged: Callable[[], None], **__: Any) -> Any:
         self.now("before loading")
         found = number(self.path.read_bytes())
         self.now("while loading")
-        return SimpleNamespace(role=role, release=lambda: None, number=found, look=look)
+        return SimpleNamespace(
+            role=role, release=lambda: None, number=found, check_unchanged=check_unchanged
+        )
 
     def bench(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
@@ -87,7 +89,7 @@ class World:
         if request.what == "reads again":
             self.now("before reading again")
             found = number(self.path.read_bytes())
-            bench.model.look()
+            bench.model.check_unchanged()
         elif request.what == "reads from disk":
             self.now("before reading from disk")
             found = number(self.path.read_bytes())
@@ -310,11 +312,13 @@ def test_a_failure_of_changed_files_is_said_as_such(
 def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:
     """A method's own copy of a checkpoint is what was loaded, or an error."""
     looks = Watch("base", of_reference(reference)).check
-    model = load_model("base", reference.folder, "cpu", "float32", lambda _: [1, 2], look=looks)
-    model.fresh(model.dtype)
+    model = load_model(
+        "base", reference.folder, "cpu", "float32", lambda _: [1, 2], check_unchanged=looks
+    )
+    model.read_plain_model(model.dtype)
     in_place(reference.folder / NAME)
     with pytest.raises(MechanismError) as caught:
-        model.fresh(model.dtype)
+        model.read_plain_model(model.dtype)
     assert isinstance(caught.value, CheckpointChanged)
 
 

@@ -124,7 +124,7 @@ def test_pickled_weights_are_the_same_model(pickled: Path) -> None:
     twin = load_model("base", ZOO / "base", "cpu", "float32", lambda _: [2, 7, 3])
     torch.testing.assert_close(found.plain_logits, twin.plain_logits, rtol=0, atol=0)
     with torch.no_grad():
-        again = found.fresh(torch.float32)(found.probe).logits
+        again = found.read_plain_model(torch.float32)(found.probe).logits
     torch.testing.assert_close(again, twin.plain_logits, rtol=0, atol=1e-5)
 
 

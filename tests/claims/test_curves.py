@@ -233,7 +233,7 @@ def test_a_pretrained_model_that_knows_no_more_than_the_control_is_no_criterion(
     with_both = case("control", "pretrained")
     verdict = revival().judge(with_both, runner(correct=AWAY, accuracies=guessers))
     assert verdict.status == "inconclusive"
-    assert "pretrained does not surely answer more than control" in verdict.reason
+    assert "pretrained does not answer significantly more than control" in verdict.reason
 
 
 @pytest.mark.parametrize("fields", [{"on": "control"}, {"control": "a", "pretrained": "a"}])

@@ -137,7 +137,9 @@ def test_lambda_and_rate_of_the_mask_are_the_claims(case: ClaimContext) -> None:
     assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.01, 0.1)
     _, (learned, _) = encodes(case, "3.0", mask_sparsity=0.1, mask_rate=0.02)
     assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.1, 0.02)
-    with pytest.raises(ValueError, match="mask_rate is of a mask: needs heads: learned"):
+    with pytest.raises(
+        ValueError, match="mask_rate is a setting of the mask: needs heads: learned"
+    ):
         Encodes(kind="encodes", group="a", variable="object", at_least=0.5, mask_rate=0.02)
 
 

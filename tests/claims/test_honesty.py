@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,8 +16,12 @@ from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.cmap import HeadCode
-from pytest_mechanism.measurements.direction import Direction
+from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
+from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.direction import Direction, DirectionResult
+from pytest_mechanism.measurements.probing import ProbeResult
+from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, require_safeguards
@@ -62,18 +66,31 @@ def context(kind: str, role: str, roles: tuple[str, ...] = ROLES) -> ClaimContex
     )
 
 
+RESULTS: Mapping[str, type[Observations]] = {
+    "CrossModelPatching": CodeResult,
+    "DirectionAblation": DirectionResult,
+    "DirectionComparison": DirectionResult,
+    "LinearProbes": ProbeResult,
+    "Pruning": PruningResult,
+    "TrainingCurve": CurveResult,
+    "WeightChange": WeightChangeResult,
+}
+
+
 def measured(answers: Answers) -> Measure:
-    """Answers each measurement; what is no column is another field of the result."""
+    """Answers each measurement; columns that are fields of its result are no rows."""
 
     def measure(measurement: Measurement) -> Observations:
-        answer = answers[type(measurement.request).__name__]
+        name = type(measurement.request).__name__
+        answer = answers[name]
         columns = answer(measurement.request, measurement.on) if callable(answer) else answer
-        values = {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
-        others = {name: value for name, value in columns.items() if name not in values}
-        rows = len(next(iter(values.values()))) if values else N
+        result = RESULTS.get(name, Observations)
+        own = {field.name for field in fields(result)} & {*columns}
+        values = {column: rows for column, rows in columns.items() if column not in own}
+        rows = len(next(iter(values.values())))
         ids = [f"row-{i}" for i in range(rows)]
         contexts = [f"context-{i // 7}" for i in range(rows)] if rows == N else ids
-        return measurement.request.result(ids, contexts, values, **others)
+        return result(ids, contexts, values, **{name: columns[name] for name in own})
 
     return measure  # type: ignore[return-value]
 
@@ -151,14 +168,18 @@ def training(
     }
 
 
-FOUND = {"direction": Direction(1, -1, 1.0, 0.0), "least_divergence": 0.0, "candidates": 1}
+SOME_DIRECTION = {
+    "direction": Direction(1, -1, 1.0, 0.01),
+    "least_divergence": 0.01,
+    "candidates": 8,
+}
 
 
 def one_direction(random: Any = ONE, before: Any = ONE) -> Answers:
     columns = {"refused": before, "without_refused": ZERO, "without_refusal_score": ZERO}
     columns |= {f"random_{i}_refused": random for i in range(3)}
     columns |= {f"random_{i}_refusal_score": random for i in range(3)}
-    return {"DirectionAblation": {**columns, **FOUND}}
+    return {"DirectionAblation": columns | SOME_DIRECTION}
 
 
 def same_direction(other: Any = 1.0, allowed: Any = ZERO) -> Answers:
@@ -166,8 +187,8 @@ def same_direction(other: Any = 1.0, allowed: Any = ZERO) -> Answers:
     own, theirs = noise[0] + 1, noise[1] + other * np.where(np.arange(64) < 32, 1, other)
     products = {"own": own @ own.T, "other": theirs @ theirs.T, "both": own @ theirs.T}
     columns = {f"{name}_{j}": p[:, j] for name, p in products.items() for j in range(100)}
-    compared = {**columns, **FOUND}
-    return {**refusals(allowed=allowed, base=allowed), "DirectionComparison": compared}
+    refusing = refusals(allowed=allowed, base=allowed)
+    return {**refusing, "DirectionComparison": columns | SOME_DIRECTION}
 
 
 def weights(allowed: Any = ZERO, refused: float = 1.0) -> Answers:
@@ -183,10 +204,13 @@ def probes(own: Any = GOOD, shuffled: Any = GUESS, pretrained: Any = ONE) -> Ans
     read = {"control": share(0.2), "pretrained": pretrained}
     return {
         "LinearProbes": lambda _, on: {
-            "correct@1": read.get(on, own), "shuffled@1": shuffled,
-            "layer": 1, "accuracy": {1: 0.5}, "dropped": 0,
-        },
-    }  # fmt: skip
+            "correct@1": read.get(on, own),
+            "shuffled@1": shuffled,
+            "accuracy": {},
+            "layer": 1,
+            "dropped": 0,
+        }
+    }
 
 
 def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answers:
@@ -198,7 +222,7 @@ def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answe
             if count and random is not None:
                 columns |= {f"random{i}_correct@{count}": random for i in range(DRAWS)}
         accuracy = dict.fromkeys(request.counts, 1.0)
-        return {**columns, "accuracy": accuracy, "units": ("a row 1",) * 50}
+        return columns | {"accuracy": accuracy, "units": ("a row 1",) * 50}
 
     return {"Pruning": pruned}
 

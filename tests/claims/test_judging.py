@@ -205,7 +205,7 @@ def test_a_recovered_gain_passes_and_names_its_change(case: ClaimContext) -> Non
 @pytest.mark.parametrize(
     ("base", "ft", "reason"),
     [
-        (share(0.8), share(0.8), "not told apart"),
+        (share(0.8), share(0.8), "do not differ significantly"),
         (ZERO, CHANCE, "both answer at chance"),
     ],
 )

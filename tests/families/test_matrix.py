@@ -182,7 +182,7 @@ def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
     before, after = (
         {
             key: weight.detach()
-            for key, weight in each.model.fresh(torch.float32).named_parameters()
+            for key, weight in each.model.read_plain_model(torch.float32).named_parameters()
             if "layers." in key or ".h." in key
             if weight.dim() > 1 and not key.endswith("_bias")
         }
