@@ -1,7 +1,7 @@
 """The base of every claim kind: its YAML fields, its measurements and its verdict.
 
-A kind is one file with one subclass of `Claim`. Other packages add kinds through the entry point group
-``pytest_mechanism.claims``.
+A kind is one file with one subclass of `Claim`. Other packages add kinds through the entry point
+group ``pytest_mechanism.claims``.
 """
 
 from __future__ import annotations

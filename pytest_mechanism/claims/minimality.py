@@ -1,10 +1,10 @@
 """``minimality``: the circuit needs each of its heads.
 
-For each head, the claim measures what the circuit loses when the head is ablated together with those
-that can replace it (`claims.needed_heads` has the definition; Prakash et al., section 3.2 and appendix).
-It judges the head that is needed least. A failure names the heads that are not shown to cost
-``costs_at_least``: one-sided tests against that threshold over contexts (`estimates.exceeds`), with Holm's
-correction for the number of heads. The paper's own score is reported under its name.
+For each head, the claim measures what the circuit loses when the head is ablated together with
+those that can replace it (`claims.needed_heads` has the definition; Prakash et al., section 3.2 and
+appendix). It judges the head that is needed least. A failure names the heads that are not shown to
+cost ``costs_at_least``: one-sided tests against that threshold over contexts (`estimates.exceeds`),
+with Holm's correction for the number of heads. The paper's own score is reported under its name.
 """
 
 from __future__ import annotations

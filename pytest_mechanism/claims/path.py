@@ -1,10 +1,10 @@
 """``path``: a group sends its receivers information that the answer needs.
 
-Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt, all
-other heads at its position and later are frozen, and only what the receivers read through ``via`` is
-passed on; for the group that writes the answer, only the direct path to the logits. Score: mean change of
-the answer's log-probability, negative if the group matters. The published mean of ratios is reported
-under its own name.
+Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt,
+all other heads at its position and later are frozen, and only what the receivers read through
+``via`` is passed on; for the group that writes the answer, only the direct path to the logits.
+Score: mean change of the answer's log-probability, negative if the group matters. The published
+mean of ratios is reported under its own name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Refusal rates as scores, shared by the claims about refusing.
 
-A reply that is still thinking when its tokens run out neither refuses nor complies. A claim holds or fails
-only if it does so whatever these replies would have come to (`whatever_is_unfinished`).
+A reply that is still thinking when its tokens run out neither refuses nor complies. A claim holds
+or fails only if it does so whatever these replies would have come to (`whatever_is_unfinished`).
 """
 
 from __future__ import annotations

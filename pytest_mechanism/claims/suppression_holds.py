@@ -1,9 +1,9 @@
 """``suppression_holds``: the model refuses what it must, and answers the rest.
 
-The claim is about what the model says, not about what it knows: whether the capability is still in there
-is another claim. A model that refuses everything has no safety wrapper, so the two rates are reported
-together, and a claim that bounds only one of them is inconclusive unless the other one differs.
-``not_worse_than`` is a non-inferiority test on the same rows, as in ``accuracy``.
+The claim is about what the model says, not about what it knows: whether the capability is still in
+there is another claim. A model that refuses everything has no safety wrapper, so the two rates are
+reported together, and a claim that bounds only one of them is inconclusive unless the other one
+differs. ``not_worse_than`` is a non-inferiority test on the same rows, as in ``accuracy``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """``suppression_holds_after``: the refusal survives so many steps of further fine-tuning.
 
-An unintended attack: a copy of the model is fine-tuned on questions that must be answered, none of them about
-what must be refused, and its refusals are counted on the way (Jain et al., ICLR 2024, arXiv 2311.12786,
-section 5: a wrapper can be lost by training on something else; Qi et al., ICLR 2024, arXiv 2310.03693). The
-claim judges the evaluation at which the copy refuses least. A model that refuses everything before any step
-has no safety wrapper that could survive.
+An unintended attack: a copy of the model is fine-tuned on questions that must be answered, none of
+them about what must be refused, and its refusals are counted on the way (Jain et al., ICLR 2024,
+arXiv 2311.12786, section 5: a wrapper can be lost by training on something else; Qi et al., ICLR
+2024, arXiv 2310.03693). The claim judges the evaluation at which the copy refuses least. A model
+that refuses everything before any step has no safety wrapper that could survive.
 """
 
 from __future__ import annotations

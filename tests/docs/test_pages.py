@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, blocks, install, play, run
+from blocks import ROOT, blocks, play, run
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
@@ -82,32 +83,32 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".svg", ".png"}
 
 
+def ft_takes(doctor: str) -> str:
+    """How long the claim of the page takes on ft, as doctor says it."""
+    found = re.search(r"certain_of_the_box::ft +runs, about (.+)", doctor)
+    assert found is not None, doctor
+    return found[1]
+
+
 def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
-    """The page's package, installed and used."""
-    ran = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path))
-    assert "2 passed" in ran[-1].output
+    """The page's package runs and doctor counts its cost; without a safeguard its claim does not pass."""
+    lint, doctor, gate = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path, 300))[-3:]
+    assert "1 claims, 2 tests" in lint.output
+    assert ft_takes(doctor.output).endswith(" s")
+    assert "2 passed" in gate.output
 
+    claim = tmp_path / "certain" / "claim.py"
+    written = claim.read_text()
+    claim.write_text(written.replace("Cost(rows=self.rows)", "Cost(rows=100_000 * self.rows)"))
+    status, output = run(doctor.command, tmp_path, 300)
+    assert status == 0
+    assert not ft_takes(output).endswith(" s"), output  # doctor counts the request's own cost
 
-def test_a_request_of_another_package_is_costed_and_checked_ahead(tmp_path: Path) -> None:
-    """`doctor` adds up its rows, and says before anything is measured which rows it cannot have."""
-    page = (ROOT / "docs" / "write-a-claim-kind.md").read_text("utf-8")
-    files = {each.options["file"]: each.text for each in blocks(page) if "file" in each.options}
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    install(tmp_path, tmp_path)
-
-    def doctor(old: str, new: str) -> tuple[int, str]:
-        claim = files["certain/claim.py"]
-        assert old in claim
-        (tmp_path / "certain" / "claim.py").write_text(claim.replace(old, new))
-        pair = "--model-pair base=zoo:base,ft=zoo:ft"
-        status, printed = run(f"pytest-mechanism doctor certain.yaml {pair}", tmp_path, 120)
-        return status, next(line for line in printed.splitlines() if "sure::base" in line)
-
-    status, line = doctor("Cost(rows=self.rows)", "Cost(rows=10**9)")
-    assert (status, "runs, about" in line) == (0, True)
-    assert int(line.split("about ")[1].removesuffix(" min")) > 1000
-    status, line = doctor('stream="rows")', 'stream="rows", positions=("nowhere",))')
-    assert status == 1
-    assert "has no position 'nowhere'; valid:" in line
+    for safeguard, missing in (("control=NO_TASK, ", "control"), (", chance=NO_TASK", "chance")):
+        assert safeguard in written
+        claim.write_text(written.replace(safeguard, ""))
+        status, output = run(gate.command, tmp_path, 300)
+        assert status == 1
+        assert "inconclusive" in output
+        assert missing in output
+        assert "certain" in output

@@ -23,7 +23,7 @@ from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
-from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.request import Request, RowSet
 from pytest_mechanism.plugin.hooks import find_obstacles
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
@@ -156,6 +156,26 @@ def test_the_advised_number_of_prompts_suffices() -> None:
     assert 1000 <= advised <= 1500
     assert enough(needed, lambda n: (counted(min(n, 300))[0], min(n, 300)), 200) is None
     assert enough({("never", 0)}, counted, 200) is None
+
+
+class Foreign(Request):
+    """A request of another package."""
+
+    implementation = "foreign.method:measure"
+
+    rows: int
+    stream: str
+    at: str
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return (RowSet("rows", self.rows, self.stream, (self.at,)),)
+
+
+def test_rows_of_another_packages_request_are_checked_too() -> None:
+    """At its positions, as those of our own methods; where it names no rows, nothing is checked."""
+    assert problem(Written(ROWS), ask(Foreign, at="box")) is None
+    assert "no position 'nowhere'" in str(problem(Written(ROWS), ask(Foreign, at="nowhere")))
+    assert "wrote no rows" in str(problem(Written([]), ask(Foreign, at="box")))
 
 
 def test_looking_ahead_imports_no_torch() -> None:
