@@ -28,7 +28,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure
+from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure, Reference
 from pytest_mechanism.claims.codes import moved_codes, not_comparable, other_codes
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import (
@@ -119,9 +119,9 @@ class Cmap(Masked):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.recipient, self.donor)
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        variables = {f"variable {n}": ("variable", v) for n, v in self.variables.items()}
-        return {f"group {name}": ("group", name) for name in self.names} | variables
+    def references(self) -> tuple[Reference, ...]:
+        variables = (Reference("variable", "variable", v) for v in self.variables.values())
+        return (*(Reference("group", "group", name) for name in self.names), *variables)
 
     def masks(self, context: ClaimContext) -> dict[str, Measurement[MaskResult]]:
         """Group -> its mask in the donor."""

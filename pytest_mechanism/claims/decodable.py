@@ -13,14 +13,13 @@ of these models; without them, the claim is inconclusive and says what the probe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.groups import At
@@ -103,8 +102,8 @@ class Decodable(PerRoleClaim):
         """Whether the claim bounds a share."""
         return self.share_at_least is not None or self.share_at_most is not None
 
-    def references(self) -> Mapping[str, tuple[str, str]]:
-        return {"position": ("position", self.position)}
+    def references(self) -> tuple[Reference, ...]:
+        return (Reference("position", "position", self.position),)
 
     def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.base import ClaimContext, Measure, Reference, Roles, listed
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
@@ -65,8 +65,11 @@ class Encodes(Masked):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        return {"group": ("group", self.group), "variable": ("variable", self.variable)}
+    def references(self) -> tuple[Reference, ...]:
+        return (
+            Reference("group", "group", self.group),
+            Reference("variable", "variable", self.variable),
+        )
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("interchange", self.variable),)

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictStr
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
@@ -44,17 +44,17 @@ class Path(PerRoleClaim):
     drops_at_least: Nats
     drift: DriftInNats = 0.05
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        return {"group": ("group", self.group)}
+    def references(self) -> tuple[Reference, ...]:
+        return (Reference("group", "group", self.group),)
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        return performance(context, context.role), path_effect(context, self.group)
+        return performance(context, context.role), patched_path(context, self.group)
 
     def missing_control(self, context: ClaimContext) -> str | None:
-        heads, why = random_senders(context, self.group)
+        heads, why = control_heads(context, self.group)
         return None if heads else why
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
@@ -67,19 +67,20 @@ class Path(PerRoleClaim):
                 threshold,
             )
         judged, published = path_scores(context, self.group, effects)
+        _, control_name = control_heads(context, self.group)
         verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=threshold)
         verdict = replace(verdict, scores=(judged, published), chance=solved)
-        if (control := judged.control) is None:
-            return no_control(verdict, random_senders(context, self.group)[1])
-        gap = estimates.difference(
-            effects.values["group"], effects.values["control"], context.sampling(effects)
-        )
-        as_good = f"{control.name} do as much ({control.value:.3f})"
-        return beats_control(verdict, control.name, gap, as_good, better=-1)
+        control = judged.control
+        if control is None:
+            return no_control(verdict, control_name)
+        how = context.sampling(effects)
+        gap = estimates.difference(effects.values["group"], effects.values["control"], how)
+        as_good = f"{control_name} do as much ({control.value:.3f})"
+        return beats_control(verdict, control_name, gap, as_good, better=-1)
 
 
-def random_senders(context: ClaimContext, name: str) -> tuple[list[Head], str]:
-    """Random heads that the receivers of a group could read, and what to call this control."""
+def control_heads(context: ClaimContext, name: str) -> tuple[list[Head], str]:
+    """Random heads that the receivers of a group could read."""
     group = context.group(name, context.role)
     if group.into is None:
         return context.random_heads(group, context.role)
@@ -88,10 +89,10 @@ def random_senders(context: ClaimContext, name: str) -> tuple[list[Head], str]:
     return context.random_heads(group, context.role, below)
 
 
-def path_effect(context: ClaimContext, name: str) -> Measurement:
-    """Path patching of a group's heads together into its receivers, and of random ones."""
+def patched_path(context: ClaimContext, name: str) -> Measurement:
+    """Path patching of a group and of its control heads into its receivers."""
     group = context.group(name, context.role)
-    control, _ = random_senders(context, name)
+    control, _ = control_heads(context, name)
     receivers = context.group(group.into.group, context.role).members() if group.into else []
     request = PathPatching(
         senders={"group": group.members(), **({"control": control} if control else {})},
@@ -105,23 +106,36 @@ def path_effect(context: ClaimContext, name: str) -> Measurement:
 
 
 def path_scores(context: ClaimContext, name: str, effects: Observations) -> tuple[Score, Score]:
-    """The effect of a group by `path_effect`, and the published ratio, each with its control."""
+    """The effect of a group in nats, and the published ratio."""
     group = context.group(name, context.role)
+    _, control_name = control_heads(context, name)
     how = context.sampling(effects)
     into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
 
-    def of(prefix: str, title: str, metric: str) -> Score:
-        control = None
-        if (random := f"{prefix}control") in effects.values:
-            effect = estimates.mean(effects.values[random], how)
-            control = Control(random_senders(context, name)[1], effect.value, effect.interval)
-        estimate = estimates.mean(effects.values[f"{prefix}group"], how)
-        return score(context, title, estimate, metric, "lower", control)
+    def control_of(column: str) -> Control | None:
+        if column not in effects.values:
+            return None
+        effect = estimates.mean(effects.values[column], how)
+        return Control(control_name, effect.value, effect.interval)
 
-    metric = "mean change of the answer's log-probability, in nats" + shared_keys(context, group)
-    ratio = "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)"
-    title = f"path {name} -> {into}"
-    return of("", title, metric), of("ratio ", f"{title}, published ratio", ratio)
+    return (
+        score(
+            context,
+            f"path {name} -> {into}",
+            estimates.mean(effects.values["group"], how),
+            "mean change of the answer's log-probability, in nats" + shared_keys(context, group),
+            "lower",
+            control_of("control"),
+        ),
+        score(
+            context,
+            f"path {name} -> {into}, published ratio",
+            estimates.mean(effects.values["ratio group"], how),
+            "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)",
+            "lower",
+            control_of("ratio control"),
+        ),
+    )
 
 
 def shared_keys(context: ClaimContext, group: Group) -> str:

@@ -57,7 +57,7 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     assert len(first) == 6
     assert "5 passed" in first[4].output
     named = load(tmp_path / "found.yaml")
-    assert not named.sought
+    assert not named.discovers_heads
     assert {"ft", "pair"} <= {role for claim in named.claims.values() for role in claim.roles()}
     spec = (tmp_path / "circuits" / "copying.yaml").read_text()
     shown = next(
