@@ -120,7 +120,7 @@ class Planner:
         )
 
     def active(
-        self, branch: Branch, named: Iterable[Positions | None]
+        self, branch: Branch, named: Iterable[Int[Tensor, "rows _"] | None]
     ) -> Int[Tensor, "rows active"]:
         """The active tokens of a branch that names these positions."""
         rows, length = self.tokens.ids.shape
