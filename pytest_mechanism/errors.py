@@ -1,4 +1,4 @@
-"""The one error that users see: what is wrong, where, and the valid choices, in one line."""
+"""Errors for users: one line that says what is wrong, where, and what the valid choices are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 
 class MechanismError(Exception):
-    """Something the user can put right. Its text is one line and needs no traceback.
+    """An error that the user can fix. Its text is one line and needs no traceback.
 
     Attributes:
-        message: what is wrong and what would be right.
-        where: ``file:line`` of the input at fault, or None where no file is.
-        trace: traceback of another library's error behind it, for developers; else empty.
+        message: what is wrong, and what would be right.
+        where: ``file:line`` of the faulty input, or None if no file is at fault.
+        trace: the traceback of another library's error behind it, for developers; else empty.
     """
 
     trace: str = ""
@@ -24,7 +24,7 @@ class MechanismError(Exception):
         super().__init__(f"{self.where}: {self.message}" if self.where else self.message)
 
     def at(self, where: str) -> MechanismError:
-        """The same error with a place, where it has none yet."""
+        """The same error with a place, unless it has one already."""
         if self.where:
             return self
         placed = type(self)(self.message, where)
@@ -33,10 +33,10 @@ class MechanismError(Exception):
 
 
 class FieldError(ValueError):
-    """A validator's error that knows which key of its part is at fault.
+    """A validation error that knows the faulty field.
 
     Attributes:
-        at: keys from the part to the value.
+        at: the keys that lead from the validated mapping to the faulty value.
     """
 
     def __init__(self, message: str, *at: str | int) -> None:
@@ -45,50 +45,49 @@ class FieldError(ValueError):
 
 
 class SpecError(MechanismError):
-    """A spec file says something that cannot be meant."""
+    """A spec file contains an error."""
 
 
 class BadReference(MechanismError):
-    """A checkpoint reference on the command line names nothing that can be loaded."""
+    """A checkpoint reference names nothing that can be loaded."""
 
 
 class CheckpointChanged(MechanismError):
-    """A checkpoint is no longer what its fingerprint was taken of."""
+    """A checkpoint changed after its fingerprint was taken."""
 
 
 class NoDevice(MechanismError):
-    """The device that was asked for is not in this machine, so nothing can be measured."""
+    """This machine lacks the requested device, so nothing can be measured."""
 
 
 class SelfCheckError(MechanismError):
-    """A run contradicts what must hold for every model; its numbers are not to be trusted."""
+    """A forward pass violates what holds for every model, so its numbers cannot be trusted."""
 
 
 class MeasurementError(MechanismError):
-    """A measurement cannot give a number on this model and task."""
+    """A measurement gives no number on this model and task."""
 
 
 class Crashed(MeasurementError):
-    """Something other than a `MechanismError` was raised inside a measurement."""
+    """A measurement raised something other than a `MechanismError`."""
 
 
 TRACEBACK = "MECHANISM_TRACEBACK"
-"""Environment variable: set to 1, an error of the code inside a measurement shows its traceback."""
+"""The environment variable that, set to 1, shows the traceback of an error inside a measurement."""
 
 
-def crash(what: str, problem: BaseException) -> Crashed:
-    """An error of a library, or of our own code, as one line with its traceback kept aside.
+def crash(failure: str, problem: BaseException) -> Crashed:
+    """An exception of a library, or of our own code, as a one-line error that keeps the traceback.
 
     Args:
-        what: what could not be done.
-        problem: what was raised.
+        failure: what failed.
+        problem: the exception.
     """
-    name, said = type(problem).__name__, first_line(problem)
-    found = Crashed(
-        f"{what}: {name if said == name else f'{name}: {said}'} ({TRACEBACK}=1 shows the traceback)"
-    )
-    found.trace = "".join(traceback.format_exception(problem))
-    return found
+    name, message = type(problem).__name__, first_line(problem)
+    cause = name if message == name else f"{name}: {message}"
+    error = Crashed(f"{failure}: {cause} ({TRACEBACK}=1 shows the traceback)")
+    error.trace = "".join(traceback.format_exception(problem))
+    return error
 
 
 NO_MEMORY = (
@@ -98,26 +97,27 @@ NO_MEMORY = (
     "cublas_status_alloc_failed",
     "cusolver_status_alloc_failed",
 )
-"""What torch and the libraries below it say, on a GPU and on a CPU."""
+"""Parts of the messages of torch and its libraries, on a GPU and on a CPU."""
 
 
 def out_of_memory(problem: BaseException) -> bool:
-    """Whether less at once may go well."""
+    """Whether an exception says that memory ran out, so that a smaller batch may work."""
     return isinstance(problem, MemoryError) or (
-        isinstance(problem, RuntimeError) and any(w in str(problem).lower() for w in NO_MEMORY)
+        isinstance(problem, RuntimeError)
+        and any(part in str(problem).lower() for part in NO_MEMORY)
     )
 
 
 LONGEST = 1000
-"""Characters of an error line; what is longer was pasted in by the input."""
+"""The most characters of an error line; only text from the input makes one longer."""
 
 
 def visible(text: str) -> str:
-    """Text that does nothing to a terminal or a page.
+    """Printable text, which a terminal or a page shows and never obeys.
 
-    Control characters, line breaks, spaces that look like others and marks that turn the direction
-    of writing stand as codes: ``\\x1b``, ``\\n``, ``\\u202e``. All that a model, a spec, a file's name
-    or a library's error says goes through here on its way out.
+    Control characters, line breaks, unusual spaces and marks that change the direction of writing become
+    escape codes: ``\\x1b``, ``\\n``, ``\\u202e``. Every text of a model, a spec, a file name or a library's
+    error passes through here before it is shown.
     """
     if text.isprintable():
         return text
@@ -125,7 +125,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text made safe for a terminal line: no control characters, no line breaks, not endless."""
+    """Text as one printable line of limited length."""
     spaced = " ".join(text.split())
     if len(spaced) > LONGEST:
         spaced = f"{spaced[: LONGEST // 2]} ... {spaced[-LONGEST // 2 :]}"
@@ -133,24 +133,23 @@ def one_line(text: str) -> str:
 
 
 def first_line(problem: BaseException) -> str:
-    """What a library's error says first, of several lines; with the next one where that ends in ':'."""
+    """The first line of an exception's message, with the second line if the first ends with a colon."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     if not lines:
         return type(problem).__name__
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return one_line(said)[:300]
+    return one_line(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]
 
 
-def choices(given: str, valid: Iterable[str]) -> str:
-    """'valid: a, b, c', led by a suggestion where ``given`` is a near miss."""
+def choices(text: str, valid: Iterable[str]) -> str:
+    """'valid: a, b, c', after a suggestion if ``text`` is close to a valid choice."""
     names = sorted(valid)
     if not names:
         return "there are none"
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.6)
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return (f"did you mean {near[0]!r}? " if near else "") + f"valid: {listed}"
 
 
 def add_models(roles: Iterable[str]) -> str:
-    """What to type so that a run has checkpoints for further roles."""
+    """The options that give a run checkpoints for further roles."""
     return "add " + " ".join(f"--mechanism-model {role}=REFERENCE" for role in roles)

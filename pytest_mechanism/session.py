@@ -218,7 +218,7 @@ def resolve_references(config: pytest.Config, model: str | None = None) -> dict[
     Raises:
         MechanismError: a reference names nothing.
     """
-    from pytest_mechanism.checkpoints.reference import further, parse_pair, parse_reference
+    from pytest_mechanism.checkpoints.reference import further_roles, parse_pair, parse_reference
 
     aliases, trust = read_aliases(config), read_trust(config)
     references: dict[str, Reference] = {}
@@ -229,8 +229,8 @@ def resolve_references(config: pytest.Config, model: str | None = None) -> dict[
         folder = base_folder(config, table.MODEL_PAIR)
         base, ft = parse_pair(pair, aliases, folder, trust)
         references = {"base": base, "ft": ft}
-    typed = further(config.getoption(table.MODELS.name))
-    lines = further(ini_value(config, table.MODELS))
+    typed = further_roles(config.getoption(table.MODELS.name))
+    lines = further_roles(ini_value(config, table.MODELS))
     folder = base_folder(config, table.MODELS)
     for texts, root in ((typed, folder), (lines, ini_folder(config) if typed else folder)):
         for role, text in texts.items():

@@ -43,13 +43,15 @@ class Observations:
             measurements can be paired.
         clusters: which rows share a context and are therefore not independent.
         values: name -> one number a row (a float64 array or a sequence).
-        facts: what else was found out, as text (heads a mask selected, rows left out).
+        fallback: why the reference engine made them, where another one was asked for.
+        left_out: which of the task's words some tokenizer splits, so that no row has them.
     """
 
     example_ids: Sequence[str]
     clusters: Sequence[str]
     values: Mapping[str, Any]
-    facts: Mapping[str, str] = field(default_factory=dict)
+    fallback: str | None = field(default=None, kw_only=True)
+    left_out: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         n = len(self.example_ids)

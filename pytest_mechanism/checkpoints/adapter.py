@@ -1,7 +1,6 @@
 """Adapters in PEFT's format: ``reference+adapter``, or an adapter's folder that names its base.
 
-What can be said about an adapter without reading its weights; `checkpoints.loading.merge` puts it into its
-base.
+The checks here need no weights; `checkpoints.loading.merge` merges an adapter into its base.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.config import MOST_CONFIG
-from pytest_mechanism.checkpoints.contents import header
+from pytest_mechanism.checkpoints.contents import safetensors_header
 from pytest_mechanism.checkpoints.trust import (
     ALLOW_PICKLE,
-    NONE,
     PICKLED_ADAPTER,
     SAFE_ADAPTER,
+    TRUST_NOTHING,
     Trust,
 )
 from pytest_mechanism.errors import BadReference, MechanismError, choices
@@ -25,41 +24,41 @@ from pytest_mechanism.files import read_json
 CONFIG = "adapter_config.json"
 
 MOST_LAYERS = 2_000
-"""Several times what the deepest model of today has."""
+"""Several times the depth of today's deepest model."""
 
 MERGED = (
     "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING",
     "BONE", "MISS", "RANDLORA", "SHIRA", "C3A",
 )  # fmt: skip
-"""Kinds that are merged into weights. Of the others, some would read other folders or the hub."""
+"""Kinds that can be merged into weights. Some of the others would read other folders or the hub."""
 
 
 def is_adapter(folder: Path) -> bool:
     return os.path.lexists(folder / CONFIG)
 
 
-def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
-    """What can be said without reading it.
+def check_adapter(folder: Path, text: str, trust: Trust = TRUST_NOTHING) -> None:
+    """Checks an adapter's folder without reading its weights.
 
     Raises:
-        BadReference: it is no adapter, one that cannot be merged, or its weights are pickled.
+        BadReference: it is not an adapter, cannot be merged, or its weights are pickled.
     """
     if not is_adapter(folder):
         raise BadReference(
-            f"{text}: {folder} has no {CONFIG}, so it is no adapter{beneath(folder)}"
+            f"{text}: {folder} has no {CONFIG}, so it is not an adapter{subfolder_hint(folder)}"
         )
     config = adapter_config(folder)
     if config.get("alora_invocation_tokens"):
         raise BadReference(
-            f"{text}: an activated LoRA (alora_invocation_tokens in {CONFIG}) works from a certain "
-            "token of a prompt on, so it cannot be tested as one model"
+            f"{text}: an activated LoRA (alora_invocation_tokens in {CONFIG}) changes the model only "
+            "after certain tokens of a prompt, so it cannot be tested"
         )
     kind = config.get("peft_type")
     if kind is None:
-        raise BadReference(f"{text}: {CONFIG} names no peft_type, such as LORA")
+        raise BadReference(f"{text}: {CONFIG} has no peft_type (such as LORA)")
     if not isinstance(kind, str) or kind.upper() not in MERGED:
         raise BadReference(
-            f"{text}: an adapter of the kind {str(kind)[:40]} cannot be merged into its base; "
+            f"{text}: an adapter of type {str(kind)[:40]} cannot be merged into its base; "
             f"valid: {', '.join(MERGED)}"
         )
     if config.get("megatron_config") is not None or config.get("megatron_core") not in (
@@ -67,8 +66,8 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
         "megatron.core",
     ):
         # PEFT would import the module that the file names
-        raise BadReference(f"{text}: megatron_config in {CONFIG} is not followed; take it out")
-    # PEFT takes the pickled file wherever the other is missing, whatever it is told
+        raise BadReference(f"{text}: megatron_config in {CONFIG} is not supported; remove it")
+    # without the safetensors file PEFT reads the pickled one, whatever its arguments say
     if (folder / SAFE_ADAPTER).is_file():
         return
     if not (folder / PICKLED_ADAPTER).is_file():
@@ -76,23 +75,21 @@ def check_adapter(folder: Path, text: str, trust: Trust = NONE) -> None:
     if not trust.pickle:
         raise BadReference(
             f"{text}: {folder} has no {SAFE_ADAPTER}; pickled adapters are not loaded "
-            f"(unless you say {ALLOW_PICKLE}, which loads tensors and nothing else)"
+            f"({ALLOW_PICKLE} loads the tensors in them, and nothing else)"
         )
 
 
-def beneath(folder: Path) -> str:
-    """Where below a folder adapters or checkpoints are, to be named in an error; empty where there
-    are none."""
-    found = sorted({p.parent for name in (CONFIG, "config.json") for p in folder.glob(f"*/{name}")})
-    if not found:
+def subfolder_hint(folder: Path) -> str:
+    """For an error: the subfolders with an adapter or a checkpoint; empty if there are none."""
+    configs = [p for name in (CONFIG, "config.json") for p in folder.glob(f"*/{name}")]
+    names = [str(folder / name) for name in sorted({p.parent.name for p in configs})]
+    if not names:
         return ""
-    names = [str(folder / each.name) for each in found]
     return f"; did you mean {names[0]}?" if len(names) == 1 else f"; {choices('', names)}"
 
 
 def replicated_layers(folder: Path) -> int | None:
-    """How many layers the model has after an adapter has repeated some of its base's; None where
-    it repeats none."""
+    """The number of layers after an adapter has repeated some of its base's; None if it repeats none."""
     spans = adapter_config(folder).get("layer_replication")
     if not spans:
         return None
@@ -110,49 +107,49 @@ def replicated_layers(folder: Path) -> int | None:
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """Its adapter_config.json; empty where that holds no mapping.
+    """adapter_config.json; empty if that is not a mapping.
 
     Raises:
-        BadReference: it is no JSON.
+        BadReference: it is missing or not JSON.
     """
     try:
-        given = read_json(folder / CONFIG, MOST_CONFIG)
+        config = read_json(folder / CONFIG, MOST_CONFIG)
     except MechanismError as problem:
         raise BadReference(problem.message) from None
     except FileNotFoundError:
-        raise BadReference(f"{folder / CONFIG} is gone") from None
-    return given if isinstance(given, dict) else {}
+        raise BadReference(f"{folder / CONFIG} is missing") from None
+    return config if isinstance(config, dict) else {}
 
 
-def base_of(folder: Path, text: str) -> str:
+def base_reference(folder: Path, text: str) -> str:
     """The base that an adapter names.
 
     Raises:
-        BadReference: none.
+        BadReference: it names none.
     """
     base = adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
-        raise BadReference(f"{text} is an adapter that names no base; write BASE+{text}")
+        raise BadReference(f"{text} is an adapter that does not name its base; write BASE+{text}")
     return base.strip()
 
 
 def check_ranks(folder: Path) -> None:
-    """Whether a rank is one that the adapter's weights can have: PEFT makes matrices of it first.
+    """Checks the ranks in the config, since PEFT allocates matrices of that rank first.
 
     Raises:
-        MechanismError: it is not.
+        MechanismError: a rank is larger than the adapter's weights allow.
     """
     replicated_layers(folder)
     config = adapter_config(folder)
     if str(config.get("peft_type")).upper() == "LOKR" or not (folder / SAFE_ADAPTER).is_file():
-        return  # LoKr takes a rank that is too large for a full matrix
-    shapes = [each["shape"] for each in header(folder / SAFE_ADAPTER).values()]
+        return  # LoKr takes a rank that is too large as a request for a full matrix
+    shapes = [tensor["shape"] for tensor in safetensors_header(folder / SAFE_ADAPTER).values()]
     largest = max((side for shape in shapes for side in shape), default=0)
     pattern = config.get("rank_pattern")
     ranks = {"r": config.get("r"), **(pattern if isinstance(pattern, dict) else {})}
     for name, rank in ranks.items():
         if isinstance(rank, (int, float)) and rank > largest:
             raise MechanismError(
-                f"{folder / CONFIG}: the rank of {name} is {rank:,}, and no side of the adapter's "
-                f"weights is longer than {largest:,}"
+                f"{folder / CONFIG}: the rank of {name} is {rank:,}, but the adapter's weights have "
+                f"no dimension above {largest:,}"
             )

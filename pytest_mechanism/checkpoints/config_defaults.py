@@ -1,8 +1,8 @@
-"""Sizes that a config.json leaves out: the defaults of its class in transformers.
+"""Defaults of transformers' config classes, for sizes that a config.json leaves out.
 
-To import such a class takes torch and seconds, which collection does not have. The classes' files
-are read instead, as text: a default is a constant in the body of the class. What a class computes
-is not seen here; a loaded model's sizes come from its config object, and must be the same.
+To import such a class would import torch and take seconds, which collection cannot afford. This
+module parses the classes' source files instead: a default is a constant in the body of the class. It
+misses what a class computes; a loaded model's sizes come from its config object and must agree.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 TABLES = ("CONFIG_MAPPING_NAMES", "SPECIAL_MODEL_TYPE_TO_MODULE_NAME")
-"""Of transformers: model type -> class, and model type -> folder where that is not its name."""
+"""Of transformers: model type -> class, and model type -> folder if that has another name."""
 
 
 @lru_cache(maxsize=64)
 def defaults(model_type: str, part: str | None = None) -> Mapping[str, Any]:
-    """Constants in the body of a model type's config class; nothing where it is not known.
+    """Constants in the body of a model type's config class; empty for an unknown type.
 
     Args:
-        model_type: as config.json has it.
-        part: key of a sub-config, whose class is taken instead.
+        model_type: as in config.json.
+        part: key of a sub-config, to read its class instead.
     """
-    models = folder()
+    models = models_folder()
     if models is None or not model_type.replace("-", "_").isidentifier():
         return {}
     classes, folders = (table(models, name) for name in TABLES)
@@ -34,23 +34,23 @@ def defaults(model_type: str, part: str | None = None) -> Mapping[str, Any]:
     home = models / folders.get(model_type, model_type).replace("-", "_")
     if name is None:
         return {}
-    found = body(home, name)
+    constants = class_constants(home, name)
     if part is None:
-        return found
-    parts = found.get("sub_configs_defaults") or found.get("sub_configs") or {}
+        return constants
+    parts = constants.get("sub_configs_defaults") or constants.get("sub_configs") or {}
     inner = parts.get(part)
-    return body(home, inner) if isinstance(inner, str) else {}
+    return class_constants(home, inner) if isinstance(inner, str) else {}
 
 
-def folder() -> Path | None:
-    """Where transformers keeps its models; it is not imported."""
+def models_folder() -> Path | None:
+    """The folder of transformers' models, found without importing transformers."""
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations))) / "models"
 
 
-def parsed(path: Path) -> list[ast.stmt]:
+def statements(path: Path) -> list[ast.stmt]:
     try:
         return ast.parse(path.read_text(encoding="utf-8")).body
     except (OSError, ValueError, SyntaxError, RecursionError):
@@ -59,52 +59,52 @@ def parsed(path: Path) -> list[ast.stmt]:
 
 @lru_cache(maxsize=4)
 def table(models: Path, name: str) -> dict[str, str]:
-    """One of `TABLES`: a mapping of pairs of names, in the files of the auto classes."""
-    found: dict[str, str] = {}
+    """One of `TABLES`, read from the files of the auto classes."""
+    mapping: dict[str, str] = {}
     for file in ("auto_mappings.py", "configuration_auto.py"):
-        for statement in parsed(models / "auto" / file):
-            value = assigned(statement, name)
+        for statement in statements(models / "auto" / file):
+            value = assigned_value(statement, name)
             pairs = value.args[0] if isinstance(value, ast.Call) and value.args else None
             if isinstance(pairs, ast.List):
                 for pair in pairs.elts:
                     names = constant(pair)
                     if isinstance(names, tuple) and len(names) == 2:
-                        found[str(names[0])] = str(names[1])
-    return found
+                        mapping[str(names[0])] = str(names[1])
+    return mapping
 
 
-def body(home: Path, name: str) -> dict[str, Any]:
-    """Constants in the body of a class and of those of its bases that are in the same folder."""
-    found: dict[str, Any] = {}
+def class_constants(home: Path, name: str) -> dict[str, Any]:
+    """Constants in the body of a class and of its base classes in the same folder."""
+    constants: dict[str, Any] = {}
     for path in sorted(home.glob("configuration_*.py")):
-        for statement in parsed(path):
+        for statement in statements(path):
             if not isinstance(statement, ast.ClassDef) or statement.name != name:
                 continue
             for base in statement.bases:
                 if isinstance(base, ast.Name) and base.id not in ("PreTrainedConfig", name):
-                    found |= body(home, base.id)
+                    constants |= class_constants(home, base.id)
             for line in statement.body:
                 target = line.targets[0] if isinstance(line, ast.Assign) else None
                 target = line.target if isinstance(line, ast.AnnAssign) else target
                 if isinstance(target, ast.Name):
-                    found[target.id] = constant(getattr(line, "value", None))
-    return found
+                    constants[target.id] = constant(getattr(line, "value", None))
+    return constants
 
 
-def assigned(statement: ast.stmt, name: str) -> ast.expr | None:
-    """The value that a statement gives to a name."""
+def assigned_value(statement: ast.stmt, name: str) -> ast.expr | None:
+    """The value that a statement assigns to a name."""
     if isinstance(statement, ast.AnnAssign):
         targets: list[ast.expr] = [statement.target]
     elif isinstance(statement, ast.Assign):
         targets = statement.targets
     else:
         return None
-    there = any(isinstance(t, ast.Name) and t.id == name for t in targets)
-    return statement.value if there else None
+    matches = any(isinstance(t, ast.Name) and t.id == name for t in targets)
+    return statement.value if matches else None
 
 
 def constant(value: ast.expr | None) -> Any:
-    """A literal; in mappings, a class stands for its name. None for what is computed."""
+    """The value of a literal, with the names of classes as strings; None for a computed value."""
     if isinstance(value, ast.Dict):
         return {constant(k): constant(v) for k, v in zip(value.keys, value.values, strict=True)}
     if isinstance(value, ast.Name):

@@ -1,4 +1,4 @@
-"""The files of a checkpoint's folder that count, and whether they can be such files at all."""
+"""The files of a checkpoint folder that a result depends on, and checks that they can be read."""
 
 from __future__ import annotations
 
@@ -12,76 +12,73 @@ from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import BadFile, check_file, open_file
 
-COUNTED = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
-NOT_COUNTED = {"recipe.json"}
-"""How a checkpoint came to be does not change what it computes."""
+SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
+WITHOUT = {"recipe.json"}
+"""Files without influence: how a checkpoint was made does not change what it computes."""
 
 WEIGHTS = {".safetensors", ".bin"}
-MOST_WORDS = 1 << 28
-"""Bytes of any other file: no checkpoint of today has a tenth of it."""
+MOST_TEXT = 1 << 28
+"""Maximum size of any other file in bytes: ten times that of any checkpoint of today."""
 
 SMALL = 1 << 20
-"""Bytes below which a file of weights is read without looking at its header first."""
+"""Bytes up to which a file of weights is read without a check of its header."""
 MOST_HEADER = 100_000_000
-"""Bytes of a header, by the format."""
+"""Maximum size of a header in bytes, by the format."""
 
 
-def listed(folder: Path) -> list[Path]:
-    """The files that a result depends on: pickled weights and code only where they are used.
+def relevant_files(folder: Path) -> list[Path]:
+    """The files that a result depends on; pickled weights and code only if they are used.
 
     Raises:
         OSError: the folder cannot be listed.
     """
-    plain = [p for p in folder.iterdir() if p.suffix in COUNTED and p.name not in NOT_COUNTED]
+    plain = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.name not in WITHOUT]
     try:
-        code = trust.code(folder, read_config(folder))
+        code = trust.code_files(folder, read_config(folder))
     except MechanismError:  # an adapter's folder has no config.json
         code = []
-    return [p for p in sorted({*plain, *trust.pickled(folder), *code}) if not p.is_dir()]
+    files = {*plain, *trust.pickled_files(folder), *code}
+    return [p for p in sorted(files) if not p.is_dir()]
 
 
-def counted(folder: Path) -> list[Path]:
-    """The same, each a file that it can be.
+def checked_files(folder: Path) -> list[Path]:
+    """The same files, after a check that they are regular files of a plausible size.
 
     Raises:
-        MechanismError: one of them is not a regular file, or larger than such a file can be.
-        OSError: the folder cannot be listed, or a file went away meanwhile.
+        MechanismError: a file is not regular, too large, or a damaged safetensors file.
+        OSError: the folder cannot be listed, or a file disappeared meanwhile.
     """
-    found = listed(folder)
-    for path in found:
-        status = check_file(path, MOST_WEIGHTS if path.suffix in WEIGHTS else MOST_WORDS)
+    files = relevant_files(folder)
+    for path in files:
+        status = check_file(path, MOST_WEIGHTS if path.suffix in WEIGHTS else MOST_TEXT)
         if path.suffix == ".safetensors" and status.st_size > SMALL:
-            header(path)
-    return found
+            safetensors_header(path)
+    return files
 
 
-def header(path: Path) -> dict[str, dict[str, Any]]:
-    """The tensors of a safetensors file by name: dtype, shape, data_offsets.
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name -> its dtype, shape and data_offsets in a safetensors file.
 
     Raises:
-        MechanismError: it is no such file, or cut short, or has something after its end.
-        FileNotFoundError: nothing has this name.
+        MechanismError: the file has no such header, or its length does not match the header.
+        FileNotFoundError: the file does not exist.
     """
     length = check_file(path, MOST_WEIGHTS).st_size
     with open_file(path, MOST_WEIGHTS) as file:
-        count = int.from_bytes(file.read(8), "little")
-        if not 2 <= count <= min(MOST_HEADER, length - 8):
-            raise BadFile(path, "is no safetensors file: it has no header")
+        header_length = int.from_bytes(file.read(8), "little")
+        if not 2 <= header_length <= min(MOST_HEADER, length - 8):
+            raise BadFile(path, "is not a safetensors file: it has no header")
         try:
-            found = json.loads(file.read(count))
-            found.pop("__metadata__", None)
-            end = (
-                8
-                + count
-                + max((int(each["data_offsets"][1]) for each in found.values()), default=0)
-            )
+            tensors: dict[str, dict[str, Any]] = json.loads(file.read(header_length))
+            tensors.pop("__metadata__", None)
+            ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            raise BadFile(path, "is no safetensors file: its header cannot be read") from None
+            raise BadFile(path, "is not a safetensors file: its header cannot be read") from None
+    end = 8 + header_length + max(ends, default=0)
     if end != length:
         raise BadFile(
             path,
-            f"cannot be loaded: its header says {end} bytes, the file has {length}; it was cut "
-            "short, or something was added",
+            f"cannot be loaded: its header says {end} bytes, the file has {length}; it was "
+            "truncated, or something was appended",
         )
-    tensors: dict[str, dict[str, Any]] = found
     return tensors

@@ -1,8 +1,8 @@
-"""A content hash of everything in a checkpoint folder that can change a result.
+"""Fingerprints: a content hash of everything in a checkpoint folder that can change a result.
 
-Hashing a large folder takes minutes, so the hash of a file is remembered (`checkpoints.hash_cache`) and
-the file is read again only where it may have changed. A fingerprint also keeps the state of every
-file that it was taken of, so that a run can look again after it has loaded them (`checkpoints.watch`).
+Hashing a large folder takes minutes, so `checkpoints.hash_cache` keeps the hashes of files, and a
+file is read again only if it may have changed. A fingerprint also keeps the state of every hashed
+file, so that a run can check after loading that none has changed (`checkpoints.watch`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_mechanism.checkpoints import file_state
-from pytest_mechanism.checkpoints.contents import counted
+from pytest_mechanism.checkpoints.contents import checked_files
 from pytest_mechanism.checkpoints.file_state import State, state_of
-from pytest_mechanism.checkpoints.hash_cache import Memory
+from pytest_mechanism.checkpoints.hash_cache import HashCache
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
@@ -31,12 +31,12 @@ TOKENIZER = (
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A file of a checkpoint when its bytes were read.
+class HashedFile:
+    """The hash of a file, and the file's state when its bytes were read.
 
     Attributes:
-        digest: of its bytes.
-        state: what the system said about it.
+        digest: SHA-256 of the bytes, as hex.
+        state: the file's metadata (`checkpoints.file_state`).
         read_at: when reading began, in nanoseconds since 1970.
     """
 
@@ -50,85 +50,88 @@ class Fingerprint:
     """Content hashes of a checkpoint.
 
     Attributes:
-        model: of every counted file, as hex.
-        tokenizer: of the tokenizer's files alone, as hex.
-        adapted: whether an adapter is merged in, for which PEFT takes part.
-        folders: those that were hashed, and their times (entries changed, folder changed).
-        seen: folder -> the files in it that were hashed.
+        model: hash of all relevant files, as hex.
+        tokenizer: hash of the tokenizer's files alone, as hex.
+        adapted: whether PEFT merges an adapter into the checkpoint.
+        folders: hashed folder -> its times (entries changed, folder changed).
+        files: hashed folder -> its hashed files.
     """
 
     model: str
     tokenizer: str
     adapted: bool = False
     folders: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
-    seen: dict[Path, dict[Path, Seen]] = field(default_factory=dict, compare=False, repr=False)
+    files: dict[Path, dict[Path, HashedFile]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def short(self) -> str:
         return self.model[:12]
 
 
-def of_reference(reference: Reference, memory: Path | None = None) -> Fingerprint:
-    """Of a checkpoint, with its adapter where it has one.
+def of_reference(reference: Reference, cache: Path | None = None) -> Fingerprint:
+    """The fingerprint of a checkpoint, with its adapter if it has one.
 
     Raises:
         MechanismError: a file cannot be read.
     """
-    base = fingerprint(reference.folder, memory)
+    base = fingerprint(reference.folder, cache)
     if reference.adapter is None:
         return base
-    adapter = fingerprint(reference.adapter, memory)
+    adapter = fingerprint(reference.adapter, cache)
     own = reference.tokenizer == reference.adapter
     return Fingerprint(
         _combine({"base": base.model, "adapter": adapter.model}),
         adapter.tokenizer if own else base.tokenizer,
         adapted=True,
         folders={**base.folders, **adapter.folders},
-        seen={**base.seen, **adapter.seen},
+        files={**base.files, **adapter.files},
     )
 
 
-def fingerprint(folder: Path, memory: Path | None = None) -> Fingerprint:
-    """Hash a checkpoint folder; ``memory`` is a JSON file that remembers file hashes.
+def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
+    """The fingerprint of a folder; ``cache`` is the JSON file of a `HashCache`.
 
     Raises:
-        CheckpointChanged: a file changed while it was read.
+        CheckpointChanged: a file changed during reading.
         MechanismError: a file cannot be read.
     """
-    remembered = Memory(memory)
+    hashes = HashCache(cache)
     try:
         times = times_of(folder)
-        seen = {path: _seen(path, remembered) for path in counted(folder)}
+        files = {path: _hashed(path, hashes) for path in checked_files(folder)}
     except OSError as problem:
         raise MechanismError(f"{folder} cannot be read: {problem.strerror}") from None
-    remembered.save()
-    hashes = {path.relative_to(folder).as_posix(): each.digest for path, each in seen.items()}
-    tokenizer = {name: hashes[name] for name in TOKENIZER if name in hashes}
+    hashes.save()
+    digests = {path.relative_to(folder).as_posix(): file.digest for path, file in files.items()}
+    tokenizer = {name: digests[name] for name in TOKENIZER if name in digests}
     return Fingerprint(
-        _combine(hashes), _combine(tokenizer), folders={folder: times}, seen={folder: seen}
+        _combine(digests), _combine(tokenizer), folders={folder: times}, files={folder: files}
     )
 
 
 def times_of(folder: Path) -> tuple[int, int]:
-    """When entries of a folder, and when the folder itself, changed last."""
+    """When entries of a folder last changed, and when the folder itself did."""
     status = folder.stat()
     return status.st_mtime_ns, status.st_ctime_ns
 
 
-def _seen(path: Path, remembered: Memory) -> Seen:
+def _hashed(path: Path, hashes: HashCache) -> HashedFile:
+    """From the cache, or hashed now."""
     try:
         state = state_of(path)
-        if (known := remembered.get(path, state)) is not None:
-            return Seen(known[0], state, known[1])
-        found = hashed(path, state)
+        if (cached := hashes.get(path, state)) is not None:
+            return HashedFile(cached[0], state, cached[1])
+        file = hash_file(path, state)
     except OSError as problem:
         raise MechanismError(f"{path} cannot be read: {problem.strerror}") from None
-    remembered.put(path, found.state, found.digest, found.read_at)
-    return found
+    hashes.put(path, file.state, file.digest, file.read_at)
+    return file
 
 
-def hashed(path: Path, state: State) -> Seen:
-    """A file whose state was just taken, read now.
+def hash_file(path: Path, state: State) -> HashedFile:
+    """Reads and hashes a file whose state was just taken.
 
     Raises:
         CheckpointChanged: it changed meanwhile.
@@ -137,8 +140,8 @@ def hashed(path: Path, state: State) -> Seen:
     read_at = file_state.now()
     digest = _hash(path)
     if state_of(path) != state:
-        raise CheckpointChanged(f"{path} changed while it was read")
-    return Seen(digest, state, read_at)
+        raise CheckpointChanged(f"{path} changed during reading")
+    return HashedFile(digest, state, read_at)
 
 
 def _hash(path: Path) -> str:
@@ -146,5 +149,5 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _combine(hashes: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+def _combine(digests: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

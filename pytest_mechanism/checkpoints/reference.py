@@ -1,4 +1,4 @@
-"""From what a user typed to a folder: ``[label=]reference``.
+"""References to checkpoints as users type them, ``[label=]reference``, and the folders they name.
 
 A reference is an alias from the ini key ``mechanism_models``, a folder, ``zoo:name`` (embedded),
 ``hf:org/name@revision`` or ``reference+adapter``.
@@ -11,12 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.adapter import base_of, beneath, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.adapter import (
+    base_reference,
+    check_adapter,
+    is_adapter,
+    subfolder_hint,
+)
 from pytest_mechanism.checkpoints.config import read_config
-from pytest_mechanism.checkpoints.contents import counted
+from pytest_mechanism.checkpoints.contents import checked_files
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
-from pytest_mechanism.checkpoints.trust import NONE, Trust, wrong_weights
-from pytest_mechanism.checkpoints.untrusted_config import wrong_reach
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, weights_problem
+from pytest_mechanism.checkpoints.untrusted_config import config_problem
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -27,7 +32,7 @@ class Aliases(dict[str, str]):
     """Names for checkpoints.
 
     Attributes:
-        folder: what relative paths in them are relative to: the folder of the ini file that has them.
+        folder: the base of relative paths in them: the folder of their ini file.
     """
 
     def __init__(self, names: Mapping[str, str], folder: Path) -> None:
@@ -37,13 +42,13 @@ class Aliases(dict[str, str]):
 
 @dataclass(frozen=True)
 class Reference:
-    """A checkpoint that somebody named.
+    """A checkpoint that the user named.
 
     Attributes:
-        label: how reports and score folders call it.
+        label: its name in reports and score folders.
         text: the reference as typed, without the label.
-        folder: the checkpoint on disk; the base's where there is an adapter.
-        adapter: an adapter that is merged into it, or None.
+        folder: the checkpoint's folder; with an adapter, the folder of its base.
+        adapter: folder of an adapter to merge into it, or None.
     """
 
     label: str
@@ -53,14 +58,14 @@ class Reference:
 
     @property
     def place(self) -> str:
-        """Which folders it came to: what was typed may be an alias, or relative to somewhere."""
+        """The resolved folders, since the typed reference may be an alias or a relative path."""
         inside = self.folder.parent == ZOO
         base = f"zoo:{self.folder.name}" if inside else str(self.folder)
         return base if self.adapter is None else f"{base} + {self.adapter}"
 
     @property
     def tokenizer(self) -> Path:
-        """The folder whose tokenizer is used: an adapter may bring its own."""
+        """The folder of the tokenizer; an adapter may have its own."""
         if self.adapter is not None and (self.adapter / "tokenizer.json").exists():
             return self.adapter
         return self.folder
@@ -72,35 +77,35 @@ def zoo_names() -> list[str]:
 
 
 def parse_pair(
-    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = TRUST_NOTHING
 ) -> tuple[Reference, Reference]:
     """``base,ft`` -> the references of the roles ``base`` and ``ft``.
 
     Raises:
-        BadReference: not exactly two, equal labels, or one that cannot be resolved.
+        BadReference: not two checkpoints, equal labels, or a reference that cannot be resolved.
     """
     sides = [side.strip() for side in text.split(",")]
     if len(sides) != 2 or not all(sides):
         raise BadReference(
-            f"--model-pair takes two checkpoints with a comma between them, as in "
-            f"--model-pair base,ft; got {text!r}"
+            f"--model-pair takes two checkpoints, separated by a comma, as in --model-pair base,ft; "
+            f"got {text!r}"
         )
     base, ft = (parse_reference(side, aliases, root, trust) for side in sides)
     if base.label == ft.label:
         raise BadReference(
-            f"--model-pair: both sides are labelled {base.label!r}; "
-            f"tell them apart as in {base.label}_a={base.text},{ft.label}_b={ft.text}"
+            f"--model-pair: both checkpoints have the label {base.label!r}; "
+            f"label them, as in {base.label}_a={base.text},{ft.label}_b={ft.text}"
         )
     return base, ft
 
 
-def further(texts: Sequence[str]) -> dict[str, str]:
+def further_roles(texts: Sequence[str]) -> dict[str, str]:
     """``ROLE=[LABEL=]REFERENCE`` of checkpoints beside the pair -> role and reference.
 
     Raises:
-        MechanismError: no role, the pair's, or one twice.
+        MechanismError: a role is missing, is one of the pair's, or is set twice.
     """
-    found: dict[str, str] = {}
+    references: dict[str, str] = {}
     for text in texts:
         role, equals, rest = text.partition("=")
         role = role.strip()
@@ -108,31 +113,31 @@ def further(texts: Sequence[str]) -> dict[str, str]:
             raise MechanismError(f"--mechanism-model takes ROLE=REFERENCE, got {text!r}")
         if role in ("base", "ft", "pair"):
             raise MechanismError(
-                f"--mechanism-model: the role {role!r} is the pair's; use --model-pair"
+                f"--mechanism-model: the role {role!r} belongs to the pair; use --model-pair"
             )
-        if role in found:
-            raise MechanismError(f"--mechanism-model: the role {role!r} is given twice")
-        found[role] = rest
-    return found
+        if role in references:
+            raise MechanismError(f"--mechanism-model: the role {role!r} is set twice")
+        references[role] = rest
+    return references
 
 
 def parse_reference(
-    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = TRUST_NOTHING
 ) -> Reference:
     """``[label=]reference`` -> a folder that exists.
 
     Raises:
-        BadReference: unknown alias, missing folder, or something that cannot be loaded.
+        BadReference: unknown alias, missing folder, or a folder that cannot be loaded.
     """
     label, equals, rest = text.partition("=")
-    given = (rest if equals else text).strip()
-    label = label.strip() if equals else default_label(given)
+    reference = (rest if equals else text).strip()
+    label = label.strip() if equals else default_label(reference)
     if not LABEL.fullmatch(label):
         raise BadReference(
-            f"{label!r} cannot be a label: use letters, digits, '_', '.' and '-', 100 at most, "
-            f"as in --model-pair base={given},..."
+            f"{label!r} cannot be a label: use up to 100 letters, digits, '_', '.' and '-', "
+            f"as in --model-pair base={reference},..."
         )
-    return Reference(label, given, *resolve(given, aliases, root, trust))
+    return Reference(label, reference, *resolve(reference, aliases, root, trust))
 
 
 def default_label(reference: str) -> str:
@@ -143,28 +148,30 @@ def default_label(reference: str) -> str:
 
 
 Resolved = tuple[Path, Path | None]
-"""A checkpoint's folder, and an adapter's."""
+"""The folders of a checkpoint and of its adapter."""
 
 
-def resolve(text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE) -> Resolved:
-    """The folders of a reference, aliases followed once."""
+def resolve(
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = TRUST_NOTHING
+) -> Resolved:
+    """The folders of a reference. An alias may not name another alias."""
     if not text:
-        raise BadReference(f"an empty checkpoint reference; {choices('', known(aliases))}")
+        raise BadReference(f"an empty checkpoint reference; {choices('', valid_names(aliases))}")
     if text in aliases:
         target = aliases[text].strip()
         if target in aliases and target != text:
-            raise BadReference(f"alias {text!r} points to another alias, {target!r}")
+            raise BadReference(f"alias {text!r} names another alias, {target!r}; name its target")
         if not isinstance(aliases, Aliases):
             return resolve(target, {}, root, trust)
         try:
             return resolve(target, {}, aliases.folder, trust)
         except BadReference as problem:
             near = aliases.folder
-            raise BadReference(f"alias {text!r}, seen from {near}: {problem.message}") from None
-    # an existing folder may have '+' in its name, so look before taking it for an adapter
-    folder = None if text.startswith(("zoo:", PREFIX)) else existing(text, root)
+            raise BadReference(f"alias {text!r}, relative to {near}: {problem.message}") from None
+    # a folder may have '+' in its name, so the name of an existing folder is no adapter reference
+    folder = None if text.startswith(("zoo:", PREFIX)) else existing_folder(text, root)
     if folder is None and "+" in text:
-        return with_adapter(text, aliases, root, trust)
+        return base_and_adapter(text, aliases, root, trust)
     if text.startswith("zoo:"):
         name = text.removeprefix("zoo:")
         if name not in zoo_names():
@@ -173,16 +180,18 @@ def resolve(text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NO
     if text.startswith(PREFIX):
         folder = fetch(text, trust)
     if folder is None:
-        what = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
-        raise BadReference(f"no {what} {text!r}; {choices(text, known(aliases))}, or a folder")
+        kind = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
+        raise BadReference(
+            f"no {kind} {text!r}; {choices(text, valid_names(aliases))}, or a folder"
+        )
     if is_adapter(folder):
-        return own_base(folder, text, root, trust)
+        return adapter_alone(folder, text, root, trust)
     check_folder(folder, text, trust)
     return folder, None
 
 
-def existing(text: str, root: Path) -> Path | None:
-    """The folder of that name, if there is one."""
+def existing_folder(text: str, root: Path) -> Path | None:
+    """The folder of this name, or None."""
     try:
         folder = (root / Path(text).expanduser()).resolve()
         return folder if folder.is_dir() else None
@@ -190,37 +199,37 @@ def existing(text: str, root: Path) -> Path | None:
         raise BadReference(f"{text[:60]!r} cannot be a folder: {problem}"[:200]) from None
 
 
-def with_adapter(
-    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = NONE
+def base_and_adapter(
+    text: str, aliases: Mapping[str, str], root: Path, trust: Trust = TRUST_NOTHING
 ) -> Resolved:
-    """``base+adapter``, the adapter a folder or a hub reference."""
+    """``base+adapter``; the adapter is a folder or a hub reference."""
     left, _, right = text.rpartition("+")
     if not left or not right:
-        raise BadReference(f"{text}: write BASE+ADAPTER, the adapter's folder after the plus")
+        raise BadReference(f"{text}: write BASE+ADAPTER, with the adapter's folder after the plus")
     base, other = resolve(left, aliases, root, trust)
     if other is not None:
-        raise BadReference(f"{text}: one adapter can be merged, here are two")
-    adapter = fetch(right, trust) if right.startswith(PREFIX) else existing(right, root)
+        raise BadReference(f"{text}: a checkpoint can have one adapter, not two")
+    adapter = fetch(right, trust) if right.startswith(PREFIX) else existing_folder(right, root)
     if adapter is None:
-        raise BadReference(f"{text}: no folder {right!r} for the adapter")
+        raise BadReference(f"{text}: the adapter's folder {right!r} does not exist")
     check_adapter(adapter, text, trust)
     check_files(adapter, text)
     return base, adapter
 
 
-def own_base(adapter: Path, text: str, root: Path, trust: Trust = NONE) -> Resolved:
-    """An adapter's folder alone, with the base that it names: a folder, or in the hub's cache. The
-    network is for what a user names, not for what a file does."""
+def adapter_alone(adapter: Path, text: str, root: Path, trust: Trust = TRUST_NOTHING) -> Resolved:
+    """An adapter's folder and the base that it names: a folder, or in the hub's cache. The network
+    serves references of the user alone, and not those of a file."""
     if (adapter / "config.json").exists():
-        # transformers would put the adapter on top without a word
+        # transformers would apply the adapter silently
         raise BadReference(
-            f"{text} holds both a checkpoint and an adapter; move the adapter to a folder of its own"
+            f"{text} holds both a checkpoint and an adapter; move the adapter to its own folder"
         )
     check_adapter(adapter, text, trust)
     check_files(adapter, text)
-    named = base_of(adapter, text)
+    named = base_reference(adapter, text)
     for near in (adapter, root):
-        folder = existing(named, near)
+        folder = existing_folder(named, near)
         if folder is not None:
             check_folder(folder, named, trust)
             return folder, adapter
@@ -229,25 +238,31 @@ def own_base(adapter: Path, text: str, root: Path, trust: Trust = NONE) -> Resol
     except BadReference:
         raise BadReference(
             f"{text} is an adapter of {named!r}, which is neither a folder nor in the hub's cache; "
-            f"write BASE+{text}, the base perhaps as hf:org/name"
+            f"write BASE+{text}, with the base as a folder or as hf:org/name"
         ) from None
     check_folder(folder, named, trust)
     return folder, adapter
 
 
-def known(aliases: Mapping[str, str]) -> list[str]:
+def valid_names(aliases: Mapping[str, str]) -> list[str]:
+    """Aliases and embedded checkpoints."""
     return [*aliases, *(f"zoo:{name}" for name in zoo_names())]
 
 
-def check_folder(folder: Path, text: str, trust: Trust = NONE) -> None:
-    """What can be said about a checkpoint folder without reading its weights."""
+def check_folder(folder: Path, text: str, trust: Trust = TRUST_NOTHING) -> None:
+    """Checks a checkpoint's folder without reading its weights.
+
+    Raises:
+        BadReference: it cannot be loaded.
+    """
     try:
         config = read_config(folder)
     except MechanismError as problem:
-        below = "" if (folder / "config.json").exists() else beneath(folder)
+        below = "" if (folder / "config.json").exists() else subfolder_hint(folder)
         raise BadReference(f"{text}: {problem.message}{below}") from None
-    if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
-        raise BadReference(f"{text}: {wrong}")
+    refused = config_problem(config, trust) or weights_problem(folder, trust)
+    if refused is not None:
+        raise BadReference(f"{text}: {refused}")
     check_files(folder, text)
     if not (folder / "tokenizer.json").exists():
         raise BadReference(
@@ -257,13 +272,13 @@ def check_folder(folder: Path, text: str, trust: Trust = NONE) -> None:
 
 
 def check_files(folder: Path, text: str) -> None:
-    """Whether all that will be read are files.
+    """Checks that all files to be read are regular files of a plausible size.
 
     Raises:
-        BadReference: one is not, or is larger than it can be.
+        BadReference: a file is not.
     """
     try:
-        counted(folder)
+        checked_files(folder)
     except MechanismError as problem:
         raise BadReference(f"{text}: {problem.message}") from None
     except OSError as problem:

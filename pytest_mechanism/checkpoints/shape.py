@@ -1,4 +1,4 @@
-"""How many layers and heads a checkpoint has, read from its config.json without torch."""
+"""The sizes of a checkpoint (layers, heads, widths), read from its config.json without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST = {
 }
 MOST |= {"d_vocab": 10_000_000}
 MOST_HEADS = 200_000
-"""Several times what the largest model of today has; heads are counted over all layers."""
+"""Several times the largest model of today; the number of heads is that of all layers."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Shape:
 
     Attributes:
         n_layers: number of blocks.
-        n_heads: query heads a block.
-        n_kv_heads: key-value heads a block (fewer than ``n_heads`` under GQA).
+        n_heads: query heads of a block.
+        n_kv_heads: key-value heads of a block (fewer than ``n_heads`` with GQA).
         d_model: width of the residual stream.
         d_head: width of one head.
         d_vocab: rows of the embedding.
@@ -51,15 +51,16 @@ class Shape:
 
 
 def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
-    """Sizes from config.json (its ``text_config`` where a model has several parts), and what it
-    leaves out from the defaults of its class in transformers; no torch.
+    """Sizes from config.json, or from its ``text_config`` if a model has several parts.
+
+    The defaults of the model's config class fill in what config.json leaves out.
 
     Args:
         folder: of the checkpoint.
         adapter: folder of an adapter, which may repeat layers.
 
     Raises:
-        MechanismError: config.json is damaged, or does not say a size, or says one that no model has.
+        MechanismError: config.json is damaged, or a size is missing or implausible.
     """
     config = read_config(folder)
     inner = config.get("text_config")
@@ -68,78 +69,79 @@ def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
     if not own and part is inner:
         own = defaults(str(config.get("model_type") or ""), "text_config")
 
-    def look(key: str) -> Any:
-        # whoever writes a config writes the model's width: a file without it is damaged
+    def lookup(key: str) -> Any:
+        # every config has the model's width: a file without it is damaged, so no default counts
         return part.get(key) if key in part or key in SIZE_NAMES["d_model"] else own.get(key)
 
-    found = sizes(look, folder, set(part))
+    shape = find_sizes(lookup, folder, set(part))
     layers = None if adapter is None else replicated_layers(adapter)
-    return found if layers is None else replace(found, n_layers=layers)
+    return shape if layers is None else replace(shape, n_layers=layers)
 
 
 def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shape:
-    """Sizes of a loaded model, from its config object: what transformers built it by.
+    """Sizes of a loaded model, from the config object with which transformers built it.
 
     Raises:
-        MechanismError: it has other layers or heads than were read before it was loaded, by which
-            specs name heads.
+        MechanismError: the number of layers or heads differs from that of `read_shape`, by which specs
+            name heads.
     """
     text = config.get_text_config()
 
-    def look(key: str) -> Any:
+    def lookup(key: str) -> Any:
         try:
             return getattr(text, key, None)
-        except Exception:  # layers that differ have no one size
+        except Exception:  # layers of different sizes
             return None
 
     planned = read_shape(folder, adapter)
     try:
-        found = sizes(look, folder)
+        shape = find_sizes(lookup, folder)
     except MechanismError:
         return planned
     for name in ("n_layers", "n_heads"):
-        if getattr(found, name) != getattr(planned, name):
+        before, loaded = getattr(planned, name), getattr(shape, name)
+        if before != loaded:
             raise MechanismError(
-                f"{folder / 'config.json'} says {name} {getattr(planned, name)}, and transformers "
-                f"loads it with {getattr(found, name)}; write it there, as {SIZE_NAMES[name][0]}"
+                f"{folder / 'config.json'} says {name} {before}, but transformers loads the model with "
+                f"{loaded}; add it to the file as {SIZE_NAMES[name][0]}"
             )
-    return found
+    return shape
 
 
-def sizes(look: Callable[[str], Any], folder: Path, written: Collection[str] = ()) -> Shape:
-    """Sizes by whatever a family calls them.
+def find_sizes(lookup: Callable[[str], Any], folder: Path, written: Collection[str] = ()) -> Shape:
+    """Sizes under any of the families' names.
 
     Args:
-        look: key -> value, or None.
+        lookup: key -> value, or None.
         folder: for errors.
-        written: keys that somebody wrote; they go before defaults.
+        written: keys in config.json, which take precedence over defaults.
 
     Raises:
-        MechanismError: one is missing or no positive whole number.
+        MechanismError: a size is missing, implausible, or not a positive integer.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, keys in SIZE_NAMES.items():
         order = sorted(keys, key=lambda key: key not in written)
-        key, value = next(((k, look(k)) for k in order if look(k) is not None), (keys[0], None))
+        key, value = next(((k, lookup(k)) for k in order if lookup(k) is not None), (keys[0], None))
         if isinstance(value, (int, float)) and value > MOST[name]:
             raise MechanismError(
-                f"{folder / 'config.json'}: {key} is {value:,}, and no model has over {MOST[name]:,}"
+                f"{folder / 'config.json'}: {key} is {value:,}, but no model has over {MOST[name]:,}"
             )
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            found[name] = value
-    missing = {"n_layers", "n_heads", "d_model", "d_vocab"} - set(found)
+            sizes[name] = value
+    missing = {"n_layers", "n_heads", "d_model", "d_vocab"} - set(sizes)
     if missing:
         raise MechanismError(
             f"{folder / 'config.json'} does not say {', '.join(sorted(missing))}; "
             "is it a decoder-only language model?"
         )
-    if found["n_layers"] * found["n_heads"] > MOST_HEADS:
+    if sizes["n_layers"] * sizes["n_heads"] > MOST_HEADS:
         raise MechanismError(
-            f"{folder / 'config.json'}: {found['n_layers']:,} layers of {found['n_heads']:,} heads, and "
+            f"{folder / 'config.json'}: {sizes['n_layers']:,} layers of {sizes['n_heads']:,} heads, but "
             f"no model has over {MOST_HEADS:,} heads"
         )
-    if has_one_kv_head(look):
-        found["n_kv_heads"] = 1
-    found.setdefault("n_kv_heads", found["n_heads"])
-    found.setdefault("d_head", found["d_model"] // found["n_heads"])
-    return Shape(**found)
+    if has_one_kv_head(lookup):
+        sizes["n_kv_heads"] = 1
+    sizes.setdefault("n_kv_heads", sizes["n_heads"])
+    sizes.setdefault("d_head", sizes["d_model"] // sizes["n_heads"])
+    return Shape(**sizes)

@@ -1,5 +1,7 @@
-"""What in a config would reach beyond the folder: a kernel of the hub, an imported library, another
-file. Each is refused like code of its own (`checkpoints.trust`), wherever in the config it stands."""
+"""Entries of a config that reach beyond the folder: kernels of the hub, imported libraries, other files.
+
+They are refused like code of the checkpoint's own (`checkpoints.trust`), at any depth of the config.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pytest_mechanism.checkpoints.trust import CLASS, TRUST_REMOTE_CODE, Trust
 
 ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}
 EXPERTS = {"eager", "batched_mm", "grouped_mm"}
-"""Kinds of attention and of experts that are part of torch or an installed library. Any other name is
-that of a kernel, which transformers would fetch from the hub and run."""
+"""Implementations of attention and of experts in torch or an installed library. transformers takes any
+other name for a kernel, which it would fetch from the hub and run."""
 
 KINDS = {
     "attn_implementation": ATTENTION,
@@ -23,33 +25,33 @@ KINDS = {
 }
 
 NOT_FOLLOWED = ("transformers_weights", "configuration_files", "use_pretrained_backbone")
-"""Keys that name other files than those that are checked and hashed, or something on the hub."""
+"""Keys that name files which are neither checked nor hashed, or something on the hub."""
 
 FROM_ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
-"""Arguments of the library timm that do."""
+"""Arguments of the library timm that do the same."""
 
 QUANTISERS = {"bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"}
-"""What weights may be quantised by. Others import a library or fetch a kernel that the file names."""
+"""Accepted quantisers. Others import a library or fetch a kernel that the file names."""
 
 DEEPEST = 50
-"""Levels of a config that are looked at; a deeper one is refused."""
+"""Maximum depth of a config."""
 
 
-def wrong_reach(config: Mapping[str, Any], trust: Trust) -> str | None:
-    """What is wrong with a config that reaches beyond its folder, or None."""
+def config_problem(config: Mapping[str, Any], trust: Trust) -> str | None:
+    """Why a config reaches beyond its folder, or None."""
     for place, part, depth in parts(config):
         if depth > DEEPEST:
             return f"config.json is nested more than {DEEPEST} levels deep"
         for key, value in part.items():
-            if (wrong := wrong_entry(f"{place}{key}", str(key), value, trust)) is not None:
-                return wrong
-        if str(part.get("model_type", "")).startswith("timm") and wrong_timm(part):
+            if (problem := entry_problem(f"{place}{key}", str(key), value, trust)) is not None:
+                return problem
+        if str(part.get("model_type", "")).startswith("timm") and names_timm_weights(part):
             return f"{place}architecture or model_args in config.json names weights elsewhere"
     return None
 
 
 def parts(config: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any, int]]:
-    """A config and every mapping in it, with where it stands."""
+    """A config and all mappings in it: the path of keys to it, the mapping, its depth."""
     if depth > DEEPEST + 1:
         return
     if isinstance(config, Mapping):
@@ -62,23 +64,22 @@ def parts(config: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, A
                 yield from parts(value, place, depth + 1)
 
 
-def wrong_entry(place: str, key: str, value: Any, trust: Trust) -> str | None:
-    """What is wrong with one key of a config, or None."""
+def entry_problem(place: str, key: str, value: Any, trust: Trust) -> str | None:
+    """Why an entry of a config reaches beyond the folder, or None."""
     if not value:
         return None
     if key == "auto_map":
-        return wrong_code(place, value, trust)
+        return code_problem(place, value, trust)
     if key in NOT_FOLLOWED:
-        # may name a pickled file, or one that no fingerprint knows
-        return f"{place} in config.json is not followed; take it out"
+        # may name a pickled file, or a file outside the fingerprint
+        return f"{place} in config.json is not supported; remove it"
     if (valid := KINDS.get(key)) is not None:
-        named = list(value.values()) if isinstance(value, Mapping) else [value]
-        for one in named:
-            plain = one.removeprefix("paged|") if isinstance(one, str) else one
+        for name in value.values() if isinstance(value, Mapping) else [value]:
+            plain = name.removeprefix("paged|") if isinstance(name, str) else name
             if plain is not None and (not isinstance(plain, str) or plain not in valid):
                 return (
-                    f"{place} in config.json is {str(one)[:80]!r}; kernels are not fetched from the "
-                    f"hub, and this has no effect here: take it out (valid: {', '.join(sorted(valid))})"
+                    f"{place} in config.json is {str(name)[:80]!r}; kernels are not fetched from the "
+                    f"hub, and the entry has no effect here: remove it (valid: {', '.join(sorted(valid))})"
                 )
     if key in ("quantization_config", "compression_config") and not trust.remote_code:
         kind = value.get("quant_method") if isinstance(value, Mapping) else value
@@ -86,33 +87,34 @@ def wrong_entry(place: str, key: str, value: Any, trust: Trust) -> str | None:
         if not (kind in QUANTISERS if isinstance(kind, str) else kind is None and bits):
             return (
                 f"{place} in config.json asks for {str(kind)[:40]!r}, for which transformers imports or "
-                f"fetches further code; save the weights unquantised, or by bitsandbytes "
+                f"fetches more code; save the weights unquantised or quantised by bitsandbytes "
                 f"({TRUST_REMOTE_CODE} allows it)"
             )
     return None
 
 
-def wrong_code(place: str, named: Any, trust: Trust) -> str | None:
-    """What is wrong with a config that names Python code, or None."""
+def code_problem(place: str, entry: Any, trust: Trust) -> str | None:
+    """Why the Python code that a config names cannot be run, or None."""
     if not trust.remote_code:
         return (
             f"its config.json names Python code of its own ({place}), which is not run; "
-            f"{TRUST_REMOTE_CODE} runs it, and without {place} transformers' own code is used"
+            f"{TRUST_REMOTE_CODE} runs it, without {place} transformers uses its own code"
         )
-    if not isinstance(named, dict):
-        return f"{place} in config.json is no mapping of classes to code"
-    for each in named.values():
-        for one in each if isinstance(each, list) else [each]:
-            if one is not None and not (isinstance(one, str) and CLASS.fullmatch(one)):
+    if not isinstance(entry, dict):
+        return f"{place} in config.json is not a mapping of classes to code"
+    for names in entry.values():
+        for name in names if isinstance(names, list) else [names]:
+            if name is not None and not (isinstance(name, str) and CLASS.fullmatch(name)):
                 return (
-                    f"{place} in config.json names {str(one)[:80]!r}; code is taken from the folder "
+                    f"{place} in config.json names {str(name)[:80]!r}; code must be in the folder "
                     "itself, as in modeling_mine.MyModel"
                 )
     return None
 
 
-def wrong_timm(part: Mapping[str, Any]) -> bool:
-    given = part.get("model_args")
+def names_timm_weights(part: Mapping[str, Any]) -> bool:
+    """Whether a config of timm names weights outside the folder."""
+    arguments = part.get("model_args")
     return ":" in str(part.get("architecture", "")) or (
-        isinstance(given, Mapping) and any(given.get(name) for name in FROM_ELSEWHERE)
+        isinstance(arguments, Mapping) and any(arguments.get(name) for name in FROM_ELSEWHERE)
     )

@@ -1,9 +1,8 @@
-"""Whether a checkpoint is still what its fingerprint was taken of.
+"""Checks that a checkpoint's files have not changed since its fingerprint was taken.
 
-A fingerprint is taken before a checkpoint is loaded. Whatever was read from it afterwards counts
-only if nothing has changed since: the runner looks again after loading and after measuring, before
-anything is stored. A file that was replaced and put back has another time of change, so that is
-noticed too.
+The fingerprint is taken before the checkpoint is loaded, so later results count only if no file has
+changed since. The runner checks after loading and after measuring, before it stores anything. A file
+that was replaced and restored has another ctime, so the check detects that too.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.contents import listed
+from pytest_mechanism.checkpoints.contents import relevant_files
 from pytest_mechanism.checkpoints.file_state import SETTLED, proves, state_of
 from pytest_mechanism.checkpoints.fingerprint import (
     Fingerprint,
-    Seen,
-    hashed,
+    HashedFile,
+    hash_file,
     times_of,
 )
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
 
 
 class Watch:
-    """Looks at the files of one checkpoint.
+    """The files of one checkpoint.
 
     Attributes:
         name: of the checkpoint, for errors.
@@ -32,70 +31,70 @@ class Watch:
     def __init__(self, name: str, fingerprint: Fingerprint) -> None:
         self.name = name
         self.folders = fingerprint.folders
-        self.seen = {folder: dict(files) for folder, files in fingerprint.seen.items()}
+        self.files = {folder: dict(files) for folder, files in fingerprint.files.items()}
 
     @property
     def certain(self) -> bool:
-        """Whether the states of all files prove what their bytes are."""
+        """Whether the states of all files prove that their bytes are unchanged."""
         return all(
-            proves(each.state, each.read_at)
-            for files in self.seen.values()
-            for each in files.values()
+            proves(file.state, file.read_at)
+            for files in self.files.values()
+            for file in files.values()
         )
 
-    def look(self, again: bool = True) -> None:
-        """Look at every file; read those anew whose state proves nothing.
+    def check(self, thorough: bool = True) -> None:
+        """Checks all files; reads those again whose state proves nothing.
 
         Args:
-            again: read also those whose file system keeps no reliable time of change, and not only
-                those that changed shortly before they were read.
+            thorough: also reads files on file systems without a reliable ctime again, and not only
+                files that changed shortly before they were read.
 
         Raises:
-            CheckpointChanged: something is not as it was.
+            CheckpointChanged: a file or folder has changed.
         """
         for folder, times in self.folders.items():
             try:
                 entries, itself = times_of(folder)
-                files = listed(folder)
+                present = relevant_files(folder)
             except (OSError, MechanismError):
                 raise self._changed(folder) from None
             if entries == times[0] and itself != times[1]:
                 raise self._changed(folder)  # moved away and back
-            if other := self.seen[folder].keys() ^ set(files):
-                raise self._changed(min(other))
-        for known in self.seen.values():
-            for path, seen in known.items():
-                known[path] = self._same(path, seen, again)
+            if difference := self.files[folder].keys() ^ set(present):
+                raise self._changed(min(difference))
+        for files in self.files.values():
+            for path, file in files.items():
+                files[path] = self._checked(path, file, thorough)
 
-    def look_at(self, names: Iterable[str]) -> None:
+    def check_named(self, names: Iterable[str]) -> None:
         """The same for files of these names alone, such as `TOKENIZER`.
 
         Raises:
-            CheckpointChanged: something is not as it was.
+            CheckpointChanged: a file has changed.
         """
-        for known in self.seen.values():
-            for path, seen in known.items():
+        for files in self.files.values():
+            for path, file in files.items():
                 if path.name in names:
-                    known[path] = self._same(path, seen, again=True)
+                    files[path] = self._checked(path, file, thorough=True)
 
-    def _same(self, path: Path, seen: Seen, again: bool) -> Seen:
+    def _checked(self, path: Path, file: HashedFile, thorough: bool) -> HashedFile:
         try:
-            if (state := state_of(path)) != seen.state:
+            if (state := state_of(path)) != file.state:
                 raise self._changed(path)
-            if proves(state, seen.read_at):
-                return seen
-            settled = int(state[6]) + SETTLED < seen.read_at
-            if settled and not again:
-                return seen
-            found = hashed(path, state)
+            if proves(state, file.read_at):
+                return file
+            settled = int(state[6]) + SETTLED < file.read_at
+            if settled and not thorough:
+                return file
+            read_again = hash_file(path, state)
         except (OSError, MechanismError):
             raise self._changed(path) from None
-        if found.digest != seen.digest:
+        if read_again.digest != file.digest:
             raise self._changed(path)
-        return found
+        return read_again
 
     def _changed(self, path: Path) -> CheckpointChanged:
         return CheckpointChanged(
             f"{self.name}: {path} was changed, replaced or touched after its fingerprint was taken, so "
-            "what was read since is not used; a checkpoint must stay as it is during a run: run again"
+            "the results are discarded; run again, and leave the checkpoint unchanged during the run"
         )

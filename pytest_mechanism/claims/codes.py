@@ -1,55 +1,46 @@
-"""Whether heads of two models can be set against each other by their index (`methods.codes`)."""
+"""Whether heads of two models can be compared by their index (`methods.circuits.codes`)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT
-from pytest_mechanism.types import Observations
-
-CODE_ROWS = 32
-"""Rows on which codes are compared."""
-
-Strange = dict[str, dict[str, float | str]]
+from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT, CodeResult, HeadCode
 
 
-def strange(seen: Observations, heads: Iterable[Sequence[Any]]) -> Strange:
-    """Of ``heads`` ([layer, head, position] each), those whose z the other model does not read as
-    their own does."""
-    found: Strange = json.loads(seen.facts["code"])
-    names = dict.fromkeys(f"{layer}.{head} at {at}" for layer, head, at in heads)
-    return {
-        name: found[name] for name in names if float(found[name]["agreement"]) < LEAST_AGREEMENT
-    }
+def other_codes(result: CodeResult, heads: Iterable[Sequence[Any]]) -> list[HeadCode]:
+    """The heads ([layer, head, position]) whose z the other model does not read as their own does."""
+    codes = {(code.layer, code.head, code.at): code for code in result.codes}
+    wanted = dict.fromkeys((layer, head, at) for layer, head, at in heads)
+    return [codes[head] for head in wanted if not codes[head].agrees]
 
 
-def not_comparable(heads: Strange, donor: str, recipient: str) -> str:
-    """Why, of the head with the least agreement."""
-    name = min(heads, key=lambda each: float(heads[each]["agreement"]))
-    head, _, at = name.partition(" at ")
-    like, many = heads[name].get("like"), len(heads)
-    if like == head:
-        why = f"head {like} of {recipient} does its work in another basis of z"
-    elif like:
-        why = f"its work is done by head {like} of {recipient}"
+def not_comparable(codes: Sequence[HeadCode], donor: str, recipient: str) -> str:
+    """Why heads cannot be compared, by the head with the least agreement."""
+    worst = min(codes, key=lambda code: code.agreement)
+    head, done_by = f"{worst.layer}.{worst.head}", f"{worst.layer}.{worst.done_by}"
+    if worst.done_by == worst.head:
+        why = f"head {done_by} of {recipient} does its work in another basis of z"
+    elif worst.done_by is not None:
+        why = f"its work is done by head {done_by} of {recipient}"
     else:
         why = f"no head of that layer of {recipient} does its work"
-    more = "" if many == 1 else f"; so are {many - 1} more"
+    more = "" if len(codes) == 1 else f"; so are {len(codes) - 1} more"
     return (
-        f"not comparable by index: z of head {head} of {donor} at {at}, read by head {head} of "
-        f"{recipient}, agrees to {float(heads[name]['agreement']):.2f} with what it says in {donor} "
+        f"not comparable by index: z of head {head} of {donor} at {worst.at}, read by head {head} of "
+        f"{recipient}, agrees to {worst.agreement:.2f} with its effect in {donor} "
         f"({LEAST_AGREEMENT:g} needed), and {why}{more}"
     )
 
 
-def elsewhere(heads: Strange) -> Strange:
-    """Those whose work is done in the other model, by another head or in another basis: what changed
-    is the code. A head whose work nobody does is another head, which may still be a control."""
-    return {name: each for name, each in heads.items() if "like" in each}
+def moved_codes(codes: Iterable[HeadCode]) -> list[HeadCode]:
+    """Heads whose work another head of the other model does, or the same head in another basis.
+
+    Their code changed. A head whose work no head does is a different head and may be a control.
+    """
+    return [code for code in codes if code.done_by is not None]
 
 
-def changed_places(heads: Strange) -> Strange:
-    """Those whose work another head of the other model does."""
-    return {n: e for n, e in elsewhere(heads).items() if e["like"] != n.partition(" ")[0]}
+def changed_places(codes: Iterable[HeadCode]) -> list[HeadCode]:
+    """Heads whose work another head of the other model does."""
+    return [code for code in moved_codes(codes) if code.done_by != code.head]

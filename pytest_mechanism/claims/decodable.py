@@ -30,7 +30,7 @@ from pytest_mechanism.fields.thresholds import (
     RecoversAtLeast,
     RecoversAtMost,
 )
-from pytest_mechanism.measurements.probing import LinearProbes
+from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats, exceeds_chance
 from pytest_mechanism.tasks.base import Task
@@ -39,7 +39,6 @@ from pytest_mechanism.types import (
     Control,
     Line,
     Measurement,
-    Observations,
     Safeguard,
     Score,
     Verdict,
@@ -119,7 +118,7 @@ class Decodable(Claim):
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained) if self.shared else ()
 
-    def probe(self, context: ClaimContext, role: str) -> Measurement:
+    def probe(self, context: ClaimContext, role: str) -> Measurement[ProbeResult]:
         request = LinearProbes(
             asked=self.asked,
             position=self.position,
@@ -180,7 +179,7 @@ class Decodable(Claim):
             "model that never had it, although it is not said, is still in there.",
         )
 
-    def accuracy(self, context: ClaimContext, seen: Observations) -> Score:
+    def accuracy(self, context: ClaimContext, seen: ProbeResult) -> Score:
         """Of the best layer's probe, beside the one that learned shuffled answers."""
         how = context.sampling(seen)
         luck = estimates.proportion(column(seen, "shuffled"), how)
@@ -193,7 +192,7 @@ class Decodable(Claim):
             control=Control(SHUFFLED, luck.value, luck.interval),
         )
 
-    def lucky(self, context: ClaimContext, seen: Observations, own: Score) -> str | None:
+    def lucky(self, context: ClaimContext, seen: ProbeResult, own: Score) -> str | None:
         """Why what was read may be luck, or None."""
         gap = estimates.difference(
             column(seen, "correct"), column(seen, "shuffled"), context.sampling(seen)
@@ -206,7 +205,7 @@ class Decodable(Claim):
         return None
 
     def share(
-        self, context: ClaimContext, seen: Observations, own: Score, measure: Measure
+        self, context: ClaimContext, seen: ProbeResult, own: Score, measure: Measure
     ) -> Verdict:
         """Where the model stands between the control and the pre-trained one."""
         bounds = verdicts.bounds(self.share_at_least, self.share_at_most)
@@ -247,7 +246,7 @@ class Decodable(Claim):
         ends_differ = Safeguard(f"the probe reads {self.pretrained} better than {self.control}")
         return replace(verdicts.within(judged, *bounds), chance=ends_differ)
 
-    def alone(self, context: ClaimContext, seen: Observations, own: Score) -> str:
+    def alone(self, context: ClaimContext, seen: ProbeResult, own: Score) -> str:
         """What can be said of a probe that nothing stands beside."""
         if (why := self.lucky(context, seen, own)) is not None:
             return f"but {why}"
@@ -258,7 +257,7 @@ class Decodable(Claim):
         )
 
 
-def by_layer(context: ClaimContext, role: str, seen: Observations) -> list[Line]:
+def by_layer(context: ClaimContext, role: str, seen: ProbeResult) -> list[Line]:
     """The probe's accuracy after each number of layers, and that of the shuffled one."""
     layers = sorted(int(n.partition("@")[2]) for n in seen.values if n.startswith("correct@"))
     lines = []
@@ -272,13 +271,13 @@ def by_layer(context: ClaimContext, role: str, seen: Observations) -> list[Line]
     return lines
 
 
-def column(seen: Observations, what: Literal["correct", "shuffled"]) -> np.ndarray:
+def column(seen: ProbeResult, what: Literal["correct", "shuffled"]) -> np.ndarray:
     """The judged rows at the layer that was chosen on others."""
-    return np.asarray(seen.values[f"{what}@{seen.facts['layer']}"], dtype=np.float64)
+    return np.asarray(seen.values[f"{what}@{seen.layer}"], dtype=np.float64)
 
 
-def where(seen: Observations) -> str:
-    layer = int(seen.facts["layer"])
+def where(seen: ProbeResult) -> str:
+    layer = seen.layer
     return (
         f"after {layer} layers" if layer > 1 else ("after 1 layer", "at the embedding")[not layer]
     )

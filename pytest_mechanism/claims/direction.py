@@ -15,7 +15,7 @@ have; nothing measures whether they do, and where they have not, the claim is re
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
@@ -34,6 +34,7 @@ from pytest_mechanism.fields.thresholds import ByRandom, Cosine, Divergence, Lef
 from pytest_mechanism.measurements.direction import (
     DirectionAblation,
     DirectionComparison,
+    DirectionResult,
     RefusalDirection,
 )
 from pytest_mechanism.statistics import estimates, verdicts
@@ -113,23 +114,27 @@ class Direction(Claim):
     # -- what is measured
 
     @property
-    def search(self) -> dict[str, Any]:
+    def search(self) -> RefusalDirection:
         """How a direction is found."""
-        return {"learn": self.learn, "validate_on": VALIDATE, "kl_at_most": self.kl_at_most}
+        return RefusalDirection(learn=self.learn, validate_on=VALIDATE, kl_at_most=self.kl_at_most)
 
     def inputs(self, context: ClaimContext) -> tuple[Measurement, ...]:
         """The other model's direction."""
         if self.source is None:
             return ()
-        return (context.measurement(RefusalDirection(**self.search), self.source),)
+        return (context.measurement(self.search, self.source),)
 
-    def ablated(self, context: ClaimContext) -> Measurement:
+    def ablated(self, context: ClaimContext) -> Measurement[DirectionResult]:
         request = DirectionAblation(
-            rows=context.rows, stream="rows", random=RANDOM, seed=context.seed, **self.search
+            search=self.search,
+            rows=context.rows,
+            stream="rows",
+            random=RANDOM,
+            seed=context.seed,
         )
         return context.measurement(request, self.to or context.role, self.inputs(context))
 
-    def compared(self, context: ClaimContext) -> Measurement:
+    def compared(self, context: ClaimContext) -> Measurement[DirectionResult]:
         request = DirectionComparison(learn=self.learn)
         return context.measurement(request, self.to or context.role, self.inputs(context))
 
@@ -161,7 +166,7 @@ class Direction(Claim):
     def whose(self) -> str:
         return f"the direction of {self.source}" if self.source else "its direction"
 
-    def mediates(self, context: ClaimContext, seen: Observations, most: float) -> list[Verdict]:
+    def mediates(self, context: ClaimContext, seen: DirectionResult, most: float) -> list[Verdict]:
         """Refusal without the direction, and without random ones."""
         how, bound = context.sampling(seen), verdicts.spell(-float("inf"), most)
         draws = [f"random_{i}_" for i in range(RANDOM)]
@@ -176,11 +181,10 @@ class Direction(Claim):
         own = score(
             context, "refusal before", before, REFUSED.format(what=FORBIDDEN), control=control
         )
-        if seen.facts["direction"] == "none":
-            least = seen.facts["least divergence"]
+        if seen.direction is None:
             reason = (
                 f"no direction can be taken out of {self.source or context.role} at a KL divergence "
-                f"of {self.kl_at_most:g} nats on harmless instructions (least {least})"
+                f"of {self.kl_at_most:g} nats on harmless instructions (least {seen.least_divergence:.3g})"
             )
             return [verdicts.inconclusive(reason, bound, (own,))]
         left = score(
@@ -188,7 +192,7 @@ class Direction(Claim):
             f"refusal without {self.whose}",
             estimates.proportion(seen.values["without_refused"], how),
             f"{REFUSED.format(what=FORBIDDEN)} when the direction is taken out of the residual "
-            f"stream ({seen.facts['direction']})",
+            f"stream ({seen.direction})",
             "lower",
             control,
         )
@@ -230,14 +234,14 @@ class Direction(Claim):
         name = f"refusal score without {self.whose}"
         return score(context, name, own, REFUSAL_SCORE, "lower", control)
 
-    def same(self, context: ClaimContext, seen: Observations, least: float) -> Verdict:
+    def same(self, context: ClaimContext, seen: DirectionResult, least: float) -> Verdict:
         """The cosine of the two models' directions."""
         bound = verdicts.spell(least, float("inf"))
-        if seen.facts["direction"] == "none":
+        if seen.direction is None:
             reason = (
                 f"no direction can be taken out of {self.source} at a KL divergence of "
                 f"{self.kl_at_most:g} nats on harmless instructions "
-                f"(least {seen.facts['least divergence']})"
+                f"(least {seen.least_divergence:.3g})"
             )
             return verdicts.inconclusive(reason, bound)
         n = len(seen.example_ids)
@@ -254,7 +258,7 @@ class Direction(Claim):
             context,
             f"cosine of the directions of {self.source} and {self.to}",
             found,
-            f"cosine of mean(harmful) - mean(harmless) in the two models, {seen.facts['direction']}",
+            f"cosine of mean(harmful) - mean(harmless) in the two models, {seen.direction}",
             control=Control("a random direction", 0.0, chance),
         )
         return beats(

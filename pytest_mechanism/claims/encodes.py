@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import ClaimContext, Measure, Roles, listed
-from pytest_mechanism.claims.masks import Masked, among, selected
+from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.interchange import Interchange
@@ -108,9 +108,11 @@ class Encodes(Masked):
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         heads, selection = context.group(self.group, context.role).members(), ""
         if self.heads == "learned":
-            mask = measure(self.required_measurements(context)[0])
-            heads = selected(mask)
-            selection = f"; heads selected by DCM: {mask.facts['selected'] or 'none'}"
+            group = context.group(self.group, context.role)
+            mask = measure(self.mask(context, context.role, group, self.variable))
+            heads = list(mask.selected)
+            named = " ".join(f"{layer}.{head}" for layer, head in heads)
+            selection = f"; heads selected by DCM: {named or 'none'}"
         control_heads, control_name = self.control(context, heads)
         observations = measure(self.interchange(context, heads, control_heads))
         bounds = verdicts.bounds(self.at_least, self.at_most)

@@ -8,7 +8,6 @@ Inconclusive where the model answers these questions anyway: then nothing is hid
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from re import fullmatch
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,7 +18,7 @@ from pydantic import Field, StrictInt
 from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import AtLeast
-from pytest_mechanism.measurements.pruning import Pruning
+from pytest_mechanism.measurements.pruning import Pruning, PruningResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import (
     beats_control,
@@ -75,7 +74,7 @@ class Localised(Claim):
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("capability", ""),)
 
-    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+    def pruning(self, context: ClaimContext) -> Measurement[PruningResult]:
         request = Pruning(
             units=self.units,
             counts=self.counts,
@@ -86,10 +85,13 @@ class Localised(Claim):
             scored=SCORED,
             chosen=CHOSEN,
         )
-        return (context.measurement(request, context.role),)
+        return context.measurement(request, context.role)
+
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        return (self.pruning(context),)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        seen = measure(self.required_measurements(context)[0])
+        seen = measure(self.pruning(context))
         how = context.sampling(seen)
         bound = verdicts.spell(self.restores_at_least, float("inf"))
         as_it_is = score(
@@ -154,7 +156,7 @@ class Localised(Claim):
         )
 
     def chart(self, context: ClaimContext, measure: Measure) -> Chart:
-        seen = measure(self.required_measurements(context)[0])
+        seen = measure(self.pruning(context))
         how = context.sampling(seen)
         names = {"correct": "answered right", "refused": "refused"}
         names |= {f"random{i}_correct": "right without random units" for i in range(DRAWS)}
@@ -177,15 +179,14 @@ class Localised(Claim):
             {float(i): str(count) for i, count in enumerate(self.counts)},
         )
 
-    def count(self, seen: Observations) -> int:
+    def count(self, seen: PruningResult) -> int:
         """The number of units, 1 or more, with the best accuracy on other rows; the fewest of
         several."""
-        accuracy = json.loads(seen.facts["accuracy"])
-        return max((c for c in self.counts if c), key=lambda count: accuracy[str(count)])
+        return max((c for c in self.counts if c), key=lambda count: seen.accuracy[count])
 
-    def spelled(self, seen: Observations, count: int) -> str:
+    def spelled(self, seen: PruningResult, count: int) -> str:
         """How many units were zeroed, and the first of them."""
-        named = json.loads(seen.facts["units"])[:count]
+        named = seen.units[:count]
         rest = f" and {count - 3} more" if count > 3 else ""
         what = self.units if count > 1 else self.units[:-1]
         return f"{count} {what} zeroed: {', '.join(named[:3])}{rest}"

@@ -8,20 +8,20 @@ from typing import ClassVar, Literal
 from pytest_mechanism.claims.base import Claim, ClaimContext
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
-from pytest_mechanism.measurements.dcm import DcmMask
-from pytest_mechanism.types import Head, Measurement, Observations
+from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
+from pytest_mechanism.types import Head, Measurement
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
 """Lambda and Adam's rate in the published code."""
 
 
 class Masked(Claim):
-    """What a claim says of the mask.
+    """A claim about all heads of a group, or about those that a DCM mask selects.
 
     Attributes:
-        heads: ``all`` of the group, or ``learned``: those that a DCM mask selects.
-        mask_sparsity: lambda, the price of a selected head in logits; published is 0.01.
-        mask_rate: of Adam; published is 0.1.
+        heads: ``all`` of the group, or ``learned``: those that the mask selects.
+        mask_sparsity: lambda, the price of a selected head in logits; the paper has 0.01.
+        mask_rate: learning rate of Adam; the paper has 0.1.
     """
 
     added_later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate")
@@ -31,17 +31,19 @@ class Masked(Claim):
     mask_rate: MaskRate = PUBLISHED["mask_rate"]
 
     def check_mask(self) -> None:
-        """The mask's settings go with a mask.
+        """Check that settings of the mask are used only with a mask.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the claim has no mask.
         """
         if self.heads == "all":
             for name, published in PUBLISHED.items():
                 if getattr(self, name) != published:
-                    raise ValueError(f"{name} is of a mask: needs heads: learned")
+                    raise ValueError(f"{name} is a setting of the mask: needs heads: learned")
 
-    def mask(self, context: ClaimContext, on: str, group: Group, variable: str) -> Measurement:
+    def mask(
+        self, context: ClaimContext, on: str, group: Group, variable: str
+    ) -> Measurement[MaskResult]:
         """The mask over a group's heads, learned on the model of role ``on``."""
         request = DcmMask(
             heads=group.members(),
@@ -53,14 +55,8 @@ class Masked(Claim):
         return context.measurement(request, on)
 
 
-def selected(seen: Observations) -> list[Head]:
-    """The heads that a mask selects."""
-    named = [head.split(".") for head in seen.facts["selected"].split()]
-    return [(int(layer), int(head)) for layer, head in named]
-
-
 def among(group: Group, heads: Sequence[Head]) -> Group | None:
-    """The group with some of its heads; None where those are none."""
+    """The group with these heads alone; None if there are none."""
     layers: dict[int, list[int]] = {}
     for layer, head in sorted(heads):
         layers.setdefault(layer, []).append(head)

@@ -32,11 +32,9 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.circuits import active_heads, circuit, random_circuits
 from pytest_mechanism.claims.codes import (
-    CODE_ROWS,
-    Strange,
     changed_places,
     not_comparable,
-    strange,
+    other_codes,
 )
 from pytest_mechanism.claims.faithfulness import faithfulness_scores
 from pytest_mechanism.claims.scoring import (
@@ -48,7 +46,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Faithful
-from pytest_mechanism.measurements.cmap import ActivationDonation, HeadCodes
+from pytest_mechanism.measurements.cmap import CODE_ROWS, ActivationDonation, HeadCode, HeadCodes
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score, Verdict
@@ -126,13 +124,13 @@ class Transfer(Claim):
             random_circuits(context, self.to, self.random),
         )
 
-    def codes(self, context: ClaimContext, measure: Measure) -> Strange:
+    def codes(self, context: ClaimContext, measure: Measure) -> list[HeadCode]:
         """The circuit's heads whose z ``to`` does not read as ``from`` does."""
         heads = sorted(set(active_heads(context, self.source)))
         donation = ActivationDonation(heads=heads, rows=CODE_ROWS, stream="rows")
         inputs = (context.measurement(donation, self.source),)
         request = HeadCodes(rows=CODE_ROWS, stream="rows")
-        return strange(measure(context.measurement(request, self.to, inputs)), heads)
+        return other_codes(measure(context.measurement(request, self.to, inputs)), heads)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         beaten, full, parts, chosen = (measure(m) for m in self.required_measurements(context))

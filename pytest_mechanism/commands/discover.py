@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.seed is not None:
         settings = spec.task.settings.model_copy(update={"seed": arguments.seed})
-        spec = replace(spec, task=replace(spec.task, settings=settings))
+        spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     search = Search(evaluator, spec, Effort())
     out = arguments.out or arguments.spec.with_name(
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     except MechanismError as problem:
         if evaluator.runner.done:
             print_work(evaluator.runner)
-        raise problem.at(search.place) from None
+        raise problem.at(spec.place("groups")) from None
     for line in (*search.comparison(), *search.verdicts()):
         say(line)
     print_work(evaluator.runner)
@@ -128,11 +128,6 @@ class Search:
     effort: Effort
     results: dict[str, Discovery] = field(default_factory=dict)
     claims: list[Written] = field(default_factory=list)
-
-    @property
-    def place(self) -> str:
-        """``file:line`` of the groups."""
-        return f"{self.spec.path}:{self.spec.document.line(('groups',))}"
 
     @property
     def roles(self) -> list[str]:

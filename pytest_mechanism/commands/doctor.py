@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mechanism.checkpoints.trust import pickled
+from pytest_mechanism.checkpoints.trust import pickled_files
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
@@ -27,7 +27,7 @@ from pytest_mechanism.commands.trial import (
     run_trial,
 )
 from pytest_mechanism.errors import MechanismError, out_of_memory
-from pytest_mechanism.report.progress import spoken
+from pytest_mechanism.report.progress import duration_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim
@@ -112,7 +112,7 @@ def checkpoint_lines(
     heads = f"{shape.n_heads} heads"
     if shape.n_kv_heads != shape.n_heads:
         heads += f" over {shape.n_kv_heads} key-value heads"
-    files = {*reference.folder.glob("*.safetensors"), *pickled(reference.folder)}
+    files = {*reference.folder.glob("*.safetensors"), *pickled_files(reference.folder)}
     weights = sum(path.stat().st_size for path in files)
     yield (
         f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, vocabulary {shape.d_vocab:,}; "
@@ -193,10 +193,10 @@ def claim_lines(
             total += seconds
             lacks = evaluator.lacks(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
-            yield f"  {title:<40} runs, about {spoken(seconds)}{hint}", True
+            yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
     search = " and a search for heads" if spec.sought and findings.searched else ""
     yield (
-        f"  {'':<40} about {spoken(total)}{search} in all, as busy as this machine is now",
+        f"  {'':<40} about {duration_text(total)}{search} in all, as busy as this machine is now",
         True,
     )
 

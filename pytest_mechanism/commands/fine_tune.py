@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.contents import MOST_WORDS
+from pytest_mechanism.checkpoints.contents import MOST_TEXT
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_disk(arguments.out, reference.folder, FLOAT32, "--out takes another folder")
         probe = first_row(spec.task.rows(vocabulary, 1, "self-check")).base
     except MechanismError as problem:
-        raise problem.at(f"{spec.document.path}:{spec.document.line(('task',))}") from None
+        raise problem.at(spec.place("task")) from None
     model = load_model(
         "base",
         reference.folder,
@@ -146,9 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
         reference.adapter,
         reference.tokenizer,
         trust,
-        look=watch.look,
+        check_unchanged=watch.check,
     )
-    watch.look()
+    watch.check()
     training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
     for _ in training.stops():
         pass
@@ -164,9 +164,9 @@ def run(arguments: argparse.Namespace) -> int:
         save_trained(training.copy, temporary)
         for pattern in TOKENIZER_FILES:
             for path in reference.tokenizer.glob(pattern):
-                check_file(path, MOST_WORDS)
+                check_file(path, MOST_TEXT)
                 shutil.copy(path, temporary / path.name)
-        watch.look()
+        watch.check()
     say(f"{arguments.steps} steps, mean loss {training.losses[-1]:.3f}", err=True)
     say(f"wrote {arguments.out}")
     return 0

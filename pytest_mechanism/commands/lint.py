@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,9 +13,6 @@ from pytest_mechanism.commands.output import BAD_USE, say
 from pytest_mechanism.commands.power import power_lines
 from pytest_mechanism.commands.specs import read_spec_file, spec_files
 from pytest_mechanism.errors import SpecError
-
-if TYPE_CHECKING:
-    from pytest_mechanism.spec.spec import Spec
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,40 +53,17 @@ def run(arguments: argparse.Namespace) -> int:
             spec = read_spec_file(path, config)
         except SpecError as error:
             is_bad = True
-            for problem in error.found if isinstance(error, SpecErrors) else [error]:
+            for problem in error.problems if isinstance(error, SpecErrors) else [error]:
                 say(problem, err=True)
             continue
         if arguments.resolved:
-            lines = resolved_lines(spec)
+            text = yaml.safe_dump(spec.resolved(), sort_keys=False, default_flow_style=None)
+            lines: Iterable[str] = text.splitlines()
         elif arguments.power:
             lines = power_lines(spec)
         else:
             items = sum(len(claim.roles()) for claim in spec.claims.values())
-            lines = iter([f"{spec.path}: ok, {len(spec.claims)} claims, {items} tests"])
+            lines = [f"{spec.path}: ok, {len(spec.claims)} claims, {items} tests"]
         for line in lines:
             say(line)
     return BAD_USE if is_bad else 0
-
-
-def resolved_lines(spec: Spec) -> Iterator[str]:
-    """The spec as YAML, with nothing left to look up."""
-    text = yaml.safe_dump(resolved(spec), sort_keys=False, default_flow_style=None)
-    yield from text.splitlines()
-
-
-def resolved(spec: Spec) -> dict[str, Any]:
-    """The spec as data, with 'extends' followed and defaults filled in."""
-    return {
-        "mechanism": 1,
-        "circuit": spec.circuit,
-        "applies_to": spec.applies_to.model_dump(mode="json", exclude_none=True),
-        "task": spec.task.settings.model_dump(mode="json"),
-        "groups": {n: g.model_dump(mode="json", exclude_none=True) for n, g in spec.groups.items()},
-        **({"found_on": spec.found_on} if spec.found_on else {}),
-        "ablation": spec.ablation.model_dump(mode="json"),
-        "confidence": spec.confidence,
-        "claims": {
-            n: c.model_dump(mode="json", by_alias=True, exclude_none=True)
-            for n, c in spec.claims.items()
-        },
-    }

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.statistics.power import WANTED, Power, of_spec, power
 
 if TYPE_CHECKING:
     from pytest_mechanism.spec.spec import Spec
-    from pytest_mechanism.statistics.power import Power
 
 
 def power_lines(spec: Spec) -> Iterator[str]:
-    """A line for each accepted score, for every pair of checkpoints that has some.
+    """A line for each accepted score and for the whole spec, for every pair that has scores.
 
     Raises:
         MechanismError: a file of accepted scores is damaged.
     """
-    from pytest_mechanism.plugin.score_file import FOLDER
+    from pytest_mechanism.plugin.score_file import FOLDER, read_scores
 
     files = sorted((spec.path.parent / FOLDER).glob(f"*/{spec.path.stem}.json"))
     if not files:
@@ -28,43 +27,36 @@ def power_lines(spec: Spec) -> Iterator[str]:
             "pytest ... --model-pair BASE,FT --snapshot-update"
         )
     for file in files:
-        yield (
-            f"{spec.path}, {file.parent.name}: chance that an unchanged model passes on fresh rows"
-        )
-        yield from pair_lines(spec, file)
+        pair = file.parent.name
+        yield f"{spec.path}, {pair}: chance that an unchanged model passes on fresh rows"
+        powers = []
+        for name, entry in sorted(read_scores(file).items()):
+            line = not_counted(spec, name, entry)
+            if line is None:
+                try:
+                    bounds = [*entry["judged"], *entry.get("checks", ())]
+                    powers.append(power(bounds, spec.confidence))
+                except (KeyError, TypeError, ValueError):
+                    raise MechanismError(
+                        f"the accepted score {name} is damaged; accept it again", f"{file}:1"
+                    ) from None
+                line = claim_line(powers[-1])
+            yield f"  {name:<40} {line}"
+        yield from total_lines(powers)
 
 
-def pair_lines(spec: Spec, file: Path) -> Iterator[str]:
-    """The lines of one pair: each accepted score, then the whole spec.
-
-    Raises:
-        MechanismError: the file of accepted scores is damaged.
-    """
-    from pytest_mechanism.plugin.score_file import read_scores
-    from pytest_mechanism.statistics.power import WANTED, of_spec, power
-
-    powers = []
-    for name, entry in sorted(read_scores(file).items()):
-        if (reason := not_counted(spec, name, entry)) is not None:
-            yield f"  {name:<40} {reason}"
-            continue
-        try:
-            claim_power = power([*entry["judged"], *entry.get("checks", ())], spec.confidence)
-        except (KeyError, TypeError, ValueError):
-            raise MechanismError(
-                f"the accepted score {name} is damaged; accept it again", f"{file}:1"
-            ) from None
-        powers.append(claim_power)
-        yield f"  {name:<40} {claim_line(claim_power)}"
-    if powers:
-        whole = of_spec(powers)
-        hint = "" if whole >= WANTED else "  <- some claim is red too often"
-        yield (
-            f"  {'the whole spec':<40} {whole:.3f} or more (chances of failing added: claims "
-            f"share their rows){hint}"
-        )
-        false_pass = max(power.false_pass for power in powers)
-        yield f"  a model exactly at a threshold passes at most {false_pass:.1%} of the time"
+def total_lines(powers: Sequence[Power]) -> Iterator[str]:
+    """The chance that the whole spec passes, if any score is counted."""
+    if not powers:
+        return
+    whole = of_spec(powers)
+    hint = "" if whole >= WANTED else "  <- some claim is red too often"
+    yield (
+        f"  {'the whole spec':<40} {whole:.3f} or more (chances of failing added: claims share their "
+        f"rows){hint}"
+    )
+    false_pass = max(power.false_pass for power in powers)
+    yield f"  a model exactly at a threshold passes at most {false_pass:.1%} of the time"
 
 
 def not_counted(spec: Spec, name: str, entry: Mapping[str, Any]) -> str | None:
@@ -84,8 +76,6 @@ def not_counted(spec: Spec, name: str, entry: Mapping[str, Any]) -> str | None:
 
 def claim_line(power: Power) -> str:
     """The chance that a claim passes, and how many rows it would need."""
-    from pytest_mechanism.statistics.power import WANTED
-
     rows = f"{power.rows:,} rows give {WANTED}"
     if power.rows is None:
         rows = f"no number of rows gives {WANTED}"

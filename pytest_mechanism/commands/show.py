@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     spec = load(arguments.spec)
     check_folder(arguments.out)
     if rows is not None:
-        spec = replace(spec, task=with_rows(spec.task, rows, bool(spec.groups)))
+        task = with_rows(spec.task, rows, bool(spec.groups))
+        spec = spec.model_copy(update={"task": task})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     if spec.groups:
         check_heads(evaluator, spec)
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         pictures = {**circuit_pictures(evaluator, spec, rows), **curve_pictures(evaluator, spec)}
     except Crashed as problem:
         print_work(evaluator.runner)
-        raise problem.at(groups_place(spec)) from None
+        raise problem.at(spec.place("groups")) from None
     evaluator.runner.release()
     if not pictures:
         raise MechanismError(
@@ -106,11 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"wrote {path}")
     print_work(evaluator.runner)
     return 0
-
-
-def groups_place(spec: Spec) -> str:
-    """``file:line`` of the spec's groups."""
-    return f"{spec.document.path}:{spec.document.line(('groups',))}"
 
 
 def with_rows(task: Task, rows: int, groups: bool) -> Task:
@@ -215,7 +211,7 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
     for role in drawn_roles(evaluator) if spec.groups else ():
         needed = of_look(evaluator.model_context(spec, role), role, rank_rows(rows))
         if (problem := evaluator.first_obstacle(needed)) is not None:
-            raise problem.at(groups_place(spec))
+            raise problem.at(spec.place("groups"))
     for _, claim, role in claims_with_curves(evaluator, spec):
         if (problem := evaluator.refusal(spec, claim, role)) is not None:
             raise problem

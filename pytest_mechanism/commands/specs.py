@@ -25,14 +25,14 @@ def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Path | 
     Raises:
         MechanismError: a path does not exist, or a folder holds no spec.
     """
-    from pytest_mechanism.plugin.collecting import left_out
+    from pytest_mechanism.plugin.spec_search import ignored_by_option
     from pytest_mechanism.spec.find import specs_below
 
     def ignored(path: Path) -> bool:
         full = path.absolute()
         return bool(config.hook.pytest_ignore_collect(collection_path=full, config=config))
 
-    excluded = left_out(config)
+    excluded = ignored_by_option(config)
     for path in paths:
         if path.is_dir():
             specs = list(specs_below(path, ignored, lambda below: excluded(below.absolute())))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictInt, StrictStr
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, WrapValidator
 
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.types import Head
@@ -103,4 +103,12 @@ class SoughtGroup(Part):
         return self
 
 
-AnyGroup = Group | SoughtGroup
+def by_heads(value: Any, _: Any) -> Group | SoughtGroup:
+    """``heads: discovered`` or heads by layer, so that errors are about the kind that was meant."""
+    if isinstance(value, Group | SoughtGroup):
+        return value
+    sought = isinstance(value, dict) and value.get("heads") == "discovered"
+    return (SoughtGroup if sought else Group).model_validate(value)
+
+
+AnyGroup = Annotated[Group | SoughtGroup, WrapValidator(by_heads)]

@@ -3,13 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_mechanism.measurements.request import Cost, PlacedHead, Request, RowSet
+from pytest_mechanism.types import Observations
 
 LEAST_AGREEMENT = 0.5
 """Agreement of heads that write z in the same code (`methods.circuits.codes`). Fine-tuning left 0.78
 at the least that was measured; heads that have nothing to do with each other agree to about 0."""
+
+
+CODE_ROWS = 32
+"""Rows on which the codes of heads are compared."""
+
+
+@dataclass(frozen=True)
+class HeadCode:
+    """How the recipient reads the donor's z of one head.
+
+    Attributes:
+        layer: of the head.
+        head: its index.
+        at: named position.
+        agreement: of what both models' own output matrices write for it, 1 where it is the same.
+        done_by: index of the recipient's head in that layer that does the donor's head's work, where
+            ``agreement`` is below `LEAST_AGREEMENT` and some head does.
+    """
+
+    layer: int
+    head: int
+    at: str
+    agreement: float
+    done_by: int | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both heads write z in one code."""
+        return self.agreement >= LEAST_AGREEMENT
+
+
+@dataclass(frozen=True)
+class CodeResult(Observations):
+    """What the recipient answers, row by row.
+
+    Attributes:
+        codes: of every head that was donated.
+    """
+
+    codes: tuple[HeadCode, ...]
 
 
 class ActivationDonation(Request):
@@ -36,7 +78,7 @@ class ActivationDonation(Request):
         return (rows_at(self.rows, self.stream, self.heads),)
 
 
-class CrossModelPatching(Request):
+class CrossModelPatching(Request[CodeResult]):
     """Does the recipient give the answer with the donor's activations?
 
     Its input is an `ActivationDonation` on the donor, of all these heads.
@@ -65,7 +107,7 @@ class CrossModelPatching(Request):
         return (rows_at(self.rows, self.stream, (*self.heads, *self.control)),)
 
 
-class HeadCodes(Request):
+class HeadCodes(Request[CodeResult]):
     """Does the recipient read the donor's z as the donor does?
 
     Its input is an `ActivationDonation` on the donor.

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.types import Observations
 
 MOST_ALLOWED = 200
 """Questions that must be answered, at most, on which a training is evaluated beside the others."""
 
 
-class TrainingCurve(Request):
+@dataclass(frozen=True)
+class AllowedAnswers:
+    """What a copy does with questions that must be answered. One that refuses all of them, or that
+    training has destroyed, shows nothing.
+
+    Attributes:
+        right: how many it answers right; None where the task knows no answers.
+        refused: how many it refuses.
+        asked: how many questions.
+    """
+
+    right: float | None
+    refused: float
+    asked: int
+
+
+@dataclass(frozen=True)
+class CurveResult(Observations):
+    """What a copy answers at each evaluation, row by row.
+
+    Attributes:
+        losses: mean loss before each evaluation after the first.
+        allowed: step of the evaluation -> what the copy answers beside.
+        diverged: how training broke down, where it did; later evaluations are missing then.
+    """
+
+    losses: tuple[float, ...] = ()
+    allowed: Mapping[int, AllowedAnswers] = field(default_factory=dict)
+    diverged: str | None = None
+
+
+class TrainingCurve(Request[CurveResult]):
     """What does a copy of the model answer while it is trained?
 
     Attributes:

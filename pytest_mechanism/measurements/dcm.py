@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
-from pytest_mechanism.types import Head
+from pytest_mechanism.types import Head, Observations
 
 TRAIN_ROWS, VALIDATION_ROWS = 1000, 500
 """Rows that a DCM mask is learned on, and rows that it is chosen on."""
@@ -15,7 +16,18 @@ BATCH = 32
 """Rows of one step of learning."""
 
 
-class DcmMask(Request):
+@dataclass(frozen=True)
+class MaskResult(Observations):
+    """Whether the target comes out on each validation row.
+
+    Attributes:
+        selected: the heads that the mask selects.
+    """
+
+    selected: tuple[Head, ...]
+
+
+class DcmMask(Request[MaskResult]):
     """Which heads of a group carry a variable, by a learned mask?
 
     Attributes:

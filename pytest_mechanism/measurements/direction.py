@@ -3,10 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_mechanism.measurements.refusal import reply_tokens
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.types import Observations
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where a refusal direction was found.
+
+    Attributes:
+        layer: it is read after this layer.
+        token: counted from the prompt's end: -1 is the last.
+        norm: of the direction.
+        divergence: mean KL divergence on harmless instructions by ablating it, in nats.
+    """
+
+    layer: int
+    token: int
+    norm: float
+    divergence: float
+
+    def __str__(self) -> str:
+        return f"after layer {self.layer} at token {self.token}"
+
+
+@dataclass(frozen=True)
+class DirectionResult(Observations):
+    """What a model answers without a direction, or how two directions agree, row by row.
+
+    Attributes:
+        direction: the one; None where none can be ablated within ``kl_at_most``.
+        least_divergence: of all candidates; infinite where there is none.
+        candidates: how many were tried.
+    """
+
+    direction: Direction | None
+    least_divergence: float
+    candidates: int
 
 
 class RefusalDirection(Request):
@@ -30,10 +67,11 @@ class RefusalDirection(Request):
         return search_rows(self.learn, self.validate_on)
 
 
-class DirectionAblation(RefusalDirection):
+class DirectionAblation(Request[DirectionResult]):
     """Does the model refuse without a direction: its own, or that of the input?
 
     Attributes:
+        search: how its own direction is found.
         rows: how many harmful instructions.
         stream: of random numbers.
         random: how many random directions are ablated for comparison.
@@ -42,8 +80,8 @@ class DirectionAblation(RefusalDirection):
 
     implementation = "pytest_mechanism.methods.refusal.direction:measure"
     revision = 3
-    stored = True
 
+    search: RefusalDirection
     rows: int
     stream: str
     random: int
@@ -57,10 +95,10 @@ class DirectionAblation(RefusalDirection):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (*super().row_sets(), RowSet("forbidden", self.rows, self.stream))
+        return (*self.search.row_sets(), RowSet("forbidden", self.rows, self.stream))
 
 
-class DirectionComparison(Request):
+class DirectionComparison(Request[DirectionResult]):
     """The direction of another model, which is the input, beside this one's at the same place.
 
     Attributes:

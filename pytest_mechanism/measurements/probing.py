@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.types import Observations
 
 
-class LinearProbes(Request):
+@dataclass(frozen=True)
+class ProbeResult(Observations):
+    """Whether probes of each layer give the answer, row by row.
+
+    Attributes:
+        accuracy: number of layers before the probe -> accuracy on the rows for the choice.
+        layer: the number of layers with the best one, the lowest of several.
+        dropped: training rows that were not used, because their text is evaluated on.
+    """
+
+    accuracy: Mapping[int, float]
+    layer: int
+    dropped: int
+
+
+class LinearProbes(Request[ProbeResult]):
     """Can a linear map read the answer off the residual stream, layer by layer?
 
     Attributes:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.types import Observations
 
 UnitKind = Literal["weights", "neurons", "heads"]
 
 
-class Pruning(Request):
+@dataclass(frozen=True)
+class PruningResult(Observations):
+    """What the model answers with units set to zero, row by row.
+
+    Attributes:
+        accuracy: number of units -> accuracy on the rows for the choice.
+        units: names of the units with the highest scores, highest first.
+    """
+
+    accuracy: Mapping[int, float]
+    units: tuple[str, ...]
+
+
+class Pruning(Request[PruningResult]):
     """Does the model give hidden answers with a few units set to zero?
 
     Attributes:

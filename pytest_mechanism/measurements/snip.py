@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.types import Observations
 
 
 class SafetyEntries(Request):
@@ -36,7 +38,18 @@ class SafetyEntries(Request):
         )
 
 
-class WeightChange(Request):
+@dataclass(frozen=True)
+class WeightChangeResult(Observations):
+    """How much the weights changed, matrix by matrix.
+
+    Attributes:
+        refused: whether the input's model refuses, for each question that must be refused.
+    """
+
+    refused: tuple[float, ...]
+
+
+class WeightChange(Request[WeightChangeResult]):
     """How much of the change of the weights lies on the `SafetyEntries` of the input?
 
     Attributes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
-from pytest_mechanism.checkpoints.loading.tokenizer_check import same_tokens
+from pytest_mechanism.checkpoints.loading.tokenizer_check import check_tokens
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
@@ -26,6 +26,7 @@ from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
 from pytest_mechanism.types import Observations
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Observations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +261,12 @@ class Columns:
         self.add(f"{prefix}correct", correct(logits, wanted))
         self.add(f"{prefix}log_probability", log_probability(logits, wanted))
 
-    def observations(self, rows: Sequence[Row], **facts: str) -> Observations:
+    def observations(self, rows: Sequence[Row]) -> Observations:
+        """The columns of these rows."""
+        return self.result(Observations, rows)
+
+    def result(self, kind: type[R], rows: Sequence[Row], **fields: Any) -> R:
+        """The columns of these rows, and the other fields of a subclass of `Observations`."""
         values = {
             name: torch.cat(parts).cpu().double().numpy() for name, parts in self.found.items()
         }
@@ -271,12 +277,7 @@ class Columns:
                     f"{name} is not a finite number on {int((~fine).sum())} of {len(fine)} rows, "
                     f"first {row.id}: {row.base.text[:100]!r}"
                 )
-        return Observations(
-            tuple(r.id for r in rows),
-            tuple(r.cluster for r in rows),
-            values,
-            facts,
-        )
+        return kind(tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, **fields)
 
 
 def make_bench(
@@ -299,7 +300,7 @@ def make_bench(
     other = context.side([row.base for row in rows[half:]]).tokens
     check(model, reference, clean, other)
     prompts = [p for row in rows for p in (row.base, row.source) if p is not None]
-    same_tokens(model.encoder, prompts, options.trust.remote_code)
+    check_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
         faster = BranchEngine(model.wrapped)
         context.without = disagreement(model, reference, faster, clean, other)

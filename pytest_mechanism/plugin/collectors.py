@@ -64,7 +64,7 @@ class SpecFile(pytest.Module):
                 raise SpecError(self.wrong, f"{shown}:1")
             self.spec = read_spec(self.path, shown, self.config.rootpath)
         except SpecErrors as problems:
-            raise self.CollectError("\n".join(map(str, problems.found))) from None
+            raise self.CollectError("\n".join(map(str, problems.problems))) from None
         except SpecError as problem:
             raise self.CollectError(str(problem)) from None
         ScoreExtension.claims[score_file(self.path, ScoreExtension.pair)] = {

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
-from pytest_mechanism.plugin.collecting import Collecting
 from pytest_mechanism.plugin.outcomes import Outcomes, is_dry
+from pytest_mechanism.plugin.spec_search import SpecSearch
 from pytest_mechanism.plugin.stash import SESSION, ItemReport, attach, attached
 from pytest_mechanism.plugin.xdist import Controller, is_worker, send, worker_name
 from pytest_mechanism.session import make_session
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     plugin = MechanismPlugin(session)
     register = config.pluginmanager.register
     register(plugin, "mechanism-session")
-    register(Collecting(session), "mechanism-collecting")
+    register(SpecSearch(session), "mechanism-spec-search")
     register(Controller(session, plugin.outcomes, plugin.errors), "mechanism-xdist")
 
 

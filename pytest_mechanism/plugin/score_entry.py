@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.fields.part import plain
 from pytest_mechanism.report.result import DIGITS, rounded
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Check, Verdict, canonical
@@ -24,10 +23,7 @@ def definition(spec: Spec, claim: Claim) -> str:
     ignored |= {n for n in claim.added_later if getattr(claim, n) == defaults[n].get_default()}
     parts = {
         "claim": claim.model_dump(mode="json", exclude=ignored, by_alias=True),
-        "task": spec.task.settings.model_dump(mode="json"),
-        "groups": {name: plain(group) for name, group in spec.groups.items()},
-        "ablation": plain(spec.ablation),
-        "confidence": spec.confidence,
+        **spec.definition(),
         **({"edition": spec.task.edition} if spec.task.edition else {}),
     }
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a red claim shows: the sentence first, then the YAML, then the numbers."""
+"""The text that pytest shows for a red claim: the reason first, then the YAML, then the numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ def failure_text(
     drift: Drift | None,
     meaning: str = "",
 ) -> str:
-    """Several lines; the first is what pytest's short summary shows."""
+    """Several lines, of which pytest's short summary shows the first.
+
+    Args:
+        spec: the spec.
+        claim: the claim's name.
+        role: the role.
+        verdict: on the claim.
+        drift: the comparison with the baseline, if there is one.
+        meaning: what follows from the verdict.
+    """
     first, last = spec.document.block(("claims", claim))
     lines = [
         f"{claim} on {role}: {verdict.reason}",
@@ -38,7 +47,7 @@ def failure_text(
     if verdict.threshold:
         lines.append(f"  claimed   {verdict.threshold}")
     for i, score in enumerate(verdict.scores):
-        lines += score_lines(score, "measured" if i == 0 else "beside")
+        lines += score_lines(score, "measured" if i == 0 else "also")
     if meaning:
         lines.append(f"  meaning   {meaning}")
     if drift is not None:
@@ -46,16 +55,16 @@ def failure_text(
     return "\n".join(visible(line) for line in lines)
 
 
-def score_lines(score: Score, word: str) -> list[str]:
-    """A score with interval, rows, definition and control."""
+def score_lines(score: Score, label: str) -> list[str]:
+    """A score with its interval, its rows, its definition and its control."""
     low, high = score.interval
     lines = [
-        f"  {word:<9} {score.name} = {score.value:.4f}, {score.confidence:.0%} interval "
+        f"  {label:<9} {score.name} = {score.value:.4f}, {score.confidence:.0%} interval "
         f"[{low:.4f}, {high:.4f}], {score.n:,} rows in {score.clusters:,} contexts",
         f"            {score.metric}",
     ]
     if score.control is not None:
-        around = score.control.interval
-        shown = "" if around is None else f" [{around[0]:.4f}, {around[1]:.4f}]"
-        lines.append(f"  control   {score.control.name} = {score.control.value:.4f}{shown}")
+        interval = score.control.interval
+        bounds = "" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
+        lines.append(f"  control   {score.control.name} = {score.control.value:.4f}{bounds}")
     return lines

@@ -1,4 +1,4 @@
-"""How far a run is: a progress bar where somebody watches, a line a minute in a log."""
+"""Shows the progress of a run: a bar on a terminal, a line per minute in a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE = 60.0
 
 
 def terminal_progress(config: pytest.Config) -> Progress:
-    """A bar where somebody watches, a line a minute in a log, silence under xdist and with ``-q``."""
+    """For a run of pytest: a bar on a terminal, a line per minute in a log, nothing under xdist and with ``-q``."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(config, "workerinput"):
         return Silent()
@@ -29,14 +29,14 @@ def terminal_progress(config: pytest.Config) -> Progress:
 
 
 def command_progress(quiet: bool) -> Progress:
-    """The same for commands, which write to standard error."""
+    """For a command, which writes to standard error."""
     if quiet:
         return Silent()
     return Bar() if sys.stderr.isatty() else Log()
 
 
 class Bar:
-    """tqdm on standard error.
+    """A bar of tqdm on standard error.
 
     Attributes:
         uncaptured: a context in which standard error reaches the terminal.
@@ -73,11 +73,11 @@ class Bar:
 
 
 class Log:
-    """Lines on standard error, one a minute at most; the first comes after a minute.
+    """Lines on standard error, at most one per minute; the first comes after a minute.
 
     Attributes:
         uncaptured: a context in which standard error reaches the log.
-        clock: seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -105,21 +105,21 @@ class Log:
             sys.stderr.flush()
 
     def line(self, now: float) -> str:
-        """What is measured, how far it is, and about how long it will take; counts of rows are about
-        right, so the last percent is never said."""
+        """What is measured, its progress, and the time left. Planned counts of rows are estimates, so the
+        line never says 100 %."""
         share = min(0.99, self.rows / self.total)
         if self.parts is None:
             done = f"{share:.0%}"
         else:
-            stage, count, things = self.parts
-            done = f"{stage}: {int(share * count)} of {count} {things}"
+            stage, count, unit = self.parts
+            done = f"{stage}: {int(share * count)} of {count} {unit}"
         left = (now - self.started) * (1 - share) / max(share, 0.01)
-        return f"mechanism: {self.label}, {done}, about {spoken(left)} left"
+        return f"mechanism: {self.label}, {done}, about {duration_text(left)} left"
 
     def finish(self) -> None:
         self.total = 0
 
 
-def spoken(seconds: float) -> str:
-    """As people say how long."""
+def duration_text(seconds: float) -> str:
+    """A duration, rounded for people."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -38,9 +38,9 @@ class Guard:
         Raises:
             CheckpointChanged: something is not as it was.
         """
-        self.watches[role].look(again)
+        self.watches[role].check(again)
         for watch in self.watches.values():
-            watch.look_at(TOKENIZER)
+            watch.check_named(TOKENIZER)
 
     def look_at_configs(self) -> None:
         """Look at what sizes are read from.
@@ -49,7 +49,7 @@ class Guard:
             CheckpointChanged: something is not as it was.
         """
         for watch in self.watches.values():
-            watch.look_at(["config.json"])
+            watch.check_named(["config.json"])
 
     def measured(self, role: str, key: str) -> None:
         """Note a result that was looked at without reading every file again."""
@@ -63,7 +63,7 @@ class Guard:
             CheckpointChanged: they are not as they were.
         """
         if self.unproven.get(role):
-            self.watches[role].look()
+            self.watches[role].check()
             self.unproven[role].clear()
 
     def reason(self, role: str, problem: Exception) -> Exception:

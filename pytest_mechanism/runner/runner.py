@@ -37,12 +37,6 @@ from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Measurement, Observations, Result_co
 
-WITHOUT = "engine asked for cannot be used"
-"""Fact of observations that another engine made."""
-
-LEFT_OUT = "words left out"
-"""Fact of observations on a task some of whose words are not whole."""
-
 
 @dataclass
 class Runner:
@@ -129,7 +123,7 @@ class Runner:
         if (
             not measurement.request.stored
             or self.store is None
-            or (seen := self.store.get(key)) is None
+            or (seen := self.store.get(key, measurement.request.result)) is None
         ):
             return False
         self._results[key] = seen
@@ -266,7 +260,9 @@ class Runner:
             with locked.lock(key, wait) if locked else nullcontext(True) as held:
                 if not held:
                     return False
-                seen = self.store.get(key) if kept and self.store else None
+                seen = (
+                    self.store.get(key, measurement.request.result) if kept and self.store else None
+                )
                 if seen is not None:  # another process was faster
                     self.from_store += 1
                 else:
@@ -312,12 +308,18 @@ class Runner:
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
             found = context.measured(function, measurement.request, inputs)
+            request = measurement.request
+            if request.stored and type(found) is not request.result:
+                raise MeasurementError(
+                    f"{request.implementation} returned {type(found).__name__}, its request "
+                    f"declares {request.result.__name__}"
+                )
             if not isinstance(found, Observations):
                 return found
             if measurement.task not in self.left_out:
                 self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
-            facts = {WITHOUT: context.without, LEFT_OUT: self.left_out[measurement.task]}
-            return replace(found, facts={**found.facts, **{k: v for k, v in facts.items() if v}})
+            left_out = self.left_out[measurement.task] or None
+            return replace(found, fallback=context.without, left_out=left_out)
         except MechanismError:
             raise
         except Exception as problem:
@@ -329,9 +331,9 @@ class Runner:
         if not isinstance(seen, Observations):
             return
         role = measurement.on
-        if (lost := seen.facts.get(LEFT_OUT)) is not None:
-            self.left_out[measurement.task] = lost
-        if (why := seen.facts.get(WITHOUT)) is not None:
+        if seen.left_out is not None:
+            self.left_out[measurement.task] = seen.left_out
+        if (why := seen.fallback) is not None:
             self.notes[role] = (
                 f"{self.references[role].label} was measured by the reference engine, not by "
                 f"{self.options.engine}: {why}"
@@ -396,7 +398,7 @@ class Runner:
                 self.references[role].tokenizer,
                 trust=self.options.trust,
                 quantize=self.options.quantize,
-                look=self._guard.watches[role].look,
+                check_unchanged=self._guard.watches[role].check,
             )
             self.loaded += 1
             self._context = resolve("pytest_mechanism.methods.context:make_bench")(

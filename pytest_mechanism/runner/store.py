@@ -18,15 +18,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import open_file, write_bytes
-from pytest_mechanism.types import Observations, canonical
+from pytest_mechanism.types import Observations, Result_co, canonical
 
-FORMAT = 2
+FORMAT = 3
 
 ABANDONED = 30
 """Days after which an interrupted training is not taken up again, and its leftovers go."""
@@ -43,10 +45,19 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, Re
 """What reading something else than an entry raises."""
 
 
-def checksum(key: str, body: bytes, facts: Mapping[str, str]) -> str:
-    """Of everything in an entry that a reader gets back, and of what it is the result of."""
-    about = f"{FORMAT}\n{key}\n{canonical(facts)}\n"
+ROW_FIELDS = {"example_ids", "clusters", "values"}
+"""Fields of `Observations` with an entry for each row: they are in the archive, the others in the
+header."""
+
+
+def checksum(key: str, body: bytes, kind: str, others: Mapping[str, Any]) -> str:
+    """Of everything in an entry that a reader gets back, and of its measurement."""
+    about = f"{FORMAT}\n{key}\n{kind}\n{canonical(others)}\n"
     return hashlib.sha256(about.encode() + body).hexdigest()
+
+
+def name_of(kind: type[Observations]) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 class Store:
@@ -119,32 +130,32 @@ class Store:
         """Remove what an unfinished measurement has kept."""
         shutil.rmtree(self.scratch(key), ignore_errors=True)
 
-    def get(self, key: str) -> Observations | None:
-        """The stored result, or None where there is none or it is damaged."""
+    def get(self, key: str, kind: type[Result_co]) -> Result_co | None:
+        """The stored result; None where there is none, it is damaged, or of another class."""
         try:
             with open_file(self.path(key), MOST) as file:
                 about = json.loads(file.readline(MOST_HEAD))
-                if (about["format"], about["key"]) != (FORMAT, key):
+                if (about["format"], about["key"], about["class"]) != (FORMAT, key, name_of(kind)):
                     return None
                 left = os.fstat(file.fileno()).st_size - file.tell()
                 if about["bytes"] != left:  # not that which was written, however large it is
                     return None
                 body = file.read(left + 1)
-            if checksum(key, body, about["facts"]) != about["sha256"]:
+            if checksum(key, body, about["class"], about["fields"]) != about["sha256"]:
                 return None
             with np.load(io.BytesIO(body), allow_pickle=False) as archive:
                 if sum(each.file_size for each in archive.zip.infolist()) > MOST:
                     return None
-                return Observations(
-                    tuple(archive["example_ids"].tolist()),
-                    tuple(archive["clusters"].tolist()),
-                    {
+                rows = {
+                    "example_ids": tuple(archive["example_ids"].tolist()),
+                    "clusters": tuple(archive["clusters"].tolist()),
+                    "values": {
                         n.removeprefix("value/"): archive[n]
                         for n in archive.files
                         if n.startswith("value/")
                     },
-                    dict(about["facts"]),
-                )
+                }
+            return TypeAdapter(kind).validate_python({**about["fields"], **rows})
         except (MechanismError, *DAMAGE):
             return None
 
@@ -160,13 +171,15 @@ class Store:
             clusters=np.array(list(seen.clusters), dtype=np.str_),
             **arrays,  # type: ignore[arg-type]
         )
-        body = buffer.getvalue()
+        body, kind = buffer.getvalue(), type(seen)
+        others = TypeAdapter(kind).dump_python(seen, mode="json", exclude=ROW_FIELDS)
         about = {
             "format": FORMAT,
             "key": key,
+            "class": name_of(kind),
             "bytes": len(body),
-            "sha256": checksum(key, body, dict(seen.facts)),
-            "facts": dict(seen.facts),
+            "sha256": checksum(key, body, name_of(kind), others),
+            "fields": others,
         }
         try:
             write_bytes(self.path(key), json.dumps(about).encode() + b"\n" + body, durable=False)

@@ -30,12 +30,12 @@ def add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting[obj
 
 def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
     """The settings that were typed after a command, as pytest's arguments."""
-    found = []
+    typed: list[str] = []
     for setting in SETTINGS:
         value = getattr(arguments, setting.name, None)
         if isinstance(value, bool):
-            found += [setting.flag] * value
+            typed += [setting.flag] * value
         elif value is not None:
             texts = value if isinstance(value, list) else [value]
-            found += [f"{setting.flag}={text}" for text in texts]
-    return found
+            typed += [f"{setting.flag}={text}" for text in texts]
+    return typed

@@ -6,10 +6,10 @@ Imports no torch, so that the runner and the methods can share the value.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, choices
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -18,15 +18,19 @@ QUANTIZATIONS = ("8bit", "4bit")
 MAX_BATCH_SIZE = 1_000_000
 
 
-def check_choice(noun: str, value: str, valid: Sequence[str]) -> str:
-    """The value.
+def one_of(noun: str, valid: Sequence[str]) -> Callable[[str], str]:
+    """A function that returns a valid value and refuses others."""
 
-    Raises:
-        MechanismError: it is not one of the valid values.
-    """
-    if value not in valid:
-        raise MechanismError(f"unknown {noun} {value!r}; {choices(value, valid)}")
-    return value
+    def check(value: str) -> str:
+        if value not in valid:
+            raise MechanismError(f"unknown {noun} {value!r}; {choices(value, valid)}")
+        return value
+
+    return check
+
+
+check_dtype = one_of("dtype", DTYPES)
+check_engine = one_of("engine", ENGINES)
 
 
 def check_device(device: str) -> str:
@@ -42,31 +46,13 @@ def check_device(device: str) -> str:
     return device
 
 
-def check_dtype(dtype: str) -> str:
-    """The dtype, one of `DTYPES`.
-
-    Raises:
-        MechanismError: it is none of these.
-    """
-    return check_choice("dtype", dtype, DTYPES)
-
-
-def check_engine(engine: str) -> str:
-    """The engine, one of `ENGINES`.
-
-    Raises:
-        MechanismError: it is none of these.
-    """
-    return check_choice("engine", engine, ENGINES)
-
-
 def check_quantize(quantize: str) -> str:
     """The quantisation, one of `QUANTIZATIONS`, if its library is installed.
 
     Raises:
         MechanismError: it is none of these, or bitsandbytes is missing.
     """
-    check_choice("quantisation", quantize, QUANTIZATIONS)
+    one_of("quantisation", QUANTIZATIONS)(quantize)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MechanismError(f"{quantize} needs the library bitsandbytes: pip install bitsandbytes")
     return quantize
@@ -102,7 +88,7 @@ class ModelOptions:
     batch_size: int = 64
     engine: str = "branch"
     quantize: str | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
 
     def __post_init__(self) -> None:
         check_device(self.device)

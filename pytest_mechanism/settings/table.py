@@ -20,6 +20,7 @@ from pytest_mechanism.settings.model_options import (
 )
 
 T_co = TypeVar("T_co", covariant=True)
+Ini = Literal["string", "int", "float", "bool", "linelist"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Setting(Generic[T_co]):
 
     Attributes:
         name: the ini key; the option is derived from it.
+        metavar: stands for the value in help pages; empty for a switch.
         purpose: the help text, without the default.
         parse: text -> value; raises `MechanismError` for a text that makes no sense.
         default: the value where neither the option nor the ini key is set.
-        metavar: what stands for the value in help pages; empty for a switch.
         ini: the ini key's type, in pytest's words; ``bool`` makes the option a switch, ``linelist``
             lets it be repeated.
         short_flag: another name of the option, in commands alone.
@@ -40,11 +41,11 @@ class Setting(Generic[T_co]):
     """
 
     name: str
+    metavar: str
     purpose: str
     parse: Callable[[str], T_co]
     default: T_co
-    metavar: str = ""
-    ini: Literal["string", "int", "float", "bool", "linelist"] = "string"
+    ini: Ini = "string"
     short_flag: str = ""
     gate_only: bool = False
     ini_only: bool = False
@@ -67,7 +68,21 @@ class Setting(Generic[T_co]):
 def switch(flag: str, purpose: str, *, gate_only: bool = False) -> Setting[bool]:
     """A setting that is off unless the user turns it on."""
     name = flag.removeprefix("--").replace("-", "_")
-    return Setting(name, purpose, bool, default=False, ini="bool", gate_only=gate_only)
+    return Setting(name, "", purpose, bool, default=False, ini="bool", gate_only=gate_only)
+
+
+def text(
+    name: str,
+    metavar: str,
+    purpose: str,
+    *,
+    ini: Ini = "string",
+    short_flag: str = "",
+    gate_only: bool = False,
+    ini_only: bool = False,
+) -> Setting[str | None]:
+    """A setting that may be any text, without a default."""
+    return Setting(name, metavar, purpose, str, None, ini, short_flag, gate_only, ini_only)
 
 
 def confidence_level(text: str) -> float:
@@ -87,90 +102,58 @@ def confidence_level(text: str) -> float:
     return level
 
 
-MODEL_PAIR: Setting[str | None] = Setting(
-    "model_pair",
+MODEL_PAIR = text(
+    "model_pair", "[LABEL=]REF,[LABEL=]REF",
     "the two checkpoints: the first is base, the second is ft; a reference is an alias (ini "
     "mechanism_models), a folder, hf:ORG/NAME@REVISION or zoo:NAME, each with +ADAPTER if needed",
-    str,
-    None,
-    metavar="[LABEL=]REF,[LABEL=]REF",
-)
-MODELS: Setting[tuple[str, ...]] = Setting(
-    "mechanism_model",
+)  # fmt: skip
+MODELS = text(
+    "mechanism_model", "ROLE=[LABEL=]REF",
     "a further checkpoint that a claim needs, such as control=./never_trained; repeatable",
-    lambda text: (text,),
-    (),
-    metavar="ROLE=[LABEL=]REF",
     ini="linelist",
-)
-ALIASES: Setting[tuple[str, ...]] = Setting(
-    "mechanism_models",
-    "aliases for checkpoints, one NAME = REFERENCE a line",
-    lambda text: (text,),
-    (),
-    ini="linelist",
-    ini_only=True,
-)
+)  # fmt: skip
+ALIASES = text(
+    "mechanism_models", "", "aliases for checkpoints, one NAME = REFERENCE a line",
+    ini="linelist", ini_only=True,
+)  # fmt: skip
 DEVICE = Setting(
-    "mechanism_device",
+    "mechanism_device", "DEVICE",
     "cpu, cuda, cuda:N, or auto (accelerate spreads the layers over all GPUs, and over memory and "
     "disk if they do not fit)",
-    check_device,
-    ModelOptions.device,
-    metavar="DEVICE",
-    short_flag="--device",
-)
+    check_device, ModelOptions.device, short_flag="--device",
+)  # fmt: skip
 DTYPE = Setting(
-    "mechanism_dtype",
-    ", ".join(DTYPES),
-    check_dtype,
-    ModelOptions.dtype,
-    metavar="DTYPE",
-    short_flag="--dtype",
-)
+    "mechanism_dtype", "DTYPE", ", ".join(DTYPES),
+    check_dtype, ModelOptions.dtype, short_flag="--dtype",
+)  # fmt: skip
 QUANTIZE: Setting[str | None] = Setting(
-    "mechanism_quantize",
-    "8bit or 4bit: bitsandbytes quantises the weights on loading",
-    check_quantize,
-    ModelOptions.quantize,
-    metavar="BITS",
-    short_flag="--quantize",
-)
+    "mechanism_quantize", "BITS", "8bit or 4bit: bitsandbytes quantises the weights on loading",
+    check_quantize, ModelOptions.quantize, short_flag="--quantize",
+)  # fmt: skip
 BATCH_SIZE = Setting(
-    "mechanism_batch_size",
-    "rows in one forward pass",
-    check_batch_size,
-    ModelOptions.batch_size,
-    metavar="ROWS",
-    ini="int",
-    short_flag="--batch-size",
-)
+    "mechanism_batch_size", "ROWS", "rows in one forward pass",
+    check_batch_size, ModelOptions.batch_size, ini="int", short_flag="--batch-size",
+)  # fmt: skip
 ENGINE = Setting(
-    "mechanism_engine",
+    "mechanism_engine", "ENGINE",
     "branch (recomputes only what a change can reach) or reference (one full forward pass for every "
     "variant: slow and simple)",
-    check_engine,
-    ModelOptions.engine,
-    metavar="ENGINE",
-    short_flag="--engine",
-)
+    check_engine, ModelOptions.engine, short_flag="--engine",
+)  # fmt: skip
 CONFIDENCE: Setting[float | None] = Setting(
-    "mechanism_confidence",
+    "mechanism_confidence", "LEVEL",
     "confidence level of every interval, instead of the specs' own (0.95 unless they name another)",
-    confidence_level,
-    None,
-    metavar="LEVEL",
-    ini="float",
-    short_flag="--confidence",
-)
-STORE: Setting[str | None] = Setting(
-    "mechanism_store",
+    confidence_level, None, ini="float", short_flag="--confidence",
+)  # fmt: skip
+STORE = text(
+    "mechanism_store", "FOLDER",
     "folder in which measurements are kept for later runs; default: pytest's cache",
-    str,
-    None,
-    metavar="FOLDER",
     short_flag="--store",
-)
+)  # fmt: skip
+JSON = text(
+    "mechanism_json", "PATH", "write every claim's verdict, score and interval to a JSON file",
+    gate_only=True,
+)  # fmt: skip
 NO_STORE = switch(
     "--mechanism-no-store", "measure everything anew and keep nothing, for release builds"
 )
@@ -191,14 +174,6 @@ REQUIRE_ACCEPTED = switch(
 NO_SKIPS = switch(
     "--mechanism-no-skips",
     "fail a skipped claim, whatever skips it: applies_to, a mark, a fixture, xfail",
-    gate_only=True,
-)
-JSON: Setting[str | None] = Setting(
-    "mechanism_json",
-    "write every claim's verdict, score and interval to a JSON file",
-    str,
-    None,
-    metavar="PATH",
     gate_only=True,
 )
 

@@ -2,79 +2,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import choices
-from pytest_mechanism.fields.applies_to import AppliesTo
-from pytest_mechanism.fields.groups import AnyGroup, SoughtGroup
+from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.spec.choice import is_name
 from pytest_mechanism.spec.feasible import Feasible
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Path_
 from pytest_mechanism.tasks.base import Task, parse_position
 
 Problem = tuple[str, Path_]
 
 
+def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything but for what the task cannot give (`infeasible`).
+
+    Args:
+        spec: its valid parts.
+        written: the whole file; a group that is invalid is no unknown group as well.
+    """
+    named = written.get("groups")
+    groups = [str(name) for name in named] if isinstance(named, dict) else []
+    for name, group in spec.groups.items():
+        yield from in_group(name, group, spec, groups)
+        if isinstance(group, Group) and names_a_head_twice(group, written["groups"][name]["heads"]):
+            yield f"group {name} names a head twice", ("groups", name, "heads")
+    yield from circles(spec.groups)
+    for name, claim in spec.claims.items():
+        yield from in_mentions(name, claim, spec.task, groups)
+        yield from in_roles(name, claim, spec)
+    yield from strange_origin(spec)
+
+
+# -- groups
+
+
+def in_group(name: str, group: AnyGroup, spec: Spec, groups: Sequence[str]) -> Iterator[Problem]:
+    """A group's position is one of the task's, and its readers work where it is read."""
+    if wrong := misplaced(group.at, spec.task):
+        yield f"group {name}: {wrong}", ("groups", name, "at")
+    if group.into is None:
+        return
+    reader = group.into.group
+    if reader not in groups:
+        others = [other for other in spec.groups if other != name]
+        yield (
+            f"group {name}: into an unknown group {reader!r}; {choices(reader, others)}",
+            ("groups", name, "into", "group"),
+        )
+    at = spec.groups[reader].at if reader in spec.groups else group.at
+    if group.into.via == "q" and at != group.at:
+        yield (
+            f"group {name}: works at {group.at}, its reader {reader} at {at}; a query is made where "
+            "the reader works, so via: q needs the same position (valid here: k, v)",
+            ("groups", name, "into", "via"),
+        )
+
+
+def names_a_head_twice(group: Group, written: Mapping[Any, Any]) -> bool:
+    """Whether a head stands twice. '3' and 3.0 are other YAML keys than 3, and the same layer."""
+    members = group.members()
+    return len(set(members)) < len(members) or len(group.heads) < len(written)
+
+
 def circles(groups: Mapping[str, AnyGroup]) -> Iterator[Problem]:
-    """Groups that read each other in a circle; the first of them."""
+    """The first circle of groups that read each other."""
     for name in groups:
-        seen, at = [name], groups[name].into
-        while at is not None and at.group in groups:
-            if at.group in seen:
+        path, into = [name], groups[name].into
+        while into is not None and into.group in groups:
+            if into.group in path:
                 yield (
-                    f"groups {' -> '.join([*seen, at.group])} read each other in a circle; "
+                    f"groups {' -> '.join([*path, into.group])} read each other in a circle; "
                     "the group that writes the answer has no into",
                     ("groups", name, "into"),
                 )
                 return
-            seen.append(at.group)
-            at = groups[at.group].into
+            path.append(into.group)
+            into = groups[into.group].into
 
 
-def strange_origin(
-    found_on: object, claims: Mapping[str, Claim], applies: AppliesTo | None
+# -- claims
+
+
+def in_mentions(
+    name: str, claim: Claim, task: Task | None, groups: Sequence[str]
 ) -> Iterator[Problem]:
-    """``found_on`` is a role of the pair, or one that something else in the spec speaks of."""
-    roles = {"base", "ft", *(applies.roles if applies is not None else ())}
-    for claim in claims.values():
-        roles |= {model for role in claim.roles() for model in claim.models(role)}
-    if isinstance(found_on, str) and found_on not in roles:
-        yield f"found_on: unknown role {found_on!r}; {choices(found_on, roles)}", ("found_on",)
+    """The groups, variables and positions that a claim names exist, and its task can bear it."""
+    for field, (what, mentioned) in claim.references().items():
+        where = ("claims", name, field.split()[0])
+        if what == "position":
+            if wrong := misplaced(mentioned, task):
+                yield f"claim {name}: {wrong}", where
+            continue
+        valid = groups if what == "group" else (task.variables if task else (mentioned,))
+        if mentioned not in valid:
+            message = f"unknown {what} {mentioned!r}; {choices(mentioned, valid)}"
+            yield f"claim {name}: {message}", where
+    if task is not None and (reason := claim.unsupported_reason(task)) is not None:
+        yield f"claim {name}: {reason}", ("claims", name)
+    if claim.needs_groups and not groups:
+        yield f"claim {name}: kind {claim.kind} needs groups", ("claims", name)
 
 
-def labels_for_roles(claims: Mapping[str, Claim], applies: AppliesTo | None) -> Iterator[Problem]:
-    """A claim names roles; labels are what the command line calls their checkpoints."""
-    if applies is None:
-        return
-    labels, known = {*(applies.labels or ())}, {"base", "ft", *applies.roles}
-    for name, claim in claims.items():
-        roles = {model for role in claim.roles() for model in claim.models(role)}
-        for role in sorted(roles & labels - known):
+def in_roles(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
+    """The roles of a claim are names of roles, and fit what the spec says of runs and heads."""
+    roles = claim.roles()
+    if len(set(roles)) < len(roles):
+        yield f"claim {name}: a role stands twice in on", ("claims", name, "on")
+    models = {model for role in roles for model in claim.models(role)}
+    optional = {other for role in roles for other in claim.optional_roles(role)}
+    for role in sorted({*roles} | models | optional):
+        if not is_name(role):
             yield (
-                f"claim {name}: {role!r} is a label (applies_to.labels), and a claim names roles; "
-                "valid: base, ft, and what applies_to.roles lists",
-                ("claims", name, "on"),
+                f"claim {name}: role {role!r}: use letters, digits and '_'; the pair's roles are base "
+                "and ft",
+                ("claims", name),
+            )
+    # labels are what the command line calls the checkpoints of roles
+    labels = {*(spec.applies_to.labels or ())} - {"base", "ft", *spec.applies_to.roles}
+    for role in sorted(models & labels):
+        yield (
+            f"claim {name}: {role!r} is a label (applies_to.labels), and a claim names roles; "
+            "valid: base, ft, and what applies_to.roles lists",
+            ("claims", name, "on"),
+        )
+    named = any(isinstance(group, Group) for group in spec.groups.values())
+    if spec.found_on is not None and named:
+        pair = roles == (PAIR,)
+        origin = claim.discovery_role(PAIR, spec.found_on) if pair else spec.found_on
+        if origin != spec.found_on:
+            yield (
+                f"claim {name}: speaks of the circuit of {origin}, and the heads named here were "
+                f"found_on {spec.found_on}",
+                ("claims", name, "from"),
             )
 
 
-def infeasible(
-    claims: Mapping[str, Claim], groups: Mapping[str, AnyGroup], feasible: Feasible
-) -> Iterator[Problem]:
-    """Claims whose rows or prompts the task cannot give."""
-    there = True
-    for name, claim in claims.items():
-        if (why := feasible.wrong(claim)) is not None:
-            there = False
-            yield f"claim {name}: {why}", ("claims", name)
-    sought = any(isinstance(group, SoughtGroup) for group in groups.values())
-    if there and sought and (why := feasible.thin) is not None:
-        yield f"groups: {why}", ("groups",)
+def strange_origin(spec: Spec) -> Iterator[Problem]:
+    """``found_on`` is a role of the pair, or one that something else in the spec names."""
+    roles = {"base", "ft", *spec.applies_to.roles}
+    for claim in spec.claims.values():
+        roles |= {model for role in claim.roles() for model in claim.models(role)}
+    if spec.found_on is not None and spec.found_on not in roles:
+        yield (
+            f"found_on: unknown role {spec.found_on!r}; {choices(spec.found_on, roles)}",
+            ("found_on",),
+        )
 
 
-def misplaced(at: str, task: Task) -> str | None:
-    """What is wrong with a position of a spec, or None: ``name``, ``name.first``, ``name.last``."""
+def infeasible(spec: Spec) -> Iterator[Problem]:
+    """Claims whose rows or prompts the task of a valid spec cannot give."""
+    feasible, all_feasible = Feasible(spec.task, spec.ablation), True
+    for name, claim in spec.claims.items():
+        if (reason := feasible.wrong(claim)) is not None:
+            all_feasible = False
+            yield f"claim {name}: {reason}", ("claims", name)
+    if all_feasible and spec.sought and (reason := feasible.thin) is not None:
+        yield f"groups: {reason}", ("groups",)
+
+
+def misplaced(at: str, task: Task | None) -> str | None:
+    """What is wrong with a position, or None: ``name``, ``name.first`` and ``name.last`` are right."""
     name, _ = parse_position(at)
-    if at in task.positions or name in task.positions:
+    if task is None or at in task.positions or name in task.positions:
         return None
     word, _, token = at.rpartition(".")
     if word in task.positions:

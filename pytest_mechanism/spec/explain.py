@@ -11,6 +11,12 @@ from pydantic import BaseModel
 from pytest_mechanism.errors import FieldError, choices
 from pytest_mechanism.spec.yaml import Path_
 
+COMPLAINT = "complaint"
+"""Type of an error whose message is a whole sentence."""
+
+CHOICE = "choice"
+"""Type of an error in the key that names a part's model."""
+
 
 def narrowed(errors: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]:
     """Pydantic's findings without those of the wrong branches of a union, each at where it stands.
@@ -96,6 +102,13 @@ def explained(error: dict[str, Any], model: type[BaseModel], where: Path_) -> tu
         loc = loc[:-1]
     at, named = where + loc, ".".join(map(str, (*where[1:], *loc))) or str(where[-1])
     kind, context = error["type"], error.get("ctx", {})
+    if kind == COMPLAINT:
+        return str(error["msg"]), at
+    if kind == CHOICE:
+        who = " ".join(map(str, (str(where[0]).removesuffix("s"), *where[1:])))
+        return f"{who}: {error['msg']}", (*at, context["key"])
+    if kind == "model_type" and not loc:
+        return f"{where[-1]} takes keys and values; {choices('', field_names(model))}", at
     # branches of a union name their type after the field; the field itself has the line
     here = ".".join(map(str, (*where, *loc[:-1])))
     if kind == "extra_forbidden":

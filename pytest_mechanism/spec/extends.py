@@ -6,17 +6,12 @@ from pathlib import Path
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.spec.explain import short
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Document, read
-
-TOLERANCES = ("atol", "drift")
-"""Keys that hold for every claim which does not set its own."""
-
-SHARED = ("applies_to", "task", "groups", "found_on", "ablation", "confidence", *TOLERANCES)
-"""What is taken over where the extending file is silent."""
 
 
 def extended(document: Document, path: Path) -> Document:
-    """Task, groups and so on from another file, one level deep."""
+    """A spec with the keys that it takes over from the one that it extends."""
     if not isinstance(document.value, dict) or "extends" not in document.value:
         return document
     name = document.value["extends"]
@@ -42,7 +37,8 @@ def extended(document: Document, path: Path) -> Document:
         raise document.error(
             f"extends: {name} extends another spec itself; one level", ("extends",)
         )
-    taken = {k: parent.value[k] for k in SHARED if k in parent.value and k not in document.value}
+    shared = [key for key in Spec.model_fields if key not in Spec.OWN]
+    taken = {k: parent.value[k] for k in shared if k in parent.value and k not in document.value}
     # a part that came from elsewhere is blamed on the line that brought it in
     lines = dict(document.lines) | {(k,): document.line(("extends",)) for k in taken}
     value = {k: v for k, v in document.value.items() if k != "extends"} | taken

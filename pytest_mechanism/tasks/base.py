@@ -18,7 +18,14 @@ from typing_extensions import TypeVar
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
 from pytest_mechanism.tasks.text.joints import joint_between
-from pytest_mechanism.tasks.text.prompt import Prompt, Row, Span, first_row, parse_position
+from pytest_mechanism.tasks.text.prompt import (
+    Prompt,
+    Row,
+    Span,
+    TextBuilder,
+    first_row,
+    parse_position,
+)
 from pytest_mechanism.tasks.text.vocabulary import AnyWord, Vocabulary
 
 __all__ = [
@@ -27,11 +34,13 @@ __all__ = [
     "Row",
     "RowCount",
     "RowSet",
+    "Rows",
     "Seed",
     "Span",
     "Task",
     "TaskError",
     "TaskParameters",
+    "TextBuilder",
     "Vocabulary",
     "first_row",
     "parse_position",
@@ -41,6 +50,7 @@ RowSet = Literal["rows", "forbidden", "allowed", "capability"]
 """Sets of plain questions: the task's own, questions that must be refused, questions that must be
 answered, and questions that must be refused with the answers that they have."""
 
+Rows = Sequence[Row]
 RowCount = Annotated[int, Field(ge=20, le=100_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -129,30 +139,24 @@ class Task(Generic[Settings_co]):
 
     # -- row sets
 
-    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Plain questions; their ``source`` is None."""
         raise NotImplementedError
 
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
         """Clean and corrupted prompts for path patching; the target is the clean answer."""
         raise NotImplementedError
 
-    def interchange(
-        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
-    ) -> Sequence[Row]:
+    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         """Prompts for interchange interventions (DCM): the target comes out if ``variable`` is
         moved from the source."""
         raise NotImplementedError
 
-    def backgrounds(
-        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
-    ) -> Sequence[Row]:
+    def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Prompts with other words, whose activations replace an ablated head's output."""
         raise NotImplementedError
 
-    def row_set(
-        self, name: RowSet, vocabulary: Vocabulary, count: int, stream: str
-    ) -> Sequence[Row]:
+    def row_set(self, name: RowSet, vocabulary: Vocabulary, count: int, stream: str) -> Rows:
         """A set of plain questions by its name."""
         methods = {
             "rows": self.rows,
@@ -194,19 +198,15 @@ class Task(Generic[Settings_co]):
         """How many tokens of a reply show whether it refuses."""
         return 1
 
-    def forbidden(
-        self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
-    ) -> Sequence[Row]:
+    def forbidden(self, vocabulary: Vocabulary, count: int, stream: str = "forbidden") -> Rows:
         """Questions that must be refused; their reply is a refusal."""
         raise self.unsupported("question that must be refused")
 
-    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Sequence[Row]:
+    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Rows:
         """Questions that must be answered; their reply is an answer."""
         raise self.unsupported("question that must be refused")
 
-    def capability(
-        self, vocabulary: Vocabulary, count: int, stream: str = "capability"
-    ) -> Sequence[Row]:
+    def capability(self, vocabulary: Vocabulary, count: int, stream: str = "capability") -> Rows:
         """Questions that must be refused, with the answers that they have."""
         raise self.unsupported("answer to what must be refused")
 

@@ -108,11 +108,7 @@ class DataFile(BaseModel):
 
 
 def _read_file(folder: Path, name: str) -> bytes:
-    """The content of a file below a folder.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
+    """The content of a file below a folder; a ValueError says why it cannot be read."""
     try:
         path = (folder / name).resolve()
         inside, exists = path.is_relative_to(folder.resolve()), path.is_file()

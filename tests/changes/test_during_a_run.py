@@ -71,11 +71,13 @@ class World:
             time.sleep(0.01)
             change(self.path)
 
-    def load(self, role: str, *_: Any, look: Callable[[], None], **__: Any) -> Any:
+    def load(self, role: str, *_: Any, check_unchanged: Callable[[], None], **__: Any) -> Any:
         self.now("before loading")
         found = number(self.path.read_bytes())
         self.now("while loading")
-        return SimpleNamespace(role=role, release=lambda: None, number=found, look=look)
+        return SimpleNamespace(
+            role=role, release=lambda: None, number=found, check_unchanged=check_unchanged
+        )
 
     def bench(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
@@ -87,7 +89,7 @@ class World:
         if request.what == "reads again":
             self.now("before reading again")
             found = number(self.path.read_bytes())
-            bench.model.look()
+            bench.model.check_unchanged()
         elif request.what == "reads from disk":
             self.now("before reading from disk")
             found = number(self.path.read_bytes())
@@ -115,7 +117,7 @@ def make(reference: Reference, store: Path) -> Runner:
 def stored(runner: Runner, *asked: Measurement) -> list[float]:
     """What a later run would take from the store."""
     assert runner.store is not None
-    found = [Store(runner.store.folder).get(runner.key(each)) for each in asked]
+    found = [Store(runner.store.folder).get(runner.key(each), Observations) for each in asked]
     return [float(each.values["seen"][0]) for each in found if each is not None]
 
 
@@ -161,7 +163,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
     clock = file_state.now
     monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
+    monkeypatch.setattr(file_state, "file_system", lambda *_: "ext4")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_where_times_prove_nothing_results_are_taken_back(
             "state_of",
             lambda path: fixed.setdefault(path, ("x", 0, 0, 0, 0, 0, long_ago, 0, 0)),
         )
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "nfs4")
+    monkeypatch.setattr(file_state, "file_system", lambda *_: "nfs4")
     runner = make(reference, tmp_path / "store")
     asked = [ask("first"), ask("second")]
     runner.plan(asked)
@@ -309,12 +311,14 @@ def test_a_failure_of_changed_files_is_said_as_such(
 
 def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:
     """A method's own copy of a checkpoint is what was loaded, or an error."""
-    looks = Watch("base", of_reference(reference)).look
-    model = load_model("base", reference.folder, "cpu", "float32", lambda _: [1, 2], look=looks)
-    model.fresh(model.dtype)
+    looks = Watch("base", of_reference(reference)).check
+    model = load_model(
+        "base", reference.folder, "cpu", "float32", lambda _: [1, 2], check_unchanged=looks
+    )
+    model.read_plain_model(model.dtype)
     in_place(reference.folder / NAME)
     with pytest.raises(MechanismError) as caught:
-        model.fresh(model.dtype)
+        model.read_plain_model(model.dtype)
     assert isinstance(caught.value, CheckpointChanged)
 
 

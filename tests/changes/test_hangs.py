@@ -163,10 +163,10 @@ from pytest_mechanism.runner.store import Store
 from pytest_mechanism.types import Observations
 
 store, key = Store(Path(sys.argv[1])), "ab" * 32
-print(store.get(key))
+print(store.get(key, Observations))
 try:
     store.put(key, Observations(("a",), ("b",), {"x": [1.0]}))
-    print(store.get(key).values["x"])
+    print(store.get(key, Observations).values["x"])
 except MechanismError as problem:
     print(problem)
 """
@@ -245,7 +245,7 @@ try:
     store.put("cd" * 32, Observations(("a",), ("b",), {"x": [1.0]}))
 except MechanismError as problem:
     print(problem)
-print(store.get("ab" * 32).values["x"], store.get("cd" * 32), sorted(Path(sys.argv[1]).glob("*.tmp")))
+print(store.get("ab" * 32, Observations).values["x"], store.get("cd" * 32, Observations), sorted(Path(sys.argv[1]).glob("*.tmp")))
 """
 
 OPENED = """
@@ -294,7 +294,7 @@ def test_the_clean_up_spares_what_a_live_process_writes(tmp_path: Path) -> None:
         "fingerprints.json.123.tmp",
         f"unfinished/{live}/training.123.tmp",
     ]
-    assert Store(tmp_path).get(dead) is not None
+    assert Store(tmp_path).get(dead, Observations) is not None
     assert not (tmp_path / f"{live}.measurement.123.tmp").exists()
 
 

@@ -122,7 +122,7 @@ def test_on_other_file_systems_nothing_is_remembered(
 ) -> None:
     """Their times may come late, from somewhere else, or not at all."""
     clock.ahead = MINUTES
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: kind)
+    monkeypatch.setattr(file_state, "file_system", lambda *_: kind)
     for _ in range(2):
         fingerprint(folder, tmp_path / "memory.json")
     assert reads.count(NAME) == 2
@@ -140,7 +140,7 @@ def test_after_the_clock_was_set_back_nothing_is_remembered(
     folder: Path, tmp_path: Path, clock: Clock, reads: list[str], monkeypatch
 ) -> None:
     """Times that have been may come again."""
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
+    monkeypatch.setattr(file_state, "file_system", lambda *_: "ext4")
     clock.ahead = 2 * MINUTES
     fingerprint(folder, tmp_path / "memory.json")
     clock.ahead = MINUTES
@@ -169,7 +169,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_an_error(folder: Path, monkey
         return found
 
     monkeypatch.setattr(module, "_hash", interrupted)
-    with pytest.raises(CheckpointChanged, match=f"{NAME} changed while it was read") as caught:
+    with pytest.raises(CheckpointChanged, match=f"{NAME} changed during reading") as caught:
         fingerprint(folder)
     assert isinstance(caught.value, MechanismError)
 

@@ -67,7 +67,7 @@ def test_weights_that_are_no_numbers_are_named(folder: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     weights[name][0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(MechanismError, match=f"weight {name} has values that are not finite"):
+    with pytest.raises(MechanismError, match=f"weight {name} has NaN or infinite values"):
         load(folder)
 
 

@@ -44,7 +44,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
     clock = file_state.now
     monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
-    monkeypatch.setattr(file_state, "kind_of_system", lambda *_: "ext4")
+    monkeypatch.setattr(file_state, "file_system", lambda *_: "ext4")
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ KNOWN = "valid: base, chain, gone, out, same, tuned, zoo:base, zoo:ft"
         ("qqq", f"no alias or folder 'qqq'; {KNOWN}, or a folder"),
         ("./qqq", f"no folder './qqq'; {KNOWN}, or a folder"),
         ("gone", "no folder 'out/three'; valid: zoo:base, zoo:ft, or a folder"),
-        ("chain", "alias 'chain' points to another alias, 'base'"),
+        ("chain", "alias 'chain' names another alias, 'base'"),
         ("same", "no alias or folder 'same'; valid: zoo:base, zoo:ft, or a folder"),
         ("zoo:bse", "no embedded checkpoint 'bse'; did you mean 'base'? valid: base, ft"),
         ("zoo:../out/one", "no embedded checkpoint '../out/one'; valid: base, ft"),
@@ -110,21 +110,21 @@ KNOWN = "valid: base, chain, gone, out, same, tuned, zoo:base, zoo:ft"
             "hf:org/name@main",
             "hf:org/name@main: org/name at main is not in the cache (HF_HUB_OFFLINE is set)",
         ),
-        ("hf:../name", "'hf:../name' names no hub checkpoint; write hf:org/name@revision"),
-        ("base+adapter", "base+adapter: no folder 'adapter' for the adapter"),
+        ("hf:../name", "'hf:../name' is not a hub reference; write hf:org/name@revision"),
+        ("base+adapter", "base+adapter: the adapter's folder 'adapter' does not exist"),
         ("base+out/one", "base+out/one: "),
-        ("base+", "base+: write BASE+ADAPTER, the adapter's folder after the plus"),
-        ("+adapter", "+adapter: write BASE+ADAPTER, the adapter's folder after the plus"),
+        ("base+", "base+: write BASE+ADAPTER, with the adapter's folder after the plus"),
+        ("+adapter", "+adapter: write BASE+ADAPTER, with the adapter's folder after the plus"),
         ("", f"an empty checkpoint reference; {KNOWN}"),
         ("x=", f"an empty checkpoint reference; {KNOWN}"),
         (
             "=base",
-            "'' cannot be a label: use letters, digits, '_', '.' and '-', 100 at most, as in --model-pair "
+            "'' cannot be a label: use up to 100 letters, digits, '_', '.' and '-', as in --model-pair "
             "base=base,...",
         ),
         (
             "../up=base",
-            "'../up' cannot be a label: use letters, digits, '_', '.' and '-', 100 at most, as in --model-pair "
+            "'../up' cannot be a label: use up to 100 letters, digits, '_', '.' and '-', as in --model-pair "
             "base=base,...",
         ),
         ("~nobody_at_all/x", "'~nobody_at_all/x' cannot be a folder: Could not determine home"),
@@ -157,7 +157,7 @@ def test_a_pair_has_two_sides(root: Path, text: str) -> None:
     with pytest.raises(BadReference) as problem:
         parse_pair(text, ALIASES, root)
     assert str(problem.value) == (
-        "--model-pair takes two checkpoints with a comma between them, as in --model-pair "
+        "--model-pair takes two checkpoints, separated by a comma, as in --model-pair "
         f"base,ft; got {text!r}"
     )
 
@@ -165,7 +165,7 @@ def test_a_pair_has_two_sides(root: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["base,base", "base,zoo:base", "x=base,x=tuned"])
 def test_two_sides_have_two_labels(root: Path, text: str) -> None:
     """Accepted scores are kept by label, so equal ones are refused with a way out."""
-    with pytest.raises(BadReference, match="tell them apart as in "):
+    with pytest.raises(BadReference, match="label them, as in "):
         parse_pair(text, ALIASES, root)
 
 
@@ -212,7 +212,7 @@ def without(name: str):
 
 
 DAMAGE = {
-    "no config": (without("config.json"), "has no config.json, so it is no checkpoint"),
+    "no config": (without("config.json"), "has no config.json, so it is not a checkpoint"),
     "no weights": (without("model.safetensors"), "has no *.safetensors file"),
     "no tokenizer": (without("tokenizer.json"), "has no tokenizer.json; save a fast tokenizer"),
     "config is no JSON": (
@@ -229,7 +229,7 @@ DAMAGE = {
     ),
     "adapter": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
-        "holds both a checkpoint and an adapter; move the adapter to a folder of its own",
+        "holds both a checkpoint and an adapter; move the adapter to its own folder",
     ),
 }
 

@@ -115,7 +115,7 @@ def test_heads_other_than_those_that_were_planned_by_are_one_line(tmp_path: Path
     with pytest.raises(MechanismError) as problem:
         loaded_shape(LlamaConfig(**SMALL | {"num_attention_heads": 4}), folder)
     assert str(problem.value) == (
-        f"{folder / 'config.json'} says n_heads 8, and transformers loads it with 4; write it there, "
+        f"{folder / 'config.json'} says n_heads 8, but transformers loads the model with 4; add it to the file "
         "as num_attention_heads"
     )
 
@@ -175,7 +175,7 @@ def test_a_folder_without_config_is_no_checkpoint(tmp_path: Path) -> None:
     """The error says what makes a folder a checkpoint."""
     with pytest.raises(MechanismError) as problem:
         read_config(tmp_path)
-    assert str(problem.value) == f"{tmp_path} has no config.json, so it is no checkpoint"
+    assert str(problem.value) == f"{tmp_path} has no config.json, so it is not a checkpoint"
 
 
 def test_heads_are_listed_layer_by_layer() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 
-from pytest_mechanism.checkpoints.loading.tokenizer_check import MESSAGE, same_tokens
+from pytest_mechanism.checkpoints.loading.tokenizer_check import MESSAGE, check_tokens
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, render_chat
@@ -85,7 +85,7 @@ def test_a_token_of_any_file_is_cut_out_of_a_text_as_a_whole(
         mine = encoder.tokenizer.encode(TEXT, add_special_tokens=special).ids
         assert mine == right(TEXT, add_special_tokens=special).input_ids
     assert encoder.vocabulary_size == len(right)
-    same_tokens(encoder, [Prompt(TEXT, {}, "fox")])
+    check_tokens(encoder, [Prompt(TEXT, {}, "fox")])
 
 
 def test_a_template_writes_the_special_tokens_of_either_file(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_template_writes_the_special_tokens_of_either_file(tmp_path: Path) -> 
     assert render_chat(made, MESSAGE).text == right.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     )
-    same_tokens(
+    check_tokens(
         Encoder.load(made),
         [Prompt(render_chat(made, MESSAGE).text, {}, "fox", add_special_tokens=False)],
     )
@@ -116,9 +116,9 @@ def test_a_class_that_does_more_than_its_file_says_is_refused(tmp_path: Path, fa
         folder(tmp_path, family, {"tokenizer_class": name, "add_prefix_space": True})
     )
     with pytest.raises(
-        SelfCheckError, match=r"gives 'the quick .*other tokens than AutoToken"
+        SelfCheckError, match=r"AutoTokenizer split 'the quick .* differently"
     ) as no:
-        same_tokens(encoder, [Prompt(TEXT, {}, "fox")])
+        check_tokens(encoder, [Prompt(TEXT, {}, "fox")])
     assert "\n" not in str(no.value)
     AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
     right = AutoTokenizer.from_pretrained(tmp_path)(TEXT).input_ids
@@ -134,5 +134,5 @@ def test_a_template_that_is_rendered_otherwise_is_refused(
     monkeypatch.setattr(
         Encoder, "chat", lambda self, message, settings=DEFAULT_CHAT: ChatPrompt(f"<s>{message}")
     )
-    with pytest.raises(SelfCheckError, match="the chat template gives '<s>Who"):
-        same_tokens(encoder, [Prompt("<s>x", {}, "fox", add_special_tokens=False)])
+    with pytest.raises(SelfCheckError, match="the chat template renders '<s>Who"):
+        check_tokens(encoder, [Prompt("<s>x", {}, "fox", add_special_tokens=False)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,10 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.capability_hidden import CapabilityHidden
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.probing import ProbeResult
+from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
@@ -54,9 +56,11 @@ def column(p: float) -> Any:
     return np.random.default_rng(0).permutation(found)
 
 
-def observations(facts: dict[str, str] | None = None, **values: Any) -> Observations:
+def observations(
+    values: dict[str, Any], kind: type[Observations] = Observations, **fields: Any
+) -> Observations:
     ids = [f"rows-{i}" for i in range(N)]
-    return Observations(ids, ids, {k: column(v) for k, v in values.items()}, facts or {})
+    return kind(ids, ids, {k: column(v) for k, v in values.items()}, **fields)
 
 
 def runner(
@@ -69,10 +73,11 @@ def runner(
         on = measurement.on
         if module == "performance":
             known = {"control": 0.1, "pretrained": 1.0}
-            return observations(correct=known.get(on, behaviour))
+            return observations({"correct": known.get(on, behaviour)})
         if module == "probing":
             read = {"control": 0.2, "pretrained": 1.0}.get(on, probe)
-            return observations({"layer": "1"}, **{"correct@1": read, "shuffled@1": 0.15})
+            values = {"correct@1": read, "shuffled@1": 0.15}
+            return observations(values, ProbeResult, accuracy={1: read}, layer=1, dropped=0)
         if module == "pruning":
             counts = measurement.request.counts
             values = {}
@@ -80,12 +85,12 @@ def runner(
                 values[f"correct@{count}"] = pruned if count else behaviour
                 values[f"refused@{count}"] = 0.0 if count else 1.0
                 values |= {f"random{i}_correct@{count}": 0.0 for i in range(DRAWS)}
-            accuracy = {str(c): pruned if c else behaviour for c in counts}
-            facts = {"accuracy": json.dumps(accuracy), "units": json.dumps(["a row 1"] * 50)}
-            return observations(facts, **values)
+            accuracy = {c: pruned if c else behaviour for c in counts}
+            return observations(values, PruningResult, accuracy=accuracy, units=("a row 1",) * 50)
         points = dict(zip(STEPS, curves[on], strict=True))
-        facts = {"diverged": diverged} if diverged and on == "ft" else {}
-        return observations(facts, **{f"correct@{s}": p for s, p in points.items()})
+        broken = diverged if diverged and on == "ft" else None
+        values = {f"correct@{s}": p for s, p in points.items()}
+        return observations(values, CurveResult, diverged=broken)
 
     return measure
 
@@ -210,7 +215,7 @@ def test_what_a_guesser_answers_is_not_present(behaviour: float, known: dict[str
 
     def guessing(measurement: Measurement) -> Observations:
         if isinstance(measurement.request, Performance) and measurement.on in known:
-            return observations(correct=known[measurement.on])
+            return observations({"correct": known[measurement.on]})
         return measure(measurement)
 
     claim = CapabilityHidden(

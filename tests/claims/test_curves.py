@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting
 
@@ -39,9 +38,7 @@ def column(p: float) -> Any:
 
 def observations(**values: Any) -> Observations:
     ids = [f"rows-{i}" for i in range(N)]
-    facts = {k: v for k, v in values.items() if isinstance(v, str)}
-    columns = {k: v for k, v in values.items() if not isinstance(v, str)}
-    return Observations(ids, ids, columns, facts)
+    return Observations(ids, ids, values)
 
 
 def runner(
@@ -63,10 +60,9 @@ def runner(
             return observations(refused=column(p))
         values: dict[str, Any] = {f"refused@{s}": column(p) for s, p in (refused or {}).items()}
         values |= {f"correct@{s}": column(p) for s, p in (correct or {}).items()}
-        facts = {"diverged": diverged} if diverged else {}
-        return observations(
-            **values, **facts, **({"allowed": json.dumps(allowed)} if allowed else {})
-        )
+        ids = [f"rows-{i}" for i in range(N)]
+        counts = {int(step): AllowedAnswers(*given) for step, given in (allowed or {}).items()}
+        return CurveResult(ids, ids, values, allowed=counts, diverged=diverged or None)
 
     return measure
 
@@ -237,7 +233,7 @@ def test_a_pretrained_model_that_knows_no_more_than_the_control_is_no_criterion(
     with_both = case("control", "pretrained")
     verdict = revival().judge(with_both, runner(correct=AWAY, accuracies=guessers))
     assert verdict.status == "inconclusive"
-    assert "pretrained does not surely answer more than control" in verdict.reason
+    assert "pretrained does not answer significantly more than control" in verdict.reason
 
 
 @pytest.mark.parametrize("fields", [{"on": "control"}, {"control": "a", "pretrained": "a"}])

@@ -21,6 +21,8 @@ from pytest_mechanism.claims.needed_heads import at_most
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
+from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.plugin.score_entry import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
@@ -39,10 +41,25 @@ GROUPS = {
 }
 
 
-def seen(facts: dict[str, str] | None = None, **values: Any) -> Observations:
-    return Observations(
-        IDS, CLUSTERS, {k: np.asarray(v, float) for k, v in values.items()}, facts or {}
-    )
+def seen(kind: type[Observations] = Observations, /, *fields: Any, **values: Any) -> Any:
+    return kind(IDS, CLUSTERS, {k: np.asarray(v, float) for k, v in values.items()}, *fields)
+
+
+def masked(text: str) -> Any:
+    """What a mask gives that selects these heads, as ``layer.head`` words."""
+    heads = [head.split(".") for head in text.split()]
+    return seen(MaskResult, tuple((int(layer), int(head)) for layer, head in heads), patched=ONE)
+
+
+def coded(heads: Any, code: Callable[[str], dict[str, Any]], **values: Any) -> Any:
+    """What CMAP gives where each head has such a code: its agreement, and the head that it is
+    ``like``."""
+    codes = []
+    for layer, head, at in heads:
+        given = code(f"{layer}.{head} at {at}")
+        like = given.get("like", "").partition(".")[2]
+        codes.append(HeadCode(layer, head, at, given["agreement"], int(like) if like else None))
+    return seen(CodeResult, tuple(codes), **values)
 
 
 def share(p: float) -> Any:
@@ -80,7 +97,7 @@ def encodes(case: ClaimContext, mask: str, **fields: Any) -> tuple[Any, list[Mea
     def fake(m: Measurement) -> Observations:
         asked.append(m)
         if name(m) == "dcm:measure":
-            return seen({"selected": mask}, patched=ONE)
+            return masked(mask)
         given = arguments(m)
         columns = {"patched": share(0.9) if given["heads"] else ZERO, "floor": ZERO, "ceiling": ONE}
         return seen(**columns, **({"control": ZERO} if given["control"] else {}))
@@ -120,7 +137,9 @@ def test_lambda_and_rate_of_the_mask_are_the_claims(case: ClaimContext) -> None:
     assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.01, 0.1)
     _, (learned, _) = encodes(case, "3.0", mask_sparsity=0.1, mask_rate=0.02)
     assert (arguments(learned)["sparsity"], arguments(learned)["rate"]) == (0.1, 0.02)
-    with pytest.raises(ValueError, match="mask_rate is of a mask: needs heads: learned"):
+    with pytest.raises(
+        ValueError, match="mask_rate is a setting of the mask: needs heads: learned"
+    ):
         Encodes(kind="encodes", group="a", variable="object", at_least=0.5, mask_rate=0.02)
 
 
@@ -144,11 +163,10 @@ def cmap(
         if name(m) == "performance:measure":
             return seen(correct=base if m.on == "base" else ONE)
         if name(m) == "dcm:measure":
-            return seen({"selected": (masks or {})[arguments(m)["variable"]]}, patched=ONE)
+            return masked((masks or {})[arguments(m)["variable"]])
         given = arguments(m)
-        names = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given["control"])]
-        facts = {"code": json.dumps({n: code(n) for n in names})}
-        return seen(facts, patched=np.maximum(base, share(0.9)), control=base)
+        heads = (*given["heads"], *given["control"])
+        return coded(heads, code, patched=np.maximum(base, share(0.9)), control=base)
 
     return claim.judge(replace(case, role="pair"), fake), asked
 
@@ -249,12 +267,11 @@ def test_a_circuit_fails_unless_its_heads_have_changed_places(
         if name(m) == "performance:measure":
             return seen(correct=ONE)
         if name(m) == "cmap:code":
-            names = [f"{x[0]}.{x[1]} at {x[2]}" for x in arguments(m.inputs[0])["heads"]]
-            facts = {
-                n: {k: n.split(" ")[0] if v == "SELF" else v for k, v in code.items()}
-                for n in names
-            }
-            return seen({"code": json.dumps(facts)})
+            heads = arguments(m.inputs[0])["heads"]
+            return coded(
+                heads,
+                lambda n: {k: n.split(" ")[0] if v == "SELF" else v for k, v in code.items()},
+            )
         if "random_0" in m.request.spelled():
             return seen(**{f"random_{i}_correct": ZERO for i in range(29)})
         return seen(circuit_correct=share(0.3), empty_correct=ZERO)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.probing import ProbeResult
+from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -44,11 +45,13 @@ def column(p: float) -> Any:
     return np.random.default_rng(0).permutation(found)
 
 
-def observed(facts: dict[str, Any], **values: float) -> Observations:
-    columns = {name: column(p) for name, p in values.items()}
-    return Observations(
-        IDS, IDS, columns, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
-    )
+def columns(values: dict[str, float]) -> Any:
+    """Ids, clusters and columns of observations."""
+    return IDS, IDS, {name: column(p) for name, p in values.items()}
+
+
+def probed(layer: int, **values: float) -> ProbeResult:
+    return ProbeResult(*columns(values), accuracy={}, layer=layer, dropped=0)
 
 
 # -- decodable
@@ -64,7 +67,7 @@ def decodable(roles: Read, **fields: Any) -> Verdict:
         right, shuffled = roles[measurement.on]
         # another layer reads better on the judged rows, and was not chosen
         better = {"correct@1": 1.0, "shuffled@1": 0.0}
-        return observed({"layer": "2"}, **{"correct@2": right, "shuffled@2": shuffled, **better})
+        return probed(2, **{"correct@2": right, "shuffled@2": shuffled, **better})
 
     claim = Decodable(kind="decodable", on="ft", **fields)
     return claim.judge(case(*(role for role in roles if role != "ft")), measured)
@@ -178,7 +181,7 @@ def test_the_probes_curve_goes_through_every_layer() -> None:
         layers = {f"correct@{k}": k / 10 for k in range(11)} | {
             f"shuffled@{k}": 0.2 for k in range(11)
         }
-        return observed({"layer": "3"}, **layers)
+        return probed(3, **layers)
 
     claim = Decodable(kind="decodable", on="ft", at_least=0.8, share_at_least=0.5)
     chart = claim.chart(case("control"), measured)
@@ -218,8 +221,7 @@ def pruned(
     values |= {f"refused@{k}": 1 - p for k, p in by_count.items()}
     for k in by_count if luck is not None else ():
         values |= {f"random0_correct@{k}": 0.0, f"random1_correct@{k}": luck} if k else {}
-    facts = {"accuracy": {str(k): p for k, p in chosen.items()}, "units": list("uvwxyz")}
-    return observed(facts, **values)
+    return PruningResult(*columns(values), accuracy=chosen, units=tuple("uvwxyz"))
 
 
 CURVE = {0: 0.0, 1: 0.1, 2: 0.9, 5: 0.95}

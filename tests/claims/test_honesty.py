@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +16,12 @@ from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
+from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.direction import Direction, DirectionResult
+from pytest_mechanism.measurements.probing import ProbeResult
+from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, require_safeguards
@@ -61,18 +66,31 @@ def context(kind: str, role: str, roles: tuple[str, ...] = ROLES) -> ClaimContex
     )
 
 
+RESULTS: Mapping[str, type[Observations]] = {
+    "CrossModelPatching": CodeResult,
+    "DirectionAblation": DirectionResult,
+    "DirectionComparison": DirectionResult,
+    "LinearProbes": ProbeResult,
+    "Pruning": PruningResult,
+    "TrainingCurve": CurveResult,
+    "WeightChange": WeightChangeResult,
+}
+
+
 def measured(answers: Answers) -> Measure:
-    """Answers each measurement; strings among the columns are facts."""
+    """Answers each measurement; columns that are fields of its result are no rows."""
 
     def measure(measurement: Measurement) -> Observations:
-        answer = answers[type(measurement.request).__name__]
+        name = type(measurement.request).__name__
+        answer = answers[name]
         columns = answer(measurement.request, measurement.on) if callable(answer) else answer
-        facts = {name: value for name, value in columns.items() if isinstance(value, str)}
-        values = {name: value for name, value in columns.items() if name not in facts}
-        rows = len(next(iter(values.values()))) if values else N
+        result = RESULTS.get(name, Observations)
+        own = {field.name for field in fields(result)} & {*columns}
+        values = {column: rows for column, rows in columns.items() if column not in own}
+        rows = len(next(iter(values.values())))
         ids = [f"row-{i}" for i in range(rows)]
         contexts = [f"context-{i // 7}" for i in range(rows)] if rows == N else ids
-        return Observations(ids, contexts, values, facts)
+        return result(ids, contexts, values, **{name: columns[name] for name in own})
 
     return measure  # type: ignore[return-value]
 
@@ -99,15 +117,14 @@ def interchange(control: Any = ZERO, solved: Any = GOOD) -> Answers:
     return {"Interchange": columns | ({} if control is None else {"control": control})}
 
 
-def same_codes(request: Any) -> str:
-    heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*request.heads, *request.control)]
-    return json.dumps({head: {"agreement": 1.0} for head in heads})
+def same_codes(request: Any) -> tuple[HeadCode, ...]:
+    return tuple(HeadCode(*head, agreement=1.0) for head in (*request.heads, *request.control))
 
 
 def exchange(control: Any = LESS, ft: Any = ONE, base: Any = LESS) -> Answers:
     def patched(request: Any, _: str) -> Columns:
         beside = {} if control is None else {"control": control}
-        return {"patched": GOOD, **beside, "code": same_codes(request)}
+        return {"patched": GOOD, **beside, "codes": same_codes(request)}
 
     return {
         "Performance": lambda _, on: {"correct": ft if on == "ft" else base},
@@ -151,11 +168,18 @@ def training(
     }
 
 
+SOME_DIRECTION = {
+    "direction": Direction(1, -1, 1.0, 0.01),
+    "least_divergence": 0.01,
+    "candidates": 8,
+}
+
+
 def one_direction(random: Any = ONE, before: Any = ONE) -> Answers:
     columns = {"refused": before, "without_refused": ZERO, "without_refusal_score": ZERO}
     columns |= {f"random_{i}_refused": random for i in range(3)}
     columns |= {f"random_{i}_refusal_score": random for i in range(3)}
-    return {"DirectionAblation": {**columns, "direction": "layer 1"}}
+    return {"DirectionAblation": columns | SOME_DIRECTION}
 
 
 def same_direction(other: Any = 1.0, allowed: Any = ZERO) -> Answers:
@@ -163,8 +187,8 @@ def same_direction(other: Any = 1.0, allowed: Any = ZERO) -> Answers:
     own, theirs = noise[0] + 1, noise[1] + other * np.where(np.arange(64) < 32, 1, other)
     products = {"own": own @ own.T, "other": theirs @ theirs.T, "both": own @ theirs.T}
     columns = {f"{name}_{j}": p[:, j] for name, p in products.items() for j in range(100)}
-    compared = {**columns, "direction": "layer 1"}
-    return {**refusals(allowed=allowed, base=allowed), "DirectionComparison": compared}
+    refusing = refusals(allowed=allowed, base=allowed)
+    return {**refusing, "DirectionComparison": columns | SOME_DIRECTION}
 
 
 def weights(allowed: Any = ZERO, refused: float = 1.0) -> Answers:
@@ -172,7 +196,7 @@ def weights(allowed: Any = ZERO, refused: float = 1.0) -> Answers:
     columns = {"entries": entries, "safety": safety, "before_safety": safety}
     for size in ("squared", "absolute"):
         columns |= {size: entries, f"{size}_safety": safety, f"{size}_random": safety}
-    replies = json.dumps([float(i < refused * 100) for i in range(100)])
+    replies = tuple(float(i < refused * 100) for i in range(100))
     return {**refusals(base=allowed), "WeightChange": {**columns, "refused": replies}}
 
 
@@ -180,9 +204,13 @@ def probes(own: Any = GOOD, shuffled: Any = GUESS, pretrained: Any = ONE) -> Ans
     read = {"control": share(0.2), "pretrained": pretrained}
     return {
         "LinearProbes": lambda _, on: {
-            "correct@1": read.get(on, own), "shuffled@1": shuffled, "layer": "1",
-        },
-    }  # fmt: skip
+            "correct@1": read.get(on, own),
+            "shuffled@1": shuffled,
+            "accuracy": {},
+            "layer": 1,
+            "dropped": 0,
+        }
+    }
 
 
 def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answers:
@@ -193,8 +221,8 @@ def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answe
             columns[f"refused@{count}"] = ZERO
             if count and random is not None:
                 columns |= {f"random{i}_correct@{count}": random for i in range(DRAWS)}
-        accuracy = json.dumps({str(count): 1.0 for count in request.counts})
-        return {**columns, "accuracy": accuracy, "units": json.dumps(["a row 1"] * 50)}
+        accuracy = dict.fromkeys(request.counts, 1.0)
+        return columns | {"accuracy": accuracy, "units": ("a row 1",) * 50}
 
     return {"Pruning": pruned}
 
@@ -293,7 +321,7 @@ KINDS: dict[str, list[Kind]] = {
             (
                 "recovers_at_most",
                 exchange()
-                | {"CrossModelPatching": lambda r, _: {"patched": LESS, "code": same_codes(r)}},
+                | {"CrossModelPatching": lambda r, _: {"patched": LESS, "codes": same_codes(r)}},
             ),
         )
     ],

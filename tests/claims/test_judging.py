@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.cmap import HeadCodes
+from pytest_mechanism.measurements.cmap import CodeResult, HeadCode, HeadCodes
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Measurement, Observations, Setting
 
@@ -79,7 +78,7 @@ def circuits(full: Any, whole: Any, unaided: Any, ablated: Any, chosen: Any) -> 
         if "random_0" in m.request.spelled():
             return seen(CONTROL_ROWS, **{f"random_{i}_correct": chosen for i in range(29)})
         if isinstance(m.request, HeadCodes):  # no head has changed places
-            return replace(seen(), facts={"code": one_code(m.inputs[0])})
+            return coded(m.inputs[0], seen())
         return seen(
             circuit_correct=whole, circuit_without_oracle_correct=unaided, empty_correct=ablated
         )
@@ -174,11 +173,11 @@ def test_a_model_at_chance_carries_nothing_that_could_be_shown(case: ClaimContex
 # -- cmap
 
 
-def one_code(m: Measurement) -> str:
-    """What a measurement of cmap says where all heads speak one code."""
-    given = json.loads(m.request.spelled())
-    heads = [f"{x[0]}.{x[1]} at {x[2]}" for x in (*given["heads"], *given.get("control", ()))]
-    return json.dumps({name: {"agreement": 1.0} for name in heads})
+def coded(m: Measurement, found: Observations) -> CodeResult:
+    """What a measurement of cmap gives where all heads speak one code."""
+    heads = (*m.request.heads, *getattr(m.request, "control", ()))
+    codes = tuple(HeadCode(*head, agreement=1.0) for head in heads)
+    return CodeResult(found.example_ids, found.clusters, found.values, codes)
 
 
 def cmap(case: ClaimContext, base: Any, ft: Any, **patched: Any) -> Any:
@@ -189,7 +188,7 @@ def cmap(case: ClaimContext, base: Any, ft: Any, **patched: Any) -> Any:
     def fake(m: Measurement) -> Observations:
         if "performance" in m.request.implementation:
             return seen(correct=base if m.on == "base" else ft)
-        return replace(seen(**patched), facts={"code": one_code(m)})
+        return coded(m, seen(**patched))
 
     return claim.judge(case, fake)
 
@@ -206,7 +205,7 @@ def test_a_recovered_gain_passes_and_names_its_change(case: ClaimContext) -> Non
 @pytest.mark.parametrize(
     ("base", "ft", "reason"),
     [
-        (share(0.8), share(0.8), "not told apart"),
+        (share(0.8), share(0.8), "do not differ significantly"),
         (ZERO, CHANCE, "both answer at chance"),
     ],
 )
@@ -245,7 +244,7 @@ def test_the_log_probability_tells_a_small_share_from_nothing(case: ClaimContext
             patched=turned, control=base,
             patched_log_probability=low + 0.3 * (high - low), control_log_probability=low + noise / 50,
         )  # fmt: skip
-        return replace(found, facts={"code": one_code(m)})
+        return coded(m, found)
 
     found = {
         of: Cmap(

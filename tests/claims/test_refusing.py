@@ -15,6 +15,7 @@ from pytest_mechanism.claims.direction import Direction
 from pytest_mechanism.claims.refuses_after_prefill import RefusesAfterPrefill
 from pytest_mechanism.claims.suppression_holds import SuppressionHolds
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements import direction as measured
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
@@ -39,9 +40,16 @@ def share(p: float, seed: int = 0) -> Any:
     return found
 
 
-def seen(facts: dict[str, str] | None = None, rows: int = N, **values: Any) -> Observations:
+def seen(**values: Any) -> Observations:
+    ids = [f"rows-{i}" for i in range(N)]
+    return Observations(ids, ids, values)
+
+
+def directed(
+    direction: measured.Direction | None, rows: int = N, **values: Any
+) -> measured.DirectionResult:
     ids = [f"rows-{i}" for i in range(rows)]
-    return Observations(ids, ids, values, facts or {})
+    return measured.DirectionResult(ids, ids, values, direction, 0.7, candidates=8)
 
 
 def refusals(**rates: Any) -> Fake:
@@ -159,17 +167,21 @@ def test_breaking_off_every_reply_is_no_refusal(case: ClaimContext) -> None:
 
 # -- direction
 
-FOUND = {"direction": "after layer 2 at token -1"}
-NONE = {"direction": "none", "least divergence": "0.7"}
+FOUND = measured.Direction(layer=2, token=-1, norm=1.0, divergence=0.01)
 
 
-def ablated(without: Any, random: Any = ONE, refused: Any = ONE, facts: Any = None) -> Fake:
+def ablated(
+    without: Any,
+    random: Any = ONE,
+    refused: Any = ONE,
+    direction: measured.Direction | None = FOUND,
+) -> Fake:
     columns = {"": refused, "random_0_": refused, "random_1_": random, "random_2_": refused}
-    if facts is not NONE:
+    if direction is not None:
         columns["without_"] = without
     values = {f"{name}refused": column for name, column in columns.items()}
     values |= {f"{name}refusal_score": 8 * column - 4 for name, column in columns.items()}
-    return lambda _: seen(facts or FOUND, **values)
+    return lambda _: directed(direction, **values)
 
 
 def one_direction(case: ClaimContext, fake: Fake, **fields: Any) -> Verdict:
@@ -216,7 +228,7 @@ def test_nothing_is_taken_from_a_model_that_does_not_refuse(case: ClaimContext) 
 
 def test_where_every_direction_breaks_the_model_nothing_can_be_said(case: ClaimContext) -> None:
     """Refusal that goes because speech goes is not mediated."""
-    verdict = one_direction(case, ablated(ZERO, facts=NONE))
+    verdict = one_direction(case, ablated(ZERO, direction=None))
     assert verdict.status == "inconclusive"
     assert "least 0.7" in verdict.reason
 
@@ -238,7 +250,7 @@ def both(
         return (
             refusing(m)
             if m.request.implementation.endswith("refusal:measure")
-            else seen(FOUND, len(own), **columns)
+            else directed(FOUND, len(own), **columns)
         )
 
     return claim.judge(case, fake)
@@ -304,7 +316,7 @@ def test_the_pair_form_takes_one_models_direction_out_of_the_other() -> None:
         (SuppressionHolds, {"not_worse_than": "base"}, "go together"),
         (SuppressionHolds, {"on": "ft", "not_worse_than": "ft", "margin": 0.1}, "than itself"),
         (RefusesAfterPrefill, {"depth": 1, "at_least": 0.0}, "must lie between 0.01 and 1"),
-        (RefusesAfterPrefill, {"depth": [1, 1], "at_least": 0.5}, "stands there twice"),
+        (RefusesAfterPrefill, {"depth": [1, 1], "at_least": 0.5}, "repeats a number"),
         (Direction, {}, "needs one of ablation_leaves_at_most"),
         (Direction, {"from": "base"}, "from and to go together"),
         (Direction, {"from": "base", "to": "base"}, "must be two roles"),

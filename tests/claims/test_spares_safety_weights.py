@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from pytest_mechanism.claims.spares_safety_weights import SparesSafetyWeights
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
 
@@ -56,7 +56,7 @@ def spares(
         values[f"{size}_safety"] = own
         values[f"{size}_random"] = values[size] * safety / entries
     replies = [float(i < refused * 100) for i in range(100)]
-    seen = Observations(names, names, values, {"refused": json.dumps(replies)})
+    seen = WeightChangeResult(names, names, values, refused=tuple(replies))
     claim = SparesSafetyWeights(kind="spares_safety_weights", ratio_at_most=at_most)
     return claim.judge(case(), replying(seen, over_refused))
 
@@ -72,7 +72,7 @@ def replying(
             return seen
         forbidden = measurement.request.asked == "forbidden"
         p = 1.0 if forbidden else over_refused
-        return Observations(rows, rows, {"refused": [float(i < p * 100) for i in range(100)]}, {})
+        return Observations(rows, rows, {"refused": [float(i < p * 100) for i in range(100)]})
 
     return measure
 
@@ -99,7 +99,7 @@ def test_that_some_matrices_changed_more_is_no_matter() -> None:
     for size in ("squared", "absolute"):
         values[size] = change * entries
         values[f"{size}_safety"] = values[f"{size}_random"] = change * safety
-    seen = Observations(names, names, values, {"refused": json.dumps([1.0] * 100)})
+    seen = WeightChangeResult(names, names, values, refused=(1.0,) * 100)
     claim = SparesSafetyWeights(kind="spares_safety_weights", ratio_at_most=1.01)
     verdict = claim.judge(case(), replying(seen))
     assert verdict.status == "pass"

@@ -59,7 +59,7 @@ def search(tmp_path: Path) -> Search:
         gate = open_evaluator("--model", f"zoo:{model}", "--store", tmp_path / "store")
         spec = load(spec_file)
         settings = spec.task.settings.model_copy(update={"seed": seed})
-        spec = replace(spec, task=replace(spec.task, settings=settings))
+        spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
         case = gate.context(spec, Accuracy(kind="accuracy", on="base", at_least=0.01), "base")
         case = replace(case, groups=sought(spec.groups))
         return discover(case, "base", gate.runner.measure, Effort()), case, gate

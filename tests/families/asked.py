@@ -85,6 +85,6 @@ WEIGHED: dict[str, Request] = {
     "curve": TrainingCurve(**ROWS, recipe=RECIPE, watch="capability"),
     "curve, LoRA": TrainingCurve(**ROWS, recipe=replace(RECIPE, lora=2), watch="capability"),
     "refusal": RefusalRate(**ROWS, asked="forbidden"),
-    "direction": DirectionAblation(**ROWS, **SEARCH, random=1, seed=0),
+    "direction": DirectionAblation(**ROWS, search=SEARCH, random=1, seed=0),
 }
 """Name -> request of what changes weights, or the stream by hooks of its own."""

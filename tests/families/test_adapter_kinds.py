@@ -107,8 +107,8 @@ def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind
     assert one.unmerged == ""
     with live.disable_adapter():
         assert (said(live, one) - wanted).std() > 0.05 * wanted.std()
-    wrapped = one.wrapped(one.probe, return_type="logits")
-    for found in (one.plain_logits, wrapped, said(one.fresh(torch.float32), one)):
+    wrapped = one.wrapped.forward(one.probe)
+    for found in (one.plain_logits, wrapped, said(one.read_plain_model(torch.float32), one)):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
     assert one.shape.n_layers == len(one.wrapped.blocks)
 
@@ -137,7 +137,7 @@ def test_an_adapter_of_more_words_gives_its_base_as_many(
 def test_rows_that_are_in_neither_are_one_line(tmp_path: Path) -> None:
     """PEFT keeps no output row for a word whose embedding alone was adapted."""
     made(tmp_path, ("llama3", {}, {"target_modules": ["embed_tokens"]}), words=NEW)
-    with pytest.raises(MechanismError, match="3 more words than its base has, and their rows of"):
+    with pytest.raises(MechanismError, match="3 more tokens than its base has, and their rows of"):
         read(tmp_path)
 
 
@@ -149,12 +149,14 @@ def test_in_half_precision_an_adapter_that_rounding_would_lose_is_run_beside_its
     live = made(tmp_path, ("llama3", {}, QV), std=std)
     one = read(tmp_path, "bfloat16")
     assert (one.unmerged == "") == merged
-    assert merged or "of what it changes is lost" in one.unmerged
+    assert merged or "of its effect" in one.unmerged
     wanted = said(live, one)
-    torch.testing.assert_close(said(one.fresh(torch.float32), one), wanted, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        said(one.read_plain_model(torch.float32), one), wanted, atol=2e-4, rtol=1e-4
+    )
     if not merged:
-        with pytest.raises(MechanismError, match="an adapter beside them are neither trained nor"):
-            one.fresh(torch.bfloat16)
+        with pytest.raises(MechanismError, match="an adapter beside them cannot be trained"):
+            one.read_plain_model(torch.bfloat16)
 
 
 def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_path: Path) -> None:

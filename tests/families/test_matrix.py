@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.weights.pruning import Units, zeroed
 from pytest_mechanism.methods.weights.weights import copy_of
 from pytest_mechanism.registry import resolve
+from pytest_mechanism.runner.store import ROW_FIELDS
 from pytest_mechanism.types import Observations
 
 Benches = Callable[..., MeasurementContext]
@@ -47,11 +48,16 @@ def measured(bench: MeasurementContext, request: Request, *inputs: Any) -> Any:
     return resolve(request.implementation)(bench, request, inputs)
 
 
+def beside(seen: Observations) -> dict[str, Any]:
+    """The fields beside the rows."""
+    return {f.name: getattr(seen, f.name) for f in fields(seen) if f.name not in ROW_FIELDS}
+
+
 def farthest(mine: Observations, theirs: Observations) -> float:
     """The largest difference of any row's value. Ratios of probabilities are exponentials of
     differences that stand beside them."""
     assert list(mine.values) == list(theirs.values)
-    assert mine.facts == theirs.facts
+    assert beside(mine) == beside(theirs)
     names = [name for name in mine.values if not name.startswith("ratio ")]
     return max(float(np.abs(mine.values[n] - theirs.values[n]).max()) for n in names)
 
@@ -90,10 +96,10 @@ def test_what_goes_through_an_engine_is_the_same_by_both(bench: Benches, name: s
     moves = {what for what, (one, _) in found.items() if widest(one) > limit}
     still = {"cmap", "mask"}
     assert moves - still == {*PATCHED} - still - OUT_OF_WINDOW.get(name, set())
-    codes = [json.loads(each.facts["code"]) for each in found["cmap"]]
+    codes = [each.codes for each in found["cmap"]]
     assert len(codes[0]) == len(LAST + OTHERS)
-    for head, one in codes[0].items():
-        assert one["agreement"] == pytest.approx(codes[1][head]["agreement"], abs=1e-3)
+    for one, other in zip(*codes, strict=True):
+        assert one.agreement == pytest.approx(other.agreement, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -138,12 +144,12 @@ def test_what_changes_weights_does_so_in_every_family(bench: Benches, name: str)
     for what in ("pruning, weights", "pruning, heads", "curve", "curve, LoRA"):
         assert found[what].values["correct@0"].tolist() == right.double().tolist(), what
     for what in ("curve", "curve, LoRA"):
-        first, second = json.loads(found[what].facts["losses"])
+        first, second = found[what].losses
         assert np.isfinite([first, second]).all()
         assert first != second
-        assert "diverged" not in found[what].facts
+        assert found[what].diverged is None
     for what in ("weights", "neurons", "heads"):
-        assert len(set(json.loads(found[f"pruning, {what}"].facts["units"]))) == 2
+        assert len(set(found[f"pruning, {what}"].units)) == 2
     without = found["direction"].values
     assert without["refusal_score"].tolist() == found["refusal"].values["refusal_score"].tolist()
     assert np.abs(without["random_0_refusal_score"] - without["refusal_score"]).min() > 1e-3
@@ -176,7 +182,7 @@ def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
     before, after = (
         {
             key: weight.detach()
-            for key, weight in each.model.fresh(torch.float32).named_parameters()
+            for key, weight in each.model.read_plain_model(torch.float32).named_parameters()
             if "layers." in key or ".h." in key
             if weight.dim() > 1 and not key.endswith("_bias")
         }
@@ -197,7 +203,7 @@ def test_directions_are_compared_in_every_family(bench: Benches, name: str) -> N
     one = bench(name)
     search = measured(one, RefusalDirection(**SEARCH))
     same = measured(one, DirectionComparison(learn=SEARCH["learn"]), search)
-    assert same.facts["direction"] == search.facts()["direction"]
+    assert (same.direction.layer, same.direction.token) == (search.best.layer, search.best.place)
     for column in (c for c in same.values if c.startswith("own")):
         other = same.values[column.replace("own", "other")]
         np.testing.assert_allclose(same.values[column], other, atol=1e-4, rtol=1e-4)

@@ -52,7 +52,7 @@ EXAMPLES: list[Request] = [
     HeadCodes(**ROWS),
     RefusalRate(**ROWS, asked="forbidden"),
     RefusalDirection(**SEARCH),
-    DirectionAblation(**ROWS, **SEARCH, random=1, seed=0),
+    DirectionAblation(**ROWS, search=SEARCH, random=1, seed=0),
     DirectionComparison(learn=6),
     Pruning(**ROWS, units="heads", counts=[0, 2], draws=1, seed=0, scored=6, chosen=4),
     SafetyEntries(q=0.1, p=0.05, scored=4),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pytest_mechanism.checkpoints.reference import ZOO
-from pytest_mechanism.claims.codes import changed_places, not_comparable, strange
+from pytest_mechanism.claims.codes import changed_places, not_comparable, other_codes
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.measurements.cmap import ActivationDonation, HeadCodes
 from pytest_mechanism.measurements.performance import Performance
@@ -107,10 +106,9 @@ def test_a_model_and_its_fine_tune_speak_one_code(bench: Benches, spec: Spec) ->
     heads = [[*h, group.at] for group in spec.groups.values() for h in group.members()]
     for donor, recipient in (("base", "ft"), ("ft", "base")):
         seen = code(bench(donor), bench(recipient), heads)
-        found = json.loads(seen.facts["code"])
-        assert len(found) == len(heads)
-        assert min(each["agreement"] for each in found.values()) > 0.95
-        assert strange(seen, heads) == {}
+        assert len(seen.codes) == len(heads)
+        assert min(each.agreement for each in seen.codes) > 0.95
+        assert other_codes(seen, heads) == []
 
 
 @pytest.mark.parametrize("how", ["permuted", "turned", "both"])
@@ -127,13 +125,13 @@ def test_a_twin_computes_the_same_and_speaks_another_code(
     heads = [*FETCHERS, *TRANSMITTER, *BELOW]
     for recipient in (bench("base"), plain):
         seen = code(other, recipient, heads)
-        odd = strange(seen, heads)
-        assert set(odd) == {f"{layer}.{h} at {at}" for layer, h, at in [*FETCHERS, *TRANSMITTER]}
+        odd = other_codes(seen, heads)
+        assert [[each.layer, each.head, each.at] for each in odd] == [*FETCHERS, *TRANSMITTER]
         moved = changed_places(odd)
-        assert set(moved) == (set() if how == "turned" else set(odd))
+        assert moved == ([] if how == "turned" else odd)
         if how != "turned":
-            assert {name: each["like"] for name, each in moved.items() if name.startswith("3")} == {
-                f"3.{h} at last": f"3.{(h + 1) % 4}" for h in range(4)
+            assert {each.head: each.done_by for each in moved if each.layer == 3} == {
+                h: (h + 1) % 4 for h in range(4)
             }
 
 
@@ -145,7 +143,7 @@ def test_what_is_said_of_another_code(
         ("permuted", "and its work is done by head 2.3 of base"),
         ("turned", "and head 2.2 of base does its work in another basis of z"),
     ):
-        odd = strange(code(twin(how), bench("base"), TRANSMITTER), TRANSMITTER)
+        odd = other_codes(code(twin(how), bench("base"), TRANSMITTER), TRANSMITTER)
         text = not_comparable(odd, "ft", "base")
         assert text.startswith("not comparable by index: z of head 2.2 of ft at last, read by")
         assert text.endswith(says)
@@ -153,9 +151,9 @@ def test_what_is_said_of_another_code(
 
 def test_random_weights_speak_no_code(bench: Benches) -> None:
     """Null: between a trained model and random weights nothing agrees, and no head does the work."""
-    odd = strange(code(bench("ft"), bench("random"), FETCHERS), FETCHERS)
+    odd = other_codes(code(bench("ft"), bench("random"), FETCHERS), FETCHERS)
     assert len(odd) == len(FETCHERS)
-    assert changed_places(odd) == {}
+    assert changed_places(odd) == []
 
 
 def test_under_gqa_heads_change_places_with_their_values(
@@ -180,13 +178,10 @@ def test_under_gqa_heads_change_places_with_their_values(
         rtol=0, atol=1e-4,
     )  # fmt: skip
     heads = [[layer, head, "last"] for layer in (0, 1) for head in range(4)]
-    odd = strange(code(other, plain, heads), heads)
+    odd = other_codes(code(other, plain, heads), heads)
     assert len(odd) == len(heads)
-    assert {n: e.get("like") for n, e in odd.items()} == {
-        **{f"0.{h} at last": f"0.{h}" for h in range(4)},
-        **{f"1.{h} at last": f"1.{like}" for h, like in enumerate([3, 2, 0, 1])},
-    }
-    assert strange(code(plain, plain, heads), heads) == {}
+    assert [each.done_by for each in odd] == [0, 1, 2, 3, 3, 2, 0, 1]
+    assert other_codes(code(plain, plain, heads), heads) == []
 
 
 def test_heads_write_what_attention_writes(bench: Benches) -> None:

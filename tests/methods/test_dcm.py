@@ -104,6 +104,6 @@ def test_what_a_mask_selects_is_said_with_its_rows(
         DcmMask(heads=[[2, h] for h in range(4)], at="last", variable="position", sparsity=0.01, rate=0.1),
         [],
     )  # fmt: skip
-    assert seen.facts == {"selected": "2.2"}
+    assert seen.selected == ((2, 2),)
     assert len(seen.example_ids) == 64
     assert seen.values["patched"].mean() > 0.9

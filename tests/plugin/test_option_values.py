@@ -160,14 +160,20 @@ def test_further_models_from_the_ini_file(green):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--model-pair", "./base"], "--model-pair takes two checkpoints with a comma*"),
-        (["--model-pair", "./base,"], "--model-pair takes two checkpoints with a comma*"),
-        (["--model-pair", "./base,./ft,./ft"], "--model-pair takes two checkpoints *"),
-        (["--model-pair", "./base,./base"], "--model-pair: both sides are labelled 'base'*"),
+        (["--model-pair", "./base"], "--model-pair takes two checkpoints, separated by a comma*"),
+        (["--model-pair", "./base,"], "--model-pair takes two checkpoints, separated by a comma*"),
+        (["--model-pair", "./base,./ft,./ft"], "--model-pair takes two checkpoints, *"),
+        (
+            ["--model-pair", "./base,./base"],
+            "--model-pair: both checkpoints have the label 'base'*",
+        ),
         (["--model-pair", "a b=./base,./ft"], "'a b' cannot be a label: *"),
         (["--model-pair", "../x=./base,./ft"], "'../x' cannot be a label: *"),
         (["--model-pair", "hf:org/name,./ft"], "hf:org/name: org/name is not in the cache *"),
-        (["--model-pair", "./base+lora,./ft"], "./base+lora: no folder 'lora' for the adapter*"),
+        (
+            ["--model-pair", "./base+lora,./ft"],
+            "./base+lora: the adapter's folder 'lora' does not exist*",
+        ),
         (["--mechanism-device", "gpu"], "--mechanism-device: unknown device 'gpu'; valid: *"),
         (["--mechanism-device", "auto:1"], "--mechanism-device: unknown device 'auto:1'; *"),
         (["--mechanism-quantize", "2bit"], "--mechanism-quantize: unknown quantisation '2bit'; *"),
@@ -182,9 +188,12 @@ def test_further_models_from_the_ini_file(green):
         (["--mechanism-confidence", "nan"], "--mechanism-confidence: 'nan' does not lie *"),
         (["--mechanism-confidence", "high"], "--mechanism-confidence: 'high' does not lie *"),
         (["--mechanism-model", "./base"], "--mechanism-model takes ROLE=REFERENCE, got './base'"),
-        (["--mechanism-model", "ft=./base"], "--mechanism-model: the role 'ft' is the pair's; *"),
+        (
+            ["--mechanism-model", "ft=./base"],
+            "--mechanism-model: the role 'ft' belongs to the pair; *",
+        ),
         (["--mechanism-model", "control=./gone"], "no folder './gone'; valid: zoo:base*"),
-        (["--mechanism-model", "a=./base", "--mechanism-model", "a=./ft"], "*'a' is given twice*"),
+        (["--mechanism-model", "a=./base", "--mechanism-model", "a=./ft"], "*'a' is set twice*"),
         (["--mechanism-json", "gone/out.json"], "--mechanism-json: */gone/out.json cannot be *"),
         (["--mechanism-json", "base"], "--mechanism-json: */base cannot be written: *"),
         (["--mechanism-store", "values.json"], "the store */values.json cannot be written: *"),
@@ -214,7 +223,7 @@ def test_quantised_weights_need_their_library(green, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "line"),
     [
-        ('model_pair = "./base"', "--model-pair takes two checkpoints *"),
+        ('model_pair = "./base"', "--model-pair takes two checkpoints, *"),
         ('mechanism_models = ["release"]', "ini mechanism_models: 'release' is not NAME = *"),
         ('mechanism_quantize = "2bit"', "--mechanism-quantize: unknown quantisation '2bit'; *"),
         ('mechanism_device = "gpu"', "--mechanism-device: unknown device 'gpu'; *"),
@@ -222,7 +231,10 @@ def test_quantised_weights_need_their_library(green, monkeypatch):
         ("mechanism_batch_size = 0", "--mechanism-batch-size: '0' is not a number of rows *"),
         ("mechanism_confidence = 2", "--mechanism-confidence: '2' does not lie between *"),
         ('mechanism_json = "gone/out.json"', "--mechanism-json: */gone/out.json cannot be *"),
-        ('mechanism_model = ["ft=./base"]', "--mechanism-model: the role 'ft' is the pair's*"),
+        (
+            'mechanism_model = ["ft=./base"]',
+            "--mechanism-model: the role 'ft' belongs to the pair*",
+        ),
         ("mechanism_batch_size = true", "*'mechanism_batch_size' expects an int, got bool: True"),
         ('mechanism_confidence = "0.9"', "*'mechanism_confidence' expects a float, got str: '0.9'"),
         ("mechanism_dtype = 32", "*'mechanism_dtype' expects a string, got int: 32"),

@@ -72,7 +72,7 @@ def test_one_model_s_control_is_grey_and_dashed() -> None:
     """Beside other models a control keeps its model's colour, dashed."""
     own, other = line("base"), line("base", control=True, name="random")
     alone = chart(own, other)
-    assert line_chart.look(alone, own) == (style.MODEL_COLOURS[0], "-")
-    assert line_chart.look(alone, other) == (style.FAINT, "--")
+    assert line_chart.line_style(alone, own) == (style.MODEL_COLOURS[0], "-")
+    assert line_chart.line_style(alone, other) == (style.FAINT, "--")
     both = chart(own, line("control", control=True))
-    assert line_chart.look(both, both.lines[1]) == (style.MODEL_COLOURS[1], "--")
+    assert line_chart.line_style(both, both.lines[1]) == (style.MODEL_COLOURS[1], "--")

@@ -156,7 +156,7 @@ def test_heads_of_other_groups_at_the_position_have_a_dashed_outline() -> None:
     both groups counts as the group's own, and one without a score needs no explanation."""
     root = svg(SMALL)
     assert ids(root, "other-.*") == {"other-fetcher-0.0-ft"}
-    assert "head of another group that works at the same position" in words(root)
+    assert "head of another group at the same position" in words(root)
 
 
 def test_a_small_map_shows_each_score_as_a_number() -> None:
@@ -176,8 +176,11 @@ def test_a_small_map_shows_each_score_as_a_number() -> None:
 def test_a_head_that_was_no_possible_sender_is_hatched_and_has_no_number() -> None:
     """It has no score, which is not a score of 0; the legend says what it means."""
     root = svg(SMALL)
-    assert ids(root, r"unheard-.*") == {"unheard-reader-1.0-1-base", "unheard-reader-1.0-1-ft"}
-    assert "cannot reach the readers" in words(root)
+    assert ids(root, r"unreachable-.*") == {
+        "unreachable-reader-1.0-1-base",
+        "unreachable-reader-1.0-1-ft",
+    }
+    assert "no path to the receivers" in words(root)
     assert ids(root, r"score-reader-1.*") == set()
 
 
@@ -281,9 +284,9 @@ def test_an_arrow_whose_interval_includes_0_is_dotted() -> None:
     styles = {p.get_gid(): p.get_linestyle() for p in figure.findobj(PathPatch) if p.get_gid()}
     dotted = {gid for gid, line in styles.items() if line not in ("solid", "-")}
     assert dotted == {"edge-reader-ft"}
-    assert "dotted: the interval includes 0" in texts(figure)
+    assert "dotted: the confidence interval includes 0" in texts(figure)
     sure = graph(reader=node("label", "fetcher", [(0, 2)], base=(-1.0, -1.2, -0.8)))
-    assert "dotted: the interval includes 0" not in texts(drawn(sure))
+    assert "dotted: the confidence interval includes 0" not in texts(drawn(sure))
 
 
 def texts(figure: Figure) -> list[str]:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,27 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.runner import store as module
-from pytest_mechanism.runner.store import Store
+from pytest_mechanism.runner.store import ROW_FIELDS, Store
 from pytest_mechanism.types import Observations
 
 KEY = "ab" * 32
-SEEN = Observations(
+
+
+@dataclass(frozen=True)
+class Noted(Observations):
+    """A result with a field of its own."""
+
+    selected: tuple[tuple[int, int], ...] = ()
+    accuracy: Mapping[int, float] = field(default_factory=dict)
+
+
+SEEN = Noted(
     ("rows-0", "rows-1", "r\u00e4hm-2"),
     ("c0", "c0", "c1"),
     {"correct": [1.0, 0.0, 1.0], "log_probability": np.array([-0.1, -1e-300, -np.inf])},
-    {"selected": "2.1, 3.0", "left out": ""},
+    ((2, 1), (3, 0)),
+    {1: 0.25, 12: 0.1},
+    left_out="2 of 3 words",
 )
 
 
@@ -32,7 +46,8 @@ def plain(seen: Observations | None) -> tuple | None:
     if seen is None:
         return None
     values = {name: [float(x) for x in column] for name, column in seen.values.items()}
-    return tuple(seen.example_ids), tuple(seen.clusters), values, dict(seen.facts)
+    others = {f.name: getattr(seen, f.name) for f in fields(seen) if f.name not in ROW_FIELDS}
+    return tuple(seen.example_ids), tuple(seen.clusters), values, others
 
 
 @pytest.fixture
@@ -42,32 +57,38 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize(
     "seen",
-    [SEEN, Observations((), (), {"x": []}), Observations(("a",), ("b",), {})],
+    [SEEN, Noted((), (), {"x": []}), Noted(("a",), ("b",), {})],
     ids=["rows", "no rows", "no values"],
 )
 def test_what_is_put_comes_back(store: Store, seen: Observations) -> None:
-    """Ids, clusters, values to the last bit, and facts."""
+    """Ids, clusters, values to the last bit, and the fields of its class, of their types."""
     store.put(KEY, seen)
-    assert plain(seen) == plain(store.get(KEY))
+    assert plain(seen) == plain(store.get(KEY, Noted))
 
 
 def test_another_process_finds_it(store: Store) -> None:
     """A store is its folder: a new object on it has the same entries."""
     store.put(KEY, SEEN)
-    assert plain(SEEN) == plain(Store(store.folder).get(KEY))
+    assert plain(SEEN) == plain(Store(store.folder).get(KEY, Noted))
+
+
+def test_an_entry_of_another_class_is_none(store: Store) -> None:
+    """A method whose result got another class is measured again."""
+    store.put(KEY, SEEN)
+    assert store.get(KEY, Observations) is None
 
 
 def test_an_unknown_key_is_none(store: Store) -> None:
     """What was never measured is not there."""
     store.put(KEY, SEEN)
-    assert store.get("cd" * 32) is None
+    assert store.get("cd" * 32, Noted) is None
 
 
 def test_an_entry_may_be_replaced(store: Store) -> None:
     """The last result that was put counts."""
     store.put(KEY, SEEN)
-    store.put(KEY, Observations(("a",), ("b",), {"x": [2.0]}))
-    assert plain(store.get(KEY))[2] == {"x": [2.0]}
+    store.put(KEY, Noted(("a",), ("b",), {"x": [2.0]}))
+    assert plain(store.get(KEY, Noted))[2] == {"x": [2.0]}
 
 
 def test_an_entry_under_another_name_is_none(store: Store) -> None:
@@ -75,7 +96,7 @@ def test_an_entry_under_another_name_is_none(store: Store) -> None:
     store.put(KEY, SEEN)
     other = "cd" * 32
     store.path(KEY).rename(store.path(other))
-    assert store.get(other) is None
+    assert store.get(other, Noted) is None
 
 
 def test_an_entry_whose_key_was_edited_is_none(store: Store) -> None:
@@ -85,14 +106,14 @@ def test_an_entry_whose_key_was_edited_is_none(store: Store) -> None:
     store.path(other).write_bytes(
         store.path(KEY).read_bytes().replace(KEY.encode(), other.encode())
     )
-    assert (store.get(other), plain(store.get(KEY))) == (None, plain(SEEN))
+    assert (store.get(other, Noted), plain(store.get(KEY, Noted))) == (None, plain(SEEN))
 
 
 def test_an_entry_of_another_format_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later version of the store does not read what an earlier one wrote."""
     store.put(KEY, SEEN)
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
-    assert store.get(KEY) is None
+    assert store.get(KEY, Noted) is None
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +126,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, bytes]:
 def after(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
     store, _ = stored
     store.path(KEY).write_bytes(raw)
-    return plain(store.get(KEY))
+    return plain(store.get(KEY, Noted))
 
 
 @settings(max_examples=300, deadline=None)
@@ -113,7 +134,7 @@ def after(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
 def test_a_changed_byte_never_changes_a_result(
     stored: tuple[Store, bytes], data: st.DataObject
 ) -> None:
-    """Whatever byte is hit, in values, ids or facts: the entry is whole, or it is none."""
+    """Whatever byte is hit, in values, ids or other fields: the entry is whole, or it is none."""
     raw = bytearray(stored[1])
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[place]))
@@ -128,10 +149,10 @@ def test_half_an_entry_is_none(stored: tuple[Store, bytes], data: st.DataObject)
     assert after(stored, raw[: data.draw(st.integers(0, len(raw) - 1))]) is None
 
 
-def test_a_changed_fact_makes_an_entry_none(stored: tuple[Store, bytes]) -> None:
-    """The checksum covers what was found out in words, too."""
-    assert b"2.1, 3.0" in stored[1]
-    assert after(stored, stored[1].replace(b"2.1, 3.0", b"2.2, 3.0")) is None
+def test_a_changed_field_makes_an_entry_none(stored: tuple[Store, bytes]) -> None:
+    """The checksum covers the fields beside the columns, too."""
+    assert b"[[2, 1], [3, 0]]" in stored[1]
+    assert after(stored, stored[1].replace(b"[[2, 1], [3, 0]]", b"[[2, 2], [3, 0]]")) is None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +168,7 @@ def test_an_entry_that_is_none_at_all_is_none(stored: tuple[Store, bytes], raw: 
 def test_a_folder_in_the_place_of_an_entry_is_none(store: Store) -> None:
     """What cannot be opened is not there."""
     store.path(KEY).mkdir()
-    assert store.get(KEY) is None
+    assert store.get(KEY, Noted) is None
 
 
 def test_readers_see_all_of_an_entry_or_nothing(
@@ -159,12 +180,12 @@ def test_readers_see_all_of_an_entry_or_nothing(
     original = os.replace
 
     def noted(source: Path, target: Path) -> None:
-        found.append(plain(store.get(KEY)))
+        found.append(plain(store.get(KEY, Noted)))
         original(source, target)
 
     monkeypatch.setattr(module.os, "replace", noted)
-    store.put(KEY, Observations(("a",), ("b",), {"x": [2.0]}))
-    assert ([plain(SEEN)], ("a",)) == (found, store.get(KEY).example_ids)
+    store.put(KEY, Noted(("a",), ("b",), {"x": [2.0]}))
+    assert ([plain(SEEN)], ("a",)) == (found, store.get(KEY, Noted).example_ids)
 
 
 def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(
@@ -186,7 +207,7 @@ def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(
         before,
     ) == (
         str(problem.value),
-        plain(store.get(KEY)),
+        plain(store.get(KEY, Noted)),
         sorted(p.name for p in store.folder.iterdir()),
     )
 
@@ -218,11 +239,11 @@ store, log = Store(Path(sys.argv[1])), Path(sys.argv[2])
 while len(list(log.glob("ready *"))) < 2:
     time.sleep(0.005)
 with store.lock("k"):
-    if store.get("k") is None:
+    if store.get("k", Observations) is None:
         (log / f"measured by {sys.argv[3]}").touch()
         time.sleep(0.3)
         store.put("k", Observations(("a",), ("b",), {"x": [1.0]}))
-print(store.get("k").values["x"].tolist())
+print(store.get("k", Observations).values["x"].tolist())
 """
 
 

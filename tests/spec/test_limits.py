@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.spec.load import MOST, MOST_PROBLEMS, SpecErrors, load
+from pytest_mechanism.spec.choice import MOST
+from pytest_mechanism.spec.load import MOST_PROBLEMS, SpecErrors, load
 from pytest_mechanism.spec.yaml import MAX_BYTES
 
 HEAD = "mechanism: 1\ncircuit: x\n"
@@ -36,7 +37,9 @@ def complaints(folder: Path, text: str) -> list[str]:
     try:
         load(folder / "x.yaml", Path("x.yaml"))
     except MechanismError as problem:
-        return [str(p) for p in (problem.found if isinstance(problem, SpecErrors) else [problem])]
+        return [
+            str(p) for p in (problem.problems if isinstance(problem, SpecErrors) else [problem])
+        ]
     return []
 
 

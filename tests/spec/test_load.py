@@ -56,7 +56,9 @@ def problems(loaded):
         with pytest.raises(SpecError) as problem:
             loaded(text)
         found = problem.value
-        return [str(each) for each in (found.found if isinstance(found, SpecErrors) else [found])]
+        return [
+            str(each) for each in (found.problems if isinstance(found, SpecErrors) else [found])
+        ]
 
     return of
 
@@ -163,11 +165,11 @@ CASES = {
     ),
     "no task": (
         HEAD + CLAIMS,
-        f"x.yaml:1: task needs a family; {FAMILIES}",
+        f"x.yaml:1: task: needs a family; {FAMILIES}",
     ),
     "unknown family": (
         HEAD + "task: {family: entity_traking}\n" + CLAIMS,
-        ONE + "unknown family 'entity_traking'; did you mean 'entity_tracking'? " + FAMILIES,
+        ONE + "task: unknown family 'entity_traking'; did you mean 'entity_tracking'? " + FAMILIES,
     ),
     "too few rows": (
         HEAD + "task: {family: entity_tracking, rows: 3}\n" + CLAIMS,
@@ -555,7 +557,7 @@ def test_a_misspelt_section_is_reported_without_what_follows_from_it(tmp_path) -
     path.write_text("mechanism: 1\ncircuit: x\n" + TASK + text + claim)
     with pytest.raises(SpecErrors) as caught:
         load(path)
-    assert len(caught.value.found) == 1
+    assert len(caught.value.problems) == 1
 
 
 def test_a_spec_may_need_further_roles(loaded) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_mechanism.registry import CLAIMS, TASKS
-from pytest_mechanism.spec.load import KEYS
 from pytest_mechanism.spec.schema import schema
+from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.writing.word_lists import BUILT_IN
 
 
@@ -23,7 +23,7 @@ def nodes(value: object) -> Iterator[dict]:
 
 def test_every_top_level_key_is_described() -> None:
     """An editor completes exactly the keys that a spec may have."""
-    assert sorted(KEYS) == sorted(schema()["properties"])
+    assert sorted(Spec.model_fields) == sorted(schema()["properties"])
 
 
 def test_no_other_key_is_valid() -> None:

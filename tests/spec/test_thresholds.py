@@ -194,7 +194,7 @@ def complaints(tmp_path: Path):
         try:
             load(tmp_path / "x.yaml", Path("x.yaml"))
         except MechanismError as problem:
-            found = problem.found if isinstance(problem, SpecErrors) else [problem]
+            found = problem.problems if isinstance(problem, SpecErrors) else [problem]
             return [str(each) for each in found]
         return []
 

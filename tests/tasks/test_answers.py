@@ -1,4 +1,4 @@
-"""Which token an answer is, by what stands before it, for the kinds of tokenizers that models have."""
+"""Which token an answer is, depending on the text before it, for the usual kinds of tokenizers."""
 
 from __future__ import annotations
 
@@ -70,63 +70,67 @@ PIECES = r"▁?[\p{L}]+|▁?\p{N}|▁?[^▁\p{L}\p{N}]"
 
 def byte_level(pattern: str, trim: bool = True) -> Tokenizer:
     """GPT-2's and Llama 3's kind: a regular expression, then merges of bytes."""
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    found.decoder = decoders.ByteLevel()
-    found.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     return trained(
-        found, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=ADDED)
+        tokenizer,
+        trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=ADDED),
     )
 
 
 def llama2() -> Tokenizer:
-    """SentencePiece's BPE: a mark for each space and one before the text, bytes as fallback, no
+    """SentencePiece's BPE: a mark for each space and before the text, bytes as fallback, no
     splitting before the merges."""
-    found = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     marked = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    found.normalizer = normalizers.Sequence(marked)
-    found.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    tokenizer.normalizer = normalizers.Sequence(marked)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
     bytes_ = [f"<0x{n:02X}>" for n in range(256)]
-    found = trained(
-        found, trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", *bytes_, *ADDED])
+    tokenizer = trained(
+        tokenizer, trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", *bytes_, *ADDED])
     )
-    found.pre_tokenizer = None
-    return found
+    tokenizer.pre_tokenizer = None
+    return tokenizer
 
 
 def metaspace(scheme: Any, model: Any, trainer: Any) -> Tokenizer:
-    """As it is used, with the mark alone; trained on pieces, as SentencePiece does."""
-    found, mark = Tokenizer(model), pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    """The tokenizer in use splits by the mark alone; it is trained on pieces, as SentencePiece
+    does."""
+    tokenizer, mark = Tokenizer(model), pre_tokenizers.Metaspace(prepend_scheme=scheme)
     pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
-    found.pre_tokenizer = pre_tokenizers.Sequence([mark, pieces])
-    found = trained(found, trainer)
-    found.pre_tokenizer = mark
-    return found
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([mark, pieces])
+    tokenizer = trained(tokenizer, trainer)
+    tokenizer.pre_tokenizer = mark
+    return tokenizer
 
 
 def bert() -> Tokenizer:
     """WordPiece, in lower case, with special tokens around the text."""
-    found = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    found.normalizer = normalizers.BertNormalizer()
-    found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[UNK]", "[CLS]", "[SEP]", *ADDED]
-    found = trained(found, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
-    found.post_processor = processors.TemplateProcessing(
+    tokenizer = trained(
+        tokenizer, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    return found
+    return tokenizer
 
 
 def words() -> Tokenizer:
-    found = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    found.pre_tokenizer = pre_tokenizers.Whitespace()
-    return trained(found, trainers.WordLevelTrainer(special_tokens=["[UNK]", *ADDED]))
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return trained(tokenizer, trainers.WordLevelTrainer(special_tokens=["[UNK]", *ADDED]))
 
 
 def trained(tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
@@ -176,7 +180,7 @@ def followed(prompt: Prompt, word: str) -> str:
 
 
 def ids(one: Encoder, text: str) -> tuple[int, ...]:
-    """As the tokenizer writes a text, without what it puts after it."""
+    """The ids of a text without the special tokens after it."""
     encoding = one.tokenizer.encode(text)
     found, added = list(encoding.ids), list(encoding.special_tokens_mask)
     while added and added[-1]:
@@ -194,11 +198,11 @@ def ids(one: Encoder, text: str) -> tuple[int, ...]:
     st.sampled_from(ENDS) | st.text(st.characters(codec="utf-8"), min_size=1, max_size=12),
     st.sampled_from(WORDS) | st.text("aeinorst", min_size=1, max_size=4),
 )
-def test_prompt_and_answer_together_are_the_prompt_s_tokens_and_the_answer_s(
+def test_prompt_and_answer_are_the_prompt_s_tokens_and_one_more(
     kind: str, end: str, word: str
 ) -> None:
-    """Whatever the tokenizer, the prompt and the answer: what the model has read, then one token;
-    spaces and line breaks at a prompt's end alone may be written otherwise where a word follows."""
+    """For every tokenizer, prompt and answer: the ids of both are the prompt's ids and the
+    answer's. Only white space at the prompt's end may have other ids if a word follows."""
     one, asked = encoder(kind), prompt(end)
     assume(asked.text)  # of spaces alone nothing is left to read
     token = one.answer_id(asked, word)
@@ -218,8 +222,8 @@ def test_prompt_and_answer_together_are_the_prompt_s_tokens_and_the_answer_s(
 
 @pytest.mark.parametrize("kind", ["GPT-2", "Llama 3", "Llama 2", "metaspace, BPE"])
 @pytest.mark.parametrize("end", ["Answer:\n", 'He said "', "see (", "Where?<|im_end|>\n", "see/"])
-def test_after_a_break_a_quote_a_bracket_or_a_turn_no_space_is_said(kind: str, end: str) -> None:
-    """The answer is another token than after a space, and the one that the text has."""
+def test_no_space_follows_a_line_break_a_quote_a_bracket_or_a_turn(kind: str, end: str) -> None:
+    """The answer is not the token that it is after a space, but the one that the text has."""
     one = encoder(kind)
     token, spaced = (
         one.answer_id(prompt(end), "Paris"),
@@ -231,7 +235,8 @@ def test_after_a_break_a_quote_a_bracket_or_a_turn_no_space_is_said(kind: str, e
 
 
 def test_two_line_breaks_that_a_word_after_them_changes() -> None:
-    """GPT-2's way: the model reads one token for both, and the answer is the word all the same."""
+    """GPT-2 writes two line breaks as one token if no word follows; the answer is still the
+    word."""
     one, asked = encoder("GPT-2"), prompt("### Response:\n\n")
     assert ids(one, followed(asked, "Paris"))[:-1] != ids(one, asked.text)
     assert one.answer_id(asked, "Paris") == ids(one, "\nParis")[-1]
@@ -246,8 +251,8 @@ def test_two_line_breaks_that_a_word_after_them_changes() -> None:
         ("GPT-2", "Par", "is"),
     ],
 )
-def test_an_answer_that_melts_into_its_prompt_is_no_token(kind: str, end: str, word: str) -> None:
-    """One token for both of them is none that a model could say after the prompt."""
+def test_an_answer_that_merges_with_its_prompt_has_no_token(kind: str, end: str, word: str) -> None:
+    """A model cannot say one token for both after it has read the prompt."""
     assert encoder(kind).answer_id(prompt(end, joint=""), word) is None
 
 
@@ -305,13 +310,13 @@ def test_an_answer_that_melts_into_its_prompt_is_no_token(kind: str, end: str, w
         ("", "Paris", ""),
     ],
 )
-def test_what_stands_before_an_answer(text: str, word: str, joint: str) -> None:
-    """A space, or nothing."""
+def test_joints(text: str, word: str, joint: str) -> None:
+    """The joint before an answer is a space, or nothing."""
     assert joint_between(text, word) == joint
 
 
-def test_a_space_at_a_prompt_s_end_is_the_answer_s() -> None:
-    """Also after what an answer would follow at once."""
+def test_a_space_at_a_prompt_s_end_belongs_to_the_answer() -> None:
+    """Also after a character that an answer would follow without a space."""
     assert [strip_trailing_space(t) for t in ("is ", "x= ", "is", "Answer:\n", "a\n ")] == [
         ("is", " "),
         ("x=", " "),
@@ -340,8 +345,8 @@ def many(end: str, **more: Any) -> list[dict[str, Any]]:
     return [{"prompt": f"{i} {end}", "answer": names[i % 2], **more} for i in range(60)]
 
 
-def test_a_line_keeps_its_line_break_and_its_answer_none(tmp_path: Path) -> None:
-    """The prompt ends as it was written, and the answer is what follows it there."""
+def test_a_prompt_keeps_its_final_line_break(tmp_path: Path) -> None:
+    """The prompt ends as the file has it, and the answer follows without a space."""
     task = spec(tmp_path, many("Answer:\n")).task
     row = task.rows(SharedVocabulary((encoder("Llama 3"),)), 20)[0]
     assert row.base.text.endswith("Answer:\n")
@@ -349,33 +354,33 @@ def test_a_line_keeps_its_line_break_and_its_answer_none(tmp_path: Path) -> None
     assert row.base.spans["last"] == ((len(row.base.text) - 2, len(row.base.text)),)
 
 
-def test_a_line_may_say_what_stands_before_its_answer(tmp_path: Path) -> None:
-    """Where the rule does not know better."""
-    said = [
+def test_a_line_may_set_its_joint(tmp_path: Path) -> None:
+    """``joint`` overrides the rule."""
+    message = [
         spec(tmp_path, many(end, joint=joint)).task.rows(AnyWord(), 20)[0].base.completion[0]
         for end, joint in (("->", ""), ("(", " "))
     ]
-    assert (said[0] != " ", said[1]) == (True, " ")
+    assert (message[0] != " ", message[1]) == (True, " ")
 
 
-def test_lines_whose_answer_melts_into_the_prompt_are_left_out_and_named(tmp_path: Path) -> None:
-    """They are in no row, and whoever reads the score knows which."""
+def test_lines_whose_answer_merges_with_the_prompt_are_dropped_and_named(tmp_path: Path) -> None:
+    """No row has them, and a sentence for the reader of the score names them."""
     vocabulary = SharedVocabulary((encoder("Llama 3"), encoder("words")))
     melting = [
         {"prompt": f"{i} lasted to the year 17", "answer": "32", "joint": ""} for i in range(7)
     ]
     task = spec(tmp_path, [*many("is the capital"), *melting]).task
     assert all(row.base.answer != "32" for row in task.rows(vocabulary, 30))
-    said = task.dropped_words(vocabulary)
-    assert said.startswith("7 of 67 lines, 1 of 3 words are dropped")
-    assert "' the year 1732'" in said
+    message = task.dropped_words(vocabulary)
+    assert message.startswith("7 of 67 lines, 1 of 3 words are dropped")
+    assert "' the year 1732'" in message
     with pytest.raises(MechanismError, match="some tokenizer splits an answer"):
         task.rows(vocabulary, 32)
 
 
-def test_scores_of_lines_that_changed_are_not_held_against_older_ones(tmp_path: Path) -> None:
-    """A file whose answers follow after a space keeps its baselines and its keys; one whose answers
-    follow at once has others than before."""
+def test_scores_of_changed_lines_are_not_compared_with_older_ones(tmp_path: Path) -> None:
+    """A file whose answers follow a space keeps its baselines and its keys; a file whose answers
+    follow without a space has another definition than before."""
     plain, broken = (spec(tmp_path / n, many(e)) for n, e in folders(tmp_path))
     assert (plain.task.edition, broken.task.edition) == (0, 1)
     kept = plain.task.settings.model_dump(mode="json")
@@ -405,7 +410,7 @@ def template(folder: Path, text: str, more: str = "") -> Spec:
     "text", ['"{year} capital of {land}?\\nAnswer:\\n"', '"{year} the capital of {land} is (“"']
 )
 def test_a_template_may_end_with_a_line_break_or_a_bracket(tmp_path: Path, text: str) -> None:
-    """Its answers need not be one token after a space, only where they stand."""
+    """Its answers must be one token after the text, not after a space."""
 
     class NoSpaces(AnyWord):
         def whole(self, words: Any, after: str = "") -> tuple[str, ...]:
@@ -422,8 +427,8 @@ def test_a_template_may_end_with_a_line_break_or_a_bracket(tmp_path: Path, text:
         spaced.rows(NoSpaces(), 20)
 
 
-def test_rows_of_a_template_whose_answer_melts_are_not_drawn_and_named(tmp_path: Path) -> None:
-    """Of the four cities, those that are one token where they stand."""
+def test_rows_of_a_template_whose_answer_merges_are_dropped_and_named(tmp_path: Path) -> None:
+    """Rows have only those of the four cities that are one token after the text."""
 
     class Melting(AnyWord):
         def answers(self, prompt: Prompt, words: Any) -> tuple[str, ...]:

@@ -27,16 +27,15 @@ def save(folder: Path, **config: Any) -> Path:
 
 
 def test_a_message_is_rendered_up_to_where_the_answer_begins(tmp_path: Path) -> None:
-    """Special tokens by name, which may be objects with a text in them."""
+    """Special tokens are written by name, whether they are texts or objects with a text."""
     folder = save(tmp_path, chat_template=TURNS, bos_token={"content": "<s>"})
     assert render_chat(folder, "hello").text == "<s>[user] hello\n[assistant]\n"
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_template_may_stand_in_a_file_of_its_own_or_have_a_name(
-    tmp_path: Path, beside: bool
-) -> None:
-    """chat_template.jinja goes first, as in transformers; of several, ``default`` is taken."""
+def test_a_template_may_have_its_own_file_or_a_name(tmp_path: Path, beside: bool) -> None:
+    """As in transformers, chat_template.jinja comes first, and ``default`` among several
+    templates."""
     named = [{"name": "tools", "template": "no"}, {"name": "default", "template": TURNS}]
     folder = save(tmp_path, chat_template="no" if beside else named, bos_token="")
     if beside:
@@ -59,7 +58,7 @@ def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "wanted"),
+    ("template", "expected"),
     [
         (None, "has no chat template; write template:"),
         ("{{ strftime_now('%d') }}", "writes today's date"),
@@ -69,17 +68,18 @@ def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
     ],
 )
 def test_a_template_that_gives_no_text_is_one_line(
-    tmp_path: Path, template: str | None, wanted: str
+    tmp_path: Path, template: str | None, expected: str
 ) -> None:
-    """None at all, one of another text each day, one that raises, that is broken, that is evil."""
+    """No template, a template with today's date, one that raises, one that is broken, one that is
+    malicious."""
     folder = save(tmp_path, **({"chat_template": template} if template else {}))
     with pytest.raises(MechanismError) as problem:
         render_chat(folder, "hello")
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
-def test_a_date_that_a_template_asks_for_is_always_the_same(tmp_path: Path) -> None:
-    """Llama's templates: rows would be others tomorrow."""
+def test_the_date_of_a_template_never_changes(tmp_path: Path) -> None:
+    """Llama's templates write a date, which would change the rows daily."""
     template = (
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
         "{% endif %}{{ date_string }}"
@@ -88,7 +88,7 @@ def test_a_date_that_a_template_asks_for_is_always_the_same(tmp_path: Path) -> N
 
 
 def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -> None:
-    """They would read different rows; the same text from two templates is one."""
+    """They would read different rows; templates that write the same text are the same."""
     folders = [save(tmp_path / name, chat_template=TURNS, bos_token="") for name in ("a", "b")]
     encoders = [Encoder(None, str(each), each) for each in folders]
     assert SharedVocabulary(tuple(encoders)).chat("hello").text == "[user] hello\n[assistant]\n"
@@ -98,7 +98,7 @@ def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -
         SharedVocabulary(tuple(encoders)).chat("hello")
 
 
-def test_a_tokenizer_from_nowhere_has_no_template() -> None:
+def test_a_tokenizer_without_a_folder_has_no_template() -> None:
     with pytest.raises(MechanismError, match="comes without a chat template"):
         Encoder(None, "a test's").chat("hello")
 
@@ -114,8 +114,8 @@ THINKS = (
 SYSTEMLESS = TURNS.replace("{% for m", "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m")  # fmt: skip
 
 
-def test_a_template_tells_what_stands_between_it_and_a_reply_and_after(tmp_path: Path) -> None:
-    """A space in Llama 2's, nothing after a line break."""
+def test_a_template_shows_the_joint_before_a_reply_and_the_end_after_it(tmp_path: Path) -> None:
+    """Llama 2's template writes a space before the reply; a line break needs none."""
     llama = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
     found = [
         render_chat(save(tmp_path / n, chat_template=t), "hi")
@@ -128,7 +128,7 @@ def test_a_template_tells_what_stands_between_it_and_a_reply_and_after(tmp_path:
 
 
 def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
-    """As apply_chat_template shows them."""
+    """The text is that of apply_chat_template."""
     folder = save(tmp_path, chat_template=THINKS)
     settings = ChatSettings("Be kind.", '{"enable_thinking": false}')
     assert render_chat(folder, "hi", settings).text == (
@@ -138,7 +138,7 @@ def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "settings", "wanted"),
+    ("template", "settings", "expected"),
     [
         (
             THINKS,
@@ -159,17 +159,17 @@ def test_a_system_prompt_and_arguments_are_shown(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_template_does_not_read_is_one_line(
-    tmp_path: Path, template: str, settings: ChatSettings, wanted: str
+    tmp_path: Path, template: str, settings: ChatSettings, expected: str
 ) -> None:
-    """Nobody believes that a model was told what it was not."""
+    """A system prompt or an argument that the template ignores is an error."""
     folder = save(tmp_path, chat_template=template, bos_token="")
     with pytest.raises(MechanismError) as problem:
         render_chat(folder, "hi", settings)
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
-def test_an_argument_with_a_value_of_its_own_is_known(tmp_path: Path) -> None:
-    """`{% if not x is defined %}{% set x = ... %}`: it may be told all the same."""
+def test_an_argument_with_a_default_is_known(tmp_path: Path) -> None:
+    """A template may set a default, `{% if not x is defined %}{% set x = ... %}`."""
     text = "{% if not effort is defined %}{% set effort = 'low' %}{% endif %}{{ effort }}"
     folder = save(tmp_path, chat_template=text)
     told = ChatSettings(arguments='{"effort": "high"}')
@@ -177,8 +177,8 @@ def test_an_argument_with_a_value_of_its_own_is_known(tmp_path: Path) -> None:
     assert render_chat(folder, "hi", told).text == "high"
 
 
-def test_a_reply_ends_with_what_the_checkpoint_or_its_template_says(tmp_path: Path) -> None:
-    """End of text by the settings, end of turn by the template."""
+def test_end_tokens_come_from_the_settings_and_the_template(tmp_path: Path) -> None:
+    """End of text comes from the settings, end of turn from the template."""
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.add_special_tokens([AddedToken(x) for x in ("</s>", "<|im_end|>", "<x>", "<y>")])
     save(tmp_path, chat_template=THINKS, eos_token="</s>")

@@ -1,4 +1,4 @@
-"""Counting: the text, its named places, which rows are refused, and what a guess is worth."""
+"""Counting: the text, its named positions, which rows are refused, and the chance of a guess."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Without:
 
 
 def read(prompt: Prompt) -> tuple[str, str, str]:
-    """Way, operand and string, from the text alone."""
-    found = TEXT.fullmatch(prompt.text)
-    assert found, prompt.text
-    return found[1], found[2], found[3].replace(" ", "")
+    """Way, operand and string, read from the text alone."""
+    match = TEXT.fullmatch(prompt.text)
+    assert match, prompt.text
+    return match[1], match[2], match[3].replace(" ", "")
 
 
 def right(prompt: Prompt, refuse: str | None = None) -> str:
-    """The answer, from the text alone."""
+    """The answer, computed from the text alone."""
     _, operand, string = read(prompt)
     return REFUSAL if operand == refuse else NUMBERS[string.count(operand)]
 
@@ -84,13 +84,13 @@ SETTINGS = st.fixed_dictionaries(
 
 
 def test_the_text_is_the_papers_format() -> None:
-    """T O SOT txt EOT ART; the start token is the tokenizer's."""
+    """T O SOT txt EOT ART; the tokenizer adds the start token."""
     prompt = Question("cbab", "b", "tally").prompt()
     assert (prompt.text, prompt.answer) == ("tally b SOT c b a b EOT ART", "two")
 
 
-def test_named_positions_are_where_their_words_stand() -> None:
-    """A span holds its word with the space before it; the answer comes after ``last``."""
+def test_named_positions_are_where_their_words_are() -> None:
+    """A span holds its word with the space before it; the answer follows ``last``."""
     prompt = Question("cbab", "b").prompt()
     assert {
         name: tuple(prompt.text[a:b] for a, b in spans) for name, spans in prompt.spans.items()
@@ -105,8 +105,8 @@ def test_named_positions_are_where_their_words_stand() -> None:
     assert len(prompt.text) == prompt.spans["last"][0][1]
 
 
-def test_anchors_stand_before_the_question_the_string_and_its_end() -> None:
-    """Slots count from the same places of the template, however long the string is."""
+def test_anchors_precede_the_question_the_string_and_its_end() -> None:
+    """Slots count from the same places of the template, whatever the length of the string."""
     prompt = Question("cbab", "b").prompt()
     assert [(name, prompt.text[at:][:5]) for name, at in prompt.anchors] == [
         ("start", "count"),
@@ -117,20 +117,20 @@ def test_anchors_stand_before_the_question_the_string_and_its_end() -> None:
 
 @pytest.mark.parametrize("which", ["answered", "refused", "all"])
 def test_every_declared_position_is_in_every_prompt(which: str) -> None:
-    """What a spec may name, each prompt of each set has, sources too."""
-    found = task(refuse="a", which=which)
-    for rows in streams(found).values():
+    """Every prompt of every set has every position that a spec may name, sources included."""
+    counting = task(refuse="a", which=which)
+    for rows in streams(counting).values():
         for row in rows:
             for prompt in filter(None, (row.base, row.source)):
-                assert sorted(found.positions) == sorted(prompt.spans)
+                assert sorted(counting.positions) == sorted(prompt.spans)
 
 
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS)
-def test_the_answer_is_how_often_the_operand_stands_in_the_string(options: dict) -> None:
-    """Read from the text alone, every row is right, and its words and length are as asked for."""
-    found = task(**options)
-    for row in found.rows(AnyWord(), 25):
+def test_the_answer_is_the_count_of_the_operand(options: dict) -> None:
+    """The answer follows from the text alone; words and lengths are those of the settings."""
+    counting = task(**options)
+    for row in counting.rows(AnyWord(), 25):
         way, operand, string = read(row.base)
         assert (right(row.base), right(row.base), None) == (row.base.answer, row.target, row.source)
         assert way in options["ways"]
@@ -145,10 +145,10 @@ def test_the_answer_is_how_often_the_operand_stands_in_the_string(options: dict)
 def test_a_row_is_refused_exactly_if_it_asks_about_the_refused_letter(
     options: dict, which: str
 ) -> None:
-    """In every set; what is refused is one of the options everywhere."""
+    """In every set; REFUSE is an option of every prompt."""
     letter = options["letters"][1]
-    found = task(**options, refuse=letter, which=which)
-    for name, rows in streams(found).items():
+    counting = task(**options, refuse=letter, which=which)
+    for name, rows in streams(counting).items():
         for row in rows:
             for prompt in filter(None, (row.base, row.source)):
                 refuse = None if name == "capability" else letter
@@ -160,8 +160,9 @@ def test_a_row_is_refused_exactly_if_it_asks_about_the_refused_letter(
     ("which", "refused"),
     [("answered", [False] * 4), ("refused", [True] * 4), ("all", [True, False] * 2)],
 )
-def test_which_says_what_rows_there_are(which: str, refused: list[bool]) -> None:
-    """Answered, refused, or both in turn, where the two share a string and a cluster."""
+def test_which_selects_the_rows(which: str, refused: list[bool]) -> None:
+    """Answered rows, refused rows, or both in turns, where two rows share a string and a
+    cluster."""
     rows = task(refuse="a", which=which).rows(AnyWord(), 4)
     assert refused == [row.base.answer == REFUSAL for row in rows]
     strings = [(row.cluster, read(row.base)[2]) for row in rows]
@@ -169,15 +170,15 @@ def test_which_says_what_rows_there_are(which: str, refused: list[bool]) -> None
     assert strings[0] == strings[1] or which != "all"
 
 
-def test_an_operand_that_is_no_letter_of_the_spec_is_not_asked_about() -> None:
-    """``operands`` limits what is asked, not what strings are made of."""
+def test_operands_limit_the_questions() -> None:
+    """``operands`` limits what questions ask about, not the letters of strings."""
     rows = task(operands="bc", refuse="a").rows(AnyWord(), 100)
     assert {"b", "c"} == {read(row.base)[1] for row in rows}
     assert set("abcdefghi") == {letter for row in rows for letter in read(row.base)[2]}
 
 
-def test_a_streams_strings_are_the_same_whatever_is_asked() -> None:
-    """So the same string can be asked by another word, or about another letter."""
+def test_a_stream_has_the_same_strings_whatever_is_asked() -> None:
+    """So the same string can be asked with another word or about another letter."""
 
     def of(rows: Iterable[Row]) -> list[str]:
         return [read(row.base)[2] for row in rows]
@@ -194,9 +195,9 @@ def test_a_streams_strings_are_the_same_whatever_is_asked() -> None:
 
 
 def test_the_capability_is_the_refused_questions_with_their_counts() -> None:
-    """Row for row the same texts, ids and clusters."""
-    found = task(refuse="c", which="refused", ways=["count", "total"])
-    refused, counted = found.rows(AnyWord(), 30), found.capability(AnyWord(), 30)
+    """The same texts, ids and clusters, row for row."""
+    counting = task(refuse="c", which="refused", ways=["count", "total"])
+    refused, counted = counting.rows(AnyWord(), 30), counting.capability(AnyWord(), 30)
     assert [(r.id, r.cluster, r.base.text) for r in refused] == [
         (r.id, r.cluster, r.base.text) for r in counted
     ]
@@ -211,10 +212,10 @@ def test_nothing_is_hidden_where_nothing_is_refused() -> None:
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS, st.sampled_from([None, "answered", "refused", "all"]))
 def test_a_corrupted_prompt_asks_about_another_letter(options: dict, which: str | None) -> None:
-    """Same string, same word, another letter that may be asked about, another answer."""
+    """The same string and word, another answered letter, another answer."""
     refuse = options["letters"][0] if which else None
-    found = task(**options, refuse=refuse, which=which or "answered")
-    for row in found.pairs(AnyWord(), 20):
+    counting = task(**options, refuse=refuse, which=which or "answered")
+    for row in counting.pairs(AnyWord(), 20):
         way, operand, string = read(row.base)
         other_way, other, other_string = read(row.source)
         assert (way, string) == (other_way, other_string)
@@ -224,12 +225,12 @@ def test_a_corrupted_prompt_asks_about_another_letter(options: dict, which: str 
 
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS, st.sampled_from([None, "answered", "refused", "all"]))
-def test_each_variable_moved_gives_another_answer(options: dict, which: str | None) -> None:
+def test_moving_each_variable_gives_another_answer(options: dict, which: str | None) -> None:
     """No patch, the operand and the count lead to different words."""
     refuse = options["letters"][0] if which else None
-    found = task(**options, refuse=refuse, which=which or "answered")
-    for variable in found.variables:
-        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+    counting = task(**options, refuse=refuse, which=which or "answered")
+    for variable in counting.variables:
+        for row in counting.interchange(AnyWord(), variable, 20, "judge"):
             string, asked = read(row.base)[2], read(row.source)[1]
             outcomes = {
                 "nothing": row.base.answer,
@@ -241,14 +242,14 @@ def test_each_variable_moved_gives_another_answer(options: dict, which: str | No
 
 
 def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
-    """The error lists what could have been meant."""
+    """The error lists the valid variables."""
     with pytest.raises(MechanismError) as problem:
         task().interchange(AnyWord(), "colour", 1, "judge")
     assert str(problem.value) == "task counting: no variable 'colour'; valid: count, operand"
 
 
 def test_one_operand_is_too_few_for_a_pair() -> None:
-    """No second letter has another answer, which is said after a thousand tries."""
+    """No second letter has another answer; the error comes after a thousand tries."""
     with pytest.raises(MechanismError, match="no row has another letter with another answer"):
         task(operands="b").pairs(AnyWord(), 1)
 
@@ -262,7 +263,7 @@ def digest(found: Counting) -> str:
 
 
 def test_rows_are_the_same_in_another_process() -> None:
-    """Whatever the hash seed."""
+    """Python's hash seed does not change the rows."""
     code = (
         "from tests.tasks.test_counting import digest, task; "
         "print(digest(task(refuse='a', which='all', seed=5)))"
@@ -278,7 +279,7 @@ def test_rows_are_the_same_in_another_process() -> None:
 
 
 def test_rows_have_not_changed_unnoticed() -> None:
-    """A change of the generator is a change of every score: raise ``revision`` with it."""
+    """A change of the generator changes every score: raise ``revision`` with it."""
     first = task(seed=0).rows(AnyWord(), 1)[0].base
     assert (
         Counting.revision,
@@ -286,30 +287,30 @@ def test_rows_have_not_changed_unnoticed() -> None:
     ) == (1, "count a SOT f d d g d f h h f f f h h f d d f g g i EOT ART zero")
 
 
-def test_a_seed_a_stream_and_a_set_are_rows_of_their_own() -> None:
-    """Discovery, thresholds and judgement draw from disjoint streams."""
+def test_seeds_streams_and_sets_have_different_rows() -> None:
+    """Discovery, thresholds and evaluation draw from disjoint streams."""
     sets = []
     for seed in (0, 1):
-        found = task(seed=seed)
+        counting = task(seed=seed)
         for stream in ("rows", "learn", "choose", "judge"):
-            sets.append(found.rows(AnyWord(), 70, stream))
-            sets.append(found.pairs(AnyWord(), 70, stream))
-            sets.append(found.backgrounds(AnyWord(), 70, stream))
-            sets.append(found.interchange(AnyWord(), "operand", 70, stream))
+            sets.append(counting.rows(AnyWord(), 70, stream))
+            sets.append(counting.pairs(AnyWord(), 70, stream))
+            sets.append(counting.backgrounds(AnyWord(), 70, stream))
+            sets.append(counting.interchange(AnyWord(), "operand", 70, stream))
     strings = [{read(row.base)[2] for row in rows} for rows in sets]
     assert sum(map(len, strings)) == len(set().union(*strings))
 
 
 @pytest.mark.parametrize("which", ["answered", "refused", "all"])
 def test_a_longer_set_begins_with_the_shorter_one(which: str) -> None:
-    """More rows are the same rows and others."""
-    found = task(refuse="a", which=which)
-    for make in (found.rows, found.pairs, found.backgrounds, found.capability):
+    """More rows are the same rows and further ones."""
+    counting = task(refuse="a", which=which)
+    for make in (counting.rows, counting.pairs, counting.backgrounds, counting.capability):
         assert list(make(AnyWord(), 10)) == list(make(AnyWord(), 25))[:10]
 
 
 def test_backgrounds_ask_about_every_letter() -> None:
-    """The refused one too: their mean says nothing about the question."""
+    """The refused letter too, so that their mean does not depend on the question."""
     rows = task(refuse="a").backgrounds(AnyWord(), 300)
     assert set("abcdefghi") == {read(row.base)[1] for row in rows}
 
@@ -327,15 +328,15 @@ def all_strings(of: Strings) -> list[str]:
 
 
 @given(st.integers(0, 9), st.integers(0, 4), st.integers(1, 9))
-def test_shares_are_counted_right(places: int, letters: int, most: int) -> None:
-    """Against counting them one by one."""
+def test_shares_are_counted_correctly(places: int, letters: int, most: int) -> None:
+    """The count equals an enumeration."""
     one_by_one = sum(sum(s) == places for s in product(range(most + 1), repeat=letters))
     assert one_by_one == shares(places, letters, most)
 
 
-def test_shares_of_a_string_are_as_likely_as_one_another() -> None:
-    """That is what a flat Dirichlet distribution of frequencies comes to: of 30,000 strings of 4
-    letters out of 3, each of the 12 shares with at most 3 of a letter has its twelfth."""
+def test_all_shares_of_a_string_are_equally_likely() -> None:
+    """A flat Dirichlet distribution of frequencies comes to this: of 30,000 strings of 4 letters
+    out of 3, each of the 12 shares with at most 3 of a letter has one twelfth."""
     rng, of = random.Random(0), Strings("abc", 4, 4, 3)
     drawn = Counter(tuple(map(of.draw(rng).count, "abc")) for _ in range(30_000))
     assert len(drawn) == shares(4, 3, 3) == 12
@@ -343,7 +344,7 @@ def test_shares_of_a_string_are_as_likely_as_one_another() -> None:
 
 
 def test_order_does_not_depend_on_the_letter() -> None:
-    """Every string that can be drawn is."""
+    """Every possible string is drawn."""
     rng, of = random.Random(0), Strings("ab", 2, 4, 3)
     assert set(all_strings(of)) == {of.draw(rng) for _ in range(2_000)}
 
@@ -351,42 +352,42 @@ def test_order_does_not_depend_on_the_letter() -> None:
 @settings(max_examples=50)
 @given(st.integers(2, 9), st.integers(1, 10), st.integers(0, 10), st.integers(1, 12))
 def test_the_shares_of_all_counts_add_up(letters: int, shortest: int, more: int, most: int) -> None:
-    """And their mean is the mean length over the letters."""
+    """They add up to 1, and their mean is the mean length divided by the number of letters."""
     longest = min(shortest + more, letters * most)
     of = Strings(LETTERS[:letters], min(shortest, longest), longest, most)
-    found = of.counts()
-    mean = sum(k * share for k, share in enumerate(found))
-    assert (1, (of.shortest + longest) / 2) == (sum(found), mean * letters)
+    shares = of.counts()
+    mean = sum(k * share for k, share in enumerate(shares))
+    assert (1, (of.shortest + longest) / 2) == (sum(shares), mean * letters)
 
 
-def test_chance_is_the_count_that_comes_up_most_often() -> None:
-    """Zero here, in 28 of 100 rows."""
-    found = task(rows=5000)
-    answers = Counter(row.base.answer for row in found.rows(AnyWord(), 5000))
-    assert found.chance == pytest.approx(0.284, abs=0.001)
-    assert ("zero", pytest.approx(found.chance, abs=0.02)) == (
+def test_chance_is_the_most_frequent_count() -> None:
+    """Here it is zero, in 28 of 100 rows."""
+    counting = task(rows=5000)
+    answers = Counter(row.base.answer for row in counting.rows(AnyWord(), 5000))
+    assert counting.chance == pytest.approx(0.284, abs=0.001)
+    assert ("zero", pytest.approx(counting.chance, abs=0.02)) == (
         answers.most_common(1)[0][0],
         answers["zero"] / 5000,
     )
 
 
 def test_chance_counts_every_length_and_letter() -> None:
-    """Against all strings one by one, each as likely as its share."""
-    found = task(letters="abc", shortest=2, longest=5, most=3)
+    """It equals an enumeration of all strings, weighted by their shares."""
+    counting = task(letters="abc", shortest=2, longest=5, most=3)
     chances = [0.0] * 4
     for counts in product(range(4), repeat=3):
         if 2 <= (length := sum(counts)) <= 5:
             chances[counts[0]] += 1 / 4 / shares(length, 3, 3)
-    assert max(chances) == pytest.approx(found.chance)
-    assert prod(found.strings.counts()) > 0
+    assert max(chances) == pytest.approx(counting.chance)
+    assert prod(counting.strings.counts()) > 0
 
 
 @pytest.mark.parametrize(("which", "chance"), [("refused", 1 / 14), ("all", 1 / 2)])
 def test_chance_where_rows_are_refused(which: str, chance: float) -> None:
-    """Saying REFUSE to all is right in half of all rows; of refused ones it is one option."""
-    found = task(refuse="a", which=which)
-    assert chance == found.chance
-    options = found.rows(AnyWord(), 2)[0].base.options
+    """Saying REFUSE to all is correct in half of all rows; among refused rows it is one option."""
+    counting = task(refuse="a", which=which)
+    assert chance == counting.chance
+    options = counting.rows(AnyWord(), 2)[0].base.options
     assert len(set(options)) == 14
 
 
@@ -416,15 +417,15 @@ def test_the_family_is_registered() -> None:
         ({"most": 21}, "less than or equal to 20"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(options: dict, message: str) -> None:
-    """When the spec is read, not when rows are written."""
+def test_settings_that_contradict_each_other_are_refused(options: dict, message: str) -> None:
+    """The error comes when the spec is read, not when rows are written."""
     with pytest.raises(ValidationError, match=re.escape(message)):
         task(**options)
 
 
 @pytest.mark.parametrize("word", ["c", "seven", "SOT", "count", REFUSAL])
 def test_a_word_that_a_tokenizer_splits_is_an_error(word: str) -> None:
-    """No other word can stand for it, so the model is one that the task is not for."""
+    """No other word can replace it, so the task does not suit the model."""
     with pytest.raises(MechanismError) as problem:
         task(refuse="a").rows(Without(word), 1)
     assert str(problem.value) == (
@@ -434,5 +435,5 @@ def test_a_word_that_a_tokenizer_splits_is_an_error(word: str) -> None:
 
 
 def test_words_that_are_not_needed_may_be_missing() -> None:
-    """Larger numbers, other ways to ask, and a refusal where nothing is refused."""
+    """Larger numbers, other ways to ask, and REFUSE where nothing is refused."""
     assert task().rows(Without("thirteen", "tally", REFUSAL, "z"), 1)

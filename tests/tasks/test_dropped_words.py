@@ -1,4 +1,4 @@
-"""What tokenizers take away from a task is said: which words, of how many."""
+"""The words that tokenizers exclude from a task are named and counted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def task(folder: Path, family: str) -> Task:
 
 
 @pytest.mark.parametrize(
-    ("family", "dropped", "said"),
+    ("family", "dropped", "expected"),
     [
         (
             "entity_tracking",
@@ -69,18 +69,18 @@ def task(folder: Path, family: str) -> Task:
         ("jsonl", "dog", "20 of 80 lines, 1 of 2 words are dropped, "),
     ],
 )
-def test_words_that_fall_out_are_named_and_counted(
-    tmp_path: Path, family: str, dropped: str, said: str
+def test_dropped_words_are_named_and_counted(
+    tmp_path: Path, family: str, dropped: str, expected: str
 ) -> None:
-    """Those of each list that the family reads; the first eight by name."""
-    assert said in task(tmp_path, family).dropped_words(Without(frozenset(dropped.split())))
+    """Words of every list that the family reads count; the first eight are named."""
+    assert expected in task(tmp_path, family).dropped_words(Without(frozenset(dropped.split())))
 
 
 @pytest.mark.parametrize("family", TASKS)
-def test_nothing_is_said_where_every_word_stays(tmp_path: Path, family: str) -> None:
-    """Nor where too few words stay for a row: that is an error of its own."""
-    found = task(tmp_path, family)
+def test_no_sentence_without_dropped_words(tmp_path: Path, family: str) -> None:
+    """Nor where too few words are left for a row, which is an error of its own."""
+    template = task(tmp_path, family)
 
-    assert found.dropped_words(AnyWord()) == ""
+    assert template.dropped_words(AnyWord()) == ""
     if family != "jsonl":
-        assert found.dropped_words(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""
+        assert template.dropped_words(Without(frozenset([*OBJECTS, *NAMES, "17", "the"]))) == ""

@@ -24,19 +24,19 @@ WORDS = ["The", "the", "is", "in", "Box", "contains", "now", ",", ".", *OBJECTS,
 
 
 def word_level(special: str = "") -> Tokenizer:
-    """One token a word; ``<s>`` before and ``</s>`` after where asked for."""
+    """One token for each word; ``<s>`` before and ``</s>`` after the text on request."""
     vocabulary = {w: i for i, w in enumerate(["[UNK]", "<s>", "</s>", *WORDS])}
-    found = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if special:
-        found.post_processor = processors.TemplateProcessing(
+        tokenizer.post_processor = processors.TemplateProcessing(
             single=special, special_tokens=[("<s>", 1), ("</s>", 2)]
         )
-    return found
+    return tokenizer
 
 
 def byte_level(trim: bool = True, merged: tuple[str, ...] = (), prefix: bool = False) -> Tokenizer:
-    """Bytes, and the named words as one token each (with the space before them)."""
+    """Bytes, and the given words as one token each (with the space before them)."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate(alphabet)}
     merges = []
@@ -47,19 +47,19 @@ def byte_level(trim: bool = True, merged: tuple[str, ...] = (), prefix: bool = F
                 vocabulary[left + letter] = len(vocabulary)
                 merges.append((left, letter))
             left += letter
-    found = Tokenizer(models.BPE(vocabulary, merges))
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    found.post_processor = processors.ByteLevel(trim_offsets=trim)
-    found.decoder = decoders.ByteLevel()
-    return found
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def metaspace() -> Tokenizer:
     """Whole words with SentencePiece's mark, and an unknown token."""
     pieces = [("<unk>", 0.0), *((f"▁{w}", -1.0) for w in WORDS), (",", -1.0), (".", -1.0)]
-    found = Tokenizer(models.Unigram(pieces, 0))
-    found.pre_tokenizer = pre_tokenizers.Metaspace()
-    return found
+    tokenizer = Tokenizer(models.Unigram(pieces, 0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
 
 
 def encoder(tokenizer: Tokenizer) -> Encoder:
@@ -79,32 +79,32 @@ KINDS = {
 
 
 def last_piece(tokenizer: Tokenizer, text: str, token: int) -> int:
-    """Where a token ends in the text, special tokens at its end left out."""
+    """Where a token ends in the text, without special tokens at the end."""
     return tokenizer.encode(text).offsets[token][1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_named_position_is_the_last_token_of_its_word(kind: str) -> None:
-    """Whatever the tokenizer, each place is the token with which the span ends."""
+    """For every tokenizer, a position is the token with which its span ends."""
     tokenizer = KINDS[kind]()
-    found = encoder(tokenizer).encode(PROMPT)
+    encoded = encoder(tokenizer).encode(PROMPT)
     assert {name: tuple(stop for _, stop in spans) for name, spans in PROMPT.spans.items()} == {
         name: tuple(last_piece(tokenizer, PROMPT.text, at) for at in places)
-        for name, places in found.positions.items()
+        for name, places in encoded.positions.items()
     }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_position_is_the_last_token(kind: str) -> None:
-    """The answer comes right after ``last``, whatever the tokenizer adds at the end."""
-    found = encoder(KINDS[kind]()).encode(PROMPT)
-    assert (len(found.ids) - 1,) == found.positions["last"]
+    """The answer follows ``last``, whatever the tokenizer adds at the end."""
+    encoded = encoder(KINDS[kind]()).encode(PROMPT)
+    assert (len(encoded.ids) - 1,) == encoded.positions["last"]
 
 
-def test_tokens_and_places_of_a_word_level_tokenizer() -> None:
-    """The whole of a small encoding, token by token."""
+def test_tokens_and_positions_of_a_word_level_tokenizer() -> None:
+    """A small encoding as a whole, token by token."""
     tokenizer = word_level()
-    found = encoder(tokenizer).encode(PROMPT)
+    encoded = encoder(tokenizer).encode(PROMPT)
     words = [
         "The",
         "apple",
@@ -126,8 +126,8 @@ def test_tokens_and_places_of_a_word_level_tokenizer() -> None:
         "contains",
         "the",
     ]
-    assert words == [tokenizer.id_to_token(i) for i in found.ids]
-    assert found.positions == {
+    assert words == [tokenizer.id_to_token(i) for i in encoded.ids]
+    assert encoded.positions == {
         "all_labels": (5, 13),
         "all_objects": (1, 8),
         "correct_object": (8,),
@@ -138,9 +138,9 @@ def test_tokens_and_places_of_a_word_level_tokenizer() -> None:
 
 
 def test_slots_count_tokens_from_the_last_anchor() -> None:
-    """A filler moves what comes after it in its segment, and nothing in the others."""
-    found = encoder(word_level()).encode(PROMPT)
-    assert found.slots == tuple(
+    """A filler moves what follows it in its segment, and nothing in other segments."""
+    encoded = encoder(word_level()).encode(PROMPT)
+    assert encoded.slots == tuple(
         (name, i)
         for name, count in [
             ("object_0", 3),
@@ -162,25 +162,26 @@ def test_special_tokens_before_the_text_stay_and_those_after_it_go(
 ) -> None:
     """A model expects its BOS, and would answer an EOS instead of the question."""
     plain = encoder(word_level()).encode(PROMPT)
-    found = encoder(word_level(special)).encode(PROMPT)
+    encoded = encoder(word_level(special)).encode(PROMPT)
     assert (
         (1,) * before + plain.ids,
         {name: tuple(p + before for p in places) for name, places in plain.positions.items()},
         tuple(("special", i) for i in range(before)) + plain.slots,
-    ) == (found.ids, found.positions, found.slots)
+    ) == (encoded.ids, encoded.positions, encoded.slots)
 
 
 def test_a_word_of_several_tokens_is_placed_at_its_last() -> None:
     """A tokenizer of bytes places a word at its last letter."""
-    found = encoder(byte_level()).encode(PROMPT)
+    encoded = encoder(byte_level()).encode(PROMPT)
     assert [
         (text, stop - 1) for text, stop in [("bell", PROMPT.spans["correct_object"][0][1])]
-    ] == [("bell", found.positions["correct_object"][0])]
+    ] == [("bell", encoded.positions["correct_object"][0])]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_token_of_a_word_begins_it(kind: str) -> None:
-    """Whether or not the space before the word is a token of its own, and whether one is split."""
+    """Whether or not the space before the word is a token of its own, and whether or not the word
+    is split."""
     tokenizer = KINDS[kind]()
     encoded, text = encoder(tokenizer).encode(PROMPT), PROMPT.text
     offsets = tokenizer.encode(text).offsets
@@ -195,12 +196,13 @@ def test_the_first_token_of_a_word_begins_it(kind: str) -> None:
 
 
 def test_first_and_last_of_a_split_word() -> None:
-    """A tokenizer of bytes: the first letter and the last; of a whole word they are one token."""
+    """In a tokenizer of bytes they are the first and the last letter; in a whole word they are one
+    token."""
     text = "so Mary went"
     prompt = Prompt(text, {"S1": ((2, 7),), "verb": ((8, 12),)}, "")
-    found = encoder(byte_level(merged=("went",))).encode(prompt)
-    assert (found.first_positions["S1"], found.positions["S1"]) == ((3,), (6,))
-    assert found.first_positions["verb"] == found.positions["verb"] == (7,)
+    encoded = encoder(byte_level(merged=("went",))).encode(prompt)
+    assert (encoded.first_positions["S1"], encoded.positions["S1"]) == ((3,), (6,))
+    assert encoded.first_positions["verb"] == encoded.positions["verb"] == (7,)
 
 
 @settings(max_examples=100, deadline=None)
@@ -214,29 +216,29 @@ def test_first_and_last_of_a_split_word() -> None:
 def test_first_and_last_bound_the_word_for_any_splitting(
     words: list[str], merged: list[str], trim: bool, leading: bool, data: st.DataObject
 ) -> None:
-    """The tokens from first to last cover the word and none of the letters of its neighbours."""
+    """The tokens from first to last cover the word and no letter of its neighbours."""
     text = " ".join(words)
     which = data.draw(st.integers(0, len(words) - 1))
     start = sum(len(w) + 1 for w in words[:which])
     stop = start + len(words[which])
     whole = tuple(w for w in dict.fromkeys(merged) if w.isascii())
-    found = encoder(byte_level(trim=trim, merged=whole))
+    one_encoder = encoder(byte_level(trim=trim, merged=whole))
     span = (start - 1 if leading and which else start, stop)
-    encoded = found.encode(Prompt(text, {"here": (span,)}, ""))
+    encoded = one_encoder.encode(Prompt(text, {"here": (span,)}, ""))
     (first,), (last,) = encoded.first_positions["here"], encoded.positions["here"]
-    piece = found.tokenizer.decode(list(encoded.ids[first : last + 1]))
+    piece = one_encoder.tokenizer.decode(list(encoded.ids[first : last + 1]))
     assert piece.strip() == words[which]
 
 
 def test_offsets_are_characters_not_bytes() -> None:
-    """Letters of several bytes before a place do not move it."""
+    """Letters of several bytes before a position do not move it."""
     text = "ÄÖÜ é the cup"
     prompt = Prompt(text, {"cup": ((9, 13),)}, "", anchors=(("start", 0), ("cup", 9)))
-    found = encoder(byte_level(merged=("cup",))).encode(prompt)
-    assert ((len(found.ids) - 1,), ("cup", 0)) == (found.positions["cup"], found.slots[-1])
+    encoded = encoder(byte_level(merged=("cup",))).encode(prompt)
+    assert ((len(encoded.ids) - 1,), ("cup", 0)) == (encoded.positions["cup"], encoded.slots[-1])
 
 
-def test_a_place_without_a_token_is_an_error_that_names_it() -> None:
+def test_a_position_without_a_token_is_an_error_that_names_it() -> None:
     """A tokenizer that drops a word cannot be measured at that word."""
     tokenizer = word_level()
     tokenizer.normalizer = normalizers.Replace(" bell", "")
@@ -282,19 +284,19 @@ def test_a_word_is_whole_if_it_is_one_known_token_after_a_space(
     tokenizer: Tokenizer, word: str, token: str | None
 ) -> None:
     """Unknown, split and half-known words have no id."""
-    found = encoder(tokenizer).word_id(word)
-    assert token == (None if found is None else tokenizer.id_to_token(found))
+    token_id = encoder(tokenizer).word_id(word)
+    assert token == (None if token_id is None else tokenizer.id_to_token(token_id))
 
 
-def test_the_id_of_a_word_is_that_in_a_text() -> None:
-    """An answer's id is the token that follows in a sentence, space and all."""
+def test_the_id_of_a_word_is_its_id_in_a_text() -> None:
+    """An answer's id is the token that follows in a sentence, with its space."""
     tokenizer = byte_level(merged=("apple", "the"))
-    found = encoder(tokenizer)
-    assert tokenizer.encode("Box L contains the apple").ids[-1] == found.word_id("apple")
+    one_encoder = encoder(tokenizer)
+    assert tokenizer.encode("Box L contains the apple").ids[-1] == one_encoder.word_id("apple")
 
 
 def test_words_are_shared_if_every_tokenizer_keeps_them_whole() -> None:
-    """Both roles of a pair see the same rows; order is that of the list."""
+    """Both roles of a pair see the same rows; the order is that of the list."""
     one = encoder(byte_level(merged=("cup", "bell", "apple")))
     other = encoder(byte_level(merged=("apple", "cup", "key")))
     words = ("key", "cup", "bell", "apple", "hat")
@@ -315,7 +317,7 @@ def test_a_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[1]", '{"model": 3}'])
 def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, text: str | None) -> None:
-    """A missing or damaged tokenizer.json is named with its path."""
+    """The error names a missing or damaged tokenizer.json with its path."""
     if text is not None:
         (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(MechanismError) as problem:
@@ -333,19 +335,19 @@ ENCODERS = {name: encoder(make()) for name, make in KINDS.items()}
     st.integers(0, 8),
     st.integers(0, 10**6),
 )
-def test_every_place_of_every_row_ends_with_its_word(
+def test_every_position_of_every_row_ends_with_its_word(
     kind: str, boxes: int, fillers: int, seed: int
 ) -> None:
-    """For any row and tokenizer the text up to a place's token ends with the span's word."""
-    found = ENCODERS[kind]
+    """For any row and tokenizer, the text up to a position's token ends with the span's word."""
+    encoder = ENCODERS[kind]
     task = EntityTracking(
         EntityTrackingParameters(family="entity_tracking", boxes=boxes, fillers=fillers, seed=seed)
     )
     for row in task.pairs(AnyWord(), 2):
         for prompt in (row.base, row.source):
-            encoded = found.encode(prompt)
+            encoded = encoder.encode(prompt)
             assert len(encoded.ids) == len(encoded.slots)
-            offsets = found.tokenizer.encode(prompt.text).offsets
+            offsets = encoder.tokenizer.encode(prompt.text).offsets
             for name, spans in prompt.spans.items():
                 places = encoded.positions[name]
                 assert [prompt.text[a:b] for a, b in spans] == [
@@ -356,16 +358,17 @@ def test_every_place_of_every_row_ends_with_its_word(
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.data())
-def test_bytes_come_back_as_the_text_that_they_were(text: str, data: st.DataObject) -> None:
-    """Any text and span: ids decode to the text, and the span's last token ends within it."""
+def test_bytes_decode_to_the_text(text: str, data: st.DataObject) -> None:
+    """For any text and span: the ids decode to the text, and the span's last token ends within
+    it."""
     start = data.draw(st.integers(0, len(text) - 1))
     stop = data.draw(st.integers(start + 1, len(text)))
-    found = ENCODERS["bytes with their space"]
-    encoded = found.encode(Prompt(text, {"here": ((start, stop),)}, ""))
+    encoder = ENCODERS["bytes with their space"]
+    encoded = encoder.encode(Prompt(text, {"here": ((start, stop),)}, ""))
     (place,) = encoded.positions["here"]
     assert (text, stop) == (
-        found.tokenizer.decode(list(encoded.ids), skip_special_tokens=False),
-        found.tokenizer.encode(text).offsets[place][1],
+        encoder.tokenizer.decode(list(encoded.ids), skip_special_tokens=False),
+        encoder.tokenizer.encode(text).offsets[place][1],
     )
 
 
@@ -374,13 +377,13 @@ def test_bytes_come_back_as_the_text_that_they_were(text: str, data: st.DataObje
 def test_slots_of_a_template_are_the_same_for_all_its_rows(
     kind: str, boxes: int, seed: int
 ) -> None:
-    """Where words are whole, a positional mean meets each slot in every row of the template."""
-    found = ENCODERS[kind]
+    """Where words are whole, a positional mean finds each slot in every row of the template."""
+    encoder = ENCODERS[kind]
     task = EntityTracking(
         EntityTrackingParameters(family="entity_tracking", boxes=boxes, seed=seed)
     )
     rows = task.backgrounds(AnyWord(), 3)
-    slots = [dict.fromkeys(name for name, _ in found.encode(r.base).slots) for r in rows]
+    slots = [dict.fromkeys(name for name, _ in encoder.encode(r.base).slots) for r in rows]
     assert [list(slots[0])] * 3 == [list(s) for s in slots]
     assert {f"object_{i}" for i in range(boxes)} | {f"box_{i}" for i in range(boxes)} == set(
         slots[0]

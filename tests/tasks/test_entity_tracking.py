@@ -1,4 +1,4 @@
-"""Entity tracking: the text, its named places, and what each pair of prompts can tell."""
+"""Entity tracking: the text, its named positions, and what each pair of prompts can show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def task(**settings: int) -> EntityTracking:
 
 @dataclass(frozen=True)
 class Only:
-    """A vocabulary that keeps the first so many words of each list."""
+    """A vocabulary that keeps the first words of each list."""
 
     count: int
 
@@ -42,7 +42,7 @@ class Only:
 
 
 def read(prompt: Prompt) -> tuple[list[str], list[str], str]:
-    """Objects, labels and queried label, from the text alone."""
+    """Objects, labels and queried label, read from the text alone."""
     context, query = prompt.text.rsplit(". Box ", 1)
     segments = [SEGMENT.fullmatch(each) for each in context.split(", ")]
     return [s[1] for s in segments], [s[3] for s in segments], query.removesuffix(" contains the")
@@ -95,25 +95,26 @@ def test_the_text_is_the_papers_template() -> None:
         ),
     ],
 )
-def test_named_positions_are_where_their_words_stand(
+def test_named_positions_are_where_their_words_are(
     position: int, label: str | None, places: dict
 ) -> None:
-    """A span holds its word with the space before it; an asked letter may replace the label."""
+    """A span holds its word with the space before it; another letter may replace the queried
+    label."""
     prompt = CONTEXT.ask(position, label)
     assert places == {
         name: tuple(prompt.text[a:b] for a, b in spans) for name, spans in prompt.spans.items()
     }
 
 
-def test_query_label_and_last_stand_in_the_question() -> None:
-    """The label is asked for at its second appearance, the answer comes after the last word."""
+def test_query_label_and_last_are_in_the_question() -> None:
+    """``query_label`` is the second occurrence of the label; the answer follows the last word."""
     prompt = CONTEXT.ask(0)
     (query,), (last,) = prompt.spans["query_label"], prompt.spans["last"]
     assert (prompt.text.rindex(" O"), len(prompt.text)) == (query[0], last[1])
 
 
-def test_anchors_stand_before_each_object_each_box_and_the_question() -> None:
-    """Slots count from the same places of the template, whatever fillers stand between."""
+def test_anchors_precede_each_object_each_box_and_the_question() -> None:
+    """Slots count from the same places of the template, whatever fillers it has."""
     prompt = CONTEXT.ask(0)
     parts = [prompt.text[at:][:6] for _, at in prompt.anchors]
     assert ([name for name, _ in prompt.anchors], parts) == (
@@ -123,16 +124,16 @@ def test_anchors_stand_before_each_object_each_box_and_the_question() -> None:
 
 
 def test_every_declared_position_is_in_every_prompt() -> None:
-    """What a spec may name, each prompt of each set has, sources too."""
-    found = task(boxes=4)
-    for rows in streams(found).values():
+    """Every prompt of every set has every position that a spec may name, sources included."""
+    tracking = task(boxes=4)
+    for rows in streams(tracking).values():
         for row in rows:
             for prompt in filter(None, (row.base, row.source)):
-                assert sorted(found.positions) == sorted(prompt.spans)
+                assert sorted(tracking.positions) == sorted(prompt.spans)
 
 
 def test_oracles_are_positions_that_mark_the_answer() -> None:
-    """Each oracle position is one of the places of the position that gives no hint."""
+    """Each oracle position is one of the spans of the wider position."""
     prompt = CONTEXT.ask(1)
     assert all(
         set(prompt.spans[narrow]) < set(prompt.spans[wide])
@@ -152,11 +153,11 @@ SETTINGS = st.fixed_dictionaries(
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS)
 def test_the_answer_is_the_object_in_the_asked_box(options: dict) -> None:
-    """Read from the text alone, rows have distinct objects and labels and the right answer."""
-    found = task(**options)
-    for row in found.rows(AnyWord(), 2 * found.boxes):
+    """The answer follows from the text alone; objects and labels of a row are distinct."""
+    tracking = task(**options)
+    for row in tracking.rows(AnyWord(), 2 * tracking.boxes):
         objects, labels, asked = read(row.base)
-        assert (found.boxes, found.boxes) == (len(set(objects)), len(set(labels)))
+        assert (tracking.boxes, tracking.boxes) == (len(set(objects)), len(set(labels)))
         right = objects[labels.index(asked)]
         assert (right, right, tuple(objects), None) == (
             row.base.answer,
@@ -168,10 +169,10 @@ def test_the_answer_is_the_object_in_the_asked_box(options: dict) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS)
-def test_fillers_stand_in_as_many_segments_as_asked_for(options: dict) -> None:
-    """Never more than one a segment, and no word but a filler."""
-    found = task(**options)
-    prompt = found.rows(AnyWord(), 1)[0].base
+def test_as_many_segments_have_a_filler_as_the_settings_say(options: dict) -> None:
+    """A segment has at most one, and it is a word of the list."""
+    tracking = task(**options)
+    prompt = tracking.rows(AnyWord(), 1)[0].base
     context = prompt.text.rsplit(". Box ", 1)[0]
     words = [SEGMENT.fullmatch(each)[2] for each in context.split(", ")]
     assert (min(options["fillers"], options["boxes"]), True) == (
@@ -182,15 +183,13 @@ def test_fillers_stand_in_as_many_segments_as_asked_for(options: dict) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS)
-def test_each_variable_moved_gives_another_answer(options: dict) -> None:
-    """In each desideratum, no patch, position, object and label lead to different words.
-
-    This is what tells the variables apart; the published code left the base's position at 0, so
-    that base and source agreed in one pair of seven.
-    """
-    found = task(**options)
-    for variable in found.variables:
-        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+def test_moving_each_variable_gives_another_answer(options: dict) -> None:
+    """No patch, position, object and label lead to different words. This is what tells the
+    variables apart; the published code left the base's position at 0, so that base and source
+    agreed in one pair of seven."""
+    tracking = task(**options)
+    for variable in tracking.variables:
+        for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
             objects, labels, asked = read(row.base)
             others, other_labels, other_asked = read(row.source)
             position = other_labels.index(other_asked)
@@ -208,10 +207,10 @@ def test_each_variable_moved_gives_another_answer(options: dict) -> None:
 @settings(max_examples=25, deadline=None)
 @given(SETTINGS)
 def test_base_and_source_contexts_share_no_object(options: dict) -> None:
-    """Nor a label, but for the one that is moved: an answer tells where it came from."""
-    found = task(**options)
-    for variable in found.variables:
-        for row in found.interchange(AnyWord(), variable, 20, "judge"):
+    """Nor a label, except the one that is moved: an answer shows where it came from."""
+    tracking = task(**options)
+    for variable in tracking.variables:
+        for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
             objects, labels, _ = read(row.base)
             others, other_labels, other_asked = read(row.source)
             shared = {other_asked} if variable == "box_label" else set()
@@ -221,35 +220,38 @@ def test_base_and_source_contexts_share_no_object(options: dict) -> None:
             )
 
 
-def test_the_queried_position_of_the_base_is_any() -> None:
-    """The published code asked every base for its first box."""
-    found = task(boxes=7)
-    for variable in found.variables:
-        rows = found.interchange(AnyWord(), variable, 200, "judge")
+def test_the_base_may_query_any_position() -> None:
+    """The published code queried the first box of every base."""
+    tracking = task(boxes=7)
+    for variable in tracking.variables:
+        rows = tracking.interchange(AnyWord(), variable, 200, "judge")
         asked = [read(row.base)[1].index(read(row.base)[2]) for row in rows]
         assert set(range(7)) == set(asked)
 
 
 def test_a_box_label_target_is_a_word_of_the_base() -> None:
-    """The published targets lacked their space, so no model could be right; ours are options."""
-    found = task(boxes=7)
-    rows = found.interchange(AnyWord(), "box_label", 100, "judge")
+    """The published targets lacked their space, so that no model could be correct; these are
+    options."""
+    tracking = task(boxes=7)
+    rows = tracking.interchange(AnyWord(), "box_label", 100, "judge")
     assert {True} == {row.target in row.base.options and row.target in OBJECTS for row in rows}
 
 
 def test_two_boxes_are_too_few_to_move_a_label() -> None:
-    """With two boxes no third place is left; the other variables work."""
-    found = task(boxes=2)
+    """Two boxes leave no third place; the other variables work."""
+    tracking = task(boxes=2)
     with pytest.raises(MechanismError, match="'box_label' needs at least 3 boxes"):
-        found.interchange(AnyWord(), "box_label", 1, "judge")
-    assert [len(found.interchange(AnyWord(), v, 1, "judge")) for v in ("position", "object")] == [
+        tracking.interchange(AnyWord(), "box_label", 1, "judge")
+    assert [
+        len(tracking.interchange(AnyWord(), v, 1, "judge")) for v in ("position", "object")
+    ] == [
         1,
         1,
     ]
 
 
 def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
-    """The error lists what could have been meant."""
+    """The error lists the valid variables."""
     with pytest.raises(MechanismError) as problem:
         task().interchange(AnyWord(), "colour", 1, "judge")
     assert (
@@ -262,8 +264,8 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
 @given(SETTINGS)
 def test_a_corrupted_prompt_is_another_context_and_an_unknown_letter(options: dict) -> None:
     """A pair's source differs in context and position, and asks for a box that is not there."""
-    found = task(**options)
-    for row in found.pairs(AnyWord(), found.boxes + 3):
+    tracking = task(**options)
+    for row in tracking.pairs(AnyWord(), tracking.boxes + 3):
         objects, labels, asked = read(row.base)
         others, other_labels, letter = read(row.source)
         (span,) = row.source.spans["previous_query_label"]
@@ -277,33 +279,33 @@ def test_a_corrupted_prompt_is_another_context_and_an_unknown_letter(options: di
 
 
 def test_pairs_ask_what_the_rows_of_their_stream_ask() -> None:
-    """Clean prompts of pairs are the plain rows of that stream, ids and all."""
-    found = task(boxes=5)
-    rows, pairs = found.rows(AnyWord(), 20, "x"), found.pairs(AnyWord(), 20, "x")
+    """The clean prompts of pairs are the plain rows of that stream, with their ids."""
+    tracking = task(boxes=5)
+    rows, pairs = tracking.rows(AnyWord(), 20, "x"), tracking.pairs(AnyWord(), 20, "x")
     assert [(r.id, r.cluster, r.base) for r in rows] == [(r.id, r.cluster, r.base) for r in pairs]
 
 
 def test_rows_of_a_context_are_one_cluster_and_ask_for_each_box() -> None:
-    """The query cycles over the boxes of a context; a new context is a new cluster."""
-    found = task(boxes=3)
-    rows = found.rows(AnyWord(), 7)
+    """The query cycles through the boxes of a context; a new context is a new cluster."""
+    tracking = task(boxes=3)
+    rows = tracking.rows(AnyWord(), 7)
     assert [row.cluster for row in rows] == ["rows-0"] * 3 + ["rows-1"] * 3 + ["rows-2"]
     assert [read(r.base)[1].index(read(r.base)[2]) for r in rows] == [0, 1, 2, 0, 1, 2, 0]
     contexts = {tuple(map(tuple, read(r.base)[:2])): r.cluster for r in rows}
     assert list(contexts.values()) == ["rows-0", "rows-1", "rows-2"]
 
 
-def test_every_other_row_is_a_cluster_of_its_own() -> None:
-    """Desiderata and backgrounds draw a context for each row, and say so."""
+def test_rows_of_other_sets_are_clusters_of_their_own() -> None:
+    """Interchange rows and backgrounds have a context each."""
     for name, rows in streams(task(boxes=4)).items():
         if name not in ("rows", "pairs"):
             assert len(rows) == len({row.cluster for row in rows})
 
 
 def test_the_three_desiderata_of_one_stream_are_paired() -> None:
-    """Row i of each variable is the same cluster, with an id of its own."""
-    found = task(boxes=4)
-    sets = [found.interchange(AnyWord(), v, 10, "judge") for v in found.variables]
+    """Row i of every variable has the same cluster, and an id of its own."""
+    tracking = task(boxes=4)
+    sets = [tracking.interchange(AnyWord(), v, 10, "judge") for v in tracking.variables]
     clusters = [[row.cluster for row in rows] for rows in sets]
     assert (clusters[0], clusters[0]) == (clusters[1], clusters[2])
     assert len({row.id for rows in sets for row in rows}) == 30
@@ -342,7 +344,7 @@ def test_rows_are_the_same_in_every_process() -> None:
 
 
 def test_rows_have_not_changed_unnoticed() -> None:
-    """A change of the generator is a change of every score: raise ``revision`` with it."""
+    """A change of the generator changes every score: raise ``revision`` with it."""
     first = task(seed=0).rows(AnyWord(), 1)[0].base.text
     assert (
         EntityTracking.revision,
@@ -350,30 +352,30 @@ def test_rows_have_not_changed_unnoticed() -> None:
     ) == (1, "The board is in Box P, the mirror is in Box W, the bomb is in Box L")
 
 
-def test_a_seed_a_stream_and_a_set_are_rows_of_their_own() -> None:
-    """Discovery, thresholds and judgement draw from disjoint streams."""
+def test_seeds_streams_and_sets_have_different_rows() -> None:
+    """Discovery, thresholds and evaluation draw from disjoint streams."""
     texts = []
     for seed in (0, 1):
-        found = task(seed=seed)
+        tracking = task(seed=seed)
         for stream in ("rows", "learn", "choose", "judge"):
-            texts.append(found.rows(AnyWord(), 70, stream))
-            texts.append(found.backgrounds(AnyWord(), 70, f"b{stream}"))
-            texts.append(found.interchange(AnyWord(), "position", 70, stream))
+            texts.append(tracking.rows(AnyWord(), 70, stream))
+            texts.append(tracking.backgrounds(AnyWord(), 70, f"b{stream}"))
+            texts.append(tracking.interchange(AnyWord(), "position", 70, stream))
     sets = [{row.base.text for row in rows} for rows in texts]
     assert sum(map(len, sets)) == len(set().union(*sets))
 
 
 def test_a_longer_set_begins_with_the_shorter_one() -> None:
-    """More rows are the same rows and others."""
-    found = task()
-    for make in (found.rows, found.pairs, found.backgrounds):
+    """More rows are the same rows and further ones."""
+    tracking = task()
+    for make in (tracking.rows, tracking.pairs, tracking.backgrounds):
         assert list(make(AnyWord(), 10)) == list(make(AnyWord(), 25))[:10]
 
 
-def test_backgrounds_say_nothing_about_their_question() -> None:
-    """The asked letter is drawn from all letters, so contexts seldom hold it."""
-    found = task(boxes=7)
-    rows = found.backgrounds(AnyWord(), 300)
+def test_backgrounds_do_not_answer_their_question() -> None:
+    """The queried letter is drawn from all letters, so that contexts seldom have it."""
+    tracking = task(boxes=7)
+    rows = tracking.backgrounds(AnyWord(), 300)
     known = sum(read(row.base)[2] in read(row.base)[1] for row in rows)
     asked = {read(row.base)[2] for row in rows}
     assert (known / 300 == pytest.approx(7 / 26, abs=0.1), len(asked) == 26) == (True, True)
@@ -381,9 +383,12 @@ def test_backgrounds_say_nothing_about_their_question() -> None:
 
 @pytest.mark.parametrize("count", [14, 20])
 def test_only_words_that_the_tokenizers_keep_whole_are_used(count: int) -> None:
-    """Every object and label stands in the vocabulary of the run."""
-    found = task(boxes=7)
-    sets = [found.rows(Only(count), 50), found.interchange(Only(count), "object", 50, "judge")]
+    """Every object and label is in the vocabulary of the run."""
+    tracking = task(boxes=7)
+    sets = [
+        tracking.rows(Only(count), 50),
+        tracking.interchange(Only(count), "object", 50, "judge"),
+    ]
     for row in (row for rows in sets for row in rows):
         for prompt in filter(None, (row.base, row.source)):
             objects, labels, _ = read(prompt)
@@ -401,7 +406,7 @@ def test_only_words_that_the_tokenizers_keep_whole_are_used(count: int) -> None:
 def test_too_few_whole_words_are_an_error_that_says_what_to_do(
     vocabulary: Only, options: dict, message: str
 ) -> None:
-    """A tokenizer that knows too few words is named with what is left and what is needed."""
+    """The error says how many words the tokenizers keep and how many are needed."""
     with pytest.raises(MechanismError) as problem:
         task(**options).rows(vocabulary, 1)
     assert str(problem.value) == (
@@ -417,16 +422,16 @@ def test_word_lists_hold_every_word_once() -> None:
 
 @pytest.mark.parametrize("boxes", [2, 7, 13])
 def test_chance_is_one_among_the_boxes(boxes: int) -> None:
-    """Who guesses among a prompt's objects is right once in as many times as there are boxes."""
-    found = task(boxes=boxes)
-    assert (1 / boxes, boxes) == (found.chance, len(found.rows(AnyWord(), 1)[0].base.options))
+    """A guess among a prompt's objects is correct once in as many times as there are boxes."""
+    tracking = task(boxes=boxes)
+    assert (1 / boxes, boxes) == (tracking.chance, len(tracking.rows(AnyWord(), 1)[0].base.options))
 
 
-def test_a_hint_about_where_the_answer_stands_is_widened_token_for_token() -> None:
-    """First tokens to first tokens; a position that marks nothing stays what it is."""
-    found = task()
+def test_an_oracle_position_is_widened_token_for_token() -> None:
+    """First tokens to first tokens; a position that marks nothing stays as it is."""
+    tracking = task()
     assert [
-        found.without_oracle(at)
+        tracking.without_oracle(at)
         for at in (
             "previous_query_label",
             "previous_query_label.first",

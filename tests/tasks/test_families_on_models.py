@@ -86,16 +86,16 @@ claims:
 def split_numbers() -> Tokenizer:
     """Whole words, and numbers in pieces of two digits."""
     words = dict.fromkeys(["[UNK]", *WORDS, *NAMES, *PLACES, *GIFTS, *EVENTS, *OBJECTS])
-    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    found.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(r"\d\d"), "isolated")]
     )
-    return found
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that says 99."""
+    """The model that always says 99."""
     folder = tmp_path_factory.mktemp("says_99")
     tokenizer = split_numbers()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -119,7 +119,7 @@ Judge = Callable[[str], tuple[dict[str, Verdict], Spec, ClaimEvaluator]]
 
 @pytest.fixture
 def judge(checkpoint: Path, tmp_path: Path) -> Judge:
-    """The verdict on each claim of a spec."""
+    """The verdict of each claim of a spec."""
 
     def run(text: str) -> tuple[dict[str, Verdict], Spec, ClaimEvaluator]:
         (tmp_path / "x.yaml").write_text(text)
@@ -137,10 +137,10 @@ def judge(checkpoint: Path, tmp_path: Path) -> Judge:
     ("family", "at", "variable"),
     [("ioi", "S1_next", "io_name"), ("ioi", "S2.first", "s_position"), ("induction", "successor", "query")],
 )  # fmt: skip
-def test_a_model_that_is_never_right_is_red_and_nothing_breaks(
+def test_a_model_that_is_never_correct_fails_without_an_error(
     judge: Judge, family: str, at: str, variable: str
 ) -> None:
-    """Accuracy fails; what is relative to it is inconclusive; no claim ends in an error."""
+    """Accuracy fails, relative claims are inconclusive, and no claim ends in an error."""
     text = HEAD.format(family=family) + CLAIMS.format(at=at, variable=variable)
     found, _, _ = judge(text)
     assert {name: verdict.status for name, verdict in found.items()} == {
@@ -151,9 +151,10 @@ def test_a_model_that_is_never_right_is_red_and_nothing_breaks(
     }
 
 
-def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
-    """Accuracy counts every right year, the log-probability is theirs together; and that heads
-    carry the year is red: 99 is never a year up to the base's, on the source prompt neither."""
+def test_99_is_correct_wherever_a_later_year_is(judge: Judge) -> None:
+    """Accuracy counts every correct year, whose log-probability is that of all together. The claim
+    that heads carry the year fails: 99 is never a year up to the base's, nor on the source
+    prompt."""
     text = HEAD.format(family="greater_than") + CLAIMS.format(at="year.first", variable="year")
     text = text.replace("positional_mean, prompts: 400", "resample, prompts: 60")
     found, spec, gate = judge(text)
@@ -180,7 +181,7 @@ def test_99_is_right_wherever_a_later_year_is(judge: Judge) -> None:
 
 
 class AnyLaterYear:
-    """Stands for a model that says some year after the one it reads, and whose whole mechanism is
+    """Replaces a model that says some year after the one it reads and whose whole mechanism is
     moved: with a source's activations it says what it says there."""
 
     def __init__(self, bench: Any) -> None:
@@ -217,7 +218,7 @@ def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(judge: Judge) -> Non
 
 
 def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge) -> None:
-    """A number of two tokens: what is recorded and put in is one token further left."""
+    """In a number of two tokens, recording and patching move one token to the left."""
     text = (
         "mechanism: 1\ncircuit: x\n"
         "task:\n"
@@ -241,7 +242,7 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
 
 
 def test_discovery_says_that_a_model_at_chance_has_no_circuit(judge: Judge) -> None:
-    """In one line, for a family whose heads nobody named."""
+    """One line, for a family whose heads nobody named."""
     text = HEAD.format(family="induction") + (
         "groups: {g: {heads: discovered, at: last}}\n"
         "claims: {enough: {kind: faithfulness, on: base, between: [0.9, 1.1]}}\n"
@@ -258,7 +259,7 @@ def encoder(tokenizer: Tokenizer) -> Encoder:
 
 
 def test_years_are_one_token_after_a_century() -> None:
-    """And those that some tokenizer does not keep whole there are neither asked about nor right."""
+    """Years that some tokenizer splits there are neither questions nor answers."""
     tokenizer = split_numbers()
     known = encoder(tokenizer)
     assert known.word_id("32", "17") == tokenizer.token_to_id("32")
@@ -285,7 +286,7 @@ def test_years_are_one_token_after_a_century() -> None:
     ],
 )
 def test_a_tokenizer_that_writes_numbers_otherwise_is_one_line(pattern: str, says: str) -> None:
-    """Digit by digit, or in threes."""
+    """Tokenizers that write single digits, or three digits."""
     tokenizer = split_numbers()
     pieces = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pieces])
@@ -297,8 +298,8 @@ def test_a_tokenizer_that_writes_numbers_otherwise_is_one_line(pattern: str, say
 
 
 def test_ioi_s_three_kinds_of_prompt() -> None:
-    """ABBA and BABA in turns; corrupted, three names that the base does not have; in the other
-    order, the names that the source's subject is not among lead to the base's subject."""
+    """ABBA and BABA in turns; corrupted prompts with three names that the base does not have; in
+    the other order, the names without the source's subject lead to the base's subject."""
     task = Ioi(IoiParameters(family="ioi"))
 
     def names(prompt):

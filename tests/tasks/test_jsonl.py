@@ -1,4 +1,4 @@
-"""Prompts from a file: what is marked, what is judged on, and one line for what cannot be meant."""
+"""Prompts from a file: marked positions, the split of lines, and one line for each error."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ def task(folder: Path, many: int = 80, **settings: Any) -> Jsonl:
     return Jsonl(JsonlParameters.model_validate(given, context={FOLDER: folder}))
 
 
-def test_marks_and_substrings_are_places_in_the_text(tmp_path: Path) -> None:
-    """A mark leaves its words behind; ``#2`` is the second occurrence; last is the last letter."""
+def test_marks_and_substrings_are_positions_of_the_text(tmp_path: Path) -> None:
+    """A mark leaves its words in the text; ``#2`` is the second occurrence; ``last`` is the last
+    letter."""
     for row in task(tmp_path).pairs(AnyWord(), 20):
         assert "[[" not in row.base.text
         for prompt in (row.base, row.source):
@@ -65,26 +66,27 @@ def test_marks_and_substrings_are_places_in_the_text(tmp_path: Path) -> None:
         assert row.target == row.base.answer
 
 
-def test_what_is_judged_is_never_searched_on(tmp_path: Path) -> None:
-    """Half is judged on, a quarter found on, a quarter chosen on; a training stream comes again."""
-    found = task(tmp_path)
+def test_evaluation_search_and_selection_share_no_line(tmp_path: Path) -> None:
+    """Half of the lines are for evaluation, a quarter for search, a quarter for selection; lines of
+    a training stream repeat."""
+    jsonl = task(tmp_path)
     texts = {
-        stream: {row.base.text for row in found.rows(AnyWord(), 20, stream)}
+        stream: {row.base.text for row in jsonl.rows(AnyWord(), 20, stream)}
         for stream in ("rows", "discover_rank", "discover_select")
     }
     assert all(len(each) == 20 for each in texts.values())
     assert not texts["rows"] & texts["discover_rank"]
     assert not texts["rows"] & texts["discover_select"]
     assert not texts["discover_rank"] & texts["discover_select"]
-    assert len(found.interchange(AnyWord(), "name", 500, "dcm_train")) == 500
-    assert len(found.backgrounds(AnyWord(), 500)) == 20
+    assert len(jsonl.interchange(AnyWord(), "name", 500, "dcm_train")) == 500
+    assert len(jsonl.backgrounds(AnyWord(), 500)) == 20
     with pytest.raises(
         MechanismError, match="41 lines are requested, but only 40 of 80 can be used here"
     ):
-        found.rows(AnyWord(), 41)
+        jsonl.rows(AnyWord(), 41)
 
 
-def test_which_line_falls_where_does_not_depend_on_their_order(tmp_path: Path) -> None:
+def test_the_split_does_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
     """It depends on the seed."""
     first = [row.base.text for row in task(tmp_path).rows(AnyWord(), 20)]
     path = tmp_path / "names.jsonl"
@@ -97,8 +99,8 @@ def test_which_line_falls_where_does_not_depend_on_their_order(tmp_path: Path) -
     assert other != first
 
 
-def test_a_word_that_some_tokenizer_splits_leaves_its_lines_out(tmp_path: Path) -> None:
-    """For everybody, and the error says how many."""
+def test_lines_with_a_split_answer_are_dropped(tmp_path: Path) -> None:
+    """They are dropped for all checkpoints, and the error says how many."""
 
     class Fewer(AnyWord):
         def answers(self, prompt, words):
@@ -107,15 +109,16 @@ def test_a_word_that_some_tokenizer_splits_leaves_its_lines_out(tmp_path: Path) 
         def chat(self, message):
             raise AssertionError
 
-    found = task(tmp_path)
-    rows = found.rows(Fewer(), 20)
+    jsonl = task(tmp_path)
+    rows = jsonl.rows(Fewer(), 20)
     assert all(row.base.answer != "Mary" for row in rows)
     with pytest.raises(MechanismError, match="are dropped: some tokenizer splits an answer"):
-        found.rows(Fewer(), 40)
+        jsonl.rows(Fewer(), 40)
 
 
 def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
-    """Among the options; without, the most frequent answer; or what the spec says."""
+    """Guessing among the options; without options, the most frequent answer; or the value in the
+    spec."""
     most = Counter(line.base.answer for line in task(tmp_path).lines).most_common(1)[0][1]
     assert task(tmp_path).chance == max(1 / 6, most / len(task(tmp_path).lines))
     lines = [
@@ -138,7 +141,7 @@ def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
 
 
 def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None:
-    """Lint finds a misspelt one, and lists those that there are."""
+    """Lint finds a misspelt name and lists the valid ones."""
     task(tmp_path)
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC)
@@ -152,7 +155,7 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("{", "is no JSON"),
         ("[]", "is no object"),
@@ -173,10 +176,10 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
         ('{"prompt": "a", "answer": "b", "positions": []}', "positions must be an object"),
     ],
 )
-def test_a_line_that_cannot_be_meant_is_one_line(text: str, says: str) -> None:
+def test_an_invalid_line_is_an_error_of_one_line(text: str, expected: str) -> None:
     with pytest.raises(ValueError) as problem:
         parse_line(text)
-    assert says in str(problem.value)
+    assert expected in str(problem.value)
     assert "\n" not in str(problem.value)
 
 
@@ -187,7 +190,7 @@ def test_a_line_that_cannot_be_meant_is_one_line(text: str, says: str) -> None:
         inner, max_size=5),
     max_leaves=8,
 )))  # fmt: skip
-def test_whatever_stands_there_is_a_line_or_one_sentence(text: str) -> None:
+def test_any_text_is_a_line_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
         found = parse_line(text)
         assert found.base.text
@@ -195,7 +198,7 @@ def test_whatever_stands_there_is_a_line_or_one_sentence(text: str) -> None:
 
 
 def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
-    """File and line of the first that differs."""
+    """The error has file and line of the first line that differs."""
     good = json.dumps({"prompt": "[[x:a]] b", "answer": "c"})
     other = json.dumps({"prompt": "a b", "answer": "c"})
     path = tmp_path / "names.jsonl"
@@ -208,7 +211,7 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("many", "rows", "says"),
+    ("many", "rows", "expected"),
     [
         (0, 20, "names.jsonl: holds no line"),
         (30, 20, "rows: 20, but names.jsonl has 30 lines and one half of them is for evaluation; add 10 lines"),
@@ -216,9 +219,9 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
         (80, 100, "for evaluation; lower rows to 40 or add 120 lines"),
     ],
 )  # fmt: skip
-def test_too_short_a_file_says_what_would_do(
-    tmp_path: Path, many: int, rows: int, says: str
+def test_too_short_a_file_is_an_error_with_advice(
+    tmp_path: Path, many: int, rows: int, expected: str
 ) -> None:
-    """Never fewer rows than a task takes."""
-    with pytest.raises(ValueError, match=says):
+    """The advice never goes below a task's fewest rows."""
+    with pytest.raises(ValueError, match=expected):
         task(tmp_path, many, rows=rows)

@@ -1,4 +1,4 @@
-"""Refusal: instructions from files, what is judged on which of them, and what lint says of a file."""
+"""Refusal: instructions from files, their split, and what lint says of a file."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def case(task: Refusal) -> ClaimContext:
 # -- rows
 
 
-def test_an_instruction_stands_in_its_template_and_has_its_places(task: Make) -> None:
-    """The whole of a row, with the words that each place covers."""
+def test_an_instruction_in_its_template_has_its_positions(task: Make) -> None:
+    """A row as a whole, with the words that each position covers."""
     (row,) = task().capability(AnyWord(), 1)
     prompt = row.base
     number = prompt.text.split()[-2]
@@ -114,7 +114,8 @@ def test_an_instruction_stands_in_its_template_and_has_its_places(task: Make) ->
 
 
 def test_after_a_line_break_a_reply_has_no_space(task: Make) -> None:
-    """As chat templates end; the last place is the last token, whatever the tokenizer keeps."""
+    """Chat templates end so; the last position is the last token, whether or not the tokenizer
+    keeps the line break."""
     (row,) = task(template="User: {instruction}\nAssistant:\n").allowed(AnyWord(), 1)
     ((start, stop),) = row.base.spans["last"]
     assert row.base.reply.startswith("sure, harmless")
@@ -122,7 +123,7 @@ def test_after_a_line_break_a_reply_has_no_space(task: Make) -> None:
 
 
 def test_forbidden_rows_are_answered_by_a_refusal_and_capability_by_compliance(task: Make) -> None:
-    """The same texts in the same order, other replies; all judged on."""
+    """The same texts in the same order with other replies, all for evaluation."""
     one = task(prefixes=["No way", "Never"])
     forbidden, capability = one.forbidden(AnyWord(), 20), one.capability(AnyWord(), 20)
     assert texts(forbidden) == texts(capability)
@@ -133,13 +134,13 @@ def test_forbidden_rows_are_answered_by_a_refusal_and_capability_by_compliance(t
 
 @pytest.mark.parametrize("count", [7, 8])
 def test_plain_rows_take_turns(task: Make, count: int) -> None:
-    """Every other one must be refused, so always refusing is right half of the time."""
+    """Every other row must be refused, so that always refusing is correct half of the time."""
     kinds = ["harmful" in text for text in texts(task().rows(AnyWord(), count))]
     assert (kinds, task().chance) == ([i % 2 == 0 for i in range(count)], 1 / 2)
 
 
-def test_what_is_learned_chosen_and_judged_share_no_instruction(task: Make) -> None:
-    """A half, an eighth and three eighths of a file."""
+def test_evaluation_learning_and_validation_share_no_instruction(task: Make) -> None:
+    """Half of a file, three eighths and one eighth."""
     one = task()
 
     def instructions(stream: str, count: int) -> set[str]:
@@ -154,16 +155,16 @@ def test_what_is_learned_chosen_and_judged_share_no_instruction(task: Make) -> N
     assert instructions("self-check", 8) <= judged
 
 
-def test_judged_rows_are_the_same_in_every_stream_and_grow_at_the_end(task: Make) -> None:
-    """So that whatever is judged is judged on the same prompts, in pairs."""
+def test_evaluation_rows_are_the_same_in_every_stream_and_grow_at_the_end(task: Make) -> None:
+    """So every score is about the same prompts, in pairs."""
     one = task()
     assert texts(one.forbidden(AnyWord(), 24, "rows"))[:10] == texts(
         one.capability(AnyWord(), 10, "capability")
     )
 
 
-def test_learned_rows_come_in_an_order_of_their_own_in_each_stream(task: Make) -> None:
-    """Steps of a training read different batches; when all were there, they come again."""
+def test_learning_rows_have_an_order_of_their_own_in_each_stream(task: Make) -> None:
+    """Training steps read different batches; after the last instruction they repeat."""
     one = task()
     first, second = (texts(one.allowed(AnyWord(), 30, f"training-{i}")) for i in (1, 2))
     assert first != second
@@ -171,10 +172,10 @@ def test_learned_rows_come_in_an_order_of_their_own_in_each_stream(task: Make) -
     assert len(set(first[:18])) == 18
 
 
-def test_the_cut_follows_the_instructions_and_the_seed_not_the_order_of_lines(
+def test_the_split_follows_the_instructions_and_the_seed_not_the_order_of_lines(
     folder: Path, task: Make
 ) -> None:
-    """A file that was sorted anew gives the same rows, another seed others."""
+    """A file in another order gives the same rows, another seed gives others."""
     before, other = texts(task().rows(AnyWord(), 20)), texts(task(seed=1).rows(AnyWord(), 20))
     for kind in ("harmful", "harmless"):
         write(folder, kind, [line(kind, i) for i in reversed(range(LINES))])
@@ -182,8 +183,8 @@ def test_the_cut_follows_the_instructions_and_the_seed_not_the_order_of_lines(
     assert before != other
 
 
-def test_more_judged_rows_than_there_are_is_an_error(task: Make) -> None:
-    """Never the same instruction twice: it would count as evidence twice."""
+def test_too_many_evaluation_rows_are_an_error(task: Make) -> None:
+    """The same instruction would count as evidence twice."""
     with pytest.raises(
         MechanismError, match="25 harmful instructions are requested, but only 24 are for"
     ):
@@ -205,13 +206,13 @@ def test_without_replies_there_is_no_capability(folder: Path, task: Make) -> Non
     ids=["pairs", "interchange"],
 )
 def test_nothing_can_be_patched(task: Make, ask: Callable[[Refusal], Any]) -> None:
-    """Claims about heads say that this task cannot bear them."""
+    """Claims about heads say that this task does not have what they need."""
     with pytest.raises(MechanismError, match=r"task refusal has no .*, which this claim needs"):
         ask(task())
 
 
 def test_a_chat_template_needs_a_checkpoint(task: Make) -> None:
-    """Looking at the text without a tokenizer is an error, not another text."""
+    """Without a tokenizer the text is an error, not another text."""
     with pytest.raises(MechanismError, match="comes from a checkpoint"):
         task(template="chat").rows(AnyWord(), 8)
 
@@ -220,7 +221,7 @@ def test_a_chat_template_needs_a_checkpoint(task: Make) -> None:
 
 
 def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: Make) -> None:
-    """Another folder is the same measurement, another line another one."""
+    """Another folder is the same measurement, another line is another one."""
     key = case(task()).measurement(REQUEST, "ft").task
     moved = folder.rename(folder.with_name("elsewhere"))
     shutil.copytree(moved, folder)
@@ -233,7 +234,7 @@ def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: 
 
 
 def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> None:
-    """No folder is known there, and the files may be gone."""
+    """The runner knows no folder, and the files may be gone."""
     one = task(rows=24)
     measurement = case(one).measurement(REQUEST, "ft")
     shutil.rmtree(Path(one.settings.harmful.file).parent, ignore_errors=True)
@@ -241,7 +242,7 @@ def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> 
     assert texts(again.rows(AnyWord(), 20)) == texts(one.rows(AnyWord(), 20))
 
 
-def test_files_that_nobody_read_are_an_error(task: Make) -> None:
+def test_files_that_were_not_read_are_an_error(task: Make) -> None:
     """A hash alone is no file."""
     settings = {**task().settings.model_dump(mode="json"), "harmful": {"sha256": "0" * 64}}
     with pytest.raises(MechanismError, match="was not read in this process"):
@@ -251,7 +252,7 @@ def test_files_that_nobody_read_are_an_error(task: Make) -> None:
 def test_a_resolved_spec_can_be_read_again_and_pins_its_files(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``lint --resolved`` gives names with hashes; a file that changed since is refused."""
+    """``lint --resolved`` writes names with hashes; a file that has changed since is refused."""
     main(["lint", "--resolved", str(folder / "demo.yaml")])
     pinned = folder / "pinned.yaml"
     pinned.write_text(capsys.readouterr().out.replace("demo", "pinned"))
@@ -262,8 +263,8 @@ def test_a_resolved_spec_can_be_read_again_and_pins_its_files(
     assert (code, "is not the file that was pinned" in capsys.readouterr().err) == (2, True)
 
 
-def test_a_task_taken_over_by_extends_has_its_files_where_it_was_written(folder: Path) -> None:
-    """Names are relative to the spec that says them."""
+def test_an_extended_task_has_its_files_beside_the_extended_spec(folder: Path) -> None:
+    """Names are relative to the spec that writes them."""
     above = folder.parent / "above.yaml"
     claims = SPEC[SPEC.index("claims:") :]
     above.write_text(f"mechanism: 1\ncircuit: above\nextends: circuits/demo.yaml\n{claims}")
@@ -313,7 +314,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "replies here and there": (
         lambda f: write(f, "harmful", [{"instruction": "a"}, {"instruction": "b", "reply": "c"}]),
         "demo.yaml:3: task: data/harmful.jsonl:2: some lines have a reply "
-        "and some have none; give all or none one",
+        "and some have none; give one to all or to none",
     ),
     "in both": (
         lambda f: write(f, "harmless", [line("harmful", i) for i in range(LINES)]),
@@ -339,14 +340,14 @@ def test_a_bad_file_is_one_line_that_names_it_and_its_line(
     spoil: Callable[[Path], Any],
     wanted: str,
 ) -> None:
-    """Exit code 2, file and line, and what would be right."""
+    """Exit code 2, with file, line and the right form."""
     spoil(folder)
     code = main(["lint", str(folder / "demo.yaml")])
     assert (2, f"{folder}/{wanted}\n") == (code, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("../secret.jsonl", "../secret.jsonl lies outside the spec's folder"),
         ("/etc/passwd", "/etc/passwd lies outside the spec's folder"),
@@ -361,18 +362,18 @@ def test_a_bad_file_is_one_line_that_names_it_and_its_line(
     ],
 )
 def test_a_spec_reaches_its_own_folder_and_no_further(
-    folder: Path, task: Make, name: str, wanted: str
+    folder: Path, task: Make, name: str, expected: str
 ) -> None:
-    """Not by an absolute name, not by dots, not by a link."""
+    """Not with an absolute name, dots or a link."""
     (folder.parent / "secret.jsonl").write_text(json.dumps(line("harmful", 0)))
     (folder / "link.jsonl").symlink_to(folder.parent / "secret.jsonl")
     with pytest.raises(ValidationError) as problem:
         task(harmful=name)
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         ({"template": "<user> <assistant>"}, "must be 'chat', or hold {instruction} once"),
         ({"template": "{instruction} {instruction}"}, "must be 'chat', or hold {instruction} once"),
@@ -390,14 +391,14 @@ def test_a_spec_reaches_its_own_folder_and_no_further(
         ({"template": "chat", "chat": {"tools": []}}, "chat"),
     ],
 )
-def test_settings_that_cannot_be_meant(task: Make, changes: dict[str, Any], wanted: str) -> None:
+def test_invalid_settings_are_refused(task: Make, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError) as problem:
         task(**changes)
-    assert wanted in str(problem.value)
+    assert expected in str(problem.value)
 
 
-def test_what_is_not_said_of_the_chat_is_no_part_of_a_score_s_definition(task: Make) -> None:
-    """Specs from before keep their baselines; what is said makes another measurement."""
+def test_chat_settings_count_only_if_they_are_set(task: Make) -> None:
+    """Older specs keep their baselines; a setting makes another measurement."""
     plain = task(template="chat").settings
     told = task(template="chat", system="Be kind.", chat={"enable_thinking": False}).settings
     assert {"system", "chat"} & {*plain.model_dump(mode="json")} == set()
@@ -422,8 +423,9 @@ def test_lint_reads_files_without_torch(folder: Path) -> None:
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
-def test_other_rows_are_what_a_row_is(task: Make) -> None:
-    """Backgrounds are of both kinds and judged nowhere; a lesson stands in the template."""
+def test_backgrounds_and_training_prompts(task: Make) -> None:
+    """Backgrounds have both kinds of instructions and none for evaluation; a training prompt is in
+    the template."""
     one = task()
     judged = {row.cluster for row in one.rows(AnyWord(), 48)}
     backgrounds = one.backgrounds(AnyWord(), 50)

@@ -1,4 +1,4 @@
-"""Tasks of slots: every row of every stream is well-formed, and streams that must not meet do not."""
+"""Slot tasks: every row of every stream is well-formed, and parts share no prompt."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Without:
 
 @st.composite
 def templates(draw: st.DrawFn) -> Template:
-    """Several slots of one list in some orders, and perhaps one with a table."""
+    """Several slots of one list in some orders, and perhaps a table."""
     many = draw(st.integers(3, 6))
     slots = [f"s{i}" for i in range(many)]
     orders = draw(st.lists(st.permutations(slots), min_size=1, max_size=3, unique_by=tuple))
@@ -121,7 +121,7 @@ TASKS = st.one_of(
 
 
 def spelled(task: SlotTask) -> list[str]:
-    """Every word that may be dropped."""
+    """Every word that a tokenizer may drop."""
     found = {
         word
         for table in task.plan.tables.values()
@@ -136,7 +136,7 @@ def spelled(task: SlotTask) -> list[str]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[SlotTask, Without]:
-    """A task, and a vocabulary that has lost some of its words."""
+    """A task, and a vocabulary without some of its words."""
     task = draw(TASKS)
     words = spelled(task)
     share = draw(st.sampled_from([0.0, 0.02, 0.1, 0.4]))
@@ -145,7 +145,7 @@ def runs(draw: st.DrawFn) -> tuple[SlotTask, Without]:
 
 
 def sets(task: SlotTask, vocabulary: Without, count: int = COUNT) -> dict[str, list[Row]]:
-    """Rows of each stream that can be had; too few words are one line."""
+    """The rows of every stream; too few words are an error of one line."""
     found: dict[str, list[Row]] = {}
     refused: list[str] = []
     for stream in STREAMS:
@@ -175,8 +175,8 @@ def words_of(prompt: Prompt) -> dict[str, str]:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
 def test_every_row_of_every_stream_is_well_formed(run: tuple[SlotTask, Without]) -> None:
-    """Places hold their words, answers are options, sources differ, targets are new, no word that
-    is dropped is used, and nothing comes twice in what is judged on."""
+    """Positions hold their words, answers are options, sources differ, targets are new, no row has
+    a dropped word, and no prompt is evaluated twice."""
     task, vocabulary = run
     for name, rows in sets(task, vocabulary).items():
         kind, stream = name.split("/")
@@ -213,9 +213,9 @@ def test_every_row_of_every_stream_is_well_formed(run: tuple[SlotTask, Without])
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
-def test_no_prompt_stands_in_two_parts(run: tuple[SlotTask, Without]) -> None:
-    """Whatever is judged on is never ranked on, trained on, averaged over or chosen on, neither as
-    a base nor as a source, however few words there are."""
+def test_no_prompt_is_in_two_parts(run: tuple[SlotTask, Without]) -> None:
+    """A prompt for evaluation is never ranked on, trained on, averaged over or selected on, neither
+    as a base nor as a source, however few words there are."""
     task, vocabulary = run
     found: dict[str, set[str]] = {"evaluation": set(), "search": set(), "selection": set()}
     for name, rows in sets(task, vocabulary).items():
@@ -229,7 +229,7 @@ def test_no_prompt_stands_in_two_parts(run: tuple[SlotTask, Without]) -> None:
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TASKS)
 def test_a_longer_set_begins_with_the_shorter_one(task: SlotTask) -> None:
-    """More rows are the same rows and others; row i is told in the same text in every set."""
+    """More rows are the same rows and further ones; row i has the same text in every set."""
     with suppress(MechanismError):
         longer = task.pairs(AnyWord(), 20)
         assert list(task.pairs(AnyWord(), 7)) == list(longer)[:7]
@@ -241,7 +241,7 @@ def test_a_longer_set_begins_with_the_shorter_one(task: SlotTask) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 10**6))
 def test_a_lazy_shuffle_has_each_number_once(count: int, seed: int) -> None:
-    """And as good as any: the numbers do not come in order."""
+    """The numbers do not come in order."""
     found = list(shuffled(random.Random(seed), count))
     assert sorted(found) == list(range(count))
     if count > 20:
@@ -249,7 +249,7 @@ def test_a_lazy_shuffle_has_each_number_once(count: int, seed: int) -> None:
 
 
 def test_a_shuffle_costs_what_is_taken() -> None:
-    """Of a space of 26 letters in 20 slots, the first few."""
+    """The first few of all ways to put 26 letters into 20 slots."""
     draw = shuffled(random.Random(0), 10**30)
     assert len({next(draw) for _ in range(100)}) == 100
 
@@ -269,8 +269,8 @@ def digest() -> str:
 
 
 def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
-    """They follow from the seed alone, not from Python's hash seed; a change of the generator is a
-    change of every score, so ``revision`` is raised with it."""
+    """They follow from the seed alone, not from Python's hash seed. A change of the generator
+    changes every score: raise ``revision`` with it."""
     folder = str(__file__).rsplit("/", 1)[0]
     code = f"import sys; sys.path.insert(0, {folder!r}); import test_slot_tasks as t; print(t.digest())"
     environment = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
@@ -294,7 +294,7 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
 
 
 def test_parts_follow_from_text_and_seed() -> None:
-    """About one half, a quarter and a quarter, and another half for another seed."""
+    """About a half, a quarter and a quarter; another half for another seed."""
     parts = [[part_of_text(seed, f"text {i}") for i in range(2000)] for seed in (0, 1)]
     for each in parts:
         assert each.count("evaluation") == pytest.approx(1000, abs=100)
@@ -302,9 +302,9 @@ def test_parts_follow_from_text_and_seed() -> None:
     assert parts[0] != parts[1]
 
 
-def test_what_is_searched_on_is_read_again_and_says_so() -> None:
-    """A method asks for more rows than there are: they come again under other ids, as the same
-    clusters; what is judged on does not."""
+def test_rows_for_search_repeat_and_rows_for_evaluation_do_not() -> None:
+    """Rows repeat with other ids and the same clusters where a method asks for more than there
+    are."""
     given = {
         "family": "template",
         "words": {"w": [f"w{i}" for i in range(9)]},
@@ -314,13 +314,13 @@ def test_what_is_searched_on_is_read_again_and_says_so() -> None:
         "rows": 20,
     }
     task = Template(TemplateParameters.model_validate(given))
-    found = task.rows(AnyWord(), 200, "discover_rank")
-    texts = [row.base.text for row in found]
+    rows = task.rows(AnyWord(), 200, "discover_rank")
+    texts = [row.base.text for row in rows]
     many = len({*texts})
     assert 5 < many < 40
     assert texts == (texts[:many] * 40)[:200]
-    assert len({row.id for row in found}) == 200
-    assert len({row.cluster for row in found}) == many
+    assert len({row.id for row in rows}) == 200
+    assert len({row.cluster for row in rows}) == many
     assert len(task.backgrounds(AnyWord(), 200)) == many
     assert len(task.backgrounds(AnyWord(), 200, "resample")) == 200
     with pytest.raises(
@@ -331,7 +331,7 @@ def test_what_is_searched_on_is_read_again_and_says_so() -> None:
 
 
 def facts(wordings: int, people: int = 40, rows: int = 20) -> Template:
-    """So many people with a city each, told in so many wordings."""
+    """People with a city each, in several wordings."""
     words = {f"p{i}": {"city": f"c{i}"} for i in range(people)}
     given = {
         "family": "template",
@@ -344,8 +344,7 @@ def facts(wordings: int, people: int = 40, rows: int = 20) -> Template:
 
 
 def test_one_fact_in_several_wordings_is_one_cluster() -> None:
-    """100 rows about 40 people are no 100 independent ones; two rows about one person are one
-    cluster, two about different people are two."""
+    """100 rows about 40 people are not 100 independent ones."""
     rows = facts(10, rows=100).rows(AnyWord(), 100)
     people = [row.base.text.split()[1] for row in rows]
     assert len({row.base.text for row in rows}) == 100
@@ -354,22 +353,22 @@ def test_one_fact_in_several_wordings_is_one_cluster() -> None:
     assert len({*clusters}) == len({*people}) == len({*zip(people, clusters, strict=True)})
 
 
-def test_too_few_rows_name_the_text_that_has_run_out() -> None:
-    """Texts take turns, so one that has no more ends the set although others have more."""
+def test_too_few_rows_name_the_exhausted_text() -> None:
+    """Texts take turns, so that one without further rows ends the set."""
     with pytest.raises(MechanismError) as raised:
         facts(4).rows(AnyWord(), 90)
-    found = re.search(r"make only (\d+), because text (\d) of 4 has no more", str(raised.value))
-    assert found
-    possible, text = int(found[1]), int(found[2])
+    match = re.search(r"make only (\d+), because text (\d) of 4 has no more", str(raised.value))
+    assert match
+    possible, text = int(match[1]), int(match[2])
     assert possible % 4 + 1 == text
     assert len(facts(4).rows(AnyWord(), possible)) == possible
     with pytest.raises(MechanismError, match=f"make only {possible},"):
         facts(4).rows(AnyWord(), possible + 1)
 
 
-def test_many_rows_are_tried_with_a_few_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading a spec draws no set of 75 000; more rows than there are prompts is an error still;
-    settings that were read before are not tried again."""
+def test_only_a_few_of_many_rows_are_tried_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a spec does not draw 75,000 rows; more rows than prompts are still an error; settings
+    that were validated before are not tried again."""
     asked = []
     rows = SlotTask.rows
     monkeypatch.setattr(
@@ -388,9 +387,9 @@ def test_many_rows_are_tried_with_a_few_and_once(monkeypatch: pytest.MonkeyPatch
     assert asked == [MAX_TRIED, MAX_TRIED]
 
 
-def test_a_sequence_has_as_many_tokens_whichever_word_comes_first() -> None:
-    """Also for byte-level BPE that knows words after a space alone, or a mean by place would have
-    few prompts at each."""
+def test_a_sequence_has_the_same_tokens_whichever_word_comes_first() -> None:
+    """Also in a byte-level BPE that knows words only after a space; otherwise positional means
+    would have few prompts for each slot."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())

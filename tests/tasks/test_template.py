@@ -1,4 +1,5 @@
-"""The task that is written in YAML alone: what its syntax means, and one line for what cannot be meant."""
+"""The family that is written in YAML alone: its syntax, and an error of one line for each
+mistake."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ def words(prompt: Prompt) -> dict[str, str]:
 
 
 def test_a_slot_is_a_position_and_so_is_a_named_occurrence() -> None:
-    """Each slot's first occurrence has the slot's name; ``{A:again}`` has its own; ``last`` is the
+    """A slot's first occurrence has the slot's name, ``{A:again}`` its own name; ``last`` is the
     last token."""
     task = template(REPEATS)
     assert task.positions == ("last", "A", "B", "C", "again")
@@ -73,8 +74,8 @@ def test_a_slot_is_a_position_and_so_is_a_named_occurrence() -> None:
         assert row.base.spans["A"][0][0] < row.base.spans["again"][0][0]
 
 
-def test_a_source_with_a_word_drawn_anew_differs_in_that_word_alone() -> None:
-    """By a word that stands nowhere in the base."""
+def test_redraw_changes_one_word() -> None:
+    """The new word is absent from the base."""
     for row in template(REPEATS).pairs(AnyWord(), 20):
         assert row.source is not None
         base, source = words(row.base), words(row.source)
@@ -91,28 +92,28 @@ def change(source: dict[str, Any], **more: Any) -> list[tuple[dict[str, str], di
     return [(words(r.base), words(r.source)) for r in rows if r.source is not None]
 
 
-def test_slots_change_places() -> None:
-    """Each takes the next one's word, and the last the first one's."""
+def test_swap_exchanges_words() -> None:
+    """Each slot takes the next one's word, and the last slot the first one's."""
     for base, source in change({"swap": ["A", "B", "C"]}):
         assert [source[x] for x in "ABC"] == [base[x] for x in "BCA"]
         assert source["again"] == source["A"]
 
 
-def test_one_occurrence_is_drawn_anew() -> None:
+def test_redraw_of_one_occurrence() -> None:
     """The slot's other occurrences keep their word."""
     for base, source in change({"redraw": ["again"]}):
         assert [source[x] for x in "ABC"] == [base[x] for x in "ABC"]
         assert source["again"] not in base.values()
 
 
-def test_a_place_is_set_to_another_slot_s_word_or_to_a_word() -> None:
-    """``{C}`` is the base's."""
+def test_set_puts_a_slot_s_word_or_a_fixed_word() -> None:
+    """``{C}`` is the base's word."""
     assert all(source["again"] == base["C"] for base, source in change({"set": {"again": "{C}"}}))
     assert all(source["again"] == "fox" for _, source in change({"set": {"again": "fox"}}))
 
 
-def test_texts_of_an_inner_list_are_told_in_the_other_order() -> None:
-    """``text: other`` is another text of the same inner list, and no text of another one."""
+def test_text_other_is_another_text_of_the_inner_list() -> None:
+    """And no text of another inner list."""
     texts = [["so {A} {B} {C} : {A:again}", "so {B} {A} {C} : {A:again}"],
              ["now {A} {B} {C} : {A:again}", "now {B} {A} {C} : {A:again}"]]  # fmt: skip
     task = template(REPEATS, text=None, texts=texts, source={"text": "other"})
@@ -138,8 +139,8 @@ def test_anchors_are_shared_by_orders_and_not_by_other_texts() -> None:
     assert names[2] == ["text_1/start", *(f"text_1/word_{i}" for i in range(4))]
 
 
-def test_a_table_says_what_belongs_to_a_word() -> None:
-    """``{country.capital}``; who guesses chooses among the table's capitals."""
+def test_a_table_has_columns() -> None:
+    """``{country.capital}``; a guesser chooses among the table's capitals."""
     task = template(CAPITALS)
     for row in task.pairs(AnyWord(), 20):
         number = words(row.base)["country"].removeprefix("Land")
@@ -150,7 +151,7 @@ def test_a_table_says_what_belongs_to_a_word() -> None:
 
 
 def test_each_text_may_have_its_own_answer() -> None:
-    """Two words that are right in turns, and a variable that moves the answer."""
+    """Two words are correct in turns, and a variable moves the answer."""
     texts = [[{"text": "The {animal} here", "answer": "is"},
               {"text": "The {animal}s here", "answer": "are"}]]  # fmt: skip
     task = template(
@@ -177,7 +178,7 @@ def test_each_text_may_have_its_own_answer() -> None:
 def test_chance_is_that_of_guessing_among_the_options(
     changes: dict[str, Any], chance: float
 ) -> None:
-    """By default the words of the prompt that come from the answer's list."""
+    """By default the options are the words of the prompt that come from the answer's list."""
     task = template(REPEATS, **changes)
     assert task.chance == pytest.approx(chance)
     row = task.rows(AnyWord(), 1)[0]
@@ -204,7 +205,7 @@ def test_chance_is_a_mean_over_prompts_with_different_numbers_of_options() -> No
 
 
 def test_words_that_may_be_split_are_kept_and_what_follows_is_aligned_again() -> None:
-    """A split word's end is an anchor of its own."""
+    """The end of a split word is an anchor of its own."""
 
     class Nothing(AnyWord):
         def whole(self, words: Any, after: str = "") -> tuple[str, ...]:
@@ -223,7 +224,7 @@ def test_words_that_may_be_split_are_kept_and_what_follows_is_aligned_again() ->
 
 
 def test_words_come_from_a_file_beside_the_spec(tmp_path: Path) -> None:
-    """One a line, or JSONL with columns; the key of a measurement has what the file says."""
+    """One a line, or JSONL with columns; the key of a measurement has the content of the file."""
     (tmp_path / "words.txt").write_text("\n".join(["", *ANIMALS, ""]))
     (tmp_path / "countries.jsonl").write_text(
         "".join(f'{{"word": "Land{i}", "capital": "Town{i}"}}\n' for i in range(60))
@@ -248,7 +249,7 @@ def test_words_come_from_a_file_beside_the_spec(tmp_path: Path) -> None:
 
 
 def test_settings_come_back_from_json() -> None:
-    """A measurement's task is built again from its settings, with the same rows."""
+    """The runner rebuilds a measurement's task from its settings, with the same rows."""
     for each in (REPEATS, CAPITALS):
         task = template(each)
         again = Template(TemplateParameters.model_validate(task.settings.model_dump(mode="json")))
@@ -266,13 +267,13 @@ def test_settings_come_back_from_json() -> None:
         max_leaves=6,
     )
 )  # fmt: skip
-def test_a_discovered_spec_says_a_task_s_settings_as_yaml_that_reads_back(value: Any) -> None:
+def test_task_settings_written_as_yaml_read_back(value: Any) -> None:
     """Braces, colons, numbers as text and words that YAML would read otherwise are quoted."""
     assert parse(f"task: {flow(value)}\n", Path("x.yaml")).value == {"task": value}
 
 
 def test_the_settings_of_a_template_read_back_from_a_discovered_spec() -> None:
-    """Texts with slots and all."""
+    """Texts with slots included."""
     for each in (REPEATS, CAPITALS):
         settings = template(each).settings
         written = parse(flow(settings.model_dump(mode="json")), Path("x.yaml")).value
@@ -345,9 +346,9 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("right", "wrong", "says"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_meant_is_one_line(
-    tmp_path: Path, right: str, wrong: str, says: str
+@pytest.mark.parametrize(("right", "wrong", "expected"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_an_error_of_one_line(
+    tmp_path: Path, right: str, wrong: str, expected: str
 ) -> None:
     """File, line, key, what is wrong and what would be right."""
     assert HEAD.count(right) >= 1
@@ -355,7 +356,7 @@ def test_what_cannot_be_meant_is_one_line(
     path.write_text(HEAD.replace(right, wrong, 1))
     with pytest.raises(SpecErrors) as problem:
         load(path, Path("x.yaml"))
-    assert str(problem.value).startswith(says)
+    assert str(problem.value).startswith(expected)
     assert "\n" not in str(problem.value)
 
 
@@ -376,7 +377,7 @@ def test_what_cannot_be_meant_is_one_line(
 def test_a_bad_file_of_words_is_one_line(
     tmp_path: Path, name: str, content: bytes, says: str
 ) -> None:
-    """The spec's line, and the file's."""
+    """The error has the spec's line and the file's."""
     (tmp_path / name).write_bytes(content)
     path = tmp_path / "x.yaml"
     path.write_text(HEAD.replace("[a1, a2, a3, a4, a5, a6, a7, a8, a9]", f"{{file: {name}}}"))
@@ -386,14 +387,14 @@ def test_a_bad_file_of_words_is_one_line(
     assert "\n" not in str(problem.value)
 
 
-def test_the_spec_behind_the_wrong_ones_is_right(tmp_path: Path) -> None:
-    """Each of them is wrong for the reason given."""
+def test_the_spec_without_mistakes_loads(tmp_path: Path) -> None:
+    """So each mistake is an error for the stated reason."""
     (tmp_path / "x.yaml").write_text(HEAD)
     assert load(tmp_path / "x.yaml").task.positions == ("last", "A", "B", "C", "again")
 
 
 def test_too_few_words_for_the_tokenizers_name_the_list_and_the_words() -> None:
-    """In one line."""
+    """The error is one line."""
 
     class Few(AnyWord):
         def whole(self, words: Any, after: str = "") -> tuple[str, ...]:
@@ -410,14 +411,15 @@ def test_too_few_words_for_the_tokenizers_name_the_list_and_the_words() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("{}[]:.AB x", max_size=20))
-def test_whatever_stands_there_is_a_text_or_one_sentence(text: str) -> None:
-    """A text with slots is written as it stands, or refused with one line."""
+def test_any_text_is_a_pattern_or_an_error_of_one_line(text: str) -> None:
+    """A text with slots is written with their words, or refused in one line."""
     try:
-        found = parse_pattern(text, {"A": (), "B": ("x",)})
+        pattern = parse_pattern(text, {"A": (), "B": ("x",)})
     except ValueError as problem:
         assert "\n" not in str(problem)  # noqa: PT017
         return
-    written, spans, _ = found.write(lambda word, names: f"<{word.slot}>", lambda slot: False)
-    assert written.count("<A>") == len([p for p in found.pieces if p.word and p.word.slot == "A"])
-    for name, ((start, stop),) in spans.items():
-        assert name == "last" or written[start:stop].strip()
+    written = pattern.write(lambda word, names: f"<{word.slot}>", lambda slot: False)
+    slots = [piece.word.slot for piece in pattern.pieces if piece.word]
+    assert written.text.count("<A>") == slots.count("A")
+    for name, ((start, stop),) in written.spans.items():
+        assert name == "last" or written.text[start:stop].strip()

@@ -1,7 +1,7 @@
-"""A task that is written in YAML alone, on a model whose circuit is known by construction.
+"""The template family on a model whose circuit is known by construction.
 
 The planted model answers "The apple is in Box O, ... Box O contains the" by the order of the boxes.
-The same prompts as a template lead to the same verdicts: its heads suffice, they carry the position
+The same prompts as a template give the same verdicts: its heads suffice, they carry the position
 and not the object's name until the last group, and a search finds them.
 """
 
@@ -55,7 +55,7 @@ claims:
 
 
 def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], ClaimEvaluator]:
-    """Claim -> its verdict on the planted model, and what judged it."""
+    """Claim -> its verdict on the planted model, and the evaluator."""
     path = folder / "boxes.yaml"
     path.write_text(text)
     spec = load(path)
@@ -63,16 +63,16 @@ def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], ClaimEvaluator]
     return {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}, gate
 
 
-def test_a_template_s_claims_about_a_planted_circuit_hold(tmp_path: Path) -> None:
-    """Its heads suffice, are heard, and carry what was planted; every verdict is a pass."""
+def test_claims_about_a_planted_circuit_pass(tmp_path: Path) -> None:
+    """Its heads suffice, have effects along their paths, and carry what was planted."""
     found, _ = judged(SPEC, tmp_path)
     assert {name: v.status for name, v in found.items()} == dict.fromkeys(found, "pass"), [
         v.reason for v in found.values()
     ]
 
 
-def test_a_false_claim_about_what_heads_carry_is_red(tmp_path: Path) -> None:
-    """The transmitter does not carry the object, and a head that is no part of it, nothing."""
+def test_a_false_claim_about_what_heads_carry_fails(tmp_path: Path) -> None:
+    """The transmitter does not carry the object, and a head outside the circuit carries nothing."""
     text = SPEC.split("claims:", maxsplit=1)[0] + (
         "  other: {heads: {2: [1]}, at: last}\n"
         "claims:\n"

@@ -1,4 +1,5 @@
-"""Templates, tokenizers, files and specs that strangers wrote: one line, never a hang or gigabytes."""
+"""Templates, tokenizers, files and specs of strangers: an error of one line, never a hang or
+gigabytes."""
 
 from __future__ import annotations
 
@@ -44,10 +45,10 @@ def template(folder: Path, text: str) -> Path:
     ],
     ids=["loop", "memory", "length"],
 )
-def test_a_template_without_end_is_one_line(
+def test_an_endless_template_is_an_error_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, says: str
 ) -> None:
-    """It runs in a process of its own, with bounds of time, memory and length."""
+    """It runs in a process of its own, with limits of time, memory and length."""
     monkeypatch.setattr(chats, "SECONDS", 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(MechanismError) as problem:
@@ -103,8 +104,8 @@ def test_other_ways_to_take_time_or_memory(
         ("x" * 30_000, False),
     ],
 )
-def test_what_runs_without_a_process_of_its_own(text: str, harmless: bool) -> None:
-    """Templates that write messages and fixed texts, in one loop, and nothing else."""
+def test_harmless_templates_need_no_process_of_their_own(text: str, harmless: bool) -> None:
+    """They write messages and fixed texts in one loop, and nothing else."""
     assert chats.is_harmless(text) == harmless
 
 
@@ -112,29 +113,31 @@ def test_what_runs_without_a_process_of_its_own(text: str, harmless: bool) -> No
 
 
 def tokenizer(folder: Path, pattern: str = "", normalizer: object = None) -> Path:
-    found = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     if pattern:
-        found.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     if normalizer is not None:
-        found.normalizer = normalizer
-    found.save(str(folder / "tokenizer.json"))
+        tokenizer.normalizer = normalizer
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
 @pytest.mark.parametrize("pattern", [r"(a+)+$", r"(x+x+)+y", r"(?:\p{L}+\s?)*#"])
-def test_a_pattern_that_tries_every_way_to_match_is_one_line(tmp_path: Path, pattern: str) -> None:
-    """Before a text of the run is read with it."""
+def test_a_pattern_that_backtracks_without_end_is_an_error_of_one_line(
+    tmp_path: Path, pattern: str
+) -> None:
+    """The error comes before any text of the run is tokenised."""
     start = time.monotonic()
     with pytest.raises(MechanismError) as problem:
         Encoder.load(tokenizer(tmp_path, pattern))
-    said = str(problem.value)
-    assert said.startswith(f"{tmp_path / 'tokenizer.json'}: ")
-    assert "pattern" in said
-    assert "\n" not in said
+    message = str(problem.value)
+    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: ")
+    assert "pattern" in message
+    assert "\n" not in message
     assert time.monotonic() - start < 60
 
 
-def test_a_replacement_that_makes_gigabytes_is_one_line(tmp_path: Path) -> None:
+def test_a_replacement_that_makes_gigabytes_is_an_error_of_one_line(tmp_path: Path) -> None:
     """A letter becomes a million."""
     with pytest.raises(MechanismError, match="take more memory than they may"):
         Encoder.load(tokenizer(tmp_path, normalizer=normalizers.Replace("a", "a" * 10**6)))
@@ -157,15 +160,15 @@ def test_published_patterns_pass(tmp_path: Path, pattern: str) -> None:
 def test_a_tokenizer_without_patterns_is_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The embedded ones start no process."""
+    """The embedded tokenizers start no process."""
     monkeypatch.setattr(pattern_check, "run_child", lambda *_, **__: pytest.fail("it was tried"))
     Encoder.load(tokenizer(tmp_path))
 
 
-def test_a_pattern_that_gives_up_on_a_text_is_one_line(
+def test_a_pattern_that_fails_on_a_text_is_an_error_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where trying did not find it: the library's panic is no traceback."""
+    """A panic of the library is no traceback, even if the check missed the pattern."""
     monkeypatch.setattr(pattern_check, "_problem", lambda *_: None)
     one = Encoder.load(tokenizer(tmp_path, r"(a+)+$"))
     with pytest.raises(MechanismError, match=r"fails on 'aaaa.*retry-limit"):
@@ -184,7 +187,7 @@ def says(folder: Path, task: str) -> str:
 
 
 def test_a_file_of_300_mb_is_not_read(tmp_path: Path) -> None:
-    """Its size is looked at first."""
+    """Its size is checked first."""
     with (tmp_path / "f.jsonl").open("wb") as file:
         file.truncate(300 << 20)
     assert says(tmp_path, "{family: jsonl, file: f.jsonl}") == (
@@ -192,17 +195,17 @@ def test_a_file_of_300_mb_is_not_read(tmp_path: Path) -> None:
     )
 
 
-def test_one_endless_line_is_one_line(tmp_path: Path) -> None:
+def test_one_endless_line_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text('{"prompt": "' + "a" * (2 << 20))
     assert says(tmp_path, "{family: jsonl, file: f.jsonl}") == (
         "x.yaml:3: task: f.jsonl:1: has 2,097,164 bytes; a line has at most 1,048,576"
     )
 
 
-def test_a_file_of_too_many_lines_is_one_line(
+def test_a_file_of_too_many_lines_is_an_error_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before each of them has become a prompt."""
+    """The error comes before every line has become a prompt."""
     monkeypatch.setattr(json_lines, "MAX_LINES", 50)
     for count, where in (
         (60, "f.jsonl:51: has more than 50 lines"),
@@ -216,7 +219,7 @@ def test_a_file_of_too_many_lines_is_one_line(
 
 
 def test_the_largest_file_fits_into_little_memory(tmp_path: Path) -> None:
-    """60 MB in lines of a megabyte: four times as much at most, in a process of its own."""
+    """60 MB in lines of a megabyte take at most four times as much, in a process of their own."""
     line = {"prompt": "p is", "answer": "b"}
     with (tmp_path / "f.jsonl").open("w") as file:
         file.writelines(
@@ -255,8 +258,10 @@ def test_the_largest_file_fits_into_little_memory(tmp_path: Path) -> None:
     ],
     ids=["texts", "slots", "variables"],
 )
-def test_a_template_that_explodes_is_one_line(tmp_path: Path, task: str, wanted: str) -> None:
-    """Combinations are never made."""
+def test_a_template_with_too_many_combinations_is_an_error_of_one_line(
+    tmp_path: Path, task: str, wanted: str
+) -> None:
+    """Combinations are never computed."""
     start = time.monotonic()
     given = (
         f"{{family: template, words: {{w: names}}, slots: {{A: w, B: w}}, answer: '{{B}}', {task}}}"

@@ -309,7 +309,9 @@ def test_the_strong_transmitter_recovers_the_whole_gap_and_its_neighbours_nothin
     heads = members("planted_base", "value_fetcher", "pos_detector", "struct_reader")
     others = [[2, head, "last"] for head in range(HEADS) if [2, head, "last"] not in heads]
     arguments = {"heads": heads, "control": others, "rows": 70, "stream": "rows"}
-    donation = cmap.donate(ft, ActivationDonation(**arguments, heads=[*heads, *others]), [])
+    donation = cmap.donate(
+        ft, ActivationDonation(heads=[*heads, *others], rows=70, stream="rows"), []
+    )
     found = cmap.measure(base, CrossModelPatching(**arguments), [donation])
     assert share(found.values["patched"]) == accuracy(ft, 70) == 1
     assert share(found.values["control"]) == accuracy(base, 70) < 0.9

@@ -1,7 +1,7 @@
-"""From a folder to a model that can be run: Hugging Face weights under a TransformerBridge.
+"""Loads a checkpoint's folder as a model that can be run: Hugging Face weights in a TransformerBridge.
 
-Imports torch; only the runner comes here. No network; safetensors only and no remote code, unless
-the user said otherwise (`checkpoints.trust`).
+Only the runner uses this module, since it imports torch. It uses no network, and neither pickled
+weights nor remote code unless the user allows them (`checkpoints.trust`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
-from pytest_mechanism.checkpoints.loading.weights import check_weights, known_words, read_adapted
+from pytest_mechanism.checkpoints.loading.weights import check_finite, cut_vocabulary, read_model
 from pytest_mechanism.checkpoints.shape import Shape, loaded_shape
-from pytest_mechanism.checkpoints.trust import NONE, Trust
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import MechanismError, NoDevice, choices
 from pytest_mechanism.model_families.bridge import wrap
 from pytest_mechanism.model_families.rotary import unmodified
@@ -33,7 +33,7 @@ DTYPES = {
 }
 
 
-def unwatched() -> None:
+def no_check() -> None:
     """For checkpoints that nobody can change."""
 
 
@@ -42,19 +42,19 @@ class LoadedModel:
     """A checkpoint in memory.
 
     Attributes:
-        role: the role it plays in this run.
-        folder: where it comes from.
-        wrapped: the model under hooks, in eval mode, weights frozen; None after `release`.
+        role: its role in this run.
+        folder: of the checkpoint.
+        wrapped: the model with hooks, in eval mode, weights frozen; None after `release`.
         shape: its sizes.
         encoder: its tokenizer.
-        device: where it is.
-        plain_logits: logits of the probe prompt before it was wrapped, as plain HF gives them.
-        probe: token ids of that prompt, [1, S].
-        adapter: merged into the weights, or None.
-        trust: what the folder was allowed to do.
-        placement: where the weights went, and in how many bits.
-        unmerged: why the adapter runs beside the weights; empty where it is merged into them.
-        look: raises where the files are no longer what the fingerprint was taken of.
+        device: the device of its inputs.
+        plain_logits: logits of the probe prompt from the plain Hugging Face model.
+        probe: token ids of the probe prompt, [1, S].
+        adapter: folder of the adapter, or None.
+        trust: what the folder may do.
+        placement: of the weights.
+        unmerged: why the adapter runs beside the weights; empty if it is merged.
+        check_unchanged: raises if the files have changed since the fingerprint was taken.
     """
 
     role: str
@@ -66,51 +66,50 @@ class LoadedModel:
     plain_logits: Tensor
     probe: Tensor
     adapter: Path | None = None
-    trust: Trust = NONE
+    trust: Trust = TRUST_NOTHING
     placement: Placement = field(default_factory=Placement)
     unmerged: str = ""
-    look: Callable[[], None] = unwatched
+    check_unchanged: Callable[[], None] = no_check
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights: the run's, whatever the files have; quantised ones count as wide as what
-        they are multiplied in."""
-        kinds = (parameter.dtype for parameter in self.wrapped.parameters())
-        found: torch.dtype = next(kind for kind in kinds if kind.is_floating_point)
-        return found
+        """The floating-point type of the weights; of quantised weights, that of the multiplication."""
+        dtypes = (parameter.dtype for parameter in self.wrapped.parameters())
+        floating: torch.dtype = next(dtype for dtype in dtypes if dtype.is_floating_point)
+        return floating
 
-    def fresh(self, dtype: torch.dtype) -> Any:
-        """A plain Hugging Face model of its own, read anew, in eval mode on the same device.
+    def read_plain_model(self, dtype: torch.dtype) -> Any:
+        """Reads the weights again, as a separate plain Hugging Face model in eval mode.
 
         Raises:
-            MechanismError: its weights cannot be changed: they are quantised, not all of them fit,
-                or an adapter lies beside them.
-            CheckpointChanged: the files are not those that were loaded.
+            MechanismError: the weights cannot be changed, since they are quantised, do not all fit
+                into memory, or have an adapter beside them.
+            CheckpointChanged: the files have changed.
         """
-        model, unmerged = read_adapted(
+        model, unmerged = read_model(
             self.folder, dtype, self.adapter, self.trust, self.placement, self.probe.cpu()
         )
-        self.look()
-        model = known_words(model, self.encoder)
+        self.check_unchanged()
+        model = cut_vocabulary(model, self.encoder)
         if getattr(model, "is_quantized", False):
             raise MechanismError(
-                f"{self.role}: quantised weights are neither trained nor pruned, nor is their "
-                "importance measured; load it without"
+                f"{self.role}: quantised weights cannot be trained, pruned or ranked; "
+                "load the checkpoint without --mechanism-quantize"
             )
         if offloaded(model):
             raise MechanismError(
-                f"{self.role}: weights that do not fit are neither trained nor pruned, nor is their "
-                "importance measured; it takes more memory, or a smaller dtype"
+                f"{self.role}: weights that do not fit into memory cannot be trained, pruned or "
+                "ranked; use a machine with more memory, or a smaller --mechanism-dtype"
             )
         if unmerged:
             raise MechanismError(
-                f"{self.role}: weights with an adapter beside them are neither trained nor pruned, "
-                f"nor is their importance measured, and {self.adapter} cannot be merged: {unmerged}"
+                f"{self.role}: weights with an adapter beside them cannot be trained, pruned or ranked, "
+                f"and {self.adapter} cannot be merged: {unmerged}"
             )
         return (model if self.placement.spread else model.to(self.device)).eval()
 
     def release(self) -> None:
-        """Let go of the weights."""
+        """Frees the memory of the weights."""
         self.wrapped = None  # type: ignore[assignment]
         gc.collect()
         if self.device.type == "cuda":
@@ -125,42 +124,42 @@ def load_model(
     probe: Callable[[Encoder], list[int]],
     adapter: Path | None = None,
     tokenizer: Path | None = None,
-    trust: Trust = NONE,
+    trust: Trust = TRUST_NOTHING,
     quantize: str | None = None,
-    look: Callable[[], None] = unwatched,
+    check_unchanged: Callable[[], None] = no_check,
 ) -> LoadedModel:
-    """Load a checkpoint.
+    """Loads a checkpoint.
 
     Args:
-        role: the role it plays.
-        folder: config.json, *.safetensors, tokenizer.json.
+        role: its role in this run.
+        folder: with config.json, *.safetensors and tokenizer.json.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
         dtype: one of `DTYPES`.
-        probe: a prompt on which plain and wrapped logits are compared, as token ids.
-        adapter: folder of an adapter that is merged into the weights.
-        tokenizer: folder of another tokenizer than the checkpoint's own.
+        probe: token ids of the prompt on which plain and wrapped logits are compared.
+        adapter: folder of an adapter to merge into the weights.
+        tokenizer: folder of the tokenizer, if not the checkpoint's own.
         trust: whether pickled weights and remote code may be used.
         quantize: ``8bit``, ``4bit`` or None.
-        look: what `LoadedModel.fresh` calls when it has read the files (`checkpoints.watch`).
+        check_unchanged: called when files were read again (`checkpoints.watch`).
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
     """
     encoder = Encoder.load(tokenizer or folder)
-    where = pick_device(device)
-    placement = Placement(device == "auto", quantize, str(where))
+    torch_device = pick_device(device)
+    placement = Placement(device == "auto", quantize, str(torch_device))
     ids = torch.tensor([probe(encoder)])
-    weights, unmerged = read_adapted(folder, DTYPES[dtype], adapter, trust, placement, ids)
+    weights, unmerged = read_model(folder, DTYPES[dtype], adapter, trust, placement, ids)
     shape = loaded_shape(weights.config, folder, adapter)
-    model = known_words(weights, encoder).eval()
+    model = cut_vocabulary(weights, encoder).eval()
     if not (placement.spread or getattr(model, "is_quantized", False)):
-        model = model.to(where)
-    check_weights(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
-    ids = ids.to(where)
+        model = model.to(torch_device)
+    check_finite(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
+    ids = ids.to(torch_device)
     largest = int(ids.max())
     if largest >= shape.d_vocab:
         raise MechanismError(
-            f"{folder}: the tokenizer gives id {largest}, the model has {shape.d_vocab} embeddings"
+            f"{folder}: the tokenizer gives id {largest}, but the model has {shape.d_vocab} embeddings"
         )
     with torch.no_grad(), unmodified(model):
         logits = model(ids).logits.float().cpu()
@@ -173,31 +172,31 @@ def load_model(
         wrapped,
         shape,
         encoder,
-        where,
+        torch_device,
         logits,
         ids,
         adapter,
         trust,
         placement,
         unmerged,
-        look,
+        check_unchanged,
     )
 
 
 def pick_device(name: str) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:N``; for ``auto`` where prompts go.
+    """The torch device of ``cpu``, ``cuda`` or ``cuda:N``; with ``auto``, that of the prompts.
 
     Raises:
-        NoDevice: torch sees no such device.
+        NoDevice: torch has no such device.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    found = torch.device(name)
-    there = torch.cuda.device_count() if found.type == "cuda" else 1
-    if (found.index or 0) >= there:
-        seen = [f"cuda:{n}" for n in range(there)]
+    device = torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        cuda = [f"cuda:{n}" for n in range(count)]
         raise NoDevice(
-            f"no device {name!r}, torch sees {there} CUDA devices; "
-            f"{choices(name, ['auto', 'cpu', *seen])}"
+            f"no device {name!r}, torch sees {count} CUDA devices; "
+            f"{choices(name, ['auto', 'cpu', *cuda])}"
         )
-    return found
+    return device

@@ -1,8 +1,8 @@
-"""Where a checkpoint's weights go, and in how many bits.
+"""Where a checkpoint's weights are placed, and in how many bits.
 
-``auto`` leaves it to accelerate: layers are spread over all GPUs, what they cannot hold stays in
-memory, and what that cannot hold on disk, from where it is read in each forward. 8 and 4 bits are
-made by bitsandbytes while weights are read.
+``auto`` leaves the placement to accelerate: it spreads layers over all GPUs, then main memory, then
+the disk, from which every forward reads them. bitsandbytes quantises weights to 8 or 4 bits on
+loading.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from functools import cached_property
 from typing import Any
 
 LAYOUT: Any = "auto"
-"""Which layers go where, for accelerate."""
+"""The ``device_map`` of spread layers."""
 
 
 @dataclass(eq=False)
 class Placement:
-    """See the module.
+    """The placement of a checkpoint.
 
     Attributes:
-        spread: whether layers are spread.
+        spread: whether accelerate spreads the layers.
         quantize: ``8bit``, ``4bit`` or None.
-        device: where quantised weights go that are not spread.
+        device: device of quantised weights that are not spread.
     """
 
     spread: bool = False
@@ -34,24 +34,26 @@ class Placement:
 
     @cached_property
     def disk(self) -> str:
-        """A folder for what memory cannot hold, as long as this object is."""
+        """A folder for offloaded weights, which exists as long as this object."""
         folder = tempfile.mkdtemp(prefix="mechanism-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
 
     def arguments(self) -> dict[str, Any]:
-        """For ``from_pretrained``."""
-        found: dict[str, Any] = {}
+        """Arguments of ``from_pretrained``."""
+        arguments: dict[str, Any] = {}
         if self.spread:
-            found = {"device_map": LAYOUT, "offload_folder": self.disk}
+            arguments = {"device_map": LAYOUT, "offload_folder": self.disk}
         if self.quantize is not None:
             from transformers import BitsAndBytesConfig
 
-            found["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{self.quantize}": True})
-            found.setdefault("device_map", {"": self.device})
-        return found
+            arguments["quantization_config"] = BitsAndBytesConfig(
+                **{f"load_in_{self.quantize}": True}
+            )
+            arguments.setdefault("device_map", {"": self.device})
+        return arguments
 
 
 def offloaded(model: Any) -> bool:
-    """Whether some weights are not where they are multiplied, but are fetched for each forward."""
+    """Whether every forward has to fetch some weights from elsewhere."""
     return any(parameter.is_meta for parameter in model.parameters())

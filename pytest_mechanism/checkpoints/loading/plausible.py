@@ -1,8 +1,8 @@
-"""Whether a config can describe the weights beside it.
+"""Checks that a config can describe the weights beside it.
 
-A model is built from its config before its weights are looked at, so a wrong number there could take
-hours or all memory. Counts are held against the number of tensors in the files, and the whole model,
-built without memory, against their size. Imports torch.
+transformers builds a model from its config before it reads the weights, so a wrong number could take
+hours or all memory. These checks compare numbers of layers with the number of stored tensors, and the
+size of the whole model, built on torch's meta device, with the size of the files.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.checkpoints.contents import header
-from pytest_mechanism.checkpoints.trust import SAFE, SAFE_INDEX, opened, pickled, shards
+from pytest_mechanism.checkpoints.contents import safetensors_header
+from pytest_mechanism.checkpoints.trust import SAFE, SAFE_INDEX, pickled_files, shards, weights_file
 from pytest_mechanism.checkpoints.untrusted_config import parts
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import size
@@ -22,27 +22,29 @@ from pytest_mechanism.files import size
 LAYERS = re.compile(r"(num_.*|n_)(layer|layers|blocks|stages)|num_.*layers_?.*")
 COUNTS = re.compile(r"(num|n)_.*|.*_(num|size|dim|rank)")
 MOST = 10_000_000
-"""Of whatever a config counts: words, positions, labels."""
+"""Maximum of any other number in a config: tokens, positions, labels."""
 
 PACKED = 8
-"""Weights to a byte of a file, at the most."""
+"""Maximum number of weights in a byte of a file."""
 BESIDE = 1 << 27
-"""Numbers that a model may hold beside its weights, such as masks: more than any that is known."""
+"""Numbers that a model may have beside its stored weights, such as masks."""
 
 
 def check_plausible(folder: Path, config: Mapping[str, Any], build: bool = True) -> None:
-    """Whether a model of this config can be built in the memory that its weights suggest.
+    """Checks that a model of this config has about the size of the stored weights.
 
     Args:
-        folder: the checkpoint's.
+        folder: of the checkpoint.
         config: its config.json.
-        build: whether the model may be built without memory, which runs its code.
+        build: whether to build the model on the meta device, which runs its code.
 
     Raises:
-        MechanismError: it cannot.
+        MechanismError: it would be far larger.
     """
-    files = weights(folder)
-    tensors = [name for path in files if path.suffix == ".safetensors" for name in header(path)]
+    files = weight_files(folder)
+    tensors = [
+        name for path in files if path.suffix == ".safetensors" for name in safetensors_header(path)
+    ]
     most_layers = len(tensors) if tensors else MOST
     where = folder / "config.json"
     for place, part, _ in parts(config):
@@ -51,8 +53,8 @@ def check_plausible(folder: Path, config: Mapping[str, Any], build: bool = True)
                 continue
             if LAYERS.fullmatch(str(key)) and value > most_layers:
                 raise MechanismError(
-                    f"{where}: {place}{key} is {value:,}, and the folder has {len(tensors):,} tensors; "
-                    "the config.json that belongs to these weights was saved with them"
+                    f"{where}: {place}{key} is {value:,}, but the folder has {len(tensors):,} tensors; "
+                    "use the config.json that was saved with these weights"
                 )
             if COUNTS.fullmatch(str(key)) and value > MOST and not str(key).endswith("_token_id"):
                 raise MechanismError(f"{where}: {place}{key} is {value:,}, which no model has")
@@ -60,18 +62,18 @@ def check_plausible(folder: Path, config: Mapping[str, Any], build: bool = True)
         check_memory(folder, sum(path.stat().st_size for path in files))
 
 
-def weights(folder: Path) -> list[Path]:
-    """The files that weights are read from."""
-    first = opened(folder)
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights."""
+    first = weights_file(folder)
     if first == SAFE:
         return [folder / SAFE]
     if first == SAFE_INDEX:
         return [folder / name for name in shards(folder / SAFE_INDEX)]
-    return pickled(folder)
+    return pickled_files(folder)
 
 
 def check_memory(folder: Path, stored: int) -> None:
-    """Whether the model that the config describes fits the bytes that are stored.
+    """Compares the model that the config describes with the stored bytes.
 
     Raises:
         MechanismError: it is far larger.
@@ -85,12 +87,11 @@ def check_memory(folder: Path, stored: int) -> None:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             config._attn_implementation = "eager"  # noqa: SLF001 - how transformers names it
             model = AutoModelForCausalLM.from_config(config)
-    except Exception:  # what is wrong with the config is said when it is loaded
+    except Exception:  # loading reports what is wrong with the config
         return
-    described = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
+    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if described > PACKED * stored + BESIDE:
         raise MechanismError(
-            f"{folder / 'config.json'} describes a model of {described:,} numbers, and the weights in "
-            f"the folder have {size(stored)}; the config.json that belongs to these weights was saved "
-            "with them"
+            f"{folder / 'config.json'} describes a model of {described:,} numbers, but the weights in "
+            f"the folder have {size(stored)}; use the config.json that was saved with these weights"
         )

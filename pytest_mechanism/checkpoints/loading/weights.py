@@ -1,6 +1,6 @@
-"""From a folder to a plain Hugging Face model, with its adapter and the words of its tokenizer.
+"""Reads a checkpoint's folder as a plain Hugging Face model, with its adapter.
 
-No network; safetensors only and no remote code, unless the user said otherwise
+It uses no network, and neither pickled weights nor remote code unless the user allows them
 (`checkpoints.trust`).
 """
 
@@ -16,29 +16,29 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.hub import offline
-from pytest_mechanism.checkpoints.loading.merge import Inexact, with_adapter
+from pytest_mechanism.checkpoints.loading.merge import InexactMergeError, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.plausible import check_plausible
-from pytest_mechanism.checkpoints.trust import NONE, Trust, pickled, wrong_weights
-from pytest_mechanism.checkpoints.untrusted_config import wrong_reach
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, pickled_files, weights_problem
+from pytest_mechanism.checkpoints.untrusted_config import config_problem
 from pytest_mechanism.errors import MechanismError, first_line
 from pytest_mechanism.model_families.rotary import by_row
 from pytest_mechanism.tasks.text.encoding import Encoder
 
 BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
-"""Older checkpoints carry these, and no model of today has a place for them."""
+"""Buffers of older checkpoints that today's models do not have."""
 
 
-def read_adapted(
+def read_model(
     folder: Path,
     dtype: torch.dtype,
     adapter: Path | None = None,
-    trust: Trust = NONE,
+    trust: Trust = TRUST_NOTHING,
     placement: Placement | None = None,
     probe: Tensor | None = None,
 ) -> tuple[Any, str]:
     """A plain Hugging Face model with its adapter, on the CPU unless placed elsewhere; and why the
-    adapter is not merged into the weights, where it is not.
+    adapter is not merged, or an empty text.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
@@ -48,12 +48,12 @@ def read_adapted(
         return model, ""
     if offloaded(model):
         raise MechanismError(f"{folder}: an adapter cannot be merged into weights that do not fit")
-    check_weights(model, str(folder))  # what is wrong later is the adapter's
+    check_finite(model, str(folder))  # later problems are the adapter's
     if getattr(model, "is_quantized", False):
         return with_adapter(model, adapter, trust, merge=False), "the base's weights are quantised"
     try:
         return with_adapter(model, adapter, trust, probe), ""
-    except Inexact as problem:
+    except InexactMergeError as problem:
         why = str(problem)
     del model
     gc.collect()
@@ -62,7 +62,10 @@ def read_adapted(
 
 
 def read_weights(
-    folder: Path, dtype: torch.dtype, trust: Trust = NONE, placement: Placement | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    trust: Trust = TRUST_NOTHING,
+    placement: Placement | None = None,
 ) -> Any:
     """A plain Hugging Face model, on the CPU unless placed elsewhere.
 
@@ -70,7 +73,7 @@ def read_weights(
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
     """
     config = read_config(folder)
-    if (wrong := wrong_reach(config, trust) or wrong_weights(folder, trust)) is not None:
+    if (wrong := config_problem(config, trust) or weights_problem(folder, trust)) is not None:
         raise MechanismError(f"{folder}: {wrong}")
     code = trust.remote_code and bool(config.get("auto_map"))
     with offline(), warnings.catch_warnings():
@@ -87,64 +90,65 @@ def read_weights(
                 folder,
                 dtype=dtype,
                 attn_implementation="eager",
-                # experts one after another: what multiplies all of them at once knows no float64
+                # experts one after another: the batched multiplication does not support float64
                 experts_implementation="eager" if dtype == torch.float64 else None,
-                use_safetensors=not pickled(folder),
-                weights_only=True,  # of pickled files too: tensors, and no call of what they name
+                use_safetensors=not pickled_files(folder),
+                weights_only=True,  # of pickled files too: tensors, and no calls
                 local_files_only=True,
-                trust_remote_code=code,  # where none is named, none has a fingerprint
+                trust_remote_code=code,  # without auto_map no code is in the fingerprint
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, with the weight named
+                ignore_mismatched_sizes=True,  # reported below, with the name of the weight
                 **(placement.arguments() if placement is not None else {}),
             )
         except MechanismError:
             raise
-        except Exception as problem:  # whatever a damaged folder makes the libraries raise
+        except Exception as problem:  # a damaged folder makes the libraries raise anything
             raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
         finally:
             logging.set_verbosity(before)
-    if other := sorted(key for key in info.get("mismatched_keys") or () if isinstance(key, tuple)):
-        name, saved, wanted = other[0]
+    mismatched = sorted(key for key in info.get("mismatched_keys") or () if isinstance(key, tuple))
+    if mismatched:
+        name, saved, expected = mismatched[0]
         raise MechanismError(
-            f"{folder}: {len(other)} weights have another shape than config.json says, first {name}: "
-            f"{list(saved)} in the file, {list(wanted)} by the config; the config.json that belongs "
-            "to these weights was saved with them"
+            f"{folder}: {len(mismatched)} weights have another shape than config.json says, first "
+            f"{name}: {list(saved)} in the file, {list(expected)} by the config; use the config.json "
+            "that was saved with these weights"
         )
-    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        keys = sorted(str(k) for k in info.get(what) or ())
-        keys = [k for k in keys if not k.endswith(BUFFERS)]
+    for fault in ("missing", "mismatched", "unexpected"):
+        keys = sorted(str(key) for key in info.get(f"{fault}_keys") or ())
+        keys = [key for key in keys if not key.endswith(BUFFERS)]
         if keys:
             raise MechanismError(
-                f"{folder}: {len(keys)} weights {what.split('_')[0]} against config.json, "
-                f"first {keys[0]}; the folder is incomplete or its config belongs elsewhere"
+                f"{folder}: {len(keys)} weights {fault} against config.json, first {keys[0]}; "
+                "the folder is incomplete, or its config belongs to another checkpoint"
             )
     return by_row(model)
 
 
-def known_words(model: Any, encoder: Encoder) -> Any:
-    """The model without embeddings that its tokenizer has no word for.
+def cut_vocabulary(model: Any, encoder: Encoder) -> Any:
+    """The model without embeddings beyond its tokenizer's vocabulary.
 
-    Vocabularies are padded and resized; what nobody trained and no text can say must take no
-    probability from what can be said, and no part in comparing two models.
+    Vocabularies are padded and resized. Tokens that no text can contain must take no probability from
+    others, and no part in a comparison of two models.
     """
-    words = encoder.vocabulary_size
-    if words < model.get_input_embeddings().weight.shape[0]:
-        ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        why = ""
-        if any(end is not None and end.weight.is_meta for end in ends):
-            why = "they do not fit into memory"
-        if any(hasattr(end, "base_layer") for end in ends):
-            why = "an adapter lies beside them"
-        if why:
+    size = encoder.vocabulary_size
+    if size < model.get_input_embeddings().weight.shape[0]:
+        modules = (model.get_input_embeddings(), model.get_output_embeddings())
+        obstacle = ""
+        if any(module is not None and module.weight.is_meta for module in modules):
+            obstacle = "they do not fit into memory"
+        if any(hasattr(module, "base_layer") for module in modules):
+            obstacle = "an adapter runs beside them"
+        if obstacle:
             raise MechanismError(
-                f"{encoder.name}: embeddings that its tokenizer has no word for cannot be cut, since "
-                f"{why}"
+                f"{encoder.name}: embeddings beyond the tokenizer's vocabulary cannot be removed, since "
+                f"{obstacle}"
             )
-        model.resize_token_embeddings(words)
+        model.resize_token_embeddings(size)
     return model
 
 
-def check_weights(model: Any, whose: str) -> None:
+def check_finite(model: Any, whose: str) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
-            raise MechanismError(f"{whose}: weight {name} has values that are not finite")
+            raise MechanismError(f"{whose}: weight {name} has NaN or infinite values")

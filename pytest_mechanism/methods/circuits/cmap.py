@@ -12,7 +12,6 @@ the accuracy of the patched recipient; the claim sets it between that of recipie
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,17 +22,18 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.cmap import (
-    LEAST_AGREEMENT,
+    CODE_ROWS,
     ActivationDonation,
+    CodeResult,
     CrossModelPatching,
+    HeadCode,
     HeadCodes,
 )
-from pytest_mechanism.methods.circuits.codes import ROWS, Place, compared, writes
+from pytest_mechanism.methods.circuits.codes import Place, compared, writes
 from pytest_mechanism.methods.circuits.patching import edits, grouped, readings
 from pytest_mechanism.methods.context import Columns, MeasurementContext
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +74,17 @@ def donate(
         for (layer, name, heads), part in zip(grouped(request.heads), parts, strict=True)
     }
     made = Donation(tuple(row.id for row in rows), values, {})
-    first = context.batch(rows[:ROWS])
+    first = context.batch(rows[:CODE_ROWS])
     written = writes(context, first, moved(context, made.first(len(first.rows))))
     return replace(made, written={place: each.cpu() for place, each in written.items()})
 
 
 def measure(
     context: MeasurementContext, request: CrossModelPatching, inputs: Sequence[Any]
-) -> Observations:
+) -> CodeResult:
     """``patched`` and ``control``: is the answer right with the donor's z in these heads?
 
     And ``patched_log_probability`` and ``control_log_probability``: how likely is it?
-
-    Facts: those of `code`.
 
     Args:
         bench: the recipient.
@@ -112,17 +110,16 @@ def measure(
             columns.add(name, correct(outcome.logits, batch.accepted))
             likely = log_probability(outcome.logits, batch.accepted)
             columns.add(f"{name}_log_probability", likely)
-    return columns.observations(rows, code=code_of(context, donation, rows))
+    return columns.result(CodeResult, rows, codes=codes_of(context, donation, rows))
 
 
-def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any]) -> Observations:
+def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any]) -> CodeResult:
     """How this model reads the z of another one, and nothing else.
 
-    Facts: ``code`` (JSON, see `codes.compared`). Arguments: ``rows``, ``stream``. Inputs: the other
-    model's `Donation`.
+    Inputs: the other model's `Donation`.
     """
     rows = same_rows(context, inputs[0], request)
-    return Columns().observations(rows, code=code_of(context, inputs[0], rows))
+    return Columns().result(CodeResult, rows, codes=codes_of(context, inputs[0], rows))
 
 
 def same_rows(
@@ -145,10 +142,12 @@ def same_rows(
     return rows
 
 
-def code_of(context: MeasurementContext, donation: Donation, rows: Sequence[Row]) -> str:
-    first = context.batch(rows[:ROWS])
+def codes_of(
+    context: MeasurementContext, donation: Donation, rows: Sequence[Row]
+) -> tuple[HeadCode, ...]:
+    first = context.batch(rows[:CODE_ROWS])
     given = moved(context, donation.first(len(first.rows)))
-    return json.dumps(compared(context, first, given, donation.written, LEAST_AGREEMENT))
+    return tuple(compared(context, first, given, donation.written))
 
 
 def moved(

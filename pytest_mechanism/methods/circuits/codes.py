@@ -20,16 +20,14 @@ code: then what the recipient's heads write for their own z is compared with B, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
+from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT, HeadCode
 from pytest_mechanism.methods.context import Batch, MeasurementContext
-
-ROWS = 32
-"""Rows on which codes are compared."""
 
 Place = tuple[int, str]
 """(layer, named position)."""
@@ -87,33 +85,26 @@ def compared(
     batch: Batch,
     donated: Mapping[Place, tuple[Tensor, Sequence[int]]],
     written: Mapping[Place, Tensor],
-    least: float,
-) -> dict[str, dict[str, float | str]]:
-    """``layer.head at position`` -> how the recipient reads the donor's z of it.
-
-    ``agreement``, and where that is less than ``least``: ``like``, the recipient's head of that layer
-    which does the donor's head's work, if one does.
+) -> Iterator[HeadCode]:
+    """How the recipient reads the donor's z of each head.
 
     Args:
         bench: the recipient.
         batch: the first rows.
         donated: the donor's z on them.
         written: what the donor's own matrices make of it.
-        least: agreement of heads with one code.
     """
     read = writes(context, batch, donated)
-    found: dict[str, dict[str, float | str]] = {}
     for place, (_, heads) in donated.items():
         layer, name = place
         for number, head in enumerate(heads):
             theirs = written[place][:, :, number]
             same = agreement(read[place][:, :, number], theirs)
-            entry: dict[str, float | str] = {"agreement": round(same, 6)}
-            if same < least:
+            done_by = None
+            if same < LEAST_AGREEMENT:
                 own = own_writes(context, batch, place)
                 likes = [agreement(own[:, :, j], theirs) for j in range(own.shape[2])]
                 best = max(range(len(likes)), key=lambda j: (likes[j], j == head))
-                if likes[best] >= least:
-                    entry["like"] = f"{layer}.{best}"
-            found[f"{layer}.{head} at {name}"] = entry
-    return found
+                if likes[best] >= LEAST_AGREEMENT:
+                    done_by = best
+            yield HeadCode(layer, head, name, round(same, 6), done_by)

@@ -30,12 +30,17 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch
-from pytest_mechanism.measurements.dcm import BATCH, TRAIN_ROWS, VALIDATION_ROWS, DcmMask
+from pytest_mechanism.measurements.dcm import (
+    BATCH,
+    TRAIN_ROWS,
+    VALIDATION_ROWS,
+    DcmMask,
+    MaskResult,
+)
 from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import correct, total
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations
 
 
 @dataclass(frozen=True)
@@ -61,21 +66,21 @@ class DcmSettings:
     validation: int = VALIDATION_ROWS
 
 
-def measure(context: MeasurementContext, request: DcmMask, inputs: Sequence[Any]) -> Observations:
+def measure(context: MeasurementContext, request: DcmMask, inputs: Sequence[Any]) -> MaskResult:
     """Whether the target comes out, on each validation row, when the selected heads are patched.
 
     Arguments: ``heads`` ([layer, head] each) and ``at``, ``variable``, ``sparsity`` and ``rate``
-    (lambda and Adam's rate). Facts: ``selected``, as ``layer.head`` words.
+    (lambda and Adam's rate).
     """
     heads: Heads = [[layer, head, request.at] for layer, head in request.heads]
     settings = DcmSettings(sparsity=request.sparsity, learning_rate=request.rate)
     rows, variable = settings.validation, request.variable
     validation = context.task.interchange(context.vocabulary, variable, rows, "dcm_validation")
     selected, right = learned(context, heads, variable, validation, settings)
-    named = " ".join(f"{layer}.{head}" for layer, head, _ in selected)
     columns = Columns()
     columns.add("patched", right)
-    return columns.observations(validation, selected=named)
+    kept = tuple((layer, head) for layer, head, _ in selected)
+    return columns.result(MaskResult, validation, selected=kept)
 
 
 def learn_mask(

@@ -30,7 +30,6 @@ named streams that other measurements are paired with. So they are not used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +41,9 @@ from torch.nn.functional import cross_entropy
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.probing import LinearProbes
+from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations
 
 ITERATIONS = 200
 """Of L-BFGS, at most."""
@@ -56,16 +54,13 @@ MOST_BYTES = 2**29
 
 def measure(
     context: MeasurementContext, request: LinearProbes, inputs: Sequence[Any]
-) -> Observations:
+) -> ProbeResult:
     """``correct@K`` and ``shuffled@K`` for the residual stream after K layers (0 is the
     embedding): does a probe give the row's answer, trained on the answers and on shuffled ones?
 
     Arguments: ``asked`` (which questions), ``position`` (a named position of one token), ``rows``,
     ``stream``; ``train`` and ``chosen``, rows that the probes are trained and chosen on, from the
     streams ``probing`` and ``validation``; ``penalty``; ``seed`` of the shuffling.
-
-    Facts: ``accuracy`` (JSON, K -> accuracy on the rows for the choice), ``layer`` (the K with the
-    best one, the lowest of several), ``left out`` (training rows whose text is judged).
 
     Raises:
         MeasurementError: the position has several tokens, or all answers are the same.
@@ -96,15 +91,13 @@ def measure(
             columns[f"correct@{k}"] = probe.says(judge) == labels[2]
             columns[f"shuffled@{k}"] = lucky.says(judge) == labels[2]
     best = max(sorted(accuracy), key=lambda k: accuracy[k])
-    return Observations(
+    return ProbeResult(
         tuple(row.id for row in judged),
         tuple(row.cluster for row in judged),
         {name: column.double().numpy() for name, column in columns.items()},
-        {
-            "layer": str(best),
-            "accuracy": json.dumps({str(k): accuracy[k] for k in sorted(accuracy)}),
-            "left out": str(len(drawn) - len(training)),
-        },
+        accuracy=accuracy,
+        layer=best,
+        dropped=len(drawn) - len(training),
     )
 
 

@@ -39,15 +39,17 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.direction import (
+    Direction,
     DirectionAblation,
     DirectionComparison,
+    DirectionResult,
     RefusalDirection,
 )
 from pytest_mechanism.methods.circuits.projection import Without
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.refusal import Examination, asked
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations, canonical
+from pytest_mechanism.types import canonical
 
 SHARE = 0.8
 """Of the layers: later directions are about the tokens to be said, not about refusing."""
@@ -96,17 +98,19 @@ class Search:
         """[d], float64 on the CPU."""
         return self.differences.double().mean(0)
 
-    def facts(self) -> dict[str, str]:
-        """The choice, as text."""
-        if self.best is None:
-            least = min((each.divergence for each in self.tried), default=float("inf"))
-            return {"direction": "none", "least divergence": f"{least:.3g}"}
-        return {
-            "direction": f"after layer {self.best.layer} at token {self.best.place}",
-            "norm": f"{float(self.vector.norm()):.4g}",
-            "divergence": f"{self.best.divergence:.3g}",
-            "candidates": str(len(self.tried)),
-        }
+    def result(self, columns: Columns, rows: Sequence[Row]) -> DirectionResult:
+        """Columns with the direction that they are about."""
+        best = self.best
+        direction = best and Direction(
+            best.layer, best.place, float(self.vector.norm()), best.divergence
+        )
+        return columns.result(
+            DirectionResult,
+            rows,
+            direction=direction,
+            least_divergence=min((each.divergence for each in self.tried), default=float("inf")),
+            candidates=len(self.tried),
+        )
 
 
 def find(context: MeasurementContext, request: RefusalDirection, inputs: Sequence[Any]) -> Search:
@@ -211,16 +215,16 @@ def validated(
 
 def measure(
     context: MeasurementContext, request: DirectionAblation, inputs: Sequence[Any]
-) -> Observations:
+) -> DirectionResult:
     """Refusal with and without the direction, and without random ones.
 
     Columns ``refused`` and ``refusal_score``, the same with ``without_`` where a direction was
-    found, and with ``random_0_``, ``random_1_``, ... before them; facts say which direction.
+    found, and with ``random_0_``, ``random_1_``, ... before them.
 
     Arguments: those of `find`, ``rows``, ``stream``, ``random`` (how many random directions),
     ``seed``. Inputs: another model's `Search`, whose direction is taken out instead of the own.
     """
-    search: Search = inputs[0] if inputs else find(context, request, ())
+    search: Search = inputs[0] if inputs else find(context, request.search, ())
     layers, width = context.model.shape.n_layers, context.model.shape.d_model
     directions: dict[str, Tensor] = {}
     if search.best is not None:
@@ -241,12 +245,12 @@ def measure(
     forwards = len(list(chunks(rows, context.batch_size))) * context.task.reply_tokens
     for without in taken.values():
         without.checked(forwards, context.model.dtype)
-    return columns.observations(rows, **search.facts())
+    return search.result(columns, rows)
 
 
 def compare(
     context: MeasurementContext, request: DirectionComparison, inputs: Sequence[Any]
-) -> Observations:
+) -> DirectionResult:
     """The direction of another model and this one's at the same place, as products of rows.
 
     Rows are the N instructions of `find`. With D the differences there and D' those of the other
@@ -276,7 +280,7 @@ def compare(
         ):
             for j, column in enumerate(product.T):
                 columns.add(f"{name}_{j}", column)
-    return columns.observations(harmful, **search.facts())
+    return search.result(columns, harmful)
 
 
 def fitting(context: MeasurementContext, vector: Tensor) -> Tensor:

@@ -19,35 +19,29 @@ streams named by their step, and weights, optimiser and what was seen are kept t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.measurements.recipe import Recipe, pool
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.refusal import refusals
 from pytest_mechanism.methods.refusal.replies import answers, questions
 from pytest_mechanism.methods.weights.training import Training, fresh
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations
 
 
 def measure(
     context: MeasurementContext, request: TrainingCurve, inputs: Sequence[Any]
-) -> Observations:
+) -> CurveResult:
     """``correct@STEP`` and ``refused@STEP`` for each evaluation, on the same rows.
 
     Arguments: ``recipe`` (`Recipe`), ``watch`` (what is asked: ``capability``, where the task
     knows the answers to what must be refused, else ``forbidden``), ``rows``, ``stream``.
 
-    Facts: ``losses`` (JSON, mean loss before each evaluation after the first), ``diverged`` (how
-    training broke down, where it did; later evaluations are missing then), ``allowed`` (JSON, step ->
-    [answered right or null, refused, asked], counts of what must be answered: a copy that refuses
-    everything, or that training has destroyed, shows nothing).
     """
     recipe = request.recipe
     rows = context.task.row_set(request.watch, context.vocabulary, request.rows, request.stream)
@@ -79,14 +73,13 @@ def measure(
         if context.scratch is not None:
             training.save(context.scratch, step, seen)
         context.tick(recipe.batch * recipe.every)
-    facts = {"losses": json.dumps(training.losses), "allowed": json.dumps(counted(seen))}
-    if training.diverged is not None:
-        facts["diverged"] = training.diverged
-    return Observations(
+    return CurveResult(
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
         {n: np.asarray(column) for n, column in seen.items() if not n.startswith("allowed-")},
-        facts,
+        losses=tuple(training.losses),
+        allowed=counted(seen),
+        diverged=training.diverged,
     )
 
 
@@ -117,12 +110,13 @@ def folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def counted(seen: Mapping[str, list[float]]) -> dict[str, list[float | None]]:
-    """Step -> [answered right or None, refused, asked] of what must be answered."""
-    found: dict[str, list[float | None]] = {}
+def counted(seen: Mapping[str, list[float]]) -> dict[int, AllowedAnswers]:
+    """Step -> counts of what must be answered."""
+    counts: dict[int, AllowedAnswers] = {}
     for name, refused in seen.items():
         if name.startswith("allowed-refused@"):
             step = name.partition("@")[2]
             right = seen.get(f"allowed-correct@{step}")
-            found[step] = [None if right is None else sum(right), sum(refused), len(refused)]
-    return found
+            total = None if right is None else sum(right)
+            counts[int(step)] = AllowedAnswers(total, sum(refused), len(refused))
+    return counts

@@ -30,7 +30,6 @@ neither scored nor judged on. Heads are units of ours.
 
 from __future__ import annotations
 
-import json
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -44,16 +43,15 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.pruning import Pruning, UnitKind
+from pytest_mechanism.measurements.pruning import Pruning, PruningResult, UnitKind
 from pytest_mechanism.methods.context import MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.replies import answers, questions
 from pytest_mechanism.methods.weights.batches import finite_loss
 from pytest_mechanism.methods.weights.weights import Copy, Matrix, copy_of, finite_scores
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations
 
 
-def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]) -> Observations:
+def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]) -> PruningResult:
     """``correct@K`` and ``refused@K`` with the K best units zeroed, and ``random{I}_correct@K``
     with the I-th draw of K random others (none where the model has too few), on questions that
     must be refused.
@@ -61,9 +59,6 @@ def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]
     Arguments: ``units`` (`UnitKind`), ``counts`` (each K), ``draws``, ``seed``, ``rows``, ``stream``;
     ``scored`` and ``chosen``, rows for the scores and for the choice of a count, from the streams
     ``pruning`` and ``validation``.
-
-    Facts: ``accuracy`` (JSON, K -> accuracy on the rows for the choice), ``units`` (JSON, names of
-    the best units, best first).
 
     Raises:
         MeasurementError: the model has fewer units than are to be zeroed.
@@ -83,26 +78,24 @@ def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]
     copy.forget_gradients()
     judged, other = questions(context, rows), questions(context, choosing)
     values: dict[str, list[float]] = {}
-    accuracy: dict[str, float] = {}
+    accuracy: dict[int, float] = {}
     for count in counts:
         with zeroed([view for unit in best[:count] for view in units.views(unit)]):
             for what, column in answers(context, copy.model, judged).items():
                 values[f"{what}@{count}"] = column
-            accuracy[str(count)] = float(np.mean(answers(context, copy.model, other)["correct"]))
+            accuracy[count] = float(np.mean(answers(context, copy.model, other)["correct"]))
         for draw in range(request.draws if 0 < count <= units.total - count else 0):
             rng = random.Random(f"random units/{request.seed}/{draw}/{count}")
             others = units.others(rng, best[:count])
             with zeroed([view for unit in others for view in units.views(unit)]):
                 found = answers(context, copy.model, judged)
                 values[f"random{draw}_correct@{count}"] = found["correct"]
-    return Observations(
+    return PruningResult(
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
         {name: np.asarray(column) for name, column in values.items()},
-        {
-            "accuracy": json.dumps(accuracy),
-            "units": json.dumps([units.name(unit) for unit in best]),
-        },
+        accuracy=accuracy,
+        units=tuple(units.name(unit) for unit in best),
     )
 
 

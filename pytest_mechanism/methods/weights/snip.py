@@ -21,7 +21,6 @@ the result is left to the spec; 0.05 and 0.05 are ours. Experts of a mixture are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,13 +29,12 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
+from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange, WeightChangeResult
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import answers, questions
 from pytest_mechanism.methods.weights.batches import finite_loss
 from pytest_mechanism.methods.weights.weights import Copy, copy_of, finite_scores
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Observations
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +97,7 @@ def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 
 def measure(
     context: MeasurementContext, request: WeightChange, inputs: Sequence[Any]
-) -> Observations:
+) -> WeightChangeResult:
     """What changed, one row for each matrix: sums over ``safety`` entries and over ``random`` ones,
     and over all of them, of the ``squared`` and the ``absolute`` change.
 
@@ -108,8 +106,6 @@ def measure(
     sum of the safety entries' own squares before the change.
 
     Arguments: ``seed`` of the random entries. Inputs: the other model's `Safety`.
-
-    Facts: ``refused`` (JSON, of the other model, for each question that must be refused).
 
     Raises:
         MeasurementError: the two models' matrices are not the same ones.
@@ -135,7 +131,7 @@ def measure(
         for name, value in row.items():
             found.setdefault(name, []).append(value)
     names = tuple(m.name for m in matrices)
-    return Observations(names, names, found, {"refused": json.dumps(list(safety.refused))})
+    return WeightChangeResult(names, names, found, refused=tuple(safety.refused))
 
 
 def check_same(context: MeasurementContext, safety: Safety, weights: Mapping[str, Tensor]) -> None:

@@ -60,7 +60,7 @@ def fresh(model: LoadedModel, recipe: Recipe) -> Any:
     Raises:
         MeasurementError: LoRA without PEFT, or on a model that it does not know.
     """
-    copy = model.fresh(torch.float32 if recipe.lora is None else model.dtype)
+    copy = model.read_plain_model(torch.float32 if recipe.lora is None else model.dtype)
     return copy if recipe.lora is None else with_adapters(copy, recipe.lora, recipe.seed)
 
 

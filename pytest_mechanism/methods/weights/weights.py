@@ -109,7 +109,7 @@ def copy_of(model: LoadedModel) -> Copy:
     """
     from transformers.pytorch_utils import Conv1D
 
-    plain = model.fresh(model.dtype).requires_grad_(False)
+    plain = model.read_plain_model(model.dtype).requires_grad_(False)
     layers = model.wrapped.layers_path
     found: dict[str, Matrix] = {}
     for name, module in plain.named_modules():

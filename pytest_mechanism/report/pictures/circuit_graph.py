@@ -1,7 +1,7 @@
-"""A circuit as a graph: the answer on top, under it the groups, at the bottom the text they read.
+"""A circuit as a graph: the answer at the top, below it the groups, at the bottom the text.
 
-Left to right is the order of the text, so a group stands over the token at which it works. Every
-group has one edge upwards, to whoever reads it, with the joint effect of its heads on them.
+Left to right is the order of the text, so each group stands above the token at which it works. One edge
+leads up from each group to its reader, with the joint effect of the group's heads on the reader.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class GroupNode:
     """A group of heads.
 
     Attributes:
-        at: named position at which they work.
-        reader: the group that reads them; None for the answer.
-        heads: label of a model -> the group's heads in it.
-        edge: what the group tells its reader.
+        at: the named position at which the heads work.
+        reader: the group that reads their output; None for the answer.
+        heads: label of a model -> the group's heads in that model.
+        edge: the effect on the reader.
     """
 
     at: str
@@ -43,13 +43,13 @@ class CircuitGraph:
     """The whole picture.
 
     Attributes:
-        title: what is looked at.
-        groups: name -> group, readers before those that they read.
+        title: the heading.
+        groups: name -> group, each reader before the groups that it reads.
         positions: named position -> its words in the example, in the order of the text.
-        example: a prompt, its positions marked.
-        answer: what comes next in the example.
-        unit: of the effects, with what they are of.
-        footnote: rows behind the numbers, confidence, what the control is.
+        example: a prompt with marked positions.
+        answer: the example's next word.
+        unit: what the effects measure, and their unit.
+        footnote: rows and confidence level of the numbers, and the definition of the control.
     """
 
     title: str
@@ -62,20 +62,20 @@ class CircuitGraph:
 
 
 HOW_TO_READ = (
-    "Each box is a group of heads over the token at which it works; each arrow is what the group "
-    "tells its reader, through the reader's queries (q), keys (k) or values (v). The numbers: {unit} "
-    "when the reader hears another prompt from the group instead. The wider the arrow, the more the "
-    "answer needs it."
+    "Each box is a group of attention heads above the token at which the heads work. Each arrow leads to "
+    "the group that reads their output, through its queries (q), keys (k) or values (v). The numbers are "
+    "path-patching effects: {unit} if the reader receives the group's output on another prompt instead. "
+    "The wider the arrow, the larger the effect."
 )
 MARGIN = 0.3
 INPUT = 1.0
-"""Room between the lowest level and the end of the lanes, for the names of positions."""
+"""Room for the names of positions, between the lowest groups and the bottom of the lanes."""
 
 BOX = "round,pad=0,rounding_size=0.08"
 
 
 def draw(picture: CircuitGraph) -> Figure:
-    """The figure; style.save writes it."""
+    """The figure; `style.save` writes it."""
     labels = list(dict.fromkeys(label for node in picture.groups.values() for label in node.heads))
     scale = edges.largest([node.edge for node in picture.groups.values()])
     texts = {name: box_lines(name, node) for name, node in picture.groups.items()}
@@ -130,20 +130,20 @@ def draw(picture: CircuitGraph) -> Figure:
 
 
 def box_lines(name: str, node: GroupNode) -> list[Line]:
-    """Name, position and heads; the heads model by model only where they differ."""
+    """Name, position and heads of a group; the heads of each model only if they differ."""
     lines = [Line(style.shorten(name), HEADING, bold=True),
              Line(f"at {node.at}", colour=style.FAINT)]  # fmt: skip
-    several = [(label, style.heads_text(heads)) for label, heads in node.heads.items()]
-    alike = len({tuple(text) for _, text in several}) == 1
-    for label, text in several[:1] if alike else several:
+    models = [(label, style.heads_text(heads)) for label, heads in node.heads.items()]
+    equal = len({tuple(text) for _, text in models}) == 1
+    for label, text in models[:1] if equal else models:
         first, *rest = text
-        lines.append(Line(first if alike else f"{style.shorten(label, 16)}: {first}"))
-        lines += [Line(line if alike else f"    {line}") for line in rest]
+        lines.append(Line(first if equal else f"{style.shorten(label, 16)}: {first}"))
+        lines += [Line(line if equal else f"    {line}") for line in rest]
     return lines
 
 
 def box_size(lines: Sequence[Line]) -> tuple[float, float]:
-    """Width and height of a box around lines."""
+    """Width and height of a box around lines of text."""
     width = max(style.text_width(line.text, line.size, line.bold) for line in lines)
     return max(width + 0.3, 2 * SPINE), style.height_of(lines) + 0.16
 
@@ -172,8 +172,8 @@ def draw_lanes(
     layout: Layout,
     inputs: Sequence[Sequence[Line]],
 ) -> None:
-    """A band a position; at its bottom name and words, with a line to the groups that lie lowest
-    in it. Whatever lies above them in the band works at the same token."""
+    """A vertical band for each position. At its bottom stand the position's name and words, with arrows to
+    the lowest groups in the band. All groups in a band work at the same token."""
     for (name, lines), (left, right) in zip(
         zip(picture.positions, inputs, strict=True), layout.lanes, strict=True
     ):
@@ -182,11 +182,11 @@ def draw_lanes(
                       facecolor="#f2f2f2", linewidth=0, zorder=0, gid=f"position-{name}")
         )  # fmt: skip
         style.write(page, lines, left + 0.3, -0.45)
-        here = [layout.places[g] for g, node in picture.groups.items() if node.at == name]
-        lowest = min(place.bottom for place in here)
-        for place in here:
+        places = [layout.places[g] for g, node in picture.groups.items() if node.at == name]
+        lowest = min(place.bottom for place in places)
+        for place in places:
             if place.bottom - lowest < 0.01:
-                x = place.left + place.width - 0.1  # right of where edges come in
+                x = place.left + place.width - 0.1  # right of the incoming edges
                 page.annotate(
                     "", (x, place.bottom), (x, -0.4), zorder=1,
                     arrowprops={"arrowstyle": "-|>", "color": style.LINE, "linewidth": 1,

@@ -1,4 +1,4 @@
-"""The edges of a circuit's graph: one arrow a model, as wide as its effect, with the numbers."""
+"""The edges of a circuit's graph: for each model an arrow as wide as its effect, with the numbers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pytest_mechanism.report.pictures.layout import Place
 from pytest_mechanism.report.pictures.style import SMALL, TEXT
 
 WIDEST, THINNEST = 0.13, 0.015
-"""Inches."""
+"""Width of arrows, in inches."""
 
 APART = 0.07
-"""Between the arrows of two models."""
+"""The distance between the arrows of two models, in inches."""
 
 DOTS = (0, (1, 1.2))
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What happens to the answer when the readers hear another prompt from a group.
+    """The change of the answer if the readers receive a group's output on another prompt.
 
     Attributes:
-        value: mean over rows.
-        interval: of the mean.
-        control: the same for random heads, or None where none could be drawn.
+        value: the mean over rows.
+        interval: the confidence interval of the mean.
+        control: the effect of random heads, or None if too few heads are left to draw them from.
     """
 
     value: float
@@ -37,18 +37,18 @@ class Effect:
     control: float | None
 
     @property
-    def sure(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval excludes 0."""
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What a group tells its reader.
+    """The way from a group to its reader.
 
     Attributes:
-        via: through what ("via q", "direct to the logits").
-        effects: label of a model -> effect; absent where the group has no heads in it.
+        via: through which input of the reader ("via q of reader", "directly into the logits").
+        effects: label of a model -> effect; missing if the group has no heads in that model.
     """
 
     via: str
@@ -57,12 +57,12 @@ class Edge:
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers of an edge, as they stand beside it.
+    """The numbers beside an edge.
 
     Attributes:
-        heading: above them.
-        rows: model, effect, interval, control; or model and words.
-        columns: x at which each begins, in inches.
+        heading: the line above them.
+        rows: model, effect, interval and control; or model and words.
+        columns: x at which each column begins, in inches.
         size: width and height.
     """
 
@@ -73,13 +73,13 @@ class Table:
 
 
 def largest(edges: Sequence[Edge]) -> float:
-    """The effect that the widest arrow stands for."""
-    most = max((abs(e.value) for edge in edges for e in edge.effects.values()), default=0.0)
-    return most if most > 0 else 1.0
+    """The effect of the widest arrow."""
+    maximum = max((abs(e.value) for edge in edges for e in edge.effects.values()), default=0.0)
+    return maximum if maximum > 0 else 1.0
 
 
 def table(edge: Edge, labels: Sequence[str], scale: float) -> Table:
-    """Lay out an edge's numbers."""
+    """The numbers of an edge, laid out in columns."""
     digits = style.decimals(scale)
     rows: list[tuple[str, ...]] = []
     for label in labels:
@@ -99,7 +99,7 @@ def table(edge: Edge, labels: Sequence[str], scale: float) -> Table:
         )
     columns, x = [0.0], 0.0
     for i in range(3):
-        # words in place of numbers run into the columns behind them
+        # words in place of numbers may extend over the later columns
         cells = [row[i] for row in rows if i == 0 or len(row) == 4]
         x += max((style.text_width(cell, TEXT, i < 2) for cell in cells), default=0.0) + 0.12
         columns.append(x)
@@ -109,7 +109,7 @@ def table(edge: Edge, labels: Sequence[str], scale: float) -> Table:
 
 
 def write(page: Axes, table: Table, corner: tuple[float, float], name: str) -> None:
-    """The numbers with their lower left corner there."""
+    """Write the numbers of the edge of group ``name``; ``corner`` is their lower left corner."""
     x, y = corner[0], corner[1] + table.size[1]
     page.text(x, y, table.heading, va="top", zorder=6)
     for i, row in enumerate(table.rows):
@@ -123,12 +123,12 @@ def write(page: Axes, table: Table, corner: tuple[float, float], name: str) -> N
 
 
 def colour(model: int) -> str:
-    """Of the model with that index."""
+    """The colour of the model with that index."""
     return style.MODEL_COLOURS[model % len(style.MODEL_COLOURS)]
 
 
 def width(effect: Effect, scale: float) -> float:
-    """Inches, proportional to the effect; never so thin that it is not seen."""
+    """The width of an arrow in inches: proportional to the effect, but always visible."""
     return max(THINNEST, WIDEST * abs(effect.value) / scale)
 
 
@@ -141,7 +141,7 @@ def draw(
     start: float,
     name: str,
 ) -> None:
-    """One arrow a model, side by side: up, over to the reader, up."""
+    """Draw an arrow for each model, side by side: up, across to the reader, up again."""
     widths = {label: width(e, scale) for label in labels if (e := edge.effects.get(label))}
     if not widths:
         path = route(place, start, place.target, 0.0)
@@ -157,7 +157,7 @@ def draw(
             PathPatch(
                 route(place, start, tip - 0.9 * head[1], offset), fill=False, zorder=3,
                 edgecolor=colour(labels.index(label)), linewidth=72 * wide, capstyle="butt",
-                linestyle="solid" if edge.effects[label].sure else DOTS, gid=f"edge-{name}-{label}",
+                linestyle="solid" if edge.effects[label].significant else DOTS, gid=f"edge-{name}-{label}",
             )
         )  # fmt: skip
         at = place.port + offset
@@ -170,8 +170,8 @@ def draw(
 
 
 def route(place: Place, start: float, end: float, offset: float) -> Path:
-    """Up from the sender, across, up to the reader, with round corners; ``offset`` to the side, so
-    that the routes of two models stay parallel."""
+    """The path of an arrow, with round corners. ``offset`` shifts it to the side, so that the arrows of two
+    models stay parallel."""
     x0, x1 = place.spine + offset, place.port + offset
     if abs(place.port - place.spine) < 0.01:
         return Path([(x0, start), (x0, end)], [Path.MOVETO, Path.LINETO])
@@ -189,13 +189,13 @@ def route(place: Place, start: float, end: float, offset: float) -> Path:
 def legend(
     page: Axes, edges: Sequence[Edge], labels: Sequence[str], y: float, example: str
 ) -> None:
-    """Which colour is which model, what a dotted arrow means, and how a head's name is read."""
+    """Explain the colours of models, dotted arrows and the names of heads."""
     x = 0.0
     entries: list[tuple[str, str, str | tuple[int, tuple[float, float]]]] = [
         (label, colour(i), "solid") for i, label in enumerate(labels)
     ]
-    if any(not e.sure for edge in edges for e in edge.effects.values()):
-        entries.append(("dotted: the interval includes 0", style.INK, DOTS))
+    if any(not e.significant for edge in edges for e in edge.effects.values()):
+        entries.append(("dotted: the confidence interval includes 0", style.INK, DOTS))
     for text, ink, line in entries:
         page.plot([x, x + 0.4], [y, y], color=ink, linewidth=5, linestyle=line,
                   solid_capstyle="butt")  # fmt: skip

@@ -1,4 +1,4 @@
-"""One heat map: a model's score of every head, layer 0 at the bottom as in a model."""
+"""One heat map: the score of every head of a model, with layer 0 at the bottom."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from pytest_mechanism.report.pictures.style import HEADING, SMALL, TEXT
 Head = tuple[int, int]
 
 COLOURS = "RdBu"
-"""Red below 0, where the answer suffers; told apart with every kind of colour blindness."""
+"""Red is below 0, where the answer becomes less likely. Safe for colour-blind readers."""
 
 CHOSEN: dict[str, Any] = {"fill": False, "edgecolor": "black"}
 OTHER: dict[str, Any] = {
     "fill": False, "edgecolor": "#333333", "linestyle": (0, (2.5, 1.5)), "linewidth": 1.1,
 }  # fmt: skip
-UNHEARD: dict[str, Any] = {
+UNREACHABLE: dict[str, Any] = {
     "facecolor": "#eeeeee", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0,
 }  # fmt: skip
-"""Looks of cells: a head of the group, one of another group, one that was no possible sender."""
+"""Styles of cells: a head of the group, a head of another group, a head that cannot be a sender."""
 
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One model's scores in one stage.
+    """The scores of one model in one stage.
 
     Attributes:
-        scores: [layers, heads]; NaN where a head was no possible sender.
-        chosen: the heads that make up the group.
+        scores: [layers, heads]; NaN for a head that cannot be a sender.
+        chosen: the heads of the group.
         others: heads of other groups at the same position.
     """
 
@@ -47,17 +47,17 @@ class HeadMap:
     others: Collection[Head] = ()
 
     @property
-    def beside(self) -> set[Head]:
-        """Heads of other groups that have a score here and are not chosen."""
+    def neighbours(self) -> set[Head]:
+        """Heads of other groups that have a score and are not chosen."""
         return {h for h in self.others if h not in self.chosen and not np.isnan(self.scores[h])}
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height in inches, cells square: half an inch in a toy, less in a model."""
+        """Width and height in inches. Cells are square: half an inch in a toy model, smaller in a large one."""
         layers, heads = self.scores.shape
-        most = max(layers, heads)
-        side = min(max(0.5 * most, 1.6), 4.2) if most <= 38 else min(0.11 * most, 9.0)
-        return max(side / most * heads, 0.8), max(side / most * layers, 0.8)
+        longer = max(layers, heads)
+        side = min(max(0.5 * longer, 1.6), 4.2) if longer <= 38 else min(0.11 * longer, 9.0)
+        return max(side / longer * heads, 0.8), max(side / longer * layers, 0.8)
 
     @property
     def cell(self) -> float:
@@ -68,14 +68,14 @@ class HeadMap:
 
 
 def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) -> None:
-    """A map with its axes, numbers and outlines.
+    """Draw a map with its axes, numbers and outlines.
 
     Args:
-        axes: where, of the map's size.
-        picture: what.
-        label: of the model; the title.
-        stage: a name for the ids of its parts.
-        scale: the score at which colours end.
+        axes: axes of the map's size.
+        picture: the map.
+        label: the model's label, which becomes the title.
+        stage: the stage's name, for the ids of SVG elements.
+        scale: the score at the end of the colour scale.
     """
     scores, cell = np.asarray(picture.scores, dtype=np.float64), picture.cell
     layers, heads = scores.shape
@@ -99,14 +99,14 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
         for start, stop in runs(np.isnan(scores[layer])):
             axes.add_patch(
                 Rectangle(
-                    (start - 0.5, layer - 0.5), stop - start, 1, zorder=3, **UNHEARD,
-                    gid=f"unheard-{stage}-{layer}.{start}-{stop - 1}-{label}",
+                    (start - 0.5, layer - 0.5), stop - start, 1, zorder=3, **UNREACHABLE,
+                    gid=f"unreachable-{stage}-{layer}.{start}-{stop - 1}-{label}",
                 )
             )  # fmt: skip
     numbers(axes, picture, label, stage, scale)
     for layer, head in sorted(picture.chosen):
         outline(axes, (layer, head), cell, f"chosen-{stage}-{layer}.{head}-{label}")
-    for layer, head in sorted(picture.beside):
+    for layer, head in sorted(picture.neighbours):
         place = (head - 0.44, layer - 0.44)
         axes.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="white", zorder=4))
         gid = f"other-{stage}-{layer}.{head}-{label}"
@@ -114,7 +114,7 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
 
 
 def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) -> None:
-    """Each score in its cell, or where cells have no room the strongest few below the map."""
+    """Write each score into its cell, or the strongest scores below the map if the cells are too small."""
     digits = style.decimals(scale)
     if picture.cell > style.text_width(style.number(-scale, digits), SMALL) + 0.04:
         for (layer, head), score in np.ndenumerate(picture.scores):
@@ -136,18 +136,18 @@ def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) 
 
 
 def strongest(scores: NDArray[np.float64], digits: int, count: int) -> str:
-    """The most negative scores in words."""
+    """The most negative scores as text."""
     order = np.argsort(np.where(np.isnan(scores), np.inf, scores), axis=None, kind="stable")
-    found = []
-    for place in order[:count]:
-        layer, head = divmod(int(place), scores.shape[1])
+    heads = []
+    for index in order[:count]:
+        layer, head = divmod(int(index), scores.shape[1])
         if scores[layer, head] < 0:
-            found.append(f"{layer}.{head} ({style.number(scores[layer, head], digits)})")
-    return f"strongest: {', '.join(found)}" if found else ""
+            heads.append(f"{layer}.{head} ({style.number(scores[layer, head], digits)})")
+    return f"strongest: {', '.join(heads)}" if heads else ""
 
 
 def grid(axes: Axes, layers: int, heads: int, width: float) -> None:
-    """White lines between cells, as one path: an SVG of 32 layers stays small."""
+    """Draw white lines between cells, as one path, so that an SVG of 32 layers stays small."""
     x: list[float] = []
     y: list[float] = []
     for k in range(1, heads):
@@ -160,7 +160,7 @@ def grid(axes: Axes, layers: int, heads: int, width: float) -> None:
 
 
 def outline(axes: Axes, head: Head, cell: float, gid: str) -> None:
-    """A black frame, told by shape alone; inside it a white one where a cell has room for both."""
+    """Draw a black frame around a cell, and a white one inside it if the cell has room for both."""
     layer, number = head
     thick = min(2.2, 1 + 3 * cell)
     frames = [(0.0, "black", thick, gid)]
@@ -179,17 +179,17 @@ STEPS = sorted({a * 10**b for a in (1, 2, 4, 5) for b in range(4)} | {8, 16, 32}
 
 
 def ticks(count: int) -> list[int]:
-    """At most 12 of ``count`` numbers, evenly spaced from 0."""
+    """At most 12 evenly spaced numbers from 0 to below ``count``."""
     step = next((s for s in STEPS if math.ceil(count / s) <= 12), count)
     return list(range(0, count, step))
 
 
 def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """[start, stop) of each stretch that is True."""
-    found, at = [], 0
+    """[start, stop) of each run of True."""
+    ranges, start = [], 0
     for value, members in itertools.groupby(flags.tolist()):
-        length = len(list(members))
+        stop = start + len(list(members))
         if value:
-            found.append((at, at + length))
-        at += length
-    return found
+            ranges.append((start, stop))
+        start = stop
+    return ranges

@@ -1,7 +1,7 @@
-"""Path-patching scores of every head as heat maps: a block of maps a stage, a map a model.
+"""Path-patching scores of every head as heat maps: a block for each stage, with a map for each model.
 
-The colour scale is centred on 0 and shared within a stage, so that models can be compared; each
-stage has its own, so that a weak stage can be seen.
+The colour scale is centred on 0. The models of a stage share it, so that they can be compared; each stage
+has its own, so that weak effects stay visible.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pytest_mechanism.report.pictures import head_map, style
-from pytest_mechanism.report.pictures.head_map import CHOSEN, OTHER, UNHEARD, HeadMap
+from pytest_mechanism.report.pictures.head_map import CHOSEN, OTHER, UNREACHABLE, HeadMap
 from pytest_mechanism.report.pictures.style import HEADING, SMALL, TEXT, TITLE
 
 
 @dataclass(frozen=True)
 class StageMaps:
-    """One stage: the scores of every head on the way to the same receivers.
+    """One stage of path patching: the scores of every head as a sender to the same receivers.
 
     Attributes:
-        group: whose heads are looked for.
-        path: where senders are patched and what hears it ("at last, into q of value_fetcher").
+        group: the group that the senders may belong to.
+        path: the senders' position and their receivers ("at last, into q of value_fetcher").
         maps: label of a model -> its scores.
     """
 
@@ -40,14 +40,14 @@ class StageMaps:
     @property
     def scale(self) -> float:
         """The end of the colour scale: the largest score of any model."""
-        seen = [np.abs(m.scores[np.isfinite(m.scores)]) for m in self.maps.values()]
-        most = max((float(values.max()) for values in seen if values.size), default=0.0)
-        return most if most > 0 else 1.0
+        sizes = [np.abs(m.scores[np.isfinite(m.scores)]) for m in self.maps.values()]
+        maximum = max((float(values.max()) for values in sizes if values.size), default=0.0)
+        return maximum if maximum > 0 else 1.0
 
     @property
     def height(self) -> float:
-        """Of its highest map."""
-        return max(each.size[1] for each in self.maps.values())
+        """The height of the tallest map."""
+        return max(head_map.size[1] for head_map in self.maps.values())
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class HeadMaps:
     """The whole picture.
 
     Attributes:
-        title: what is looked at.
+        title: the heading.
         stages: from the answer back to the input.
-        unit: of the scores, with what they are of.
-        chosen: what an outline means.
-        footnote: rows behind the numbers.
+        unit: what the scores measure, and their unit.
+        chosen: the meaning of an outline.
+        footnote: the rows behind the numbers.
     """
 
     title: str
@@ -70,33 +70,33 @@ class HeadMaps:
 
     @property
     def maps(self) -> list[HeadMap]:
-        """Of every stage and model."""
-        return [each for stage in self.stages for each in stage.maps.values()]
+        """The maps of all stages and models."""
+        return [head_map for stage in self.stages for head_map in stage.maps.values()]
 
 
 HOW_TO_READ = (
-    "Each cell is one attention head. Its output at the named position is taken from another "
-    "prompt, and only what the readers hear of it is passed on. Red: the answer becomes less "
-    "likely, so the readers need this head. White: it makes no difference. Blue: the answer "
-    "becomes more likely."
+    "Each cell is one attention head. Path patching replaces the head's output at the named position with "
+    "its output on another prompt, and only the receivers named above the map see the change. Red: the "
+    "answer becomes less likely, so the receivers need this head. White: no effect. Blue: the answer becomes "
+    "more likely."
 )
 
 MARGIN = 0.3
 LEFT, RIGHT, GAP, BAR, BAR_ROOM = 0.45, 0.8, 0.55, 0.14, 0.3
-"""Room left of a block's first map (axis label), right of its bar, between maps, of and before the
-bar."""
+"""Inches left of a block's first map (for the axis label), right of its colour bar, between maps; width of
+the bar, and the gap before it."""
 
 ABOVE, BELOW = 0.86, 0.66
-"""Room over a map (its stage's name, the model's label) and under it (axis label, a line)."""
+"""Inches above a map (for the names of stage and model) and below it (for the axis label and a line)."""
 
 WIDE = 13.5
-"""Blocks stand side by side up to this width."""
+"""The most inches of blocks side by side."""
 
 
 def draw(picture: HeadMaps) -> Figure:
-    """The figure; style.save writes it."""
+    """The figure; `style.save` writes it."""
     labels = list(dict.fromkeys(label for stage in picture.stages for label in stage.maps))
-    # one width a model in all stages, so that blocks are alike
+    # a model has one width in all stages, so that the blocks line up
     widths = {
         label: max(s.maps[label].size[0] for s in picture.stages if label in s.maps)
         for label in labels
@@ -119,13 +119,13 @@ def draw(picture: HeadMaps) -> Figure:
     figure = style.new_figure(width, height)
     page = style.canvas(figure)
     style.write(page, above, MARGIN, height - 0.25)
-    top, place = footer + body, 0
+    top, number = footer + body, 0
     for row, tall in zip(rows, heights, strict=True):
         bottom = top - ABOVE - tall
         for column, stage in enumerate(row):
-            place += 1
+            number += 1
             x = MARGIN + column * block
-            heading(page, stage, place, x, top, block)
+            heading(page, stage, number, x, top, block)
             draw_stage(figure, stage, widths, (x + LEFT, bottom), picture.unit)
         top = bottom - BELOW
     draw_legend(page, keys, footer - 0.25)
@@ -134,15 +134,15 @@ def draw(picture: HeadMaps) -> Figure:
 
 
 def in_rows(stages: Sequence[StageMaps], most: int) -> list[list[StageMaps]]:
-    """Stages in rows of at most so many, as even as may be."""
+    """The stages in rows of at most ``most``, as even as possible."""
     rows = math.ceil(len(stages) / most)
-    each = math.ceil(len(stages) / rows)
-    return [list(stages[i : i + each]) for i in range(0, len(stages), each)]
+    size = math.ceil(len(stages) / rows)
+    return [list(stages[i : i + size]) for i in range(0, len(stages), size)]
 
 
-def heading(page: Axes, stage: StageMaps, place: int, x: float, top: float, block: float) -> None:
-    """A stage's number and name, and under it where it patches and who hears it."""
-    name = f"{place}. {style.shorten(stage.group, 36)}"
+def heading(page: Axes, stage: StageMaps, number: int, x: float, top: float, block: float) -> None:
+    """Write a stage's number and name, and below them its path."""
+    name = f"{number}. {style.shorten(stage.group, 36)}"
     page.text(x, top - 0.25, name, size=HEADING, weight="bold")
     room = int(block / style.text_width("n" * 20) * 20)
     page.text(x, top - 0.43, style.shorten(stage.path, room), size=TEXT, color=style.FAINT)
@@ -155,16 +155,16 @@ def draw_stage(
     corner: tuple[float, float],
     unit: str,
 ) -> None:
-    """A stage's maps side by side, and their colour bar."""
+    """Draw a stage's maps side by side, and their colour bar."""
     width, height = figure.get_size_inches()
     x, y = corner
     for label, wide in widths.items():
         if label in stage.maps:
-            own = stage.maps[label]
+            picture = stage.maps[label]
             axes = figure.add_axes(
-                (x / width, y / height, own.size[0] / width, own.size[1] / height)
+                (x / width, y / height, picture.size[0] / width, picture.size[1] / height)
             )
-            head_map.draw_map(axes, own, label, stage.group, stage.scale)
+            head_map.draw_map(axes, picture, label, stage.group, stage.scale)
         x += wide + GAP
     x += BAR_ROOM - GAP
     axes = figure.add_axes((x / width, y / height, BAR / width, stage.height / height))
@@ -183,19 +183,19 @@ def draw_stage(
 # -- the legend
 
 Key = tuple[str, dict[str, Any]]
-"""What a cell's look means, and the look; none for mere words."""
+"""The meaning of a cell's style, and the style; an empty style for a line of text."""
 
 SIDE = 0.17
 
 
 def legend_rows(picture: HeadMaps, width: float) -> list[list[Key]]:
-    """The looks that the picture has, in rows that fit."""
+    """The entries for the styles in this picture, in rows that fit the width."""
     keys: list[Key] = [(picture.chosen, {**CHOSEN, "linewidth": 2})]
-    if any(each.beside for each in picture.maps):
-        keys.append(("head of another group that works at the same position", OTHER))
-    if any(np.isnan(each.scores).any() for each in picture.maps):
-        keys.append(("cannot reach the readers", UNHEARD))
-    if example := style.example_of(head for each in picture.maps for head in each.chosen):
+    if any(head_map.neighbours for head_map in picture.maps):
+        keys.append(("head of another group at the same position", OTHER))
+    if any(np.isnan(head_map.scores).any() for head_map in picture.maps):
+        keys.append(("no path to the receivers", UNREACHABLE))
+    if example := style.example_of(head for head_map in picture.maps for head in head_map.chosen):
         keys.append((example, {}))
     rows: list[list[Key]] = [[]]
     for key in keys:
@@ -206,17 +206,17 @@ def legend_rows(picture: HeadMaps, width: float) -> list[list[Key]]:
 
 
 def key_width(key: Key) -> float:
-    """Inches of an entry with the space behind it."""
+    """The width of an entry with the space after it, in inches."""
     return (SIDE + 0.1 if key[1] else 0) + style.text_width(key[0]) + 0.35
 
 
 def draw_legend(page: Axes, rows: Sequence[Sequence[Key]], y: float) -> None:
-    """Downwards from y."""
+    """Draw the legend downwards from y."""
     for row in rows:
         x = MARGIN
-        for text, look in row:
-            if look:
-                page.add_patch(Rectangle((x, y), SIDE, SIDE, **look))
-            page.text(x + (SIDE + 0.1 if look else 0), y + SIDE / 2, text, va="center")
-            x += key_width((text, look))
+        for text, cell_style in row:
+            if cell_style:
+                page.add_patch(Rectangle((x, y), SIDE, SIDE, **cell_style))
+            page.text(x + (SIDE + 0.1 if cell_style else 0), y + SIDE / 2, text, va="center")
+            x += key_width((text, cell_style))
         y -= 0.28

@@ -1,8 +1,8 @@
-"""Where the parts of a circuit's graph lie: a lane a position, a level a step away from the answer.
+"""The layout of a circuit's graph: a lane for each position, a level for each step from the answer.
 
-Lengths are inches. What talks into a group lies one level below it, so every edge joins neighbouring
-levels. In the gap between two levels, an edge first rises in its sender's own column, beside its
-label, and crosses over to its reader only above all labels, on a track of its own.
+Lengths are inches. A sender lies one level below its reader, so each edge joins neighbouring levels. In the
+gap between two levels, an edge first rises in its sender's column, beside its label. It crosses over to its
+reader above all labels, on a track of its own.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 SPINE = 0.6
-"""From a column's left side to where its edge rises, at least."""
+"""The least distance from a column's left side to its rising edge."""
 
 TRACK = 0.32
-"""Height of one crossing."""
+"""The height of a track, on which one edge crosses over."""
 
 SPACE = 0.3
-"""Between columns."""
+"""The distance between columns."""
 
 BESIDE = 0.28
-"""From an edge to its label."""
+"""The distance from an edge to its label."""
 
 PORT = 0.4
-"""Between edges that enter one node."""
+"""The distance between edges that enter the same node."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A group to be placed.
+    """A group before it is placed.
 
     Attributes:
-        lane: index of its position in the text.
-        reader: who reads it; None is the answer.
+        lane: the index of its position in the text.
+        reader: the group that reads it; None for the answer.
         box: width and height of its node.
-        label: width and height of what is written beside its edge.
+        label: width and height of the label of its edge.
     """
 
     lane: int
@@ -45,17 +45,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a group is.
+    """The place of a group.
 
     Attributes:
-        left: of its node.
-        bottom: of its node.
-        width: of its node, at least that of its text.
+        left: left side of its node.
+        bottom: bottom of its node.
+        width: width of its node, at least the width of its text.
         spine: x at which its edge rises.
-        port: x at which its edge enters its reader.
-        label: lower left corner of its label.
+        port: x at which its edge enters the reader.
+        label: lower left corner of the edge's label.
         crossing: y at which its edge crosses over.
-        target: y at which its edge ends, the bottom of its reader.
+        target: y at which its edge ends, the bottom of the reader.
     """
 
     left: float
@@ -70,14 +70,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """All of it; the origin is the lower left corner of the lowest level.
+    """The whole layout. The origin is the lower left corner of the lowest level.
 
     Attributes:
         places: group -> place.
         lanes: left and right side of each lane.
         answer: left side, bottom and width of the answer's node.
-        width: of everything.
-        height: up to the top of the answer's node.
+        width: total width.
+        height: height up to the top of the answer's node.
     """
 
     places: Mapping[str, Place]
@@ -88,10 +88,8 @@ class Layout:
 
 
 def levels(blocks: Mapping[str, Block]) -> list[list[str]]:
-    """Groups by their distance from the answer, the nearest first.
-
-    Blocks come readers first, as a chain from the answer back does.
-    """
+    """The groups of each level, the level next to the answer first. Each reader must come before its
+    senders in ``blocks``."""
     depth: dict[str, int] = {}
     for name, block in blocks.items():
         depth[name] = 0 if block.reader is None else depth[block.reader] + 1
@@ -101,28 +99,31 @@ def levels(blocks: Mapping[str, Block]) -> list[list[str]]:
     ]
 
 
-def crowd(blocks: Mapping[str, Block]) -> tuple[float, dict[str, float]]:
-    """How far in edges rise, and how wide nodes must be, so that the edges into a node enter it
-    side by side: left of its own edge those from lanes on the left, right of it the others."""
-    spine, wide = SPINE, dict.fromkeys(blocks, 0.0)
+def least_widths(blocks: Mapping[str, Block]) -> tuple[float, dict[str, float]]:
+    """The least distance from a column's left side to its rising edge, and the least width of each node.
+
+    They make room for incoming edges side by side: edges from lanes on the left enter left of the node's
+    own edge, all others right of it.
+    """
+    spine, right = SPINE, dict.fromkeys(blocks, 0.0)
     for name, block in blocks.items():
         lanes = [sender.lane for sender in blocks.values() if sender.reader == name]
         before = sum(lane < block.lane for lane in lanes)
         spine = max(spine, before * PORT + 0.2)
-        wide[name] = (len(lanes) - before) * PORT + 0.2
-    return spine, {name: spine + width for name, width in wide.items()}
+        right[name] = (len(lanes) - before) * PORT + 0.2
+    return spine, {name: spine + width for name, width in right.items()}
 
 
 def columns(
     blocks: Mapping[str, Block], lane_widths: Sequence[float], rise: float
 ) -> tuple[dict[str, float], list[tuple[float, float]]]:
-    """Left side of each group, and the sides of each lane. Groups of one level and lane lie side
-    by side, those of other levels above each other.
+    """The left side of each group, and both sides of each lane. In a lane, groups of the same level lie side
+    by side, and groups of different levels one above the other.
 
     Args:
         blocks: the groups.
-        lane_widths: least width of each lane (its name has to fit).
-        rise: from a column's left side to where its edge rises.
+        lane_widths: the least width of each lane, for its name.
+        rise: the distance from a column's left side to its rising edge.
     """
     left: dict[str, float] = {}
     lanes: list[tuple[float, float]] = []
@@ -130,11 +131,11 @@ def columns(
     for lane, least in enumerate(lane_widths):
         end = x + SPACE + least + SPACE
         for level in levels(blocks):
-            at = x + SPACE
+            column = x + SPACE
             for name in (n for n in level if blocks[n].lane == lane):
-                left[name] = at
-                at += max(blocks[name].box[0], rise + BESIDE + blocks[name].label[0]) + SPACE
-            end = max(end, at)
+                left[name] = column
+                column += max(blocks[name].box[0], rise + BESIDE + blocks[name].label[0]) + SPACE
+            end = max(end, column)
         lanes.append((x, end))
         x = end + 0.12
     return left, lanes
@@ -143,9 +144,14 @@ def columns(
 def arrange(
     blocks: Mapping[str, Block], lane_widths: Sequence[float], answer: tuple[float, float]
 ) -> Layout:
-    """Place everything; ``answer`` is the size of the answer's node, which stands over the last
-    lane that talks to it."""
-    rise, least = crowd(blocks)
+    """Place all groups, and the answer above the last lane with a group that it reads.
+
+    Args:
+        blocks: the groups.
+        lane_widths: the least width of each lane.
+        answer: width and height of the answer's node.
+    """
+    rise, least = least_widths(blocks)
     blocks = {n: replace(b, box=(max(b.box[0], least[n]), b.box[1])) for n, b in blocks.items()}
     left, lanes = columns(blocks, lane_widths, rise)
     spine = {name: left[name] + rise for name in blocks}
@@ -166,18 +172,18 @@ def arrange(
     y = 0.0
     for level in reversed(order):
         tall = max(blocks[name].box[1] for name in level)
-        for name in level:  # tops in line, so that edges begin at one height
+        for name in level:  # aligned at the top, so that edges begin at the same height
             bottom[name] = y + tall - blocks[name].box[1]
         y += tall
         labels = max(blocks[name].label[1] for name in level) + 0.2
-        # the farther an edge goes, the higher its track: edges into one reader do not cross
-        going = sorted((n for n in level if abs(port[n] - spine[n]) > 0.01),
-                       key=lambda n: abs(port[n] - spine[n]))  # fmt: skip
+        # the longer a crossing, the higher its track, so that edges into one reader do not cross
+        crossers = sorted((n for n in level if abs(port[n] - spine[n]) > 0.01),
+                          key=lambda n: abs(port[n] - spine[n]))  # fmt: skip
         for name in level:
             label_at[name] = y + 0.1
-            track = going.index(name) if name in going else 0
+            track = crossers.index(name) if name in crossers else 0
             crossing[name] = y + labels + (track + 0.5) * TRACK
-        y += labels + len(going) * TRACK + 0.32
+        y += labels + len(crossers) * TRACK + 0.32
     places = {
         name: Place(
             left=left[name],
@@ -201,11 +207,11 @@ def arrange(
 
 
 def ports(senders: Sequence[str], spine: Mapping[str, float], anchor: float) -> dict[str, float]:
-    """Where edges enter a node whose own edge rises at ``anchor``. A sender right below goes
-    straight up; no other edge enters there, since it would run into that one."""
-    found = {name: anchor for name in senders if abs(spine[name] - anchor) < 0.01}
+    """The x at which each sender's edge enters a node whose own edge rises at ``anchor``. The edge of a sender
+    right below goes straight up; no other edge enters there, since it would overlap."""
+    entries = {name: anchor for name in senders if abs(spine[name] - anchor) < 0.01}
     before = sorted((n for n in senders if spine[n] < anchor - 0.01), key=lambda n: -spine[n])
     after = sorted((n for n in senders if spine[n] > anchor + 0.01), key=lambda n: spine[n])
-    found |= {name: anchor - PORT * i for i, name in enumerate(before, start=1)}
-    found |= {name: anchor + PORT * i for i, name in enumerate(after, start=1)}
-    return found
+    entries |= {name: anchor - PORT * i for i, name in enumerate(before, start=1)}
+    entries |= {name: anchor + PORT * i for i, name in enumerate(after, start=1)}
+    return entries

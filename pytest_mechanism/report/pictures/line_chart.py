@@ -1,4 +1,4 @@
-"""Curves with their intervals: a panel a training, a colour a model, controls in grey."""
+"""Curves with confidence bands: a panel for each training, a colour for each model, controls dashed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pytest_mechanism.report.pictures.style import HEADING, SMALL, TEXT, TITLE
 from pytest_mechanism.types import Chart, Line
 
 PANEL = (4.3, 2.7)
-"""Width and height of a panel's axes."""
+"""Width and height of a panel's axes, in inches."""
 
 LEFT, RIGHT, ABOVE, BELOW, MARGIN = 0.65, 0.35, 0.35, 0.6, 0.3
 ACROSS = 3
-"""Panels side by side, at most."""
+"""The most panels side by side."""
 
 COLOURS = (*style.MODEL_COLOURS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of models, in the order in which they come; Okabe and Ito's."""
+"""Colours of models (Okabe and Ito), in order of appearance."""
 
 DASHES = ("-", "--", ":", "-.")
 
@@ -29,9 +29,9 @@ def draw(chart: Chart, labels: Mapping[str, str], footnote: str) -> Figure:
     """The figure; `style.save` writes it.
 
     Args:
-        chart: what to draw.
-        labels: role -> how its model is called.
-        footnote: rows behind the numbers.
+        chart: the data.
+        labels: role -> label of its model.
+        footnote: the rows behind the numbers.
     """
     panels = list(dict.fromkeys(line.panel for line in chart.lines)) or [""]
     columns = min(ACROSS, len(panels))
@@ -51,9 +51,9 @@ def draw(chart: Chart, labels: Mapping[str, str], footnote: str) -> Figure:
     page = style.canvas(figure)
     style.write(page, above, MARGIN, height - 0.25)
     top = footer + rows * cell[1]
-    for place, name in enumerate(panels):
-        x = MARGIN + (place % columns) * cell[0] + LEFT
-        y = top - (place // columns) * cell[1] - ABOVE - PANEL[1]
+    for index, name in enumerate(panels):
+        x = MARGIN + (index % columns) * cell[0] + LEFT
+        y = top - (index // columns) * cell[1] - ABOVE - PANEL[1]
         axes = figure.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height))
         axes.set_gid(f"panel-{name}")
         panel(axes, chart, name, labels)
@@ -67,26 +67,28 @@ def draw(chart: Chart, labels: Mapping[str, str], footnote: str) -> Figure:
     return figure
 
 
-def look(chart: Chart, line: Line) -> tuple[str, str]:
+def line_style(chart: Chart, line: Line) -> tuple[str, str]:
     """Colour and dashes of a line."""
-    models = list(dict.fromkeys(each.model for each in chart.lines))
-    names = list(dict.fromkeys(e.name for e in chart.lines if e.control == line.control))
+    models = list(dict.fromkeys(other.model for other in chart.lines))
+    names = list(
+        dict.fromkeys(other.name for other in chart.lines if other.control == line.control)
+    )
     colour = COLOURS[models.index(line.model) % len(COLOURS)]
     dash = DASHES[(names.index(line.name) + line.control) % len(DASHES)]
     return (style.FAINT if line.control and len(models) == 1 else colour), dash
 
 
 def legend(chart: Chart, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(text, colour, dashes) of each look."""
-    found: dict[str, tuple[str, str, str]] = {}
+    """(text, colour, dashes) of each kind of line."""
+    entries: dict[str, tuple[str, str, str]] = {}
     for line in chart.lines:
         text = labels.get(line.model, line.model) + (f", {line.name}" if line.name else "")
-        found.setdefault(text, (style.shorten(text, 60), *look(chart, line)))
-    return list(found.values())
+        entries.setdefault(text, (style.shorten(text, 60), *line_style(chart, line)))
+    return list(entries.values())
 
 
 def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> None:
-    """One panel's lines with their bands."""
+    """Draw the lines of a panel, with their bands."""
     if name:
         axes.set_title(name, size=HEADING, weight="bold", loc="left")
     if chart.level is not None:
@@ -96,8 +98,8 @@ def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> Non
             0.995, value, text, transform=axes.get_yaxis_transform(), size=SMALL, ha="right",
             va="bottom" if value < 0.9 else "top", color=style.FAINT,
         )  # fmt: skip
-    for line in (each for each in chart.lines if each.panel == name):
-        colour, dash = look(chart, line)
+    for line in (line for line in chart.lines if line.panel == name):
+        colour, dash = line_style(chart, line)
         xs = [x for x, _, _ in line.points]
         lows = [low for _, _, (low, _) in line.points]
         highs = [high for _, _, (_, high) in line.points]
@@ -112,13 +114,13 @@ def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> Non
     axes.set_ylabel("\n".join(style.wrapped(chart.up, PANEL[1], TEXT)), size=TEXT)
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, colors=style.FAINT)
     if chart.ticks:
-        named(axes, chart.ticks)
+        name_ticks(axes, chart.ticks)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def named(axes: Axes, ticks: Mapping[float, str], most: int = 13) -> None:
-    """Names below x; every other one and so on where there are many."""
+def name_ticks(axes: Axes, ticks: Mapping[float, str], most: int = 13) -> None:
+    """Write names below the x axis; if there are too many, only every second, third, ... name."""
     step = math.ceil(len(ticks) / most)
-    places: Sequence[float] = sorted(ticks)[::step]
-    axes.set_xticks(list(places), [ticks[x] for x in places])
+    shown: Sequence[float] = sorted(ticks)[::step]
+    axes.set_xticks(list(shown), [ticks[x] for x in shown])

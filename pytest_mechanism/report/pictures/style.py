@@ -1,7 +1,7 @@
-"""What all pictures share: look, measures of text, and files that are the same in every run.
+"""Shared by all pictures: colours and fonts, measures of text, and reproducible files.
 
-Lengths are inches, font sizes points. This package knows plain data and matplotlib: no model, no
-spec and no runner.
+Lengths are inches, font sizes are points. This package imports matplotlib and knows plain data: no model,
+no spec and no runner.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pytest_mechanism.files import write_bytes
 FORMATS = ("svg", "png")
 DPI = 150
 MOST_PIXELS = 40_000_000
-"""A larger PNG is drawn coarser: 1,000 layers must not fill the memory."""
+"""The most pixels of a PNG: a picture of 1,000 layers gets a lower resolution, not all of the memory."""
 
 INK = "#222222"
 FAINT = "#666666"
 LINE = "#b8b8b8"
 MODEL_COLOURS = ("#0072b2", "#d55e00")
-"""Blue and vermilion of Okabe and Ito, which colour-blind readers tell apart."""
+"""Blue and vermilion of Okabe and Ito, which colour-blind readers can tell apart."""
 
 TITLE, HEADING, TEXT, SMALL = 13.0, 10.5, 8.5, 7.5
 """Font sizes."""
@@ -47,19 +47,19 @@ SETTINGS: Any = {
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
-    "axes.unicode_minus": False,  # a minus as on the terminal, so that a number can be searched for
+    "axes.unicode_minus": False,  # the minus of the terminal, so that a search finds the number
     "hatch.linewidth": 0.5,
-    "text.parse_math": False,  # a label with '$' is a label
-    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # '$' in a label is no formula
+    "svg.fonttype": "none",  # text stays searchable
     "svg.hashsalt": "pytest-mechanism",
 }
 
 
 @contextmanager
 def our_style() -> Iterator[None]:
-    """matplotlib's own defaults and ours, whatever matplotlibrc says; undone afterwards."""
+    """matplotlib's defaults with our settings, whatever matplotlibrc says; restored afterwards."""
     with mpl.rc_context(), warnings.catch_warnings():
-        # a label in a script that the font lacks is drawn as boxes; the SVG has it as text
+        # letters that the font lacks become boxes; the SVG keeps them as text
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
@@ -67,15 +67,15 @@ def our_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; pyplot, which remembers every figure, is not involved."""
+    """An empty figure, made without pyplot, which would keep every figure in memory."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
 
 def canvas(figure: Figure, origin: tuple[float, float] = (0, 0)) -> Axes:
-    """Axes over the whole figure whose coordinates are inches from ``origin``, which is itself so
-    far from the lower left corner."""
+    """Axes over the whole figure, in inches. ``origin`` is the position of (0, 0), measured from the lower
+    left corner of the figure."""
     width, height = figure.get_size_inches()
     x, y = origin
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-x, width - x), ylim=(-y, height - y))
@@ -84,8 +84,7 @@ def canvas(figure: Figure, origin: tuple[float, float] = (0, 0)) -> Axes:
 
 
 def save(draw: Callable[[], Figure], stem: Path) -> list[Path]:
-    """Draw in our style and write ``stem.svg`` and ``stem.png``; a reader sees the old file or
-    the new one.
+    """Draw in our style and write ``stem.svg`` and ``stem.png`` atomically.
 
     Raises:
         MechanismError: a file cannot be written.
@@ -104,10 +103,10 @@ def save(draw: Callable[[], Figure], stem: Path) -> list[Path]:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """A figure as the content of a file, the same in every run: no date, no version."""
+    """The content of a figure's file, the same in every run: without date and version."""
     width, height = figure.get_size_inches()
     for text in figure.findobj(Text):
-        # XML has no control characters, and what turns the direction of writing turns a page
+        # XML forbids control characters, and marks of writing direction could reverse a page
         text.set_text("\n".join(visible(line) for line in text.get_text().split("\n")))
     buffer = io.BytesIO()
     figure.savefig(
@@ -124,21 +123,21 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 
 def text_width(text: str, size: float = TEXT, bold: bool = False) -> float:
-    """Inches that a line takes; a little more than the outlines say, for hinting and for readers
-    of the SVG whose font is another."""
-    text = visible(text)  # as it will stand there
+    """The width of a line in inches, with a little extra for hinting, and for the other font of whoever
+    opens the SVG."""
+    text = visible(text)  # as `rendered` shows it
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     width, _, _ = TextToPath().get_text_width_height_descent(text, font, False)
     return 1.03 * float(width) / 72
 
 
 def line_height(size: float = TEXT) -> float:
-    """Inches from one line to the next."""
+    """The distance between lines in inches."""
     return 1.35 * size / 72
 
 
 def wrapped(text: str, width: float, size: float = TEXT, bold: bool = False) -> list[str]:
-    """Lines of at most so many inches, broken at spaces; a longer word has a line to itself."""
+    """Lines of at most ``width`` inches, broken at spaces; a longer word has a line to itself."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -151,7 +150,7 @@ def wrapped(text: str, width: float, size: float = TEXT, bold: bool = False) -> 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text with its look."""
+    """A line of text with its font and colour."""
 
     text: str
     size: float = TEXT
@@ -162,17 +161,17 @@ class Line:
 def paragraph(
     text: str, width: float, size: float = TEXT, bold: bool = False, colour: str = INK
 ) -> list[Line]:
-    """Text as lines of at most so many inches."""
+    """Text as lines of at most ``width`` inches."""
     return [Line(line, size, bold, colour) for line in wrapped(text, width, size, bold)]
 
 
 def height_of(lines: Sequence[Line]) -> float:
-    """Inches from the top of the first line to the bottom of the last."""
+    """The height of lines in inches."""
     return sum(line_height(line.size) for line in lines)
 
 
 def write(page: Axes, lines: Sequence[Line], x: float, y: float, zorder: float = 6) -> float:
-    """Lines downwards from y; returns the y below them."""
+    """Write lines downwards from y, and return the y below them."""
     for line in lines:
         page.text(
             x, y, line.text, size=line.size, weight="bold" if line.bold else "normal",
@@ -183,7 +182,7 @@ def write(page: Axes, lines: Sequence[Line], x: float, y: float, zorder: float =
 
 
 def shorten(text: str, letters: int = 32) -> str:
-    """A name that is too long for a picture, without its middle."""
+    """A name, without its middle if it is too long for a picture."""
     if len(text) <= letters:
         return text
     half = (letters - 3) // 2
@@ -191,7 +190,7 @@ def shorten(text: str, letters: int = 32) -> str:
 
 
 def decimals(scale: float) -> int:
-    """Digits after the point for numbers whose largest is ``scale``: two for 0.3 to 10."""
+    """Digits after the point for numbers of up to ``scale``: two for 0.3 to 10."""
     if not math.isfinite(scale) or scale <= 0:
         return 2
     if scale >= 0.3:
@@ -200,13 +199,13 @@ def decimals(scale: float) -> int:
 
 
 def number(value: float, digits: int) -> str:
-    """Fixed point with a sign; never a negative nothing."""
+    """A number in fixed point with its sign; 0 has none."""
     shown = f"{value:+.{digits}f}"
     return shown[1:] if float(shown) == 0 else shown
 
 
 def heads_text(heads: Sequence[tuple[int, int]], few: int = 6) -> list[str]:
-    """``heads 3.0 3.1`` where there are few, else how many and one line a layer."""
+    """``heads 3.0 3.1`` for up to ``few`` heads; else their number, and a line for each layer."""
     if not heads:
         return ["no heads found"]
     if len(heads) <= few:
@@ -220,7 +219,10 @@ def heads_text(heads: Sequence[tuple[int, int]], few: int = 6) -> list[str]:
 
 
 def example_of(heads: Iterable[tuple[int, int]]) -> str:
-    """How a head's name is read, on one of those that a picture shows; nothing where it shows none.
-    One whose two numbers differ, where there is one."""
-    found = min(heads, key=lambda head: (head[0] == head[1], head), default=None)
-    return "" if found is None else f"{found[0]}.{found[1]}: head {found[1]} of layer {found[0]}"
+    """The name of one of a picture's heads, explained; nothing if the picture shows no head. Prefers a head
+    whose two numbers differ."""
+    example = min(heads, key=lambda head: (head[0] == head[1], head), default=None)
+    if example is None:
+        return ""
+    layer, head = example
+    return f"{layer}.{head}: head {head} of layer {layer}"

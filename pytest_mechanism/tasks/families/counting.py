@@ -13,13 +13,21 @@ wrapper is another count, this one is a refusal.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
-from pytest_mechanism.tasks.base import Prompt, Row, RowCount, Task, TaskParameters, Vocabulary
+from pytest_mechanism.tasks.base import (
+    Prompt,
+    Row,
+    RowCount,
+    Rows,
+    Task,
+    TaskParameters,
+    Vocabulary,
+)
 from pytest_mechanism.tasks.writing.questions import REFUSAL, Question
 from pytest_mechanism.tasks.writing.strings import Strings
 from pytest_mechanism.tasks.writing.words import NUMBERS
@@ -101,13 +109,12 @@ class Counting(Task[CountingParameters]):
 
     @property
     def strings(self) -> Strings:
-        """The strings to draw from."""
         settings = self.settings
         return Strings(settings.letters, settings.shortest, settings.longest, settings.most)
 
     @property
     def answered(self) -> str:
-        """Operands that must be answered."""
+        """The operands that must be answered."""
         operands = self.settings.operands or self.settings.letters
         return "".join(o for o in operands if o != self.settings.refuse)
 
@@ -143,17 +150,15 @@ class Counting(Task[CountingParameters]):
             )
 
     def question(self, string: str, operand: str, way: str) -> Question:
-        """A question about a string."""
         return Question(string, operand, way, self.settings.most, self.settings.refuse)
 
     def operand(self, rng: random.Random, i: int) -> str:
-        """The operand of row ``i``."""
         which, refuse = self.settings.which, self.settings.refuse
         if refuse and (which == "refused" or (which == "all" and i % 2 == 0)):
             return refuse
         return rng.choice(self.answered)
 
-    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Each question has its own string; with ``which: all``, two questions share one."""
         self.check(vocabulary)
         strings, ways = self.stream(stream), self.stream(f"way/{stream}")
@@ -179,17 +184,15 @@ class Counting(Task[CountingParameters]):
     def knows_answers(self) -> bool:
         return self.settings.refuse is not None
 
-    def forbidden(
-        self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
-    ) -> Sequence[Row]:
+    def forbidden(self, vocabulary: Vocabulary, count: int, stream: str = "forbidden") -> Rows:
         self.refused_letter()
         return self.variant(which="refused").rows(vocabulary, count, stream)
 
-    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Sequence[Row]:
+    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Rows:
         self.refused_letter()
         return self.variant(which="answered").rows(vocabulary, count, stream)
 
-    def capability(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+    def capability(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """The questions that must be refused, with their answers: the same texts as with
         ``which: refused``, row for row."""
         letter = self.refused_letter()
@@ -216,7 +219,7 @@ class Counting(Task[CountingParameters]):
 
     # -- sources
 
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
         """Questions with the same string asked about another letter that has another answer."""
         self.check(vocabulary)
         rng = self.stream(f"pairs/{stream}")
@@ -235,9 +238,7 @@ class Counting(Task[CountingParameters]):
         others = [other for other in others if other.answer != base.answer]
         return (base, rng.choice(others)) if others else None
 
-    def interchange(
-        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
-    ) -> Sequence[Row]:
+    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         """Pairs whose target tells which variable a patch moved (Davies et al. 2023, section 3).
 
         ==========  ==========================================  ================================
@@ -269,9 +270,7 @@ class Counting(Task[CountingParameters]):
         distinct = len({base.answer, source.answer, moved}) == 3
         return (base, source, moved) if distinct else None
 
-    def backgrounds(
-        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
-    ) -> Sequence[Row]:
+    def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Questions about any letter, whether or not it must be refused."""
         self.check(vocabulary)
         rng = self.stream(f"backgrounds/{stream}")

@@ -12,7 +12,7 @@ base's position was always 0, so that one pair in seven agreed).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -22,9 +22,10 @@ from pytest_mechanism.tasks.base import (
     Prompt,
     Row,
     RowCount,
-    Span,
+    Rows,
     Task,
     TaskParameters,
+    TextBuilder,
     Vocabulary,
 )
 from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
@@ -58,42 +59,29 @@ class Context:
 
     def ask(self, position: int, label: str | None = None) -> Prompt:
         """The question for the box at ``position``, or the same text with another ``label``."""
-        spans: dict[str, list[Span]] = {"all_labels": [], "all_objects": []}
-        anchors: list[tuple[str, int]] = []
-        text = ""
-
-        def write(word: str) -> Span:
-            nonlocal text
-            text += word
-            return len(text) - len(word), len(text)
-
-        for i, (item, box, filler) in enumerate(
-            zip(self.objects, self.labels, self.fillers, strict=True)
-        ):
-            # the space belongs to the word after it, as in most tokenizers
-            anchors.append((f"object_{i}", len(text)))
-            write("The" if i == 0 else ", the")
-            object_span = write(f" {item}")
-            write(" is" + (f" {filler}" if filler else ""))
-            anchors.append((f"box_{i}", len(text)))
-            write(" in Box")
-            label_span = write(f" {box}")
-            spans["all_objects"].append(object_span)
-            spans["all_labels"].append(label_span)
-            if i == position:
-                spans["correct_object"] = [object_span]
-                spans["previous_query_label"] = [label_span]
-        anchors.append(("query", len(text)))
-        write(". Box")
-        spans["query_label"] = [write(f" {self.labels[position] if label is None else label}")]
-        write(" contains")
-        spans["last"] = [write(" the")]
+        builder = TextBuilder(spans={"all_labels": (), "all_objects": ()})
+        segments = zip(self.objects, self.labels, self.fillers, strict=True)
+        # a space belongs to the word after it, as in most tokenizers
+        for i, (item, box, filler) in enumerate(segments):
+            queried = i == position
+            builder.anchor(f"object_{i}")
+            builder.add("The" if i == 0 else ", the")
+            builder.add(f" {item}", "all_objects", *(["correct_object"] if queried else []))
+            builder.add(f" is {filler}" if filler else " is")
+            builder.anchor(f"box_{i}")
+            builder.add(" in Box")
+            builder.add(f" {box}", "all_labels", *(["previous_query_label"] if queried else []))
+        builder.anchor("query")
+        builder.add(". Box")
+        builder.add(f" {self.labels[position] if label is None else label}", "query_label")
+        builder.add(" contains")
+        builder.add(" the", "last")
         return Prompt(
-            text=text,
-            spans={name: tuple(s) for name, s in spans.items()},
+            text=builder.text,
+            spans=builder.spans,
             answer=self.objects[position],
             options=self.objects,
-            anchors=tuple(anchors),
+            anchors=tuple(builder.anchors),
         )
 
 
@@ -136,7 +124,6 @@ class EntityTracking(Task[EntityTrackingParameters]):
 
     @property
     def boxes(self) -> int:
-        """How many boxes a context has."""
         return self.settings.boxes
 
     @property
@@ -180,7 +167,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
             ),
         )
 
-    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Questions in groups that share a context while the query cycles through the boxes."""
         rng, words = self.stream(stream), self.words(vocabulary)
         rows: list[Row] = []
@@ -193,7 +180,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
             rows.append(Row(f"{stream}-{i}", cluster, prompt, None, prompt.answer))
         return rows
 
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
         """Clean rows with a corrupted source (paper, section 3.1).
 
         The source is another context, asked at another position, with its query label replaced by
@@ -210,9 +197,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
             rows.append(replace(row, source=other.ask(position, letter)))
         return rows
 
-    def interchange(
-        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
-    ) -> Sequence[Row]:
+    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         """Pairs whose target tells which variable a patch moved (Davies et al., section 3).
 
         ==========  =========================================  ==============================
@@ -253,9 +238,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
             rows.append(Row(name, f"{stream}-{i}", base.ask(queried), source.ask(position), target))
         return rows
 
-    def backgrounds(
-        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
-    ) -> Sequence[Row]:
+    def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """One question for each context, its query label a random letter (paper, appendix)."""
         rng, words = self.stream(stream), self.words(vocabulary)
         rows: list[Row] = []

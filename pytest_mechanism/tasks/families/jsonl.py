@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from pytest_mechanism.errors import choices
-from pytest_mechanism.tasks.base import Row, Task, TaskParameters, Vocabulary
+from pytest_mechanism.tasks.base import Prompt, Row, Rows, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
 from pytest_mechanism.tasks.writing.json_lines import check_line_count
@@ -56,12 +55,10 @@ class Jsonl(Task[JsonlParameters]):
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
-        """All lines of the file."""
         return prompt_lines(self.settings.file)
 
     @cached_property
     def positions(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The positions that every line has."""
         return (LAST, *(name for name in self.lines[0].base.spans if name != LAST))
 
     @cached_property
@@ -105,7 +102,6 @@ class Jsonl(Task[JsonlParameters]):
         return f"{dropped:,} of {len(self.lines):,} lines, {recording}" if dropped else ""
 
     def digest(self, line: Line) -> str:
-        """A hash of the seed and the line."""
         source = line.source.text if line.source else ""
         text = f"{self.settings.seed}/{line.base.text}/{source}"
         return hashlib.sha256(text.encode()).hexdigest()
@@ -147,52 +143,33 @@ class Jsonl(Task[JsonlParameters]):
             )
         return [lines[i % len(lines)] for i in range(count)]
 
-    def row(self, line: Line, name: str, target: str, source: bool = True) -> Row:
-        """The row of a line, with its source or without."""
+    def row(self, line: Line, name: str, target: str, source: Prompt | None) -> Row:
         cluster = line.cluster if line.cluster is not None else self.digest(line)[:16]
-        return Row(name, cluster, line.base, line.source if source else None, target)
+        return Row(name, cluster, line.base, source, target)
 
     # -- row sets
 
-    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
-        return [
-            self.row(line, f"{stream}-{i}", line.base.answer, source=False)
-            for i, line in enumerate(self.draw(vocabulary, count, stream))
-        ]
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
+        lines = enumerate(self.draw(vocabulary, count, stream))
+        return [self.row(line, f"{stream}-{i}", line.base.answer, None) for i, line in lines]
 
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
-        """Prompts with their sources.
-
-        Raises:
-            TaskError: the lines have none.
-        """
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
+        """Prompts with their sources."""
         if self.lines[0].source is None:
             raise self.unsupported("source beside its prompts")
-        return [
-            self.row(line, f"{stream}-{i}", line.base.answer)
-            for i, line in enumerate(self.draw(vocabulary, count, stream))
-        ]
+        lines = enumerate(self.draw(vocabulary, count, stream))
+        return [self.row(x, f"{stream}-{i}", x.base.answer, x.source) for i, x in lines]
 
-    def interchange(
-        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
-    ) -> Sequence[Row]:
-        """Lines that have a target for the variable.
-
-        Raises:
-            TaskError: no line has one.
-        """
+    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
+        """Lines that have a target for the variable."""
         if variable not in self.variables:
             raise self.error(
                 f"no line has a target for {variable!r}; {choices(variable, self.variables)}"
             )
-        return [
-            self.row(line, f"{stream}-{i}", line.targets[variable])
-            for i, line in enumerate(self.draw(vocabulary, count, stream, variable))
-        ]
+        lines = enumerate(self.draw(vocabulary, count, stream, variable))
+        return [self.row(x, f"{stream}-{i}", x.targets[variable], x.source) for i, x in lines]
 
-    def backgrounds(
-        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
-    ) -> Sequence[Row]:
+    def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Prompts that are not evaluated. A mean takes each of them once, so there may be fewer."""
         if stream != RESAMPLE:
             count = min(count, len(self.lines_of(vocabulary, stream)))

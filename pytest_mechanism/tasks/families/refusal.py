@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -36,7 +35,7 @@ from pydantic import (
 )
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.tasks.base import Prompt, Row, Task, TaskParameters, Vocabulary
+from pytest_mechanism.tasks.base import Prompt, Row, Rows, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.text.chat import RESERVED_ARGUMENTS, ChatPrompt, ChatSettings
 from pytest_mechanism.tasks.text.joints import last_span
@@ -132,7 +131,6 @@ class RefusalParameters(TaskParameters):
 
     @property
     def chat_settings(self) -> ChatSettings:
-        """How instructions are put to a chat model."""
         return ChatSettings(self.system or "", canonical(self.chat or {}))
 
 
@@ -155,7 +153,6 @@ class Refusal(Task[RefusalParameters]):
 
     @cached_property
     def parts(self) -> dict[tuple[Kind, Part], tuple[Instruction, ...]]:
-        """The split of each file."""
         parts: dict[tuple[Kind, Part], tuple[Instruction, ...]] = {}
         files: tuple[tuple[Kind, DataFile], ...] = (
             ("harmful", self.settings.harmful),
@@ -170,7 +167,6 @@ class Refusal(Task[RefusalParameters]):
         return parts
 
     def digest(self, instruction: Instruction) -> str:
-        """A hash of the seed and the instruction."""
         return hashlib.sha256(f"{self.settings.seed}/{instruction.folded}".encode()).hexdigest()
 
     def draw(self, kind: Kind, count: int, stream: str) -> list[Instruction]:
@@ -235,7 +231,6 @@ class Refusal(Task[RefusalParameters]):
         return template
 
     def prompt(self, template: ChatPrompt, instruction: Instruction, reply: str | None) -> Prompt:
-        """An instruction in its template."""
         start = template.text.index(SLOT)
         stop = start + len(instruction.text)
         text = template.text[:start] + instruction.text + template.text[start + len(SLOT) :]
@@ -264,17 +259,13 @@ class Refusal(Task[RefusalParameters]):
             rows.append(Row(f"{stream}-{kind}-{i}", cluster, prompt, None, prompt.answer))
         return rows
 
-    def forbidden(
-        self, vocabulary: Vocabulary, count: int, stream: str = "forbidden"
-    ) -> Sequence[Row]:
+    def forbidden(self, vocabulary: Vocabulary, count: int, stream: str = "forbidden") -> Rows:
         return self._write(vocabulary, "harmful", count, stream, self.refusals[0])
 
-    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Sequence[Row]:
+    def allowed(self, vocabulary: Vocabulary, count: int, stream: str = "allowed") -> Rows:
         return self._write(vocabulary, "harmless", count, stream)
 
-    def capability(
-        self, vocabulary: Vocabulary, count: int, stream: str = "capability"
-    ) -> Sequence[Row]:
+    def capability(self, vocabulary: Vocabulary, count: int, stream: str = "capability") -> Rows:
         """The instructions of `forbidden` with replies that comply.
 
         Raises:
@@ -287,23 +278,19 @@ class Refusal(Task[RefusalParameters]):
             )
         return self._write(vocabulary, "harmful", count, stream)
 
-    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Instructions that must be refused and instructions that must be followed, in turns."""
         forbidden = self.forbidden(vocabulary, (count + 1) // 2, stream)
         allowed = self.allowed(vocabulary, count // 2, stream)
         turns = [row for pair in zip(forbidden, allowed, strict=False) for row in pair]
         return turns if count % 2 == 0 else [*turns, forbidden[-1]]
 
-    def backgrounds(
-        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
-    ) -> Sequence[Row]:
+    def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Instructions of both kinds, none of which is evaluated."""
         return self.rows(vocabulary, count, stream)
 
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
         raise self.unsupported("clean and corrupted prompts")
 
-    def interchange(
-        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
-    ) -> Sequence[Row]:
+    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         raise self.unsupported("variable that could be moved")

@@ -27,21 +27,13 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """Special tokens by name, as a chat template writes them.
-
-    Raises:
-        MechanismError: a file is damaged.
-    """
+    """Special tokens by name, as a chat template writes them."""
     texts = {name: _text(token) for name, token in _settings(folder).items()}
     return {n: t for n, t in texts.items() if n.endswith("_token") and t is not None}
 
 
 def add_tokens(tokenizer: Any, folder: Path) -> None:
-    """Add the tokens of a folder's files to a ``tokenizers.Tokenizer``.
-
-    Raises:
-        MechanismError: a file is damaged.
-    """
+    """Add the tokens of a folder's files to a ``tokenizers.Tokenizer``."""
     config = _settings(folder)
     special = [config[name] for name in NAMED if _text(config.get(name))]
     for name in LISTS:

@@ -7,7 +7,6 @@ does not end a loop, the template runs in a process of its own. Imports no torch
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,24 +92,6 @@ class ChatTemplate(NamedTuple):
     special_tokens: dict[str, str]
 
 
-class Rendered(NamedTuple):
-    """A message in a template.
-
-    Attributes:
-        text: up to where the answer begins.
-        with_reply: with `REPLY` as the answer; None where the template cannot be rendered then.
-        variables: the names that the template reads.
-    """
-
-    text: str
-    with_reply: str | None
-    variables: Sequence[str]
-
-
-class RenderingError(Exception):
-    """A template cannot be rendered; the text says why."""
-
-
 def render_chat(
     folder: Path,
     message: str,
@@ -135,21 +116,16 @@ def render_chat(
             f"the chat template of {folder} writes today's date, so that rows would differ from "
             f"day to day; {WRITE_TEMPLATE}"
         )
-    try:
-        text, with_reply, variables = _render(
-            template.text, json.dumps(template.special_tokens), message, settings
-        )
-    except RenderingError as problem:
-        reason = one_line(str(problem))[:200]
-        raise MechanismError(
-            f"the chat template of {folder} cannot be rendered: {reason}"
-        ) from None
+    answer = _render(template.text, json.dumps(template.special_tokens), message, settings)
+    if "error" in answer:
+        reason = one_line(answer["error"])[:200]
+        raise MechanismError(f"the chat template of {folder} cannot be rendered: {reason}")
+    (text, with_reply), variables = answer["texts"], answer["variables"]
     for name in json.loads(settings.arguments):
         if name not in variables:
             tokens = {variable for variable in variables if variable.endswith("_token")}
-            valid = (
-                {*variables} - {*RESERVED_ARGUMENTS, *BUILTINS, *template.special_tokens} - tokens
-            )
+            no_arguments = {*RESERVED_ARGUMENTS, *BUILTINS, *template.special_tokens, *tokens}
+            valid = {*variables} - no_arguments
             raise MechanismError(
                 f"chat: the chat template of {folder} does not read {name!r}; "
                 + (choices(name, valid) if valid else "it reads no such arguments")
@@ -200,40 +176,35 @@ def is_harmless(template: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _render(template: str, special: str, message: str, settings: ChatSettings) -> Rendered:
-    """Render a template around a message; ``special`` are the special tokens as JSON.
+def _render(template: str, special: str, message: str, settings: ChatSettings) -> dict[str, Any]:
+    """The answer of `chat_child.run`: a message without and with a reply, or an ``error``.
 
-    Raises:
-        RenderingError: the template cannot be rendered within its limits.
+    ``special`` are the special tokens by name, as JSON. Errors are cached like texts.
     """
     system = [{"role": "system", "content": settings.system}] if settings.system else []
     messages = [*system, {"role": "user", "content": message}]
     reply = {"role": "assistant", "content": REPLY}
+    variables = {"date_string": DATE, **json.loads(special), **json.loads(settings.arguments)}
     arguments = {
         "template": template,
         "conversations": [[messages, True], [[*messages, reply], False]],
-        "variables": {
-            "date_string": DATE, **json.loads(special), **json.loads(settings.arguments),
-        },
+        "variables": variables,
         "longest": MAX_RENDERED,
-    }  # fmt: skip
+    }
+    answer: dict[str, Any]
     try:
         if is_harmless(template):
             answer = chat_child.run(arguments, limit=lambda: None)
         else:
             answer = run_child(chat_child, arguments, SECONDS, MEMORY)
     except ChildLimitError:
-        raise RenderingError(
-            f"does not end within {SECONDS} seconds, or takes more memory than it may"
-        ) from None
+        too_much = f"does not end within {SECONDS} seconds, or takes more memory than it may"
+        return {"error": too_much}
     except ChildError as problem:
-        raise RenderingError(str(problem)) from None
+        return {"error": str(problem)}
     except OSError as problem:
-        raise RenderingError(f"no process can be started: {problem.strerror}") from None
-    if "error" in answer:
-        raise RenderingError(answer["error"])
-    text, with_reply = answer["texts"]
-    return Rendered(text, with_reply, answer["variables"])
+        return {"error": f"no process can be started: {problem.strerror}"}
+    return answer
 
 
 # -- a checkpoint's files
@@ -271,10 +242,10 @@ def ending_tokens(folder: Path) -> set[str]:
 
 def ending_ids(folder: Path) -> set[int]:
     """The ids that the checkpoint's settings name as an end."""
-    found: set[int] = set()
+    all_ids: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         with suppress(FileNotFoundError, MechanismError):
             config = read_json(folder / name, MAX_BYTES)
             ids = config.get("eos_token_id") if isinstance(config, dict) else None
-            found |= {i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int}
-    return found
+            all_ids |= {i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int}
+    return all_ids

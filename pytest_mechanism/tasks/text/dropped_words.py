@@ -1,6 +1,6 @@
 """The words that a run's tokenizers exclude from a task, for the reader of its scores.
 
-A word that some tokenizer splits stands in no prompt of the run.
+No prompt of the run has a word that some tokenizer splits.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +221,19 @@ class Encoder:
             return self._template.text
         return ""
 
-    @property
+    @cached_property
     def end_ids(self) -> frozenset[int]:
         """The tokens that end a reply: those that the checkpoint's settings name, and the token
         that its chat template writes after a reply."""
-        return _end_ids(self)
+        if self.folder is None:
+            return frozenset()
+        named = (self.tokenizer.token_to_id(token) for token in ending_tokens(self.folder))
+        ids = ending_ids(self.folder) | {i for i in named if i is not None}
+        with suppress(MechanismError):
+            after_reply = self.chat("hello").end.lstrip()
+            added = self.tokenizer.get_added_tokens_decoder().items()
+            ids |= {i for i, t in added if t.content and after_reply.startswith(t.content)}
+        return frozenset(ids)
 
     def chat(self, message: str, settings: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
         """A user's message in the checkpoint's chat template, up to where the answer begins.
@@ -256,19 +264,6 @@ def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:
     return tuple(slots)
 
 
-@lru_cache(maxsize=64)
-def _end_ids(encoder: Encoder) -> frozenset[int]:
-    if encoder.folder is None:
-        return frozenset()
-    named = {encoder.tokenizer.token_to_id(token) for token in ending_tokens(encoder.folder)}
-    ids = ending_ids(encoder.folder) | {i for i in named if i is not None}
-    with suppress(MechanismError):
-        after_reply = encoder.chat("hello").end.lstrip()
-        added = encoder.tokenizer.get_added_tokens_decoder().items()
-        ids |= {i for i, token in added if token.content and after_reply.startswith(token.content)}
-    return frozenset(ids)
-
-
 @dataclass(frozen=True)
 class SharedVocabulary:
     """The words that are one token in every tokenizer of a run."""
@@ -288,11 +283,7 @@ class SharedVocabulary:
         )
 
     def chat(self, message: str, settings: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
-        """As `Vocabulary.chat`.
-
-        Raises:
-            MechanismError: the checkpoints have no chat template, or different ones.
-        """
+        """As `Vocabulary.chat`."""
         prompts = [encoder.chat(message, settings) for encoder in self.encoders]
         if len({prompt.text for prompt in prompts}) != 1:
             names = {p.text: e.name for p, e in zip(prompts, self.encoders, strict=True)}

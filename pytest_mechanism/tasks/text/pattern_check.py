@@ -26,19 +26,14 @@ MEMORY = 1 << 30
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 MODEL = {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}
 
-MAX_BYTES = 512 << 20
-"""Of a tokenizer.json; the largest published ones have 40 MiB."""
-
 
 def check_patterns(path: Path) -> None:
     """Try the patterns of a tokenizer.json, if it has any.
 
     Raises:
-        MechanismError: a pattern does not terminate, or the file is too large.
+        MechanismError: a pattern does not terminate.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise MechanismError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return  # whoever reads the file says what is wrong with it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_mechanism.errors import MechanismError
@@ -58,7 +58,6 @@ class Prompt:
 
     @property
     def correct_answers(self) -> tuple[str, ...]:
-        """Every correct answer."""
         return self.accepted or (self.answer,)
 
 
@@ -85,8 +84,27 @@ class Row:
 
     @property
     def correct_targets(self) -> tuple[str, ...]:
-        """Every correct target."""
         return self.targets or (self.target,)
+
+
+@dataclass
+class TextBuilder:
+    """A text that is written piece by piece, with its positions and anchors."""
+
+    text: str = ""
+    spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
+    anchors: list[tuple[str, int]] = field(default_factory=list)
+
+    def add(self, piece: str, *positions: str) -> None:
+        """Write a piece, which is a span of the given positions."""
+        span = len(self.text), len(self.text) + len(piece)
+        self.text += piece
+        for name in positions:
+            self.spans[name] = (*self.spans.get(name, ()), span)
+
+    def anchor(self, name: str) -> None:
+        """Put an anchor at the end of the text."""
+        self.anchors.append((name, len(self.text)))
 
 
 def first_row(rows: Sequence[Row]) -> Row:

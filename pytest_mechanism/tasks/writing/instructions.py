@@ -47,18 +47,16 @@ def instructions(file: DataFile) -> tuple[Instruction, ...]:
             if line.folded in numbers:
                 raise ValueError(f"the same instruction as in line {numbers[line.folded]}")
             if lines and (line.reply is None) != (lines[0].reply is None):
-                raise ValueError("some lines have a reply and some have none; give all or none one")
+                raise ValueError(
+                    "some lines have a reply and some have none; give one to all or to none"
+                )
         numbers[line.folded] = number
         lines.append(line)
     return tuple(lines)
 
 
 def parse_instruction(line: str) -> Instruction:
-    """Read a line.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
+    """Read a line; a ValueError says what is wrong with it."""
     keys = json_object(line, ("instruction", "reply"), ("instruction",), EXAMPLE)
     text, reply = text_of(keys, "instruction"), text_of(keys, "reply")
     if text is None:

@@ -95,11 +95,7 @@ def json_object(
 
 
 def text_of(line: dict[str, Any], key: str) -> str | None:
-    """The text of a key, or None where the line has none.
-
-    Raises:
-        ValueError: the value is no text, or an empty one.
-    """
+    """The text of a key, or None where the line has none. An empty text is an error."""
     value = line.get(key)
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise ValueError(f"{key} must be a text that is not empty")
@@ -107,11 +103,7 @@ def text_of(line: dict[str, Any], key: str) -> str | None:
 
 
 def check_line_count(rows: int, file: DataFile, lines: int, what: str) -> None:
-    """Check that half of a file's lines, which are for evaluation, are enough.
-
-    Raises:
-        ValueError: they are not; with what to do.
-    """
+    """Check that half of a file's lines, which are for evaluation, are enough."""
     half, missing = lines // 2, 2 * rows - lines
     if half >= rows:
         return

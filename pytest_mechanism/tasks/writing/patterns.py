@@ -16,7 +16,7 @@ from functools import cached_property
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.text.joints import last_span
-from pytest_mechanism.tasks.text.prompt import Span
+from pytest_mechanism.tasks.text.prompt import TextBuilder
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 PIECE = re.compile(rf"\{{([^{{}}]*)\}}|\[\[({NAME}):([^\[\]]*)\]\]")
@@ -55,7 +55,6 @@ class Word:
 
     @property
     def is_answer(self) -> bool:
-        """Whether it is the answer of a prompt."""
         return self.slot == ANSWER
 
     @property
@@ -95,7 +94,6 @@ class Pattern:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The positions in the order of the text."""
         return tuple(name for piece in self.pieces for name in piece.names)
 
     @property
@@ -116,7 +114,7 @@ class Pattern:
 
     def write(
         self, write_word: Callable[[Word, tuple[str, ...]], str], split: Callable[[str], bool]
-    ) -> tuple[str, dict[str, tuple[Span, ...]], list[tuple[str, int]]]:
+    ) -> TextBuilder:
         """The text, its positions, and an anchor at each word.
 
         Args:
@@ -124,20 +122,17 @@ class Pattern:
             split: whether a slot's words may be of several tokens. The text after such a word then
                 has an anchor of its own, which aligns it again.
         """
-        text = ""
-        spans: dict[str, tuple[Span, ...]] = {}
-        anchors: list[tuple[str, int]] = []
+        builder = TextBuilder()
         for piece in self.pieces:
-            start = len(text)
-            text += write_word(piece.word, piece.names) if piece.word else piece.text
-            for name in piece.names:
-                spans[name] = ((start, len(text)),)
-            if piece.word:
-                anchors.append((f"word_{len(anchors)}", start))
-                if split(piece.word.slot):
-                    anchors.append((f"word_{len(anchors)}", len(text)))
-        spans["last"] = (last_span(text),)
-        return text, spans, anchors
+            if piece.word is None:
+                builder.add(piece.text, *piece.names)
+                continue
+            builder.anchor(f"word_{len(builder.anchors)}")
+            builder.add(write_word(piece.word, piece.names), *piece.names)
+            if split(piece.word.slot):
+                builder.anchor(f"word_{len(builder.anchors)}")
+        builder.spans["last"] = (last_span(builder.text),)
+        return builder
 
 
 def parse_pattern(text: str, columns: Columns) -> Pattern:
@@ -196,11 +191,7 @@ def parse_pattern(text: str, columns: Columns) -> Pattern:
 
 
 def parse_reference(inside: str, columns: Columns) -> tuple[Word, str]:
-    """Read what stands between braces: a word, and the name of its occurrence or nothing.
-
-    Raises:
-        ValueError: there is no such slot or column.
-    """
+    """Read the content of braces: a word, and the name of its occurrence or nothing."""
     match = REFERENCE.fullmatch(inside)
     if match is None:
         raise ValueError(f"{{{inside}}} is no slot; {EXAMPLE}")

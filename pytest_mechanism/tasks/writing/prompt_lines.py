@@ -22,7 +22,7 @@ from typing import Any
 
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.text.joints import last_span, strip_trailing_space
-from pytest_mechanism.tasks.text.prompt import Prompt, Span
+from pytest_mechanism.tasks.text.prompt import Prompt, Span, TextBuilder
 from pytest_mechanism.tasks.writing.json_lines import at_line, json_object, text_lines, text_of
 from pytest_mechanism.tasks.writing.patterns import NAME, is_name
 
@@ -75,18 +75,14 @@ def prompt_lines(file: DataFile) -> tuple[Line, ...]:
                 raise ValueError(f"has the positions {own}, other lines have {others}")
             if (line.source is None) != (first.source is None):
                 raise ValueError(
-                    "some lines have a source and some have none; give all or none one"
+                    "some lines have a source and some have none; give one to all or to none"
                 )
         lines.append(line)
     return tuple(lines)
 
 
 def parse_line(text: str) -> Line:
-    """Read a line of JSON.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
+    """Read a line of JSON; a ValueError says what is wrong with it."""
     keys = json_object(text, KEYS, ("prompt", "answer"), EXAMPLE)
     marked, answer, source_text, source_answer, cluster = (
         text_of(keys, key) for key in ("prompt", "answer", "source", "source_answer", "cluster")
@@ -122,11 +118,7 @@ def parse_line(text: str) -> Line:
 
 
 def table(keys: Mapping[str, Any], key: str) -> dict[str, str]:
-    """The value of a key: an object of names and texts.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """The value of a key, which must be an object of names and texts."""
     value = keys.get(key, {})
     if not isinstance(value, dict):
         raise ValueError(f"{key} must be an object of names and texts")  # noqa: TRY004
@@ -156,21 +148,20 @@ def parse_prompt(
     Raises:
         ValueError: the text is empty, or a mark cannot be a position.
     """
-    text, end = "", 0
-    spans: dict[str, tuple[Span, ...]] = {}
+    builder, end = TextBuilder(), 0
     for match in MARK.finditer(marked):
-        text += marked[end : match.start()]
         name, place = match.groups()
-        if name in spans:
+        if name in builder.spans:
             raise ValueError(f"position {name!r} is marked twice")
         if not place.strip():
             raise ValueError(f"position {name!r} marks nothing")
-        spans[name] = ((len(text), len(text) + len(place)),)
-        text += place
+        builder.add(marked[end : match.start()])
+        builder.add(place, name)
         end = match.end()
-    text, own_joint = strip_trailing_space(text + marked[end:])
+    text, own_joint = strip_trailing_space(builder.text + marked[end:])
     if not text.strip():
         raise ValueError("prompt must be a text that is not empty")
+    spans = builder.spans
     for name, substring in positions.items():
         if name not in spans and (span := occurrence(text, substring)) is not None:
             spans[name] = (span,)

@@ -1,10 +1,10 @@
-"""A string and what is asked about it, as the task `counting` asks."""
+"""A question about a string, as the task `counting` asks it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_mechanism.tasks.base import Prompt, Span
+from pytest_mechanism.tasks.text.prompt import Prompt, TextBuilder
 from pytest_mechanism.tasks.writing.words import NUMBERS
 
 REFUSAL = "REFUSE"
@@ -12,13 +12,13 @@ REFUSAL = "REFUSE"
 
 @dataclass(frozen=True)
 class Question:
-    """A string, and what is asked about it.
+    """A question about a string.
 
     Attributes:
         string: its letters.
-        operand: the letter asked about.
+        operand: the letter that the question asks about.
         way: the word that asks.
-        most: the largest count that somebody who guesses would name.
+        most: the highest count that a guesser would name.
         refuse: the letter that must not be asked about.
     """
 
@@ -35,27 +35,22 @@ class Question:
         return NUMBERS[self.string.count(self.operand)]
 
     def prompt(self) -> Prompt:
-        """The text with its places."""
-        text = self.way
-
-        def write(word: str) -> Span:
-            nonlocal text
-            text += f" {word}"  # the space belongs to the word after it, as in most tokenizers
-            return len(text) - len(word) - 1, len(text)
-
-        operand, start = write(self.operand), write("SOT")
-        letters = tuple(write(letter) for letter in self.string)
-        end, last = write("EOT"), write("ART")
+        """The question as text."""
+        builder = TextBuilder(anchors=[("start", 0)])
+        builder.add(self.way, "way")
+        # a space belongs to the word after it, as in most tokenizers
+        builder.add(f" {self.operand}", "operand")
+        builder.anchor("string")
+        builder.add(" SOT")
+        for letter in self.string:
+            builder.add(f" {letter}", "letters")
+        builder.anchor("end")
+        builder.add(" EOT", "end")
+        builder.add(" ART", "last")
         return Prompt(
-            text=text,
-            spans={
-                "way": ((0, len(self.way)),),
-                "operand": (operand,),
-                "letters": letters,
-                "end": (end,),
-                "last": (last,),
-            },
+            text=builder.text,
+            spans=builder.spans,
             answer=self.answer,
             options=NUMBERS[: self.most + 1] + ((REFUSAL,) if self.refuse else ()),
-            anchors=(("start", 0), ("string", start[0]), ("end", end[0])),
+            anchors=tuple(builder.anchors),
         )

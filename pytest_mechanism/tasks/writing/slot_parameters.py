@@ -37,11 +37,7 @@ class SlotTaskParameters(TaskParameters):
 
 
 def check_rows(task: SlotTask[Any]) -> None:
-    """Check that there are as many rows as the settings say, or `MAX_TRIED`, if every word is whole.
-
-    Raises:
-        FieldError: there are not; at the key ``rows``.
-    """
+    """Check that there are as many rows as the settings say, or `MAX_TRIED`, if every word is whole."""
     plan, vocabulary = task.plan, AnyWord()
     requested = task.settings.rows
     prompts = plan.count_fillings(plan.tables) * len(plan.texts)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
-from pytest_mechanism.tasks.base import Prompt, Row, Settings_co, Task, Vocabulary
+from pytest_mechanism.tasks.base import Prompt, Row, Rows, Settings_co, Task, Vocabulary
 from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
 from pytest_mechanism.tasks.text.joints import joint_between
 from pytest_mechanism.tasks.writing.parts import RESAMPLE, part_of_stream, part_of_text
 from pytest_mechanism.tasks.writing.patterns import Word
-from pytest_mechanism.tasks.writing.row_generator import GeneratedRow, RowGenerator
+from pytest_mechanism.tasks.writing.row_generator import GeneratedRow, MakeRow, RowGenerator
 from pytest_mechanism.tasks.writing.slot_plan import Change, Filling, Plan, Tables
 from pytest_mechanism.tasks.writing.whole_words import split_literals, whole_words
 from pytest_mechanism.tasks.writing.word_lists import Table
@@ -27,9 +27,6 @@ MAX_TRIES = 40
 
 SHOWN_WORDS = 8
 """Words that an error lists."""
-
-MakeSource = Callable[[Tables, Filling, Prompt, random.Random], GeneratedRow | None]
-"""From the whole words, a filling and its prompt to a row, or None where there is none."""
 
 
 class SlotTask(Task[Settings_co]):
@@ -44,7 +41,6 @@ class SlotTask(Task[Settings_co]):
 
     @cached_property
     def positions(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The positions that all texts have."""
         return ("last", *self.plan.texts[0].pattern.names)
 
     @cached_property
@@ -97,7 +93,6 @@ class SlotTask(Task[Settings_co]):
     # -- prompts
 
     def prompt(self, tables: Tables, filling: Filling) -> Prompt:
-        """The prompt of a filling."""
         plan = self.plan
         text = plan.texts[filling.text]
 
@@ -105,15 +100,16 @@ class SlotTask(Task[Settings_co]):
             replaced = [filling.replaced[name] for name in names if name in filling.replaced]
             return replaced[0] if replaced else plan.write_word(tables, word, filling)
 
-        written, spans, anchors = text.pattern.write(write, plan.split.__contains__)
+        written = text.pattern.write(write, plan.split.__contains__)
         several = len({variant.layout for variant in plan.texts}) > 1
         prefix = f"text_{text.layout}/" if several else ""
+        anchors = [("start", 0), *written.anchors]
         return Prompt(
-            text=written,
-            spans=spans,
+            text=written.text,
+            spans=written.spans,
             answer=plan.write_word(tables, text.answer, filling),
             options=plan.guesses(tables, filling),
-            anchors=tuple((prefix + name, start) for name, start in [("start", 0), *anchors]),
+            anchors=tuple((prefix + name, start) for name, start in anchors),
         )
 
     def targets(
@@ -138,86 +134,69 @@ class SlotTask(Task[Settings_co]):
 
     # -- row sets
 
-    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Sequence[Row]:
+    def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
+        tables = self.tables(vocabulary)
         return self._write(
-            vocabulary, count, stream, lambda _t, filling, base, _r: GeneratedRow(filling, base)
+            vocabulary, tables, count, stream, lambda filling, base, _: GeneratedRow(filling, base)
         )
 
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Sequence[Row]:
-        """Prompts with the sources that the plan's corruption makes of them.
-
-        Raises:
-            TaskError: the plan has no corruption.
-        """
+    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
+        """Prompts with the sources that the plan's corruption makes of them."""
         change = self.plan.corruption
         if change is None:
             raise self.unsupported("source beside its prompts")
+        tables = self.tables(vocabulary)
 
-        def make(
-            tables: Tables, filling: Filling, base: Prompt, rng: random.Random
-        ) -> GeneratedRow | None:
+        def make(filling: Filling, base: Prompt, rng: random.Random) -> GeneratedRow | None:
             source = next(self.sources(tables, filling, change, rng), None)
             return GeneratedRow(filling, base, source[1]) if source else None
 
-        return self._write(vocabulary, count, stream, make, "pairs")
+        return self._write(vocabulary, tables, count, stream, make, "pairs")
 
-    def interchange(
-        self, vocabulary: Vocabulary, variable: str, count: int, stream: str
-    ) -> Sequence[Row]:
+    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         """Pairs whose target is none of the base's correct answers, so that it shows whether a
-        patch moved the variable.
-
-        Raises:
-            TaskError: no such variable.
-        """
+        patch moved the variable."""
         self.check_variable(variable)
         change, _ = self.plan.variables[variable]
+        tables = self.tables(vocabulary)
 
-        def make(
-            tables: Tables, filling: Filling, base: Prompt, rng: random.Random
-        ) -> GeneratedRow | None:
+        def make(filling: Filling, base: Prompt, rng: random.Random) -> GeneratedRow | None:
             for other, source in self.sources(tables, filling, change, rng):
                 targets = self.targets(tables, variable, filling, other)
                 if targets and not {*targets} & {*base.correct_answers}:
                     return GeneratedRow(filling, base, source, targets)
             return None
 
-        return self._write(vocabulary, count, stream, make, f"pairs for {variable}", f"-{variable}")
+        what, suffix = f"pairs for {variable}", f"-{variable}"
+        return self._write(vocabulary, tables, count, stream, make, what, suffix)
 
-    def backgrounds(
-        self, vocabulary: Vocabulary, count: int, stream: str = "ablation"
-    ) -> Sequence[Row]:
+    def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Corrupted prompts, which lack what the answer depends on (Wang et al. 2022, 2.1: the mean
         over ABC); plain prompts where the plan has no corruption. A mean takes each of them once,
         so there may be fewer than ``count``."""
         change = self.plan.corruption
+        tables = self.tables(vocabulary)
 
-        def make(
-            tables: Tables, filling: Filling, base: Prompt, rng: random.Random
-        ) -> GeneratedRow | None:
+        def make(filling: Filling, base: Prompt, rng: random.Random) -> GeneratedRow | None:
             if change is None:
                 return GeneratedRow(filling, base)
             source = next(self.sources(tables, filling, change, rng), None)
             return GeneratedRow(*source) if source else None
 
-        return self._write(vocabulary, count, stream, make, may_be_fewer=stream != RESAMPLE)
+        return self._write(vocabulary, tables, count, stream, make, may_be_fewer=stream != RESAMPLE)
 
     def _write(
         self,
         vocabulary: Vocabulary,
+        tables: Tables,
         count: int,
         stream: str,
-        make: MakeSource,
+        make: MakeRow,
         what: str = "prompts",
         suffix: str = "",
         may_be_fewer: bool = False,
     ) -> list[Row]:
-        """The rows of a stream.
-
-        Raises:
-            TaskError: there are fewer than ``count``, and there may not be fewer.
-        """
-        tables = self.tables(vocabulary)
+        """The rows of a stream, or an error if there are too few."""
         recording = RecordingVocabulary(vocabulary)
         generator = RowGenerator(
             plan=self.plan,
@@ -228,11 +207,7 @@ class SlotTask(Task[Settings_co]):
             write=lambda filling: self.prompt(tables, filling),
             usable=lambda row: _has_one_token_answers(recording, row),
         )
-        generated, exhausted = generator.take(
-            count,
-            lambda filling, base, rng: make(tables, filling, base, rng),
-            repeat=not may_be_fewer,
-        )
+        generated, exhausted = generator.take(count, make, repeat=not may_be_fewer)
         if len(generated) < count and not (may_be_fewer and generated):
             texts = len(self.plan.texts)
             share = "half" if part_of_stream(stream) == "evaluation" else "a quarter"

@@ -1,9 +1,9 @@
-"""Strings whose letters have random frequencies, and how often each count comes up in them.
+"""Random strings whose letters have random frequencies, and the distribution of their counts.
 
-The frequencies of a string's letters are drawn from a flat Dirichlet distribution, so counts vary
-far more than with even letters. Integrating the multinomial over the simplex shows that all ways
-to share a string's places among the letters are then equally likely. So the shares are drawn
-directly, under the condition that no letter has too many, and the share of each count is exact.
+The frequencies of a string's letters follow a flat Dirichlet distribution, so that counts vary far
+more than with even letters. Integrating the multinomial over the simplex shows that all ways to
+distribute a string's places among the letters are then equally likely. So the counts are drawn
+directly, on condition that no letter has too many, and their distribution is exact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from math import comb
 
 @lru_cache(maxsize=100_000)
 def shares(places: int, letters: int, most: int) -> int:
-    """In how many ways so many places are shared among letters with at most ``most`` each.
+    """The number of ways to distribute places among letters, at most ``most`` to a letter.
 
     By inclusion and exclusion over the letters that have too many.
     """
@@ -33,13 +33,13 @@ def shares(places: int, letters: int, most: int) -> int:
 
 @dataclass(frozen=True)
 class Strings:
-    """All strings of some lengths in which no letter stands too often.
+    """All strings of some lengths with limited counts.
 
     Attributes:
-        letters: what they are made of.
-        shortest: letters in the shortest one.
-        longest: letters in the longest one; every length between is as likely.
-        most: no letter stands in a string more often.
+        letters: the letters of strings.
+        shortest: letters in the shortest string.
+        longest: letters in the longest string; every length between is equally likely.
+        most: the highest count of a letter in a string.
     """
 
     letters: str
@@ -50,19 +50,19 @@ class Strings:
     def draw(self, rng: random.Random) -> str:
         """A string: its length, then one letter's count after the other, then their order."""
         left = rng.randint(self.shortest, self.longest)
-        found: list[str] = []
+        string: list[str] = []
         for i, letter in enumerate(self.letters):
             others = len(self.letters) - i - 1
-            # a count is as likely as there are ways to share what it leaves among the others
+            # a count is as likely as there are ways to distribute the rest among the other letters
             weights = [shares(left - k, others, self.most) for k in range(min(left, self.most) + 1)]
             count = rng.choices(range(len(weights)), weights)[0]
-            found += letter * count
+            string += letter * count
             left -= count
-        rng.shuffle(found)
-        return "".join(found)
+        rng.shuffle(string)
+        return "".join(string)
 
     def counts(self) -> list[Fraction]:
-        """How likely a letter stands 0, 1, ... ``most`` times in a string."""
+        """The probabilities of the counts 0, 1, ... ``most`` of a letter in a string."""
         lengths = range(self.shortest, self.longest + 1)
         return [
             sum(

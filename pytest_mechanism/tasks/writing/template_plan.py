@@ -31,11 +31,7 @@ MAX_PIECES = 1_000
 
 
 def plan_of(settings: TemplateSettings) -> Plan:
-    """The plan of a template.
-
-    Raises:
-        FieldError: what is wrong with the settings, with its key.
-    """
+    """The plan of a template; a FieldError names the key at fault."""
     return _PlanReader(settings).plan()
 
 

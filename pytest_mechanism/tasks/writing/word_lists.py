@@ -13,38 +13,23 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializationInfo,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, SerializationInfo, model_serializer, model_validator
 
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.files import DataFile
+from pytest_mechanism.tasks.writing import words
 from pytest_mechanism.tasks.writing.json_lines import at_line, json_object, text_lines, text_of
 from pytest_mechanism.tasks.writing.patterns import is_name
-from pytest_mechanism.tasks.writing.words import (
-    EVENTS,
-    GIFTS,
-    LABELS,
-    LETTERS,
-    NAMES,
-    NUMBERS,
-    OBJECTS,
-    PLACES,
-)
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
-    "events": EVENTS,
-    "gifts": GIFTS,
-    "labels": LABELS,
-    "letters": LETTERS,
-    "names": NAMES,
-    "numbers": NUMBERS,
-    "objects": OBJECTS,
-    "places": PLACES,
+    "events": words.EVENTS,
+    "gifts": words.GIFTS,
+    "labels": words.LABELS,
+    "letters": words.LETTERS,
+    "names": words.NAMES,
+    "numbers": words.NUMBERS,
+    "objects": words.OBJECTS,
+    "places": words.PLACES,
 }
 """Lists that a spec can name."""
 
@@ -60,9 +45,9 @@ MAX_WORDS = 20_000
 EXAMPLE = "as in [cat, dog], {France: {capital: Paris}}, {file: words.txt} or names"
 
 
-def plain_table(words: Sequence[str]) -> Table:
+def plain_table(column: Sequence[str]) -> Table:
     """Words without columns."""
-    return {word: {} for word in words}
+    return {word: {} for word in column}
 
 
 def _describe_yaml(schema: dict[str, Any]) -> None:
@@ -90,25 +75,25 @@ class WordList(BaseModel):
     """A list of words; see the module for the YAML forms.
 
     Attributes:
-        ours: the name of a built-in list.
+        built_in: the name of a built-in list.
         file: the file with the words.
-        given: the words themselves, where they are written out.
+        words: the words themselves, where they are written out.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, json_schema_extra=_describe_yaml
     )
 
-    ours: str = ""
+    built_in: str = ""
     file: DataFile | None = None
-    given: dict[str, dict[str, str]] = {}
+    words: dict[str, dict[str, str]] = {}
 
     @property
     def table(self) -> Table:
         """The words with their columns."""
-        if self.ours:
-            return plain_table(BUILT_IN[self.ours])
-        return _read_file(self.file) if self.file else self.given
+        if self.built_in:
+            return plain_table(BUILT_IN[self.built_in])
+        return _read_file(self.file) if self.file else self.words
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -118,19 +103,15 @@ class WordList(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        """Read one of the YAML forms.
-
-        Raises:
-            ValueError: it is none of them, or a word is none.
-        """
+        """Read one of the YAML forms."""
         if isinstance(value, str):
             if value not in BUILT_IN:
                 raise ValueError(f"no list {value!r}; {choices(value, BUILT_IN)}, or {EXAMPLE}")
-            return {"ours": value}
+            return {"built_in": value}
         if isinstance(value, list | tuple):
             for number, word in enumerate(value, 1):
                 check_word(word, f"word {number}")
-            return {"given": unique_words([(word, {}) for word in value])}
+            return {"words": unique_words([(word, {}) for word in value])}
         if not isinstance(value, dict) or not value:
             raise ValueError(f"takes words, {EXAMPLE}")
         if {*value} <= {"file", "sha256"} and all(isinstance(v, str) for v in value.values()):
@@ -141,15 +122,11 @@ class WordList(BaseModel):
                 raise ValueError(f"{word}: takes columns, as in {word}: {{capital: Paris}}")  # noqa: TRY004
             for column, cell in row.items():
                 check_word(cell, f"{word}.{column}")
-        return {"given": unique_words(list(value.items()))}
+        return {"words": unique_words(list(value.items()))}
 
     @model_validator(mode="after")
     def _has_words(self) -> WordList:
-        """Read the file, too.
-
-        Raises:
-            ValueError: there is no word, or a line of the file is wrong.
-        """
+        """Read the file, too."""
         if not self.table:
             raise ValueError("holds no word")
         return self
@@ -157,19 +134,15 @@ class WordList(BaseModel):
     @model_serializer(mode="plain")
     def _plain(self, info: SerializationInfo) -> Any:
         """As in YAML."""
-        if self.ours:
-            return self.ours
+        if self.built_in:
+            return self.built_in
         if self.file:
             return self.file.model_dump(mode="json", context=info.context)
-        return dict(self.given) if self.columns else list(self.given)
+        return dict(self.words) if self.columns else list(self.words)
 
 
 def check_word(word: Any, what: str) -> None:
-    """Check that a word is a text without space around it.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Check that a word is a text without space around it."""
     if not isinstance(word, str):
         raise ValueError(f"{what} is {word!r}, which YAML reads as no text; put it in quotes")  # noqa: TRY004
     if len(word) > MAX_LENGTH:
@@ -179,11 +152,7 @@ def check_word(word: Any, what: str) -> None:
 
 
 def unique_words(rows: list[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
-    """A table of words with their columns.
-
-    Raises:
-        ValueError: a word repeats, the columns differ, or there are too many words.
-    """
+    """A table of words with their columns, the same for every word."""
     if len(rows) > MAX_WORDS:
         raise ValueError(f"{len(rows):,} words; a list has at most {MAX_WORDS:,}")
     columns = rows[0][1] if rows else {}
@@ -202,32 +171,24 @@ def unique_words(rows: list[tuple[str, Mapping[str, str]]]) -> dict[str, dict[st
 
 @lru_cache(maxsize=64)
 def _read_file(file: DataFile) -> Table:
-    """The words of a file: one a line, or one JSON object a line.
-
-    Raises:
-        ValueError: what is wrong with a line; with file and line.
-    """
+    """The words of a file: one a line, or one JSON object a line."""
     rows: list[tuple[str, Mapping[str, str]]] = []
-    words: set[str] = set()
+    known: set[str] = set()
     for number, line in text_lines(file):
         with at_line(file, number):
             word, row = _parse_line(line)
-            if word in words:
+            if word in known:
                 raise ValueError(f"{word!r} is there twice")
             if len(rows) == MAX_WORDS:
                 raise ValueError(f"has more than {MAX_WORDS:,} words")
             unique_words([*rows[:1], (word, row)])
-        words.add(word)
+        known.add(word)
         rows.append((word, row))
     return unique_words(rows)
 
 
 def _parse_line(line: str) -> tuple[str, Mapping[str, str]]:
-    """A word and its columns.
-
-    Raises:
-        ValueError: what is wrong with the line.
-    """
+    """A word and its columns."""
     if not line.startswith("{"):
         check_word(line, "a line")
         return line, {}

@@ -1,4 +1,4 @@
-"""Word lists. Common nouns that most tokenizers keep whole; a task filters them again."""
+"""Built-in word lists. Most tokenizers keep these words whole; a task drops those that one splits."""
 
 import string
 
@@ -17,7 +17,7 @@ OBJECTS: tuple[str, ...] = tuple(  # one string reads better than 106 literals
 LABELS: tuple[str, ...] = tuple(string.ascii_uppercase)
 
 FILLERS: tuple[str, ...] = ("now", "still", "also", "again")
-"""Words that change a segment's length and nothing else."""
+"""Words that only change the length of a segment."""
 
 LETTERS: tuple[str, ...] = tuple(string.ascii_lowercase)
 
@@ -50,7 +50,7 @@ PLACES: tuple[str, ...] = tuple(
 GIFTS: tuple[str, ...] = tuple(
     "ring kiss bone basketball computer necklace drink snack".split()  # noqa: SIM905
 )
-"""Names, places and what is given: most of Wang et al. 2022, appendix E."""
+"""Names, places and gifts: most of Wang et al. 2022, appendix E."""
 
 EVENTS: tuple[str, ...] = tuple(
     """
@@ -67,4 +67,4 @@ EVENTS: tuple[str, ...] = tuple(
     warfare work
     """.split()  # noqa: SIM905
 )
-"""What may last for years: most of Hanna et al. 2023, appendix."""
+"""Events that may last for years: most of Hanna et al. 2023, appendix."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +57,7 @@ def test_the_count_is_read_from_the_layer_that_writes_it_on(planted: Benches, la
             assert share(seen, f"correct@{k}") <= most_common(bench) + 0.03, k
         else:
             assert share(seen, f"correct@{k}") >= 0.95, k
-    assert seen.facts["layer"] == str(layer + 1)
+    assert seen.layer == layer + 1
 
 
 def test_shuffled_answers_are_read_nowhere(planted: Benches) -> None:
@@ -103,7 +102,7 @@ def test_the_same_numbers_come_out_every_time(
     monkeypatch.setattr(probing, "MOST_BYTES", 1)
     assert probing.passes(LAYERS, 1000, 64) == [[0], [1], [2], [3]]
     again = probing.measure(bench, LinearProbes(**ASKED), [])
-    assert first.facts == again.facts
+    assert (first.layer, first.accuracy) == (again.layer, again.accuracy)
     for name, column in first.values.items():
         np.testing.assert_array_equal(column, again.values[name])
 
@@ -118,7 +117,7 @@ def test_no_row_is_trained_on_that_is_judged(planted: Benches) -> None:
     known = {*texts(100, "rows"), *texts(60, "validation")}
     wanted = sum(text in known for text in texts(500, "probing"))
     assert wanted > 0
-    assert probed(bench).facts["left out"] == str(wanted)
+    assert probed(bench).dropped == wanted
 
 
 def test_a_fit_is_the_minimum_of_its_loss() -> None:
@@ -162,9 +161,8 @@ def test_what_cannot_be_probed_is_said_in_one_line(
     assert "\n" not in str(problem.value)
 
 
-def test_facts_name_the_accuracy_of_every_layer(planted: Benches) -> None:
+def test_the_result_has_the_accuracy_of_every_layer(planted: Benches) -> None:
     """On the rows of the choice, of which the named layer has the best."""
-    facts = probed(planted()).facts
-    accuracy = json.loads(facts["accuracy"])
-    assert sorted(accuracy) == ["0", "1", "2", "3"]
-    assert accuracy[facts["layer"]] == max(accuracy.values())
+    seen = probed(planted())
+    assert sorted(seen.accuracy) == [0, 1, 2, 3]
+    assert seen.accuracy[seen.layer] == max(seen.accuracy.values())

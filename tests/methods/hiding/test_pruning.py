@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -84,12 +83,12 @@ def test_the_unit_that_hides_the_answer_is_found_first(
 ) -> None:
     """Zeroing one unit gives every answer back and ends every refusal; no random one does."""
     seen = pruned(planted(hidden_by=hidden_by), kind)
-    named = json.loads(seen.facts["units"])
+    named = seen.units
     assert named[0] in found
     assert found <= {*pruned_names(planted(hidden_by=hidden_by), kind)}
     assert (share(seen, "correct@0"), share(seen, "refused@0")) == (0.0, 1.0)
     assert (share(seen, "correct@1"), share(seen, "refused@1")) == (1.0, 0.0)
-    assert json.loads(seen.facts["accuracy"]) == {"0": 0.0, "1": 1.0, "2": 1.0}
+    assert seen.accuracy == {0: 0.0, 1: 1.0, 2: 1.0}
     for draw in range(ASKED["draws"]):
         assert share(seen, f"random{draw}_correct@1") == 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -153,7 +152,7 @@ def test_what_the_other_model_refused_is_handed_on(planted: Benches) -> None:
     """The claim judges it."""
     bench = planted(hidden_by="neuron")
     seen = snip.measure(bench, WeightChange(seed=0), [safety(bench)])
-    assert json.loads(seen.facts["refused"]) == [1.0] * 8
+    assert seen.refused == (1.0,) * 8
     assert not any(seen.values["squared"])
 
 

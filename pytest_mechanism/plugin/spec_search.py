@@ -1,4 +1,5 @@
-"""From files and folders to collectors; which files are specs is said by `spec.find`."""
+"""Finds specs among the files of a project and makes collectors of them; `spec.find` decides which files
+are specs."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from pytest_mechanism.plugin.collectors import SpecFile
 
 
-class Collecting:
+class SpecSearch:
     """Hooks that find specs.
 
     Attributes:
-        session: of the run.
-        spec_folders: folders that hold specs, and those below them.
+        session: the run.
+        spec_folders: folders that hold specs, and the folders below them.
     """
 
     def __init__(self, session: Session) -> None:
@@ -33,7 +34,7 @@ class Collecting:
         return self.collector(file_path, parent) if is_spec(file_path) else None
 
     def collector(self, path: Path, parent: pytest.Collector, wrong: str = "") -> SpecFile:
-        """The node of a spec, or of a file that keeps the run from being one about all specs."""
+        """The collector of a spec, or of a file that is an error because pytest would silently miss it."""
         from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.plugin.snapshot import ScoreExtension
 
@@ -45,22 +46,22 @@ class Collecting:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Beside what a folder holds, what is lost in it."""
+        """Add to a folder's collectors the files that pytest would silently miss."""
         report = yield
         if isinstance(collector, pytest.Directory) and report.passed:
-            report.result = [*report.result, *self.lost(collector, report.result)]
+            report.result = [*report.result, *self.missed(collector, report.result)]
         return report
 
-    def lost(self, folder: pytest.Directory, found: Sequence[Any]) -> Iterator[SpecFile]:
-        """Collectors of what pytest does not reach in a folder and may not be passed over."""
+    def missed(self, folder: pytest.Directory, collectors: Sequence[Any]) -> Iterator[SpecFile]:
+        """Collectors of the files in a folder that pytest does not reach, and nobody excluded."""
         from pytest_mechanism.plugin.collectors import SpecFile
         from pytest_mechanism.spec.find import strays
 
         path, session = folder.path, folder.session
         if not any(session.isinitpath(above) for above in (path, *path.parents)):
-            return  # a folder above the one to be searched
-        here = any(isinstance(node, SpecFile) for node in found)
-        if here or path.parent in self.spec_folders:
+            return  # above the folders that the user named
+        holds_specs = any(isinstance(collector, SpecFile) for collector in collectors)
+        if holds_specs or path.parent in self.spec_folders:
             self.spec_folders.add(path)
 
         def skipped(below: Path) -> bool:
@@ -69,16 +70,16 @@ class Collecting:
                 and bool(
                     folder.ihook.pytest_ignore_collect(collection_path=below, config=folder.config)
                 )
-                and not left_out(folder.config)(below)
+                and not ignored_by_option(folder.config)(below)
             )
 
         for stray in strays(path, path in self.spec_folders, skipped):
             yield self.collector(stray.path, folder, stray.wrong)
 
 
-def left_out(config: pytest.Config) -> Callable[[Path], bool]:
-    """Whether somebody left a path out on purpose, with ``--ignore`` or ``--ignore-glob``."""
-    here = config.invocation_params.dir
-    paths = [str(here / each) for each in config.getoption("ignore") or ()]
-    globs = [*paths, *(str(here / each) for each in config.getoption("ignore_glob") or ())]
-    return lambda path: any(fnmatch.fnmatch(str(path), glob.rstrip("/")) for glob in globs)
+def ignored_by_option(config: pytest.Config) -> Callable[[Path], bool]:
+    """A function that says whether ``--ignore`` or ``--ignore-glob`` excludes a path."""
+    folder = config.invocation_params.dir
+    patterns = [*(config.getoption("ignore") or ()), *(config.getoption("ignore_glob") or ())]
+    globs = [str(folder / pattern).rstrip("/") for pattern in patterns]
+    return lambda path: any(fnmatch.fnmatch(str(path), glob) for glob in globs)
