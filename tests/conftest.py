@@ -12,6 +12,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest_plugins = ["pytester"]
 
 install_import_hook(
-    [f"pytest_mechanism.{room}" for room in ("engine", "methods", "model_families")],
+    [
+        f"pytest_mechanism.{room}"
+        for room in (
+            "engine",
+            "model_families",
+            "methods.circuits",
+            "methods.context",
+            "methods.readout",
+        )
+    ],
     "beartype.beartype",
 )

@@ -62,7 +62,7 @@ class World:
         fakes = {
             "fake:measure": self.measure,
             "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
-            "pytest_mechanism.methods.context:make_bench": self.bench,
+            "pytest_mechanism.methods.context:make_context": self.bench,
         }
         monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
 
