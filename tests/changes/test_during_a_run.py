@@ -81,8 +81,8 @@ class World:
 
     def bench(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        made = SimpleNamespace(model=model, without=None)
-        made.measured = lambda method, *given: method(made, *given)
+        made = SimpleNamespace(model=model, fallback_reason=None)
+        made.run_method = lambda method, *given: method(made, *given)
         return made
 
     def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:

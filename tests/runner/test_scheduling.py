@@ -72,7 +72,7 @@ class World:
 
     def bench(self, model: Any) -> Any:
         made = SimpleNamespace(model=model, fallback_reason=None)
-        made.measured = lambda method, *given: method(made, *given)
+        made.run_method = lambda method, *given: method(made, *given)
         return made
 
     def measure(self, bench: Any, what: str, inputs: Any) -> Any:
