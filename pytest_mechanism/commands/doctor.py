@@ -129,8 +129,8 @@ def checkpoint_lines(
                 context = runner.context(role, task)
             seconds = time.perf_counter() - started
             engine = runner.options.engine
-            if context.without is not None:
-                engine = f"reference engine ({context.without})"
+            if context.fallback_reason is not None:
+                engine = f"reference engine ({context.fallback_reason})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"

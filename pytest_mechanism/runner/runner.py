@@ -307,7 +307,7 @@ class Runner:
         function: Callable[..., Any] = resolve(measurement.request.implementation)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
-            found = context.measured(function, measurement.request, inputs)
+            found = context.run_method(function, measurement.request, inputs)
             request = measurement.request
             if request.stored and type(found) is not request.result:
                 raise MeasurementError(
@@ -319,7 +319,7 @@ class Runner:
             if measurement.task not in self.left_out:
                 self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
             left_out = self.left_out[measurement.task] or None
-            return replace(found, fallback=context.without, left_out=left_out)
+            return replace(found, fallback=context.fallback_reason, left_out=left_out)
         except MechanismError:
             raise
         except Exception as problem:
@@ -401,7 +401,7 @@ class Runner:
                 check_unchanged=self._guard.watches[role].check,
             )
             self.loaded += 1
-            self._context = resolve("pytest_mechanism.methods.context:make_bench")(
+            self._context = resolve("pytest_mechanism.methods.context:make_context")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
             self._guard.look(role)

@@ -62,7 +62,7 @@ class World:
         fakes = {
             "fake:measure": self.measure,
             "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
-            "pytest_mechanism.methods.context:make_bench": self.bench,
+            "pytest_mechanism.methods.context:make_context": self.bench,
         }
         monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
 
@@ -81,8 +81,8 @@ class World:
 
     def bench(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        made = SimpleNamespace(model=model, without=None)
-        made.measured = lambda method, *given: method(made, *given)
+        made = SimpleNamespace(model=model, fallback_reason=None)
+        made.run_method = lambda method, *given: method(made, *given)
         return made
 
     def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:

@@ -58,7 +58,7 @@ class World:
                 return lambda bench, request, inputs: self.measure(bench, request.what, inputs)
             if dotted.endswith(":load_model"):
                 return self.load
-            if dotted.endswith(":make_bench"):
+            if dotted.endswith(":make_context"):
                 return lambda model, *_: self.bench(model)
             return real(dotted)
 
@@ -71,8 +71,8 @@ class World:
         return SimpleNamespace(role=role, release=lambda: self.diary.append(f"release {role}"))
 
     def bench(self, model: Any) -> Any:
-        made = SimpleNamespace(model=model, without=None)
-        made.measured = lambda method, *given: method(made, *given)
+        made = SimpleNamespace(model=model, fallback_reason=None)
+        made.run_method = lambda method, *given: method(made, *given)
         return made
 
     def measure(self, bench: Any, what: str, inputs: Any) -> Any:

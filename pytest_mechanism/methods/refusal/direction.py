@@ -45,7 +45,7 @@ from pytest_mechanism.measurements.direction import (
     DirectionResult,
     RefusalDirection,
 )
-from pytest_mechanism.methods.circuits.projection import Without
+from pytest_mechanism.methods.circuits.projection import DirectionHooks
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.refusal import Examination, asked
 from pytest_mechanism.tasks.base import Row
@@ -201,13 +201,13 @@ def validated(
     good = [asked(context, [r.base for r in part]) for part in chunks(harmless, context.batch_size)]
     clean = [examine.first(tokens).log_softmax(-1).cpu() for tokens in good]
     for (layer, place), difference in differences.items():
-        without = Without(difference.double().mean(0), context.model.shape.n_layers)
+        without = DirectionHooks(difference.double().mean(0), context.model.shape.n_layers)
         scores = [examine.score(examine.first(tokens, without.hooks)) for tokens in bad]
         gaps = []
         for tokens, before in zip(good, clean, strict=True):
             after = examine.first(tokens, without.hooks).log_softmax(-1).cpu()
             gaps.append((before.exp() * (before - after)).sum(-1))
-        without.checked(len(bad) + len(good), context.model.dtype)
+        without.check(len(bad) + len(good), context.model.dtype)
         yield Candidate(
             layer, place, float(torch.cat(scores).mean()), float(torch.cat(gaps).mean())
         )
@@ -235,7 +235,7 @@ def measure(
     rows = context.task.forbidden(context.vocabulary, request.rows, request.stream)
     examine = Examination.on(context, rows)
     columns = Columns()
-    taken = {name: Without(direction, layers) for name, direction in directions.items()}
+    taken = {name: DirectionHooks(direction, layers) for name, direction in directions.items()}
     for part in chunks(rows, context.batch_size):
         tokens = asked(context, [row.base for row in part])
         for name, without in {"": None, **taken}.items():
@@ -244,7 +244,7 @@ def measure(
             columns.add(f"{name}refusal_score", score)
     forwards = len(list(chunks(rows, context.batch_size))) * context.task.reply_tokens
     for without in taken.values():
-        without.checked(forwards, context.model.dtype)
+        without.check(forwards, context.model.dtype)
     return search.result(columns, rows)
 
 
