@@ -9,7 +9,7 @@ import pytest
 from blocks import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
-import file_map  # noqa: E402 - a script of the docs
+import file_map
 
 PACKAGE = ROOT / "pytest_mechanism"
 
