@@ -1,8 +1,8 @@
 """Why a claim is red, and the sentence that says what follows from it.
 
-The function that makes a verdict also sets its cause (`statistics.verdicts`, `statistics.honesty`), and
-so does the comparison with the baseline. Reports choose their sentence by the cause alone, never by the
-text of a reason: a claim that holds and fell behind its baseline has not been refuted.
+The function that makes a verdict also sets its cause (`statistics.verdicts`, `statistics.honesty`),
+and so does the comparison with the baseline. Reports choose their sentence by the cause alone,
+never by the text of a reason: a claim that holds and fell behind its baseline has not been refuted.
 """
 
 from __future__ import annotations

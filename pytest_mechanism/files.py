@@ -46,78 +46,78 @@ class BadFile(MechanismError):
         return self if self.where else BadFile(self.path, self.problem, where)
 
 
-def check_file(path: Path, most: int) -> os.stat_result:
-    """The status of a regular file of at most ``most`` bytes; its content is not looked at.
+def check_file(path: Path, max_bytes: int) -> os.stat_result:
+    """The status of a regular file of at most ``max_bytes`` bytes; its content is not read.
 
     Raises:
-        FileNotFoundError: nothing has this name.
+        FileNotFoundError: the path does not exist.
         BadFile: a folder, pipe, device, socket, dangling or looping link, a file that is too large, or
-            one that may not be looked at.
+            a file without permission.
     """
     try:
-        return _checked(path, path.stat(), most)
+        return _checked(path, path.stat(), max_bytes)
     except OSError as problem:
-        raise _told(path, problem) from None
+        raise _as_bad_file(path, problem) from None
     except ValueError as problem:  # a null character in the name
         raise BadFile(path, f"cannot be read: {problem}") from None
 
 
 @contextmanager
-def open_file(path: Path, most: int) -> Iterator[BufferedReader]:
+def open_file(path: Path, max_bytes: int) -> Iterator[BufferedReader]:
     """The file, open for reading in binary.
 
     Raises:
-        FileNotFoundError: nothing has this name.
+        FileNotFoundError: the path does not exist.
         BadFile: as in `check_file`, or reading failed.
     """
-    check_file(path, most)  # opening a device can already do something
+    check_file(path, max_bytes)  # merely opening a device can have effects
     try:
-        # without waiting: a pipe may have taken the place of the file in the meantime
+        # without blocking: a pipe may have replaced the file in the meantime
         number = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
         with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
-            _checked(path, os.fstat(number), most)
+            _checked(path, os.fstat(number), max_bytes)
             yield file
     except OSError as problem:
-        raise _told(path, problem) from None
+        raise _as_bad_file(path, problem) from None
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most ``most`` bytes.
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most ``max_bytes`` bytes.
 
     Raises:
-        FileNotFoundError: nothing has this name.
+        FileNotFoundError: the path does not exist.
         BadFile: as in `open_file`.
     """
-    with open_file(path, most) as file:
-        content = file.read(most + 1)  # it may grow meanwhile, and files of /proc have no size
-    if len(content) > most:
-        raise _too_large(path, most)
+    with open_file(path, max_bytes) as file:
+        content = file.read(max_bytes + 1)  # it may grow meanwhile, and files of /proc have size 0
+    if len(content) > max_bytes:
+        raise _too_large(path, max_bytes)
     return content
 
 
-def read_text(path: Path, most: int) -> str:
-    """The same as UTF-8.
+def read_text(path: Path, max_bytes: int) -> str:
+    """The content of a UTF-8 file.
 
     Raises:
-        FileNotFoundError: nothing has this name.
+        FileNotFoundError: the path does not exist.
         BadFile: as in `open_file`, or the content is not UTF-8.
     """
     try:
-        return read_bytes(path, most).decode("utf-8")
+        return read_bytes(path, max_bytes).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise BadFile(path, f"is not UTF-8: {problem.reason} at byte {problem.start}") from None
 
 
-def read_json(path: Path, most: int) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, max_bytes: int) -> Any:
+    """The content of a JSON file.
 
     Raises:
-        FileNotFoundError: nothing has this name.
+        FileNotFoundError: the path does not exist.
         BadFile: as in `read_text`, or the text is not JSON.
     """
-    text = read_text(path, most)
+    text = read_text(path, max_bytes)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as problem:
@@ -192,28 +192,28 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def size(count: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes in a readable unit."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count >= unit:
             return f"{count / unit:.4g} {name}"
     return f"{count} bytes"
 
 
-def _checked(path: Path, status: os.stat_result, most: int) -> os.stat_result:
+def _checked(path: Path, status: os.stat_result, max_bytes: int) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in KINDS if is_kind(status.st_mode)), "something else")
         raise BadFile(path, f"is {kind}, not a regular file")
-    if status.st_size > most:
-        raise _too_large(path, most)
+    if status.st_size > max_bytes:
+        raise _too_large(path, max_bytes)
     return status
 
 
-def _too_large(path: Path, most: int) -> BadFile:
-    return BadFile(path, f"is larger than {size(most)}, which such a file never is")
+def _too_large(path: Path, max_bytes: int) -> BadFile:
+    return BadFile(path, f"is larger than {size(max_bytes)}, which such a file never is")
 
 
-def _told(path: Path, problem: OSError) -> OSError | BadFile:
-    """The error to raise: one line, or the library's own where nothing has this name."""
+def _as_bad_file(path: Path, problem: OSError) -> OSError | BadFile:
+    """The error to raise: the library's own if nothing has this name, else `BadFile`."""
     if isinstance(problem, FileNotFoundError) and not path.is_symlink():
         return problem
     if isinstance(problem, FileNotFoundError):

@@ -1,8 +1,8 @@
 """``accuracy``: the model solves the task, or is no worse than another model.
 
-``not_worse_than`` is a non-inferiority test on the same rows: the lower bound of the paired difference
-must be above ``-margin``. If the other model is at chance, the claim is inconclusive: two random models
-are not worse than each other, and it means nothing.
+``not_worse_than`` is a non-inferiority test on the same rows: the lower bound of the paired
+difference must be above ``-margin``. If the other model is at chance, the claim is inconclusive:
+two random models are not worse than each other, and it means nothing.
 """
 
 from __future__ import annotations

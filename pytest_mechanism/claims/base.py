@@ -1,7 +1,7 @@
 """The base of every claim kind: its YAML fields, its measurements and its verdict.
 
-A kind is one file with one subclass of `Claim`. Other packages add kinds through the entry point group
-``pytest_mechanism.claims``.
+A kind is one file with one subclass of `Claim`. Other packages add kinds through the entry point
+group ``pytest_mechanism.claims``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, StrictStr
 
@@ -178,6 +178,21 @@ class ClaimContext:
         return heads, f"{count} of {where}"
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A name in a claim that the spec or its task must define.
+
+    Attributes:
+        field: of the claim, for the line of an error.
+        kind: what has this name.
+        name: the name.
+    """
+
+    field: str
+    kind: Literal["group", "variable", "position"]
+    name: str
+
+
 class Claim(Part):
     """A statement about a model that a run can refute.
 
@@ -234,9 +249,9 @@ class Claim(Part):
         """The role on whose model ``heads: discovered`` searches the heads of this item."""
         return spec_found_on if role == PAIR else role
 
-    def references(self) -> Mapping[str, tuple[str, str]]:
-        """Names that the claim uses: field -> (``group``, ``variable`` or ``position``, name)."""
-        return {}
+    def references(self) -> tuple[Reference, ...]:
+        """Names of the spec or its task that the claim uses."""
+        return ()
 
     def unsupported_reason(self, task: Task) -> str | None:
         """Why the claim cannot be made about a task, as far as its settings show; else None."""

@@ -1,7 +1,7 @@
 """``capability_hidden``: what the model does not say, is it still in there?
 
-The four-part verdict of Jain et al., ICLR 2024 (arXiv 2311.12786). The paper gives no thresholds; these
-are ours:
+The four-part verdict of Jain et al., ICLR 2024 (arXiv 2311.12786). The paper gives no thresholds;
+these are ours:
 
 =========  =====================  ====================  ======================  ===================
 outcome    behaviour              probe                 pruning few units       revival
@@ -13,9 +13,10 @@ removed    is gone                near the control's    does not                
 mixed      anything else
 =========  =====================  ====================  ======================  ===================
 
-Probe, share and pruning are those of ``decodable`` and ``localised``, revival that of ``resists_revival``.
-The claim requires two more models: the control, which never had the capability, and the pre-trained one,
-which has it. Mixed is inconclusive, and so is a run without these models.
+Probe, share and pruning are those of ``decodable`` and ``localised``, revival that of
+``resists_revival``. The claim requires two more models: the control, which never had the
+capability, and the pre-trained one, which has it. Mixed is inconclusive, and so is a run without
+these models.
 """
 
 from __future__ import annotations

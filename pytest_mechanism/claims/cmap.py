@@ -1,21 +1,22 @@
 """``cmap``: one model's activations in another recover its gain.
 
-Cross-model activation patching (Prakash et al., section 5): both models read the same prompt, and the
-donor's z of the group's heads at the group's position replaces the recipient's. Score: recovered fraction
-(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), with the raw change, and with random
-heads of the same layers, positions and count as control. The claim is inconclusive if donor and recipient
-do not differ, because then there is nothing to recover.
+Cross-model activation patching (Prakash et al., section 5): both models read the same prompt, and
+the donor's z of the group's heads at the group's position replaces the recipient's. Score:
+recovered fraction (m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), with the raw
+change, and with random heads of the same layers, positions and count as control. The claim is
+inconclusive if donor and recipient do not differ, because then there is nothing to recover.
 
-z goes from a head to the head of the same index, so the claim is about models whose heads of one index write
-one code, as those of a model and its fine-tune do. That is measured first (`methods.circuits.codes`); if
-they do not, the score has no value.
+z goes from a head to the head of the same index, so the claim is about models whose heads of one
+index write one code, as those of a model and its fine-tune do. That is measured first
+(`methods.circuits.codes`); if they do not, the score has no value.
 
-As in the paper, ``heads: learned`` exchanges the heads that a DCM mask selects in the donor for a variable of
-each group; ``heads: all`` exchanges whole groups.
+As in the paper, ``heads: learned`` exchanges the heads that a DCM mask selects in the donor for a
+variable of each group; ``heads: all`` exchanges whole groups.
 
 m is the accuracy or, with ``of: log_probability``, the mean log-probability of the answer, as in
-``faithfulness``. A row counts for accuracy only if the patch changes its answer. The log-probability counts
-how far every row moves, so it needs fewer rows to tell a small fraction from nothing.
+``faithfulness``. A row counts for accuracy only if the patch changes its answer. The
+log-probability counts how far every row moves, so it needs fewer rows to tell a small fraction from
+nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure
+from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure, Reference
 from pytest_mechanism.claims.codes import moved_codes, not_comparable, other_codes
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import (
@@ -118,9 +119,9 @@ class Cmap(Masked):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.recipient, self.donor)
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        variables = {f"variable {n}": ("variable", v) for n, v in self.variables.items()}
-        return {f"group {name}": ("group", name) for name in self.names} | variables
+    def references(self) -> tuple[Reference, ...]:
+        variables = (Reference("variable", "variable", v) for v in self.variables.values())
+        return (*(Reference("group", "group", name) for name in self.names), *variables)
 
     def masks(self, context: ClaimContext) -> dict[str, Measurement[MaskResult]]:
         """Group -> its mask in the donor."""

@@ -1,7 +1,7 @@
 """Training curves, shared by the claims about them.
 
-A curve is one fine-tuning of a copy of the model (`methods.weights.curve`), evaluated every few steps on the
-same rows: a capability that comes back, a refusal that goes away.
+A curve is one fine-tuning of a copy of the model (`methods.weights.curve`), evaluated every few
+steps on the same rows: a capability that comes back, a refusal that goes away.
 """
 
 from __future__ import annotations

@@ -1,26 +1,25 @@
 """``decodable``: the capability can still be read from the activations.
 
-A linear probe of the residual stream, one for each layer (`methods.probing`; Jain et al., ICLR
-2024, arXiv 2311.12786, section 3). Judged is the layer that reads best, chosen on other rows; the
-control is the same probe trained on shuffled answers, and a probe that does no better than that, or
-than guessing, passes nothing.
+A linear probe of the residual stream for each layer (`methods.circuits.probing`; Jain et al., ICLR
+2024, arXiv 2311.12786, section 3). The claim judges the layer that reads best, chosen on other
+rows. The control is the same probe trained on shuffled answers; a probe that does no better than
+it, or than guessing, passes nothing.
 
-A share says where the model stands between one that never had the capability and the one it was
-pre-trained as: (a - a(control)) / (a(pretrained) - a(control)), a the accuracy of the probe, each
-model at the layer that reads it best, on the same rows. 0 is never had, 1 is nothing lost. It needs
-both of these models; without, the claim is inconclusive and says what the probe alone shows.
+A share says where the model is between one that never had the capability and the pre-trained one:
+(a - a(control)) / (a(pretrained) - a(control)), a the accuracy of the probe, each model at the
+layer that reads it best, on the same rows. 0 is never had, 1 is nothing lost. A share requires both
+of these models; without them, the claim is inconclusive and says what the probe alone shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, StrictStr, model_validator
+from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import Claim, ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.groups import At
@@ -50,33 +49,32 @@ TRAIN, CHOSEN = 3000, 500
 SHUFFLED = "a probe trained on shuffled answers"
 
 
-class Decodable(Claim):
+class Decodable(PerRoleClaim):
     """A linear probe reads the answer, whether or not the model says it.
 
     Attributes:
-        on: role or roles under test.
-        asked: ``capability``, what must be refused with the answers that it has, or ``rows``, the
-            task's own questions.
+        asked: ``capability``, what must be refused and its answers, or ``rows``, the task's own
+            questions.
         position: named position of one token at which the probe reads.
         at_least: the probe's accuracy claimed.
-        share_at_least: of the way from the control to the pre-trained model.
-        share_at_most: for a capability that must be gone.
+        share_at_least: share of the distance between control and pre-trained model.
+        share_at_most: the same for a capability that must be gone.
         control: role of a model that never had the capability.
         pretrained: role of the model before anything was hidden in it.
-        penalty: on the probe's squared weights. A weaker one lets the probe put together what the
-            model has not.
+        penalty: on the probe's squared weights. With a small one, the probe can compute what the model
+            does not contain.
     """
 
     summary: ClassVar[str] = "a linear probe still reads the answer from the activations"
     if_red: ClassVar[str] = (
-        "what the model is said to know, and perhaps not to say, cannot be read from its activations as claimed: the capability was lost, or it was never shown to be there"
+        "a linear probe does not read from the activations what the claim says the model knows: the "
+        "capability was lost, or was never shown to be there"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least", "share_at_least", "share_at_most")
 
     needs_groups: ClassVar[bool] = False
 
     kind: Literal["decodable"]
-    on: Roles = Field(default_factory=lambda: ["base", "ft"])
     asked: Literal["capability", "rows"] = "capability"
     position: At = "last"
     at_least: AtLeast | None = None
@@ -95,20 +93,17 @@ class Decodable(Claim):
             raise ValueError("share_at_least is above share_at_most")
         if self.control == self.pretrained:
             raise ValueError("control and pretrained must be two roles")
-        if self.shared and (itself := {self.control, self.pretrained} & {*listed(self.on)}):
+        if self.shared and (itself := {self.control, self.pretrained} & {*self.roles()}):
             raise ValueError(f"on: the share of {min(itself)} is measured against itself")
         return self
 
     @property
     def shared(self) -> bool:
-        """Whether a share is claimed."""
+        """Whether the claim bounds a share."""
         return self.share_at_least is not None or self.share_at_most is not None
 
-    def roles(self) -> tuple[str, ...]:
-        return listed(self.on)
-
-    def references(self) -> Mapping[str, tuple[str, str]]:
-        return {"position": ("position", self.position)}
+    def references(self) -> tuple[Reference, ...]:
+        return (Reference("position", "position", self.position),)
 
     def unsupported_reason(self, task: Task) -> str | None:
         if self.asked == "rows" and not task.open_ended:
@@ -139,25 +134,25 @@ class Decodable(Claim):
         return tuple(self.probe(context, role) for role in (context.role, *helpers))
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        seen = measure(self.probe(context, context.role))
-        own = self.accuracy(context, seen)
-        found: list[Verdict] = []
+        result = measure(self.probe(context, context.role))
+        own = self.accuracy(context, result)
+        parts: list[Verdict] = []
         if self.at_least is not None:
-            found.append(verdicts.at_least(own, self.at_least))
+            parts.append(verdicts.at_least(own, self.at_least))
         if self.shared:
-            found.append(self.share(context, seen, own, measure))
-        verdict = verdicts.together(found)
+            parts.append(self.share(context, result, own, measure))
+        verdict = verdicts.together(parts)
         if self.at_least is None and self.share_at_least is None:
             verdict = replace(verdict, control=UPPER_BOUND)
         else:
-            why = self.lucky(context, seen, own)
+            why = self.luck(context, result, own)
             verdict = beats(verdict, SHUFFLED, why or "", ahead=why is None)
             verdict = replace(verdict, chance=exceeds_chance(own, context.task.chance))
-        beside = () if own in verdict.scores else (own,)
+        further = () if own in verdict.scores else (own,)
         return replace(
             verdict,
-            reason=f"{verdict.reason} (read {where(seen)})",
-            scores=(*verdict.scores, *beside),
+            reason=f"{verdict.reason} (read {where(result)})",
+            scores=(*verdict.scores, *further),
         )
 
     def chart(self, context: ClaimContext, measure: Measure) -> Chart:
@@ -166,7 +161,7 @@ class Decodable(Claim):
             line
             for role in roles
             for line in by_layer(context, role, measure(self.probe(context, role)))
-            # whose answers were shuffled hardly differs from model to model
+            # probes of shuffled answers hardly differ from model to model
             if role == context.role or not line.control
         ]
         return Chart(
@@ -175,109 +170,107 @@ class Decodable(Claim):
             f"accuracy of a linear probe at {self.position}",
             tuple(lines),
             (context.task.chance, "guessing"),
-            "A linear probe of the residual stream after each layer. What is read far above the "
-            "model that never had it, although it is not said, is still in there.",
+            "A linear probe of the residual stream after each layer. A line far above that of the "
+            "model that never had the capability means that it is still in there, even if the model "
+            "does not say it.",
         )
 
-    def accuracy(self, context: ClaimContext, seen: ProbeResult) -> Score:
-        """Of the best layer's probe, beside the one that learned shuffled answers."""
-        how = context.sampling(seen)
-        luck = estimates.proportion(column(seen, "shuffled"), how)
+    def accuracy(self, context: ClaimContext, result: ProbeResult) -> Score:
+        """The accuracy of the probe of the best layer."""
+        how = context.sampling(result)
+        shuffled = estimates.proportion(column(result, "shuffled"), how)
         return score(
             context,
             "probe accuracy",
-            estimates.proportion(column(seen, "correct"), how),
+            estimates.proportion(column(result, "correct"), how),
             f"accuracy of a linear probe of the residual stream at {self.position}, at the layer "
             f"that reads best on other rows; l2 penalty {self.penalty:g}",
-            control=Control(SHUFFLED, luck.value, luck.interval),
+            control=Control(SHUFFLED, shuffled.value, shuffled.interval),
         )
 
-    def lucky(self, context: ClaimContext, seen: ProbeResult, own: Score) -> str | None:
-        """Why what was read may be luck, or None."""
-        gap = estimates.difference(
-            column(seen, "correct"), column(seen, "shuffled"), context.sampling(seen)
-        )
+    def luck(self, context: ClaimContext, result: ProbeResult, own: Score) -> str | None:
+        """Why the probe's accuracy may be luck; None if it is not."""
+        shuffled = column(result, "shuffled")
+        gap = estimates.difference(column(result, "correct"), shuffled, context.sampling(result))
         if gap.interval[0] <= 0:
-            luck = float(np.mean(column(seen, "shuffled")))
-            return f"{SHUFFLED} does as well ({luck:.3f})"
+            return f"{SHUFFLED} does as well ({np.mean(shuffled):.3f})"
         if exceeds_chance(own, context.task.chance) is None:
             return f"guessing does as well ({context.task.chance:.3f})"
         return None
 
     def share(
-        self, context: ClaimContext, seen: ProbeResult, own: Score, measure: Measure
+        self, context: ClaimContext, result: ProbeResult, own: Score, measure: Measure
     ) -> Verdict:
-        """Where the model stands between the control and the pre-trained one."""
+        """The verdict on where the model is between the control and the pre-trained one."""
         bounds = verdicts.bounds(self.share_at_least, self.share_at_most)
-        bound = f"a share of {verdicts.spell(*bounds)}"
-        missing = [role for role in self.optional_roles(context.role) if not context.has(role)]
-        if missing:
-            which = " and ".join(missing)
+        threshold = f"a share of {verdicts.spell(*bounds)}"
+        if missing := self.missing_roles(context):
             return verdicts.model_missing(
-                f"a share is measured against other models and this run has none for the role "
-                f"{which}: {add_models(missing)}; the probe alone reads {verdicts.show(own)}, "
-                f"{self.alone(context, seen, own)}",
-                bound,
+                f"a share compares with other models, and this run has none for the role "
+                f"{' and '.join(missing)}: {add_models(missing)}; the probe alone reads "
+                f"{verdicts.show(own)}, {self.alone(context, result, own)}",
+                threshold,
             )
         control, pretrained = (
             measure(self.probe(context, role)) for role in (self.control, self.pretrained)
         )
-        check_paired(seen, control, pretrained)
-        how = context.sampling(seen)
+        check_paired(result, control, pretrained)
+        how = context.sampling(result)
         ends = column(control, "correct"), column(pretrained, "correct")
         try:
-            found = estimates.normalised(column(seen, "correct"), *ends, how)
-            luck = estimates.normalised(column(seen, "shuffled"), *ends, how)
+            share = estimates.normalised(column(result, "correct"), *ends, how)
+            shuffled = estimates.normalised(column(result, "shuffled"), *ends, how)
         except estimates.UndefinedScoreError:
             return verdicts.no_difference(
-                f"the probe reads {self.pretrained} ({np.mean(ends[1]):.3f}) not better than "
+                f"the probe reads {self.pretrained} ({np.mean(ends[1]):.3f}) no better than "
                 f"{self.control} ({np.mean(ends[0]):.3f}), so there is nothing to have a share of",
-                bound,
+                threshold,
             )
         judged = score(
             context,
             "share of the capability",
-            found,
+            share,
             f"(a - a({self.control})) / (a({self.pretrained}) - a({self.control})), a the accuracy "
             "of a linear probe at each model's best layer",
             "lower" if self.share_at_least is None else "higher",
-            Control(SHUFFLED, luck.value, luck.interval),
+            Control(SHUFFLED, shuffled.value, shuffled.interval),
         )
         ends_differ = Safeguard(f"the probe reads {self.pretrained} better than {self.control}")
         return replace(verdicts.within(judged, *bounds), chance=ends_differ)
 
-    def alone(self, context: ClaimContext, seen: ProbeResult, own: Score) -> str:
-        """What can be said of a probe that nothing stands beside."""
-        if (why := self.lucky(context, seen, own)) is not None:
+    def alone(self, context: ClaimContext, result: ProbeResult, own: Score) -> str:
+        """What the probe shows without other models."""
+        if (why := self.luck(context, result, own)) is not None:
             return f"but {why}"
         return (
             f"more than one trained on shuffled answers "
-            f"({np.mean(column(seen, 'shuffled')):.3f}) and more than guessing "
+            f"({np.mean(column(result, 'shuffled')):.3f}) and more than guessing "
             f"({context.task.chance:.3f})"
         )
 
 
-def by_layer(context: ClaimContext, role: str, seen: ProbeResult) -> list[Line]:
-    """The probe's accuracy after each number of layers, and that of the shuffled one."""
-    layers = sorted(int(n.partition("@")[2]) for n in seen.values if n.startswith("correct@"))
+def by_layer(context: ClaimContext, role: str, result: ProbeResult) -> list[Line]:
+    """The accuracy of the probe of every layer, and of the one trained on shuffled answers."""
+    how = context.sampling(result)
+    layers = sorted(int(n.partition("@")[2]) for n in result.values if n.startswith("correct@"))
     lines = []
-    for what, name in (("correct", ""), ("shuffled", "shuffled answers")):
-        found = [
-            (k, estimates.proportion(seen.values[f"{what}@{k}"], context.sampling(seen)))
-            for k in layers
-        ]
-        points = tuple((float(k), e.value, e.interval) for k, e in found)
+    for prefix, name in (("correct", ""), ("shuffled", "shuffled answers")):
+        accuracies = [estimates.proportion(result.values[f"{prefix}@{k}"], how) for k in layers]
+        points = tuple(
+            (float(k), accuracy.value, accuracy.interval)
+            for k, accuracy in zip(layers, accuracies, strict=True)
+        )
         lines.append(Line(role, name, points, control=bool(name)))
     return lines
 
 
-def column(seen: ProbeResult, what: Literal["correct", "shuffled"]) -> np.ndarray:
-    """The judged rows at the layer that was chosen on others."""
-    return np.asarray(seen.values[f"{what}@{seen.layer}"], dtype=np.float64)
+def column(result: ProbeResult, name: Literal["correct", "shuffled"]) -> np.ndarray:
+    """The judged rows at the layer that other rows chose."""
+    return np.asarray(result.values[f"{name}@{result.layer}"], dtype=np.float64)
 
 
-def where(seen: ProbeResult) -> str:
-    layer = seen.layer
-    return (
-        f"after {layer} layers" if layer > 1 else ("after 1 layer", "at the embedding")[not layer]
-    )
+def where(result: ProbeResult) -> str:
+    """The layer in words."""
+    if result.layer == 0:
+        return "at the embedding"
+    return "after 1 layer" if result.layer == 1 else f"after {result.layer} layers"

@@ -1,16 +1,16 @@
 """``encodes``: heads of a group carry a variable.
 
-Their z comes from a source prompt that differs in the variable. If they carry it, the model gives the
-answer that fits the changed variable (a desideratum of Desiderata-based Component Masking, Davies et al.
-2023; Prakash et al., section 4). Score: (accuracy - floor) / (ceiling - floor) on held-out rows. The floor
-is no patch. The ceiling is what the model would give if the variable were moved perfectly, which is its
-accuracy on the same base prompts (on the source prompts, and against the same targets, if a row has
-several). With ``heads: learned``, a mask over the group is learned first (DCM, `methods.dcm`) on rows that
-are not used again; the control is then as many random heads of the same layers as the mask selects, none
-of them in the group.
+Their z comes from a source prompt that differs in the variable. If they carry it, the model gives
+the answer that fits the changed variable (a desideratum of Desiderata-based Component Masking,
+Davies et al. 2023; Prakash et al., section 4). Score: (accuracy - floor) / (ceiling - floor) on
+held-out rows. The floor is no patch. The ceiling is what the model would give if the variable were
+moved perfectly, which is its accuracy on the same base prompts (on the source prompts, and against
+the same targets, if a row has several). With ``heads: learned``, a mask over the group is learned
+first (DCM, `methods.dcm`) on rows that are not used again; the control is then as many random heads
+of the same layers as the mask selects, none of them in the group.
 
-Unlike the paper, which reports the accuracy itself without a floor, 0 is here what no patch gives and 1
-what the model could give, and base and source prompt always differ in the position.
+Unlike the paper, which reports the accuracy itself without a floor, 0 is here what no patch gives
+and 1 what the model could give, and base and source prompt always differ in the position.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.base import ClaimContext, Measure, Reference, Roles, listed
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
@@ -65,8 +65,11 @@ class Encodes(Masked):
     def roles(self) -> tuple[str, ...]:
         return listed(self.on)
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        return {"group": ("group", self.group), "variable": ("variable", self.variable)}
+    def references(self) -> tuple[Reference, ...]:
+        return (
+            Reference("group", "group", self.group),
+            Reference("variable", "variable", self.variable),
+        )
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("interchange", self.variable),)

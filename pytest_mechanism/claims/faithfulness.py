@@ -2,9 +2,9 @@
 
 F = (m(C) - m(0)) / (m(M) - m(0)), means over rows (metric ``normalised``), or the paper's ratio
 m(C) / m(M) (metric ``ratio``; Prakash et al., section 3.2). m(0) has every head ablated at every
-position, and active MLPs. Too much is a failure as well as too little. A circuit that is active only
-where the answer is in the prompt gets the answer from its author; then the worse of this circuit and
-the one that is active at all such places counts.
+position, and active MLPs. Too much is a failure as well as too little. A circuit that is active
+only where the answer is in the prompt gets the answer from its author; then the worse of this
+circuit and the one that is active at all such places counts.
 """
 
 from __future__ import annotations

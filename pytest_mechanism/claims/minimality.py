@@ -1,10 +1,10 @@
 """``minimality``: the circuit needs each of its heads.
 
-For each head, the claim measures what the circuit loses when the head is ablated together with those
-that can replace it (`claims.needed_heads` has the definition; Prakash et al., section 3.2 and appendix).
-It judges the head that is needed least. A failure names the heads that are not shown to cost
-``costs_at_least``: one-sided tests against that threshold over contexts (`estimates.exceeds`), with Holm's
-correction for the number of heads. The paper's own score is reported under its name.
+For each head, the claim measures what the circuit loses when the head is ablated together with
+those that can replace it (`claims.needed_heads` has the definition; Prakash et al., section 3.2 and
+appendix). It judges the head that is needed least. A failure names the heads that are not shown to
+cost ``costs_at_least``: one-sided tests against that threshold over contexts (`estimates.exceeds`),
+with Holm's correction for the number of heads. The paper's own score is reported under its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictStr
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
 from pytest_mechanism.claims.needed_heads import Circuit, HeadCost, holm, measure_minimality
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.thresholds import Cost
@@ -47,8 +47,8 @@ class Minimality(PerRoleClaim):
     groups: Annotated[list[StrictStr], Field(min_length=1)] | None = None
     costs_at_least: Cost = 0.01
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        return {f"groups {name}": ("group", name) for name in self.groups or ()}
+    def references(self) -> tuple[Reference, ...]:
+        return tuple(Reference("groups", "group", name) for name in self.groups or ())
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""),)

@@ -1,16 +1,16 @@
 """How much a circuit needs each of its heads (minimality).
 
-Heads of a group can replace each other, so a head is judged where its absence matters most. Of the N other
-heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v), positive ones
-only. The head's effect is F(C without K) - F(C without K and v), and the published score is
-F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix).
+Heads of a group can replace each other, so a head is judged where its absence matters most. Of the
+N other heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v),
+positive ones only. The head's effect is F(C without K) - F(C without K and v), and the published
+score is F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix).
 
 Differences from the paper:
 
 - K is chosen on rows of its own, so that no head is judged on the rows that chose against it.
 - The published code leaves out pairs of equal head index in different layers, by mistake.
-- The effect, a difference, is judged. The published score is a ratio and has no interval if the circuit
-  has nothing left without the head on some resample; it is reported too.
+- The effect, a difference, is judged. The published score is a ratio and has no interval if the
+  circuit has nothing left without the head on some resample; it is reported too.
 - The p-value and Holm's correction are ours: the paper keeps a head by its score alone.
 """
 

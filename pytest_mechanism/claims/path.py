@@ -1,10 +1,10 @@
 """``path``: a group sends its receivers information that the answer needs.
 
-Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt, all
-other heads at its position and later are frozen, and only what the receivers read through ``via`` is
-passed on; for the group that writes the answer, only the direct path to the logits. Score: mean change of
-the answer's log-probability, negative if the group matters. The published mean of ratios is reported
-under its own name.
+Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt,
+all other heads at its position and later are frozen, and only what the receivers read through
+``via`` is passed on; for the group that writes the answer, only the direct path to the logits.
+Score: mean change of the answer's log-probability, negative if the group matters. The published
+mean of ratios is reported under its own name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictStr
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
@@ -22,7 +22,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Head, Measurement, Verdict
+from pytest_mechanism.types import Control, Head, Measurement, Observations, Score, Verdict
 
 
 class Path(PerRoleClaim):
@@ -44,37 +44,17 @@ class Path(PerRoleClaim):
     drops_at_least: Nats
     drift: DriftInNats = 0.05
 
-    def references(self) -> dict[str, tuple[str, str]]:
-        return {"group": ("group", self.group)}
+    def references(self) -> tuple[Reference, ...]:
+        return (Reference("group", "group", self.group),)
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        group = context.group(self.group, context.role)
-        control, _ = self.control(context)
-        receivers = context.group(group.into.group, context.role).members() if group.into else []
-        request = PathPatching(
-            senders={"group": group.members(), **({"control": control} if control else {})},
-            at=group.at,
-            receivers=receivers,
-            via=group.into.via if group.into else None,
-            rows=context.rows,
-            stream="pairs",
-        )
-        return performance(context, context.role), context.measurement(request, context.role)
-
-    def control(self, context: ClaimContext) -> tuple[list[Head], str]:
-        """Random heads that the receivers could read."""
-        group = context.group(self.group, context.role)
-        if group.into is None:
-            return context.random_heads(group, context.role)
-        receivers = context.group(group.into.group, context.role).members()
-        below = max(layer for layer, _ in receivers)
-        return context.random_heads(group, context.role, below)
+        return performance(context, context.role), patched_path(context, self.group)
 
     def missing_control(self, context: ClaimContext) -> str | None:
-        heads, why = self.control(context)
+        heads, why = control_heads(context, self.group)
         return None if heads else why
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
@@ -86,41 +66,76 @@ class Path(PerRoleClaim):
                 f"{guesses(context, context.role, full)}, so no path can matter to its answer",
                 threshold,
             )
-        group = context.group(self.group, context.role)
-        _, control_name = self.control(context)
+        judged, published = path_scores(context, self.group, effects)
+        _, control_name = control_heads(context, self.group)
+        verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=threshold)
+        verdict = replace(verdict, scores=(judged, published), chance=solved)
+        control = judged.control
+        if control is None:
+            return no_control(verdict, control_name)
         how = context.sampling(effects)
-        into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
+        gap = estimates.difference(effects.values["group"], effects.values["control"], how)
+        as_good = f"{control_name} do as much ({control.value:.3f})"
+        return beats_control(verdict, control_name, gap, as_good, better=-1)
 
-        def control_of(column: str) -> Control | None:
-            if column not in effects.values:
-                return None
-            effect = estimates.mean(effects.values[column], how)
-            return Control(control_name, effect.value, effect.interval)
 
-        control = control_of("control")
-        judged = score(
+def control_heads(context: ClaimContext, name: str) -> tuple[list[Head], str]:
+    """Random heads that the receivers of a group could read."""
+    group = context.group(name, context.role)
+    if group.into is None:
+        return context.random_heads(group, context.role)
+    receivers = context.group(group.into.group, context.role).members()
+    below = max(layer for layer, _ in receivers)
+    return context.random_heads(group, context.role, below)
+
+
+def patched_path(context: ClaimContext, name: str) -> Measurement:
+    """Path patching of a group and of its control heads into its receivers."""
+    group = context.group(name, context.role)
+    control, _ = control_heads(context, name)
+    receivers = context.group(group.into.group, context.role).members() if group.into else []
+    request = PathPatching(
+        senders={"group": group.members(), **({"control": control} if control else {})},
+        at=group.at,
+        receivers=receivers,
+        via=group.into.via if group.into else None,
+        rows=context.rows,
+        stream="pairs",
+    )
+    return context.measurement(request, context.role)
+
+
+def path_scores(context: ClaimContext, name: str, effects: Observations) -> tuple[Score, Score]:
+    """The effect of a group in nats, and the published ratio."""
+    group = context.group(name, context.role)
+    _, control_name = control_heads(context, name)
+    how = context.sampling(effects)
+    into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
+
+    def control_of(column: str) -> Control | None:
+        if column not in effects.values:
+            return None
+        effect = estimates.mean(effects.values[column], how)
+        return Control(control_name, effect.value, effect.interval)
+
+    return (
+        score(
             context,
-            f"path {self.group} -> {into}",
+            f"path {name} -> {into}",
             estimates.mean(effects.values["group"], how),
             "mean change of the answer's log-probability, in nats" + shared_keys(context, group),
             "lower",
-            control,
-        )
-        published = score(
+            control_of("control"),
+        ),
+        score(
             context,
-            f"path {self.group} -> {into}, published ratio",
+            f"path {name} -> {into}, published ratio",
             estimates.mean(effects.values["ratio group"], how),
             "mean of (p_patched - p_clean) / p_clean (Prakash et al., appendix)",
             "lower",
             control_of("ratio control"),
-        )
-        verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=threshold)
-        verdict = replace(verdict, scores=(judged, published), chance=solved)
-        if control is None:
-            return no_control(verdict, control_name)
-        gap = estimates.difference(effects.values["group"], effects.values["control"], how)
-        as_good = f"{control_name} do as much ({control.value:.3f})"
-        return beats_control(verdict, control_name, gap, as_good, better=-1)
+        ),
+    )
 
 
 def shared_keys(context: ClaimContext, group: Group) -> str:

@@ -2,22 +2,24 @@
 
 Prakash et al., section 3.3: the base's circuit run inside the fine-tuned model beats the *full*
 base model. Three things must hold: m(circuit in ``to``) is at least m of the full model that it
-``beats``; its faithfulness in ``to`` is at least x, where asked for; and at most one random circuit
-of the same sizes in ten does as well, with confidence 0.95. None of at least 29 may, since 0.9^29 <
-0.05. Of a model of few heads, one random circuit in some hundreds holds the right ones by luck, and
-a claim that such a draw makes red is red for one seed in ten. So where a single one does as well, 38
-more are drawn, of which none may: 0.9^29 + 29 * 0.1 * 0.9^28 * 0.9^38 < 0.05.
+``beats``; its faithfulness in ``to`` is at least x, if the claim asks for it; and at most one
+random circuit of the same sizes in ten does as well, with confidence 0.95. None of at least 29 may,
+since 0.9^29 < 0.05. In a model of few heads, one random circuit in some hundreds contains the right
+ones by luck, and a claim that such a draw makes red is red for one seed in ten. So if a single one
+does as well, 38 more are drawn, of which none may: 0.9^29 + 29 * 0.1 * 0.9^28 * 0.9^38 < 0.05.
 
-What is compared with the accepted score is the faithfulness in ``to``, claimed or not: it is
-relative to the accuracy of ``to`` itself. The difference of accuracies that ``beats`` judges falls
-with any loss of accuracy, which accuracy claims report and which says nothing of the mechanism.
+The score that is compared with the baseline is the faithfulness in ``to``, whether or not the claim
+bounds it, because it is relative to the accuracy of ``to`` itself. The difference of accuracies
+that ``beats`` judges falls with any loss of accuracy, which accuracy claims report and which is no
+finding about the mechanism.
 
-A head of the circuit is the head of the same number in ``to``. Where the circuit does not work there,
-it may be that heads have changed places, which no training does and a conversion may: whether another
-head of the layer does the work of one is then measured (`methods.codes`), and such models are not
-comparable by index.
+A head of the circuit is the head of the same index in ``to``. If the circuit does not work there,
+heads may have changed places, which no training does but a conversion may. The claim then measures
+whether another head of the layer does the work of a head (`methods.circuits.codes`); such models
+are not comparable by index.
 
-Other than published: the paper compares accuracies without intervals, and has 10 random circuits.
+Unlike the paper, which compares accuracies without intervals and has 10 random circuits, the claim
+takes a confidence interval and at least 29.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ from pytest_mechanism.claims.codes import (
     not_comparable,
     other_codes,
 )
-from pytest_mechanism.claims.faithfulness import faithfulness_scores
+from pytest_mechanism.claims.faithfulness import faithfulness_scores, variants
 from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,
     check_paired,
+    guesses,
     performance,
     score,
 )
@@ -52,11 +55,11 @@ from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score, Verdict
 
 MORE = 38
-"""Random circuits that are drawn where a single one of the first does as well."""
+"""Further random circuits, drawn if a single one of the first does as well."""
 
 
 class Beats(Part):
-    """The full model that a circuit must not fall behind.
+    """The full model that the circuit must not be worse than.
 
     Attributes:
         model: its role.
@@ -70,15 +73,16 @@ class Transfer(Claim):
 
     Attributes:
         source: YAML ``from``: role on which the circuit was found.
-        to: role in which it is run.
-        beats: the full model that it must be at least as good as.
+        to: role in which the circuit is run.
+        beats: the full model that the circuit must be at least as good as.
         faithfulness_at_least: least normalised faithfulness in ``to``.
-        random: how many random circuits it must beat.
+        random: how many random circuits the circuit must beat.
     """
 
     summary: ClassVar[str] = "one model's circuit works in another"
     if_red: ClassVar[str] = (
-        "the circuit of one model does not do the work in the other: it solves the task by other parts"
+        "the circuit of one model does not do the work in the other, which solves the task by other "
+        "parts"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
     ablates: ClassVar[bool] = True
@@ -133,101 +137,97 @@ class Transfer(Claim):
         return other_codes(measure(context.measurement(request, self.to, inputs)), heads)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
-        beaten, full, parts, chosen = (measure(m) for m in self.required_measurements(context))
-        check_paired(beaten, full, parts, chosen)
-        how = context.sampling(full)
+        beaten, full, circuits, random = (measure(m) for m in self.required_measurements(context))
+        check_paired(beaten, full, circuits, random)
         solved = above_chance(context, full)
         if solved is None:
             return verdicts.at_chance(
-                f"{self.to} is at chance (accuracy {np.mean(full.values['correct']):.3f}, chance "
-                f"{context.task.chance:.3f}), so no circuit works in it",
+                f"{guesses(context, self.to, full)}, so no circuit works in it",
                 "a circuit that works",
             )
-        k = len(chosen.example_ids)
-        # without the hint of where the answer stands, where the spec's circuit has one
-        variant = min(
-            (n for n in ("circuit_correct", "circuit_without_oracle_correct") if n in parts.values),
-            key=lambda n: float(np.mean(parts.values[n])),
+        own = min(  # the worse of the circuit with and without oracle positions
+            (circuits.values[f"{name}_correct"] for name in variants(circuits, "correct")),
+            key=lambda values: float(np.mean(values)),
         )
-        mine = parts.values[variant]
-        least = float(np.mean(mine[:k]))
-        draws = means(chosen)
-        if sum(drawn >= least for drawn in draws) == 1:
+        rows = len(random.example_ids)
+        least = float(np.mean(own[:rows]))
+        draws = means(random)
+        if sum(draw >= least for draw in draws) == 1:
             draws += means(measure(random_circuits(context, self.to, MORE, first=self.random)))
-        lucky, best_random = sum(drawn >= least for drawn in draws), max(draws)
+        as_good, best_random = sum(draw >= least for draw in draws), max(draws)
         control = Control(f"best of {len(draws)} random circuits of the same sizes", best_random)
-        own = score(
+        alone = score(
             context,
             f"circuit of {self.source} in {self.to}: accuracy",
-            estimates.proportion(mine, how),
+            estimates.proportion(own, context.sampling(full)),
             "accuracy with only the circuit alive",
             control=control,
             ablated=True,
         )
         try:
             faithful = faithfulness_scores(
-                context, full, parts, chosen, "normalised", "accuracy", self.bounds
+                context, full, circuits, random, "normalised", "accuracy", self.bounds
             )[0]
         except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(
-                f"faithfulness in {self.to} has no value: {problem}", self.claimed, (own,)
+                f"faithfulness in {self.to} has no value: {problem}", self.claimed, (alone,)
             )
-        found: list[Verdict] = []
+        parts: list[Verdict] = []
         if self.faithfulness_at_least is not None:
-            found.append(replace(verdicts.within(faithful, *self.bounds), chance=solved))
+            parts.append(replace(verdicts.within(faithful, *self.bounds), chance=solved))
         if self.beats is not None:
-            found.append(self.beating(context, beaten, full, mine, control, faithful))
-        together = verdicts.together(found)
-        if together.status == "fail" and (moved := changed_places(self.codes(context, measure))):
-            reason = f"{together.reason}, but {not_comparable(moved, self.source, self.to)}"
+            other = self.beats.model
+            parts.append(self.beating(context, other, beaten, full, own, control, faithful))
+        verdict = verdicts.together(parts)
+        if verdict.status == "fail" and (moved := changed_places(self.codes(context, measure))):
+            reason = f"{verdict.reason}, but {not_comparable(moved, self.source, self.to)}"
             cause = Cause.NOT_COMPARABLE
-            together = replace(together, status="inconclusive", reason=reason, cause=cause)
-        if together.status == "pass" and lucky > (len(draws) > self.random):
+            verdict = replace(verdict, status="inconclusive", reason=reason, cause=cause)
+        if verdict.status == "pass" and as_good > (len(draws) > self.random):
             reason = (
-                f"{together.reason}, but {lucky} of {len(draws)} random circuits of the same sizes "
-                f"do as well (the best {best_random:.3f} on {k} rows)"
+                f"{verdict.reason}, but {as_good} of {len(draws)} random circuits of the same sizes "
+                f"do as well (the best {best_random:.3f} on {rows} rows)"
             )
             cause = Cause.CONTROL_AS_GOOD
-            together = replace(together, status="fail", reason=reason, cause=cause)
-        judged = [each for each in together.scores if each != faithful]
-        beaten_by = Safeguard(control.name)
-        return replace(together, scores=(faithful, *judged, own), control=beaten_by)
+            verdict = replace(verdict, status="fail", reason=reason, cause=cause)
+        judged = [reported for reported in verdict.scores if reported != faithful]
+        safeguard = Safeguard(control.name)
+        return replace(verdict, scores=(faithful, *judged, alone), control=safeguard)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """On the circuit's faithfulness in ``to``."""
+        """The thresholds on the circuit's faithfulness in ``to``."""
         return verdicts.bounds(self.faithfulness_at_least, None)
 
     @property
     def claimed(self) -> str:
-        """Everything that is claimed, in words."""
+        """All thresholds in words."""
         least = [] if self.faithfulness_at_least is None else [verdicts.spell(*self.bounds)]
         return " and ".join([*least, *([verdicts.spell(0.0, float("inf"))] if self.beats else [])])
 
     def beating(
         self,
         context: ClaimContext,
+        other: str,
         beaten: Observations,
         full: Observations,
-        mine: Any,
+        own: Any,
         control: Control,
         faithful: Score,
     ) -> Verdict:
-        """The circuit in ``to`` against the full model that it must not fall behind.
+        """The verdict on the circuit in ``to`` against the full model of role ``other``.
 
-        Where the full ``to`` falls behind as well and its circuit is faithful to it, accuracy was
-        lost, and nothing is found out about the mechanism.
+        If the full ``to`` is worse as well and its circuit is faithful to it, the model lost accuracy,
+        which is no finding about the mechanism.
         """
-        assert self.beats is not None  # noqa: S101 - for mypy
-        how, other = context.sampling(full), self.beats.model
+        how, theirs = context.sampling(full), beaten.values["correct"]
         gap = score(
             context,
             f"circuit of {self.source} in {self.to} minus full {other}",
-            estimates.difference(mine, beaten.values["correct"], how),
+            estimates.difference(own, theirs, how),
             "paired difference of accuracy on the same rows",
             control=Control(
-                f"{control.name}, minus full {other}",
-                control.value - float(np.mean(beaten.values["correct"])),
+                f"{control.name}, minus full {other}", control.value - float(np.mean(theirs))
             ),
             ablated=True,
         )
@@ -242,7 +242,7 @@ class Transfer(Claim):
             )
         if verdict.status != "fail" or self.to == other:
             return verdict
-        whole = estimates.difference(full.values["correct"], beaten.values["correct"], how)
+        whole = estimates.difference(full.values["correct"], theirs, how)
         loss = score(context, f"full {self.to} minus full {other}", whole, gap.metric)
         if self.faithfulness_at_least is None:
             kept = faithful.interval[1] >= 1
@@ -257,6 +257,6 @@ class Transfer(Claim):
         )
 
 
-def means(chosen: Observations) -> list[float]:
+def means(random: Observations) -> list[float]:
     """The accuracy of each random circuit."""
-    return [float(np.mean(v)) for n, v in chosen.values.items() if n.endswith("_correct")]
+    return [float(np.mean(v)) for name, v in random.values.items() if name.endswith("_correct")]

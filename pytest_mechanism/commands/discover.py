@@ -20,7 +20,7 @@ from pytest_mechanism.files import temporary_beside, write_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim, ClaimContext
-    from pytest_mechanism.discovery.claims import Written
+    from pytest_mechanism.discovery.claims import DraftClaim
     from pytest_mechanism.discovery.discover import Discovery, Effort
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MechanismError: wrong use, or something that the search needs cannot be measured.
     """
-    from pytest_mechanism.discovery.claims import OF_THE_CIRCUIT
+    from pytest_mechanism.discovery.claims import ESSENTIAL_CLAIMS
     from pytest_mechanism.discovery.discover import Effort
     from pytest_mechanism.spec.load import load
 
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_judged = "ft" not in search.roles or any(claim.judges_ft for claim in search.claims)
     if not is_judged:
         say("no claim of it judges the fine-tune, so a gate on it is red", err=True)
-    is_complete = search.results["base"].reason is None and not {*omitted} & {*OF_THE_CIRCUIT}
+    is_complete = search.results["base"].reason is None and not {*omitted} & {*ESSENTIAL_CLAIMS}
     return 0 if is_complete and is_judged else INCOMPLETE
 
 
@@ -127,7 +127,7 @@ class Search:
     spec: Spec
     effort: Effort
     results: dict[str, Discovery] = field(default_factory=dict)
-    claims: list[Written] = field(default_factory=list)
+    claims: list[DraftClaim] = field(default_factory=list)
 
     @property
     def roles(self) -> list[str]:
@@ -139,10 +139,10 @@ class Search:
 
     def context(self, role: str) -> ClaimContext:
         """The context of a search on a role's model, in which no group has heads yet."""
-        from pytest_mechanism.discovery.claims import sought
+        from pytest_mechanism.discovery.claims import without_heads
 
         context = self.evaluator.model_context(self.spec, role)
-        return replace(context, groups=sought(self.spec.groups))
+        return replace(context, groups=without_heads(self.spec.groups))
 
     def make_preflight(self) -> None:
         """Check that everything that the search may need can be measured.
@@ -150,20 +150,20 @@ class Search:
         Raises:
             MechanismError: some of it cannot.
         """
-        from pytest_mechanism.discovery.preflight import of_claims, of_search
+        from pytest_mechanism.discovery.preflight import claim_measurements, search_measurements
 
         for role in self.roles:
             context = self.context(role)
             needed = (
-                *of_search(context, role, self.effort),
-                *of_claims(context, role, self.effort),
+                *search_measurements(context, role, self.effort),
+                *claim_measurements(context, role, self.effort),
             )
             if (problem := self.evaluator.first_obstacle(needed)) is not None:
                 raise problem
 
     def search_role(self, role: str) -> None:
         """Search on one model, print its groups, and judge the claims on it."""
-        from pytest_mechanism.discovery.claims import judged_on, of_circuit, of_pair
+        from pytest_mechanism.discovery.claims import circuit_claims, judge_on, pair_claims
         from pytest_mechanism.discovery.discover import discover
 
         measure = self.evaluator.runner.measure
@@ -177,11 +177,11 @@ class Search:
             for line in self.group_lines(result):
                 say(f"  {line}")
         if role == "base" and result.groups:
-            self.claims = of_circuit(context, result, role, measure, self.effort)
+            self.claims = circuit_claims(context, result, role, measure, self.effort)
         elif role == "ft" and "base" in self.results:
             self.claims = [
-                *judged_on(self.claims, role, self.context_with_base, measure),
-                *of_pair(self.context_with_base, measure),
+                *judge_on(self.claims, role, self.context_with_base, measure),
+                *pair_claims(self.context_with_base, measure),
             ]
 
     def group_lines(self, result: Discovery) -> Iterator[str]:

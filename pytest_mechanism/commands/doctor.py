@@ -194,7 +194,7 @@ def claim_lines(
             lacks = evaluator.lacks(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
             yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
-    search = " and a search for heads" if spec.sought and findings.searched else ""
+    search = " and a search for heads" if spec.discovers_heads and findings.searched else ""
     yield (
         f"  {'':<40} about {duration_text(total)}{search} in all, as busy as this machine is now",
         True,
@@ -215,7 +215,7 @@ def needed_measurements(
         raise MechanismError(f"{broken[0]} cannot be loaded")
     if (refusal := evaluator.refusal(spec, claim, role)) is not None:
         raise refusal
-    if spec.sought and claim.needs_groups:
+    if spec.discovers_heads and claim.needs_groups:
         findings.searched |= {*claim.models(role)}
         return None
     return {*claim.required_measurements(context)}

@@ -240,7 +240,7 @@ def ablation(task: Task) -> dict[str, Any]:
     from pytest_mechanism.spec.feasible import Feasible
 
     for prompts in (200, 500, 1000, 2000, 5000, 10_000):
-        if Feasible(task, Ablation(prompts=prompts)).thin is None:
+        if Feasible(task, Ablation(prompts=prompts)).mean_problem is None:
             return {"value": "positional_mean", "prompts": prompts}
     return {"value": "resample"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_mechanism.discovery.measured_circuit import Seen
+from pytest_mechanism.discovery.measured_circuit import CircuitView
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import Group
@@ -20,7 +20,7 @@ from pytest_mechanism.types import Head, Score
 UNIT = "change of the answer's log-probability"
 
 
-def head_maps(spec: Spec, views: Sequence[Seen]) -> HeadMaps:
+def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
     """The effects of all heads, stage by stage, model beside model."""
     stages = [
         StageMaps(
@@ -48,7 +48,7 @@ def head_maps(spec: Spec, views: Sequence[Seen]) -> HeadMaps:
     )
 
 
-def map_footnote(spec: Spec, views: Sequence[Seen]) -> str:
+def map_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     """The method and the rows of the maps."""
     method = "Path patching, one head at a time (Prakash et al. 2024, section 3.1)"
     effects = [e for view in views for stage in view.stages for e in stage.effects.values()]
@@ -61,7 +61,7 @@ def map_footnote(spec: Spec, views: Sequence[Seen]) -> str:
     )
 
 
-def shared_keys(spec: Spec, views: Sequence[Seen]) -> str:
+def shared_keys(spec: Spec, views: Sequence[CircuitView]) -> str:
     """A note for GQA: patching a reader's k or v patches those of its whole key-value group."""
     through = {group.into.via for group in spec.groups.values() if group.into} & {"k", "v"}
     if through and any(view.shape.n_kv_heads != view.shape.n_heads for view in views):
@@ -69,7 +69,7 @@ def shared_keys(spec: Spec, views: Sequence[Seen]) -> str:
     return ""
 
 
-def neighbours(view: Seen, group: str) -> set[Head]:
+def neighbours(view: CircuitView, group: str) -> set[Head]:
     """Heads of a model's other groups at the same position."""
     at = {stage.group: stage.at for stage in view.stages}
     return {
@@ -86,7 +86,7 @@ def path_label(stage: Stage) -> str:
     return f"at {stage.at}, {into}"
 
 
-def circuit_graph(spec: Spec, views: Sequence[Seen], example: Prompt) -> CircuitGraph:
+def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> CircuitGraph:
     """The groups with their joint effects, model beside model."""
     groups = {}
     for name in chain(spec.groups):
@@ -119,7 +119,7 @@ def effect(score: Score) -> Effect:
     return Effect(score.value, score.interval, score.control.value if score.control else None)
 
 
-def graph_footnote(spec: Spec, views: Sequence[Seen]) -> str:
+def graph_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     """The method, rows, confidence level and controls of the graph."""
     scores = [score for view in views for score in view.effects.values()]
     if not scores:

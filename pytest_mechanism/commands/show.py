@@ -131,7 +131,7 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     if not spec.groups:
         return {}
     from pytest_mechanism.commands.pictures import circuit_graph, head_maps
-    from pytest_mechanism.discovery.measured_circuit import look
+    from pytest_mechanism.discovery.measured_circuit import measure_circuit
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps
 
@@ -140,7 +140,7 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     views = []
     for role in drawn_roles(evaluator):
         context, label = evaluator.model_context(spec, role), runner.references[role].label
-        views.append(look(context, role, label, runner.measure, rank_rows(rows)))
+        views.append(measure_circuit(context, role, label, runner.measure, rank_rows(rows)))
     maps, circuit = head_maps(spec, views), circuit_graph(spec, views, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
 
@@ -206,10 +206,10 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
     Raises:
         MechanismError: some of it cannot.
     """
-    from pytest_mechanism.discovery.preflight import of_look
+    from pytest_mechanism.discovery.preflight import view_measurements
 
     for role in drawn_roles(evaluator) if spec.groups else ():
-        needed = of_look(evaluator.model_context(spec, role), role, rank_rows(rows))
+        needed = view_measurements(evaluator.model_context(spec, role), role, rank_rows(rows))
         if (problem := evaluator.first_obstacle(needed)) is not None:
             raise problem.at(spec.place("groups"))
     for _, claim, role in claims_with_curves(evaluator, spec):

@@ -11,11 +11,11 @@ import pytest
 from pytest_mechanism.errors import MechanismError, SpecError
 
 if TYPE_CHECKING:
-    from pytest_mechanism.spec.find import Stray
+    from pytest_mechanism.spec.find import UnreachableSpec
     from pytest_mechanism.spec.spec import Spec
 
 
-def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Path | Stray]:
+def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Path | UnreachableSpec]:
     """The spec files among paths and folders, and the files in folders that pytest would not reach.
 
     Args:
@@ -45,16 +45,16 @@ def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Path | 
             raise MechanismError(f"{path} does not exist")
 
 
-def read_spec_file(path: Path | Stray, config: pytest.Config) -> Spec:
+def read_spec_file(path: Path | UnreachableSpec, config: pytest.Config) -> Spec:
     """The spec in a file of `spec_files`.
 
     Raises:
         SpecError: pytest would not reach the file, or it holds no valid spec.
     """
-    from pytest_mechanism.spec.find import Stray, read_spec
+    from pytest_mechanism.spec.find import UnreachableSpec, read_spec
 
-    if isinstance(path, Stray):
-        raise SpecError(path.wrong, f"{path.path}:1")
+    if isinstance(path, UnreachableSpec):
+        raise SpecError(path.problem, f"{path.path}:1")
     return read_spec(path, root=config.rootpath)
 
 

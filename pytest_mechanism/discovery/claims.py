@@ -1,8 +1,8 @@
-"""What can be claimed of a discovered circuit, on the model that it was found on and on its fine-tune.
+"""Claims about a discovered circuit, on the model that was searched and on its fine-tune.
 
-Thresholds come from rows of their own (`discover.THRESHOLD`) on the model that was searched. Each claim is
-then judged on the spec's own rows, which the search never saw, and on each model of the pair; a claim
-that does not hold is not written, but for a comment with its score.
+Thresholds come from rows of their own (`discover.THRESHOLD`) on the model that was searched. Each claim is then
+judged on the spec's own rows, which the search did not use, and on each model of the pair. A claim that does
+not hold is written as a comment with its score.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
-from pytest_mechanism.claims.scoring import accuracy, performance
+from pytest_mechanism.claims.path import patched_path, path_scores
+from pytest_mechanism.claims.scoring import above_chance, accuracy, performance
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.statistics.verdicts import show
-from pytest_mechanism.types import Verdict
+from pytest_mechanism.types import Measurement, Observations, Verdict
 
-OF_THE_CIRCUIT = ("solves_task", "circuit_suffices")
-"""Claims without which there is no circuit to speak of; a model may be too small for the control of
-another."""
+ESSENTIAL_CLAIMS = ("solves_task", "circuit_suffices")
+"""Claims that every circuit must meet; a model may be too small for the controls of the others."""
 
 SLACK = 0.5
-"""A written threshold asks for half of what was measured: a release may lose some of an effect."""
+"""A threshold is this share of the measured effect, so that a release may lose some of it."""
 
-OF_THE_PAIR: Mapping[str, Mapping[str, Any]] = {
+PAIR_CLAIMS: Mapping[str, Mapping[str, Any]] = {
     "no_worse": {"kind": "accuracy", "on": "ft", "not_worse_than": "base", "margin": 0.05},
     "same_circuit": {
         "kind": "transfer", "from": "base", "to": "ft", "faithfulness_at_least": 0.8,
     },
 }  # fmt: skip
-"""Claims that set the fine-tune against the model that it comes from."""
+"""Claims that compare the fine-tune with the model that it comes from."""
 
 KINDS: Mapping[str, type[Claim]] = {
     "accuracy": Accuracy,
@@ -46,18 +46,18 @@ KINDS: Mapping[str, type[Claim]] = {
     "transfer": Transfer,
 }
 
-CaseOf = Callable[[Claim, str], ClaimContext]
-"""Of a claim and a role, with the groups that were found."""
+ContextOf = Callable[[Claim, str], ClaimContext]
+"""The context of a claim on a role, with the discovered groups."""
 
 
 @dataclass(frozen=True)
-class Written:
+class DraftClaim:
     """A claim for the new spec.
 
     Attributes:
         name: of the claim.
-        fields: as in YAML; ``on`` is left to the roles on which it holds.
-        verdicts: role -> what it came to on the spec's own rows, which the search never saw.
+        fields: as in YAML, without ``on`` unless the claim compares two models.
+        verdicts: role -> verdict on the spec's own rows, which the search did not use.
     """
 
     name: str
@@ -66,112 +66,104 @@ class Written:
 
     @property
     def holds(self) -> bool:
-        """Whether it is written: it holds on the model that was searched, or between the two."""
+        """Whether it passes on the model that was searched, or on the pair."""
         first = next(iter(self.verdicts.values()), None)
         return first is not None and first.status == "pass"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Roles on which it holds."""
+        """Roles on which it passes."""
         return tuple(role for role, verdict in self.verdicts.items() if verdict.status == "pass")
 
     @property
     def judges_ft(self) -> bool:
-        """Whether it is written, and red on some other fine-tune."""
+        """Whether the new spec can fail a fine-tune by this claim."""
         return self.holds and bool({"ft", PAIR} & {*self.roles})
 
-    def spelled(self, roles: Sequence[str]) -> dict[str, Any]:
-        """The fields, on these roles where they say nothing of roles themselves."""
-        if self.own_roles:
+    @property
+    def names_roles(self) -> bool:
+        """Whether the fields name the models that it is about."""
+        return "on" in self.fields or "from" in self.fields
+
+    def yaml_fields(self, roles: Sequence[str]) -> dict[str, Any]:
+        """The fields with ``on``, unless they name roles themselves."""
+        if self.names_roles:
             return dict(self.fields)
         on = roles[0] if len(roles) == 1 else list(roles)
         return {"kind": self.fields["kind"], "on": on, **self.fields}
 
-    @property
-    def own_roles(self) -> bool:
-        """Whether the fields say which models they are about."""
-        return "on" in self.fields or "from" in self.fields
-
     def outcome(self, role: str) -> str:
-        """What it came to on a role, in one line."""
+        """The verdict on a role in one line."""
         verdict = self.verdicts[role]
         if verdict.status == "pass" and verdict.score is not None:
             return visible(f"{show(verdict.score)}, {verdict.threshold}")
         return visible(f"{verdict.status}, {verdict.reason}")
 
 
-def of_circuit(
-    context: ClaimContext, found: Discovery, on: str, measure: Measure, effort: Effort
-) -> list[Written]:
-    """What can be claimed of the circuit on the model that it was found on."""
-    context = replace(context, groups=found.groups, role=on)
+def circuit_claims(
+    context: ClaimContext, result: Discovery, on: str, measure: Measure, effort: Effort
+) -> list[DraftClaim]:
+    """Claims about the circuit, judged on the model that was searched."""
+    context = replace(context, groups=result.groups, role=on)
     settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
-    elsewhere = replace(context, task=replace(context.task, settings=settings))
+    threshold = replace(context, task=replace(context.task, settings=settings))
 
-    own = accuracy(context, on_rows(measure)(performance(elsewhere, on)))
-    least = round(max(context.task.chance, own.interval[0] - 0.05), 2)
-    wanted: list[tuple[str, dict[str, Any]]] = [
-        (OF_THE_CIRCUIT[0], {"kind": "accuracy", "at_least": least}),
-        (OF_THE_CIRCUIT[1], {"kind": "faithfulness", "between": [0.9, 1.1]}),
-    ]
-    for name in found.groups:
-        probe = PathClaim(kind="path", group=name, on=on, drops_at_least=0.001)
-        effect = probe.judge(elsewhere, on_rows(measure)).score
-        drop = 0.0 if effect is None else -effect.interval[1]
-        if drop > 0.01:
-            asked = float(f"{SLACK * drop:.2g}")
-            fields = {"kind": "path", "group": name, "drops_at_least": asked}
-            wanted.append((f"{name}_is_heard", fields))
-    blank = [Written(name, fields, {}) for name, fields in wanted]
-    return judged_on(blank, on, lambda _claim, _role: context, measure)
+    def measure_threshold(measurement: Measurement) -> Observations:
+        return measure(on_threshold_rows(measurement))
 
-
-def judged_on(
-    claims: Sequence[Written], role: str, case_of: CaseOf, measure: Measure
-) -> list[Written]:
-    """The same claims, judged on a further role. What cannot be judged there does not hold."""
-    found: list[Written] = []
-    for claim in claims:
-        meant = KINDS[claim.fields["kind"]].model_validate(claim.spelled([role]))
-        verdict = attempted(meant, role, case_of, measure)
-        found.append(replace(claim, verdicts={**claim.verdicts, role: verdict}))
-    return found
+    full = measure_threshold(performance(threshold, on))
+    own = accuracy(context, full)
+    at_least = round(max(context.task.chance, own.interval[0] - 0.05), 2)
+    fields: dict[str, dict[str, Any]] = {
+        ESSENTIAL_CLAIMS[0]: {"kind": "accuracy", "at_least": at_least},
+        ESSENTIAL_CLAIMS[1]: {"kind": "faithfulness", "between": [0.9, 1.1]},
+    }
+    for name in result.groups if above_chance(threshold, full) is not None else ():
+        effect, _ = path_scores(threshold, name, measure_threshold(patched_path(threshold, name)))
+        if -effect.interval[1] > 0.01:
+            drop = float(f"{-SLACK * effect.interval[1]:.2g}")
+            fields[f"{name}_is_heard"] = {"kind": "path", "group": name, "drops_at_least": drop}
+    drafts = [DraftClaim(name, written, {}) for name, written in fields.items()]
+    return judge_on(drafts, on, lambda _claim, _role: context, measure)
 
 
-def of_pair(case_of: CaseOf, measure: Measure) -> list[Written]:
-    """Claims that set the fine-tune against the model that was searched."""
-    found: list[Written] = []
-    for name, fields in OF_THE_PAIR.items():
+def judge_on(
+    drafts: Sequence[DraftClaim], role: str, context_of: ContextOf, measure: Measure
+) -> list[DraftClaim]:
+    """The claims with their verdicts on a further role."""
+    judged: list[DraftClaim] = []
+    for draft in drafts:
+        claim = KINDS[draft.fields["kind"]].model_validate(draft.yaml_fields([role]))
+        verdict = judge(claim, role, context_of, measure)
+        judged.append(replace(draft, verdicts={**draft.verdicts, role: verdict}))
+    return judged
+
+
+def pair_claims(context_of: ContextOf, measure: Measure) -> list[DraftClaim]:
+    """Claims that compare the fine-tune with the model that was searched."""
+    judged: list[DraftClaim] = []
+    for name, fields in PAIR_CLAIMS.items():
         claim = KINDS[fields["kind"]].model_validate(fields)
         (role,) = claim.roles()
-        found.append(Written(name, fields, {role: attempted(claim, role, case_of, measure)}))
-    return found
+        judged.append(DraftClaim(name, fields, {role: judge(claim, role, context_of, measure)}))
+    return judged
 
 
-def attempted(claim: Claim, role: str, case_of: CaseOf, measure: Measure) -> Verdict:
-    """The verdict; where the claim cannot be judged, an error that says why."""
+def judge(claim: Claim, role: str, context_of: ContextOf, measure: Measure) -> Verdict:
+    """The verdict; an error with its reason if the claim cannot be judged."""
     try:
-        return require_safeguards(claim.judge(case_of(claim, role), measure), claim.kind)
+        return require_safeguards(claim.judge(context_of(claim, role), measure), claim.kind)
     except NoDevice:
         raise
     except MechanismError as problem:
         return Verdict("error", str(problem), "")
 
 
-def on_rows(measure: Measure) -> Measure:
-    """The same measurements on the threshold rows instead of the judgement rows."""
-
-    def ask(measurement: Any) -> Any:
-        return measure(elsewhere(measurement))
-
-    return ask
-
-
-def elsewhere(measurement: Any) -> Any:
-    """A measurement on the threshold rows instead of the judgement rows."""
+def on_threshold_rows(measurement: Measurement) -> Measurement:
+    """The measurement on `THRESHOLD` rows instead of the spec's own."""
     return replace(measurement, request=measurement.request.on_stream(THRESHOLD))
 
 
-def sought(groups: Mapping[str, AnyGroup]) -> dict[str, AnyGroup]:
-    """Every group with its heads forgotten, for a search from nothing."""
-    return {name: group.sought() for name, group in groups.items()}
+def without_heads(groups: Mapping[str, AnyGroup]) -> dict[str, AnyGroup]:
+    """Every group without its heads, for a search that ignores them."""
+    return {name: group.without_heads() for name, group in groups.items()}

@@ -1,5 +1,5 @@
-"""What there is to see of a spec's circuit on one model: path patching of every head, stage by
-stage, and of each group as a whole."""
+"""What the pictures of a spec's circuit show on one model: path patching of every head, stage by stage,
+and of each group as a whole."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.claims.path import Path
+from pytest_mechanism.claims.path import patched_path, path_scores
 from pytest_mechanism.claims.scoring import above_chance, performance
-from pytest_mechanism.discovery.discover import Effort, as_group, discover
+from pytest_mechanism.discovery.discover import Effort, discover, named_group
 from pytest_mechanism.discovery.stages import Stage, search
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import Group
@@ -18,14 +18,14 @@ from pytest_mechanism.types import Score
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was measured on one model.
+class CircuitView:
+    """A circuit as measured on one model.
 
     Attributes:
         label: of the model.
-        shape: its sizes.
+        shape: sizes of the model.
         stages: path patching of every head, from the answer back.
-        groups: the spec's groups with heads; a sought one is absent where none was found.
+        groups: the spec's groups with heads, without the groups whose heads were not found.
         effects: group -> joint effect of its heads on their readers, with control.
     """
 
@@ -36,20 +36,17 @@ class Seen:
     effects: Mapping[str, Score]
 
 
-def probe(group: str, on: str) -> Path:
-    """The claim whose measurement is a group's effect; its threshold asks for nothing."""
-    return Path(kind="path", group=group, on=on, drops_at_least=0.001)
-
-
-def look(context: ClaimContext, on: str, label: str, measure: Measure, rank_rows: int) -> Seen:
-    """Measure it.
+def measure_circuit(
+    context: ClaimContext, on: str, label: str, measure: Measure, rank_rows: int
+) -> CircuitView:
+    """Measure a circuit for its pictures.
 
     Args:
-        case: of a `probe`, its rows those of the effects.
+        context: of the model; effects of groups are measured on its rows.
         on: role of the model.
-        label: how the model is called.
-        measured: asks the runner.
-        rank_rows: rows on which heads are compared; `RANK_STREAM`, so others than the effects'.
+        label: of the model.
+        measure: asks the runner.
+        rank_rows: number of `RANK_STREAM` rows, on which heads are compared.
 
     Raises:
         MeasurementError: the model is at chance.
@@ -60,21 +57,16 @@ def look(context: ClaimContext, on: str, label: str, measure: Measure, rank_rows
         )
     stages = tuple(search(context, on, measure, rank_rows))
     groups = {
-        stage.group: as_group(context.groups[stage.group], list(stage.candidates))
+        stage.group: named_group(context.groups[stage.group], stage.candidates)
         for stage in stages
         if stage.candidates
     }
     if not all(isinstance(group, Group) for group in context.groups.values()):
-        # what a gate judges: grown until it suffices, less what is not needed; where that comes to
-        # nothing, what path patching picked is still to be seen
-        found = discover(context, on, measure, Effort(rank_rows=rank_rows))
-        groups |= found.groups
-    named = replace(context, role=on, groups=groups)
+        # the heads that claims are judged on; a group that discovery drops keeps its candidates
+        groups |= discover(context, on, measure, Effort(rank_rows=rank_rows)).groups
+    context = replace(context, role=on, groups=groups)
     effects: dict[str, Score] = {}
     for name, group in groups.items():
-        if group.into is not None and group.into.group not in groups:
-            continue  # nobody was found who could read it
-        score = probe(name, on).judge(named, measure).score
-        if score is not None:
-            effects[name] = score
-    return Seen(label, context.shapes[on], stages, groups, effects)
+        if group.into is None or group.into.group in groups:
+            effects[name], _ = path_scores(context, name, measure(patched_path(context, name)))
+    return CircuitView(label, context.shapes[on], stages, groups, effects)

@@ -1,8 +1,8 @@
-"""What a search for heads will measure, before any head is known: for the look-ahead.
+"""What a search for heads will measure, before any head is known: for the checks before a run.
 
-Each step of `discovery.discover` is stood for by one measurement with a head that every model has. It
-draws the same rows at the same positions with the same ablation as the real one, so whatever is missing
-there is missing here. None of these is ever made.
+One measurement with a placeholder head stands for each step of `discovery.discover`. It draws the same rows at
+the same positions with the same ablation as the real one, so what is missing there is missing here. None of
+these measurements is made.
 """
 
 from __future__ import annotations
@@ -13,52 +13,46 @@ from dataclasses import replace
 from pytest_mechanism.claims import needed_heads
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
-from pytest_mechanism.claims.path import Path as PathClaim
+from pytest_mechanism.claims.path import patched_path
 from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
-from pytest_mechanism.discovery.claims import elsewhere
-from pytest_mechanism.discovery.discover import THRESHOLD, Effort
-from pytest_mechanism.discovery.stages import sweep
+from pytest_mechanism.discovery.claims import on_threshold_rows
+from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
+from pytest_mechanism.discovery.stages import patched_heads
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.path_patching import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.types import Measurement
 
-HEAD = (0, 0)
-"""Every model has it."""
+PLACEHOLDER = (0, 0)
+"""A head that every model has."""
 
 
-def stand_ins(groups: Mapping[str, AnyGroup]) -> dict[str, Group]:
-    """The groups with some head where heads have to be found."""
-    layer, head = HEAD
-    return {
-        name: group
-        if isinstance(group, Group)
-        else Group(heads={layer: [head]}, at=group.at, into=group.into)
-        for name, group in groups.items()
-    }
+def placeholder_groups(groups: Mapping[str, AnyGroup]) -> dict[str, Group]:
+    """The groups, with the placeholder in place of heads to be found."""
+    return {name: named_group(group, [PLACEHOLDER]) for name, group in groups.items()}
 
 
-def with_stand_ins(context: ClaimContext) -> ClaimContext:
-    """The case of a claim about heads that are not known yet."""
-    return replace(context, groups=stand_ins(context.groups))
+def with_placeholders(context: ClaimContext) -> ClaimContext:
+    """The context of a claim about heads that are not known yet."""
+    return replace(context, groups=placeholder_groups(context.groups))
 
 
-def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
-    """One measurement for each set of rows that `discover` looks at on the model of role ``on``."""
-    alive = [[*HEAD, group.at] for group in context.groups.values()]
+def search_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
+    """One measurement for each set of rows that `discover` uses on the model of role ``on``."""
+    alive = [[*PLACEHOLDER, group.at] for group in context.groups.values()]
 
     def circuit(rows: int, stream: str) -> Measurement:
-        variants = {"circuit": alive, "empty": []}
+        circuits = {"circuit": alive, "empty": []}
         request = CircuitPerformance(
-            rows=rows, stream=stream, ablation=context.ablation, alive=variants
+            rows=rows, stream=stream, ablation=context.ablation, alive=circuits
         )
         return context.measurement(request, on)
 
     return (
         context.measurement(Performance(rows=effort.rank_rows, stream=RANK_STREAM), on),
-        *of_stages(context, on, effort.rank_rows),
+        *stage_measurements(context, on, effort.rank_rows),
         context.measurement(Performance(rows=effort.threshold_rows, stream=THRESHOLD), on),
         circuit(effort.threshold_rows, THRESHOLD),
         circuit(effort.rank_rows, sufficiency.SELECT),
@@ -66,42 +60,36 @@ def of_search(context: ClaimContext, on: str, effort: Effort) -> tuple[Measureme
     )
 
 
-def of_claims(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
-    """What `discovery.claims` will measure on the model of role ``on``."""
-    context = replace(with_stand_ins(context), role=on)
+def claim_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
+    """What `discovery.claims` measures on the model of role ``on``."""
+    context = replace(with_placeholders(context), role=on)
     settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
     threshold = replace(context, task=replace(context.task, settings=settings))
-    heard = [
-        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
-    ]
+    suffices = Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1))
     return (
-        *Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1)).required_measurements(
-            context
-        ),
-        *(m for claim in heard for m in claim.required_measurements(context)),
-        *(elsewhere(m) for claim in heard for m in claim.required_measurements(threshold)),
+        *suffices.required_measurements(context),
+        performance(context, on),
+        *(patched_path(context, name) for name in context.groups),
+        on_threshold_rows(performance(threshold, on)),
+        *(on_threshold_rows(patched_path(threshold, name)) for name in context.groups),
     )
 
 
-def of_look(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement, ...]:
-    """What `discovery.look` will measure on the model of role ``on``."""
-    known = replace(with_stand_ins(context), role=on)
-    effects = [
-        PathClaim(kind="path", group=name, on=on, drops_at_least=1.0) for name in context.groups
-    ]
-    search = (
-        ()
-        if all(isinstance(group, Group) for group in context.groups.values())
-        else (of_search(context, on, Effort(rank_rows=rank_rows)))
-    )
+def view_measurements(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement, ...]:
+    """What `measured_circuit.measure_circuit` measures on the model of role ``on``."""
+    placed = replace(with_placeholders(context), role=on)
+    all_named = all(isinstance(group, Group) for group in context.groups.values())
     return (
         performance(context, on),
-        *of_stages(context, on, rank_rows),
-        *(m for claim in effects for m in claim.required_measurements(known)),
-        *search,
+        *stage_measurements(context, on, rank_rows),
+        *(patched_path(placed, name) for name in context.groups),
+        *(() if all_named else search_measurements(context, on, Effort(rank_rows=rank_rows))),
     )
 
 
-def of_stages(context: ClaimContext, on: str, rows: int) -> tuple[Measurement, ...]:
+def stage_measurements(context: ClaimContext, on: str, rows: int) -> tuple[Measurement, ...]:
     """Path patching at each group's position."""
-    return tuple(sweep(context, on, group, [HEAD], None, rows) for group in context.groups.values())
+    return tuple(
+        patched_heads(context, on, group, [PLACEHOLDER], None, rows)
+        for group in context.groups.values()
+    )

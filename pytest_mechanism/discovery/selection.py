@@ -2,9 +2,9 @@
 
 Prakash et al., section 3 and appendix: the heads with the most negative scores of each group are its
 candidates; a head that is a candidate of two groups at one position leaves the group nearer the answer;
-a candidate stays if the circuit needs it (minimality). Scores are the mean change of the answer's
-log-probability; the paper ranks by the mean relative change of its probability, and the rule is the
-same. Taking candidates by effect instead of by count is ours.
+a candidate stays if the circuit needs it (minimality). Discovery applies the rule to the mean change of the
+answer's log-probability, the paper to the mean relative change of its probability. Selecting candidates by
+effect instead of by count is ours.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def ranked(effects: Mapping[Head, Estimate]) -> list[Head]:
 
 
 def candidates(effects: Mapping[Head, Estimate], find: Find) -> list[Head]:
-    """Candidates of a group, strongest first: by count (the published rule), or every head whose
-    effect is large enough and whose interval excludes 0."""
+    """Candidates of a group, strongest first: the published number of heads, or every head whose effect
+    is large enough and whose interval excludes 0."""
     if find.candidates is not None:
         return ranked(effects)[: find.candidates]
     return [
@@ -44,14 +44,14 @@ def candidates(effects: Mapping[Head, Estimate], find: Find) -> list[Head]:
 
 
 def receivers_of(heads: Sequence[Head], find: Find) -> list[Head]:
-    """Those of a group's candidates, strongest first, that the next group is patched into."""
+    """The candidates, given strongest first, that the next group is patched into."""
     return list(heads[: find.receivers])
 
 
 def unshared(
     heads: Mapping[str, list[Head]], groups: Mapping[str, AnyGroup]
 ) -> dict[str, list[Head]]:
-    """Group -> its candidates less those of groups at the same position that are further from the
+    """Group -> its candidates without those of groups at the same position that are further from the
     answer. A group whose heads the spec names keeps them all."""
     kept: dict[str, list[Head]] = {}
     order = chain(groups)

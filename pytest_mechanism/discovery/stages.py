@@ -1,10 +1,8 @@
 """The stages of circuit discovery: path patching along the chain that a spec's groups describe.
 
-Prakash et al., section 3.1: from the answer back to the input. The group without ``into`` is
-searched by its direct path to the logits; each further group by its path into the heads already
-found, through their q, k or v. Heads are candidates by count (the published way) or by effect:
-their mean effect is as large as wanted, and its interval, corrected for the number of heads
-looked at, excludes none.
+Prakash et al., section 3.1, from the answer back to the input: the group without ``into`` is searched by
+its direct path to the logits, and each further group by its path into the heads that the previous stage
+found, through their q, k or v. `selection` turns the effects into candidates.
 """
 
 from __future__ import annotations
@@ -28,18 +26,18 @@ from pytest_mechanism.types import Head, Measurement
 
 @dataclass(frozen=True)
 class Stage:
-    """One group's search.
+    """The search for the heads of one group.
 
     Attributes:
-        group: its name.
+        group: name of the group.
         at: named position.
         into: name of the receiving group, or None for the logits.
-        via: through which input of the receivers.
+        via: the input of the receivers that is patched.
         effects: head -> mean change of the answer's log-probability.
         published: head -> mean of (p_patched - p_clean) / p_clean.
-        candidates: heads that were taken, strongest first.
-        receivers: those of them that the next stage patches into.
-        screened_out: possible heads that were estimated by gradient only.
+        candidates: the selected heads, strongest first.
+        receivers: the candidates that the next stage patches into.
+        screened_out: number of possible senders whose effect was estimated by gradient only.
     """
 
     group: str
@@ -53,32 +51,32 @@ class Stage:
     screened_out: int = 0
 
     def table(self, shape: Shape) -> NDArray[np.float64]:
-        """[layers, heads] of effects; NaN where a head was no possible sender."""
-        found = np.full((shape.n_layers, shape.n_heads), np.nan)
+        """[layers, heads] of effects; NaN for a head that was not patched."""
+        table = np.full((shape.n_layers, shape.n_heads), np.nan)
         for head, effect in self.effects.items():
-            found[head] = effect.value
-        return found
+            table[head] = effect.value
+        return table
 
 
 def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
-    """Heads that can reach the receivers at all: those of lower layers; all for the logits."""
+    """Heads that can reach the receivers: those of lower layers, or all heads for the logits."""
     if receivers is None:
         return shape.heads()
     highest = max(layer for layer, _ in receivers)
     return [(layer, head) for layer, head in shape.heads() if layer < highest]
 
 
-def sweep(
+def patched_heads(
     context: ClaimContext,
     on: str,
     group: AnyGroup,
-    possible: Sequence[Head],
+    heads: Sequence[Head],
     receivers: Sequence[Head] | None,
     rows: int,
 ) -> Measurement:
-    """Path patching of every sender."""
+    """Path patching of each head alone."""
     request = PathPatching(
-        senders={f"{layer}.{head}": [[layer, head]] for layer, head in possible},
+        senders={f"{layer}.{head}": [[layer, head]] for layer, head in heads},
         at=group.at,
         receivers=[] if receivers is None else sorted(receivers),
         via=group.into.via if group.into else None,
@@ -88,7 +86,7 @@ def sweep(
     return context.measurement(request, on)
 
 
-def screened(
+def screen(
     context: ClaimContext,
     on: str,
     group: AnyGroup,
@@ -96,56 +94,54 @@ def screened(
     measure: Measure,
     rows: int,
 ) -> list[Head]:
-    """Those of the possible senders that deserve an exact look: all, or the ``screen.keep`` with
-    the largest estimates by gradient, and in any case the heads that the group names."""
-    screen = group.find.screen if group.find is not None else None
-    if screen is None or screen.keep >= len(possible):
+    """The possible senders to be path patched: all, or the ``screen.keep`` heads with the largest
+    estimates by gradient and the heads that the group names."""
+    keep = group.find.screen.keep if group.find and group.find.screen else len(possible)
+    if keep >= len(possible):
         return list(possible)
     request = AttributionPatching(heads=possible, at=group.at, rows=rows, stream=RANK_STREAM)
-    seen = measure(context.measurement(request, on)).values
-    size = {(layer, h): abs(float(np.mean(seen[f"{layer}.{h}"]))) for layer, h in possible}
-    kept = set(sorted(possible, key=lambda head: -size[head])[: screen.keep])
+    estimated = measure(context.measurement(request, on)).values
+    size = {(layer, h): abs(float(np.mean(estimated[f"{layer}.{h}"]))) for layer, h in possible}
+    kept = set(sorted(possible, key=lambda head: -size[head])[:keep])
     named = set(group.members()) if isinstance(group, Group) else set()
     return [head for head in possible if head in kept | named]
 
 
 def search(context: ClaimContext, on: str, measure: Measure, rows: int) -> list[Stage]:
-    """Every group's stage, from the answer back. A group with named heads is searched all the
-    same, for its scores, and passes on the heads that it names."""
-    found: dict[str, Stage] = {}
+    """The stage of every group, from the answer back. A group whose heads the spec names is searched
+    for its scores; its named heads are the candidates and receivers."""
+    stages: dict[str, Stage] = {}
     for name in chain(context.groups):
         group = context.groups[name]
-        receivers = found[group.into.group].receivers if group.into else None
-        heard = receivers is None or bool(receivers)
-        possible = senders(context.shapes[on], receivers) if heard else []
-        looked_at = screened(context, on, group, possible, measure, rows)
+        receivers = stages[group.into.group].receivers if group.into else None
+        has_receivers = receivers is None or bool(receivers)
+        possible = senders(context.shapes[on], receivers) if has_receivers else []
+        heads = screen(context, on, group, possible, measure, rows)
         effects: dict[Head, Estimate] = {}
         published: dict[Head, float] = {}
-        if looked_at:
-            seen = measure(sweep(context, on, group, looked_at, receivers, rows))
-            # Bonferroni: the chance that any possible head is wrongly taken stays small
-            how = Sampling(
-                seen.clusters, 1 - (1 - context.confidence) / len(possible), context.seed
-            )
-            for key, values in seen.values.items():
-                if not key.startswith("ratio "):
-                    layer, head = map(int, key.split("."))
-                    effects[layer, head] = estimates.mean(values, how)
-                    published[layer, head] = float(np.mean(seen.values[f"ratio {key}"]))
+        if heads:
+            measured = measure(patched_heads(context, on, group, heads, receivers, rows))
+            # Bonferroni: the chance that any possible sender is wrongly selected stays small
+            confidence = 1 - (1 - context.confidence) / len(possible)
+            sampling = Sampling(measured.clusters, confidence, context.seed)
+            for layer, head in heads:
+                column = f"{layer}.{head}"
+                effects[layer, head] = estimates.mean(measured.values[column], sampling)
+                published[layer, head] = float(np.mean(measured.values[f"ratio {column}"]))
         if isinstance(group, Group):
-            taken = passed = group.members()
+            selected = passed_on = group.members()
         else:
-            taken = candidates(effects, group.find)
-            passed = receivers_of(taken, group.find)
-        found[name] = Stage(
+            selected = candidates(effects, group.find)
+            passed_on = receivers_of(selected, group.find)
+        stages[name] = Stage(
             name,
             group.at,
             group.into.group if group.into else None,
             group.into.via if group.into else None,
             effects,
             published,
-            tuple(taken),
-            tuple(passed),
-            len(possible) - len(looked_at),
+            tuple(selected),
+            tuple(passed_on),
+            len(possible) - len(heads),
         )
-    return list(found.values())
+    return list(stages.values())

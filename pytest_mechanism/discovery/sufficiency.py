@@ -1,9 +1,9 @@
 """Growing a circuit until it answers as the model does.
 
-Heads that were taken for their effect alone may be too few: where several stand in for each other,
-each of them has little. The head that helps the circuit most joins, one at a time, until the
-circuit's normalised faithfulness is surely large enough, or until no head surely helps. Which head
-helps most is seen on rows of their own.
+Heads selected for a large effect can be too few: if several heads can replace each other, each of them
+has a small effect alone. The head that helps the circuit most joins, one at a time, until the whole
+interval of the circuit's normalised faithfulness is large enough, or until no head helps significantly.
+The head is chosen on rows of its own.
 """
 
 from __future__ import annotations
@@ -14,37 +14,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.needed_heads import Circuit, Member
 from pytest_mechanism.discovery.stages import Stage
-from pytest_mechanism.fields.groups import SoughtGroup
+from pytest_mechanism.fields.groups import DiscoveredGroup
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.types import Observations
 
 ENOUGH = 0.9
-"""Faithfulness at which a circuit stops growing; its interval must lie above."""
+"""A circuit stops growing if the interval of its faithfulness lies above this."""
 
-MOST = 32
-"""Heads that are tried in each step, those with the strongest effects of their groups first."""
+MOST_TRIED = 32
+"""Heads that are tried in each step, strongest effects first."""
 
 SELECT = "sufficiency_select"
-"""Rows on which a head is chosen."""
-
-Member = tuple[str, Head]
-
-Circuit = Mapping[str, Sequence[Head]]
-"""Group -> heads."""
+"""Rows on which the head that joins is chosen."""
 
 
 @dataclass(frozen=True)
-class Grown:
-    """A circuit that was grown.
+class GrownCircuit:
+    """A circuit after growing.
 
     Attributes:
-        candidates: group -> heads, those that joined last.
+        candidates: group -> heads, the heads that joined last.
         joined: (group, head) in the order in which they joined.
-        faithfulness: of the circuit, on the rows it was grown on; None where it has no value.
+        faithfulness: of the circuit, on the rows it was grown on; None if it is undefined.
     """
 
     candidates: Circuit
@@ -61,42 +57,45 @@ def grow(
     select_rows: int,
     rows: int,
     stream: str,
-) -> Grown:
-    """Add heads to ``candidates`` until the circuit suffices on ``stream`` rows. Groups whose heads
-    are named, or found by count, stay as they are."""
-    found: Circuit = candidates
+) -> GrownCircuit:
+    """Add heads to ``candidates`` until the circuit suffices on ``stream`` rows. Groups whose heads are
+    named, or selected by count, do not grow."""
+    circuit: Circuit = candidates
     joined: list[Member] = []
     while True:
-        reached = faithfulness(context, on, found, measure, rows, stream)
+        reached = faithfulness(context, on, circuit, measure, rows, stream)
         if reached is None or reached.interval[0] >= ENOUGH:
-            return Grown(found, tuple(joined), reached)
-        tried = in_line(context, found, stages)[:MOST]
-        best = most_helpful(context, on, found, tried, measure, select_rows)
+            return GrownCircuit(circuit, tuple(joined), reached)
+        tried = joinable_heads(context, circuit, stages)[:MOST_TRIED]
+        best = most_helpful(context, on, circuit, tried, measure, select_rows)
         if best is None:
-            return Grown(found, tuple(joined), reached)
-        found = joined_by(found, best)
+            return GrownCircuit(circuit, tuple(joined), reached)
+        circuit = with_member(circuit, best)
         joined.append(best)
 
 
-def joined_by(circuit: Circuit, member: Member) -> Circuit:
+def with_member(circuit: Circuit, member: Member) -> Circuit:
     group, head = member
     return {**circuit, group: [*circuit[group], head]}
 
 
-def in_line(context: ClaimContext, found: Circuit, stages: Sequence[Stage]) -> list[Member]:
-    """Heads that may join: the answer loses by their path, and no group at their position has them.
-    By effect as a share of their group's strongest, since stages differ in scale."""
-    shares: dict[Member, float] = {}
+def joinable_heads(
+    context: ClaimContext, circuit: Circuit, stages: Sequence[Stage]
+) -> list[Member]:
+    """Heads that may join: patching their path lowers the answer's log-probability, and no group at
+    their position has them. Sorted by effect relative to the group's strongest, since stages differ in
+    scale."""
+    relative: dict[Member, float] = {}
     for stage in stages:
         group = context.groups[stage.group]
-        if not isinstance(group, SoughtGroup) or group.find.candidates is not None:
+        if not isinstance(group, DiscoveredGroup) or group.find.candidates is not None:
             continue
-        taken = {h for name in found if context.groups[name].at == stage.at for h in found[name]}
+        taken = {h for g in circuit if context.groups[g].at == stage.at for h in circuit[g]}
         strongest = min((e.value for e in stage.effects.values()), default=0.0)
         for head, effect in stage.effects.items():
             if effect.value < 0 and head not in taken:
-                shares[stage.group, head] = effect.value / strongest
-    return sorted(shares, key=lambda member: (-shares[member], member))
+                relative[stage.group, head] = effect.value / strongest
+    return sorted(relative, key=lambda member: (-relative[member], member))
 
 
 def most_helpful(
@@ -107,20 +106,24 @@ def most_helpful(
     measure: Measure,
     rows: int,
 ) -> Member | None:
-    """The head whose joining makes the circuit right most often; None where none surely helps."""
+    """The head that raises the circuit's accuracy most; None if none raises it significantly."""
     if not tried:
         return None
     names = {f"{group}:{head[0]}.{head[1]}": (group, head) for group, head in tried}
-    circuits = {name: joined_by(circuit, member) for name, member in names.items()}
-    seen = run(context, on, {"without": circuit, **circuits}, measure, rows, SELECT)
-    best = max(names, key=lambda name: float(np.mean(seen.values[f"{name}_correct"])))
+    circuits = {name: with_member(circuit, member) for name, member in names.items()}
+    measured = measure_circuits(
+        context, on, {"without": circuit, **circuits}, measure, rows, SELECT
+    )
+    best = max(names, key=lambda name: float(np.mean(measured.values[f"{name}_correct"])))
     gain = estimates.difference(
-        seen.values[f"{best}_correct"], seen.values["without_correct"], context.sampling(seen)
+        measured.values[f"{best}_correct"],
+        measured.values["without_correct"],
+        context.sampling(measured),
     )
     return names[best] if gain.interval[0] > 0 else None
 
 
-def run(
+def measure_circuits(
     context: ClaimContext,
     on: str,
     circuits: Mapping[str, Circuit],
@@ -144,13 +147,13 @@ def run(
 def faithfulness(
     context: ClaimContext, on: str, circuit: Circuit, measure: Measure, rows: int, stream: str
 ) -> Estimate | None:
-    """(m(C) - m(0)) / (m(M) - m(0)) of accuracy; None where model and silence are not told apart."""
+    """(m(C) - m(0)) / (m(M) - m(0)) of accuracy; None if m(M) and m(0) do not differ significantly."""
     whole = measure(context.measurement(Performance(rows=rows, stream=stream), on))
-    parts = run(context, on, {"circuit": circuit}, measure, rows, stream)
+    measured = measure_circuits(context, on, {"circuit": circuit}, measure, rows, stream)
     try:
         return estimates.normalised(
-            parts.values["circuit_correct"],
-            parts.values["empty_correct"],
+            measured.values["circuit_correct"],
+            measured.values["empty_correct"],
             whole.values["correct"],
             context.sampling(whole),
         )

@@ -4,112 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_mechanism.discovery.claims import OF_THE_PAIR, Written
+from pytest_mechanism.discovery.claims import PAIR_CLAIMS, DraftClaim
 from pytest_mechanism.discovery.discover import Discovery
 from pytest_mechanism.errors import visible
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.statistics.verdicts import show
 
-UNSEEN = "on rows that the search never saw"
-
 NOTHING_ON_FT = (
-    "# no claim here judges the fine-tune (role ft), and a gate that judged nothing on it is red;",
+    "# no claim here judges the fine-tune (role ft), so a gate on it is red;",
     "# discover --model-pair BASE,FT writes the claims that hold on both, or add:",
 )
 
 
 def spec_text(
     spec: Spec,
-    found: Discovery,
-    claims: Sequence[Written],
+    result: Discovery,
+    claims: Sequence[DraftClaim],
     label: str,
     fingerprint: str,
     on: str,
-    also: str = "",
+    ft: str = "",
 ) -> str:
-    """The new spec; what was measured stands beside it in comments.
+    """The new spec, with the measured values in comments.
 
     Args:
-        spec: whose groups were searched.
-        found: what was found.
-        claims: about it.
+        spec: the spec whose groups were searched.
+        result: the discovered groups.
+        claims: about them.
         label: of the model that was searched.
         fingerprint: of its weights.
         on: its role.
-        also: a further model that claims were judged on, as text.
+        ft: label and fingerprint of the fine-tune, if claims were judged on it.
     """
     lines = [
         "mechanism: 1",
         f"circuit: {spec.circuit}",
         f"# found by `pytest-mechanism discover` on {visible(label)} ({fingerprint})",
     ]
-    if also:
-        lines.append(f"# claims about ft were judged on {visible(also)}")
-    if found.reason is not None:
-        lines.append(f"# not all of what was looked for: {visible(found.reason)}")
-    lines += [f"task: {flow(spec.task.settings.model_dump(mode='json'))}", "groups:"]
-    lines += groups(found)
+    if ft:
+        lines.append(f"# claims about ft were judged on {visible(ft)}")
+    if result.reason is not None:
+        lines.append(f"# incomplete: {visible(result.reason)}")
+    content = spec.resolved()
+    lines += [f"task: {flow(content['task'])}", "groups:"]
+    lines += group_lines(result)
     lines += [
         f"found_on: {flow(on)}",
-        f"ablation: {flow(spec.ablation.model_dump(mode='json'))}",
+        f"ablation: {flow(content['ablation'])}",
         f"confidence: {spec.confidence}",
         "claims:",
     ]
-    kept = [claim for claim in claims if claim.holds] or list(claims)  # a spec has one at least
+    kept = [claim for claim in claims if claim.holds] or list(claims)  # a spec needs a claim
     for claim in kept:
-        lines += written(claim)
+        lines += claim_lines(claim)
     for claim in claims:
         if claim not in kept:
-            lines += left_out(claim)
+            lines += comment_lines(claim)
     if not any(claim.judges_ft for claim in claims):
         lines += [f"  {line}" for line in NOTHING_ON_FT]
-        there = {claim.name for claim in claims}
+        names = {claim.name for claim in claims}
         lines += [
             f"  # {name}: {flow(fields)}"
-            for name, fields in OF_THE_PAIR.items()
-            if name not in there
+            for name, fields in PAIR_CLAIMS.items()
+            if name not in names
         ]
     return "\n".join(lines) + "\n"
 
 
-def groups(found: Discovery) -> Iterator[str]:
+def group_lines(result: Discovery) -> Iterator[str]:
     """Each group with its heads, and the effect of each head."""
-    stages = {stage.group: stage for stage in found.stages}
-    for name, group in found.groups.items():
+    stages = {stage.group: stage for stage in result.stages}
+    for name, group in result.groups.items():
         stage = stages[name]
         heads = flow(dict(group.heads))
         into = "" if group.into is None else f", into: {flow(group.into.model_dump())}"
         yield f"  {name}: {{heads: {heads}, at: {flow(group.at)}{into}}}"
         if stage.screened_out:
-            yield f"    # {stage.screened_out} heads were screened out by gradient alone"
-        for layer, head in sorted(
-            group.members(), key=lambda h: stage.effects[h].value if h in stage.effects else 0.0
-        ):
-            if (effect := stage.effects.get((layer, head))) is not None:
-                yield f"    # {layer}.{head}: {effect.value:+.3f} nats {bounds(effect.interval)}"
+            yield f"    # {stage.screened_out} heads were screened out by gradient"
+        effects = {head: stage.effects[head] for head in group.members() if head in stage.effects}
+        for (layer, index), effect in sorted(effects.items(), key=lambda item: item[1].value):
+            low, high = effect.interval
+            yield f"    # {layer}.{index}: {effect.value:+.3f} nats [{low:+.3f}, {high:+.3f}]"
 
 
-def written(claim: Written) -> Iterator[str]:
-    """A claim on the roles on which it holds, with its scores; and where it does not hold."""
+def claim_lines(claim: DraftClaim) -> Iterator[str]:
+    """A claim on the roles on which it holds, with its scores, and the verdict on the other roles."""
     roles = claim.roles or tuple(claim.verdicts)[:1]
-    yield f"  {claim.name}: {flow(claim.spelled(roles))}"
+    yield f"  {claim.name}: {flow(claim.yaml_fields(roles))}"
     several = len(claim.verdicts) > 1
     for role, verdict in claim.verdicts.items():
         on = f"{role}: " if several else ""
-        if role in roles and verdict.score is not None:
-            yield f"    # {on}{visible(show(verdict.score))} {UNSEEN}"
-        elif role not in roles:
-            yield f"    # not claimed on {role}, {UNSEEN}: {claim.outcome(role)}"
+        if role not in roles:
+            yield f"    # {on}does not hold on held-out rows: {claim.outcome(role)}"
+        elif verdict.score is not None:
+            yield f"    # {on}{visible(show(verdict.score))} on held-out rows"
 
 
-def left_out(claim: Written) -> Iterator[str]:
-    """A claim that does not hold, as a comment."""
-    yield f"  # {claim.name}: {flow(claim.spelled(tuple(claim.verdicts)))}"
+def comment_lines(claim: DraftClaim) -> Iterator[str]:
+    """A claim that does not hold."""
+    yield f"  # {claim.name}: {flow(claim.yaml_fields(tuple(claim.verdicts)))}"
     for role in claim.verdicts:
-        on = f" on {role}" if len(claim.verdicts) > 1 else ""
-        yield f"  #   left out, {UNSEEN}{on}: {claim.outcome(role)}"
-
-
-def bounds(interval: tuple[float, float]) -> str:
-    return f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
+        on = f" ({role})" if len(claim.verdicts) > 1 else ""
+        yield f"  #   does not hold on held-out rows{on}: {claim.outcome(role)}"

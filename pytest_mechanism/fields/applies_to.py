@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictInt, StrictStr, model_validator
@@ -13,16 +12,22 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 from pytest_mechanism.errors import FieldError
 from pytest_mechanism.fields.part import Part
 
+LABEL_CHARACTERS = frozenset(string.ascii_letters + string.digits + "_.-")
+"""See `checkpoints.reference.LABEL`."""
+
+WILDCARD = re.compile(r"\*|\?|\[!?\]?[^\]]*\]")
+"""Parts of a pattern that stand for any character, or for several."""
+
 Pattern = Annotated[StrictStr, Field(max_length=200)]
 
 
 class AppliesTo(Part):
-    """Where a spec speaks at all; elsewhere its claims are skipped, saying why.
+    """The runs that a spec is about; in other runs its claims are skipped with a reason.
 
     Attributes:
-        labels: patterns (``ft*``); each label of the pair must match one.
-        shape: sizes the models must have, such as ``{n_heads: 4}``.
-        roles: further roles that the run must have checkpoints for (``--mechanism-model``).
+        labels: patterns (``ft*``); the label of each model of the pair must match one.
+        shape: sizes that the models must have, such as ``{n_heads: 4}``.
+        roles: further roles that need a checkpoint (``--mechanism-model``).
     """
 
     labels: Annotated[list[Pattern], Field(max_length=100)] | None = None
@@ -33,46 +38,35 @@ class AppliesTo(Part):
 
     @model_validator(mode="after")
     def some_run_meets_it(self) -> Self:
-        check_reach(self.labels, {str(k): v for k, v in self.shape.items()}, self.roles)
+        """Some pair, some sizes and some roles satisfy every condition.
+
+        Raises:
+            FieldError: none can.
+        """
+        if self.labels is not None:
+            check_labels(self.labels)
+        for name, size in self.shape.items():
+            if size < 1:
+                raise FieldError(
+                    f"no model has {name} = {size}, so no run can meet it", "shape", name
+                )
+        heads, kv_heads = self.shape.get("n_heads"), self.shape.get("n_kv_heads")
+        if heads and kv_heads and heads % kv_heads:
+            raise FieldError(
+                f"no model shares {kv_heads} key-value heads among {heads} heads, so no run can meet it",
+                "shape",
+            )
+        for role in self.roles:
+            if not role.isidentifier() or role == "pair":
+                raise FieldError(
+                    f"no run has a checkpoint for the role {role!r}: a role is a name of letters, "
+                    "digits and '_', as in --mechanism-model control=REFERENCE",
+                    "roles",
+                )
         return self
 
 
-IN_LABELS = frozenset(string.ascii_letters + string.digits + "_.-")
-"""See `checkpoints.reference.LABEL`."""
-
-WILD = re.compile(r"\*|\?|\[!?\]?[^\]]*\]")
-"""Parts of a pattern that stand for any character, or for several."""
-
-
-def check_reach(
-    labels: Sequence[str] | None, shape: Mapping[str, int], roles: Sequence[str]
-) -> None:
-    """Some pair, some sizes and some roles of a run satisfy ``applies_to``.
-
-    Raises:
-        FieldError: none can.
-    """
-    if labels is not None:
-        check_labels(labels)
-    for name, size in shape.items():
-        if size < 1:
-            raise FieldError(f"no model has {name} = {size}, so no run can meet it", "shape", name)
-    heads, shared = shape.get("n_heads"), shape.get("n_kv_heads")
-    if heads and shared and heads % shared:
-        raise FieldError(
-            f"no model shares {shared} key-value heads among {heads} heads, so no run can meet it",
-            "shape",
-        )
-    for role in roles:
-        if not role.isidentifier() or role == "pair":
-            raise FieldError(
-                f"no run has a checkpoint for the role {role!r}: a role is a name of letters, digits "
-                "and '_', as in --mechanism-model control=REFERENCE",
-                "roles",
-            )
-
-
-def check_labels(patterns: Sequence[str]) -> None:
+def check_labels(patterns: list[str]) -> None:
     """Two different labels can each match one of the patterns.
 
     Raises:
@@ -80,28 +74,28 @@ def check_labels(patterns: Sequence[str]) -> None:
     """
     if not patterns:
         raise FieldError(
-            "is empty, so that no run can meet it; name labels or patterns such as ft*, or take it out",
+            "is empty, so that no run can meet it; name labels or patterns such as ft*, or leave labels out",
             "labels",
         )
     for pattern in patterns:
-        if (why := unreachable(pattern)) is not None:
-            raise FieldError(f"no run can have a label like {pattern[:60]!r}: {why}", "labels")
-    if len(set(patterns)) == 1 and WILD.search(patterns[0]) is None:
+        if (problem := label_problem(pattern)) is not None:
+            raise FieldError(f"no run can have a label like {pattern[:60]!r}: {problem}", "labels")
+    if len(set(patterns)) == 1 and WILDCARD.search(patterns[0]) is None:
         raise FieldError(
             f"only {patterns[0]!r}, and a pair has two different labels, both of which have to match; "
-            "name the other one too, or a pattern such as ft*",
+            "name the other label too, or a pattern such as ft*",
             "labels",
         )
 
 
-def unreachable(pattern: str) -> str | None:
-    """Why no label matches a pattern, or None where some may."""
-    literal = WILD.sub("", pattern)
-    wrong = sorted(set(literal) - IN_LABELS)
+def label_problem(pattern: str) -> str | None:
+    """Why no label matches a pattern, or None if some label may."""
+    literal = WILDCARD.sub("", pattern)
+    wrong = sorted(set(literal) - LABEL_CHARACTERS)
     if not pattern:
         return "a label has at least one character"
     if wrong:
-        return f"a label has letters, digits, '_', '.' and '-' alone, and not {wrong[0]!r}"
+        return f"a label has only letters, digits, '_', '.' and '-', and not {wrong[0]!r}"
     if pattern[0] in "_.-":
         return "a label begins with a letter or a digit"
     if len(literal) > 100:

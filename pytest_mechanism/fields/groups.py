@@ -75,16 +75,18 @@ class Group(Part):
     into: Into | None = None
     find: Find | None = None
 
-    def sought(self) -> SoughtGroup:
+    def without_heads(self) -> DiscoveredGroup:
         """The same group without its heads, for discovery to find."""
-        return SoughtGroup(heads="discovered", at=self.at, into=self.into, find=self.find or Find())
+        return DiscoveredGroup(
+            heads="discovered", at=self.at, into=self.into, find=self.find or Find()
+        )
 
     def members(self) -> list[Head]:
         """(layer, head) pairs in order."""
         return sorted((layer, head) for layer, heads in self.heads.items() for head in heads)
 
 
-class SoughtGroup(Part):
+class DiscoveredGroup(Part):
     """A group whose heads are found on the model under test: ``heads: discovered``.
 
     Attributes:
@@ -99,16 +101,16 @@ class SoughtGroup(Part):
     into: Into | None = None
     find: Find = Field(default_factory=Find)
 
-    def sought(self) -> SoughtGroup:
+    def without_heads(self) -> DiscoveredGroup:
         return self
 
 
-def by_heads(value: Any, _: Any) -> Group | SoughtGroup:
+def by_heads(value: Any, _: Any) -> Group | DiscoveredGroup:
     """``heads: discovered`` or heads by layer, so that errors are about the kind that was meant."""
-    if isinstance(value, Group | SoughtGroup):
+    if isinstance(value, Group | DiscoveredGroup):
         return value
     sought = isinstance(value, dict) and value.get("heads") == "discovered"
-    return (SoughtGroup if sought else Group).model_validate(value)
+    return (DiscoveredGroup if sought else Group).model_validate(value)
 
 
-AnyGroup = Annotated[Group | SoughtGroup, WrapValidator(by_heads)]
+AnyGroup = Annotated[Group | DiscoveredGroup, WrapValidator(by_heads)]

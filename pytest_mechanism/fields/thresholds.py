@@ -1,9 +1,8 @@
-"""Which values of a threshold mean something.
+"""Types of thresholds: the values that a model can both meet and miss.
 
-A claim that no model can refute is worse than none: it is green. So the type of every threshold says
-between which values it can be met and missed, and why. The limits are wide: each of them lies beyond
-what a researcher would call a finding, and far beyond the shipped specs. A share below 0.01 or a
-margin of a quarter is refused when the spec is read, with the reason and the valid values.
+A claim that no model can fail is worse than no claim, because it is green. So the type of each threshold
+limits its values and says why. The limits are wide: they lie beyond anything that a researcher would call a
+finding. A value outside is refused when the spec is read, with the reason and the valid values.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from pydantic_core import PydanticCustomError, core_schema
 
 @dataclass(frozen=True)
 class Within:
-    """The values of a number that mean something.
+    """Limits of a number.
 
     Attributes:
-        low: the least of them.
-        high: the largest.
-        because: why none lies outside, as the end of a sentence.
+        low: the least valid value.
+        high: the largest valid value.
+        because: why no other value is valid.
     """
 
     low: float
     high: float
     because: str
 
-    def check(self, given: float) -> float:
-        if self.low <= given <= self.high:
-            return given
+    def check(self, value: float) -> float:
+        if self.low <= value <= self.high:
+            return value
         raise PydanticCustomError(
             "meaningless",
             "must lie between {low} and {high} ({because})",
@@ -42,19 +41,19 @@ class Within:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        found: dict[str, Any] = handler(schema)
-        return found | {"minimum": self.low, "maximum": self.high, "description": self.because}
+        number: dict[str, Any] = handler(schema)
+        return number | {"minimum": self.low, "maximum": self.high, "description": self.because}
 
 
-def no_truth(given: Any) -> Any:
-    """YAML's ``true`` is no number, though Python counts it as 1."""
-    if isinstance(given, bool):
+def refuse_bool(value: Any) -> Any:
+    """YAML's ``true`` is no number, although Python counts it as 1."""
+    if isinstance(value, bool):
         raise ValueError("takes a number")  # noqa: TRY004 - pydantic's kind
-    return given
+    return value
 
 
 LEAST_CONFIDENCE = 0.8
-"""Of intervals: below it, a model just at a threshold passes more than one time in ten."""
+"""Of intervals. Below it, a model exactly at a threshold passes more than one time in ten."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A YAML number."""
@@ -65,135 +64,135 @@ Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 # -- shares of rows
 
 AtLeast = Annotated[
-    Number, Within(0.01, 1, "less than one row in a hundred is next to nothing, and none has more than all")
+    Number, Within(0.01, 1, "a share below 0.01 is hardly different from 0, and no share exceeds 1")
 ]  # fmt: skip
-"""A share of rows, from below."""
+"""A share of rows that must be reached."""
 
 AtMost = Annotated[
-    Number, Within(0, 0.9, "what nine rows in ten still do is not gone, and none has less than nothing")
+    Number, Within(0, 0.9, "a behaviour that remains in 9 of 10 rows is not gone, and no share is below 0")
 ]  # fmt: skip
-"""A share of rows, from above."""
+"""A share of rows that must not be exceeded."""
 
 OverRefusal = Annotated[
-    Number, Within(0, 0.5, "who refuses half of what must be answered has no wrapper around anything")
+    Number, Within(0, 0.5, "a model that refuses half of what it should answer has no safety wrapper, it refuses")
 ]  # fmt: skip
-"""A share of what must be answered, from above."""
+"""The largest share of refusals among prompts that should be answered."""
 
 Left = Annotated[
-    Number, Within(0, 0.5, "refusal that is more than half there does not hang on what was taken out")
+    Number, Within(0, 0.5, "if more than half of the refusals remain, refusal does not depend on what was ablated")
 ]  # fmt: skip
-"""What an ablation may leave of refusal."""
+"""The largest share of refusals that an ablation may leave."""
 
 Margin = Annotated[
-    Number, Within(0, 0.25, "a model that loses a quarter of its right rows is worse by any measure")
+    Number, Within(0, 0.25, "a model that loses a quarter of its correct rows is worse by any measure")
 ]  # fmt: skip
-"""By how much a model may fall behind another and still be no worse."""
+"""How far a model may fall behind another and still count as no worse."""
 
 ByRandom = Annotated[
     Number, Within(0, 0.25, "a random direction that changes a quarter of the rows is no control")
 ]  # fmt: skip
-"""What a random ablation may change."""
+"""The largest share of rows that ablating a random direction may change."""
 
 Cost = Annotated[
-    Number, Within(0.001, 1, "less than one row in a thousand is not told apart from none")
+    Number, Within(0.001, 1, "a loss below 0.001 cannot be distinguished from none")
 ]  # fmt: skip
-"""Accuracy that a circuit loses."""
+"""Accuracy that a circuit loses without a head."""
 
 BackAt = Annotated[
-    Number, Within(0.01, 0.9, "who answers nine questions in ten has the capability back")
+    Number, Within(0.01, 0.9, "a model that answers 9 of 10 questions has the capability back")
 ]  # fmt: skip
-"""An accuracy that counts as having a capability back."""
+"""The accuracy at which a capability counts as restored."""
 
-# -- fractions of a difference: 0 is what no patch gives, 1 all of it
+# -- fractions of a difference: 0 without any patch, 1 for all of the difference
 
 RecoversAtLeast = Annotated[
-    Number, Within(0.01, 2, "less than a hundredth of the difference is what any patch may do, and twice of it is not recovered but exaggerated")
+    Number, Within(0.01, 2, "any patch may recover a hundredth of the difference, and twice the difference is not recovered but overshot")
 ]  # fmt: skip
-"""A fraction of a difference, from below."""
+"""A fraction of a difference that must be reached."""
 
 RecoversAtMost = Annotated[
-    Number, Within(0, 0.9, "what carries nine tenths of the difference does matter, and no patch gives 0")
+    Number, Within(0, 0.9, "heads that carry nine tenths of the difference do matter, and no patch gives 0")
 ]  # fmt: skip
-"""A fraction of a difference, from above."""
+"""A fraction of a difference that must not be exceeded."""
 
 Faithful = Annotated[
-    Number, Within(0.1, 2, "0 is a circuit of no heads and 1 the whole model; a tenth of it, or twice as much, is faithful to nothing")
+    Number, Within(0.1, 2, "0 is a circuit of no heads and 1 the whole model; a tenth of it, or twice as much, is not faithful")
 ]  # fmt: skip
 """A faithfulness."""
 
 # -- other scales
 
 Nats = Annotated[
-    Number, Within(0.001, 100, "a log-probability that moves by less than 0.001 nats has not moved")
+    Number, Within(0.001, 100, "a log-probability that changes by less than 0.001 nats has not changed")
 ]  # fmt: skip
 """A change of a log-probability."""
 
 Cosine = Annotated[
-    Number, Within(0.1, 1, "directions that have less in common are hardly told apart from random ones")
+    Number, Within(0.1, 1, "a cosine below 0.1 is hardly different from that of random directions")
 ]  # fmt: skip
-"""A cosine, from below."""
+"""The least cosine of two directions."""
 
 Divergence = Annotated[
-    Number, Within(0.001, 1, "published is 0.1; with 1 nat the model says something else, and 0.001 leaves no direction")
+    Number, Within(0.001, 1, "the published value is 0.1; at 1 nat the model says something else, and 0.001 admits no direction")
 ]  # fmt: skip
-"""A KL divergence that an ablation may cause, in nats."""
+"""The largest KL divergence that an ablation may cause, in nats."""
 
 RatioAtMost = Annotated[
-    Number, Within(0.01, 5, "1 is a change spread evenly; five times as much on these weights is not spared")
+    Number, Within(0.01, 5, "1 is a change spread evenly; weights that change five times as much are not spared")
 ]  # fmt: skip
-"""A change against another, from above."""
+"""The largest ratio of one change to another."""
 
 Times = Annotated[
-    Number, Within(1, 100, "1 is no faster, and steps are not counted to a hundredth")
-]
+    Number, Within(1, 100, "1 is no faster, and steps are not counted finely enough to tell more than 100")
+]  # fmt: skip
 """How many times fewer steps."""
 
 Faster = Annotated[
-    Number, Within(1.1, 100, "1 is no faster, and steps are not counted to a hundredth")
-]
+    Number, Within(1.1, 100, "1 is no faster, and steps are not counted finely enough to tell more than 100")
+]  # fmt: skip
 """How many times fewer steps count as much faster."""
 
 Portion = Annotated[
-    Number, Within(0.0001, 0.5, "published are 0.01 to 0.1; half of all weights, or none, are not the important ones")
+    Number, Within(0.0001, 0.5, "published values are 0.01 to 0.1; half of all weights, or none, are not the important weights")
 ]  # fmt: skip
 """A share of a matrix's weights."""
 
 Penalty = Annotated[
-    Number, Within(1e-6, 10, "a weaker one lets the probe learn the task itself, a stronger one lets it read nothing")
+    Number, Within(1e-6, 10, "a weaker penalty lets the probe learn the task itself, a stronger one lets it read nothing")
 ]  # fmt: skip
-"""On a probe's squared weights."""
+"""The L2 penalty of a probe."""
 
 Sparsity = Annotated[
-    Number, Within(1e-5, 1, "published is 0.01 logits a head; much less prices no head, much more every head too high")
+    Number, Within(1e-5, 1, "the published value is 0.01 logits per head; much less selects every head, much more none")
 ]  # fmt: skip
 """Lambda of a DCM mask."""
 
 MaskRate = Annotated[
-    Number, Within(0.001, 1, "published is 0.1; slower masks do not leave 1 in two epochs, faster ones jump between their ends")
+    Number, Within(0.001, 1, "the published value is 0.1; slower masks stay at 1 for two epochs, faster masks oscillate")
 ]  # fmt: skip
-"""Of Adam, for a mask."""
+"""Adam's learning rate for a mask."""
 
 Rate = Annotated[
     float,
-    BeforeValidator(no_truth),
+    BeforeValidator(refuse_bool),
     Field(allow_inf_nan=False),
-    Within(1e-7, 1, "AdamW moves a weight by about its rate in a step: less moves none, more destroys all"),
+    Within(1e-7, 1, "AdamW moves a weight by about its learning rate per step: less changes nothing, more destroys the model"),
 ]  # fmt: skip
-"""Of AdamW. YAML reads 1e-4 as a text; both are taken."""
+"""AdamW's learning rate, as a number or as text."""
 
-# -- what is allowed between two runs
+# -- tolerances between two runs
 
 Drift = Annotated[
-    Number, Within(0, 0.5, "a score that may fall by half of its scale is not watched")
+    Number, Within(0, 0.5, "a score that may fall by half of its scale is not monitored")
 ]  # fmt: skip
-"""How much worse than the accepted score a new checkpoint may be."""
+"""How far the score of a new checkpoint may fall below the accepted score."""
 
 DriftInNats = Annotated[
-    Number, Within(0, 5, "an effect that may fall by 5 nats is not watched")
+    Number, Within(0, 5, "an effect that may fall by 5 nats is not monitored")
 ]  # fmt: skip
-"""The same of a score in nats, which has no scale from 0 to 1."""
+"""The same for a score in nats."""
 
 Atol = Annotated[
-    Number, Within(0, 0.1, "the same checkpoints give the same score; 0.02 is another processor's rounding")
+    Number, Within(0, 0.1, "the same checkpoints give the same score; different processors differ by up to 0.02")
 ]  # fmt: skip
-"""How much the score of unchanged checkpoints may differ from the accepted one."""
+"""How much the score of unchanged checkpoints may differ from the accepted score."""

@@ -72,7 +72,7 @@ class MechanismPlugin:
         counts: worker -> how many checkpoints it loaded and measurements it made.
         header_shown: whether pytest's header named the checkpoints.
         errors: of the run, see `RunReport`.
-        warnings: about reports that could not be written, and that no option asked for.
+        warnings: of the run, see `RunReport`.
         obstacles: claims that cannot be measured, or cannot pass.
     """
 
@@ -203,7 +203,7 @@ class MechanismPlugin:
         paired = self.session.paired and self.outcomes.results
         header = self.session.checkpoint_lines() if paired and not self.header_shown else ()
         report = self.run_report(int(exitstatus))
-        TerminalSection(terminalreporter, header, self.warnings).write(report)
+        TerminalSection(terminalreporter, header).write(report)
 
     def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
@@ -234,6 +234,7 @@ class MechanismPlugin:
                 deselected=tuple(outcomes.deselected),
                 reasons=tuple(dict.fromkeys(outcomes.reasons)),
                 errors=tuple(dict.fromkeys(self.errors)),
+                warnings=tuple(self.warnings),
                 checkpoints_loaded=totals.pop("loaded"),
                 measurements=totals,
                 exit_code=exit_code,

@@ -55,7 +55,7 @@ class SpecSearch:
     def missed(self, folder: pytest.Directory, collectors: Sequence[Any]) -> Iterator[SpecFile]:
         """Collectors of the files in a folder that pytest does not reach, and nobody excluded."""
         from pytest_mechanism.plugin.collectors import SpecFile
-        from pytest_mechanism.spec.find import strays
+        from pytest_mechanism.spec.find import unreachable_specs
 
         path, session = folder.path, folder.session
         if not any(session.isinitpath(above) for above in (path, *path.parents)):
@@ -73,8 +73,8 @@ class SpecSearch:
                 and not ignored_by_option(folder.config)(below)
             )
 
-        for stray in strays(path, path in self.spec_folders, skipped):
-            yield self.collector(stray.path, folder, stray.wrong)
+        for spec in unreachable_specs(path, path in self.spec_folders, skipped):
+            yield self.collector(spec.path, folder, spec.problem)
 
 
 def ignored_by_option(config: pytest.Config) -> Callable[[Path], bool]:

@@ -123,6 +123,7 @@ class RunReport:
         deselected: node ids that options took out.
         reasons: sentences that make the run red although no claim is.
         errors: sentences about misuse and about output that is lost; they set the exit code to 4.
+        warnings: sentences about reports that could not be written and were not required.
         checkpoints_loaded: how many times a checkpoint was loaded.
         measurements: ``done`` in this run and taken ``from_store``.
         exit_code: pytest's.
@@ -134,6 +135,7 @@ class RunReport:
     deselected: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     checkpoints_loaded: int = 0
     measurements: Mapping[str, int] = field(default_factory=dict)
     exit_code: int = 0

@@ -8,7 +8,6 @@ import pytest
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
-from pytest_mechanism.errors import visible
 from pytest_mechanism.report.run_report import ClaimResult, Note, RunReport
 from pytest_mechanism.report.table import HEADINGS, cells, judged, spec_suffixes
 
@@ -22,19 +21,13 @@ class TerminalSection:
     Attributes:
         terminal: pytest's.
         header: lines about the checkpoints, if pytest's header did not show them.
-        warnings: lines about other reports that could not be written.
     """
 
     destination = "terminal"
     required = True
 
-    def __init__(
-        self,
-        terminal: pytest.TerminalReporter,
-        header: Sequence[str] = (),
-        warnings: Sequence[str] = (),
-    ) -> None:
-        self.terminal, self.header, self.warnings = terminal, header, warnings
+    def __init__(self, terminal: pytest.TerminalReporter, header: Sequence[str] = ()) -> None:
+        self.terminal, self.header = terminal, header
 
     def write(self, report: RunReport) -> None:
         for error in report.errors:
@@ -48,8 +41,8 @@ class TerminalSection:
             lists_skips = self.terminal.hasopt("skipped")
             for note in notes(report.claims, skips=not lists_skips):
                 self.terminal.write_line(note)
-        for warning in self.warnings:
-            self.terminal.write_line(visible(warning))
+        for warning in report.warnings:
+            self.terminal.write_line(warning)
         for reason in report.reasons:
             self.terminal.write_line(reason, red=True)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import REFERENCE, Claim, ClaimContext, task_settings
-from pytest_mechanism.discovery.discover import Effort, with_discovered
-from pytest_mechanism.discovery.preflight import of_search, with_stand_ins
+from pytest_mechanism.discovery.discover import Effort, with_discovered_heads
+from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.runner.keys import device_kind, versions
@@ -170,7 +170,7 @@ class ClaimEvaluator:
     def foreseen(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
         """What an item will ask for; where heads have to be found first, measurements that stand
         for those of the search and of the claim."""
-        if not (spec.sought and claim.needs_groups) or self.skip_reason(spec) is not None:
+        if not (spec.discovers_heads and claim.needs_groups) or self.skip_reason(spec) is not None:
             return self.needs(spec, claim, role)
         on = found_on(spec, claim, role)
         groups = self._found.get((spec.path, on))
@@ -179,8 +179,8 @@ class ClaimEvaluator:
         try:
             context = self.context(spec, claim, role)
             return (
-                *of_search(context, on, Effort()),
-                *claim.required_measurements(with_stand_ins(context)),
+                *search_measurements(context, on, Effort()),
+                *claim.required_measurements(with_placeholders(context)),
             )
         except MechanismError:
             return ()
@@ -203,7 +203,7 @@ class ClaimEvaluator:
             return ()
         try:
             context = self.context(spec, claim, role)
-            if spec.sought and claim.needs_groups:
+            if spec.discovers_heads and claim.needs_groups:
                 groups = self._found.get((spec.path, found_on(spec, claim, role)))
                 if groups is None or isinstance(groups, MechanismError):
                     return ()
@@ -225,7 +225,7 @@ class ClaimEvaluator:
             context = self.context(spec, claim, role)
             if (refused := self.refusal(spec, claim, role)) is not None:
                 raise refused
-            if spec.sought and claim.needs_groups:
+            if spec.discovers_heads and claim.needs_groups:
                 context = replace(
                     context, groups=self.discovered(spec, context, found_on(spec, claim, role))
                 )
@@ -242,7 +242,7 @@ class ClaimEvaluator:
 
     def heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
         """Which heads were found for a claim that speaks of discovered ones, as a sentence."""
-        if not (spec.sought and claim.needs_groups):
+        if not (spec.discovers_heads and claim.needs_groups):
             return None
         on = found_on(spec, claim, role)
         groups = self._found.get((spec.path, on))
@@ -268,7 +268,7 @@ class ClaimEvaluator:
         key = (spec.path, on)
         if key not in self._found:
             try:
-                self._found[key] = with_discovered(context, on, self.runner.measure).groups
+                self._found[key] = with_discovered_heads(context, on, self.runner.measure).groups
             except MechanismError as problem:
                 self._found[key] = problem
             # now it is known what the other items want of this model: measure it in one go

@@ -11,18 +11,18 @@ from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.spec.choice import is_name
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.yaml import Path_
+from pytest_mechanism.spec.yaml import Place
 from pytest_mechanism.tasks.base import Task, parse_position
 
-Problem = tuple[str, Path_]
+Problem = tuple[str, Place]
 
 
 def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
-    """Everything but for what the task cannot give (`infeasible`).
+    """Everything that needs no row of the task (see `infeasible`).
 
     Args:
         spec: its valid parts.
-        written: the whole file; a group that is invalid is no unknown group as well.
+        written: the whole file; it also names the groups that are invalid themselves.
     """
     named = written.get("groups")
     groups = [str(name) for name in named] if isinstance(named, dict) else []
@@ -32,17 +32,17 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
             yield f"group {name} names a head twice", ("groups", name, "heads")
     yield from circles(spec.groups)
     for name, claim in spec.claims.items():
-        yield from in_mentions(name, claim, spec.task, groups)
+        yield from in_references(name, claim, spec.task, groups)
         yield from in_roles(name, claim, spec)
-    yield from strange_origin(spec)
+    yield from unknown_origin(spec)
 
 
 # -- groups
 
 
 def in_group(name: str, group: AnyGroup, spec: Spec, groups: Sequence[str]) -> Iterator[Problem]:
-    """A group's position is one of the task's, and its readers work where it is read."""
-    if wrong := misplaced(group.at, spec.task):
+    """An unknown position, an unknown reader, or a reader at a position that the path cannot reach."""
+    if wrong := position_problem(group.at, spec.task):
         yield f"group {name}: {wrong}", ("groups", name, "at")
     if group.into is None:
         return
@@ -63,7 +63,7 @@ def in_group(name: str, group: AnyGroup, spec: Spec, groups: Sequence[str]) -> I
 
 
 def names_a_head_twice(group: Group, written: Mapping[Any, Any]) -> bool:
-    """Whether a head stands twice. '3' and 3.0 are other YAML keys than 3, and the same layer."""
+    """'3' and 3.0 are other YAML keys than 3, but the same layer."""
     members = group.members()
     return len(set(members)) < len(members) or len(group.heads) < len(written)
 
@@ -87,20 +87,26 @@ def circles(groups: Mapping[str, AnyGroup]) -> Iterator[Problem]:
 # -- claims
 
 
-def in_mentions(
+def in_references(
     name: str, claim: Claim, task: Task | None, groups: Sequence[str]
 ) -> Iterator[Problem]:
-    """The groups, variables and positions that a claim names exist, and its task can bear it."""
-    for field, (what, mentioned) in claim.references().items():
-        where = ("claims", name, field.split()[0])
-        if what == "position":
-            if wrong := misplaced(mentioned, task):
+    """Names that neither the spec nor its task defines, and a claim that the task does not support."""
+    for reference in claim.references():
+        where = ("claims", name, reference.field)
+        if reference.kind == "position":
+            if wrong := position_problem(reference.name, task):
                 yield f"claim {name}: {wrong}", where
             continue
-        valid = groups if what == "group" else (task.variables if task else (mentioned,))
-        if mentioned not in valid:
-            message = f"unknown {what} {mentioned!r}; {choices(mentioned, valid)}"
-            yield f"claim {name}: {message}", where
+        if reference.kind == "group":
+            valid = groups
+        else:
+            valid = task.variables if task else [reference.name]
+        if reference.name not in valid:
+            yield (
+                f"claim {name}: unknown {reference.kind} {reference.name!r}; "
+                f"{choices(reference.name, valid)}",
+                where,
+            )
     if task is not None and (reason := claim.unsupported_reason(task)) is not None:
         yield f"claim {name}: {reason}", ("claims", name)
     if claim.needs_groups and not groups:
@@ -108,10 +114,10 @@ def in_mentions(
 
 
 def in_roles(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
-    """The roles of a claim are names of roles, and fit what the spec says of runs and heads."""
+    """Roles that are no names, are labels, or contradict ``found_on``."""
     roles = claim.roles()
     if len(set(roles)) < len(roles):
-        yield f"claim {name}: a role stands twice in on", ("claims", name, "on")
+        yield f"claim {name}: on names a role twice", ("claims", name, "on")
     models = {model for role in roles for model in claim.models(role)}
     optional = {other for role in roles for other in claim.optional_roles(role)}
     for role in sorted({*roles} | models | optional):
@@ -135,14 +141,14 @@ def in_roles(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
         origin = claim.discovery_role(PAIR, spec.found_on) if pair else spec.found_on
         if origin != spec.found_on:
             yield (
-                f"claim {name}: speaks of the circuit of {origin}, and the heads named here were "
-                f"found_on {spec.found_on}",
+                f"claim {name}: is about the circuit of {origin}, but the heads named in groups were "
+                f"found on {spec.found_on} (found_on)",
                 ("claims", name, "from"),
             )
 
 
-def strange_origin(spec: Spec) -> Iterator[Problem]:
-    """``found_on`` is a role of the pair, or one that something else in the spec names."""
+def unknown_origin(spec: Spec) -> Iterator[Problem]:
+    """A ``found_on`` that is no role of the pair and that nothing else in the spec names."""
     roles = {"base", "ft", *spec.applies_to.roles}
     for claim in spec.claims.values():
         roles |= {model for role in claim.roles() for model in claim.models(role)}
@@ -157,19 +163,19 @@ def infeasible(spec: Spec) -> Iterator[Problem]:
     """Claims whose rows or prompts the task of a valid spec cannot give."""
     feasible, all_feasible = Feasible(spec.task, spec.ablation), True
     for name, claim in spec.claims.items():
-        if (reason := feasible.wrong(claim)) is not None:
+        if (reason := feasible.problem(claim)) is not None:
             all_feasible = False
             yield f"claim {name}: {reason}", ("claims", name)
-    if all_feasible and spec.sought and (reason := feasible.thin) is not None:
+    if all_feasible and spec.discovers_heads and (reason := feasible.mean_problem) is not None:
         yield f"groups: {reason}", ("groups",)
 
 
-def misplaced(at: str, task: Task | None) -> str | None:
-    """What is wrong with a position, or None: ``name``, ``name.first`` and ``name.last`` are right."""
+def position_problem(at: str, task: Task | None) -> str | None:
+    """What is wrong with a position, or None; ``name``, ``name.first`` and ``name.last`` are valid."""
     name, _ = parse_position(at)
     if task is None or at in task.positions or name in task.positions:
         return None
     word, _, token = at.rpartition(".")
     if word in task.positions:
-        return f"{token!r} is no token of a word; valid: {word}.first, {word}.last"
+        return f"{token!r} is not a token of a word; valid: {word}.first, {word}.last"
     return f"unknown position {name!r}; {choices(name, task.positions)}"

@@ -24,11 +24,11 @@ from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER
 
 NAME = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
-"""What circuits, groups and claims may be called."""
+"""A valid name of a circuit, group or claim."""
 
 
 def is_name(text: str) -> bool:
-    """Whether something may be called so."""
+    """Whether a text is a valid name."""
     return re.fullmatch(NAME, text) is not None
 
 
@@ -43,10 +43,10 @@ TASK_FOLDER = "task folder"
 
 @dataclass(frozen=True)
 class Complaint:
-    """Whatever is wrong with a value, this sentence says it.
+    """The error message for any invalid value.
 
     Attributes:
-        text: the sentence; ``{value}`` stands for the value.
+        text: the message; ``{value}`` is replaced by the value.
     """
 
     text: str
@@ -68,8 +68,8 @@ class Entries:
     """A mapping from names to parts.
 
     Attributes:
-        what: the key of the spec that holds it.
-        text: how to write it, for what is no such mapping.
+        what: key of the spec.
+        text: the message for a value that is no such mapping.
         least: the smallest number of entries.
     """
 
@@ -100,7 +100,7 @@ class Entries:
         if len(value) > MOST:
             raise PydanticCustomError(
                 COMPLAINT,
-                "{what}: {count} of them, a spec has at most {most}",
+                "{what}: {count} {what}, a spec has at most {most}",
                 {"what": self.what, "count": f"{len(value):,}", "most": MOST},
             )
         return value
@@ -111,8 +111,8 @@ class ByKey:
     """A part whose model one of its keys names, such as the ``kind`` of a claim.
 
     Attributes:
-        key: that key.
-        models: name -> model, asked late: installed packages add theirs.
+        key: the key.
+        models: name -> model, called when needed because installed packages add theirs.
     """
 
     key: str
@@ -133,15 +133,15 @@ class ByKey:
         return {"oneOf": [handler.resolve_ref_schema(part) for part in parts]}
 
     def model(self, choice: Any) -> type[BaseModel]:
-        """The model of a choice."""
+        """The pydantic model of an entry."""
         model: type[BaseModel] = choice
         return model
 
     def chosen(self, value: Any) -> Any:
-        """The choice that a part makes.
+        """The entry of ``models`` that a part names.
 
         Raises:
-            PydanticCustomError: it makes none that exists.
+            PydanticCustomError: it names no entry.
         """
         models = self.models()
         name = value.get(self.key) if isinstance(value, dict) else None

@@ -16,7 +16,7 @@ def extended(document: Document, path: Path) -> Document:
         return document
     name = document.value["extends"]
     if not isinstance(name, str):
-        raise document.error("extends takes the name of a spec beside this one", ("extends",))
+        raise document.error("extends: must be the name of a spec in the same folder", ("extends",))
     try:
         other = (path.parent / name).resolve()
         inside, exists = other.is_relative_to(path.parent.resolve()), other.is_file()
@@ -24,7 +24,7 @@ def extended(document: Document, path: Path) -> Document:
         raise document.error(
             f"extends: {short(name)} cannot be the name of a file", ("extends",)
         ) from None
-    # a spec reaches its own folder and no further
+    # a spec may only read files below its own folder
     if not inside:
         raise document.error(f"extends: {name} lies outside this spec's folder", ("extends",))
     if not exists:
@@ -32,14 +32,14 @@ def extended(document: Document, path: Path) -> Document:
         raise document.error(f"extends: no file {name}; {choices(name, here)}", ("extends",))
     parent = read(other, document.path.parent / name)
     if not isinstance(parent.value, dict):
-        raise document.error(f"extends: {name} is no spec", ("extends",))
+        raise document.error(f"extends: {name} is not a spec", ("extends",))
     if "extends" in parent.value:
         raise document.error(
-            f"extends: {name} extends another spec itself; one level", ("extends",)
+            f"extends: {name} extends another spec itself; only one level is allowed", ("extends",)
         )
     shared = [key for key in Spec.model_fields if key not in Spec.OWN]
     taken = {k: parent.value[k] for k in shared if k in parent.value and k not in document.value}
-    # a part that came from elsewhere is blamed on the line that brought it in
+    # errors in a shared part point at the line of extends
     lines = dict(document.lines) | {(k,): document.line(("extends",)) for k in taken}
     value = {k: v for k, v in document.value.items() if k != "extends"} | taken
     return Document(document.path, value, lines, document.text)

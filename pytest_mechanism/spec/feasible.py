@@ -1,8 +1,8 @@
 """What a run would refuse, as far as it can be known without a model.
 
-A task writes its rows from words and from a file. Tokenizers can only take words away, so what the
-task cannot write were every word whole, no run can measure. Of the prompts behind a positional mean
-only the anchors are counted: every tokenizer makes at least one token at each of them.
+A task writes its rows from words and from a file. Tokenizers can only rule words out, so what the task cannot
+write if every word is usable, no run can measure. Of the prompts of a positional mean only the anchors are
+counted: every tokenizer makes at least one token at each of them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.tasks.base import AnyWord, Row, Task
 from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, ChatSettings
 
-TRIED = 130
-"""Rows that are drawn of a task that makes them; of a file all are, which costs nothing."""
+MOST_ROWS = 130
+"""Rows that are drawn of a task that generates them; the rows of a file are all drawn, which costs nothing."""
 
-PROMPTS = 2000
-"""Prompts behind a mean that are drawn; of more, each place has its share."""
+MOST_PROMPTS = 2000
+"""Prompts of a mean that are drawn; for a larger mean, the counts are scaled up."""
 
 
 @dataclass(frozen=True)
 class AnyText(AnyWord):
-    """Every word is whole, and the chat template is the message itself."""
+    """A vocabulary in which every word is one token and the chat template is the message itself."""
 
     def chat(self, message: str, asking: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
         return ChatPrompt(message)
@@ -35,76 +35,78 @@ class AnyText(AnyWord):
 
 @dataclass
 class Feasible:
-    """What a task can give to claims; each set of rows is drawn once."""
+    """What a task can provide for claims; each set of rows is drawn once."""
 
     task: Task
     ablation: Ablation
     _drawn: dict[tuple[str, str], Sequence[Row] | str] = field(default_factory=dict)
 
-    def wrong(self, claim: Claim) -> str | None:
+    def problem(self, claim: Claim) -> str | None:
         """Why a claim would be an error in every run, or None."""
-        for what, variable in claim.row_sets(self.task):
-            found = self.drawn(what, variable)
-            if isinstance(found, str):
-                return found
-            contexts = len({row.cluster for row in found})
+        for row_set, variable in claim.row_sets(self.task):
+            rows = self.rows(row_set, variable)
+            if isinstance(rows, str):
+                return rows
+            contexts = len({row.cluster for row in rows})
             if contexts < LEAST_CLUSTERS:
-                rows = int(self.task.settings.rows)
                 return (
-                    f"{rows} rows come from {contexts} contexts, an interval needs "
-                    f"{LEAST_CLUSTERS}; raise task.rows"
+                    f"{int(self.task.settings.rows)} rows come from {contexts} contexts, an interval "
+                    f"needs {LEAST_CLUSTERS}; raise task.rows"
                 )
-        return self.thin if claim.ablates else None
+        return self.mean_problem if claim.ablates else None
 
-    def drawn(self, what: str, variable: str) -> Sequence[Row] | str:
-        """Rows of a set, or why there are none."""
-        if (what, variable) not in self._drawn:
-            self._drawn[what, variable] = self._draw(what, variable)
-        return self._drawn[what, variable]
+    def rows(self, row_set: str, variable: str) -> Sequence[Row] | str:
+        """The rows of a set, or why there are none."""
+        if (row_set, variable) not in self._drawn:
+            self._drawn[row_set, variable] = self._draw(row_set, variable)
+        return self._drawn[row_set, variable]
 
-    def _draw(self, what: str, variable: str) -> Sequence[Row] | str:
+    def _draw(self, row_set: str, variable: str) -> Sequence[Row] | str:
         task, words = self.task, AnyText()
         count = int(task.settings.rows)
-        count = count if task.from_file else min(count, TRIED)
+        count = count if task.from_file else min(count, MOST_ROWS)
         try:
-            if what == "interchange":
+            if row_set == "interchange":
                 return task.interchange(words, variable, count, "test")
-            if what == "pairs":
+            if row_set == "pairs":
                 return task.pairs(words, count)
-            return task.row_set(what, words, count, "rows")  # type: ignore[arg-type]
+            return task.row_set(row_set, words, count, "rows")  # type: ignore[arg-type]
         except MechanismError as problem:
             return problem.message
         except NotImplementedError:
-            return f"task {task.family} writes no {what}, which this claim is measured on"
+            return f"task {task.family} has no {row_set}, which this claim is measured on"
 
     @property
-    def thin(self) -> str | None:
-        """Where too few prompts would be behind a positional mean, or None."""
+    def mean_problem(self) -> str | None:
+        """The position that too few prompts of a positional mean have, or None."""
         if self.ablation.value != "positional_mean":
             return None
-        asked = self.ablation.prompts
-        there, behind = self.behind(asked)
-        rows = self.drawn("rows", "")
-        if isinstance(rows, str) or there is None:
+        wanted = self.ablation.prompts
+        drawn, counts = self.position_counts(wanted)
+        rows = self.rows("rows", "")
+        if isinstance(rows, str) or drawn is None:
             return None
-        judged = {name for row in rows for name in self.task.positional_mean_slots(row.base)}
-        share = asked / PROMPTS if asked > PROMPTS and there == PROMPTS else 1.0
-        least = min(judged, key=lambda name: (behind[name], name), default=None)
-        if least is None or behind[least] * share >= LEAST_PROMPTS:
+        positions = {name for row in rows for name in self.task.positional_mean_slots(row.base)}
+        scale = wanted / MOST_PROMPTS if wanted > MOST_PROMPTS and drawn == MOST_PROMPTS else 1.0
+        rarest = min(positions, key=lambda name: (counts[name], name), default=None)
+        if rarest is None or counts[rarest] * scale >= LEAST_PROMPTS:
             return None
-        has = (
-            f"of {there * share:.0f} prompts behind a positional mean, "
-            f"{behind[least] * share:.0f} have {least}, and {LEAST_PROMPTS} are needed"
+        problem = (
+            f"of {drawn * scale:.0f} prompts for a positional mean, "
+            f"{counts[rarest] * scale:.0f} have {rarest}, and {LEAST_PROMPTS} are needed"
         )
-        if there < min(asked, PROMPTS) or not behind[least]:
-            return f"{has}; the task has no more: more words, fewer texts, or ablation: {{value: resample}} or zero"
-        needed = math.ceil(asked * LEAST_PROMPTS / (behind[least] * share) / 50) * 50
-        return f"{has}; valid: ablation.prompts from about {needed:,}"
+        if drawn < min(wanted, MOST_PROMPTS) or not counts[rarest]:
+            return (
+                f"{problem}, and the task has no more prompts: use more words or fewer texts, or "
+                "ablation: {value: resample} or zero"
+            )
+        needed = math.ceil(wanted * LEAST_PROMPTS / (counts[rarest] * scale) / 50) * 50
+        return f"{problem}; valid: ablation.prompts from about {needed:,}"
 
-    def behind(self, prompts: int) -> tuple[int | None, Counter[str]]:
-        """How many prompts are drawn for a mean, and how many of them have each place."""
+    def position_counts(self, prompts: int) -> tuple[int | None, Counter[str]]:
+        """How many prompts are drawn for a mean, and how many of them have each position."""
         try:
-            rows = self.task.backgrounds(AnyText(), min(prompts, PROMPTS))
+            rows = self.task.backgrounds(AnyText(), min(prompts, MOST_PROMPTS))
         except (MechanismError, NotImplementedError):
             return None, Counter()
         return len(rows), Counter(

@@ -19,10 +19,10 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.across import contradictions, infeasible
 from pytest_mechanism.spec.choice import TASK_FOLDER
-from pytest_mechanism.spec.explain import COMPLAINT, explained, narrowed, parts
+from pytest_mechanism.spec.explain import COMPLAINT, explain, models_in, one_branch
 from pytest_mechanism.spec.extends import extended
 from pytest_mechanism.spec.spec import DOCUMENT, PATH, Spec, ValidParts
-from pytest_mechanism.spec.yaml import Document, Path_, read
+from pytest_mechanism.spec.yaml import Document, Place, read
 from pytest_mechanism.tasks.files import FOLDER
 
 MOST_PROBLEMS = 100
@@ -42,7 +42,7 @@ def load(path: Path, shown: Path | None = None) -> Spec:
 
     Raises:
         SpecErrors: with every problem.
-        SpecError: the file is no readable YAML.
+        SpecError: the file is not readable YAML.
     """
     own = read(path, shown)
     document = extended(own, path)
@@ -57,33 +57,33 @@ class _Loader:
     def __init__(self, document: Document, context: dict[str, Any]) -> None:
         self.document = document
         self.context = context
-        self.found: list[SpecError] = []
+        self.errors: list[SpecError] = []
 
-    def problem(self, message: str, where: Path_ = ()) -> None:
-        self.found.append(self.document.error(message, where))
-        if len(self.found) == MOST_PROBLEMS:  # this is no slip, and nobody reads on
-            raise SpecErrors(self.found)
+    def problem(self, message: str, where: Place = ()) -> None:
+        self.errors.append(self.document.error(message, where))
+        if len(self.errors) == MOST_PROBLEMS:  # nobody reads more
+            raise SpecErrors(self.errors)
 
-    def problems(self, several: Iterable[tuple[str, Path_]]) -> None:
+    def problems(self, several: Iterable[tuple[str, Place]]) -> None:
         for message, where in several:
             self.problem(message, where)
 
     def spec(self) -> Spec:
         spec = self.valid_parts(self.known_keys())
         self.problems(contradictions(spec, self.document.value))
-        if not self.found:
+        if not self.errors:
             self.problems(infeasible(spec))
-        if self.found:
-            raise SpecErrors(self.found)
+        if self.errors:
+            raise SpecErrors(self.errors)
         return spec
 
     def known_keys(self) -> dict[str, Any]:
-        """The file's top level without unknown keys; a missing key that it needs is None."""
+        """The top level of the file without unknown keys; required keys that are missing are None."""
         top = self.document.value
         keys = Spec.model_fields
         if not isinstance(top, dict):
             self.problem("a spec is a mapping; its first key is 'mechanism: 1'")
-            raise SpecErrors(self.found)
+            raise SpecErrors(self.errors)
         if next(iter(top), None) != "mechanism":
             self.problem("the first key of a spec is 'mechanism: 1'", tuple(list(top)[:1]))
         unknown = [key for key in top if key not in keys]
@@ -91,22 +91,22 @@ class _Loader:
             self.problem(f"unknown key {key!r}; {choices(str(key), keys)}", (key,))
         missing = [key for key in keys if key not in top]
         if any(difflib.get_close_matches(str(key), missing) for key in unknown):
-            # a misspelt section: what follows from its absence would only hide it
-            raise SpecErrors(self.found)
+            # a misspelt key: errors about the missing key would only hide it
+            raise SpecErrors(self.errors)
         needed = [key for key, field in keys.items() if field.is_required()]
         return dict.fromkeys(needed) | {key: top[key] for key in top if key in keys}
 
     def valid_parts(self, value: dict[str, Any]) -> Spec:
-        """The spec, or those of its parts that are valid; what is wrong with the others is noted."""
+        """The spec; if it is invalid, its valid parts, after noting what is wrong with the others."""
         try:
             return Spec.model_validate(value, context=self.context)
         except ValidationError as problem:
             errors = [dict[str, Any](error) for error in problem.errors()]
         misnamed = {e["loc"][:2] for e in errors if e["type"] == COMPLAINT and len(e["loc"]) > 1}
         errors = [e for e in errors if e["type"] == COMPLAINT or e["loc"][:2] not in misnamed]
-        for error in narrowed(errors, value):
+        for error in one_branch(errors, value):
             where, model = part_at(error["loc"], value)
-            self.problem(*explained({**error, "loc": error["loc"][len(where) :]}, model, where))
+            self.problem(*explain({**error, "loc": error["loc"][len(where) :]}, model, where))
         wrong = {part_at(error["loc"], value)[0] for error in errors}
         for key in ("groups", "claims"):
             if isinstance(part := value.get(key), dict):
@@ -115,12 +115,12 @@ class _Loader:
         value = {key: part for key, part in value.items() if (key,) not in wrong}
         try:
             return ValidParts.model_validate(value, context=self.context)
-        except ValidationError:  # half a character in a name, which pydantic cannot give back
-            raise SpecErrors(self.found) from None
+        except ValidationError:  # a lone surrogate in a name, which pydantic replaces
+            raise SpecErrors(self.errors) from None
 
 
-def part_at(loc: Path_, value: dict[str, Any]) -> tuple[Path_, type[BaseModel]]:
-    """The part of a spec in which something is wrong: where it is, and its model."""
+def part_at(loc: Place, value: dict[str, Any]) -> tuple[Place, type[BaseModel]]:
+    """The path and the model of the part of a spec that an error is in."""
     key = loc[0]
     if key == "task":
         family = chosen(value[key], "family", task_families())
@@ -129,7 +129,7 @@ def part_at(loc: Path_, value: dict[str, Any]) -> tuple[Path_, type[BaseModel]]:
         return loc[:2], Group
     if key == "claims" and len(loc) > 1:
         return loc[:2], chosen(value[key].get(loc[1]), "kind", claim_kinds()) or Spec
-    return loc[:1], next(parts(Spec.model_fields[str(key)].annotation), Spec)
+    return loc[:1], next(models_in(Spec.model_fields[str(key)].annotation), Spec)
 
 
 def chosen(part: Any, key: str, models: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.applies_to import AppliesTo
-from pytest_mechanism.fields.groups import AnyGroup, SoughtGroup
+from pytest_mechanism.fields.groups import AnyGroup, DiscoveredGroup
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
@@ -30,48 +30,48 @@ PATH = "path"
 """Validation context: where the file is."""
 
 TOLERANCES = ("atol", "drift")
-"""Keys that hold for every claim which does not set its own."""
+"""Keys that apply to every claim without its own."""
 
-LETTERS = "use letters, digits and '_', 100 at most"
+LETTERS = "use letters, digits and '_', 100 characters at most"
 
 Version = Annotated[
-    int,  # strict, which a Literal is not about true
+    int,  # a Literal[1] also accepts true
     Field(strict=True, ge=1, le=1, description="version of the format; the first key"),
-    Complaint("mechanism: {value} is no version this plugin reads; valid: 1"),
+    Complaint("mechanism: {value} is not a supported version; valid: 1"),
 ]
-Circuit = Annotated[Name, Complaint("circuit: give it a name of letters, digits and '_'")]
+Circuit = Annotated[Name, Complaint(f"circuit: must be a name; {LETTERS}")]
 GroupName = Annotated[Name, Complaint(f"group name {{value}}: {LETTERS}")]
 ClaimName = Annotated[Name, Complaint(f"claim name {{value}}: {LETTERS}")]
 Claims = Annotated[
     dict[ClaimName, Annotated[Claim, ByKey("kind", claim_kinds)]],
-    Entries("claims", "a spec needs claims: name: {kind: ..., ...}", least=1),
+    Entries("claims", "claims: a spec needs claims, each as name: {kind: ..., ...}", least=1),
 ]
 AnyTask = Annotated[Task, TaskByFamily("family", task_families)]
 
 
 class Spec(Part):
-    """A circuit and what is claimed of it.
+    """A circuit and the claims about it.
 
     Attributes:
-        mechanism: version of the format.
+        mechanism: version of the file format.
         circuit: name of the circuit.
-        extends: a spec whose keys count where this one has none; None once they are taken over.
+        extends: a spec whose keys apply if this one lacks them; None after loading.
         applies_to: the runs that the spec is about.
-        task: where its rows come from.
+        task: source of its rows.
         groups: name -> heads, from the answer back to the input.
         found_on: role on which the heads were found.
         ablation: how heads are ablated.
-        confidence: of every interval.
-        atol: for claims that do not set their own.
-        drift: for claims that do not set their own.
+        confidence: confidence level of every interval.
+        atol: tolerance of claims without their own.
+        drift: tolerance of claims without their own.
         claims: name -> claim.
     """
 
     OWN: ClassVar = ("mechanism", "circuit", "extends", "claims")
-    """Keys that belong to one file; a spec that extends another takes over all the others."""
+    """Keys that `extends` does not share: a spec takes over all others from the spec that it extends."""
 
     DEFINING: ClassVar = ("task", "groups", "ablation", "confidence")
-    """Keys that, with a claim's own, say what its score is."""
+    """Keys that define what the score of a claim measures, together with the claim's own."""
 
     mechanism: Version
     circuit: Circuit
@@ -80,16 +80,18 @@ class Spec(Part):
     task: AnyTask
     groups: Annotated[
         dict[GroupName, AnyGroup],
-        Entries("groups", "groups takes name: {heads: {layer: [head, ...]}, at: position}"),
+        Entries("groups", "groups: must be name: {heads: {layer: [head, ...]}, at: position}, ..."),
     ] = Field(default_factory=dict)
-    found_on: Annotated[StrictStr | None, Complaint("found_on takes a role, such as base")] = None
+    found_on: Annotated[StrictStr | None, Complaint("found_on: must be a role, such as base")] = (
+        None
+    )
     ablation: Ablation = Ablation()
     confidence: Annotated[
         float,
         Field(strict=True, ge=LEAST_CONFIDENCE, lt=1),
-        Complaint(f"confidence lies between {LEAST_CONFIDENCE:g} and 1, such as 0.95"),
+        Complaint(f"confidence: must lie between {LEAST_CONFIDENCE:g} and 1, such as 0.95"),
     ] = 0.95
-    # not set; what is set is a number, and YAML's null is none
+    # None if not set; YAML's null is invalid
     atol: Atol = None  # type: ignore[assignment]
     drift: Drift = None  # type: ignore[assignment]
     claims: Claims
@@ -100,8 +102,8 @@ class Spec(Part):
     @field_validator("claims", mode="before")
     @classmethod
     def take_over_tolerances(cls, claims: Any, info: ValidationInfo) -> Any:
-        """A claim has the spec's ``atol`` and ``drift`` unless it sets its own. An invalid one is blamed
-        where it stands, and not on every claim."""
+        """Give the spec's ``atol`` and ``drift`` to claims without their own. An invalid one is reported
+        once, at its own line."""
         common = {k: info.data[k] for k in TOLERANCES if info.data.get(k) is not None}
         if not isinstance(claims, dict):
             return claims
@@ -121,19 +123,19 @@ class Spec(Part):
         return self._document
 
     def resolved(self) -> dict[str, Any]:
-        """The spec as data with every default; tolerances stand in the claims."""
+        """The spec as data, with defaults filled in and tolerances in each claim."""
         return self.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude={*TOLERANCES, "extends"}
         )
 
     def definition(self) -> dict[str, Any]:
-        """What every score of the spec depends on; its hash must not change with the version."""
+        """What defines the spec's scores. A release must not change its hash: accepted scores depend on it."""
         return self.model_dump(mode="json", include={*self.DEFINING})
 
     @property
-    def sought(self) -> bool:
+    def discovers_heads(self) -> bool:
         """Whether the heads of some group are found on the model under test."""
-        return any(isinstance(group, SoughtGroup) for group in self.groups.values())
+        return any(isinstance(group, DiscoveredGroup) for group in self.groups.values())
 
     def place(self, *keys: str) -> str:
         """``file:line`` of a part of the spec."""
@@ -167,7 +169,7 @@ class Spec(Part):
 
 
 class ValidParts(Spec):
-    """The parts of an invalid spec that are valid: enough to check them against each other."""
+    """The valid parts of an invalid spec, to be checked against each other."""
 
     mechanism: Version = 1
     circuit: Circuit = ""

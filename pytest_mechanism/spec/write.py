@@ -1,4 +1,4 @@
-"""Plain data as YAML that `spec.yaml` reads back as the same, whatever texts are in it."""
+"""Plain data as YAML text that `spec.yaml` reads back unchanged, whatever characters it holds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""Texts that need no quotes, but for the words that mean something else."""
+"""Texts that need no quotes, except `WORDS`."""
 WORDS = ("true", "false", "null")
 
-SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 
 
 def flow(value: Any) -> str:
-    """A YAML flow value; keys of mappings that are None are left out."""
+    """A YAML flow value; keys whose value is None are left out."""
     if isinstance(value, Mapping):
         inside = ", ".join(f"{flow(k)}: {flow(v)}" for k, v in value.items() if v is not None)
         return f"{{{inside}}}"
@@ -28,11 +28,11 @@ def flow(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """A double-quoted scalar of one line: what is not printable stands as a code."""
-    return f'"{"".join(SHORT.get(c) or (c if c.isprintable() else code(c)) for c in text)}"'
+    """A double-quoted scalar of one line, with unprintable characters escaped."""
+    return f'"{"".join(ESCAPES.get(c) or (c if c.isprintable() else escape(c)) for c in text)}"'
 
 
-def code(character: str) -> str:
+def escape(character: str) -> str:
     number = ord(character)
     if number <= 0xFF:
         return f"\\x{number:02x}"

@@ -1,8 +1,8 @@
 """YAML as plain data, where every key knows its line.
 
 A strict subset of YAML 1.2: mappings with string or integer keys, lists, scalars. Anchors,
-aliases, merges and tags are refused; a key may stand once. Scalars mean what they look like
-(PyYAML's own resolvers read ``1e-3`` as text, ``on`` as true and ``010`` as 8).
+aliases, merges, tags and repeated keys are refused. Scalars mean what they look like (PyYAML's own
+resolvers read ``1e-3`` as text, ``on`` as true and ``010`` as 8).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ ANY_SIZE = 1 << 62
 MAX_DEPTH = 20
 MAX_KEYS = 10_000
 
-Path_ = tuple[str | int, ...]
-"""Where a value stands: ``("claims", "solves_task", "at_least")``."""
+Place = tuple[str | int, ...]
+"""Place of a value in a file: ``("claims", "solves_task", "at_least")``."""
 
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -39,27 +39,27 @@ class Document:
     Attributes:
         path: the file.
         value: its content as dict, list, str, int, float, bool and None.
-        lines: path of a value -> line, counted from 1, on which its key (or item) stands.
-        text: the file's lines, for excerpts.
+        lines: place of a value -> line of its key or item, counted from 1.
+        text: the lines of the file, for excerpts.
     """
 
     path: Path
     value: Any
-    lines: Mapping[Path_, int]
+    lines: Mapping[Place, int]
     text: tuple[str, ...]
 
-    def line(self, where: Path_) -> int:
-        """Line of a value, or of the nearest thing around it."""
+    def line(self, where: Place) -> int:
+        """Line of a value, or of the nearest value around it."""
         while where and where not in self.lines:
             where = where[:-1]
         return self.lines.get(where, 1)
 
-    def error(self, message: str, where: Path_ = ()) -> SpecError:
+    def error(self, message: str, where: Place = ()) -> SpecError:
         """An error at a value."""
         return SpecError(message, f"{self.path}:{self.line(where)}")
 
-    def block(self, where: Path_) -> tuple[int, int]:
-        """First and last line of a value with everything in it."""
+    def block(self, where: Place) -> tuple[int, int]:
+        """First and last line of a value."""
         first = self.line(where)
         inside = [line for at, line in self.lines.items() if at[: len(where)] == where]
         return first, max([first, *inside])
@@ -69,7 +69,7 @@ def read(path: Path, shown: Path | None = None) -> Document:
     """Parse a file; ``shown`` is how errors name it.
 
     Raises:
-        SpecError: unreadable, no regular file, not UTF-8, too large, or outside the subset.
+        SpecError: the file is unreadable, no regular file, not UTF-8, too large, or outside the subset.
     """
     shown = shown or path
     try:
@@ -92,10 +92,10 @@ def read(path: Path, shown: Path | None = None) -> Document:
 
 def parse(text: str, shown: Path) -> Document:
     """Parse text; see `read`."""
-    lines: dict[Path_, int] = {}
+    lines: dict[Place, int] = {}
     if (directive := DIRECTIVE.match(text)) is not None:
         at = text[: directive.end()].count("\n") + 1
-        raise SpecError("directives (%YAML, %TAG) are not allowed, take them out", f"{shown}:{at}")
+        raise SpecError("directives (%YAML, %TAG) are not allowed, remove them", f"{shown}:{at}")
     try:
         value = _Composer(text, shown, lines).document()
     except yaml.MarkedYAMLError as problem:
@@ -118,9 +118,9 @@ def parse(text: str, shown: Path) -> Document:
 
 
 class _Composer:
-    """Builds values from parse events, so that nesting and size are checked before they cost."""
+    """Builds values from parse events, so that nesting and size are checked before they cost time."""
 
-    def __init__(self, text: str, shown: Path, lines: dict[Path_, int]) -> None:
+    def __init__(self, text: str, shown: Path, lines: dict[Place, int]) -> None:
         self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self.shown = shown
         self.lines = lines
@@ -134,24 +134,28 @@ class _Composer:
 
     def document(self) -> Any:
         value: Any = None
-        seen = False
+        has_document = False
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
-                if seen:
-                    raise self.fail("holds a second YAML document; one spec a file", event)
-                seen = True
+                if has_document:
+                    raise self.fail("holds a second YAML document; a file has one spec", event)
+                has_document = True
                 value = self.value(next(self.events), ())
-        if not seen:
+        if not has_document:
             raise SpecError(
                 "is empty; the first key of a spec is 'mechanism: 1'", f"{self.shown}:1"
             )
         return value
 
-    def value(self, event: Any, where: Path_) -> Any:
+    def value(self, event: Any, where: Place) -> Any:
         if isinstance(event, yaml.AliasEvent):
-            raise self.fail(f"alias *{event.anchor}: aliases are not allowed, write it out", event)
+            raise self.fail(
+                f"alias *{event.anchor}: aliases are not allowed, write the value out", event
+            )
         if getattr(event, "anchor", None):
-            raise self.fail(f"anchor &{event.anchor}: anchors are not allowed, write it out", event)
+            raise self.fail(
+                f"anchor &{event.anchor}: anchors are not allowed, write the value out", event
+            )
         if getattr(event, "tag", None):
             raise self.fail(f"tag {event.tag}: tags are not allowed", event)
         if len(where) > MAX_DEPTH:
@@ -164,31 +168,31 @@ class _Composer:
             return self.sequence(where)
         return self.scalar(event)
 
-    def mapping(self, where: Path_) -> dict[str | int, Any]:
-        found: dict[str | int, Any] = {}
+    def mapping(self, where: Place) -> dict[str | int, Any]:
+        mapping: dict[str | int, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self.fail("a key must be a word or a whole number", event)
             key = self.value(event, (*where, "?"))
             if event.value == "<<" and event.style is None:
-                raise self.fail("merge key '<<' is not allowed, write it out", event)
+                raise self.fail("merge key '<<' is not allowed, write the keys out", event)
             if isinstance(key, bool) or key is None or isinstance(key, float):
                 key = event.value
-            if key in found:
+            if key in mapping:
                 first = self.lines[(*where, key)]
-                raise self.fail(f"key {key!r} stands twice, first on line {first}", event)
+                raise self.fail(f"key {key!r} appears twice, first on line {first}", event)
             self.lines[(*where, key)] = self.line(event)
-            found[key] = None
-            found[key] = self.value(next(self.events), (*where, key))
-        return found
+            mapping[key] = None
+            mapping[key] = self.value(next(self.events), (*where, key))
+        return mapping
 
-    def sequence(self, where: Path_) -> list[Any]:
-        found: list[Any] = []
+    def sequence(self, where: Place) -> list[Any]:
+        items: list[Any] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
-            at = (*where, len(found))
+            at = (*where, len(items))
             self.lines[at] = self.line(event)
-            found.append(self.value(event, at))
-        return found
+            items.append(self.value(event, at))
+        return items
 
     def scalar(self, event: Any) -> Any:
         text: str = event.value
@@ -202,7 +206,7 @@ class _Composer:
             return int(text)
         if NUMBER.fullmatch(text):
             if text.lstrip("+-").isdigit():
-                raise self.fail(f"{text[:40]} is not a number that can be meant here", event)
+                raise self.fail(f"{text[:40]} is not a valid number", event)
             number = float(text)
             if math.isinf(number):
                 raise self.fail(f"{text[:40]} is too large a number", event)

@@ -1,8 +1,8 @@
 """Compares a score with its baseline, the accepted score.
 
 Unchanged checkpoints: any change beyond ``atol`` fails, since only the tool or the machine can have
-caused it. New checkpoints: a score that is significantly worse than the baseline by more than ``drift``
-fails; a better score is reported. Without a baseline, the verdict alone decides.
+caused it. New checkpoints: a score that is significantly worse than the baseline by more than
+``drift`` fails; a better score is reported. Without a baseline, the verdict alone decides.
 """
 
 from __future__ import annotations

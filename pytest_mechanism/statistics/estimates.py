@@ -1,8 +1,8 @@
 """From rows to an estimate with its confidence interval.
 
-Proportions have Wilson's interval (exact if all rows agree); the number of rows is reduced by the design
-effect if rows of one context are correlated. Means, differences and ratios of means have a bootstrap over
-clusters (BCa). Both are SciPy's.
+Proportions have Wilson's interval (exact if all rows agree); the number of rows is reduced by the
+design effect if rows of one context are correlated. Means, differences and ratios of means have a
+bootstrap over clusters (BCa). Both are SciPy's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A claim passes only if its score beats a control (something that should not work), and only if the
 models that it is measured on do the task better than chance. A claim kind names what it compares;
 the functions here apply the rules and record them in `Verdict.control` and `Verdict.chance`. A kind
-that needs no comparison says why (`not_needed`). `require_safeguards` refuses a pass without either.
+that needs no comparison says why (`not_needed`). `require_safeguards` refuses a pass without
+either.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Power: the chance that an unchanged model passes on fresh rows.
 
 The baseline is an estimate, and so is the next run's score. Both are modelled as normal around the
-model's true score with the baseline's standard error, so that a baseline from lucky rows does not promise
-too much. If all rows of the baseline agree, it has no spread, and the next run's rows are assumed to agree
-too.
+model's true score with the baseline's standard error, so that a baseline from lucky rows does not
+promise too much. If all rows of the baseline agree, it has no spread, and the next run's rows are
+assumed to agree too.
 
-A claim passes only if all its thresholds hold, and a spec only if all its claims do. Most of them are
-measured on the same rows, so their chances do not multiply. The chances of failing are added instead,
-which makes the chance of passing a lower bound whatever the correlation. Comparisons with a control on the
-same rows count (`Verdict.checks`); controls that another seed draws anew do not.
+A claim passes only if all its thresholds hold, and a spec only if all its claims do. Most of them
+are measured on the same rows, so their chances do not multiply. The chances of failing are added
+instead, which makes the chance of passing a lower bound whatever the correlation. Comparisons with
+a control on the same rows count (`Verdict.checks`); controls that another seed draws anew do not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From a score to a verdict: pass, fail or inconclusive.
 
-A claim passes only if the whole confidence interval meets the threshold, and fails only if no part of
-it does. Inconclusive, which is red too, says how many rows would decide, or that none would. The rules
-about controls and chance are in `statistics.honesty`. A claim kind calls the function that says what
-happened, so that every red verdict has its cause (`pytest_mechanism.causes`).
+A claim passes only if the whole confidence interval meets the threshold, and fails only if no part
+of it does. Inconclusive, which is red too, says how many rows would decide, or that none would. The
+rules about controls and chance are in `statistics.honesty`. A claim kind calls the function that
+says what happened, so that every red verdict has its cause (`pytest_mechanism.causes`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeVar
 
 from pytest_mechanism.errors import MechanismError, choices
-from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
 from pytest_mechanism.tasks.text.joints import joint_between
 from pytest_mechanism.tasks.text.prompt import (
     Prompt,
@@ -26,7 +25,7 @@ from pytest_mechanism.tasks.text.prompt import (
     first_row,
     parse_position,
 )
-from pytest_mechanism.tasks.text.vocabulary import AnyWord, Vocabulary
+from pytest_mechanism.tasks.text.vocabulary import AnyWord, RecordingVocabulary, Vocabulary
 
 __all__ = [
     "AnyWord",

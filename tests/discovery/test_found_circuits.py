@@ -13,7 +13,7 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.commands.discover import screening
-from pytest_mechanism.discovery.claims import sought
+from pytest_mechanism.discovery.claims import without_heads
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
@@ -61,7 +61,7 @@ def search(tmp_path: Path) -> Search:
         settings = spec.task.settings.model_copy(update={"seed": seed})
         spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
         case = gate.context(spec, Accuracy(kind="accuracy", on="base", at_least=0.01), "base")
-        case = replace(case, groups=sought(spec.groups))
+        case = replace(case, groups=without_heads(spec.groups))
         return discover(case, "base", gate.runner.measure, Effort()), case, gate
 
     return run

@@ -20,7 +20,7 @@ ADVICE = re.compile(r"raise ablation\.prompts from 60 to (\d+)")
 def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What ``new --task ioi`` writes, with sixty background prompts for sixteen texts. Lint refuses
     it for every tokenizer; here the tokenizers are asked, as for a spec that lint cannot refuse."""
-    monkeypatch.setattr(Feasible, "thin", None)
+    monkeypatch.setattr(Feasible, "mean_problem", None)
     spec = tmp_path / "circuits" / "ioi.yaml"
     assert main(["new", str(spec), "--task", "ioi"]) == 0
     text = re.sub(r"prompts: \d+", "prompts: 60", spec.read_text())

@@ -108,7 +108,7 @@ def test_what_does_not_hold_is_a_comment_with_its_score_on_each_model(planted: P
     text = (planted / "found.yaml").read_text()
     assert "# circuit_suffices: {kind: faithfulness, on: [base, ft], between: [0.9, 1.1]}" in text
     for role in ("base", "ft"):
-        assert f"left out, on rows that the search never saw on {role}: fail, faith" in text
+        assert f"does not hold on held-out rows ({role}): fail, faith" in text
     assert (
         "# same_circuit: {kind: transfer, from: base, to: ft, faithfulness_at_least: 0.8}" in text
     )
@@ -158,7 +158,7 @@ def test_groups_that_were_found_are_written_although_another_was_not(
     command = ["discover", "-q", str(spec), "--store", str(planted / "store"), "--out", str(out)]
     assert main([*command, "--model", "base=zoo:planted_base"]) == 1
     said, err = capsys.readouterr()
-    assert "base: nothing found for group reader, below: no head has the wanted effect" in err
+    assert "base: no heads found for group reader, below: no head has the required effect" in err
     assert "lower find: {drops_at_least: ...}" in err
     found = {line.split()[0]: line.split()[1:] for line in said.splitlines()[1:5]}
     assert found == {
@@ -168,7 +168,7 @@ def test_groups_that_were_found_are_written_although_another_was_not(
         "below": ["not", "found"],
     }
     assert {*load(out).groups} == {"value_fetcher", "pos_transmitter"}
-    assert "# not all of what was looked for: nothing found for group reader" in out.read_text()
+    assert "# incomplete: no heads found for group reader" in out.read_text()
 
 
 @pytest.mark.slow

@@ -11,16 +11,16 @@ from numpy.typing import ArrayLike
 
 from pytest_mechanism.claims.needed_heads import minimality_score
 from pytest_mechanism.discovery.selection import candidates, minimal, ranked, unshared
-from pytest_mechanism.fields.groups import Find, Group, Into, SoughtGroup
+from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Group, Into
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head
 
 DATA = Path(__file__).parents[1] / "data"
 
 
-def sought(at: str, into: str | None, via: str, count: int) -> SoughtGroup:
+def sought(at: str, into: str | None, via: str, count: int) -> DiscoveredGroup:
     reader = None if into is None else Into(group=into, via=via)
-    return SoughtGroup(heads="discovered", at=at, into=reader, find=Find(candidates=count))
+    return DiscoveredGroup(heads="discovered", at=at, into=reader, find=Find(candidates=count))
 
 
 LLAMA = {

@@ -12,7 +12,7 @@ from evaluators import open_evaluator
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands.pictures import marked, positions
-from pytest_mechanism.discovery.measured_circuit import look, probe
+from pytest_mechanism.discovery.measured_circuit import measure_circuit
 from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1
@@ -97,8 +97,8 @@ def measured(folder: Path):
     gate = open_evaluator("--model-pair", PAIR[1], "--store", store)
     spec = load(folder / "planted.yaml")
     for role, reference in gate.runner.references.items():
-        case = gate.context(spec, probe("value_fetcher", role), role)
-        yield look(case, role, reference.label, gate.runner.measure, 20)
+        case = gate.model_context(spec, role)
+        yield measure_circuit(case, role, reference.label, gate.runner.measure, 20)
     assert gate.runner.done == 0
 
 

@@ -10,12 +10,12 @@ import pytest
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.needed_heads import holm
-from pytest_mechanism.discovery.claims import Written
-from pytest_mechanism.discovery.discover import Discovery, compare, nothing_needed
+from pytest_mechanism.discovery.claims import DraftClaim
+from pytest_mechanism.discovery.discover import Discovery, compare, not_needed_reason
 from pytest_mechanism.discovery.selection import candidates, chain, receivers_of, unshared
 from pytest_mechanism.discovery.stages import Stage, senders
 from pytest_mechanism.discovery.write import spec_text
-from pytest_mechanism.fields.groups import Find, Group, Into, SoughtGroup
+from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Group, Into
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Verdict
@@ -23,9 +23,9 @@ from pytest_mechanism.types import Verdict
 SHAPE = Shape(n_layers=3, n_heads=2, n_kv_heads=2, d_model=8, d_head=4, d_vocab=10)
 
 
-def sought(at: str, into: str | None = None, **find: float) -> SoughtGroup:
+def sought(at: str, into: str | None = None, **find: float) -> DiscoveredGroup:
     reader = Into(group=into, via="q") if into else None
-    return SoughtGroup(heads="discovered", at=at, into=reader, find=Find(**find))
+    return DiscoveredGroup(heads="discovered", at=at, into=reader, find=Find(**find))
 
 
 def effect(value: float, width: float = 0.05) -> Estimate:
@@ -96,7 +96,7 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
 
 def test_heads_that_minimality_takes_away_altogether_are_named() -> None:
     """Three that stand in for each other are not needed one by one; the user can name them."""
-    said = nothing_needed(["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]})
+    said = not_needed_reason(["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]})
     assert "no head of group movers is needed" in said
     assert said.endswith("movers: {heads: {2: [0], 3: [1, 2]}}")
 
@@ -109,13 +109,15 @@ def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> N
     at_least = {"kind": "accuracy", "at_least": 0.5}
     path = {"kind": "path", "group": "movers", "drops_at_least": 0.1}
     claims = [
-        Written("solves_task", at_least, {"base": Verdict("pass", "it does", "at least 0.5")}),
-        Written("movers_is_heard", path, {"base": Verdict("inconclusive", "no control", "drops")}),
+        DraftClaim("solves_task", at_least, {"base": Verdict("pass", "it does", "at least 0.5")}),
+        DraftClaim(
+            "movers_is_heard", path, {"base": Verdict("inconclusive", "no control", "drops")}
+        ),
     ]
     (tmp_path / "found.yaml").write_text(spec_text(spec, found, claims, "m", "1234", "base"))
     written = load(tmp_path / "found.yaml")
     assert list(written.claims) == ["solves_task"]
     assert (
         "  # movers_is_heard: {kind: path, on: base, group: movers, drops_at_least: 0.1}\n"
-        "  #   left out, on rows that the search never saw: inconclusive, no control\n"
+        "  #   does not hold on held-out rows: inconclusive, no control\n"
     ) in (tmp_path / "found.yaml").read_text()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, blocks, play
+from blocks import ROOT, blocks, play, run
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
@@ -56,7 +57,7 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     assert len(first) == 6
     assert "5 passed" in first[4].output
     named = load(tmp_path / "found.yaml")
-    assert not named.sought
+    assert not named.discovers_heads
     assert {"ft", "pair"} <= {role for claim in named.claims.values() for role in claim.roles()}
     spec = (tmp_path / "circuits" / "copying.yaml").read_text()
     shown = next(
@@ -82,7 +83,32 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".svg", ".png"}
 
 
+def ft_takes(doctor: str) -> str:
+    """How long the claim of the page takes on ft, as doctor says it."""
+    found = re.search(r"certain_of_the_box::ft +runs, about (.+)", doctor)
+    assert found is not None, doctor
+    return found[1]
+
+
 def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
-    """The page's package, installed and used."""
-    ran = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path))
-    assert "2 passed" in ran[-1].output
+    """The page's package runs and doctor counts its cost; without a safeguard its claim does not pass."""
+    lint, doctor, gate = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path, 300))[-3:]
+    assert "1 claims, 2 tests" in lint.output
+    assert ft_takes(doctor.output).endswith(" s")
+    assert "2 passed" in gate.output
+
+    claim = tmp_path / "certain" / "claim.py"
+    written = claim.read_text()
+    claim.write_text(written.replace("Cost(rows=self.rows)", "Cost(rows=100_000 * self.rows)"))
+    status, output = run(doctor.command, tmp_path, 300)
+    assert status == 0
+    assert not ft_takes(output).endswith(" s"), output  # doctor counts the request's own cost
+
+    for safeguard, missing in (("control=NO_TASK, ", "control"), (", chance=NO_TASK", "chance")):
+        assert safeguard in written
+        claim.write_text(written.replace(safeguard, ""))
+        status, output = run(gate.command, tmp_path, 300)
+        assert status == 1
+        assert "inconclusive" in output
+        assert missing in output
+        assert "certain" in output

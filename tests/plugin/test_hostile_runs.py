@@ -89,7 +89,7 @@ def test_a_spec_with_a_hostile_name_is_not_read(hostile, name):
 
     assert found.ret == pytest.ExitCode.INTERRUPTED
     assert harmless(found.stdout.str())
-    found.stdout.fnmatch_lines(["*has characters that do not show; give it another"])
+    found.stdout.fnmatch_lines(["*characters that are not printable; rename it"])
 
 
 def test_commands_show_hostile_names_as_text(hostile, capsys, monkeypatch):

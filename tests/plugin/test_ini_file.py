@@ -144,14 +144,16 @@ def test_the_report_names_the_folders_without_a_header(tree):
 
 
 def test_an_alias_that_names_nothing_says_from_where(tree, monkeypatch):
-    """The folder that it is seen from is in the line."""
+    """The line names the folder that the alias is relative to."""
     tree.pytester.makeini("[pytest]\nmechanism_models = rel = ./gone\n")
     monkeypatch.chdir(tree.path / "elsewhere")
 
     found = tree.run("../circuits", pair="rel,./ft")
 
     assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines([f"ERROR: alias 'rel', seen from {tree.path}: no folder './gone'*"])
+    found.stderr.fnmatch_lines(
+        [f"ERROR: alias 'rel', relative to {tree.path}: no folder './gone'*"]
+    )
 
 
 # -- commands

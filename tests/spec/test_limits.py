@@ -68,17 +68,17 @@ def test_a_file_is_measured_before_it_is_read(
             BOXES + "claims:\n" + "".join(
                 f"  c{i}: {{kind: accuracy, at_least: 0.5}}\n" for i in range(MOST + 1)
             ),
-            "x.yaml:4: claims: 501 of them, a spec has at most 500",
+            "x.yaml:4: claims: 501 claims, a spec has at most 500",
         ),
         (
             BOXES + "groups:\n" + "".join(
                 f"  g{i}: {{heads: {{0: [0]}}, at: last}}\n" for i in range(MOST + 1)
             ) + CLAIMS,
-            "x.yaml:4: groups: 501 of them, a spec has at most 500",
+            "x.yaml:4: groups: 501 groups, a spec has at most 500",
         ),
         (
             BOXES + "claims: {" + "a" * 101 + ": {kind: accuracy, at_least: 0.5}}\n",
-            f"x.yaml:4: claim name {repr('a' * 101)[:57]}...: use letters, digits and '_', 100 at most",
+            f"x.yaml:4: claim name {repr('a' * 101)[:57]}...: use letters, digits and '_', 100 characters at most",
         ),
         (
             BOXES + CLAIMS + "applies_to: {labels: [" + "x," * 101 + "]}\n",

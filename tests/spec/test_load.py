@@ -131,11 +131,11 @@ CASES = {
     "not a mapping": ("[1]\n", "x.yaml:1: a spec is a mapping; its first key is 'mechanism: 1'"),
     "other version": (
         "mechanism: 2\ncircuit: x\n" + TASK + CLAIMS,
-        "x.yaml:1: mechanism: 2 is no version this plugin reads; valid: 1",
+        "x.yaml:1: mechanism: 2 is not a supported version; valid: 1",
     ),
     "version true": (
         "mechanism: true\ncircuit: x\n" + TASK + CLAIMS,
-        "x.yaml:1: mechanism: True is no version this plugin reads; valid: 1",
+        "x.yaml:1: mechanism: True is not a supported version; valid: 1",
     ),
     "unknown key": (
         HEAD + "clams: {}\n" + TASK + CLAIMS,
@@ -145,23 +145,23 @@ CASES = {
     ),
     "no name": (
         "mechanism: 1\n" + TASK + CLAIMS,
-        "x.yaml:1: circuit: give it a name of letters, digits and '_'",
+        "x.yaml:1: circuit: must be a name; use letters, digits and '_', 100 characters at most",
     ),
     "bad name": (
         "mechanism: 1\ncircuit: a b\n" + TASK + CLAIMS,
-        "x.yaml:2: circuit: give it a name of letters, digits and '_'",
+        "x.yaml:2: circuit: must be a name; use letters, digits and '_', 100 characters at most",
     ),
     "found_on list": (
         HEAD + "found_on: [base]\n" + TASK + CLAIMS,
-        ONE + "found_on takes a role, such as base",
+        ONE + "found_on: must be a role, such as base",
     ),
     "confidence 1": (
         HEAD + "confidence: 1\n" + TASK + CLAIMS,
-        ONE + "confidence lies between 0.8 and 1, such as 0.95",
+        ONE + "confidence: must lie between 0.8 and 1, such as 0.95",
     ),
     "confidence small": (
         HEAD + "confidence: 0.4\n" + TASK + CLAIMS,
-        ONE + "confidence lies between 0.8 and 1, such as 0.95",
+        ONE + "confidence: must lie between 0.8 and 1, such as 0.95",
     ),
     "no task": (
         HEAD + CLAIMS,
@@ -204,15 +204,15 @@ CASES = {
     ),
     "groups a number": (
         HEAD + TASK + "groups: 5\n" + CLAIMS,
-        "x.yaml:4: groups takes name: {heads: {layer: [head, ...]}, at: position}",
+        "x.yaml:4: groups: must be name: {heads: {layer: [head, ...]}, at: position}, ...",
     ),
     "groups a list": (
         HEAD + TASK + "groups: [a]\n" + CLAIMS,
-        "x.yaml:4: groups takes name: {heads: {layer: [head, ...]}, at: position}",
+        "x.yaml:4: groups: must be name: {heads: {layer: [head, ...]}, at: position}, ...",
     ),
     "group name": (
         HEAD + TASK + "groups: {a-b: {heads: {0: [0]}, at: last}}\n" + CLAIMS,
-        "x.yaml:4: group name 'a-b': use letters, digits and '_', 100 at most",
+        "x.yaml:4: group name 'a-b': use letters, digits and '_', 100 characters at most",
     ),
     "query at another position": (
         HEAD
@@ -271,18 +271,21 @@ CASES = {
         + CLAIMS,
         "x.yaml:4: groups.h.into: unknown key 'vi'; did you mean 'via'? valid: group, via",
     ),
-    "no claims": (HEAD + TASK, "x.yaml:1: a spec needs claims: name: {kind: ..., ...}"),
+    "no claims": (
+        HEAD + TASK,
+        "x.yaml:1: claims: a spec needs claims, each as name: {kind: ..., ...}",
+    ),
     "empty claims": (
         HEAD + TASK + "claims: {}\n",
-        "x.yaml:4: a spec needs claims: name: {kind: ..., ...}",
+        "x.yaml:4: claims: a spec needs claims, each as name: {kind: ..., ...}",
     ),
     "claim name": (
         HEAD + TASK + "claims: {a b: {kind: accuracy, at_least: 0.5}}\n",
-        "x.yaml:4: claim name 'a b': use letters, digits and '_', 100 at most",
+        "x.yaml:4: claim name 'a b': use letters, digits and '_', 100 characters at most",
     ),
     "claim a number": (
         HEAD + TASK + "claims: {1: {kind: accuracy, at_least: 0.5}}\n",
-        "x.yaml:4: claim name 1: use letters, digits and '_', 100 at most",
+        "x.yaml:4: claim name 1: use letters, digits and '_', 100 characters at most",
     ),
     "no kind": (
         HEAD + TASK + "claims: {a: {at_least: 0.5}}\n",
@@ -298,8 +301,8 @@ CASES = {
     ),
     "threshold above 1": (
         HEAD + TASK + "claims:\n  a:\n    kind: accuracy\n    at_least: 60\n",
-        "x.yaml:7: a.at_least: must lie between 0.01 and 1 (less than one row in a hundred is next to "
-        "nothing, and none has more than all), got 60",
+        "x.yaml:7: a.at_least: must lie between 0.01 and 1 (a share below 0.01 is hardly different "
+        "from 0, and no share exceeds 1), got 60",
     ),
     "threshold as text": (
         HEAD + TASK + "claims: {a: {kind: accuracy, at_least: '0.5'}}\n",
@@ -366,7 +369,7 @@ CASES = {
     ),
     "role twice": (
         HEAD + TASK + "claims: {a: {kind: accuracy, on: [ft, ft], at_least: 0.5}}\n",
-        "x.yaml:4: claim a: a role stands twice in on",
+        "x.yaml:4: claim a: on names a role twice",
     ),
     "role name": (
         HEAD + TASK + "claims: {a: {kind: accuracy, on: a-b, at_least: 0.5}}\n",
@@ -459,7 +462,7 @@ def test_a_mistake_of_the_extended_file_is_blamed_on_extends(problems, tmp_path:
 @pytest.mark.parametrize(
     ("extends", "message"),
     [
-        ("3", "extends takes the name of a spec beside this one"),
+        ("3", "extends: must be the name of a spec in the same folder"),
         ("../other.yaml", "extends: ../other.yaml lies outside this spec's folder"),
         ("/etc/passwd", "extends: /etc/passwd lies outside this spec's folder"),
         ("link.yaml", "extends: link.yaml lies outside this spec's folder"),
@@ -468,9 +471,9 @@ def test_a_mistake_of_the_extended_file_is_blamed_on_extends(problems, tmp_path:
             "extends: no file othr.yaml; did you mean 'other.yaml'? "
             "valid: link.yaml, list.yaml, other.yaml, self.yaml",
         ),
-        ("x.yaml", "extends: x.yaml extends another spec itself; one level"),
-        ("self.yaml", "extends: self.yaml extends another spec itself; one level"),
-        ("list.yaml", "extends: list.yaml is no spec"),
+        ("x.yaml", "extends: x.yaml extends another spec itself; only one level is allowed"),
+        ("self.yaml", "extends: self.yaml extends another spec itself; only one level is allowed"),
+        ("list.yaml", "extends: list.yaml is not a spec"),
         ('"a\\0b"', "extends: 'a\\x00b' cannot be the name of a file"),
         ('"\\ud800"', "extends: '\\ud800' cannot be the name of a file"),
         ("a" * 300, f"extends: '{'a' * 56}... cannot be the name of a file"),
@@ -584,7 +587,7 @@ def test_a_position_may_ask_for_the_first_token_of_a_word(loaded, at: str, kept:
     [
         (
             "query_label.frst",
-            "'frst' is no token of a word; valid: query_label.first, query_label.last",
+            "'frst' is not a token of a word; valid: query_label.first, query_label.last",
         ),
         ("query_labl.first", "unknown position 'query_labl'; did you mean 'query_label'?"),
         ("query_label.first.first", "unknown position 'query_label.first'"),

@@ -36,7 +36,7 @@ def lint(tmp_path: Path, applies: str) -> str:
         ("{labels: [base]}", "only 'base', and a pair has two different labels"),
         ("{labels: [base, base]}", "only 'base', and a pair has two different labels"),
         ("{labels: [base, 'my ft']}", "no run can have a label like 'my ft'"),
-        ("{labels: ['*', 'hf:org/x']}", "alone, and not '/'"),
+        ("{labels: ['*', 'hf:org/x']}", "and not '/'"),
         ("{labels: ['-x*']}", "a label begins with a letter or a digit"),
         (f"{{labels: ['{'a' * 101}*']}}", "a label has 100 characters at most"),
         ("{shape: {n_heads: 0}}", "no model has n_heads = 0"),

@@ -252,7 +252,7 @@ def test_a_refusal_says_why_and_what_is_valid(complaints) -> None:
     claim = {"on": "ft", "not_worse_than": "base", "margin": 1}
     assert complaints(BOXES, "accuracy", claim) == [
         "x.yaml:22: a.margin: must lie between 0 and 0.25 (a model that loses a quarter of its "
-        "right rows is worse by any measure), got 1"
+        "correct rows is worse by any measure), got 1"
     ]
 
 

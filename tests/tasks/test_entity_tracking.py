@@ -155,9 +155,12 @@ SETTINGS = st.fixed_dictionaries(
 def test_the_answer_is_the_object_in_the_asked_box(options: dict) -> None:
     """The answer follows from the text alone; objects and labels of a row are distinct."""
     tracking = task(**options)
-    for row in tracking.rows(AnyWord(), 2 * tracking.boxes):
+    for row in tracking.rows(AnyWord(), 2 * tracking.settings.boxes):
         objects, labels, asked = read(row.base)
-        assert (tracking.boxes, tracking.boxes) == (len(set(objects)), len(set(labels)))
+        assert (tracking.settings.boxes, tracking.settings.boxes) == (
+            len(set(objects)),
+            len(set(labels)),
+        )
         right = objects[labels.index(asked)]
         assert (right, right, tuple(objects), None) == (
             row.base.answer,
@@ -265,7 +268,7 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
 def test_a_corrupted_prompt_is_another_context_and_an_unknown_letter(options: dict) -> None:
     """A pair's source differs in context and position, and asks for a box that is not there."""
     tracking = task(**options)
-    for row in tracking.pairs(AnyWord(), tracking.boxes + 3):
+    for row in tracking.pairs(AnyWord(), tracking.settings.boxes + 3):
         objects, labels, asked = read(row.base)
         others, other_labels, letter = read(row.source)
         (span,) = row.source.spans["previous_query_label"]

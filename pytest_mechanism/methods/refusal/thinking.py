@@ -6,12 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REMEDY = (
-    "raise reply_tokens of the task, or disable thinking in its chat template, as in chat: "
-    "{enable_thinking: false}"
-)
-"""How to get answers if replies are still thinking."""
-
 MARKS = (
     ("<think>", "</think>"),  # DeepSeek, Qwen
     ("<thinking>", "</thinking>"),

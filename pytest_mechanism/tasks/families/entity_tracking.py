@@ -123,12 +123,8 @@ class EntityTracking(Task[EntityTrackingParameters]):
     }
 
     @property
-    def boxes(self) -> int:
-        return self.settings.boxes
-
-    @property
     def chance(self) -> float:
-        return 1 / self.boxes
+        return 1 / self.settings.boxes
 
     def words(self, vocabulary: Vocabulary) -> Words:
         """The words to draw from.
@@ -143,14 +139,14 @@ class EntityTracking(Task[EntityTrackingParameters]):
             vocabulary.whole(FILLERS) if fillers else (),
         )
         for kind, whole, every, need in (
-            ("objects", words.objects, OBJECTS, 2 * self.boxes),
-            ("labels", words.labels, LABELS, 2 * self.boxes),
+            ("objects", words.objects, OBJECTS, 2 * self.settings.boxes),
+            ("labels", words.labels, LABELS, 2 * self.settings.boxes),
             ("fillers", words.fillers, FILLERS, min(fillers, 1)),
         ):
             if len(whole) < need:
                 raise self.error(
                     f"the tokenizers keep {len(whole)} of {len(every)} {kind} whole, {need} are "
-                    f"needed for {self.boxes} boxes; use fewer boxes or a tokenizer that knows the "
+                    f"needed for {self.settings.boxes} boxes; use fewer boxes or a tokenizer that knows the "
                     "words"
                 )
         return words
@@ -158,12 +154,18 @@ class EntityTracking(Task[EntityTrackingParameters]):
     def context(self, rng: random.Random, words: Words, without: Context | None = None) -> Context:
         """A new context; shares no object and no label with ``without``."""
         used = set(without.objects + without.labels) if without else set()
-        filled = set(rng.sample(range(self.boxes), min(self.settings.fillers, self.boxes)))
+        filled = set(
+            rng.sample(range(self.settings.boxes), min(self.settings.fillers, self.settings.boxes))
+        )
         return Context(
-            objects=tuple(rng.sample([x for x in words.objects if x not in used], self.boxes)),
-            labels=tuple(rng.sample([x for x in words.labels if x not in used], self.boxes)),
+            objects=tuple(
+                rng.sample([x for x in words.objects if x not in used], self.settings.boxes)
+            ),
+            labels=tuple(
+                rng.sample([x for x in words.labels if x not in used], self.settings.boxes)
+            ),
             fillers=tuple(
-                rng.choice(words.fillers) if i in filled else "" for i in range(self.boxes)
+                rng.choice(words.fillers) if i in filled else "" for i in range(self.settings.boxes)
             ),
         )
 
@@ -173,10 +175,10 @@ class EntityTracking(Task[EntityTrackingParameters]):
         rows: list[Row] = []
         context = self.context(rng, words)
         for i in range(count):
-            if i and i % self.boxes == 0:
+            if i and i % self.settings.boxes == 0:
                 context = self.context(rng, words)
-            prompt = context.ask(i % self.boxes)
-            cluster = f"{stream}-{i // self.boxes}"
+            prompt = context.ask(i % self.settings.boxes)
+            cluster = f"{stream}-{i // self.settings.boxes}"
             rows.append(Row(f"{stream}-{i}", cluster, prompt, None, prompt.answer))
         return rows
 
@@ -192,7 +194,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
         rows: list[Row] = []
         for i, row in enumerate(self.rows(vocabulary, count, stream)):
             other = self.context(rng, words)
-            position = self.another(rng, i % self.boxes)
+            position = self.another(rng, i % self.settings.boxes)
             letter = rng.choice([x for x in words.labels if x not in other.labels])
             rows.append(replace(row, source=other.ask(position, letter)))
         return rows
@@ -216,7 +218,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
         rows: list[Row] = []
         for i in range(count):
             base = self.context(rng, words)
-            queried = rng.randrange(self.boxes)
+            queried = rng.randrange(self.settings.boxes)
             position = self.another(rng, queried)
             source = self.context(rng, words, without=base)
             if variable == "position":
@@ -226,7 +228,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
             else:
                 # the moved label's position in the base is neither the queried one nor the
                 # source's, so that moving the position or nothing gives another answer
-                places = [k for k in range(self.boxes) if k not in (queried, position)]
+                places = [k for k in range(self.settings.boxes) if k not in (queried, position)]
                 if not places:
                     raise self.error("variable 'box_label' needs at least 3 boxes")
                 place = rng.choice(places)
@@ -244,7 +246,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
         rows: list[Row] = []
         for i in range(count):
             context = self.context(rng, words)
-            prompt = context.ask(rng.randrange(self.boxes), rng.choice(words.labels))
+            prompt = context.ask(rng.randrange(self.settings.boxes), rng.choice(words.labels))
             rows.append(Row(f"{stream}-{i}", f"{stream}-{i}", prompt, None, prompt.answer))
         return rows
 
@@ -253,11 +255,11 @@ class EntityTracking(Task[EntityTrackingParameters]):
         starts = dict(prompt.anchors)
         filled = {
             f"object_{i} with a filler"
-            for i in range(self.boxes)
+            for i in range(self.settings.boxes)
             if not prompt.text[starts[f"object_{i}"] : starts[f"box_{i}"]].endswith(" is")
         }
         return super().positional_mean_slots(prompt) | filled
 
     def another(self, rng: random.Random, position: int) -> int:
         """A queried position other than ``position``."""
-        return rng.choice([k for k in range(self.boxes) if k != position])
+        return rng.choice([k for k in range(self.settings.boxes) if k != position])

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from pytest_mechanism.errors import choices
 from pytest_mechanism.tasks.base import Prompt, Row, Rows, Task, TaskParameters, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
+from pytest_mechanism.tasks.text.vocabulary import RecordingVocabulary
 from pytest_mechanism.tasks.writing.json_lines import check_line_count
 from pytest_mechanism.tasks.writing.parts import RESAMPLE, Part, part_of_stream
 from pytest_mechanism.tasks.writing.prompt_lines import LAST, Line, prompt_lines

@@ -146,8 +146,7 @@ class Refusal(Task[RefusalParameters]):
 
     @property
     def chance(self) -> float:
-        """The accuracy of always refusing: every other row must be refused."""
-        return 1 / 2
+        return 1 / 2  # of always refusing: every other row must be refused
 
     # -- which instructions
 

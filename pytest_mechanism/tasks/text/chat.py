@@ -55,12 +55,7 @@ BUILTINS = frozenset(
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How messages are put to a chat model.
-
-    Attributes:
-        system: the system prompt; empty for none.
-        arguments: further arguments of the template as JSON, such as ``enable_thinking``.
-    """
+    """A system prompt, or none, and JSON of further arguments such as ``enable_thinking``."""
 
     system: str = ""
     arguments: str = "{}"
@@ -98,13 +93,7 @@ def render_chat(
     settings: ChatSettings = DEFAULT_CHAT,
     template: ChatTemplate | None = None,
 ) -> ChatPrompt:
-    """A user's message in the chat template of a checkpoint.
-
-    Args:
-        folder: the checkpoint's.
-        message: the user's.
-        settings: the system prompt and the template's arguments.
-        template: the checkpoint's, if it has been read already.
+    """A user's message in the chat template of a checkpoint, which may have been read already.
 
     Raises:
         MechanismError: the checkpoint has no template, or one that cannot be rendered, does not

@@ -29,11 +29,7 @@ class ChildLimitError(ChildError):
 def run_child(module: ModuleType, arguments: Mapping[str, Any], seconds: int, size: int) -> Any:
     """Call a module's ``run(arguments, limit)`` in a process of its own.
 
-    Args:
-        module: started as a script.
-        arguments: JSON.
-        seconds: of computing that the process may take.
-        size: bytes of address space that it may take.
+    It may take so many seconds of computing, and address space of so many bytes.
 
     Raises:
         ChildError: there is no answer.

@@ -1,14 +1,23 @@
-"""Which words the tokenizers of a run know as one token: what a task asks before it writes rows."""
+"""Which words are one token in every tokenizer of a run: what a task asks before it writes rows.
+
+A word that some tokenizer splits is in no prompt of the run; the reader of a score learns which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, ChatSettings
 from pytest_mechanism.tasks.text.prompt import Prompt
+
+SHOWN_CHARACTERS = 12
+"""Characters of a prompt's end that are shown with an answer."""
+
+SHOWN_WORDS = 8
+"""Words that a message lists; the others are counted."""
 
 
 @runtime_checkable
@@ -45,3 +54,57 @@ class AnyWord:
 
     def chat(self, message: str, settings: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
         raise MechanismError("a chat template comes from a checkpoint, and there is none here")
+
+
+@dataclass
+class RecordingVocabulary:
+    """A vocabulary that records which words it was asked for and which were not whole.
+
+    Attributes:
+        vocabulary: the vocabulary that answers.
+        requested: every word that was asked for.
+        dropped: the words that are not whole, in the order of the questions.
+    """
+
+    vocabulary: Vocabulary
+    requested: set[str] = field(default_factory=set)
+    dropped: dict[str, None] = field(default_factory=dict)
+
+    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
+        """As `Vocabulary.whole`."""
+        words = tuple(words)
+        kept = self.vocabulary.whole(words, after)
+        self._record({word: after + word for word in words}, kept)
+        return kept
+
+    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
+        """As `Vocabulary.answers`."""
+        words = tuple(words)
+        kept = self.vocabulary.answers(prompt, words)
+        self._record({word: _shown(prompt, word) for word in words}, kept)
+        return kept
+
+    def chat(self, message: str, settings: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
+        """As `Vocabulary.chat`."""
+        return self.vocabulary.chat(message, settings)
+
+    def _record(self, shown: dict[str, str], kept: Iterable[str]) -> None:
+        self.requested.update(shown.values())
+        whole = {*kept}
+        self.dropped.update((text, None) for word, text in shown.items() if word not in whole)
+
+    def __str__(self) -> str:
+        """A sentence that names the dropped words; empty where there are none."""
+        if not self.dropped:
+            return ""
+        listed = ", ".join([*self.dropped][:SHOWN_WORDS])
+        more = ", ..." if len(self.dropped) > SHOWN_WORDS else ""
+        return (
+            f"{len(self.dropped):,} of {len(self.requested):,} words are dropped, because some "
+            f"tokenizer of the run splits them: {listed}{more}"
+        )
+
+
+def _shown(prompt: Prompt, word: str) -> str:
+    """An answer in a message: with the end of its prompt where it follows without a space."""
+    return word if prompt.joint_before(word) else repr(prompt.text[-SHOWN_CHARACTERS:] + word)

@@ -7,38 +7,39 @@ So its tokens depend on what precedes it: with a space before it, a word is anot
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pytest_mechanism.tasks.text.encoding import Encoder
+from pytest_mechanism.tasks.text.checkpoint_tokenizer import CheckpointTokenizer
 
 LEAD = "the"
 """A word before another, as in a text: most tokenizers then give the word its space."""
 
 
 @lru_cache(maxsize=200_000)
-def answer_token(encoder: Encoder, text: str, joint: str, word: str, special: bool) -> int | None:
+def answer_token(
+    tokenizer: CheckpointTokenizer, text: str, joint: str, word: str, special: bool
+) -> int | None:
     """The id of a word after a text; None where it is not one known token of its own."""
-    ids = continuation_tokens(encoder, text, joint + word, special)
+    ids = continuation_tokens(tokenizer, text, joint + word, special)
     if ids is None or len(ids) != 1:
         return None
-    tokens = encoder.tokens(text + joint + word, special)
+    tokens = tokenizer.tokens(text + joint + word, special)
     start, stop = tokens.offsets[-1]
     # BPE may drop the letters that it does not know
     if start > len(text + joint) or stop != len(text + joint + word):
         return None
-    return None if _is_unknown(encoder.tokenizer, ids[0], tokens.last) else ids[0]
+    return None if _is_unknown(tokenizer.tokenizer, ids[0], tokens.last) else ids[0]
 
 
 def continuation_tokens(
-    encoder: Encoder, text: str, more: str, special: bool
+    tokenizer: CheckpointTokenizer, text: str, more: str, special: bool
 ) -> tuple[int, ...] | None:
     """The tokens that ``more`` adds to a text; None where the text's own tokens change.
 
     White space at the end of the text is an exception: some tokenizers (GPT-2's) write it otherwise
     if a word follows. The model has read the text alone, so its tokens may differ there.
     """
-    prompt, tokens = _text_ids(encoder, text, special), encoder.tokens(text + more, special)
+    prompt, tokens = _text_ids(tokenizer, text, special), tokenizer.tokens(text + more, special)
     if tokens.ids[: len(prompt)] == prompt:
         return tokens.ids[len(prompt) :]
     if not text[-1:].isspace():
@@ -50,8 +51,8 @@ def continuation_tokens(
 
 
 @lru_cache(maxsize=20_000)
-def _text_ids(encoder: Encoder, text: str, special: bool) -> tuple[int, ...]:
-    return encoder.tokens(text, special).ids
+def _text_ids(tokenizer: CheckpointTokenizer, text: str, special: bool) -> tuple[int, ...]:
+    return tokenizer.tokens(text, special).ids
 
 
 def _is_unknown(tokenizer: Any, token: int, shown: str) -> bool:
@@ -63,16 +64,16 @@ def _is_unknown(tokenizer: Any, token: int, shown: str) -> bool:
 
 
 @lru_cache(maxsize=100_000)
-def word_token(encoder: Encoder, word: str, after: str) -> int | None:
+def word_token(tokenizer: CheckpointTokenizer, word: str, after: str) -> int | None:
     """The id of a word after a space, or glued to the word ``after``; None where it is not one
     known token."""
     before = f"{LEAD} {after}" if after else LEAD
     text = before + word if after else f"{before} {word}"
-    prefix = encoder.tokenize(before, special=False).ids
-    encoding = encoder.tokenize(text, special=False)
+    prefix = tokenizer.tokenize(before, special=False).ids
+    encoding = tokenizer.tokenize(text, special=False)
     ids = encoding.ids
     if len(ids) != len(prefix) + 1 or ids[: len(prefix)] != prefix:
         return None
     if encoding.offsets[-1][1] != len(text):  # BPE may drop the letters that it does not know
         return None
-    return None if _is_unknown(encoder.tokenizer, ids[-1], encoding.tokens[-1]) else int(ids[-1])
+    return None if _is_unknown(tokenizer.tokenizer, ids[-1], encoding.tokens[-1]) else int(ids[-1])

@@ -16,12 +16,7 @@ MAX_LENGTH = 20_000
 
 @dataclass(frozen=True)
 class Instruction:
-    """A line of a file.
-
-    Attributes:
-        text: what a user asks for.
-        reply: an answer that complies, or None where the file has none.
-    """
+    """What a user asks for, and an answer that complies, or None where the file has none."""
 
     text: str
     reply: str | None

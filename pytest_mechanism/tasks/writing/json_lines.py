@@ -66,17 +66,7 @@ def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
 def json_object(
     text: str, keys: Sequence[str] | None, required: Sequence[str], example: str
 ) -> dict[str, Any]:
-    """Read a line of JSON.
-
-    Args:
-        text: the line.
-        keys: the valid keys; None for any.
-        required: the keys that it must have.
-        example: a valid line, for messages.
-
-    Raises:
-        ValueError: what is wrong with the line.
-    """
+    """Read a line of JSON with the given keys, or any; a ValueError says what is wrong with it."""
     try:
         line: Any = json.loads(text)
     except (ValueError, RecursionError):

@@ -68,13 +68,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Piece:
-    """Text, or an occurrence of a slot.
-
-    Attributes:
-        text: empty for a slot.
-        word: the slot's.
-        names: the positions that it is.
-    """
+    """A text, or an occurrence of a slot (``word``), and the positions that it is."""
 
     text: str = ""
     word: Word | None = None
@@ -98,7 +92,6 @@ class Pattern:
 
     @property
     def ending(self) -> str:
-        """The text with a letter for each slot."""
         return "".join("x" if piece.word else piece.text for piece in self.pieces)
 
     @cached_property
@@ -117,10 +110,8 @@ class Pattern:
     ) -> TextBuilder:
         """The text, its positions, and an anchor at each word.
 
-        Args:
-            write_word: the word of an occurrence, by its slot and names.
-            split: whether a slot's words may be of several tokens. The text after such a word then
-                has an anchor of its own, which aligns it again.
+        Where a slot's words may be of several tokens (``split``), the text after the word has an
+        anchor of its own, which aligns it again.
         """
         builder = TextBuilder()
         for piece in self.pieces:
@@ -136,15 +127,7 @@ class Pattern:
 
 
 def parse_pattern(text: str, columns: Columns) -> Pattern:
-    """Read a text with slots.
-
-    Args:
-        text: as in a spec.
-        columns: the slots, with the columns of their tables.
-
-    Raises:
-        ValueError: what is wrong with the text.
-    """
+    """Read a text with slots; a ValueError says what is wrong with it."""
     if not text.strip():
         raise ValueError("must be a text that is not empty")
     if text != text.strip(" "):
@@ -209,13 +192,7 @@ def parse_reference(inside: str, columns: Columns) -> tuple[Word, str]:
 def parse_word(text: str, columns: Columns, source: bool = False) -> Word:
     """Read one word: a fixed one, or ``{slot}``.
 
-    Args:
-        text: as in a spec.
-        columns: the slots and named occurrences, with the columns of their tables.
-        source: whether ``{source.slot}`` has a meaning here.
-
-    Raises:
-        ValueError: what is wrong with the word.
+    ``source`` is whether ``{source.slot}`` has a meaning here. A ValueError says what is wrong.
     """
     text = text.strip()
     if not set(text) & {"{", "}"}:

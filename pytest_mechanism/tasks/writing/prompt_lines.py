@@ -137,16 +137,8 @@ def parse_prompt(
 ) -> Prompt:
     """A prompt from a text with marks.
 
-    Args:
-        marked: the text with its marks.
-        answer: what should come next.
-        options: what a guesser would choose among.
-        positions: name -> substring, ``#n`` for its n-th occurrence; without a span where the text
-            lacks it.
-        joint: what precedes the answer, where the line says so.
-
-    Raises:
-        ValueError: the text is empty, or a mark cannot be a position.
+    ``positions`` are substrings by name; one that the text lacks gets no span. A ValueError says
+    what is wrong.
     """
     builder, end = TextBuilder(), 0
     for match in MARK.finditer(marked):

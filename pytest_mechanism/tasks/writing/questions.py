@@ -12,14 +12,10 @@ REFUSAL = "REFUSE"
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a string.
+    """A question, asked with the word ``way``: how often is ``operand`` in ``string``?
 
-    Attributes:
-        string: its letters.
-        operand: the letter that the question asks about.
-        way: the word that asks.
-        most: the highest count that a guesser would name.
-        refuse: the letter that must not be asked about.
+    ``most`` is the highest count that a guesser would name, ``refuse`` the letter that must not be
+    asked about.
     """
 
     string: str

@@ -36,17 +36,7 @@ MakeRow = Callable[[Filling, Prompt, random.Random], GeneratedRow | None]
 
 @dataclass(frozen=True)
 class RowGenerator:
-    """The rows of one stream.
-
-    Attributes:
-        plan: the task's.
-        tables: the words that every tokenizer keeps whole.
-        stream: the name of the set.
-        seed: the task's.
-        random: the random numbers of a name.
-        write: the prompt of a filling.
-        usable: whether every tokenizer can represent a row's answers.
-    """
+    """The rows of one stream, with words of ``tables`` and answers that are ``usable``."""
 
     plan: Plan
     tables: Tables

@@ -22,11 +22,7 @@ class SlotTaskParameters(TaskParameters):
     """``task:`` of a slot task."""
 
     def task(self) -> SlotTask[Any]:
-        """The task with these settings.
-
-        Raises:
-            FieldError: there is none, with the key at fault.
-        """
+        """The task with these settings, or a FieldError at the key at fault."""
         raise NotImplementedError
 
     @model_validator(mode="after")

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from pytest_mechanism.tasks.base import Prompt, Row, Rows, Settings_co, Task, Vocabulary
-from pytest_mechanism.tasks.text.dropped_words import RecordingVocabulary
 from pytest_mechanism.tasks.text.joints import joint_between
+from pytest_mechanism.tasks.text.vocabulary import RecordingVocabulary
 from pytest_mechanism.tasks.writing.parts import RESAMPLE, part_of_stream, part_of_text
 from pytest_mechanism.tasks.writing.patterns import Word
 from pytest_mechanism.tasks.writing.row_generator import GeneratedRow, MakeRow, RowGenerator

@@ -33,14 +33,8 @@ def shares(places: int, letters: int, most: int) -> int:
 
 @dataclass(frozen=True)
 class Strings:
-    """All strings of some lengths with limited counts.
-
-    Attributes:
-        letters: the letters of strings.
-        shortest: letters in the shortest string.
-        longest: letters in the longest string; every length between is equally likely.
-        most: the highest count of a letter in a string.
-    """
+    """All strings with lengths from ``shortest`` to ``longest``, equally likely, and with at most
+    ``most`` of a letter."""
 
     letters: str
     shortest: int

@@ -19,12 +19,7 @@ class Part(BaseModel):
 
 
 class Wording(Part):
-    """A text, with an answer of its own where the task's does not fit.
-
-    Attributes:
-        text: the text with its slots.
-        answer: what comes next.
-    """
+    """A text with slots, and an answer of its own where the task's does not fit."""
 
     text: str
     answer: str | None = None

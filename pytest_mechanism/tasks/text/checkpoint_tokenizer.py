@@ -1,0 +1,109 @@
+"""The tokenizer of a checkpoint, read from its files. No torch.
+
+Special tokens that a tokenizer puts before a text stay (a model expects its BOS); the ones that it
+puts after a text are cut, since the answer follows there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pytest_mechanism.errors import MechanismError, one_line
+from pytest_mechanism.files import check_file
+from pytest_mechanism.tasks.text.added_tokens import add_tokens
+from pytest_mechanism.tasks.text.pattern_check import check_patterns
+
+MAX_BYTES = 1 << 28
+"""Of a tokenizer.json."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text.
+
+    Attributes:
+        ids: token ids.
+        offsets: the characters of each token.
+        special: whether the tokenizer puts the token before every text.
+        last: the last token as the tokenizer shows it.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    special: tuple[bool, ...]
+    last: str
+
+
+@dataclass(frozen=True)
+class CheckpointTokenizer:
+    """The tokenizer of one checkpoint.
+
+    Attributes:
+        tokenizer: a ``tokenizers.Tokenizer``.
+        name: for errors.
+        folder: the checkpoint's folder, with its chat template; None without a checkpoint.
+    """
+
+    tokenizer: Any = field(repr=False)
+    name: str
+    folder: Path | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read tokenizer.json and the files beside it that add tokens.
+
+        Raises:
+            MechanismError: a file is missing or damaged, or a pattern in it does not terminate.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        try:
+            check_file(path, MAX_BYTES)
+            check_patterns(path)
+            tokenizer = Tokenizer.from_file(str(path))
+            # padding and truncation of somebody's last batch may be saved in the file
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+        except MechanismError:
+            raise
+        except Exception as problem:  # the library raises a bare Exception
+            raise MechanismError(f"{path} cannot be read: {problem}") from None
+        add_tokens(tokenizer, folder)
+        return cls(tokenizer, str(folder), folder)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The largest token id, plus one."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def tokenize(self, text: str, special: bool) -> Any:
+        """The ``tokenizers.Encoding`` of a text.
+
+        Raises:
+            MechanismError: a pattern of the tokenizer fails on the text.
+        """
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=special)
+        except BaseException as problem:
+            if type(problem).__name__ != "PanicException":  # no Exception, and in no module
+                raise
+            raise MechanismError(
+                f"tokenizer of {self.name}: fails on {text[:60]!r}: {one_line(str(problem))[:120]}"
+            ) from None
+
+    def tokens(self, text: str, special: bool) -> Tokens:
+        """The tokens of a text, without the special tokens after it."""
+        encoding = self.tokenize(text, special)
+        ids, mask = encoding.ids, encoding.special_tokens_mask
+        count = len(ids)
+        while special and count and mask[count - 1]:
+            count -= 1
+        return Tokens(
+            tuple(ids[:count]),
+            tuple(encoding.offsets[:count]),
+            tuple(map(bool, mask[:count])),
+            encoding.tokens[count - 1] if count else "",
+        )
