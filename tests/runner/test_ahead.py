@@ -254,7 +254,7 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     case = gate.model_context(spec, "ft")
     (curve, *_) = claim.required_measurements(case)
     assert gate.first_obstacle([curve]) is None
-    recipe = replace(curve.request.recipe, diet="x")
+    recipe = replace(curve.request.recipe, data_mix="x")
     broken = replace(curve, request=curve.request.model_copy(update={"recipe": recipe}))
     assert "could not be checked: KeyError" in str(gate.first_obstacle([broken]))
     assert gate.runner.loaded == 0
