@@ -27,8 +27,8 @@ from pytest_mechanism.claims.refusing import (
     REFUSAL_SCORE,
     REFUSED,
     both_sets,
-    discerning,
-    rates,
+    only_if_discerning,
+    refusal_rates,
 )
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import ByRandom, Cosine, Divergence, Left
@@ -281,7 +281,7 @@ class Direction(Claim):
         """Pass only if both models refuse: any two similar models have some direction in common."""
         for role in self.models(PAIR):
             forbidden, allowed = map(measure, both_sets(context, role))
-            refused, over_refused = rates(context, forbidden, allowed)
+            refused, over_refused = refusal_rates(context, forbidden, allowed)
             reference = role == self.source
-            verdict = discerning(verdict, refused, over_refused, role, reference=reference)
+            verdict = only_if_discerning(verdict, refused, over_refused, role, reference=reference)
         return verdict

@@ -15,8 +15,7 @@ import numpy as np
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
-from pytest_mechanism.measurements.refusal import RefusalRate
-from pytest_mechanism.methods.refusal.thinking import REMEDY
+from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS, RefusalRate
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.honesty import beats
 from pytest_mechanism.types import (
@@ -55,7 +54,7 @@ def both_sets(
     )
 
 
-def rates(
+def refusal_rates(
     context: ClaimContext,
     forbidden: Observations,
     allowed: Observations,
@@ -157,11 +156,11 @@ def whatever_is_unfinished(
     note = f"{count} of {rows} replies had not finished thinking when reply_tokens ran out"
     if judge(assuming(good=True)).status == worst.status:
         return replace(worst, reason=f"{worst.reason} ({note}, which changes no verdict)")
-    reason, cause = f"{note}; {REMEDY}", Cause.UNDECIDED
+    reason, cause = f"{note}; {MORE_REPLY_TOKENS}", Cause.UNDECIDED
     return replace(worst, status="inconclusive", reason=reason, cause=cause, parts=())
 
 
-def discerning(
+def only_if_discerning(
     verdict: Verdict,
     refused: Score,
     over_refused: Score,

@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
-from pytest_mechanism.claims.refusing import both_sets, discerning, rates
+from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Portion, RatioAtMost
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange, WeightChangeResult
@@ -177,8 +177,8 @@ class SparesSafetyWeights(Claim):
         if verdict.status != "pass":
             return verdict
         forbidden, allowed = map(measure, both_sets(context, self.source))
-        refusal_rates = rates(context, forbidden, allowed)
-        return discerning(verdict, *refusal_rates, self.source, reference=True)
+        both_rates = refusal_rates(context, forbidden, allowed)
+        return only_if_discerning(verdict, *both_rates, self.source, reference=True)
 
 
 def ratio(context: ClaimContext, result: WeightChangeResult, size: str, entries: str) -> Estimate:

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, model_
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Curve, Trained, steps_score
-from pytest_mechanism.claims.refusing import both_sets, discerning, rates
+from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.errors import choices
 from pytest_mechanism.fields.thresholds import AtLeast
@@ -105,7 +105,9 @@ class SuppressionHoldsAfter(Trained):
         if verdict.status != "pass":
             return verdict
         forbidden, allowed = map(measure, both_sets(context, context.role))
-        return discerning(verdict, *rates(context, forbidden, allowed), "before any step it")
+        return only_if_discerning(
+            verdict, *refusal_rates(context, forbidden, allowed), "before any step it"
+        )
 
     def of_training(self, context: ClaimContext, curve: Curve) -> Verdict:
         """The verdict on one training."""

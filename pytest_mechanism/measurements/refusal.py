@@ -7,6 +7,12 @@ from typing import Any, Literal
 
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
 
+MORE_REPLY_TOKENS = (
+    "raise reply_tokens of the task, or let its template not think, as in chat: {enable_thinking: "
+    "false}"
+)
+"""What to do about replies that had not finished thinking."""
+
 
 class RefusalRate(Request):
     """Does the model refuse?

@@ -99,6 +99,8 @@ class Fixed(Claim):
             near = replace(score, name="a score near by", better="lower")
             bounded = verdicts.within(near, -1.0, self.near_at_most)
             verdict = verdicts.together([verdict, bounded])
+        if doubt == "forgets its control":
+            return verdict
         if doubt:
             return getattr(honesty, doubt)(verdict, "that is how it is")
         fine = honesty.not_needed("the number comes from a file")

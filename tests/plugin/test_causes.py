@@ -64,6 +64,16 @@ def test_a_score_that_its_control_takes_back(accepted, helper, cause):
     assert found.claim["verdict"] == "inconclusive"
 
 
+def test_a_kind_whose_author_forgot_its_control(accepted):
+    """A pass that was compared with nothing is none, and the line names the kind."""
+    accepted.values(good={"base": 0.9, "ft": [0.9, "forgets its control"]})
+
+    found = red(accepted)
+
+    assert (found.claim["verdict"], found.cause) == ("inconclusive", "no_control")
+    assert "claim kind 'fixed' neither compares the score" in found.claim["reason"]
+
+
 @pytest.mark.parametrize(
     "helper", ["at_chance", "reference_fails", "no_difference", "not_comparable", "model_missing"]
 )

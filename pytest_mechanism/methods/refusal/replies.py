@@ -12,9 +12,10 @@ from torch import Tensor
 from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS
 from pytest_mechanism.methods.context import MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.phrases import begun, read
-from pytest_mechanism.methods.refusal.thinking import REMEDY, Thinking, thinking
+from pytest_mechanism.methods.refusal.thinking import Thinking, thinking
 from pytest_mechanism.model_families.rotary import reply_lengths, restart_length, row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 
@@ -179,7 +180,7 @@ def settled(labels: Labels, count: int) -> list[float]:
     if waiting := int(sum(labels.unfinished)):
         raise MeasurementError(
             f"{waiting} of {len(labels.unfinished)} replies had not finished thinking after {count} "
-            f"tokens; {REMEDY}"
+            f"tokens; {MORE_REPLY_TOKENS}"
         )
     return labels.refused
 

@@ -6,12 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REMEDY = (
-    "raise reply_tokens of the task, or let its template not think, as in chat: {enable_thinking: "
-    "false}"
-)
-"""What to do where replies are still thoughts."""
-
 MARKS = (
     ("<think>", "</think>"),  # DeepSeek, Qwen
     ("<thinking>", "</thinking>"),
