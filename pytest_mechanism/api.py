@@ -18,6 +18,7 @@ from pytest_mechanism.claims.base import (
     ClaimContext,
     Measure,
     PerRoleClaim,
+    Reference,
     Roles,
     listed,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "PerRoleClaim",
     "Prompt",
     "Reading",
+    "Reference",
     "Request",
     "Roles",
     "Row",

@@ -107,10 +107,8 @@ class DiscoveredGroup(Part):
 
 def by_heads(value: Any, _: Any) -> Group | DiscoveredGroup:
     """``heads: discovered`` or heads by layer, so that errors are about the kind that was meant."""
-    if isinstance(value, Group | DiscoveredGroup):
-        return value
-    sought = isinstance(value, dict) and value.get("heads") == "discovered"
-    return (DiscoveredGroup if sought else Group).model_validate(value)
+    is_discovered = isinstance(value, dict) and value.get("heads") == "discovered"
+    return (DiscoveredGroup if is_discovered else Group).model_validate(value)
 
 
 AnyGroup = Annotated[Group | DiscoveredGroup, WrapValidator(by_heads)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import choices
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.spec.choice import is_name
+from pytest_mechanism.spec.choice import NAME
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Place
@@ -121,7 +122,7 @@ def in_roles(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
     models = {model for role in roles for model in claim.models(role)}
     optional = {other for role in roles for other in claim.optional_roles(role)}
     for role in sorted({*roles} | models | optional):
-        if not is_name(role):
+        if re.fullmatch(NAME, role) is None:
             yield (
                 f"claim {name}: role {role!r}: use letters, digits and '_'; the pair's roles are base "
                 "and ft",

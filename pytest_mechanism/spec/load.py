@@ -16,12 +16,11 @@ from pydantic import BaseModel, ValidationError
 
 from pytest_mechanism.errors import SpecError, choices
 from pytest_mechanism.fields.groups import Group
-from pytest_mechanism.registry import claim_kinds, task_families
 from pytest_mechanism.spec.across import contradictions, infeasible
 from pytest_mechanism.spec.choice import TASK_FOLDER
 from pytest_mechanism.spec.explain import COMPLAINT, explain, models_in, one_branch
 from pytest_mechanism.spec.extends import extended
-from pytest_mechanism.spec.spec import DOCUMENT, PATH, Spec, ValidParts
+from pytest_mechanism.spec.spec import BY_FAMILY, BY_KIND, DOCUMENT, PATH, Spec, ValidParts
 from pytest_mechanism.spec.yaml import Document, Place, read
 from pytest_mechanism.tasks.files import FOLDER
 
@@ -123,19 +122,12 @@ def part_at(loc: Place, value: dict[str, Any]) -> tuple[Place, type[BaseModel]]:
     """The path and the model of the part of a spec that an error is in."""
     key = loc[0]
     if key == "task":
-        family = chosen(value[key], "family", task_families())
-        return loc[:1], Spec if family is None else family.parameters
+        return loc[:1], BY_FAMILY.model(value[key]) or Spec
     if key == "groups" and len(loc) > 1:
         return loc[:2], Group
     if key == "claims" and len(loc) > 1:
-        return loc[:2], chosen(value[key].get(loc[1]), "kind", claim_kinds()) or Spec
+        return loc[:2], BY_KIND.model(value[key].get(loc[1])) or Spec
     return loc[:1], next(models_in(Spec.model_fields[str(key)].annotation), Spec)
-
-
-def chosen(part: Any, key: str, models: dict[str, Any]) -> Any:
-    """The model that a part names, or None."""
-    name = part.get(key) if isinstance(part, dict) else None
-    return models.get(name) if isinstance(name, str) else None
 
 
 def _line_of(problem: SpecError) -> int:

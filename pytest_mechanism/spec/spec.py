@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PrivateAttr, StrictStr, ValidationInfo, field_validator
+from pydantic import Field, PlainSerializer, PrivateAttr, StrictStr, ValidationInfo, field_validator
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import Claim
@@ -19,7 +19,7 @@ from pytest_mechanism.fields.groups import AnyGroup, DiscoveredGroup
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import LEAST_CONFIDENCE, Atol, Drift
 from pytest_mechanism.registry import claim_kinds, task_families
-from pytest_mechanism.spec.choice import ByKey, Complaint, Entries, Name, TaskByFamily
+from pytest_mechanism.spec.choice import MOST, ByKey, Name, complaint, entries
 from pytest_mechanism.spec.yaml import Document
 from pytest_mechanism.tasks.base import Task
 
@@ -37,16 +37,28 @@ LETTERS = "use letters, digits and '_', 100 characters at most"
 Version = Annotated[
     int,  # a Literal[1] also accepts true
     Field(strict=True, ge=1, le=1, description="version of the format; the first key"),
-    Complaint("mechanism: {value} is not a supported version; valid: 1"),
+    complaint("mechanism: {value} is not a supported version; valid: 1"),
 ]
-Circuit = Annotated[Name, Complaint(f"circuit: must be a name; {LETTERS}")]
-GroupName = Annotated[Name, Complaint(f"group name {{value}}: {LETTERS}")]
-ClaimName = Annotated[Name, Complaint(f"claim name {{value}}: {LETTERS}")]
+Circuit = Annotated[Name, complaint(f"circuit: must be a name; {LETTERS}")]
+GroupName = Annotated[Name, complaint(f"group name {{value}}: {LETTERS}")]
+ClaimName = Annotated[Name, complaint(f"claim name {{value}}: {LETTERS}")]
+GROUPS = "groups: must be name: {heads: {layer: [head, ...]}, at: position}, ..."
+CLAIMS = "claims: a spec needs claims, each as name: {kind: ..., ...}"
+
+BY_KIND = ByKey("kind", claim_kinds)
+BY_FAMILY = ByKey("family", task_families)
+
+Groups = Annotated[
+    dict[GroupName, AnyGroup], Field(max_length=MOST), entries("groups", GROUPS, least=0)
+]
 Claims = Annotated[
-    dict[ClaimName, Annotated[Claim, ByKey("kind", claim_kinds)]],
-    Entries("claims", "claims: a spec needs claims, each as name: {kind: ..., ...}", least=1),
+    dict[ClaimName, Annotated[Claim, BY_KIND]],
+    Field(min_length=1, max_length=MOST),
+    entries("claims", CLAIMS, least=1),
 ]
-AnyTask = Annotated[Task, TaskByFamily("family", task_families)]
+AnyTask = Annotated[
+    Task, BY_FAMILY, PlainSerializer(lambda task: task.settings.model_dump(mode="json"))
+]
 
 
 class Spec(Part):
@@ -78,18 +90,15 @@ class Spec(Part):
     extends: Annotated[StrictStr, Field(description="a spec beside this one")] | None = None
     applies_to: AppliesTo = AppliesTo()
     task: AnyTask
-    groups: Annotated[
-        dict[GroupName, AnyGroup],
-        Entries("groups", "groups: must be name: {heads: {layer: [head, ...]}, at: position}, ..."),
-    ] = Field(default_factory=dict)
-    found_on: Annotated[StrictStr | None, Complaint("found_on: must be a role, such as base")] = (
+    groups: Groups = Field(default_factory=dict)
+    found_on: Annotated[StrictStr | None, complaint("found_on: must be a role, such as base")] = (
         None
     )
     ablation: Ablation = Ablation()
     confidence: Annotated[
         float,
         Field(strict=True, ge=LEAST_CONFIDENCE, lt=1),
-        Complaint(f"confidence: must lie between {LEAST_CONFIDENCE:g} and 1, such as 0.95"),
+        complaint(f"confidence: must lie between {LEAST_CONFIDENCE:g} and 1, such as 0.95"),
     ] = 0.95
     # None if not set; YAML's null is invalid
     atol: Atol = None  # type: ignore[assignment]

@@ -37,6 +37,7 @@ NAMES = [
     "PerRoleClaim",
     "Prompt",
     "Reading",
+    "Reference",
     "Request",
     "Roles",
     "Row",

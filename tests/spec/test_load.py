@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
@@ -619,3 +621,25 @@ def test_a_role_that_heads_cannot_have_been_found_on_is_named(tmp_path: Path) ->
         load(path, Path("spec.yaml"))
     path.write_text(path.read_text().replace("bse", "control").replace("on: base", "on: control"))
     assert load(path).found_on == "control"
+
+
+def test_a_resolved_spec_is_the_same_spec(loaded) -> None:
+    """What `lint --resolved` prints needs no other file and no default, and means the same."""
+    spec = loaded(SPEC + "atol: 0.01\n")
+    again = loaded(yaml.safe_dump(spec.resolved(), sort_keys=False))
+    assert (spec.resolved(), spec.definition()) == (again.resolved(), again.definition())
+    assert {claim.atol for claim in again.claims.values()} == {0.01}
+
+
+@pytest.mark.parametrize("key", ["atol", "drift", "confidence"])
+def test_a_tolerance_without_a_value_is_no_default(problems, key: str) -> None:
+    """An empty key is a slip, and not a way to say nothing."""
+    (found,) = problems(HEAD + f"{key}:\n" + TASK + CLAIMS)
+    assert found.startswith(f"x.yaml:3: {key}: must ")
+
+
+def test_a_spec_cannot_be_changed(loaded) -> None:
+    """Like its parts: what was validated is what runs."""
+    spec = loaded(SPEC)
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.confidence = 0.99
