@@ -91,7 +91,7 @@ class Found:
         ]
         whole = self.timings[0].everything
         for t in self.timings:
-            lines.append(
+            lines.append(  # noqa: PERF401 - reads as a loop with its condition
                 f"  {t.contender:26} {f'{t.timed} of {t.variants}':>10} | {t.alone:9.3f} "
                 f"{self.ratio(t):6.1f}x | {t.everything:9.3f} {t.everything / whole:6.1f}x | "
                 f"{t.spread:6.2f} {t.gap:8.1e} {t.difference:8.1e}"

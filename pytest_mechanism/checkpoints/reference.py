@@ -151,7 +151,7 @@ Resolved = tuple[Path, Path | None]
 """The folders of a checkpoint and of its adapter."""
 
 
-def resolve(
+def resolve(  # noqa: C901 - one decision, read from top to bottom
     text: str, aliases: Mapping[str, str], root: Path, trust: Trust = TRUST_NOTHING
 ) -> Resolved:
     """The folders of a reference. An alias may not name another alias."""

@@ -80,7 +80,7 @@ def code_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     return sorted(folder.rglob("*.py")) if config.get("auto_map") else []
 
 
-def weights_problem(folder: Path, trust: Trust) -> str | None:
+def weights_problem(folder: Path, trust: Trust) -> str | None:  # noqa: PLR0911 - a table of cases, one return each
     """Why a folder's weights cannot be loaded, as far as their names and sizes tell; or None."""
     for path in sorted({*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}):
         if path.is_symlink() and not path.exists():

@@ -186,7 +186,7 @@ class Cmap(Masked):
         inputs = (context.measurement(donation, self.donor),)
         return context.measurement(request, self.recipient, inputs)
 
-    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:  # noqa: C901, PLR0911 - one decision, read from top to bottom
         donor, recipient = (
             measure(performance(context, role)) for role in (self.donor, self.recipient)
         )

@@ -137,7 +137,7 @@ def checkpoint_lines(
             trial = run_trial(context, task, device, loading)
             findings.trials[role] = trial
             yield f"  {trial.speed:,.0f} rows a second on {runner.options.device}"
-            return
+            return  # noqa: TRY300 - the return belongs to the attempt
         except MechanismError as problem:
             reason = str(problem)
         except (MemoryError, RuntimeError) as problem:

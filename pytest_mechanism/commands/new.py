@@ -273,7 +273,7 @@ def load_text(path: Path, text: str, keep: bool = False) -> Spec:
         if keep:
             write_text(path, text)
             new_folders = []
-        return spec
+        return spec  # noqa: TRY300 - the return belongs to the attempt
     except OSError as problem:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
     finally:

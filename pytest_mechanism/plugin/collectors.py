@@ -61,7 +61,7 @@ class SpecFile(pytest.Module):
             shown = self.path.relative_to(Path.cwd())
         try:
             if self.wrong:
-                raise SpecError(self.wrong, f"{shown}:1")
+                raise SpecError(self.wrong, f"{shown}:1")  # noqa: TRY301 - raised here to be reported below
             self.spec = read_spec(self.path, shown, self.config.rootpath)
         except SpecErrors as problems:
             raise self.CollectError("\n".join(map(str, problems.problems))) from None

@@ -50,11 +50,11 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
             parse_float=_finite,
         )
         if data["mechanism_scores"] != FORMAT:
-            raise ValueError(f"version {data['mechanism_scores']}")
+            raise ValueError(f"version {data['mechanism_scores']}")  # noqa: TRY301 - raised here to be reported below
         scores: dict[str, dict[str, Any]] = data["scores"]
         for name, entry in scores.items():
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name[:60]!r} is not CLAIM.ROLE")
+                raise ValueError(f"{name[:60]!r} is not CLAIM.ROLE")  # noqa: TRY301 - raised here to be reported below
             _check_entry(name, entry)
     except FileNotFoundError:
         return {}

@@ -255,7 +255,7 @@ class Runner:
         try:
             for each in measurement.inputs:
                 if (problem := self._failures.get(self.key(each))) is not None:
-                    raise problem
+                    raise problem  # noqa: TRY301 - raised here to be reported below
             kept = measurement.request.stored and self.store is not None
             locked = self.store if kept and key not in self._held else None
             with locked.lock(key, wait) if locked else nullcontext(True) as held:
@@ -311,7 +311,7 @@ class Runner:
             found = context.run_method(function, measurement.request, inputs)
             request = measurement.request
             if request.stored and type(found) is not request.result:
-                raise MeasurementError(
+                raise MeasurementError(  # noqa: TRY301 - raised here to be reported below
                     f"{request.implementation} returned {type(found).__name__}, its request "
                     f"declares {request.result.__name__}"
                 )

@@ -93,7 +93,7 @@ def message(error: dict[str, Any]) -> str:
     )
 
 
-def explain(error: dict[str, Any], model: type[BaseModel], where: Place) -> tuple[str, Place]:
+def explain(error: dict[str, Any], model: type[BaseModel], where: Place) -> tuple[str, Place]:  # noqa: PLR0911 - a table of cases, one return each
     """An error in a part of a spec as a message, and its place."""
     loc = tuple(error["loc"])
     if loc[1:] and loc[-1] == "[key]":  # pydantic's mark of an error in a key

@@ -76,7 +76,7 @@ class Drift:
         )
 
 
-def compare(
+def compare(  # noqa: PLR0911 - a table of cases, one return each
     received: Mapping[str, Any], accepted: Mapping[str, Any] | None, tolerance: Tolerance
 ) -> Drift:
     """Compare two serialised scores.

@@ -118,7 +118,7 @@ def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], No
             return args, arguments
 
         for block in gqa.wrapped.bridge.blocks:
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))  # noqa: PERF401 - reads as a loop with its condition
         return gqa
 
     yield of

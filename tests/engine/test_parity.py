@@ -389,7 +389,7 @@ def test_grad_mode_stays_in_the_engine(model: LoadedModel, engine: Any) -> None:
         with torch.set_grad_enabled(mode):
             for gradients in (True, False):
                 for outcome in run.branches([Branch([edit])] * 2, gradients):
-                    seen.append((torch.is_grad_enabled(), outcome.logits.requires_grad))
+                    seen.append((torch.is_grad_enabled(), outcome.logits.requires_grad))  # noqa: PERF401 - reads as a loop with its condition
     assert seen == [(mode, g) for mode in (True, False) for g in (True, True, False, False)]
 
 

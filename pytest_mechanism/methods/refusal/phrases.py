@@ -209,7 +209,7 @@ def unquote(text: str) -> str:
     return text[1:] if stop < 0 or not text[stop + 1 :].strip(" .!") else text
 
 
-def text_after_look_alike(text: str) -> str | None:
+def text_after_look_alike(text: str) -> str | None:  # noqa: PLR0911 - a table of cases, one return each
     """The text after words that only look like a refusal; None if they are one."""
     if (idiom := IDIOMS.match(text)) is not None:
         return next(later_clauses(text[idiom.end() :]), "")

@@ -90,7 +90,7 @@ class RefusalParameters(TaskParameters):
     reply_tokens: int = Field(default=8, ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RefusalParameters:
+    def _fits_together(self) -> RefusalParameters:  # noqa: C901 - one decision, read from top to bottom
         if self.template != CHAT and self.template.count(SLOT) != 1:
             raise ValueError(
                 f"template: must be {CHAT!r}, or hold {SLOT} once, as in "

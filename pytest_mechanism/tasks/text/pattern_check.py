@@ -67,7 +67,7 @@ def _problem(parts: str, patterns: tuple[str, ...]) -> str | None:
     arguments = {"tokenizer": tokenizer, "patterns": patterns}
     try:
         problem: str | None = run_child(pattern_child, arguments, SECONDS, MEMORY)
-        return problem
+        return problem  # noqa: TRY300 - the return belongs to the attempt
     except ChildLimitError:
         return (
             f"its patterns take more memory than they may, or more than {SECONDS} seconds for texts "

@@ -126,7 +126,7 @@ class Pattern:
         return builder
 
 
-def parse_pattern(text: str, columns: Columns) -> Pattern:
+def parse_pattern(text: str, columns: Columns) -> Pattern:  # noqa: C901 - one decision, read from top to bottom
     """Read a text with slots; a ValueError says what is wrong with it."""
     if not text.strip():
         raise ValueError("must be a text that is not empty")
