@@ -1,44 +1,21 @@
-"""Which claim kinds and task families there are: ours, and those of installed packages."""
+"""The claim kinds and task families: those in our folders, and those of installed packages.
+
+A kind is a subclass of `Claim` in a module of ``pytest_mechanism.claims`` whose field ``kind`` is a
+constant; a family is a subclass of `Task` in a module of ``pytest_mechanism.tasks.families``. Other
+packages register theirs as entry points of the groups ``pytest_mechanism.claims`` and
+``pytest_mechanism.tasks``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from pkgutil import iter_modules
+from typing import Any, Literal, get_args, get_origin
 
 from pytest_mechanism.errors import MechanismError
-
-CLAIMS = {
-    "accuracy": "pytest_mechanism.claims.accuracy:Accuracy",
-    "faithfulness": "pytest_mechanism.claims.faithfulness:Faithfulness",
-    "encodes": "pytest_mechanism.claims.encodes:Encodes",
-    "cmap": "pytest_mechanism.claims.cmap:Cmap",
-    "minimality": "pytest_mechanism.claims.minimality:Minimality",
-    "path": "pytest_mechanism.claims.path:Path",
-    "suppression_holds": "pytest_mechanism.claims.suppression_holds:SuppressionHolds",
-    "refuses_after_prefill": "pytest_mechanism.claims.refuses_after_prefill:RefusesAfterPrefill",
-    "direction": "pytest_mechanism.claims.direction:Direction",
-    "suppression_holds_after": "pytest_mechanism.claims.suppression_holds_after:SuppressionHoldsAfter",
-    "capability_hidden": "pytest_mechanism.claims.capability_hidden:CapabilityHidden",
-    "resists_jailbreak": "pytest_mechanism.claims.resists_jailbreak:ResistsJailbreak",
-    "resists_revival": "pytest_mechanism.claims.resists_revival:ResistsRevival",
-    "decodable": "pytest_mechanism.claims.decodable:Decodable",
-    "localised": "pytest_mechanism.claims.localised:Localised",
-    "spares_safety_weights": "pytest_mechanism.claims.spares_safety_weights:SparesSafetyWeights",
-    "transfer": "pytest_mechanism.claims.transfer:Transfer",
-}
-
-TASKS = {
-    "entity_tracking": "pytest_mechanism.tasks.families.entity_tracking:EntityTracking",
-    "counting": "pytest_mechanism.tasks.families.counting:Counting",
-    "refusal": "pytest_mechanism.tasks.families.refusal:Refusal",
-    "jsonl": "pytest_mechanism.tasks.families.jsonl:Jsonl",
-    "ioi": "pytest_mechanism.tasks.families.ioi:Ioi",
-    "greater_than": "pytest_mechanism.tasks.families.greater_than:GreaterThan",
-    "induction": "pytest_mechanism.tasks.families.induction:Induction",
-    "template": "pytest_mechanism.tasks.families.template:Template",
-}
 
 
 def resolve(dotted: str) -> Any:
@@ -50,26 +27,49 @@ def resolve(dotted: str) -> Any:
 @cache
 def claim_kinds() -> dict[str, Any]:
     """Kind -> subclass of `Claim`."""
-    return _all(CLAIMS, "pytest_mechanism.claims")
+    kinds = {}
+    for claim in classes("pytest_mechanism.claims", resolve("pytest_mechanism.claims.base:Claim")):
+        annotation = claim.model_fields["kind"].annotation
+        if get_origin(annotation) is Literal:  # the base classes of kinds have no constant
+            (kind,) = get_args(annotation)
+            kinds[kind] = claim
+    return with_plugins(kinds, "pytest_mechanism.claims")
 
 
 @cache
 def task_families() -> dict[str, Any]:
     """Family -> subclass of `Task`."""
-    return _all(TASKS, "pytest_mechanism.tasks")
+    base = resolve("pytest_mechanism.tasks.base:Task")
+    families = {task.family: task for task in classes("pytest_mechanism.tasks.families", base)}
+    return with_plugins(families, "pytest_mechanism.tasks")
 
 
-def _all(ours: dict[str, str], group: str) -> dict[str, Any]:
-    found = {name: resolve(dotted) for name, dotted in ours.items()}
+def classes(package: str, base: type) -> Iterator[Any]:
+    """Subclasses of ``base`` that the modules of a package define."""
+    for found in iter_modules(import_module(package).__path__):
+        module = import_module(f"{package}.{found.name}")
+        for value in vars(module).values():
+            ours = isinstance(value, type) and value.__module__ == module.__name__
+            if ours and issubclass(value, base) and value is not base:
+                yield value
+
+
+def with_plugins(ours: dict[str, Any], group: str) -> dict[str, Any]:
+    """The classes by name, with those that entry points of a group name.
+
+    Raises:
+        MechanismError: an entry point cannot be loaded, or takes a name of ours.
+    """
+    known = dict(ours)
     for point in entry_points(group=group):
-        if point.name in found:
+        if point.name in known:
             raise MechanismError(
                 f"{point.value} registers {point.name!r} in {group}, which exists already"
             )
         try:
-            found[point.name] = point.load()
+            known[point.name] = point.load()
         except Exception as problem:
             raise MechanismError(
                 f"the entry point {point.name} = {point.value} of {group} cannot be loaded: {problem}"
             ) from problem
-    return found
+    return known

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.measurements.recipe import Recipe, lesson
+from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.tasks.base import Task, Vocabulary
 from pytest_mechanism.tasks.text.encoding import Encoder
 
@@ -29,7 +29,7 @@ def check_lessons(task: Task, vocabulary: Vocabulary, encoder: Encoder, recipe: 
     """
     if recipe.lora is not None and importlib.util.find_spec("peft") is None:
         raise MeasurementError("lora needs the library PEFT: pip install 'pytest-mechanism[peft]'")
-    rows = lesson(task, vocabulary, recipe, 1)
+    rows = training_rows(task, vocabulary, recipe, 1)
     if not rows:
         raise MeasurementError(f"task {task.family} wrote no rows to train on")
     for row in rows:

@@ -23,7 +23,7 @@ from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
-from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.request import Request, RowSet
 from pytest_mechanism.plugin.hooks import find_obstacles
 from pytest_mechanism.runner import preflight_training as ahead_of_training
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
@@ -158,6 +158,26 @@ def test_the_advised_number_of_prompts_suffices() -> None:
     assert enough({("never", 0)}, counted, 200) is None
 
 
+class Foreign(Request):
+    """A request of another package."""
+
+    implementation = "foreign.method:measure"
+
+    rows: int
+    stream: str
+    at: str
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return (RowSet("rows", self.rows, self.stream, (self.at,)),)
+
+
+def test_rows_of_another_packages_request_are_checked_too() -> None:
+    """At its positions, as those of our own methods; where it names no rows, nothing is checked."""
+    assert problem(Written(ROWS), ask(Foreign, at="box")) is None
+    assert "no position 'nowhere'" in str(problem(Written(ROWS), ask(Foreign, at="nowhere")))
+    assert "wrote no rows" in str(problem(Written([]), ask(Foreign, at="box")))
+
+
 def test_looking_ahead_imports_no_torch() -> None:
     """Tokenizers suffice."""
     code = (
@@ -230,10 +250,10 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     spec = load(tmp_path / "wrapper.yaml")
     claim = spec.claims["back"]
     assert isinstance(claim, ResistsRevival)
-    case = gate.context(spec, Accuracy(kind="accuracy", on="ft", at_least=0.5), "ft")
+    case = gate.model_context(spec, "ft")
     (curve, *_) = claim.required_measurements(case)
     assert gate.first_obstacle([curve]) is None
-    recipe = replace(curve.request.recipe, diet="x")
+    recipe = replace(curve.request.recipe, data_mix="x")
     broken = replace(curve, request=curve.request.model_copy(update={"recipe": recipe}))
     assert "could not be checked: KeyError" in str(gate.first_obstacle([broken]))
     assert gate.runner.loaded == 0

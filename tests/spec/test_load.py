@@ -37,8 +37,8 @@ claims:
 HEAD = "mechanism: 1\ncircuit: x\n"
 TASK = "task: {family: entity_tracking}\n"
 GROUPS = "groups: {g: {heads: {0: [0]}, at: last}}\n"
-FAMILIES = f"valid: {', '.join(sorted(registry.TASKS))}"
-KINDS = f"valid: {', '.join(sorted(registry.CLAIMS))}"
+FAMILIES = f"valid: {', '.join(sorted(registry.task_families()))}"
+KINDS = f"valid: {', '.join(sorted(registry.claim_kinds()))}"
 CLAIMS = "claims: {a: {kind: accuracy, at_least: 0.5}}\n"
 
 

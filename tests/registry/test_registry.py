@@ -1,0 +1,64 @@
+"""Claim kinds and task families are found in their folders and in installed packages."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism import claims, registry
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.registry import claim_kinds, classes, task_families, with_plugins
+
+
+def test_a_kind_is_found_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No list names it: a new file of the folder is a new kind."""
+    (tmp_path / "brand_new.py").write_text(
+        "from typing import Literal\nfrom pytest_mechanism.claims.base import Claim\n\n\n"
+        "class BrandNew(Claim):\n    kind: Literal['brand_new']\n"
+    )
+    before = set(claim_kinds())
+    monkeypatch.setattr(claims, "__path__", [*claims.__path__, str(tmp_path)])
+    claim_kinds.cache_clear()
+    try:
+        assert set(claim_kinds()) - before == {"brand_new"}
+    finally:
+        claim_kinds.cache_clear()
+
+
+def test_kinds_and_families_have_the_names_that_specs_write() -> None:
+    """Each class says its own name; base classes and helpers of the folders are none."""
+    kinds = {
+        kind: claim.model_fields["kind"].annotation.__args__
+        for kind, claim in claim_kinds().items()
+    }
+    assert kinds == {kind: (kind,) for kind in kinds}
+    assert {name: task.family for name, task in task_families().items()} == {
+        name: name for name in task_families()
+    }
+    assert {"Trained", "Masked"} <= {c.__name__ for c in classes("pytest_mechanism.claims", Claim)}
+    assert not {"Trained", "Masked"} & {claim.__name__ for claim in claim_kinds().values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        (
+            "accuracy",
+            "json:loads",
+            "json:loads registers 'accuracy' in group, which exists already",
+        ),
+        ("lost", "no_such_module:Kind", "lost = no_such_module:Kind of group cannot be loaded"),
+        ("lost", "json:Kind", "lost = json:Kind of group cannot be loaded"),
+    ],
+)
+def test_an_entry_point_that_cannot_be_used_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint(name, value, group)])
+    with pytest.raises(MechanismError) as problem:
+        with_plugins({"accuracy": Claim}, "group")
+    assert says in str(problem.value)
+    assert "\n" not in str(problem.value)
