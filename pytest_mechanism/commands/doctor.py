@@ -31,10 +31,10 @@ from pytest_mechanism.report.progress import duration_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim
+    from pytest_mechanism.measurements.measurement import Measurement
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Task
-    from pytest_mechanism.types import Measurement
 
 CANNOT_RUN = 1
 """Exit code: a checkpoint or a claim cannot run."""

@@ -25,6 +25,7 @@ from pytest_mechanism.errors import (
     crash,
     out_of_memory,
 )
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.progress import Progress, Silent
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
@@ -35,7 +36,7 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.types import Measurement, Observations, Result_co
+from pytest_mechanism.types import Observations, Result_co
 
 
 @dataclass

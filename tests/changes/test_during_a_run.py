@@ -24,13 +24,14 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, Observations, canonical
+from pytest_mechanism.types import Observations, canonical
 
 TASK = canonical(
     {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}

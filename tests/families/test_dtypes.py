@@ -19,12 +19,13 @@ from pytest_mechanism.checkpoints.reference import parse_pair
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import residual_adds_up
 from pytest_mechanism.errors import MechanismError, SelfCheckError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, canonical
+from pytest_mechanism.types import canonical
 
 Benches = Callable[..., MeasurementContext]
 
