@@ -23,14 +23,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows for a mask to be learned on; weights that are read anew are on the GPU."""
     few = partial(dcm.DcmSettings, batch=4, train=8, validation=4)
     monkeypatch.setattr(dcm, "DcmSettings", few)
-    right = LoadedModel.fresh
+    right = LoadedModel.read_plain_model
 
     def fresh(model: LoadedModel, dtype: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(PretendedGPU, "elsewhere", True)
             return right(model, dtype)
 
-    monkeypatch.setattr(LoadedModel, "fresh", fresh)
+    monkeypatch.setattr(LoadedModel, "read_plain_model", fresh)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Reading, Run, Site
@@ -115,8 +116,14 @@ def sent(theirs: Mapping[int, Tensor], place: Tensor, heads: Sequence[Head]) -> 
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
+    # stacked, since a list as an index would be copied to the GPU, and waited for
     return [
-        Edit(Site(layer, "z"), theirs[layer][:, :, mine], at=place, heads=tuple(mine))
+        Edit(
+            Site(layer, "z"),
+            torch.stack([theirs[layer][:, :, head] for head in mine], 2),
+            at=place,
+            heads=tuple(mine),
+        )
         for layer, mine in sorted(by_layer.items())
     ]
 
