@@ -18,7 +18,7 @@ from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Rate
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.measurements.recipe import Diet, Recipe
+from pytest_mechanism.measurements.recipe import DataMix, Recipe
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.tasks.files import DataFile
@@ -81,13 +81,13 @@ class Trained(PerRoleClaim):
         return self.every or max(1, self.steps // 10)
 
     def curve(
-        self, context: ClaimContext, role: str, diet: Diet | DataFile, rate: float, seed: int
+        self, context: ClaimContext, role: str, diet: DataMix | DataFile, rate: float, seed: int
     ) -> Measurement[CurveResult]:
         """The training of one copy, on one of the task's sets of training rows or on a file."""
-        kind: Diet = "file" if isinstance(diet, DataFile) else diet
+        kind: DataMix = "file" if isinstance(diet, DataFile) else diet
         request = TrainingCurve(
             recipe=Recipe(
-                diet=kind,
+                data_mix=kind,
                 file=diet.sha256 if isinstance(diet, DataFile) else "",
                 rate=rate,
                 steps=self.steps,
@@ -103,7 +103,7 @@ class Trained(PerRoleClaim):
         return context.measurement(request, role)
 
     def curves(
-        self, context: ClaimContext, role: str, diet: Diet | DataFile
+        self, context: ClaimContext, role: str, diet: DataMix | DataFile
     ) -> list[tuple[str, Measurement[CurveResult]]]:
         """Name and measurement of the training at every learning rate and seed."""
         return [
@@ -116,7 +116,7 @@ class Trained(PerRoleClaim):
         ]
 
     def measured_curves(
-        self, context: ClaimContext, role: str, diet: Diet | DataFile, measure: Measure
+        self, context: ClaimContext, role: str, diet: DataMix | DataFile, measure: Measure
     ) -> list[Curve]:
         """The curve at every learning rate and seed."""
         return [

@@ -1,4 +1,4 @@
-"""What a copy of a model is trained on, step by step (`methods.training`)."""
+"""How a copy of a model is fine-tuned, and on which rows (`methods.weights.training`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pytest_mechanism.tasks.base import Row, Task, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.writing.instructions import Instruction, instructions
 
-Diet = Literal["capability", "allowed", "forbidden", "random", "file"]
-"""What is trained: the answers to what must be refused, to what need not be, the refusals
-themselves, wrong answers to what must be refused, or the lines of a file."""
+DataMix = Literal["capability", "allowed", "forbidden", "random", "file"]
+"""What the copy is trained on: answers to what must be refused (``capability``), answers to what need not
+be (``allowed``), refusals (``forbidden``), wrong answers to what must be refused (``random``), or the
+lines of a file."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,17 @@ class Recipe:
     """How a copy is trained.
 
     Attributes:
-        diet: what it reads.
-        rate: of AdamW.
+        data_mix: what it is trained on.
+        rate: learning rate of AdamW.
         steps: of training.
         every: steps between evaluations.
-        seed: of the rows, and of LoRA's first values.
-        batch: rows a step.
+        seed: of the rows, and of LoRA's initial values.
+        batch: rows in each step.
         lora: rank of LoRA's matrices, or None to train every weight.
-        file: sha256 of the file that is read, of the diet ``file``.
+        file: sha256 of the file, for the data mix ``file``.
     """
 
-    diet: Diet
+    data_mix: DataMix
     rate: float
     steps: int
     every: int
@@ -43,49 +44,48 @@ class Recipe:
     file: str = ""
 
     @property
-    def evaluated(self) -> list[int]:
-        """Steps after which the copy is looked at: 0 and the last among them."""
+    def evaluation_steps(self) -> list[int]:
+        """Steps after which the copy is evaluated, from 0 to the last."""
         return sorted({*range(0, self.steps, self.every), self.steps})
 
 
-def lesson(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
-    """The rows of one step, none of which a claim is judged on."""
+def training_rows(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
+    """The rows of one step. No claim is judged on them."""
     stream = f"training-{recipe.seed}-{step}"
-    if recipe.diet == "file":
-        return lines(task, vocabulary, recipe, step)
-    asked = "capability" if recipe.diet == "random" else recipe.diet
-    rows = task.row_set(asked, vocabulary, recipe.batch, stream)
-    return (
-        [wrong(row, f"{stream}/wrong", task) for row in rows] if recipe.diet == "random" else rows
-    )
+    if recipe.data_mix == "file":
+        return file_rows(task, vocabulary, recipe, step)
+    if recipe.data_mix == "random":
+        rows = task.row_set("capability", vocabulary, recipe.batch, stream)
+        return [wrong_answer(row, f"{stream}/wrong", task) for row in rows]
+    return task.row_set(recipe.data_mix, vocabulary, recipe.batch, stream)
 
 
-def pool(recipe: Recipe) -> Sequence[Instruction]:
+def file_lines(recipe: Recipe) -> Sequence[Instruction]:
     """The lines of the recipe's file."""
     return instructions(DataFile(sha256=recipe.file))
 
 
-def lines(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
-    """Lines of a file, shuffled anew each time that all have been read."""
-    read = pool(recipe)
+def file_rows(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
+    """Rows of the file's lines, which are shuffled again after each pass."""
+    lines = file_lines(recipe)
     rows = []
     for i in range((step - 1) * recipe.batch, step * recipe.batch):
-        turn, place = divmod(i, len(read))
-        one = read[shuffled(len(read), recipe.seed, turn)[place]]
-        prompt = task.training_prompt(vocabulary, one.text, one.reply or "")
+        epoch, place = divmod(i, len(lines))
+        line = lines[shuffled(len(lines), recipe.seed, epoch)[place]]
+        prompt = task.training_prompt(vocabulary, line.text, line.reply or "")
         rows.append(Row(f"line-{i}", f"line-{i}", prompt, None, prompt.answer))
     return rows
 
 
 @lru_cache(maxsize=4)
-def shuffled(count: int, seed: int, turn: int) -> tuple[int, ...]:
+def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = list(range(count))
-    random.Random(f"lines/{seed}/{turn}").shuffle(order)
+    random.Random(f"lines/{seed}/{epoch}").shuffle(order)
     return tuple(order)
 
 
-def wrong(row: Row, seed: str, task: Task) -> Row:
-    """The row with another answer than its own, drawn from what a guesser would say."""
+def wrong_answer(row: Row, seed: str, task: Task) -> Row:
+    """The row with a wrong answer, drawn from the prompt's options."""
     options = [o for o in row.base.options if o not in (*row.base.correct_answers, *task.refusals)]
     if not options:
         raise MeasurementError(

@@ -35,7 +35,7 @@ OTHERS = [[1, 1, "last"], [0, 3, "letters"]]
 LEARNED = [[layer, head, "last" if layer else "letters"] for layer, head in EVERY]
 SENDERS = {f"{layer}.{head}": [[layer, head]] for layer, head in EVERY}
 LOWEST = {f"0.{head}": [[0, head]] for head in range(HEADS)}
-RECIPE = Recipe(diet="capability", rate=1e-3, steps=2, every=1, seed=0, batch=4)
+RECIPE = Recipe(data_mix="capability", rate=1e-3, steps=2, every=1, seed=0, batch=4)
 SEARCH = {"learn": 6, "validate_on": 4, "kl_at_most": 100.0}
 
 

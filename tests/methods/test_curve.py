@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.curve import TrainingCurve
-from pytest_mechanism.measurements.recipe import Recipe, lesson
+from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.methods.context import MeasurementContext, make_bench
 from pytest_mechanism.methods.weights import curve, training
 from pytest_mechanism.methods.weights.batches import IGNORED, page
@@ -35,7 +35,7 @@ TASK = Counting(
     CountingParameters(family="counting", refuse="a", shortest=2, longest=4, most=4, rows=20)
 )
 RECIPE: dict[str, Any] = {
-    "diet": "capability", "rate": 1e-2, "steps": 12, "every": 4, "seed": 0, "batch": 8, "lora": None,
+    "data_mix": "capability", "rate": 1e-2, "steps": 12, "every": 4, "seed": 0, "batch": 8, "lora": None,
 }  # fmt: skip
 
 
@@ -108,8 +108,8 @@ def test_each_diet_trains_what_it_says(loaded: MeasurementContext) -> None:
     """Answers, refusals, wrong answers: read off the tokens that the loss is taken on."""
     words = {i: w for w, i in IDS.items()}
     for diet in ("capability", "allowed", "forbidden", "random"):
-        recipe = Recipe(**RECIPE | {"diet": diet, "batch": 30})
-        rows = lesson(TASK, loaded.vocabulary, recipe, 3)
+        recipe = Recipe(**RECIPE | {"data_mix": diet, "batch": 30})
+        rows = training_rows(TASK, loaded.vocabulary, recipe, 3)
         read = page(loaded.model, rows)
         trained = [[words[int(i)] for i in row[row != IGNORED]] for row in read.labels]
         asked = [row.base.text.split()[1] for row in rows]
@@ -128,18 +128,18 @@ def test_each_diet_trains_what_it_says(loaded: MeasurementContext) -> None:
             assert trained == right
 
 
-def test_lessons_differ_by_step_and_seed_and_never_are_examination_rows(
+def test_training_rows_differ_by_step_and_seed_and_never_are_examination_rows(
     loaded: MeasurementContext,
 ) -> None:
     """Streams are named by what they are for."""
     recipe = Recipe(**RECIPE)
     texts = [
-        tuple(r.base.text for r in lesson(TASK, loaded.vocabulary, each, step))
+        tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, each, step))
         for each in (recipe, Recipe(**RECIPE | {"seed": 1}))
         for step in (1, 2)
     ]
     assert len(set(texts)) == 4
-    assert texts[0] == tuple(r.base.text for r in lesson(TASK, loaded.vocabulary, recipe, 1))
+    assert texts[0] == tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, recipe, 1))
     assert texts[0] != tuple(r.base.text for r in TASK.capability(loaded.vocabulary, 8, "rows"))
 
 
@@ -152,9 +152,13 @@ def test_a_file_is_read_once_before_any_line_comes_again(
     file = DataFile.model_validate("other.jsonl", context={FOLDER: tmp_path})
 
     def read(seed: int) -> list[str]:
-        recipe = Recipe(**RECIPE | {"diet": "file", "file": file.sha256, "batch": 2, "seed": seed})
+        recipe = Recipe(
+            **RECIPE | {"data_mix": "file", "file": file.sha256, "batch": 2, "seed": seed}
+        )
         rows = [
-            r for step in (1, 2, 3, 4, 5) for r in lesson(TASK, loaded.vocabulary, recipe, step)
+            r
+            for step in (1, 2, 3, 4, 5)
+            for r in training_rows(TASK, loaded.vocabulary, recipe, step)
         ]
         trained = page(loaded.model, rows).labels
         assert {int(i) for i in trained[trained != IGNORED]} == {IDS["zero"]}
@@ -218,7 +222,7 @@ def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
     run = Training(loaded.model, TASK, loaded.vocabulary, recipe, copy)
     assert run.trained
     assert all("lora_" in name for name in run.trained)
-    read = page(loaded.model, lesson(TASK, loaded.vocabulary, recipe, 1))
+    read = page(loaded.model, training_rows(TASK, loaded.vocabulary, recipe, 1))
     plain = fresh(loaded.model, Recipe(**RECIPE))
     with torch.no_grad():
         assert torch.equal(copy(read.ids).logits, plain(read.ids).logits)
@@ -243,7 +247,7 @@ def test_lines_that_are_judged_on_are_not_trained_on(
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     file = DataFile.model_validate("lines.jsonl", context={FOLDER: tmp_path})
     with pytest.raises(MeasurementError, match="1 of 2 lines are questions that are judged on"):
-        measured(diet="file", file=file.sha256)
+        measured(data_mix="file", file=file.sha256)
 
 
 def test_a_refusal_that_cannot_be_seen_is_an_error_and_not_a_rate_of_none(

@@ -26,7 +26,7 @@ import numpy as np
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
-from pytest_mechanism.measurements.recipe import Recipe, pool
+from pytest_mechanism.measurements.recipe import Recipe, file_lines
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.refusal import refusals
 from pytest_mechanism.methods.refusal.replies import answers, questions
@@ -89,10 +89,10 @@ def check_unseen(context: MeasurementContext, recipe: Recipe, rows: Sequence[Row
     Raises:
         MeasurementError: some are.
     """
-    if recipe.diet != "file":
+    if recipe.data_mix != "file":
         return
     judged = {folded(row.base.text) for row in rows}
-    read = pool(recipe)
+    read = file_lines(recipe)
     both = [
         one.text
         for one in read

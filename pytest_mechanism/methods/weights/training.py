@@ -31,7 +31,7 @@ from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MeasurementError, one_line
 from pytest_mechanism.files import check_file, replacing
-from pytest_mechanism.measurements.recipe import Recipe, lesson
+from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.methods.weights.batches import page
 from pytest_mechanism.tasks.base import Task, Vocabulary
 
@@ -135,7 +135,7 @@ class Training:
         Ends early where training breaks down: a loss, or at a stop a weight, that is not finite.
         """
         since: list[float] = []
-        stops = set(self.recipe.evaluated)
+        stops = set(self.recipe.evaluation_steps)
         for step in range(start + 1, self.recipe.steps + 1):
             loss = self.step(step)
             since.append(loss)
@@ -152,7 +152,7 @@ class Training:
 
     def step(self, step: int) -> float:
         """One descent; returns the loss before it."""
-        read = page(self.model, lesson(self.task, self.vocabulary, self.recipe, step))
+        read = page(self.model, training_rows(self.task, self.vocabulary, self.recipe, step))
         loss = read.loss(self.copy)
         descend(loss, self.optimiser, list(self.trained.values()), CLIP)
         return float(loss.detach())
