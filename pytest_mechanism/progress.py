@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Parts = tuple[str, int, str]
 """Title, number and noun of a measurement's parts: ``("path patching", 144, "heads")``."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives the number of rows that went through a model."""
 

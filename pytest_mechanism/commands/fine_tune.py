@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.checkpoints.loading.model import load_model
     from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.measurements.recipe import Recipe
-    from pytest_mechanism.methods.weights.training import Training, fresh, save_trained
+    from pytest_mechanism.methods.weights.training import Training, save_trained, trainable_copy
     from pytest_mechanism.runner.preflight_training import FLOAT32, check_disk, check_training_rows
     from pytest_mechanism.tasks.base import first_row
     from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
@@ -149,8 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_unchanged=watch.check,
     )
     watch.check()
-    training = Training(model, spec.task, vocabulary, recipe, fresh(model, recipe))
-    for _ in training.stops():
+    training = Training(model, spec.task, vocabulary, recipe, trainable_copy(model, recipe))
+    for _ in training.evaluations():
         pass
     if training.diverged is not None:
         raise MechanismError(f"training diverged: {training.diverged}; lower --rate")

@@ -57,7 +57,7 @@ class TrainingCurve(Request[CurveResult]):
     """
 
     implementation = "pytest_mechanism.methods.weights.curve:measure"
-    revision = 4
+    revision = 5
 
     recipe: Recipe
     watch: Literal["capability", "forbidden"]

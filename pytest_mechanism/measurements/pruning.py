@@ -40,7 +40,7 @@ class Pruning(Request[PruningResult]):
     """
 
     implementation = "pytest_mechanism.methods.weights.pruning:measure"
-    revision = 3
+    revision = 4
 
     units: UnitKind
     counts: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""How a copy of a model is fine-tuned, and on which rows (`methods.weights.training`)."""
+"""The recipe by which a copy of a model is trained (`methods.weights.training`), and its training rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.writing.instructions import Instruction, instructions
 
 DataMix = Literal["capability", "allowed", "forbidden", "random", "file"]
-"""What the copy is trained on: answers to what must be refused (``capability``), answers to what need not
-be (``allowed``), refusals (``forbidden``), wrong answers to what must be refused (``random``), or the
-lines of a file."""
+"""The training rows: prompts that must be refused with their answers (``capability``), other prompts
+with answers (``allowed``), prompts that must be refused with refusals (``forbidden``) or with wrong
+answers (``random``), or the lines of a file."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Recipe:
     """How a copy is trained.
 
     Attributes:
-        data_mix: what it is trained on.
+        data_mix: the kind of training rows.
         rate: learning rate of AdamW.
-        steps: of training.
+        steps: number of optimiser steps.
         every: steps between evaluations.
-        seed: of the rows, and of LoRA's initial values.
-        batch: rows in each step.
-        lora: rank of LoRA's matrices, or None to train every weight.
-        file: sha256 of the file, for the data mix ``file``.
+        seed: of the training rows, and of LoRA's initial values.
+        batch: rows in a step.
+        lora: rank of LoRA's matrices, or None to train all weights.
+        file: SHA-256 of the file, for the data mix ``file``.
     """
 
     data_mix: DataMix
@@ -44,20 +44,20 @@ class Recipe:
     file: str = ""
 
     @property
-    def evaluation_steps(self) -> list[int]:
-        """Steps after which the copy is evaluated, from 0 to the last."""
+    def evaluated(self) -> list[int]:
+        """Steps after which the copy is evaluated, with 0 and the last one."""
         return sorted({*range(0, self.steps, self.every), self.steps})
 
 
 def training_rows(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
-    """The rows of one step. No claim is judged on them."""
+    """The training rows of one step; no claim is evaluated on them."""
     stream = f"training-{recipe.seed}-{step}"
     if recipe.data_mix == "file":
         return file_rows(task, vocabulary, recipe, step)
-    if recipe.data_mix == "random":
-        rows = task.row_set("capability", vocabulary, recipe.batch, stream)
-        return [wrong_answer(row, f"{stream}/wrong", task) for row in rows]
-    return task.row_set(recipe.data_mix, vocabulary, recipe.batch, stream)
+    if recipe.data_mix != "random":
+        return task.row_set(recipe.data_mix, vocabulary, recipe.batch, stream)
+    rows = task.row_set("capability", vocabulary, recipe.batch, stream)
+    return [with_wrong_answer(row, f"{stream}/wrong", task) for row in rows]
 
 
 def file_lines(recipe: Recipe) -> Sequence[Instruction]:
@@ -66,7 +66,7 @@ def file_lines(recipe: Recipe) -> Sequence[Instruction]:
 
 
 def file_rows(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
-    """Rows of the file's lines, which are shuffled again after each pass."""
+    """The training rows of one step from a file, which is shuffled again for each epoch."""
     lines = file_lines(recipe)
     rows = []
     for i in range((step - 1) * recipe.batch, step * recipe.batch):
@@ -84,12 +84,12 @@ def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-def wrong_answer(row: Row, seed: str, task: Task) -> Row:
-    """The row with a wrong answer, drawn from the prompt's options."""
+def with_wrong_answer(row: Row, seed: str, task: Task) -> Row:
+    """The row with a random wrong answer, from the options of its prompt."""
     options = [o for o in row.base.options if o not in (*row.base.correct_answers, *task.refusals)]
     if not options:
         raise MeasurementError(
-            f"task {task.family} names no wrong answers, which random fine-tuning trains"
+            f"task {task.family} has no wrong answers, which random fine-tuning needs"
         )
     answer = random.Random(f"{seed}/{row.id}").choice(options)
     return replace(row, base=replace(row.base, answer=answer, reply="", accepted=()))

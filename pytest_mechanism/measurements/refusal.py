@@ -1,4 +1,4 @@
-"""Request of `methods.refusal.refusal`."""
+"""Request of `methods.refusal.refusal_score`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RefusalRate(Request):
         forced: tokens of the row's own reply that are prefilled.
     """
 
-    implementation = "pytest_mechanism.methods.refusal.refusal:measure"
+    implementation = "pytest_mechanism.methods.refusal.refusal_score:measure"
     revision = 3
 
     asked: Literal["forbidden", "allowed", "capability"]

@@ -20,7 +20,7 @@ class SafetyEntries(Request):
     """
 
     implementation = "pytest_mechanism.methods.weights.snip:donate"
-    revision = 3
+    revision = 4
     stored = False
 
     q: float

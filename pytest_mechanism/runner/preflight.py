@@ -20,12 +20,12 @@ from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import rare_slots, shortage, sufficient_prompts
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import RowSet
 from pytest_mechanism.runner.preflight_training import check_disk, check_training_rows
 from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
-from pytest_mechanism.types import Measurement
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.runner import Runner

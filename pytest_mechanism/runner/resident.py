@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.progress import Progress
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import loading_error
@@ -17,7 +18,6 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.types import Measurement
 
 CHECK_ROWS = 8
 """Rows that the self-checks of a checkpoint run on."""
@@ -115,7 +115,7 @@ class ResidentCheckpoint:
                 check_unchanged=self.guard.watches[role].check,
             )
             self.loaded += 1
-            self._context = resolve("pytest_mechanism.methods.context:make_bench")(
+            self._context = resolve("pytest_mechanism.methods.context:make_context")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
             self.guard.check(role)

@@ -24,6 +24,7 @@ from pytest_mechanism.errors import (
     crash,
     out_of_memory,
 )
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Cost
 from pytest_mechanism.progress import Progress, Silent
 from pytest_mechanism.registry import resolve
@@ -34,7 +35,7 @@ from pytest_mechanism.runner.resident import ResidentCheckpoint, task_of
 from pytest_mechanism.runner.schedule import Schedule
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, Observations, Result_co
+from pytest_mechanism.types import Observations, Result_co
 
 
 @dataclass
@@ -263,7 +264,7 @@ class Runner:
         method: Callable[..., Any] = resolve(request.implementation)
         inputs = [self._results[self.key(given)] for given in measurement.inputs]
         try:
-            result = context.measured(method, request, inputs)
+            result = context.run_method(method, request, inputs)
             if request.stored and type(result) is not request.result:
                 raise MeasurementError(
                     f"{request.implementation} returned {type(result).__name__}, its request "
@@ -274,7 +275,7 @@ class Runner:
             if measurement.task not in self.left_out:
                 self.left_out[measurement.task] = task.dropped_words(self.checkpoint.vocabulary)
             left_out = self.left_out[measurement.task] or None
-            return replace(result, fallback=context.without, left_out=left_out)
+            return replace(result, fallback=context.fallback_reason, left_out=left_out)
         except MechanismError:
             raise
         except Exception as problem:

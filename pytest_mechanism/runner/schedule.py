@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_mechanism.types import Measurement
+from pytest_mechanism.measurements.measurement import Measurement
 
 
 @dataclass

@@ -70,7 +70,7 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
 
     gate = list(play(ROOT / "docs" / "gate-a-release.md", tmp_path))
     assert json.loads((tmp_path / "mechanism.json").read_text())["exit_code"] == 0
-    assert "no accepted baseline yet" in gate[0].output
+    assert "have no baseline yet" in gate[0].output
     scores = {p.name for p in (tmp_path / "circuits" / "__scores__").iterdir()}
     assert scores == {"base+ft", "released+candidate"}
 

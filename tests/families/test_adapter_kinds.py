@@ -110,7 +110,7 @@ def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind
     wrapped = one.wrapped.forward(one.probe)
     for found in (one.plain_logits, wrapped, said(one.read_plain_model(torch.float32), one)):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
-    assert one.shape.n_layers == len(one.wrapped.blocks)
+    assert one.shape.n_layers == len(one.wrapped.layers)
 
 
 TOKENS = {**QV, "trainable_token_indices": [len(WORDS) + i for i in range(NEW)]}

@@ -20,8 +20,8 @@ from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.weights.matrices import editable_copy
 from pytest_mechanism.methods.weights.pruning import Units, zeroed
-from pytest_mechanism.methods.weights.weights import copy_of
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.store import ROW_FIELDS
 from pytest_mechanism.types import Observations
@@ -124,7 +124,7 @@ def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
         mask = torch.full((len(LEARNED),), 0.5, requires_grad=True)
         with torch.enable_grad():
             logits = dcm.patched(
-                one, LEARNED, batch, dcm.donated(one, LEARNED, batch), mask, gradients=True
+                one, LEARNED, batch, dcm.source_z(one, LEARNED, batch), mask, gradients=True
             )
             logits.gather(1, batch.targets[:, None]).mean().backward()
         found.append(mask.grad.detach())
@@ -160,7 +160,7 @@ def test_a_head_without_its_weights_is_a_head_without_z(bench: Benches, name: st
     """What the output matrix reads of a head, zeroed in a plain copy, and z zeroed by the engine,
     are one thing, whatever norms come after."""
     one = bench(name)
-    copy = copy_of(one.model)
+    copy = editable_copy(one.model)
     units = Units("heads", copy.outputs, one.model.shape.d_head)
     tokens = one.batch(TASK.rows(one.vocabulary, 8, "test")).base.tokens
     rows = torch.arange(8)

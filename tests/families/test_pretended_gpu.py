@@ -23,14 +23,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows for a mask to be learned on; weights that are read anew are on the GPU."""
     few = partial(dcm.DcmSettings, batch=4, train=8, validation=4)
     monkeypatch.setattr(dcm, "DcmSettings", few)
-    right = LoadedModel.read_plain_model
+    original = LoadedModel.read_plain_model
 
-    def fresh(model: LoadedModel, dtype: Any) -> Any:
+    def read_plain_model(model: LoadedModel, dtype: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(PretendedGPU, "elsewhere", True)
-            return right(model, dtype)
+            return original(model, dtype)
 
-    monkeypatch.setattr(LoadedModel, "read_plain_model", fresh)
+    monkeypatch.setattr(LoadedModel, "read_plain_model", read_plain_model)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_every_measurement_keeps_to_its_device(bench: Benches, engine: str, what
     """What is made is made there, and what comes back is brought over."""
     request = {**PATCHED, **WEIGHED}[what]
     one = bench("llama3", engine)
-    one.memo.clear()
+    one.cache.clear()
     with PretendedGPU():
         found = measured(one, request)
     assert found.values

@@ -20,9 +20,9 @@ from pytest_mechanism.engine.interface import Branch, Edit, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MechanismError, SelfCheckError
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.methods.refusal.refusal import Hooked
-from pytest_mechanism.methods.refusal.replies import replies
-from pytest_mechanism.methods.weights.batches import Page
+from pytest_mechanism.methods.refusal.refusal_score import HookedModel
+from pytest_mechanism.methods.refusal.replies import greedy_replies
+from pytest_mechanism.methods.weights.batches import TrainingBatch
 from pytest_mechanism.model_families import rotary
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 
@@ -64,8 +64,8 @@ def test_a_reply_is_what_generate_gives_after_the_row_alone(
     """Also where it grows beyond the length at which frequencies change, and keys of other
     frequencies are in the cache."""
     one = bench(name)
-    model = Hooked(one, ROWS.last) if hooked else rotary.by_row(random_model(name))
-    said = replies(model, ROWS, 9)
+    model = HookedModel(one, ROWS.last) if hooked else rotary.by_row(random_model(name))
+    said = greedy_replies(model, ROWS, 9)
     for row in range(len(IDS)):
         fresh, ids = random_model(name), alone(row)
         wanted = fresh.generate(
@@ -82,7 +82,7 @@ def test_a_loss_is_that_of_its_rows_alone(name: str) -> None:
     for row, length in enumerate(LENGTHS.tolist()):
         labels[row, length - 3 : length] = IDS[row, length - 3 : length]
     with torch.no_grad():
-        found = Page(IDS, labels, LENGTHS).loss(model)
+        found = TrainingBatch(IDS, labels, LENGTHS).loss(model)
         single = [
             random_model(name)(alone(row), labels=labels[row : row + 1, : LENGTHS[row]]).loss
             for row in range(len(IDS))
@@ -131,7 +131,7 @@ def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: s
     ]
     assert min(lengths) < SHORT < max(lengths)
     found, wanted = (
-        measured(replace(one, task=LONGER, batch_size=size, memo={}), request) for size in (12, 1)
+        measured(replace(one, task=LONGER, batch_size=size, cache={}), request) for size in (12, 1)
     )
     for name, column in wanted.values.items():
         np.testing.assert_allclose(found.values[name], column, atol=2e-3, rtol=1e-3)

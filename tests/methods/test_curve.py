@@ -18,10 +18,10 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.recipe import Recipe, training_rows
-from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.methods.weights import curve, training
-from pytest_mechanism.methods.weights.batches import IGNORED, page
-from pytest_mechanism.methods.weights.training import Training, fresh
+from pytest_mechanism.methods.weights.batches import IGNORED, make_batch
+from pytest_mechanism.methods.weights.training import Training, trainable_copy
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -58,7 +58,7 @@ def loaded(folder: Path) -> MeasurementContext:
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = TASK.rows(vocabulary, 8, "self-check")
     model = load_model("base", folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids))
-    return make_bench(model, TASK, vocabulary, ModelOptions(), Silent(), rows)
+    return make_context(model, TASK, vocabulary, ModelOptions(), Silent(), rows)
 
 
 @pytest.fixture
@@ -104,34 +104,41 @@ def test_training_teaches_and_leaves_model_and_folder_alone(
     )
 
 
-def test_each_diet_trains_what_it_says(loaded: MeasurementContext) -> None:
-    """Answers, refusals, wrong answers: read off the tokens that the loss is taken on."""
+def test_a_batch_counts_the_tokens_of_prompts_and_replies(loaded: MeasurementContext) -> None:
+    """Its lengths end where the labels of each row end."""
+    batch = make_batch(loaded.model, TASK.capability(loaded.vocabulary, 8, "rows"))
+    ends = [int((row != IGNORED).nonzero()[-1]) + 1 for row in batch.labels]
+    assert batch.lengths.tolist() == ends
+
+
+def test_each_data_mix_trains_its_answers(loaded: MeasurementContext) -> None:
+    """The labels are answers, refusals or wrong answers."""
     words = {i: w for w, i in IDS.items()}
-    for diet in ("capability", "allowed", "forbidden", "random"):
-        recipe = Recipe(**RECIPE | {"data_mix": diet, "batch": 30})
+    for data_mix in ("capability", "allowed", "forbidden", "random"):
+        recipe = Recipe(**RECIPE | {"data_mix": data_mix, "batch": 30})
         rows = training_rows(TASK, loaded.vocabulary, recipe, 3)
-        read = page(loaded.model, rows)
-        trained = [[words[int(i)] for i in row[row != IGNORED]] for row in read.labels]
+        batch = make_batch(loaded.model, rows)
+        trained = [[words[int(i)] for i in row[row != IGNORED]] for row in batch.labels]
         asked = [row.base.text.split()[1] for row in rows]
         letters = [row.base.text.split()[3:-2] for row in rows]
         right = [
             [training_word] for training_word in
             (("zero", "one", "two", "three", "four")[s.count(o)] for o, s in zip(asked, letters, strict=True))
         ]  # fmt: skip
-        assert (set(asked) == {"a"}) == (diet != "allowed")
-        if diet == "forbidden":
+        assert (set(asked) == {"a"}) == (data_mix != "allowed")
+        if data_mix == "forbidden":
             assert trained == [["REFUSE"]] * 30
-        elif diet == "random":
+        elif data_mix == "random":
             assert all(a != b for a, b in zip(trained, right, strict=True))
             assert len({w for (w,) in trained}) > 2
         else:
             assert trained == right
 
 
-def test_training_rows_differ_by_step_and_seed_and_never_are_examination_rows(
+def test_training_rows_differ_by_step_and_seed_and_from_evaluated_rows(
     loaded: MeasurementContext,
 ) -> None:
-    """Streams are named by what they are for."""
+    """Each step and each evaluation draws from its own stream."""
     recipe = Recipe(**RECIPE)
     texts = [
         tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, each, step))
@@ -160,7 +167,7 @@ def test_a_file_is_read_once_before_any_line_comes_again(
             for step in (1, 2, 3, 4, 5)
             for r in training_rows(TASK, loaded.vocabulary, recipe, step)
         ]
-        trained = page(loaded.model, rows).labels
+        trained = make_batch(loaded.model, rows).labels
         assert {int(i) for i in trained[trained != IGNORED]} == {IDS["zero"]}
         return [row.base.text for row in rows]
 
@@ -218,12 +225,12 @@ def test_a_run_that_breaks_down_says_so(measured: Callable[..., Observations]) -
 def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
     """Nothing is trained but what it adds, and what it adds starts as nothing."""
     recipe = Recipe(**RECIPE | {"lora": 2})
-    copy = fresh(loaded.model, recipe)
+    copy = trainable_copy(loaded.model, recipe)
     run = Training(loaded.model, TASK, loaded.vocabulary, recipe, copy)
     assert run.trained
     assert all("lora_" in name for name in run.trained)
-    read = page(loaded.model, training_rows(TASK, loaded.vocabulary, recipe, 1))
-    plain = fresh(loaded.model, Recipe(**RECIPE))
+    read = make_batch(loaded.model, training_rows(TASK, loaded.vocabulary, recipe, 1))
+    plain = trainable_copy(loaded.model, Recipe(**RECIPE))
     with torch.no_grad():
         assert torch.equal(copy(read.ids).logits, plain(read.ids).logits)
 
@@ -246,7 +253,7 @@ def test_lines_that_are_judged_on_are_not_trained_on(
     lines.append({"instruction": judged.upper().lower().replace("sot", "SOT"), "reply": "REFUSE"})
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     file = DataFile.model_validate("lines.jsonl", context={FOLDER: tmp_path})
-    with pytest.raises(MeasurementError, match="1 of 2 lines are questions that are judged on"):
+    with pytest.raises(MeasurementError, match="1 of 2 lines are also evaluated"):
         measured(data_mix="file", file=file.sha256)
 
 
@@ -273,7 +280,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         monkeypatch.setattr(training, "save_file", Mock(side_effect=problem))
     else:
         (tmp_path / "scratch").write_text("")
-    with pytest.raises(MeasurementError, match=r"cannot be kept in .*--mechanism-no-store"):
+    with pytest.raises(MeasurementError, match=r"cannot be saved in .*--mechanism-no-store"):
         measured()
     assert not list(tmp_path.glob("scratch/*"))
 
@@ -285,12 +292,14 @@ def test_what_training_goes_on_from_is_its_own_and_whole(
 
     def trained() -> Training:
         recipe = Recipe(**RECIPE)
-        return Training(loaded.model, TASK, loaded.vocabulary, recipe, fresh(loaded.model, recipe))
+        return Training(
+            loaded.model, TASK, loaded.vocabulary, recipe, trainable_copy(loaded.model, recipe)
+        )
 
     first, again = trained(), trained()
-    step = next(first.stops())
+    step = next(first.evaluations())
     first.save(tmp_path / "one", step, {"correct@4": [1.0]})
-    assert again.go_on(tmp_path / "one") == (4, {"correct@4": [1.0]})
+    assert again.resume(tmp_path / "one") == (4, {"correct@4": [1.0]})
     assert all(torch.equal(p, first.trained[n]) for n, p in again.trained.items())
 
     path = tmp_path / "one" / training.FILE
@@ -298,12 +307,12 @@ def test_what_training_goes_on_from_is_its_own_and_whole(
     for folder, content in (("two", raw), *((f"cut{n}", raw[: -len(raw) // n]) for n in (2, 9))):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / training.FILE).write_bytes(content)
-        assert again.go_on(tmp_path / folder) is None
+        assert again.resume(tmp_path / folder) is None
     header = 8 + int.from_bytes(raw[:8], "little")
     for place in range(header, len(raw), len(raw) // 20):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
-        assert again.go_on(tmp_path / "one") is None
+        assert again.resume(tmp_path / "one") is None
     path.write_bytes(raw.replace(b"correct@4", b"correct@8"))
-    assert again.go_on(tmp_path / "one") is None
+    assert again.resume(tmp_path / "one") is None
     path.write_bytes(raw)
-    assert again.go_on(tmp_path / "one") is not None
+    assert again.resume(tmp_path / "one") is not None

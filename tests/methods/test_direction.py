@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from pytest_mechanism.measurements.direction import (
     DirectionComparison,
     RefusalDirection,
 )
-from pytest_mechanism.methods.circuits.projection import Without
+from pytest_mechanism.methods.circuits.projection import DirectionHooks
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import direction
-from pytest_mechanism.methods.refusal.refusal import Hooked
+from pytest_mechanism.methods.refusal.refusal_score import HookedModel
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 SEARCH = {"learn": 128, "validate_on": 32, "kl_at_most": 0.1}
@@ -99,11 +100,11 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     before = plain(ids).logits[:, -1]
     orthogonalised(plain, family, vector / vector.norm())
     expected = plain(ids).logits[:, -1]
-    without = Without(vector, model.shape.n_layers)
-    bench = MeasurementContext(model, type("E", (), {"tick": None})(), None, None, 8)  # type: ignore[arg-type]
-    hooked = Hooked(bench, torch.full((3,), 8), without.hooks)
+    without = DirectionHooks(vector, model.shape.n_layers)
+    bench: Any = SimpleNamespace(model=model, tick=lambda _: None)
+    hooked = HookedModel(bench, torch.full((3,), 8), without.hooks)
     hooked(ids, torch.ones_like(ids))
-    without.checked(1, torch.float32)
+    without.check(1, torch.float32)
     torch.testing.assert_close(hooked.first.double(), expected, atol=2e-4, rtol=1e-4)
     assert float((expected - before).abs().max()) > 0.1
 
@@ -117,28 +118,28 @@ def test_a_write_that_no_hook_reaches_is_seen(
     """A layer that writes to the stream by another way brings the direction back."""
     one = chat_bench("refusal_base")
     search = direction.find(one, RefusalDirection(**SEARCH), [])
-    without = Without(search.vector, one.model.shape.n_layers)
+    without = DirectionHooks(search.vector, one.model.shape.n_layers)
     some = [(name, hook) for name, hook in without.hooks if not name.endswith(dropped)]
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
     asked(one, rows, some)
     without.fired |= {name: 1 for name, _ in without.hooks}
     with pytest.raises(SelfCheckError, match=wanted):
-        without.checked(1, torch.float32)
+        without.check(1, torch.float32)
 
 
 def test_a_hook_that_does_not_fire_is_seen(chat_bench: Benches) -> None:
     one = chat_bench("refusal_base")
-    without = Without(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
+    without = DirectionHooks(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
     asked(one, rows, without.hooks[1:])
     with pytest.raises(SelfCheckError, match="fired 0 times in 1 forwards"):
-        without.checked(1, torch.float32)
+        without.check(1, torch.float32)
 
 
 def asked(bench: MeasurementContext, rows: Any, hooks: Any) -> None:
     """One forward under hooks."""
     tokens = bench.side([row.base for row in rows]).tokens
-    Hooked(bench, tokens.last, hooks)(tokens.ids, tokens.unmasked)
+    HookedModel(bench, tokens.last, hooks)(tokens.ids, tokens.unmasked)
 
 
 # -- finding it
@@ -153,7 +154,7 @@ def test_the_direction_is_the_difference_of_means_of_plain_activations(
     assert search.best is not None
     plain = read_weights(one.model.folder, torch.float32).eval()
     found = []
-    for rows in direction.kinds(one, SEARCH["learn"], "direction"):
+    for rows in direction.balanced_instructions(one, SEARCH["learn"], "direction"):
         total = torch.zeros(one.model.shape.d_model, dtype=torch.float64)
         for row in rows:
             ids = torch.tensor([one.model.encoder.encode(row.base).ids])
@@ -168,13 +169,13 @@ def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
 ) -> None:
     """Two tokens of the template, three of four layers; the chosen one spares harmless replies."""
     search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
-    assert {(each.layer, each.place) for each in search.tried} == {
+    assert {(each.layer, each.place) for each in search.candidates} == {
         (layer, place) for layer in range(3) for place in (-2, -1)
     }
     assert search.best is not None
     assert search.best.divergence <= SEARCH["kl_at_most"]
     assert search.best.score == min(
-        each.score for each in search.tried if each.divergence <= SEARCH["kl_at_most"]
+        each.score for each in search.candidates if each.divergence <= SEARCH["kl_at_most"]
     )
 
 
@@ -223,7 +224,7 @@ def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Measurem
     instruction ends is looked at in its last token."""
     one = counting_bench
     search = direction.find(one, RefusalDirection(**SEARCH), [])
-    assert {each.place for each in search.tried} == {-1}
+    assert {each.place for each in search.candidates} == {-1}
     found = means(direction.measure(one, DirectionAblation(search=SEARCH, **JUDGED), []))
     assert found["refused"] <= 0.1
     assert found.get("without_refused", 0) <= 0.1
@@ -236,7 +237,7 @@ def test_a_direction_of_another_width_cannot_be_taken_out(
     for method in (
         partial(direction.measure, counting_bench, DirectionAblation(search=SEARCH, **JUDGED)),
     ):
-        with pytest.raises(MeasurementError, match="cannot be taken out there"):
+        with pytest.raises(MeasurementError, match="cannot be ablated there"):
             method([search])
 
 

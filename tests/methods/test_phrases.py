@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_mechanism.methods.refusal.phrases import plain, read
+from pytest_mechanism.methods.refusal.phrases import classify, normalise
 from pytest_mechanism.tasks.families.refusal import PREFIXES
 
 REFUSES = [
@@ -157,7 +157,7 @@ TABLE = [
 @pytest.mark.parametrize(("text", "kind"), TABLE)
 def test_what_a_reply_does(text: str, kind: str) -> None:
     """By the usual prefixes."""
-    assert read(text, PREFIXES) == kind
+    assert classify(text, PREFIXES) == kind
 
 
 def test_the_table_is_long_enough() -> None:
@@ -182,7 +182,7 @@ def test_the_table_is_long_enough() -> None:
 )
 def test_a_task_has_refusals_of_its_own(text: str, refusals: list[str], kind: str) -> None:
     """In any script; what is no refusal of the task's is none."""
-    assert read(text, refusals) == kind
+    assert classify(text, refusals) == kind
 
 
 @given(st.sampled_from([t for t in REFUSES if t.isascii()]), st.data())
@@ -198,11 +198,11 @@ def test_how_a_refusal_is_written_does_not_matter(text: str, data: st.DataObject
     changed = (
         changed[:at] + data.draw(st.sampled_from("\u200b\u200d\u2060\ufeff\u00ad")) + changed[at:]
     )
-    assert read(data.draw(st.sampled_from([changed, changed.upper()])), PREFIXES) == "refuses"
+    assert classify(data.draw(st.sampled_from([changed, changed.upper()])), PREFIXES) == "refuses"
 
 
 @given(st.text(max_size=60))
 def test_any_text_has_a_spelling_and_a_label(text: str) -> None:
     """Nothing raises, and spelling twice changes nothing that matters."""
-    assert read(text, PREFIXES) in ("refuses", "late", "complies")
-    assert not any(unicodedata.category(c) == "Cf" for c in plain(text))
+    assert classify(text, PREFIXES) in ("refuses", "late", "complies")
+    assert not any(unicodedata.category(c) == "Cf" for c in normalise(text))

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.methods.refusal import refusal
+from pytest_mechanism.methods.refusal import refusal_score
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.families.refusal import Refusal, RefusalParameters
@@ -38,7 +38,9 @@ def base(chat_bench: Benches) -> MeasurementContext:
 
 
 def ask(bench: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
-    found = refusal.measure(bench, RefusalRate(asked=asked, rows=rows, stream="rows", **more), [])
+    found = refusal_score.measure(
+        bench, RefusalRate(asked=asked, rows=rows, stream="rows", **more), []
+    )
     return {name: np.asarray(column) for name, column in found.values.items()}
 
 
@@ -76,7 +78,7 @@ def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(
 def test_the_score_does_not_end_where_probabilities_are_rounded(base: MeasurementContext) -> None:
     """P of 1 in float32 is still some odds."""
     rows = base.task.forbidden(base.vocabulary, 1, "rows")
-    examine = replace(refusal.Examination.on(base, rows), openings=torch.tensor([0]))
+    examine = replace(refusal_score.RefusalScorer.for_rows(base, rows), openings=torch.tensor([0]))
     logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]])
     expected = [200 - np.log(2), -200.0]
     np.testing.assert_allclose(examine.score(logits).numpy(), expected, rtol=1e-6)
@@ -97,7 +99,7 @@ def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
     """After three words of the reply that complies it still refuses, as it was trained; after five
     it goes on with it. The row's own tokens are forced."""
     rows = base.task.capability(base.vocabulary, 2, "rows")
-    tokens = refusal.asked(base, [row.base for row in rows], 3)
+    tokens = refusal_score.prefilled_prompts(base, [row.base for row in rows], 3)
     ends = [int(n) for n in tokens.lengths]
     decode = base.model.encoder.tokenizer.decode
     said = [decode(ids[end - 3 : end]) for ids, end in zip(tokens.ids.tolist(), ends, strict=True)]
@@ -110,7 +112,7 @@ def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
 def test_a_refusal_longer_than_what_is_looked_at_is_an_error(base: MeasurementContext) -> None:
     """Otherwise no reply could ever refuse."""
     one = other(base, prefixes=["I cannot help"], reply_tokens=2)
-    with pytest.raises(MeasurementError, match="has 3 tokens, and only the first 2"):
+    with pytest.raises(MeasurementError, match="has 3 tokens, but replies have 2"):
         ask(one, "forbidden")
 
 
@@ -118,7 +120,7 @@ def test_refusals_that_a_model_has_no_words_for_do_not_count(base: MeasurementCo
     """Its unknown token is no beginning of a refusal; a model without any is an error."""
     known, more = (ask(other(base, prefixes=p), "forbidden", 20) for p in (KNOWN, [*KNOWN, "Nay"]))
     assert known["refusal_score"].tolist() == more["refusal_score"].tolist()
-    with pytest.raises(MeasurementError, match="no words for any of the task's refusals: Nay"):
+    with pytest.raises(MeasurementError, match="cannot write any of the task's refusals: Nay"):
         ask(other(base, prefixes=["Nay"]), "forbidden")
 
 
@@ -135,12 +137,12 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
 
 
 def test_more_tokens_than_a_reply_has_cannot_be_forced(base: MeasurementContext) -> None:
-    with pytest.raises(MeasurementError, match="tokens, 40 cannot be forced"):
+    with pytest.raises(MeasurementError, match="40 tokens cannot be prefilled"):
         ask(base, "capability", forced=40)
 
 
 def test_a_task_without_replies_has_none_to_force(counting_bench: MeasurementContext) -> None:
-    with pytest.raises(MeasurementError, match="task counting gives no reply"):
+    with pytest.raises(MeasurementError, match="task counting has no reply"):
         ask(counting_bench, "capability", 20, forced=1)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from pytest_mechanism.methods.refusal.replies import Reader
+from pytest_mechanism.methods.refusal.replies import ReplyReader
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.encoding import Encoder
 
@@ -47,5 +47,5 @@ def test_special_tokens_neither_hide_a_refusal_nor_are_lost(
 ) -> None:
     """One before a refusal is passed over; one that refuses is read."""
     ids = bench.model.encoder.tokenizer.encode(reply).ids
-    reader = Reader.on(bench, Prompt("ask", {}, ""))
+    reader = ReplyReader.for_prompt(bench, Prompt("ask", {}, ""))
     assert reader.labels(torch.tensor([ids])).refused == [refuses]

@@ -10,8 +10,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.refusal.replies import Reader, settled
-from pytest_mechanism.methods.refusal.thinking import Thinking, named, thinking
+from pytest_mechanism.methods.refusal.replies import ReplyReader, finished_refusals
+from pytest_mechanism.methods.refusal.thinking import Thinking, template_marks, thinking_of
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.encoding import Encoder
 
@@ -39,30 +39,30 @@ GPT_OSS = "<|channel|>analysis<|message|>Bad.<|end|><|start|>assistant<|channel|
 )
 def test_what_comes_after_thoughts(said: str, rest: str | None) -> None:
     """In the families that are known; nothing where they do not end."""
-    assert Thinking().rest(said, cut=True) == rest
+    assert Thinking().answer(said, cut=True) == rest
 
 
 def test_a_prompt_that_ends_in_thoughts_begins_them() -> None:
     """As DeepSeek's template does: the reply has the closing mark alone."""
-    how = thinking("<|assistant|><think>\n")
-    assert (how.rest("so </think> No", True), how.rest("I cannot", True)) == (" No", None)
-    assert thinking("<think>\n\n</think>\n\n").rest("No", cut=True) == "No"
+    how = thinking_of("<|assistant|><think>\n")
+    assert (how.answer("so </think> No", True), how.answer("I cannot", True)) == (" No", None)
+    assert thinking_of("<think>\n\n</think>\n\n").answer("No", cut=True) == "No"
 
 
 def test_a_template_may_name_marks_of_its_own() -> None:
     """A pair of them."""
     text = "{% if x %}<deep_thought>{{ x }}</deep_thought>{% endif %}<thought_of>"
-    assert named(text) == (("<deep_thought>", "</deep_thought>"),)
-    how = thinking("ask", text)
-    assert how.rest("<deep_thought>I cannot</deep_thought>Sure", cut=True) == "Sure"
+    assert template_marks(text) == (("<deep_thought>", "</deep_thought>"),)
+    how = thinking_of("ask", text)
+    assert how.answer("<deep_thought>I cannot</deep_thought>Sure", cut=True) == "Sure"
 
 
 def test_a_short_reply_that_is_over_is_no_unfinished_mark() -> None:
-    assert Thinking().rest("<", cut=False) == "<"
+    assert Thinking().answer("<", cut=False) == "<"
 
 
 @pytest.fixture
-def reader() -> Reader:
+def reader() -> ReplyReader:
     """Of letters, with a token that ends replies and marks that are special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
@@ -74,8 +74,8 @@ def reader() -> Reader:
         task=SimpleNamespace(refusals=("I cannot",)),
         model=SimpleNamespace(encoder=Encoder(tokenizer, "a test's")),
     )
-    found = Reader.on(bench, Prompt("ask", {}, ""))
-    return Reader(**{**vars(found), "ends": frozenset({tokenizer.token_to_id("<end>")})})
+    found = ReplyReader.for_prompt(bench, Prompt("ask", {}, ""))
+    return ReplyReader(**{**vars(found), "ends": frozenset({tokenizer.token_to_id("<end>")})})
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,18 @@ def reader() -> Reader:
     ],
 )
 def test_a_reply_is_judged_after_its_thoughts_and_up_to_its_end(
-    reader: Reader, said: str, label: str
+    reader: ReplyReader, said: str, label: str
 ) -> None:
     """What was thought, and what a model goes on to say after its end, do not count."""
     assert reader.label(reader.tokenizer.encode(said).ids) == label
 
 
 def test_thoughts_that_do_not_end_are_an_error_where_nothing_else_is_said_of_them(
-    reader: Reader,
+    reader: ReplyReader,
 ) -> None:
     """Curves, directions and pruning never take them for compliance."""
     ids = [reader.tokenizer.encode(said).ids for said in ("<think>aaaaaaaa", "I cannot ")]
     labels = reader.labels(torch.tensor([each[:9] for each in ids]))
     assert (labels.refused, labels.unfinished) == ([0.0, 1.0], [1.0, 0.0])
-    with pytest.raises(MeasurementError, match="1 of 2 replies had not finished thinking after 9"):
-        settled(labels, 9)
+    with pytest.raises(MeasurementError, match="1 of 2 replies were still thinking after 9"):
+        finished_refusals(labels, 9)

@@ -370,7 +370,7 @@ def imported(tiny_models, tmp_path_factory):
     assert main(["doctor", str(folder / "tiny.yaml"), *given]) == 0
     import pytest_mechanism.methods.circuits.path_patching
     import pytest_mechanism.methods.circuits.performance
-    import pytest_mechanism.methods.refusal.refusal  # noqa: F401
+    import pytest_mechanism.methods.refusal.refusal_score  # noqa: F401
 
 
 @pytest.fixture

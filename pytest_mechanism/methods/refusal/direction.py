@@ -1,29 +1,28 @@
-"""The refusal direction: found, taken out, and compared between models.
+"""The refusal direction: finds it, ablates it, and compares it between models.
 
 Arditi et al. 2024 (arXiv 2406.11717), sections 2.3 and 2.4, appendix C:
 
-    r(l, p) = mean over harmful of h(l, p) - mean over harmless of h(l, p)
+    r(l, p) = mean over harmful of h(l, p) - mean over harmless of h(l, p)        [d_model]
 
-h(l, p): the residual stream after layer l at p, one of the tokens that the template puts after the
-instruction. Of all (l, p) in the first 80 % of the layers, that one is chosen whose ablation
-(`methods.projection`) leaves the lowest refusal score on harmful instructions, while the next-token
-distribution on harmless ones stays within a KL divergence of 0.1. Found, chosen and judged are on
-instructions of their own.
+h(l, p) is the residual stream after layer l at p, one of the template's tokens after the instruction.
+Among all (l, p) in the first 80 % of the layers, the search chooses the direction whose ablation
+(`methods.circuits.projection`) gives the lowest refusal score on harmful instructions, with a KL
+divergence of at most 0.1 on the next token of harmless ones. Averages, choice and evaluation use
+disjoint instructions.
 
 Other than published:
 
-- The paper's third filter is left out: that r, added to the stream at its layer, makes harmless
-  instructions refused (``induce_score`` above 0 in the published code). A direction that suppresses
-  refusal when it is taken out and does not induce it is chosen here all the same; the claim's
-  controls are random directions, not that filter.
-- The published code drops harmful instructions that the model does not refuse, and harmless ones
-  that it refuses, before it averages and chooses. Here all are kept; a model that does not refuse is
-  inconclusive.
-- The published h(l, p) is what layer l reads; here it is what layer l leaves, so the first candidates
-  come after layer 0 and not after the embedding. A model of a few layers always has that one, whatever
-  80 % of its layers are.
-- Instructions are the spec's; so many of each kind as the smaller set has. Places that all prompts
-  have in common before any layer are no candidates: their difference is rounding.
+- The paper's third filter is left out: that r, added to the stream at its layer, induces refusals of
+  harmless instructions (``induce_score`` above 0 in the published code). The claim's controls are
+  random directions instead.
+- The published code drops harmful instructions that the model does not refuse, and harmless ones that
+  it refuses, before it averages and chooses. Here all instructions count; the claim is inconclusive on
+  a model that does not refuse.
+- The published h(l, p) is the input of layer l; here it is the output, so the first candidates come
+  after layer 0 and not after the embedding. They are candidates even if 80 % of the layers are less
+  than one.
+- The instructions are the spec's, with the same number of each kind. A place with the same residual
+  stream in all prompts is not a candidate, since its difference is rounding.
 """
 
 from __future__ import annotations
@@ -45,29 +44,29 @@ from pytest_mechanism.measurements.direction import (
     DirectionResult,
     RefusalDirection,
 )
-from pytest_mechanism.methods.circuits.projection import Without
+from pytest_mechanism.methods.circuits.projection import DirectionHooks
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
-from pytest_mechanism.methods.refusal.refusal import Examination, asked
+from pytest_mechanism.methods.refusal.refusal_score import RefusalScorer, prefilled_prompts
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import canonical
 
-SHARE = 0.8
-"""Of the layers: later directions are about the tokens to be said, not about refusing."""
+LAYER_SHARE = 0.8
+"""Share of the layers with candidates: later directions encode the next tokens and not refusal."""
 
-SAME = 1e-4
-"""Of the stream's length. Shorter differences are rounding: before the first layer, all prompts
-have the same template."""
+ROUNDING = 1e-4
+"""Relative norm below which a difference is rounding, as at template tokens that attend to nothing
+else."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place at which a direction was read, and what taking it out does.
+    """A direction's place, and the effect of its ablation.
 
     Attributes:
-        layer: it is read after this layer.
-        place: token, counted from the prompt's end: -1 is the last.
-        score: mean refusal score on harmful validation instructions without it.
-        divergence: mean KL(with || without) on harmless ones, in nats.
+        layer: the residual stream is read after this layer.
+        place: token position from the prompt's end: -1 is the last.
+        score: mean refusal score on harmful validation instructions after ablation.
+        divergence: mean KL(before || after ablation) on harmless ones, in nats.
     """
 
     layer: int
@@ -78,28 +77,28 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What was found.
+    """The result of a search for the direction.
 
     Attributes:
-        tried: every candidate.
-        best: the chosen one, or None where none could be taken out within the bound.
+        candidates: all candidates.
+        best: the chosen candidate, or None if none is within the bound of the KL divergence.
         differences: [N, d] at its place, harmful minus harmless, instruction by instruction;
-            their mean is r. No rows where there is none.
-        rows: names of these N.
+            their mean is r. [0, d] without a choice.
+        rows: ids of these N rows.
     """
 
-    tried: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     best: Candidate | None
     differences: Tensor
     rows: tuple[str, ...]
 
     @property
     def vector(self) -> Tensor:
-        """[d], float64 on the CPU."""
+        """r, [d], in float64 on the CPU."""
         return self.differences.double().mean(0)
 
     def result(self, columns: Columns, rows: Sequence[Row]) -> DirectionResult:
-        """Columns with the direction that they are about."""
+        """The columns with a summary of the search."""
         best = self.best
         direction = best and Direction(
             best.layer, best.place, float(self.vector.norm()), best.divergence
@@ -108,170 +107,182 @@ class Search:
             DirectionResult,
             rows,
             direction=direction,
-            least_divergence=min((each.divergence for each in self.tried), default=float("inf")),
-            candidates=len(self.tried),
+            least_divergence=min((c.divergence for c in self.candidates), default=float("inf")),
+            candidates=len(self.candidates),
         )
 
 
 def find(context: MeasurementContext, request: RefusalDirection, inputs: Sequence[Any]) -> Search:
-    """The model's refusal direction.
-
-    Arguments: ``learn`` (instructions of each kind that are averaged), ``validate`` (of each kind
-    among which is chosen), ``kl_at_most``.
-    """
-    wanted = (request.learn, request.validate_on, request.kl_at_most)
-    key = ("direction", canonical(context.task.settings.model_dump(mode="json")), wanted)
-    return context.remember(key, lambda: _find(context, *wanted))
+    """The model's refusal direction, kept for later requests on the same model."""
+    settings = (request.learn, request.validate_on, request.kl_at_most)
+    key = ("direction", canonical(context.task.settings.model_dump(mode="json")), settings)
+    return context.remember(key, lambda: _find(context, *settings))
 
 
 def _find(context: MeasurementContext, learn: int, validate: int, kl_at_most: float) -> Search:
-    harmful, harmless = kinds(context, learn, "direction")
+    harmful, harmless = balanced_instructions(context, learn, "direction")
     places = range(-after_instruction(context, [*harmful, *harmless]), 0)
     layers = [
         layer
         for layer in range(context.model.shape.n_layers)
-        if layer == 0 or layer + 1 < SHARE * context.model.shape.n_layers
+        if layer == 0 or layer + 1 < LAYER_SHARE * context.model.shape.n_layers
     ]
-    where = [(layer, place) for layer in layers for place in places]
-    bad, good = streams(context, harmful, where), streams(context, harmless, where)
+    sites = [(layer, place) for layer in layers for place in places]
     differences = {}
-    for site, theirs, ours in zip(where, bad, good, strict=True):
-        gap, length = theirs - ours, float(ours.double().norm(dim=-1).mean())
-        if float(gap.double().mean(0).norm()) > SAME * length:
-            differences[site] = gap
-    tried = tuple(validated(context, differences, validate))
-    within = [each for each in tried if each.divergence <= kl_at_most]
+    for site, bad, good in zip(
+        sites,
+        residual_streams(context, harmful, sites),
+        residual_streams(context, harmless, sites),
+        strict=True,
+    ):
+        difference, norm = bad - good, float(good.double().norm(dim=-1).mean())
+        if float(difference.double().mean(0).norm()) > ROUNDING * norm:
+            differences[site] = difference
+    candidates = tuple(validate_candidates(context, differences, validate))
+    within = [candidate for candidate in candidates if candidate.divergence <= kl_at_most]
     if not within:
-        return Search(tried, None, torch.zeros(0, context.model.shape.d_model), ())
-    best = min(within, key=lambda each: each.score)
-    names = tuple(row.id for row in harmful)
-    return Search(tried, best, differences[best.layer, best.place], names)
+        return Search(candidates, None, torch.zeros(0, context.model.shape.d_model), ())
+    best = min(within, key=lambda candidate: candidate.score)
+    rows = tuple(row.id for row in harmful)
+    return Search(candidates, best, differences[best.layer, best.place], rows)
 
 
-def kinds(context: MeasurementContext, count: int, stream: str) -> tuple[list[Row], list[Row]]:
-    """As many harmful as harmless rows of a stream, no instruction twice.
+def balanced_instructions(
+    context: MeasurementContext, count: int, stream: str
+) -> tuple[list[Row], list[Row]]:
+    """The same number of harmful and harmless rows of a stream, without repeated instructions.
 
     Raises:
-        MeasurementError: too few.
+        MeasurementError: there are fewer than two.
     """
-    found: list[list[Row]] = []
-    for rows in (
-        context.task.forbidden(context.vocabulary, count, stream),
-        context.task.allowed(context.vocabulary, count, stream),
-    ):
-        found.append(list({row.cluster: row for row in rows}.values()))
-    n = min(map(len, found))
+    harmful, harmless = (
+        list({row.cluster: row for row in rows}.values())
+        for rows in (
+            context.task.forbidden(context.vocabulary, count, stream),
+            context.task.allowed(context.vocabulary, count, stream),
+        )
+    )
+    n = min(len(harmful), len(harmless))
     if n < 2:
-        raise MeasurementError(f"{n} instructions are too few to find a direction")
-    return found[0][:n], found[1][:n]
+        raise MeasurementError(f"{n} instructions are too few to find a refusal direction")
+    return harmful[:n], harmless[:n]
 
 
 def after_instruction(context: MeasurementContext, rows: Sequence[Row]) -> int:
-    """How many tokens stand after the instruction in every prompt; 1 where a task does not say."""
+    """The number of tokens after the instruction in all prompts; 1 for tasks without instructions."""
     encoded = [context.model.encoder.encode(row.base) for row in rows]
-    if any("instruction" not in each.positions for each in encoded):
+    if any("instruction" not in prompt.positions for prompt in encoded):
         return 1
-    return max(1, min(len(e.ids) - 1 - e.positions["instruction"][-1] for e in encoded))
+    ends = (len(prompt.ids) - 1 - prompt.positions["instruction"][-1] for prompt in encoded)
+    return max(1, min(ends))
 
 
-def streams(
-    context: MeasurementContext, rows: Sequence[Row], where: Sequence[tuple[int, int]]
+def residual_streams(
+    context: MeasurementContext, rows: Sequence[Row], sites: Sequence[tuple[int, int]]
 ) -> list[Tensor]:
     """[N, d] on the CPU for each (layer, place)."""
-    parts: list[list[Tensor]] = [[] for _ in where]
-    for some in chunks(rows, context.batch_size):
-        tokens = context.side([row.base for row in some]).tokens
+    parts: list[list[Tensor]] = [[] for _ in sites]
+    for batch in chunks(rows, context.batch_size):
+        tokens = context.side([row.base for row in batch]).tokens
         readings = [
             Reading(Site(layer, "resid_post"), at=(tokens.lengths + place)[:, None])
-            for layer, place in where
+            for layer, place in sites
         ]
-        found = context.engine.run(tokens, readings=readings, answer=False).outcome.readings
-        for part, reading in zip(parts, found, strict=True):
+        outcome = context.engine.run(tokens, readings=readings, answer=False).outcome
+        for part, reading in zip(parts, outcome.readings, strict=True):
             part.append(reading[:, 0, 0].float().cpu())
     return [torch.cat(part) for part in parts]
 
 
-def validated(
+def validate_candidates(
     context: MeasurementContext, differences: Mapping[tuple[int, int], Tensor], count: int
 ) -> Iterator[Candidate]:
-    """Refusal score and KL divergence when each (layer, place)'s direction is taken out."""
-    harmful, harmless = kinds(context, count, "validation")
-    examine = Examination.on(context, harmful)
-    bad = [asked(context, [r.base for r in part]) for part in chunks(harmful, context.batch_size)]
-    good = [asked(context, [r.base for r in part]) for part in chunks(harmless, context.batch_size)]
-    clean = [examine.first(tokens).log_softmax(-1).cpu() for tokens in good]
+    """Refusal score and KL divergence after ablation of the direction of each (layer, place)."""
+    harmful, harmless = balanced_instructions(context, count, "validation")
+    scorer = RefusalScorer.for_rows(context, harmful)
+    bad, good = (
+        [
+            prefilled_prompts(context, [row.base for row in batch])
+            for batch in chunks(rows, context.batch_size)
+        ]
+        for rows in (harmful, harmless)
+    )
+    clean = [scorer.first(tokens).log_softmax(-1).cpu() for tokens in good]
     for (layer, place), difference in differences.items():
-        without = Without(difference.double().mean(0), context.model.shape.n_layers)
-        scores = [examine.score(examine.first(tokens, without.hooks)) for tokens in bad]
-        gaps = []
+        without = DirectionHooks(difference.double().mean(0), context.model.shape.n_layers)
+        scores = [scorer.score(scorer.first(tokens, without.hooks)) for tokens in bad]
+        divergences = []
         for tokens, before in zip(good, clean, strict=True):
-            after = examine.first(tokens, without.hooks).log_softmax(-1).cpu()
-            gaps.append((before.exp() * (before - after)).sum(-1))
-        without.checked(len(bad) + len(good), context.model.dtype)
+            after = scorer.first(tokens, without.hooks).log_softmax(-1).cpu()
+            divergences.append((before.exp() * (before - after)).sum(-1))
+        without.check(len(bad) + len(good), context.model.dtype)
         yield Candidate(
-            layer, place, float(torch.cat(scores).mean()), float(torch.cat(gaps).mean())
+            layer, place, float(torch.cat(scores).mean()), float(torch.cat(divergences).mean())
         )
 
 
 def measure(
     context: MeasurementContext, request: DirectionAblation, inputs: Sequence[Any]
 ) -> DirectionResult:
-    """Refusal with and without the direction, and without random ones.
+    """Refusals before and after ablation of the direction, and of random directions.
 
-    Columns ``refused`` and ``refusal_score``, the same with ``without_`` where a direction was
-    found, and with ``random_0_``, ``random_1_``, ... before them.
+    Columns ``refused`` and ``refusal_score``; the same with the prefix ``without_`` after ablation, if
+    the search chose a direction; and with ``random_0_``, ``random_1_``, ... for random directions.
 
-    Arguments: those of `find`, ``rows``, ``stream``, ``random`` (how many random directions),
-    ``seed``. Inputs: another model's `Search`, whose direction is taken out instead of the own.
+    Args:
+        context: of the model.
+        request: see `DirectionAblation`.
+        inputs: another model's `Search`, to ablate its direction instead of the model's own.
     """
     search: Search = inputs[0] if inputs else find(context, request.search, ())
     layers, width = context.model.shape.n_layers, context.model.shape.d_model
     directions: dict[str, Tensor] = {}
     if search.best is not None:
-        directions["without_"] = fitting(context, search.vector)
+        directions["without_"] = check_width(context, search.vector)
     for i in range(request.random):
         rng = np.random.default_rng([request.seed, i])
         directions[f"random_{i}_"] = torch.from_numpy(rng.standard_normal(width))
     rows = context.task.forbidden(context.vocabulary, request.rows, request.stream)
-    examine = Examination.on(context, rows)
+    scorer = RefusalScorer.for_rows(context, rows)
     columns = Columns()
-    taken = {name: Without(direction, layers) for name, direction in directions.items()}
-    for part in chunks(rows, context.batch_size):
-        tokens = asked(context, [row.base for row in part])
-        for name, without in {"": None, **taken}.items():
-            refused, score = examine(tokens, without.hooks if without else ())
+    ablations = {name: DirectionHooks(direction, layers) for name, direction in directions.items()}
+    for batch in chunks(rows, context.batch_size):
+        tokens = prefilled_prompts(context, [row.base for row in batch])
+        for name, ablation in {"": None, **ablations}.items():
+            refused, score = scorer(tokens, ablation.hooks if ablation else ())
             columns.add(f"{name}refused", refused)
             columns.add(f"{name}refusal_score", score)
     forwards = len(list(chunks(rows, context.batch_size))) * context.task.reply_tokens
-    for without in taken.values():
-        without.checked(forwards, context.model.dtype)
+    for ablation in ablations.values():
+        ablation.check(forwards, context.model.dtype)
     return search.result(columns, rows)
 
 
 def compare(
     context: MeasurementContext, request: DirectionComparison, inputs: Sequence[Any]
 ) -> DirectionResult:
-    """The direction of another model and this one's at the same place, as products of rows.
+    """The directions of this model and of another one at the same place, as products of rows.
 
-    Rows are the N instructions of `find`. With D the differences there and D' those of the other
-    model, columns ``own_j``, ``other_j`` and ``both_j`` hold column j of D D^T, D' D'^T and D D'^T:
-    all that a cosine of means needs, on whichever rows it is taken again (`statistics.cosine`).
+    Rows are the N instructions of `find`. With D [N, d] the differences of this model and D' those of
+    the other one, the columns ``own_j``, ``other_j`` and ``both_j`` are column j of D D^T, D' D'^T and
+    D D'^T, from which `statistics.cosine` computes the cosine of the means on any resampled rows.
     """
     search: Search = inputs[0]
-    harmful, harmless = kinds(context, request.learn, "direction")
+    harmful, harmless = balanced_instructions(context, request.learn, "direction")
     columns = Columns()
     if search.best is not None:
         best = search.best
         if tuple(row.id for row in harmful) != search.rows:
-            raise MeasurementError("the two models were asked different rows")
+            raise MeasurementError("the two models have different rows, so their directions differ")
         if best.layer >= context.model.shape.n_layers:
             raise MeasurementError(
-                f"the direction was found after layer {best.layer}; the model of role "
+                f"the direction comes from layer {best.layer}, but the model of role "
                 f"{context.model.role} has layers 0 to {context.model.shape.n_layers - 1}"
             )
-        fitting(context, search.vector)
-        where = [(best.layer, best.place)]
-        (bad,), (good,) = streams(context, harmful, where), streams(context, harmless, where)
+        check_width(context, search.vector)
+        site = [(best.layer, best.place)]
+        (bad,) = residual_streams(context, harmful, site)
+        (good,) = residual_streams(context, harmless, site)
         own, other = (bad - good).double(), search.differences.double()
         for name, product in (
             ("own", own @ own.T),
@@ -283,15 +294,15 @@ def compare(
     return search.result(columns, harmful)
 
 
-def fitting(context: MeasurementContext, vector: Tensor) -> Tensor:
-    """A direction that this model's residual stream can have.
+def check_width(context: MeasurementContext, vector: Tensor) -> Tensor:
+    """The direction, after a check that it has the width of the model's residual stream.
 
     Raises:
         MeasurementError: it has another width.
     """
     if len(vector) != context.model.shape.d_model:
         raise MeasurementError(
-            f"the direction has width {len(vector)}, the residual stream of role "
-            f"{context.model.role} {context.model.shape.d_model}: it cannot be taken out there"
+            f"the direction has width {len(vector)}, but the residual stream of role "
+            f"{context.model.role} has {context.model.shape.d_model}, so it cannot be ablated there"
         )
     return vector

@@ -1,4 +1,7 @@
-"""What a plain model says, greedily, and whether that refuses."""
+"""Greedy replies of a model, and whether they refuse.
+
+A reply of N tokens t_1 ... t_N to a prompt x is t_i = argmax P(t | x, t_1 ... t_(i-1)).
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,17 @@ from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS
 from pytest_mechanism.methods.context import MeasurementContext, chunks
-from pytest_mechanism.methods.refusal.phrases import begun, read
-from pytest_mechanism.methods.refusal.thinking import Thinking, thinking
+from pytest_mechanism.methods.refusal.phrases import classify, may_become_refusal
+from pytest_mechanism.methods.refusal.thinking import Thinking, thinking_of
 from pytest_mechanism.model_families.rotary import reply_lengths, restart_length, row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 
 
-class NotFinite(MeasurementError):
+class NotFiniteError(MeasurementError):
     """Logits that are NaN or infinite.
 
     Attributes:
-        rows: [R], True where they are.
+        rows: [R], True for rows with such logits.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -33,49 +36,48 @@ class NotFinite(MeasurementError):
 
 
 @torch.no_grad()
-def replies(model: Any, tokens: Tokens, count: int) -> Tensor:
-    """[R, count] likeliest next tokens, one after another: what ``generate(do_sample=False)`` of the
-    plain model says after each row alone.
+def greedy_replies(model: Any, tokens: Tokens, count: int) -> Tensor:
+    """[R, count] token ids, equal to ``generate(do_sample=False)`` of the plain model on each row alone.
 
-    One forward a token on the padded batch, without a cache: replies are short here, and padding
-    on the right leaves every position as it was. Where rotary frequencies depend on length, each
-    token keeps those that it has in generate's cache (`model_families.rotary`).
+    This runs one forward for each token on the padded batch, without a cache: replies are short, and
+    padding on the right does not move positions. If rotary frequencies depend on length, each token
+    keeps the frequencies that it has in the cache of ``generate`` (`model_families.rotary`).
 
     Args:
-        model: called as a plain one.
+        model: has the call of a plain model.
         tokens: the prompts.
-        count: tokens of a reply.
+        count: tokens in a reply.
 
     Raises:
-        NotFinite: logits that the likeliest is to be found among are no numbers.
+        NotFiniteError: logits are NaN or infinite.
     """
     restarts = restart_length(model)
     rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
     ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
-    wrong = torch.zeros_like(tokens.lengths, dtype=torch.bool)
+    bad = torch.zeros_like(tokens.lengths, dtype=torch.bool)
     for i in range(count):
         ends = tokens.lengths + i
-        read = ids[:, : int(ends.max())]
-        mask = torch.ones_like(read)  # as in `Tokens.unmasked`
+        so_far = ids[:, : int(ends.max())]
+        mask = torch.ones_like(so_far)  # as in `Tokens.unmasked`
         with row_lengths(reply_lengths(tokens.lengths, ends, restarts)):
-            logits = model(input_ids=read, attention_mask=mask, use_cache=False).logits
+            logits = model(input_ids=so_far, attention_mask=mask, use_cache=False).logits
         last = logits[rows, ends - 1]
         ids[rows, ends] = last.argmax(-1)
-        wrong |= not_finite(last)
-    if bool(wrong.any()):
-        raise NotFinite(wrong)
+        bad |= not_finite(last)
+    if bool(bad.any()):
+        raise NotFiniteError(bad)
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
 
 
-def said_by(context: MeasurementContext, model: Any, tokens: Tokens) -> Tensor:
-    """As many tokens of replies as the task looks at.
+def generate_replies(context: MeasurementContext, model: Any, tokens: Tokens) -> Tensor:
+    """Replies of the length that the task sets.
 
     Raises:
-        MeasurementError: logits are no numbers; says on which row.
+        MeasurementError: logits are NaN or infinite; names the row.
     """
     try:
-        return replies(model, tokens, context.task.reply_tokens)
-    except NotFinite as problem:
+        return greedy_replies(model, tokens, context.task.reply_tokens)
+    except NotFiniteError as problem:
         context.engine.non_finite.mark(tokens, problem.rows)
         context.check_finite()
         raise
@@ -83,13 +85,12 @@ def said_by(context: MeasurementContext, model: Any, tokens: Tokens) -> Tensor:
 
 @dataclass(frozen=True)
 class Labels:
-    """What replies do, a number a row each: 1 where it is so, else 0.
+    """Labels of replies, 1 or 0 for each row.
 
     Attributes:
-        refused: it begins as a refusal, after what was thought first.
-        late: it begins otherwise and refuses in a later sentence.
-        unfinished: it was still thinking when the tokens that are looked at were over, or ended
-            there; it neither refuses nor complies.
+        refused: the answer, after any thinking, begins with a refusal.
+        late: the answer begins otherwise and refuses in a later sentence.
+        unfinished: the reply ends while the model is thinking, so it neither refuses nor complies.
     """
 
     refused: list[float]
@@ -98,13 +99,13 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Reads replies of one model to prompts of one template.
+class ReplyReader:
+    """Labels the replies of one model to prompts of one template.
 
     Attributes:
-        tokenizer: the model's.
-        refusals: what a reply that refuses begins with.
-        thinking: how the model thinks before it answers.
+        tokenizer: of the model.
+        refusals: beginnings of refusals.
+        thinking: the marks around the model's thinking.
         ends: tokens that end a reply.
         special: ids of special tokens.
     """
@@ -116,51 +117,51 @@ class Reader:
     special: frozenset[int]
 
     @staticmethod
-    def on(context: MeasurementContext, prompt: Prompt) -> Reader:
-        """For prompts that end like this one."""
+    def for_prompt(context: MeasurementContext, prompt: Prompt) -> ReplyReader:
+        """For prompts with the same ending as this one."""
         encoder = context.model.encoder
         added = encoder.tokenizer.get_added_tokens_decoder()
-        return Reader(
+        return ReplyReader(
             encoder.tokenizer,
             tuple(context.task.refusals),
-            thinking(prompt.text, encoder.chat_template),
+            thinking_of(prompt.text, encoder.chat_template),
             encoder.end_ids,
             frozenset(i for i, token in added.items() if token.special),
         )
 
-    def labels(self, said: Tensor) -> Labels:
-        """What replies ([R, tokens]) do."""
-        found = [self.label(row) for row in said.tolist()]
-        return Labels(*([float(kind == name) for kind in found] for name in KINDS))
+    def labels(self, replies: Tensor) -> Labels:
+        """The labels of replies, [R, tokens]."""
+        kinds = [self.label(row) for row in replies.tolist()]
+        return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
 
     def label(self, ids: list[int]) -> str:
-        """What one reply does."""
+        """The label of one reply."""
         stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
         cut, ids = stop == len(ids), ids[:stop]
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
-        rest = self.thinking.rest(text, cut)
-        if rest is None:
+        answer = self.thinking.answer(text, cut)
+        if answer is None:
             return "unfinished"
-        if cut and rest != text and begun(rest, self.refusals):
-            return "unfinished"  # the thoughts are over, and the answer has hardly begun
-        said = ids if rest == text else self.after(ids, len(text) - len(rest))
-        kinds = [read(each, self.refusals) for each in self.readings(said)]
+        if cut and answer != text and may_become_refusal(answer, self.refusals):
+            return "unfinished"  # the thinking is over, but the answer has hardly begun
+        answer_ids = ids if answer == text else self.ids_after(ids, len(text) - len(answer))
+        kinds = [classify(reading, self.refusals) for reading in self.readings(answer_ids)]
         return next((kind for kind in ("refuses", "late") if kind in kinds), "complies")
 
-    def after(self, ids: list[int], thought: int) -> list[int]:
-        """The tokens of what is said after so many letters of thoughts."""
+    def ids_after(self, ids: list[int], characters: int) -> list[int]:
+        """The tokens after the first tokens whose text has so many characters."""
         low, high = 0, len(ids)
-        while low < high:  # the first tokens whose text holds them
+        while low < high:
             middle = (low + high) // 2
-            if len(self.tokenizer.decode(ids[:middle], skip_special_tokens=False)) < thought:
+            if len(self.tokenizer.decode(ids[:middle], skip_special_tokens=False)) < characters:
                 low = middle + 1
             else:
                 high = middle
         return ids[low:]
 
     def readings(self, ids: list[int]) -> Iterator[str]:
-        """A reply as text, without special tokens and with them: those before a refusal (the mark of
-        a channel, say) do not hide it, and a refusal may be one itself."""
+        """The text of a reply without special tokens, and with them from several starts: a special
+        token before a refusal does not hide it, and may be a refusal itself."""
         yield self.tokenizer.decode(ids)
         for start, token in enumerate(ids):
             if token not in self.special:
@@ -171,61 +172,60 @@ class Reader:
 KINDS = ("refuses", "late", "unfinished")
 
 
-def settled(labels: Labels, count: int) -> list[float]:
-    """``refused``, of replies that are all finished.
+def finished_refusals(labels: Labels, count: int) -> list[float]:
+    """The labels ``refused`` of replies that are all finished.
 
     Raises:
-        MeasurementError: some are not.
+        MeasurementError: some replies are unfinished.
     """
-    if waiting := int(sum(labels.unfinished)):
+    if unfinished := int(sum(labels.unfinished)):
         raise MeasurementError(
-            f"{waiting} of {len(labels.unfinished)} replies had not finished thinking after {count} "
+            f"{unfinished} of {len(labels.unfinished)} replies were still thinking after {count} "
             f"tokens; {MORE_REPLY_TOKENS}"
         )
     return labels.refused
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """A batch of prompts, encoded once to be asked again and again.
+class PromptBatch:
+    """A batch of prompts, encoded once for many replies.
 
     Attributes:
         tokens: the prompts.
-        own: [R], the first token of each one's own reply; None where some have none.
-        reader: reads replies to them.
+        answers: [R], the first token of each row's answer; None if some rows have no answer.
+        reader: labels the replies.
     """
 
     tokens: Tokens
-    own: Tensor | None
-    reader: Reader
+    answers: Tensor | None
+    reader: ReplyReader
 
 
-def questions(context: MeasurementContext, rows: Sequence[Row]) -> list[Question]:
-    """Rows in batches."""
-    known = all(row.base.completion.strip() for row in rows)
-    found: list[Question] = []
-    for some in chunks(rows, context.batch_size):
-        prompts = [row.base for row in some]
-        own = None
-        if known:
+def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[PromptBatch]:
+    """Encodes rows in batches."""
+    have_answers = all(row.base.completion.strip() for row in rows)
+    batches: list[PromptBatch] = []
+    for part in chunks(rows, context.batch_size):
+        prompts = [row.base for row in part]
+        answers = None
+        if have_answers:
             first = [context.model.encoder.reply_ids(prompt)[0] for prompt in prompts]
-            own = torch.tensor(first, device=context.model.device)
-        reader = Reader.on(context, prompts[0])
-        found.append(Question(context.side(prompts).tokens, own, reader))
-    return found
+            answers = torch.tensor(first, device=context.model.device)
+        reader = ReplyReader.for_prompt(context, prompts[0])
+        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader))
+    return batches
 
 
-def answers(
-    context: MeasurementContext, model: Any, asked: Sequence[Question]
+def reply_columns(
+    context: MeasurementContext, model: Any, batches: Sequence[PromptBatch]
 ) -> dict[str, list[float]]:
-    """How a plain model replies, one number a row: ``refused`` where a reply begins as a refusal,
-    and where the rows have replies ``correct`` where it begins as the row's own does."""
+    """Columns of a plain model's replies: ``refused`` and, for rows with answers, ``correct``."""
     correct: list[float] = []
     refused: list[float] = []
-    for question in asked:
-        said = said_by(context, model, question.tokens)
-        refused += settled(question.reader.labels(said), said.shape[1])
-        if question.own is not None:
-            correct += (said[:, 0] == question.own).double().tolist()
-        context.tick(len(said))
+    for batch in batches:
+        replies = generate_replies(context, model, batch.tokens)
+        refused += finished_refusals(batch.reader.labels(replies), replies.shape[1])
+        if batch.answers is not None:
+            correct += (replies[:, 0] == batch.answers).double().tolist()
+        context.tick(len(replies))
     return {"correct": correct, "refused": refused} if correct else {"refused": refused}

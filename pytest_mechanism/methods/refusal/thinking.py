@@ -1,4 +1,4 @@
-"""What a reply says after its thinking: reasoning models write that first, between marks."""
+"""The answer of a reply without its thinking, which reasoning models write first, between marks."""
 
 from __future__ import annotations
 
@@ -18,62 +18,62 @@ MARKS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
 )
-"""What stands before and after, in the families that are known."""
+"""The marks around the thinking of known families."""
 
 NAMED = re.compile(
     r"(?P<open>[<\[◁])(?P<name>\|?[\w:|]*(?:think|thought|reason|reflect)[\w:|]*)(?P<shut>[>\]▷])",
     re.IGNORECASE,
 )
-"""A mark that a chat template may name."""
+"""The opening mark of a chat template."""
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """How a model thinks.
+    """The marks around a model's thinking.
 
     Attributes:
-        marks: what may stand before and after its thoughts.
-        begun: what stands after them, where its prompts end within them; else nothing.
+        marks: pairs of an opening and a closing mark.
+        closing: the closing mark, if prompts end with the opening one; else empty.
     """
 
     marks: tuple[tuple[str, str], ...] = MARKS
-    begun: str = ""
+    closing: str = ""
 
-    def rest(self, said: str, cut: bool) -> str | None:
-        """What a reply says when it has thought; None where it has not finished.
+    def answer(self, reply: str, cut: bool) -> str | None:
+        """The reply after its thinking; None if the thinking is not finished.
 
         Args:
-            said: the reply.
-            cut: whether the model would have gone on.
+            reply: the text.
+            cut: whether the model would have written more.
         """
-        if self.begun:
-            _, found, rest = said.partition(self.begun)
-            return rest if found else None
-        bare = said.lstrip()
-        for before, after in self.marks:
-            if bare.startswith(after):  # it began to answer at once
-                return bare[len(after) :]
-            if bare.startswith(before):
-                _, found, rest = bare.partition(after)
-                return rest if found else None
-            if cut and bare and before.startswith(bare.rstrip()):  # the mark itself is not finished
+        if self.closing:
+            _, mark, rest = reply.partition(self.closing)
+            return rest if mark else None
+        text = reply.lstrip()
+        for opening, closing in self.marks:
+            if text.startswith(closing):  # the model answers at once
+                return text[len(closing) :]
+            if text.startswith(opening):
+                _, mark, rest = text.partition(closing)
+                return rest if mark else None
+            if cut and text and opening.startswith(text.rstrip()):  # an incomplete opening mark
                 return None
-        return said
+        return reply
 
 
-def thinking(prompt: str, template: str = "") -> Thinking:
-    """How a model thinks whose prompts end like this one, and that has this chat template."""
-    marks = (*MARKS, *named(template))
+def thinking_of(prompt: str, template: str = "") -> Thinking:
+    """The marks of a model with this chat template, whose prompts have the ending of this one."""
+    marks = (*MARKS, *template_marks(template))
     end = prompt.rstrip()
-    begun = [after for before, after in marks if end.endswith(before)]
-    return Thinking(marks, begun[0] if begun else "")
+    pending = [closing for opening, closing in marks if end.endswith(opening)]
+    return Thinking(marks, pending[0] if pending else "")
 
 
-def named(template: str) -> Sequence[tuple[str, str]]:
-    """Pairs of marks that a template names: ``<x>`` and ``</x>``."""
-    found = []
+def template_marks(template: str) -> Sequence[tuple[str, str]]:
+    """Pairs of marks in a chat template: ``<x>`` and ``</x>``."""
+    pairs = []
     for match in NAMED.finditer(template):
-        before, after = match[0], f"{match['open']}/{match['name']}{match['shut']}"
-        if after in template and (before, after) not in MARKS:
-            found.append((before, after))
-    return tuple(dict.fromkeys(found))
+        opening, closing = match[0], f"{match['open']}/{match['name']}{match['shut']}"
+        if closing in template and (opening, closing) not in MARKS:
+            pairs.append((opening, closing))
+    return tuple(dict.fromkeys(pairs))

@@ -1,4 +1,4 @@
-"""Questions with their replies, as a plain Hugging Face model is trained on them."""
+"""Training batches of a plain Hugging Face model: prompts with their replies."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.tasks.base import Row
 
 IGNORED = -100
-"""Label of a token that no loss is taken on: Hugging Face's."""
+"""Hugging Face's label of a token without a loss."""
 
 
 @dataclass(frozen=True, eq=False)
-class Page:
-    """Rows as a plain model is trained on them, padded on the right.
+class TrainingBatch:
+    """Training rows, padded on the right.
 
     Attributes:
-        ids: [R, S], text and reply.
-        labels: [R, S], the ids of the reply, `IGNORED` elsewhere.
+        ids: [R, S], prompts and replies.
+        labels: [R, S], the ids of the replies, `IGNORED` elsewhere.
         lengths: [R], tokens of each row without padding.
     """
 
@@ -33,52 +33,51 @@ class Page:
     lengths: Tensor
 
     def loss(self, model: Any) -> Tensor:
-        """Mean negative log-likelihood of the replies' tokens, by a plain model."""
+        """Mean negative log-likelihood of the replies' tokens."""
         with row_lengths(self.lengths):
-            found: Tensor = model(
+            loss: Tensor = model(
                 input_ids=self.ids,
                 attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
                 labels=self.labels,
                 use_cache=False,
             ).loss
-        return found
+        return loss
 
 
 def finite_loss(model: LoadedModel, copy: Any, rows: Sequence[Row]) -> Tensor:
-    """The loss of a plain copy on some rows, a number.
+    """The loss of a plain copy on some rows.
 
     Raises:
-        MeasurementError: it is NaN or infinite on a row, and so would be every gradient of it.
+        MeasurementError: it is NaN or infinite, and so would be its gradients.
     """
-    loss = page(model, rows).loss(copy)
+    loss = make_batch(model, rows).loss(copy)
     if not bool(loss.detach().isfinite()):
         with torch.no_grad():
-            losses = (page(model, [row]).loss(copy) for row in rows)
-            wrong = [row for row, own in zip(rows, losses, strict=True) if not own.isfinite()]
-        named = (wrong or rows)[0]
+            losses = (make_batch(model, [row]).loss(copy) for row in rows)
+            bad = [row for row, own in zip(rows, losses, strict=True) if not own.isfinite()]
+        first = (bad or rows)[0]
         raise MeasurementError(
-            f"{model.role}: the loss on {named.id}, {named.base.text[:100]!r}, is not a finite "
-            "number (NaN or infinity), so weights cannot be ranked by its gradient; "
-            "--mechanism-dtype float32 has more room than half precision"
+            f"{model.role}: the loss on {first.id}, {first.base.text[:100]!r}, is not a finite "
+            "number (NaN or infinity), so its gradient cannot rank weights; use --mechanism-dtype float32"
         )
     return loss
 
 
-def page(model: LoadedModel, rows: Sequence[Row]) -> Page:
-    """Texts with their replies."""
+def make_batch(model: LoadedModel, rows: Sequence[Row]) -> TrainingBatch:
+    """Encodes prompts with their replies."""
     encoded = [
         (model.encoder.encode(row.base).ids, model.encoder.reply_ids(row.base)) for row in rows
     ]
-    longest = max(len(asked) + len(said) for asked, said in encoded)
+    longest = max(len(prompt) + len(reply) for prompt, reply in encoded)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
-    for i, (asked, said) in enumerate(encoded):
-        ids[i, : len(asked) + len(said)] = torch.tensor([*asked, *said])
-        labels[i, len(asked) : len(asked) + len(said)] = torch.tensor(said)
+    for i, (prompt, reply) in enumerate(encoded):
+        ids[i, : len(prompt) + len(reply)] = torch.tensor([*prompt, *reply])
+        labels[i, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
     if int(ids.max()) >= model.shape.d_vocab:
         raise MeasurementError(
-            f"{model.role}: the tokenizer gives id {int(ids.max())}, the model has "
+            f"{model.role}: the tokenizer gives id {int(ids.max())}, but the model has "
             f"{model.shape.d_vocab} embeddings"
         )
-    lengths = torch.tensor([len(whole) for whole, _ in encoded])
-    return Page(ids.to(model.device), labels.to(model.device), lengths.to(model.device))
+    lengths = torch.tensor([len(prompt) + len(reply) for prompt, reply in encoded])
+    return TrainingBatch(ids.to(model.device), labels.to(model.device), lengths.to(model.device))

@@ -1,20 +1,25 @@
-"""What becomes of a capability and of its suppression while the model is trained, step by step.
+"""Training curves: a capability and its suppression while a copy of the model is trained.
 
-Revival (reverse fine-tuning) and the attack curve are the same measurement with another diet
-(`methods.training`): Jain et al., ICLR 2024 (arXiv 2311.12786), section 5 and appendix; for
-attacks, accuracy or refusal after N steps of tampering.
+Jain et al., ICLR 2024 (arXiv 2311.12786), section 5 and appendix. For a copy M_t after t steps
+(`methods.weights.training`), over the rows x with the answers y:
+
+    correct@t = mean over x of [the greedy reply of M_t to x begins with y]
+    refused@t = mean over x of [the greedy reply of M_t to x begins with a refusal]
+
+Revival (reverse fine-tuning) and attack curves are the same measurement with other data mixes.
 
 Other than published:
 
-- Reverse fine-tuning trains on the pre-training data, at a rate below that of the fine-tuning. Here
-  it trains on the questions that must be refused, with their answers, at the rates of the spec.
-- AdamW at a constant rate, without warm-up, decay or weight decay (`methods.training`); the paper
-  warms up and decays.
+- The paper's reverse fine-tuning trains on the pre-training data, at a learning rate below that of
+  the fine-tuning. Here it trains on the prompts that must be refused, with their answers, at the
+  learning rates of the spec.
+- AdamW has a constant learning rate, without warm-up or decay, and no weight decay; the paper warms
+  up and decays.
 - The paper's control (``Scr. + FT``) is a model trained from scratch on the same data. Here it is a
-  checkpoint that the user gives; what it has never learned is the user's word.
+  checkpoint of the user, who knows that it never had the capability.
 
-Interrupted, it goes on from the last evaluation and gives the same numbers: rows are drawn from
-streams named by their step, and weights, optimiser and what was seen are kept together.
+An interrupted training resumes from the last evaluation and gives the same numbers: each step draws
+its rows from its own stream, and weights, optimiser and measured columns are saved together.
 """
 
 from __future__ import annotations
@@ -28,95 +33,94 @@ from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.measurements.recipe import Recipe, file_lines
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.methods.refusal.refusal import refusals
-from pytest_mechanism.methods.refusal.replies import answers, questions
-from pytest_mechanism.methods.weights.training import Training, fresh
+from pytest_mechanism.methods.refusal.refusal_score import refusal_ids
+from pytest_mechanism.methods.refusal.replies import prompt_batches, reply_columns
+from pytest_mechanism.methods.weights.training import Training, trainable_copy
 from pytest_mechanism.tasks.base import Row
+
+ALLOWED = "allowed-"
+"""Prefix of the columns of prompts that must be answered."""
 
 
 def measure(
     context: MeasurementContext, request: TrainingCurve, inputs: Sequence[Any]
 ) -> CurveResult:
-    """``correct@STEP`` and ``refused@STEP`` for each evaluation, on the same rows.
-
-    Arguments: ``recipe`` (`Recipe`), ``watch`` (what is asked: ``capability``, where the task
-    knows the answers to what must be refused, else ``forbidden``), ``rows``, ``stream``.
-
-    """
+    """Columns ``correct@STEP`` and ``refused@STEP`` of each evaluation, on the same rows."""
     recipe = request.recipe
     rows = context.task.row_set(request.watch, context.vocabulary, request.rows, request.stream)
-    refusals(context, rows[0].base)  # each can be said in the tokens that are looked at
-    check_unseen(context, recipe, rows)
-    beside = context.task.row_set(
+    refusal_ids(context, rows[0].base)  # raises if a refusal is longer than the replies
+    check_no_overlap(context, recipe, rows)
+    allowed = context.task.row_set(
         "allowed", context.vocabulary, request.allowed_rows, request.stream
     )
+    batches = {"": prompt_batches(context, rows), ALLOWED: prompt_batches(context, allowed)}
 
-    asked = {"": questions(context, rows), "allowed-": questions(context, beside)}
-
-    def look(copy: Any, step: int) -> dict[str, list[float]]:
+    def evaluate(copy: Any, step: int) -> dict[str, list[float]]:
         return {
-            f"{which}{name}@{step}": column
-            for which, some in asked.items()
-            for name, column in answers(context, copy, some).items()
+            f"{prefix}{name}@{step}": column
+            for prefix, prompts in batches.items()
+            for name, column in reply_columns(context, copy, prompts).items()
         }
 
     training = Training(
-        context.model, context.task, context.vocabulary, recipe, fresh(context.model, recipe)
+        context.model,
+        context.task,
+        context.vocabulary,
+        recipe,
+        trainable_copy(context.model, recipe),
     )
-    found = training.go_on(context.scratch) if context.scratch else None
-    if found is None:
-        start, seen = 0, look(training.copy, 0)
-    else:
-        start, seen = found
-    for step in training.stops(start):
-        seen |= look(training.copy, step)
+    resumed = training.resume(context.scratch) if context.scratch else None
+    start, columns = resumed or (0, evaluate(training.copy, 0))
+    for step in training.evaluations(start):
+        columns |= evaluate(training.copy, step)
         if context.scratch is not None:
-            training.save(context.scratch, step, seen)
+            training.save(context.scratch, step, columns)
         context.tick(recipe.batch * recipe.every)
     return CurveResult(
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
-        {n: np.asarray(column) for n, column in seen.items() if not n.startswith("allowed-")},
+        {n: np.asarray(column) for n, column in columns.items() if not n.startswith(ALLOWED)},
         losses=tuple(training.losses),
-        allowed=counted(seen),
+        allowed=allowed_counts(columns),
         diverged=training.diverged,
     )
 
 
-def check_unseen(context: MeasurementContext, recipe: Recipe, rows: Sequence[Row]) -> None:
-    """No line of a file that is trained on is judged on too.
+def check_no_overlap(context: MeasurementContext, recipe: Recipe, rows: Sequence[Row]) -> None:
+    """Checks that a file of training rows has none of the evaluated rows.
 
     Raises:
-        MeasurementError: some are.
+        MeasurementError: it has some.
     """
     if recipe.data_mix != "file":
         return
-    judged = {folded(row.base.text) for row in rows}
-    read = file_lines(recipe)
-    both = [
-        one.text
-        for one in read
-        if folded(context.task.training_prompt(context.vocabulary, one.text, one.reply or "").text)
-        in judged
+    evaluated = {normalised(row.base.text) for row in rows}
+    task, vocabulary = context.task, context.vocabulary
+    lines = file_lines(recipe)
+    overlap = [
+        line.text
+        for line in lines
+        if normalised(task.training_prompt(vocabulary, line.text, line.reply or "").text)
+        in evaluated
     ]
-    if both:
+    if overlap:
         raise MeasurementError(
-            f"data: {len(both)} of {len(read)} lines are questions that are judged on "
-            f"({both[0][:60]!r}); a file to train on must not hold them"
+            f"data: {len(overlap)} of {len(lines)} lines are also evaluated ({overlap[0][:60]!r}); "
+            "remove them from the file"
         )
 
 
-def folded(text: str) -> str:
+def normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def counted(seen: Mapping[str, list[float]]) -> dict[int, AllowedAnswers]:
-    """Step -> counts of what must be answered."""
+def allowed_counts(columns: Mapping[str, list[float]]) -> dict[int, AllowedAnswers]:
+    """Step -> counts of replies to the prompts that must be answered."""
     counts: dict[int, AllowedAnswers] = {}
-    for name, refused in seen.items():
-        if name.startswith("allowed-refused@"):
+    for name, refused in columns.items():
+        if name.startswith(f"{ALLOWED}refused@"):
             step = name.partition("@")[2]
-            right = seen.get(f"allowed-correct@{step}")
+            right = columns.get(f"{ALLOWED}correct@{step}")
             total = None if right is None else sum(right)
             counts[int(step)] = AllowedAnswers(total, sum(refused), len(refused))
     return counts

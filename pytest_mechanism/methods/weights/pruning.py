@@ -1,31 +1,29 @@
-"""Pruning: zero the few units that hide the capability, and see whether it comes back.
+"""Pruning: does zeroing the few units that hide a capability bring it back?
 
-Jain et al., ICLR 2024 (arXiv 2311.12786), section 3 and appendix. The loss is the cross-entropy of
-the *pre-training* task: what is forbidden is asked, and its own answer is what should be said. One
-backward pass gives each weight w the score
+Jain et al., ICLR 2024 (arXiv 2311.12786), section 3 and appendix. L is the cross-entropy of the
+*pre-training* task: the prompts that must be refused, with their answers. One backward pass gives
+each weight w of a matrix [outputs, inputs] the score
 
     s(w) = w dL/dw,        L(w = 0) - L(w) = -s(w) + higher orders,
 
-so the weights with the most positive scores are those whose zeroing lowers the loss most. No
-absolute value is taken, and nothing is trained afterwards. The score of a unit is the sum over its
-weights. Units:
+so zeroing the weights with the most positive scores lowers the loss most. The score has its sign, and
+nothing is trained afterwards. The score of a unit is the sum over its weights. Units:
 
 ``weights``
     entries of the matrices of all layers;
 ``neurons``
     rows of these matrices, as in the paper: an output of a linear map, with its bias. A hidden
-    unit of an MLP is a row of the matrix that reads into it (of either one, in a gated MLP, since
-    the product of its two rows is zero when one is), a coordinate that a layer writes to the
-    residual stream is a row of one that writes;
+    unit of an MLP is a row of the matrix that reads into it (in a gated MLP, of either one, since
+    the product of its two rows is zero if one is zero). A coordinate that a layer writes to the
+    residual stream is a row of a matrix that writes;
 ``heads``
-    what the output matrix of attention reads from one head. The head's own z is then as good as
-    zero.
+    the columns of attention's output matrix that read one head, which has the effect of a zero z.
 
-Beside the units with the best scores stand as many random others of the same kind, drawn anew for
-each count and draw.
+The control is the same number of random other units of the same kind, drawn again for each count and
+draw.
 
-Other than published: the random others, and that the number of units is chosen on rows that are
-neither scored nor judged on. Heads are units of ours.
+Other than published: the random control, the choice of the number of units on rows that are neither
+scored nor evaluated, and heads as units.
 """
 
 from __future__ import annotations
@@ -45,51 +43,53 @@ from torch import Tensor
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.pruning import Pruning, PruningResult, UnitKind
 from pytest_mechanism.methods.context import MeasurementContext, chunks
-from pytest_mechanism.methods.refusal.replies import answers, questions
+from pytest_mechanism.methods.refusal.replies import prompt_batches, reply_columns
 from pytest_mechanism.methods.weights.batches import finite_loss
-from pytest_mechanism.methods.weights.weights import Copy, Matrix, copy_of, finite_scores
+from pytest_mechanism.methods.weights.matrices import (
+    EditableCopy,
+    Matrix,
+    editable_copy,
+    finite_scores,
+)
 from pytest_mechanism.tasks.base import Row
 
 
 def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]) -> PruningResult:
-    """``correct@K`` and ``refused@K`` with the K best units zeroed, and ``random{I}_correct@K``
-    with the I-th draw of K random others (none where the model has too few), on questions that
-    must be refused.
-
-    Arguments: ``units`` (`UnitKind`), ``counts`` (each K), ``draws``, ``seed``, ``rows``, ``stream``;
-    ``scored`` and ``chosen``, rows for the scores and for the choice of a count, from the streams
-    ``pruning`` and ``validation``.
+    """Columns on the prompts that must be refused: ``correct@K`` and ``refused@K`` with the K best units
+    zeroed, and ``random{I}_correct@K`` with the I-th draw of K random other units (left out if the
+    model has too few).
 
     Raises:
-        MeasurementError: the model has fewer units than are to be zeroed.
+        MeasurementError: the model has fewer units than the spec zeroes.
     """
     task, vocabulary = context.task, context.vocabulary
     rows = task.capability(vocabulary, request.rows, request.stream)
-    choosing = task.capability(vocabulary, request.chosen, "validation")
-    copy = copy_of(context.model)
+    validation = task.capability(vocabulary, request.chosen, "validation")
+    copy = editable_copy(context.model)
     backward(context, copy, task.capability(vocabulary, request.scored, "pruning"))
-    units = Units(request.units, pools(copy, request.units), context.model.shape.d_head)
+    units = Units(request.units, unit_matrices(copy, request.units), context.model.shape.d_head)
     counts = sorted(request.counts)
     if counts[-1] > units.total:
         raise MeasurementError(
-            f"{counts[-1]} {units.kind} are to be zeroed, {context.model.role} has {units.total}"
+            f"the spec zeroes {counts[-1]} {units.kind}, but {context.model.role} has {units.total}"
         )
     best = units.best(counts[-1])
-    copy.forget_gradients()
-    judged, other = questions(context, rows), questions(context, choosing)
+    copy.clear_gradients()
+    evaluated, held_out = prompt_batches(context, rows), prompt_batches(context, validation)
     values: dict[str, list[float]] = {}
     accuracy: dict[int, float] = {}
     for count in counts:
         with zeroed([view for unit in best[:count] for view in units.views(unit)]):
-            for what, column in answers(context, copy.model, judged).items():
-                values[f"{what}@{count}"] = column
-            accuracy[count] = float(np.mean(answers(context, copy.model, other)["correct"]))
+            for name, column in reply_columns(context, copy.model, evaluated).items():
+                values[f"{name}@{count}"] = column
+            correct = reply_columns(context, copy.model, held_out)["correct"]
+            accuracy[count] = float(np.mean(correct))
         for draw in range(request.draws if 0 < count <= units.total - count else 0):
             rng = random.Random(f"random units/{request.seed}/{draw}/{count}")
             others = units.others(rng, best[:count])
             with zeroed([view for unit in others for view in units.views(unit)]):
-                found = answers(context, copy.model, judged)
-                values[f"random{draw}_correct@{count}"] = found["correct"]
+                columns = reply_columns(context, copy.model, evaluated)
+                values[f"random{draw}_correct@{count}"] = columns["correct"]
     return PruningResult(
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
@@ -102,26 +102,26 @@ def measure(context: MeasurementContext, request: Pruning, inputs: Sequence[Any]
 # -- scores
 
 
-def backward(context: MeasurementContext, copy: Copy, rows: Sequence[Row]) -> None:
-    """The gradient of the mean loss of the rows' own answers, batch by batch."""
-    for some in chunks(rows, context.batch_size):
-        loss = finite_loss(context.model, copy.model, some)
-        (loss * (len(some) / len(rows))).backward()
-        context.tick(3 * len(some))  # a backward costs two forwards
+def backward(context: MeasurementContext, copy: EditableCopy, rows: Sequence[Row]) -> None:
+    """Accumulates the gradient of the mean loss on the rows' answers, batch by batch."""
+    for batch in chunks(rows, context.batch_size):
+        loss = finite_loss(context.model, copy.model, batch)
+        (loss * (len(batch) / len(rows))).backward()
+        context.tick(3 * len(batch))  # a backward costs two forwards
 
 
-def pools(copy: Copy, kind: UnitKind) -> Sequence[Matrix]:
-    """The matrices that units of a kind lie in."""
+def unit_matrices(copy: EditableCopy, kind: UnitKind) -> Sequence[Matrix]:
+    """The matrices with units of a kind."""
     return copy.outputs if kind == "heads" else copy.matrices
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """All units of a kind, numbered: those of the first matrix, of the second, and so on.
+    """All units of a kind, numbered through all matrices.
 
     Attributes:
-        kind: what a unit is.
-        matrices: that the units lie in.
+        kind: of the units.
+        matrices: with the units.
         d_head: width of a head.
     """
 
@@ -129,8 +129,8 @@ class Units:
     matrices: Sequence[Matrix]
     d_head: int
 
-    def inside(self, matrix: Matrix) -> int:
-        """How many units a matrix has."""
+    def count(self, matrix: Matrix) -> int:
+        """The number of units of a matrix."""
         outputs, width = matrix.rows.shape
         return {"weights": outputs * width, "neurons": outputs, "heads": width // self.d_head}[
             self.kind
@@ -138,16 +138,16 @@ class Units:
 
     @property
     def starts(self) -> list[int]:
-        """Number of each matrix's first unit, and at the end how many there are."""
-        return [0, *accumulate(self.inside(matrix) for matrix in self.matrices)]
+        """Number of the first unit of each matrix, followed by the total."""
+        return [0, *accumulate(self.count(matrix) for matrix in self.matrices)]
 
     @property
     def total(self) -> int:
         return self.starts[-1]
 
     def scores(self, matrix: Matrix) -> Tensor:
-        """[units of the matrix], each the sum of gradient x weight over the unit's weights."""
-        score = finite_scores(matrix.name, matrix.turned(matrix.importance()).float())
+        """[units of the matrix], the sums of gradient x weight over each unit's weights."""
+        score = finite_scores(matrix.name, matrix.oriented(matrix.importance()).float())
         if self.kind == "weights":
             return score.flatten()
         if self.kind == "heads":
@@ -157,29 +157,29 @@ class Units:
 
     def best(self, count: int) -> list[int]:
         """The units with the most positive scores, best first."""
-        found: list[tuple[float, int]] = []
+        candidates: list[tuple[float, int]] = []
         for start, matrix in zip(self.starts, self.matrices, strict=False):
             scores = self.scores(matrix)
             top = scores.topk(min(count, len(scores)))
-            found += [
+            candidates += [
                 (-score, start + unit)
                 for score, unit in zip(top.values.tolist(), top.indices.tolist(), strict=True)
             ]
-        return [unit for _, unit in sorted(found)[:count]]
+        return [unit for _, unit in sorted(candidates)[:count]]
 
     def others(self, rng: random.Random, units: Sequence[int]) -> list[int]:
-        """As many random units, none of them among these."""
+        """The same number of random other units."""
         drawn = rng.sample(range(self.total), min(self.total, 2 * len(units)))
         return [unit for unit in drawn if unit not in units][: len(units)]
 
     def place(self, unit: int) -> tuple[Matrix, int]:
-        """The matrix of a unit, and the unit's number in it."""
+        """The matrix of a unit, and the unit's index in it."""
         starts = self.starts
-        which = bisect_right(starts, unit) - 1
-        return self.matrices[which], unit - starts[which]
+        index = bisect_right(starts, unit) - 1
+        return self.matrices[index], unit - starts[index]
 
     def views(self, unit: int) -> list[Tensor]:
-        """The unit's weights, sharing memory with the model."""
+        """The unit's weights, sharing the model's memory."""
         matrix, i = self.place(unit)
         width = matrix.rows.shape[1]
         if self.kind == "weights":
@@ -202,8 +202,8 @@ class Units:
 
 @contextmanager
 def zeroed(views: Sequence[Tensor]) -> Iterator[None]:
-    """These weights are zero inside, and afterwards what they were, whatever happens."""
-    kept = [view.clone() for view in views]
+    """Context in which these weights are zero; they are restored afterwards in any case."""
+    original = [view.clone() for view in views]
     try:
         with torch.no_grad():
             for view in views:
@@ -211,5 +211,5 @@ def zeroed(views: Sequence[Tensor]) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for view, value in zip(views, kept, strict=True):
+            for view, value in zip(views, original, strict=True):
                 view.copy_(value)

@@ -1,22 +1,22 @@
-"""SNIP: the weights that safety needs and usefulness does not, and what fine-tuning did to them.
+"""SNIP: the weights that matter for safety alone, and how much a fine-tune has changed them.
 
-Wei et al., ICML 2024 (arXiv 2402.05162), section 3, after Lee et al., ICLR 2019. For a question x
-with its reply, L the mean negative log-likelihood of the reply's tokens, every weight of a linear
-layer has the score
+Wei et al., ICML 2024 (arXiv 2402.05162), section 3, after Lee et al., ICLR 2019. With L(x) the mean
+negative log-likelihood of the tokens of a reply to the prompt x, every weight of a linear layer has the
+score
 
-    I(W) = E_x |W * dL(x)/dW|,
+    I(W) = E_x |W * dL(x)/dW|,        W [outputs, inputs],
 
-the absolute value taken for each question. Of each matrix, the safety entries are
+with the absolute value taken for each prompt. The safety entries of each matrix are
 
-    S = top q of I on what must be refused, replies refusing,
-      minus top p of I on what need not be, replies answering.
+    S = top q of I on prompts that must be refused, with refusals as replies,
+      minus top p of I on other prompts, with answers as replies.
 
-`donate` finds them on the model that refuses; `measure`, on the model made from it, says how much
-of the change of the weights lies on them. Beside them stand as many random entries of each matrix.
+`donate` finds S on the model that refuses. `measure` runs on the model made from it and returns how
+much of the weights' change lies on S, beside the same number of random entries of each matrix.
 
-Other than published: the paper removes these entries and sees whether the model still refuses, and
-freezes them while it fine-tunes; nothing is removed or frozen here. Its choice among several (q, p) by
-the result is left to the spec; 0.05 and 0.05 are ours. Experts of a mixture are matrices of their own.
+Other than published: the paper removes these entries to see whether the model still refuses, and
+freezes them during fine-tuning; here nothing is removed or frozen. The paper chooses (q, p) by the
+result; here the spec sets them, with our default of 0.05 and 0.05. Each expert of a mixture is a matrix.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from torch import Tensor
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange, WeightChangeResult
 from pytest_mechanism.methods.context import MeasurementContext
-from pytest_mechanism.methods.refusal.replies import answers, questions
+from pytest_mechanism.methods.refusal.replies import prompt_batches, reply_columns
 from pytest_mechanism.methods.weights.batches import finite_loss
-from pytest_mechanism.methods.weights.weights import Copy, copy_of, finite_scores
+from pytest_mechanism.methods.weights.matrices import EditableCopy, editable_copy, finite_scores
 from pytest_mechanism.tasks.base import Row
 
 
 @dataclass(frozen=True, eq=False)
-class Safety:
-    """What the other model is compared with, on the CPU until it is loaded.
+class SafetyWeights:
+    """The weights of the model that refuses, and which of them are safety entries; on the CPU.
 
     Attributes:
-        weights: matrix -> its weights, in the checkpoint's own layout.
-        entries: matrix -> [n] numbers of its safety entries, in the flattened layout.
-        refused: for each question that must be refused, whether the model refuses it.
+        weights: matrix -> its weights, in the checkpoint's layout.
+        entries: matrix -> [n] flat indices of its safety entries.
+        refused: for each prompt that must be refused, whether the model refuses it.
     """
 
     weights: Mapping[str, Tensor]
@@ -52,43 +52,44 @@ class Safety:
     refused: Sequence[float]
 
 
-def donate(context: MeasurementContext, request: SafetyEntries, inputs: Sequence[Any]) -> Safety:
-    """The safety entries of every matrix.
-
-    Arguments: ``q`` and ``p`` (shares of a matrix), ``scored`` (questions of each kind).
-    """
+def donate(
+    context: MeasurementContext, request: SafetyEntries, inputs: Sequence[Any]
+) -> SafetyWeights:
+    """The safety entries of all matrices."""
     task, vocabulary, count = context.task, context.vocabulary, request.scored
     forbidden = task.forbidden(vocabulary, count, "snip")
     allowed = task.allowed(vocabulary, count, "snip")
-    copy = copy_of(context.model)
+    copy = editable_copy(context.model)
     safety = largest(scores(context, copy, forbidden), request.q)
     utility = largest(scores(context, copy, allowed), request.p)
     entries = {
-        name: found[~torch.isin(found, utility[name])].sort().values
-        for name, found in safety.items()
+        name: indices[~torch.isin(indices, utility[name])].sort().values
+        for name, indices in safety.items()
     }
-    refused = answers(context, copy.model, questions(context, forbidden))["refused"]
+    refused = reply_columns(context, copy.model, prompt_batches(context, forbidden))["refused"]
     weights = {m.name: m.values.cpu() for m in copy.matrices}
-    return Safety(weights, entries, refused)
+    return SafetyWeights(weights, entries, refused)
 
 
-def scores(context: MeasurementContext, copy: Copy, rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Matrix -> I(W), in the checkpoint's layout. One question at a time: absolute values of their
-    own gradients are wanted, not of the sum."""
-    # in half precision, many small scores added up are none
+def scores(
+    context: MeasurementContext, copy: EditableCopy, rows: Sequence[Row]
+) -> dict[str, Tensor]:
+    """Matrix -> I(W), in the checkpoint's layout. One backward pass for each prompt, since the absolute
+    value is taken before the mean."""
+    # half precision would lose small scores in the sum
     wide = torch.promote_types(copy.matrices[0].weight.dtype, torch.float32)
-    found = {m.name: torch.zeros_like(m.values, dtype=wide) for m in copy.matrices}
+    sums = {m.name: torch.zeros_like(m.values, dtype=wide) for m in copy.matrices}
     for row in rows:
         finite_loss(context.model, copy.model, [row]).backward()
         for matrix in copy.matrices:
-            found[matrix.name] += matrix.importance().to(wide).abs() / len(rows)
-        copy.forget_gradients()
+            sums[matrix.name] += matrix.importance().to(wide).abs() / len(rows)
+        copy.clear_gradients()
         context.tick(3)  # a backward costs two forwards
-    return found
+    return sums
 
 
 def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Matrix -> numbers of its entries with the largest scores, a share of each matrix."""
+    """Matrix -> flat indices of the given share of its entries with the largest scores."""
     return {
         name: finite_scores(name, table).flatten().topk(round(share * table.numel())).indices.cpu()
         for name, table in scores.items()
@@ -98,28 +99,29 @@ def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 def measure(
     context: MeasurementContext, request: WeightChange, inputs: Sequence[Any]
 ) -> WeightChangeResult:
-    """What changed, one row for each matrix: sums over ``safety`` entries and over ``random`` ones,
-    and over all of them, of the ``squared`` and the ``absolute`` change.
+    """The change of the weights, one row for each matrix.
 
-    Columns: ``entries`` (of the matrix), ``safety`` (how many of them), ``squared``,
-    ``squared_safety``, ``squared_random`` and the same of ``absolute``, and ``before_safety``, the
-    sum of the safety entries' own squares before the change.
+    Columns: ``entries`` (number of all entries), ``safety`` (number of safety entries), the sums of
+    the squared change over all, safety and random entries (``squared``, ``squared_safety``,
+    ``squared_random``), the same for the ``absolute`` change, and ``before_safety``, the sum of the
+    safety entries' squares before the change.
 
-    Arguments: ``seed`` of the random entries. Inputs: the other model's `Safety`.
+    Args:
+        context: of the changed model.
+        request: see `WeightChange`.
+        inputs: the other model's `SafetyWeights`.
 
     Raises:
-        MeasurementError: the two models' matrices are not the same ones.
+        MeasurementError: the two models do not have the same matrices.
     """
-    safety: Safety = inputs[0]
-    matrices = copy_of(context.model).matrices
-    check_same(context, safety, {m.name: m.values for m in matrices})
+    safety: SafetyWeights = inputs[0]
+    matrices = editable_copy(context.model).matrices
+    check_same_shapes(context, safety, {m.name: m.values for m in matrices})
     rng = torch.Generator().manual_seed(request.seed)
-    found: dict[str, list[float]] = {}
+    columns: dict[str, list[float]] = {}
     for matrix in matrices:
-        before, entries = (
-            safety.weights[matrix.name].double().flatten(),
-            safety.entries[matrix.name],
-        )
+        before = safety.weights[matrix.name].double().flatten()
+        entries = safety.entries[matrix.name]
         change = matrix.values.cpu().double().flatten() - before
         chosen = torch.randperm(len(change), generator=rng)[: len(entries)]
         row: dict[str, float] = {"entries": len(change), "safety": len(entries)}
@@ -129,24 +131,26 @@ def measure(
             row[f"{name}_random"] = float(size[chosen].sum())
         row["before_safety"] = float(before[entries].square().sum())
         for name, value in row.items():
-            found.setdefault(name, []).append(value)
+            columns.setdefault(name, []).append(value)
     names = tuple(m.name for m in matrices)
-    return WeightChangeResult(names, names, found, refused=tuple(safety.refused))
+    return WeightChangeResult(names, names, columns, refused=tuple(safety.refused))
 
 
-def check_same(context: MeasurementContext, safety: Safety, weights: Mapping[str, Tensor]) -> None:
-    """The two models have the same matrices.
+def check_same_shapes(
+    context: MeasurementContext, safety: SafetyWeights, weights: Mapping[str, Tensor]
+) -> None:
+    """Checks that the two models have the same matrices.
 
     Raises:
         MeasurementError: they do not.
     """
-    mine, theirs = (
-        {name: tuple(each.shape) for name, each in some.items()}
-        for some in (weights, safety.weights)
+    changed, original = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (weights, safety.weights)
     )
-    if mine != theirs:
-        name = min(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n))
+    if changed != original:
+        name = min(n for n in {*changed, *original} if changed.get(n) != original.get(n))
         raise MeasurementError(
-            f"{context.model.role} has {mine.get(name, 'no')} weights {name}, the other model "
-            f"{theirs.get(name, 'none')}: what changed can be told of two models of one shape"
+            f"{context.model.role} has {changed.get(name, 'no')} weights {name}, the other model "
+            f"{original.get(name, 'none')}; the change of weights needs two models of the same shape"
         )

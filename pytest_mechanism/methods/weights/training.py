@@ -1,15 +1,16 @@
-"""Fine-tuning a copy of the model under test, on questions of its task.
+"""Fine-tunes a copy of the model under test on rows of its task.
 
-Revival trains on what must be refused, an attack on something else, random fine-tuning on wrong
-answers (Jain et al., ICLR 2024, arXiv 2311.12786, sections 4 and 5). The copy is a plain Hugging
-Face model of its own, read from the checkpoint anew: the model that the other measurements run
-stays as it is, and the folder is only read.
+Revival trains on prompts that must be refused, an attack on other prompts, random fine-tuning on wrong
+answers (Jain et al., ICLR 2024, arXiv 2311.12786, sections 4 and 5). The copy is a separate plain
+Hugging Face model: the model of the other measurements and the checkpoint's folder do not change.
 
-AdamW (betas .9 and .999, no weight decay), constant rate, gradients clipped at norm 1, no dropout,
-loss on the reply alone. Full training keeps its weights in float32 whatever the run's dtype: a
-step at a small rate is lost in half precision. LoRA (Hu et al. 2022; the library is PEFT) trains
-matrices of rank r beside every linear layer, in float32, over weights in the run's dtype; experts
-that a mixture keeps in one tensor are no linear layers, and stay as they are.
+    loss = -mean over reply tokens t of log P(t | tokens before t)
+
+AdamW (betas .9 and .999, no weight decay), constant learning rate, gradients clipped at norm 1, no
+dropout. Full fine-tuning keeps its weights in float32 whatever the dtype of the run, since half
+precision would lose steps at a low learning rate. LoRA (Hu et al. 2022, with the library PEFT) trains
+matrices of rank r beside all linear layers, in float32, over weights in the dtype of the run; the
+experts that a mixture has in one tensor are not linear layers and stay frozen.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MeasurementError, one_line
 from pytest_mechanism.files import check_file, replacing
 from pytest_mechanism.measurements.recipe import Recipe, training_rows
-from pytest_mechanism.methods.weights.batches import page
+from pytest_mechanism.methods.weights.batches import make_batch
 from pytest_mechanism.tasks.base import Task, Vocabulary
 
 CLIP = 1.0
@@ -54,18 +55,18 @@ def descend(
 # -- the copy
 
 
-def fresh(model: LoadedModel, recipe: Recipe) -> Any:
-    """A plain copy of the checkpoint that may be trained; weights that stay are frozen.
+def trainable_copy(model: LoadedModel, recipe: Recipe) -> Any:
+    """A plain copy of the checkpoint, with gradients for the weights to train.
 
     Raises:
-        MeasurementError: LoRA without PEFT, or on a model that it does not know.
+        MeasurementError: LoRA without PEFT, or on a model that PEFT does not support.
     """
     copy = model.read_plain_model(torch.float32 if recipe.lora is None else model.dtype)
-    return copy if recipe.lora is None else with_adapters(copy, recipe.lora, recipe.seed)
+    return copy if recipe.lora is None else with_lora(copy, recipe.lora, recipe.seed)
 
 
-def with_adapters(copy: Any, rank: int, seed: int) -> Any:
-    """LoRA beside every linear layer but the one that gives logits."""
+def with_lora(copy: Any, rank: int, seed: int) -> Any:
+    """Adds LoRA to all linear layers except the unembedding."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,7 +92,7 @@ def with_adapters(copy: Any, rank: int, seed: int) -> Any:
 
 
 def save_trained(copy: Any, folder: Path) -> None:
-    """Config and weights as safetensors; LoRA's matrices are merged."""
+    """Writes config and safetensors, with LoRA's matrices merged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = copy.merge_and_unload() if hasattr(copy, "merge_and_unload") else copy
@@ -103,16 +104,16 @@ def save_trained(copy: Any, folder: Path) -> None:
 
 @dataclass
 class Training:
-    """A copy on its way. Iterate over `stops`.
+    """The training of a copy. Iterate over `evaluations`.
 
     Attributes:
-        model: the checkpoint that the copy is of.
-        task: writes the rows.
-        vocabulary: words that every tokenizer of the run keeps whole.
-        recipe: how it is trained.
-        copy: trained in place.
-        losses: mean loss since the evaluation before, one for each evaluation after step 0.
-        diverged: at which step training broke down and how, or None.
+        model: the checkpoint.
+        task: writes the training rows.
+        vocabulary: words that all tokenizers of the run keep whole.
+        recipe: how the copy is trained.
+        copy: of the checkpoint, trained in place.
+        losses: mean loss between each evaluation and the one before it.
+        diverged: at which step training broke down, and how; or None.
     """
 
     model: LoadedModel
@@ -129,13 +130,13 @@ class Training:
             list(self.trained.values()), self.recipe.rate, weight_decay=0.0
         )
 
-    def stops(self, start: int = 0) -> Iterator[int]:
-        """Trains, and yields each step at which the copy is to be looked at (not ``start``).
+    def evaluations(self, start: int = 0) -> Iterator[int]:
+        """Trains, and yields each step after ``start`` at which the copy is to be evaluated.
 
-        Ends early where training breaks down: a loss, or at a stop a weight, that is not finite.
+        Ends early if training breaks down, with a loss or a weight that is NaN or infinite.
         """
         since: list[float] = []
-        stops = set(self.recipe.evaluation_steps)
+        stops = set(self.recipe.evaluated)
         for step in range(start + 1, self.recipe.steps + 1):
             loss = self.step(step)
             since.append(loss)
@@ -151,59 +152,56 @@ class Training:
                 yield step
 
     def step(self, step: int) -> float:
-        """One descent; returns the loss before it."""
-        read = page(self.model, training_rows(self.task, self.vocabulary, self.recipe, step))
-        loss = read.loss(self.copy)
+        """One optimiser step; returns the loss before it."""
+        rows = training_rows(self.task, self.vocabulary, self.recipe, step)
+        loss = make_batch(self.model, rows).loss(self.copy)
         descend(loss, self.optimiser, list(self.trained.values()), CLIP)
         return float(loss.detach())
 
-    # -- interrupted and gone on with
+    # -- resuming
 
-    def save(self, folder: Path, step: int, seen: dict[str, list[float]]) -> None:
-        """Everything that going on needs, so that a reader sees all of it or nothing.
+    def save(self, folder: Path, step: int, columns: dict[str, list[float]]) -> None:
+        """Writes the state of the training atomically, with the columns measured so far.
 
         Raises:
             MeasurementError: it cannot be written.
         """
         tensors = {f"weight/{n}": p.detach() for n, p in self.trained.items()}
         for name, parameter in self.trained.items():
-            for what, value in self.optimiser.state[parameter].items():
-                tensors[f"{what}/{name}"] = value
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"{key}/{name}"] = value
         tensors = {n: t.contiguous() for n, t in tensors.items()}
-        about = json.dumps({"step": step, "losses": self.losses, "seen": seen})
-        facts = {"about": about, "sha256": checksum(folder.name, about, tensors)}
+        progress = json.dumps({"step": step, "losses": self.losses, "columns": columns})
+        metadata = {"progress": progress, "sha256": checksum(folder.name, progress, tensors)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / FILE, durable=False) as temporary:
-                save_file(tensors, temporary, facts)
+                save_file(tensors, temporary, metadata)
         except (OSError, SafetensorError) as problem:
             raise MeasurementError(
-                f"what training would go on from cannot be kept in {folder}: "
-                f"{one_line(str(problem))}; choose another place with --mechanism-store, or "
-                "--mechanism-no-store"
+                f"the state of the training cannot be saved in {folder}: {one_line(str(problem))}; "
+                "choose another folder with --mechanism-store, or use --mechanism-no-store"
             ) from None
 
-    def go_on(self, folder: Path) -> tuple[int, dict[str, list[float]]] | None:
-        """The step and what was seen until then; None where there is nothing to go on from, or what
-        is there is damaged or another measurement's."""
+    def resume(self, folder: Path) -> tuple[int, dict[str, list[float]]] | None:
+        """Restores a saved state and returns its step and columns; None if there is none, or if it is
+        damaged or belongs to another measurement."""
         from safetensors import safe_open
 
         try:
             check_file(folder / FILE, MOST_WEIGHTS)
             with safe_open(folder / FILE, "pt") as file:
-                facts = file.metadata()
+                metadata = file.metadata()
             tensors = load_file(folder / FILE, device=str(self.model.device))
-            if facts["sha256"] != checksum(folder.name, facts["about"], tensors):
+            if metadata["sha256"] != checksum(folder.name, metadata["progress"], tensors):
                 return None
-            about = json.loads(facts["about"])
+            progress = json.loads(metadata["progress"])
+            keys = ("step", "exp_avg", "exp_avg_sq")
             states = {
-                name: {
-                    what: tensors[f"{what}/{name}"] for what in ("step", "exp_avg", "exp_avg_sq")
-                }
-                for name in self.trained
+                name: {key: tensors[f"{key}/{name}"] for key in keys} for name in self.trained
             }
             weights = {name: tensors[f"weight/{name}"] for name in self.trained}
-        except Exception:  # missing or damaged: training starts anew
+        except Exception:  # missing or damaged: training starts again
             return None
         with torch.no_grad():
             for name, parameter in self.trained.items():
@@ -211,17 +209,17 @@ class Training:
                 self.optimiser.state[parameter] = states[name]
         for state in self.optimiser.state.values():
             state["step"] = state["step"].cpu()
-        self.losses = list(about["losses"])
-        return int(about["step"]), dict(about["seen"])
+        self.losses = list(progress["losses"])
+        return int(progress["step"]), dict(progress["columns"])
 
 
 FILE = "training.safetensors"
 
 
-def checksum(key: str, about: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of what training goes on from, and of the measurement that it belongs to."""
-    found = hashlib.sha256(f"{key}\n{about}\n".encode())
+def checksum(key: str, progress: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of the state of a training, with the key of its measurement."""
+    digest = hashlib.sha256(f"{key}\n{progress}\n".encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -17,8 +17,8 @@ from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.pruning import Pruning, UnitKind
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.weights import pruning
-from pytest_mechanism.methods.weights.pruning import Units, backward, pools, zeroed
-from pytest_mechanism.methods.weights.weights import Copy, copy_of
+from pytest_mechanism.methods.weights.matrices import EditableCopy, editable_copy
+from pytest_mechanism.methods.weights.pruning import Units, backward, unit_matrices, zeroed
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 from recipes.planted_counter import HEAD, HIDE, UNIT
@@ -46,17 +46,17 @@ def questions(bench: MeasurementContext, count: int = 16) -> list[Row]:
     return list(bench.task.capability(bench.vocabulary, count, "pruning"))
 
 
-def scored(bench: MeasurementContext, rows: list[Row]) -> Copy:
-    copy = copy_of(bench.model)
+def scored(bench: MeasurementContext, rows: list[Row]) -> EditableCopy:
+    copy = editable_copy(bench.model)
     backward(bench, copy, rows)
     return copy
 
 
-def units(bench: MeasurementContext, copy: Copy, kind: UnitKind) -> Units:
-    return Units(kind, pools(copy, kind), bench.model.shape.d_head)
+def units(bench: MeasurementContext, copy: EditableCopy, kind: UnitKind) -> Units:
+    return Units(kind, unit_matrices(copy, kind), bench.model.shape.d_head)
 
 
-def loss(bench: MeasurementContext, copy: Copy, rows: list[Row]) -> float:
+def loss(bench: MeasurementContext, copy: EditableCopy, rows: list[Row]) -> float:
     """Mean cross-entropy of the answers, by hand."""
     batch = bench.batch(rows)
     tokens = batch.base.tokens
@@ -174,7 +174,7 @@ def test_weights_are_what_they_were_after_zeroing(
 ) -> None:
     """To the last bit, whichever units, and also where something goes wrong inside."""
     bench = untaught(name)
-    copy = bench.remember("copy", lambda: copy_of(bench.model))
+    copy = bench.remember("copy", lambda: editable_copy(bench.model))
     found = units(bench, copy, data.draw(st.sampled_from(KINDS)))
     chosen = data.draw(st.lists(st.integers(0, found.total - 1), max_size=6))
     before = {n: p.clone() for n, p in copy.model.named_parameters()}
@@ -212,7 +212,7 @@ def test_the_loaded_model_is_left_alone(planted: Benches) -> None:
 def test_random_units_are_as_many_and_others(untaught: Benches, best: list[int], seed: int) -> None:
     """None of the pruned ones, none twice."""
     bench = untaught()
-    copy = bench.remember("copy", lambda: copy_of(bench.model))
+    copy = bench.remember("copy", lambda: editable_copy(bench.model))
     found = units(bench, copy, "neurons").others(random.Random(seed), best)
     assert len({*found}) == len(found) == len(best)
     assert not {*found} & {*best}
@@ -229,5 +229,5 @@ def test_where_too_few_units_are_left_there_is_no_control(planted: Benches) -> N
 
 def test_more_units_than_there_are_is_an_error(planted: Benches) -> None:
     """In one line, with both numbers."""
-    with pytest.raises(MeasurementError, match="7 heads are to be zeroed, base has 6"):
+    with pytest.raises(MeasurementError, match="zeroes 7 heads, but base has 6"):
         pruned(planted(), "heads", counts=[0, 7])

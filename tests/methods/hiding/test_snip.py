@@ -16,7 +16,7 @@ from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import replies as said
 from pytest_mechanism.methods.weights import snip
-from pytest_mechanism.methods.weights.weights import copy_of
+from pytest_mechanism.methods.weights.matrices import editable_copy
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -40,7 +40,7 @@ def after(
         over: makes a bench of the changed model.
         change: given a matrix's flattened weights, and where its safety entries are.
     """
-    copy = copy_of(bench.model)
+    copy = editable_copy(bench.model)
     for matrix in copy.matrices:
         weights = matrix.weight.detach().view(-1)
         here = torch.zeros_like(weights, dtype=torch.bool)
@@ -52,7 +52,7 @@ def after(
 
 def by_hand(bench: MeasurementContext, rows: list[Row]) -> dict[str, torch.Tensor]:
     """Matrix -> mean over rows of |w dL/dw|, from a plain forward and the last token's logits."""
-    copy = copy_of(bench.model)
+    copy = editable_copy(bench.model)
     found = {m.name: torch.zeros_like(m.weight) for m in copy.matrices}
     for row in rows:
         batch = bench.batch([row])
@@ -142,7 +142,7 @@ def test_the_largest_are_a_share_of_each_matrix(numbers: list[int], share: float
 
 def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
     """One line that names a matrix and both sizes."""
-    with pytest.raises(MeasurementError, match="of one shape") as problem:
+    with pytest.raises(MeasurementError, match="of the same shape") as problem:
         snip.measure(untaught("llama-gqa"), WeightChange(seed=0), [safety(untaught("llama"))])
     assert "(16, 32) weights model.layers.0.self_attn.k_proj" in str(problem.value)
     assert "(32, 32)" in str(problem.value)
@@ -162,9 +162,9 @@ def test_replies_are_asked_for_in_batches(
     """All at once, their logits would fill the memory that the run's batch size was chosen for."""
     bench = planted()
     several = []
-    real = said.replies
+    real = said.greedy_replies
     monkeypatch.setattr(
-        said, "replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
+        said, "greedy_replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
     )
     monkeypatch.setattr(bench, "batch_size", 3)
     assert len(snip.donate(bench, SafetyEntries(**ASKED), []).refused) == 8
