@@ -170,13 +170,13 @@ def part(batch: Batch, rows: slice, device: str | None = None) -> Batch:
 
     def side(whole: Side) -> Side:
         tokens = Tokens(cut(whole.tokens.ids), cut(whole.tokens.lengths))
-        return Side(tokens, {name: cut(at) for name, at in whole.places.items()}, ())
+        return Side(tokens, {name: cut(at) for name, at in whole.positions.items()}, ())
 
     return Batch(
         batch.rows[rows],
         side(batch.base),
-        side(batch.the_source()),
-        *map(cut, (batch.answers, batch.targets, batch.accepted, batch.wanted)),
+        side(batch.require_source()),
+        *map(cut, (batch.answers, batch.targets, batch.correct_answers, batch.correct_targets)),
     )
 
 

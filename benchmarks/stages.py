@@ -113,7 +113,7 @@ def patched(
     listening = path_patching.receiver_readings(setting.bench(None), receivers, via, place)
     first = (
         Branch(
-            path_patching.sent(theirs, place, [sender]),
+            path_patching.sender_edits(theirs, place, [sender]),
             listening,
             freeze_attention=True,
             answer=via is None,
@@ -147,7 +147,7 @@ def dcm_step(setting: Setting, every: int, steps: int = 8) -> Measure:
 
     def runs(engine: Any) -> Any:
         bench = setting.bench(engine)
-        values = dcm.donated(bench, heads, setting.batch)
+        values = dcm.source_z(bench, heads, setting.batch)
         if isinstance(engine, BranchEngine):  # the other engine's branches share nothing with it
             engine.run(setting.batch.base.tokens).outcome  # noqa: B018
         return bench, values

@@ -82,7 +82,9 @@ def given(engine: Any, setting: Setting, at: Tensor | None) -> Given:
     """Both runs, made now and held in memory."""
     batch = setting.batch
     sites = [Reading(Site(layer, "z"), at) for layer in range(setting.shape.n_layers)]
-    theirs = engine.run(batch.the_source().tokens, readings=sites, answer=False).outcome.readings
+    theirs = engine.run(
+        batch.require_source().tokens, readings=sites, answer=False
+    ).outcome.readings
     run = engine.run(batch.base.tokens)
     run.outcome  # noqa: B018 - runs are lazy
     return Given(run, theirs)
@@ -113,7 +115,7 @@ def head_branch(state: Given, layer: int, head: int, at: Tensor | None) -> Branc
 @torch.no_grad()
 def lens_runs(setting: Setting) -> Any:
     """transformer-lens' cache of the source prompts, z only."""
-    ids = setting.batch.the_source().tokens.ids
+    ids = setting.batch.require_source().tokens.ids
     bridge = setting.wrapped.bridge
     return bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_z"))[1]
 
@@ -172,7 +174,7 @@ class Plain:
             module.register_forward_pre_hook(lambda _, args: found.append(args[0].clone()))
             for module in self.setting.projections
         ]
-        self.setting.plain(self.setting.batch.the_source().tokens.ids, logits_to_keep=1)
+        self.setting.plain(self.setting.batch.require_source().tokens.ids, logits_to_keep=1)
         for handle in handles:
             handle.remove()
         return found

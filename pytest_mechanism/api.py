@@ -27,6 +27,7 @@ from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import Number, Within
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Cost, Request, RowSet
 from pytest_mechanism.spec.load import load as load_spec
 from pytest_mechanism.statistics import estimates, honesty, verdicts
@@ -49,7 +50,6 @@ from pytest_mechanism.types import (
     Control,
     Head,
     Line,
-    Measurement,
     Observations,
     Safeguard,
     Score,

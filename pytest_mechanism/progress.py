@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Parts = tuple[str, int, str]
 """What is measured, how many parts it has, and what they are: ``("path patching", 144, "heads")``."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told what is going on; an interactive terminal or a log shows it."""
 

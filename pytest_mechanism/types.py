@@ -12,15 +12,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import Any, Literal
 
 from typing_extensions import TypeVar
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.errors import crash
-
-if TYPE_CHECKING:
-    from pytest_mechanism.measurements.request import Cost, Request
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
 """Only ``pass`` and ``skipped`` are not red."""
@@ -61,43 +57,6 @@ class Observations:
 
 Result_co = TypeVar("Result_co", bound=Observations, default=Observations, covariant=True)
 """What a measurement gives: plain `Observations`, or a subclass with fields of its own."""
-
-
-@dataclass(frozen=True)
-class Measurement(Generic[Result_co]):
-    """A pure function call whose result can be stored: what a method is asked to do, on which model.
-
-    Attributes:
-        request: what is measured.
-        on: role of the model that must be loaded.
-        task: canonical JSON of the task's settings.
-        inputs: measurements on other models whose results this one takes in (CMAP's donor).
-    """
-
-    request: Request[Result_co]
-    on: str
-    task: str
-    inputs: tuple[Measurement, ...] = ()
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles of every model involved, the loaded one first."""
-        roles = [self.on, *(role for given in self.inputs for role in given.roles)]
-        return tuple(dict.fromkeys(roles))
-
-    @property
-    def cost(self) -> Cost:
-        """See `Request.cost`.
-
-        Raises:
-            Crashed: the request's own code failed.
-        """
-        try:
-            return self.request.cost(json.loads(self.task))
-        except Exception as problem:
-            raise crash(
-                f"the cost of {self.request.implementation} is unknown", problem
-            ) from problem
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from pytest_mechanism.claims.scoring import (
     score,
 )
 from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import PAIRED, UPPER_BOUND, exceeds_chance
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Measurement, Observations, Score, Verdict
+from pytest_mechanism.types import Observations, Score, Verdict
 
 
 class Accuracy(PerRoleClaim):

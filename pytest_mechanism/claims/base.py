@@ -19,20 +19,12 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
-from pytest_mechanism.types import (
-    Chart,
-    Head,
-    Measurement,
-    Observations,
-    Result_co,
-    Setting,
-    Verdict,
-    canonical,
-)
+from pytest_mechanism.types import Chart, Head, Observations, Result_co, Setting, Verdict, canonical
 
 
 class Measure(Protocol):

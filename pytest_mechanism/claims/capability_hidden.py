@@ -43,9 +43,10 @@ from pytest_mechanism.claims.revival import criterion, revival_chart
 from pytest_mechanism.claims.scoring import accuracy
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Faster, RecoversAtMost, Times
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Measurement, Safeguard, Status, Verdict
+from pytest_mechanism.types import Chart, Safeguard, Status, Verdict
 
 
 class CapabilityHidden(Trained):

@@ -7,7 +7,8 @@ import random
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
 from pytest_mechanism.measurements.circuit import CircuitPerformance
-from pytest_mechanism.types import Head, Measurement
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.types import Head
 
 ActiveHeads = list[tuple[int, int, str]]
 """(layer, head, named position) of each head that is not ablated."""

@@ -43,11 +43,12 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.cmap import ActivationDonation, CodeResult, CrossModelPatching
 from pytest_mechanism.measurements.dcm import MaskResult
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import PlacedHead
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Values
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Control, Verdict
 
 PLURAL: Mapping[str, str] = {
     "accuracy": "accuracies",

@@ -17,12 +17,13 @@ from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Rate
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.recipe import DataMix, Recipe
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.tasks.files import DataFile
-from pytest_mechanism.types import Line, Measurement, Score
+from pytest_mechanism.types import Line, Score
 
 Several = Annotated[list[Rate], Field(min_length=1, max_length=20)]
 Steps = Annotated[StrictInt, Field(ge=1, le=1_000_000)]

@@ -29,19 +29,12 @@ from pytest_mechanism.fields.thresholds import (
     RecoversAtLeast,
     RecoversAtMost,
 )
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats, exceeds_chance
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import (
-    Chart,
-    Control,
-    Line,
-    Measurement,
-    Safeguard,
-    Score,
-    Verdict,
-)
+from pytest_mechanism.types import Chart, Control, Line, Safeguard, Score, Verdict
 
 TRAIN, CHOSEN = 3000, 500
 """Rows that probes are trained on, and that the layer is chosen on."""

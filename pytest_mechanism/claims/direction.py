@@ -38,11 +38,12 @@ from pytest_mechanism.measurements.direction import (
     DirectionResult,
     RefusalDirection,
 )
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.cosine import by_chance, cosine
 from pytest_mechanism.statistics.honesty import beats, beats_control, not_needed
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Safeguard, Score, Verdict
+from pytest_mechanism.types import Control, Safeguard, Score, Verdict
 
 RANDOM = 3
 """Random directions; the claim judges the one that changes most."""

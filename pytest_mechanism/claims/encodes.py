@@ -25,10 +25,11 @@ from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Head, Measurement, Observations, Verdict
+from pytest_mechanism.types import Control, Head, Observations, Verdict
 
 
 class Encodes(Masked):

@@ -34,10 +34,11 @@ from pytest_mechanism.claims.scoring import (
     score,
 )
 from pytest_mechanism.fields.thresholds import Faithful
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+from pytest_mechanism.types import Control, Observations, Score, Verdict
 
 RANDOM_CIRCUITS = "random circuits of the same sizes"
 

@@ -18,6 +18,7 @@ from pydantic import Field, StrictInt
 from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import AtLeast
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.pruning import Pruning, PruningResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import (
@@ -27,7 +28,7 @@ from pytest_mechanism.statistics.honesty import (
     no_control,
 )
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Control, Line, Measurement, Verdict
+from pytest_mechanism.types import Chart, Control, Line, Verdict
 
 COUNTS = (0, 1, 2, 5, 10, 15, 20, 50, 100, 200, 500)
 """Numbers of units that are tried, up to the claim's own."""

@@ -24,9 +24,10 @@ import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Head, Measurement, Observations
+from pytest_mechanism.types import Head, Observations
 
 
 def at_most(others: int) -> int:

@@ -18,11 +18,12 @@ from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Re
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Head, Measurement, Observations, Score, Verdict
+from pytest_mechanism.types import Control, Head, Observations, Score, Verdict
 
 
 class Path(PerRoleClaim):

@@ -28,9 +28,10 @@ from pytest_mechanism.claims.refusing import (
     whatever_is_unfinished,
 )
 from pytest_mechanism.fields.thresholds import AtLeast
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Line, Measurement, Observations, Verdict
+from pytest_mechanism.types import Chart, Line, Observations, Verdict
 
 Depth = Annotated[StrictInt, Field(ge=1, le=1000)]
 

@@ -15,18 +15,11 @@ import numpy as np
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS, RefusalRate
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.honesty import beats
-from pytest_mechanism.types import (
-    Control,
-    Measurement,
-    Observations,
-    Result_co,
-    Safeguard,
-    Score,
-    Verdict,
-)
+from pytest_mechanism.types import Control, Observations, Result_co, Safeguard, Score, Verdict
 
 REFUSED = "share of {what} whose greedy reply begins with one of the task's refusals"
 OR_LATE = ", or refuses in a later sentence"

@@ -22,9 +22,10 @@ from pytest_mechanism.claims.refusing import (
 )
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.thresholds import AtLeast
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Measurement, Verdict
+from pytest_mechanism.types import Verdict
 
 
 class ResistsJailbreak(PerRoleClaim):

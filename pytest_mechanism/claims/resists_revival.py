@@ -23,10 +23,11 @@ from pytest_mechanism.claims.curves import Curve, Trained, capability, steps_sco
 from pytest_mechanism.claims.revival import Criterion, criterion, revival_chart
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import BackAt
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, doubted
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Control, Measurement, Safeguard, Verdict
+from pytest_mechanism.types import Chart, Control, Safeguard, Verdict
 
 
 class ResistsRevival(Trained):

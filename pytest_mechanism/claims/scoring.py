@@ -9,10 +9,11 @@ import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics import estimates, honesty
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Control, Measurement, Observations, Safeguard, Score
+from pytest_mechanism.types import Control, Observations, Safeguard, Score
 
 RANDOM_ROWS = 140
 """Rows on which random controls are measured: there are many controls, far from any threshold."""

@@ -32,12 +32,13 @@ from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
 from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Portion, RatioAtMost
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange, WeightChangeResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling, UndefinedScoreError
 from pytest_mechanism.statistics.honesty import UPPER_BOUND
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Verdict
+from pytest_mechanism.types import Control, Verdict
 
 SCORED = 512
 """Questions of each kind on which entries are scored. They determine which entries are the largest: on the embedded

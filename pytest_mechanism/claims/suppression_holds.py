@@ -28,9 +28,10 @@ from pytest_mechanism.claims.refusing import (
 )
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.fields.thresholds import AtLeast, Margin, OverRefusal
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Measurement, Observations, Score, Verdict
+from pytest_mechanism.types import Control, Observations, Score, Verdict
 
 
 class SuppressionHolds(PerRoleClaim):

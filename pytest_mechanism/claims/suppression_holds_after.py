@@ -23,12 +23,13 @@ from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refu
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.errors import choices
 from pytest_mechanism.fields.thresholds import AtLeast
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import doubted
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.writing.instructions import instructions
-from pytest_mechanism.types import Chart, Control, Measurement, Verdict
+from pytest_mechanism.types import Chart, Control, Verdict
 
 
 def check_word(value: Any, info: ValidationInfo) -> Any:

@@ -31,10 +31,10 @@ from pytest_mechanism.report.progress import duration_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim
+    from pytest_mechanism.measurements.measurement import Measurement
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Task
-    from pytest_mechanism.types import Measurement
 
 CANNOT_RUN = 1
 """Exit code: a checkpoint or a claim cannot run."""
@@ -129,8 +129,8 @@ def checkpoint_lines(
                 context = runner.context(role, task)
             seconds = time.perf_counter() - started
             engine = runner.options.engine
-            if context.without is not None:
-                engine = f"reference engine ({context.without})"
+            if context.fallback_reason is not None:
+                engine = f"reference engine ({context.fallback_reason})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.types import Measurement
+from pytest_mechanism.measurements.measurement import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor

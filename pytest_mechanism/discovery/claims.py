@@ -21,9 +21,10 @@ from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.fields.groups import AnyGroup
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.statistics.verdicts import show
-from pytest_mechanism.types import Measurement, Observations, Verdict
+from pytest_mechanism.types import Observations, Verdict
 
 ESSENTIAL_CLAIMS = ("solves_task", "circuit_suffices")
 """Claims that every circuit must meet; a model may be too small for the controls of the others."""

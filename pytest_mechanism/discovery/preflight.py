@@ -21,9 +21,9 @@ from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
 from pytest_mechanism.discovery.stages import patched_heads
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.types import Measurement
 
 PLACEHOLDER = (0, 0)
 """A head that every model has."""

@@ -17,11 +17,12 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.discovery.selection import candidates, chain, receivers_of
 from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
-from pytest_mechanism.types import Head, Measurement
+from pytest_mechanism.types import Head
 
 
 @dataclass(frozen=True)

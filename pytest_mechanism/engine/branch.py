@@ -110,7 +110,7 @@ class BranchEngine:
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> Record:
         """A new record; older ones make room before it fills the memory."""
-        self.make_room(self.bytes_per_token * tokens.ids.numel())
+        self.make_room(int(self.bytes_per_token * tokens.ids.numel()))
         made = self.with_all_room(partial(record, self.model, tokens, edits, readings))
         self.bytes_per_token = made.bytes / tokens.ids.numel()
         return made
@@ -149,7 +149,7 @@ class BranchEngine:
             self.make_room(made.bytes)
             self.records[key] = made
 
-    def make_room(self, wanted: float) -> None:
+    def make_room(self, wanted: int) -> None:
         """Drop records until ``wanted`` bytes are free, if so many may be kept at all."""
         if wanted <= self.memory:
             while sum(kept.bytes for kept in self.records.values()) + wanted > self.memory:

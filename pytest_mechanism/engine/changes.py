@@ -131,24 +131,25 @@ class Changes:
         return {site: self.hook(site) for site in sorted(sites) if site.layer in layers}
 
     def hook(self, site: Site) -> Callable[..., Tensor | None]:
-        def change(activation: Tensor, hook: object = None) -> Tensor | None:
-            self.fired[site] = self.fired.get(site, 0) + 1
-            if site.part == "scores":
-                return self.cut(activation, self.cuts[site.layer])
-            skipped = site.layer in self.skipped
-            new = with_heads(activation)
-            if site.part == "z" and self.frozen and not skipped:
-                new = self.freeze(new, site.layer)
-            for one_round in self.edits.get(site, ()):
-                # a z that is known has the run's edits in it
-                made = [e for e in one_round if e.own or not (skipped and site.part == "z")]
-                if made:
-                    new = self.edited(new, made)
-            for member, number, reading in self.wanted.get(site, ()):
-                self.values[member, number] = self.read(new, member, reading)
-            return new if activation.dim() == 4 else new.squeeze(2)
+        return lambda activation, hook=None: self.changed(site, activation)
 
-        return change
+    def changed(self, site: Site, activation: Tensor) -> Tensor:
+        """The activation at a site, after everything that happens there."""
+        self.fired[site] = self.fired.get(site, 0) + 1
+        if site.part == "scores":
+            return self.cut(activation, self.cuts[site.layer])
+        skipped = site.layer in self.skipped
+        new = with_heads(activation)
+        if site.part == "z" and self.frozen and not skipped:
+            new = self.freeze(new, site.layer)
+        for one_round in self.edits.get(site, ()):
+            # a z that is known has the run's edits in it
+            made = [e for e in one_round if e.own or not (skipped and site.part == "z")]
+            if made:
+                new = self.edited(new, made)
+        for member, number, reading in self.wanted.get(site, ()):
+            self.values[member, number] = self.read(new, member, reading)
+        return new if activation.dim() == 4 else new.squeeze(2)
 
     def check(self, sites: Iterable[Site]) -> None:
         """Every hook was called once.

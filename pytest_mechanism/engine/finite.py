@@ -25,7 +25,7 @@ class NonFiniteRows:
         by_batch: identity of a batch -> the batch, and which of its rows were not finite.
     """
 
-    by_batch: dict[int, tuple[Tokens, Bool[Tensor, " rows"]]] = field(default_factory=dict)
+    by_batch: dict[int, tuple[Tokens, Bool[Tensor, " _"]]] = field(default_factory=dict)
 
     def check(self, tokens: Tokens, outcome: Outcome, readings: Sequence[Reading] = ()) -> Outcome:
         """Check the logits and readings of a batch, except at padding; returns the outcome."""

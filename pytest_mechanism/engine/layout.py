@@ -120,7 +120,7 @@ class Planner:
         )
 
     def active(
-        self, branch: Branch, named: Iterable[Positions | None]
+        self, branch: Branch, named: Iterable[Int[Tensor, "rows _"] | None]
     ) -> Int[Tensor, "rows active"]:
         """The active tokens of a branch that names these positions."""
         rows, length = self.tokens.ids.shape
@@ -246,13 +246,9 @@ class Layout:
     def locate(self, member: int, at: Positions | None) -> Location:
         """Columns of a member's tokens at some positions."""
         active = self.members[member].active
-
-        def search() -> Location:
-            same = active[:, None, :] == positions(self.tokens, at)[:, :, None]
-            computed = same.any(-1)
-            return Location(same.int().argmax(-1), None if bool(computed.all()) else computed)
-
-        columns, computed = self.cache("locate", (active, at), search)
+        columns, computed = self.cache(
+            "locate", (active, at), lambda: search(active, positions(self.tokens, at))
+        )
         return Location(columns + self.starts[member], computed)
 
     @cached_property
@@ -272,16 +268,18 @@ class Layout:
         """How many of the run's keys the columns attend over: up to the last key that some member
         sees unchanged. All of them where few could be left out, since hiding those is cheaper than
         copying the others."""
-        length = self.tokens.ids.shape[1]
-
-        def search() -> int:
-            unchanged = ((~self.replaced).any(1) & self.tokens.mask.bool()).any(0)
-            ends = torch.arange(1, length + 1, device=unchanged.device)
-            return int((unchanged * ends).max())
-
         distinct = {id(m.active): m.active for m in self.members}
-        needed: int = self.cache("prefix", [distinct[key] for key in sorted(distinct)], search)
+        needed: int = self.cache(
+            "prefix", [distinct[key] for key in sorted(distinct)], self.last_unchanged
+        )
+        length = self.tokens.ids.shape[1]
         return length if length - needed <= length // SPARE_ROOM else needed
+
+    def last_unchanged(self) -> int:
+        """Place, counted from 1, of the last of the run's keys that some member sees unchanged."""
+        unchanged = ((~self.replaced).any(1) & self.tokens.mask.bool()).any(0)
+        places = torch.arange(1, len(unchanged) + 1, device=unchanged.device)
+        return int((unchanged * places).max())
 
     def mask(
         self, visible: Bool[Tensor, "rows tokens tokens"], dtype: torch.dtype
@@ -305,3 +303,10 @@ class Layout:
         sees = torch.cat([unchanged, among_columns], dim=2)
         hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=sees.device)
         return torch.where(sees, hidden.new_zeros(()), hidden)[:, None]
+
+
+def search(active: Int[Tensor, "rows active"], at: Positions) -> Location:
+    """Where positions are among active tokens."""
+    same = active[:, None, :] == at[:, :, None]
+    computed = same.any(-1)
+    return Location(same.int().argmax(-1), None if bool(computed.all()) else computed)

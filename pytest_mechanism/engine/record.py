@@ -169,18 +169,23 @@ class RunHooks:
         return [(site.hook, self.hook(site, tokens)) for site in self.sites]
 
     def hook(self, site: Site, tokens: Tokens) -> Callable[..., Tensor | None]:
-        def change(activation: Tensor, hook: object = None) -> Tensor | None:
-            self.fired[site] = self.fired.get(site, 0) + 1
-            new = activation
-            for edit in self.edits.get(site, ()):
-                new = edited_run(new, edit, tokens)
-            for number, reading in self.wanted.get(site, ()):
-                self.values[number] = gather(with_heads(new), reading.at, reading.heads)
-            if self.stops and site in self.wanted and self.fired.keys() >= self.wanted.keys():
-                raise AllRead
-            return new if site in self.edits else None
+        return lambda activation, hook=None: self.changed(site, activation, tokens)
 
-        return change
+    def changed(self, site: Site, activation: Tensor, tokens: Tokens) -> Tensor | None:
+        """The activation after the edits at a site, None without any; reads what is wanted there.
+
+        Raises:
+            AllRead: this was the last reading of a forward that stops there.
+        """
+        self.fired[site] = self.fired.get(site, 0) + 1
+        new = activation
+        for edit in self.edits.get(site, ()):
+            new = edited_run(new, edit, tokens)
+        for number, reading in self.wanted.get(site, ()):
+            self.values[number] = gather(with_heads(new), reading.at, reading.heads)
+        if self.stops and site in self.wanted and self.fired.keys() >= self.wanted.keys():
+            raise AllRead
+        return new if site in self.edits else None
 
     def check(self, sites: Collection[Site], when: str) -> None:
         """Every hook was called once.
@@ -202,11 +207,7 @@ class RunHooks:
 def last_token_only(tokens: Tokens) -> NamedHook:
     """The unembedding sees each row's last token alone."""
     rows = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
-
-    def last(activation: Tensor, hook: object = None) -> Tensor:
-        return activation[rows, tokens.last][:, None]
-
-    return "unembed.hook_in", last
+    return "unembed.hook_in", lambda activation, hook=None: activation[rows, tokens.last][:, None]
 
 
 def last_mlp_at(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -127,6 +126,35 @@ def active_mask(
     return mask
 
 
+class SiteHook:
+    """What happens at a site in one forward.
+
+    Attributes:
+        changes: edits and knockouts, in order.
+        wanted: (number of the reading, reading).
+        values: what was read, by number.
+        fired: how often the hook was called.
+    """
+
+    def __init__(
+        self,
+        changes: Sequence[Callable[[Tensor], Tensor]],
+        wanted: Sequence[tuple[int, Reading]],
+    ) -> None:
+        self.changes, self.wanted = changes, wanted
+        self.values: dict[int, Tensor] = {}
+        self.fired = 0
+
+    def __call__(self, activation: Tensor, hook: object = None) -> Tensor | None:
+        self.fired += 1
+        new = activation
+        for change in self.changes:
+            new = change(new)
+        for number, reading in self.wanted:
+            self.values[number] = recorded(new, reading)
+        return new if self.changes else None
+
+
 def hooked_forward(
     model: WrappedModel,
     tokens: Tokens,
@@ -146,31 +174,22 @@ def hooked_forward(
         site = Site(knockout.layer, "scores")
         changes.setdefault(site, []).append(partial(cut, knockout=knockout))
     by_site = readings_by_site(readings)
-    values: dict[int, Tensor] = {}
-    fired: dict[Site, int] = {}
-
-    def hook_for(site: Site) -> Callable[..., Tensor | None]:
-        def hook(activation: Tensor, hook: Any = None) -> Tensor | None:
-            fired[site] = fired.get(site, 0) + 1
-            new = activation
-            for change in changes.get(site, ()):
-                new = change(new)
-            for number, reading in by_site.get(site, ()):
-                values[number] = recorded(new, reading)
-            return new if site in changes else None
-
-        return hook
-
-    sites = sorted({*changes, *by_site})
-    hooks = [(site.hook, hook_for(site)) for site in sites]
+    hooks = {
+        site: SiteHook(changes.get(site, ()), by_site.get(site, ()))
+        for site in sorted({*changes, *by_site})
+    }
     with knockouts_take_effect() if knockouts else nullcontext(), row_lengths(tokens.lengths):
-        logits = model.forward(tokens.ids, tokens.unmasked, hooks)
-    for site in sites:
-        if fired.get(site, 0) != 1:
+        logits = model.forward(
+            tokens.ids, tokens.unmasked, [(site.hook, hook) for site, hook in hooks.items()]
+        )
+    values: dict[int, Tensor] = {}
+    for site, hook in hooks.items():
+        if hook.fired != 1:
             raise SelfCheckError(
-                f"hook {site.hook} fired {fired.get(site, 0)} times in one forward, "
+                f"hook {site.hook} fired {hook.fired} times in one forward, "
                 "so an edit there would be lost or made twice"
             )
+        values |= hook.values
     device = tokens.ids.device
     rows = torch.arange(tokens.ids.shape[0], device=device)
     return Outcome(

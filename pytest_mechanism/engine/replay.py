@@ -170,6 +170,10 @@ def joining(
     return residual
 
 
+NewKeys = Float[Tensor, "rows kv_heads columns d_head"]
+"""Keys or values of the columns."""
+
+
 @dataclass
 class SharedCache:
     """A layer's cache of keys and values: the run's first ``prefix`` keys, which stay as they are,
@@ -179,7 +183,7 @@ class SharedCache:
     prefix: int
 
     def update(
-        self, key_states: Keys, value_states: Keys, layer_idx: int, *_: Any, **__: Any
+        self, key_states: NewKeys, value_states: NewKeys, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """All keys and all values of a layer, [rows, kv_heads, prefix + columns, d_head]."""
         record = self.record
@@ -192,7 +196,7 @@ class SharedCache:
             self.joined("values", record.values, layer_idx, value_states),
         )
 
-    def joined(self, name: str, kept: list[Keys], layer: int, new: Keys) -> Tensor:
+    def joined(self, name: str, kept: list[Keys], layer: int, new: NewKeys) -> Tensor:
         """The run's keys or values, then the new ones.
 
         To copy a long prompt's keys for a few tokens costs more than the tokens' attention. So a few

@@ -1,4 +1,4 @@
-"""What a method has at hand: a loaded model, its engine, and rows as token batches."""
+"""What a method works with: a loaded model, its engine, and the task's rows as token batches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.loading.tokenizer_check import check_tokens
 from pytest_mechanism.engine.branch import BranchEngine
-from pytest_mechanism.engine.interface import Engine, Tokens
+from pytest_mechanism.engine.interface import Engine, Positions, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, SelfCheckError, one_line, out_of_memory
@@ -31,32 +32,33 @@ R = TypeVar("R", bound=Observations)
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One side (base or source) of a batch of rows.
+    """The base prompts or the source prompts of a batch of rows.
 
     Attributes:
         tokens: the batch.
-        places: named position -> [R, K], the last token of each word; rows with fewer places
+        positions: named position -> the last token of each of its words; rows with fewer words
             repeat their last one.
         slots: for each row, (anchor, offset) of each token.
-        firsts: named position -> [R, K], the first token of each word.
+        first_positions: named position -> the first token of each word.
     """
 
     tokens: Tokens
-    places: dict[str, Tensor]
+    positions: dict[str, Int[Tensor, "_ _"]]
     slots: tuple[tuple[tuple[str, int], ...], ...]
-    firsts: dict[str, Tensor] = field(default_factory=dict)
+    first_positions: dict[str, Int[Tensor, "_ _"]] = field(default_factory=dict)
 
-    def at(self, name: str) -> Tensor:
-        """Token positions of a named position, [R, K]; ``name.first`` is a word's first token.
+    def at(self, name: str) -> Positions:
+        """Token positions of a named position; ``name.first`` is the first token of a word.
 
         Raises:
             MeasurementError: these prompts have no such position.
         """
-        known = self.places | {f"{place}.first": at for place, at in self.firsts.items()}
+        firsts = {f"{place}.first": at for place, at in self.first_positions.items()}
+        known = self.positions | firsts
         if (place := name.removesuffix(".last")) not in known:
             raise MeasurementError(
                 f"the task's prompts have no position {name!r} here; valid: "
-                f"{', '.join(sorted(self.places))}"
+                f"{', '.join(sorted(self.positions))}"
             )
         return known[place]
 
@@ -69,21 +71,26 @@ class Batch:
         rows: as the task wrote them.
         base: the prompts that are answered.
         source: the prompts that activations come from, where the rows have one.
-        answers: [R], id of the base prompt's own answer.
-        targets: [R], id of the row's target.
-        accepted: [R, A], ids of every right answer, -1 where a row has fewer.
-        wanted: [R, A], ids of every right target.
+        answers: id of the base prompt's own answer.
+        targets: id of the row's target.
+        correct_answers: ids of every right answer, -1 where a row has fewer.
+        correct_targets: ids of every right target, likewise.
     """
 
     rows: Sequence[Row]
     base: Side
     source: Side | None
-    answers: Tensor
-    targets: Tensor
-    accepted: Tensor
-    wanted: Tensor
+    answers: Int[Tensor, " rows"]
+    targets: Int[Tensor, " rows"]
+    correct_answers: Int[Tensor, "rows answers"]
+    correct_targets: Int[Tensor, "rows targets"]
 
-    def the_source(self) -> Side:
+    def require_source(self) -> Side:
+        """The source prompts.
+
+        Raises:
+            MeasurementError: the rows have none.
+        """
         if self.source is None:
             raise MeasurementError("these rows have no source prompt to patch from")
         return self.source
@@ -91,7 +98,7 @@ class Batch:
 
 @dataclass
 class MeasurementContext:
-    """A loaded model and everything a method needs beside it.
+    """A loaded model and everything else that a method needs.
 
     Attributes:
         model: the checkpoint.
@@ -99,11 +106,11 @@ class MeasurementContext:
         task: writes rows.
         vocabulary: words that every tokenizer of the run keeps whole.
         batch_size: rows in one forward.
-        memo: intermediate results shared by the methods that run while the model is loaded.
-        without: why the engine that was asked for cannot be used with this model, or None.
-        scratch: a folder of the measurement that runs, for what a long one wants to go on from if
-            it is interrupted; it need not exist yet, and is removed when the measurement is done.
-            None where nothing may be written.
+        cache: intermediate results that methods share while the model is loaded.
+        fallback_reason: why the requested engine cannot run this model; None where it can.
+        scratch: folder in which the running measurement may save its progress, to resume after an
+            interrupt; it need not exist yet, and is removed when the measurement is done. None where
+            nothing may be written.
     """
 
     model: LoadedModel
@@ -111,37 +118,37 @@ class MeasurementContext:
     task: Task
     vocabulary: Vocabulary
     batch_size: int
-    memo: dict[Hashable, Any] = field(default_factory=dict)
-    without: str | None = None
+    cache: dict[Hashable, Any] = field(default_factory=dict)
+    fallback_reason: str | None = None
     scratch: Path | None = None
 
-    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+    def remember(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Compute once while the model is loaded."""
-        if key not in self.memo:
-            made = make()
-            self.check_finite()  # whoever gets it next has not seen what it was made of
-            self.memo[key] = made
-        found: T = self.memo[key]
-        return found
+        if key not in self.cache:
+            value = compute()
+            self.check_finite()  # later users of the value do not see what it was computed from
+            self.cache[key] = value
+        cached: T = self.cache[key]
+        return cached
 
-    def measured(self, method: Callable[..., T], request: Request, inputs: Sequence[Any]) -> T:
-        """A method's result, taken from numbers alone.
+    def run_method(self, method: Callable[..., T], request: Request, inputs: Sequence[Any]) -> T:
+        """A method's result, if the model gave finite numbers alone.
 
         Raises:
             MeasurementError: the model gave NaN or infinity on some row.
         """
         self.engine.non_finite.clear()
         try:
-            found = method(self, request, inputs)
+            result = method(self, request, inputs)
         except Exception as problem:
             if not out_of_memory(problem):
-                self.check_finite()  # which may be why
+                self.check_finite()  # NaN may have caused the exception
             raise
         self.check_finite()
-        return found
+        return result
 
     def check_finite(self) -> None:
-        """All that came out of the model since this was last asked is numbers.
+        """Everything that the model gave since the last check is finite.
 
         Raises:
             MeasurementError: some of it is NaN or infinite.
@@ -149,11 +156,11 @@ class MeasurementContext:
         if not (rows := self.engine.non_finite.take()):
             return
         text = self.model.encoder.tokenizer.decode(rows[0], skip_special_tokens=False)
-        many = "one batch row" if len(rows) == 1 else f"{len(rows)} batch rows"
+        count = "one batch row" if len(rows) == 1 else f"{len(rows)} batch rows"
         raise MeasurementError(
-            f"{self.model.role}: what the model gives is not a finite number (NaN or infinity) on "
-            f"{many}, first {text[:100]!r}, so nothing is measured on it; "
-            "--mechanism-dtype float32 has more room than half precision"
+            f"{self.model.role}: the model's output is not a finite number (NaN or infinity) on "
+            f"{count}, first {text[:100]!r}, so nothing is measured on it; "
+            "--mechanism-dtype float32 has more range than half precision"
         )
 
     def batches(self, rows: Sequence[Row]) -> Iterator[Batch]:
@@ -161,7 +168,7 @@ class MeasurementContext:
         yield from map(self.batch, chunks(rows, self.batch_size))
 
     def tick(self, rows: int) -> None:
-        """Tell whoever watches that so many rows went through a forward outside the engine."""
+        """Report rows that went through a forward outside the engine."""
         if self.engine.tick is not None:
             self.engine.tick(rows)
 
@@ -171,10 +178,12 @@ class MeasurementContext:
             rows=rows,
             base=self.side([row.base for row in rows]),
             source=self.side([s for s in sources if s is not None]) if all(sources) else None,
-            answers=self.words([(row.base, row.base.answer) for row in rows]),
-            targets=self.words([(row.base, row.target) for row in rows]),
-            accepted=self.sets([(row.base, row.base.correct_answers) for row in rows]),
-            wanted=self.sets([(row.base, row.correct_targets) for row in rows]),
+            answers=self.answer_ids([(row.base, row.base.answer) for row in rows]),
+            targets=self.answer_ids([(row.base, row.target) for row in rows]),
+            correct_answers=self.answer_id_sets(
+                [(row.base, row.base.correct_answers) for row in rows]
+            ),
+            correct_targets=self.answer_id_sets([(row.base, row.correct_targets) for row in rows]),
         )
 
     def side(self, prompts: Sequence[Prompt]) -> Side:
@@ -184,8 +193,8 @@ class MeasurementContext:
         encoded = [self.model.encoder.encode(prompt) for prompt in prompts]
         longest = max(len(e.ids) for e in encoded)
         ids = torch.zeros(len(encoded), longest, dtype=torch.long)
-        for i, each in enumerate(encoded):
-            ids[i, : len(each.ids)] = torch.tensor(each.ids)
+        for i, prompt_tokens in enumerate(encoded):
+            ids[i, : len(prompt_tokens.ids)] = torch.tensor(prompt_tokens.ids)
         if int(ids.max()) >= self.model.shape.d_vocab:
             raise MeasurementError(
                 f"{self.model.role}: the tokenizer gives id {int(ids.max())}, the model has "
@@ -196,33 +205,40 @@ class MeasurementContext:
         return Side(
             Tokens(ids.to(device), lengths.to(device)),
             {
-                name: places([e.positions[name] for e in encoded]).to(device)
+                name: padded_positions([e.positions[name] for e in encoded]).to(device)
                 for name in encoded[0].positions
                 if all(e.positions.get(name) for e in encoded)
             },
             tuple(e.slots for e in encoded),
             {
-                name: places([e.first_positions[name] for e in encoded]).to(device)
+                name: padded_positions([e.first_positions[name] for e in encoded]).to(device)
                 for name in encoded[0].first_positions
                 if all(e.first_positions.get(name) for e in encoded)
             },
         )
 
-    def words(self, words: Sequence[tuple[Prompt, str]]) -> Tensor:
-        """[R] ids of words as they follow a prompt."""
-        return torch.tensor([self.word(*each) for each in words], device=self.model.device)
+    def answer_ids(self, answers: Sequence[tuple[Prompt, str]]) -> Int[Tensor, " rows"]:
+        """Ids of words as they follow a prompt."""
+        ids = [self.answer_id(prompt, word) for prompt, word in answers]
+        return torch.tensor(ids, device=self.model.device)
 
-    def sets(self, several: Sequence[tuple[Prompt, Sequence[str]]]) -> Tensor:
-        """[R, A] ids of sets of words as they follow a prompt, -1 where a row has fewer."""
-        most = max(len(words) for _, words in several)
+    def answer_id_sets(
+        self, answers: Sequence[tuple[Prompt, Sequence[str]]]
+    ) -> Int[Tensor, "rows answers"]:
+        """Ids of sets of words as they follow a prompt, -1 where a row has fewer."""
+        most = max(len(words) for _, words in answers)
         rows = [
-            [self.word(prompt, word) for word in words] + [-1] * (most - len(words))
-            for prompt, words in several
+            [self.answer_id(prompt, word) for word in words] + [-1] * (most - len(words))
+            for prompt, words in answers
         ]
         return torch.tensor(rows, device=self.model.device)
 
-    def word(self, prompt: Prompt, word: str) -> int:
-        """The id of a word that follows a prompt."""
+    def answer_id(self, prompt: Prompt, word: str) -> int:
+        """The id of a word that follows a prompt.
+
+        Raises:
+            MeasurementError: the word is not one token there.
+        """
         token = self.model.encoder.answer_id(prompt, word)
         if token is None:
             raise MeasurementError(
@@ -233,33 +249,38 @@ class MeasurementContext:
 
 
 def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Rows in parts of at most so many."""
+    """Rows in parts of at most ``size``."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def places(found: Sequence[Sequence[int]]) -> Tensor:
-    """[R, K]; a row with fewer places repeats its last one, which edits it again to the same."""
-    most = max(map(len, found))
-    return torch.tensor([[*each, *[each[-1]] * (most - len(each))] for each in found])
+def padded_positions(rows: Sequence[Sequence[int]]) -> Positions:
+    """Positions of each row; a row with fewer repeats its last one, so an edit there is made twice
+    with the same value."""
+    most = max(map(len, rows))
+    return torch.tensor([[*places, *[places[-1]] * (most - len(places))] for places in rows])
 
 
 @dataclass
 class Columns:
-    """Collects values batch by batch, where they are: bringing each over as it comes would leave a
-    GPU idle until the next branches are sent to it."""
+    """Collects a result's columns batch by batch, on the model's device: to copy each value as it
+    comes would leave a GPU idle until it gets the next branches."""
 
-    found: dict[str, list[Tensor]] = field(default_factory=dict)
+    parts: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def add(self, name: str, values: Tensor) -> None:
-        # a copy, which keeps nothing else of what it was taken from
-        self.found.setdefault(name, []).append(values.detach().clone())
+    def add(self, name: str, values: Shaped[Tensor, " rows"]) -> None:
+        # a copy, so that the tensor it is a view of can be freed
+        self.parts.setdefault(name, []).append(values.detach().clone())
 
-    def add_answers(self, prefix: str, logits: Tensor, wanted: Tensor) -> None:
-        """``{prefix}correct`` and ``{prefix}log_probability`` of wanted ids ([R, A]), from
-        [R, V]."""
-        self.add(f"{prefix}correct", correct(logits, wanted))
-        self.add(f"{prefix}log_probability", log_probability(logits, wanted))
+    def add_answers(
+        self,
+        prefix: str,
+        logits: Float[Tensor, "rows words"],
+        answers: Int[Tensor, "rows answers"],
+    ) -> None:
+        """Columns ``{prefix}correct`` and ``{prefix}log_probability`` of right answers."""
+        self.add(f"{prefix}correct", correct(logits, answers))
+        self.add(f"{prefix}log_probability", log_probability(logits, answers))
 
     def observations(self, rows: Sequence[Row]) -> Observations:
         """The columns of these rows."""
@@ -268,7 +289,7 @@ class Columns:
     def result(self, kind: type[R], rows: Sequence[Row], **fields: Any) -> R:
         """The columns of these rows, and the other fields of a subclass of `Observations`."""
         values = {
-            name: torch.cat(parts).cpu().double().numpy() for name, parts in self.found.items()
+            name: torch.cat(parts).cpu().double().numpy() for name, parts in self.parts.items()
         }
         for name, column in values.items():
             if not (fine := np.isfinite(column)).all():
@@ -280,7 +301,7 @@ class Columns:
         return kind(tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, **fields)
 
 
-def make_bench(
+def make_context(
     model: LoadedModel,
     task: Task,
     vocabulary: Vocabulary,
@@ -288,10 +309,11 @@ def make_bench(
     progress: Progress,
     rows: Sequence[Row],
 ) -> MeasurementContext:
-    """A bench whose model has passed the self-checks on ``rows``.
+    """A context whose model has passed the self-checks on ``rows``, with the requested engine where
+    that can run the model, else the reference engine.
 
     Raises:
-        SelfCheckError: it has not.
+        SelfCheckError: the model has not passed.
     """
     reference = ReferenceEngine(model.wrapped)
     context = MeasurementContext(model, reference, task, vocabulary, options.batch_size)
@@ -303,14 +325,16 @@ def make_bench(
     check_tokens(model.encoder, prompts, options.trust.remote_code)
     if options.engine != reference.name:
         faster = BranchEngine(model.wrapped)
-        context.without = disagreement(model, reference, faster, clean, other)
-        if context.without is None:
+        context.fallback_reason = disagreement(model, reference, faster, clean, other)
+        if context.fallback_reason is None:
             try:
                 check(model, faster, clean, other)
                 context.engine = faster
-            except SelfCheckError as problem:  # the reference has passed the same checks
-                context.without = str(problem)
-            except Exception as problem:  # layers that were not made to be called like this
-                context.without = one_line(f"{type(problem).__name__}: {problem}")
+            except SelfCheckError as problem:  # the reference engine has passed
+                context.fallback_reason = str(problem)
+            except (
+                Exception
+            ) as problem:  # layers were not made to be called for some of their tokens
+                context.fallback_reason = one_line(f"{type(problem).__name__}: {problem}")
     context.engine.tick = progress.advance
     return context

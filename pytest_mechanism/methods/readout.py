@@ -1,29 +1,36 @@
-"""What counts as right: the one answer of a row, or any of several.
+"""Whether an answer is right, and how likely it is, where a row may have several right answers.
 
-``right`` is [R, A], the ids of a row's right answers, -1 where a row has fewer than another. Where
-every row has one, each of these is what it would be without sets, to the last bit.
+Every function takes ``answers``: ids of a row's right answers, -1 where a row has fewer than another.
+With one answer a row, each function gives what it would give without sets, to the last bit.
 """
 
 from __future__ import annotations
 
 import math
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def correct(logits: Tensor, right: Tensor) -> Tensor:
-    """[R]: whether the likeliest of [R, V] is a right answer."""
-    return (logits.argmax(-1)[:, None] == right).any(-1)
+def correct(
+    logits: Float[Tensor, "rows words"], answers: Int[Tensor, "rows answers"]
+) -> Bool[Tensor, " rows"]:
+    """Whether the likeliest word is a right answer."""
+    return (logits.argmax(-1)[:, None] == answers).any(-1)
 
 
-def log_probability(logits: Tensor, right: Tensor) -> Tensor:
-    """[R]: log-probability, under [R, V], that some right answer comes next."""
-    return total(logits.log_softmax(-1), right)
+def log_probability(
+    logits: Float[Tensor, "rows words"], answers: Int[Tensor, "rows answers"]
+) -> Float[Tensor, " rows"]:
+    """Log-probability that some right answer comes next."""
+    return log_sum_exp(logits.log_softmax(-1), answers)
 
 
-def total(scores: Tensor, right: Tensor) -> Tensor:
-    """[R]: log of the summed exponentials of the right answers' scores; of one, its score."""
-    chosen = scores.gather(1, right.clamp(min=0))
-    if right.shape[1] == 1:
+def log_sum_exp(
+    scores: Float[Tensor, "rows words"], answers: Int[Tensor, "rows answers"]
+) -> Float[Tensor, " rows"]:
+    """Log of the summed exponentials of the right answers' scores; of one answer, its score."""
+    chosen = scores.gather(1, answers.clamp(min=0))
+    if answers.shape[1] == 1:
         return chosen[:, 0]
-    return chosen.masked_fill(right < 0, -math.inf).logsumexp(-1)
+    return chosen.masked_fill(answers < 0, -math.inf).logsumexp(-1)

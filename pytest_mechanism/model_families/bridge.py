@@ -47,10 +47,9 @@ class BridgeLayer:
     def attention_from_z(self, z: Tensor) -> AbstractContextManager[None]:
         attention = self.module.attn
 
-        def projected(*_: Any, **__: Any) -> tuple[Tensor, None]:
-            return attention.hook_out(attention.o(z.flatten(2))), None
-
-        return replaced_forward(attention, projected)
+        return replaced_forward(
+            attention, lambda *_, **__: (attention.hook_out(attention.o(z.flatten(2))), None)
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -185,24 +186,28 @@ def visible_keys(mask: Tensor | None, lengths: Tensor, length: int) -> Tensor:
 def mlp_at(mlp: torch.nn.Module, columns: Tensor) -> AbstractContextManager[None]:
     """Context in which an MLP computes only the tokens in these columns, [R, K]; elsewhere its
     output is 0."""
-    whole = mlp.forward
+    return replaced_forward(mlp, partial(forward_at, mlp.forward, columns))
 
-    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
 
-        def selected(argument: Any) -> Any:  # some families pass the residual stream, too
-            per_token = isinstance(argument, Tensor) and argument.shape[:2] == hidden.shape[:2]
-            return argument[rows, columns] if per_token else argument
-
-        kwargs = {name: selected(value) for name, value in kwargs.items()}
-        out = whole(selected(hidden), *map(selected, args), **kwargs)
-        computed = out[0] if isinstance(out, tuple) else out
-        computed = computed.reshape(*columns.shape, -1)  # some mixtures merge rows and tokens
-        full = computed.new_zeros(*hidden.shape[:2], computed.shape[-1])
-        full[rows, columns] = computed
-        return (full, *out[1:]) if isinstance(out, tuple) else full
-
-    return replaced_forward(mlp, forward)
+def forward_at(
+    whole: Callable[..., Any], columns: Tensor, hidden: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """An MLP's output where ``whole`` is its own forward; see `mlp_at`."""
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+    # some families pass the residual stream in a further argument
+    selected = [
+        value[rows, columns]
+        if isinstance(value, Tensor) and value.shape[:2] == hidden.shape[:2]
+        else value
+        for value in (hidden, *args, *kwargs.values())
+    ]
+    of_name = dict(zip(kwargs, selected[1 + len(args) :], strict=True))
+    out = whole(*selected[: 1 + len(args)], **of_name)
+    computed = out[0] if isinstance(out, tuple) else out
+    computed = computed.reshape(*columns.shape, -1)  # some mixtures merge rows and tokens
+    full = computed.new_zeros(*hidden.shape[:2], computed.shape[-1])
+    full[rows, columns] = computed
+    return (full, *out[1:]) if isinstance(out, tuple) else full
 
 
 def logits_after_layers(
@@ -222,13 +227,11 @@ def logits_after_layers(
     # stream, and one token never exceeds the positions that a model knows
     hidden = residual[:, None]
     ids = token.expand(len(residual), 1)
-
-    def bypass(returns_tuple: bool) -> Callable[..., Any]:
-        return lambda *_, **__: (hidden,) if returns_tuple else hidden
-
     with ExitStack() as stack:
         for layer, call in zip(model.layers, calls, strict=True):
-            stack.enter_context(replaced_forward(layer.module, bypass(call.returns_tuple)))
+            out = (hidden,) if call.returns_tuple else hidden
+            bypass = partial(lambda out, *_, **__: out, out)
+            stack.enter_context(replaced_forward(layer.module, bypass))
         return model.forward(ids, torch.ones_like(ids))[:, 0]
 
 

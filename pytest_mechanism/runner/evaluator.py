@@ -15,13 +15,14 @@ from pytest_mechanism.discovery.discover import Effort, with_discovered_heads
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
 from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.runner.keys import device_kind, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import require_safeguards
-from pytest_mechanism.types import Measurement, Setting, Verdict, canonical
+from pytest_mechanism.types import Setting, Verdict, canonical
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.types import Measurement
+from pytest_mechanism.measurements.measurement import Measurement
 
 
 def failed(measurement: Measurement, references: Mapping[str, Reference]) -> str:

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
-from pytest_mechanism.types import Measurement, canonical
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.types import canonical
 
 LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "tokenizers", "numpy")
 

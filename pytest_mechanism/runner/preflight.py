@@ -20,11 +20,11 @@ from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import RowSet
 from pytest_mechanism.runner.preflight_training import check_disk, check_lessons
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
-from pytest_mechanism.types import Measurement
 
 if TYPE_CHECKING:
     from pytest_mechanism.runner.runner import Runner

@@ -25,6 +25,7 @@ from pytest_mechanism.errors import (
     crash,
     out_of_memory,
 )
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.progress import Progress, Silent
 from pytest_mechanism.registry import resolve, task_families
 from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
@@ -35,7 +36,7 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.types import Measurement, Observations, Result_co
+from pytest_mechanism.types import Observations, Result_co
 
 
 @dataclass
@@ -307,7 +308,7 @@ class Runner:
         function: Callable[..., Any] = resolve(measurement.request.implementation)
         inputs = [self._results[self.key(each)] for each in measurement.inputs]
         try:
-            found = context.measured(function, measurement.request, inputs)
+            found = context.run_method(function, measurement.request, inputs)
             request = measurement.request
             if request.stored and type(found) is not request.result:
                 raise MeasurementError(
@@ -319,7 +320,7 @@ class Runner:
             if measurement.task not in self.left_out:
                 self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
             left_out = self.left_out[measurement.task] or None
-            return replace(found, fallback=context.without, left_out=left_out)
+            return replace(found, fallback=context.fallback_reason, left_out=left_out)
         except MechanismError:
             raise
         except Exception as problem:
@@ -401,7 +402,7 @@ class Runner:
                 check_unchanged=self._guard.watches[role].check,
             )
             self.loaded += 1
-            self._context = resolve("pytest_mechanism.methods.context:make_bench")(
+            self._context = resolve("pytest_mechanism.methods.context:make_context")(
                 model, task, vocabulary, self.options, self.progress, rows
             )
             self._guard.look(role)

@@ -24,13 +24,14 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.checkpoints.reference import ZOO, Reference
 from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, Observations, canonical
+from pytest_mechanism.types import Observations, canonical
 
 TASK = canonical(
     {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}
@@ -62,7 +63,7 @@ class World:
         fakes = {
             "fake:measure": self.measure,
             "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
-            "pytest_mechanism.methods.context:make_bench": self.bench,
+            "pytest_mechanism.methods.context:make_context": self.bench,
         }
         monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
 
@@ -81,8 +82,8 @@ class World:
 
     def bench(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        made = SimpleNamespace(model=model, without=None)
-        made.measured = lambda method, *given: method(made, *given)
+        made = SimpleNamespace(model=model, fallback_reason=None)
+        made.run_method = lambda method, *given: method(made, *given)
         return made
 
     def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:

@@ -14,11 +14,12 @@ from pytest_mechanism.claims.capability_hidden import CapabilityHidden
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 200
 SHAPE = Shape(2, 2, 2, 16, 8, 40)

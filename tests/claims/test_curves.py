@@ -14,8 +14,9 @@ from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting
+from pytest_mechanism.types import Observations, Setting
 
 N = 200
 SHAPE = Shape(2, 2, 2, 16, 8, 40)

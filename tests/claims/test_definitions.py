@@ -23,11 +23,12 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
 from pytest_mechanism.measurements.dcm import MaskResult
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.plugin.score_entry import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting
+from pytest_mechanism.types import Observations, Setting
 
 ROOT = Path(__file__).parents[2]
 N = 140

@@ -14,12 +14,13 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 400
 IDS = [f"rows-{i}" for i in range(N)]

@@ -19,6 +19,7 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
 from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.measurements.snip import WeightChangeResult
@@ -26,7 +27,7 @@ from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, require_safeguards
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+from pytest_mechanism.types import Observations, Setting, Verdict
 
 ROOT = Path(__file__).parents[2]
 N = 210

@@ -21,8 +21,9 @@ from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode, HeadCodes
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.types import Measurement, Observations, Setting
+from pytest_mechanism.types import Observations, Setting
 
 ROOT = Path(__file__).parents[2]
 N = 504

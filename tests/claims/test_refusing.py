@@ -16,8 +16,9 @@ from pytest_mechanism.claims.refuses_after_prefill import RefusesAfterPrefill
 from pytest_mechanism.claims.suppression_holds import SuppressionHolds
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements import direction as measured
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+from pytest_mechanism.types import Observations, Setting, Verdict
 
 N, D = 200, 64
 ZERO, ONE = np.zeros(N), np.ones(N)

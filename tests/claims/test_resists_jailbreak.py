@@ -12,8 +12,9 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.resists_jailbreak import ResistsJailbreak
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 200
 SHAPE = Shape(2, 2, 2, 16, 8, 40)

@@ -14,10 +14,11 @@ from pytest_mechanism.claims.base import PAIR, ClaimContext
 from pytest_mechanism.claims.spares_safety_weights import SparesSafetyWeights
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
-from pytest_mechanism.types import Measurement, Observations, Setting, Verdict
+from pytest_mechanism.types import Observations, Setting, Verdict
 
 MATRICES = 24
 SHAPE = Shape(2, 2, 2, 16, 8, 40)

@@ -15,11 +15,11 @@ from pytest_mechanism.commands.trial import MemoryWatch, Trial
 from pytest_mechanism.measurements.cmap import CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries
-from pytest_mechanism.types import Measurement
 
 SEEN = Trial(
     speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,

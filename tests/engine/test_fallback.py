@@ -26,6 +26,7 @@ from pytest_mechanism.engine.layout import Layout
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import SelfCheckError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.model_families import layers
 from pytest_mechanism.model_families.bridge import BridgeModel
@@ -33,7 +34,7 @@ from pytest_mechanism.model_families.layers import UnsupportedFamily, visible_ke
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, canonical
+from pytest_mechanism.types import canonical
 
 OTHER = Tokens(TOKENS.ids + 100, TOKENS.lengths - 2)
 

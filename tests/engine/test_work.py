@@ -214,9 +214,9 @@ OTHERS: dict[str, tuple[Tokens, list[Edit]]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_runs_that_differ_in_anything_do_not_share_a_record(what: str) -> None:
+def test_runs_that_differ_in_anything_do_not_share_a_record(gqa: LoadedModel, what: str) -> None:
     """Whatever can change a run is part of what it is remembered by."""
-    engine = BranchEngine(None)
+    engine = BranchEngine(gqa.wrapped)
     assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[what])
 
 

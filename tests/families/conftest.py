@@ -37,7 +37,7 @@ def bench(folder: Callable[..., Path]) -> Callable[..., MeasurementContext]:
     ) -> MeasurementContext:
         if engine == "reference":  # the same weights, which passed the same checks
             fast = of(family, "branch", dtype, seed)
-            return replace(fast, engine=ReferenceEngine(fast.model.wrapped), memo={})
+            return replace(fast, engine=ReferenceEngine(fast.model.wrapped), cache={})
         return opened(folder(family, seed), engine=engine, dtype=dtype)
 
     yield of

@@ -19,12 +19,13 @@ from pytest_mechanism.checkpoints.reference import parse_pair
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import residual_adds_up
 from pytest_mechanism.errors import MechanismError, SelfCheckError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.types import Measurement, canonical
+from pytest_mechanism.types import canonical
 
 Benches = Callable[..., MeasurementContext]
 
@@ -46,7 +47,7 @@ def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: s
     is within .05 of float32's and each row's within .2, and each head's effect is alike."""
     half, whole = bench(name, dtype=dtype), bench(name)
     assert half.model.dtype == getattr(torch, dtype)
-    assert half.engine.name == FAMILIES[name].engine, half.without
+    assert half.engine.name == FAMILIES[name].engine, half.fallback_reason
     one, other = (measured(b, "performance").values["log_probability"] for b in (half, whole))
     assert one.dtype == np.float64
     assert abs(one.mean() - other.mean()) < 0.05 * other.std()
@@ -68,7 +69,7 @@ def test_a_coordinate_far_above_all_others_is_no_broken_layer(tmp_path: Path) ->
             layer.attention.dense.bias[3] = layer.mlp.dense_4h_to_h.bias[3] = 7.0
     one = opened(save(model, tmp_path), dtype="bfloat16")
     tokens = one.batch(TASK.rows(one.vocabulary, 4, "test")).base.tokens
-    assert one.without is None
+    assert one.fallback_reason is None
 
     class Deaf(ReferenceEngine):
         """Reads half of what attention writes."""
@@ -97,7 +98,7 @@ def test_weights_in_several_files_are_the_same_weights(name: str, tmp_path: Path
     several = opened(shards)
     assert several.model.dtype == torch.float32
     assert torch.equal(several.model.plain_logits, plain.model.plain_logits)
-    assert several.without is None
+    assert several.fallback_reason is None
 
 
 def test_a_shard_that_is_missing_is_one_line(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def test_each_family_has_its_engine_and_else_says_why(bench: Benches, name: str)
     family = {**FAMILIES, **BESIDE, **BY_LENGTH}[name]
     found = bench(name)
     assert found.engine.name == family.engine
-    assert family.why in (found.without or "")
-    assert bool(found.without) == bool(family.why)
+    assert family.why in (found.fallback_reason or "")
+    assert bool(found.fallback_reason) == bool(family.why)
 
 
 @pytest.mark.parametrize("name", CANNOT)

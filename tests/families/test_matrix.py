@@ -124,7 +124,7 @@ def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
         mask = torch.full((len(LEARNED),), 0.5, requires_grad=True)
         with torch.enable_grad():
             logits = dcm.patched(
-                one, LEARNED, batch, dcm.donated(one, LEARNED, batch), mask, gradients=True
+                one, LEARNED, batch, dcm.source_z(one, LEARNED, batch), mask, gradients=True
             )
             logits.gather(1, batch.targets[:, None]).mean().backward()
         found.append(mask.grad.detach())

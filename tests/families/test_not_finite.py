@@ -56,7 +56,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
 def measured(bench: MeasurementContext, what: str) -> Any:
     request = ASKED[what]
     bench.task = TASK
-    return bench.measured(resolve(request.implementation), request, ())
+    return bench.run_method(resolve(request.implementation), request, ())
 
 
 def test_some_rows_are_numbers(bench: MeasurementContext) -> None:

@@ -41,7 +41,7 @@ def test_every_measurement_keeps_to_its_device(bench: Benches, engine: str, what
     """What is made is made there, and what comes back is brought over."""
     request = {**PATCHED, **WEIGHED}[what]
     one = bench("llama3", engine)
-    one.memo.clear()
+    one.cache.clear()
     with PretendedGPU():
         found = measured(one, request)
     assert found.values

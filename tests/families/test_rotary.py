@@ -131,7 +131,7 @@ def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: s
     ]
     assert min(lengths) < SHORT < max(lengths)
     found, wanted = (
-        measured(replace(one, task=LONGER, batch_size=size, memo={}), request) for size in (12, 1)
+        measured(replace(one, task=LONGER, batch_size=size, cache={}), request) for size in (12, 1)
     )
     for name, column in wanted.values.items():
         np.testing.assert_allclose(found.values[name], column, atol=2e-3, rtol=1e-3)

@@ -22,6 +22,7 @@ from pytest_mechanism.measurements.direction import (
     RefusalDirection,
 )
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
@@ -32,7 +33,6 @@ from pytest_mechanism.measurements.request import Cost, Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.registry import resolve
-from pytest_mechanism.types import Measurement
 
 ROWS = {"rows": 12, "stream": "rows"}
 HEADS = [(1, 0), (1, 3)]

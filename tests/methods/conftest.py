@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.checkpoints.loading.model import load_model
-from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.spec.load import load
@@ -59,7 +59,7 @@ def bench(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementContext
             model = load_model(
                 role, folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
             )
-            made[role] = make_bench(model, spec.task, vocabulary, ModelOptions(), Silent(), rows)
+            made[role] = make_context(model, spec.task, vocabulary, ModelOptions(), Silent(), rows)
         return made[role]
 
     return of
@@ -72,7 +72,7 @@ def loaded(folder: Path, task: Task) -> MeasurementContext:
     model = load_model(
         folder.name, folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
     )
-    return make_bench(model, task, vocabulary, ModelOptions(), Silent(), rows)
+    return make_context(model, task, vocabulary, ModelOptions(), Silent(), rows)
 
 
 @pytest.fixture(scope="session")

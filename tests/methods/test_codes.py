@@ -18,7 +18,7 @@ from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.measurements.cmap import ActivationDonation, HeadCodes
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.circuits import cmap, performance
-from pytest_mechanism.methods.circuits.codes import agreement, own_writes, writes
+from pytest_mechanism.methods.circuits.codes import agreement, head_writes, own_writes
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 
@@ -193,7 +193,9 @@ def test_heads_write_what_attention_writes(bench: Benches) -> None:
     found = own_writes(one, batch, (2, "last")).sum(2)
     torch.testing.assert_close(found, wanted[:, :, 0], rtol=0, atol=1e-4)
     nothing = torch.zeros(7, 1, 1, one.model.shape.d_head)
-    assert float(writes(one, batch, {(2, "last"): (nothing, (1,))})[2, "last"].abs().max()) == 0
+    assert (
+        float(head_writes(one, batch, {(2, "last"): (nothing, (1,))})[2, "last"].abs().max()) == 0
+    )
 
 
 def test_agreement_is_one_for_the_same_and_less_for_another_size() -> None:

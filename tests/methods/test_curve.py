@@ -18,7 +18,7 @@ from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.recipe import Recipe, training_rows
-from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.methods.weights import curve, training
 from pytest_mechanism.methods.weights.batches import IGNORED, make_batch
 from pytest_mechanism.methods.weights.training import Training, trainable_copy
@@ -58,7 +58,7 @@ def loaded(folder: Path) -> MeasurementContext:
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = TASK.rows(vocabulary, 8, "self-check")
     model = load_model("base", folder, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids))
-    return make_bench(model, TASK, vocabulary, ModelOptions(), Silent(), rows)
+    return make_context(model, TASK, vocabulary, ModelOptions(), Silent(), rows)
 
 
 @pytest.fixture

@@ -38,16 +38,16 @@ def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
             def step(self) -> None:
                 self.mask.data = torch.tensor(next(steps))
 
-        def right(
+        def gives_target(
             bench: MeasurementContext, heads: Any, rows: Any, selected: torch.Tensor
         ) -> torch.Tensor:
             judged.append(tuple(selected.tolist()))
-            return torch.tensor([accuracy(judged[-1])])
+            return torch.arange(100) < round(100 * accuracy(judged[-1]))
 
         monkeypatch.setattr(torch.optim, "Adam", Scripted)
-        monkeypatch.setattr(dcm, "right", right)
+        monkeypatch.setattr(dcm, "gives_target", gives_target)
         few = {"batch": 2, "train": 2 * len(masks), "validation": 2, "epochs": 1} | settings
-        found = learn_mask(bench("ft"), HEADS, "position", DcmSettings(**few))
+        found = learn_mask(bench("ft"), HEADS, "position", DcmSettings(**few)).selected
         return [head for _, head, _ in found], judged
 
     return of
@@ -68,7 +68,9 @@ def test_masks_are_judged_every_four_steps_and_after_the_last(trained) -> None:
     assert judged == [picked(2), picked(0, 3)]
     assert chosen == [0, 3]
     published = DcmSettings()
-    assert published.epochs * -(-published.train // published.batch) // published.judged == 16
+    assert (
+        published.epochs * -(-published.train // published.batch) // published.evaluate_every == 16
+    )
 
 
 def test_the_best_mask_is_not_the_last_one(trained) -> None:

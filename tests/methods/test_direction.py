@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pytest_mechanism.measurements.direction import (
     DirectionComparison,
     RefusalDirection,
 )
-from pytest_mechanism.methods.circuits.projection import Without
+from pytest_mechanism.methods.circuits.projection import DirectionHooks
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal import direction
 from pytest_mechanism.methods.refusal.refusal_score import HookedModel
@@ -99,11 +100,11 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     before = plain(ids).logits[:, -1]
     orthogonalised(plain, family, vector / vector.norm())
     expected = plain(ids).logits[:, -1]
-    without = Without(vector, model.shape.n_layers)
-    bench = MeasurementContext(model, type("E", (), {"tick": None})(), None, None, 8)  # type: ignore[arg-type]
+    without = DirectionHooks(vector, model.shape.n_layers)
+    bench: Any = SimpleNamespace(model=model, tick=lambda _: None)
     hooked = HookedModel(bench, torch.full((3,), 8), without.hooks)
     hooked(ids, torch.ones_like(ids))
-    without.checked(1, torch.float32)
+    without.check(1, torch.float32)
     torch.testing.assert_close(hooked.first.double(), expected, atol=2e-4, rtol=1e-4)
     assert float((expected - before).abs().max()) > 0.1
 
@@ -117,22 +118,22 @@ def test_a_write_that_no_hook_reaches_is_seen(
     """A layer that writes to the stream by another way brings the direction back."""
     one = chat_bench("refusal_base")
     search = direction.find(one, RefusalDirection(**SEARCH), [])
-    without = Without(search.vector, one.model.shape.n_layers)
+    without = DirectionHooks(search.vector, one.model.shape.n_layers)
     some = [(name, hook) for name, hook in without.hooks if not name.endswith(dropped)]
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
     asked(one, rows, some)
     without.fired |= {name: 1 for name, _ in without.hooks}
     with pytest.raises(SelfCheckError, match=wanted):
-        without.checked(1, torch.float32)
+        without.check(1, torch.float32)
 
 
 def test_a_hook_that_does_not_fire_is_seen(chat_bench: Benches) -> None:
     one = chat_bench("refusal_base")
-    without = Without(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
+    without = DirectionHooks(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
     rows = one.task.forbidden(one.vocabulary, 8, "rows")
     asked(one, rows, without.hooks[1:])
     with pytest.raises(SelfCheckError, match="fired 0 times in 1 forwards"):
-        without.checked(1, torch.float32)
+        without.check(1, torch.float32)
 
 
 def asked(bench: MeasurementContext, rows: Any, hooks: Any) -> None:

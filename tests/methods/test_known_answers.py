@@ -24,7 +24,7 @@ from pytest_mechanism.methods.circuits import (
     interchange,
     performance,
 )
-from pytest_mechanism.methods.circuits.dcm import DcmSettings, accuracy, donated, learn_mask
+from pytest_mechanism.methods.circuits.dcm import DcmSettings, gives_target, learn_mask, source_z
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 
@@ -90,7 +90,7 @@ def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Bench
     length = batch.base.tokens.ids.shape[1]
     side = type(batch.base)(
         batch.base.tokens,
-        {**batch.base.places, "everywhere": torch.arange(length).expand(len(rows), length)},
+        {**batch.base.positions, "everywhere": torch.arange(length).expand(len(rows), length)},
         batch.base.slots,
     )
     whole = replace(batch, base=side, source=None)
@@ -231,23 +231,23 @@ def test_a_learned_mask_selects_the_head_that_carries_the_position(
     """DCM over the whole layer of the transmitter finds the transmitter and leaves the rest."""
     (transmitter,) = spec.groups["pos_transmitter"].members()
     layer = [[transmitter[0], head, "last"] for head in range(4)]
-    selected = learn_mask(
+    mask = learn_mask(
         bench("ft"), layer, "position", DcmSettings(train=256, validation=64, batch=32)
     )
-    assert selected == [[*transmitter, "last"]]
+    assert mask.selected == [(*transmitter, "last")]
 
 
 def test_a_learned_mask_finds_no_object_in_the_position_group(bench: Benches, spec: Spec) -> None:
     """DCM for the object over the position group: patching helps no target, so no head pays."""
     group = spec.groups["pos_transmitter"]
-    heads = [[*h, group.at] for h in group.members()]
+    heads = [(*h, group.at) for h in group.members()]
     settings = DcmSettings(train=256, validation=64, batch=32)
-    selected = learn_mask(bench("ft"), heads, "object", settings)
+    selected = learn_mask(bench("ft"), heads, "object", settings).selected
     rows = bench("ft").task.interchange(bench("ft").vocabulary, "object", 84, "other")
     chosen = torch.tensor([each in selected for each in heads])
     batch = bench("ft").batch(rows)
-    judged = [(batch, donated(bench("ft"), heads, batch))]
-    assert accuracy(bench("ft"), heads, judged, chosen) <= 0.1
+    batches = [(batch, source_z(bench("ft"), heads, batch))]
+    assert float(gives_target(bench("ft"), heads, batches, chosen).float().mean()) <= 0.1
 
 
 # -- CMAP

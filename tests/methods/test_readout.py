@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mechanism.methods.readout import correct, log_probability, total
+from pytest_mechanism.methods.readout import correct, log_probability, log_sum_exp
 
 VOCABULARY = 12
 
@@ -23,7 +23,7 @@ def test_one_right_answer_is_read_as_without_sets(seed: int, rows: int) -> None:
     assert torch.equal(correct(logits, one), logits.argmax(-1) == wanted)
     plain = logits.log_softmax(-1).gather(1, one)[:, 0]
     assert torch.equal(log_probability(logits, one), plain)
-    assert torch.equal(total(logits, one), logits.gather(1, one)[:, 0])
+    assert torch.equal(log_sum_exp(logits, one), logits.gather(1, one)[:, 0])
 
 
 @settings(max_examples=50, deadline=None)

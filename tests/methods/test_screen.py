@@ -24,7 +24,7 @@ def test_the_estimate_is_the_slope_at_the_clean_run(bench: Benches) -> None:
     arguments = {"rows": 14, "stream": "pairs", "at": "last", "heads": heads}
     found = screen.measure(one, AttributionPatching(**arguments), [])
     batch = one.batch(one.task.pairs(one.vocabulary, 14, "pairs"))
-    source = batch.the_source()
+    source = batch.require_source()
     sites = [Site(layer, "z") for layer, _ in heads]
     taken = one.engine.run(
         source.tokens, readings=[Reading(site, source.at("last")) for site in sites]

@@ -20,6 +20,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.backgrounds import enough, lacking
 from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
@@ -31,7 +32,7 @@ from pytest_mechanism.runner.preflight import Preflight
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import Prompt, Row, Vocabulary
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
-from pytest_mechanism.types import Measurement, Observations
+from pytest_mechanism.types import Observations
 
 TEXT = "The apple is in Box F, the book is in Box K. Box F contains the"
 

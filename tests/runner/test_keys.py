@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import keys
 from pytest_mechanism.runner.keys import LIBRARIES, device_kind, measurement_key, versions
-from pytest_mechanism.types import Measurement, canonical
+from pytest_mechanism.types import canonical
 
 
 class Plain(Request):

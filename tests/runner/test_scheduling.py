@@ -13,13 +13,14 @@ from filelock import FileLock
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking
-from pytest_mechanism.types import Measurement, Observations, canonical
+from pytest_mechanism.types import Observations, canonical
 
 TASK = canonical(
     {"family": "entity_tracking", "boxes": 7, "rows": 20, "seed": 0, "fillers": 0, "revision": 1}
@@ -58,7 +59,7 @@ class World:
                 return lambda bench, request, inputs: self.measure(bench, request.what, inputs)
             if dotted.endswith(":load_model"):
                 return self.load
-            if dotted.endswith(":make_bench"):
+            if dotted.endswith(":make_context"):
                 return lambda model, *_: self.bench(model)
             return real(dotted)
 
@@ -71,8 +72,8 @@ class World:
         return SimpleNamespace(role=role, release=lambda: self.diary.append(f"release {role}"))
 
     def bench(self, model: Any) -> Any:
-        made = SimpleNamespace(model=model, without=None)
-        made.measured = lambda method, *given: method(made, *given)
+        made = SimpleNamespace(model=model, fallback_reason=None)
+        made.run_method = lambda method, *given: method(made, *given)
         return made
 
     def measure(self, bench: Any, what: str, inputs: Any) -> Any:

@@ -229,7 +229,7 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
     _, spec, gate = judge(text)
     bench = gate.runner.context("base", spec.task)
     batch = bench.batch(spec.task.pairs(bench.vocabulary, 20))
-    for side in (batch.base, batch.the_source()):
+    for side in (batch.base, batch.require_source()):
         assert torch.equal(side.at("when.first") + 1, side.at("when"))
         assert torch.equal(side.at("when.last"), side.at("when"))
         assert torch.equal(side.at("a.first"), side.at("a"))

@@ -20,7 +20,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.circuits import circuit, cmap, interchange, path_patching, performance
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
-from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
@@ -58,7 +58,7 @@ def bench() -> Benches:
             model = load_model(
                 name, ZOO / name, "cpu", "float32", lambda e: list(e.encode(rows[0].base).ids)
             )
-            made[name, fillers] = make_bench(
+            made[name, fillers] = make_context(
                 model, task, vocabulary, ModelOptions(), Silent(), rows
             )
         return made[name, fillers]
@@ -128,7 +128,7 @@ def test_norms_are_the_identity(bench: Benches, name: str) -> None:
     """The stream's mean is 0 and its variance below 4, against an epsilon of 2**14."""
     one = bench(name)
     batch = one.batch(one.task.pairs(one.vocabulary, 14))
-    for side in (batch.base, batch.the_source()):
+    for side in (batch.base, batch.require_source()):
         sites = [Reading(Site(layer, "resid_post")) for layer in range(LAYERS)]
         stream = torch.stack(one.engine.run(side.tokens, readings=sites).outcome.readings)
         assert float(stream.mean(-1).abs().max()) < 1e-6
@@ -216,7 +216,7 @@ def test_a_learned_mask_over_a_layer_selects_the_planted_heads(
         variable,
         DcmSettings(train=224, validation=32),
     )
-    assert found == [[*head, planted.at] for head in sorted(planted.heads)]
+    assert found.selected == [(*head, planted.at) for head in sorted(planted.heads)]
 
 
 def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) -> None:

@@ -1,10 +1,15 @@
-"""What stands in place of a silenced head's z.
+"""What replaces an ablated head's output z.
 
-``positional_mean``: the model's own mean of z over background prompts at the same slot; a slot is
-(anchor of the template, tokens since it), so that prompts of different lengths are averaged at
-the same place (Prakash et al., appendix: mean per absolute position of a rigid template).
-``mean``: one mean for all places. ``zero``: nothing. ``resample``: z of one other prompt at the
-same slot.
+``positional_mean``
+    the model's own mean of z over background prompts at the same slot. A slot is (anchor of the
+    template, tokens since it), so that prompts of different lengths are averaged at the same place
+    (Prakash et al. 2024, appendix: the mean at each absolute position of a rigid template)
+``mean``
+    one mean over all slots
+``zero``
+    0
+``resample``
+    z of another prompt at the same slot
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
@@ -21,12 +27,15 @@ from pytest_mechanism.measurements.backgrounds import Slot, too_few
 from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
 from pytest_mechanism.types import canonical
 
-Means = dict[Slot, Tensor]
-"""Slot -> [L, H, d]."""
+Means = dict[Slot, Float[Tensor, "layers heads d_head"]]
+"""z of every layer, by slot."""
+
+LayerZ = list[Float[Tensor, "_ _ heads _"]]
+"""z of each layer, broadcastable to [rows, tokens, heads, d_head]."""
 
 
-def replacements(context: MeasurementContext, batch: Batch, ablation: Ablation) -> list[Tensor]:
-    """For each layer [R, S, H, d]: what z is when its head is silenced."""
+def replacements(context: MeasurementContext, batch: Batch, ablation: Ablation) -> LayerZ:
+    """What replaces z of an ablated head, layer by layer."""
     kind = ablation.value
     shape = context.model.shape
     if kind == "zero":
@@ -51,43 +60,43 @@ def replacements(context: MeasurementContext, batch: Batch, ablation: Ablation) 
 
 
 def background(context: MeasurementContext, prompts: int, every_slot: bool) -> Means:
-    """Means of z over background prompts, by slot, or over all of them under the slot ("", 0).
-    A slot that fewer than `LEAST_PROMPTS` prompts have is left out.
+    """Means of z over background prompts, by slot; with ``every_slot`` one mean over all slots, under
+    the slot ("", 0). Slots that fewer than `LEAST_PROMPTS` prompts have are left out.
     """
     shape, device = context.model.shape, context.model.device
     exact = torch.float32 if device.type == "mps" else torch.float64
-    sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    readings = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
     slots: dict[Slot, int] = {}
     sums = torch.zeros(0, shape.n_layers, shape.n_heads, shape.d_head, dtype=exact, device=device)
     counts = torch.zeros(0, dtype=torch.long, device=device)
     for batch in context.batches(context.task.backgrounds(context.vocabulary, prompts)):
-        found = context.engine.run(batch.base.tokens, readings=sites, answer=False).outcome.readings
-        row, column, slot = [], [], []
-        for r, named in enumerate(batch.base.slots):
-            for s, key in enumerate(named):
-                row.append(r)
-                column.append(s)
-                slot.append(slots.setdefault(("", 0) if every_slot else key, len(slots)))
-        index, rows, at = (torch.tensor(each, device=device) for each in (slot, row, column))
+        tokens = batch.base.tokens
+        layers = context.engine.run(tokens, readings=readings, answer=False).outcome.readings
+        places = [
+            (slots.setdefault(("", 0) if every_slot else slot, len(slots)), row, column)
+            for row, row_slots in enumerate(batch.base.slots)
+            for column, slot in enumerate(row_slots)
+        ]
+        index, rows, at = torch.tensor(places, device=device).T.contiguous()
         more = len(slots) - len(sums)
         sums = torch.cat([sums, sums.new_zeros(more, *sums.shape[1:])])
         counts = torch.cat([counts, counts.new_zeros(more)])
-        for layer, z in enumerate(found):
+        for layer, z in enumerate(layers):
             sums[:, layer].index_add_(0, index, z[rows, at].to(exact))
         counts += torch.bincount(index, minlength=len(slots))
-    means = (sums / counts[:, None, None, None]).to(found[0].dtype)
-    behind = counts.tolist()
-    return {key: means[i] for key, i in slots.items() if behind[i] >= LEAST_PROMPTS}
+    means = (sums / counts[:, None, None, None]).to(layers[0].dtype)
+    prompt_counts = counts.tolist()
+    return {slot: means[i] for slot, i in slots.items() if prompt_counts[i] >= LEAST_PROMPTS}
 
 
-def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
-    """For each layer [R, S, H, d], each row from its own source of means.
+def by_slot(side: Side, sources: Sequence[Means]) -> LayerZ:
+    """z of each slot, layer by layer; each row has its own source of means.
 
     Raises:
         MeasurementError: no mean for one of a row's slots.
     """
     rows, length = side.tokens.ids.shape
-    known: dict[int, tuple[dict[Slot, int], Tensor]] = {}
+    stacked: dict[int, tuple[dict[Slot, int], Tensor]] = {}
     for slots, means in zip(side.slots, sources, strict=True):
         for slot in slots:
             if slot not in means:
@@ -95,30 +104,31 @@ def by_slot(side: Side, sources: Sequence[Means]) -> list[Tensor]:
     first = next(iter(sources[0].values()))
     table = first.new_zeros(rows, length, *first.shape)
     for r, (slots, means) in enumerate(zip(side.slots, sources, strict=True)):
-        if id(means) not in known:  # most often one source for all rows
-            known[id(means)] = (
+        if id(means) not in stacked:  # most often one source for all rows
+            stacked[id(means)] = (
                 dict(zip(means, range(len(means)), strict=True)),
                 torch.stack([*means.values()]),
             )
-        order, values = known[id(means)]
+        order, values = stacked[id(means)]
         table[r, : len(slots)] = values[[order[slot] for slot in slots]]
     return list(table.permute(2, 0, 1, 3, 4))
 
 
 def sampled(context: MeasurementContext, batch: Batch) -> list[Means]:
-    """Each row's means are the z of one background prompt."""
+    """z of one background prompt for each row, in the form of means."""
     first = int(batch.rows[0].id.rsplit("-", 1)[-1])
     rows = context.task.backgrounds(context.vocabulary, first + len(batch.rows), "resample")[first:]
     shape = context.model.shape
     side = context.side([row.base for row in rows])
-    sites = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
-    z = torch.stack(context.engine.run(side.tokens, readings=sites, answer=False).outcome.readings)
-    found: list[Means] = []
+    readings = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    outcome = context.engine.run(side.tokens, readings=readings, answer=False).outcome
+    z = torch.stack(outcome.readings)
+    samples: list[Means] = []
     for r, slots in enumerate(side.slots):
         own = {slot: z[:, r, s] for s, slot in enumerate(slots)}
         for slot in batch.base.slots[r]:
             if slot not in own:
-                # a filler here that the other prompt lacks: its nearest place under that anchor
+                # the other prompt has no such filler: take the nearest slot of that anchor
                 near = [k for k in own if k[0] == slot[0]]
                 if not near:
                     raise MeasurementError(
@@ -126,5 +136,5 @@ def sampled(context: MeasurementContext, batch: Batch) -> list[Means]:
                         "the prompt drawn to replace it has not; write ablation: {value: mean}"
                     )
                 own[slot] = own[min(near, key=lambda k: abs(k[1] - slot[1]))]
-        found.append(own)
-    return found
+        samples.append(own)
+    return samples

@@ -1,9 +1,10 @@
-"""The model with only some heads alive: every other head's z is ablated at every position.
+"""The model with only a circuit's heads: every other head's z is ablated at every position.
 
-The run has every head ablated; a circuit is a branch of it that is held, with its heads alive.
+    m(C) = the model's metric where z of head h at position p is its own for (h, p) in C, and the
+           ablation's replacement elsewhere; MLPs and norms recompute
 
-Prakash et al., section 3.2 and appendix. MLPs stay alive. A head is alive at named positions; at
-all others it is ablated like the rest.
+Prakash et al. 2024, section 3.2 and appendix. The run has every head ablated; a circuit is a branch
+of it with frozen attention, in which the circuit's heads are active at their named positions.
 """
 
 from __future__ import annotations
@@ -22,30 +23,23 @@ from pytest_mechanism.types import Observations
 def measure(
     context: MeasurementContext, request: CircuitPerformance, inputs: Sequence[Any]
 ) -> Observations:
-    """``{name}_correct`` and ``{name}_log_probability`` for each circuit in ``alive``.
-
-    Args:
-        bench: the model.
-        arguments: ``rows``, ``stream``, ``ablation``, and ``alive``: name -> list of
-            [layer, head, named position].
-        inputs: none.
-    """
+    """``{name}_correct`` and ``{name}_log_probability`` for each circuit."""
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
-        silent = replacements(context, batch, request.ablation)
+        ablated = replacements(context, batch, request.ablation)
         run = context.engine.run(
-            batch.base.tokens, [Edit(Site(layer, "z"), z) for layer, z in enumerate(silent)]
+            batch.base.tokens, [Edit(Site(layer, "z"), z) for layer, z in enumerate(ablated)]
         )
         circuits = (
             Branch(freeze_attention=True, active_heads=active_heads(batch, heads))
             for heads in request.alive.values()
         )
         for name, outcome in zip(request.alive, run.branches(circuits), strict=True):
-            columns.add_answers(f"{name}_", outcome.logits, batch.accepted)
+            columns.add_answers(f"{name}_", outcome.logits, batch.correct_answers)
     return columns.observations(rows)
 
 
 def active_heads(batch: Batch, heads: Heads) -> list[ActiveHeads]:
-    """Heads that are computed, at their positions."""
-    return [ActiveHeads(layer, batch.base.at(name), of) for layer, name, of in grouped(heads)]
+    """A circuit's heads at their positions."""
+    return [ActiveHeads(layer, batch.base.at(name), h) for layer, name, h in grouped(heads)]

@@ -1,13 +1,15 @@
-"""Cross-model activation patching (Prakash et al., section 5).
+"""Cross-model activation patching (CMAP).
 
-Both models read the same prompts. `donate` records the donor's z of the needed heads at the
-needed positions, and for a few rows what the donor's heads write for it; `measure`, on the other
-model, puts z in. Whether the two models speak one code is measured beside (`methods.codes`): z is
-exchanged by the number of a layer and a head.
+    z of head h at position p in the recipient  <-  z of head h at p in the donor, same prompt
 
-Other than published: the paper's notebook exchanges the heads that DCM selected (``heads: learned``
-of the claim), and also q, k and v in the place of z, which is left out here. The published score is
-the accuracy of the patched recipient; the claim sets it between that of recipient and donor.
+Prakash et al. 2024, section 5. `donate` records the donor's z of some heads at their positions, and
+for a few rows what the donor's heads write for it; `measure`, on the other model, puts z in. z is
+exchanged by the index of a layer and a head, so `measure` also checks whether both models write z in
+one code (`methods.circuits.codes`).
+
+Other than published: the paper's notebook exchanges the heads that DCM selected (``heads: learned`` of
+the claim), and exchanges q, k and v in place of z as well, which is left out here. The published
+score is the accuracy of the patched recipient; the claim sets it between those of recipient and donor.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch
@@ -29,8 +32,14 @@ from pytest_mechanism.measurements.cmap import (
     HeadCode,
     HeadCodes,
 )
-from pytest_mechanism.methods.circuits.codes import Place, compared, writes
-from pytest_mechanism.methods.circuits.patching import edits, grouped, readings
+from pytest_mechanism.methods.circuits.codes import (
+    Place,
+    PlacedZ,
+    Writes,
+    compare_codes,
+    head_writes,
+)
+from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
 from pytest_mechanism.methods.context import Columns, MeasurementContext
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.tasks.base import Row
@@ -42,53 +51,61 @@ class Donation:
 
     Attributes:
         example_ids: rows, in order.
-        values: (layer, position) -> ([N, K, heads, d], which heads).
-        written: (layer, position) -> [n, K, heads, d_model], what the donor's heads write for the z
-            of the first n rows.
+        values: of all rows.
+        written: what the donor's heads write for z of the first rows.
     """
 
     example_ids: tuple[str, ...]
-    values: Mapping[Place, tuple[Tensor, tuple[int, ...]]]
-    written: Mapping[Place, Tensor]
+    values: Mapping[Place, tuple[Float[Tensor, "_ _ _ d_head"], tuple[int, ...]]]
+    written: Writes
 
-    def first(self, rows: int) -> dict[Place, tuple[Tensor, tuple[int, ...]]]:
-        """z of the first rows."""
-        return {place: (z[:rows], heads) for place, (z, heads) in self.values.items()}
+    def first_rows(self, count: int, device: torch.device) -> PlacedZ:
+        """z of the first rows, on a device."""
+        return {place: (z[:count].to(device), heads) for place, (z, heads) in self.values.items()}
+
+    def of_heads(
+        self, heads: Heads, rows: slice, device: torch.device
+    ) -> list[Float[Tensor, "rows _ _ d_head"]]:
+        """z of some heads on some rows, in `grouped` order."""
+        z = []
+        for layer, name, wanted in grouped(heads):
+            values, recorded = self.values[layer, name]
+            columns = [recorded.index(head) for head in wanted]
+            z.append(values[rows][:, :, columns].to(device))
+        return z
 
 
 def donate(
     context: MeasurementContext, request: ActivationDonation, inputs: Sequence[Any]
 ) -> Donation:
-    """Record ``heads`` ([layer, head, position] each) on the task's rows."""
+    """Record z of the request's heads on the task's rows."""
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     parts: list[list[Tensor]] = [[] for _ in grouped(request.heads)]
     for batch in context.batches(rows):
         wanted = readings(request.heads, batch.base)
-        found = context.engine.run(
-            batch.base.tokens, readings=wanted, answer=False
-        ).outcome.readings
-        for part, value in zip(parts, found, strict=True):
-            part.append(value.cpu())
+        run = context.engine.run(batch.base.tokens, readings=wanted, answer=False)
+        for part, z in zip(parts, run.outcome.readings, strict=True):
+            part.append(z.cpu())
     values = {
         (layer, name): (torch.cat(part), heads)
         for (layer, name, heads), part in zip(grouped(request.heads), parts, strict=True)
     }
-    made = Donation(tuple(row.id for row in rows), values, {})
+    donation = Donation(tuple(row.id for row in rows), values, {})
     first = context.batch(rows[:CODE_ROWS])
-    written = writes(context, first, moved(context, made.first(len(first.rows))))
-    return replace(made, written={place: each.cpu() for place, each in written.items()})
+    of_first = donation.first_rows(len(first.rows), context.model.device)
+    written = head_writes(context, first, of_first)
+    return replace(donation, written={place: of_place.cpu() for place, of_place in written.items()})
 
 
 def measure(
     context: MeasurementContext, request: CrossModelPatching, inputs: Sequence[Any]
 ) -> CodeResult:
-    """``patched`` and ``control``: is the answer right with the donor's z in these heads?
-
-    And ``patched_log_probability`` and ``control_log_probability``: how likely is it?
+    """Columns ``patched`` and ``control`` (is the answer right with the donor's z in these heads?),
+    ``patched_log_probability`` and ``control_log_probability``.
 
     Args:
-        bench: the recipient.
-        arguments: ``rows``, ``stream``, ``heads`` and ``control`` ([layer, head, position] each).
+        context: the recipient.
+        request: which heads.
         inputs: the donor's `Donation`.
     """
     donation: Donation = inputs[0]
@@ -101,23 +118,20 @@ def measure(
     for batch in context.batches(rows):
         here = slice(start, start + len(batch.rows))
         start += len(batch.rows)
-        run = context.engine.run(batch.base.tokens)
         branches = [
-            Branch(edits(heads, batch.base, given(context, donation, heads, here)))
+            Branch(edits(heads, batch.base, donation.of_heads(heads, here, context.model.device)))
             for heads in patches.values()
         ]
-        for name, outcome in zip(patches, run.branches(branches), strict=True):
-            columns.add(name, correct(outcome.logits, batch.accepted))
-            likely = log_probability(outcome.logits, batch.accepted)
+        outcomes = context.engine.run(batch.base.tokens).branches(branches)
+        for name, outcome in zip(patches, outcomes, strict=True):
+            columns.add(name, correct(outcome.logits, batch.correct_answers))
+            likely = log_probability(outcome.logits, batch.correct_answers)
             columns.add(f"{name}_log_probability", likely)
     return columns.result(CodeResult, rows, codes=codes_of(context, donation, rows))
 
 
 def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any]) -> CodeResult:
-    """How this model reads the z of another one, and nothing else.
-
-    Inputs: the other model's `Donation`.
-    """
+    """How this model reads the z of another, and nothing else; the input is the other's `Donation`."""
     rows = same_rows(context, inputs[0], request)
     return Columns().result(CodeResult, rows, codes=codes_of(context, inputs[0], rows))
 
@@ -125,7 +139,7 @@ def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any])
 def same_rows(
     context: MeasurementContext, donation: Donation, request: CrossModelPatching | HeadCodes
 ) -> Sequence[Row]:
-    """The rows, which are the donor's.
+    """The rows of the request, which are the donor's.
 
     Raises:
         MeasurementError: they are not, or the donor's heads have another width.
@@ -145,23 +159,7 @@ def same_rows(
 def codes_of(
     context: MeasurementContext, donation: Donation, rows: Sequence[Row]
 ) -> tuple[HeadCode, ...]:
+    """Whether recipient and donor write z in one code, on the first rows."""
     first = context.batch(rows[:CODE_ROWS])
-    given = moved(context, donation.first(len(first.rows)))
-    return tuple(compared(context, first, given, donation.written))
-
-
-def moved(
-    context: MeasurementContext, values: Mapping[Place, tuple[Tensor, tuple[int, ...]]]
-) -> dict[Place, tuple[Tensor, tuple[int, ...]]]:
-    """Values where the model is."""
-    return {place: (z.to(context.model.device), heads) for place, (z, heads) in values.items()}
-
-
-def given(context: MeasurementContext, donation: Donation, heads: Any, here: slice) -> list[Tensor]:
-    """The donor's values for some rows, in `grouped` order."""
-    found: list[Tensor] = []
-    for layer, name, wanted in grouped(heads):
-        values, recorded = donation.values[layer, name]
-        columns = [recorded.index(head) for head in wanted]
-        found.append(values[here][:, :, columns].to(context.model.device))
-    return found
+    z = donation.first_rows(len(first.rows), context.model.device)
+    return tuple(compare_codes(context, first, z, donation.written))

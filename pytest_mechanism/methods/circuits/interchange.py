@@ -1,17 +1,22 @@
-"""Does moving z of these heads from a source prompt move the variable? (DCM's desiderata)
+"""Interchange: does patching z of some heads from a source prompt move a variable?
 
-Four columns on held-out rows: ``floor`` (nothing patched, the target is not the base's answer, so
-this is what comes out by chance), ``ceiling`` (the model's own answer to the base prompt: what it
-could give were the variable moved perfectly), ``patched``, and ``control`` (other heads).
+Davies et al. 2023 (arXiv 2307.03637), the desiderata of DCM; Prakash et al. 2024, section 4. Columns
+on held-out rows, each 1 where the answer is a right target of the row:
 
-Where rows have several targets, they are some of the source's right answers and not all of them (a
-later year than the source's, but none later than the base's), so a model whose variable is moved
-perfectly says one of them only as often as it does on the source prompt: that is the ceiling of such
-rows. Then ``own`` has the model's own answers to the base prompts.
+    floor      nothing is patched; the target is not the base's answer, so this is chance
+    patched    z of the heads comes from the source prompt
+    control    z of other heads does
+    ceiling    the model's own answer to the base prompt is right: what it could give if the variable
+               were moved perfectly
+
+Where rows have several targets, the targets are some of the source's right answers and not all of
+them (a later year than the source's, but not than the base's). A model whose variable is moved
+perfectly gives a target only as often as on the source prompt, so that is the ceiling of such rows.
+Then ``own`` has whether the model's answers to the base prompts are right.
 
 Other than published: base and source always differ in the queried position, and box-label targets are
-the word as it follows in the text (`tasks.entity_tracking` has both defects). The published score is
-``patched`` alone; its floor was 0.13.
+the word as it follows in the text (`tasks.families.entity_tracking` describes both defects). The
+published score is ``patched`` alone; its floor was 0.13.
 """
 
 from __future__ import annotations
@@ -30,41 +35,34 @@ from pytest_mechanism.types import Observations
 def measure(
     context: MeasurementContext, request: Interchange, inputs: Sequence[Any]
 ) -> Observations:
-    """See the module.
-
-    Args:
-        bench: the model.
-        arguments: ``heads`` and ``control`` ([layer, head] each), ``at``, ``variable``,
-            ``rows``.
-        inputs: none.
-    """
-    at, variable = request.at, request.variable
-    heads: Heads = [[layer, head, at] for layer, head in request.heads]
-    patches = {"patched": heads}
+    """The columns of the module, row by row."""
+    patches: dict[str, Heads] = {"patched": [(*head, request.at) for head in request.heads]}
     if request.control:
-        patches["control"] = [[layer, head, at] for layer, head in request.control]
-    rows = context.task.interchange(context.vocabulary, variable, request.rows, "test")
-    several = any(row.targets for row in rows)
+        patches["control"] = [(*head, request.at) for head in request.control]
+    rows = context.task.interchange(context.vocabulary, request.variable, request.rows, "test")
+    several_targets = any(row.targets for row in rows)
     columns = Columns()
     for batch in context.batches(rows):
-        source = batch.the_source()
-        wanted = [readings(each, source) for each in patches.values()]
-        given = context.engine.run(
-            source.tokens, readings=[r for w in wanted for r in w], answer=several
+        side = batch.require_source()
+        wanted = {name: readings(heads, side) for name, heads in patches.items()}
+        source = context.engine.run(
+            side.tokens,
+            readings=[reading for some in wanted.values() for reading in some],
+            answer=several_targets,
         ).outcome
-        taken = iter(given.readings)
+        source_z = iter(source.readings)
         run = context.engine.run(batch.base.tokens)
-        columns.add("floor", correct(run.outcome.logits, batch.wanted))
-        own = correct(run.outcome.logits, batch.accepted)
-        if several:
-            columns.add("own", own)
-            columns.add("ceiling", correct(given.logits, batch.wanted))
+        base = run.outcome.logits
+        columns.add("floor", correct(base, batch.correct_targets))
+        if several_targets:
+            columns.add("own", correct(base, batch.correct_answers))
+            columns.add("ceiling", correct(source.logits, batch.correct_targets))
         else:
-            columns.add("ceiling", own)
+            columns.add("ceiling", correct(base, batch.correct_answers))
         branches = [
-            Branch(edits(each, batch.base, [next(taken) for _ in w]))
-            for each, w in zip(patches.values(), wanted, strict=True)
+            Branch(edits(heads, batch.base, [next(source_z) for _ in wanted[name]]))
+            for name, heads in patches.items()
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
-            columns.add(name, correct(outcome.logits, batch.wanted))
+            columns.add(name, correct(outcome.logits, batch.correct_targets))
     return columns.observations(rows)

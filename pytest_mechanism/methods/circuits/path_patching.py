@@ -1,23 +1,24 @@
-"""Path patching: what a sender tells its receivers, and nothing else.
+"""Path patching: the effect that a sender has through its receivers alone.
 
-Prakash et al., section 3.1 and appendix; Wang et al. 2022. For a sender, one head or several, at a
-position p, on the clean prompt:
+Prakash et al. 2024, section 3.1 and appendix; Wang et al. 2022. For a sender, one head or several,
+at a position p, on the clean prompt:
 
-run 1   its z at p comes from the source prompt; every other head at p and at later positions is
-        reset to its clean z; MLPs and norms recompute (a *held* branch: before p nothing can have
-        changed). The receivers' q, k or v at p is recorded.
-run 2   nothing frozen; only those recorded slices are put in.
+run 1   its z at p comes from the source prompt; every other head at p and at later positions keeps
+        its clean z; MLPs and norms recompute (a branch with frozen attention: before p nothing can
+        have changed). The receivers' q, k or v at p is recorded.
+run 2   nothing is frozen; only those recorded slices are put in.
 
 Without receivers the answer is read in run 1 (the direct path to the logits). Under GQA, v and k of
 a head are those of its key-value group.
 
-Score of a sender, row by row: log p(answer | patched) - log p(answer | clean). Beside it under
-``ratio ...`` the published one, (p_patched - p_clean) / p_clean, whose mean explodes where the
-model is wrong and sure.
+    score = log p(answer | patched) - log p(answer | clean), for each sender and row
 
-Other than published: what is judged and ranked by is the change of the log-probability, which is
-bounded where the model is wrong. A source prompt whose query label stands nowhere in its context has
-``previous_query_label`` at the label of the position that was asked for; the paper takes any label.
+Beside it, ``ratio ...`` is the published score, (p_patched - p_clean) / p_clean.
+
+Other than published: heads are ranked and claims judged by the change of the log-probability, since
+the mean of ratios explodes where the model is wrong and sure. A source prompt whose query label
+appears nowhere in its context has ``previous_query_label`` at the label of the position that was
+asked for; the paper takes any label.
 """
 
 from __future__ import annotations
@@ -25,9 +26,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Part, Reading, Run, Site
+from pytest_mechanism.engine.interface import (
+    Branch,
+    Edit,
+    Outcome,
+    Part,
+    Positions,
+    Reading,
+    Run,
+    Site,
+)
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
@@ -37,20 +48,12 @@ from pytest_mechanism.types import Head, Observations
 def measure(
     context: MeasurementContext, request: PathPatching, inputs: Sequence[Any]
 ) -> Observations:
-    """``{name}`` and ``ratio {name}`` for each sender.
-
-    Args:
-        bench: the model.
-        arguments: ``rows``, ``stream``; ``senders``: name -> [layer, head] each; ``at``: their
-            named position; ``receivers``: [layer, head] each, none for the logits; ``via``: ``q``,
-            ``k`` or ``v`` of the receivers, or None.
-        inputs: none.
-    """
+    """``{name}`` and ``ratio {name}`` for each sender."""
     rows = context.task.pairs(context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
         run = context.engine.run(batch.base.tokens)
-        before = answer_log_probability(run.outcome, batch)
+        clean = log_probability(run.outcome.logits, batch.correct_answers)
         outcomes = patched(
             context,
             batch,
@@ -61,15 +64,10 @@ def measure(
             request.via,
         )
         for name, outcome in zip(request.senders, outcomes, strict=True):
-            change = answer_log_probability(outcome, batch) - before
+            change = log_probability(outcome.logits, batch.correct_answers) - clean
             columns.add(name, change)
             columns.add(f"ratio {name}", change.expm1())
     return columns.observations(rows)
-
-
-def answer_log_probability(outcome: Outcome, batch: Batch) -> Tensor:
-    """[R]."""
-    return log_probability(outcome.logits, batch.accepted)
 
 
 def patched(
@@ -81,18 +79,25 @@ def patched(
     receivers: Sequence[Head],
     via: Part | None,
 ) -> Iterator[Outcome]:
-    """One outcome a sender: of run 1 to the logits, of run 2 to receivers."""
-    source, place = batch.the_source(), batch.base.at(at)
+    """Each sender's outcome: of run 1 for the logits, of run 2 for receivers."""
+    source, place = batch.require_source(), batch.base.at(at)
     layers = sorted({layer for heads in senders for layer, _ in heads})
-    taken = context.engine.run(
-        source.tokens,
-        readings=[Reading(Site(layer, "z"), source.at(at)) for layer in layers],
-        answer=False,
-    ).outcome.readings
-    theirs = dict(zip(layers, taken, strict=True))
-    listening = receiver_readings(context, receivers, via, place)
+    source_z = dict(
+        zip(
+            layers,
+            context.engine.run(
+                source.tokens,
+                readings=[Reading(Site(layer, "z"), source.at(at)) for layer in layers],
+                answer=False,
+            ).outcome.readings,
+            strict=True,
+        )
+    )
+    inputs = receiver_readings(context, receivers, via, place)
     first = (
-        Branch(sent(theirs, place, heads), listening, freeze_attention=True, answer=via is None)
+        Branch(
+            sender_edits(source_z, place, heads), inputs, freeze_attention=True, answer=via is None
+        )
         for heads in senders
     )
     outcomes = run.branches(first)
@@ -101,37 +106,41 @@ def patched(
     second = (
         Branch(
             [
-                Edit(r.site, v, at=r.at, heads=r.heads)
-                for r, v in zip(listening, o.readings, strict=True)
+                Edit(reading.site, value, at=reading.at, heads=reading.heads)
+                for reading, value in zip(inputs, outcome.readings, strict=True)
             ]
         )
-        for o in outcomes
+        for outcome in outcomes
     )
     return run.branches(second)
 
 
-def sent(theirs: Mapping[int, Tensor], place: Tensor, heads: Sequence[Head]) -> list[Edit]:
-    """The senders' z at their position from the source prompt, one edit a layer."""
+def sender_edits(
+    source_z: Mapping[int, Float[Tensor, "rows places _ d_head"]],
+    place: Positions,
+    heads: Sequence[Head],
+) -> list[Edit]:
+    """The senders' z at their position from the source prompt, in one edit a layer."""
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
     return [
-        Edit(Site(layer, "z"), theirs[layer][:, :, mine], at=place, heads=tuple(mine))
-        for layer, mine in sorted(by_layer.items())
+        Edit(Site(layer, "z"), source_z[layer][:, :, numbers], at=place, heads=tuple(numbers))
+        for layer, numbers in sorted(by_layer.items())
     ]
 
 
 def receiver_readings(
-    context: MeasurementContext, receivers: Sequence[Head], via: Part | None, place: Tensor
+    context: MeasurementContext, receivers: Sequence[Head], via: Part | None, place: Positions
 ) -> list[Reading]:
-    """Where the receivers listen: q of the heads, or k and v of their key-value groups, at p."""
+    """The receivers' inputs at p: q of the heads, or k and v of their key-value groups."""
     if via is None:
         return []
     shape = context.model.shape
-    share = 1 if via == "q" else shape.n_heads // shape.n_kv_heads
+    group_size = 1 if via == "q" else shape.n_heads // shape.n_kv_heads
     by_layer: dict[int, set[int]] = {}
     for layer, head in receivers:
-        by_layer.setdefault(layer, set()).add(head // share)
+        by_layer.setdefault(layer, set()).add(head // group_size)
     return [
         Reading(Site(layer, via), place, tuple(sorted(heads)))
         for layer, heads in sorted(by_layer.items())

@@ -1,4 +1,4 @@
-"""The whole model on the task's rows: what it answers, and how likely it finds the answer."""
+"""The whole model on the task's rows: is its answer right, and how likely is the right one?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def measure(
     rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
-        columns.add_answers(
-            "", context.engine.run(batch.base.tokens).outcome.logits, batch.accepted
-        )
+        logits = context.engine.run(batch.base.tokens).outcome.logits
+        columns.add_answers("", logits, batch.correct_answers)
     return columns.observations(rows)

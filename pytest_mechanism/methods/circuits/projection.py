@@ -1,19 +1,21 @@
-"""Taking a direction out of the residual stream: h <- h - r r^T h.
+"""Directional ablation of the residual stream.
 
-Arditi et al. 2024 (arXiv 2406.11717), section 2.4: at every token and layer, wherever something is
-written to the stream. Those are the embedding and the outputs of attention and MLP; the stream is
-projected once more where a layer reads it and where the last one ends, and it is looked that
-nothing was left to take out there: a family that writes to the stream by another way would
-otherwise keep its direction, and the ablation pass for one without effect.
+    h <- h - r r^T h,  with a unit vector r
+
+Arditi et al. 2024 (arXiv 2406.11717), section 2.4: at every token and layer, wherever the model
+writes to the stream. It writes the embedding and the outputs of attention and MLP. The hooks project
+the stream once more where a layer reads it and after the last layer, and check that nothing was left
+along r there. A family that writes to the stream in another way would otherwise keep the direction,
+and the ablation would wrongly seem to have no effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Part, Site
@@ -27,18 +29,18 @@ READS: tuple[Part, ...] = ("resid_pre", "resid_post")
 
 
 @dataclass(eq=False)
-class Without:
-    """Hooks that take a direction out; use `checked` when they have been used.
+class DirectionHooks:
+    """Hooks that ablate a direction; call `check` after the forwards.
 
     Attributes:
-        direction: [d], of any length but zero.
+        direction: of any length but zero.
         layers: of the model.
         fired: hook point -> how often it fired.
         left: largest share of a token's length that was left along the direction where a layer
             reads the stream.
     """
 
-    direction: Tensor
+    direction: Float[Tensor, " d_model"]
     layers: int
     fired: dict[str, int] = field(default_factory=dict)
     left: float = 0.0
@@ -49,42 +51,43 @@ class Without:
 
     @property
     def hooks(self) -> list[tuple[str, Hook]]:
-        """For `run_with_hooks`."""
+        """For `WrappedModel.forward`."""
         sites = [Site(layer, part) for layer in range(self.layers) for part in (*WRITES, *READS)]
-        # what a layer leaves is what the next one reads
+        # the output of a layer is the input of the next one
         kept = [s for s in sites if s.part != "resid_post" or s.layer == self.layers - 1]
-        return [(site.hook, self.at(site)) for site in kept]
+        return [(site.hook, self.hook(site)) for site in kept]
 
-    def at(self, site: Site) -> Hook:
-        clean = site.part == "resid_post" or (site.part == "resid_pre" and site.layer > 0)
+    def hook(self, site: Site) -> Hook:
+        return lambda activation, hook=None: self.ablated(site, activation)
 
-        def hook(activation: Tensor, hook: Any = None) -> Tensor:
-            self.fired[site.hook] = self.fired.get(site.hook, 0) + 1
-            wide = activation.float()
-            unit = self.unit.to(wide.device)
-            along = wide @ unit
-            if clean:
-                share = along.abs() / wide.norm(dim=-1).clamp_min(1e-12)
-                self.left = max(self.left, float(share.max()))
-            left: Tensor = (wide - along[..., None] * unit).to(activation.dtype)
-            return left
+    def ablated(
+        self, site: Site, activation: Float[Tensor, "rows tokens d_model"]
+    ) -> Float[Tensor, "rows tokens d_model"]:
+        """h - r r^T h."""
+        self.fired[site.hook] = self.fired.get(site.hook, 0) + 1
+        h = activation.float()
+        r = self.unit.to(h.device)
+        along = h @ r
+        if site.part == "resid_post" or (site.part == "resid_pre" and site.layer > 0):
+            share = along.abs() / h.norm(dim=-1).clamp_min(1e-12)
+            self.left = max(self.left, float(share.max()))
+        ablated: Tensor = (h - along[..., None] * r).to(activation.dtype)
+        return ablated
 
-        return hook
-
-    def checked(self, forwards: int, dtype: torch.dtype) -> None:
-        """Every hook fired once a forward, and what layers read was clean.
+    def check(self, forwards: int, dtype: torch.dtype) -> None:
+        """Every hook fired once a forward, and nothing was left where layers read the stream.
 
         Raises:
-            SelfCheckError: it was not so.
+            SelfCheckError: a hook did not, or something was.
         """
         for name, _ in self.hooks:
             if self.fired.get(name, 0) != forwards:
                 raise SelfCheckError(
                     f"hook {name} fired {self.fired.get(name, 0)} times in {forwards} forwards, "
-                    "so a direction taken out there would come back"
+                    "so a direction that is ablated there would come back"
                 )
         if self.left > TOLERANCE[dtype]:
             raise SelfCheckError(
-                f"a direction that was taken out of the residual stream came back: {self.left:.2g} "
+                f"a direction that was ablated in the residual stream came back: {self.left:.2g} "
                 "of a token's length; this family writes to the stream where no hook reaches"
             )

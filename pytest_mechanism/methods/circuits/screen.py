@@ -1,23 +1,28 @@
-"""Attribution patching as a screen: which heads are worth an exact look.
+"""Attribution patching as a screen: which heads are worth path patching.
 
-transformer-lens' gradient cache gives, for one forward and one backward of a batch, the first-order
-estimate of patching every head's z (Nanda 2023; Syed et al. 2023): (z of the source - z of the base)
-times the gradient of log p(answer) at the base's z. It is an estimate of the *total* effect at that
-position; what is kept is then measured exactly, what is not is said to be screened out.
+Nanda 2023; Syed et al. 2023. One forward and one backward of a batch give the first-order estimate of
+patching every head's z:
+
+    estimate = (z(source) - z(base)) . d log p(answer) / d z, at the base's z
+
+It estimates the *total* effect of a head at that position. The heads that the screen keeps are then
+measured exactly; the report lists the others as screened out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.measurements.screen import AttributionPatching
-from pytest_mechanism.methods.context import Columns, MeasurementContext
+from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.types import Observations
@@ -26,42 +31,43 @@ from pytest_mechanism.types import Observations
 def measure(
     context: MeasurementContext, request: AttributionPatching, inputs: Sequence[Any]
 ) -> Observations:
-    """``{layer}.{head}``: estimated change of the answer's log-probability.
-
-    Args:
-        bench: the model.
-        arguments: ``rows``, ``stream``, ``at`` (named position), ``heads`` ([layer, head] each).
-        inputs: none.
-    """
+    """``{layer}.{head}``: estimated change of the answer's log-probability."""
     rows = context.task.pairs(context.vocabulary, request.rows, request.stream)
     layers = sorted({layer for layer, _ in request.heads})
     sites = {layer: Site(layer, "z") for layer in layers}
     columns = Columns()
     for batch in context.batches(rows):
-        source, place = batch.the_source(), batch.base.at(request.at)
-        theirs = context.engine.run(
+        source, place = batch.require_source(), batch.base.at(request.at)
+        source_z = context.engine.run(
             source.tokens,
             readings=[Reading(site, source.at(request.at)) for site in sites.values()],
             answer=False,
         ).outcome.readings
-        row = torch.arange(len(batch.rows), device=place.device)
-
-        def answered(logits: Tensor, batch: Any = batch, row: Tensor = row) -> Tensor:
-            last = logits[row, batch.base.tokens.last]
-            context.engine.non_finite.mark(batch.base.tokens, not_finite(last))
-            # rows do not touch each other, so the gradient of the sum has each row's own
-            return log_probability(last, batch.accepted).sum()
-
         with row_lengths(batch.base.tokens.lengths):
             activations, gradients = context.model.wrapped.activations_and_gradients(
-                batch.base.tokens.ids, answered, [site.hook for site in sites.values()]
+                batch.base.tokens.ids,
+                partial(score, context, batch),
+                [site.hook for site in sites.values()],
             )
-        for layer, value in zip(layers, theirs, strict=True):
+        row = torch.arange(len(batch.rows), device=place.device)
+        for layer, value in zip(layers, source_z, strict=True):
             z, gradient = (
-                kept[sites[layer].hook][row[:, None], place] for kept in (activations, gradients)
+                at_hooks[sites[layer].hook][row[:, None], place]
+                for at_hooks in (activations, gradients)
             )
-            estimate = ((value - z) * gradient).sum((1, 3))  # [R, H], over places and width
-            for at, head in request.heads:
-                if at == layer:
+            estimate = ((value - z) * gradient).sum((1, 3))  # [rows, heads], over places and width
+            for of_layer, head in request.heads:
+                if of_layer == layer:
                     columns.add(f"{layer}.{head}", estimate[:, head])
     return columns.observations(rows)
+
+
+def score(
+    context: MeasurementContext, batch: Batch, logits: Float[Tensor, "rows tokens words"]
+) -> Float[Tensor, ""]:
+    """Summed log-probability of the answers. Rows do not affect each other, so the gradient of the
+    sum is each row's own."""
+    tokens = batch.base.tokens
+    last = logits[torch.arange(len(batch.rows), device=logits.device), tokens.last]
+    context.engine.non_finite.mark(tokens, not_finite(last))
+    return log_probability(last, batch.correct_answers).sum()

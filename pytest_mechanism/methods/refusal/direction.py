@@ -44,7 +44,7 @@ from pytest_mechanism.measurements.direction import (
     DirectionResult,
     RefusalDirection,
 )
-from pytest_mechanism.methods.circuits.projection import Without
+from pytest_mechanism.methods.circuits.projection import DirectionHooks
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
 from pytest_mechanism.methods.refusal.refusal_score import RefusalScorer, prefilled_prompts
 from pytest_mechanism.tasks.base import Row
@@ -209,13 +209,13 @@ def validate_candidates(
     )
     clean = [scorer.first(tokens).log_softmax(-1).cpu() for tokens in good]
     for (layer, place), difference in differences.items():
-        without = Without(difference.double().mean(0), context.model.shape.n_layers)
+        without = DirectionHooks(difference.double().mean(0), context.model.shape.n_layers)
         scores = [scorer.score(scorer.first(tokens, without.hooks)) for tokens in bad]
         divergences = []
         for tokens, before in zip(good, clean, strict=True):
             after = scorer.first(tokens, without.hooks).log_softmax(-1).cpu()
             divergences.append((before.exp() * (before - after)).sum(-1))
-        without.checked(len(bad) + len(good), context.model.dtype)
+        without.check(len(bad) + len(good), context.model.dtype)
         yield Candidate(
             layer, place, float(torch.cat(scores).mean()), float(torch.cat(divergences).mean())
         )
@@ -245,7 +245,7 @@ def measure(
     rows = context.task.forbidden(context.vocabulary, request.rows, request.stream)
     scorer = RefusalScorer.for_rows(context, rows)
     columns = Columns()
-    ablations = {name: Without(direction, layers) for name, direction in directions.items()}
+    ablations = {name: DirectionHooks(direction, layers) for name, direction in directions.items()}
     for batch in chunks(rows, context.batch_size):
         tokens = prefilled_prompts(context, [row.base for row in batch])
         for name, ablation in {"": None, **ablations}.items():
@@ -254,7 +254,7 @@ def measure(
             columns.add(f"{name}refusal_score", score)
     forwards = len(list(chunks(rows, context.batch_size))) * context.task.reply_tokens
     for ablation in ablations.values():
-        ablation.checked(forwards, context.model.dtype)
+        ablation.check(forwards, context.model.dtype)
     return search.result(columns, rows)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.checkpoints.loading.model import load_model
-from pytest_mechanism.methods.context import MeasurementContext, make_bench
+from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
@@ -42,7 +42,7 @@ def bench_over(folder: Path, dtype: str = "float32", batch: int = 64) -> Measure
     rows = TASK.rows(vocabulary, 8, "self-check")
     ids = list(vocabulary.encoders[0].encode(rows[0].base).ids)
     model = load_model("base", folder, "cpu", dtype, lambda _: ids)
-    return make_bench(
+    return make_context(
         model, TASK, vocabulary, ModelOptions(dtype=dtype, batch_size=batch), Silent(), rows
     )
 
