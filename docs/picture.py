@@ -1,4 +1,4 @@
-"""Draws docs/run.svg: the gate on the embedded pair and on its sabotaged twin, as it really ran.
+"""Runs the gate on the embedded pair and on its sabotaged twin, and draws the output as docs/run.svg.
 
 python docs/picture.py        (needs rich, which transformer-lens brings)
 """
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def gate(pair: str) -> str:
-    """The command and the section that the plugin prints, with its colours."""
+    """The command and the table that the plugin prints, with its colours."""
     command = ["pytest", "circuits/entity_tracking.yaml", "--model-pair", pair]
     run = subprocess.run(
         [sys.executable, "-m", *command, "--color=yes", "-q"],
@@ -29,7 +29,7 @@ def gate(pair: str) -> str:
     lines = run.stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if "mechanism: " in line and "===" in line)
     table = [line for line in lines[start + 1 :] if "entity_tracking." in line or "claim " in line]
-    table = [line for line in table if "FAILED" not in line and "scores have" not in line]
+    table = [line for line in table if "FAILED" not in line]
     return "\n".join([f"$ {' '.join(command)}", *table, lines[-1], ""])
 
 

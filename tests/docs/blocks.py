@@ -1,15 +1,16 @@
 """Runs the code blocks of a Markdown page, so that what the docs say is what happens.
 
-A block is told by the words after its opening fence:
+The words after a block's opening fence say what to do with the block:
 
-    ```yaml file=first.yaml      written to that file in a folder of the page's own
-    ```sh                        commands, one a line, run in that folder one after another
-    ```sh exit=2                 the last of them ends with this status (the others with 0)
-    ```text output               these lines stand in what the commands before it printed
-    ```json                      anything else is only read
+    ```yaml file=first.yaml      write it to that file in the page's folder
+    ```sh                        run its lines as commands in that folder, in order
+    ```sh exit=2                 the last command must exit with 2, the others with 0
+    ```text output               the commands of the last sh block must have printed these lines
+    ```json                      all other blocks: do nothing
 
-``pip install pytest-mechanism`` has been done; ``pytest-mechanism``, ``pytest`` and ``python`` are those of the tests; ``pip install -e FOLDER`` makes the
-entry points of the folder's pyproject.toml known, without a network.
+``pytest-mechanism``, ``pytest`` and ``python`` are those of the tests, so ``pip install
+pytest-mechanism`` does nothing. ``pip install -e FOLDER`` registers the entry points of the folder's
+pyproject.toml without a network.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Block:
 
     Attributes:
         language: the first word after the fence.
-        options: the others, ``name=value`` or ``name`` alone.
-        text: its lines.
-        line: of its fence, counted from 1.
+        options: the other words, ``name=value`` or ``name`` alone.
+        text: the lines between the fences.
+        line: the line number of the opening fence, counted from 1.
     """
 
     language: str
@@ -47,7 +48,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Ran:
-    """A command and what came of it."""
+    """A command that ran, and its result."""
 
     command: str
     line: int
@@ -60,29 +61,29 @@ def blocks(markdown: str) -> list[Block]:
     """The fenced blocks of a page, in order.
 
     Raises:
-        ValueError: one is never closed.
+        ValueError: a block is never closed.
     """
-    found: list[Block] = []
+    page_blocks: list[Block] = []
     lines = iter(enumerate(markdown.splitlines(), 1))
     for number, line in lines:
         opening = FENCE.match(line)
         if not opening:
             continue
         inside: list[str] = []
-        for _, each in lines:
-            if re.fullmatch(rf" *{opening['fence']}+ *", each):
+        for _, inner in lines:
+            if re.fullmatch(rf" *{opening['fence']}+ *", inner):
                 break
-            inside.append(each.removeprefix(opening["indent"]))
+            inside.append(inner.removeprefix(opening["indent"]))
         else:
             raise ValueError(f"line {number}: the block is never closed")
         language, *words = shlex.split(opening["info"]) or [""]
         options = {name: value for name, _, value in (word.partition("=") for word in words)}
-        found.append(Block(language, options, "\n".join(inside) + "\n", number))
-    return found
+        page_blocks.append(Block(language, options, "\n".join(inside) + "\n", number))
+    return page_blocks
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a console block; comments and blank lines left out, `\\` joins lines."""
+    """The commands of a console block, without comments and blank lines; `\\` joins lines."""
     joined = block.text.replace("\\\n", " ")
     return [c.strip() for c in joined.splitlines() if c.strip() and not c.strip().startswith("#")]
 
@@ -92,11 +93,11 @@ def play(page: Path, folder: Path, limit: float = 120) -> Iterator[Ran]:
 
     Args:
         page: the Markdown file.
-        folder: an empty one.
+        folder: an empty folder.
         limit: seconds that a command may take.
 
     Raises:
-        AssertionError: a status or an output that the page does not say.
+        AssertionError: a command's status or output differs from the page.
     """
     printed = ""
     for block in blocks(page.read_text("utf-8")):
@@ -106,9 +107,9 @@ def play(page: Path, folder: Path, limit: float = 120) -> Iterator[Ran]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, "utf-8")
         elif block.language == "sh":
-            printed, several = "", commands(block)
-            for i, command in enumerate(several):
-                last = i == len(several) - 1
+            printed, lines = "", commands(block)
+            for i, command in enumerate(lines):
+                last = i == len(lines) - 1
                 wanted = int(block.options.get("exit", "0")) if last else 0
                 status, output = run(command, folder, limit)
                 printed += output
@@ -120,9 +121,9 @@ def play(page: Path, folder: Path, limit: float = 120) -> Iterator[Ran]:
 
 
 def run(command: str, folder: Path, limit: float) -> tuple[int, str]:
-    """Exit status, and what a command printed."""
+    """A command's exit status and output."""
     if command == "pip install pytest-mechanism":
-        return 0, ""  # it is here: otherwise the next command fails
+        return 0, ""  # the tests run in an environment that has it
     if command.startswith("pip install -e "):
         install(folder / command.removeprefix("pip install -e ").strip(), folder)
         return 0, ""
@@ -140,9 +141,9 @@ def run(command: str, folder: Path, limit: float) -> tuple[int, str]:
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": os.pathsep.join(paths),
     }
-    for left in [name for name in environment if name.startswith(("PYTEST_", "COV_"))]:
-        del environment[left]  # of the run that this is a test of
-    done = subprocess.run(
+    for name in [name for name in environment if name.startswith(("PYTEST_", "COV_"))]:
+        del environment[name]  # they belong to the test run, not to the command
+    result = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
         env=environment,
@@ -151,20 +152,20 @@ def run(command: str, folder: Path, limit: float) -> tuple[int, str]:
         timeout=limit,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    return result.returncode, result.stdout + result.stderr
 
 
 def install(project: Path, folder: Path) -> None:
-    """What ``pip install -e`` leaves behind: where the modules are, and the entry points."""
-    given = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
-    name, version = given["name"].replace("-", "_"), given["version"]
+    """Write what ``pip install -e`` writes: the path of the modules and the entry points."""
+    project_table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    name, version = project_table["name"].replace("-", "_"), project_table["version"]
     info = folder / ".site" / f"{name}-{version}.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {given['name']}\nVersion: {version}\n"
+        f"Metadata-Version: 2.1\nName: {project_table['name']}\nVersion: {version}\n"
     )
     lines = []
-    for group, points in given.get("entry-points", {}).items():
+    for group, points in project_table.get("entry-points", {}).items():
         lines += [f"[{group}]", *(f"{key} = {value}" for key, value in points.items()), ""]
     (info / "entry_points.txt").write_text("\n".join(lines))
     with (folder / ".site" / "paths").open("a") as paths:
@@ -172,6 +173,6 @@ def install(project: Path, folder: Path) -> None:
 
 
 def site_paths(site: Path) -> list[str]:
-    """Folders of what was installed."""
-    listed = site / "paths"
-    return listed.read_text().split("\n")[:-1] if listed.exists() else []
+    """The folders of installed packages."""
+    paths = site / "paths"
+    return paths.read_text().split("\n")[:-1] if paths.exists() else []

@@ -1,4 +1,4 @@
-"""A pair of somebody's own: a small Qwen3 that learns to copy what followed a word, and an adapter."""
+"""A user's pair: a small Qwen3 that is trained on an induction task, and an adapter."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def make_pair(folder: Path) -> None:
 
 
 def learn(model: torch.nn.Module, generator: torch.Generator, steps: int, rate: float) -> None:
-    """A few different words, and then the same once more: after each, what followed it."""
+    """Train on sequences of different words that occur twice, in the same order."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
     for step in range(steps):
@@ -107,7 +107,7 @@ def learn(model: torch.nn.Module, generator: torch.Generator, steps: int, rate: 
 
 
 def save(model: Qwen3ForCausalLM, folder: Path) -> None:
-    """With the tokenizer beside it."""
+    """Save the model and its tokenizer."""
     vocabulary = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

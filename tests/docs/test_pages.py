@@ -1,4 +1,4 @@
-"""What the docs say is what happens."""
+"""The pages' commands do what the pages say."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
 
 
 def test_how_to_write_a_task(tmp_path: Path) -> None:
-    """Each file, command, status and output of the page."""
+    """Every command exits and prints as the page says; lint refuses two specs."""
     ran = list(play(ROOT / "docs" / "write-a-task.md", tmp_path))
-    assert {each.status for each in ran} == {0, 2}
+    assert {command.status for command in ran} == {0, 2}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_a_spec_whose_task_writes_rows(path: Path) -> None:
-    """No problem at lint, and pairs and variables for all rows."""
+    """An example loads, and its task writes pairs and interchange rows for all variables."""
     spec = load(path)
     rows = spec.task.settings.rows
     assert len(spec.task.pairs(AnyWord(), rows)) == rows
@@ -35,21 +35,21 @@ def test_every_example_is_a_spec_whose_task_writes_rows(path: Path) -> None:
 
 
 def test_linting_the_examples_needs_no_torch() -> None:
-    """Nor transformers: whoever edits a spec waits for neither."""
+    """`lint` imports neither torch nor transformers."""
     code = (
         "import sys; from pytest_mechanism.cli import main; "
         f"code = main(['lint', {str(ROOT / 'docs' / 'examples')!r}]); "
         "print(code, sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.strip().splitlines()[-1] == "0 []", done.stdout + done.stderr
+    assert result.stdout.strip().splitlines()[-1] == "0 []", result.stdout + result.stderr
 
 
 @pytest.mark.slow
 def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None:
-    """Five commands to green, with heads discovered; then the gate in CI, and a failure read."""
+    """The pages from the first spec to a red claim run on one pair, and heads are discovered."""
     from copying import make_pair
 
     make_pair(tmp_path)
@@ -65,7 +65,7 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
         for block in blocks((ROOT / "docs" / "first-spec.md").read_text("utf-8"))
         if block.language == "yaml"
     )
-    for line in shown.splitlines():  # what the page shows is what was written
+    for line in shown.splitlines():  # the page shows the spec that `new` writes
         assert line.partition("   #")[0].partition("[ant")[0].rstrip() in spec, line
 
     gate = list(play(ROOT / "docs" / "gate-a-release.md", tmp_path))
@@ -83,18 +83,18 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".svg", ".png"}
 
 
-def ft_takes(doctor: str) -> str:
-    """How long the claim of the page takes on ft, as doctor says it."""
-    found = re.search(r"certain_of_the_box::ft +runs, about (.+)", doctor)
-    assert found is not None, doctor
-    return found[1]
+def duration_on_ft(doctor: str) -> str:
+    """The duration that doctor predicts for the page's claim on ft."""
+    match = re.search(r"certain_of_the_box::ft +runs, about (.+)", doctor)
+    assert match is not None, doctor
+    return match[1]
 
 
 def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
     """The page's package runs and doctor counts its cost; without a safeguard its claim does not pass."""
     lint, doctor, gate = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path, 300))[-3:]
     assert "1 claims, 2 tests" in lint.output
-    assert ft_takes(doctor.output).endswith(" s")
+    assert duration_on_ft(doctor.output).endswith(" s")
     assert "2 passed" in gate.output
 
     claim = tmp_path / "certain" / "claim.py"
@@ -102,7 +102,7 @@ def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
     claim.write_text(written.replace("Cost(rows=self.rows)", "Cost(rows=100_000 * self.rows)"))
     status, output = run(doctor.command, tmp_path, 300)
     assert status == 0
-    assert not ft_takes(output).endswith(" s"), output  # doctor counts the request's own cost
+    assert not duration_on_ft(output).endswith(" s"), output  # doctor counts the request's own cost
 
     for safeguard, missing in (("control=NO_TASK, ", "control"), (", chance=NO_TASK", "chance")):
         assert safeguard in written
