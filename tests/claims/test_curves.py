@@ -15,6 +15,8 @@ from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfte
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Observations, Setting
 
@@ -53,9 +55,9 @@ def runner(
     """One curve for every training, and the accuracy of each role."""
 
     def measure(measurement: Measurement) -> Observations:
-        if measurement.request.implementation.endswith("performance:measure"):
+        if isinstance(measurement.request, Performance):
             return observations(correct=column((accuracies or {})[measurement.on]))
-        if measurement.request.implementation.endswith("refusal:measure"):
+        if isinstance(measurement.request, RefusalRate):
             forbidden = measurement.request.asked == "forbidden"
             p = (refused or {})[0] if forbidden else over_refused
             return observations(refused=column(p))

@@ -17,6 +17,7 @@ from pytest_mechanism.claims.suppression_holds import SuppressionHolds
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements import direction as measured
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
@@ -250,7 +251,7 @@ def both(
     def fake(m: Measurement) -> Observations:
         return (
             refusing(m)
-            if m.request.implementation.endswith("refusal:measure")
+            if isinstance(m.request, RefusalRate)
             else directed(FOUND, len(own), **columns)
         )
 
