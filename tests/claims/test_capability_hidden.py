@@ -16,8 +16,8 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.measurements.probing import ProbeResult
-from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
+from pytest_mechanism.measurements.pruning import Pruning, PruningResult
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
@@ -70,17 +70,16 @@ def runner(
     """Answers each of the four parts' measurements; a control reads .2, a pre-trained model 1."""
 
     def measure(measurement: Measurement) -> Observations:
-        module = measurement.request.implementation.partition(":")[0].rsplit(".", 1)[1]
-        on = measurement.on
-        if module == "performance":
+        request, on = measurement.request, measurement.on
+        if isinstance(request, Performance):
             known = {"control": 0.1, "pretrained": 1.0}
             return observations({"correct": known.get(on, behaviour)})
-        if module == "probing":
+        if isinstance(request, LinearProbes):
             read = {"control": 0.2, "pretrained": 1.0}.get(on, probe)
             values = {"correct@1": read, "shuffled@1": 0.15}
             return observations(values, ProbeResult, accuracy={1: read}, layer=1, dropped=0)
-        if module == "pruning":
-            counts = measurement.request.counts
+        if isinstance(request, Pruning):
+            counts = request.counts
             values = {}
             for count in counts:
                 values[f"correct@{count}"] = pruned if count else behaviour

@@ -21,9 +21,10 @@ from pytest_mechanism.claims.needed_heads import at_most
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
-from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
-from pytest_mechanism.measurements.dcm import MaskResult
+from pytest_mechanism.measurements.cmap import CodeResult, CrossModelPatching, HeadCode, HeadCodes
+from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.plugin.score_entry import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
@@ -82,10 +83,6 @@ def arguments(m: Measurement) -> dict[str, Any]:
     return found
 
 
-def name(m: Measurement) -> str:
-    return m.request.implementation.rpartition(".")[2]
-
-
 # -- encodes: the control of a learned mask
 
 
@@ -97,7 +94,7 @@ def encodes(case: ClaimContext, mask: str, **fields: Any) -> tuple[Any, list[Mea
 
     def fake(m: Measurement) -> Observations:
         asked.append(m)
-        if name(m) == "dcm:measure":
+        if isinstance(m.request, DcmMask):
             return masked(mask)
         given = arguments(m)
         columns = {"patched": share(0.9) if given["heads"] else ZERO, "floor": ZERO, "ceiling": ONE}
@@ -161,9 +158,9 @@ def cmap(
 
     def fake(m: Measurement) -> Observations:
         asked.append(m)
-        if name(m) == "performance:measure":
+        if isinstance(m.request, Performance):
             return seen(correct=base if m.on == "base" else ONE)
-        if name(m) == "dcm:measure":
+        if isinstance(m.request, DcmMask):
             return masked((masks or {})[arguments(m)["variable"]])
         given = arguments(m)
         heads = (*given["heads"], *given["control"])
@@ -183,9 +180,9 @@ def test_cmap_exchanges_the_heads_that_masks_select_in_the_donor(case: ClaimCont
         case, same, masks, group=["fetchers", "movers"], heads="learned",
         variable={"fetchers": "object", "movers": "position"},
     )  # fmt: skip
-    learned = [m for m in asked if name(m) == "dcm:measure"]
+    learned = [m for m in asked if isinstance(m.request, DcmMask)]
     assert {m.on for m in learned} == {"ft"}
-    (exchange,) = [m for m in asked if name(m) == "cmap:measure"]
+    (exchange,) = [m for m in asked if isinstance(m.request, CrossModelPatching)]
     given = arguments(exchange)
     assert given["heads"] == [[3, 1, "last"], [1, 0, "last"], [2, 1, "last"]]
     assert sorted(layer for layer, _, _ in given["control"]) == [1, 2, 3]
@@ -204,7 +201,7 @@ def test_nothing_is_exchanged_where_the_masks_select_nothing(case: ClaimContext)
     verdict, asked = cmap(case, same, {"position": ""}, heads="learned", variable="position")
     assert (verdict.status, verdict.scores) == ("inconclusive", ())
     assert "selects no head of movers in ft" in verdict.reason
-    assert all(name(m) != "cmap:measure" for m in asked)
+    assert all(not isinstance(m.request, CrossModelPatching) for m in asked)
 
 
 @pytest.mark.parametrize(
@@ -265,9 +262,9 @@ def test_a_circuit_fails_unless_its_heads_have_changed_places(
     """A circuit of head numbers says nothing where another head has the number."""
 
     def fake(m: Measurement) -> Observations:
-        if name(m) == "performance:measure":
+        if isinstance(m.request, Performance):
             return seen(correct=ONE)
-        if name(m) == "cmap:code":
+        if isinstance(m.request, HeadCodes):
             heads = arguments(m.inputs[0])["heads"]
             return coded(
                 heads,
@@ -337,7 +334,7 @@ def test_a_red_minimality_names_the_heads_that_do_not_cost_the_threshold(
     small[np.flatnonzero(share(0.9))[1::18]] = 0
 
     def fake(m: Measurement) -> Observations:
-        if name(m) == "performance:measure":
+        if isinstance(m.request, Performance):
             return seen(correct=ONE)
         columns = {}
         for n in arguments(m)["alive"]:

@@ -22,6 +22,7 @@ from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode, HeadCodes
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.types import Observations, Setting
 
@@ -74,7 +75,7 @@ def circuits(full: Any, whole: Any, unaided: Any, ablated: Any, chosen: Any) -> 
     """Observations of the full model, of the circuit twice, of no head, and of random circuits."""
 
     def fake(m: Measurement) -> Observations:
-        if "performance" in m.request.implementation:
+        if isinstance(m.request, Performance):
             return seen(correct=full)
         if "random_0" in m.request.spelled():
             return seen(CONTROL_ROWS, **{f"random_{i}_correct": chosen for i in range(29)})
@@ -187,7 +188,7 @@ def cmap(case: ClaimContext, base: Any, ft: Any, **patched: Any) -> Any:
     )
 
     def fake(m: Measurement) -> Observations:
-        if "performance" in m.request.implementation:
+        if isinstance(m.request, Performance):
             return seen(correct=base if m.on == "base" else ft)
         return coded(m, seen(**patched))
 
@@ -238,7 +239,7 @@ def test_the_log_probability_tells_a_small_share_from_nothing(case: ClaimContext
     low, high = (np.where(c == 1, likely[1], likely[0]) for c in (base, ONE))
 
     def fake(m: Measurement) -> Observations:
-        if "performance" in m.request.implementation:
+        if isinstance(m.request, Performance):
             ft = m.on == "ft"
             return seen(correct=ONE if ft else base, log_probability=high if ft else low)
         found = seen(
@@ -425,7 +426,7 @@ def test_a_path_matters_more_than_that_of_random_heads(
     columns = {**values, **{f"ratio {k}": np.expm1(v) for k, v in values.items()}}
 
     def fake(m: Measurement) -> Observations:
-        return seen(correct=ONE) if "performance" in m.request.implementation else seen(**columns)
+        return seen(correct=ONE) if isinstance(m.request, Performance) else seen(**columns)
 
     claim = PathClaim(kind="path", group="pos_transmitter", on="ft", drops_at_least=1.0)
     found = claim.judge(case, fake)
@@ -444,7 +445,7 @@ def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(
 
     def without(unneeded: str) -> Fake:
         def fake(m: Measurement) -> Observations:
-            if "performance" in m.request.implementation:
+            if isinstance(m.request, Performance):
                 return seen(correct=ONE)
             names = m.request.alive
             cost = {n: n.endswith("gone") and not n.startswith(unneeded) for n in names}
