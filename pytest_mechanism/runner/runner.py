@@ -227,7 +227,7 @@ class Runner:
         try:
             for given in measurement.inputs:
                 if (problem := self._failures.get(self.key(given))) is not None:
-                    raise problem
+                    raise problem  # noqa: TRY301 - raised here to be reported below
             store = self.store if measurement.request.stored else None
             lock = store.lock(key, wait) if store and key not in self._locked else nullcontext(True)
             with lock as acquired:
@@ -266,7 +266,7 @@ class Runner:
         try:
             result = context.run_method(method, request, inputs)
             if request.stored and type(result) is not request.result:
-                raise MeasurementError(
+                raise MeasurementError(  # noqa: TRY301 - raised here to be reported below
                     f"{request.implementation} returned {type(result).__name__}, its request "
                     f"declares {request.result.__name__}"
                 )
