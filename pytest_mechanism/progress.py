@@ -1,16 +1,16 @@
-"""Who is told how far measuring has come."""
+"""How far a measurement is, for a progress bar or a log."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
 Parts = tuple[str, int, str]
-"""What is measured, how many parts it has, and what they are: ``("path patching", 144, "heads")``."""
+"""Title, number and noun of a measurement's parts: ``("path patching", 144, "heads")``."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told what is going on; an interactive terminal or a log shows it."""
+    """Receives the number of rows that went through a model."""
 
     def start(self, label: str, total: int, parts: Parts | None = None) -> None: ...
 
@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Progress that nobody sees."""
+    """Shows nothing."""
 
     def start(self, label: str, total: int, parts: Parts | None = None) -> None: ...
 

@@ -172,11 +172,15 @@ class Session:
         if "runner" not in self.__dict__:
             return {"loaded": 0, "done": 0, "from_store": 0}
         runner = self.runner
-        return {"loaded": runner.loaded, "done": runner.done, "from_store": runner.from_store}
+        return {
+            "loaded": runner.checkpoint.loaded,
+            "done": runner.done,
+            "from_store": runner.from_store,
+        }
 
     def release(self) -> None:
         if "runner" in self.__dict__:
-            self.runner.release()
+            self.runner.checkpoint.release()
 
 
 def make_session(config: pytest.Config, model: str | None = None) -> Session:

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     for role in runner.references:
         for line in checkpoint_lines(evaluator, role, specs, findings):
             say(line, flush=True)
-    runner.release()
+    runner.checkpoint.release()
     fails = bool(findings.broken)
     for spec in specs:
         say("")
@@ -126,7 +126,7 @@ def checkpoint_lines(
             device = memory_device(runner.options.device)
             started = time.perf_counter()
             with MemoryWatch(device) as loading:
-                context = runner.context(role, task)
+                context = runner.checkpoint.context(role, task)
             seconds = time.perf_counter() - started
             engine = runner.options.engine
             if context.fallback_reason is not None:
@@ -168,7 +168,7 @@ def claim_lines(
     counted: set[Measurement] = set()
     recorded: dict[str, set[Any]] = {}
     total = 0.0
-    if lost := spec.task.dropped_words(evaluator.runner.vocabulary):
+    if lost := spec.task.dropped_words(evaluator.runner.checkpoint.vocabulary):
         yield f"  {lost}", True
     for name, claim in spec.claims.items():
         for role in claim.roles():

@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.checkpoints.watch import Watch
     from pytest_mechanism.measurements.recipe import Recipe
     from pytest_mechanism.methods.weights.training import Training, save_trained, trainable_copy
-    from pytest_mechanism.runner.preflight_training import FLOAT32, check_disk, check_lessons
+    from pytest_mechanism.runner.preflight_training import FLOAT32, check_disk, check_training_rows
     from pytest_mechanism.tasks.base import first_row
     from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     encoder = Encoder.load(reference.tokenizer)
     vocabulary = SharedVocabulary((encoder,))
     try:
-        check_lessons(spec.task, vocabulary, encoder, recipe)
+        check_training_rows(spec.task, vocabulary, encoder, recipe)
         check_disk(arguments.out, reference.folder, FLOAT32, "--out takes another folder")
         probe = first_row(spec.task.rows(vocabulary, 1, "self-check")).base
     except MechanismError as problem:

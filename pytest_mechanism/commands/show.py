@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Crashed as problem:
         print_work(evaluator.runner)
         raise problem.at(spec.place("groups")) from None
-    evaluator.runner.release()
+    evaluator.runner.checkpoint.release()
     if not pictures:
         raise MechanismError(
             f"{arguments.spec} has nothing to show: no groups (each needs heads and at), and no claim "
@@ -252,7 +252,7 @@ def first_prompt(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pro
     from pytest_mechanism.claims.base import LEAST_CLUSTERS
     from pytest_mechanism.tasks.base import first_row
 
-    pairs = spec.task.pairs(evaluator.runner.vocabulary, max(rows or 1, 1))
+    pairs = spec.task.pairs(evaluator.runner.checkpoint.vocabulary, max(rows or 1, 1))
     contexts = len({row.cluster for row in pairs}) if rows is None or rows > 0 else 0
     if rows is not None and contexts < LEAST_CLUSTERS:
         raise MechanismError(

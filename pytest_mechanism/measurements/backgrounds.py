@@ -1,9 +1,8 @@
-"""How many background prompts are behind a positional mean: counted here, without torch.
+"""How many background prompts a positional mean is taken over, counted without torch.
 
-A slot is (anchor of the template, tokens since it). A row needs a mean for each of its own slots, and
-a mean of fewer than `LEAST_PROMPTS` prompts is an error. `methods.ablation` applies the rule to a
-loaded model; the look-ahead (`runner.ahead`) applies it to the tokenizer alone, before a model is
-loaded.
+A slot is (anchor of the template, tokens after it). An ablated head gets a mean for each slot of a row,
+and a mean over fewer than `LEAST_PROMPTS` prompts is an error. `methods.circuits.ablation` applies this
+rule with a loaded model, `runner.preflight` with the tokenizer alone.
 """
 
 from __future__ import annotations
@@ -14,73 +13,77 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS
 
 MARGIN = 1.2
-"""Prompts advised over those that would just do: which slots they have is a matter of chance."""
+"""Factor on the number of prompts that would just suffice, because slots are distributed by chance."""
 
 MOST_PROMPTS = 20_000
-"""More are not advised: each is run through the model."""
+"""More are not advised, because the model runs on each."""
 
 Slot = tuple[str, int]
 
 
 def too_few(slot: Slot, count: int | None = None, of: int | None = None) -> str:
-    """The sentence about one slot that no mean can be given for."""
+    """Says that there is no mean for a slot."""
     anchor, offset = slot
-    seen = "" if count is None else f" ({count} of {of} have it)"
+    counts = "" if count is None else f" ({count} of {of} have it)"
     return (
         f"fewer than {LEAST_PROMPTS} background prompts have token {offset} after the anchor "
-        f"{anchor!r}{seen}"
+        f"{anchor!r}{counts}"
     )
 
 
-def lacking(needed: Iterable[Slot], counts: Mapping[Slot, int]) -> list[Slot]:
-    """Needed slots that too few prompts have, the worst first."""
-    found = {slot for slot in needed if counts.get(slot, 0) < LEAST_PROMPTS}
-    return sorted(found, key=lambda slot: (counts.get(slot, 0), slot))
+def rare_slots(needed: Iterable[Slot], counts: Mapping[Slot, int]) -> list[Slot]:
+    """Needed slots with too few prompts, fewest first."""
+    rare = {slot for slot in needed if counts.get(slot, 0) < LEAST_PROMPTS}
+    return sorted(rare, key=lambda slot: (counts.get(slot, 0), slot))
 
 
-def enough(
-    needed: Collection[Slot], counted: Callable[[int], tuple[Mapping[Slot, int], int]], asked: int
+def sufficient_prompts(
+    needed: Collection[Slot], count: Callable[[int], tuple[Mapping[Slot, int], int]], prompts: int
 ) -> int | None:
-    """How many prompts give each needed slot a mean, rounded up; None where the task has not so many.
+    """A round number of prompts that gives each needed slot a mean; None if the task has too few.
 
     Args:
         needed: slots of the rows.
-        counted: a number of prompts -> (slot -> prompts that have it, prompts that there are).
-        asked: too few.
+        count: number of prompts -> (slot -> prompts that have it, prompts that the task wrote).
+        prompts: too few.
     """
-    wanted = float(asked)
+    wanted = float(prompts)
     while wanted < MOST_PROMPTS:
-        counts, drawn = counted(round(wanted))
-        if not lacking(needed, counts):
+        counts, written = count(round(wanted))
+        if not rare_slots(needed, counts):
             return round(wanted)
-        if drawn < round(wanted):
+        if written < round(wanted):
             return None
         least = min(counts.get(slot, 0) for slot in needed)
         step = 10 ** max(1, math.floor(math.log10(wanted)) - 1)
-        more = min(10.0, MARGIN * LEAST_PROMPTS / max(1, least))
-        wanted = math.ceil(max(wanted * more, wanted + 1) / step) * step
+        growth = min(10.0, MARGIN * LEAST_PROMPTS / max(1, least))
+        wanted = math.ceil(max(wanted * growth, wanted + 1) / step) * step
     return None
 
 
 def shortage(
-    slots: Sequence[Slot], counts: Mapping[Slot, int], drawn: int, asked: int, suffice: int | None
+    rare: Sequence[Slot],
+    counts: Mapping[Slot, int],
+    written: int,
+    prompts: int,
+    sufficient: int | None,
 ) -> str:
-    """What is missing for a mean at these slots, the worst first, and what to change.
+    """Says which slots have no mean, and what to change.
 
     Args:
-        slots: see `lacking`; one at least.
+        rare: see `rare_slots`; at least one.
         counts: slot -> background prompts that have it.
-        drawn: background prompts that there are.
-        asked: ``ablation.prompts``; a task may have fewer different prompts.
-        suffice: see `enough`.
+        written: background prompts that the task wrote.
+        prompts: ``ablation.prompts``; a task may have fewer different prompts.
+        sufficient: see `sufficient_prompts`.
     """
-    several = "" if len(slots) == 1 else f", nor {len(slots) - 1:,} other places"
-    if suffice is not None:
-        advice = f"raise ablation.prompts from {asked} to {suffice}"
+    others = "" if len(rare) == 1 else f", nor {len(rare) - 1:,} other places"
+    if sufficient is not None:
+        advice = f"raise ablation.prompts from {prompts} to {sufficient}"
     else:
-        few = f"there are {drawn} different ones and not {asked}: " if drawn < asked else ""
+        few = f"there are {written} different ones and not {prompts}: " if written < prompts else ""
         advice = (
             f"{few}more prompts would not do; give the task more words or fewer texts, or write "
             "ablation: {value: mean}"
         )
-    return f"{too_few(slots[0], counts.get(slots[0], 0), drawn)}{several}; {advice}"
+    return f"{too_few(rare[0], counts.get(rare[0], 0), written)}{others}; {advice}"

@@ -57,7 +57,7 @@ class ClaimEvaluator:
         shapes = {
             role: read_shape(ref.folder, ref.adapter) for role, ref in runner.references.items()
         }
-        runner.look_at_configs()
+        runner.check_configs()
         return ClaimEvaluator(runner, confidence, shapes)
 
     @property

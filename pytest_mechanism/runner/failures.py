@@ -1,4 +1,4 @@
-"""What a measurement or a loading that failed looks like to a user: one line, with what it was about."""
+"""One line for the user about a measurement, or the loading of a checkpoint, that failed."""
 
 from __future__ import annotations
 
@@ -10,38 +10,36 @@ from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.measurement import Measurement
 
 
-def failed(measurement: Measurement, references: Mapping[str, Reference]) -> str:
-    """The measurement's name, role and checkpoint, for an error line."""
-    role = measurement.on
-    label = references[role].label
+def failure_title(measurement: Measurement, references: Mapping[str, Reference]) -> str:
+    """Names the measurement, the role and the checkpoint."""
+    role, label = measurement.on, references[measurement.on].label
     on = role if label == role else f"{role} ({label})"
-    return f"measurement {named(measurement)} on {on} failed"
+    return f"measurement {method_name(measurement)} on {on} failed"
 
 
-def named(measurement: Measurement) -> str:
-    """A method's name as its module has it: ``path_patching``, or ``cmap.donate``."""
+def method_name(measurement: Measurement) -> str:
+    """The short name of a method: ``path_patching``, or ``cmap.donate``."""
     module, _, function = measurement.request.implementation.partition(":")
     short = module.rsplit(".", 1)[-1]
     return short if function in ("", "measure") else f"{short}.{function}"
 
 
-def forget_frames(problem: BaseException | None) -> None:
-    """Let go of what the functions that failed had at hand: copies of models, for the most part.
-    An error that is kept would keep them; where it happened can still be read from it."""
+def clear_frames(problem: BaseException | None) -> None:
+    """Frees what the functions that failed held, such as copies of models, which an error that is
+    kept would keep alive. The places in its traceback stay."""
     while problem is not None:
         traceback.clear_frames(problem.__traceback__)
         problem = problem.__context__
 
 
-def memory_short(rows: int) -> MeasurementError:
-    """A batch did not fit."""
+def batch_too_large(rows: int) -> MeasurementError:
     return MeasurementError(
         f"out of memory with batches of {rows} rows; lower --mechanism-batch-size"
     )
 
 
-def unloadable(reference: str, problem: Exception) -> MeasurementError:
-    """A library's error while a checkpoint was loaded."""
-    found = MeasurementError(f"{reference} cannot be loaded: {problem}")
-    found.trace = "".join(traceback.format_exception(problem))
-    return found
+def loading_error(reference: str, problem: Exception) -> MeasurementError:
+    """A library's error while it loaded a checkpoint."""
+    error = MeasurementError(f"{reference} cannot be loaded: {problem}")
+    error.trace = "".join(traceback.format_exception(problem))
+    return error

@@ -1,8 +1,8 @@
-"""That a run's checkpoints stay what their fingerprints were taken of.
+"""Checks that the checkpoints of a run stay what their fingerprints say.
 
-A result is kept only where its checkpoint, and the tokenizers of all, were the same before and after.
-Where the file system's times prove nothing, files are read again when the work on a checkpoint is
-done; the results since are taken back if something is different.
+A result is kept only if its checkpoint, and the tokenizers of all roles, were the same before and after.
+Where the times of the file system prove nothing, the files are read again when the work on a checkpoint
+is done, and the results since are discarded if something differs.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ class Guard:
     """See the module.
 
     Attributes:
-        watches: role -> what looks at its files.
-        unproven: role -> keys of results whose checkpoint has to be read again.
+        watches: role -> the watch over its files.
+        unverified: role -> keys of results whose checkpoint must be read again.
     """
 
     def __init__(
         self, references: Mapping[str, Reference], fingerprints: Mapping[str, Fingerprint]
     ) -> None:
         self.watches = {
-            role: Watch(f"{role} ({references[role].label})", found)
-            for role, found in fingerprints.items()
+            role: Watch(f"{role} ({references[role].label})", fingerprint)
+            for role, fingerprint in fingerprints.items()
         }
-        self.unproven: dict[str, list[str]] = {}
+        self.unverified: dict[str, list[str]] = {}
 
-    def look(self, role: str, again: bool = True) -> None:
-        """Look at a checkpoint, and at the tokenizers of all, since rows depend on them.
+    def check(self, role: str, thorough: bool = True) -> None:
+        """Checks a checkpoint, and the tokenizers of all roles, because rows depend on them.
 
         Raises:
-            CheckpointChanged: something is not as it was.
+            CheckpointChanged: a file has changed.
         """
-        self.watches[role].check(again)
+        self.watches[role].check(thorough)
         for watch in self.watches.values():
             watch.check_named(TOKENIZER)
 
-    def look_at_configs(self) -> None:
-        """Look at what sizes are read from.
+    def check_configs(self) -> None:
+        """Checks the files that sizes are read from.
 
         Raises:
-            CheckpointChanged: something is not as it was.
+            CheckpointChanged: a file has changed.
         """
         for watch in self.watches.values():
             watch.check_named(["config.json"])
 
-    def measured(self, role: str, key: str) -> None:
-        """Note a result that was looked at without reading every file again."""
+    def note(self, role: str, key: str) -> None:
+        """Remembers a result that was checked without reading every file again."""
         if not self.watches[role].certain:
-            self.unproven.setdefault(role, []).append(key)
+            self.unverified.setdefault(role, []).append(key)
 
-    def prove(self, role: str) -> None:
-        """Read the files again whose state proves nothing, where there are results since.
+    def verify(self, role: str) -> None:
+        """Reads again the files whose state proves nothing, if there are results since.
 
         Raises:
-            CheckpointChanged: they are not as they were.
+            CheckpointChanged: a file has changed.
         """
-        if self.unproven.get(role):
+        if self.unverified.get(role):
             self.watches[role].check()
-            self.unproven[role].clear()
+            self.unverified[role].clear()
 
     def reason(self, role: str, problem: Exception) -> Exception:
-        """Why something failed: of files that changed meanwhile, libraries say anything."""
+        """Why something failed. Libraries raise anything on files that changed meanwhile."""
         try:
             if role in self.watches:
-                self.look(role, again=False)
+                self.check(role, thorough=False)
         except CheckpointChanged as changed:
             return changed
         return problem

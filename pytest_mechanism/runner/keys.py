@@ -15,23 +15,24 @@ from pytest_mechanism.types import canonical
 
 LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "tokenizers", "numpy")
 
-
 QUANTISER = "bitsandbytes"
-ADAPTERS = "peft"
-"""Take part in some measurements only."""
+"""Counts where weights are quantised."""
 
-OPENING = 2
-"""How a checkpoint becomes a model and rows become batches: raised when the numbers of all methods
-can change by it. 2: adapters of shared weights, rotary frequencies of each row, sizes by the loaded
-config."""
+ADAPTERS = "peft"
+"""Counts where an adapter is merged or LoRA is trained."""
+
+PIPELINE = 2
+"""Revision of how a checkpoint becomes a model and rows become batches, raised when that can change the
+numbers of all methods. 2: adapters of shared weights, rotary frequencies of each row, sizes by the
+loaded config."""
 
 GPUS = Path("/proc/driver/nvidia/gpus")
-"""Where Linux lists them, so that torch is not needed to know whether there are any."""
+"""Where Linux lists GPUs, so that the key needs no torch."""
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the libraries that take part, without importing them."""
+    """Versions of the libraries that every measurement uses, without importing them."""
     return {name: version_of(name) for name in LIBRARIES}
 
 
@@ -43,15 +44,15 @@ def version_of(name: str) -> str:
 
 
 def device_kind(device: str) -> str:
-    """``cpu`` or ``cuda``; of ``auto``, what it will find here."""
+    """``cpu`` or ``cuda``; for ``auto``, which GPUs it can use here."""
     if device != "auto":
         return device.split(":", maxsplit=1)[0]
     try:
-        found = sorted(each.name for each in GPUS.iterdir())
+        gpus = sum(1 for _ in GPUS.iterdir())
     except OSError:
-        found = []
+        gpus = 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    return f"auto over {len(found)} GPUs, {visible} visible" if found else "auto without a GPU"
+    return f"auto over {gpus} GPUs, {visible} visible" if gpus else "auto without a GPU"
 
 
 def measurement_key(
@@ -62,11 +63,10 @@ def measurement_key(
     engine: str,
     quantize: str | None = None,
 ) -> str:
-    """sha256 over checkpoints, tokenizers, task, method, arguments, dtype, device, versions, and
-    how weights are quantised.
+    """sha256 of checkpoints, tokenizers, task, request, dtype, device, engine, quantisation, versions.
 
-    Rows depend on the tokenizers of all models of the run, so all of them count; which role a
-    checkpoint plays does not.
+    Rows depend on the tokenizers of all roles of the run, so all of them count. Which role a checkpoint
+    plays does not.
     """
     return hashlib.sha256(
         canonical(
@@ -76,16 +76,18 @@ def measurement_key(
                 "dtype": dtype,
                 "device": device_kind(device),
                 "engine": engine,
-                "opening": OPENING,
-                "versions": versions() | _adapting(measurement, fingerprints),
+                "opening": PIPELINE,
+                "versions": versions() | _adapter_versions(measurement, fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }
         ).encode()
     ).hexdigest()
 
 
-def _adapting(measurement: Measurement, fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
-    """PEFT's version where it takes part: an adapter is merged in, or LoRA is trained."""
+def _adapter_versions(
+    measurement: Measurement, fingerprints: Mapping[str, Fingerprint]
+) -> dict[str, str]:
+    """The version of PEFT, if it merges an adapter or trains LoRA."""
     recipe = measurement.request.recipe_used()
     if (recipe is None or recipe.lora is None) and not any(
         fingerprints[r].adapted for r in measurement.roles
@@ -104,5 +106,5 @@ def described(
         "on": fingerprints[measurement.on].model,
         "task": measurement.task,
         "arguments": measurement.request.spelled(),
-        "inputs": [described(each, fingerprints) for each in measurement.inputs],
+        "inputs": [described(given, fingerprints) for given in measurement.inputs],
     }

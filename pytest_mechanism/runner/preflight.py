@@ -1,10 +1,10 @@
-"""Looks ahead: can a measurement be made with these tokenizers, before a checkpoint is loaded?
+"""Preflight: can a measurement be made with these tokenizers? Asked before a checkpoint is loaded.
 
-It draws the rows that the measurement will draw (`methods.draws`), encodes them with the checkpoint's
-tokenizer, and checks what the measurement would fail on later: too few rows or contexts, a position
-that a row lacks, an answer of several tokens, a missing source prompt, too few background prompts
-behind a positional mean, lessons that cannot be trained, no disk space for an interrupted training.
-No torch, no weights.
+It writes the rows that the method will use (`Request.row_sets`), encodes them with the checkpoint's
+tokenizer, and checks what the method would fail on later: too few rows or contexts, a position that a
+row lacks, an answer of several tokens, a missing source prompt, too few background prompts for a
+positional mean, training rows that cannot be written, no disk space for an interrupted training. It
+needs no torch and no weights.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_mechanism.claims.base import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
-from pytest_mechanism.measurements.backgrounds import enough, lacking, shortage
+from pytest_mechanism.measurements.backgrounds import rare_slots, shortage, sufficient_prompts
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import RowSet
-from pytest_mechanism.runner.preflight_training import check_disk, check_lessons
+from pytest_mechanism.runner.preflight_training import check_disk, check_training_rows
+from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
 
@@ -33,34 +34,33 @@ T = TypeVar("T")
 
 
 def make_preflight(runner: Runner) -> Preflight:
-    """For a runner's checkpoints and store."""
-    vocabulary = runner.vocabulary
+    """The preflight of a runner's checkpoints and store."""
     return Preflight(
-        runner.encoders,
-        vocabulary,
+        runner.checkpoint.encoders,
+        runner.checkpoint.vocabulary,
         {role: reference.folder for role, reference in runner.references.items()},
         None if runner.store is None else runner.store.folder,
     )
 
 
 def first_obstacle(
-    runner: Runner, ahead: Callable[[], Preflight], measurements: Iterable[Measurement]
+    runner: Runner, preflight: Callable[[], Preflight], measurements: Iterable[Measurement]
 ) -> MechanismError | None:
-    """Why measurements that have no result yet cannot be made, as far as tokenizers tell: the first
-    reason, or None. Loads no checkpoint, and plans nothing.
+    """The first reason why measurements without a result cannot be made, or None. Loads no checkpoint
+    and plans nothing.
 
     Args:
-        runner: that would make them.
-        ahead: gives what checks them; not asked where all results are there.
+        runner: would make them.
+        preflight: makes the preflight, which is not needed if all results exist.
         measurements: to be made.
     """
-    for each in measurements:
+    for measurement in measurements:
         try:
-            if runner.known(runner.key(each), each):
+            if runner.known(runner.key(measurement), measurement):
                 continue
-            if (problem := first_obstacle(runner, ahead, each.inputs)) is not None:
+            if (problem := first_obstacle(runner, preflight, measurement.inputs)) is not None:
                 return problem
-            ahead().check(each, runner.task(each))
+            preflight().check(measurement, task_of(measurement))
         except MechanismError as problem:
             return problem
     return None
@@ -68,23 +68,23 @@ def first_obstacle(
 
 @dataclass
 class Preflight:
-    """Checks measurements on the tokenizers of a run; each set of rows is drawn and encoded once.
+    """Checks measurements with the tokenizers of a run; writes and encodes each set of rows once.
 
     Attributes:
         encoders: role -> its tokenizer.
-        vocabulary: words that all of them keep whole.
+        vocabulary: words that no tokenizer splits.
         folders: role -> folder of its checkpoint.
-        store: folder in which measurements and interrupted trainings are kept, or None.
+        store: folder of results and interrupted trainings, or None.
     """
 
     encoders: Mapping[str, Encoder]
     vocabulary: Vocabulary
     folders: Mapping[str, Path]
     store: Path | None = None
-    _known: dict[Any, Any] = field(default_factory=dict)
+    _cache: dict[Any, Any] = field(default_factory=dict)
 
     def check(self, measurement: Measurement, task: Task) -> None:
-        """Whether a measurement can be made.
+        """Checks that a measurement can be made.
 
         Raises:
             MechanismError: it cannot; the message says what to change.
@@ -93,7 +93,7 @@ class Preflight:
             self._check(measurement, task)
         except MechanismError:
             raise
-        except Exception as problem:  # of a task family, for the most part
+        except Exception as problem:  # most likely of a task family
             raise crash(
                 f"the rows of task {task.family} could not be checked", problem
             ) from problem
@@ -110,26 +110,26 @@ class Preflight:
             for row_set in row_sets:
                 self.check_ablation(on, measurement.task, task, row_set, ablation)
         if (recipe := request.recipe_used()) is not None:
-            check_lessons(task, self.vocabulary, self.encoders[on], recipe)
+            check_training_rows(task, self.vocabulary, self.encoders[on], recipe)
             if self.store is not None and request.stored and recipe.lora is None:
                 check_disk(self.store, self.folders[on])
 
     # -- rows
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """Make something once in a run; an error is raised again each time."""
-        if key not in self._known:
+        """Calls ``make`` once in a run; its error is raised each time."""
+        if key not in self._cache:
             try:
-                self._known[key] = make()
+                self._cache[key] = make()
             except MechanismError as problem:
-                self._known[key] = problem
-        found: Any = self._known[key]
-        if isinstance(found, MechanismError):
-            raise found
-        return found  # type: ignore[no-any-return]
+                self._cache[key] = problem
+        result: Any = self._cache[key]
+        if isinstance(result, MechanismError):
+            raise result
+        return result  # type: ignore[no-any-return]
 
     def rows(self, settings: str, task: Task, row_set: RowSet) -> Sequence[Row]:
-        """The rows of a row_set."""
+        """Writes the rows of a set."""
 
         def write() -> Sequence[Row]:
             v, count, stream = self.vocabulary, row_set.count, row_set.stream
@@ -147,7 +147,7 @@ class Preflight:
 
     def encoded(self, on: str, prompt: Prompt) -> Encoded:
         """A prompt in a checkpoint's tokens."""
-        # prompts hold dictionaries and cannot be hashed; the rows that hold them are kept
+        # a prompt is no key, because it holds dictionaries; its rows stay in the cache, so its id is
         return self.once((on, id(prompt)), lambda: self.encoders[on].encode(prompt))
 
     def check_row(self, on: str, row_set: RowSet, row: Row) -> None:
@@ -175,12 +175,12 @@ class Preflight:
         if row_set.trained_replies and row.base.completion.strip():
             encoder.reply_ids(row.base)
 
-    # -- what stands in place of a silenced head
+    # -- ablated heads
 
     def check_ablation(
         self, on: str, settings: str, task: Task, row_set: RowSet, ablation: Ablation
     ) -> None:
-        """Background prompts for every place of the rows.
+        """Checks that background prompts cover every slot of the rows.
 
         Raises:
             MeasurementError: there are too few.
@@ -189,18 +189,18 @@ class Preflight:
         if kind == "zero":
             return
         rows = self.rows(settings, task, row_set)
-        places = [self.encoded(on, row.base).slots for row in rows]
+        slots = [self.encoded(on, row.base).slots for row in rows]
         if kind == "resample":
             others = self.rows(settings, task, RowSet("backgrounds", len(rows), "resample"))
-            for mine, other in zip(places, others, strict=False):
+            for needed, other in zip(slots, others, strict=False):
                 anchors = {anchor for anchor, _ in self.encoded(on, other.base).slots}
-                if gone := sorted({anchor for anchor, _ in mine} - anchors):
+                if missing := sorted({anchor for anchor, _ in needed} - anchors):
                     raise MeasurementError(
-                        f"ablation: {{value: resample}}: a prompt has the anchor {gone[0]!r}, and "
+                        f"ablation: {{value: resample}}: a prompt has the anchor {missing[0]!r}, and "
                         "the prompt drawn to replace it has not; write ablation: {value: mean}"
                     )
             return
-        counts, drawn = self.counted(on, settings, task, prompts)
+        counts, written = self.slot_counts(on, settings, task, prompts)
         if kind == "mean":
             if sum(counts.values()) < LEAST_PROMPTS:
                 raise MeasurementError(
@@ -208,18 +208,20 @@ class Preflight:
                     "more words"
                 )
             return
-        needed = {slot for slots in places for slot in slots}
-        if few := lacking(needed, counts):
+        wanted = {slot for row in slots for slot in row}
+        if rare := rare_slots(wanted, counts):
             suffice = self.once(
-                ("enough", on, settings, frozenset(needed), prompts),
-                lambda: enough(needed, partial(self.counted, on, settings, task), prompts),
+                ("enough", on, settings, frozenset(wanted), prompts),
+                lambda: sufficient_prompts(
+                    wanted, partial(self.slot_counts, on, settings, task), prompts
+                ),
             )
-            raise MeasurementError(shortage(few, counts, drawn, prompts, suffice))
+            raise MeasurementError(shortage(rare, counts, written, prompts, suffice))
 
-    def counted(
+    def slot_counts(
         self, on: str, settings: str, task: Task, prompts: int
     ) -> tuple[Counter[tuple[str, int]], int]:
-        """How many background prompts have each slot, and how many there are."""
+        """Number of background prompts with each slot, and of all background prompts."""
 
         def count() -> tuple[Counter[tuple[str, int]], int]:
             rows = self.rows(settings, task, RowSet("backgrounds", prompts, "ablation"))
@@ -229,7 +231,7 @@ class Preflight:
 
 
 def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:
-    """Enough rows, contexts and source prompts.
+    """Checks the number of rows and contexts, and the source prompts.
 
     Raises:
         MeasurementError: there are too few.
@@ -250,10 +252,10 @@ def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:
 
 
 def check_places(row_set: RowSet, prompt: Prompt, encoded: Encoded) -> None:
-    """Each position of a draw is in the prompt.
+    """Checks that the prompt has each position of a set of rows.
 
     Raises:
-        MeasurementError: one is not.
+        MeasurementError: it lacks one.
     """
     for at in row_set.positions:
         found = encoded.positions.get(parse_position(at)[0])

@@ -1,4 +1,4 @@
-"""What a training will need, checked before a checkpoint is loaded: lessons and disk space."""
+"""What a training needs, checked before a checkpoint is loaded: training rows and disk space."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.tasks.base import Task, Vocabulary
 from pytest_mechanism.tasks.text.encoding import Encoder
 
-KEPT = 2 * 3 * 4
-"""Bytes a weight that an unfinished training keeps: itself and AdamW's two moments in float32, and
-the same again while one file replaces another."""
+UNFINISHED = 2 * 3 * 4
+"""Bytes for each weight of an unfinished training: the weight and AdamW's two moments in float32, twice
+while one file replaces another."""
 
 FLOAT32 = 4
-"""Bytes a weight of a checkpoint that training writes."""
+"""Bytes for each weight of a checkpoint in float32."""
 
 
-def check_lessons(task: Task, vocabulary: Vocabulary, encoder: Encoder, recipe: Recipe) -> None:
-    """The first step's rows can be written, and their replies have tokens.
+def check_training_rows(
+    task: Task, vocabulary: Vocabulary, encoder: Encoder, recipe: Recipe
+) -> None:
+    """Checks that the rows of the first step can be written and that their replies have tokens.
 
     Raises:
-        MechanismError: they cannot, or LoRA is asked for without its library.
+        MechanismError: they cannot, or PEFT is missing for LoRA.
     """
     if recipe.lora is not None and importlib.util.find_spec("peft") is None:
         raise MeasurementError("lora needs the library PEFT: pip install 'pytest-mechanism[peft]'")
@@ -36,34 +38,37 @@ def check_lessons(task: Task, vocabulary: Vocabulary, encoder: Encoder, recipe: 
         encoder.reply_ids(row.base)
 
 
-def check_disk(folder: Path, checkpoint: Path, bytes_a_weight: int = KEPT, flag: str = "") -> None:
-    """The folder's disk can hold what a full training of the checkpoint writes.
+def check_disk(
+    folder: Path, checkpoint: Path, bytes_per_weight: int = UNFINISHED, advice: str = ""
+) -> None:
+    """Checks that the folder's disk can hold what a full training of the checkpoint writes.
 
     Raises:
         MeasurementError: it cannot.
     """
-    above = next((p for p in (folder, *folder.absolute().parents) if p.exists()), None)
-    if above is None:
+    existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), None)
+    if existing is None:
         return
-    free, wanted = shutil.disk_usage(above).free, weights(checkpoint) * bytes_a_weight
-    if free < wanted:
-        what = flag or (
-            "an interrupted training goes on from what it keeps there; choose another place with "
+    free = shutil.disk_usage(existing).free
+    needed = weights(checkpoint) * bytes_per_weight
+    if free < needed:
+        advice = advice or (
+            "an interrupted training resumes from there; choose another folder with "
             "--mechanism-store, or --mechanism-no-store"
         )
         raise MeasurementError(
             f"{folder} has {free / 1e9:.1f} GB free, training this checkpoint takes up to "
-            f"{wanted / 1e9:.1f} GB: {what}"
+            f"{needed / 1e9:.1f} GB: {advice}"
         )
 
 
 def weights(checkpoint: Path) -> int:
-    """How many weights a checkpoint's safetensors hold, from their headers; 0 where none says."""
-    return sum(held(path) for path in checkpoint.glob("*.safetensors"))
+    """Number of weights in a checkpoint, by the headers of its safetensors files."""
+    return sum(weights_in(path) for path in checkpoint.glob("*.safetensors"))
 
 
-def held(path: Path) -> int:
-    """How many numbers are in one file; 0 where it is damaged, which loading will say."""
+def weights_in(path: Path) -> int:
+    """Number of weights in one file; 0 if it is damaged, which loading will report."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

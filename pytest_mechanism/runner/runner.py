@@ -1,14 +1,13 @@
-"""Does the measurements that claims ask for: each once, one checkpoint in memory at a time.
+"""Makes the measurements that claims ask for: each once, with one checkpoint in memory at a time.
 
-What is needed is planned beforehand and measured lazily: the first item that needs a checkpoint
-has it loaded, and everything pending on it is done before it is let go. A checkpoint that donates
-activations goes first where nothing speaks against it, so a pair is loaded base, ft at best and
-base, ft, base at worst. This module imports no torch; what it runs, it reaches by dotted name.
+Claims name their measurements beforehand, and the runner makes them when the first result is needed: it
+loads the checkpoint and makes everything that is pending on it before it loads the next. A checkpoint
+that donates activations goes first where possible, so that a pair is loaded base, ft at best, and base,
+ft, base at worst. This module imports no torch; it resolves methods by their dotted names.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,16 +25,16 @@ from pytest_mechanism.errors import (
     out_of_memory,
 )
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.request import Cost
 from pytest_mechanism.progress import Progress, Silent
-from pytest_mechanism.registry import resolve, task_families
-from pytest_mechanism.runner.failures import failed, forget_frames, memory_short, unloadable
+from pytest_mechanism.registry import resolve
+from pytest_mechanism.runner.failures import batch_too_large, clear_frames, failure_title
 from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
+from pytest_mechanism.runner.resident import ResidentCheckpoint, task_of
+from pytest_mechanism.runner.schedule import Schedule
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.tasks.files import KNOWN_GOOD
-from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.types import Observations, Result_co
 
 
@@ -47,15 +46,14 @@ class Runner:
         references: role -> checkpoint.
         fingerprints: role -> its content hash.
         options: device, dtype, batch size, engine.
-        store: where results are remembered, or None.
-        progress: told what is going on.
+        store: results on disk, or None.
+        progress: reports rows to the user.
         shared: whether other processes run items of the same plan (pytest-xdist).
-        loaded: checkpoints loaded so far.
-        done: measurements made.
-        from_store: measurements found on disk.
-        notes: role -> what its scores have to be read with.
-        left_out: settings of a task -> what the tokenizers take away from it, or nothing.
-        encoders: role -> tokenizer, of those that were needed.
+        done: number of measurements made.
+        from_store: number of results read from disk.
+        notes: role -> what readers of its scores must know.
+        left_out: settings of a task -> words that no row has, because a tokenizer splits them.
+        checkpoint: the checkpoint in memory.
     """
 
     references: Mapping[str, Reference]
@@ -64,22 +62,23 @@ class Runner:
     store: Store | None = None
     progress: Progress = field(default_factory=Silent)
     shared: bool = False
-    loaded: int = 0
     done: int = 0
     from_store: int = 0
     notes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    encoders: dict[str, Encoder] = field(default_factory=dict)
+    checkpoint: ResidentCheckpoint = field(init=False)
+    _guard: Guard = field(init=False)
+    _schedule: Schedule = field(init=False)
     _results: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
-    _broken: dict[str, MechanismError] = field(default_factory=dict)
-    _pending: dict[str, Measurement] = field(default_factory=dict)
-    _context: Any = None
-    _held: set[str] = field(default_factory=set)
-    _guard: Guard = field(init=False)
+    _locked: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._guard = Guard(self.references, self.fingerprints)
+        self._schedule = Schedule(self.key)
+        self.checkpoint = ResidentCheckpoint(
+            self.references, self.options, self.progress, self._guard
+        )
 
     # -- planning
 
@@ -87,7 +86,7 @@ class Runner:
         """See `runner.keys`.
 
         Raises:
-            MechanismError: a role that this run has no checkpoint for.
+            MechanismError: the run has no checkpoint for one of the measurement's roles.
         """
         for role in measurement.roles:
             if role not in self.references:
@@ -100,37 +99,56 @@ class Runner:
         )
 
     def plan(self, measurements: Iterable[Measurement]) -> None:
-        """What will be asked for, so that all work on a checkpoint is done in one go."""
-        for each in measurements:
-            # what goes from one model into another is not on disk for the others to find: only who
-            # runs the item makes it
-            elsewhere = self.store is None or any(not given.request.stored for given in each.inputs)
-            if not (self.shared and elsewhere):
-                self._add(each)
+        """Announces measurements, so that all work on a checkpoint is done while it is loaded."""
+        for measurement in measurements:
+            # other processes find no donated activations on disk, so only the process that runs the
+            # item makes them
+            unshareable = self.store is None or takes_donations(measurement)
+            if not (self.shared and unshareable):
+                self._add(measurement)
 
     def _add(self, measurement: Measurement) -> str:
-        key = self.key(measurement)
-        if key in self._failures or key in self._pending or self.known(key, measurement):
-            return key
-        for each in measurement.inputs:
-            self._add(each)
-        self._pending[key] = measurement
+        key, pending = self.key(measurement), self._schedule.pending
+        if not (key in self._failures or key in pending or self.known(key, measurement)):
+            for given in measurement.inputs:
+                self._add(given)
+            pending[key] = measurement
         return key
 
     def known(self, key: str, measurement: Measurement) -> bool:
-        """Whether a result is there, in memory or in the store."""
+        """Whether the result is in memory or in the store."""
         if key in self._results:
             return True
-        if (
-            not measurement.request.stored
-            or self.store is None
-            or (seen := self.store.get(key, measurement.request.result)) is None
-        ):
+        if (result := self._stored(key, measurement)) is None:
             return False
-        self._results[key] = seen
-        self._note(measurement, seen)
+        self._results[key] = result
+        self._note(measurement, result)
         self.from_store += 1
         return True
+
+    def _stored(self, key: str, measurement: Measurement) -> Observations | None:
+        if self.store is None or not measurement.request.stored:
+            return None
+        return self.store.get(key, measurement.request.result)
+
+    @property
+    def planned(self) -> bool:
+        """Whether a planned measurement has no result yet."""
+        return bool(self._schedule.pending)
+
+    def check_device(self) -> None:
+        """Checks that something can be measured. Only torch knows, so ask this only where something
+        is `planned`.
+
+        Raises:
+            NoDevice: this machine lacks the device.
+        """
+        if self.options.device.startswith("cuda"):
+            resolve("pytest_mechanism.checkpoints.loading.model:pick_device")(self.options.device)
+
+    def check_configs(self) -> None:
+        """See `Guard.check_configs`."""
+        self._guard.check_configs()
 
     # -- measuring
 
@@ -140,278 +158,163 @@ class Runner:
         Raises:
             MechanismError: the measurement, or the loading of a checkpoint, failed.
         """
-        with self._alone(measurement):
-            return self._found(measurement)
+        with self._donations_locked(measurement):
+            key, pending = self._add(measurement), self._schedule.pending
+            while key in pending:
+                before = len(pending)
+                self._work_on(self._schedule.next_role(measurement))
+                if len(pending) == before:
+                    name = measurement.request.implementation
+                    raise MeasurementError(f"{name} could not be scheduled")
+            if key in self._failures:
+                raise self._failures[key]
+            result: Result_co = self._results[key]
+            return result
 
     @contextmanager
-    def _alone(self, measurement: Measurement) -> Iterator[None]:
-        """Where something goes from one model into another: its lock is held from the donation on,
-        so that no two processes record the same. Nobody waits here who holds another lock, and who
-        holds this one waits for nothing but measurements that are being made."""
-        if (
-            self.store is None
-            or not self.shared
-            or all(m.request.stored for m in measurement.inputs)
-        ):
+    def _donations_locked(self, measurement: Measurement) -> Iterator[None]:
+        """Holds the lock of a measurement that takes donated activations from the donation on, so that
+        no two processes record them. There is no deadlock: a process waits here without any other lock,
+        and while it holds this one, waits only for measurements that are being made."""
+        if self.store is None or not self.shared or not takes_donations(measurement):
             yield
             return
         key = self.key(measurement)
         with self.store.lock(key):
-            self._held.add(key)
+            self._locked.add(key)
             try:
                 yield
             finally:
-                self._held.discard(key)
-
-    def _found(self, measurement: Measurement[Result_co]) -> Result_co:
-        key = self._add(measurement)
-        while key in self._pending:
-            blocked = next(
-                (i for i in measurement.inputs if self.key(i) in self._pending), measurement
-            )
-            before = len(self._pending)
-            self._work_on(blocked.on)
-            if len(self._pending) == before:
-                raise MeasurementError(
-                    f"{measurement.request.implementation} could not be scheduled"
-                )
-        if key in self._failures:
-            raise self._failures[key]
-        found: Result_co = self._results[key]
-        return found
-
-    @property
-    def planned(self) -> bool:
-        """Whether something that was planned is not in the store."""
-        return bool(self._pending)
-
-    def check_device(self) -> None:
-        """Whether anything can be measured. It is torch that knows: to be asked where something is
-        `planned`, and not where all is in the store.
-
-        Raises:
-            NoDevice: the device is not in this machine.
-        """
-        if self.options.device.startswith("cuda"):
-            resolve("pytest_mechanism.checkpoints.loading.model:pick_device")(self.options.device)
-
-    def release(self) -> None:
-        """Let go of the resident checkpoint."""
-        if self._context is not None:
-            self._context.model.release()
-            self._context = None
-
-    def _waits_for(self, role: str) -> set[str]:
-        """Roles whose donations pending work on ``role`` still lacks."""
-        return {
-            each.on
-            for m in self._pending.values()
-            if m.on == role
-            for each in m.inputs
-            if self.key(each) in self._pending and each.on != role
-        }
-
-    def _ready_on(self, role: str) -> list[tuple[str, Measurement]]:
-        return [
-            (key, m)
-            for key, m in self._pending.items()
-            if m.on == role and not any(self.key(i) in self._pending for i in m.inputs)
-        ]
+                self._locked.discard(key)
 
     def _work_on(self, role: str) -> None:
-        """Do everything that is pending on a checkpoint and can be done."""
-        if self._resident != role:
-            for donor in sorted(self._waits_for(role)):
-                if not self._waits_for(donor):
+        """Makes every pending measurement on a checkpoint whose inputs are there, donors' first."""
+        if self.checkpoint.role != role:
+            for donor in sorted(self._schedule.donors(role)):
+                if not self._schedule.donors(donor):
                     self._work_on(donor)
-        ready = self._ready_on(role)
+        ready = self._schedule.ready(role)
         if not ready:
             return
-        costs = [m.cost for _, m in ready]
+        costs = [progress_cost(measurement) for _, measurement in ready]
         self.progress.start(
             f"{self.references[role].label} on {self.options.device}",
             sum(cost.rows for cost in costs),
             costs[0].parts if len(costs) == 1 else None,
         )
         try:
-            # what another process is at may be done by the time that the rest is
-            busy = [each for each in ready if not self._do(*each, wait=False)]
-            for each in busy:
-                self._do(*each)
+            # measurements that another process is making come last: it may be done by then
+            busy = [item for item in ready if not self._make(*item, wait=False)]
+            for item in busy:
+                self._make(*item)
         finally:
             self.progress.finish()
         try:
-            self._guard.prove(role)
+            self._guard.verify(role)
         except CheckpointChanged as problem:
-            self._take_back(role, problem)
-        self._forget_donations()
+            self._discard(role, problem)
+        awaited = self._schedule.awaited_inputs()
+        for key, result in [*self._results.items()]:
+            if not isinstance(result, Observations) and key not in awaited:
+                del self._results[key]  # donated activations that nothing needs any more
 
-    @property
-    def _resident(self) -> str | None:
-        return None if self._context is None else str(self._context.model.role)
+    def _make(self, key: str, measurement: Measurement, wait: bool = True) -> bool:
+        """Makes one measurement and keeps its result or its error.
 
-    def _do(self, key: str, measurement: Measurement, wait: bool = True) -> bool:
-        """Whether it is done; not, where another process is at it and is not waited for."""
+        Returns:
+            False where another process is making it and ``wait`` is False.
+        """
         try:
-            for each in measurement.inputs:
-                if (problem := self._failures.get(self.key(each))) is not None:
+            for given in measurement.inputs:
+                if (problem := self._failures.get(self.key(given))) is not None:
                     raise problem
-            kept = measurement.request.stored and self.store is not None
-            locked = self.store if kept and key not in self._held else None
-            with locked.lock(key, wait) if locked else nullcontext(True) as held:
-                if not held:
+            store = self.store if measurement.request.stored else None
+            lock = store.lock(key, wait) if store and key not in self._locked else nullcontext(True)
+            with lock as acquired:
+                if not acquired:
                     return False
-                seen = (
-                    self.store.get(key, measurement.request.result) if kept and self.store else None
-                )
-                if seen is not None:  # another process was faster
+                result = self._stored(key, measurement)
+                if result is not None:  # another process was faster
                     self.from_store += 1
                 else:
-                    scratch = self.store.scratch(key) if kept and self.store else None
-                    seen = self._measured(measurement, scratch)
-                    self._guard.look(measurement.on, again=False)
+                    result = self._run(measurement, store.scratch(key) if store else None)
+                    self._guard.check(measurement.on, thorough=False)
                     self.done += 1
-                    if kept and self.store:
-                        self.store.put(key, seen)
-                        self.store.forget(key)
-                    self._guard.measured(measurement.on, key)
-            self._results[key] = seen
-            self._note(measurement, seen)
-        except Exception as problem:  # kept for the item that asks; the others go on
-            forget_frames(problem)
-            problem = self._guard.reason(measurement.on, problem)
-            self._failures[key] = problem
-            known = self._broken.get(measurement.on)
-            if isinstance(problem, CheckpointChanged) and problem is not known:
-                self._take_back(measurement.on, problem, key)
-        self._pending.pop(key, None)
+                    if store:
+                        store.put(key, result)
+                        store.forget(key)
+                    self._guard.note(measurement.on, key)
+            self._results[key] = result
+            self._note(measurement, result)
+        except Exception as problem:  # for the item that asks; the others go on
+            clear_frames(problem)
+            error = self._guard.reason(measurement.on, problem)
+            self._failures[key] = error
+            known = self.checkpoint.unusable.get(measurement.on)
+            if isinstance(error, CheckpointChanged) and error is not known:
+                self._discard(measurement.on, error, key)
+        self._schedule.pending.pop(key, None)
         return True
 
-    def look_at_configs(self) -> None:
-        """See `Guard.look_at_configs`."""
-        self._guard.look_at_configs()
+    def _run(self, measurement: Measurement, scratch: Path | None) -> Any:
+        """Calls the method."""
+        task, request = task_of(measurement), measurement.request
+        context = self.checkpoint.context(measurement.on, task)
+        context.scratch = scratch
+        method: Callable[..., Any] = resolve(request.implementation)
+        inputs = [self._results[self.key(given)] for given in measurement.inputs]
+        try:
+            result = context.run_method(method, request, inputs)
+            if request.stored and type(result) is not request.result:
+                raise MeasurementError(
+                    f"{request.implementation} returned {type(result).__name__}, its request "
+                    f"declares {request.result.__name__}"
+                )
+            if not isinstance(result, Observations):
+                return result
+            if measurement.task not in self.left_out:
+                self.left_out[measurement.task] = task.dropped_words(self.checkpoint.vocabulary)
+            left_out = self.left_out[measurement.task] or None
+            return replace(result, fallback=context.fallback_reason, left_out=left_out)
+        except MechanismError:
+            raise
+        except Exception as problem:
+            if out_of_memory(problem):
+                raise batch_too_large(self.options.batch_size) from None
+            raise crash(failure_title(measurement, self.references), problem) from problem
 
-    def _take_back(self, role: str, problem: CheckpointChanged, *keys: str) -> None:
-        """Nothing that may come from changed files is kept, and nothing more is measured on them."""
-        self.release()
-        self._broken[role] = problem
-        for key in (*keys, *self._guard.unproven.pop(role, ())):
+    def _discard(self, role: str, problem: CheckpointChanged, *keys: str) -> None:
+        """Drops every result that may come from changed files; nothing more is measured on them."""
+        self.checkpoint.release()
+        self.checkpoint.unusable[role] = problem
+        for key in (*keys, *self._guard.unverified.pop(role, ())):
             self._results.pop(key, None)
             self._failures[key] = problem
             if self.store is not None:
                 self.store.discard(key)
 
-    def _measured(self, measurement: Measurement, scratch: Path | None) -> Any:
-        task = self.task(measurement)
-        context = self._load(measurement.on, task)
-        context.task, context.scratch = task, scratch
-        function: Callable[..., Any] = resolve(measurement.request.implementation)
-        inputs = [self._results[self.key(each)] for each in measurement.inputs]
-        try:
-            found = context.run_method(function, measurement.request, inputs)
-            request = measurement.request
-            if request.stored and type(found) is not request.result:
-                raise MeasurementError(
-                    f"{request.implementation} returned {type(found).__name__}, its request "
-                    f"declares {request.result.__name__}"
-                )
-            if not isinstance(found, Observations):
-                return found
-            if measurement.task not in self.left_out:
-                self.left_out[measurement.task] = task.dropped_words(self.vocabulary)
-            left_out = self.left_out[measurement.task] or None
-            return replace(found, fallback=context.fallback_reason, left_out=left_out)
-        except MechanismError:
-            raise
-        except Exception as problem:
-            if out_of_memory(problem):
-                raise memory_short(self.options.batch_size) from None
-            raise crash(failed(measurement, self.references), problem) from problem
-
-    def _note(self, measurement: Measurement, seen: Any) -> None:
-        if not isinstance(seen, Observations):
+    def _note(self, measurement: Measurement, result: Any) -> None:
+        """Keeps what the report says beside the scores."""
+        if not isinstance(result, Observations):
             return
-        role = measurement.on
-        if seen.left_out is not None:
-            self.left_out[measurement.task] = seen.left_out
-        if (why := seen.fallback) is not None:
-            self.notes[role] = (
-                f"{self.references[role].label} was measured by the reference engine, not by "
-                f"{self.options.engine}: {why}"
+        if result.left_out is not None:
+            self.left_out[measurement.task] = result.left_out
+        if result.fallback is not None:
+            label = self.references[measurement.on].label
+            self.notes[measurement.on] = (
+                f"{label} was measured by the reference engine, not by {self.options.engine}: "
+                f"{result.fallback}"
             )
 
-    def _forget_donations(self) -> None:
-        wanted = {self.key(i) for m in self._pending.values() for i in m.inputs}
-        for key in [k for k, v in self._results.items() if not isinstance(v, Observations)]:
-            if key not in wanted:
-                del self._results[key]
 
-    # -- what measurements stand on
+def takes_donations(measurement: Measurement) -> bool:
+    """Whether an input is not stored, such as another model's activations."""
+    return any(not given.request.stored for given in measurement.inputs)
 
-    def task(self, measurement: Measurement) -> Task:
-        """The task that writes a measurement's rows."""
-        settings = json.loads(measurement.task)
-        settings.pop("revision")
-        settings.pop("edition", None)
-        kind = task_families()[settings["family"]]
-        found: Task = kind(kind.parameters.model_validate(settings, context={KNOWN_GOOD: True}))
-        return found
 
-    @property
-    def vocabulary(self) -> SharedVocabulary:
-        """The words that every tokenizer of the run keeps whole."""
-        for role, reference in self.references.items():
-            if role not in self.encoders:
-                self.encoders[role] = Encoder.load(reference.tokenizer)
-        return SharedVocabulary(tuple(self.encoders[role] for role in self.references))
-
-    def context(self, role: str, task: Task) -> Any:
-        """The bench of a role with a task, loaded and self-checked as for a measurement.
-
-        Raises:
-            MechanismError: the checkpoint cannot be used.
-        """
-        found = self._load(role, task)
-        found.task = task
-        return found
-
-    def _load(self, role: str, task: Task) -> Any:
-        """The bench of a role, its checkpoint loaded and self-checked."""
-        if role in self._broken:
-            raise self._broken[role]
-        if self._resident == role:
-            return self._context
-        self.release()
-        vocabulary = self.vocabulary
-        rows = task.rows(vocabulary, 8, "self-check")
-        if len(rows) < 2:
-            raise MeasurementError(
-                f"task {task.family} wrote {len(rows)} rows for a self-check of 8"
-            )
-        try:
-            model = resolve("pytest_mechanism.checkpoints.loading.model:load_model")(
-                role,
-                self.references[role].folder,
-                self.options.device,
-                self.options.dtype,
-                lambda encoder: list(encoder.encode(rows[0].base).ids),
-                self.references[role].adapter,
-                self.references[role].tokenizer,
-                trust=self.options.trust,
-                quantize=self.options.quantize,
-                check_unchanged=self._guard.watches[role].check,
-            )
-            self.loaded += 1
-            self._context = resolve("pytest_mechanism.methods.context:make_context")(
-                model, task, vocabulary, self.options, self.progress, rows
-            )
-            self._guard.look(role)
-        except Exception as problem:
-            # tried once, whatever it was: each item that needs this checkpoint gets the reason
-            self.release()
-            problem = self._guard.reason(role, problem)
-            if not isinstance(problem, MechanismError):
-                problem = unloadable(self.references[role].text, problem)
-            self._broken[role] = problem
-            raise problem from None
-        return self._context
+def progress_cost(measurement: Measurement) -> Cost:
+    """The cost for the progress bar, whatever a request of another package does."""
+    try:
+        return measurement.cost
+    except MechanismError:
+        return Cost()

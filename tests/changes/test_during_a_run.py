@@ -26,7 +26,9 @@ from pytest_mechanism.checkpoints.watch import Watch
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.runner import resident
 from pytest_mechanism.runner import runner as runner_module
+from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.session import Session
@@ -65,7 +67,8 @@ class World:
             "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
             "pytest_mechanism.methods.context:make_context": self.bench,
         }
-        monkeypatch.setattr(runner_module, "resolve", lambda name: fakes.get(name) or real(name))
+        for module in (runner_module, resident):
+            monkeypatch.setattr(module, "resolve", lambda name: fakes.get(name) or real(name))
 
     def now(self, moment: str) -> None:
         if (change := self.happens.get(moment)) is not None:
@@ -234,7 +237,7 @@ def test_what_is_loaded_for_a_trial_is_looked_at_too(
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = in_place
     with pytest.raises(CheckpointChanged):
-        runner.context("base", runner.task(ask("first")))
+        runner.checkpoint.context("base", task_of(ask("first")))
 
 
 def test_an_unchanged_checkpoint_is_measured_and_stored(

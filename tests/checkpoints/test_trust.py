@@ -289,7 +289,9 @@ def test_remote_code_is_run_and_measured_when_trusted(remote: Path) -> None:
     )
     kind = task_families()["entity_tracking"]
     task = kind(kind.parameters.model_validate({"family": "entity_tracking", "rows": 20}))
-    assert type(runner.context("base", task).model.wrapped.plain).__name__ == ("MineForCausalLM")
+    assert type(runner.checkpoint.context("base", task).model.wrapped.plain).__name__ == (
+        "MineForCausalLM"
+    )
 
 
 def test_the_fingerprint_knows_code_where_it_is_run(remote: Path) -> None:

@@ -57,7 +57,7 @@ def verdicts(folder: Path, spec: str, pair: str) -> dict[str, str]:
     items = [(n, c, role) for n, c in loaded.claims.items() for role in c.roles()]
     gate.plan([(loaded, claim, role) for _, claim, role in items])
     found = {f"{n}.{role}": gate.judge(loaded, claim, role).status for n, claim, role in items}
-    gate.runner.release()
+    gate.runner.checkpoint.release()
     return found
 
 

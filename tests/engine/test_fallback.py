@@ -328,6 +328,6 @@ def test_a_measurement_by_the_other_engine_says_so(
     assert first.notes == {
         "base": f"tiny was measured by the reference engine, not by branch: {why}"
     }
-    assert (again.from_store, again.loaded) == (1, 0)
+    assert (again.from_store, again.checkpoint.loaded) == (1, 0)
     for name, values in seen.values.items():
         assert values.tolist() == right.values[name].tolist()

@@ -19,5 +19,5 @@ def opened(folder: Path, role: str = "base", **options: str) -> MeasurementConte
     runner = Runner(
         {role: reference}, {role: Fingerprint("weights", "words")}, ModelOptions(**options)
     )
-    bench: MeasurementContext = runner.context(role, TASK)
+    bench: MeasurementContext = runner.checkpoint.context(role, TASK)
     return bench

@@ -128,6 +128,6 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
             for on, donor in (("base", "ft"), ("ft", "base"))
         ]
         found.append([runner.measure(each).values for each in wanted])
-        runner.release()
+        runner.checkpoint.release()
     for one, two in zip(*found, strict=True):
         assert {n: v.tolist() for n, v in one.items()} == {n: v.tolist() for n, v in two.items()}

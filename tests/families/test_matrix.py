@@ -203,7 +203,8 @@ def test_directions_are_compared_in_every_family(bench: Benches, name: str) -> N
     one = bench(name)
     search = measured(one, RefusalDirection(**SEARCH))
     same = measured(one, DirectionComparison(learn=SEARCH["learn"]), search)
-    assert (same.direction.layer, same.direction.token) == (search.best.layer, search.best.place)
+    best = search.best and (search.best.layer, search.best.place)
+    assert (same.direction and (same.direction.layer, same.direction.token)) == best
     for column in (c for c in same.values if c.startswith("own")):
         other = same.values[column.replace("own", "other")]
         np.testing.assert_allclose(same.values[column], other, atol=1e-4, rtol=1e-4)

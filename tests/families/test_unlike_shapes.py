@@ -72,7 +72,7 @@ def test_claims_about_one_model_run_and_those_from_part_to_part_say_why_not(pair
         for name, claim in spec.claims.items()
         for role in claim.roles()
     }
-    gate.runner.release()
+    gate.runner.checkpoint.release()
     assert {item for item, verdict in found.items() if verdict.status == "error"} == set(APART)
     assert found.keys() - APART.keys() == RUN
     for item, reason in APART.items():

@@ -46,7 +46,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
         gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", root / "store")
         spec = load(root / "spec.yaml")
         found = {n: gate.judge(spec, spec.claims[n], spec.claims[n].roles()[0]) for n in names}
-        gate.runner.release()
+        gate.runner.checkpoint.release()
         return found
 
     return of

@@ -55,7 +55,7 @@ def scores(folder: Path) -> Callable[[str], dict[str, tuple[float, float, float]
                 assert verdict.status != "error", verdict.reason
                 for score in verdict.scores:
                     found[f"{name}: {score.name}"] = (score.value, *score.interval)
-        gate.runner.release()
+        gate.runner.checkpoint.release()
         return found
 
     return of

@@ -18,7 +18,7 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.backgrounds import enough, lacking
+from pytest_mechanism.measurements.backgrounds import rare_slots, sufficient_prompts
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
@@ -151,12 +151,12 @@ def test_the_advised_number_of_prompts_suffices() -> None:
         return {("start", 0): prompts, ("rare", 0): prompts // 20}, prompts
 
     needed = {("start", 0), ("rare", 0)}
-    advised = enough(needed, counted, 200)
+    advised = sufficient_prompts(needed, counted, 200)
     assert advised is not None
-    assert lacking(needed, counted(advised)[0]) == []
+    assert rare_slots(needed, counted(advised)[0]) == []
     assert 1000 <= advised <= 1500
-    assert enough(needed, lambda n: (counted(min(n, 300))[0], min(n, 300)), 200) is None
-    assert enough({("never", 0)}, counted, 200) is None
+    assert sufficient_prompts(needed, lambda n: (counted(min(n, 300))[0], min(n, 300)), 200) is None
+    assert sufficient_prompts({("never", 0)}, counted, 200) is None
 
 
 class Foreign(Request):
@@ -240,7 +240,7 @@ def test_models_to_compare_with_are_missed_before_anything_is_loaded(
         f"third on ft cannot be measured: {tmp_path}/wrapper.yaml:7: needs a checkpoint for the role "
         "'other', this run has base, ft: add --mechanism-model other=REFERENCE",
     ]
-    assert (gate.runner.loaded, gate.runner.done) == (0, 0)
+    assert (gate.runner.checkpoint.loaded, gate.runner.done) == (0, 0)
 
 
 def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
@@ -257,7 +257,7 @@ def test_rows_to_train_on_are_drawn_before_a_checkpoint_is_loaded(
     recipe = replace(curve.request.recipe, data_mix="x")
     broken = replace(curve, request=curve.request.model_copy(update={"recipe": recipe}))
     assert "could not be checked: KeyError" in str(gate.first_obstacle([broken]))
-    assert gate.runner.loaded == 0
+    assert gate.runner.checkpoint.loaded == 0
 
 
 def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path) -> None:
@@ -274,4 +274,4 @@ def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path
         "--model-pair", "base=zoo:wrapper_safe,ft=zoo:wrapper_ft", "--store", tmp_path / "store"
     )
     assert fresh.first_obstacle(needed) is None
-    assert fresh.runner.encoders == {}
+    assert fresh.runner.checkpoint._encoders == {}

@@ -15,6 +15,7 @@ from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.runner import resident
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.store import Store
@@ -63,7 +64,8 @@ class World:
                 return lambda model, *_: self.bench(model)
             return real(dotted)
 
-        monkeypatch.setattr(runner_module, "resolve", resolve)
+        for module in (runner_module, resident):
+            monkeypatch.setattr(module, "resolve", resolve)
 
     def load(self, role: str, *_: Any, **__: Any) -> Any:
         if role in self.broken:
@@ -157,7 +159,7 @@ def test_patching_both_ways_takes_one_reload(world: World) -> None:
         "load base",
         "load ft",
     ]
-    assert runner.loaded == 3
+    assert runner.checkpoint.loaded == 3
 
 
 def test_a_measurement_asked_for_twice_is_made_once(world: World) -> None:
@@ -222,7 +224,7 @@ def test_stored_results_load_nothing(world: World, tmp_path: Path) -> None:
     for each in wanted:
         second.measure(each)
     assert world.diary == []
-    assert (second.loaded, second.done, second.from_store) == (0, 0, 2)
+    assert (second.checkpoint.loaded, second.done, second.from_store) == (0, 0, 2)
 
 
 def test_donations_are_forgotten_once_used(world: World) -> None:

@@ -168,7 +168,7 @@ def test_99_is_correct_wherever_a_later_year_is(judge: Judge) -> None:
 
     case = gate.context(spec, spec.claims["right"], "base")
     seen = gate.runner.measure(case.measurement(Performance(rows=60, stream="rows"), "base"))
-    bench = gate.runner.context("base", spec.task)
+    bench = gate.runner.checkpoint.context("base", spec.task)
     rows = spec.task.rows(bench.vocabulary, 60)
     wanted = []
     for batch in bench.batches(rows):
@@ -207,7 +207,7 @@ def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(judge: Judge) -> Non
     text = HEAD.format(family="greater_than") + CLAIMS.format(at="year.first", variable="year")
     text = text.split("groups:")[0] + "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
     _, spec, gate = judge(text)
-    bench = gate.runner.context("base", spec.task)
+    bench = gate.runner.checkpoint.context("base", spec.task)
     fake = replace(bench, engine=AnyLaterYear(bench))
     arguments = {"heads": [], "control": [], "at": "last", "variable": "year"}
     seen = interchange.measure(fake, Interchange(**arguments, rows=300), ())
@@ -227,7 +227,7 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
         "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
     )
     _, spec, gate = judge(text)
-    bench = gate.runner.context("base", spec.task)
+    bench = gate.runner.checkpoint.context("base", spec.task)
     batch = bench.batch(spec.task.pairs(bench.vocabulary, 20))
     for side in (batch.base, batch.require_source()):
         assert torch.equal(side.at("when.first") + 1, side.at("when"))

@@ -18,7 +18,7 @@ from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.refusal import RefusalRate
-from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord, Row
 from pytest_mechanism.tasks.families.refusal import Refusal, RefusalParameters
@@ -238,7 +238,7 @@ def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> 
     one = task(rows=24)
     measurement = case(one).measurement(REQUEST, "ft")
     shutil.rmtree(Path(one.settings.harmful.file).parent, ignore_errors=True)
-    again = Runner({}, {}).task(measurement)
+    again = task_of(measurement)
     assert texts(again.rows(AnyWord(), 20)) == texts(one.rows(AnyWord(), 20))
 
 

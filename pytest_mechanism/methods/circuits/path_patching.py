@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -124,8 +125,14 @@ def sender_edits(
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
+    # stacked, since a list as an index would be copied to the GPU, and waited for
     return [
-        Edit(Site(layer, "z"), source_z[layer][:, :, numbers], at=place, heads=tuple(numbers))
+        Edit(
+            Site(layer, "z"),
+            torch.stack([source_z[layer][:, :, head] for head in numbers], 2),
+            at=place,
+            heads=tuple(numbers),
+        )
         for layer, numbers in sorted(by_layer.items())
     ]
 
