@@ -173,7 +173,7 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
             "--rows 18 is too few: a confidence interval needs 10 contexts",
         ),
         (SPEC, [*PAIR, "--rows", "-1"], "--rows -1 is too few"),
-        (SPEC.replace("mechanism: 1", "mechanism: 2"), PAIR, "no version this plugin reads"),
+        (SPEC.replace("mechanism: 1", "mechanism: 2"), PAIR, "is not a supported version"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(

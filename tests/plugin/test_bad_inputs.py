@@ -157,7 +157,7 @@ SPECS = [
     Row("no rows", text(HEAD + TASK.replace("40", "0") + CLAIMS), "tiny.yaml:3: rows: must be", 2),
     Row("unknown kind", claim("kind: acuracy"), "did you mean 'accuracy'?", 2),
     Row("threshold above one", claim("kind: accuracy, at_least: 1.5"),
-        "tiny.yaml:5: one.at_least: must lie between 0.01 and 1 (less than one row in a hundred", 2),
+        "tiny.yaml:5: one.at_least: must lie between 0.01 and 1 (a share below 0.01 is hardly different", 2),
     Row("not a number", claim("kind: accuracy, at_least: .nan"), "tiny.yaml:5: one.at_least", 2),
     Row("unknown group", claim("kind: path, group: b, drops_at_least: 0.1", more=GROUP),
         "tiny.yaml:6: claim one: unknown group 'b'; valid: a", 2),
