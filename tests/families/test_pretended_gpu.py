@@ -64,7 +64,7 @@ def test_scores_are_brought_over_when_all_are_there(bench: Benches) -> None:
 
     def waits(senders: dict[str, Any]) -> int:
         with PretendedGPU() as gpu:
-            measured(one, request.model_copy(update={"senders": senders}))
+            measured(one, request.model_validate(request.model_dump() | {"senders": senders}))
         return gpu.waits
 
     some = dict([*SENDERS.items()][::2])  # of all layers: each that is read waits for itself
