@@ -184,9 +184,13 @@ class AnyLaterYear:
     """Replaces a model that says some year after the one it reads and whose whole mechanism is
     moved: with a source's activations it says what it says there."""
 
+    name = "any later year"
+    tick = None
+
     def __init__(self, bench: Any) -> None:
         self.ids = [bench.model.encoder.word_id(year) for year in NUMBERS]
         self.size = bench.model.encoder.vocabulary_size
+        self.non_finite = bench.engine.non_finite
 
     def run(self, tokens: Any, readings: Any = (), *, answer: bool = True) -> Any:
         logits = torch.zeros(len(tokens.ids), self.size)
