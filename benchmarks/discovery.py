@@ -148,6 +148,7 @@ def patched(
 
     from benchmarks.shapes import part
     from pytest_mechanism.methods.circuits import path_patching
+    from pytest_mechanism.methods.readout import log_probability
 
     bench = setting.bench(engine)
     total = torch.zeros(len(senders), dtype=torch.float64)
@@ -155,12 +156,12 @@ def patched(
     for start in range(0, rows, batch_size):
         batch = part(setting.batch, slice(start, start + batch_size))
         run = engine.run(batch.base.tokens)
-        before = path_patching.answer_log_probability(run.outcome, batch)
+        before = log_probability(run.outcome.logits, batch.correct_answers)
         outcomes = path_patching.patched(
             bench, batch, run, [[s] for s in senders], at, receivers, via
         )
         changes = [
-            (path_patching.answer_log_probability(outcome, batch) - before).sum()
+            (log_probability(outcome.logits, batch.correct_answers) - before).sum()
             for outcome in outcomes
         ]
         total += torch.stack(changes).double().cpu()
