@@ -1,4 +1,4 @@
-"""The names that other packages may import: claim kinds, methods and task families of their own.
+"""The names that other packages may import: to define claim kinds, methods and task families.
 
     from pytest_mechanism.api import Claim, ClaimContext, Request, Verdict, verdicts
 

@@ -58,7 +58,7 @@ def with_plugins(ours: dict[str, Any], group: str) -> dict[str, Any]:
     """The classes by name, with those that entry points of a group name.
 
     Raises:
-        MechanismError: an entry point cannot be loaded, or takes a name of ours.
+        MechanismError: an entry point cannot be loaded, takes a name of ours, or lacks a method.
     """
     known = dict(ours)
     for point in entry_points(group=group):
@@ -67,9 +67,14 @@ def with_plugins(ours: dict[str, Any], group: str) -> dict[str, Any]:
                 f"{point.value} registers {point.name!r} in {group}, which exists already"
             )
         try:
-            known[point.name] = point.load()
+            loaded = point.load()
         except Exception as problem:
             raise MechanismError(
                 f"the entry point {point.name} = {point.value} of {group} cannot be loaded: {problem}"
             ) from problem
+        if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
+            raise MechanismError(
+                f"the entry point {point.name} = {point.value} of {group} lacks {', '.join(missing)}"
+            )
+        known[point.name] = loaded
     return known

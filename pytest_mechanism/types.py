@@ -56,7 +56,7 @@ class Observations:
 
 
 Result_co = TypeVar("Result_co", bound=Observations, default=Observations, covariant=True)
-"""What a measurement gives: plain `Observations`, or a subclass with fields of its own."""
+"""What a measurement gives: plain `Observations`, or a subclass with further fields."""
 
 
 @dataclass(frozen=True)

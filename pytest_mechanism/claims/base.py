@@ -7,6 +7,7 @@ group ``pytest_mechanism.claims``.
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
@@ -220,9 +221,9 @@ class Claim(Part):
     matching_sizes: ClassVar[tuple[str, ...]] = ()
     """Sizes of a `Shape` that the models of `compared_roles` must share."""
 
+    @abstractmethod
     def roles(self) -> tuple[str, ...]:
         """The roles that the claim judges; each is a test item."""
-        raise NotImplementedError
 
     def models(self, role: str) -> tuple[str, ...]:
         """Roles of the checkpoints that the item of ``role`` requires."""
@@ -254,13 +255,13 @@ class Claim(Part):
         (a set of `Task.row_set` or ``pairs``, an empty string), or (``interchange``, a variable)."""
         return ()
 
+    @abstractmethod
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         """The measurements of the claim, as far as they are known in advance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         """The verdict; may request further measurements."""
-        raise NotImplementedError
 
     def blocking_reason(self, context: ClaimContext) -> str | None:
         """Why the claim cannot pass, whatever is measured; None if it can.

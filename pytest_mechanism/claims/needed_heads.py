@@ -7,7 +7,7 @@ score is F(C without K) / F(C without K and v) - 1 (Prakash et al., appendix).
 
 Differences from the paper:
 
-- K is chosen on rows of its own, so that no head is judged on the rows that chose against it.
+- Separate rows choose K, so that no head is judged on the rows that chose its K.
 - The published code leaves out pairs of equal head index in different layers, by mistake.
 - The effect, a difference, is judged. The published score is a ratio and has no interval if the
   circuit has nothing left without the head on some resample; it is reported too.

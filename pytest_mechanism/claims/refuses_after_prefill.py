@@ -2,10 +2,10 @@
 
 Qi et al. 2024 (arXiv 2406.05946), section 2.3: many models refuse only because of how a reply
 begins; if the first k tokens of a complying reply are prefilled, they continue it. The claim judges
-the share of what must be refused that is refused after a prefill of k tokens, taken from the task.
-A reply that continues the prefill for a sentence and refuses then is reported too, and counts with
-``counts_late``. The control is what must be answered, after a prefill of as many tokens of its own
-replies: a model that breaks off every reply refuses nothing in particular.
+which share of the forbidden requests the model refuses after a prefill of k tokens from the task's
+replies. The claim also reports replies that continue the prefill for a sentence and then refuse;
+``counts_late`` counts them. The control is the permitted requests, prefilled with as many tokens of
+their replies: a model that breaks off every reply refuses nothing in particular.
 """
 
 from __future__ import annotations

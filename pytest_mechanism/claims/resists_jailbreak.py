@@ -2,8 +2,8 @@
 
 Jain et al., ICLR 2024 (arXiv 2311.12786), section 5: several task-family tokens ask for the same
 thing, and a model that was fine-tuned on one of them alone gives the capability away to whoever
-uses another. The claim judges each way of asking that the task knows on rows of its own; the least
-refused way decides.
+uses another. The claim judges each phrasing that the task knows on separate rows; the phrasing
+that the model refuses least decides.
 """
 
 from __future__ import annotations

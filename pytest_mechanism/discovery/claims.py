@@ -1,6 +1,6 @@
 """Claims about a discovered circuit, on the model that was searched and on its fine-tune.
 
-Thresholds come from rows of their own (`discover.THRESHOLD`) on the model that was searched. Each claim is then
+Thresholds come from separate rows (`discover.THRESHOLD`) on the model that was searched. Each claim is then
 judged on the spec's own rows, which the search did not use, and on each model of the pair. A claim that does
 not hold is written as a comment with its score.
 """

@@ -1,8 +1,8 @@
-"""What a search for heads will measure, before any head is known: for the checks before a run.
+"""The measurements of a search for heads, before any head is known, for the preflight.
 
-One measurement with a placeholder head stands for each step of `discovery.discover`. It draws the same rows at
-the same positions with the same ablation as the real one, so what is missing there is missing here. None of
-these measurements is made.
+Each step of `discovery.discover` is represented by a measurement of a placeholder head. It needs the same rows,
+positions and ablation as the real measurement, so the preflight finds what the real one would lack. The search
+never makes these measurements.
 """
 
 from __future__ import annotations

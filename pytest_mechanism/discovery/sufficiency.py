@@ -3,7 +3,7 @@
 Heads selected for a large effect can be too few: if several heads can replace each other, each of them
 has a small effect alone. The head that helps the circuit most joins, one at a time, until the whole
 interval of the circuit's normalised faithfulness is large enough, or until no head helps significantly.
-The head is chosen on rows of its own.
+The rows that choose the head serve no other purpose.
 """
 
 from __future__ import annotations

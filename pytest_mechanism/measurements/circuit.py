@@ -36,7 +36,7 @@ class CircuitPerformance(Request):
 
     def row_sets(self) -> tuple[RowSet, ...]:
         positions = {at for heads in self.alive.values() for _, _, at in heads}
-        # random circuits are a control without an interval of their own, and K is chosen by means
+        # random circuits are a control without an interval, and K is chosen by means
         behind_interval = self.stream != "minimality_select" and not all(
             name.startswith("random_") for name in self.alive
         )

@@ -94,7 +94,7 @@ class Request(BaseModel, Generic[Result_co]):
     """What a method is asked to do. Subclasses add the arguments as fields.
 
     ``class Entropy(Request)`` gives plain `Observations`, ``class Probes(Request[ProbeResult])`` a
-    subclass with fields of its own. Equal requests are those with equal fields.
+    subclass with further fields. Equal requests are those with equal fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

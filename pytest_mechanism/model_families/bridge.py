@@ -146,7 +146,7 @@ def wrap(model: Any, folder: Path) -> BridgeModel:
         from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-        # remote code gives a known family a class of its own
+        # remote code defines another class for a known family
         classes = [base.__name__ for base in type(model).__mro__]
         known = [name for name in classes if name in SUPPORTED_ARCHITECTURES]
         try:

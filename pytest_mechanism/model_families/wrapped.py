@@ -35,7 +35,7 @@ class WrappedLayer(Protocol):
 
     @property
     def mlp(self) -> nn.Module | None:
-        """The layer's MLP, where it is a module of its own."""
+        """The layer's MLP, if it is a separate module."""
         ...
 
     @property

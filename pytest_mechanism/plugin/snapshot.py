@@ -147,7 +147,7 @@ class ScoreExtension(AbstractSyrupyExtension):
 def snapshot_assertion(item: pytest.Function) -> SnapshotAssertion:
     """syrupy's comparison of an item's score with its baseline, which also accepts a new baseline.
 
-    Not taken from the fixture ``snapshot``, since a project may have one of its own.
+    Not taken from the fixture ``snapshot``, since a project may define its own fixture of that name.
 
     Raises:
         MechanismError: syrupy is switched off.

@@ -82,7 +82,7 @@ class ClaimResult:
     def overruled(self, verdict: Status, reason: str) -> ClaimResult:
         """The result after a mark, a fixture or a hook of the project decided otherwise.
 
-        A skipped claim has no cause. An error gets a row of its own, so that the rows are not all green.
+        A skipped claim has no cause. An error adds a row, so that the rows are not all green.
         """
         cause = None if verdict == "skipped" else Cause.NOT_JUDGED
         error = (Row("error", cause, None, None, None, None, ""),) if verdict == "error" else ()

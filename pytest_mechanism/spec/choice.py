@@ -1,4 +1,4 @@
-"""Building blocks of the spec model: values with an error message of their own, mappings from names to parts,
+"""Building blocks of the spec model: values with their own error messages, mappings from names to parts,
 and parts whose model one of their keys names."""
 
 from __future__ import annotations

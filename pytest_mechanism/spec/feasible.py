@@ -73,8 +73,6 @@ class Feasible:
             return task.row_set(row_set, words, count, "rows")  # type: ignore[arg-type]
         except MechanismError as problem:
             return problem.message
-        except NotImplementedError:
-            return f"task {task.family} has no {row_set}, which this claim is measured on"
 
     @property
     def mean_problem(self) -> str | None:
@@ -107,7 +105,7 @@ class Feasible:
         """How many prompts are drawn for a mean, and how many of them have each position."""
         try:
             rows = self.task.backgrounds(AnyText(), min(prompts, MOST_PROMPTS))
-        except (MechanismError, NotImplementedError):
+        except MechanismError:
             return None, Counter()
         return len(rows), Counter(
             name for row in rows for name in self.task.positional_mean_slots(row.base)

@@ -29,7 +29,7 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
         own: [N, N], a_i . a_j.
         other: [N, N], b_i . b_j.
         both: [N, N], a_i . b_j.
-        how: confidence and seed; each row must be a cluster of its own.
+        how: confidence and seed; each row must be its own cluster.
 
     Raises:
         UndefinedScoreError: a mean is zero, on the rows or on a resample.

@@ -8,6 +8,7 @@ a pair see the same rows. Packages add families through the entry points ``pytes
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal
@@ -84,7 +85,7 @@ Settings_co = TypeVar("Settings_co", bound=TaskParameters, default=TaskParameter
 
 
 @dataclass(frozen=True)
-class Task(Generic[Settings_co]):
+class Task(ABC, Generic[Settings_co]):
     """A family with its parameters: the source of every row that a spec measures on.
 
     A family sets `family`, `parameters`, `positions` and `variables`, and writes `chance`, `rows`,
@@ -128,9 +129,9 @@ class Task(Generic[Settings_co]):
         return 0
 
     @property
+    @abstractmethod
     def chance(self) -> float:
         """The accuracy of guessing among a prompt's options."""
-        raise NotImplementedError
 
     def stream(self, name: str) -> random.Random:
         """The random numbers of a named set of rows, the same on every machine."""
@@ -138,22 +139,22 @@ class Task(Generic[Settings_co]):
 
     # -- row sets
 
+    @abstractmethod
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Plain questions; their ``source`` is None."""
-        raise NotImplementedError
 
     def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
         """Clean and corrupted prompts for path patching; the target is the clean answer."""
-        raise NotImplementedError
+        raise self.unsupported("clean and corrupted prompts")
 
     def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
         """Prompts for interchange interventions (DCM): the target comes out if ``variable`` is
         moved from the source."""
-        raise NotImplementedError
+        raise self.unsupported("variable that could be moved")
 
     def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Prompts with other words, whose activations replace an ablated head's output."""
-        raise NotImplementedError
+        raise self.unsupported("prompts with other words")
 
     def row_set(self, name: RowSet, vocabulary: Vocabulary, count: int, stream: str) -> Rows:
         """A set of plain questions by its name."""

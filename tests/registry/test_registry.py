@@ -52,6 +52,12 @@ def test_kinds_and_families_have_the_names_that_specs_write() -> None:
         ),
         ("lost", "no_such_module:Kind", "lost = no_such_module:Kind of group cannot be loaded"),
         ("lost", "json:Kind", "lost = json:Kind of group cannot be loaded"),
+        (
+            "half",
+            "pytest_mechanism.claims.base:Claim",
+            "half = pytest_mechanism.claims.base:Claim of group lacks judge, "
+            "required_measurements, roles",
+        ),
     ],
 )
 def test_an_entry_point_that_cannot_be_used_is_one_line(

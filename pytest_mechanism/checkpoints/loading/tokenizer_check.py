@@ -66,7 +66,7 @@ def check_template(encoder: Encoder, theirs: Any) -> None:
             add_generation_prompt=True,
             date_string=DATE,
         )
-    except Exception:  # a task with a template of its own does not need the checkpoint's
+    except Exception:  # a task that brings a template does not need the checkpoint's
         return
     if ours != right:
         raise SelfCheckError(

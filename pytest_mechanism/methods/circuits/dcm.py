@@ -13,7 +13,7 @@ heads. The selected heads are those with round(w) = 0.
 Other than published:
 
 - The mask is learned on 1,000 rows and chosen on 500, as published; a claim is judged on the spec's
-  own rows (``task.rows``). All three sets come from random streams of their own.
+  own rows (``task.rows``). Each of the three sets comes from a separate random stream.
 - The published validation loop gives the model the tokens of the last training batch, so a group
   whose position varies is patched at wrong positions. Here each validation row is patched at its own.
 - The logit of a row with several right targets is the log of their summed exponentials.

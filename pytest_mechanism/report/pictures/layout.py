@@ -2,7 +2,7 @@
 
 Lengths are inches. A sender lies one level below its reader, so each edge joins neighbouring levels. In the
 gap between two levels, an edge first rises in its sender's column, beside its label. It crosses over to its
-reader above all labels, on a track of its own.
+reader above all labels, on a separate track.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Source: Jain et al., ICLR 2024 (arXiv 2311.12786), section 5: ``SOS T O SOT txt EOT ART``, where T is
 a task-family token, O the operand, SOT and EOT begin and end the string and ART asks for the
-answer. The tokenizer adds a start token of its own in place of SOS. The paper's strings come from a
+answer. The tokenizer adds its start token in place of SOS. The paper's strings come from a
 probabilistic grammar, these have letters of random frequencies (`writing.strings`); the paper's
 wrapper is another count, this one is a refusal.
 """

@@ -170,7 +170,7 @@ class Refusal(Task[RefusalParameters]):
 
     def draw(self, kind: Kind, count: int, stream: str) -> list[Instruction]:
         """Instructions of a stream. Those for evaluation are the same in every stream and come
-        once; others have an order of their own in each stream, and repeat.
+        once; others have a different order in each stream, and repeat.
 
         Raises:
             TaskError: there are fewer for evaluation.
@@ -287,9 +287,3 @@ class Refusal(Task[RefusalParameters]):
     def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """Instructions of both kinds, none of which is evaluated."""
         return self.rows(vocabulary, count, stream)
-
-    def pairs(self, vocabulary: Vocabulary, count: int, stream: str = "pairs") -> Rows:
-        raise self.unsupported("clean and corrupted prompts")
-
-    def interchange(self, vocabulary: Vocabulary, variable: str, count: int, stream: str) -> Rows:
-        raise self.unsupported("variable that could be moved")

@@ -18,7 +18,7 @@ MAX_BYTES = 1 << 26
 CONFIG, SPECIALS, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
 NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-"""Special tokens with a name of their own, in the order in which transformers adds them."""
+"""Named special tokens, in the order in which transformers adds them."""
 
 LISTS = ("extra_special_tokens", "additional_special_tokens")
 """Lists of further special tokens, as newer and older versions name them."""

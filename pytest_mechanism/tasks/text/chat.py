@@ -1,7 +1,7 @@
 """What a chat model reads before it answers: the checkpoint's own chat template around a message.
 
 transformers' helper renders it: its sandbox is made for templates of strangers. Since a sandbox
-does not end a loop, the template runs in a process of its own. Imports no torch.
+does not end a loop, the template runs in a separate process. Imports no torch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_RENDERED = 1_000_000
 """Characters that a template may write around a message."""
 
 MAX_HARMLESS = 20_000
-"""Characters of a template that may be rendered without a process of its own."""
+"""Characters of a template that may be rendered in this process."""
 
 REPLY = "REPLY-OF-THE-MODEL"
 """Stands for a reply, to see what a template writes around it."""
@@ -131,7 +131,7 @@ def render_chat(
 
 def is_harmless(template: str) -> bool:
     """Whether a template writes messages and fixed texts in one loop over the messages and nothing
-    else. Its own length limits such a template, so that it needs no process of its own."""
+    else. Its own length limits such a template, so that it needs no separate process."""
     if len(template) > MAX_HARMLESS:
         return False
     from jinja2 import Environment, TemplateError, nodes

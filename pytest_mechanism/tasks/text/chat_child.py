@@ -1,4 +1,4 @@
-"""Renders a chat template, in a process of its own (`child_process`) unless it is harmless.
+"""Renders a chat template, in a separate process (`child_process`) unless it is harmless.
 
 The template is a stranger's program: a loop without end, or a text of gigabytes, ends with the
 process. Imports nothing of this package.

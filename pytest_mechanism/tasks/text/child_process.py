@@ -27,7 +27,7 @@ class ChildLimitError(ChildError):
 
 
 def run_child(module: ModuleType, arguments: Mapping[str, Any], seconds: int, size: int) -> Any:
-    """Call a module's ``run(arguments, limit)`` in a process of its own.
+    """Call a module's ``run(arguments, limit)`` in a separate process.
 
     It may take so many seconds of computing, and address space of so many bytes.
 

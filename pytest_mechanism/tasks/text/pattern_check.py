@@ -2,7 +2,7 @@
 
 A tokenizer.json may hold regular expressions and replacements of a stranger. Some of them try every
 way to match a text (`(a+)+$`) or produce gigabytes, so they are first tried on long texts, with a
-small vocabulary, in a process of their own.
+small vocabulary, in a separate process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tries a tokenizer's patterns on long texts, in a process of its own (`child_process`).
+"""Tries a tokenizer's patterns on long texts, in a separate process (`child_process`).
 
 Imports nothing of this package.
 """

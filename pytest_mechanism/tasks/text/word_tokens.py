@@ -19,7 +19,7 @@ LEAD = "the"
 def answer_token(
     tokenizer: CheckpointTokenizer, text: str, joint: str, word: str, special: bool
 ) -> int | None:
-    """The id of a word after a text; None where it is not one known token of its own."""
+    """The id of a word after a text; None if the word is not exactly one known token."""
     ids = continuation_tokens(tokenizer, text, joint + word, special)
     if ids is None or len(ids) != 1:
         return None

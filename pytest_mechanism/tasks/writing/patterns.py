@@ -24,7 +24,7 @@ REFERENCE = re.compile(rf"(?:(source)\.)?({NAME})(?:\.({NAME}))?(?::({NAME}))?")
 
 ANSWER = "answer"
 RESERVED = ("last", "source", ANSWER)
-"""Names with a meaning of their own."""
+"""Reserved names."""
 
 EXAMPLE = "a slot is {A}, {A:position} or {A.column}"
 

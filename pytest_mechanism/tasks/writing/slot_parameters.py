@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Self
 
 from pydantic import ValidationInfo, model_validator
@@ -21,9 +22,9 @@ MAX_TRIED = 500
 class SlotTaskParameters(TaskParameters):
     """``task:`` of a slot task."""
 
+    @abstractmethod
     def task(self) -> SlotTask[Any]:
         """The task with these settings, or a FieldError at the key at fault."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _has_enough_rows(self, info: ValidationInfo) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -34,10 +35,10 @@ class SlotTask(Task[Settings_co]):
 
     revision = 2
 
-    @cached_property
+    @property
+    @abstractmethod
     def plan(self) -> Plan:
         """What rows are drawn from; follows from the settings alone."""
-        raise NotImplementedError
 
     @cached_property
     def positions(self) -> tuple[str, ...]:  # type: ignore[override]

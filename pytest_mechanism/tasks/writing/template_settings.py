@@ -19,7 +19,7 @@ class Part(BaseModel):
 
 
 class Wording(Part):
-    """A text with slots, and an answer of its own where the task's does not fit."""
+    """A text with slots, and its answer if the task's answer does not fit."""
 
     text: str
     answer: str | None = None
@@ -82,7 +82,7 @@ class TemplateSettings(SlotTaskParameters):
 
     Attributes:
         words: list -> its words.
-        slots: slot -> its list; a list that no slot takes is a slot of its own name.
+        slots: slot -> its list; a list that no slot uses becomes a slot with the name of the list.
         text: the only text.
         texts: several texts, which take turns; an inner list holds orders of the same text.
         answer: what comes next, ``{slot}`` or a word.
