@@ -1,4 +1,4 @@
-"""The nouns that every room shares. Standard library only, everything frozen.
+"""The nouns that all packages share, everything frozen. Imports no library but typing_extensions.
 
     spec -> claims -> measurements -> scores -> verdicts
 

@@ -210,7 +210,7 @@ class Claim(Part):
 
     added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that a later version added. At their defaults they leave the definition of the score as it
-    was, so that baselines stay valid (`report.result.definition`)."""
+    was, so that baselines stay valid (`plugin.score_entry.definition`)."""
 
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the heads of the spec."""
@@ -251,7 +251,8 @@ class Claim(Part):
         return None
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
-        """The sets of rows that the claim measures, which are drawn for a check when the spec is read:
+        """The sets of rows that are drawn for a check when the spec is read; a request's own `row_sets` are
+        drawn for the preflight:
         (a set of `Task.row_set` or ``pairs``, an empty string), or (``interchange``, a variable)."""
         return ()
 

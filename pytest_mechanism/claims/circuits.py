@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 
 from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
-from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.circuit import RANDOM, CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.request import PlacedHead
 from pytest_mechanism.types import Head
 
-ActiveHeads = list[tuple[int, int, str]]
-"""(layer, head, named position) of each head that is not ablated."""
+ActiveHeads = Sequence[PlacedHead]
+"""The heads that are not ablated."""
 
 CIRCUIT, WITHOUT_ORACLE, EMPTY = "circuit", "circuit_without_oracle", "empty"
 """The circuits that `circuit` measures: the spec's, the same without oracle positions, and none."""
@@ -23,7 +25,7 @@ def active_heads(context: ClaimContext, on: str, *, oracle: bool = True) -> Acti
     A circuit that is active only where the answer is in the prompt gets the answer from its author, so
     it is also measured without such positions (`Task.oracles`).
     """
-    heads: ActiveHeads = []
+    heads: list[PlacedHead] = []
     for name in context.groups:
         group = context.group(name, on)
         at = group.at if oracle else context.task.without_oracle(group.at)
@@ -33,7 +35,7 @@ def active_heads(context: ClaimContext, on: str, *, oracle: bool = True) -> Acti
 
 def circuit(context: ClaimContext, on: str) -> Measurement:
     """The spec's circuit, with and without oracle positions, and the model with all heads ablated."""
-    variants = {CIRCUIT: active_heads(context, on), EMPTY: []}
+    variants: dict[str, ActiveHeads] = {CIRCUIT: active_heads(context, on), EMPTY: []}
     if any(context.task.without_oracle(group.at) != group.at for group in context.groups.values()):
         variants[WITHOUT_ORACLE] = active_heads(context, on, oracle=False)
     return of_variants(context, on, variants, context.rows)
@@ -58,7 +60,7 @@ def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) 
     variants: dict[str, ActiveHeads] = {}
     for draw in range(first, first + draws):
         rng = random.Random(f"random circuits/{context.seed}/{draw}")
-        variants[f"random_{draw}"] = [
+        variants[f"{RANDOM}{draw}"] = [
             (layer, head, at)
             for at, heads in members.items()
             for layer, head in sorted(rng.sample(shape.heads(), len(heads)))
@@ -67,10 +69,14 @@ def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) 
 
 
 def of_variants(
-    context: ClaimContext, on: str, variants: dict[str, ActiveHeads], rows: int
+    context: ClaimContext,
+    on: str,
+    variants: Mapping[str, ActiveHeads],
+    rows: int,
+    stream: str = "rows",
 ) -> Measurement:
     """The accuracy of several circuits on the same rows."""
     request = CircuitPerformance(
-        rows=rows, stream="rows", ablation=context.ablation, alive=variants
+        rows=rows, stream=stream, ablation=context.ablation, alive=dict(variants)
     )
     return context.measurement(request, on)

@@ -6,7 +6,7 @@ Davies et al. 2023; Prakash et al., section 4). Score: (accuracy - floor) / (cei
 held-out rows. The floor is no patch. The ceiling is what the model would give if the variable were
 moved perfectly, which is its accuracy on the same base prompts (on the source prompts, and against
 the same targets, if a row has several). With ``heads: learned``, a mask over the group is learned
-first (DCM, `methods.dcm`) on rows that are not used again; the control is then as many random heads
+first (DCM, `methods.circuits.dcm`) on rows that are not used again; the control is then as many random heads
 of the same layers as the mask selects, none of them in the group.
 
 Unlike the paper, which reports the accuracy itself without a floor, 0 is here what no patch gives

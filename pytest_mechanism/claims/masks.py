@@ -1,4 +1,4 @@
-"""Claims about the heads of a group that a DCM mask selects (`methods.dcm`)."""
+"""Claims about the heads of a group that a DCM mask selects (`methods.circuits.dcm`)."""
 
 from __future__ import annotations
 

@@ -35,9 +35,6 @@ def at_most(others: int) -> int:
     return -(-3 * others // 10)
 
 
-SELECT = "minimality_select"
-"""Rows on which K is chosen."""
-
 Member = tuple[str, Head]
 """(group, head)."""
 
@@ -108,8 +105,7 @@ def cut_circuits(
         ]
         for name, cut in cuts.items()
     }
-    request = CircuitPerformance(rows=rows, stream=stream, ablation=context.ablation, alive=alive)
-    return context.measurement(request, on)
+    return of_variants(context, on, alive, rows, stream)
 
 
 def cut_name(cut: Sequence[Member]) -> str:

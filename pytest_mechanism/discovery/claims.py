@@ -119,7 +119,7 @@ def circuit_claims(
         ESSENTIAL_CLAIMS[0]: {"kind": "accuracy", "at_least": at_least},
         ESSENTIAL_CLAIMS[1]: {"kind": "faithfulness", "between": [0.9, 1.1]},
     }
-    for name in result.groups if above_chance(threshold, full) is not None else ():
+    for name in result.groups if above_chance(threshold, full) else ():
         effect, _ = path_scores(threshold, name, measure_threshold(patched_path(threshold, name)))
         if -effect.interval[1] > 0.01:
             drop = float(f"{-SLACK * effect.interval[1]:.2g}")

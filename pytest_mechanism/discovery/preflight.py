@@ -41,14 +41,13 @@ def with_placeholders(context: ClaimContext) -> ClaimContext:
 
 def search_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
     """One measurement for each set of rows that `discover` uses on the model of role ``on``."""
-    alive = [[*PLACEHOLDER, group.at] for group in context.groups.values()]
+    variants: dict[str, ActiveHeads] = {
+        CIRCUIT: [(*PLACEHOLDER, group.at) for group in context.groups.values()],
+        EMPTY: [],
+    }
 
     def circuit(rows: int, stream: str) -> Measurement:
-        circuits = {"circuit": alive, "empty": []}
-        request = CircuitPerformance(
-            rows=rows, stream=stream, ablation=context.ablation, alive=circuits
-        )
-        return context.measurement(request, on)
+        return of_variants(context, on, variants, rows, stream)
 
     return (
         context.measurement(Performance(rows=effort.rank_rows, stream=RANK_STREAM), on),
@@ -56,7 +55,7 @@ def search_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple
         context.measurement(Performance(rows=effort.threshold_rows, stream=THRESHOLD), on),
         circuit(effort.threshold_rows, THRESHOLD),
         circuit(effort.rank_rows, sufficiency.SELECT),
-        circuit(effort.select_rows, needed_heads.SELECT),
+        circuit(effort.select_rows, SELECT_STREAM),
     )
 
 

@@ -134,14 +134,11 @@ def measure_circuits(
     """``{name}_correct`` of each circuit, and of ``empty``."""
     alive = {
         name: [
-            [*head, context.groups[group].at] for group, heads in circuit.items() for head in heads
+            (*head, context.groups[group].at) for group, heads in circuit.items() for head in heads
         ]
         for name, circuit in circuits.items()
     }
-    request = CircuitPerformance(
-        rows=rows, stream=stream, ablation=context.ablation, alive={**alive, "empty": []}
-    )
-    return measure(context.measurement(request, on))
+    return measure(of_variants(context, on, {**alive, EMPTY: []}, rows, stream))
 
 
 def faithfulness(

@@ -278,7 +278,7 @@ def put(
 ) -> None:
     """Write edits of equal numbers of heads into ``new``."""
     rows, _, n_heads, d = old.shape
-    columns, heads, values, keeps, computed, repeats = [], [], [], [], [], []
+    columns, heads, values, keeps, computed = [], [], [], [], []
     for location, edit in edits:
         chosen = tuple(range(n_heads)) if edit.heads is None else tuple(edit.heads)
         count = location.columns.shape[1]
@@ -290,7 +290,6 @@ def put(
             keeps.append(edit.keep.to(old).expand(shape))
         if location.computed is not None:
             computed.append(location.computed)
-        repeats.append(named_before(edit.at, location.columns))
     at, of = torch.cat(columns, 1)[:, :, None], torch.cat(heads)[None]
     row = torch.arange(rows, device=old.device)[:, None, None]
     value = torch.cat(values, 1)
@@ -298,6 +297,7 @@ def put(
         keep = torch.cat(keeps, 1)
         value = keep * old[row, at, of] + (1 - keep) * value
     if value.requires_grad:
+        repeats = [named_before(edit.at, location.columns) for location, edit in edits]
         value = torch.where(torch.cat(repeats, 1)[:, :, None, None], value.detach(), value)
     if computed:
         r, column = torch.cat(computed, 1).nonzero(as_tuple=True)

@@ -209,7 +209,7 @@ LONG = 1024
 def disagreement(
     model: LoadedModel, reference: Engine, faster: Engine, clean: Tokens, other: Tokens
 ) -> str | None:
-    """Why a faster engine cannot run this model; None where it agrees with the reference.
+    """Why a faster engine cannot run this model; None where it agrees with the reference and passes `check`.
 
     Compares one branch of each kind that methods ask for, so that a family whose layers do more
     than the engine understands is noticed here and not in a score.

@@ -8,6 +8,12 @@ from typing import Any
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.request import Cost, PlacedHeadSets, Request, RowSet
 
+SELECT_STREAM = "minimality_select"
+"""Rows on which the replacements of a head are chosen, by means."""
+
+RANDOM = "random_"
+"""How the names of random circuits begin, which are a control without an interval."""
+
 
 class CircuitPerformance(Request):
     """Does the model give the answer with only some heads alive?
@@ -36,9 +42,8 @@ class CircuitPerformance(Request):
 
     def row_sets(self) -> tuple[RowSet, ...]:
         positions = {at for heads in self.alive.values() for _, _, at in heads}
-        # random circuits are a control without an interval, and K is chosen by means
-        behind_interval = self.stream != "minimality_select" and not all(
-            name.startswith("random_") for name in self.alive
+        behind_interval = self.stream != SELECT_STREAM and not all(
+            name.startswith(RANDOM) for name in self.alive
         )
         return (
             RowSet(

@@ -118,13 +118,17 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
 
 
 def _difference(better: str | float, old: float, new: float) -> str:
-    """The distance between score and baseline in words."""
+    """The distance between score and baseline in words, as far as three decimals show it."""
+    if round(abs(new - old), 3) == 0:
+        return f"equal to the baseline {old:.3f}"
+    moved = f"{abs(new - old):.3f} {'below' if new < old else 'above'} the baseline {old:.3f}"
     if better in ("higher", "lower"):
-        return f"{abs(new - old):.3f} {'below' if new < old else 'above'} the baseline {old:.3f}"
+        return moved
     target = float(better)
     change = abs(new - target) - abs(old - target)
-    word = "farther from" if change > 0 else "nearer to"
-    return f"{abs(change):.3f} {word} {target:g} than the baseline {old:.3f}"
+    if round(abs(change), 3) == 0:
+        return f"{moved}, equally far from {target:g}"
+    return f"{moved}, {abs(change):.3f} {'farther from' if change > 0 else 'nearer to'} {target:g}"
 
 
 def _loss(

@@ -95,12 +95,13 @@ def compare_codes(
     recipient_writes = head_writes(context, batch, donor_z)
     for place, (_, heads) in donor_z.items():
         layer, name = place
+        own = None
         for number, head in enumerate(heads):
             b = donor_writes[place][:, :, number]
             of_head = agreement(recipient_writes[place][:, :, number], b)
             done_by = None
             if of_head < LEAST_AGREEMENT:
-                own = own_writes(context, batch, place)
+                own = own_writes(context, batch, place) if own is None else own
                 of_own = [agreement(own[:, :, other], b) for other in range(own.shape[2])]
                 best = max(range(len(of_own)), key=lambda other: (of_own[other], other == head))
                 if of_own[best] >= LEAST_AGREEMENT:

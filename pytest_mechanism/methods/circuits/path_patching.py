@@ -125,11 +125,10 @@ def sender_edits(
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
-    # stacked, since a list as an index would be copied to the GPU, and waited for
     return [
         Edit(
             Site(layer, "z"),
-            torch.stack([source_z[layer][:, :, head] for head in numbers], 2),
+            source_z[layer][:, :, index_tensor(tuple(numbers), source_z[layer].device)],
             at=place,
             heads=tuple(numbers),
         )
