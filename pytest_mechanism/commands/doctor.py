@@ -191,7 +191,7 @@ def claim_lines(
                     run = recorded.setdefault(on, set())
                     seconds += findings.trials[on].seconds(there, run)
             total += seconds
-            lacks = evaluator.lacks(spec, claim, role)
+            lacks = evaluator.blocking_reason(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
             yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
     search = " and a search for heads" if spec.discovers_heads and findings.searched else ""
@@ -213,7 +213,7 @@ def needed_measurements(
     broken = [model for model in claim.models(role) if model in findings.broken]
     if broken:
         raise MechanismError(f"{broken[0]} cannot be loaded")
-    if (refusal := evaluator.refusal(spec, claim, role)) is not None:
+    if (refusal := evaluator.obstacle(spec, claim, role)) is not None:
         raise refusal
     if spec.discovers_heads and claim.needs_groups:
         findings.searched |= {*claim.models(role)}

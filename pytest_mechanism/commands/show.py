@@ -213,7 +213,7 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
         if (problem := evaluator.first_obstacle(needed)) is not None:
             raise problem.at(spec.place("groups"))
     for _, claim, role in claims_with_curves(evaluator, spec):
-        if (problem := evaluator.refusal(spec, claim, role)) is not None:
+        if (problem := evaluator.obstacle(spec, claim, role)) is not None:
             raise problem
 
 

@@ -248,8 +248,10 @@ def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Ite
     for item in items:
         title = f"{item.claim_name} on {item.name}"
         try:
-            refused = evaluator.refusal(item.spec, item.claim, item.name)
-            lacking = None if refused else evaluator.lacks(item.spec, item.claim, item.name)
+            refused = evaluator.obstacle(item.spec, item.claim, item.name)
+            lacking = (
+                None if refused else evaluator.blocking_reason(item.spec, item.claim, item.name)
+            )
         except Exception:  # noqa: S112 - the item itself runs into it and reports it
             continue
         if refused is not None:

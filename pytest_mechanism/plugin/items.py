@@ -161,8 +161,8 @@ class ClaimItem(pytest.Function):
             if role in about_models
         ]
         about_circuit = (
-            run.evaluator.left_out(self.spec),
-            run.evaluator.heads(self.spec, self.claim, self.name),
+            run.evaluator.dropped_words(self.spec),
+            run.evaluator.discovered_heads(self.spec, self.claim, self.name),
         )
         return notes + [Note(text, self.spec.circuit) for text in about_circuit if text]
 

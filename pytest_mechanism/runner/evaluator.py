@@ -1,4 +1,4 @@
-"""From a spec's claim and a role to a `ClaimContext`, and from there to a verdict."""
+"""Evaluates claims: builds the `ClaimContext` of a claim and a role, and asks the claim for a verdict."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pytest_mechanism.types import Setting, Verdict, canonical
 
 @dataclass
 class ClaimEvaluator:
-    """A runner with what claims have to know about its models.
+    """Evaluates the items of a run.
 
     Attributes:
-        runner: measures.
-        confidence: of every interval, where it overrides the specs'; else None.
-        shapes: role -> sizes.
-        trace: traceback of the library's error behind the last verdict, or nothing.
+        runner: makes measurements.
+        confidence: of every interval, if it overrides that of the specs.
+        shapes: role -> sizes of its model.
+        trace: traceback of the error behind the last verdict, or empty.
     """
 
     runner: Runner
@@ -41,18 +41,18 @@ class ClaimEvaluator:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     trace: str = ""
     _items: list[tuple[Spec, Claim, str]] = field(default_factory=list)
-    _refused: dict[tuple[Path, int, str], MechanismError | None] = field(default_factory=dict)
-    _ahead: Preflight | None = None
-    _found: dict[tuple[Path, str], Mapping[str, AnyGroup] | MechanismError] = field(
+    _obstacles: dict[tuple[Path, int, str], MechanismError | None] = field(default_factory=dict)
+    _preflight: Preflight | None = None
+    _discovered: dict[tuple[Path, str], Mapping[str, AnyGroup] | MechanismError] = field(
         default_factory=dict
     )
 
     @staticmethod
     def over(runner: Runner, confidence: float | None = None) -> ClaimEvaluator:
-        """Read the sizes of every model from its config.
+        """An evaluator with the sizes of every model, from its config.
 
         Raises:
-            MechanismError: a config does not say them, or has changed.
+            MechanismError: a config lacks a size, or has changed.
         """
         shapes = {
             role: read_shape(ref.folder, ref.adapter) for role, ref in runner.references.items()
@@ -66,20 +66,20 @@ class ClaimEvaluator:
         return {r: ref.label for r, ref in self.runner.references.items() if r in ("base", "ft")}
 
     def context(self, spec: Spec, claim: Claim, role: str) -> ClaimContext:
-        """Everything a claim's judgement may look at.
+        """The context of an item.
 
         Raises:
-            MechanismError: the claim needs a role that this run has no checkpoint for, or models
-                of one shape.
+            MechanismError: the run has no checkpoint for a role that the claim needs, or the models
+                differ in a size that must match.
         """
         models = claim.models(role)
         missing = [m for m in models if m not in self.runner.references]
         if missing:
             have = ", ".join(self.runner.references)
-            called = [r for r, ref in self.runner.references.items() if ref.label == missing[0]]
-            if called:
+            labelled = [r for r, ref in self.runner.references.items() if ref.label == missing[0]]
+            if labelled:
                 raise MechanismError(
-                    f"{missing[0]!r} is the label of {called[0]}, and a claim names roles; valid: "
+                    f"{missing[0]!r} is the label of {labelled[0]}, and a claim names roles; valid: "
                     f"{have}"
                 )
             raise MechanismError(
@@ -94,9 +94,9 @@ class ClaimEvaluator:
         """The context of a measurement on a role's model that belongs to no claim.
 
         Args:
-            spec: what is measured.
+            spec: gives the task and the groups.
             role: of the context.
-            models: roles of the models that take part; the role's own by default.
+            models: roles of the models that take part; ``role`` by default.
         """
         options = self.runner.options
         return ClaimContext(
@@ -113,7 +113,7 @@ class ClaimEvaluator:
                 engine=options.engine,
                 fingerprints={
                     **{m: self.runner.fingerprints[m].model for m in models or (role,)},
-                    # the rows are words that every tokenizer of the run keeps whole
+                    # rows have only words that no tokenizer of the run splits
                     "tokenizers": tokenizers(self.runner.fingerprints),
                 },
                 versions=versions(),
@@ -121,62 +121,67 @@ class ClaimEvaluator:
         )
 
     def skip_reason(self, spec: Spec) -> str | None:
-        """Why a spec does not speak about this run's models."""
+        """Why a spec does not apply to this run's models."""
         return spec.skip_reason(self.labels, self.shapes)
 
     def plan(self, items: Sequence[tuple[Spec, Claim, str]]) -> None:
-        """Tell the runner what the items will ask for, as far as it is known. Nothing is planned for
-        an item that cannot be measured (`refusal`)."""
+        """Announces the measurements of the items to the runner, as far as they are known; none of an
+        item that cannot be measured (`obstacle`)."""
         self._items = list(items)
         for spec, claim, role in items:
-            # whatever goes wrong with one claim, its own item will run into and report
-            with contextlib.suppress(Exception):
-                if self.refusal(spec, claim, role) is None:
-                    self.runner.plan(self.needs(spec, claim, role))
+            with contextlib.suppress(Exception):  # the item itself will report it
+                if self.obstacle(spec, claim, role) is None:
+                    self.runner.plan(self.required_measurements(spec, claim, role))
 
-    # -- looking ahead
+    # -- preflight
 
-    def refusal(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
-        """Why an item cannot be measured, known without loading a checkpoint; None where nothing
-        speaks against it. Everything that it will ask for is looked at, a search for heads too."""
+    def obstacle(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
+        """Why an item cannot be measured, found without loading a checkpoint, or None. All that the
+        item will measure is checked, with a search for its heads."""
         key = (spec.path, id(claim), role)
-        if key not in self._refused:
-            found = self.first_obstacle_of(spec, claim, role)
-            self._refused[key] = None if found is None else found.at(place(spec, claim))
-        return self._refused[key]
+        if key not in self._obstacles:
+            problem = self._obstacle(spec, claim, role)
+            self._obstacles[key] = None if problem is None else problem.at(place(spec, claim))
+        return self._obstacles[key]
 
-    def first_obstacle_of(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
-        """Why an item cannot be measured, without its place."""
+    def _obstacle(self, spec: Spec, claim: Claim, role: str) -> MechanismError | None:
         if self.skip_reason(spec) is not None:
             return None
         try:
             self.context(spec, claim, role)
-            wanted = self.foreseen(spec, claim, role)
+            measurements = self.expected_measurements(spec, claim, role)
         except MechanismError as problem:
             return problem
-        except Exception:  # of a claim kind: its own item runs into it and reports it
+        except Exception:  # a claim kind's own: its item will report it
             return None
-        return self.first_obstacle(wanted)
+        return self.first_obstacle(measurements)
 
     def first_obstacle(self, measurements: Sequence[Measurement]) -> MechanismError | None:
-        """Why one of these measurements cannot be made; None where nothing speaks against it."""
-        return first_obstacle(self.runner, self.ahead, measurements)
+        """The first reason why these measurements cannot be made, or None."""
+        return first_obstacle(self.runner, self.preflight, measurements)
 
-    def ahead(self) -> Preflight:
-        """Checks measurements on the tokenizers alone."""
-        if self._ahead is None:
-            self._ahead = make_preflight(self.runner)
-        return self._ahead
+    def preflight(self) -> Preflight:
+        """Checks measurements with the tokenizers of the run."""
+        if self._preflight is None:
+            self._preflight = make_preflight(self.runner)
+        return self._preflight
 
-    def foreseen(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
-        """What an item will ask for; where heads have to be found first, measurements that stand
-        for those of the search and of the claim."""
-        if not (spec.discovers_heads and claim.needs_groups) or self.skip_reason(spec) is not None:
-            return self.needs(spec, claim, role)
-        on = found_on(spec, claim, role)
-        groups = self._found.get((spec.path, on))
-        if groups is not None:
-            return self.needs(spec, claim, role)
+    def blocking_reason(self, spec: Spec, claim: Claim, role: str) -> str | None:
+        """Why an item cannot pass whatever is measured (no model to compare with, no heads for a
+        control), or None."""
+        if self.skip_reason(spec) is not None:
+            return None
+        try:
+            return claim.blocking_reason(self.context(spec, claim, role))
+        except MechanismError:
+            return None  # `obstacle` reports it
+
+    def expected_measurements(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
+        """What an item will measure. While its heads are not discovered: the measurements of the
+        search and of the claim, with placeholders for the heads."""
+        on = discovery_role(spec, claim, role)
+        if on is None or (spec.path, on) in self._discovered or self.skip_reason(spec) is not None:
+            return self.required_measurements(spec, claim, role)
         try:
             context = self.context(spec, claim, role)
             return (
@@ -186,26 +191,17 @@ class ClaimEvaluator:
         except MechanismError:
             return ()
 
-    def lacks(self, spec: Spec, claim: Claim, role: str) -> str | None:
-        """Why an item cannot pass whatever is measured: no checkpoint to compare with, or no heads
-        for a control. None where it can."""
-        if self.skip_reason(spec) is not None:
-            return None
-        try:
-            context = self.context(spec, claim, role)
-            return claim.blocking_reason(context)
-        except MechanismError:
-            return None  # it cannot be measured, which is another matter
+    # -- measuring
 
-    def needs(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
-        """What a claim will ask for; nothing where it cannot run, which its item will say, or
-        where heads have to be discovered first."""
+    def required_measurements(self, spec: Spec, claim: Claim, role: str) -> tuple[Measurement, ...]:
+        """What a claim will measure; nothing while its heads are not discovered, or if it cannot
+        be evaluated, which its item will report."""
         if self.skip_reason(spec) is not None:
             return ()
         try:
             context = self.context(spec, claim, role)
-            if spec.discovers_heads and claim.needs_groups:
-                groups = self._found.get((spec.path, found_on(spec, claim, role)))
+            if (on := discovery_role(spec, claim, role)) is not None:
+                groups = self._discovered.get((spec.path, on))
                 if groups is None or isinstance(groups, MechanismError):
                     return ()
                 context = replace(context, groups=groups)
@@ -214,22 +210,20 @@ class ClaimEvaluator:
             return ()
 
     def judge(self, spec: Spec, claim: Claim, role: str) -> Verdict:
-        """Measure what is missing and judge. An error of the user's is a verdict, not a raise.
+        """Makes the measurements and judges them. A `MechanismError` becomes a verdict.
 
         Raises:
-            NoDevice: nothing can be measured, which is no matter of this claim's.
+            NoDevice: nothing can be measured, whatever the claim.
         """
         self.trace = ""
         if (reason := self.skip_reason(spec)) is not None:
             return Verdict("skipped", reason, "")
         try:
             context = self.context(spec, claim, role)
-            if (refused := self.refusal(spec, claim, role)) is not None:
-                raise refused
-            if spec.discovers_heads and claim.needs_groups:
-                context = replace(
-                    context, groups=self.discovered(spec, context, found_on(spec, claim, role))
-                )
+            if (problem := self.obstacle(spec, claim, role)) is not None:
+                raise problem
+            if (on := discovery_role(spec, claim, role)) is not None:
+                context = replace(context, groups=self._discover(spec, context, on))
             verdict = require_safeguards(claim.judge(context, self.runner.measure), claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
@@ -241,60 +235,65 @@ class ClaimEvaluator:
             self.trace = problem.trace
             return Verdict("error", str(problem), "")
 
-    def heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
-        """Which heads were found for a claim that speaks of discovered ones, as a sentence."""
-        if not (spec.discovers_heads and claim.needs_groups):
+    def _discover(self, spec: Spec, context: ClaimContext, on: str) -> Mapping[str, AnyGroup]:
+        """The spec's groups with heads discovered on the model of role ``on``.
+
+        Raises:
+            MechanismError: no heads were found.
+        """
+        key = (spec.path, on)
+        if key not in self._discovered:
+            try:
+                groups = with_discovered_heads(context, on, self.runner.measure).groups
+                self._discovered[key] = groups
+            except MechanismError as problem:
+                self._discovered[key] = problem
+            # the measurements of other items are known now: make them while the model is loaded
+            for other, claim, role in self._items:
+                if other.path == spec.path and discovery_role(other, claim, role) == on:
+                    self.runner.plan(self.required_measurements(other, claim, role))
+        result = self._discovered[key]
+        if isinstance(result, MechanismError):
+            raise result
+        return result
+
+    # -- for reports
+
+    def discovered_heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
+        """A line that names the discovered heads of an item."""
+        if (on := discovery_role(spec, claim, role)) is None:
             return None
-        on = found_on(spec, claim, role)
-        groups = self._found.get((spec.path, on))
+        groups = self._discovered.get((spec.path, on))
         if groups is None or isinstance(groups, MechanismError):
             return None
-        named = [
+        heads = [
             f"{name} {' '.join(f'{layer}.{head}' for layer, head in group.members())}"
             for name, group in groups.items()
             if isinstance(group, Group)
         ]
-        return f"heads discovered on {on} (layer.head): {'; '.join(named)}"
+        return f"heads discovered on {on} (layer.head): {'; '.join(heads)}"
 
-    def left_out(self, spec: Spec) -> str | None:
-        """Which words of a spec's task no prompt that was measured on has, as a sentence."""
+    def dropped_words(self, spec: Spec) -> str | None:
+        """A line that names the words of a task that no measured prompt has."""
         return self.runner.left_out.get(task_settings(spec.task)) or None
-
-    def discovered(self, spec: Spec, context: ClaimContext, on: str) -> Mapping[str, AnyGroup]:
-        """The spec's groups with their heads found on the model of role ``on``.
-
-        Raises:
-            MechanismError: nothing was found.
-        """
-        key = (spec.path, on)
-        if key not in self._found:
-            try:
-                self._found[key] = with_discovered_heads(context, on, self.runner.measure).groups
-            except MechanismError as problem:
-                self._found[key] = problem
-            # now it is known what the other items want of this model: measure it in one go
-            for other, claim, role in self._items:
-                if other.path == spec.path and found_on(other, claim, role) == on:
-                    self.runner.plan(self.needs(other, claim, role))
-        found = self._found[key]
-        if isinstance(found, MechanismError):
-            raise found
-        return found
 
 
 def place(spec: Spec, claim: Claim) -> str:
     """``file:line`` of a claim."""
-    names = [name for name, each in spec.claims.items() if each is claim]
+    names = [name for name, other in spec.claims.items() if other is claim]
     line = spec.line(names[0]) if names else 1
     return f"{spec.document.path}:{line}"
 
 
 def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
     """One hash of all tokenizers of a run."""
-    several = canonical(sorted({f.tokenizer for f in fingerprints.values()}))
-    return hashlib.sha256(several.encode()).hexdigest()
+    hashes = canonical(sorted({f.tokenizer for f in fingerprints.values()}))
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
-def found_on(spec: Spec, claim: Claim, role: str) -> str:
-    """The role on whose model an item's heads are discovered."""
+def discovery_role(spec: Spec, claim: Claim, role: str) -> str | None:
+    """The role on whose model the heads of an item are discovered; None where the spec names them, or
+    the claim needs none."""
+    if not (spec.discovers_heads and claim.needs_groups):
+        return None
     return claim.discovery_role(role, spec.found_on or "base")

@@ -1,9 +1,9 @@
-"""Measurements on disk: atomic, locked, checksummed. A damaged entry is as good as none.
+"""Results on disk: atomic, locked, checksummed. A damaged entry is measured again.
 
-One file a measurement, named by its key: a line of JSON with a checksum of the key and of what
-follows, then a NumPy archive without pickles. The checksum finds accidents; whoever can write the
-folder can forge an entry. Two processes never do the same measurement twice: each holds the
-key's lock while it measures, and looks again once it has it.
+Each result has one file, named by its key: a line of JSON with a checksum of the key and of the rest, then
+a NumPy archive without pickles. The checksum detects accidents; whoever can write to the folder can forge
+an entry. Two processes never make the same measurement: each holds the lock of the key while it measures,
+and looks for the result again once it has the lock.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.errors import MechanismError, crash
 from pytest_mechanism.files import open_file, write_bytes
 from pytest_mechanism.types import Observations, Result_co, canonical
 
 FORMAT = 3
 
 ABANDONED = 30
-"""Days after which an interrupted training is not taken up again, and its leftovers go."""
-STALE = 3600
-"""Seconds after which a temporary file that no lock belongs to was left by a process that died."""
+"""Days after which an interrupted training is removed instead of resumed."""
 
-MOST = 1 << 32
-"""Bytes of an entry, and of what it holds when it is unpacked."""
-MOST_HEAD = 1 << 24
+STALE = 3600
+"""Seconds after which a temporary file without a lock must come from a process that died."""
+
+MAX_BYTES = 1 << 32
+"""Size limit of an entry, and of its unpacked archive."""
+
+MAX_HEADER = 1 << 24
 
 KEY = re.compile(r"[0-9a-f]{64}")
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError)
-"""What reading something else than an entry raises."""
-
+"""What reading a file that is no entry raises."""
 
 ROW_FIELDS = {"example_ids", "clusters", "values"}
-"""Fields of `Observations` with an entry for each row: they are in the archive, the others in the
-header."""
+"""Fields of `Observations` with an entry for each row, which the archive holds. The header holds the
+others."""
 
 
 def checksum(key: str, body: bytes, kind: str, others: Mapping[str, Any]) -> str:
-    """Of everything in an entry that a reader gets back, and of its measurement."""
+    """sha256 of everything that a reader gets from an entry, and of its key."""
     about = f"{FORMAT}\n{key}\n{kind}\n{canonical(others)}\n"
     return hashlib.sha256(about.encode() + body).hexdigest()
 
@@ -61,11 +62,7 @@ def name_of(kind: type[Observations]) -> str:
 
 
 class Store:
-    """A folder of measurements.
-
-    Attributes:
-        folder: where they are.
-    """
+    """A folder of results."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,9 +78,9 @@ class Store:
             ) from None
 
     def tidy(self) -> None:
-        """Remove what processes that died have left: temporary files, trainings that nobody took up
-        again (each is a copy of a model), and locks of long ago. Whatever a live process is at has its
-        lock held, and stays."""
+        """Removes what processes that died have left: temporary files, interrupted trainings that were
+        not resumed (each is a copy of a model), and old locks. What a live process uses stays, because
+        that process holds its lock."""
         unfinished = self.folder / "unfinished"
         old = time.time() - ABANDONED * 86_400
         for path in (*self.folder.glob("*.tmp"), *unfinished.glob("*/*.tmp")):
@@ -101,12 +98,12 @@ class Store:
             with suppress(OSError):
                 if path.lstat().st_mtime < old:
                     with self._free(path.stem) as free:
-                        if free:  # who waits for it sees that it is gone, and makes another
+                        if free:  # a process that waits for it creates it again
                             path.unlink()
 
     @contextmanager
     def _free(self, key: str) -> Iterator[bool]:
-        """Whether no process is at a measurement, and none begins with it meanwhile."""
+        """Whether no process makes a measurement; none can begin with it inside the block."""
         try:
             with FileLock(self.folder / "locks" / f"{key}.lock", timeout=0):
                 yield True
@@ -117,34 +114,38 @@ class Store:
         return self.folder / f"{key}.measurement"
 
     def scratch(self, key: str) -> Path:
-        """Where a long measurement may keep what it would go on from (`MeasurementContext.scratch`)."""
+        """Folder from which a long measurement resumes (`MeasurementContext.scratch`)."""
         return self.folder / "unfinished" / key
 
     def discard(self, key: str) -> None:
-        """Remove a result that should not have been stored, and what would lead to it again."""
+        """Removes a result that should not have been stored, and its unfinished work."""
         with suppress(OSError):
             self.path(key).unlink(missing_ok=True)
         self.forget(key)
 
     def forget(self, key: str) -> None:
-        """Remove what an unfinished measurement has kept."""
+        """Removes the work of an unfinished measurement."""
         shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def get(self, key: str, kind: type[Result_co]) -> Result_co | None:
-        """The stored result; None where there is none, it is damaged, or of another class."""
+        """The stored result; None if there is none, or it is damaged or of another class."""
         try:
-            with open_file(self.path(key), MOST) as file:
-                about = json.loads(file.readline(MOST_HEAD))
-                if (about["format"], about["key"], about["class"]) != (FORMAT, key, name_of(kind)):
+            with open_file(self.path(key), MAX_BYTES) as file:
+                header = json.loads(file.readline(MAX_HEADER))
+                if (header["format"], header["key"], header["class"]) != (
+                    FORMAT,
+                    key,
+                    name_of(kind),
+                ):
                     return None
                 left = os.fstat(file.fileno()).st_size - file.tell()
-                if about["bytes"] != left:  # not that which was written, however large it is
+                if header["bytes"] != left:  # damaged; nothing is read, however large the file is
                     return None
                 body = file.read(left + 1)
-            if checksum(key, body, about["class"], about["fields"]) != about["sha256"]:
+            if checksum(key, body, header["class"], header["fields"]) != header["sha256"]:
                 return None
             with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-                if sum(each.file_size for each in archive.zip.infolist()) > MOST:
+                if sum(member.file_size for member in archive.zip.infolist()) > MAX_BYTES:
                     return None
                 rows = {
                     "example_ids": tuple(archive["example_ids"].tolist()),
@@ -155,25 +156,32 @@ class Store:
                         if n.startswith("value/")
                     },
                 }
-            return TypeAdapter(kind).validate_python({**about["fields"], **rows})
+            return TypeAdapter(kind).validate_python({**header["fields"], **rows})
         except (MechanismError, *DAMAGE):
             return None
 
-    def put(self, key: str, seen: Observations) -> None:
-        """Write an entry; readers see all of it or nothing."""
-        buffer = io.BytesIO()
+    def put(self, key: str, result: Observations) -> None:
+        """Writes an entry. Readers see all of it or nothing.
+
+        Raises:
+            MechanismError: the folder cannot be written, or the result has a field that is no data.
+        """
+        buffer, kind = io.BytesIO(), type(result)
+        try:
+            others = TypeAdapter(kind).dump_python(result, mode="json", exclude=ROW_FIELDS)
+        except Exception as problem:
+            raise crash(f"a result of class {name_of(kind)} cannot be stored", problem) from problem
         arrays = {
-            f"value/{name}": np.asarray(v, dtype=np.float64) for name, v in seen.values.items()
+            f"value/{name}": np.asarray(v, dtype=np.float64) for name, v in result.values.items()
         }
         np.savez_compressed(
             buffer,
-            example_ids=np.array(list(seen.example_ids), dtype=np.str_),
-            clusters=np.array(list(seen.clusters), dtype=np.str_),
+            example_ids=np.array(list(result.example_ids), dtype=np.str_),
+            clusters=np.array(list(result.clusters), dtype=np.str_),
             **arrays,  # type: ignore[arg-type]
         )
-        body, kind = buffer.getvalue(), type(seen)
-        others = TypeAdapter(kind).dump_python(seen, mode="json", exclude=ROW_FIELDS)
-        about = {
+        body = buffer.getvalue()
+        header = {
             "format": FORMAT,
             "key": key,
             "class": name_of(kind),
@@ -182,7 +190,7 @@ class Store:
             "fields": others,
         }
         try:
-            write_bytes(self.path(key), json.dumps(about).encode() + b"\n" + body, durable=False)
+            write_bytes(self.path(key), json.dumps(header).encode() + b"\n" + body, durable=False)
         except OSError as problem:
             raise MechanismError(
                 f"the store {self.folder} cannot be written: {problem.strerror}"
@@ -190,14 +198,14 @@ class Store:
 
     @contextmanager
     def lock(self, key: str, wait: bool = True) -> Iterator[bool]:
-        """Held while a measurement is made. Released by the system if the process dies.
+        """Holds the lock of a measurement. The system releases it if the process dies.
 
         Args:
             key: of the measurement.
-            wait: for another process that holds it; otherwise the context gets False.
+            wait: whether to wait for a process that holds it; if not, the context gets False.
         """
-        patience = 6 * 3600 if wait else 0
-        lock = FileLock(self.folder / "locks" / f"{key}.lock", timeout=patience)
+        seconds = 6 * 3600 if wait else 0
+        lock = FileLock(self.folder / "locks" / f"{key}.lock", timeout=seconds)
         try:
             lock.acquire()
         except Timeout:

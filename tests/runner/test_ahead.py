@@ -218,10 +218,10 @@ def test_a_disk_too_small_for_a_training_is_known_before_it(
     monkeypatch.setattr(
         ahead_of_training.shutil, "disk_usage", lambda _: SimpleNamespace(free=24 * many - 1)
     )
-    refused = gate.refusal(spec, spec.claims["back"], "ft")
+    refused = gate.obstacle(spec, spec.claims["back"], "ft")
     assert "GB free, training this checkpoint takes up to" in str(refused)
     assert str(refused).startswith(f"{tmp_path}/wrapper.yaml:5: ")
-    assert gate.refusal(spec, spec.claims["soft"], "ft") is None
+    assert gate.obstacle(spec, spec.claims["soft"], "ft") is None
 
 
 def test_models_to_compare_with_are_missed_before_anything_is_loaded(

@@ -17,6 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
+from pytest_mechanism.measurements.dcm import MaskResult
+from pytest_mechanism.measurements.direction import Direction, DirectionResult
+from pytest_mechanism.measurements.probing import ProbeResult
+from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.runner import store as module
 from pytest_mechanism.runner.store import ROW_FIELDS, Store
 from pytest_mechanism.types import Observations
@@ -76,6 +83,46 @@ def test_an_entry_of_another_class_is_none(store: Store) -> None:
     """A method whose result got another class is measured again."""
     store.put(KEY, SEEN)
     assert store.get(KEY, Observations) is None
+
+
+RESULTS: list[Observations] = [
+    MaskResult(("a",), ("x",), {}, ((2, 1), (3, 0))),
+    ProbeResult(("a",), ("x",), {}, {0: 0.1, 12: 1.0}, 12, 3),
+    PruningResult(("a",), ("x",), {}, {0: 0.1, 12: 1.0}, ("a row 1",)),
+    WeightChangeResult(("a",), ("x",), {}, (1.0, 0.0)),
+    CurveResult(
+        ("a",),
+        ("x",),
+        {},
+        (0.25,),
+        {0: AllowedAnswers(None, 0.0, 8), 20: AllowedAnswers(3.0, 1.0, 8)},
+    ),
+    CodeResult(("a",), ("x",), {}, (HeadCode(1, 2, "last", 0.25, 3), HeadCode(1, 2, "last", 1.0))),
+    DirectionResult(("a",), ("x",), {}, Direction(2, -1, 1.5, 0.01), 0.01, 8),
+    DirectionResult(("a",), ("x",), {}, None, float("inf"), 0),
+]
+
+
+@pytest.mark.parametrize(
+    "result", RESULTS, ids=[f"{i} {type(r).__name__}" for i, r in enumerate(RESULTS)]
+)
+def test_the_result_of_every_method_comes_back(store: Store, result: Observations) -> None:
+    """Of its class, with the fields of its class."""
+    store.put(KEY, result)
+    assert store.get(KEY, type(result)) == result
+
+
+@dataclass(frozen=True)
+class Unstorable(Observations):
+    """A result with something that is no data."""
+
+    function: object = None
+
+
+def test_a_result_that_is_no_data_is_one_line(store: Store) -> None:
+    with pytest.raises(MechanismError, match="class test_store:Unstorable cannot be stored") as one:
+        store.put(KEY, Unstorable(("a",), ("x",), {}, lambda: None))
+    assert "\n" not in str(one.value)
 
 
 def test_an_unknown_key_is_none(store: Store) -> None:
