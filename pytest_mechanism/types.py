@@ -1,9 +1,9 @@
-"""The nouns that all packages share, everything frozen. Imports no library but typing_extensions.
+"""Frozen values that all packages share; they import no other package but `causes`.
 
     spec -> claims -> measurements -> scores -> verdicts
 
-A claim asks for `Measurement`s, the runner answers with `Observations`, statistics turn those
-into `Score`s, and a claim judges its scores in a `Verdict`.
+A claim requests measurements, the runner returns `Observations`, statistics turn these into `Score`s, and
+the claim judges its scores in a `Verdict`.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing_extensions import TypeVar
 from pytest_mechanism.causes import Cause
 
 Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
-"""Only ``pass`` and ``skipped`` are not red."""
+"""All but ``pass`` and ``skipped`` are red."""
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
 
 
 def canonical(value: Any) -> str:
-    """One spelling for equal data, so that it can be hashed and compared."""
+    """JSON with one spelling for equal data, for hashes and comparisons."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What a measurement saw, row by row: never a bare mean.
+    """The result of a measurement: numbers for each row, never only a mean.
 
     Attributes:
-        example_ids: one stable name a row; equal ids are the same prompt, so rows of two
-            measurements can be paired.
-        clusters: which rows share a context and are therefore not independent.
-        values: name -> one number a row (a float64 array or a sequence).
-        fallback: why the reference engine made them, where another one was asked for.
-        left_out: which of the task's words some tokenizer splits, so that no row has them.
+        example_ids: a stable name for each row. Rows of two measurements with equal ids have the same
+            prompt and can be paired.
+        clusters: the context of each row. Rows of one context are not independent.
+        values: column -> a number for each row (a float64 array or a sequence).
+        fallback: why the reference engine measured instead of the chosen engine.
+        left_out: which words no row has, because a tokenizer of the run splits them.
     """
 
     example_ids: Sequence[str]
@@ -52,23 +52,25 @@ class Observations:
     def __post_init__(self) -> None:
         n = len(self.example_ids)
         if len(self.clusters) != n or any(len(v) != n for v in self.values.values()):
-            raise ValueError("observations: ids, clusters and every value need one entry a row")
+            raise ValueError(
+                "observations: ids, clusters and every column need an entry for each row"
+            )
 
 
 Result_co = TypeVar("Result_co", bound=Observations, default=Observations, covariant=True)
-"""What a measurement gives: plain `Observations`, or a subclass with further fields."""
+"""The class of a result: `Observations`, or a subclass with further fields."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Under what a score was taken; stored beside it.
+    """The conditions under which a score was measured, stored with it.
 
     Attributes:
         seed: of the task.
         dtype: of the weights and the arithmetic.
         device: kind of device, ``cpu`` or ``cuda``.
-        engine: which engine ran the model.
-        ablation: the full ablation key where the score depends on one.
+        engine: that ran the model.
+        ablation: how heads were ablated, where the score depends on it.
         fingerprints: role -> content hash of the checkpoint.
         versions: library -> version.
     """
@@ -84,12 +86,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Control:
-    """What the score would be were the claim about nothing in particular.
+    """The same score for something that should not work.
 
     Attributes:
-        name: what was done instead ("2 random heads of the same layers").
-        value: the control's score.
-        interval: its interval, or None where only the value is known.
+        name: what it is ("2 random heads of the same layers").
+        value: its score.
+        interval: its 95 % confidence interval, or None where only the value is known.
     """
 
     name: str
@@ -99,21 +101,21 @@ class Control:
 
 @dataclass(frozen=True)
 class Score:
-    """A number that can be judged: never a bare float.
+    """An estimate with all that a verdict and a report need.
 
     Attributes:
-        name: what it is called in reports, snapshots and JSON.
+        name: in reports, accepted scores and the result file.
         value: the estimate.
-        interval: at ``confidence``, two-sided.
-        confidence: for example 0.95.
-        n: rows behind it.
-        clusters: independent groups of rows behind it.
+        interval: two-sided confidence interval.
+        confidence: of the interval, such as 0.95.
+        n: number of rows.
+        clusters: number of independent groups of rows.
         standard_error: of ``value``.
-        metric: how it is defined, with its source.
-        better: ``higher``, ``lower``, or the number that would be perfect.
-        setting: under what it was taken.
-        control: the same number for something that should not work.
-        method: where the interval comes from: ``Wilson``, ``exact`` or ``cluster bootstrap``.
+        metric: definition, with its source.
+        better: ``higher``, ``lower``, or the perfect number.
+        setting: the conditions of the measurement.
+        control: the same score for something that should not work.
+        method: of the interval: ``Wilson``, ``exact`` or ``cluster bootstrap``.
     """
 
     name: str
@@ -130,19 +132,19 @@ class Score:
     method: str = "cluster bootstrap"
 
     def __post_init__(self) -> None:
-        for what in (self.value, *self.interval, self.standard_error):
-            if not math.isfinite(what):
-                raise ValueError(f"score {self.name}: {what} is not a finite number")
+        for number in (self.value, *self.interval, self.standard_error):
+            if not math.isfinite(number):
+                raise ValueError(f"score {self.name}: {number} is not a finite number")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A score and the bounds it was held against.
+    """A score with the bounds that it must meet.
 
     Attributes:
-        score: what was judged.
-        low: least value claimed, or None.
-        high: largest value claimed, or None.
+        score: the score.
+        low: lower bound, or None.
+        high: upper bound, or None.
     """
 
     score: Score
@@ -152,14 +154,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Check:
-    """By how much something is ahead of its control; the claim passes only if surely above 0.
+    """A difference from a control. The claim passes only if its whole interval lies above 0.
 
     Attributes:
         name: what is compared.
-        value: the difference, with the sign that makes ahead positive.
+        value: the difference, positive where the control is worse.
         standard_error: of ``value``.
-        n: rows behind it.
-        method: where its interval comes from, as of a `Score`.
+        n: number of rows.
+        method: of its interval, as in `Score`.
     """
 
     name: str
@@ -187,24 +189,24 @@ DEFAULT_CAUSE: Mapping[Status, Cause] = {
     "inconclusive": Cause.UNDECIDED,
     "error": Cause.NOT_JUDGED,
 }
-"""Of a red verdict whose author named none."""
+"""The cause of a red verdict that names none."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a claim came to.
+    """The outcome of a claim.
 
     Attributes:
         status: see `Status`.
-        reason: one line that a release engineer understands.
-        threshold: the asserted bound, as text ("at least 0.8").
-        scores: the compared score first, then what is reported beside it.
-        judged: every score that took part, with its bounds.
+        reason: one line for a release engineer.
+        threshold: the claimed bound, as text ("at least 0.8").
+        scores: first the score that is compared with the baseline, then further reported scores.
+        judged: every score that decided the verdict, with its bounds.
         cause: why it is red; None where it is not.
-        checks: comparisons with a control that must hold as well for the claim to pass.
-        parts: the verdict on each threshold, where the claim has several.
-        comparable: whether the first score is the quantity that is compared with the accepted one;
-            False where it could not be had and other scores stand in its place.
+        checks: comparisons with a control, which must hold too.
+        parts: the verdict on each threshold, if the claim has several.
+        comparable: whether the first score is the one to compare with the baseline; False where that
+            score could not be computed.
         control: the comparison with something that should not work, or why none is needed. A verdict
             without it does not pass.
         chance: the comparison of the models with guessing, or why none is needed. A verdict without
@@ -224,14 +226,13 @@ class Verdict:
     chance: Safeguard | None = None
 
     def __post_init__(self) -> None:
-        """A red verdict has a cause, another has none, whoever made it."""
+        """Every red verdict has a cause, and no other verdict has one."""
         cause = (self.cause or DEFAULT_CAUSE[self.status]) if self.red else None
         object.__setattr__(self, "cause", cause)
 
     @property
     def score(self) -> Score | None:
-        """The score that is compared with the accepted one. What is judged, and against which
-        bounds, is `judged`; for most claims it is the same score."""
+        """The score that is compared with the baseline; for most claims also the judged one."""
         return self.scores[0] if self.scores else None
 
     @property
@@ -239,19 +240,19 @@ class Verdict:
         return self.status not in ("pass", "skipped")
 
 
-# -- what there is to see of a claim beside its score
+# -- charts
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with its intervals.
+    """A line of a chart.
 
     Attributes:
-        model: role of the model that it is of.
-        name: what distinguishes it from others of the model, or nothing.
-        points: (x, value, interval), by x.
+        model: role of its model.
+        name: tells it from other lines of the model; may be empty.
+        points: (x, value, interval) in the order of x.
         panel: lines of one panel are drawn together.
-        control: whether it shows what should make no difference.
+        control: whether it shows a control.
     """
 
     model: str
@@ -263,22 +264,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves of one claim.
+    """The chart of a claim.
 
     Attributes:
-        title: what is looked at.
-        across: label of x.
-        up: label of y, which goes from 0 to 1.
+        title: of the chart.
+        x_label: label of the x axis.
+        y_label: label of the y axis, which goes from 0 to 1.
         lines: of one or several models.
-        level: (y, what it is) of a threshold, or None.
-        reading: how to read it, for somebody who sees it for the first time.
-        ticks: x -> its name, where x is no number of something.
+        threshold: (y, label) of a horizontal line at the threshold, or None.
+        explanation: how to read the chart, for a first-time reader.
+        ticks: x -> its label, where x is not a number.
     """
 
     title: str
-    across: str
-    up: str
+    x_label: str
+    y_label: str
     lines: tuple[Line, ...]
-    level: tuple[float, str] | None = None
-    reading: str = ""
+    threshold: tuple[float, str] | None = None
+    explanation: str = ""
     ticks: Mapping[float, str] = field(default_factory=dict)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.request import Cost, PlacedHeadSets, Request, RowSet
+from pytest_mechanism.measurements.request import (
+    Cost,
+    PlacedHeadSets,
+    Request,
+    RowSet,
+    TaskSettings,
+)
 
 SELECT_STREAM = "minimality_select"
 """Rows on which the replacements of a head are chosen, by means."""
@@ -32,7 +35,7 @@ class CircuitPerformance(Request):
     ablation: Ablation
     alive: PlacedHeadSets
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(
             rows=self.rows * (1 + len(self.alive)) + self.ablation.prompts,
             prompts=self.stream,

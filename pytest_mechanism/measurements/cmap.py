@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_mechanism.measurements.request import Cost, PlacedHead, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, PlacedHead, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
 LEAST_AGREEMENT = 0.5
@@ -71,9 +70,6 @@ class ActivationDonation(Request):
     rows: int
     stream: str
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
-        return Cost(rows=self.rows)
-
     def row_sets(self) -> tuple[RowSet, ...]:
         return (rows_at(self.rows, self.stream, self.heads),)
 
@@ -98,7 +94,7 @@ class CrossModelPatching(Request[CodeResult]):
     rows: int
     stream: str
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(
             rows=self.rows * (2 + bool(self.control)), prompts=self.stream, prompt_count=self.rows
         )
@@ -121,9 +117,6 @@ class HeadCodes(Request[CodeResult]):
 
     rows: int
     stream: str
-
-    def cost(self, task: Mapping[str, Any]) -> Cost:
-        return Cost(rows=self.rows)
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return (rows_at(self.rows, self.stream, ()),)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pytest_mechanism.measurements.recipe import Recipe
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
 MOST_ALLOWED = 200
@@ -69,7 +69,7 @@ class TrainingCurve(Request[CurveResult]):
         """Questions that must be answered, on which the copy is evaluated too."""
         return min(self.rows, MOST_ALLOWED)
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         recipe = self.recipe
         evaluations = 1 + -(-recipe.steps // recipe.every)
         return Cost(

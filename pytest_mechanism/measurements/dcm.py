@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Head, Observations
 
 TRAIN_ROWS, VALIDATION_ROWS = 1000, 500
@@ -46,7 +44,7 @@ class DcmMask(Request[MaskResult]):
     sparsity: float
     rate: float
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         # both sets are recorded; two epochs with a backward, which costs two forwards; a few
         # different masks are tried on the validation rows
         recorded = TRAIN_ROWS + VALIDATION_ROWS

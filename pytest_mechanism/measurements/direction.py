@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_mechanism.measurements.refusal import reply_tokens
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
 
@@ -87,7 +85,7 @@ class DirectionAblation(Request[DirectionResult]):
     random: int
     seed: int
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(
             rows=self.rows * reply_tokens(task) * (2 + self.random),
             prompts=self.stream,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Head
 
 
@@ -29,7 +26,7 @@ class Interchange(Request):
     variable: str
     rows: int
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(
             rows=self.rows * (3 + bool(self.control)),
             prompts=f"interchange of {self.variable}",

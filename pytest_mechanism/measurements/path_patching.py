@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pytest_mechanism.measurements.request import Cost, HeadSets, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, HeadSets, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Head
 
 RANK_STREAM = "discover_rank"
@@ -33,7 +32,7 @@ class PathPatching(Request):
     rows: int
     stream: str
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         forwards = 2 if self.via else 1
         into = f" into {self.via}" if self.via else ""
         return Cost(

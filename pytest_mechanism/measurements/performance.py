@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 
 
 class Performance(Request):
@@ -23,7 +22,7 @@ class Performance(Request):
     stream: str
     asked: Literal["rows", "capability"] = "rows"
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(rows=self.rows, prompts=self.stream, prompt_count=self.rows)
 
     def row_sets(self) -> tuple[RowSet, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
 
@@ -50,7 +50,7 @@ class LinearProbes(Request[ProbeResult]):
     chosen: int
     seed: int
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(rows=self.rows + self.train + self.chosen)
 
     def row_sets(self) -> tuple[RowSet, ...]:

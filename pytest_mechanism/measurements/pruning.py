@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
 UnitKind = Literal["weights", "neurons", "heads"]
@@ -51,7 +51,7 @@ class Pruning(Request[PruningResult]):
     scored: int
     chosen: int
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         evaluated = self.rows * (1 + self.draws) + self.chosen
         return Cost(
             rows=evaluated * len(self.counts) + 3 * self.scored,

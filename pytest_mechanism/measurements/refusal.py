@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 
 MORE_REPLY_TOKENS = (
     "raise reply_tokens of the task, or let its template not think, as in chat: {enable_thinking: "
@@ -32,7 +31,7 @@ class RefusalRate(Request):
     stream: str
     forced: int = 0
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(
             rows=self.rows * reply_tokens(task), prompts=self.stream, prompt_count=self.rows
         )
@@ -41,6 +40,6 @@ class RefusalRate(Request):
         return (RowSet(self.asked, self.rows, self.stream),)
 
 
-def reply_tokens(task: Mapping[str, Any]) -> int:
+def reply_tokens(task: TaskSettings) -> int:
     """How many tokens of a reply the task looks at: a forward each."""
     return int(task.get("reply_tokens", 1))

@@ -22,6 +22,9 @@ RowKind = Literal[
     "rows", "pairs", "interchange", "backgrounds", "forbidden", "allowed", "capability"
 ]
 
+TaskSettings = Mapping[str, Any]
+"""Settings of a task, as JSON data."""
+
 PlacedHead = tuple[int, int, str]
 """(layer, head, named position)."""
 
@@ -137,13 +140,13 @@ class Request(BaseModel, Generic[Result_co]):
 
     # -- what a run asks before it loads a checkpoint
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
-        """About what the measurement takes.
+    def cost(self, task: TaskSettings) -> Cost:
+        """About what the measurement takes; by default, that the model runs on ``rows`` rows once.
 
         Args:
             task: settings of the task.
         """
-        return Cost()
+        return Cost(rows=int(getattr(self, "rows", 1)))
 
     def row_sets(self) -> tuple[RowSet, ...]:
         """Rows that the method takes from the task, but for the background prompts of `ablation_used`.

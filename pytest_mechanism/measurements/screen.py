@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pytest_mechanism.measurements.path_patching import ranked_pairs
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Head
 
 
@@ -27,7 +24,7 @@ class AttributionPatching(Request):
     rows: int
     stream: str
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(
             rows=self.rows * 4,  # two forwards, and a backward that costs as much as two
             gradient_rows="batch",

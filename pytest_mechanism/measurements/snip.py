@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
 
@@ -27,7 +25,7 @@ class SafetyEntries(Request):
     p: float
     scored: int
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         # forbidden and allowed questions, each with a backward pass, and replies to the forbidden ones
         return Cost(rows=7 * self.scored, gradient_rows=1, weight_copies=4)
 
@@ -61,5 +59,5 @@ class WeightChange(Request[WeightChangeResult]):
 
     seed: int
 
-    def cost(self, task: Mapping[str, Any]) -> Cost:
+    def cost(self, task: TaskSettings) -> Cost:
         return Cost(weight_copies=2)

@@ -190,7 +190,7 @@ def test_the_probes_curve_goes_through_every_layer() -> None:
         ("ft", False), ("ft", True), ("control", False),
     ]  # fmt: skip
     assert [(x, y) for x, y, _ in chart.lines[0].points] == [(k, k / 10) for k in range(11)]
-    assert chart.level == (CHANCE, "guessing")
+    assert chart.threshold == (CHANCE, "guessing")
 
 
 # -- localised

@@ -41,7 +41,7 @@ def draw(chart: Chart, labels: Mapping[str, str], footnote: str) -> Figure:
     inside = width - 2 * MARGIN
     above = [
         *style.paragraph(chart.title, inside, TITLE, bold=True),
-        *style.paragraph(chart.reading, inside, colour=style.FAINT),
+        *style.paragraph(chart.explanation, inside, colour=style.FAINT),
     ]
     below = style.paragraph(footnote, inside, SMALL, colour=style.FAINT)
     keys = legend(chart, labels)
@@ -91,8 +91,8 @@ def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> Non
     """Draw the lines of a panel, with their bands."""
     if name:
         axes.set_title(name, size=HEADING, weight="bold", loc="left")
-    if chart.level is not None:
-        value, text = chart.level
+    if chart.threshold is not None:
+        value, text = chart.threshold
         axes.axhline(value, color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)))
         axes.text(
             0.995, value, text, transform=axes.get_yaxis_transform(), size=SMALL, ha="right",
@@ -110,8 +110,8 @@ def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> Non
         )  # fmt: skip
         drawn.set_gid(f"line-{labels.get(line.model, line.model)}-{line.name}")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel(chart.across, size=TEXT)
-    axes.set_ylabel("\n".join(style.wrapped(chart.up, PANEL[1], TEXT)), size=TEXT)
+    axes.set_xlabel(chart.x_label, size=TEXT)
+    axes.set_ylabel("\n".join(style.wrapped(chart.y_label, PANEL[1], TEXT)), size=TEXT)
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, colors=style.FAINT)
     if chart.ticks:
         name_ticks(axes, chart.ticks)
