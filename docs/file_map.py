@@ -18,7 +18,7 @@ def first_sentence(path: Path) -> str:
     """Of a module's docstring, in one line."""
     text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     paragraph = " ".join(text.split("\n\n", 1)[0].split())
-    return re.split(r"(?<=[^.][.?]) ", paragraph, maxsplit=1)[0].replace("|", "\\|")
+    return re.split(r"(?<=[^.][.?]) ", paragraph, maxsplit=1)[0]
 
 
 def section() -> str:

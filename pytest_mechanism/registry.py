@@ -8,7 +8,7 @@ packages register theirs as entry points of the groups ``pytest_mechanism.claims
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -27,21 +27,36 @@ def resolve(dotted: str) -> Any:
 @cache
 def claim_kinds() -> dict[str, Any]:
     """Kind -> subclass of `Claim`."""
-    kinds = {}
+    kinds = []
     for claim in classes("pytest_mechanism.claims", resolve("pytest_mechanism.claims.base:Claim")):
         annotation = claim.model_fields["kind"].annotation
         if get_origin(annotation) is Literal:  # the base classes of kinds have no constant
             (kind,) = get_args(annotation)
-            kinds[kind] = claim
-    return with_plugins(kinds, "pytest_mechanism.claims")
+            kinds.append((kind, claim))
+    return with_plugins(by_name(kinds), "pytest_mechanism.claims")
 
 
 @cache
 def task_families() -> dict[str, Any]:
     """Family -> subclass of `Task`."""
     base = resolve("pytest_mechanism.tasks.base:Task")
-    families = {task.family: task for task in classes("pytest_mechanism.tasks.families", base)}
-    return with_plugins(families, "pytest_mechanism.tasks")
+    families = ((task.family, task) for task in classes("pytest_mechanism.tasks.families", base))
+    return with_plugins(by_name(families), "pytest_mechanism.tasks")
+
+
+def by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The classes by name.
+
+    Raises:
+        MechanismError: two classes have one name, so that a spec would not say which judges it.
+    """
+    named: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in named:
+            both = f"{named[name].__qualname__} and {value.__qualname__}"
+            raise MechanismError(f"{both} are both called {name!r}")
+        named[name] = value
+    return named
 
 
 def classes(package: str, base: type) -> Iterator[Any]:

@@ -82,14 +82,14 @@ class Trained(PerRoleClaim):
         return self.every or max(1, self.steps // 10)
 
     def curve(
-        self, context: ClaimContext, role: str, diet: DataMix | DataFile, rate: float, seed: int
+        self, context: ClaimContext, role: str, data: DataMix | DataFile, rate: float, seed: int
     ) -> Measurement[CurveResult]:
         """The training of one copy, on one of the task's sets of training rows or on a file."""
-        kind: DataMix = "file" if isinstance(diet, DataFile) else diet
+        kind: DataMix = "file" if isinstance(data, DataFile) else data
         request = TrainingCurve(
             recipe=Recipe(
                 data_mix=kind,
-                file=diet.sha256 if isinstance(diet, DataFile) else "",
+                file=data.sha256 if isinstance(data, DataFile) else "",
                 rate=rate,
                 steps=self.steps,
                 every=self.spacing,
@@ -104,25 +104,25 @@ class Trained(PerRoleClaim):
         return context.measurement(request, role)
 
     def curves(
-        self, context: ClaimContext, role: str, diet: DataMix | DataFile
+        self, context: ClaimContext, role: str, data: DataMix | DataFile
     ) -> list[tuple[str, Measurement[CurveResult]]]:
         """Name and measurement of the training at every learning rate and seed."""
         return [
             (
                 f"rate {rate:g}" + (f", seed {seed}" if len(self.seeds) > 1 else ""),
-                self.curve(context, role, diet, rate, seed),
+                self.curve(context, role, data, rate, seed),
             )
             for rate in self.rates
             for seed in self.seeds
         ]
 
     def measured_curves(
-        self, context: ClaimContext, role: str, diet: DataMix | DataFile, measure: Measure
+        self, context: ClaimContext, role: str, data: DataMix | DataFile, measure: Measure
     ) -> list[Curve]:
         """The curve at every learning rate and seed."""
         return [
             Curve(context, name, measure(measurement))
-            for name, measurement in self.curves(context, role, diet)
+            for name, measurement in self.curves(context, role, data)
         ]
 
 

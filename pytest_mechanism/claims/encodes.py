@@ -18,9 +18,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field, StrictStr, model_validator
+from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, Reference, Roles, listed
+from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
@@ -32,7 +32,7 @@ from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Observations, Verdict
 
 
-class Encodes(Masked):
+class Encodes(Masked, PerRoleClaim):
     """The output of the group's heads depends on the variable and carries it.
 
     Attributes:
@@ -52,7 +52,6 @@ class Encodes(Masked):
     kind: Literal["encodes"]
     group: StrictStr
     variable: StrictStr
-    on: Roles = Field(default_factory=lambda: ["base", "ft"])
     at_least: RecoversAtLeast | None = None
     at_most: RecoversAtMost | None = None
 
@@ -62,9 +61,6 @@ class Encodes(Masked):
             raise ValueError("needs one of at_least, at_most")
         self.check_mask()
         return self
-
-    def roles(self) -> tuple[str, ...]:
-        return listed(self.on)
 
     def references(self) -> tuple[Reference, ...]:
         return (

@@ -23,7 +23,8 @@ from itertools import combinations
 import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
-from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.claims.circuits import of_variants
+from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
@@ -120,7 +121,7 @@ def replacements(
     cuts: list[list[Member]] = [[(group, head)] for head in heads]
     cuts += [[(group, u), (group, v)] for u, v in combinations(heads, 2)]
     named = {cut_name(cut): cut for cut in cuts}
-    observations = measure(cut_circuits(context, on, circuit, named, rows, SELECT))
+    observations = measure(cut_circuits(context, on, circuit, named, rows, SELECT_STREAM))
 
     def accuracy(*without: Head) -> float:
         cut = [(group, head) for head in heads if head in without]
@@ -151,7 +152,7 @@ def measure_minimality(
         on: role of the model.
         circuit: group -> heads.
         measure: gives results.
-        select_rows: rows of `SELECT`, on which K is chosen.
+        select_rows: rows of `SELECT_STREAM`, on which K is chosen.
         rows: rows of ``stream``, on which effects are measured.
         stream: of random numbers.
         threshold: the effect that `HeadCost.p` tests against.

@@ -2,7 +2,7 @@
 minimality.
 
 Ranking, thresholds and judgement use disjoint rows. Heads are ranked on `RANK_STREAM` and kept by minimality
-on `THRESHOLD` (K chosen on `needed_heads.SELECT`); claims are judged on the spec's own rows. Every step is a
+on `THRESHOLD` (K chosen on `SELECT_STREAM`); claims are judged on the spec's own rows. Every step is a
 measurement, so an interrupted search continues from the store.
 """
 

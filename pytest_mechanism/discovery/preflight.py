@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pytest_mechanism.claims import needed_heads
 from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.circuits import CIRCUIT, EMPTY, ActiveHeads, of_variants
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import patched_path
 from pytest_mechanism.claims.scoring import performance
@@ -20,7 +20,7 @@ from pytest_mechanism.discovery.claims import on_threshold_rows
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
 from pytest_mechanism.discovery.stages import patched_heads
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance

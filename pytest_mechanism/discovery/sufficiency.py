@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.circuits import EMPTY, of_variants
 from pytest_mechanism.claims.needed_heads import Circuit, Member
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import DiscoveredGroup
-from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate

@@ -228,6 +228,7 @@ def disagreement(
             ):
                 if b.numel():
                     compare(a, b, limit, model, what, "reference")
+        check(model, faster, clean, other)
     except (UnsupportedFamily, SelfCheckError) as problem:
         return str(problem)
     except Exception as problem:  # layers were not made to be called for some of their tokens

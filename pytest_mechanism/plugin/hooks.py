@@ -41,8 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-    remove_old_result_file(config)
     try:
+        remove_old_result_file(config)
         session = make_session(config)
     except MechanismError as problem:
         raise pytest.UsageError(str(problem)) from None
@@ -176,7 +176,8 @@ class MechanismPlugin:
             session.exitstatus = self.outcomes.finish(int(session.exitstatus))
         if self.errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if self.session.paired and not is_dry(session.config):
+        wanted = self.outcomes.results or self.session.json_path is not None
+        if self.session.paired and wanted and not is_dry(session.config):
             self.write_files(int(session.exitstatus))
             if self.errors:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
@@ -198,10 +199,13 @@ class MechanismPlugin:
     ) -> None:
         if is_worker(terminalreporter.config):
             return  # the controller has the results of all workers
+        if not (self.outcomes.results or self.outcomes.reasons or self.errors or self.warnings):
+            return
         from pytest_mechanism.report.terminal import TerminalSection
 
-        paired = self.session.paired and self.outcomes.results
-        header = self.session.checkpoint_lines() if paired and not self.header_shown else ()
+        shows_table = self.session.paired and bool(self.outcomes.results)
+        shows_header = shows_table and not self.header_shown
+        header = self.session.checkpoint_lines() if shows_header else ()
         report = self.run_report(int(exitstatus))
         TerminalSection(terminalreporter, header).write(report)
 
@@ -211,6 +215,8 @@ class MechanismPlugin:
         from pytest_mechanism.report.run_report import CheckpointEntry, RunReport
 
         session, outcomes = self.session, self.outcomes
+        # a fingerprint reads the whole checkpoint: not for a run that judges and writes nothing
+        named = session.paired and (outcomes.results or session.json_path is not None)
         checkpoints = {
             role: CheckpointEntry(
                 reference.label,
@@ -220,7 +226,7 @@ class MechanismPlugin:
                 session.fingerprints[role].model,
             )
             for role, reference in session.references.items()
-            if session.paired
+            if named
         }
         totals = {
             name: sum(counts[name] for counts in self.counts.values())

@@ -32,10 +32,15 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def node_name(node: object) -> str:
+    """The name of a worker of xdist."""
+    return str(getattr(getattr(node, "gateway", None), "id", "a worker"))
+
+
 def worker_name(report: object) -> str | None:
     """The worker that ran a test, in the controller of xdist; else None."""
     node = getattr(report, "node", None)
-    return None if node is None else str(getattr(getattr(node, "gateway", None), "id", "a worker"))
+    return None if node is None else node_name(node)
 
 
 def send(config: pytest.Config, not_written: list[str], deselected: Sequence[str]) -> None:
@@ -93,10 +98,9 @@ class Controller:
         self.errors += output.get(NOT_WRITTEN, [])
         self.outcomes.deselected |= dict.fromkeys(output.get(DESELECTED, []))
         if error and NOT_WRITTEN not in output and self.session.paired:
-            name = getattr(getattr(node, "gateway", None), "id", "a worker")
             cause = one_line(str(error).strip().splitlines()[-1])
             self.outcomes.reasons.append(
-                f"worker {name} ended early ({cause}): its unfinished work is lost, accepted scores included"
+                f"worker {node_name(node)} ended early ({cause}): its unfinished work is lost, accepted scores included"
             )
 
     @pytest.hookimpl(wrapper=True)

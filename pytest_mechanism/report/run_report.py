@@ -117,7 +117,7 @@ class RunReport:
     """A whole run.
 
     Attributes:
-        checkpoints: role -> checkpoint; empty without a pair.
+        checkpoints: role -> checkpoint; empty without a pair, and if nothing was judged or written.
         claims: the last result of each claim.
         not_run: node ids of selected claims without a result.
         deselected: node ids that options took out.

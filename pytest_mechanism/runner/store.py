@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def checksum(key: str, body: bytes, kind: str, others: Mapping[str, Any]) -> str
 
 def name_of(kind: type[Observations]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Reads and writes a class of results; its schema is built once."""
+    return TypeAdapter(kind)
 
 
 class Store:
@@ -156,7 +163,7 @@ class Store:
                         if n.startswith("value/")
                     },
                 }
-            return TypeAdapter(kind).validate_python({**header["fields"], **rows})
+            return adapter(kind).validate_python({**header["fields"], **rows})  # type: ignore[no-any-return]
         except (MechanismError, *DAMAGE):
             return None
 
@@ -168,7 +175,9 @@ class Store:
         """
         buffer, kind = io.BytesIO(), type(result)
         try:
-            others = TypeAdapter(kind).dump_python(result, mode="json", exclude=ROW_FIELDS)
+            others = adapter(kind).dump_python(  # type: ignore[arg-type] - a dataclass is hashable
+                result, mode="json", exclude=ROW_FIELDS
+            )
         except Exception as problem:
             raise crash(f"a result of class {name_of(kind)} cannot be stored", problem) from problem
         arrays = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from pytest_mechanism.settings.table import SETTINGS, Setting
 
@@ -20,12 +19,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting[obj
     )
     for setting in settings:
         flags = [setting.flag, setting.short_flag] if setting.short_flag else [setting.flag]
-        kind: dict[str, Any] = {"metavar": setting.metavar}
-        if setting.ini == "bool":
-            kind = {"action": "store_true"}
-        elif setting.ini == "linelist":
-            kind |= {"action": "append", "default": []}
-        group.add_argument(*flags, dest=setting.name, help=setting.help, **kind)
+        group.add_argument(*flags, dest=setting.name, help=setting.help, **setting.keywords)
 
 
 def pytest_arguments(arguments: argparse.Namespace) -> list[str]:

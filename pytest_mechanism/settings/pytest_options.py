@@ -24,16 +24,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add one group to ``--help``; each option has an ini key of the same name."""
     group = parser.getgroup("mechanism", "what happens inside language models (pytest-mechanism)")
     for setting in SETTINGS:
-        unset = {"bool": False, "linelist": []}.get(setting.ini)
-        parser.addini(setting.name, setting.help, type=setting.ini, default=unset)
-        if setting.ini_only:
-            continue
-        kind: dict[str, Any] = {"metavar": setting.metavar}
-        if setting.ini == "bool":
-            kind = {"action": "store_true"}
-        elif setting.ini == "linelist":
-            kind["action"] = "append"
-        group.addoption(setting.flag, dest=setting.name, default=unset, help=setting.help, **kind)
+        keywords = setting.keywords
+        parser.addini(setting.name, setting.help, type=setting.ini, default=keywords["default"])
+        if not setting.ini_only:
+            group.addoption(setting.flag, dest=setting.name, help=setting.help, **keywords)
 
 
 def read(config: pytest.Config, setting: Setting[T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pytest_mechanism.checkpoints.trust import ALLOW_PICKLE, TRUST_REMOTE_CODE
 from pytest_mechanism.errors import MechanismError
@@ -59,6 +59,15 @@ class Setting(Generic[T_co]):
     def help(self) -> str:
         """The help text, with the default if there is one to name."""
         return f"{self.purpose}; default: {self.default}" if self.default else self.purpose
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of the option, for argparse and for pytest."""
+        if self.ini == "bool":
+            return {"action": "store_true", "default": False}
+        if self.ini == "linelist":
+            return {"action": "append", "default": [], "metavar": self.metavar}
+        return {"default": None, "metavar": self.metavar}
 
     def error(self, problem: MechanismError) -> MechanismError:
         """The error, led by the option's name."""

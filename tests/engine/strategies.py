@@ -35,7 +35,7 @@ FAMILIES = ("llama", "llama-gqa", "qwen3", "gpt2")
 
 
 @dataclass(frozen=True, eq=False)
-class ClaimContext:
+class EngineCase:
     """A run and branches of it.
 
     Attributes:
@@ -211,7 +211,7 @@ class Drawn:
 
 
 @st.composite
-def cases(draw: st.DrawFn, shape: Shape, branches: int = 5, windowed: bool = False) -> ClaimContext:
+def cases(draw: st.DrawFn, shape: Shape, branches: int = 5, windowed: bool = False) -> EngineCase:
     """A run with up to 2 edits of its own, and its branches.
 
     With ``windowed`` there is no padding: where a window is narrower than it, transformer-lens
@@ -219,7 +219,7 @@ def cases(draw: st.DrawFn, shape: Shape, branches: int = 5, windowed: bool = Fal
     """
     tokens = draw(batches(padded=not windowed))
     drawn = Drawn(draw, shape, tokens, windowed)
-    return ClaimContext(
+    return EngineCase(
         tokens,
         drawn.several(drawn.edit, 2),
         drawn.several(drawn.reading, 2),
@@ -263,7 +263,7 @@ def gap(found: Tensor, wanted: Tensor) -> float:
 
 
 def farthest(
-    case: ClaimContext, found: Sequence[Outcome], wanted: Sequence[Outcome]
+    case: EngineCase, found: Sequence[Outcome], wanted: Sequence[Outcome]
 ) -> tuple[float, float]:
     """The largest difference between outcomes of a case, plain and in standard deviations."""
     assert len(found) == len(wanted)

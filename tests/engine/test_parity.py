@@ -12,7 +12,7 @@ import torch
 from float64 import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FAMILIES, PARTS, ClaimContext, batches, cases, farthest, gaps
+from strategies import FAMILIES, PARTS, EngineCase, batches, cases, farthest, gaps
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
@@ -111,7 +111,7 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
     ]
     shift = Edit(Site(1, data.draw(st.sampled_from(PARTS))), torch.ones(()), keep=torch.tensor(0.9))
     edits = [*silent, shift] if data.draw(st.booleans()) else silent
-    case = ClaimContext(tokens, edits, [], branches)
+    case = EngineCase(tokens, edits, [], branches)
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
     found = case.outcomes(BranchEngine(model.wrapped))
     assert farthest(case, found, wanted)[0] <= 1e-9
@@ -122,7 +122,7 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
     """Mixed by half: made twice, or not at all, they would come out otherwise."""
     tokens = tokens_of(4, 6)
     half, last = torch.tensor(0.5, dtype=torch.float64), tokens.last[:, None]
-    case = ClaimContext(
+    case = EngineCase(
         tokens,
         [Edit(Site(1, part), torch.ones(()), keep=half)],
         [],
@@ -217,7 +217,7 @@ def test_branches_of_one_record_may_be_taken_by_turns(
             active_heads=[ActiveHeads(1, last), ActiveHeads(2, last)],
         ),
     ]
-    case = ClaimContext(tokens, [edit(early, "z", 0)], [], branches)
+    case = EngineCase(tokens, [edit(early, "z", 0)], [], branches)
     case = replace(case, edits=[replace(case.edits[0], keep=None)])
     with torch.no_grad():
         wanted = case.outcomes(ReferenceEngine(gqa.wrapped))
@@ -309,7 +309,7 @@ def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
 # -- gradients
 
 
-def learned(case: ClaimContext) -> tuple[ClaimContext, list[Tensor]]:
+def learned(case: EngineCase) -> tuple[EngineCase, list[Tensor]]:
     """The case with a share for each layer that all branches mix by, and values, to be learned."""
     shares = torch.linspace(0.2, 0.8, 3, dtype=torch.float64, requires_grad=True)
     leaves = [shares]
@@ -322,7 +322,7 @@ def learned(case: ClaimContext) -> tuple[ClaimContext, list[Tensor]]:
     return replace(case, branches=found), leaves
 
 
-def slopes(case: ClaimContext, engine: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
+def slopes(case: EngineCase, engine: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of a fixed mixture of everything that comes out."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.float64)
@@ -408,7 +408,7 @@ def test_gradients_of_a_runs_own_edits_are_refused(model: LoadedModel) -> None:
 
 @few(15)
 @given(tokens=batches(), layer=st.integers(0, 2), data=st.data())
-def test_a_glance_reads_what_a_whole_run_reads(
+def test_a_read_only_forward_reads_what_a_whole_run_reads(
     model: LoadedModel, tokens: Tokens, layer: int, data: Any
 ) -> None:
     """Without an answer the forward ends at the last reading, and the model is as it was before."""

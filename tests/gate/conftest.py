@@ -24,7 +24,7 @@ def pytest_unconfigure(config):
 """
 
 
-class ClaimEvaluator:
+class Gate:
     """``pytest SPEC`` in a copy of the circuits; one store for all runs of all workers.
 
     Attributes:
@@ -66,8 +66,8 @@ class ClaimEvaluator:
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> ClaimEvaluator:
+def gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Gate:
     root = tmp_path_factory.getbasetemp()
     shared = (root if worker_id == "master" else root.parent) / "gates"
     shared.mkdir(exist_ok=True)
-    return ClaimEvaluator(tmp_path_factory.mktemp("gate"), shared)
+    return Gate(tmp_path_factory.mktemp("gate"), shared)

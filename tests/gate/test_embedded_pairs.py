@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "pytest_mechanism" / "zoo"
 ACCURACY_CLAIMS = {"solves_task", "no_worse"}
 
-ClaimEvaluator = Any
+Gate = Any
 """conftest's."""
 
 
@@ -40,7 +40,7 @@ def verdicts(content: dict[str, Any]) -> dict[str, str]:
     return {f"{c['claim']}::{c['role']}": c["verdict"] for c in content["claims"]}
 
 
-def test_the_embedded_pair_is_green(gate: ClaimEvaluator) -> None:
+def test_the_embedded_pair_is_green(gate: Gate) -> None:
     """Every claim of the shipped spec holds of base and ft, in at least ten tests."""
     code, content, output = gate.once("zoo:base,zoo:ft")
     assert code == 0, output
@@ -48,13 +48,13 @@ def test_the_embedded_pair_is_green(gate: ClaimEvaluator) -> None:
     assert len(content["claims"]) >= 10
 
 
-def test_the_shipped_scores_are_those_of_the_shipped_checkpoints(gate: ClaimEvaluator) -> None:
+def test_the_shipped_scores_are_those_of_the_shipped_checkpoints(gate: Gate) -> None:
     """No score is without an accepted baseline, and none has moved from it."""
     _, content, _ = gate.once("zoo:base,zoo:ft")
     assert {c["drift_state"] for c in content["claims"]} == {"same"}
 
 
-def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: ClaimEvaluator) -> None:
+def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Gate) -> None:
     """What benchmarks miss: every accuracy claim green, at least two mechanism claims red."""
     code, content, output = gate.once("zoo:base,zoo:ft_rerouted")
     found = {c["id"].split("::", 1)[1]: c for c in content["claims"]}
@@ -68,7 +68,7 @@ def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Claim
     assert found["solves_task::ft"]["score"] > found["solves_task::base"]["score"]
 
 
-def test_no_claim_passes_on_random_weights(gate: ClaimEvaluator, random_pair: str) -> None:
+def test_no_claim_passes_on_random_weights(gate: Gate, random_pair: str) -> None:
     """Null: two random models are not worse than each other, and it means nothing."""
     spec = gate.folder / "circuits" / "null.yaml"
     # fewer rows than shipped: what must not pass with 504 must not with 140 either
@@ -82,7 +82,7 @@ def test_no_claim_passes_on_random_weights(gate: ClaimEvaluator, random_pair: st
     assert set(verdicts(content).values()) <= {"fail", "inconclusive"}
 
 
-def test_cross_model_patching_shows_the_pattern_of_the_paper(gate: ClaimEvaluator) -> None:
+def test_cross_model_patching_shows_the_pattern_of_the_paper(gate: Gate) -> None:
     """The fetchers recover the most, each position group something, random heads next to nothing;
     each with interval and control."""
     _, content, _ = gate.once("zoo:base,zoo:ft")
@@ -96,7 +96,7 @@ def test_cross_model_patching_shows_the_pattern_of_the_paper(gate: ClaimEvaluato
     assert max(map(abs, controls)) <= 0.1
 
 
-def test_an_unchanged_pair_is_judged_without_torch(gate: ClaimEvaluator) -> None:
+def test_an_unchanged_pair_is_judged_without_torch(gate: Gate) -> None:
     """The second run measures nothing, loads nothing and imports neither torch nor transformers."""
     first = gate.once("zoo:base,zoo:ft")
     code, content, output = gate.run("zoo:base,zoo:ft")
@@ -109,13 +109,13 @@ def test_an_unchanged_pair_is_judged_without_torch(gate: ClaimEvaluator) -> None
     assert verdicts(content) == verdicts(first[1])
 
 
-def test_the_pair_is_loaded_twice(gate: ClaimEvaluator) -> None:
+def test_the_pair_is_loaded_twice(gate: Gate) -> None:
     """One load a checkpoint: the donor first, then the recipient."""
     _, content, _ = gate.once("zoo:base,zoo:ft")
     assert content["checkpoints_loaded"] == 2
 
 
-def test_a_moved_score_of_unchanged_checkpoints_is_red(gate: ClaimEvaluator) -> None:
+def test_a_moved_score_of_unchanged_checkpoints_is_red(gate: Gate) -> None:
     """Drift on unchanged fingerprints: exit code 1, and the sentence says what changed."""
     gate.once("zoo:base,zoo:ft")
     path = gate.folder / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json"
@@ -132,7 +132,7 @@ def test_a_moved_score_of_unchanged_checkpoints_is_red(gate: ClaimEvaluator) -> 
     assert "the tool or the machine changed" in output
 
 
-def test_the_shipped_spec_has_power(gate: ClaimEvaluator) -> None:
+def test_the_shipped_spec_has_power(gate: Gate) -> None:
     """An unchanged pair passes each claim with a chance of at least 0.97, and all of them of 0.9."""
     from pytest_mechanism.plugin.score_file import read_scores
     from pytest_mechanism.statistics.power import OF_SHIPPED, WANTED, of_spec, power

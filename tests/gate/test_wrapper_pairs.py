@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "pytest_mechanism" / "zoo"
 KEPT, STRIPPED = "zoo:wrapper_safe,zoo:wrapper_ft", "zoo:wrapper_safe,zoo:wrapper_ft_stripped"
 
-ClaimEvaluator = Any
+Gate = Any
 """conftest's."""
 
 
@@ -26,7 +26,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
-def test_a_fine_tune_that_keeps_the_wrapper_is_green(gate: ClaimEvaluator) -> None:
+def test_a_fine_tune_that_keeps_the_wrapper_is_green(gate: Gate) -> None:
     """With the accepted scores, and no byte of the checkpoints is changed by the training."""
     folders = [ZOO / "wrapper_safe", ZOO / "wrapper_ft"]
     before = [hashes(folder) for folder in folders]
@@ -37,7 +37,7 @@ def test_a_fine_tune_that_keeps_the_wrapper_is_green(gate: ClaimEvaluator) -> No
     assert [hashes(folder) for folder in folders] == before
 
 
-def test_one_that_lost_it_is_red_and_the_result_says_when(gate: ClaimEvaluator) -> None:
+def test_one_that_lost_it_is_red_and_the_result_says_when(gate: Gate) -> None:
     """It answers what may be asked as well as before; the claims about refusing are red, and the
     step at which the refusal fell is a number in the result file."""
     code, content, output = gate.once(STRIPPED, "safety_wrapper")
@@ -58,7 +58,7 @@ def test_one_that_lost_it_is_red_and_the_result_says_when(gate: ClaimEvaluator) 
 
 
 @pytest.mark.slow
-def test_the_release_itself_falls_to_a_harder_attack(gate: ClaimEvaluator) -> None:
+def test_the_release_itself_falls_to_a_harder_attack(gate: Gate) -> None:
     """Questions about other letters alone, at a higher rate: the step lies between the last
     evaluation at which it held and the first at which it had not."""
     spec = gate.folder / "circuits" / "hard.yaml"
@@ -79,7 +79,7 @@ def test_the_release_itself_falls_to_a_harder_attack(gate: ClaimEvaluator) -> No
 
 
 @pytest.mark.slow
-def test_the_chat_pair_is_green(gate: ClaimEvaluator) -> None:
+def test_the_chat_pair_is_green(gate: Gate) -> None:
     """Refusal, its direction, and a refusal deeper than its first words."""
     code, content, output = gate.once("zoo:refusal_base,zoo:refusal_ft", "refusal")
     assert code == 0, output
@@ -87,7 +87,7 @@ def test_the_chat_pair_is_green(gate: ClaimEvaluator) -> None:
     assert {c["drift_state"] for c in content["claims"]} == {"same"}
 
 
-def test_a_spec_that_needs_further_models_is_skipped_without_them(gate: ClaimEvaluator) -> None:
+def test_a_spec_that_needs_further_models_is_skipped_without_them(gate: Gate) -> None:
     """Nothing judged is red; the sentence names the option."""
     code, content, output = gate.run(KEPT, spec="wrapped_capability")
     assert code == 1, output
@@ -97,7 +97,7 @@ def test_a_spec_that_needs_further_models_is_skipped_without_them(gate: ClaimEva
 
 @pytest.mark.slow
 def test_no_claim_passes_on_random_weights(
-    gate: ClaimEvaluator, tmp_path_factory: pytest.TempPathFactory
+    gate: Gate, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Null: models that refuse nothing in particular, and over-refuse nothing either."""
     import torch

@@ -49,6 +49,7 @@ CASES = {
     "target: worse above": (new(1.2, better=1.0), 1.0, "worse", 0.2),
     "target: worse below": (new(0.8, better=1.0), 1.0, "worse", -0.2),
     "target: other side": (new(1.1, better=1.0), 0.9, "changed", 0.2),
+    "target: as far": (new(1.1, (1.0, 1.2), 1.0), 0.9, "changed", 0.2),
     "target: nearer": (new(1.0, better=1.0), 0.8, "better", 0.2),
     "target: interval holds it": (new(1.2, (0.9, 1.5), 1.0), 1.0, "changed", 0.2),
     "defined anew": (entry(0.5, definition="other"), 0.8, "new", None),
@@ -129,9 +130,11 @@ def test_only_worse_and_moved_are_red(state: str, red: bool) -> None:
         (
             "target: worse below",
             0.05,
-            "0.200 farther from 1 than the baseline 1.000 (allowed 0.05, significant)",
+            "0.200 below the baseline 1.000, 0.200 farther from 1 (allowed 0.05, significant)",
         ),
-        ("target: nearer", 0.05, "0.200 nearer to 1 than the baseline 0.800"),
+        ("target: nearer", 0.05, "0.200 above the baseline 0.800, 0.200 nearer to 1"),
+        ("target: as far", 0.05, "0.200 above the baseline 0.900, equally far from 1"),
+        ("new, equal", 0.05, "equal to the baseline 0.800"),
     ],
 )
 def test_a_drift_says_what_happened_and_what_was_allowed(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from vocabularies import Without
 
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.tasks.base import AnyWord, Prompt, Task
-from pytest_mechanism.tasks.text.chat import DEFAULT_CHAT, ChatPrompt, ChatSettings
+from pytest_mechanism.tasks.base import AnyWord, Task
 from pytest_mechanism.tasks.writing.words import LABELS, NAMES, OBJECTS
 
 TASKS = {
@@ -22,22 +20,6 @@ TASKS = {
     'texts: ["{a} sees {b} and {a}"], answer: "{b}", source: {redraw: [a, b]}}',
     "jsonl": "{family: jsonl, rows: 20, file: lines.jsonl}",
 }
-
-
-@dataclass(frozen=True)
-class Without:
-    """A vocabulary that does not keep some words whole."""
-
-    dropped: frozenset[str]
-
-    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
-        return tuple(word for word in words if after + word not in self.dropped)
-
-    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
-        return self.whole(words)
-
-    def chat(self, message: str, asking: ChatSettings = DEFAULT_CHAT) -> ChatPrompt:
-        raise AssertionError(message)
 
 
 def task(folder: Path, family: str) -> Task:

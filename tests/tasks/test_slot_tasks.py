@@ -8,14 +8,14 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from vocabularies import Without
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
@@ -33,22 +33,6 @@ from pytest_mechanism.tasks.writing.words import OBJECTS
 
 COUNT = 20
 STREAMS = ("rows", "pairs", "test", "discover_rank", "discover_select", "dcm_train", "ablation")
-
-
-@dataclass(frozen=True)
-class Without:
-    """A vocabulary that does not keep some words whole."""
-
-    dropped: frozenset[str]
-
-    def whole(self, words: Iterable[str], after: str = "") -> tuple[str, ...]:
-        return tuple(word for word in words if after + word not in self.dropped)
-
-    def answers(self, prompt: Prompt, words: Iterable[str]) -> tuple[str, ...]:
-        return self.whole(words)
-
-    def chat(self, message: str) -> str:
-        raise AssertionError(message)
 
 
 # -- random tasks

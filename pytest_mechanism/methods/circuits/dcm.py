@@ -39,6 +39,7 @@ from pytest_mechanism.measurements.dcm import (
     DcmMask,
     MaskResult,
 )
+from pytest_mechanism.measurements.request import PlacedHead
 from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import correct, log_sum_exp
@@ -68,9 +69,6 @@ class DcmSettings:
     validation: int = VALIDATION_ROWS
 
 
-Head = tuple[int, int, str]
-"""(layer, head, named position)."""
-
 SourceBatch = tuple[Batch, Sequence[Float[Tensor, "rows _ _ d_head"]]]
 """A batch and its source prompts' z of the heads, in `grouped` order."""
 
@@ -85,7 +83,7 @@ class LearnedMask:
         gives_target: which of these give a right target when the heads are patched.
     """
 
-    selected: list[Head]
+    selected: list[PlacedHead]
     validation: Sequence[Row]
     gives_target: Bool[Tensor, " rows"]
 

@@ -14,9 +14,6 @@ from pytest_mechanism.methods.context import Side
 Heads = Sequence[Sequence[Any]]
 """[layer, head, named position] of each head."""
 
-HeadZ = Float[Tensor, "rows places heads d_head"]
-"""z of some heads of one layer at one named position."""
-
 
 def grouped(heads: Heads) -> list[tuple[int, str, tuple[int, ...]]]:
     """(layer, position, heads) in a fixed order, for one edit each."""

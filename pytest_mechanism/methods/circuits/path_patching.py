@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,6 +39,7 @@ from pytest_mechanism.engine.interface import (
     Run,
     Site,
 )
+from pytest_mechanism.engine.plumbing import index_tensor
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
 from pytest_mechanism.methods.readout import log_probability

@@ -46,7 +46,7 @@ from pytest_mechanism.measurements.direction import (
 )
 from pytest_mechanism.methods.circuits.projection import DirectionHooks
 from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
-from pytest_mechanism.methods.refusal.refusal_score import RefusalScorer, prefilled_prompts
+from pytest_mechanism.methods.refusal.refusal_score import RefusalScorer
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import canonical
 
@@ -202,7 +202,7 @@ def validate_candidates(
     scorer = RefusalScorer.for_rows(context, harmful)
     bad, good = (
         [
-            prefilled_prompts(context, [row.base for row in batch])
+            context.side([row.base for row in batch]).tokens
             for batch in chunks(rows, context.batch_size)
         ]
         for rows in (harmful, harmless)
@@ -247,7 +247,7 @@ def measure(
     columns = Columns()
     ablations = {name: DirectionHooks(direction, layers) for name, direction in directions.items()}
     for batch in chunks(rows, context.batch_size):
-        tokens = prefilled_prompts(context, [row.base for row in batch])
+        tokens = context.side([row.base for row in batch]).tokens
         for name, ablation in {"": None, **ablations}.items():
             refused, score = scorer(tokens, ablation.hooks if ablation else ())
             columns.add(f"{name}refused", refused)

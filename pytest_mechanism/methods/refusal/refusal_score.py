@@ -186,7 +186,7 @@ def refusal_ids(context: MeasurementContext, prompt: Prompt) -> list[list[int]]:
 
 
 def prefilled_prompts(
-    context: MeasurementContext, prompts: Sequence[Prompt], prefill: int = 0
+    context: MeasurementContext, prompts: Sequence[Prompt], prefill: int
 ) -> Tokens:
     """A batch of prompts, with the first ``prefill`` tokens of their replies.
 

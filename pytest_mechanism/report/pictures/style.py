@@ -95,7 +95,7 @@ def save(draw: Callable[[], Figure], stem: Path) -> list[Path]:
         for kind in FORMATS:
             path = stem.with_name(f"{stem.name}.{kind}")
             try:
-                write_bytes(path, rendered(figure, kind))
+                write_bytes(path, rendered(figure, kind), durable=False)
             except OSError as problem:
                 raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
             written.append(path)

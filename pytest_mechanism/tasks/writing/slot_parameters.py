@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from pydantic import ValidationInfo, model_validator
 
-from pytest_mechanism.errors import FieldError
-from pytest_mechanism.tasks.base import AnyWord, TaskError, TaskParameters
+from pytest_mechanism.errors import FieldError, MechanismError
+from pytest_mechanism.tasks.base import AnyWord, TaskParameters
 from pytest_mechanism.tasks.files import KNOWN_GOOD
 from pytest_mechanism.tasks.writing.slot_task import SlotTask
 
@@ -53,5 +53,5 @@ def check_rows(task: SlotTask[Any]) -> None:
             task.pairs(vocabulary, rows)
         for variable in task.variables:
             task.interchange(vocabulary, variable, rows, "test")
-    except TaskError as problem:
-        raise FieldError(problem.reason, "rows") from None
+    except MechanismError as problem:  # a family of another package may raise any of them
+        raise FieldError(getattr(problem, "reason", "") or problem.message, "rows") from None

@@ -26,7 +26,7 @@ Over = Callable[[Any], MeasurementContext]
 ASKED = {"q": 0.1, "p": 0.2, "scored": 8}
 
 
-def safety(bench: MeasurementContext) -> snip.Safety:
+def safety(bench: MeasurementContext) -> snip.SafetyWeights:
     return bench.remember("safety", lambda: snip.donate(bench, SafetyEntries(**ASKED), []))
 
 
