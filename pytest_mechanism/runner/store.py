@@ -17,7 +17,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,15 @@ def name_of(kind: type[Observations]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-@cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
-    """Reads and writes a class of results; its schema is built once."""
-    return TypeAdapter(kind)
+ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+"""Class of a result -> what reads and writes it; building one compiles a schema."""
+
+
+def adapter(kind: type[Result_co]) -> TypeAdapter[Result_co]:
+    """Reads and writes a class of results."""
+    if kind not in ADAPTERS:
+        ADAPTERS[kind] = TypeAdapter(kind)
+    return ADAPTERS[kind]
 
 
 class Store:
@@ -163,7 +167,7 @@ class Store:
                         if n.startswith("value/")
                     },
                 }
-            return adapter(kind).validate_python({**header["fields"], **rows})  # type: ignore[no-any-return]
+            return adapter(kind).validate_python({**header["fields"], **rows})
         except (MechanismError, *DAMAGE):
             return None
 
@@ -175,9 +179,7 @@ class Store:
         """
         buffer, kind = io.BytesIO(), type(result)
         try:
-            others = adapter(kind).dump_python(  # type: ignore[arg-type] - a dataclass is hashable
-                result, mode="json", exclude=ROW_FIELDS
-            )
+            others = adapter(kind).dump_python(result, mode="json", exclude=ROW_FIELDS)
         except Exception as problem:
             raise crash(f"a result of class {name_of(kind)} cannot be stored", problem) from problem
         arrays = {
