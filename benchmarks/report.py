@@ -90,12 +90,12 @@ class Found:
             f"{'with runs':>9} {'ratio':>7} | {'spread':>6} {'gap std':>8} {'absolute':>8}",
         ]
         whole = self.timings[0].everything
-        for t in self.timings:
-            lines.append(  # noqa: PERF401 - reads as a loop with its condition
-                f"  {t.contender:26} {f'{t.timed} of {t.variants}':>10} | {t.alone:9.3f} "
-                f"{self.ratio(t):6.1f}x | {t.everything:9.3f} {t.everything / whole:6.1f}x | "
-                f"{t.spread:6.2f} {t.gap:8.1e} {t.difference:8.1e}"
-            )
+        lines.extend(
+            f"  {t.contender:26} {f'{t.timed} of {t.variants}':>10} | {t.alone:9.3f} "
+            f"{self.ratio(t):6.1f}x | {t.everything:9.3f} {t.everything / whole:6.1f}x | "
+            f"{t.spread:6.2f} {t.gap:8.1e} {t.difference:8.1e}"
+            for t in self.timings
+        )
         lines += [f"  {line}" for line in (self.limit(), self.target()) if line]
         if not self.agrees():
             lines.append(f"  NUMBERS DIFFER from the {m.reference} by more than {AGREE:g} std")

@@ -17,7 +17,8 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import Tokens
-from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.token_batches import Batch, Side
 from pytest_mechanism.model_families.bridge import BridgeModel, wrap
 
 ZOO = Path(__file__).parents[1] / "pytest_mechanism" / "zoo"

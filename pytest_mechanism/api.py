@@ -13,15 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import (
-    Claim,
-    ClaimContext,
-    Measure,
-    PerRoleClaim,
-    Reference,
-    Roles,
-    listed,
-)
+from pytest_mechanism.claims.base import Claim, PerRoleClaim, Reference, Roles, listed
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import above_chance, accuracy, performance, score
 from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.fields.ablation import Ablation
@@ -59,12 +52,14 @@ from pytest_mechanism.types import (
 
 if TYPE_CHECKING:
     from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site, Tokens
-    from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
+    from pytest_mechanism.methods.columns import Columns
+    from pytest_mechanism.methods.context import MeasurementContext
+    from pytest_mechanism.methods.token_batches import Batch
 
 WITH_TORCH = {
-    "Batch": "pytest_mechanism.methods.context",
+    "Batch": "pytest_mechanism.methods.token_batches",
     "Branch": "pytest_mechanism.engine.interface",
-    "Columns": "pytest_mechanism.methods.context",
+    "Columns": "pytest_mechanism.methods.columns",
     "Edit": "pytest_mechanism.engine.interface",
     "MeasurementContext": "pytest_mechanism.methods.context",
     "Reading": "pytest_mechanism.engine.interface",

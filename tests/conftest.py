@@ -1,5 +1,5 @@
-"""pytest's own tool for running pytest inside a test; one thread a process, no network; shapes in
-signatures are checked."""
+"""pytest's own tool for running pytest inside a test; one thread a process, no network; signatures of the
+packages below are checked, tensor shapes included."""
 
 import os
 
@@ -13,13 +13,15 @@ pytest_plugins = ["pytester"]
 
 install_import_hook(
     [
-        f"pytest_mechanism.{room}"
-        for room in (
+        f"pytest_mechanism.{package}"
+        for package in (
             "engine",
             "model_families",
             "methods.circuits",
+            "methods.columns",
             "methods.context",
             "methods.readout",
+            "methods.token_batches",
         )
     ],
     "beartype.beartype",

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,

@@ -26,7 +26,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, Roles
+from pytest_mechanism.claims.base import Roles
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Trained, capability
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.hiding_evidence import (

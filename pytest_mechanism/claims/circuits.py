@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
 from pytest_mechanism.measurements.circuit import RANDOM, CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement

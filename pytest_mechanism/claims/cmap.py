@@ -28,8 +28,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, ClaimContext, Measure, Reference
+from pytest_mechanism.claims.base import PAIR, Reference
 from pytest_mechanism.claims.codes import moved_codes, not_comparable, other_codes
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import (
     COLUMN,

@@ -13,7 +13,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Rate
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve

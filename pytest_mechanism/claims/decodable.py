@@ -19,7 +19,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
+from pytest_mechanism.claims.base import PerRoleClaim, Reference
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import check_paired, score
 from pytest_mechanism.errors import add_models
 from pytest_mechanism.fields.groups import At

@@ -21,7 +21,8 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure, Roles, listed
+from pytest_mechanism.claims.base import PAIR, Claim, Roles, listed
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.refusing import (
     FORBIDDEN,
     REFUSAL_SCORE,

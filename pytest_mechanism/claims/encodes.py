@@ -20,7 +20,8 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
+from pytest_mechanism.claims.base import PerRoleClaim, Reference
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.masks import Masked, among
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost

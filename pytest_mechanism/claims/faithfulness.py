@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
 from pytest_mechanism.claims.circuits import (
     CIRCUIT,
     EMPTY,
@@ -24,6 +24,7 @@ from pytest_mechanism.claims.circuits import (
     circuit,
     random_circuits,
 )
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
     COLUMN,
     Of,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.curves import Curve
 from pytest_mechanism.claims.revival import Criterion
 from pytest_mechanism.claims.scoring import score

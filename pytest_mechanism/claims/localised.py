@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.measurements.measurement import Measurement

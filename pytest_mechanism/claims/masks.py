@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pytest_mechanism.claims.base import Claim, ClaimContext
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
 from pytest_mechanism.measurements.dcm import DcmMask, MaskResult

@@ -15,7 +15,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictStr
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
+from pytest_mechanism.claims.base import PerRoleClaim, Reference
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Circuit, HeadCost, holm, measure_minimality
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.thresholds import Cost

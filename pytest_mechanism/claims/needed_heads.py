@@ -22,8 +22,8 @@ from itertools import combinations
 
 import numpy as np
 
-from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.circuits import of_variants
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates

@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictStr
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim, Reference
+from pytest_mechanism.claims.base import PerRoleClaim, Reference
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats

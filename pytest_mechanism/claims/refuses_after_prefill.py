@@ -16,7 +16,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.refusing import (
     ALLOWED,
     both_sets,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS, RefusalRate

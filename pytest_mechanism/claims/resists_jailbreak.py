@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.refusing import (
     both_sets,
     only_if_discerning,

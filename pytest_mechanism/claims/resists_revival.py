@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from pydantic import StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Curve, Trained, capability, steps_score
 from pytest_mechanism.claims.revival import Criterion, criterion, revival_chart
 from pytest_mechanism.claims.scoring import score

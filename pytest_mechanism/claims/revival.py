@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Trained, capability
 from pytest_mechanism.claims.scoring import accuracy
 from pytest_mechanism.errors import add_models

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance

@@ -28,7 +28,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
+from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Portion, RatioAtMost

@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 
 from pydantic import StrictBool, StrictStr, model_validator
 
-from pytest_mechanism.claims.base import ClaimContext, Measure, PerRoleClaim
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.refusing import (
     ALLOWED,
     REFUSAL_SCORE,

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, model_validator
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Curve, Trained, steps_score
 from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score

@@ -31,13 +31,14 @@ import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
+from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.claims.circuits import active_heads, circuit, random_circuits
 from pytest_mechanism.claims.codes import (
     changed_places,
     not_comparable,
     other_codes,
 )
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import faithfulness_scores, variants
 from pytest_mechanism.claims.scoring import (
     above_chance,

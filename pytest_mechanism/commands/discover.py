@@ -19,7 +19,8 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import temporary_beside, write_text
 
 if TYPE_CHECKING:
-    from pytest_mechanism.claims.base import Claim, ClaimContext
+    from pytest_mechanism.claims.base import Claim
+    from pytest_mechanism.claims.context import ClaimContext
     from pytest_mechanism.discovery.claims import DraftClaim
     from pytest_mechanism.discovery.discover import Discovery, Effort
     from pytest_mechanism.runner.evaluator import ClaimEvaluator

@@ -249,7 +249,7 @@ def first_prompt(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pro
     Raises:
         MechanismError: ``rows`` prompts are too few for a confidence interval.
     """
-    from pytest_mechanism.claims.base import LEAST_CLUSTERS
+    from pytest_mechanism.claims.context import LEAST_CLUSTERS
     from pytest_mechanism.tasks.base import first_row
 
     pairs = spec.task.pairs(evaluator.runner.checkpoint.vocabulary, max(rows or 1, 1))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
+from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.path import patched_path, path_scores

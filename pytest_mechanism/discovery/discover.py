@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Minimality, measure_minimality
 from pytest_mechanism.claims.scoring import above_chance
 from pytest_mechanism.discovery.selection import (

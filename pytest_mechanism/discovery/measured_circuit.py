@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.path import patched_path, path_scores
 from pytest_mechanism.claims.scoring import above_chance, performance
 from pytest_mechanism.discovery.discover import Effort, discover, named_group

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.circuits import CIRCUIT, EMPTY, ActiveHeads, of_variants
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import patched_path
 from pytest_mechanism.claims.scoring import performance

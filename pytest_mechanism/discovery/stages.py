@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.discovery.selection import candidates, chain, receivers_of
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_mechanism.claims.base import ClaimContext, Measure
 from pytest_mechanism.claims.circuits import EMPTY, of_variants
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Circuit, Member
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import DiscoveredGroup

@@ -7,93 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.checkpoints.loading.tokenizer_check import check_tokens
 from pytest_mechanism.engine.branch import BranchEngine
-from pytest_mechanism.engine.interface import Engine, Positions, Tokens
+from pytest_mechanism.engine.interface import Engine, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.engine.selfcheck import check, disagreement
 from pytest_mechanism.errors import MeasurementError, out_of_memory
 from pytest_mechanism.measurements.request import Request
-from pytest_mechanism.methods.readout import correct, log_probability
+from pytest_mechanism.methods.token_batches import Batch, Side, chunks, padded_positions
 from pytest_mechanism.progress import Progress
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary
-from pytest_mechanism.types import Observations
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Observations)
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The base prompts or the source prompts of a batch of rows.
-
-    Attributes:
-        tokens: the batch.
-        positions: named position -> the last token of each of its words; rows with fewer words
-            repeat their last one.
-        slots: for each row, (anchor, offset) of each token.
-        first_positions: named position -> the first token of each word.
-    """
-
-    tokens: Tokens
-    positions: dict[str, Int[Tensor, "_ _"]]
-    slots: tuple[tuple[tuple[str, int], ...], ...]
-    first_positions: dict[str, Int[Tensor, "_ _"]] = field(default_factory=dict)
-
-    def at(self, name: str) -> Positions:
-        """Token positions of a named position; ``name.first`` is the first token of a word.
-
-        Raises:
-            MeasurementError: these prompts have no such position.
-        """
-        firsts = {f"{place}.first": at for place, at in self.first_positions.items()}
-        known = self.positions | firsts
-        if (place := name.removesuffix(".last")) not in known:
-            raise MeasurementError(
-                f"the task's prompts have no position {name!r} here; valid: "
-                f"{', '.join(sorted(self.positions))}"
-            )
-        return known[place]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some rows, ready for the model.
-
-    Attributes:
-        rows: as the task wrote them.
-        base: the prompts that are answered.
-        source: the prompts that activations come from, where the rows have one.
-        answers: id of the base prompt's own answer.
-        targets: id of the row's target.
-        correct_answers: ids of every right answer, -1 where a row has fewer.
-        correct_targets: ids of every right target, likewise.
-    """
-
-    rows: Sequence[Row]
-    base: Side
-    source: Side | None
-    answers: Int[Tensor, " rows"]
-    targets: Int[Tensor, " rows"]
-    correct_answers: Int[Tensor, "rows answers"]
-    correct_targets: Int[Tensor, "rows targets"]
-
-    def require_source(self) -> Side:
-        """The source prompts.
-
-        Raises:
-            MeasurementError: the rows have none.
-        """
-        if self.source is None:
-            raise MeasurementError("these rows have no source prompt to patch from")
-        return self.source
 
 
 @dataclass
@@ -246,59 +177,6 @@ class MeasurementContext:
                 f"{prompt.text[-60:]!r}"
             )
         return token
-
-
-def chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Rows in parts of at most ``size``."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def padded_positions(rows: Sequence[Sequence[int]]) -> Positions:
-    """Positions of each row; a row with fewer repeats its last one, so an edit there is made twice
-    with the same value."""
-    most = max(map(len, rows))
-    return torch.tensor([[*places, *[places[-1]] * (most - len(places))] for places in rows])
-
-
-@dataclass
-class Columns:
-    """Collects a result's columns batch by batch, on the model's device: to copy each value as it
-    comes would leave a GPU idle until it gets the next branches."""
-
-    parts: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def add(self, name: str, values: Shaped[Tensor, " rows"]) -> None:
-        # a copy, so that the tensor it is a view of can be freed
-        self.parts.setdefault(name, []).append(values.detach().clone())
-
-    def add_answers(
-        self,
-        prefix: str,
-        logits: Float[Tensor, "rows words"],
-        answers: Int[Tensor, "rows answers"],
-    ) -> None:
-        """Columns ``{prefix}correct`` and ``{prefix}log_probability`` of right answers."""
-        self.add(f"{prefix}correct", correct(logits, answers))
-        self.add(f"{prefix}log_probability", log_probability(logits, answers))
-
-    def observations(self, rows: Sequence[Row]) -> Observations:
-        """The columns of these rows."""
-        return self.result(Observations, rows)
-
-    def result(self, kind: type[R], rows: Sequence[Row], **fields: Any) -> R:
-        """The columns of these rows, and the other fields of a subclass of `Observations`."""
-        values = {
-            name: torch.cat(parts).cpu().double().numpy() for name, parts in self.parts.items()
-        }
-        for name, column in values.items():
-            if not (fine := np.isfinite(column)).all():
-                row = rows[int(np.argmin(fine))]
-                raise MeasurementError(
-                    f"{name} is not a finite number on {int((~fine).sum())} of {len(fine)} rows, "
-                    f"first {row.id}: {row.base.text[:100]!r}"
-                )
-        return kind(tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, **fields)
 
 
 def make_context(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import REFERENCE, Claim, ClaimContext, task_settings
+from pytest_mechanism.claims.base import REFERENCE, Claim
+from pytest_mechanism.claims.context import ClaimContext, task_settings
 from pytest_mechanism.discovery.discover import Effort, with_discovered_heads
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models

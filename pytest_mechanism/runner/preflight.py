@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_mechanism.claims.base import LEAST_CLUSTERS
+from pytest_mechanism.claims.context import LEAST_CLUSTERS
 from pytest_mechanism.errors import MeasurementError, MechanismError, crash
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import rare_slots, shortage, sufficient_prompts

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_mechanism.claims.base import LEAST_CLUSTERS, Claim
+from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.claims.context import LEAST_CLUSTERS
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.tasks.base import AnyWord, Row, Task

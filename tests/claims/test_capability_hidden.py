@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.capability_hidden import CapabilityHidden
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import CurveResult

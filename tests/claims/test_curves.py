@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.resists_revival import ResistsRevival
 from pytest_mechanism.claims.suppression_holds_after import SuppressionHoldsAfter
 from pytest_mechanism.fields.ablation import Ablation

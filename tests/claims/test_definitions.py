@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.circuits import random_circuits
 from pytest_mechanism.claims.cmap import Cmap
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.needed_heads import at_most

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.claims.localised import Localised
 from pytest_mechanism.fields.ablation import Ablation

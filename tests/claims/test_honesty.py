@@ -12,7 +12,8 @@ import pytest
 
 from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import PAIR, Claim, ClaimContext, Measure
+from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation

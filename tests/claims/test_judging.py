@@ -12,8 +12,8 @@ import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.claims.base import ClaimContext
 from pytest_mechanism.claims.cmap import Cmap
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.minimality import Minimality

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.direction import Direction
 from pytest_mechanism.claims.refuses_after_prefill import RefusesAfterPrefill
 from pytest_mechanism.claims.suppression_holds import SuppressionHolds

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.resists_jailbreak import ResistsJailbreak
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import Ablation

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.base import PAIR, ClaimContext
+from pytest_mechanism.claims.base import PAIR
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.spares_safety_weights import SparesSafetyWeights
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import Ablation

@@ -10,7 +10,7 @@ import pytest
 from evaluators import open_evaluator
 
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.commands.discover import screening
 from pytest_mechanism.discovery.claims import without_heads

@@ -117,8 +117,10 @@ def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], No
             change(arguments)
             return args, arguments
 
-        for block in gqa.wrapped.bridge.blocks:
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))  # noqa: PERF401 - reads as a loop with its condition
+        handles.extend(
+            block.register_forward_pre_hook(before, with_kwargs=True)
+            for block in gqa.wrapped.bridge.blocks
+        )
         return gqa
 
     yield of

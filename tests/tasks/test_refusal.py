@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.refusal import RefusalRate

@@ -24,7 +24,8 @@ from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import Slot, too_few
-from pytest_mechanism.methods.context import Batch, MeasurementContext, Side
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.token_batches import Batch, Side
 from pytest_mechanism.types import canonical
 
 Means = dict[Slot, Float[Tensor, "layers heads d_head"]]

@@ -16,7 +16,9 @@ from pytest_mechanism.engine.interface import ActiveHeads, Branch, Edit, Site
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.methods.circuits.ablation import replacements
 from pytest_mechanism.methods.circuits.patching import Heads, grouped
-from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.types import Observations
 
 

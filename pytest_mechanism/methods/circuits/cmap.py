@@ -40,7 +40,8 @@ from pytest_mechanism.methods.circuits.codes import (
     head_writes,
 )
 from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
-from pytest_mechanism.methods.context import Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import correct, log_probability
 from pytest_mechanism.tasks.base import Row
 

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
 from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT, HeadCode
-from pytest_mechanism.methods.context import Batch, MeasurementContext
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.token_batches import Batch
 
 Place = tuple[int, str]
 """(layer, named position)."""

@@ -41,8 +41,10 @@ from pytest_mechanism.measurements.dcm import (
 )
 from pytest_mechanism.measurements.request import PlacedHead
 from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
-from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import correct, log_sum_exp
+from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.tasks.base import Row
 
 

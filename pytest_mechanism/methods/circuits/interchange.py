@@ -27,7 +27,8 @@ from typing import Any
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.methods.circuits.patching import Heads, edits, readings
-from pytest_mechanism.methods.context import Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import correct
 from pytest_mechanism.types import Observations
 

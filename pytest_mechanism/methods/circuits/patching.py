@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Reading, Site
-from pytest_mechanism.methods.context import Side
+from pytest_mechanism.methods.token_batches import Side
 
 Heads = Sequence[Sequence[Any]]
 """[layer, head, named position] of each head."""

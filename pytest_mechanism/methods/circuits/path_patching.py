@@ -41,8 +41,10 @@ from pytest_mechanism.engine.interface import (
 )
 from pytest_mechanism.engine.plumbing import index_tensor
 from pytest_mechanism.measurements.path_patching import PathPatching
-from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
+from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.types import Head, Observations
 
 

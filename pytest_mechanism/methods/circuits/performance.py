@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.methods.context import Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.types import Observations
 
 

@@ -22,8 +22,10 @@ from torch import Tensor
 from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.measurements.screen import AttributionPatching
-from pytest_mechanism.methods.context import Batch, Columns, MeasurementContext
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
+from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.types import Observations
 

@@ -45,8 +45,10 @@ from pytest_mechanism.measurements.direction import (
     RefusalDirection,
 )
 from pytest_mechanism.methods.circuits.projection import DirectionHooks
-from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.refusal_score import RefusalScorer
+from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import canonical
 

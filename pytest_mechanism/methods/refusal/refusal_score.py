@@ -29,13 +29,15 @@ from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.plumbing import at_least_float
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.refusal import RefusalRate
-from pytest_mechanism.methods.context import Columns, MeasurementContext, chunks
+from pytest_mechanism.methods.columns import Columns
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import (
     Labels,
     ReplyReader,
     finished_refusals,
     generate_replies,
 )
+from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 from pytest_mechanism.types import Observations

@@ -16,9 +16,10 @@ from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS
-from pytest_mechanism.methods.context import MeasurementContext, chunks
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.phrases import classify, may_become_refusal
 from pytest_mechanism.methods.refusal.thinking import Thinking, thinking_of
+from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.model_families.rotary import reply_lengths, restart_length, row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 

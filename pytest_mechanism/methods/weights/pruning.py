@@ -42,8 +42,9 @@ from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.pruning import Pruning, PruningResult, UnitKind
-from pytest_mechanism.methods.context import MeasurementContext, chunks
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import prompt_batches, reply_columns
+from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.methods.weights.batches import finite_loss
 from pytest_mechanism.methods.weights.matrices import (
     EditableCopy,

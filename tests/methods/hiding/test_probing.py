@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_mechanism.claims.base import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.decodable import Decodable
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.ablation import Ablation

@@ -1,0 +1,155 @@
+"""What a claim is judged with: the models' sizes, the groups, the task, and the results of measurements."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_mechanism.checkpoints.shape import Shape
+from pytest_mechanism.errors import MeasurementError, MechanismError
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.statistics.estimates import Sampling
+from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.tasks.files import BY_CONTENT
+from pytest_mechanism.types import Head, Observations, Result_co, Setting, canonical
+
+
+class Measure(Protocol):
+    """Gives the result of a measurement; makes measurements that were not planned at once."""
+
+    def __call__(self, measurement: Measurement[Result_co], /) -> Result_co: ...
+
+
+LEAST_CLUSTERS = 10
+"""A bootstrap's 95 % interval over fewer clusters misses more than twice as often as it should."""
+
+
+def task_settings(task: Task) -> str:
+    """The ``task`` of a measurement."""
+    # a file counts by its content: its path changes no result
+    settings = task.settings.model_dump(mode="json", context=BY_CONTENT)
+    settings["revision"] = task.revision
+    if task.edition:
+        settings["edition"] = task.edition
+    return canonical(settings)
+
+
+@dataclass(frozen=True)
+class ClaimContext:
+    """Everything that a claim needs to judge one role.
+
+    Attributes:
+        role: role of the model under test, or ``pair``.
+        groups: of the spec.
+        ablation: of the spec.
+        task: source of rows.
+        confidence: of every interval.
+        shapes: role -> sizes of its model.
+        setting: the conditions that each score records.
+    """
+
+    role: str
+    groups: Mapping[str, AnyGroup]
+    ablation: Ablation
+    task: Task
+    confidence: float
+    shapes: Mapping[str, Shape]
+    setting: Setting
+
+    def measurement(
+        self, request: Request[Result_co], on: str, inputs: tuple[Measurement, ...] = ()
+    ) -> Measurement[Result_co]:
+        """A measurement on this claim's task, on the model of role ``on``."""
+        return Measurement(request, on, task_settings(self.task), inputs)
+
+    def has(self, role: str) -> bool:
+        """Whether the run has a checkpoint for a role."""
+        return role in self.shapes
+
+    @property
+    def seed(self) -> int:
+        return int(self.task.settings.seed)
+
+    @property
+    def rows(self) -> int:
+        return int(self.task.settings.rows)
+
+    def sampling(self, observations: Observations) -> Sampling:
+        """How the rows of some observations were drawn.
+
+        Raises:
+            MeasurementError: too few contexts for an interval of this confidence.
+        """
+        contexts = len(set(observations.clusters))
+        if contexts < LEAST_CLUSTERS:
+            raise MeasurementError(
+                f"{len(observations.clusters)} rows come from {contexts} contexts, an interval needs "
+                f"{LEAST_CLUSTERS}; raise task.rows"
+            )
+        return Sampling(observations.clusters, self.confidence, self.seed)
+
+    def group(self, name: str, on: str) -> Group:
+        """A group whose heads exist in the model of role ``on``.
+
+        Raises:
+            MechanismError: the model has no such head, or the group has no heads yet.
+        """
+        group = self.groups[name]
+        if not isinstance(group, Group):
+            raise MechanismError(f"the heads of group {name} have not been discovered yet")
+        shape = self.shapes[on]
+        outside = [h for h in group.members() if h[0] >= shape.n_layers or h[1] >= shape.n_heads]
+        if outside:
+            layer, head = outside[0]
+            raise MechanismError(
+                f"group {name} names head {head} of layer {layer}; the model of role {on} has "
+                f"layers 0 to {shape.n_layers - 1} with heads 0 to {shape.n_heads - 1}"
+            )
+        return group
+
+    def random_heads(
+        self,
+        group: Group,
+        on: str,
+        below: int | None = None,
+        spare: Sequence[Head] = (),
+    ) -> tuple[list[Head], str]:
+        """The control of a group: as many other heads, from the same layers as far as possible.
+
+        Only heads that could have an effect at the group's position are drawn: a head of the last
+        layer reaches the answer from the last token alone.
+
+        Args:
+            group: whose control is drawn.
+            on: role of the model.
+            below: draw from layers below this one, because receivers hear no others.
+            spare: further heads that must not be drawn.
+
+        Returns:
+            The heads and the name of the control; no heads, and why, if the model has too few.
+        """
+        members = group.members()
+        shape = self.shapes[on]
+        highest = shape.n_layers if group.at == "last" else shape.n_layers - 1
+        highest = highest if below is None else min(highest, below)
+        rng = random.Random(f"random heads/{self.seed}/{members}")
+        excluded = {*members, *spare}
+        others = [h for h in shape.heads() if h not in excluded and h[0] < highest]
+        if len(others) < len(members):
+            return [], "too few other heads could have an effect there"
+        same_layers, elsewhere = [], 0
+        for layer in sorted(group.heads):
+            wanted = sum(1 for member_layer, _ in members if member_layer == layer)
+            available = [h for h in others if h[0] == layer]
+            same_layers += rng.sample(available, min(wanted, len(available)))
+            elsewhere += max(0, wanted - len(available))
+        rest = [h for h in others if h not in same_layers]
+        heads = sorted(same_layers + rng.sample(rest, elsewhere))
+        where = "the same layers" if not elsewhere else "other layers (the group fills its own)"
+        count = "1 random head" if len(heads) == 1 else f"{len(heads)} random heads"
+        return heads, f"{count} of {where}"

@@ -1,0 +1,59 @@
+"""Columns of numbers, collected batch by batch: what a method returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.readout import correct, log_probability
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Observations
+
+R = TypeVar("R", bound=Observations)
+
+
+@dataclass
+class Columns:
+    """Collects a result's columns batch by batch, on the model's device: to copy each value as it
+    comes would leave a GPU idle until it gets the next branches."""
+
+    parts: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, name: str, values: Shaped[Tensor, " rows"]) -> None:
+        # a copy, so that the tensor it is a view of can be freed
+        self.parts.setdefault(name, []).append(values.detach().clone())
+
+    def add_answers(
+        self,
+        prefix: str,
+        logits: Float[Tensor, "rows words"],
+        answers: Int[Tensor, "rows answers"],
+    ) -> None:
+        """Columns ``{prefix}correct`` and ``{prefix}log_probability`` of right answers."""
+        self.add(f"{prefix}correct", correct(logits, answers))
+        self.add(f"{prefix}log_probability", log_probability(logits, answers))
+
+    def observations(self, rows: Sequence[Row]) -> Observations:
+        """The columns of these rows."""
+        return self.result(Observations, rows)
+
+    def result(self, kind: type[R], rows: Sequence[Row], **fields: Any) -> R:
+        """The columns of these rows, and the other fields of a subclass of `Observations`."""
+        values = {
+            name: torch.cat(parts).cpu().double().numpy() for name, parts in self.parts.items()
+        }
+        for name, column in values.items():
+            if not (fine := np.isfinite(column)).all():
+                row = rows[int(np.argmin(fine))]
+                raise MeasurementError(
+                    f"{name} is not a finite number on {int((~fine).sum())} of {len(fine)} rows, "
+                    f"first {row.id}: {row.base.text[:100]!r}"
+                )
+        return kind(tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, **fields)
