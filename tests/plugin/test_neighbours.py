@@ -121,3 +121,20 @@ def test_ordinary_tests_see_nothing_of_us(project):
     assert found.ret == pytest.ExitCode.OK
     found.stdout.no_fnmatch_line("*mechanism: *")
     assert not (project.path / "__scores__").exists()
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",), ("--collect-only", "-q"), ("--no-header",)])
+def test_a_run_without_claims_does_not_read_the_checkpoints_at_its_end(project, monkeypatch, quiet):
+    """The ini file names a pair that other tests do not need; only a header shows its fingerprints."""
+    from pytest_mechanism.checkpoints import fingerprint
+
+    reads = []
+    original = fingerprint.of_reference
+    monkeypatch.setattr(
+        fingerprint, "of_reference", lambda *given: reads.append(given) or original(*given)
+    )
+    project.pytester.makeini("[pytest]\nmodel_pair = ./base,./ft\n")
+    project.pytester.makepyfile(test_other="def test_other(): pass")
+    result = project.pytester.runpytest_inprocess("test_other.py", *quiet)
+    assert result.ret == 0
+    assert (len(reads) > 0) == (quiet == ())

@@ -238,6 +238,7 @@ def test_quantised_weights_need_their_library(green, monkeypatch):
         ("mechanism_batch_size = true", "*'mechanism_batch_size' expects an int, got bool: True"),
         ('mechanism_confidence = "0.9"', "*'mechanism_confidence' expects a float, got str: '0.9'"),
         ("mechanism_dtype = 32", "*'mechanism_dtype' expects a string, got int: 32"),
+        ("mechanism_json = 3", "*'mechanism_json' expects a string, got int: 3"),
         ("mechanism_models = 'a = b'", "*'mechanism_models' expects a list *"),
         ("mechanism_model = 'a=b'", "*'mechanism_model' expects a list *"),
         (

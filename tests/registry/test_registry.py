@@ -28,16 +28,27 @@ def test_a_kind_is_found_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         claim_kinds.cache_clear()
 
 
-def test_kinds_and_families_have_the_names_that_specs_write() -> None:
-    """Each class says its own name; base classes and helpers of the folders are none."""
-    kinds = {
-        kind: claim.model_fields["kind"].annotation.__args__
-        for kind, claim in claim_kinds().items()
-    }
-    assert kinds == {kind: (kind,) for kind in kinds}
-    assert {name: task.family for name, task in task_families().items()} == {
-        name: name for name in task_families()
-    }
+def test_two_classes_of_one_name_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copied file whose author forgot to rename the kind would judge other people's claims."""
+    (tmp_path / "copied.py").write_text(
+        "from typing import Literal\nfrom pytest_mechanism.claims.base import Claim\n\n\n"
+        "class Copied(Claim):\n    kind: Literal['path']\n"
+    )
+    monkeypatch.setattr(claims, "__path__", [*claims.__path__, str(tmp_path)])
+    claim_kinds.cache_clear()
+    try:
+        with pytest.raises(MechanismError, match="Path and Copied are both called 'path'"):
+            claim_kinds()
+    finally:
+        claim_kinds.cache_clear()
+
+
+def test_base_classes_of_kinds_are_no_kinds() -> None:
+    """The folder has them beside the kinds."""
+    assert "accuracy" in claim_kinds()
+    assert "ioi" in task_families()
     assert {"Trained", "Masked"} <= {c.__name__ for c in classes("pytest_mechanism.claims", Claim)}
     assert not {"Trained", "Masked"} & {claim.__name__ for claim in claim_kinds().values()}
 
