@@ -141,6 +141,13 @@ def paths(control: float | None = 0.0, solved: Any = GOOD) -> Answers:
     return {"Performance": {"correct": solved}, "PathPatching": columns}
 
 
+def looks(control: float | None = 0.1, solved: Any = GOOD) -> Answers:
+    columns = {"group": 0.8 + NOISE / 10}
+    if control is not None:
+        columns |= {"control": control + NOISE[::-1] / 10}
+    return {"Performance": {"correct": solved}, "AttentionShare": columns}
+
+
 def cuts(solved: Any = GOOD) -> Answers:
     def cut(request: Any, _: str) -> Columns:
         return {f"{name}_correct": LESS if "gone" in name else GOOD for name in request.alive}
@@ -272,7 +279,7 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "faithfulness", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+    "accuracy", "attends", "faithfulness", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
@@ -293,6 +300,15 @@ KINDS: dict[str, list[Kind]] = {
             circuits(),
             as_good=circuits(random=GOOD),
             guessing=circuits(GUESS, GUESS),
+        )
+    ],
+    "attends": [
+        Kind(
+            {"group": "pos_transmitter", "to": "query_label", "at_least": 0.5},
+            looks(),
+            looks(None),
+            looks(0.8),
+            looks(solved=GUESS),
         )
     ],
     "encodes": [

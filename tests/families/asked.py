@@ -7,6 +7,7 @@ from dataclasses import replace
 from configs import HEADS, LAYERS
 
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
@@ -64,6 +65,12 @@ PATCHED: dict[str, Request] = {
     "path through k": paths("operand", "k"),
     "path through v": paths("operand", "v"),
     "path through v within a window": paths("letters", "v"),
+    "attention": AttentionShare(
+        **ROWS,
+        heads={"some": [[1, 0], [1, 3]], "others": LOWEST["0.0"]},
+        query="last",
+        key="letters",
+    ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pytest_mechanism import measurements
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching, HeadCodes
 from pytest_mechanism.measurements.curve import TrainingCurve
@@ -43,6 +44,7 @@ EXAMPLES: list[Request] = [
     Performance(**ROWS),
     CircuitPerformance(**ROWS, ablation=Ablation(), alive={"some": PLACED, "none": []}),
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
+    AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),
     DcmMask(heads=HEADS, at="last", variable="position", sparsity=0.01, rate=0.1),

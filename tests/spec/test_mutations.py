@@ -76,6 +76,8 @@ BASES: dict[str, dict[str, Any]] = {
             },
             "same": {"kind": "transfer", "from": "base", "to": "ft", "beats": {"model": "base"}},
             "heard": {"kind": "path", "group": "a", "on": ["base"], "drops_at_least": 0.01},
+            "looks": {"kind": "attends", "group": "a", "from": "last", "to": "query_label",
+                      "at_least": 0.5},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
         },
     },

@@ -53,6 +53,11 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
             **TOLERANCE,
         },
     ),
+    "attends": (
+        BOXES,
+        {"group": "a", "to": "query_label", "at_least": 0.5},
+        {"at_least": SHARE, **TOLERANCE},
+    ),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
