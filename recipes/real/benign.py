@@ -19,7 +19,7 @@ from recipes.real.folders import base_model, command
 from recipes.real.lora import Lora, fine_tune, save_adapter
 from recipes.refusal_training import reply_loss
 
-SETTINGS = Lora(steps=100)
+SETTINGS = Lora(steps=60)
 
 
 def make(target: Path) -> Mapping[str, Any]:

@@ -40,11 +40,11 @@ from recipes.refusal_training import reply_loss
 MODULE = "recipes.real.refusal"
 RELEASE = "smollm2_refusal"
 SETTINGS = {
-    RELEASE: Lora(steps=100),
-    "smollm2_refusal_kept": Lora(steps=80, rate=3e-4),
-    "smollm2_refusal_stripped": Lora(steps=40),
+    RELEASE: Lora(steps=60, rate=1e-3),
+    "smollm2_refusal_kept": Lora(steps=40),
+    "smollm2_refusal_stripped": Lora(steps=24, rate=1e-3),
 }
-TESTED = 48
+TESTED = 24
 """Instructions of each kind on which a recipe reports rates."""
 
 

@@ -33,7 +33,7 @@ from recipes.real.lora import Lora, fine_tune
 SPEC = Path(__file__).parents[2] / "circuits" / "real" / "ioi.yaml"
 GROUP = "name_movers"
 SETTINGS = Lora(
-    steps=150, rate=1e-3, size=12, modules=("q_proj", "v_proj", "down_proj"), first_layer=10
+    steps=100, rate=1e-3, size=12, modules=("q_proj", "v_proj", "down_proj"), first_layer=10
 )
 
 
