@@ -23,6 +23,7 @@ from pytest_mechanism.measurements.direction import (
     RefusalDirection,
 )
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
@@ -45,6 +46,7 @@ EXAMPLES: list[Request] = [
     CircuitPerformance(**ROWS, ablation=Ablation(), alive={"some": PLACED, "none": []}),
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
     AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
+    AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),
     DcmMask(heads=HEADS, at="last", variable="position", sparsity=0.01, rate=0.1),
