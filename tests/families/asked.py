@@ -7,12 +7,14 @@ from dataclasses import replace
 from configs import HEADS, LAYERS
 
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.measurements.direction import DirectionAblation
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
@@ -64,6 +66,13 @@ PATCHED: dict[str, Request] = {
     "path through k": paths("operand", "k"),
     "path through v": paths("operand", "v"),
     "path through v within a window": paths("letters", "v"),
+    "attention": AttentionShare(
+        **ROWS,
+        heads={"some": [[1, 0], [1, 3]], "others": LOWEST["0.0"]},
+        query="last",
+        key="letters",
+    ),
+    "knockout": AttentionKnockout(**ROWS, query="last", key="letters", starts=[0, 1], seed=0),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pytest_mechanism import measurements
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching, HeadCodes
 from pytest_mechanism.measurements.curve import TrainingCurve
@@ -22,6 +23,7 @@ from pytest_mechanism.measurements.direction import (
     RefusalDirection,
 )
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
@@ -43,6 +45,8 @@ EXAMPLES: list[Request] = [
     Performance(**ROWS),
     CircuitPerformance(**ROWS, ablation=Ablation(), alive={"some": PLACED, "none": []}),
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
+    AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
+    AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),
     DcmMask(heads=HEADS, at="last", variable="position", sparsity=0.01, rate=0.1),
