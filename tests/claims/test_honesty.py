@@ -148,6 +148,12 @@ def looks(control: float | None = 0.1, solved: Any = GOOD) -> Answers:
     return {"Performance": {"correct": solved}, "AttentionShare": columns}
 
 
+def blocked(pair: Any = GUESS, random: Any = GOOD, solved: Any = GOOD) -> Answers:
+    columns = {f"pair@{n}_correct": pair for n in range(4)}
+    columns |= {f"random@{n}_correct": random for n in range(4)}
+    return {"Performance": {"correct": solved}, "AttentionKnockout": columns}
+
+
 def cuts(solved: Any = GOOD) -> Answers:
     def cut(request: Any, _: str) -> Columns:
         return {f"{name}_correct": LESS if "gone" in name else GOOD for name in request.alive}
@@ -178,9 +184,8 @@ def training(
 
 
 SOME_DIRECTION = {
-    "direction": Direction(1, -1, 1.0, 0.01),
+    "direction": Direction(1, -1),
     "least_divergence": 0.01,
-    "candidates": 8,
 }
 
 
@@ -279,7 +284,7 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "faithfulness", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+    "accuracy", "attends", "faithfulness", "knockout", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
@@ -310,6 +315,19 @@ KINDS: dict[str, list[Kind]] = {
             looks(0.8),
             looks(solved=GUESS),
         )
+    ],
+    "knockout": [
+        Kind(
+            {"from": "last", "to": "query_label", "drops_at_least": 0.5},
+            blocked(),
+            as_good=blocked(random=GUESS),
+            guessing=blocked(solved=GUESS),
+        ),
+        Kind(
+            {"from": "last", "to": "query_label", "from_layer": 3, "drops_at_most": 0.1},
+            blocked(GOOD),
+            guessing=blocked(GUESS, solved=GUESS),
+        ),
     ],
     "encodes": [
         Kind(

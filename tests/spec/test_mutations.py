@@ -78,6 +78,8 @@ BASES: dict[str, dict[str, Any]] = {
             "heard": {"kind": "path", "group": "a", "on": ["base"], "drops_at_least": 0.01},
             "looks": {"kind": "attends", "group": "a", "from": "last", "to": "query_label",
                       "at_least": 0.5},
+            "moved": {"kind": "knockout", "from": "last", "to": "query_label.first",
+                      "from_layer": 3, "drops_at_most": 0.1},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
         },
     },
