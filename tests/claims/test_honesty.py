@@ -200,9 +200,8 @@ def training(
 
 
 SOME_DIRECTION = {
-    "direction": Direction(1, -1, 1.0, 0.01),
+    "direction": Direction(1, -1),
     "least_divergence": 0.01,
-    "candidates": 8,
 }
 
 

@@ -116,6 +116,25 @@ def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
     assert max([cost.prompt_count, 1]) <= cost.rows
 
 
+def test_the_cost_of_a_search_for_a_direction_grows_with_layers_and_template_tokens() -> None:
+    """Both kinds of validation instructions run once for each candidate: 80 % of the layers, at each
+    token that the template writes after the instruction (about 5 for a chat template)."""
+    search = RefusalDirection(learn=100, validate_on=10, kl_at_most=0.1)
+    assert [
+        search.cost(task).rows_with(layers)
+        for task, layers in (({}, 0), ({}, 10), ({"template": "u {instruction} a b"}, 10))
+    ] == [210, 370, 530]
+    assert search.cost({"template": "chat"}).rows_with(10) == 210 + 10 * 80
+
+
+def test_an_ablation_costs_a_search_only_for_the_direction_of_its_own_model() -> None:
+    """The direction of another model is an input, whose cost counts on that model."""
+    fields = {**ROWS, "random": 1, "seed": 0}
+    own, other = (DirectionAblation(**fields, search=s) for s in (SEARCH, None))
+    search = RefusalDirection(**SEARCH)
+    assert own.cost({}).rows_with(7) - other.cost({}).rows_with(7) == search.cost({}).rows_with(7)
+
+
 def test_order_of_names_makes_no_other_request() -> None:
     one, other = ({"b": HEADS, "a": HEADS}, {"a": HEADS, "b": HEADS})
     first, second = (PathPatching(**ROWS, senders=senders, at="last") for senders in (one, other))
