@@ -99,7 +99,7 @@ Cost = Annotated[
 """Accuracy that a circuit loses without a head."""
 
 Gap = Annotated[
-    Number, Within(0, 0.5, "a circuit that differs from the model in half of the rows is not complete, and no gap is below 0")
+    Number, Within(0, 0.5, "a circuit that differs from the model in half of the rows misses parts of it")
 ]  # fmt: skip
 """The largest difference of accuracy between a circuit and the model, both without the same heads."""
 

@@ -300,7 +300,8 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "completeness", "faithfulness", "knockout", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+    "accuracy", "attends", "cmap", "completeness", "encodes", "equivalent", "faithfulness", "knockout",
+    "minimality", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
