@@ -5,11 +5,11 @@ function of how much of each sender's z comes from the source prompt, s = 0 (bas
 
     estimate of h = integral over s of  d log p(answer) / d s_h,  every sender at s
 
-by Simpson's rule (`STEPS`), with every sender's share moved together. The derivative goes through the path that path patching patches: run 1
-with frozen attention, then, for receivers, their q, k or v in run 2. At s = 0 it is the first-order estimate; the other
-steps see past a softmax that is saturated at the base. A step costs one branch and its backward
-for all senders. The estimates of all senders add up to the effect of patching them together, so a sender that
-replaces another one shares its estimate.
+by Simpson's rule (`STEPS`), with every sender's share moved together. The derivative goes through the path
+that path patching patches: run 1 with frozen attention, then, for receivers, their q, k or v in run 2. At
+s = 0 it is the first-order estimate; the other steps see past a softmax that is saturated at the base. A
+step costs one branch and its backward for all senders. The estimates of all senders add up to the effect of
+patching them together, so a sender that replaces another one shares its estimate.
 """
 
 from __future__ import annotations
