@@ -41,8 +41,7 @@ SIZES = {
 """What config.json calls a size -> what GGUF calls it, after the architecture's name."""
 
 EMBEDDING = "token_embd.weight"
-EXTRA_LAYERS = "nextn_predict_layers"
-"""Layers that predict further tokens, which transformers leaves out."""
+EXTRA_LAYERS, MOST_EXTRA = "nextn_predict_layers", 100
 
 
 def checked_header(path: Path) -> Header:
@@ -118,10 +117,15 @@ def gguf_config(path: Path) -> dict[str, Any]:
             value = max(value, default=None)
         if isinstance(value, int):
             config[name] = value
-    extra = header.metadata.get(f"{architecture}.{EXTRA_LAYERS}")
-    if isinstance(extra, int) and "num_hidden_layers" in config:
-        config["num_hidden_layers"] -= extra
+    if "num_hidden_layers" in config:
+        config["num_hidden_layers"] -= extra_layers(header)
     return config
+
+
+def extra_layers(header: Header) -> int:
+    """The number of layers after the last that predict further tokens; transformers leaves them out."""
+    extra = header.metadata.get(f"{header.text('general.architecture')}.{EXTRA_LAYERS}")
+    return extra if isinstance(extra, int) and 0 <= extra <= MOST_EXTRA else 0
 
 
 def quantisation(path: Path) -> str:

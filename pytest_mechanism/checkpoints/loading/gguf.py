@@ -2,8 +2,8 @@
 
 The reader dequantises the weights: every number of the file becomes a float of the dtype asked for, by the
 library ``gguf``. What comes out is an ordinary model, which can be trained, pruned and given adapters.
-It knows nothing of two things in a file, which would make it another model than llama.cpp's, without a
-word; `check_complete` refuses them, and `scale_rotary` makes up for a third.
+What it does not read would make it another model than llama.cpp's, without a word: it is refused, or, where
+it is a factor of rotary frequencies, made up for (`finish`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 
-from pytest_mechanism.checkpoints.gguf_file import checked_header, unused_metadata
+from pytest_mechanism.checkpoints.gguf_file import (
+    checked_header,
+    extra_layers,
+    unused_metadata,
+)
 from pytest_mechanism.checkpoints.gguf_header import Header
 from pytest_mechanism.checkpoints.loading.plausible import check_memory, check_numbers
 from pytest_mechanism.errors import MechanismError
@@ -53,10 +57,19 @@ def read_gguf(path: Path, dtype: torch.dtype, arguments: dict[str, Any]) -> tupl
             folder, config=config, gguf_file=NAME, dtype=dtype, **dequantised(), **arguments
         )
     plain(model)
-    check_complete(model, header)
-    scale_rotary(model, path, header)
     gc.collect()  # the file's arrays
     return model, info
+
+
+def finish(model: Any, path: Path) -> None:
+    """Does what transformers leaves undone, once all of the model's weights are known to be there.
+
+    Raises:
+        MechanismError: the file holds more than the model has places for.
+    """
+    header = checked_header(path)
+    check_complete(model, header)
+    scale_rotary(model, path, header)
 
 
 def dequantised() -> dict[str, Any]:
@@ -86,11 +99,12 @@ def check_complete(model: Any, header: Header) -> None:
     Raises:
         MechanismError: the file has more.
     """
-    layers = int(model.config.get_text_config().num_hidden_layers)
+    last = int(model.config.get_text_config().num_hidden_layers)
+    left_out = {f"blk.{layer}." for layer in range(last, last + extra_layers(header))}
     stored = sum(
         tensor.count
         for tensor in header.tensors
-        if tensor.name != ROTARY and not beyond(tensor.name, layers)
+        if tensor.name != ROTARY and not tensor.name.startswith((*left_out,))
     )
     places = sum(parameter.numel() for parameter in model.parameters())
     if stored > places:
@@ -99,12 +113,6 @@ def check_complete(model: Any, header: Header) -> None:
             f"for {places:,} and would leave out the rest, so it would be another model; convert the "
             "original checkpoint, and name its folder"
         )
-
-
-def beyond(name: str, layers: int) -> bool:
-    """Whether a tensor belongs to a layer after the last, which predicts further tokens."""
-    parts = name.split(".")
-    return parts[0] == "blk" and len(parts) > 1 and parts[1].isdecimal() and int(parts[1]) >= layers
 
 
 def scale_rotary(model: Any, path: Path, header: Header) -> None:

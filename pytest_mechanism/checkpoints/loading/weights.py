@@ -18,7 +18,7 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.gguf_file import already_quantised
 from pytest_mechanism.checkpoints.hub import offline
-from pytest_mechanism.checkpoints.loading.gguf import read_gguf
+from pytest_mechanism.checkpoints.loading.gguf import finish, read_gguf
 from pytest_mechanism.checkpoints.loading.merge import InexactMergeError, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.plausible import advice, check_plausible
@@ -119,6 +119,8 @@ def read_weights(
         finally:
             logging.set_verbosity(before)
     check_all_loaded(folder, info)
+    if gguf:
+        finish(model, folder)
     return by_row(model)
 
 
