@@ -129,7 +129,7 @@ class Direction(Claim):
 
     def ablated(self, context: ClaimContext) -> Measurement[DirectionResult]:
         request = DirectionAblation(
-            search=self.search,
+            search=self.search if self.source is None else None,
             rows=context.rows,
             stream="rows",
             random=RANDOM,

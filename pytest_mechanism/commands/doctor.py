@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,7 +230,14 @@ def needed_measurements(
     if spec.discovers_heads and claim.needs_groups:
         findings.searched |= {*claim.models(role)}
         return None
-    return {*claim.required_measurements(context)}
+    return {*with_inputs(claim.required_measurements(context))}
+
+
+def with_inputs(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
+    """The measurements and the measurements on other models that they take in."""
+    for measurement in measurements:
+        yield from with_inputs(measurement.inputs)
+        yield measurement
 
 
 def memory_line(evaluator: ClaimEvaluator, findings: Findings, at_start: int) -> str:

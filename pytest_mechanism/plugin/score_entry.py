@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_mechanism.claims.base import Claim
-from pytest_mechanism.report.result import DIGITS, rounded
+from pytest_mechanism.report.rounding import DIGITS, rounded
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.types import Check, Verdict, canonical
 

@@ -121,5 +121,8 @@ class Log:
 
 
 def duration_text(seconds: float) -> str:
-    """A duration, rounded for people."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    """A duration, rounded for people: ``40 s``, ``12 min``, ``5 h 12 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -114,6 +114,22 @@ def circuits(
     }
 
 
+def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answers:
+    def of(names: Any, lost: Any) -> Columns:
+        return {f"{name}_correct": lost if name.startswith("random_") else GUESS for name in names}
+
+    return {
+        "Performance": {"correct": solved},
+        "CircuitPerformance": lambda request, _: of(request.alive, random),
+        "HeadRemoval": lambda request, _: of(request.removed, GOOD) | gap_of(request, gap),
+    }
+
+
+def gap_of(request: Any, gap: Any) -> Columns:
+    """The model without no head does as much more than the circuit."""
+    return {"nothing_correct": np.maximum(GUESS, gap)} if "nothing" in request.removed else {}
+
+
 def interchange(control: Any = ZERO, solved: Any = GOOD) -> Answers:
     columns = {"patched": solved, "floor": ZERO, "ceiling": solved}
     return {"Interchange": columns | ({} if control is None else {"control": control})}
@@ -139,6 +155,19 @@ def paths(control: float | None = 0.0, solved: Any = GOOD) -> Answers:
     if control is not None:
         columns |= {"control": NOISE + control, "ratio control": np.expm1(NOISE + control)}
     return {"Performance": {"correct": solved}, "PathPatching": columns}
+
+
+def looks(control: float | None = 0.1, solved: Any = GOOD) -> Answers:
+    columns = {"group": 0.8 + NOISE / 10}
+    if control is not None:
+        columns |= {"control": control + NOISE[::-1] / 10}
+    return {"Performance": {"correct": solved}, "AttentionShare": columns}
+
+
+def blocked(pair: Any = GUESS, random: Any = GOOD, solved: Any = GOOD) -> Answers:
+    columns = {f"pair@{n}_correct": pair for n in range(4)}
+    columns |= {f"random@{n}_correct": random for n in range(4)}
+    return {"Performance": {"correct": solved}, "AttentionKnockout": columns}
 
 
 def cuts(solved: Any = GOOD) -> Answers:
@@ -171,9 +200,8 @@ def training(
 
 
 SOME_DIRECTION = {
-    "direction": Direction(1, -1, 1.0, 0.01),
+    "direction": Direction(1, -1),
     "least_divergence": 0.01,
-    "candidates": 8,
 }
 
 
@@ -272,7 +300,8 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "faithfulness", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+    "accuracy", "attends", "cmap", "completeness", "encodes", "equivalent", "faithfulness", "knockout",
+    "minimality", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
@@ -293,6 +322,36 @@ KINDS: dict[str, list[Kind]] = {
             circuits(),
             as_good=circuits(random=GOOD),
             guessing=circuits(GUESS, GUESS),
+        )
+    ],
+    "attends": [
+        Kind(
+            {"group": "pos_transmitter", "to": "query_label", "at_least": 0.5},
+            looks(),
+            looks(None),
+            looks(0.8),
+            looks(solved=GUESS),
+        )
+    ],
+    "knockout": [
+        Kind(
+            {"from": "last", "to": "query_label", "drops_at_least": 0.5},
+            blocked(),
+            as_good=blocked(random=GUESS),
+            guessing=blocked(solved=GUESS),
+        ),
+        Kind(
+            {"from": "last", "to": "query_label", "from_layer": 3, "drops_at_most": 0.1},
+            blocked(GOOD),
+            guessing=blocked(GUESS, solved=GUESS),
+        ),
+    ],
+    "completeness": [
+        Kind(
+            {"at_most": 0.1},
+            incomplete(),
+            as_good=incomplete(random=GOOD),
+            guessing=incomplete(solved=GUESS),
         )
     ],
     "encodes": [

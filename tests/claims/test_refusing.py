@@ -51,7 +51,7 @@ def directed(
     direction: measured.Direction | None, rows: int = N, **values: Any
 ) -> measured.DirectionResult:
     ids = [f"rows-{i}" for i in range(rows)]
-    return measured.DirectionResult(ids, ids, values, direction, 0.7, candidates=8)
+    return measured.DirectionResult(ids, ids, values, direction, 0.7)
 
 
 def refusals(**rates: Any) -> Fake:
@@ -169,7 +169,7 @@ def test_breaking_off_every_reply_is_no_refusal(case: ClaimContext) -> None:
 
 # -- direction
 
-FOUND = measured.Direction(layer=2, token=-1, norm=1.0, divergence=0.01)
+FOUND = measured.Direction(layer=2, token=-1)
 
 
 def ablated(

@@ -7,18 +7,21 @@ from dataclasses import replace
 from configs import HEADS, LAYERS
 
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.measurements.direction import DirectionAblation
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -64,6 +67,18 @@ PATCHED: dict[str, Request] = {
     "path through k": paths("operand", "k"),
     "path through v": paths("operand", "v"),
     "path through v within a window": paths("letters", "v"),
+    "attention": AttentionShare(
+        **ROWS,
+        heads={"some": [[1, 0], [1, 3]], "others": LOWEST["0.0"]},
+        query="last",
+        key="letters",
+    ),
+    "knockout": AttentionKnockout(**ROWS, query="last", key="letters", starts=[0, 1], seed=0),
+    "removal": HeadRemoval(
+        **ROWS,
+        ablation=Ablation(value="positional_mean", prompts=110),
+        removed={"some": LAST, "no": []},
+    ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

@@ -48,6 +48,23 @@ def test_every_word_is_text_and_every_line_is_there(tmp_path: Path) -> None:
     assert len(re.findall(r'id="panel-rate', svg)) == 2
 
 
+def test_the_threshold_is_named_below_the_panels_where_no_curve_can_cross_its_label(
+    tmp_path: Path,
+) -> None:
+    """The curve ends at the threshold, where the label used to be."""
+    flat = Line("base", "", tuple((x, 0.5, (0.4, 0.6)) for x in (0.0, 10.0, 20.0)))
+    svg = drawn(tmp_path, chart(flat))
+    (label,) = re.findall(r'<text[^>]*y="([\d.]+)"[^>]*>counts as back</text>', svg) or re.findall(
+        r"translate\([\d.]+ ([\d.]+)\)[^>]*>counts as back</text>", svg
+    )
+    inside = svg[svg.index('id="line-release-"') :]
+    (curve,) = re.findall(r' d="M [\d.]+ ([\d.]+)', inside)[:1]
+    bottom = re.search(r"translate\([\d.]+ ([\d.]+)\)[^>]*>steps</text>", svg)
+    bottom = bottom or re.search(r'<text[^>]*y="([\d.]+)"[^>]*>steps</text>', svg)
+    assert bottom is not None
+    assert float(curve) < float(bottom[1]) < float(label)
+
+
 def test_points_stand_where_their_numbers_say(tmp_path: Path) -> None:
     """Equal steps of x are equal distances, and the higher value is drawn higher."""
     svg = drawn(tmp_path, chart(line("base")))

@@ -14,7 +14,25 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.progress import Silent
-from pytest_mechanism.report.progress import Bar, Log, command_progress, terminal_progress
+from pytest_mechanism.report.progress import (
+    Bar,
+    Log,
+    command_progress,
+    duration_text,
+    terminal_progress,
+)
+
+
+def test_a_duration_is_rounded_for_people() -> None:
+    """Seconds, then minutes, then hours with minutes."""
+    assert [duration_text(s) for s in (0.4, 89, 90, 59 * 60, 59.7 * 60, 312 * 60)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "59 min",
+        "1 h 0 min",
+        "5 h 12 min",
+    ]
 
 
 def test_a_log_says_stage_heads_and_time_left_a_line_a_minute(

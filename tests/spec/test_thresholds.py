@@ -53,6 +53,24 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
             **TOLERANCE,
         },
     ),
+    "attends": (
+        BOXES,
+        {"group": "a", "to": "query_label", "at_least": 0.5},
+        {"at_least": SHARE, **TOLERANCE},
+    ),
+    "knockout": (
+        BOXES,
+        {"from": "last", "to": "query_label", "drops_at_least": 0.5},
+        {
+            "from_layer": [-1, 1000],
+            "drops_at_least": [-1, 0, 1e-300, 1.1],
+            "drops_at_most": MARGIN,
+            **TOLERANCE,
+        },
+    ),
+    "completeness": (
+        BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0.51, 1], "subsets": [0], **TOLERANCE},
+    ),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
@@ -232,6 +250,7 @@ def test_a_threshold_that_nothing_could_miss_is_refused(complaints, kind: str) -
 
 PARTNERS = {
     "at_most": ("at_least",),
+    "drops_at_most": ("drops_at_least",),
     "recovers_at_most": ("recovers_at_least",),
     "share_at_most": ("share_at_least",),
 }

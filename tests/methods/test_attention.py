@@ -1,0 +1,104 @@
+"""Attention weights, read through the engine's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.attention import AttentionShare
+from pytest_mechanism.methods.circuits import attention
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.tasks.base import Task
+
+Benches = Callable[[str], MeasurementContext]
+ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
+ROWS = 28
+
+
+def asked(one: MeasurementContext, query: str, key: str, rows: int = ROWS) -> AttentionShare:
+    """Every head of the model by itself."""
+    heads = {f"{layer}.{head}": [(layer, head)] for layer, head in one.model.shape.heads()}
+    return AttentionShare(heads=heads, query=query, key=key, rows=rows, stream="rows")
+
+
+def mean_weights(one: MeasurementContext, query: str, key: str, rows: int = 84) -> dict[str, float]:
+    found = attention.measure(one, asked(one, query, key, rows), [])
+    return {name: float(np.mean(values)) for name, values in found.values.items()}
+
+
+@pytest.mark.parametrize("engine", ["branch", "reference"])
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [("last", "correct_object"), ("query_label", "all_labels"), ("all_labels", "all_objects")],
+)
+def test_weights_are_those_that_transformers_gives(
+    bench: Benches, query: str, key: str, engine: str
+) -> None:
+    """Row by row and head by head within 1e-5: eager attention's own weights, summed over the tokens
+    of the key and averaged over the tokens of the query."""
+    one = bench("base")
+    if engine == "reference":
+        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
+    assert one.engine.name == engine
+    found = attention.measure(one, asked(one, query, key), [])
+    plain = AutoModelForCausalLM.from_pretrained(
+        ZOO / "base", dtype=torch.float32, attn_implementation="eager"
+    )
+    for i, row in enumerate(one.task.rows(one.vocabulary, ROWS, "rows")):
+        side = one.side([row.base])
+        with torch.no_grad():
+            layers = plain(side.tokens.ids, output_attentions=True).attentions
+        wanted: dict[str, Any] = {}
+        for layer, weights in enumerate(layers):
+            of_pairs = weights[0][:, side.at(query)[0].unique()][:, :, side.at(key)[0].unique()]
+            for head, value in enumerate(of_pairs.sum(2).mean(1).tolist()):
+                wanted[f"{layer}.{head}"] = pytest.approx(value, abs=1e-5)
+        assert {name: values[i] for name, values in found.values.items()} == wanted
+
+
+def test_planted_heads_attend_where_they_were_planted_to(
+    bench_of: Callable[[Path, Task], MeasurementContext], spec: Spec
+) -> None:
+    """The two fetchers share the seven objects, four and three; the transmitter attends to the query's
+    label, the detector to the same label before."""
+    one = bench_of(ZOO / "planted_ft", spec.task)
+    fetched = mean_weights(one, "last", "correct_object")
+    assert fetched["3.1"] == pytest.approx(4 / 7, abs=0.03)
+    assert fetched["3.4"] == pytest.approx(3 / 7, abs=0.03)
+    assert mean_weights(one, "last", "query_label")["2.6"] >= 0.95
+    assert mean_weights(one, "query_label", "previous_query_label")["1.2"] >= 0.95
+
+
+def test_random_weights_attend_to_all_tokens_alike(bench: Benches) -> None:
+    """Null: each head gives one token about one part in the length of the prompt."""
+    one = bench("random")
+    length = one.side([one.task.rows(one.vocabulary, 1, "rows")[0].base]).tokens.ids.shape[1]
+    weights = mean_weights(one, "last", "correct_object")
+    assert max(abs(weight - 1 / length) for weight in weights.values()) <= 0.5 / length
+
+
+def test_a_key_behind_its_query_is_an_error(bench: Benches) -> None:
+    """Its weight is 0 in every model, so that the number would say nothing about this one."""
+    one = bench("base")
+    with pytest.raises(MeasurementError, match="last comes after query_label in "):
+        attention.measure(one, asked(one, "query_label", "last"), [])
+
+
+def test_a_head_whose_output_is_no_sum_of_values_is_an_error(
+    bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family that gates z would give numbers that are no weights."""
+    one = bench("base")
+    monkeypatch.setattr(attention, "TOLERANCE", -1e-9)
+    with pytest.raises(MeasurementError, match="is not its attention times its values"):
+        attention.measure(one, asked(one, "last", "query_label"), [])
