@@ -1,7 +1,9 @@
 """Fingerprints: a content hash of everything in a checkpoint that can change a result.
 
 Of a GGUF file, the tokenizer's hash is that of the entries it is made from, so that two quantisations of
-one model have the same. Hashing a large folder takes minutes, so `checkpoints.hash_cache` keeps the hashes of files, and a
+one model have the same.
+
+Hashing a large folder takes minutes, so `checkpoints.hash_cache` keeps the hashes of files, and a
 file is read again only if it may have changed. A fingerprint also keeps the state of every hashed
 file, so that a run can check after loading that none has changed (`checkpoints.watch`).
 """

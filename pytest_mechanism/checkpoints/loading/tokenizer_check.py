@@ -100,8 +100,9 @@ def token_at(theirs: Any, ids: list[int], at: int) -> str:
 
 @lru_cache(maxsize=8)
 def auto_tokenizer(folder: Path, file: Path | None, code: bool) -> Any | None:
-    """AutoTokenizer's tokenizer of a folder, or of the GGUF file that the folder was made from; None if it fails, or if its model is of another kind than
-    the file's (byte-level instead of word-level, say), with which no model can have been trained."""
+    """AutoTokenizer's tokenizer of a folder, or of the GGUF file that the folder was made from; None if it
+    fails, or if its model is of another kind than the file's (byte-level instead of word-level, say), with
+    which no model can have been trained."""
     with quiet():
         from transformers import AutoTokenizer
 
