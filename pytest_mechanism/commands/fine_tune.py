@@ -163,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     with new_folder(arguments.out) as temporary:
         save_trained(training.copy, temporary)
         for pattern in TOKENIZER_FILES:
-            for path in reference.tokenizer.glob(pattern):
+            for path in (encoder.folder or reference.tokenizer).glob(pattern):
                 check_file(path, MOST_TEXT)
                 shutil.copy(path, temporary / path.name)
         watch.check()

@@ -98,6 +98,11 @@ Cost = Annotated[
 ]  # fmt: skip
 """Accuracy that a circuit loses without a head."""
 
+Gap = Annotated[
+    Number, Within(0, 0.5, "a circuit that differs from the model in half of the rows misses parts of it")
+]  # fmt: skip
+"""The largest difference of accuracy between a circuit and the model, both without the same heads."""
+
 BackAt = Annotated[
     Number, Within(0.01, 0.9, "a model that answers 9 of 10 questions has the capability back")
 ]  # fmt: skip

@@ -114,6 +114,22 @@ def circuits(
     }
 
 
+def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answers:
+    def of(names: Any, lost: Any) -> Columns:
+        return {f"{name}_correct": lost if name.startswith("random_") else GUESS for name in names}
+
+    return {
+        "Performance": {"correct": solved},
+        "CircuitPerformance": lambda request, _: of(request.alive, random),
+        "HeadRemoval": lambda request, _: of(request.removed, GOOD) | gap_of(request, gap),
+    }
+
+
+def gap_of(request: Any, gap: Any) -> Columns:
+    """The model without no head does as much more than the circuit."""
+    return {"nothing_correct": np.maximum(GUESS, gap)} if "nothing" in request.removed else {}
+
+
 def interchange(control: Any = ZERO, solved: Any = GOOD) -> Answers:
     columns = {"patched": solved, "floor": ZERO, "ceiling": solved}
     return {"Interchange": columns | ({} if control is None else {"control": control})}
@@ -284,7 +300,8 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "faithfulness", "knockout", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+    "accuracy", "attends", "cmap", "completeness", "encodes", "equivalent", "faithfulness", "knockout",
+    "minimality", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
@@ -328,6 +345,14 @@ KINDS: dict[str, list[Kind]] = {
             blocked(GOOD),
             guessing=blocked(GUESS, solved=GUESS),
         ),
+    ],
+    "completeness": [
+        Kind(
+            {"at_most": 0.1},
+            incomplete(),
+            as_good=incomplete(random=GOOD),
+            guessing=incomplete(solved=GUESS),
+        )
     ],
     "encodes": [
         Kind(

@@ -21,6 +21,7 @@ from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -73,6 +74,11 @@ PATCHED: dict[str, Request] = {
         key="letters",
     ),
     "knockout": AttentionKnockout(**ROWS, query="last", key="letters", starts=[0, 1], seed=0),
+    "removal": HeadRemoval(
+        **ROWS,
+        ablation=Ablation(value="positional_mean", prompts=110),
+        removed={"some": LAST, "no": []},
+    ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

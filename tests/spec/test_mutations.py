@@ -80,6 +80,7 @@ BASES: dict[str, dict[str, Any]] = {
                       "at_least": 0.5},
             "moved": {"kind": "knockout", "from": "last", "to": "query_label.first",
                       "from_layer": 3, "drops_at_most": 0.1},
+            "all": {"kind": "completeness", "at_most": 0.1, "subsets": 3},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
         },
     },

@@ -68,6 +68,9 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
             **TOLERANCE,
         },
     ),
+    "completeness": (
+        BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0.51, 1], "subsets": [0], **TOLERANCE},
+    ),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
