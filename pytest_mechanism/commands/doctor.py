@@ -119,7 +119,7 @@ def checkpoint_lines(
         f"{stored_weights(reference.folder, runner.options.dtype)}"
     )
     if not specs:
-        yield "  not loaded: that needs the prompts of a spec, and none was named"
+        yield "  not loaded, because the self-checks need the prompts of a spec: name a spec"
         return
     for task in unique_tasks(specs):
         try:
@@ -208,7 +208,7 @@ def claim_lines(
             yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
     search = " and a search for heads" if spec.discovers_heads and findings.searched else ""
     yield (
-        f"  {'':<40} about {duration_text(total)}{search} in all, as busy as this machine is now",
+        f"  {'':<40} about {duration_text(total)}{search} in total, if this machine stays as busy as it is now",
         True,
     )
 

@@ -85,8 +85,8 @@ def no_heads_reason(
     effect = first.effects[head]
     low, high = effect.interval
     return (
-        f"{reason}; of {empty[0]}, head {head[0]}.{head[1]} has the largest, {effect.value:+.2g} nats "
-        f"[{low:+.2g}, {high:+.2g}], and {-find.drops_at_least:+.2g} are required; heads that can replace "
+        f"{reason}; for {empty[0]}, head {head[0]}.{head[1]} has the largest effect, {effect.value:+.2g} "
+        f"nats [{low:+.2g}, {high:+.2g}], but {-find.drops_at_least:+.2g} is required; heads that can replace "
         "each other have smaller effects: lower find: {drops_at_least: ...}, or check that source prompts "
         "differ in what these heads read"
     )
