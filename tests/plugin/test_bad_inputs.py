@@ -173,7 +173,7 @@ SPECS = [
     Row("data outside", text(HEAD + CHAT.replace("bad.jsonl", "/etc/passwd") + CLAIMS),
         "tiny.yaml:3: task.harmful: /etc/passwd lies outside the spec's folder", 2),
     Row("data missing", text(HEAD + CHAT + CLAIMS), "tiny.yaml:3: task.harmful: no file bad.jsonl", 2),
-    Row("data no JSON", chat("kind: accuracy, at_least: 0.5", bad="{"), "bad.jsonl:1: is no JSON", 2),
+    Row("data no JSON", chat("kind: accuracy, at_least: 0.5", bad="{"), "bad.jsonl:1: is not JSON", 2),
     Row("data too short", chat("kind: accuracy, at_least: 0.5", bad='{"instruction": "x"}'),
         "one half of them is for evaluation", 2),
     Row("a depth of nothing", chat("kind: refuses_after_prefill, depth: 0, at_least: 0.9"),
@@ -194,7 +194,8 @@ PAIRS = [
     Row("nothing named", nothing, "takes two checkpoints", 4, pair(",")),
     Row("equal labels", nothing, "both checkpoints have the label 'base'", 4, pair("./base,base=./ft")),
     Row("missing folder", nothing, "no folder './gone'; valid", 4, pair("./base,./gone")),
-    Row("a file", write("file", ""), "no folder './file'", 4, pair("./base,./file")),
+    Row("a file", write("file", ""), "./file is a file; a checkpoint is a folder, or one file whose", 4,
+        pair("./base,./file")),
     Row("unknown embedded", nothing, "no embedded checkpoint 'bas'; did you mean 'base'?", 4,
         pair("zoo:bas,./ft")),
     Row("hub without a name", nothing, "is not a hub reference; write hf:org/name@revision", 4,
@@ -610,13 +611,13 @@ def accepted(world):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is no file of accepted scores"),
-        ("{", "is no file of accepted scores"),
-        ("[]", "is no file of accepted scores"),
+        ("", "is not a valid file of accepted scores"),
+        ("{", "is not a valid file of accepted scores"),
+        ("[]", "is not a valid file of accepted scores"),
         ('{"mechanism_scores": 9, "scores": {}}', "version 9"),
         ('{"mechanism_scores": 1, "scores": {"a.b": {"value": "x"}}}', "a.b has no finite value"),
         ('{"mechanism_scores": 1, "scores": {"\\u001b[31m": {}}}', "is not CLAIM.ROLE"),
-        ("[" * 100_000, "is no file of accepted scores"),
+        ("[" * 100_000, "is not a valid file of accepted scores"),
     ],
 )
 def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, content, says):

@@ -332,12 +332,12 @@ ONE_WAY = {**COUNTING, "ways": ["count"]}
     ("task", "kind", "claim", "says"),
     [
         (BOXES | {"rows": 20}, "accuracy", {"at_least": 0.6},
-         "20 rows come from 3 contexts, an interval needs 10; raise task.rows"),
+         "20 rows come from 3 contexts, but a confidence interval needs 10; raise task.rows"),
         (BOXES | {"boxes": 2}, "encodes", {"group": "a", "variable": "box_label", "at_least": 0.5},
          "needs at least 3 boxes"),
         (BOXES, "suppression_holds", {"refuses_at_least": 0.9}, "has no question that must be refused"),
         (REFUSAL, "path", {"group": "a", "drops_at_least": 0.1}, "has no clean and corrupted prompts"),
-        (ONE_WAY, "resists_jailbreak", {"refuses_at_least": 0.9}, "asks in one way alone"),
+        (ONE_WAY, "resists_jailbreak", {"refuses_at_least": 0.9}, "has only one phrasing"),
         (BOXES, "resists_revival", {"criterion": 0.5, **TRAINING}, "has no answer to what must be refused"),
     ],
 )  # fmt: skip
