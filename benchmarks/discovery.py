@@ -5,10 +5,10 @@ of 40 heads, into the v of 7, into the v of 20: the sizes of their circuit, at a
 are random and drawn where they are used, so nothing is downloaded; a random model has no circuit, but
 its stages cost what a trained one's cost.
 
-Time is the clock's, since a GPU's work is not CPU time; beside it stands what one full forward for
-every head's patch would take, from forwards timed in the same run: of the plain Hugging Face model
-with its fastest attention and no logits but the last, hooks and patches not counted; and of the
-wrapped model, which is what the reference engine runs.
+The time is wall-clock time, since work on a GPU is not CPU time. It is compared with the time of one
+full forward pass for every patched head, extrapolated from forwards timed in the same run: of the
+plain Hugging Face model with its fastest attention and only the last token's logits, without hooks
+and patches; and of the wrapped model, which the reference engine runs.
 
 python -m benchmarks.discovery --device cuda [--shape llama-7b] [--dtype bfloat16] [--rows 300]
                                [--tokens 54] [--batch-size 16] [--json FILE]
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from pytest_mechanism.types import Head
 
 RECEIVERS = {"path-logits": 0, "path-q-last": 40, "path-v-query": 7, "path-v-previous": 20}
-"""Heads of the published circuit that each of `stages.PATHS` leads into."""
+"""Path of `stages.PATHS` -> number of receivers in the published circuit."""
 
 FORWARDS = 3
-"""Plain forwards that are timed, after one that is not."""
+"""Number of timed plain forwards, after an untimed one."""
 
 
 @dataclass(frozen=True)
-class Took:
-    """One stage.
+class StageCost:
+    """Time and memory of one stage.
 
     Attributes:
         stage: which path.
         senders: heads that were patched.
-        seconds: by the clock.
+        seconds: wall-clock time.
         forwards: full forwards of all rows that patching one head at a time would take.
-        memory: bytes at most, with the weights.
+        memory: peak in bytes, weights included.
     """
 
     stage: str
@@ -70,7 +70,7 @@ class Device:
         return self.name.startswith("cuda")
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        """By the clock, everything that was asked of a GPU being done."""
+        """Wall-clock time, after all work queued on a GPU is done."""
         self.wait()
         start = time.perf_counter()
         work()
@@ -84,7 +84,7 @@ class Device:
             torch.cuda.synchronize(self.name)
 
     def memory(self) -> int:
-        """Bytes at most: what tensors took on a GPU, or the whole process. A GPU starts anew."""
+        """Peak memory in bytes: of the tensors on a GPU (and resets that peak), or of the process."""
         import torch
 
         if not self.gpu:
@@ -99,7 +99,7 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.gpu else "CPU"
 
 
-def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
+def discovered(setting: Setting, batch_size: int, device: Device) -> list[StageCost]:
     """The stages, from the answer back."""
     from benchmarks.stages import PATHS
     from pytest_mechanism.engine.branch import BranchEngine
@@ -118,7 +118,7 @@ def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
         )
         # run 1, and run 2 where there are receivers; the clean forward is not counted
         runs = len(senders) * (2 if receivers else 1)
-        found.append(Took(title, len(senders), seconds, runs, device.memory()))
+        found.append(StageCost(title, len(senders), seconds, runs, device.memory()))
         print(
             f"{title:30}{len(senders):6} heads x {rows} rows {seconds:10.1f} s "
             f"{found[-1].memory / 1e9:8.1f} GB",
@@ -128,7 +128,7 @@ def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
 
 
 def spread(shape: Shape, depths: Sequence[float], count: int) -> list[Head]:
-    """So many heads, or all there are, in the layers at these depths by turns."""
+    """``count`` heads (or all that exist), taken in turn from layers at these depths."""
     layers = sorted({int(depth * shape.n_layers) for depth in depths})
     every = [(layer, head) for head in range(shape.n_heads) for layer in layers]
     return sorted(every[:count])

@@ -34,7 +34,7 @@ TARGET = 0.4
 
 @dataclass(frozen=True)
 class Point:
-    """One length and number of branches.
+    """The cost at one prompt length and number of branches.
 
     Attributes:
         length: tokens of a prompt.
@@ -52,12 +52,12 @@ class Point:
 
     @property
     def each(self) -> float:
-        """Milliseconds of a branch."""
+        """Milliseconds per branch."""
         return 1000 * statistics.median(self.seconds) / self.heads
 
 
 def spread(count: int, of: int) -> list[int]:
-    """So many heads, the same mix of layers for every count."""
+    """``count`` heads, with the same mix of layers for every count."""
     return [i * of // count + of // count // 2 for i in range(count)]
 
 
@@ -102,7 +102,7 @@ class AttentionClock:
 
 
 def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point]:
-    """Turns go through all lengths, so that what others do on the machine falls on all alike."""
+    """Each turn measures all lengths, so that other load on the machine affects all of them."""
     from benchmarks import clock, shapes, sweeps
     from benchmarks.operations import Cost
     from pytest_mechanism.engine.branch import BranchEngine

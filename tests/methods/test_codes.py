@@ -141,7 +141,7 @@ def test_what_is_said_of_another_code(
     """By which head the work is done, or in which way."""
     for how, says in (
         ("permuted", "and head 2.3 of base does its work"),
-        ("turned", "and head 2.2 of base does its work in another basis of z"),
+        ("turned", "and head 2.2 of base does the same work in another basis of z"),
     ):
         odd = other_codes(code(twin(how), bench("base"), TRANSMITTER), TRANSMITTER)
         text = not_comparable(odd, "ft", "base")
