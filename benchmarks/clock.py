@@ -99,8 +99,8 @@ class Timing:
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
-    found = work()
-    return time.process_time() - start, found
+    result = work()
+    return time.process_time() - start, result
 
 
 def chosen(measure: Measure, contender: Contender) -> list[int]:
@@ -115,13 +115,13 @@ def compete(measure: Measure, turns: int) -> list[Timing]:
     for contender in measure.contenders:
         which = chosen(measure, contender)
         timings.append(Timing(contender.name, measure.variants, len(which)))
-    found: dict[str, dict[int, Tensor]] = {}
+    result: dict[str, dict[int, Tensor]] = {}
     judge = next(c for c in measure.contenders if c.name == measure.reference)
     for contender in measure.contenders:
         # the first turn fills the libraries' caches; its numbers are kept for the comparison
         which = sorted({*chosen(measure, contender), *chosen(measure, judge)})
         values = contender.variants(contender.runs(), which)
-        found[contender.name] = dict(zip(which, values, strict=True))
+        result[contender.name] = dict(zip(which, values, strict=True))
     for _ in range(turns):
         for contender, timing in zip(measure.contenders, timings, strict=True):
             which = chosen(measure, contender)
@@ -129,9 +129,9 @@ def compete(measure: Measure, turns: int) -> list[Timing]:
             timing.runs.append(spent)
             timing.branches.append(seconds(partial(contender.variants, state, which))[0])
             del state
-    truth = found[measure.reference]
+    truth = result[measure.reference]
     for timing in timings:
-        compare(timing, found[timing.contender], truth, measure.unpatched)
+        compare(timing, result[timing.contender], truth, measure.unpatched)
     return timings
 
 

@@ -89,9 +89,9 @@ class Device:
 
         if not self.gpu:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        found = torch.cuda.max_memory_allocated(self.name)
+        result = torch.cuda.max_memory_allocated(self.name)
         torch.cuda.reset_peak_memory_stats(self.name)
-        return found
+        return result
 
     def describe(self) -> str:
         import torch

@@ -79,9 +79,9 @@ class AttentionClock:
         self.update = update = SharedCache.update
 
         def timed(*given: Any, **named: Any) -> Any:
-            found = update(*given, **named)
+            result = update(*given, **named)
             self.since = time.process_time()
-            return found
+            return result
 
         SharedCache.update = timed  # type: ignore[method-assign]
         for point in self.points:
@@ -177,11 +177,11 @@ class Growth:
 
 def grown(points: Sequence[Point]) -> list[Growth]:
     """From the shortest length to the longest, for each number of branches."""
-    found = []
+    result = []
     for count in sorted({p.heads for p in points}):
         chosen = sorted((p for p in points if p.heads == count), key=lambda p: p.length)
-        found.append(Growth.of(chosen[0], chosen[-1]))
-    return found
+        result.append(Growth.of(chosen[0], chosen[-1]))
+    return result
 
 
 def table(points: Sequence[Point], growth: Sequence[Growth]) -> str:

@@ -47,8 +47,8 @@ def apart(setting: Setting) -> list[dict[str, Any]]:
     run = subprocess.run(  # noqa: S603 - this file
         command, env={**os.environ, **GIVE_BACK}, capture_output=True, text=True, check=True
     )
-    found: list[dict[str, Any]] = json.loads(run.stdout)
-    return found
+    result: list[dict[str, Any]] = json.loads(run.stdout)
+    return result
 
 
 def table(setting: Setting) -> list[dict[str, Any]]:
@@ -82,8 +82,8 @@ def table(setting: Setting) -> list[dict[str, Any]]:
     peaks = {name: peak(*each) for name, each in work.items()}
     one = peaks["one plain forward"]
     return [
-        {"shape": setting.name, "work": name, "bytes": found, "ratio": found / max(one, 1)}
-        for name, found in peaks.items()
+        {"shape": setting.name, "work": name, "bytes": result, "ratio": result / max(one, 1)}
+        for name, result in peaks.items()
     ]
 
 

@@ -22,7 +22,7 @@ def test_the_estimate_is_the_slope_at_the_clean_run(bench: Benches) -> None:
     one = bench("ft")
     heads = [[1, 3], [2, 2], [3, 1]]
     arguments = {"rows": 14, "stream": "pairs", "at": "last", "heads": heads}
-    found = screen.measure(one, AttributionPatching(**arguments), [])
+    result = screen.measure(one, AttributionPatching(**arguments), [])
     batch = one.batch(one.task.pairs(one.vocabulary, 14, "pairs"))
     source = batch.require_source()
     sites = [Site(layer, "z") for layer, _ in heads]
@@ -42,7 +42,7 @@ def test_the_estimate_is_the_slope_at_the_clean_run(bench: Benches) -> None:
     clean = answered(run.outcome.logits)
     for (layer, head), outcome in zip(heads, run.branches(branches), strict=True):
         slope = (answered(outcome.logits) - clean) / STEP
-        estimate = np.asarray(found.values[f"{layer}.{head}"])
+        estimate = np.asarray(result.values[f"{layer}.{head}"])
         np.testing.assert_allclose(estimate, slope.numpy(), atol=0.02 + 0.05 * abs(estimate).max())
 
 
