@@ -1,14 +1,17 @@
 """How long the four stages of circuit discovery take on a large model, and in how much memory.
 
-Path patching of every head along the chain of Prakash et al., section 3.1: to the logits, into the q
-of 40 heads, into the v of 7, into the v of 20: the sizes of their circuit, at about its depths. Weights
+Path patching along the chain of Prakash et al., section 3.1: to the logits, into the q of 40 heads, into
+the v of 7, into the v of 20: the sizes of their circuit, at about its depths. Each stage is timed twice: with
+every head patched alone on all rows, and as `discover` searches it, with gradients first
+(`discovery.screening`), up to its first look (`discovery.looks`); heads that this look does not settle, and sets
+of heads that have an effect, which random weights do not have, would cost more. Weights
 are random and drawn where they are used, so nothing is downloaded; a random model has no circuit, but
 its stages cost what a trained one's cost.
 
-The time is wall-clock time, since work on a GPU is not CPU time. It is compared with the time of one
-full forward pass for every patched head, extrapolated from forwards timed in the same run: of the
-plain Hugging Face model with its fastest attention and only the last token's logits, without hooks
-and patches; and of the wrapped model, which the reference engine runs.
+Time is the clock's, since a GPU's work is not CPU time; beside it stands what one full forward for
+every head's patch would take, from forwards timed in the same run: of the plain Hugging Face model
+with its fastest attention and no logits but the last, hooks and patches not counted; and of the
+wrapped model, which is what the reference engine runs.
 
 python -m benchmarks.discovery --device cuda [--shape llama-7b] [--dtype bfloat16] [--rows 300]
                                [--tokens 54] [--batch-size 16] [--json FILE]
@@ -34,22 +37,23 @@ if TYPE_CHECKING:
     from pytest_mechanism.types import Head
 
 RECEIVERS = {"path-logits": 0, "path-q-last": 40, "path-v-query": 7, "path-v-previous": 20}
-"""Path of `stages.PATHS` -> number of receivers in the published circuit."""
+"""Heads of the published circuit that each of `stages.PATHS` leads into."""
 
 FORWARDS = 3
-"""Number of timed plain forwards, after an untimed one."""
+"""Plain forwards that are timed, after one that is not."""
 
 
 @dataclass(frozen=True)
-class StageCost:
-    """Time and memory of one stage.
+class Took:
+    """One stage.
 
     Attributes:
         stage: which path.
         senders: heads that were patched.
-        seconds: wall-clock time.
+        seconds: by the clock.
         forwards: full forwards of all rows that patching one head at a time would take.
-        memory: peak in bytes, weights included.
+        memory: bytes at most, with the weights.
+        screened: seconds of gradients and of the heads and sets that a screen leaves to be patched.
     """
 
     stage: str
@@ -57,6 +61,7 @@ class StageCost:
     seconds: float
     forwards: int
     memory: int
+    screened: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Device:
         return self.name.startswith("cuda")
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        """Wall-clock time, after all work queued on a GPU is done."""
+        """By the clock, everything that was asked of a GPU being done."""
         self.wait()
         start = time.perf_counter()
         work()
@@ -84,14 +89,14 @@ class Device:
             torch.cuda.synchronize(self.name)
 
     def memory(self) -> int:
-        """Peak memory in bytes: of the tensors on a GPU (and resets that peak), or of the process."""
+        """Bytes at most: what tensors took on a GPU, or the whole process. A GPU starts anew."""
         import torch
 
         if not self.gpu:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        result = torch.cuda.max_memory_allocated(self.name)
+        found = torch.cuda.max_memory_allocated(self.name)
         torch.cuda.reset_peak_memory_stats(self.name)
-        return result
+        return found
 
     def describe(self) -> str:
         import torch
@@ -99,7 +104,7 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.gpu else "CPU"
 
 
-def discovered(setting: Setting, batch_size: int, device: Device) -> list[StageCost]:
+def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
     """The stages, from the answer back."""
     from benchmarks.stages import PATHS
     from pytest_mechanism.engine.branch import BranchEngine
@@ -113,22 +118,27 @@ def discovered(setting: Setting, batch_size: int, device: Device) -> list[StageC
         highest = max((layer for layer, _ in receivers), default=shape.n_layers)
         senders = [head for head in shape.heads() if head[0] < highest]
         device.memory()
+        alone = [[sender] for sender in senders]
         seconds = device.seconds(
-            partial(patched, setting, engine, senders, at, receivers, via, batch_size)
+            partial(patched, setting, engine, alone, at, receivers, via, batch_size, rows)
         )
         # run 1, and run 2 where there are receivers; the clean forward is not counted
         runs = len(senders) * (2 if receivers else 1)
-        found.append(StageCost(title, len(senders), seconds, runs, device.memory()))
+        memory = device.memory()
+        quick = device.seconds(
+            partial(screened, setting, engine, senders, at, receivers, via, batch_size)
+        )
+        found.append(Took(title, len(senders), seconds, runs, memory, quick))
         print(
             f"{title:30}{len(senders):6} heads x {rows} rows {seconds:10.1f} s "
-            f"{found[-1].memory / 1e9:8.1f} GB",
+            f"{memory / 1e9:8.1f} GB, screened {quick:8.1f} s",
             flush=True,
         )
     return found
 
 
 def spread(shape: Shape, depths: Sequence[float], count: int) -> list[Head]:
-    """``count`` heads (or all that exist), taken in turn from layers at these depths."""
+    """So many heads, or all there are, in the layers at these depths by turns."""
     layers = sorted({int(depth * shape.n_layers) for depth in depths})
     every = [(layer, head) for head in range(shape.n_heads) for layer in layers]
     return sorted(every[:count])
@@ -137,13 +147,14 @@ def spread(shape: Shape, depths: Sequence[float], count: int) -> list[Head]:
 def patched(
     setting: Setting,
     engine: Any,
-    senders: Sequence[Head],
+    senders: Sequence[Sequence[Head]],
     at: str,
     receivers: Sequence[Head],
     via: Any,
     batch_size: int,
+    rows: int,
 ) -> list[float]:
-    """Mean change of the answer's log-probability over all rows, of each sender."""
+    """Mean change of the answer's log-probability over the first rows, of each set of senders."""
     import torch
 
     from benchmarks.shapes import part
@@ -152,20 +163,51 @@ def patched(
 
     bench = setting.bench(engine)
     total = torch.zeros(len(senders), dtype=torch.float64)
-    rows = len(setting.batch.rows)
     for start in range(0, rows, batch_size):
-        batch = part(setting.batch, slice(start, start + batch_size))
+        batch = part(setting.batch, slice(start, min(rows, start + batch_size)))
         run = engine.run(batch.base.tokens)
         before = log_probability(run.outcome.logits, batch.correct_answers)
-        outcomes = path_patching.patched(
-            bench, batch, run, [[s] for s in senders], at, receivers, via
-        )
+        outcomes = path_patching.patched(bench, batch, run, senders, at, receivers, via)
         changes = [
             (log_probability(outcome.logits, batch.correct_answers) - before).sum()
             for outcome in outcomes
         ]
         total += torch.stack(changes).double().cpu()
     return list(total / rows)
+
+
+def screened(
+    setting: Setting,
+    engine: Any,
+    senders: Sequence[Head],
+    at: str,
+    receivers: Sequence[Head],
+    via: Any,
+    batch_size: int,
+) -> None:
+    """A stage as `discover` begins it: gradients of all senders, then those that are patched alone and, in sets,
+    the others, on the rows of the first look."""
+    from benchmarks.shapes import part
+    from pytest_mechanism.discovery.looks import looks
+    from pytest_mechanism.discovery.screening import SCREEN_ROWS, bands, number_kept
+    from pytest_mechanism.fields.groups import DiscoveredGroup
+    from pytest_mechanism.measurements.screen import STEPS, AttributionPatching
+    from pytest_mechanism.methods.circuits import screen
+
+    rows = len(setting.batch.rows)
+    request = AttributionPatching(
+        heads=senders, at=at, receivers=receivers, via=via, rows=min(rows, SCREEN_ROWS), stream=""
+    )
+    bench = setting.bench(engine)
+    for start in range(0, request.rows, batch_size):
+        stop = min(start + batch_size, request.rows)
+        for share, _ in STEPS:
+            screen.derivatives(bench, part(setting.batch, slice(start, stop)), request, share)
+    count = number_kept(DiscoveredGroup(heads="discovered", at=at), len(senders))
+    sets = [[sender] for sender in senders[:count]] + [
+        [*band] for band in bands(senders[count:]).values()
+    ]
+    patched(setting, engine, sets, at, receivers, via, batch_size, min(rows, looks(rows)[0]))
 
 
 def forward_seconds(setting: Setting, batch_size: int, device: Device) -> dict[str, float]:
@@ -226,8 +268,8 @@ def main(given: Sequence[str] | None = None) -> int:
     naive = {who: each * sum(s.forwards for s in stages) for who, each in one.items()}
     most = max(each.memory for each in stages)
     print(
-        f"{len(stages)} stages: {seconds / 60:.1f} minutes, {most / 1e9:.1f} GB at most with the "
-        "weights; a full forward for every patch would take "
+        f"{len(stages)} stages: {seconds / 60:.1f} minutes ({sum(s.screened for s in stages) / 60:.1f} "
+        f"screened), {most / 1e9:.1f} GB at most with the weights; a full forward for every patch would take "
         + ", ".join(
             f"{each / 60:.1f} minutes of the {who} model ({each / seconds:.1f}x)"
             for who, each in naive.items()

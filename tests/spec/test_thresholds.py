@@ -71,6 +71,10 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     "completeness": (
         BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0.51, 1], "subsets": [0], **TOLERANCE},
     ),
+    "equivalent": (
+        BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
+    ),
+    "sufficiency": (BOXES, {}, {"random": [0, 28], **TOLERANCE}),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
