@@ -21,8 +21,10 @@ from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
+from pytest_mechanism.measurements.sizes import CircuitSizes
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 
 TASK = Counting(
@@ -73,6 +75,20 @@ PATCHED: dict[str, Request] = {
         key="letters",
     ),
     "knockout": AttentionKnockout(**ROWS, query="last", key="letters", starts=[0, 1], seed=0),
+    "removal": HeadRemoval(
+        **ROWS,
+        ablation=Ablation(value="positional_mean", prompts=110),
+        removed={"some": LAST, "no": []},
+    ),
+    "sizes": CircuitSizes(
+        **ROWS,
+        counts=[0, 1, 3],
+        ranking="signed",
+        draws=1,
+        seed=0,
+        rank_rows=6,
+        ablation=Ablation(value="positional_mean", prompts=110),
+    ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

@@ -125,7 +125,7 @@ class GreaterThan(SlotTask[GreaterThanParameters]):
             )
         nouns = whole_words(self.plan, vocabulary, "nouns")
         if not nouns:
-            raise self.error("the tokenizers keep no noun whole")
+            raise self.error("the tokenizers split every noun")
         return {
             "nouns": nouns,
             "centuries": self.plan.tables["centuries"],
