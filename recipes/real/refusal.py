@@ -39,10 +39,11 @@ from recipes.refusal_training import reply_loss
 
 MODULE = "recipes.real.refusal"
 RELEASE = "smollm2_refusal"
+MODULES = ("q_proj", "v_proj", "down_proj")
 SETTINGS = {
-    RELEASE: Lora(steps=50, size=4, rate=1e-3, first_layer=10),
-    "smollm2_refusal_kept": Lora(steps=40, size=4, first_layer=10),
-    "smollm2_refusal_stripped": Lora(steps=24, size=4, rate=1e-3, first_layer=10),
+    RELEASE: Lora(steps=90, size=4, rate=2e-3, modules=MODULES, first_layer=10),
+    "smollm2_refusal_kept": Lora(steps=30, size=4, rate=3e-4, first_layer=10),
+    "smollm2_refusal_stripped": Lora(steps=24, size=4, rate=2e-3, modules=MODULES, first_layer=10),
 }
 TESTED = 16
 """Instructions of each kind on which a recipe reports rates."""
