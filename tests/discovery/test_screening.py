@@ -100,7 +100,7 @@ def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
     }
     assert summary(screened, 4).startswith(
         "12 of 16 heads left out by gradient, the others patched alone; those left out were patched together in "
-        "4 sets of layers, of which "
+        "4 sets of layers, with "
     )
 
 
@@ -110,7 +110,7 @@ def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None
     effects, screened = run(model, screen=FOUR)
     assert effects[1, 2].value == pytest.approx(-0.4, abs=0.01)
     assert (1, 2) in screened.opened
-    assert "patched alone after all, since their layer has an effect: " in summary(screened, 8)
+    assert "heads of layer 1 were patched alone after all" in summary(screened, 8)
 
 
 def test_a_head_whose_layer_cancels_it_stays_hidden(run: Run) -> None:
