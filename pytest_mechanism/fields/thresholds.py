@@ -88,6 +88,11 @@ Margin = Annotated[
 ]  # fmt: skip
 """How far a model may fall behind another and still count as no worse."""
 
+EquivalenceMargin = Annotated[
+    Number, Within(0.001, 1, "no number of rows shows a difference below 0.001, and one of a nat is no equivalence")
+]  # fmt: skip
+"""How much two models may differ and still count as equivalent: a share of rows, or nats."""
+
 ByRandom = Annotated[
     Number, Within(0, 0.25, "a random direction that changes a quarter of the rows is no control")
 ]  # fmt: skip

@@ -386,6 +386,18 @@ KINDS: dict[str, list[Kind]] = {
             ),
         )
     ],
+    "equivalent": [
+        Kind(
+            {"margin": 0.25},
+            circuits(base=GOOD),
+            as_good=circuits(share(0.3), base=share(0.3)),
+            guessing=circuits(GUESS, base=GUESS),
+            role=PAIR,
+        )
+    ],
+    "sufficiency": [
+        Kind({}, circuits(), as_good=circuits(random=GOOD), guessing=circuits(GUESS, GUESS))
+    ],
     "minimality": [Kind({"costs_at_least": 0.05}, cuts(), guessing=cuts(GUESS))],
     "path": [
         Kind(
