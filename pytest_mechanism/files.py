@@ -21,6 +21,9 @@ from typing import Any
 
 from pytest_mechanism.errors import MechanismError
 
+GGUF = ".gguf"
+"""The ending of a file that is a whole checkpoint (`checkpoints.gguf_file`)."""
+
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -28,6 +31,11 @@ KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a checkpoint's path is a GGUF file, by its name, and no folder."""
+    return path.suffix.lower() == GGUF and not path.is_dir()
 
 
 class BadFile(MechanismError):
@@ -171,6 +179,23 @@ def write_json(path: Path, content: Any, sort_keys: bool = False) -> None:
     """Write indented JSON atomically; see `replacing`."""
     text = json.dumps(content, indent=1, sort_keys=sort_keys, allow_nan=False)
     write_text(path, f"{text}\n")
+
+
+@contextmanager
+def alone(path: Path, name: str) -> Iterator[Path]:
+    """A temporary folder that holds nothing but a link to a file, under another name. A library that looks
+    for further files beside it finds none.
+
+    Raises:
+        OSError: the link cannot be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="mechanism-") as folder:
+        link = Path(folder) / name
+        try:
+            link.symlink_to(path.absolute())
+        except OSError:  # Windows, without the right to make symbolic links
+            link.hardlink_to(path)
+        yield Path(folder)
 
 
 @contextmanager

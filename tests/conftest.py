@@ -17,11 +17,7 @@ install_import_hook(
         for package in (
             "engine",
             "model_families",
-            "methods.circuits",
-            "methods.columns",
-            "methods.context",
-            "methods.readout",
-            "methods.token_batches",
+            "methods",
         )
     ],
     "beartype.beartype",

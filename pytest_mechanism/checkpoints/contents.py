@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder that a result depends on, and checks that they can be read."""
+"""The files of a checkpoint that a result depends on, and checks that they can be read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from pytest_mechanism.checkpoints import trust
 from pytest_mechanism.checkpoints.config import read_config
+from pytest_mechanism.checkpoints.gguf_file import checked_header
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import BadFile, check_file, open_file
+from pytest_mechanism.files import BadFile, check_file, is_gguf, open_file
 
 SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
 WITHOUT = {"recipe.json"}
@@ -27,11 +28,14 @@ MOST_HEADER = 100_000_000
 
 
 def relevant_files(folder: Path) -> list[Path]:
-    """The files that a result depends on; pickled weights and code only if they are used.
+    """The files that a result depends on; pickled weights and code only if they are used. A GGUF file is
+    all of its checkpoint.
 
     Raises:
         OSError: the folder cannot be listed.
     """
+    if is_gguf(folder):
+        return [folder]
     plain = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.name not in WITHOUT]
     try:
         code = trust.code_files(folder, read_config(folder))
@@ -45,10 +49,13 @@ def checked_files(folder: Path) -> list[Path]:
     """The same files, after a check that they are regular files of a plausible size.
 
     Raises:
-        MechanismError: a file is not regular, too large, or a damaged safetensors file.
+        MechanismError: a file is not regular, too large, or a damaged safetensors or GGUF file.
         OSError: the folder cannot be listed, or a file disappeared meanwhile.
     """
     files = relevant_files(folder)
+    if is_gguf(folder):
+        checked_header(folder)
+        return files
     for path in files:
         status = check_file(path, MOST_WEIGHTS if path.suffix in WEIGHTS else MOST_TEXT)
         if path.suffix == ".safetensors" and status.st_size > SMALL:

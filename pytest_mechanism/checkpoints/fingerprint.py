@@ -1,4 +1,7 @@
-"""Fingerprints: a content hash of everything in a checkpoint folder that can change a result.
+"""Fingerprints: a content hash of everything in a checkpoint that can change a result.
+
+Of a GGUF file, the tokenizer's hash is that of the entries it is made from, so that two quantisations of
+one model have the same.
 
 Hashing a large folder takes minutes, so `checkpoints.hash_cache` keeps the hashes of files, and a
 file is read again only if it may have changed. A fingerprint also keeps the state of every hashed
@@ -15,11 +18,12 @@ from pathlib import Path
 from pytest_mechanism.checkpoints import file_state
 from pytest_mechanism.checkpoints.contents import checked_files
 from pytest_mechanism.checkpoints.file_state import State, state_of
+from pytest_mechanism.checkpoints.gguf_file import checked_header
 from pytest_mechanism.checkpoints.hash_cache import HashCache
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
-from pytest_mechanism.files import open_file
+from pytest_mechanism.files import GGUF, is_gguf, open_file
 
 TOKENIZER = (
     "tokenizer.json",
@@ -53,6 +57,7 @@ class Fingerprint:
         model: hash of all relevant files, as hex.
         tokenizer: hash of the tokenizer's files alone, as hex.
         adapted: whether PEFT merges an adapter into the checkpoint.
+        gguf: whether the checkpoint is a GGUF file.
         folders: hashed folder -> its times (entries changed, folder changed).
         files: hashed folder -> its hashed files.
     """
@@ -60,6 +65,7 @@ class Fingerprint:
     model: str
     tokenizer: str
     adapted: bool = False
+    gguf: bool = False
     folders: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
     files: dict[Path, dict[Path, HashedFile]] = field(
         default_factory=dict, compare=False, repr=False
@@ -85,13 +91,14 @@ def of_reference(reference: Reference, cache: Path | None = None) -> Fingerprint
         _combine({"base": base.model, "adapter": adapter.model}),
         adapter.tokenizer if own else base.tokenizer,
         adapted=True,
+        gguf=base.gguf,
         folders={**base.folders, **adapter.folders},
         files={**base.files, **adapter.files},
     )
 
 
 def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
-    """The fingerprint of a folder; ``cache`` is the JSON file of a `HashCache`.
+    """The fingerprint of a folder or a GGUF file; ``cache`` is the JSON file of a `HashCache`.
 
     Raises:
         CheckpointChanged: a file changed during reading.
@@ -104,6 +111,15 @@ def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
     except OSError as problem:
         raise MechanismError(f"{folder} cannot be read: {problem.strerror}") from None
     hashes.save()
+    if is_gguf(folder):
+        (file,) = files.values()
+        return Fingerprint(
+            _combine({GGUF: file.digest}),
+            _combine({GGUF: checked_header(folder).tokenizer}),
+            gguf=True,
+            folders={folder: times},
+            files={folder: files},
+        )
     digests = {path.relative_to(folder).as_posix(): file.digest for path, file in files.items()}
     tokenizer = {name: digests[name] for name in TOKENIZER if name in digests}
     return Fingerprint(

@@ -1,4 +1,5 @@
 """``hf:org/name@revision``: a checkpoint of the Hugging Face hub, from the cache or downloaded.
+``hf:org/name/file.gguf@revision`` is one GGUF file of it.
 
 Only these references use the network, and under ``HF_HUB_OFFLINE=1`` not even they do.
 """
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pytest_mechanism.checkpoints.gguf_file import files_in
 from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
-from pytest_mechanism.errors import BadReference, one_line
+from pytest_mechanism.errors import BadReference, choices, one_line
 
 PREFIX = "hf:"
 NAME = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?"
+    r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)"
+    r"(?P<file>(?:/[A-Za-z0-9_][\w.-]*)+\.gguf)?(?:@(?P<revision>[\w./-]+))?"
 )
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 """Files that are always fetched; pickled weights and code only if the user allows them."""
@@ -25,7 +28,7 @@ CODE = ["*.py"]
 
 
 def fetch(text: str, trust: Trust = TRUST_NOTHING, cached: bool = False) -> Path:
-    """The folder of a hub reference.
+    """The folder, or the GGUF file, of a hub reference.
 
     Args:
         text: as typed.
@@ -37,14 +40,19 @@ def fetch(text: str, trust: Trust = TRUST_NOTHING, cached: bool = False) -> Path
     """
     match = NAME.fullmatch(text.removeprefix(PREFIX))
     if match is None:
-        raise BadReference(f"{text!r} is not a hub reference; write hf:org/name@revision")
+        raise BadReference(
+            f"{text!r} is not a hub reference; write hf:org/name@revision, or "
+            "hf:org/name/file.gguf@revision"
+        )
     import huggingface_hub
     from huggingface_hub import constants
 
     repo, revision = match["repo"], match["revision"]
+    file = (match["file"] or "").removeprefix("/")
+    patterns = FILES + (CODE if trust.remote_code else [])
+    steps = [[file]] if file else [patterns, patterns + PICKLED]
     try:
-        patterns = FILES + (CODE if trust.remote_code else [])
-        for wanted in (patterns, patterns + PICKLED):
+        for wanted in steps:
             folder = huggingface_hub.snapshot_download(
                 repo, revision=revision, allow_patterns=wanted, local_files_only=cached
             )
@@ -52,12 +60,24 @@ def fetch(text: str, trust: Trust = TRUST_NOTHING, cached: bool = False) -> Path
                 break
     except Exception as problem:  # offline, not found, no access, a broken cache
         offline = cached or constants.HF_HUB_OFFLINE
-        where = "the cache" if offline else "the cache or on the hub"
+        where = where_of(cached)
         hint = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         cause = "" if offline else f": {one_line(str(problem))[:200]}"
         at = f" at {revision}" if revision else ""
         raise BadReference(f"{text}: {repo}{at} is not in {where}{hint}{cause}") from None
-    return Path(folder)
+    if file and not (Path(folder) / file).is_file():
+        # the cache may hold other files of this revision
+        here = files_in(Path(folder))
+        others = f"; {choices(file, here)}" if here else ""
+        raise BadReference(f"{text}: {repo} has no file {file} in {where_of(cached)}{others}")
+    return Path(folder) / file
+
+
+def where_of(cached: bool) -> str:
+    """Where `fetch` looks, for an error."""
+    from huggingface_hub import constants
+
+    return "the cache" if cached or constants.HF_HUB_OFFLINE else "the cache or on the hub"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """References to checkpoints as users type them, ``[label=]reference``, and the folders they name.
 
-A reference is an alias from the ini key ``mechanism_models``, a folder, ``zoo:name`` (embedded),
-``hf:org/name@revision`` or ``reference+adapter``.
+A reference is an alias from the ini key ``mechanism_models``, a folder, a GGUF file, ``zoo:name``
+(embedded), ``hf:org/name@revision``, ``hf:org/name/file.gguf@revision`` or ``reference+adapter``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pytest_mechanism.checkpoints.adapter import (
 )
 from pytest_mechanism.checkpoints.config import read_config
 from pytest_mechanism.checkpoints.contents import checked_files
+from pytest_mechanism.checkpoints.gguf_file import checked_header, files_in
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
 from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, weights_problem
 from pytest_mechanism.checkpoints.untrusted_config import config_problem
 from pytest_mechanism.errors import BadReference, MechanismError, choices
+from pytest_mechanism.files import GGUF, is_gguf
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -47,7 +49,7 @@ class Reference:
     Attributes:
         label: its name in reports and score folders.
         text: the reference as typed, without the label.
-        folder: the checkpoint's folder; with an adapter, the folder of its base.
+        folder: the checkpoint's folder, or its GGUF file; with an adapter, those of its base.
         adapter: folder of an adapter to merge into it, or None.
     """
 
@@ -65,7 +67,7 @@ class Reference:
 
     @property
     def tokenizer(self) -> Path:
-        """The folder of the tokenizer; an adapter may have its own."""
+        """The folder, or the GGUF file, of the tokenizer; an adapter may have its own."""
         if self.adapter is not None and (self.adapter / "tokenizer.json").exists():
             return self.adapter
         return self.folder
@@ -141,14 +143,15 @@ def parse_reference(
 
 
 def default_label(reference: str) -> str:
-    """The last name in a reference: ``zoo:ft`` -> ft, ``./out/step_500`` -> step_500."""
+    """The last name in a reference: ``zoo:ft`` -> ft, ``./out/step_500`` -> step_500,
+    ``./out/model.Q8_0.gguf`` -> model.Q8_0."""
     tail = reference.rstrip("/\\").replace("\\", "/").split("/")[-1]
-    tail = tail.split(":")[-1].split("@")[0].replace("+", "_")
+    tail = tail.split(":")[-1].split("@")[0].removesuffix(GGUF).replace("+", "_")
     return re.sub(r"[^A-Za-z0-9_.-]", "_", tail).lstrip("._-")[:100] or "model"
 
 
 Resolved = tuple[Path, Path | None]
-"""The folders of a checkpoint and of its adapter."""
+"""The folder, or the GGUF file, of a checkpoint, and the folder of its adapter."""
 
 
 def resolve(  # noqa: C901 - one decision, read from top to bottom
@@ -169,7 +172,7 @@ def resolve(  # noqa: C901 - one decision, read from top to bottom
             near = aliases.folder
             raise BadReference(f"alias {text!r}, relative to {near}: {problem.message}") from None
     # a folder may have '+' in its name, so the name of an existing folder is no adapter reference
-    folder = None if text.startswith(("zoo:", PREFIX)) else existing_folder(text, root)
+    folder = None if text.startswith(("zoo:", PREFIX)) else existing_checkpoint(text, root)
     if folder is None and "+" in text:
         return base_and_adapter(text, aliases, root, trust)
     if text.startswith("zoo:"):
@@ -180,10 +183,7 @@ def resolve(  # noqa: C901 - one decision, read from top to bottom
     if text.startswith(PREFIX):
         folder = fetch(text, trust)
     if folder is None:
-        kind = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
-        raise BadReference(
-            f"no {kind} {text!r}; {choices(text, valid_names(aliases))}, or a folder"
-        )
+        raise nothing_there(text, aliases, root)
     if is_adapter(folder):
         return adapter_alone(folder, text, root, trust)
     check_folder(folder, text, trust)
@@ -197,6 +197,40 @@ def existing_folder(text: str, root: Path) -> Path | None:
         return folder if folder.is_dir() else None
     except (OSError, ValueError, RuntimeError) as problem:  # too long, ~nobody, a loop of links
         raise BadReference(f"{text[:60]!r} cannot be a folder: {problem}"[:200]) from None
+
+
+def existing_checkpoint(text: str, root: Path) -> Path | None:
+    """The folder or GGUF file of this name, or None.
+
+    Raises:
+        BadReference: another file has this name.
+    """
+    if (folder := existing_folder(text, root)) is not None:
+        return folder
+    path = root / Path(text).expanduser()
+    if not path.is_file():
+        return None
+    # a link's own name counts: in the hub's cache, the file it leads to has no ending
+    path = path.parent.resolve() / path.name
+    if not is_gguf(path):
+        raise BadReference(
+            f"{text} is a file; a checkpoint is a folder, or one file whose name ends in {GGUF}"
+        )
+    return path
+
+
+def nothing_there(text: str, aliases: Mapping[str, str], root: Path) -> BadReference:
+    """The error about a name that nothing has."""
+    if text.lower().endswith(GGUF):
+        near = (root / Path(text).expanduser()).parent
+        names = files_in(near)
+        return BadReference(
+            f"no file {text!r}; in {near}: {choices(Path(text).name, names)}"
+            if names
+            else f"no file {text!r}"
+        )
+    kind = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
+    return BadReference(f"no {kind} {text!r}; {choices(text, valid_names(aliases))}, or a folder")
 
 
 def base_and_adapter(
@@ -250,25 +284,58 @@ def valid_names(aliases: Mapping[str, str]) -> list[str]:
 
 
 def check_folder(folder: Path, text: str, trust: Trust = TRUST_NOTHING) -> None:
-    """Checks a checkpoint's folder without reading its weights.
+    """Checks a checkpoint's folder, or its GGUF file, without reading its weights.
 
     Raises:
         BadReference: it cannot be loaded.
     """
+    if is_gguf(folder):
+        check_gguf(folder, text)
+        return
     try:
         config = read_config(folder)
     except MechanismError as problem:
-        below = "" if (folder / "config.json").exists() else subfolder_hint(folder)
+        below = "" if (folder / "config.json").exists() else hint_below(folder, text)
         raise BadReference(f"{text}: {problem.message}{below}") from None
-    refused = config_problem(config, trust) or weights_problem(folder, trust)
-    if refused is not None:
+    if (refused := config_problem(config, trust)) is not None:
         raise BadReference(f"{text}: {refused}")
+    if (refused := weights_problem(folder, trust)) is not None:
+        raise BadReference(f"{text}: {refused}{gguf_hint(folder, text)}")
     check_files(folder, text)
     if not (folder / "tokenizer.json").exists():
         raise BadReference(
             f"{text} has no tokenizer.json; save a fast tokenizer beside the weights "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
         )
+
+
+def check_gguf(path: Path, text: str) -> None:
+    """Checks a GGUF file without reading its weights.
+
+    Raises:
+        BadReference: it cannot be loaded.
+    """
+    try:
+        checked_header(path)
+    except MechanismError as problem:
+        raise BadReference(f"{text}: {problem.message}") from None
+
+
+def hint_below(folder: Path, text: str) -> str:
+    """For an error: what in a folder may be meant instead; empty if there is nothing."""
+    return gguf_hint(folder, text) or subfolder_hint(folder)
+
+
+def gguf_hint(folder: Path, text: str) -> str:
+    """For an error: the GGUF files of a folder; empty if there are none."""
+    names = files_in(folder)
+    if not names:
+        return ""
+    if text.startswith(PREFIX):
+        name, at, revision = text.partition("@")
+        return f"; name one of its GGUF files, as in {name}/{names[0]}{at}{revision}"
+    named = [str(Path(text) / name) for name in names]
+    return f"; did you mean {named[0]}?" if len(named) == 1 else f"; {choices('', named)}"
 
 
 def check_files(folder: Path, text: str) -> None:

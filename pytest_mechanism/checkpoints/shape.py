@@ -1,4 +1,4 @@
-"""The sizes of a checkpoint (layers, heads, widths), read from its config.json without torch."""
+"""The sizes of a checkpoint (layers, heads, widths), read from its config.json or GGUF header without torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.adapter import MOST_LAYERS, replicated_layers
-from pytest_mechanism.checkpoints.config import read_config
+from pytest_mechanism.checkpoints.config import config_file, read_config
 from pytest_mechanism.checkpoints.config_defaults import defaults
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import is_gguf
 from pytest_mechanism.model_families.sizes import SIZE_NAMES, has_one_kv_head
 
 MOST = {
@@ -51,12 +52,13 @@ class Shape:
 
 
 def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
-    """Sizes from config.json, or from its ``text_config`` if a model has several parts.
+    """Sizes from config.json, or from its ``text_config`` if a model has several parts; of a GGUF file,
+    from its header.
 
     The defaults of the model's config class fill in what config.json leaves out.
 
     Args:
-        folder: of the checkpoint.
+        folder: of the checkpoint, or its GGUF file.
         adapter: folder of an adapter, which may repeat layers.
 
     Raises:
@@ -101,9 +103,11 @@ def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shap
     for name in ("n_layers", "n_heads"):
         before, loaded = getattr(planned, name), getattr(shape, name)
         if before != loaded:
+            advice = f"; add it to the file as {SIZE_NAMES[name][0]}"
+            advice = "" if is_gguf(folder) else advice
             raise MechanismError(
-                f"{folder / 'config.json'} says {name} {before}, but transformers loads the model with "
-                f"{loaded}; add it to the file as {SIZE_NAMES[name][0]}"
+                f"{config_file(folder)} says {name} {before}, but transformers loads the model with "
+                f"{loaded}{advice}"
             )
     return shape
 
@@ -125,19 +129,19 @@ def find_sizes(lookup: Callable[[str], Any], folder: Path, written: Collection[s
         key, value = next(((k, lookup(k)) for k in order if lookup(k) is not None), (keys[0], None))
         if isinstance(value, (int, float)) and value > MOST[name]:
             raise MechanismError(
-                f"{folder / 'config.json'}: {key} is {value:,}, but no model has over {MOST[name]:,}"
+                f"{config_file(folder)}: {key} is {value:,}, but no model has over {MOST[name]:,}"
             )
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             sizes[name] = value
     missing = {"n_layers", "n_heads", "d_model", "d_vocab"} - set(sizes)
     if missing:
         raise MechanismError(
-            f"{folder / 'config.json'} does not say {', '.join(sorted(missing))}; "
+            f"{config_file(folder)} does not say {', '.join(sorted(missing))}; "
             "is it a decoder-only language model?"
         )
     if sizes["n_layers"] * sizes["n_heads"] > MOST_HEADS:
         raise MechanismError(
-            f"{folder / 'config.json'}: {sizes['n_layers']:,} layers of {sizes['n_heads']:,} heads, but "
+            f"{config_file(folder)}: {sizes['n_layers']:,} layers of {sizes['n_heads']:,} heads, but "
             f"no model has over {MOST_HEADS:,} heads"
         )
     if has_one_kv_head(lookup):

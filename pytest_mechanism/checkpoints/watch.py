@@ -19,6 +19,7 @@ from pytest_mechanism.checkpoints.fingerprint import (
     times_of,
 )
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
+from pytest_mechanism.files import is_gguf
 
 
 class Watch:
@@ -67,14 +68,15 @@ class Watch:
                 files[path] = self._checked(path, file, thorough)
 
     def check_named(self, names: Iterable[str]) -> None:
-        """The same for files of these names alone, such as `TOKENIZER`.
+        """The same for files of these names alone, such as `TOKENIZER`, and for a GGUF file, which holds
+        their content.
 
         Raises:
             CheckpointChanged: a file has changed.
         """
         for files in self.files.values():
             for path, file in files.items():
-                if path.name in names:
+                if path.name in names or is_gguf(path):
                     files[path] = self._checked(path, file, thorough=True)
 
     def _checked(self, path: Path, file: HashedFile, thorough: bool) -> HashedFile:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mechanism.checkpoints.gguf_file import quantisation
 from pytest_mechanism.checkpoints.trust import pickled_files
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
@@ -29,6 +30,7 @@ from pytest_mechanism.commands.trial import (
     run_trial,
 )
 from pytest_mechanism.errors import MechanismError, out_of_memory
+from pytest_mechanism.files import is_gguf
 from pytest_mechanism.report.progress import duration_text
 
 if TYPE_CHECKING:
@@ -114,14 +116,12 @@ def checkpoint_lines(
     heads = f"{shape.n_heads} heads"
     if shape.n_kv_heads != shape.n_heads:
         heads += f" over {shape.n_kv_heads} key-value heads"
-    files = {*reference.folder.glob("*.safetensors"), *pickled_files(reference.folder)}
-    weights = sum(path.stat().st_size for path in files)
     yield (
         f"  {shape.n_layers} layers, {heads}, width {shape.d_model}, vocabulary {shape.d_vocab:,}; "
-        f"weights {weights / 1e6:,.1f} MB on disk"
+        f"{stored_weights(reference.folder, runner.options.dtype)}"
     )
     if not specs:
-        yield "  not loaded: that needs the prompts of a spec, and none was named"
+        yield "  not loaded, because the self-checks need the prompts of a spec: name a spec"
         return
     for task in unique_tasks(specs):
         try:
@@ -149,6 +149,18 @@ def checkpoint_lines(
             reason = "out of memory in a trial of a few rows; a smaller --dtype takes less"
     findings.broken.add(role)
     yield f"  CANNOT RUN: {reason}"
+
+
+def stored_weights(folder: Path, dtype: str) -> str:
+    """How large the weights on disk are, and how they are quantised."""
+    files = {*folder.glob("*.safetensors"), *pickled_files(folder)}
+    if is_gguf(folder):
+        files = {folder}
+    weights = sum(path.stat().st_size for path in files)
+    text = f"weights {weights / 1e6:,.1f} MB on disk"
+    if is_gguf(folder):
+        text += f"; GGUF, {quantisation(folder)} (weights dequantised to {dtype} when loaded)"
+    return text
 
 
 def unique_tasks(specs: Sequence[Spec]) -> list[Task]:
@@ -199,7 +211,7 @@ def claim_lines(
             yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
     search = " and a search for heads" if spec.discovers_heads and findings.searched else ""
     yield (
-        f"  {'':<40} about {duration_text(total)}{search} in all, as busy as this machine is now",
+        f"  {'':<40} about {duration_text(total)}{search} in total, if this machine stays as busy as it is now",
         True,
     )
 
@@ -221,7 +233,14 @@ def needed_measurements(
     if spec.discovers_heads and claim.needs_groups:
         findings.searched |= {*claim.models(role)}
         return None
-    return {*claim.required_measurements(context)}
+    return {*with_inputs(claim.required_measurements(context))}
+
+
+def with_inputs(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
+    """The measurements and the measurements on other models that they take in."""
+    for measurement in measurements:
+        yield from with_inputs(measurement.inputs)
+        yield measurement
 
 
 def memory_line(evaluator: ClaimEvaluator, findings: Findings, at_start: int) -> str:

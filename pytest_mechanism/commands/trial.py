@@ -55,6 +55,7 @@ class Trial:
         work: of each row in a batch at work.
         kept: of each row's record, 0 if the engine keeps none.
         learning: of each row with gradients.
+        layers: number of layers of the model.
         bound: limit of all records.
         fragmentation: factor for memory that is kept.
     """
@@ -67,6 +68,7 @@ class Trial:
     work: float
     kept: float
     learning: float
+    layers: int
     bound: float
     fragmentation: float
 
@@ -80,10 +82,11 @@ class Trial:
         seconds = 0.0
         for measurement in measurements:
             cost = measurement.cost
+            rows = cost.rows_with(self.layers)
             if not cost.prompts:  # no branches: training, probing, replies
-                seconds += cost.rows / self.speed
+                seconds += rows / self.speed
                 continue
-            seconds += max(0, cost.rows - cost.prompt_count) / self.branching
+            seconds += max(0, rows - cost.prompt_count) / self.branching
             if (prompts := (measurement.task, cost.prompts)) not in recorded:
                 recorded.add(prompts)
                 seconds += cost.prompt_count / self.speed
@@ -231,6 +234,7 @@ def run_trial(context: MeasurementContext, task: Task, device: str, loading: Mem
         work=work,
         kept=kept / (2 * size),
         learning=learning,
+        layers=context.model.shape.n_layers,
         bound=getattr(context.engine, "memory", 0),
         fragmentation=fragmentation,
     )

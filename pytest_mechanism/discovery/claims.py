@@ -20,6 +20,7 @@ from pytest_mechanism.claims.path import patched_path, path_scores
 from pytest_mechanism.claims.scoring import above_chance, accuracy, performance
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
+from pytest_mechanism.discovery.sufficiency import ENOUGH, faithfulness
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.measurements.measurement import Measurement
@@ -32,6 +33,12 @@ ESSENTIAL_CLAIMS = ("solves_task", "circuit_suffices")
 
 SLACK = 0.5
 """A threshold is this share of the measured effect, so that a release may lose some of it."""
+
+PART = "circuit_carries_part"
+"""The claim about a circuit that does not suffice, as heads of many real models do not."""
+
+PART_SLACK, LEAST_PART = 0.1, 0.1
+"""That claim's threshold is so far below the interval of its faithfulness, and at least so high."""
 
 PAIR_CLAIMS: Mapping[str, Mapping[str, Any]] = {
     "no_worse": {"kind": "accuracy", "on": "ft", "not_worse_than": "base", "margin": 0.05},
@@ -120,6 +127,8 @@ def circuit_claims(
         ESSENTIAL_CLAIMS[0]: {"kind": "accuracy", "at_least": at_least},
         ESSENTIAL_CLAIMS[1]: {"kind": "faithfulness", "between": [0.9, 1.1]},
     }
+    if (least := carried_part(context, on, measure, effort)) is not None:
+        fields[PART] = {"kind": "faithfulness", "between": [least, 1.1]}
     for name in result.groups if above_chance(threshold, full) else ():
         effect, _ = path_scores(threshold, name, measure_threshold(patched_path(threshold, name)))
         if -effect.interval[1] > 0.01:
@@ -127,6 +136,17 @@ def circuit_claims(
             fields[f"{name}_is_heard"] = {"kind": "path", "group": name, "drops_at_least": drop}
     drafts = [DraftClaim(name, written, {}) for name, written in fields.items()]
     return judge_on(drafts, on, lambda _claim, _role: context, measure)
+
+
+def carried_part(context: ClaimContext, on: str, measure: Measure, effort: Effort) -> float | None:
+    """The faithfulness to claim of a circuit that does not suffice: below its interval on `THRESHOLD` rows. None
+    if it suffices there, or carries next to nothing."""
+    heads = {name: context.group(name, on).members() for name in context.groups}
+    carried = faithfulness(context, on, heads, measure, effort.threshold_rows, THRESHOLD)
+    if carried is None or carried.interval[0] >= ENOUGH:
+        return None
+    least = round(carried.interval[0] - PART_SLACK, 2)
+    return least if least >= LEAST_PART else None
 
 
 def judge_on(

@@ -17,8 +17,13 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Knockout, Positions, Reading, Site, Tokens
 from pytest_mechanism.engine.layout import Layout, Location
-from pytest_mechanism.engine.plumbing import index_tensor, positions, with_heads
-from pytest_mechanism.errors import SelfCheckError
+from pytest_mechanism.engine.plumbing import (
+    LOST_OR_TWICE,
+    check_hook_count,
+    index_tensor,
+    positions,
+    with_heads,
+)
 
 ATTENTION = ("q", "k", "v", "scores")
 """Parts that exist only where attention is computed."""
@@ -159,11 +164,8 @@ class Changes:
         """
         for site in sites:
             expected = 0 if site.part in ATTENTION and site.layer in self.skipped else 1
-            if self.fired.get(site, 0) != expected:
-                raise SelfCheckError(
-                    f"hook {site.hook} fired {self.fired.get(site, 0)} times in one layer, "
-                    "so an edit there would be lost or made twice"
-                )
+            when = f"in one layer, {LOST_OR_TWICE}"
+            check_hook_count(site.hook, self.fired.get(site, 0), expected, when)
 
     def readings(self, member: int) -> tuple[Tensor, ...]:
         wanted = self.layout.members[member].branch.readings

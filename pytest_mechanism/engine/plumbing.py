@@ -18,6 +18,25 @@ from torch import Tensor
 from pytest_mechanism.engine.interface import Reading, Site, Tokens
 from pytest_mechanism.errors import SelfCheckError
 
+LOST_OR_TWICE = "so an edit there would be lost or made twice"
+"""The consequence of a hook that does not fire exactly once."""
+
+
+def check_hook_count(hook: str, fired: int, expected: int, when: str) -> None:
+    """Checks that a hook fired as often as it should.
+
+    Args:
+        hook: name of the hook point.
+        fired: how often it fired.
+        expected: how often it should have fired.
+        when: ends the message: during what, and what goes wrong otherwise.
+
+    Raises:
+        SelfCheckError: it fired less or more often.
+    """
+    if fired != expected:
+        raise SelfCheckError(f"hook {hook} fired {fired} times {when}")
+
 
 def with_heads(activation: Tensor) -> Tensor:
     """[R, S, H, d]; sites without heads get one."""
@@ -64,6 +83,6 @@ def knockouts_take_effect() -> Iterator[None]:
             yield
         except UserWarning:
             raise SelfCheckError(
-                "attention of this family cannot be cut: it computes its pattern where no hook "
+                "attention of this family cannot be blocked: it computes its pattern where no hook "
                 "reaches, so a knockout would be lost"
             ) from None

@@ -14,8 +14,12 @@ from torch import Tensor
 
 from pytest_mechanism.engine.changes import edited_run, gather
 from pytest_mechanism.engine.interface import Edit, Outcome, Reading, Site, Tokens
-from pytest_mechanism.engine.plumbing import at_least_float, readings_by_site, with_heads
-from pytest_mechanism.errors import SelfCheckError
+from pytest_mechanism.engine.plumbing import (
+    at_least_float,
+    check_hook_count,
+    readings_by_site,
+    with_heads,
+)
 from pytest_mechanism.model_families.layers import (
     LayerCall,
     UnsupportedFamily,
@@ -194,10 +198,7 @@ class RunHooks:
             SelfCheckError: one was not.
         """
         for site in sites:
-            if self.fired.get(site, 0) != 1:
-                raise SelfCheckError(
-                    f"hook {site.hook} fired {self.fired.get(site, 0)} times {when}"
-                )
+            check_hook_count(site.hook, self.fired.get(site, 0), 1, when)
 
     def readings(self, device: torch.device) -> tuple[Tensor, ...]:
         """What was read, in the order asked for."""

@@ -28,14 +28,15 @@ from pytest_mechanism.engine.interface import (
     Tokens,
 )
 from pytest_mechanism.engine.plumbing import (
+    LOST_OR_TWICE,
     at_least_float,
+    check_hook_count,
     index_tensor,
     knockouts_take_effect,
     positions,
     readings_by_site,
     with_heads,
 )
-from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.model_families.wrapped import WrappedModel
 
@@ -184,11 +185,7 @@ def hooked_forward(
         )
     values: dict[int, Tensor] = {}
     for site, hook in hooks.items():
-        if hook.fired != 1:
-            raise SelfCheckError(
-                f"hook {site.hook} fired {hook.fired} times in one forward, "
-                "so an edit there would be lost or made twice"
-            )
+        check_hook_count(site.hook, hook.fired, 1, f"in one forward, {LOST_OR_TWICE}")
         values |= hook.values
     device = tokens.ids.device
     rows = torch.arange(tokens.ids.shape[0], device=device)

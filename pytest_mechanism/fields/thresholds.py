@@ -88,6 +88,11 @@ Margin = Annotated[
 ]  # fmt: skip
 """How far a model may fall behind another and still count as no worse."""
 
+EquivalenceMargin = Annotated[
+    Number, Within(0.001, 1, "no number of rows shows a difference below 0.001, and one of a nat is no equivalence")
+]  # fmt: skip
+"""How much two models may differ and still count as equivalent: a share of rows, or nats."""
+
 ByRandom = Annotated[
     Number, Within(0, 0.25, "a random direction that changes a quarter of the rows is no control")
 ]  # fmt: skip
@@ -98,6 +103,11 @@ Cost = Annotated[
 ]  # fmt: skip
 """Accuracy that a circuit loses without a head."""
 
+Gap = Annotated[
+    Number, Within(0, 0.5, "a circuit that differs from the model in half of the rows misses parts of it")
+]  # fmt: skip
+"""The largest difference of accuracy between a circuit and the model, both without the same heads."""
+
 BackAt = Annotated[
     Number, Within(0.01, 0.9, "a model that answers 9 of 10 questions has the capability back")
 ]  # fmt: skip
@@ -106,7 +116,10 @@ BackAt = Annotated[
 # -- fractions of a difference: 0 without any patch, 1 for all of the difference
 
 RecoversAtLeast = Annotated[
-    Number, Within(0.01, 2, "any patch may recover a hundredth of the difference, and twice the difference is not recovered but overshot")
+    Number, Within(
+        0.01, 2, "any patch may recover a hundredth of the difference, and twice the difference is "
+        "not recovered but overshot",
+    )
 ]  # fmt: skip
 """A fraction of a difference that must be reached."""
 
@@ -116,7 +129,10 @@ RecoversAtMost = Annotated[
 """A fraction of a difference that must not be exceeded."""
 
 Faithful = Annotated[
-    Number, Within(0.1, 2, "0 is a circuit of no heads and 1 the whole model; a tenth of it, or twice as much, is not faithful")
+    Number, Within(
+        0.1, 2, "0 is a circuit of no heads and 1 the whole model; a tenth of it, or twice as "
+        "much, is not faithful",
+    )
 ]  # fmt: skip
 """A faithfulness."""
 
@@ -133,7 +149,10 @@ Cosine = Annotated[
 """The least cosine of two directions."""
 
 Divergence = Annotated[
-    Number, Within(0.001, 1, "the published value is 0.1; at 1 nat the model says something else, and 0.001 admits no direction")
+    Number, Within(
+        0.001, 1, "the published value is 0.1; at 1 nat the model says something else, and 0.001 "
+        "admits no direction",
+    )
 ]  # fmt: skip
 """The largest KL divergence that an ablation may cause, in nats."""
 
@@ -153,12 +172,18 @@ Faster = Annotated[
 """How many times fewer steps count as much faster."""
 
 Portion = Annotated[
-    Number, Within(0.0001, 0.5, "published values are 0.01 to 0.1; half of all weights, or none, are not the important weights")
+    Number, Within(
+        0.0001, 0.5, "published values are 0.01 to 0.1; half of all weights, or none, are not the "
+        "important weights",
+    )
 ]  # fmt: skip
 """A share of a matrix's weights."""
 
 Penalty = Annotated[
-    Number, Within(1e-6, 10, "a weaker penalty lets the probe learn the task itself, a stronger one lets it read nothing")
+    Number, Within(
+        1e-6, 10, "a weaker penalty lets the probe learn the task itself, a stronger one lets it "
+        "read nothing",
+    )
 ]  # fmt: skip
 """The L2 penalty of a probe."""
 
@@ -168,7 +193,10 @@ Sparsity = Annotated[
 """Lambda of a DCM mask."""
 
 MaskRate = Annotated[
-    Number, Within(0.001, 1, "the published value is 0.1; slower masks stay at 1 for two epochs, faster masks oscillate")
+    Number, Within(
+        0.001, 1, "the published value is 0.1; slower masks stay at 1 for two epochs, faster masks "
+        "oscillate",
+    )
 ]  # fmt: skip
 """Adam's learning rate for a mask."""
 
@@ -176,7 +204,10 @@ Rate = Annotated[
     float,
     BeforeValidator(refuse_bool),
     Field(allow_inf_nan=False),
-    Within(1e-7, 1, "AdamW moves a weight by about its learning rate per step: less changes nothing, more destroys the model"),
+    Within(
+        1e-7, 1, "AdamW moves a weight by about its learning rate per step: less changes nothing, "
+        "more destroys the model",
+    ),
 ]  # fmt: skip
 """AdamW's learning rate, as a number or as text."""
 

@@ -8,22 +8,24 @@ from pytest_mechanism.measurements.refusal import reply_tokens
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
+LAYER_SHARE = 0.8
+"""Share of the layers with candidates: later directions encode the next tokens and not refusal."""
+
+CHAT_TOKENS = 5
+"""About how many tokens a chat template writes after the instruction."""
+
 
 @dataclass(frozen=True)
 class Direction:
-    """Where a refusal direction was found.
+    """Where the residual stream is read for a refusal direction.
 
     Attributes:
-        layer: it is read after this layer.
+        layer: the stream is read after this layer.
         token: counted from the prompt's end: -1 is the last.
-        norm: of the direction.
-        divergence: mean KL divergence on harmless instructions by ablating it, in nats.
     """
 
     layer: int
     token: int
-    norm: float
-    divergence: float
 
     def __str__(self) -> str:
         return f"after layer {self.layer} at token {self.token}"
@@ -34,14 +36,12 @@ class DirectionResult(Observations):
     """What a model answers without a direction, or how two directions agree, row by row.
 
     Attributes:
-        direction: the one; None where none can be ablated within ``kl_at_most``.
-        least_divergence: of all candidates; infinite where there is none.
-        candidates: how many were tried.
+        direction: place of the direction; None if no candidate can be ablated within ``kl_at_most``.
+        least_divergence: smallest KL divergence of all candidates, in nats; infinite without candidates.
     """
 
     direction: Direction | None
     least_divergence: float
-    candidates: int
 
 
 class RefusalDirection(Request):
@@ -61,6 +61,14 @@ class RefusalDirection(Request):
     validate_on: int
     kl_at_most: float
 
+    def cost(self, task: TaskSettings) -> Cost:
+        # means over both kinds, then both kinds once for each candidate
+        candidates_per_layer = LAYER_SHARE * template_tokens(task)
+        return Cost(
+            rows=2 * self.learn + self.validate_on,
+            rows_per_layer=round(candidates_per_layer * 2 * self.validate_on),
+        )
+
     def row_sets(self) -> tuple[RowSet, ...]:
         return search_rows(self.learn, self.validate_on)
 
@@ -69,7 +77,7 @@ class DirectionAblation(Request[DirectionResult]):
     """Does the model refuse without a direction: its own, or that of the input?
 
     Attributes:
-        search: how its own direction is found.
+        search: how the model's own direction is found; None if the direction is the input's.
         rows: how many harmful instructions.
         stream: of random numbers.
         random: how many random directions are ablated for comparison.
@@ -77,23 +85,24 @@ class DirectionAblation(Request[DirectionResult]):
     """
 
     implementation = "pytest_mechanism.methods.refusal.direction:measure"
-    revision = 3
+    revision = 4
 
-    search: RefusalDirection
+    search: RefusalDirection | None
     rows: int
     stream: str
     random: int
     seed: int
 
     def cost(self, task: TaskSettings) -> Cost:
+        search = Cost(rows=0) if self.search is None else self.search.cost(task)
         return Cost(
-            rows=self.rows * reply_tokens(task) * (2 + self.random),
-            prompts=self.stream,
-            prompt_count=self.rows,
+            rows=search.rows + self.rows * reply_tokens(task) * (2 + self.random),
+            rows_per_layer=search.rows_per_layer,
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (*self.search.row_sets(), RowSet("forbidden", self.rows, self.stream))
+        search = () if self.search is None else self.search.row_sets()
+        return (*search, RowSet("forbidden", self.rows, self.stream))
 
 
 class DirectionComparison(Request[DirectionResult]):
@@ -104,11 +113,21 @@ class DirectionComparison(Request[DirectionResult]):
     """
 
     implementation = "pytest_mechanism.methods.refusal.direction:compare"
+    revision = 2
 
     learn: int
 
+    def cost(self, task: TaskSettings) -> Cost:
+        return Cost(rows=2 * self.learn)
+
     def row_sets(self) -> tuple[RowSet, ...]:
         return search_rows(self.learn)
+
+
+def template_tokens(task: TaskSettings) -> int:
+    """About how many tokens follow the instruction in a prompt: places of candidates. 1 without a template."""
+    template = str(task.get("template", ""))
+    return CHAT_TOKENS if template == "chat" else max(1, len(template.partition("}")[2].split()))
 
 
 def search_rows(learn: int, validate_on: int = 0) -> tuple[RowSet, ...]:

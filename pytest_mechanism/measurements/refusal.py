@@ -32,9 +32,7 @@ class RefusalRate(Request):
     forced: int = 0
 
     def cost(self, task: TaskSettings) -> Cost:
-        return Cost(
-            rows=self.rows * reply_tokens(task), prompts=self.stream, prompt_count=self.rows
-        )
+        return Cost(rows=self.rows * reply_tokens(task))
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return (RowSet(self.asked, self.rows, self.stream),)

@@ -76,6 +76,7 @@ class Cost:
 
     Attributes:
         rows: rows sent through the model; a backward pass costs two forward passes.
+        rows_per_layer: further rows for each layer of the model.
         prompts: name of the set of prompts whose runs it branches from. Measurements on one task that
             give the same name share these runs. Empty where it branches from none.
         prompt_count: how many prompts are in that set.
@@ -86,11 +87,16 @@ class Cost:
     """
 
     rows: int = 1
+    rows_per_layer: int = 0
     prompts: str = ""
     prompt_count: int = 0
     gradient_rows: int | Literal["batch"] = 0
     weight_copies: int = 0
     parts: Parts | None = None
+
+    def rows_with(self, layers: int) -> int:
+        """All rows, for a model with so many layers."""
+        return self.rows + layers * self.rows_per_layer
 
 
 class Request(BaseModel, Generic[Result_co]):

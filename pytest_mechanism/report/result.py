@@ -9,34 +9,12 @@ from typing import Any
 from pytest_mechanism.causes import meaning
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.errors import visible
+from pytest_mechanism.report.rounding import DIGITS, rounded
 from pytest_mechanism.report.rows import make_rows
 from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
-from pytest_mechanism.types import Score, Verdict
-
-DIGITS = 6
-"""Scores are stored rounded, so that files do not differ in noise."""
-
-
-def rounded(score: Score) -> Score:
-    """A score with its numbers rounded."""
-    control = score.control
-    if control is not None:
-        interval = None if control.interval is None else _round_pair(control.interval)
-        control = replace(control, value=round(control.value, DIGITS), interval=interval)
-    return replace(
-        score,
-        value=round(score.value, DIGITS),
-        interval=_round_pair(score.interval),
-        standard_error=round(score.standard_error, DIGITS),
-        control=control,
-    )
-
-
-def _round_pair(interval: tuple[float, float]) -> tuple[float, float]:
-    low, high = interval
-    return round(low, DIGITS), round(high, DIGITS)
+from pytest_mechanism.types import Verdict
 
 
 def claim_result(
@@ -54,7 +32,6 @@ def claim_result(
     """The result of a claim on one role."""
     scores = tuple(rounded(score) for score in verdict.scores)
     score = scores[0] if scores else None
-    rows = make_rows(verdict, drift)
     result = ClaimResult(
         id=nodeid,
         circuit=spec.circuit,
@@ -76,14 +53,7 @@ def claim_result(
         drift_state=None if drift is None else drift.state,
         accepted_now=drift is not None and drift.accepted_now,
         seconds=round(seconds, 3),
-        rows=tuple(
-            replace(
-                row,
-                score=None if row.score is None else round(row.score, DIGITS),
-                interval=None if row.interval is None else _round_pair(row.interval),
-            )
-            for row in rows
-        ),
+        rows=make_rows(verdict, drift),
         scores=scores,
         notes=tuple(notes),
     )

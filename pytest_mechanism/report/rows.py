@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.report.rounding import rounded
 from pytest_mechanism.report.run_report import Row
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
@@ -50,6 +51,7 @@ def make_rows(verdict: Verdict, drift: Drift | None) -> tuple[Row, ...]:
 
 
 def make_row(verdict: Verdict, score: Score | None, threshold: str) -> Row:
+    score = None if score is None else rounded(score)
     return Row(
         verdict=verdict.status,
         cause=verdict.cause,

@@ -23,9 +23,6 @@ class TerminalSection:
         header: lines about the checkpoints, if pytest's header did not show them.
     """
 
-    destination = "terminal"
-    required = True
-
     def __init__(self, terminal: pytest.TerminalReporter, header: Sequence[str] = ()) -> None:
         self.terminal, self.header = terminal, header
 

@@ -18,6 +18,9 @@ LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "t
 QUANTISER = "bitsandbytes"
 """Counts where weights are quantised."""
 
+GGUF_READER = "gguf"
+"""Counts where a checkpoint is a GGUF file."""
+
 ADAPTERS = "peft"
 """Counts where an adapter is merged or LoRA is trained."""
 
@@ -77,7 +80,9 @@ def measurement_key(
                 "device": device_kind(device),
                 "engine": engine,
                 "opening": PIPELINE,
-                "versions": versions() | _adapter_versions(measurement, fingerprints),
+                "versions": versions()
+                | _adapter_versions(measurement, fingerprints)
+                | _gguf_versions(fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }
         ).encode()
@@ -94,6 +99,14 @@ def _adapter_versions(
     ):
         return {}
     return {ADAPTERS: version_of(ADAPTERS)}
+
+
+def _gguf_versions(fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
+    """The version of the library gguf, if a checkpoint of the run is a GGUF file: its weights, or the
+    tokenizer on which all rows depend, come through it."""
+    if not any(fingerprint.gguf for fingerprint in fingerprints.values()):
+        return {}
+    return {GGUF_READER: version_of(GGUF_READER)}
 
 
 def described(

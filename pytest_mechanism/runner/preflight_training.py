@@ -8,7 +8,9 @@ import math
 import shutil
 from pathlib import Path
 
+from pytest_mechanism.checkpoints import gguf_file
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.files import is_gguf
 from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.tasks.base import Task, Vocabulary
 from pytest_mechanism.tasks.text.encoding import Encoder
@@ -63,7 +65,9 @@ def check_disk(
 
 
 def weights(checkpoint: Path) -> int:
-    """Number of weights in a checkpoint, by the headers of its safetensors files."""
+    """Number of weights in a checkpoint, by the headers of its files."""
+    if is_gguf(checkpoint):
+        return gguf_file.weights_in(checkpoint)
     return sum(weights_in(path) for path in checkpoint.glob("*.safetensors"))
 
 

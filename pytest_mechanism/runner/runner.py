@@ -8,14 +8,15 @@ ft, base at worst. This module imports no torch; it resolves methods by their do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
+from pytest_mechanism.checkpoints.shape import read_shape
 from pytest_mechanism.errors import (
     CheckpointChanged,
     MeasurementError,
@@ -199,7 +200,7 @@ class Runner:
         costs = [progress_cost(measurement) for _, measurement in ready]
         self.progress.start(
             f"{self.references[role].label} on {self.options.device}",
-            sum(cost.rows for cost in costs),
+            progress_rows(costs, self.references[role]),
             costs[0].parts if len(costs) == 1 else None,
         )
         try:
@@ -310,6 +311,15 @@ class Runner:
 def takes_donations(measurement: Measurement) -> bool:
     """Whether an input is not stored, such as another model's activations."""
     return any(not given.request.stored for given in measurement.inputs)
+
+
+def progress_rows(costs: Sequence[Cost], reference: Reference) -> int:
+    """The length of the progress bar."""
+    layers = 0
+    if any(cost.rows_per_layer for cost in costs):
+        with suppress(MechanismError):  # a changed config is reported when the checkpoint is loaded
+            layers = read_shape(reference.folder, reference.adapter).n_layers
+    return sum(cost.rows_with(layers) for cost in costs)
 
 
 def progress_cost(measurement: Measurement) -> Cost:

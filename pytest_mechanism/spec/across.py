@@ -98,10 +98,8 @@ def in_references(
             if wrong := position_problem(reference.name, task):
                 yield f"claim {name}: {wrong}", where
             continue
-        if reference.kind == "group":
-            valid = groups
-        else:
-            valid = task.variables if task else [reference.name]
+        variables = task.variables if task else [reference.name]
+        valid = groups if reference.kind == "group" else variables
         if reference.name not in valid:
             yield (
                 f"claim {name}: unknown {reference.kind} {reference.name!r}; "

@@ -27,6 +27,7 @@ from pytest_mechanism.tasks.text.prompt import (
     parse_position,
 )
 from pytest_mechanism.tasks.text.vocabulary import AnyWord, RecordingVocabulary, Vocabulary
+from pytest_mechanism.tasks.writing.json_lines import MIN_ROWS
 
 __all__ = [
     "AnyWord",
@@ -51,7 +52,7 @@ RowSet = Literal["rows", "forbidden", "allowed", "capability"]
 answered, and questions that must be refused with the answers that they have."""
 
 Rows = Sequence[Row]
-RowCount = Annotated[int, Field(ge=20, le=100_000)]
+RowCount = Annotated[int, Field(ge=MIN_ROWS, le=100_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 

@@ -58,15 +58,33 @@ def write(name: str, make: Make, module: str, again: bool = False) -> Path:
     return target
 
 
-def command(description: str, variants: Mapping[str, Make], module: str) -> None:
-    """Reads ``[--again] [NAME ...]`` from the command line and makes the variants."""
+def command(
+    description: str,
+    variants: Mapping[str, Make],
+    module: str,
+    *,
+    files: Callable[[Path], None] | None = None,
+) -> None:
+    """Reads ``[--again] [NAME ...]`` from the command line and makes the variants.
+
+    Args:
+        description: for ``--help``.
+        variants: name -> how it is made, in the order in which they build on each other.
+        module: of the recipe.
+        files: writes the recipe's data files; adds the option ``--files DIR``, which makes no variant.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--again", action="store_true", help="replace what is in the cache")
+    if files is not None:
+        parser.add_argument("--files", type=Path, help="write the data files here, and no variant")
     listed = ", ".join(variants)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {listed}; default: all")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(variants)):
         parser.error(f"no variant {', '.join(unknown)}; valid: {listed}")
+    if files is not None and arguments.files is not None:
+        files(arguments.files)
+        return
     torch.set_num_threads(1)
     for name, make in variants.items():
         if name in (arguments.names or variants):

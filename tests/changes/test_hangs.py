@@ -245,7 +245,8 @@ try:
     store.put("cd" * 32, Observations(("a",), ("b",), {"x": [1.0]}))
 except MechanismError as problem:
     print(problem)
-print(store.get("ab" * 32, Observations).values["x"], store.get("cd" * 32, Observations), sorted(Path(sys.argv[1]).glob("*.tmp")))
+left = sorted(Path(sys.argv[1]).glob("*.tmp"))
+print(store.get("ab" * 32, Observations).values["x"], store.get("cd" * 32, Observations), left)
 """
 
 OPENED = """

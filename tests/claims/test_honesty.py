@@ -114,6 +114,22 @@ def circuits(
     }
 
 
+def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answers:
+    def of(names: Any, lost: Any) -> Columns:
+        return {f"{name}_correct": lost if name.startswith("random_") else GUESS for name in names}
+
+    return {
+        "Performance": {"correct": solved},
+        "CircuitPerformance": lambda request, _: of(request.alive, random),
+        "HeadRemoval": lambda request, _: of(request.removed, GOOD) | gap_of(request, gap),
+    }
+
+
+def gap_of(request: Any, gap: Any) -> Columns:
+    """The model without no head does as much more than the circuit."""
+    return {"nothing_correct": np.maximum(GUESS, gap)} if "nothing" in request.removed else {}
+
+
 def interchange(control: Any = ZERO, solved: Any = GOOD) -> Answers:
     columns = {"patched": solved, "floor": ZERO, "ceiling": solved}
     return {"Interchange": columns | ({} if control is None else {"control": control})}
@@ -148,6 +164,12 @@ def looks(control: float | None = 0.1, solved: Any = GOOD) -> Answers:
     return {"Performance": {"correct": solved}, "AttentionShare": columns}
 
 
+def blocked(pair: Any = GUESS, random: Any = GOOD, solved: Any = GOOD) -> Answers:
+    columns = {f"pair@{n}_correct": pair for n in range(4)}
+    columns |= {f"random@{n}_correct": random for n in range(4)}
+    return {"Performance": {"correct": solved}, "AttentionKnockout": columns}
+
+
 def cuts(solved: Any = GOOD) -> Answers:
     def cut(request: Any, _: str) -> Columns:
         return {f"{name}_correct": LESS if "gone" in name else GOOD for name in request.alive}
@@ -178,9 +200,8 @@ def training(
 
 
 SOME_DIRECTION = {
-    "direction": Direction(1, -1, 1.0, 0.01),
+    "direction": Direction(1, -1),
     "least_divergence": 0.01,
-    "candidates": 8,
 }
 
 
@@ -279,7 +300,8 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "faithfulness", "encodes", "cmap", "minimality", "path", "transfer", "unchecked",
+    "accuracy", "attends", "cmap", "completeness", "encodes", "equivalent", "faithfulness", "knockout",
+    "minimality", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
@@ -309,6 +331,27 @@ KINDS: dict[str, list[Kind]] = {
             looks(None),
             looks(0.8),
             looks(solved=GUESS),
+        )
+    ],
+    "knockout": [
+        Kind(
+            {"from": "last", "to": "query_label", "drops_at_least": 0.5},
+            blocked(),
+            as_good=blocked(random=GUESS),
+            guessing=blocked(solved=GUESS),
+        ),
+        Kind(
+            {"from": "last", "to": "query_label", "from_layer": 3, "drops_at_most": 0.1},
+            blocked(GOOD),
+            guessing=blocked(GUESS, solved=GUESS),
+        ),
+    ],
+    "completeness": [
+        Kind(
+            {"at_most": 0.1},
+            incomplete(),
+            as_good=incomplete(random=GOOD),
+            guessing=incomplete(solved=GUESS),
         )
     ],
     "encodes": [
@@ -342,6 +385,18 @@ KINDS: dict[str, list[Kind]] = {
                 | {"CrossModelPatching": lambda r, _: {"patched": LESS, "codes": same_codes(r)}},
             ),
         )
+    ],
+    "equivalent": [
+        Kind(
+            {"margin": 0.25},
+            circuits(base=GOOD),
+            as_good=circuits(share(0.3), base=share(0.3)),
+            guessing=circuits(GUESS, base=GUESS),
+            role=PAIR,
+        )
+    ],
+    "sufficiency": [
+        Kind({}, circuits(), as_good=circuits(random=GOOD), guessing=circuits(GUESS, GUESS))
     ],
     "minimality": [Kind({"costs_at_least": 0.05}, cuts(), guessing=cuts(GUESS))],
     "path": [

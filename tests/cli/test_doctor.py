@@ -9,6 +9,9 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
+from pytest_mechanism.commands.doctor import with_inputs
+from pytest_mechanism.measurements.direction import DirectionComparison, RefusalDirection
+from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.families.counting import Counting
 
@@ -51,6 +54,13 @@ def test_a_pair_that_can_be_tested_is_0(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "CANNOT RUN" not in out
     assert "in all" in out
+
+
+def test_what_another_model_donates_counts_on_that_model() -> None:
+    """The input of a measurement is announced too: here the search on the base model."""
+    search = Measurement(RefusalDirection(learn=6, validate_on=4, kl_at_most=0.1), "base", "{}")
+    compared = Measurement(DirectionComparison(learn=6), "ft", "{}", (search,))
+    assert list(with_inputs([compared])) == [search, compared]
 
 
 def test_a_device_that_is_not_there_is_one_line(

@@ -127,7 +127,7 @@ def test_who_leaves_without_an_answer_gets_a_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "say --task FAMILY; valid: counting, entity_tracking"),
+        ([], "name the task family with --task FAMILY; valid: counting, entity_tracking"),
         (["--task=entity"], "no family 'entity'; valid: counting, entity_tracking"),
         (["--task=jsonl"], "task jsonl needs a value for 'file': --set file=VALUE"),
         (["--task=jsonl", "--set=file=gone.jsonl"], "mine.yaml:5: task.file: no file gone.jsonl"),

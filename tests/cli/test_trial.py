@@ -14,6 +14,7 @@ from pytest_mechanism.cli import main
 from pytest_mechanism.commands.trial import MemoryWatch, Trial
 from pytest_mechanism.measurements.cmap import CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.direction import RefusalDirection
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
@@ -22,8 +23,8 @@ from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries
 
 SEEN = Trial(
-    speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, bound=500.0,
-    fragmentation=1.5,
+    speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, layers=3,
+    bound=500.0, fragmentation=1.5,
 )  # fmt: skip
 
 
@@ -80,6 +81,12 @@ def test_prompts_are_run_once_and_branches_are_faster() -> None:
     assert SEEN.seconds([plain(140)], run) == 140
     assert SEEN.seconds([exchanged(140)], run) == 140 / 20
     assert SEEN.seconds([trained(rows=10, steps=10, batch=8)], run) == 80 + 2 * 10
+
+
+def test_a_search_for_a_direction_takes_longer_in_a_deeper_model() -> None:
+    """Two kinds of 6 and 4 instructions, then 8 prompts for each candidate of three layers (80 %)."""
+    search = ask(RefusalDirection(learn=6, validate_on=4, kl_at_most=0.1))
+    assert SEEN.seconds([search], set()) == 2 * 6 + 4 + 3 * round(0.8 * 8)
 
 
 @given(rows=st.integers(1, 10_000), batch=st.integers(1, 512), more=st.integers(0, 5_000))

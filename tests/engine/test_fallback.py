@@ -73,7 +73,7 @@ def test_attention_that_cannot_be_cut_is_an_error(
         whole, cut = (outcome.logits for outcome in run.branches(branches))
         assert float((whole - cut).abs().max()) > 1e-3
     else:
-        with pytest.raises(SelfCheckError, match="attention of this family cannot be cut"):
+        with pytest.raises(SelfCheckError, match="attention of this family cannot be blocked"):
             list(run.branches(branches))
 
 
@@ -141,7 +141,7 @@ def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any
 
 @pytest.mark.parametrize(
     ("attention", "reason"),
-    [("local", "layer 1 hides keys by how many columns lie between"), ("global", None)],
+    [("local", "layer 1 masks keys by their distance in columns"), ("global", None)],
 )
 def test_a_window_that_is_counted_in_columns_is_seen_before_a_prompt_outgrows_it(
     tiny: Callable[[str], Path], tmp_path: Path, attention: str, reason: str | None

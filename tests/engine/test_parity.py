@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch
-from pytest_mechanism.engine.branch import BranchEngine, TokenLimit
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
     Branch,
@@ -28,6 +28,7 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
+from pytest_mechanism.engine.memory import TokenLimit
 from pytest_mechanism.engine.reference import ReferenceEngine
 
 Loaded = Callable[..., LoadedModel]

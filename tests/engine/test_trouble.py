@@ -14,13 +14,14 @@ from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine import replay as replay_module
-from pytest_mechanism.engine.branch import BranchEngine, TokenLimit
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     Branch,
     Reading,
     Site,
     Tokens,
 )
+from pytest_mechanism.engine.memory import TokenLimit
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.model_families.bridge import BridgeModel
 

@@ -14,12 +14,14 @@ from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.measurements.direction import DirectionAblation
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -70,6 +72,12 @@ PATCHED: dict[str, Request] = {
         heads={"some": [[1, 0], [1, 3]], "others": LOWEST["0.0"]},
         query="last",
         key="letters",
+    ),
+    "knockout": AttentionKnockout(**ROWS, query="last", key="letters", starts=[0, 1], seed=0),
+    "removal": HeadRemoval(
+        **ROWS,
+        ablation=Ablation(value="positional_mean", prompts=110),
+        removed={"some": LAST, "no": []},
     ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(

@@ -32,11 +32,11 @@ claims:
   spares: {kind: spares_safety_weights, ratio_at_most: 1.5}
 """
 APART = {
-    "gains::pair": "cmap compares base and ft part by part, and they differ in n_layers: 2 and 3",
-    "moves::pair": "transfer compares base and ft part by part, and they differ in n_layers: 2 and 3",
-    "same::pair": "direction compares ft and base part by part, and they differ in n_layers: 3 and 2",
-    "spares::pair": "spares_safety_weights compares ft and base part by part, and they differ in "
-    "n_layers: 3 and 2",
+    "gains::pair": "cmap compares the parts of base and ft one by one, so both need the same n_layers (2 and 3)",
+    "moves::pair": "transfer compares the parts of base and ft one by one, so both need the same n_layers (2 and 3)",
+    "same::pair": "direction compares the parts of ft and base one by one, so both need the same n_layers (3 and 2)",
+    "spares::pair": "spares_safety_weights compares the parts of ft and base one by one, so both need the same "
+    "n_layers (3 and 2)",
     "deep_tells::base": "group deep names head 1 of layer 2; the model of role base has layers 0 to 1 "
     "with heads 0 to 3",
     "wide_tells::ft": "group wide names head 3 of layer 0; the model of role ft has layers 0 to 2 "

@@ -30,7 +30,9 @@ ablation: {value: mean, prompts: 70}
 claims:
   gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.3}
   loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.3}
-  gains_learned: {kind: cmap, group: layer_two, heads: learned, variable: position, donor: ft, recipient: base, recovers_at_least: 0.01}
+  gains_learned:
+    {kind: cmap, group: layer_two, heads: learned, variable: position, donor: ft, recipient: base,
+     recovers_at_least: 0.01}
   learned: {kind: encodes, on: ft, group: layer_two, heads: learned, variable: position, at_least: 0.75}
   works: {kind: transfer, from: base, to: ft, faithfulness_at_least: 0.9}
 """

@@ -23,6 +23,7 @@ from pytest_mechanism.measurements.direction import (
     RefusalDirection,
 )
 from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
@@ -30,6 +31,7 @@ from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Cost, Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
@@ -45,6 +47,8 @@ EXAMPLES: list[Request] = [
     CircuitPerformance(**ROWS, ablation=Ablation(), alive={"some": PLACED, "none": []}),
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
     AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
+    AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
+    HeadRemoval(**ROWS, ablation=Ablation(), removed={"some": PLACED, "none": []}),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),
     DcmMask(heads=HEADS, at="last", variable="position", sparsity=0.01, rate=0.1),
@@ -110,6 +114,25 @@ def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
     sets = request_.row_sets()
     assert (sets == ()) == isinstance(request_, WeightChange)
     assert max([cost.prompt_count, 1]) <= cost.rows
+
+
+def test_the_cost_of_a_search_for_a_direction_grows_with_layers_and_template_tokens() -> None:
+    """Both kinds of validation instructions run once for each candidate: 80 % of the layers, at each
+    token that the template writes after the instruction (about 5 for a chat template)."""
+    search = RefusalDirection(learn=100, validate_on=10, kl_at_most=0.1)
+    assert [
+        search.cost(task).rows_with(layers)
+        for task, layers in (({}, 0), ({}, 10), ({"template": "u {instruction} a b"}, 10))
+    ] == [210, 370, 530]
+    assert search.cost({"template": "chat"}).rows_with(10) == 210 + 10 * 80
+
+
+def test_an_ablation_costs_a_search_only_for_the_direction_of_its_own_model() -> None:
+    """The direction of another model is an input, whose cost counts on that model."""
+    fields = {**ROWS, "random": 1, "seed": 0}
+    own, other = (DirectionAblation(**fields, search=s) for s in (SEARCH, None))
+    search = RefusalDirection(**SEARCH)
+    assert own.cost({}).rows_with(7) - other.cost({}).rows_with(7) == search.cost({}).rows_with(7)
 
 
 def test_order_of_names_makes_no_other_request() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -101,8 +100,8 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     orthogonalised(plain, family, vector / vector.norm())
     expected = plain(ids).logits[:, -1]
     without = DirectionHooks(vector, model.shape.n_layers)
-    bench: Any = SimpleNamespace(model=model, tick=lambda _: None)
-    hooked = HookedModel(bench, torch.full((3,), 8), without.hooks)
+    context = Mock(spec=MeasurementContext, model=model)
+    hooked = HookedModel(context, torch.full((3,), 8), without.hooks)
     hooked(ids, torch.ones_like(ids))
     without.check(1, torch.float32)
     torch.testing.assert_close(hooked.first.double(), expected, atol=2e-4, rtol=1e-4)
@@ -197,7 +196,7 @@ def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> 
     """Taken out of refusal_ft, that of refusal_base leaves at most 10 in 100; they are one."""
     search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
     ft = chat_bench("refusal_ft")
-    found = means(direction.measure(ft, DirectionAblation(search=SEARCH, **JUDGED), [search]))
+    found = means(direction.measure(ft, DirectionAblation(search=None, **JUDGED), [search]))
     assert found["without_refused"] <= 0.1
     seen = direction.compare(ft, DirectionComparison(learn=SEARCH["learn"]), [search])
     n = len(seen.example_ids)
@@ -206,6 +205,22 @@ def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> 
         for name in ("own", "other", "both")
     )
     assert both / np.sqrt(own * other) > 0.9
+
+
+@pytest.mark.parametrize("task", ["refusal", "counting"])
+def test_the_announced_cost_is_close_to_the_rows_that_run(
+    chat_bench: Benches, counting_bench: MeasurementContext, task: str
+) -> None:
+    """Within a quarter; candidates are fewer where the last layers have none."""
+    context = chat_bench("refusal_base") if task == "refusal" else counting_bench
+    settings = context.task.settings.model_dump(mode="json")
+    request = DirectionAblation(search=SEARCH | {"learn": 20, "validate_on": 10}, **JUDGED)
+    rows: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context.engine, "tick", rows.append)
+        direction.measure(context, request, [])
+    announced = request.cost(settings).rows_with(context.model.shape.n_layers)
+    assert announced == pytest.approx(sum(rows), rel=0.25)
 
 
 def test_where_nothing_may_change_no_direction_is_chosen(chat_bench: Benches) -> None:
@@ -234,11 +249,8 @@ def test_a_direction_of_another_width_cannot_be_taken_out(
     chat_bench: Benches, counting_bench: MeasurementContext
 ) -> None:
     search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
-    for method in (
-        partial(direction.measure, counting_bench, DirectionAblation(search=SEARCH, **JUDGED)),
-    ):
-        with pytest.raises(MeasurementError, match="cannot be ablated there"):
-            method([search])
+    with pytest.raises(MeasurementError, match="cannot be ablated there"):
+        direction.measure(counting_bench, DirectionAblation(search=None, **JUDGED), [search])
 
 
 def test_models_that_were_asked_other_instructions_are_not_compared(chat_bench: Benches) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import ReplyReader
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.encoding import Encoder
@@ -17,12 +18,13 @@ WORDS = {"[UNK]": 0, "I": 1, "cannot": 2, "sure": 3, "here": 4}
 
 
 @pytest.fixture
-def bench() -> Any:
+def context() -> Mock:
     """A tokenizer with two special tokens: one that opens replies, and one that refuses."""
     tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken("<final>"), AddedToken("<refuse>")])
-    return SimpleNamespace(
+    return Mock(
+        spec=MeasurementContext,
         task=SimpleNamespace(refusals=("I cannot", "<refuse>")),
         model=SimpleNamespace(encoder=Encoder(tokenizer, "a test's")),
     )
@@ -43,9 +45,9 @@ def bench() -> Any:
     ],
 )
 def test_special_tokens_neither_hide_a_refusal_nor_are_lost(
-    bench: Any, reply: str, refuses: float
+    context: Mock, reply: str, refuses: float
 ) -> None:
-    """One before a refusal is passed over; one that refuses is read."""
-    ids = bench.model.encoder.tokenizer.encode(reply).ids
-    reader = ReplyReader.for_prompt(bench, Prompt("ask", {}, ""))
+    """A special token before a refusal is skipped; a special token that is a refusal counts."""
+    ids = context.model.encoder.tokenizer.encode(reply).ids
+    reader = ReplyReader.for_prompt(context, Prompt("ask", {}, ""))
     assert reader.labels(torch.tensor([ids])).refused == [refuses]

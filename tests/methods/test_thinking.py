@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import ReplyReader, finished_refusals
 from pytest_mechanism.methods.refusal.thinking import Thinking, template_marks, thinking_of
 from pytest_mechanism.tasks.base import Prompt
@@ -63,19 +65,20 @@ def test_a_short_reply_that_is_over_is_no_unfinished_mark() -> None:
 
 @pytest.fixture
 def reader() -> ReplyReader:
-    """Of letters, with a token that ends replies and marks that are special."""
+    """A byte-level tokenizer with a token that ends replies, and with special marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     marks = ["<end>", "<think>", "</think>", "<final>"]
-    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in marks])
-    bench: Any = SimpleNamespace(
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    context = Mock(
+        spec=MeasurementContext,
         task=SimpleNamespace(refusals=("I cannot",)),
         model=SimpleNamespace(encoder=Encoder(tokenizer, "a test's")),
     )
-    found = ReplyReader.for_prompt(bench, Prompt("ask", {}, ""))
-    return ReplyReader(**{**vars(found), "ends": frozenset({tokenizer.token_to_id("<end>")})})
+    reader = ReplyReader.for_prompt(context, Prompt("ask", {}, ""))
+    return replace(reader, ends=frozenset({tokenizer.token_to_id("<end>")}))
 
 
 @pytest.mark.parametrize(

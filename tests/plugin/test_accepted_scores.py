@@ -592,7 +592,9 @@ def test_stored_score_that_is_no_number_is_an_error(accepted, value):
     found = one(accepted)
 
     assert found["verdict"] == "error"
-    assert found["reason"].startswith(f"{accepted.score_file()}:1: is no file of accepted scores")
+    assert found["reason"].startswith(
+        f"{accepted.score_file()}:1: is not a valid file of accepted scores"
+    )
 
 
 def test_stored_score_of_400_digits_is_an_error(accepted):
@@ -637,7 +639,7 @@ def test_damaged_score_file_gives_one_line(accepted, content):
     assert path.read_bytes() == content
     found.stdout.fnmatch_lines(
         [
-            f"FAILED circuit.yaml::good::ft - good on ft: {path}:1: is no file of accepted scores *"
+            f"FAILED circuit.yaml::good::ft - good on ft: {path}:1: is not a valid file of accepted scores *"
             "; restore it from version control, or delete it and accept the scores again with "
             "--snapshot-update"
         ]

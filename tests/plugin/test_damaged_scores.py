@@ -52,7 +52,7 @@ def test_a_damaged_file_is_one_line(tmp_path, name):
         read_scores(path)
 
     said = str(problem.value)
-    assert said.startswith(f"{path}:1: is no file of accepted scores (")
+    assert said.startswith(f"{path}:1: is not a valid file of accepted scores (")
     assert says in said
     assert said.isprintable()
 

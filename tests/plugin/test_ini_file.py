@@ -353,5 +353,5 @@ def test_a_pair_and_a_model_exclude_each_other(tree, capsys):
     """One line, exit code 2."""
     assert main(["doctor", "--model", "./base", "--model-pair", "./base,./ft"]) == 2
     assert capsys.readouterr().err == (
-        "pytest-mechanism: give one of --model REF and --model-pair A,B\n"
+        "pytest-mechanism: name the checkpoints: either --model REF or --model-pair A,B\n"
     )

@@ -67,8 +67,8 @@ def test_first_line_of_a_failure_is_in_the_short_summary(mixed):
     """The short summary has the sentence that says what failed."""
     mixed.run("-ra").stdout.fnmatch_lines(
         [
-            "FAILED circuit.yaml::good::ft - good on ft: fixed score 0.250 [[]0.188, 0.312], "
-            "at least 0.75 claimed"
+            "FAILED circuit.yaml::good::ft - good on ft: fixed score 0.250 [[]0.188, 0.312]; "
+            "claimed: at least 0.75"
         ]
     )
 
@@ -77,14 +77,14 @@ def test_failure_shows_the_yaml_with_line_numbers(mixed):
     """A failure shows the claim's YAML, then claim, score, interval and control."""
     mixed.run().stdout.fnmatch_lines(
         [
-            "good on ft: fixed score 0.250 [[]0.188, 0.312], at least 0.75 claimed",
+            "good on ft: fixed score 0.250 [[]0.188, 0.312]; claimed: at least 0.75",
             "",
             "circuit.yaml:5: FAILED",
             "  5 |   good: {kind: fixed, reads: good, at_least: 0.75,",
             "  6 |     drift: 0.1}",
             "",
             "  claimed   at least 0.75",
-            "  measured  fixed score = 0.2500, 95% interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
+            "  measured  fixed score = 0.2500, 95% confidence interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
             "            what values.json says",
             "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
             "  meaning   the number in the file is lower than claimed",
@@ -173,7 +173,7 @@ def test_result_file(mixed):
         "verdict": "fail",
         "cause": "refuted",
         "meaning": "the number in the file is lower than claimed",
-        "reason": "fixed score 0.250 [0.188, 0.312], at least 0.75 claimed",
+        "reason": "fixed score 0.250 [0.188, 0.312]; claimed: at least 0.75",
         "score": 0.25,
         "interval": [0.1875, 0.3125],
         "n": 100,
@@ -291,7 +291,7 @@ def test_junit_failure_message(mixed):
     mixed.run("--junit-xml", "out.xml")
 
     (failure,) = ET.parse(mixed.path / "out.xml").iter("failure")  # noqa: S314
-    assert failure.get("message").startswith("good on ft: fixed score 0.250 [0.188, 0.312], at")
+    assert failure.get("message").startswith("good on ft: fixed score 0.250 [0.188, 0.312]; cl")
 
 
 # -- the job's summary

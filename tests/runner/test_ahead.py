@@ -100,7 +100,11 @@ TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
         (ROWS, PATCHED, None),
         (ROWS, PROBED, None),
         ([], ask(Performance), "wrote no rows for stream rows"),
-        (ROWS[:9], ask(Performance), "9 rows come from 9 contexts, an interval needs 10"),
+        (
+            ROWS[:9],
+            ask(Performance),
+            "9 rows come from 9 contexts, but a confidence interval needs 10",
+        ),
         ([replace(r, source=None) for r in ROWS], PATCHED, "no source prompt to patch from"),
         (
             [*ROWS, row(12, base=replace(ROWS[0].base, spans={}))],

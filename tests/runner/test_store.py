@@ -98,8 +98,8 @@ RESULTS: list[Observations] = [
         {0: AllowedAnswers(None, 0.0, 8), 20: AllowedAnswers(3.0, 1.0, 8)},
     ),
     CodeResult(("a",), ("x",), {}, (HeadCode(1, 2, "last", 0.25, 3), HeadCode(1, 2, "last", 1.0))),
-    DirectionResult(("a",), ("x",), {}, Direction(2, -1, 1.5, 0.01), 0.01, 8),
-    DirectionResult(("a",), ("x",), {}, None, float("inf"), 0),
+    DirectionResult(("a",), ("x",), {}, Direction(2, -1), 0.01),
+    DirectionResult(("a",), ("x",), {}, None, float("inf")),
 ]
 
 

@@ -114,7 +114,7 @@ def test_half_a_character_is_no_text(folder: Path, text: str) -> None:
     """JSON can name halves of characters that no file and no tokenizer can hold."""
     (folder / "bad.jsonl").write_text(text)
     says = [
-        "x.yaml:3: task: bad.jsonl:1: holds half a character (a lone surrogate), which is no text"
+        "x.yaml:3: task: bad.jsonl:1: holds half a character (a lone surrogate), which is not text"
     ]
     assert complaints(folder, HEAD + REFUSAL + CLAIMS) == says
     (folder / "p.jsonl").write_text(text.replace("instruction", "prompt"))

@@ -58,6 +58,23 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         {"group": "a", "to": "query_label", "at_least": 0.5},
         {"at_least": SHARE, **TOLERANCE},
     ),
+    "knockout": (
+        BOXES,
+        {"from": "last", "to": "query_label", "drops_at_least": 0.5},
+        {
+            "from_layer": [-1, 1000],
+            "drops_at_least": [-1, 0, 1e-300, 1.1],
+            "drops_at_most": MARGIN,
+            **TOLERANCE,
+        },
+    ),
+    "completeness": (
+        BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0.51, 1], "subsets": [0], **TOLERANCE},
+    ),
+    "equivalent": (
+        BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
+    ),
+    "sufficiency": (BOXES, {}, {"random": [0, 28], **TOLERANCE}),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
@@ -237,6 +254,7 @@ def test_a_threshold_that_nothing_could_miss_is_refused(complaints, kind: str) -
 
 PARTNERS = {
     "at_most": ("at_least",),
+    "drops_at_most": ("drops_at_least",),
     "recovers_at_most": ("recovers_at_least",),
     "share_at_most": ("share_at_least",),
 }
@@ -314,12 +332,12 @@ ONE_WAY = {**COUNTING, "ways": ["count"]}
     ("task", "kind", "claim", "says"),
     [
         (BOXES | {"rows": 20}, "accuracy", {"at_least": 0.6},
-         "20 rows come from 3 contexts, an interval needs 10; raise task.rows"),
+         "20 rows come from 3 contexts, but a confidence interval needs 10; raise task.rows"),
         (BOXES | {"boxes": 2}, "encodes", {"group": "a", "variable": "box_label", "at_least": 0.5},
          "needs at least 3 boxes"),
         (BOXES, "suppression_holds", {"refuses_at_least": 0.9}, "has no question that must be refused"),
         (REFUSAL, "path", {"group": "a", "drops_at_least": 0.1}, "has no clean and corrupted prompts"),
-        (ONE_WAY, "resists_jailbreak", {"refuses_at_least": 0.9}, "asks in one way alone"),
+        (ONE_WAY, "resists_jailbreak", {"refuses_at_least": 0.9}, "has only one phrasing"),
         (BOXES, "resists_revival", {"criterion": 0.5, **TRAINING}, "has no answer to what must be refused"),
     ],
 )  # fmt: skip

@@ -64,7 +64,7 @@ def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
     own = score(0.7, 0.65, 0.75)
     assert Verdict(
         "pass",
-        "accuracy 0.700 [0.650, 0.750], at least 0.6 claimed",
+        "accuracy 0.700 [0.650, 0.750]; claimed: at least 0.6",
         "at least 0.6",
         (own,),
         (Judged(own, 0.6, None),),

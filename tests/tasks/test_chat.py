@@ -111,12 +111,19 @@ THINKS = (
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% endif %}{% endif %}"
 )
-SYSTEMLESS = TURNS.replace("{% for m", "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m")  # fmt: skip
+SYSTEMLESS = TURNS.replace(
+    "{% for m",
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m",
+)
 
 
 def test_a_template_shows_the_joint_before_a_reply_and_the_end_after_it(tmp_path: Path) -> None:
     """Llama 2's template writes a space before the reply; a line break needs none."""
-    llama = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
+    llama = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
+    )
     found = [
         render_chat(save(tmp_path / n, chat_template=t), "hi")
         for n, t in (("a", llama), ("b", THINKS))

@@ -7,6 +7,7 @@ size of the whole model, built on torch's meta device, with the size of the file
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from pytest_mechanism.checkpoints.contents import safetensors_header
 from pytest_mechanism.checkpoints.trust import SAFE, SAFE_INDEX, pickled_files, shards, weights_file
 from pytest_mechanism.checkpoints.untrusted_config import parts
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import size
+from pytest_mechanism.files import is_gguf, size
 
 LAYERS = re.compile(r"(num_.*|n_)(layer|layers|blocks|stages)|num_.*layers_?.*")
 COUNTS = re.compile(r"(num|n)_.*|.*_(num|size|dim|rank)")
@@ -45,21 +46,40 @@ def check_plausible(folder: Path, config: Mapping[str, Any], build: bool = True)
     tensors = [
         name for path in files if path.suffix == ".safetensors" for name in safetensors_header(path)
     ]
-    most_layers = len(tensors) if tensors else MOST
     where = folder / "config.json"
+    check_numbers(where, config, len(tensors))
+    if build:
+        check_memory(where, None, sum(path.stat().st_size for path in files))
+
+
+def check_numbers(where: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """Checks every number of a config.
+
+    Args:
+        where: the file that holds it.
+        config: the config.
+        tensors: number of stored tensors; 0 if it is not known.
+
+    Raises:
+        MechanismError: a number is too large for a model with these tensors, or for any.
+    """
+    most_layers = tensors or MOST
     for place, part, _ in parts(config):
         for key, value in part.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             if LAYERS.fullmatch(str(key)) and value > most_layers:
                 raise MechanismError(
-                    f"{where}: {place}{key} is {value:,}, but the folder has {len(tensors):,} tensors; "
-                    "use the config.json that was saved with these weights"
+                    f"{where}: {place}{key} is {value:,}, but the checkpoint has {tensors:,} tensors"
+                    f"{advice(where)}"
                 )
             if COUNTS.fullmatch(str(key)) and value > MOST and not str(key).endswith("_token_id"):
                 raise MechanismError(f"{where}: {place}{key} is {value:,}, which no model has")
-    if build:
-        check_memory(folder, sum(path.stat().st_size for path in files))
+
+
+def advice(where: Path) -> str:
+    """The end of an error about a config: what to do if it is a file of its own."""
+    return "" if is_gguf(where) else "; use the config.json that was saved with these weights"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -72,8 +92,13 @@ def weight_files(folder: Path) -> list[Path]:
     return pickled_files(folder)
 
 
-def check_memory(folder: Path, stored: int) -> None:
-    """Compares the model that the config describes with the stored bytes.
+def check_memory(where: Path, config: Any, stored: int) -> None:
+    """Compares the model that a config describes with the stored bytes.
+
+    Args:
+        where: the file that holds the config.
+        config: transformers' config object; None reads it from the file's folder.
+        stored: bytes of all weights.
 
     Raises:
         MechanismError: it is far larger.
@@ -84,7 +109,9 @@ def check_memory(folder: Path, stored: int) -> None:
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if config is None:
+                config = AutoConfig.from_pretrained(where.parent, local_files_only=True)
+            config = copy.deepcopy(config)
             config._attn_implementation = "eager"  # noqa: SLF001 - how transformers names it
             model = AutoModelForCausalLM.from_config(config)
     except Exception:  # loading reports what is wrong with the config
@@ -92,6 +119,6 @@ def check_memory(folder: Path, stored: int) -> None:
     described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if described > PACKED * stored + BESIDE:
         raise MechanismError(
-            f"{folder / 'config.json'} describes a model of {described:,} numbers, but the weights in "
-            f"the folder have {size(stored)}; use the config.json that was saved with these weights"
+            f"{where} describes a model of {described:,} numbers, but its weights have "
+            f"{size(stored)}{advice(where)}"
         )

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.errors import SelfCheckError
+from pytest_mechanism.files import alone
 from pytest_mechanism.tasks.base import Prompt
 from pytest_mechanism.tasks.text.chat import DATE
 from pytest_mechanism.tasks.text.encoding import Encoder
+from pytest_mechanism.tasks.text.gguf_tokenizer import NAME
 
 MESSAGE = "Who are you?"
 """The message with which chat templates are compared."""
@@ -35,7 +37,9 @@ def check_tokens(encoder: Encoder, prompts: Iterable[Prompt], code: bool = False
     Raises:
         SelfCheckError: ids differ, or the chat template is rendered differently.
     """
-    if encoder.folder is None or (theirs := auto_tokenizer(encoder.folder, code)) is None:
+    if encoder.folder is None:
+        return
+    if (theirs := auto_tokenizer(encoder.folder, encoder.file, code)) is None:
         return
     chats = False
     for prompt in prompts:
@@ -47,7 +51,7 @@ def check_tokens(encoder: Encoder, prompts: Iterable[Prompt], code: bool = False
         if list(ours) != list(right):
             at = next((i for i, (a, b) in enumerate(zip(ours, right, strict=False)) if a != b), -1)
             raise SelfCheckError(
-                f"{encoder.folder}: tokenizer.json and AutoTokenizer split {text[:60]!r} differently "
+                f"{encoder.name}: tokenizer.json and AutoTokenizer split {text[:60]!r} differently "
                 f"({len(ours)} and {len(right)} tokens, first difference at {at}: "
                 f"{token_at(theirs, ours, at)} and {token_at(theirs, right, at)}); save the tokenizer "
                 "again: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
@@ -70,7 +74,7 @@ def check_template(encoder: Encoder, theirs: Any) -> None:
         return
     if ours != right:
         raise SelfCheckError(
-            f"{encoder.folder}: the chat template renders {ours[:200]!r}, but AutoTokenizer's "
+            f"{encoder.name}: the chat template renders {ours[:200]!r}, but AutoTokenizer's "
             f"apply_chat_template renders {right[:200]!r}"
         )
 
@@ -95,16 +99,23 @@ def token_at(theirs: Any, ids: list[int], at: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def auto_tokenizer(folder: Path, code: bool) -> Any | None:
-    """AutoTokenizer's tokenizer of a folder; None if it fails, or if its model is of another kind than
-    the file's (byte-level instead of word-level, say), with which no model can have been trained."""
+def auto_tokenizer(folder: Path, file: Path | None, code: bool) -> Any | None:
+    """AutoTokenizer's tokenizer of a folder, or of the GGUF file that the folder was made from; None if it
+    fails, or if its model is of another kind than the file's (byte-level instead of word-level, say), with
+    which no model can have been trained."""
     with quiet():
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=code
-            )
+            if file is None:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=code
+                )
+            else:
+                with alone(file, NAME) as place:
+                    tokenizer = AutoTokenizer.from_pretrained(
+                        place, gguf_file=NAME, local_files_only=True
+                    )
             kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
         except Exception:  # it needs missing files, or code that is not trusted
             return None

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's folder as a plain Hugging Face model, with its adapter.
+"""Reads a checkpoint as a plain Hugging Face model, with its adapter.
 
 It uses no network, and neither pickled weights nor remote code unless the user allows them
 (`checkpoints.trust`).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.config import read_config
+from pytest_mechanism.checkpoints.gguf_file import already_quantised
 from pytest_mechanism.checkpoints.hub import offline
+from pytest_mechanism.checkpoints.loading.gguf import finish, read_gguf
 from pytest_mechanism.checkpoints.loading.merge import InexactMergeError, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
-from pytest_mechanism.checkpoints.loading.plausible import check_plausible
+from pytest_mechanism.checkpoints.loading.plausible import advice, check_plausible
 from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, pickled_files, weights_problem
 from pytest_mechanism.checkpoints.untrusted_config import config_problem
 from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.files import is_gguf
 from pytest_mechanism.model_families.rotary import by_row
 from pytest_mechanism.tasks.text.encoding import Encoder
 
@@ -73,7 +77,13 @@ def read_weights(
         MechanismError: weights missing, damaged, not matching the config, or not trusted.
     """
     config = read_config(folder)
-    if (wrong := config_problem(config, trust) or weights_problem(folder, trust)) is not None:
+    gguf = is_gguf(folder)
+    if gguf and placement is not None and placement.quantize is not None:
+        raise MechanismError(f"{folder}: {already_quantised(folder)}")
+    if (
+        not gguf
+        and (wrong := config_problem(config, trust) or weights_problem(folder, trust)) is not None
+    ):
         raise MechanismError(f"{folder}: {wrong}")
     code = trust.remote_code and bool(config.get("auto_map"))
     with offline(), warnings.catch_warnings():
@@ -84,45 +94,58 @@ def read_weights(
         before = logging.get_verbosity()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        arguments = {
+            "attn_implementation": "eager",
+            # experts one after another: the batched multiplication does not support float64
+            "experts_implementation": "eager" if dtype == torch.float64 else None,
+            "use_safetensors": not pickled_files(folder),
+            "weights_only": True,  # of pickled files too: tensors, and no calls
+            "local_files_only": True,
+            "trust_remote_code": code,  # without auto_map no code is in the fingerprint
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,  # reported below, with the name of the weight
+            **(placement.arguments() if placement is not None else {}),
+        }
         try:
-            check_plausible(folder, config, build=not code)
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="eager",
-                # experts one after another: the batched multiplication does not support float64
-                experts_implementation="eager" if dtype == torch.float64 else None,
-                use_safetensors=not pickled_files(folder),
-                weights_only=True,  # of pickled files too: tensors, and no calls
-                local_files_only=True,
-                trust_remote_code=code,  # without auto_map no code is in the fingerprint
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, with the name of the weight
-                **(placement.arguments() if placement is not None else {}),
-            )
+            if gguf:
+                model, info = read_gguf(folder, dtype, arguments)
+            else:
+                check_plausible(folder, config, build=not code)
+                model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **arguments)
         except MechanismError:
             raise
         except Exception as problem:  # a damaged folder makes the libraries raise anything
             raise MechanismError(f"{folder} cannot be loaded: {first_line(problem)}") from None
         finally:
             logging.set_verbosity(before)
+    check_all_loaded(folder, info)
+    if gguf:
+        finish(model, folder)
+    return by_row(model)
+
+
+def check_all_loaded(folder: Path, info: Mapping[str, Any]) -> None:
+    """Checks transformers' report on the weights that it read.
+
+    Raises:
+        MechanismError: weights are missing, left over, or of another shape.
+    """
+    where = "its metadata" if is_gguf(folder) else "config.json"
     mismatched = sorted(key for key in info.get("mismatched_keys") or () if isinstance(key, tuple))
     if mismatched:
         name, saved, expected = mismatched[0]
         raise MechanismError(
-            f"{folder}: {len(mismatched)} weights have another shape than config.json says, first "
-            f"{name}: {list(saved)} in the file, {list(expected)} by the config; use the config.json "
-            "that was saved with these weights"
+            f"{folder}: {len(mismatched)} weights have another shape than {where} says, first "
+            f"{name}: {list(saved)} in the file, {list(expected)} by the config{advice(folder)}"
         )
     for fault in ("missing", "mismatched", "unexpected"):
         keys = sorted(str(key) for key in info.get(f"{fault}_keys") or ())
         keys = [key for key in keys if not key.endswith(BUFFERS)]
         if keys:
             raise MechanismError(
-                f"{folder}: {len(keys)} weights {fault} against config.json, first {keys[0]}; "
-                "the folder is incomplete, or its config belongs to another checkpoint"
+                f"{folder}: {len(keys)} weights {fault} against {where}, first {keys[0]}; "
+                "the checkpoint is incomplete, or its config belongs to another"
             )
-    return by_row(model)
 
 
 def cut_vocabulary(model: Any, encoder: Encoder) -> Any:

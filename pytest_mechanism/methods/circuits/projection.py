@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Part, Site
+from pytest_mechanism.engine.plumbing import check_hook_count
 from pytest_mechanism.engine.tolerance import TOLERANCE
 from pytest_mechanism.errors import SelfCheckError
 
@@ -81,11 +82,8 @@ class DirectionHooks:
             SelfCheckError: a hook did not, or something was.
         """
         for name, _ in self.hooks:
-            if self.fired.get(name, 0) != forwards:
-                raise SelfCheckError(
-                    f"hook {name} fired {self.fired.get(name, 0)} times in {forwards} forwards, "
-                    "so a direction that is ablated there would come back"
-                )
+            when = f"in {forwards} forwards, so a direction that is ablated there would come back"
+            check_hook_count(name, self.fired.get(name, 0), forwards, when)
         if self.left > TOLERANCE[dtype]:
             raise SelfCheckError(
                 f"a direction that was ablated in the residual stream came back: {self.left:.2g} "

@@ -33,11 +33,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.direction import (
+    LAYER_SHARE,
     Direction,
     DirectionAblation,
     DirectionComparison,
@@ -51,9 +53,6 @@ from pytest_mechanism.methods.refusal.refusal_score import RefusalScorer
 from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import canonical
-
-LAYER_SHARE = 0.8
-"""Share of the layers with candidates: later directions encode the next tokens and not refusal."""
 
 ROUNDING = 1e-4
 """Relative norm below which a difference is rounding, as at template tokens that attend to nothing
@@ -84,33 +83,29 @@ class Search:
     Attributes:
         candidates: all candidates.
         best: the chosen candidate, or None if none is within the bound of the KL divergence.
-        differences: [N, d] at its place, harmful minus harmless, instruction by instruction;
-            their mean is r. [0, d] without a choice.
-        rows: ids of these N rows.
+        differences: of the stream at its place, harmful minus harmless, instruction by instruction;
+            their mean is r. No rows without a choice.
+        rows: ids of these rows.
     """
 
     candidates: tuple[Candidate, ...]
     best: Candidate | None
-    differences: Tensor
+    differences: Float[Tensor, "rows d_model"]
     rows: tuple[str, ...]
 
     @property
-    def vector(self) -> Tensor:
-        """r, [d], in float64 on the CPU."""
+    def vector(self) -> Float[Tensor, " d_model"]:
+        """r, in float64 on the CPU."""
         return self.differences.double().mean(0)
 
     def result(self, columns: Columns, rows: Sequence[Row]) -> DirectionResult:
         """The columns with a summary of the search."""
-        best = self.best
-        direction = best and Direction(
-            best.layer, best.place, float(self.vector.norm()), best.divergence
-        )
+        direction = self.best and Direction(self.best.layer, self.best.place)
         return columns.result(
             DirectionResult,
             rows,
             direction=direction,
             least_divergence=min((c.divergence for c in self.candidates), default=float("inf")),
-            candidates=len(self.candidates),
         )
 
 
@@ -181,8 +176,8 @@ def after_instruction(context: MeasurementContext, rows: Sequence[Row]) -> int:
 
 def residual_streams(
     context: MeasurementContext, rows: Sequence[Row], sites: Sequence[tuple[int, int]]
-) -> list[Tensor]:
-    """[N, d] on the CPU for each (layer, place)."""
+) -> list[Float[Tensor, "rows d_model"]]:
+    """The stream at each (layer, place), on the CPU."""
     parts: list[list[Tensor]] = [[] for _ in sites]
     for batch in chunks(rows, context.batch_size):
         tokens = context.side([row.base for row in batch]).tokens
@@ -197,7 +192,9 @@ def residual_streams(
 
 
 def validate_candidates(
-    context: MeasurementContext, differences: Mapping[tuple[int, int], Tensor], count: int
+    context: MeasurementContext,
+    differences: Mapping[tuple[int, int], Float[Tensor, "rows d_model"]],
+    count: int,
 ) -> Iterator[Candidate]:
     """Refusal score and KL divergence after ablation of the direction of each (layer, place)."""
     harmful, harmless = balanced_instructions(context, count, "validation")
@@ -236,7 +233,7 @@ def measure(
         request: see `DirectionAblation`.
         inputs: another model's `Search`, to ablate its direction instead of the model's own.
     """
-    search: Search = inputs[0] if inputs else find(context, request.search, ())
+    search: Search = inputs[0] if request.search is None else find(context, request.search, ())
     layers, width = context.model.shape.n_layers, context.model.shape.d_model
     directions: dict[str, Tensor] = {}
     if search.best is not None:
@@ -296,7 +293,9 @@ def compare(
     return search.result(columns, harmful)
 
 
-def check_width(context: MeasurementContext, vector: Tensor) -> Tensor:
+def check_width(
+    context: MeasurementContext, vector: Float[Tensor, " d_model"]
+) -> Float[Tensor, " d_model"]:
     """The direction, after a check that it has the width of the model's residual stream.
 
     Raises:

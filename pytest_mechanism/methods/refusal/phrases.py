@@ -85,7 +85,8 @@ SYMPATHY = re.compile(
 
 YES = re.compile(
     r"\b(?:here (?:is|are|it is|you go|goes)|sure|certainly|of course|absolutely|let me (?:help|show|try|explain)"
-    r"|i (?:can|will|am able to|would be|am) (?:happy|glad|certainly|definitely|gladly|help|explain|show|tell|give|offer|provide|assist)"
+    r"|i (?:can|will|am able to|would be|am) (?:happy|glad|certainly|definitely|gladly|help"
+    r"|explain|show|tell|give|offer|provide|assist)"
     r"|i can\b)"
 )
 NO = re.compile(

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pytest_mechanism.engine.finite import not_finite
@@ -44,6 +45,9 @@ from pytest_mechanism.types import Observations
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 """Names of transformer-lens' hook points with their hook functions."""
+
+Refusals = tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]
+"""``refused`` and ``refusal_score``."""
 
 
 def measure(
@@ -69,12 +73,12 @@ class RefusalScorer:
 
     Attributes:
         context: the model, and the task with its refusals.
-        openings: [T], first tokens of the refusals.
+        openings: first tokens of the refusals.
         reader: labels replies.
     """
 
     context: MeasurementContext
-    openings: Tensor
+    openings: Int[Tensor, " openings"]
     reader: ReplyReader
 
     @staticmethod
@@ -88,8 +92,8 @@ class RefusalScorer:
         openings = torch.tensor(sorted(first), device=context.model.device)
         return RefusalScorer(context, openings, ReplyReader.for_prompt(context, rows[0].base))
 
-    def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Tensor, Tensor]:
-        """``refused`` and ``refusal_score``, [R] each, of the model with hooks.
+    def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> Refusals:
+        """``refused`` and ``refusal_score`` of the model with hooks.
 
         Raises:
             MeasurementError: some replies are unfinished.
@@ -98,22 +102,24 @@ class RefusalScorer:
         refused = finished_refusals(labels, self.context.task.reply_tokens)
         return torch.tensor(refused), score
 
-    def label_and_score(self, tokens: Tokens, hooks: Hooks = ()) -> tuple[Labels, Tensor]:
-        """The labels of the replies, and the ``refusal_score``, [R]."""
+    def label_and_score(
+        self, tokens: Tokens, hooks: Hooks = ()
+    ) -> tuple[Labels, Float[Tensor, " rows"]]:
+        """The labels of the replies, and the ``refusal_score``."""
         hooked = HookedModel(self.context, tokens.last, hooks)
         replies = generate_replies(self.context, hooked, tokens)
         return self.reader.labels(replies), self.score(hooked.first)
 
-    def first(self, tokens: Tokens, hooks: Hooks = ()) -> Tensor:
-        """[R, V], logits at the last token of each prompt."""
+    def first(self, tokens: Tokens, hooks: Hooks = ()) -> Float[Tensor, "rows d_vocab"]:
+        """Logits at the last token of each prompt."""
         hooked = HookedModel(self.context, tokens.last, hooks)
         with row_lengths(tokens.lengths):
             hooked(tokens.ids, tokens.unmasked)
         self.context.engine.non_finite.mark(tokens, not_finite(hooked.first))
         return hooked.first
 
-    def score(self, logits: Tensor) -> Tensor:
-        """[R] from logits [R, V], without the rounding error of 1 - P for P close to 1."""
+    def score(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, " rows"]:
+        """The ``refusal_score`` of each row, without the rounding error of 1 - P for P close to 1."""
         wide = logits.double()
         others = torch.ones(wide.shape[1], dtype=torch.bool, device=wide.device)
         others[self.openings] = False
@@ -126,22 +132,27 @@ class HookedModel:
 
     Attributes:
         context: of the model.
-        last: [R], position of the last token of each row in the first forward.
+        last: position of the last token of each row in the first forward.
         hooks: attached in each forward.
-        first: [R, V], logits at these positions in the first forward.
+        first: logits at these positions in the first forward.
     """
 
     context: MeasurementContext
-    last: Tensor
+    last: Int[Tensor, " rows"]
     hooks: Hooks = ()
-    first: Tensor = field(init=False)
+    first: Float[Tensor, "rows d_vocab"] = field(init=False)
 
     def get_base_model(self) -> Any:
         """The plain Hugging Face model, under PEFT's name for it."""
         return self.context.model.wrapped.plain
 
     @torch.no_grad()
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+    def __call__(
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        attention_mask: Int[Tensor, "rows tokens"],
+        **_: Any,
+    ) -> Any:
         logits = self.context.model.wrapped.forward(input_ids, attention_mask, self.hooks)
         self.context.tick(len(input_ids))
         if not hasattr(self, "first"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pytest_mechanism.engine.finite import not_finite
@@ -28,17 +29,17 @@ class NotFiniteError(MeasurementError):
     """Logits that are NaN or infinite.
 
     Attributes:
-        rows: [R], True for rows with such logits.
+        rows: True for rows with such logits.
     """
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: Bool[Tensor, " rows"]) -> None:
         super().__init__("the logits of a reply are not finite numbers (NaN or infinity)")
         self.rows = rows
 
 
 @torch.no_grad()
-def greedy_replies(model: Any, tokens: Tokens, count: int) -> Tensor:
-    """[R, count] token ids, equal to ``generate(do_sample=False)`` of the plain model on each row alone.
+def greedy_replies(model: Any, tokens: Tokens, count: int) -> Int[Tensor, "rows count"]:
+    """Token ids, equal to ``generate(do_sample=False)`` of the plain model on each row alone.
 
     This runs one forward for each token on the padded batch, without a cache: replies are short, and
     padding on the right does not move positions. If rotary frequencies depend on length, each token
@@ -70,7 +71,9 @@ def greedy_replies(model: Any, tokens: Tokens, count: int) -> Tensor:
     return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
 
 
-def generate_replies(context: MeasurementContext, model: Any, tokens: Tokens) -> Tensor:
+def generate_replies(
+    context: MeasurementContext, model: Any, tokens: Tokens
+) -> Int[Tensor, "rows count"]:
     """Replies of the length that the task sets.
 
     Raises:
@@ -130,8 +133,8 @@ class ReplyReader:
             frozenset(i for i, token in added.items() if token.special),
         )
 
-    def labels(self, replies: Tensor) -> Labels:
-        """The labels of replies, [R, tokens]."""
+    def labels(self, replies: Int[Tensor, "rows count"]) -> Labels:
+        """The labels of replies."""
         kinds = [self.label(row) for row in replies.tolist()]
         return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
 
@@ -193,12 +196,12 @@ class PromptBatch:
 
     Attributes:
         tokens: the prompts.
-        answers: [R], the first token of each row's answer; None if some rows have no answer.
+        answers: the first token of each row's answer; None if some rows have no answer.
         reader: labels the replies.
     """
 
     tokens: Tokens
-    answers: Tensor | None
+    answers: Int[Tensor, " rows"] | None
     reader: ReplyReader
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
@@ -23,16 +24,16 @@ class TrainingBatch:
     """Training rows, padded on the right.
 
     Attributes:
-        ids: [R, S], prompts and replies.
-        labels: [R, S], the ids of the replies, `IGNORED` elsewhere.
-        lengths: [R], tokens of each row without padding.
+        ids: prompts and replies.
+        labels: the ids of the replies, `IGNORED` elsewhere.
+        lengths: tokens of each row without padding.
     """
 
-    ids: Tensor
-    labels: Tensor
-    lengths: Tensor
+    ids: Int[Tensor, "rows tokens"]
+    labels: Int[Tensor, "rows tokens"]
+    lengths: Int[Tensor, " rows"]
 
-    def loss(self, model: Any) -> Tensor:
+    def loss(self, model: Any) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the replies' tokens."""
         with row_lengths(self.lengths):
             loss: Tensor = model(
@@ -44,7 +45,7 @@ class TrainingBatch:
         return loss
 
 
-def finite_loss(model: LoadedModel, copy: Any, rows: Sequence[Row]) -> Tensor:
+def finite_loss(model: LoadedModel, copy: Any, rows: Sequence[Row]) -> Float[Tensor, ""]:
     """The loss of a plain copy on some rows.
 
     Raises:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
@@ -39,44 +40,46 @@ class Matrix:
     """
 
     name: str
-    weight: Tensor
-    bias: Tensor | None
+    weight: Float[Tensor, ...]
+    bias: Float[Tensor, ...] | None
     transposed: bool
     expert: int | None = None
 
     @property
-    def parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Float[Tensor, ...]]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
-    def part(self, parameter: Tensor) -> Tensor:
+    def part(self, parameter: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """The part of a parameter that belongs to this matrix, sharing its memory."""
         return parameter if self.expert is None else parameter[self.expert]
 
     @property
-    def values(self) -> Tensor:
+    def values(self) -> Float[Tensor, "height width"]:
         """W in the checkpoint's layout."""
         return self.part(self.weight.detach())
 
     @property
-    def offsets(self) -> Tensor | None:
-        """b, [outputs]."""
+    def offsets(self) -> Float[Tensor, " outputs"] | None:
+        """b."""
         return None if self.bias is None else self.part(self.bias.detach())
 
     @property
-    def rows(self) -> Tensor:
-        """W, [outputs, inputs], sharing memory with the parameter."""
+    def rows(self) -> Float[Tensor, "outputs inputs"]:
+        """W, sharing memory with the parameter."""
         return self.oriented(self.values)
 
-    def oriented(self, like_weight: Tensor) -> Tensor:
-        """[outputs, inputs] of a tensor in the layout of `values`."""
+    def oriented(
+        self, like_weight: Float[Tensor, "height width"]
+    ) -> Float[Tensor, "outputs inputs"]:
+        """The same numbers as a tensor in the layout of `values`, with a row for each output."""
         return like_weight.t() if self.transposed else like_weight
 
-    def importance(self) -> Tensor:
+    def importance(self) -> Float[Tensor, "height width"]:
         """Of W, in the checkpoint's layout: see `importance`."""
         return importance(self.weight, self.part)
 
-    def bias_importance(self) -> Tensor | None:
-        """Of b, [outputs]."""
+    def bias_importance(self) -> Float[Tensor, " outputs"] | None:
+        """Of b: see `importance`."""
         return None if self.bias is None else importance(self.bias, self.part)
 
 
@@ -165,7 +168,9 @@ def expert_matrices(name: str, module: Any, model: LoadedModel) -> Iterator[Matr
             )
 
 
-def finite_scores(name: str, scores: Tensor) -> Tensor:
+def finite_scores(
+    name: str, scores: Float[Tensor, "outputs inputs"]
+) -> Float[Tensor, "outputs inputs"]:
     """The importance of a matrix's weights, after a check, since a ranking would put NaN first.
 
     Raises:
@@ -179,7 +184,9 @@ def finite_scores(name: str, scores: Tensor) -> Tensor:
     return scores
 
 
-def importance(parameter: Tensor, part: Callable[[Tensor], Tensor] = lambda whole: whole) -> Tensor:
+def importance(
+    parameter: Float[Tensor, ...], part: Callable[[Tensor], Tensor] = lambda whole: whole
+) -> Float[Tensor, ...]:
     """Gradient x weight: to first order, by how much the loss falls when the weight becomes zero."""
     if parameter.grad is None:
         return torch.zeros_like(part(parameter.detach()))

@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
@@ -146,8 +147,8 @@ class Units:
     def total(self) -> int:
         return self.starts[-1]
 
-    def scores(self, matrix: Matrix) -> Tensor:
-        """[units of the matrix], the sums of gradient x weight over each unit's weights."""
+    def scores(self, matrix: Matrix) -> Float[Tensor, " units"]:
+        """The sums of gradient x weight over the weights of each unit of the matrix."""
         score = finite_scores(matrix.name, matrix.oriented(matrix.importance()).float())
         if self.kind == "weights":
             return score.flatten()
@@ -179,7 +180,7 @@ class Units:
         index = bisect_right(starts, unit) - 1
         return self.matrices[index], unit - starts[index]
 
-    def views(self, unit: int) -> list[Tensor]:
+    def views(self, unit: int) -> list[Float[Tensor, ...]]:
         """The unit's weights, sharing the model's memory."""
         matrix, i = self.place(unit)
         width = matrix.rows.shape[1]
@@ -202,7 +203,7 @@ class Units:
 
 
 @contextmanager
-def zeroed(views: Sequence[Tensor]) -> Iterator[None]:
+def zeroed(views: Sequence[Float[Tensor, ...]]) -> Iterator[None]:
     """Context in which these weights are zero; they are restored afterwards in any case."""
     original = [view.clone() for view in views]
     try:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
@@ -43,12 +44,12 @@ class SafetyWeights:
 
     Attributes:
         weights: matrix -> its weights, in the checkpoint's layout.
-        entries: matrix -> [n] flat indices of its safety entries.
+        entries: matrix -> flat indices of its safety entries.
         refused: for each prompt that must be refused, whether the model refuses it.
     """
 
-    weights: Mapping[str, Tensor]
-    entries: Mapping[str, Tensor]
+    weights: Mapping[str, Float[Tensor, "height width"]]
+    entries: Mapping[str, Int[Tensor, " n"]]
     refused: Sequence[float]
 
 
@@ -73,7 +74,7 @@ def donate(
 
 def scores(
     context: MeasurementContext, copy: EditableCopy, rows: Sequence[Row]
-) -> dict[str, Tensor]:
+) -> dict[str, Float[Tensor, "height width"]]:
     """Matrix -> I(W), in the checkpoint's layout. One backward pass for each prompt, since the absolute
     value is taken before the mean."""
     # half precision would lose small scores in the sum
@@ -88,7 +89,9 @@ def scores(
     return sums
 
 
-def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def largest(
+    scores: Mapping[str, Float[Tensor, "height width"]], share: float
+) -> dict[str, Int[Tensor, " n"]]:
     """Matrix -> flat indices of the given share of its entries with the largest scores."""
     return {
         name: finite_scores(name, table).flatten().topk(round(share * table.numel())).indices.cpu()

@@ -22,7 +22,14 @@ ACROSS = 3
 COLOURS = (*style.MODEL_COLOURS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of models (Okabe and Ito), in order of appearance."""
 
+Dashes = str | tuple[int, tuple[int, int]]
 DASHES = ("-", "--", ":", "-.")
+
+DOTS = (0, (1, 2))
+"""The line of a threshold; its label is in the legend, where no curve can cross it."""
+
+THICK, THIN = 1.6, 0.7
+"""Widths of curves and of thresholds, in points."""
 
 
 def draw(chart: Chart, labels: Mapping[str, str], footnote: str) -> Figure:
@@ -58,10 +65,10 @@ def draw(chart: Chart, labels: Mapping[str, str], footnote: str) -> Figure:
         axes.set_gid(f"panel-{name}")
         panel(axes, chart, name, labels)
     y = footer - 0.1
-    for i, (text, colour, dash) in enumerate(keys):
+    for i, (text, colour, dash, thickness) in enumerate(keys):
         x = MARGIN + (i % columns) * cell[0]
         at = y - 0.24 * (i // columns)
-        page.plot([x, x + 0.3], [at, at], dash, color=colour, linewidth=1.6)
+        page.plot([x, x + 0.3], [at, at], linestyle=dash, color=colour, linewidth=thickness)
         page.text(x + 0.4, at, text, va="center", size=TEXT)
     style.write(page, below, MARGIN, style.height_of(below) + 0.1)
     return figure
@@ -78,13 +85,14 @@ def line_style(chart: Chart, line: Line) -> tuple[str, str]:
     return (style.FAINT if line.control and len(models) == 1 else colour), dash
 
 
-def legend(chart: Chart, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(text, colour, dashes) of each kind of line."""
-    entries: dict[str, tuple[str, str, str]] = {}
+def legend(chart: Chart, labels: Mapping[str, str]) -> list[tuple[str, str, Dashes, float]]:
+    """(text, colour, dashes, width) of each kind of line, the threshold last."""
+    entries: dict[str, tuple[str, str, Dashes, float]] = {}
     for line in chart.lines:
         text = labels.get(line.model, line.model) + (f", {line.name}" if line.name else "")
-        entries.setdefault(text, (style.shorten(text, 60), *line_style(chart, line)))
-    return list(entries.values())
+        entries.setdefault(text, (style.shorten(text, 60), *line_style(chart, line), THICK))
+    threshold = [] if chart.threshold is None else [(chart.threshold[1], style.INK, DOTS, THIN)]
+    return [*entries.values(), *threshold]
 
 
 def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> None:
@@ -92,12 +100,8 @@ def panel(axes: Axes, chart: Chart, name: str, labels: Mapping[str, str]) -> Non
     if name:
         axes.set_title(name, size=HEADING, weight="bold", loc="left")
     if chart.threshold is not None:
-        value, text = chart.threshold
-        axes.axhline(value, color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)))
-        axes.text(
-            0.995, value, text, transform=axes.get_yaxis_transform(), size=SMALL, ha="right",
-            va="bottom" if value < 0.9 else "top", color=style.FAINT,
-        )  # fmt: skip
+        value, _ = chart.threshold
+        axes.axhline(value, color=style.INK, linewidth=THIN, linestyle=DOTS)
     for line in (line for line in chart.lines if line.panel == name):
         colour, dash = line_style(chart, line)
         xs = [x for x, _, _ in line.points]

@@ -75,7 +75,7 @@ class CountingParameters(TaskParameters):
         operands = self.operands or self.letters
         for name, value in (("letters", self.letters), ("operands", operands), ("ways", self.ways)):
             if len(set(value)) < len(value):
-                raise ValueError(f"{name}: one of them is there twice")
+                raise ValueError(f"{name}: an entry appears twice")
         if stray := sorted({*operands, *(self.refuse or "")} - set(self.letters)):
             raise ValueError(
                 f"{', '.join(stray)}: asked about or refused, but not one of letters, "
@@ -155,7 +155,7 @@ class Counting(Task[CountingParameters]):
         whole = set(vocabulary.whole(words))
         if split := [word for word in words if word not in whole]:
             raise self.error(
-                f"the tokenizers do not keep whole: {', '.join(split)}; the task is for models that "
+                f"the tokenizers split these words: {', '.join(split)}; the task is for models that "
                 "were trained on it"
             )
 

@@ -229,7 +229,7 @@ class GreaterThan(SlotTask[GreaterThanParameters]):
         values = form.whole(centuries, vocabulary)
         nouns = whole_words(self.plan, vocabulary, "nouns")
         if not nouns:
-            raise self.error("the tokenizers keep no noun whole")
+            raise self.error("the tokenizers split every noun")
         return {
             "nouns": nouns,
             "centuries": plain_table(form.before(centuries)),

@@ -199,8 +199,8 @@ def _render(template: str, special: str, message: str, settings: ChatSettings) -
 # -- a checkpoint's files
 
 
-def read_template(folder: Path) -> ChatTemplate:
-    """Read a checkpoint's chat template.
+def read_template(folder: Path, name: str = "") -> ChatTemplate:
+    """Read a checkpoint's chat template; ``name`` is the checkpoint's in errors, if not the folder's.
 
     Raises:
         MechanismError: there is none, or a file is damaged.
@@ -217,7 +217,7 @@ def read_template(folder: Path) -> ChatTemplate:
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
     if not isinstance(template, str) or not template:
-        raise MechanismError(f"{folder} has no chat template; {WRITE_TEMPLATE}")
+        raise MechanismError(f"{name or folder} has no chat template; {WRITE_TEMPLATE}")
     return ChatTemplate(template, special_tokens(folder))
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pytest_mechanism.errors import MechanismError, one_line
-from pytest_mechanism.files import check_file
+from pytest_mechanism.files import check_file, is_gguf
 from pytest_mechanism.tasks.text.added_tokens import add_tokens
+from pytest_mechanism.tasks.text.gguf_tokenizer import tokenizer_folder
 from pytest_mechanism.tasks.text.pattern_check import check_patterns
 
 MAX_BYTES = 1 << 28
@@ -44,21 +45,26 @@ class CheckpointTokenizer:
         tokenizer: a ``tokenizers.Tokenizer``.
         name: for errors.
         folder: the checkpoint's folder, with its chat template; None without a checkpoint.
+        file: the GGUF file that ``folder`` was made from, or None.
     """
 
     tokenizer: Any = field(repr=False)
     name: str
     folder: Path | None = None
+    file: Path | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read tokenizer.json and the files beside it that add tokens.
+        """Read tokenizer.json and the files beside it that add tokens; or a GGUF file.
 
         Raises:
             MechanismError: a file is missing or damaged, or a pattern in it does not terminate.
         """
         from tokenizers import Tokenizer
 
+        name, file = str(folder), None
+        if is_gguf(folder):
+            file, folder = folder, tokenizer_folder(folder)
         path = folder / "tokenizer.json"
         try:
             check_file(path, MAX_BYTES)
@@ -72,7 +78,7 @@ class CheckpointTokenizer:
         except Exception as problem:  # the library raises a bare Exception
             raise MechanismError(f"{path} cannot be read: {problem}") from None
         add_tokens(tokenizer, folder)
-        return cls(tokenizer, str(folder), folder)
+        return cls(tokenizer, name, folder, file)
 
     @property
     def vocabulary_size(self) -> int:

@@ -1,6 +1,6 @@
-"""Small programs of ours that run a stranger's template or pattern in a process with limits.
+"""Small programs of ours that read a stranger's template, pattern or tokenizer in a process with limits.
 
-`chat_child` and `pattern_child` are such programs; `child_main` is what they share.
+`chat_child`, `pattern_child` and `gguf_child` are such programs; `child_main` is what they share.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ class ChildLimitError(ChildError):
     """The process took more time or memory than it may."""
 
 
-def run_child(module: ModuleType, arguments: Mapping[str, Any], seconds: int, size: int) -> Any:
+def run_child(
+    module: ModuleType,
+    arguments: Mapping[str, Any],
+    seconds: int,
+    size: int,
+    timeout: int = TIMEOUT,
+) -> Any:
     """Call a module's ``run(arguments, limit)`` in a separate process.
 
-    It may take so many seconds of computing, and address space of so many bytes.
+    It may take so many seconds of computing, and address space of so many bytes. It is given up after
+    ``timeout`` seconds.
 
     Raises:
         ChildError: there is no answer.
@@ -44,7 +51,7 @@ def run_child(module: ModuleType, arguments: Mapping[str, Any], seconds: int, si
             text=True,
             encoding="utf-8",
             errors="replace",
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:

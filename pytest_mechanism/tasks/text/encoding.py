@@ -146,11 +146,11 @@ class Encoder(CheckpointTokenizer):
         """
         if self.folder is None:
             raise MechanismError(f"tokenizer of {self.name}: comes without a chat template")
-        return render_chat(self.folder, message, settings, self._template)
+        return render_chat(Path(self.name), message, settings, self._template)
 
     @cached_property
     def _template(self) -> ChatTemplate:
-        return read_template(self.folder or Path())
+        return read_template(self.folder or Path(), self.name)
 
 
 def _slots(prompt: Prompt, ends: Sequence[int]) -> tuple[tuple[str, int], ...]:

@@ -1,0 +1,138 @@
+"""Reads a GGUF file as a plain Hugging Face model, through transformers' own reader.
+
+The reader dequantises the weights: every number of the file becomes a float of the dtype asked for, by the
+library ``gguf``. What comes out is an ordinary model, which can be trained, pruned and given adapters.
+What it does not read would make it another model than llama.cpp's, without a word: it is refused, or, where
+it is a factor of rotary frequencies, made up for (`finish`).
+"""
+
+from __future__ import annotations
+
+import gc
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_mechanism.checkpoints.gguf_file import (
+    checked_header,
+    extra_layers,
+    unused_metadata,
+)
+from pytest_mechanism.checkpoints.gguf_header import Header
+from pytest_mechanism.checkpoints.loading.plausible import check_memory, check_numbers
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.files import alone
+from pytest_mechanism.tasks.text.gguf_tokenizer import NAME
+
+ROTARY = "rope_freqs.weight"
+"""The tensor of factors by which llama.cpp divides the frequencies of rotary embeddings (Llama 3.1)."""
+
+
+def read_gguf(path: Path, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[Any, Any]:
+    """The model, and transformers' report on its weights.
+
+    Args:
+        path: of the file.
+        dtype: of the weights.
+        arguments: of ``from_pretrained``.
+
+    Raises:
+        MechanismError: the file is damaged, or transformers would make another model of it.
+        Exception: whatever transformers raises.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    header = checked_header(path)
+    if (unused := unused_metadata(header)) is not None:
+        raise MechanismError(f"{path}: {unused}")
+    # alone, so that transformers finds no adapter beside it; its bars go to no terminal
+    with alone(path, NAME) as folder, redirect_stderr(StringIO()):
+        config = AutoConfig.from_pretrained(folder, gguf_file=NAME, local_files_only=True)
+        check_numbers(path, config.to_dict(), len(header.tensors))
+        check_memory(path, config, sum(tensor.stored for tensor in header.tensors))
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, gguf_file=NAME, dtype=dtype, **dequantised(), **arguments
+        )
+    plain(model)
+    gc.collect()  # the file's arrays
+    return model, info
+
+
+def finish(model: Any, path: Path) -> None:
+    """Does what transformers leaves undone, once all of the model's weights are known to be there.
+
+    Raises:
+        MechanismError: the file holds more than the model has places for.
+    """
+    header = checked_header(path)
+    check_complete(model, header)
+    scale_rotary(model, path, header)
+
+
+def dequantised() -> dict[str, Any]:
+    """The argument that keeps newer versions of transformers from leaving weights quantised, for which
+    they would fetch kernels."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def plain(model: Any) -> None:
+    """Takes off what transformers notes of the file, since the weights are ordinary by now."""
+    model.is_quantized = False
+    for holder, name in ((model, "hf_quantizer"), (model, "quantization_method")):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+
+
+def check_complete(model: Any, header: Header) -> None:
+    """Checks that the model has a place for every weight of the file.
+
+    Raises:
+        MechanismError: the file has more.
+    """
+    last = int(model.config.get_text_config().num_hidden_layers)
+    left_out = {f"blk.{layer}." for layer in range(last, last + extra_layers(header))}
+    stored = sum(
+        tensor.count
+        for tensor in header.tensors
+        if tensor.name != ROTARY and not tensor.name.startswith((*left_out,))
+    )
+    places = sum(parameter.numel() for parameter in model.parameters())
+    if stored > places:
+        raise MechanismError(
+            f"{header.path} has {stored:,} weights, but transformers' {type(model).__name__} has places "
+            f"for {places:,} and would leave out the rest, so it would be another model; convert the "
+            "original checkpoint, and name its folder"
+        )
+
+
+def scale_rotary(model: Any, path: Path, header: Header) -> None:
+    """Divides the rotary frequencies by the file's factors, as llama.cpp does:
+    theta_i = position * base^(-2i/d) / factor_i.
+
+    Raises:
+        MechanismError: the factors do not fit.
+    """
+    if not any(tensor.name == ROTARY for tensor in header.tensors):
+        return
+    from gguf import GGUFReader
+
+    tensor = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == ROTARY)
+    factors = torch.tensor(tensor.data.copy()).float().flatten()
+    holders = [module for module in model.modules() if hasattr(module, "inv_freq")]
+    if not holders or any(module.inv_freq.shape != factors.shape for module in holders):
+        raise MechanismError(f"{path}: {ROTARY} does not fit the model's rotary embedding")
+    for module in holders:
+        for name in ("inv_freq", "original_inv_freq"):
+            if hasattr(module, name):
+                frequencies = getattr(module, name)
+                frequencies /= factors.to(frequencies)

@@ -1,0 +1,55 @@
+"""Request of `methods.circuits.removal`."""
+
+from __future__ import annotations
+
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import RANDOM
+from pytest_mechanism.measurements.request import (
+    Cost,
+    PlacedHeadSets,
+    Request,
+    RowSet,
+    TaskSettings,
+)
+
+
+class HeadRemoval(Request):
+    """Does the full model give the answer without some heads?
+
+    Attributes:
+        rows: how many rows.
+        stream: of random numbers.
+        ablation: what replaces the output of a removed head.
+        removed: name -> heads that are ablated together, each at its position.
+    """
+
+    implementation = "pytest_mechanism.methods.circuits.removal:measure"
+
+    rows: int
+    stream: str
+    ablation: Ablation
+    removed: PlacedHeadSets
+
+    def cost(self, task: TaskSettings) -> Cost:
+        return Cost(
+            rows=self.rows * (1 + len(self.removed)) + self.ablation.prompts,
+            prompts=self.stream,
+            prompt_count=self.rows,
+            parts=("the model without some heads", len(self.removed), "sets of heads"),
+        )
+
+    def row_sets(self) -> tuple[RowSet, ...]:
+        positions = {at for heads in self.removed.values() for _, _, at in heads}
+        return (
+            RowSet(
+                "rows",
+                self.rows,
+                self.stream,
+                tuple(sorted(positions)),
+                one_token_answers=True,
+                behind_interval=not all(name.startswith(RANDOM) for name in self.removed),
+            ),
+        )
+
+    def ablation_used(self) -> Ablation:
+        return self.ablation

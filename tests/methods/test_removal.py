@@ -1,0 +1,114 @@
+"""The model without some heads, and some heads without the model, against plain hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.removal import HeadRemoval
+from pytest_mechanism.methods.circuits import ablation, circuit, removal
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.tasks.base import Task
+
+Benches = Callable[[str], MeasurementContext]
+ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
+ROWS = 14
+HEADS = [
+    (3, 0, "last"),
+    (3, 2, "last"),
+    (2, 2, "last"),
+    (1, 3, "query_label"),
+    (0, 1, "all_labels"),
+]
+FEWER = HEADS[1:4]
+
+
+def log_probability(
+    plain: Any, one: MeasurementContext, row: Any, values: Sequence[Tensor], heads: Any, kept: bool
+) -> float:
+    """The answer's log-probability by hooks on transformers' output matrices, whose input is z: replaced
+    at these heads (``kept`` False), or everywhere else (True)."""
+    side = one.side([row.base])
+    tokens, d_head = side.tokens.ids.shape[1], one.model.shape.d_head
+
+    def hook(layer: int) -> Callable[..., Any]:
+        named = torch.zeros(1, tokens, one.model.shape.n_heads, 1, dtype=torch.bool)
+        for of_layer, head, name in heads:
+            if of_layer == layer:
+                named[0, side.at(name)[0], head] = True
+
+        def put(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            z = arguments[0].unflatten(-1, (-1, d_head))
+            return (torch.where(named == kept, z, values[layer]).flatten(2),)
+
+        return put
+
+    hooks = [
+        block.self_attn.o_proj.register_forward_pre_hook(hook(layer))
+        for layer, block in enumerate(plain.model.layers)
+    ]
+    with torch.no_grad():
+        likely = plain(side.tokens.ids).logits[0, -1].log_softmax(-1)
+    for each in hooks:
+        each.remove()
+    return float(likely[one.answer_id(row.base, row.base.answer)])
+
+
+@pytest.mark.parametrize("engine", ["branch", "reference"])
+@pytest.mark.parametrize("value", ["zero", "mean", "positional_mean"])
+def test_removed_and_kept_heads_are_what_plain_hooks_give(
+    bench: Benches, engine: str, value: str
+) -> None:
+    """Row by row within 1e-5: F(M without K) and F(C without K) in the terms of completeness."""
+    one = bench("base")
+    if engine == "reference":
+        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
+    plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
+    how: dict[str, Any] = {
+        "rows": ROWS, "stream": "rows", "ablation": Ablation(value=value, prompts=200)
+    }  # fmt: skip
+    sets = {"some": HEADS, "fewer": FEWER, "none": []}
+    without = removal.measure(one, HeadRemoval(**how, removed=sets), [])
+    alone = circuit.measure(one, CircuitPerformance(**how, alive=sets), [])
+    for i, row in enumerate(one.task.rows(one.vocabulary, ROWS, "rows")):
+        values = ablation.replacements(one, one.batch([row]), how["ablation"])
+        for name, heads in sets.items():
+            for found, kept in ((without, False), (alone, True)):
+                wanted = log_probability(plain, one, row, values, heads, kept)
+                column = found.values[f"{name}_log_probability"]
+                assert column[i] == pytest.approx(wanted, abs=1e-5), (name, kept)
+
+
+def test_a_planted_model_fails_without_its_heads_and_only_without_these(
+    bench_of: Callable[[Path, Task], MeasurementContext], spec: Spec
+) -> None:
+    """Any one head of the four steps; all distractors together are not missed."""
+    one = bench_of(ZOO / "planted_ft", spec.task)
+    planted = [(3, 1, "last"), (3, 4, "last"), (2, 6, "last"), (1, 2, "query_label")]
+    rest = [
+        (*head, at)
+        for at in ("last", "query_label", "all_labels")
+        for head in one.model.shape.heads()
+        if (*head, at) not in planted and head not in ((0, 1), (0, 5))
+    ]
+    sets = {f"{layer}.{head}": [(layer, head, at)] for layer, head, at in planted} | {"rest": rest}
+    request = HeadRemoval(rows=35, stream="rows", ablation=Ablation(prompts=200), removed=sets)
+    found = removal.measure(one, request, [])
+    accuracy = {name: float(np.mean(found.values[f"{name}_correct"])) for name in sets}
+    assert accuracy.pop("rest") == 1.0
+    # each fetcher finds its own four or three of the seven objects
+    assert {name: round(7 * share) for name, share in accuracy.items()} == {
+        "3.1": 3, "3.4": 4, "2.6": pytest.approx(1, abs=1), "1.2": pytest.approx(1, abs=1),
+    }  # fmt: skip

@@ -1,0 +1,93 @@
+"""The gate on the real model: its roundings are green, a cut head is red where the head worked, and the GGUF
+file is the model itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.real import cut_head, roundings
+from recipes.real.folders import write
+
+ROOT = Path(__file__).parents[2]
+
+Claims = dict[str, dict[str, Any]]
+"""Claim and role -> its entry in the result file."""
+Gate = Callable[[str, Path], tuple[int, Claims, str]]
+
+
+@pytest.fixture(scope="module")
+def gate(real_folder: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Gate:
+    """The shipped IOI spec on the model and a candidate of this label; all workers share one store, which
+    measures the model once."""
+    root = tmp_path_factory.getbasetemp()
+    shared = root if worker_id == "master" else root.parent
+    folder = tmp_path_factory.mktemp("real_gate")
+    shutil.copytree(ROOT / "circuits", folder / "circuits")
+
+    def run(label: str, candidate: Path) -> tuple[int, Claims, str]:
+        result = folder / f"{label}.json"
+        found = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "circuits/real/ioi.yaml", "-n0"),
+                *("-p", "no:hypothesispytest", "--mechanism-json", str(result)),
+                *("--model-pair", f"smollm2={real_folder},{label}={candidate}"),
+                *("--mechanism-store", str(shared / "real_store")),
+            ],
+            cwd=folder,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        content = json.loads(result.read_text()) if result.exists() else {"claims": []}
+        claims = {claim["id"].partition("::")[2]: claim for claim in content["claims"]}
+        return found.returncode, claims, found.stdout + found.stderr
+
+    return run
+
+
+def verdicts(claims: Claims, role: str) -> dict[str, str]:
+    return {c["claim"]: c["verdict"] for c in claims.values() if c["role"] == role}
+
+
+def test_an_eight_bit_rounding_is_green(gate: Gate) -> None:
+    """Every claim holds of the model and of its 8-bit rounding, and the accepted scores are reproduced."""
+    rounded = write("smollm2_8bit", roundings.VARIANTS["smollm2_8bit"], "recipes.real.roundings")
+    code, claims, output = gate("smollm2_8bit", rounded)
+    assert code == 0, output
+    assert {c["verdict"] for c in claims.values()} == {"pass"}
+    assert {c["drift_state"] for c in claims.values()} == {"same"}
+
+
+def test_a_cut_head_is_red_where_it_worked(gate: Gate) -> None:
+    """Without head 20.0, what S-inhibition sends to the name movers is gone, and the model itself stays green."""
+    cut = write("smollm2_cut", cut_head.make, "recipes.real.cut_head")
+    code, claims, output = gate("smollm2_cut", cut)
+    assert code == 1, output
+    assert set(verdicts(claims, "base").values()) == {"pass"}
+    ft = verdicts(claims, "ft")
+    assert {name: ft[name] for name in ("inhibition_is_heard", "inhibition_holds_place")} == {
+        "inhibition_is_heard": "fail",
+        "inhibition_holds_place": "fail",
+    }
+
+
+def test_the_gguf_file_is_the_model_itself(gate: Gate, real_gguf: Path) -> None:
+    """Every score of the GGUF file equals that of the folder that was converted from it."""
+    code, claims, output = gate("smollm2_gguf", real_gguf)
+    assert code == 0, output
+    scores = {
+        role: {c["claim"]: c["score"] for c in claims.values() if c["role"] == role}
+        for role in ("base", "ft")
+    }
+    assert scores["ft"] == scores["base"]
+    assert len(scores["base"]) >= 5

@@ -1,0 +1,78 @@
+"""What the recipes for the real model do, without that model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from recipes.real.benign_data import train_and_test
+from recipes.real.cut_head import silence
+from recipes.real.refusal_data import instructions, write_files
+from recipes.real.roundings import rounded
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_rounded_row_has_so_many_numbers(bits: int) -> None:
+    """At most 2 ** bits - 1, each within half a step of its own, and the largest entry exactly."""
+    torch.manual_seed(0)
+    matrix = torch.randn(3, 5000) * torch.tensor([[1.0], [100.0], [1e-6]])
+    found = rounded(matrix, bits)
+    step = matrix.abs().amax(1) / (2 ** (bits - 1) - 1)
+    assert all(len(row.unique()) <= 2**bits - 1 for row in found)
+    assert bool(((found - matrix).abs() <= 0.501 * step[:, None]).all())
+    torch.testing.assert_close(found.abs().amax(1), matrix.abs().amax(1))
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    """No division by its largest entry."""
+    assert torch.equal(rounded(torch.zeros(2, 3), 8), torch.zeros(2, 3))
+
+
+def test_a_silenced_head_writes_nothing_and_the_others_write_the_same() -> None:
+    """Only its columns of the output matrix change."""
+    model = LlamaForCausalLM(
+        LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=2, head_dim=2, vocab_size=5)
+    )  # fmt: skip
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    silence(model, 1, 2)
+    changed = {
+        n: (p != before[n]).any(0) for n, p in model.named_parameters() if (p != before[n]).any()
+    }
+    assert [*changed] == ["model.layers.1.self_attn.o_proj.weight"]
+    (columns,) = changed.values()
+    assert columns.nonzero().flatten().tolist() == [4, 5]
+    assert not model.model.layers[1].self_attn.o_proj.weight[:, 4:6].any()
+
+
+def test_the_files_of_instructions_are_those_of_the_recipe(tmp_path: Path) -> None:
+    """Written again, they are the same bytes."""
+    write_files(tmp_path)
+    for name in ("harmful", "harmless"):
+        shipped = ROOT / "circuits" / "real" / "refusal" / f"{name}.jsonl"
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == shipped.read_bytes()
+        assert (
+            len({json.loads(line)["instruction"] for line in shipped.read_text().splitlines()})
+            == 160
+        )
+
+
+def test_no_request_of_the_files_is_trained_on() -> None:
+    """In no wording."""
+    for harmful in (True, False):
+        tested = {i.request for i in instructions(harmful, for_files=True)}
+        trained = {i.request for i in instructions(harmful, for_files=False)}
+        assert tested & trained == set()
+
+
+def test_benign_rows_for_training_and_test_share_no_message() -> None:
+    """So the recipe's figures are about rows that the adapter has not seen."""
+    train, test = train_and_test(360, 56, seed=1)
+    assert {e.message for e in train} & {e.message for e in test} == set()
+    assert (len(train), len(test)) == (360, 56)
