@@ -55,7 +55,9 @@ def test_a_model_that_never_reads_is_at_chance_everywhere(
 
 def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_99: str) -> None:
     """A template is the author's own."""
-    task = "{family: template, words: {w: names}, slots: {a: w, b: w}, text: '{a} and {b} and {a:again}', answer: '{b}', rows: 100}"
+    text = "{a} and {b} and {a:again}"
+    slots = "words: {w: names}, slots: {a: w, b: w}"
+    task = f"{{family: template, {slots}, text: '{text}', answer: '{{b}}', rows: 100}}"
     found = lines(tmp_path, says_99, task)
     assert len(found) == 2
     assert found[1] == (
