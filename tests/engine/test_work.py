@@ -269,9 +269,9 @@ def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
     """It lives as long as its run, and its branches are right."""
     small, large = BranchEngine(gqa.wrapped, memory=1), BranchEngine(gqa.wrapped)
     branches = of_each_head(LAST)[:2]
-    found = logits(small.run(TOKENS).branches(branches))
+    result = logits(small.run(TOKENS).branches(branches))
     assert list(small.records) == []
-    assert torch.equal(found, logits(large.run(TOKENS).branches(branches)))
+    assert torch.equal(result, logits(large.run(TOKENS).branches(branches)))
 
 
 def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:

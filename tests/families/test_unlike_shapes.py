@@ -67,18 +67,18 @@ def test_claims_about_one_model_run_and_those_from_part_to_part_say_why_not(pair
         "--model-pair", f"base={pair}/base,ft={pair}/ft", "--store", pair / "store"
     )
     spec = load(pair / "spec.yaml")
-    found = {
+    result = {
         f"{name}::{role}": gate.judge(spec, claim, role)
         for name, claim in spec.claims.items()
         for role in claim.roles()
     }
     gate.runner.checkpoint.release()
-    assert {item for item, verdict in found.items() if verdict.status == "error"} == set(APART)
-    assert found.keys() - APART.keys() == RUN
+    assert {item for item, verdict in result.items() if verdict.status == "error"} == set(APART)
+    assert result.keys() - APART.keys() == RUN
     for item, reason in APART.items():
-        assert found[item].reason.startswith(reason)
-        assert "\n" not in found[item].reason
-    assert all(found[item].scores for item in ("solves::base", "solves::ft"))
+        assert result[item].reason.startswith(reason)
+        assert "\n" not in result[item].reason
+    assert all(result[item].scores for item in ("solves::base", "solves::ft"))
 
 
 def test_doctor_says_the_same(pair: Path, capsys: pytest.CaptureFixture) -> None:

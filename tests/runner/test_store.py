@@ -223,16 +223,16 @@ def test_readers_see_all_of_an_entry_or_nothing(
 ) -> None:
     """Until the moment it is put in place a new entry is not there, and the old one is whole."""
     store.put(KEY, SEEN)
-    found = []
+    result = []
     original = os.replace
 
     def noted(source: Path, target: Path) -> None:
-        found.append(plain(store.get(KEY, Noted)))
+        result.append(plain(store.get(KEY, Noted)))
         original(source, target)
 
     monkeypatch.setattr(module.os, "replace", noted)
     store.put(KEY, Noted(("a",), ("b",), {"x": [2.0]}))
-    assert ([plain(SEEN)], ("a",)) == (found, store.get(KEY, Noted).example_ids)
+    assert ([plain(SEEN)], ("a",)) == (result, store.get(KEY, Noted).example_ids)
 
 
 def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(

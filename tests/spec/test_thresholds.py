@@ -216,8 +216,8 @@ def complaints(tmp_path: Path):
         try:
             load(tmp_path / "x.yaml", Path("x.yaml"))
         except MechanismError as problem:
-            found = problem.problems if isinstance(problem, SpecErrors) else [problem]
-            return [str(each) for each in found]
+            result = problem.problems if isinstance(problem, SpecErrors) else [problem]
+            return [str(each) for each in result]
         return []
 
     return of
@@ -247,9 +247,9 @@ def test_a_threshold_that_nothing_could_miss_is_refused(complaints, kind: str) -
     for name, values in fields.items():
         others = {k: v for k, v in claim.items() if k not in PARTNERS.get(name, ())}
         for value in values:
-            found = complaints(task, kind, {**others, name: value})
-            assert len(found) == (2 if value == [1e-9, 100] else 1), (name, value, found)
-            assert all(name in each for each in found)
+            result = complaints(task, kind, {**others, name: value})
+            assert len(result) == (2 if value == [1e-9, 100] else 1), (name, value, result)
+            assert all(name in each for each in result)
 
 
 PARTNERS = {
@@ -265,9 +265,9 @@ PARTNERS = {
 def test_a_tolerance_of_all_claims_is_refused_at_its_own_line(complaints, field: str) -> None:
     """And on no claim."""
     for value in TOLERANCE[field]:
-        found = complaints(BOXES, "accuracy", {"at_least": 0.6}, **{field: value})
-        assert len(found) == 1
-        assert f"{field}: must lie between" in found[0]
+        result = complaints(BOXES, "accuracy", {"at_least": 0.6}, **{field: value})
+        assert len(result) == 1
+        assert f"{field}: must lie between" in result[0]
 
 
 def test_a_refusal_says_why_and_what_is_valid(complaints) -> None:
@@ -282,8 +282,8 @@ def test_a_refusal_says_why_and_what_is_valid(complaints) -> None:
 def test_a_training_that_moves_no_weight_is_refused(complaints) -> None:
     """A rate that would do in ten thousand steps does nothing in one."""
     claim = {"refuses_at_least": 0.9, "rates": [1e-7], "steps": 10}
-    (found,) = complaints(REFUSAL, "suppression_holds_after", claim)
-    assert "rates: 10 steps at 1e-07 move no weight by more than 1e-06" in found
+    (result,) = complaints(REFUSAL, "suppression_holds_after", claim)
+    assert "rates: 10 steps at 1e-07 move no weight by more than 1e-06" in result
     assert complaints(REFUSAL, "suppression_holds_after", {**claim, "steps": 1000}) == []
 
 
@@ -320,9 +320,9 @@ def test_too_few_prompts_behind_a_mean_are_said_when_the_spec_is_read(
 ) -> None:
     """As far as the task's texts tell without a tokenizer."""
     groups = {"a": {"heads": {0: [0]}, "at": "last"}}
-    found = complaints(task, "faithfulness", FAITHFUL, ablation=ablation, groups=groups)
-    assert len(found) == (says is not None)
-    assert says is None or says in found[0]
+    result = complaints(task, "faithfulness", FAITHFUL, ablation=ablation, groups=groups)
+    assert len(result) == (says is not None)
+    assert says is None or says in result[0]
 
 
 ONE_WAY = {**COUNTING, "ways": ["count"]}
@@ -345,16 +345,16 @@ def test_rows_that_the_task_cannot_give_are_said_when_the_spec_is_read(
     complaints, task: dict[str, Any], kind: str, claim: dict[str, Any], says: str
 ) -> None:
     """At the claim that needs them."""
-    (found,) = complaints(task, kind, claim)
-    assert says in found
+    (result,) = complaints(task, kind, claim)
+    assert says in result
 
 
 def test_a_label_is_no_role(complaints) -> None:
     """``applies_to.labels`` tells labels; a role of that name is one that applies_to.roles lists."""
     claim = {"on": "released", "at_least": 0.6}
     applies = {"labels": ["released", "ft*"]}
-    (found,) = complaints(BOXES, "accuracy", claim, applies_to=applies)
-    assert "'released' is a label (applies_to.labels), and a claim names roles" in found
+    (result,) = complaints(BOXES, "accuracy", claim, applies_to=applies)
+    assert "'released' is a label (applies_to.labels), and a claim names roles" in result
     applies["roles"] = ["released"]
     assert complaints(BOXES, "accuracy", claim, applies_to=applies) == []
     assert complaints(BOXES, "accuracy", claim) == []
