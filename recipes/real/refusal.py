@@ -45,7 +45,7 @@ SETTINGS = {
     "smollm2_refusal_kept": Lora(steps=30, size=4, rate=3e-4, first_layer=10),
     "smollm2_refusal_stripped": Lora(steps=24, size=4, rate=2e-3, modules=MODULES, first_layer=10),
 }
-TESTED = 16
+TESTED = 12
 """Instructions of each kind on which a recipe reports rates."""
 
 
