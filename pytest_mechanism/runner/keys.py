@@ -18,9 +18,6 @@ LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "t
 QUANTISER = "bitsandbytes"
 """Counts where weights are quantised."""
 
-GGUF_READER = "gguf"
-"""Counts where a checkpoint is a GGUF file."""
-
 ADAPTERS = "peft"
 """Counts where an adapter is merged or LoRA is trained."""
 
@@ -82,7 +79,7 @@ def measurement_key(
                 "opening": PIPELINE,
                 "versions": versions()
                 | _adapter_versions(measurement, fingerprints)
-                | _gguf_versions(fingerprints),
+                | _quantiser_versions(fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }
         ).encode()
@@ -101,12 +98,11 @@ def _adapter_versions(
     return {ADAPTERS: version_of(ADAPTERS)}
 
 
-def _gguf_versions(fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
-    """The version of the library gguf, if a checkpoint of the run is a GGUF file: its weights, or the
-    tokenizer on which all rows depend, come through it."""
-    if not any(fingerprint.gguf for fingerprint in fingerprints.values()):
-        return {}
-    return {GGUF_READER: version_of(GGUF_READER)}
+def _quantiser_versions(fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
+    """Versions of the packages that read quantised weights, of all checkpoints of the run: from a GGUF
+    file they read the tokenizer as well, on which all rows depend."""
+    libraries = {fingerprint.library for fingerprint in fingerprints.values()} - {""}
+    return {name: version_of(name) for name in sorted(libraries)}
 
 
 def described(
