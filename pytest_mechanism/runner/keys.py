@@ -18,6 +18,8 @@ LIBRARIES = ("pytest-mechanism", "torch", "transformers", "transformer-lens", "t
 QUANTISER = "bitsandbytes"
 """Counts where weights are quantised."""
 
+GGUF_READER = "gguf"
+
 ADAPTERS = "peft"
 """Counts where an adapter is merged or LoRA is trained."""
 
@@ -79,7 +81,7 @@ def measurement_key(
                 "opening": PIPELINE,
                 "versions": versions()
                 | _adapter_versions(measurement, fingerprints)
-                | _quantiser_versions(fingerprints),
+                | _quantiser_versions(measurement, fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }
         ).encode()
@@ -98,11 +100,14 @@ def _adapter_versions(
     return {ADAPTERS: version_of(ADAPTERS)}
 
 
-def _quantiser_versions(fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
-    """Versions of the packages that read quantised weights, of all checkpoints of the run: from a GGUF
-    file they read the tokenizer as well, on which all rows depend."""
-    libraries = {fingerprint.library for fingerprint in fingerprints.values()} - {""}
-    return {name: version_of(name) for name in sorted(libraries)}
+def _quantiser_versions(
+    measurement: Measurement, fingerprints: Mapping[str, Fingerprint]
+) -> dict[str, str]:
+    """Versions of the packages that read the measured weights, if these are quantised; and of the one that
+    reads the tokenizer of a GGUF file, on which the rows of all roles depend."""
+    libraries = {fingerprints[role].library for role in measurement.roles}
+    libraries |= {f.library for f in fingerprints.values() if f.library == GGUF_READER}
+    return {name: version_of(name) for name in sorted(libraries - {""})}
 
 
 def described(
