@@ -136,6 +136,16 @@ Faithful = Annotated[
 ]  # fmt: skip
 """A faithfulness."""
 
+AreaAtLeast = Annotated[
+    Number, Within(0.05, 2, "a circuit that works with all heads alone reaches 0.05, and 1 is a model that needs none")
+]  # fmt: skip
+"""The least area under a curve of faithfulness over sizes."""
+
+AreaAtMost = Annotated[
+    Number, Within(0, 0.7, "a circuit that works with all heads alone is at 0.75, and no distance is below 0")
+]  # fmt: skip
+"""The largest area between a curve of faithfulness and 1."""
+
 # -- other scales
 
 Nats = Annotated[

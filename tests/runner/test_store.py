@@ -23,6 +23,7 @@ from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.sizes import SizesResult
 from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.runner import store as module
 from pytest_mechanism.runner.store import ROW_FIELDS, Store
@@ -87,6 +88,7 @@ def test_an_entry_of_another_class_is_none(store: Store) -> None:
 
 RESULTS: list[Observations] = [
     MaskResult(("a",), ("x",), {}, ((2, 1), (3, 0))),
+    SizesResult(("a",), ("x",), {}, ((2, 1), (3, 0))),
     ProbeResult(("a",), ("x",), {}, {0: 0.1, 12: 1.0}, 12, 3),
     PruningResult(("a",), ("x",), {}, {0: 0.1, 12: 1.0}, ("a row 1",)),
     WeightChangeResult(("a",), ("x",), {}, (1.0, 0.0)),

@@ -75,6 +75,11 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
     ),
     "sufficiency": (BOXES, {}, {"random": [0, 28], **TOLERANCE}),
+    "curve": (
+        BOXES,
+        {"cpr_at_least": 0.5, "cmd_at_most": 0.5},
+        {"cpr_at_least": [-1, 0, 1e-9, 0.049, 2.1], "cmd_at_most": [-0.1, 0.71, 1], **TOLERANCE},
+    ),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
