@@ -1,7 +1,7 @@
-"""CPU seconds, in one process and one thread, contender beside contender.
+"""Measures the CPU time of several contenders in one process and one thread.
 
-CPU time and not the clock's, since others work on the machine; the median of several turns in
-which contenders alternate, since they also share its caches and memory.
+CPU time instead of wall-clock time, because other programs use the machine; the median of several
+turns in which contenders alternate, because they also share its caches and memory.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Contender:
     """One way to do the same work.
 
     Attributes:
-        name: who.
-        runs: what every variant needs, from nothing: donor activations, the unpatched run.
+        name: of the contender.
+        runs: computes what all variants need: donor activations, the unpatched run.
         variants: log-probabilities (or gradients) of the variants with these numbers, [n, ...].
-        every: one in so many variants is timed, where all would take too long.
+        every: 1 times all variants; N times every N-th, if all would take too long.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Measure:
     Attributes:
         name: key in JSON and of ``--only``.
         title: for people.
-        variants: how many there are.
-        contenders: who does it.
-        reference: name of the contender whose numbers are the truth.
-        unpatched: what variants are compared to, so that a small effect is not lost in large
-            numbers; None where variants are compared as they are.
+        variants: number of variants.
+        contenders: the contenders.
+        reference: name of the contender whose numbers the others must reproduce.
+        unpatched: subtracted from the variants before they are compared, so that small effects are
+            not lost in large numbers; None to compare the variants themselves.
         bound: operations of one forward a variant over the least needed, if counted.
         unit: what a variant is.
     """
@@ -62,7 +62,7 @@ class Measure:
 
 @dataclass
 class Timing:
-    """Seconds of one contender, one entry a turn.
+    """Seconds of one contender, with an entry for each turn.
 
     Attributes:
         contender: who.
@@ -99,8 +99,8 @@ class Timing:
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
-    found = work()
-    return time.process_time() - start, found
+    result = work()
+    return time.process_time() - start, result
 
 
 def chosen(measure: Measure, contender: Contender) -> list[int]:
@@ -110,18 +110,18 @@ def chosen(measure: Measure, contender: Contender) -> list[int]:
 
 
 def compete(measure: Measure, turns: int) -> list[Timing]:
-    """Every contender's timing, in alternating turns after a first one that is not counted."""
+    """Times every contender in alternating turns, after a first turn that does not count."""
     timings: list[Timing] = []
     for contender in measure.contenders:
         which = chosen(measure, contender)
         timings.append(Timing(contender.name, measure.variants, len(which)))
-    found: dict[str, dict[int, Tensor]] = {}
+    result: dict[str, dict[int, Tensor]] = {}
     judge = next(c for c in measure.contenders if c.name == measure.reference)
     for contender in measure.contenders:
-        # the first turn: caches of the libraries fill, numbers are kept to be compared
+        # the first turn fills the libraries' caches; its numbers are kept for the comparison
         which = sorted({*chosen(measure, contender), *chosen(measure, judge)})
         values = contender.variants(contender.runs(), which)
-        found[contender.name] = dict(zip(which, values, strict=True))
+        result[contender.name] = dict(zip(which, values, strict=True))
     for _ in range(turns):
         for contender, timing in zip(measure.contenders, timings, strict=True):
             which = chosen(measure, contender)
@@ -129,9 +129,9 @@ def compete(measure: Measure, turns: int) -> list[Timing]:
             timing.runs.append(spent)
             timing.branches.append(seconds(partial(contender.variants, state, which))[0])
             del state
-    truth = found[measure.reference]
+    truth = result[measure.reference]
     for timing in timings:
-        compare(timing, found[timing.contender], truth, measure.unpatched)
+        compare(timing, result[timing.contender], truth, measure.unpatched)
     return timings
 
 

@@ -1,7 +1,10 @@
 """How long the four stages of circuit discovery take on a large model, and in how much memory.
 
-Path patching of every head along the chain of Prakash et al., section 3.1: to the logits, into the q
-of 40 heads, into the v of 7, into the v of 20: the sizes of their circuit, at about its depths. Weights
+Path patching along the chain of Prakash et al., section 3.1: to the logits, into the q of 40 heads, into
+the v of 7, into the v of 20: the sizes of their circuit, at about its depths. Each stage is timed twice: with
+every head patched alone on all rows, and as `discover` searches it, with gradients first
+(`discovery.screening`), up to its first look (`discovery.looks`); heads that this look does not settle, and sets
+of heads that have an effect, which random weights do not have, would cost more. Weights
 are random and drawn where they are used, so nothing is downloaded; a random model has no circuit, but
 its stages cost what a trained one's cost.
 
@@ -50,6 +53,7 @@ class Took:
         seconds: by the clock.
         forwards: full forwards of all rows that patching one head at a time would take.
         memory: bytes at most, with the weights.
+        screened: seconds of gradients and of the heads and sets that a screen leaves to be patched.
     """
 
     stage: str
@@ -57,6 +61,7 @@ class Took:
     seconds: float
     forwards: int
     memory: int
+    screened: float
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,20 @@ def discovered(setting: Setting, batch_size: int, device: Device) -> list[Took]:
         highest = max((layer for layer, _ in receivers), default=shape.n_layers)
         senders = [head for head in shape.heads() if head[0] < highest]
         device.memory()
+        alone = [[sender] for sender in senders]
         seconds = device.seconds(
-            partial(patched, setting, engine, senders, at, receivers, via, batch_size)
+            partial(patched, setting, engine, alone, at, receivers, via, batch_size, rows)
         )
         # run 1, and run 2 where there are receivers; the clean forward is not counted
         runs = len(senders) * (2 if receivers else 1)
-        found.append(Took(title, len(senders), seconds, runs, device.memory()))
+        memory = device.memory()
+        quick = device.seconds(
+            partial(screened, setting, engine, senders, at, receivers, via, batch_size)
+        )
+        found.append(Took(title, len(senders), seconds, runs, memory, quick))
         print(
             f"{title:30}{len(senders):6} heads x {rows} rows {seconds:10.1f} s "
-            f"{found[-1].memory / 1e9:8.1f} GB",
+            f"{memory / 1e9:8.1f} GB, screened {quick:8.1f} s",
             flush=True,
         )
     return found
@@ -137,13 +147,14 @@ def spread(shape: Shape, depths: Sequence[float], count: int) -> list[Head]:
 def patched(
     setting: Setting,
     engine: Any,
-    senders: Sequence[Head],
+    senders: Sequence[Sequence[Head]],
     at: str,
     receivers: Sequence[Head],
     via: Any,
     batch_size: int,
+    rows: int,
 ) -> list[float]:
-    """Mean change of the answer's log-probability over all rows, of each sender."""
+    """Mean change of the answer's log-probability over the first rows, of each set of senders."""
     import torch
 
     from benchmarks.shapes import part
@@ -152,20 +163,51 @@ def patched(
 
     bench = setting.bench(engine)
     total = torch.zeros(len(senders), dtype=torch.float64)
-    rows = len(setting.batch.rows)
     for start in range(0, rows, batch_size):
-        batch = part(setting.batch, slice(start, start + batch_size))
+        batch = part(setting.batch, slice(start, min(rows, start + batch_size)))
         run = engine.run(batch.base.tokens)
         before = log_probability(run.outcome.logits, batch.correct_answers)
-        outcomes = path_patching.patched(
-            bench, batch, run, [[s] for s in senders], at, receivers, via
-        )
+        outcomes = path_patching.patched(bench, batch, run, senders, at, receivers, via)
         changes = [
             (log_probability(outcome.logits, batch.correct_answers) - before).sum()
             for outcome in outcomes
         ]
         total += torch.stack(changes).double().cpu()
     return list(total / rows)
+
+
+def screened(
+    setting: Setting,
+    engine: Any,
+    senders: Sequence[Head],
+    at: str,
+    receivers: Sequence[Head],
+    via: Any,
+    batch_size: int,
+) -> None:
+    """A stage as `discover` begins it: gradients of all senders, then those that are patched alone and, in sets,
+    the others, on the rows of the first look."""
+    from benchmarks.shapes import part
+    from pytest_mechanism.discovery.looks import looks
+    from pytest_mechanism.discovery.screening import SCREEN_ROWS, bands, number_kept
+    from pytest_mechanism.fields.groups import DiscoveredGroup
+    from pytest_mechanism.measurements.screen import STEPS, AttributionPatching
+    from pytest_mechanism.methods.circuits import screen
+
+    rows = len(setting.batch.rows)
+    request = AttributionPatching(
+        heads=senders, at=at, receivers=receivers, via=via, rows=min(rows, SCREEN_ROWS), stream=""
+    )
+    bench = setting.bench(engine)
+    for start in range(0, request.rows, batch_size):
+        stop = min(start + batch_size, request.rows)
+        for share, _ in STEPS:
+            screen.derivatives(bench, part(setting.batch, slice(start, stop)), request, share)
+    count = number_kept(DiscoveredGroup(heads="discovered", at=at), len(senders))
+    sets = [[sender] for sender in senders[:count]] + [
+        [*band] for band in bands(senders[count:]).values()
+    ]
+    patched(setting, engine, sets, at, receivers, via, batch_size, min(rows, looks(rows)[0]))
 
 
 def forward_seconds(setting: Setting, batch_size: int, device: Device) -> dict[str, float]:
@@ -226,8 +268,8 @@ def main(given: Sequence[str] | None = None) -> int:
     naive = {who: each * sum(s.forwards for s in stages) for who, each in one.items()}
     most = max(each.memory for each in stages)
     print(
-        f"{len(stages)} stages: {seconds / 60:.1f} minutes, {most / 1e9:.1f} GB at most with the "
-        "weights; a full forward for every patch would take "
+        f"{len(stages)} stages: {seconds / 60:.1f} minutes ({sum(s.screened for s in stages) / 60:.1f} "
+        f"screened), {most / 1e9:.1f} GB at most with the weights; a full forward for every patch would take "
         + ", ".join(
             f"{each / 60:.1f} minutes of the {who} model ({each / seconds:.1f}x)"
             for who, each in naive.items()

@@ -41,7 +41,7 @@ claims:
 PYTHON = [sys.executable, "-m"]
 QUIET = ["--tb=no", "-q", "--mechanism-no-store", "-p", "no:cacheprovider"]
 OFTEN = 0.003
-"""Seconds between looks."""
+"""Seconds between two measurements of memory."""
 MODEL, ANNOUNCED = 1.3, 0.25
 """At most so many times the larger model, and so far off."""
 
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def report(folder: Path, rows: int, batch: int) -> int:
-    """Make, announce, run, compare."""
+    """Makes a checkpoint, runs ``doctor`` and the gate on it, and compares their memory."""
     size = max(checkpoint(folder / name, seed) for seed, name in enumerate("ab"))
     (folder / "memory.yaml").write_text(SPEC.format(rows=rows), encoding="utf-8")
     pair = ["--model-pair", "a,b"]
@@ -105,7 +105,7 @@ def checkpoint(folder: Path, seed: int) -> int:
 
 
 def watched(command: list[str], folder: Path) -> int:
-    """Bytes that a command held at its peak."""
+    """Peak memory of a command, in bytes."""
     import psutil
 
     print("$", " ".join(command[2:]), flush=True)

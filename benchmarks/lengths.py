@@ -34,7 +34,7 @@ TARGET = 0.4
 
 @dataclass(frozen=True)
 class Point:
-    """One length and number of branches.
+    """The cost at one prompt length and number of branches.
 
     Attributes:
         length: tokens of a prompt.
@@ -52,12 +52,12 @@ class Point:
 
     @property
     def each(self) -> float:
-        """Milliseconds of a branch."""
+        """Milliseconds per branch."""
         return 1000 * statistics.median(self.seconds) / self.heads
 
 
 def spread(count: int, of: int) -> list[int]:
-    """So many heads, the same mix of layers for every count."""
+    """``count`` heads, with the same mix of layers for every count."""
     return [i * of // count + of // count // 2 for i in range(count)]
 
 
@@ -79,9 +79,9 @@ class AttentionClock:
         self.update = update = SharedCache.update
 
         def timed(*given: Any, **named: Any) -> Any:
-            found = update(*given, **named)
+            result = update(*given, **named)
             self.since = time.process_time()
-            return found
+            return result
 
         SharedCache.update = timed  # type: ignore[method-assign]
         for point in self.points:
@@ -102,7 +102,7 @@ class AttentionClock:
 
 
 def measured(setting: Setting, lengths: Sequence[int], turns: int) -> list[Point]:
-    """Turns go through all lengths, so that what others do on the machine falls on all alike."""
+    """Each turn measures all lengths, so that other load on the machine affects all of them."""
     from benchmarks import clock, shapes, sweeps
     from benchmarks.operations import Cost
     from pytest_mechanism.engine.branch import BranchEngine
@@ -177,11 +177,11 @@ class Growth:
 
 def grown(points: Sequence[Point]) -> list[Growth]:
     """From the shortest length to the longest, for each number of branches."""
-    found = []
+    result = []
     for count in sorted({p.heads for p in points}):
         chosen = sorted((p for p in points if p.heads == count), key=lambda p: p.length)
-        found.append(Growth.of(chosen[0], chosen[-1]))
-    return found
+        result.append(Growth.of(chosen[0], chosen[-1]))
+    return result
 
 
 def table(points: Sequence[Point], growth: Sequence[Growth]) -> str:

@@ -33,7 +33,7 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 18), "MALLOC_TRIM_THRESHOLD_": s
 """Bytes of a block from which on glibc maps it by itself."""
 
 OFTEN = 0.0005
-"""Seconds between looks."""
+"""Seconds between two measurements of memory."""
 
 
 def available() -> bool:
@@ -41,14 +41,14 @@ def available() -> bool:
 
 
 def apart(setting: Setting) -> list[dict[str, Any]]:
-    """`table` from a new process that gives memory back."""
+    """`table`, run in a new process whose allocator returns freed memory."""
     rows, length = setting.batch.base.tokens.ids.shape
     command = [sys.executable, "-m", "benchmarks.memory", setting.name, str(rows), str(length)]
     run = subprocess.run(  # noqa: S603 - this file
         command, env={**os.environ, **GIVE_BACK}, capture_output=True, text=True, check=True
     )
-    found: list[dict[str, Any]] = json.loads(run.stdout)
-    return found
+    result: list[dict[str, Any]] = json.loads(run.stdout)
+    return result
 
 
 def table(setting: Setting) -> list[dict[str, Any]]:
@@ -82,8 +82,8 @@ def table(setting: Setting) -> list[dict[str, Any]]:
     peaks = {name: peak(*each) for name, each in work.items()}
     one = peaks["one plain forward"]
     return [
-        {"shape": setting.name, "work": name, "bytes": found, "ratio": found / max(one, 1)}
-        for name, found in peaks.items()
+        {"shape": setting.name, "work": name, "bytes": result, "ratio": result / max(one, 1)}
+        for name, result in peaks.items()
     ]
 
 
@@ -96,7 +96,7 @@ def held(process: int) -> int:
 
 
 def peak(work: Callable[[], Any], warm: Callable[[], Any]) -> int:
-    """Bytes at most while ``work`` ran, above those before, ``warm`` having run already."""
+    """Peak memory of ``work`` in bytes above the memory before it, after ``warm`` has run."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     child = context.Process(target=_in_child, args=(there, work, warm))

@@ -45,7 +45,7 @@ class Cost:
         )
 
     def layer(self, seen: float) -> float:
-        """A token of a layer that sees so many keys."""
+        """Multiply-adds of one token in one layer, with this number of keys."""
         return self.queries + self.keys + self.mlp + self.attention * seen
 
     def forward(self, length: int) -> float:

@@ -1,4 +1,4 @@
-"""What a run found: tables for people, JSON for programs, bars for the README."""
+"""The results of a run: tables for people, JSON for programs, a bar chart for the README."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FULL_SIZE = ("gpt2-small", "llama-gqa")
 
 @dataclass(frozen=True)
 class Found:
-    """One measure on one shape."""
+    """The results of one measure on one shape."""
 
     shape: str
     measure: Measure
@@ -60,7 +60,7 @@ class Found:
         return all(t.gap <= AGREE or t.difference <= floor for t in self.timings)
 
     def target(self) -> str | None:
-        """One line, or None where there is none."""
+        """Whether the target is met, in one line; None if the measure has no target on this shape."""
         wanted = TARGETS.get(self.measure.name)
         if wanted is None or self.shape not in FULL_SIZE:
             return None
@@ -124,7 +124,7 @@ class Found:
 
 
 def memory_lines(shape: str, found: Sequence[Mapping[str, Any]]) -> str:
-    """A table of what `memory.table` found."""
+    """The results of `memory.table` as a table."""
     lines = [f"{shape}: peak memory above the loaded model"]
     for each in found:
         if each["shape"] == shape:
@@ -137,7 +137,7 @@ def memory_lines(shape: str, found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where and when."""
+    """The machine, the library versions and the date."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -158,7 +158,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def figure(width: float, height: float) -> tuple[Any, Any]:
-    """An empty picture with one panel, for files alone."""
+    """An empty figure with one panel, made without pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

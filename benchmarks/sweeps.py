@@ -138,7 +138,7 @@ def lens_variants(setting: Setting, everywhere: bool, cache: Any, which: Sequenc
         if everywhere
         else patching.layer_pos_head_vector_patch_setter
     )
-    found = patching.generic_activation_patch(
+    result = patching.generic_activation_patch(
         setting.wrapped.bridge,
         ids,
         cache,
@@ -148,7 +148,7 @@ def lens_variants(setting: Setting, everywhere: bool, cache: Any, which: Sequenc
         index_df=pd.DataFrame(frame),
         reduce="none",
     )
-    values: Tensor = found.values  # noqa: PD011 - no data frame
+    values: Tensor = result.values  # noqa: PD011 - no data frame
     return values
 
 
@@ -169,15 +169,15 @@ class Plain:
     @torch.no_grad()
     def runs(self) -> list[Tensor]:
         """[R, S, H d] of each layer in the source prompts."""
-        found: list[Tensor] = []
+        result: list[Tensor] = []
         handles = [
-            module.register_forward_pre_hook(lambda _, args: found.append(args[0].clone()))
+            module.register_forward_pre_hook(lambda _, args: result.append(args[0].clone()))
             for module in self.setting.projections
         ]
         self.setting.plain(self.setting.batch.require_source().tokens.ids, logits_to_keep=1)
         for handle in handles:
             handle.remove()
-        return found
+        return result
 
     @torch.no_grad()
     def variants(self, theirs: Sequence[Tensor], which: Sequence[int]) -> Tensor:

@@ -59,10 +59,10 @@ class PretendedGPU(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if func in MADE:
-            found = func(*args, **kwargs)
+            result = func(*args, **kwargs)
             there = kwargs.get("device") is not None
             self.waits += there and func in (torch.tensor, torch.as_tensor)
-            return found if there else of_host(found)
+            return result if there else of_host(result)
         given = list(tensors((args, kwargs)))
         gpu = any(not on_host(each) for each in given)
         if name in ("to", "cpu", "cuda"):
@@ -78,28 +78,29 @@ class PretendedGPU(TorchFunctionMode):
             where = [("host" if on_host(e) else "GPU", tuple(e.shape)) for e in given]
             raise RuntimeError(f"{name}: tensors on two devices, {where}")
         self.waits += (gpu and name in WAITS) or mixed
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if given and not gpu:
-            for each in tensors(found):
+            for each in tensors(result):
                 of_host(each)
-        return found
+        return result
 
     def carried(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """A tensor on another device, or as it was in another dtype."""
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         targets = [kwargs.get("device"), kwargs.get("other"), *args[1:]]
         to_gpu = name == "cuda" or any(
-            isinstance(each, str | torch.device) or (isinstance(each, Tensor) and not on_host(each))
-            for each in targets
+            isinstance(target, str | torch.device)
+            or (isinstance(target, Tensor) and not on_host(target))
+            for target in targets
         )
         to_host = name == "cpu" or any(isinstance(e, Tensor) and on_host(e) for e in targets)
         host = to_host or (on_host(args[0]) and not to_gpu)
         self.waits += host != on_host(args[0])
-        if found is args[0] and host == on_host(args[0]):
-            return found
+        if result is args[0] and host == on_host(args[0]):
+            return result
         with torch._C.DisableTorchFunction():
-            found = found.clone() if found is args[0] else found
-        return of_host(found) if host else found
+            result = result.clone() if result is args[0] else result
+        return of_host(result) if host else result
 
 
 def of_host(tensor: Tensor) -> Tensor:

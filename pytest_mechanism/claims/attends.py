@@ -49,8 +49,8 @@ class Attends(PerRoleClaim):
 
     summary: ClassVar[str] = "the heads of a group attend to a position (correlational)"
     if_red: ClassVar[str] = (
-        "the heads of this group do not look where the claim says. Attention alone does not show what "
-        "the answer depends on: look at the claims that patch or block these heads"
+        "the heads of this group do not attend to the position that the claim names. Attention alone "
+        "does not show what the answer depends on: look at the claims that patch or block these heads"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
 

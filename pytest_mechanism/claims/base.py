@@ -157,8 +157,9 @@ class Claim(Part):
                 first_size, other_size = (getattr(shapes[r], size) for r in (first, other))
                 if first_size != other_size:
                     raise MechanismError(
-                        f"{self.kind} compares {first} and {other} part by part, and they differ in "
-                        f"{size}: {first_size} and {other_size}; claims about one model run on each"
+                        f"{self.kind} compares the parts of {first} and {other} one by one, so both "
+                        f"need the same {size} ({first_size} and {other_size}); use claims about "
+                        "each model alone"
                     )
 
 

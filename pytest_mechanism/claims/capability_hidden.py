@@ -70,9 +70,11 @@ class CapabilityHidden(Trained):
         pretrained: role of a model that has it.
     """
 
-    summary: ClassVar[str] = "what is not said is hidden, removed, or present after all"
+    summary: ClassVar[str] = (
+        "a capability that the model does not show is hidden, removed or still present"
+    )
     if_red: ClassVar[str] = (
-        "probe, pruning and revival do not agree with the claim about where the capability is"
+        "behaviour, probe, pruning and revival do not show the outcome that the claim expects"
     )
     thresholds: ClassVar[tuple[str, ...]] = (
         "expects", "behaviour_at_most", "present_at_least", "share_at_least", "removed_share_at_most",
@@ -107,7 +109,7 @@ class CapabilityHidden(Trained):
         if self.control == self.pretrained:
             raise ValueError("control and pretrained must be two roles")
         if itself := {self.control, self.pretrained} & {*self.roles()}:
-            raise ValueError(f"on: {min(itself)} is measured against itself")
+            raise ValueError(f"on: {min(itself)} cannot be compared with itself")
         return self
 
     def unsupported_reason(self, task: Task) -> str | None:
@@ -155,8 +157,8 @@ class CapabilityHidden(Trained):
         parts = {"behaviour": self.behaviour(context, measure), "pruning": of_pruning(pruning)}
         if missing := self.missing_roles(context):
             return verdicts.model_missing(
-                "whether it is hidden can only be said by comparison with other models: "
-                f"{add_models(missing)}; what can be said without: {in_words(parts)}",
+                f"the claim compares with models that this run lacks: {add_models(missing)}; "
+                f"measured without them: {in_words(parts)}",
                 threshold,
                 tuple(score for part in parts.values() for score in part.scores),
             )

@@ -73,8 +73,8 @@ class Cmap(Masked):
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
     if_red: ClassVar[str] = (
-        "patching one model's activations of these heads into the other does not carry its advantage "
-        "over: the gain is elsewhere, or the models no longer share one code"
+        "patching one model's activations of these heads into the other does not carry over "
+        "its advantage: the gain comes from other parts, or the two models encode it differently"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
     added_later: ClassVar[tuple[str, ...]] = ("heads", "variable", "of", *Masked.added_later)
@@ -271,9 +271,9 @@ class Cmap(Masked):
             )
         except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(
-                f"the recovered fraction has no value: {problem}", threshold, (raw,)
+                f"the recovered fraction cannot be computed: {problem}", threshold, (raw,)
             )
-        verdict = verdicts.within(judged, *bounds, "recovered")
+        verdict = verdicts.within(judged, *bounds, f"share of the gain recovered by {name}:")
         verdict = replace(verdict, scores=(judged, raw), chance=solved)
         if self.recovers_at_least is None:
             return replace(verdict, control=UPPER_BOUND)

@@ -20,16 +20,16 @@ def not_comparable(codes: Sequence[HeadCode], donor: str, recipient: str) -> str
     worst = min(codes, key=lambda code: code.agreement)
     head, done_by = f"{worst.layer}.{worst.head}", f"{worst.layer}.{worst.done_by}"
     if worst.done_by == worst.head:
-        why = f"head {done_by} of {recipient} does its work in another basis of z"
+        why = f"head {done_by} of {recipient} does the same work in another basis of z"
     elif worst.done_by is not None:
-        why = f"its work is done by head {done_by} of {recipient}"
+        why = f"head {done_by} of {recipient} does its work"
     else:
         why = f"no head of that layer of {recipient} does its work"
-    more = "" if len(codes) == 1 else f"; so are {len(codes) - 1} more"
+    more = "" if len(codes) == 1 else f"; the same holds for {len(codes) - 1} more heads"
     return (
-        f"not comparable by index: z of head {head} of {donor} at {worst.at}, read by head {head} of "
-        f"{recipient}, agrees to {worst.agreement:.2f} with its effect in {donor} "
-        f"({LEAST_AGREEMENT:g} needed), and {why}{more}"
+        f"not comparable by index: the output of head {head} of {donor} at {worst.at} has another "
+        f"effect when head {head} of {recipient} writes it (agreement {worst.agreement:.2f}, "
+        f"{LEAST_AGREEMENT:g} needed), and {why}{more}"
     )
 
 

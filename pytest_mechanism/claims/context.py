@@ -88,7 +88,7 @@ class ClaimContext:
         contexts = len(set(observations.clusters))
         if contexts < LEAST_CLUSTERS:
             raise MeasurementError(
-                f"{len(observations.clusters)} rows come from {contexts} contexts, an interval needs "
+                f"{len(observations.clusters)} rows come from {contexts} contexts, but a confidence interval needs "
                 f"{LEAST_CLUSTERS}; raise task.rows"
             )
         return Sampling(observations.clusters, self.confidence, self.seed)

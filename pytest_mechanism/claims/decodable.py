@@ -88,7 +88,7 @@ class Decodable(PerRoleClaim):
         if self.control == self.pretrained:
             raise ValueError("control and pretrained must be two roles")
         if self.shared and (itself := {self.control, self.pretrained} & {*self.roles()}):
-            raise ValueError(f"on: the share of {min(itself)} is measured against itself")
+            raise ValueError(f"on: the share of {min(itself)} cannot be compared with itself")
         return self
 
     @property
@@ -217,7 +217,7 @@ class Decodable(PerRoleClaim):
         except estimates.UndefinedScoreError:
             return verdicts.no_difference(
                 f"the probe reads {self.pretrained} ({np.mean(ends[1]):.3f}) no better than "
-                f"{self.control} ({np.mean(ends[0]):.3f}), so there is nothing to have a share of",
+                f"{self.control} ({np.mean(ends[0]):.3f}), so no share can be computed",
                 threshold,
             )
         judged = score(

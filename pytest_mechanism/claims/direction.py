@@ -219,7 +219,7 @@ class Direction(Claim):
         gap = estimates.difference(
             result.values[f"{worst}refused"], result.values["without_refused"], how
         )
-        as_good = f"without a random one {random.value:.3f} are"
+        as_good = f"without a random direction the model refuses {random.value:.3f}"
         verdict = beats_control(
             verdicts.within(left, -float("inf"), most), control.name, gap, as_good
         )
@@ -264,7 +264,7 @@ class Direction(Claim):
         try:
             estimate = cosine(own, other, both, context.sampling(result))
         except estimates.UndefinedScoreError as problem:
-            return verdicts.inconclusive(f"the cosine has no value: {problem}", threshold)
+            return verdicts.inconclusive(f"the cosine cannot be computed: {problem}", threshold)
         judged = score(
             context,
             f"cosine of the directions of {self.source} and {self.to}",
@@ -275,7 +275,7 @@ class Direction(Claim):
         return beats(
             verdicts.at_least(judged, least),
             "a random direction",
-            f"a random direction may have {chance[1]:.3f}",
+            f"the cosine of a random direction may reach {chance[1]:.3f}",
             ahead=estimate.interval[0] > chance[1],
         )
 

@@ -73,7 +73,9 @@ class Faithfulness(PerRoleClaim):
         if self.between[0] >= self.between[1]:
             raise ValueError("between: the first number must be smaller than the second")
         if self.metric == "ratio" and self.of != "accuracy":
-            raise ValueError("metric: ratio is one of accuracies; use normalised")
+            raise ValueError(
+                "metric: ratio is a ratio of accuracies and needs of: accuracy; use metric: normalised"
+            )
         return self
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
@@ -102,7 +104,7 @@ class Faithfulness(PerRoleClaim):
                 context, full, circuits, random, self.metric, self.of, self.between
             )
         except estimates.UndefinedScoreError as problem:
-            return verdicts.inconclusive(f"faithfulness has no value: {problem}", threshold)
+            return verdicts.inconclusive(f"faithfulness cannot be computed: {problem}", threshold)
         verdict = verdicts.within(scores[0], *self.between)
         for gap in over_random(context, circuits, random, self.of):
             verdict = beats_control(verdict, RANDOM_CIRCUITS, gap, f"{RANDOM_CIRCUITS} do as well")

@@ -110,7 +110,7 @@ def of_revival(
     sign: Sign = signs[0] if needed.known and len({*signs}) == 1 else "unclear"
     text = "; ".join(texts) + f" (criterion {needed.value:.3f})"
     if not ratios:
-        return Evidence(sign, f"neither model gets there: {text}", ())
+        return Evidence(sign, f"neither model reaches the criterion: {text}", ())
     least, rows = min(ratios), context.rows
     estimate = Estimate(least, (least, max(ratios)), 0.0, rows, rows, "range of trainings")
     judged = score(

@@ -101,8 +101,8 @@ class Localised(PerRoleClaim):
         )
         if untouched.interval[1] >= self.restores_at_least:
             return verdicts.no_difference(
-                f"{context.role} may answer as much as is claimed with nothing zeroed "
-                f"({verdicts.show(untouched)}), so nothing is hidden that units could give back",
+                f"with nothing zeroed, {context.role} may already answer as much as is claimed "
+                f"({verdicts.show(untouched)}), so there is nothing that units hide",
                 verdicts.spell(self.restores_at_least, float("inf")),
                 (untouched,),
             )
@@ -168,7 +168,7 @@ class Localised(PerRoleClaim):
             f"{self.units} zeroed",
             "share of what must be refused",
             tuple(line for line in lines if line.points),
-            (self.restores_at_least, "claimed"),
+            (self.restores_at_least, "threshold of the claim"),
             f"The {self.units} with the best gradient x weight for the hidden answer are zeroed, "
             "the best ones first. A line that rises while as many random ones change nothing shows a "
             "capability that few units hide.",

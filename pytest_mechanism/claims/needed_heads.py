@@ -114,12 +114,23 @@ def cut_name(cut: Sequence[Member]) -> str:
 
 
 def replacements(
-    context: ClaimContext, on: str, circuit: Circuit, group: str, measure: Measure, rows: int
+    context: ClaimContext,
+    on: str,
+    circuit: Circuit,
+    group: str,
+    measure: Measure,
+    rows: int,
+    partners: int | None = None,
 ) -> dict[Head, tuple[Head, ...]]:
-    """K of each head of a group."""
+    """K of each head of a group; with ``partners``, out of so many first heads of the group alone."""
     heads = list(circuit[group])
+    may_replace = {*heads[:partners]}
     cuts: list[list[Member]] = [[(group, head)] for head in heads]
-    cuts += [[(group, u), (group, v)] for u, v in combinations(heads, 2)]
+    cuts += [
+        [(group, u), (group, v)]
+        for u, v in combinations(heads, 2)
+        if u in may_replace or v in may_replace
+    ]
     named = {cut_name(cut): cut for cut in cuts}
     observations = measure(cut_circuits(context, on, circuit, named, rows, SELECT_STREAM))
 
@@ -129,9 +140,9 @@ def replacements(
 
     sets: dict[Head, tuple[Head, ...]] = {}
     for v in heads:
-        gains = {u: accuracy(u) - accuracy(u, v) for u in heads if u != v}
+        gains = {u: accuracy(u) - accuracy(u, v) for u in heads if u != v and u in may_replace}
         best = sorted((u for u in gains if gains[u] > 0), key=lambda u: -gains[u])
-        sets[v] = tuple(sorted(best[: at_most(len(gains))]))
+        sets[v] = tuple(sorted(best[: at_most(len(heads) - 1)]))
     return sets
 
 
@@ -144,6 +155,7 @@ def measure_minimality(
     rows: int,
     stream: str,
     threshold: float = 0.0,
+    partners: int | None = None,
 ) -> Minimality:
     """The cost of every head and group of the circuit.
 
@@ -156,9 +168,11 @@ def measure_minimality(
         rows: rows of ``stream``, on which effects are measured.
         stream: of random numbers.
         threshold: the effect that `HeadCost.p` tests against.
+        partners: K is chosen out of so many first heads of a group; None is all. Pairs of heads are tried
+            to choose it, so that its cost grows with the square of a group.
     """
     chosen = {
-        group: replacements(context, on, circuit, group, measure, select_rows)
+        group: replacements(context, on, circuit, group, measure, select_rows, partners)
         for group in circuit
         if circuit[group]
     }

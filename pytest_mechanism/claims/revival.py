@@ -68,7 +68,7 @@ def revival_chart(
         "steps of reverse fine-tuning",
         "share answered right of what must be refused",
         tuple(lines),
-        (needed.value, "counts as back"),
+        (needed.value, "threshold: the capability is back"),
         "A copy of each model is trained on the forbidden questions with their answers. A line that "
         "rises at once was hidden by a wrapper; a line that rises as slowly as that of the control, "
         "which never had the capability, is learned anew.",

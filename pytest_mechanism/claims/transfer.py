@@ -172,7 +172,7 @@ class Transfer(Claim):
             )[0]
         except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(
-                f"faithfulness in {self.to} has no value: {problem}", self.claimed, (alone,)
+                f"faithfulness in {self.to} cannot be computed: {problem}", self.claimed, (alone,)
             )
         parts: list[Verdict] = []
         if self.faithfulness_at_least is not None:
@@ -254,8 +254,8 @@ class Transfer(Claim):
             return verdict
         return verdicts.accuracy_loss(
             verdict,
-            f"the full {self.to} does not reach it either ({verdicts.show(loss)}), and its circuit "
-            f"is faithful to it ({verdicts.show(faithful)})",
+            f"the full model of {self.to} does not reach the threshold either "
+            f"({verdicts.show(loss)}), and the circuit is faithful to it ({verdicts.show(faithful)})",
         )
 
 

@@ -32,7 +32,9 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("configuration", "As in pytest.")
     group.add_argument("-c", "--config-file", metavar="FILE", help="the ini file")
     group.add_argument(
-        "--rootdir", metavar="FOLDER", help="the folder from which pytest names the specs"
+        "--rootdir",
+        metavar="FOLDER",
+        help="pytest's root folder; reports name specs relative to it",
     )
     group.add_argument(
         "-o",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from pytest_mechanism.commands.models import add_model_options, open_session, pr
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import temporary_beside, write_text
+from pytest_mechanism.progress import Silent
+from pytest_mechanism.report.progress import InSteps
 
 if TYPE_CHECKING:
     from pytest_mechanism.claims.base import Claim
@@ -66,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MechanismError: wrong use, or something that the search needs cannot be measured.
     """
-    from pytest_mechanism.discovery.claims import ESSENTIAL_CLAIMS
     from pytest_mechanism.discovery.discover import Effort
     from pytest_mechanism.spec.load import load
 
@@ -75,11 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise MechanismError(
             f"{arguments.spec} has no groups to search; each needs at, and into with via"
         )
-    if arguments.seed is not None:
-        settings = spec.task.settings.model_copy(update={"seed": arguments.seed})
-        spec = spec.model_copy(update={"task": replace(spec.task, settings=settings)})
-    evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
-    search = Search(evaluator, spec, Effort())
+    spec = with_seed(spec, arguments.seed)
+    session = open_session(arguments, read_config(arguments, [arguments.spec]))
+    steps = InSteps(session.progress or Silent())
+    session.progress = steps
+    evaluator = session.evaluator
+    search = Search(evaluator, spec, Effort(), steps)
     out = arguments.out or arguments.spec.with_name(
         f"{arguments.spec.stem}_{search.label('base')}.yaml"
     )
@@ -102,14 +105,19 @@ def run(arguments: argparse.Namespace) -> int:
     if "base" not in search.results:
         return INCOMPLETE
     write_text(out, search.spec_text())
-    omitted = [claim.name for claim in search.claims if not claim.holds]
-    note = f", without claims that do not hold: {', '.join(omitted)}" if omitted else ""
-    say(f"wrote {out}{note}")
-    is_judged = "ft" not in search.roles or any(claim.judges_ft for claim in search.claims)
-    if not is_judged:
-        say("no claim of it judges the fine-tune, so a gate on it is red", err=True)
-    is_complete = search.results["base"].reason is None and not {*omitted} & {*ESSENTIAL_CLAIMS}
-    return 0 if is_complete and is_judged else INCOMPLETE
+    for line in search.about_file(out):
+        say(line)
+    for line in search.shortcomings():
+        say(line, err=True)
+    return INCOMPLETE if [*search.shortcomings()] or search.results["base"].reason else 0
+
+
+def with_seed(spec: Spec, seed: int | None) -> Spec:
+    """The spec with another seed of its rows, if one is given."""
+    if seed is None:
+        return spec
+    settings = spec.task.settings.model_copy(update={"seed": seed})
+    return spec.model_copy(update={"task": replace(spec.task, settings=settings)})
 
 
 @dataclass
@@ -120,6 +128,7 @@ class Search:
         evaluator: measures.
         spec: its groups are searched, whatever heads they name.
         effort: rows of each step.
+        steps: announces what begins.
         results: role -> groups and how they were found, if any were.
         claims: about base's circuit.
     """
@@ -127,6 +136,7 @@ class Search:
     evaluator: ClaimEvaluator
     spec: Spec
     effort: Effort
+    steps: InSteps = field(default_factory=partial(InSteps, Silent()))
     results: dict[str, Discovery] = field(default_factory=dict)
     claims: list[DraftClaim] = field(default_factory=list)
 
@@ -165,11 +175,12 @@ class Search:
     def search_role(self, role: str) -> None:
         """Search on one model, print its groups, and judge the claims on it."""
         from pytest_mechanism.discovery.claims import circuit_claims, judge_on, pair_claims
-        from pytest_mechanism.discovery.discover import discover
+        from pytest_mechanism.discovery.discover import STEPS_BESIDE_STAGES, discover
 
         measure = self.evaluator.runner.measure
         context = self.context(role)
-        result = discover(context, role, measure, self.effort)
+        self.steps.begin(len(self.spec.groups) + STEPS_BESIDE_STAGES + 1)
+        result = discover(context, role, measure, self.effort, self.steps.step)
         if result.reason is not None:
             say(f"{self.label(role)}: {result.reason}", err=True)
         if result.groups:
@@ -177,6 +188,7 @@ class Search:
             say(f"{self.label(role)}:")
             for line in self.group_lines(result):
                 say(f"  {line}")
+        self.steps.step("claims, on rows that the search does not use")
         if role == "base" and result.groups:
             self.claims = circuit_claims(context, result, role, measure, self.effort)
         elif role == "ft" and "base" in self.results:
@@ -187,6 +199,8 @@ class Search:
 
     def group_lines(self, result: Discovery) -> Iterator[str]:
         """The heads of each group, and how the search came to them."""
+        from pytest_mechanism.discovery.remarks import growth, screening
+
         for name, group in result.groups.items():
             heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
             yield f"{name:<20} {heads}"
@@ -220,6 +234,29 @@ class Search:
                 title = f"{claim.name} on {role}" if len(self.roles) > 1 else claim.name
                 yield f"  {title:<24} {claim.outcome(role)}"
 
+    def about_file(self, out: Path) -> Iterator[str]:
+        """What was written, and which claims it lacks."""
+        failing = [claim.name for claim in self.claims if not claim.holds]
+        if len(failing) == len(self.claims):
+            yield (
+                f"wrote {out}; none of its claims holds on {self.label('base')}, and a spec needs a "
+                f"claim: it has {failing[0]}, which is red"
+            )
+        else:
+            note = f", without claims that do not hold: {', '.join(failing)}" if failing else ""
+            yield f"wrote {out}{note}"
+
+    def shortcomings(self) -> Iterator[str]:
+        """Why the new spec is not what a gate needs, beside groups that were not found."""
+        from pytest_mechanism.discovery.claims import ESSENTIAL_CLAIMS
+
+        failing = {claim.name for claim in self.claims if not claim.holds}
+        for name in ESSENTIAL_CLAIMS:
+            if name in failing:
+                yield f"{name} does not hold on {self.label('base')}, so the exit code is {INCOMPLETE}"
+        if "ft" in self.roles and not any(claim.judges_ft for claim in self.claims):
+            yield "no claim of it judges the fine-tune, so a gate on it is red"
+
     def spec_text(self) -> str:
         """The new spec, as YAML."""
         from pytest_mechanism.discovery.write import spec_text
@@ -250,34 +287,3 @@ def check_writable(out: Path) -> None:
             temporary.touch()
     except OSError as problem:
         raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None
-
-
-def screening(result: Discovery) -> Iterator[str]:
-    """How many heads of each group the gradient alone ruled out."""
-    for stage in result.stages:
-        if stage.screened_out:
-            count = stage.screened_out + len(stage.effects)
-            yield (
-                f"{stage.group}: {stage.screened_out} of {count} heads screened out by gradient, the "
-                "others path patched"
-            )
-
-
-def growth(result: Discovery) -> Iterator[str]:
-    """The heads that joined those of large effect, and why the circuit still does not suffice."""
-    from pytest_mechanism.discovery.sufficiency import ENOUGH
-
-    grown = result.grown
-    if grown is None:
-        return
-    for group, (layer, head) in grown.joined:
-        if (layer, head) in result.groups[group].members():
-            yield f"{layer}.{head} joined {group}: heads of large effect alone do not suffice"
-    if grown.faithfulness is None:
-        yield "faithfulness is undefined: the model does no better than with its heads ablated"
-    elif grown.faithfulness.interval[0] < ENOUGH:
-        low, high = grown.faithfulness.interval
-        yield (
-            f"this circuit does not suffice: faithfulness {grown.faithfulness.value:.2f} "
-            f"[{low:.2f}, {high:.2f}] on the rows of the search, and no head significantly improves it"
-        )

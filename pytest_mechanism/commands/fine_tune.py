@@ -77,7 +77,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     if arguments.seed >= 2**31:
         raise MechanismError(f"--seed {arguments.seed} is too large; below {2**31}")
     if not 0 < arguments.rate <= 1:
-        raise MechanismError(f"--rate {arguments.rate:g} lies outside of 0 to 1")
+        raise MechanismError(f"--rate {arguments.rate:g} must lie between 0 and 1")
 
 
 def check_out(out: Path) -> None:
@@ -90,7 +90,7 @@ def check_out(out: Path) -> None:
         raise MechanismError(f"{out} exists already; --out takes a folder that does not")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise MechanismError(f"--out {out} cannot be made: {parent} is not a writable folder")
+        raise MechanismError(f"--out {out} cannot be created: {parent} is not a writable folder")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from pytest_mechanism.settings.command_options import add_settings
 from pytest_mechanism.settings.pytest_options import read
 from pytest_mechanism.settings.table import MODEL_PAIR, OF_COMMANDS
 
-NO_MODEL = "give one of --model REF and --model-pair A,B"
+NO_MODEL = "name the checkpoints: either --model REF or --model-pair A,B"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

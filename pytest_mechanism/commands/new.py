@@ -133,7 +133,7 @@ def ask_family(interactive: bool) -> str:
     """
     valid = ", ".join(sorted(task_families()))
     if not interactive:
-        raise MechanismError(f"say --task FAMILY; valid: {valid}")
+        raise MechanismError(f"name the task family with --task FAMILY; valid: {valid}")
     return ask(f"task family ({valid}): ")
 
 

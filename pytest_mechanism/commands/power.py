@@ -79,5 +79,5 @@ def claim_line(power: Power) -> str:
     rows = f"{power.rows:,} rows give {WANTED}"
     if power.rows is None:
         rows = f"no number of rows gives {WANTED}"
-    hint = "" if power.passes >= WANTED else "  <- too few rows, or a threshold too near"
+    hint = "" if power.passes >= WANTED else "  <- too few rows, or a threshold too near the score"
     return f"{power.passes:.3f} with {power.now:,} rows ({rows}){hint}"

@@ -37,7 +37,7 @@ def spec_files(paths: Sequence[Path], config: pytest.Config) -> Iterator[Path | 
         if path.is_dir():
             specs = list(specs_below(path, ignored, lambda below: excluded(below.absolute())))
             if not specs:
-                raise MechanismError(f"{path} holds no spec; its first key would be 'mechanism: 1'")
+                raise MechanismError(f"{path} has no spec; its first key would be 'mechanism: 1'")
             yield from specs
         elif path.exists() or path.is_symlink():
             yield path

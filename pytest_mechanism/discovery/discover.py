@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.needed_heads import Minimality, measure_minimality
+from pytest_mechanism.claims.needed_heads import Member, Minimality
 from pytest_mechanism.claims.scoring import above_chance
+from pytest_mechanism.discovery.pruning import prune
 from pytest_mechanism.discovery.selection import (
     MINIMALITY,
     chain,
-    minimal,
     ranked,
     unshared,
 )
-from pytest_mechanism.discovery.stages import Stage, search
+from pytest_mechanism.discovery.stages import Announce, Stage, quietly, search
 from pytest_mechanism.discovery.sufficiency import GrownCircuit, grow
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
@@ -61,6 +61,7 @@ class Discovery:
         minimality: how much the circuit needs each candidate; None if there was none.
         reason: why groups were not found, and what to change; None if all were found.
         grown: the circuit before minimality, and its faithfulness.
+        restored: heads that are not needed one by one, and are needed together.
     """
 
     groups: Mapping[str, Group]
@@ -68,6 +69,7 @@ class Discovery:
     minimality: Minimality | None
     reason: str | None = None
     grown: GrownCircuit | None = None
+    restored: tuple[Member, ...] = ()
 
 
 def no_heads_reason(
@@ -83,11 +85,15 @@ def no_heads_reason(
     effect = first.effects[head]
     low, high = effect.interval
     return (
-        f"{reason}; of {empty[0]}, head {head[0]}.{head[1]} has the largest, {effect.value:+.2g} nats "
-        f"[{low:+.2g}, {high:+.2g}], and {-find.drops_at_least:+.2g} are required; heads that can replace "
+        f"{reason}; for {empty[0]}, head {head[0]}.{head[1]} has the largest effect, {effect.value:+.2g} "
+        f"nats [{low:+.2g}, {high:+.2g}], but {-find.drops_at_least:+.2g} is required; heads that can replace "
         "each other have smaller effects: lower find: {drops_at_least: ...}, or check that source prompts "
         "differ in what these heads read"
     )
+
+
+STEPS_BESIDE_STAGES = 3
+"""Announcements of a search beside one for each group: the task, growing, minimality."""
 
 
 def not_needed_reason(groups: Sequence[str], candidates: Mapping[str, Sequence[Head]]) -> str:
@@ -100,13 +106,35 @@ def not_needed_reason(groups: Sequence[str], candidates: Mapping[str, Sequence[H
     )
 
 
-def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -> Discovery:
-    """Find the heads of every group with ``heads: discovered`` on the model of role ``on``."""
+def by_effect(heads: Sequence[Head], stages: Sequence[Stage], group: str) -> list[Head]:
+    """The heads of a group, strongest effects first; heads without a measured effect come last."""
+    (stage,) = [stage for stage in stages if stage.group == group]
+    effects = {head: effect.value for head, effect in stage.effects.items()}
+    return sorted(heads, key=lambda head: (effects.get(head, 0.0), head))
+
+
+def discover(
+    context: ClaimContext,
+    on: str,
+    measure: Measure,
+    effort: Effort,
+    announce: Announce = quietly,
+) -> Discovery:
+    """Find the heads of every group with ``heads: discovered`` on the model of role ``on``.
+
+    Args:
+        context: of the search.
+        on: role of the model.
+        measure: gives results.
+        effort: rows of each step.
+        announce: is told what begins.
+    """
+    announce("the model on the task")
     request = Performance(rows=effort.rank_rows, stream=RANK_STREAM)
     if not above_chance(context, measure(context.measurement(request, on))):
         reason = f"{on} answers no better than chance, so there is no circuit to find"
         return Discovery({}, (), None, reason)
-    stages = tuple(search(context, on, measure, effort.rank_rows))
+    stages = tuple(search(context, on, measure, effort.rank_rows, announce))
     selected = unshared({stage.group: list(stage.candidates) for stage in stages}, context.groups)
     reasons: list[str] = []
     if empty := [name for name, heads in selected.items() if not heads]:
@@ -116,6 +144,7 @@ def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -
     if not candidates:
         return Discovery({}, stages, None, "; ".join(reasons))
     context = replace(context, groups={name: context.groups[name] for name in candidates})
+    announce("growing the circuit until it suffices")
     grown = grow(
         context,
         on,
@@ -127,20 +156,26 @@ def discover(context: ClaimContext, on: str, measure: Measure, effort: Effort) -
         THRESHOLD,
     )
     candidates = {name: list(heads) for name, heads in grown.candidates.items()}
-    minimality = measure_minimality(
-        context, on, candidates, measure, effort.select_rows, effort.threshold_rows, THRESHOLD
+    announce("minimality")
+    pruned = prune(
+        context,
+        on,
+        {name: by_effect(heads, stages, name) for name, heads in grown.candidates.items()},
+        measure,
+        effort.select_rows,
+        effort.threshold_rows,
+        THRESHOLD,
+        effort.minimality,
     )
-    needed: dict[str, list[Head]] = {}
-    for name, heads in candidates.items():
-        scores = {cost.head: cost.score for cost in minimality.heads if cost.group == name}
-        is_judged = not isinstance(context.groups[name], Group) and minimality.can_judge(name)
-        needed[name] = minimal(scores, effort.minimality) if is_judged else heads
+    needed = pruned.heads
     if lost := [name for name, heads in needed.items() if not heads]:
         reasons.append(not_needed_reason(lost, candidates))
     kept, unread = connected(context.groups, needed)
     reasons += unread
     groups = {name: named_group(context.groups[name], heads) for name, heads in kept.items()}
-    return Discovery(groups, stages, minimality, "; ".join(reasons) or None, grown)
+    return Discovery(
+        groups, stages, pruned.minimality, "; ".join(reasons) or None, grown, pruned.restored
+    )
 
 
 def connected(

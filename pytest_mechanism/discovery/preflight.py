@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NoReturn
 
 from pytest_mechanism.claims.circuits import CIRCUIT, EMPTY, ActiveHeads, of_variants
 from pytest_mechanism.claims.context import ClaimContext
@@ -16,9 +17,9 @@ from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import patched_path
 from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
-from pytest_mechanism.discovery.claims import on_threshold_rows
+from pytest_mechanism.discovery.claims import EFFECT_ROWS, on_threshold_rows, with_rows
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
-from pytest_mechanism.discovery.stages import patched_heads
+from pytest_mechanism.discovery.stages import StageSearch, alone
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
@@ -54,6 +55,7 @@ def search_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple
         *stage_measurements(context, on, effort.rank_rows),
         context.measurement(Performance(rows=effort.threshold_rows, stream=THRESHOLD), on),
         circuit(effort.threshold_rows, THRESHOLD),
+        context.measurement(Performance(rows=effort.rank_rows, stream=sufficiency.SELECT), on),
         circuit(effort.rank_rows, sufficiency.SELECT),
         circuit(effort.select_rows, SELECT_STREAM),
     )
@@ -62,15 +64,13 @@ def search_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple
 def claim_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
     """What `discovery.claims` measures on the model of role ``on``."""
     context = replace(with_placeholders(context), role=on)
-    settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
-    threshold = replace(context, task=replace(context.task, settings=settings))
+    fewer = with_rows(context, min(effort.threshold_rows, EFFECT_ROWS))
     suffices = Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1))
     return (
         *suffices.required_measurements(context),
         performance(context, on),
         *(patched_path(context, name) for name in context.groups),
-        on_threshold_rows(performance(threshold, on)),
-        *(on_threshold_rows(patched_path(threshold, name)) for name in context.groups),
+        *(on_threshold_rows(patched_path(fewer, name)) for name in context.groups),
     )
 
 
@@ -88,7 +88,13 @@ def view_measurements(context: ClaimContext, on: str, rank_rows: int) -> tuple[M
 
 def stage_measurements(context: ClaimContext, on: str, rows: int) -> tuple[Measurement, ...]:
     """Path patching at each group's position."""
-    return tuple(
-        patched_heads(context, on, group, [PLACEHOLDER], None, rows)
-        for group in context.groups.values()
-    )
+    return tuple(stage_measurement(context, on, group, rows) for group in context.groups.values())
+
+
+def stage_measurement(context: ClaimContext, on: str, group: AnyGroup, rows: int) -> Measurement:
+    """Path patching of the placeholder on all rows that a stage may use."""
+
+    def never(_: object) -> NoReturn:
+        raise AssertionError("a preflight measures nothing")
+
+    return StageSearch(context, on, group, None, never, rows).patched(alone([PLACEHOLDER]), 0, rows)

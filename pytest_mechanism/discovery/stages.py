@@ -2,27 +2,46 @@
 
 Prakash et al., section 3.1, from the answer back to the input: the group without ``into`` is searched by
 its direct path to the logits, and each further group by its path into the heads that the previous stage
-found, through their q, k or v. `selection` turns the effects into candidates.
+found, through their q, k or v. `screening` says which heads are patched alone, `looks` on how many rows, and
+`selection` turns the effects into candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.discovery.selection import candidates, chain, receivers_of
-from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.discovery.looks import LOOKS, looks, measure_in_looks
+from pytest_mechanism.discovery.screening import (
+    SCREEN_ROWS,
+    Screening,
+    Together,
+    agreement,
+    bands,
+    layers_of,
+    number_kept,
+    strongest,
+    to_open,
+)
+from pytest_mechanism.discovery.selection import candidates, chain, ranked, receivers_of
+from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
-from pytest_mechanism.statistics import estimates
-from pytest_mechanism.statistics.estimates import Estimate, Sampling
-from pytest_mechanism.types import Head
+from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.types import Head, Observations
+
+Announce = Callable[[str], None]
+"""Is told which step of a search begins."""
+
+
+def quietly(_: str) -> None:
+    """Announces nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class Stage:
         published: head -> mean of (p_patched - p_clean) / p_clean.
         candidates: the selected heads, strongest first.
         receivers: the candidates that the next stage patches into.
-        screened_out: number of possible senders whose effect was estimated by gradient only.
+        screening: what was estimated by gradient only, if the stage was screened.
     """
 
     group: str
@@ -49,7 +68,7 @@ class Stage:
     published: Mapping[Head, float]
     candidates: tuple[Head, ...]
     receivers: tuple[Head, ...]
-    screened_out: int = 0
+    screening: Screening = field(default_factory=Screening)
 
     def table(self, shape: Shape) -> NDArray[np.float64]:
         """[layers, heads] of effects; NaN for a head that was not patched."""
@@ -67,68 +86,148 @@ def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
     return [(layer, head) for layer, head in shape.heads() if layer < highest]
 
 
-def patched_heads(
-    context: ClaimContext,
-    on: str,
-    group: AnyGroup,
-    heads: Sequence[Head],
-    receivers: Sequence[Head] | None,
-    rows: int,
-) -> Measurement:
-    """Path patching of each head alone."""
-    request = PathPatching(
-        senders={f"{layer}.{head}": [[layer, head]] for layer, head in heads},
-        at=group.at,
-        receivers=[] if receivers is None else sorted(receivers),
-        via=group.into.via if group.into else None,
-        rows=rows,
-        stream=RANK_STREAM,
-    )
-    return context.measurement(request, on)
+@dataclass(frozen=True)
+class StageSearch:
+    """Measures the possible senders of one group.
+
+    Attributes:
+        context: of the search.
+        on: role of the model.
+        group: which.
+        receivers: heads that read the group; None for the logits.
+        measure: gives results.
+        rows: pairs of prompts at most.
+    """
+
+    context: ClaimContext
+    on: str
+    group: AnyGroup
+    receivers: Sequence[Head] | None
+    measure: Measure
+    rows: int
+
+    def possible(self) -> list[Head]:
+        return senders(self.context.shapes[self.on], self.receivers)
+
+    def patched(self, together: Together, first: int, rows: int) -> Measurement:
+        """Path patching of each set of heads."""
+        request = PathPatching(
+            senders=dict(together),
+            at=self.group.at,
+            receivers=[] if self.receivers is None else sorted(self.receivers),
+            via=self.group.into.via if self.group.into else None,
+            rows=rows,
+            stream=RANK_STREAM,
+            first=first,
+        )
+        return self.context.measurement(request, self.on)
+
+    def patched_alone(self, heads: Sequence[Head], first: int, rows: int) -> Observations:
+        return self.measure(self.patched(alone(heads), first, rows))
+
+    def gradients(self, possible: Sequence[Head]) -> Measurement:
+        """The estimates of all possible senders."""
+        request = AttributionPatching(
+            heads=possible,
+            at=self.group.at,
+            receivers=[] if self.receivers is None else sorted(self.receivers),
+            via=self.group.into.via if self.group.into else None,
+            rows=min(self.rows, SCREEN_ROWS),
+            stream=RANK_STREAM,
+        )
+        return self.context.measurement(request, self.on)
+
+    def effects(
+        self, heads: Sequence[Head], possible: int
+    ) -> tuple[dict[Head, Estimate], dict[Head, float]]:
+        """The effect of heads that are patched alone, and their published scores."""
+        find = self.group.find
+        least = None if find is None or find.candidates is not None else find.drops_at_least
+        # Bonferroni: the chance that any possible sender is wrongly selected at any look stays small
+        confidence = 1 - (1 - self.context.confidence) / (possible * LOOKS)
+        return measure_in_looks(
+            heads, self.rows, least, confidence, self.context.seed, self.patched_alone
+        )
+
+    def run(self) -> tuple[dict[Head, Estimate], dict[Head, float], Screening]:
+        """Effects and published scores of the heads that are patched alone, and the screening."""
+        possible = self.possible()
+        count = number_kept(self.group, len(possible))
+        if count >= len(possible):
+            return *self.effects(possible, len(possible)), Screening()
+        kept, estimated = strongest(
+            self.measure(self.gradients(possible)), self.group, possible, count
+        )
+        effects, published = self.effects(kept, len(possible))
+        screening = Screening(
+            estimated,
+            agreement=agreement(estimated, {head: e.value for head, e in effects.items()}),
+        )
+        opened, rest = self.open_rest(
+            [head for head in possible if head not in {*kept}], self.least(effects)
+        )
+        if opened:
+            found, scores = self.effects(opened, len(possible))
+            effects |= found
+            published |= scores
+        left_out = tuple(head for head in possible if head not in effects)
+        return (
+            effects,
+            published,
+            replace(screening, left_out=left_out, rest=rest, opened=tuple(opened)),
+        )
+
+    def least(self, effects: Mapping[Head, Estimate]) -> float:
+        """The effect from which a head is a candidate."""
+        find = self.group.find or Find()
+        if find.candidates is None:
+            return find.drops_at_least
+        weakest = ranked(effects)[: find.candidates][-1]
+        return max(-effects[weakest].value, 1e-6)
+
+    def open_rest(self, heads: Sequence[Head], least: float) -> tuple[list[Head], dict[str, float]]:
+        """The heads of layers whose joint effect is at least ``least``, and the effect of every other set."""
+        rows = looks(self.rows)[0]
+
+        def effects_of(sets: Together) -> dict[str, float]:
+            if not sets:
+                return {}
+            measured = self.measure(self.patched(sets, 0, rows)).values
+            return {name: float(np.mean(measured[name])) for name in sets}
+
+        all_bands = bands(heads)
+        rest = effects_of(all_bands)
+        layers: dict[str, tuple[Head, ...]] = {}
+        for name in [*to_open(rest, least)]:
+            layers |= layers_of(all_bands[name])
+            rest.pop(name)
+        rest |= effects_of({name: layers[name] for name in layers if name not in rest})
+        opened = [head for name in to_open(rest, least) for head in layers.get(name, ())]
+        return sorted(opened), {name: effect for name, effect in rest.items() if effect > -least}
 
 
-def screen(
-    context: ClaimContext,
-    on: str,
-    group: AnyGroup,
-    possible: Sequence[Head],
-    measure: Measure,
-    rows: int,
-) -> list[Head]:
-    """The possible senders to be path patched: all, or the ``screen.keep`` heads with the largest
-    estimates by gradient and the heads that the group names."""
-    keep = group.find.screen.keep if group.find and group.find.screen else len(possible)
-    if keep >= len(possible):
-        return list(possible)
-    request = AttributionPatching(heads=possible, at=group.at, rows=rows, stream=RANK_STREAM)
-    estimated = measure(context.measurement(request, on)).values
-    size = {(layer, h): abs(float(np.mean(estimated[f"{layer}.{h}"]))) for layer, h in possible}
-    kept = set(sorted(possible, key=lambda head: -size[head])[:keep])
-    named = set(group.members()) if isinstance(group, Group) else set()
-    return [head for head in possible if head in kept | named]
+def alone(heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
+    """Each head as a set of its own."""
+    return {f"{layer}.{head}": ((layer, head),) for layer, head in heads}
 
 
-def search(context: ClaimContext, on: str, measure: Measure, rows: int) -> list[Stage]:
+def search(
+    context: ClaimContext, on: str, measure: Measure, rows: int, announce: Announce = quietly
+) -> list[Stage]:
     """The stage of every group, from the answer back. A group whose heads the spec names is searched
     for its scores; its named heads are the candidates and receivers."""
     stages: dict[str, Stage] = {}
     for name in chain(context.groups):
         group = context.groups[name]
         receivers = stages[group.into.group].receivers if group.into else None
-        has_receivers = receivers is None or bool(receivers)
-        possible = senders(context.shapes[on], receivers) if has_receivers else []
-        heads = screen(context, on, group, possible, measure, rows)
         effects: dict[Head, Estimate] = {}
         published: dict[Head, float] = {}
-        if heads:
-            measured = measure(patched_heads(context, on, group, heads, receivers, rows))
-            # Bonferroni: the chance that any possible sender is wrongly selected stays small
-            confidence = 1 - (1 - context.confidence) / len(possible)
-            sampling = Sampling(measured.clusters, confidence, context.seed)
-            for layer, head in heads:
-                column = f"{layer}.{head}"
-                effects[layer, head] = estimates.mean(measured.values[column], sampling)
-                published[layer, head] = float(np.mean(measured.values[f"ratio {column}"]))
+        screening = Screening()
+        heard = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
+        announce(f"path patching {name} at {group.at} into {heard}")
+        one = StageSearch(context, on, group, receivers, measure, rows)
+        if (receivers is None or receivers) and one.possible():
+            effects, published, screening = one.run()
         if isinstance(group, Group):
             selected = passed_on = group.members()
         else:
@@ -143,6 +242,6 @@ def search(context: ClaimContext, on: str, measure: Measure, rows: int) -> list[
             published,
             tuple(selected),
             tuple(passed_on),
-            len(possible) - len(heads),
+            screening,
         )
     return list(stages.values())

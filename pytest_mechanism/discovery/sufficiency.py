@@ -1,9 +1,11 @@
 """Growing a circuit until it answers as the model does.
 
 Heads selected for a large effect can be too few: if several heads can replace each other, each of them
-has a small effect alone. The head that helps the circuit most joins, one at a time, until the whole
-interval of the circuit's normalised faithfulness is large enough, or until no head helps significantly.
-The rows that choose the head serve no other purpose.
+has a small effect alone. So heads join in rounds, until the whole interval of the circuit's normalised
+faithfulness is large enough, or until no more heads help significantly. In a round, each head that may join is
+tried alone, which ranks them by what they add to the answer's log-probability; then the best of them are tried on
+more rows, one by one and the first two, the first four and so on together. The smallest set that suffices joins, or
+that does nearly as well as the best set. The rows that choose the heads serve no other purpose.
 """
 
 from __future__ import annotations
@@ -27,7 +29,19 @@ ENOUGH = 0.9
 """A circuit stops growing if the interval of its faithfulness lies above this."""
 
 MOST_TRIED = 32
-"""Heads that are tried in each step, strongest effects first."""
+"""Heads that are tried in each round, strongest effects first."""
+
+SINGLE_ROWS = 64
+"""Rows on which all heads are tried alone."""
+
+SINGLES = 6
+"""Of these, heads that are tried alone on all rows."""
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Numbers of heads that are tried together."""
+
+NEARLY = 0.02
+"""A smaller set is preferred if its accuracy is lower by no more than this."""
 
 SELECT = "sufficiency_select"
 """Rows on which the head that joins is chosen."""
@@ -65,13 +79,14 @@ def grow(
     while True:
         reached = faithfulness(context, on, circuit, measure, rows, stream)
         if reached is None or reached.interval[0] >= ENOUGH:
-            return GrownCircuit(circuit, tuple(joined), reached)
+            break
         tried = joinable_heads(context, circuit, stages)[:MOST_TRIED]
-        best = most_helpful(context, on, circuit, tried, measure, select_rows)
-        if best is None:
-            return GrownCircuit(circuit, tuple(joined), reached)
-        circuit = with_member(circuit, best)
-        joined.append(best)
+        joining = most_helpful(context, on, circuit, tried, measure, select_rows)
+        if not joining:
+            break
+        circuit = with_members(circuit, joining)
+        joined += joining
+    return GrownCircuit(circuit, tuple(joined), reached)
 
 
 def with_member(circuit: Circuit, member: Member) -> Circuit:
@@ -79,22 +94,29 @@ def with_member(circuit: Circuit, member: Member) -> Circuit:
     return {**circuit, group: [*circuit[group], head]}
 
 
+def with_members(circuit: Circuit, members: Sequence[Member]) -> Circuit:
+    for member in members:
+        circuit = with_member(circuit, member)
+    return circuit
+
+
 def joinable_heads(
     context: ClaimContext, circuit: Circuit, stages: Sequence[Stage]
 ) -> list[Member]:
-    """Heads that may join: patching their path lowers the answer's log-probability, and no group at
-    their position has them. Sorted by effect relative to the group's strongest, since stages differ in
-    scale."""
+    """Heads that may join: patching their path lowers the answer's log-probability, measured or, where a
+    screen left them out, estimated, and no group at their position has them. Sorted by effect relative to
+    the group's strongest, since stages differ in scale."""
     relative: dict[Member, float] = {}
     for stage in stages:
         group = context.groups[stage.group]
         if not isinstance(group, DiscoveredGroup) or group.find.candidates is not None:
             continue
         taken = {h for g in circuit if context.groups[g].at == stage.at for h in circuit[g]}
-        strongest = min((e.value for e in stage.effects.values()), default=0.0)
-        for head, effect in stage.effects.items():
-            if effect.value < 0 and head not in taken:
-                relative[stage.group, head] = effect.value / strongest
+        measured = {head: effect.value for head, effect in stage.effects.items()}
+        strongest = min(measured.values(), default=0.0)
+        for head, effect in ({**stage.screening.estimates, **measured}).items():
+            if effect < 0 and strongest < 0 and head not in taken:
+                relative[stage.group, head] = effect / strongest
     return sorted(relative, key=lambda member: (-relative[member], member))
 
 
@@ -105,22 +127,53 @@ def most_helpful(
     tried: Sequence[Member],
     measure: Measure,
     rows: int,
-) -> Member | None:
-    """The head that raises the circuit's accuracy most; None if none raises it significantly."""
+) -> list[Member]:
+    """The heads of a round; none if no set of them raises the circuit's accuracy significantly."""
+    order = helpful(context, on, circuit, tried, measure, min(rows, SINGLE_ROWS))
+    if not order:
+        return []
+    sets = [[member] for member in order[:SINGLES]]
+    sets += [order[:size] for size in sorted({*SIZES, len(order)}) if 1 < size <= len(order)]
+    grown = {str(number): with_members(circuit, members) for number, members in enumerate(sets)}
+    measured = measure_circuits(context, on, {"without": circuit, **grown}, measure, rows, SELECT)
+    whole = measure(context.measurement(Performance(rows=rows, stream=SELECT), on))
+    floor = float(np.mean(measured.values[f"{EMPTY}_correct"]))
+    reached = [float(np.mean(measured.values[f"{name}_correct"])) for name in grown]
+    promising = floor + ENOUGH * (float(np.mean(whole.values["correct"])) - floor)
+    enough = min(promising, max(reached) - NEARLY)
+    chosen = min(
+        (number for number in range(len(sets)) if reached[number] >= enough),
+        key=lambda number: (len(sets[number]), -reached[number]),
+    )
+    gain = estimates.difference(
+        measured.values[f"{chosen}_correct"],
+        measured.values["without_correct"],
+        context.sampling(measured),
+    )
+    return sets[chosen] if gain.interval[0] > 0 else []
+
+
+def helpful(
+    context: ClaimContext,
+    on: str,
+    circuit: Circuit,
+    tried: Sequence[Member],
+    measure: Measure,
+    rows: int,
+) -> list[Member]:
+    """The heads that raise the answer's mean log-probability in the circuit, most helpful first."""
     if not tried:
-        return None
+        return []
     names = {f"{group}:{head[0]}.{head[1]}": (group, head) for group, head in tried}
     circuits = {name: with_member(circuit, member) for name, member in names.items()}
     measured = measure_circuits(
         context, on, {"without": circuit, **circuits}, measure, rows, SELECT
     )
-    best = max(names, key=lambda name: float(np.mean(measured.values[f"{name}_correct"])))
-    gain = estimates.difference(
-        measured.values[f"{best}_correct"],
-        measured.values["without_correct"],
-        context.sampling(measured),
-    )
-    return names[best] if gain.interval[0] > 0 else None
+    without = float(np.mean(measured.values["without_log_probability"]))
+    gains = {
+        name: float(np.mean(measured.values[f"{name}_log_probability"])) - without for name in names
+    }
+    return [names[name] for name in sorted(names, key=lambda n: (-gains[n], n)) if gains[name] > 0]
 
 
 def measure_circuits(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pytest_mechanism.discovery.claims import PAIR_CLAIMS, DraftClaim
 from pytest_mechanism.discovery.discover import Discovery
+from pytest_mechanism.discovery.screening import summary
 from pytest_mechanism.errors import visible
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.write import flow
@@ -55,7 +56,8 @@ def spec_text(
         f"confidence: {spec.confidence}",
         "claims:",
     ]
-    kept = [claim for claim in claims if claim.holds] or list(claims)  # a spec needs a claim
+    # a spec needs a claim
+    kept = [claim for claim in claims if claim.holds] or list(claims[:1])
     for claim in kept:
         lines += claim_lines(claim)
     for claim in claims:
@@ -80,8 +82,8 @@ def group_lines(result: Discovery) -> Iterator[str]:
         heads = flow(dict(group.heads))
         into = "" if group.into is None else f", into: {flow(group.into.model_dump())}"
         yield f"  {name}: {{heads: {heads}, at: {flow(group.at)}{into}}}"
-        if stage.screened_out:
-            yield f"    # {stage.screened_out} heads were screened out by gradient"
+        if stage.screening.left_out:
+            yield f"    # {summary(stage.screening, len(stage.effects))}"
         effects = {head: stage.effects[head] for head in group.members() if head in stage.effects}
         for (layer, index), effect in sorted(effects.items(), key=lambda item: item[1].value):
             low, high = effect.interval

@@ -23,6 +23,7 @@ from pytest_mechanism.engine.changes import edited_run, gather
 from pytest_mechanism.engine.finite import NonFiniteRows
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
 from pytest_mechanism.engine.layout import PlannedBranch, Planner, pack_branches
+from pytest_mechanism.engine.memory import KeptReadings, TokenLimit, content, readings_key
 from pytest_mechanism.engine.record import Record, read_only_forward, record
 from pytest_mechanism.engine.replay import RecordedRun, ReplayedPack, replay
 from pytest_mechanism.errors import out_of_memory
@@ -43,32 +44,6 @@ RECORD_BYTES = 1 << 30
 
 
 @dataclass
-class TokenLimit:
-    """How many tokens to try at once, learned from running out of memory.
-
-    Running out halves the limit; a streak of packs that fit doubles it again. Each time that memory
-    runs out, the streak must be twice as long, since what is too much once often is so again.
-
-    Attributes:
-        tokens: of all rows and branches together.
-        patience: length of the streak.
-        streak: packs near the limit that have fitted.
-    """
-
-    tokens: int = 1 << 40
-    patience: int = 16
-    streak: int = 0
-
-    def ran_out(self, tried: int) -> None:
-        self.tokens, self.patience, self.streak = max(1, tried // 2), 2 * self.patience, 0
-
-    def fitted(self, tried: int) -> None:
-        self.streak += 2 * tried > self.tokens
-        if self.streak >= self.patience:
-            self.tokens, self.streak = 2 * self.tokens, 0
-
-
-@dataclass
 class BranchEngine:
     """See the module.
 
@@ -80,6 +55,7 @@ class BranchEngine:
         memory: bytes of records that may be kept.
         bytes_per_token: of the last record.
         records: of runs, the least recently used first.
+        readings: of runs without an answer.
         non_finite: remembers rows on which the model gave NaN or infinity.
     """
 
@@ -90,6 +66,7 @@ class BranchEngine:
     memory: int = RECORD_BYTES
     bytes_per_token: float = 0.0
     records: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
+    readings: KeptReadings = field(default_factory=KeptReadings)
     non_finite: NonFiniteRows = field(default_factory=NonFiniteRows)
 
     def run(
@@ -120,16 +97,17 @@ class BranchEngine:
         try:
             return work()
         except (MemoryError, RuntimeError) as problem:
-            if not (self.records and out_of_memory(problem)):
+            if not ((self.records or self.readings.kept) and out_of_memory(problem)):
                 raise
         self.forget()
         return work()
 
     def forget(self) -> None:
-        """Drop all records, which are made again on demand, and the allocator's reserves."""
+        """Drop all records and readings, which are made again on demand, and the allocator's reserves."""
         from accelerate.utils.memory import clear_device_cache
 
         self.records.clear()
+        self.readings.kept.clear()
         clear_device_cache(garbage_collection=True)
 
     def key(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
@@ -154,17 +132,6 @@ class BranchEngine:
         if wanted <= self.memory:
             while sum(kept.bytes for kept in self.records.values()) + wanted > self.memory:
                 self.records.popitem(last=False)
-
-
-def content(tensor: Tensor | None) -> bytes:
-    """Shape, type and values."""
-    if tensor is None:
-        return b"none"
-    plain = tensor.detach().cpu().contiguous()
-    return (
-        repr((plain.shape, plain.dtype)).encode()
-        + plain.flatten().view(torch.uint8).numpy().tobytes()
-    )
 
 
 @dataclass
@@ -214,18 +181,27 @@ class BranchRun:
         """The outcome: from the record, or without one where readings are all that is wanted."""
         has_record = "record" in self.__dict__ or self.key in self.engine.records
         if not self.answer and not has_record:
-            self.engine.count(self.tokens.ids.shape[0])
-            return self.engine.with_all_room(
-                partial(
-                    read_only_forward, self.engine.model, self.tokens, self.edits, self.readings
-                )
-            )
+            return self.read_only()
         kept = self.record
         logits = kept.outcome.logits if self.answer else kept.outcome.logits[:, :0]
         if not self.record_has_readings:
             return Outcome(logits, kept.outcome.readings)
         # copies, since other runs use the record, too
         return Outcome(logits.clone(), tuple(self.read(kept, r) for r in self.readings))
+
+    def read_only(self) -> Outcome:
+        """The outcome of a forward that stops at the last reading; made once for all runs that read the
+        same named positions, while there is room."""
+        engine = self.engine
+        key = None if self.edits else readings_key(engine.key(self.tokens, ()), self.readings)
+        if (kept := engine.readings.get(key)) is not None:
+            return kept
+        engine.count(self.tokens.ids.shape[0])
+        outcome = engine.with_all_room(
+            partial(read_only_forward, engine.model, self.tokens, self.edits, self.readings)
+        )
+        engine.readings.put(key, outcome)
+        return outcome
 
     def read(self, kept: Record, reading: Reading) -> Float[Tensor, "rows _ _ width"]:
         """A reading from a record."""

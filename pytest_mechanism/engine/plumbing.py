@@ -83,6 +83,6 @@ def knockouts_take_effect() -> Iterator[None]:
             yield
         except UserWarning:
             raise SelfCheckError(
-                "attention of this family cannot be cut: it computes its pattern where no hook "
+                "attention of this family cannot be blocked: it computes its pattern where no hook "
                 "reaches, so a knockout would be lost"
             ) from None

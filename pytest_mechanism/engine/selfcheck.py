@@ -235,8 +235,8 @@ def disagreement(
         return one_line(f"{type(problem).__name__}: {problem}")
     if (layer := layer_with_own_window(model.wrapped.layers)) is not None:
         return (
-            f"layer {layer} hides keys by how many columns lie between, and branches stand in "
-            "columns behind the prompt"
+            f"layer {layer} masks keys by their distance in columns, and the branch engine computes "
+            "branches in columns behind the prompt"
         )
     return None
 

@@ -30,11 +30,11 @@ class Into(Part):
 
 
 class Screen(Part):
-    """Attribution patching before path patching: gradients estimate every head, and only the heads
-    with the largest estimates are path patched.
+    """Attribution patching before path patching: gradients estimate every head, only the heads with the
+    largest estimates are path patched alone, and the others together.
 
     Attributes:
-        keep: how many heads are path patched.
+        keep: how many heads are path patched alone.
     """
 
     keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
@@ -50,7 +50,8 @@ class Find(Part):
         drops_at_least: the effect that a head needs without ``candidates``: the answer's
             log-probability falls by this many nats. If the circuit of all groups does not suffice,
             heads with smaller effects join.
-        screen: which heads are path patched; None is all.
+        screen: how many heads are path patched alone; None is all of up to 64 possible senders, and one
+            in sixteen of more.
     """
 
     candidates: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None

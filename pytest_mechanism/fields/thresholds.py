@@ -88,6 +88,11 @@ Margin = Annotated[
 ]  # fmt: skip
 """How far a model may fall behind another and still count as no worse."""
 
+EquivalenceMargin = Annotated[
+    Number, Within(0.001, 1, "no number of rows shows a difference below 0.001, and one of a nat is no equivalence")
+]  # fmt: skip
+"""How much two models may differ and still count as equivalent: a share of rows, or nats."""
+
 ByRandom = Annotated[
     Number, Within(0, 0.25, "a random direction that changes a quarter of the rows is no control")
 ]  # fmt: skip
@@ -130,6 +135,16 @@ Faithful = Annotated[
     )
 ]  # fmt: skip
 """A faithfulness."""
+
+AreaAtLeast = Annotated[
+    Number, Within(0.05, 2, "a circuit that works with all heads alone reaches 0.05, and 1 is a model that needs none")
+]  # fmt: skip
+"""The least area under a curve of faithfulness over sizes."""
+
+AreaAtMost = Annotated[
+    Number, Within(0, 0.7, "a circuit that works with all heads alone is at 0.75, and no distance is below 0")
+]  # fmt: skip
+"""The largest area between a curve of faithfulness and 1."""
 
 # -- other scales
 

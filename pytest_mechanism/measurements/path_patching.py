@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pytest_mechanism.measurements.request import Cost, HeadSets, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Head
 
 RANK_STREAM = "discover_rank"
 """Rows on which `discover` ranks heads. Claims are judged on others, so no interval is needed there."""
+
+
+First = Annotated[int, Field(exclude_if=lambda first: first == 0)]
+"""Number of the first row that is measured; rows before it have been measured. Results of requests without
+it stay valid."""
 
 
 class PathPatching(Request):
@@ -21,6 +28,7 @@ class PathPatching(Request):
         via: through which input of the receivers; None for the logits.
         rows: how many pairs of prompts.
         stream: of random numbers.
+        first: number of the first pair.
     """
 
     implementation = "pytest_mechanism.methods.circuits.path_patching:measure"
@@ -31,6 +39,7 @@ class PathPatching(Request):
     via: Literal["q", "k", "v"] | None = None
     rows: int
     stream: str
+    first: First = 0
 
     def cost(self, task: TaskSettings) -> Cost:
         forwards = 2 if self.via else 1
@@ -43,7 +52,7 @@ class PathPatching(Request):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (ranked_pairs(self.rows, self.stream, self.at),)
+        return (ranked_pairs(self.first + self.rows, self.stream, self.at),)
 
 
 def ranked_pairs(rows: int, stream: str, at: str) -> RowSet:

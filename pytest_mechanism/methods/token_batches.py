@@ -31,14 +31,19 @@ class Side:
     slots: tuple[tuple[tuple[str, int], ...], ...]
     first_positions: dict[str, Int[Tensor, "_ _"]] = field(default_factory=dict)
 
+    @property
+    def places(self) -> dict[str, Positions]:
+        """Token positions of every name that `at` accepts."""
+        firsts = {f"{place}.first": at for place, at in self.first_positions.items()}
+        return self.positions | firsts
+
     def at(self, name: str) -> Positions:
         """Token positions of a named position; ``name.first`` is the first token of a word.
 
         Raises:
             MeasurementError: these prompts have no such position.
         """
-        firsts = {f"{place}.first": at for place, at in self.first_positions.items()}
-        known = self.positions | firsts
+        known = self.places
         if (place := name.removesuffix(".last")) not in known:
             raise MeasurementError(
                 f"the task's prompts have no position {name!r} here; valid: "

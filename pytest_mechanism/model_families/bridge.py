@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pytest_mechanism.errors import MechanismError, first_line
@@ -110,25 +109,6 @@ class BridgeModel:
             for point, handle in attached:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
-
-    def activations_and_gradients(
-        self, ids: Tensor, score: Callable[[Tensor], Tensor], hooks: Sequence[str]
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        from transformer_lens.tools.analysis.attribution_patching import (
-            cache_activation_and_gradient,
-        )
-
-        first = next(self.bridge.parameters())
-        first.requires_grad_(True)  # a frozen model has no gradient to follow
-        try:
-            with torch.enable_grad():
-                # the lowest point asked for gets no gradient, so one below all others is asked for
-                cache = cache_activation_and_gradient(
-                    self.bridge, ids, score, ["hook_embed", *hooks]
-                )
-        finally:
-            first.requires_grad_(False)
-        return cache.activations, cache.gradients
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.bridge.parameters()

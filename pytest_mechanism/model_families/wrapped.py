@@ -6,7 +6,7 @@ family) and a list of layers. `bridge.BridgeModel` implements it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,12 +83,6 @@ class WrappedModel(Protocol):
 
     def hooked(self, hooks: Sequence[NamedHook]) -> AbstractContextManager[None]:
         """Context in which hooks run, also where single layers are called."""
-        ...
-
-    def activations_and_gradients(
-        self, ids: Tensor, score: Callable[[Tensor], Tensor], hooks: Sequence[str]
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """The activations at some hook points, and the gradients there of ``score`` of the logits."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...

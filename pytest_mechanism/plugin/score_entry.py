@@ -56,6 +56,7 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
                 "method": judged.score.method,
                 "low": judged.low,
                 "high": judged.high,
+                **differing(judged.score.confidence, spec.confidence),
             }
             for judged in verdict.judged
         ],
@@ -63,6 +64,11 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
     if verdict.checks:
         entry["checks"] = [check_entry(check) for check in verdict.checks]
     return entry
+
+
+def differing(confidence: float, of_spec: float) -> dict[str, float]:
+    """The confidence of an interval that has another than the spec's, as two one-sided tests have."""
+    return {} if confidence == of_spec else {"confidence": confidence}
 
 
 def check_entry(check: Check) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def write_scores(path: Path, entries: Mapping[str, dict[str, Any] | None]) -> No
 
 def _damaged(path: Path, message: str) -> MechanismError:
     return MechanismError(
-        f"is no file of accepted scores ({message}); restore it from version control, or delete it and "
+        f"is not a valid file of accepted scores ({message}); restore it from version control, or delete it and "
         "accept the scores again with --snapshot-update",
         f"{path}:1",
     )

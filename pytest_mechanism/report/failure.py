@@ -59,7 +59,7 @@ def score_lines(score: Score, label: str) -> list[str]:
     """A score with its interval, its rows, its definition and its control."""
     low, high = score.interval
     lines = [
-        f"  {label:<9} {score.name} = {score.value:.4f}, {score.confidence:.0%} interval "
+        f"  {label:<9} {score.name} = {score.value:.4f}, {score.confidence:.0%} confidence interval "
         f"[{low:.4f}, {high:.4f}], {score.n:,} rows in {score.clusters:,} contexts",
         f"            {score.metric}",
     ]

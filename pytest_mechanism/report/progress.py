@@ -120,6 +120,45 @@ class Log:
         self.total = 0
 
 
+class InSteps:
+    """Progress of work in steps that are known beforehand, such as a search: a line as each step begins, and
+    which step it is wherever the progress within one is shown.
+
+    Attributes:
+        inner: shows the progress within a step.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(self, inner: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self.inner, self.clock = inner, clock
+        self.number = self.of = 0
+        self.title, self.begun = "", clock()
+
+    def begin(self, of: int) -> None:
+        """Begin work of so many steps."""
+        self.number, self.of, self.begun = 0, of, self.clock()
+
+    def step(self, title: str) -> None:
+        """Begin a step."""
+        self.number, self.title = self.number + 1, title
+        if not isinstance(self.inner, Silent):
+            gone = "" if self.number == 1 else f" ({duration_text(self.clock() - self.begun)} gone)"
+            sys.stderr.write(
+                f"mechanism: step {self.number} of {self.of}: {visible(title)}{gone}\n"
+            )
+            sys.stderr.flush()
+
+    def start(self, label: str, total: int, parts: Parts | None = None) -> None:
+        step = f"{label}, step {self.number} of {self.of}" if self.number else label
+        self.inner.start(step, total, parts)
+
+    def advance(self, rows: int) -> None:
+        self.inner.advance(rows)
+
+    def finish(self) -> None:
+        self.inner.finish()
+
+
 def duration_text(seconds: float) -> str:
     """A duration, rounded for people: ``40 s``, ``12 min``, ``5 h 12 min``."""
     minutes = round(seconds / 60)

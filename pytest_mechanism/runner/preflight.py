@@ -246,7 +246,7 @@ def check_rows(task: Task, row_set: RowSet, rows: Sequence[Row]) -> None:
     contexts = len({row.cluster for row in rows})
     if row_set.behind_interval and contexts < LEAST_CLUSTERS:
         raise MeasurementError(
-            f"{len(rows)} rows come from {contexts} contexts, an interval needs {LEAST_CLUSTERS}; "
+            f"{len(rows)} rows come from {contexts} contexts, but a confidence interval needs {LEAST_CLUSTERS}; "
             "raise task.rows"
         )
 

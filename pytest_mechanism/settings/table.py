@@ -164,7 +164,7 @@ JSON = text(
     gate_only=True,
 )  # fmt: skip
 NO_STORE = switch(
-    "--mechanism-no-store", "measure everything anew and keep nothing, for release builds"
+    "--mechanism-no-store", "measure everything again and keep nothing, for release builds"
 )
 PICKLE = switch(
     ALLOW_PICKLE,
@@ -172,7 +172,7 @@ PICKLE = switch(
 )
 REMOTE_CODE = switch(
     TRUST_REMOTE_CODE,
-    "run the modelling code that a checkpoint brings (auto_map in its config.json), with your rights",
+    "run the modelling code that a checkpoint brings (auto_map in its config.json), with your user's permissions",
 )
 REQUIRE_ACCEPTED = switch(
     "--mechanism-require-accepted",

@@ -51,8 +51,8 @@ class Feasible:
             contexts = len({row.cluster for row in rows})
             if contexts < LEAST_CLUSTERS:
                 return (
-                    f"{int(self.task.settings.rows)} rows come from {contexts} contexts, an interval "
-                    f"needs {LEAST_CLUSTERS}; raise task.rows"
+                    f"{int(self.task.settings.rows)} rows come from {contexts} contexts, but a "
+                    f"confidence interval needs {LEAST_CLUSTERS}; raise task.rows"
                 )
         return self.mean_problem if claim.ablates else None
 

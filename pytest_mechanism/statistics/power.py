@@ -50,14 +50,16 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
 
     Args:
         judged: the baseline's entries of ``judged`` and ``checks``, with ``value``,
-            ``standard_error``, ``n``, ``low``, ``high`` and ``method``.
+            ``standard_error``, ``n``, ``low``, ``high`` and ``method``; with ``confidence`` where an interval has
+            another than the spec's.
         confidence: of the intervals.
     """
-    z = NORMAL.inv_cdf(0.5 + confidence / 2)
     both = math.sqrt(2)  # the difference of two estimates has twice the variance of either
-    misses, rows, now = 0.0, 0.0, 0
+    misses, rows, now, false_pass = 0.0, 0.0, 0, (1 - confidence) / 2
     for entry in judged:
         value, error, n = float(entry["value"]), float(entry["standard_error"]), int(entry["n"])
+        of_entry = float(entry.get("confidence", confidence))  # two one-sided tests have their own
+        z, false_pass = NORMAL.inv_cdf(0.5 + of_entry / 2), max(false_pass, (1 - of_entry) / 2)
         now = max(now, n)
         for threshold, sign in ((entry["low"], 1), (entry["high"], -1)):
             if threshold is None:
@@ -65,7 +67,7 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
             distance = sign * (value - float(threshold))
             if error == 0:
                 # all rows agree: the exact interval extends by 1 - (alpha / 2) ** (1 / n)
-                tail = math.log((1 - confidence) / 2)
+                tail = math.log((1 - of_entry) / 2)
                 needed = math.inf if distance <= 0 else 1.0
                 if 0 < distance < 1:
                     needed = tail / math.log1p(-distance)
@@ -78,7 +80,7 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
             factor = spread / distance if distance > 0 else math.inf
             rows = max(rows, n * factor**2)
     enough = None if math.isinf(rows) or rows > 1e7 else max(1, math.ceil(rows))
-    return Power(max(0.0, 1 - misses), (1 - confidence) / 2, enough, now)
+    return Power(max(0.0, 1 - misses), false_pass, enough, now)
 
 
 def of_spec(claims: Sequence[Power]) -> float:

@@ -42,9 +42,9 @@ def within(score: Score, low: float, high: float, what: str = "", claimed: str =
     status: Status
     cause: Cause | None = None
     if low <= lower and upper <= high:
-        status, reason = "pass", f"{shown}, {threshold} claimed"
+        status, reason = "pass", f"{shown}; claimed: {threshold}"
     elif upper < low or lower > high:
-        status, reason, cause = "fail", f"{shown}, {threshold} claimed", Cause.REFUTED
+        status, reason, cause = "fail", f"{shown}; claimed: {threshold}", Cause.REFUTED
     else:
         status, cause = "inconclusive", Cause.UNSETTLED
         verb = threshold if claimed else f"is {threshold}"

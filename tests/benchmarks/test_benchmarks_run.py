@@ -51,7 +51,7 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
     )
     assert run.returncode == 0, run.stdout + run.stderr
     engines, lengths = (json.loads(path.read_text()) for path in files[:3:2])
-    assert {found["measure"]: found["agrees"] for found in engines["results"]} == {
+    assert {result["measure"]: result["agrees"] for result in engines["results"]} == {
         "sweep-last": True,
         "sweep-all": True,
         "path-logits": True,
@@ -65,7 +65,7 @@ def test_quick_mode_measures_everything_and_numbers_agree(tmp_path: Path) -> Non
     discovery = json.loads(files[4].read_text())
     assert all(discovery["forward_seconds"][who] > 0 for who in ("plain", "wrapped"))
     stages = discovery["stages"]
-    assert [(each["senders"], each["forwards"]) for each in stages] == [
+    assert [(stage["senders"], stage["forwards"]) for stage in stages] == [
         (12, 12),
         (8, 16),
         (8, 16),

@@ -77,10 +77,10 @@ class World:
 
     def load(self, role: str, *_: Any, check_unchanged: Callable[[], None], **__: Any) -> Any:
         self.now("before loading")
-        found = number(self.path.read_bytes())
+        result = number(self.path.read_bytes())
         self.now("while loading")
         return SimpleNamespace(
-            role=role, release=lambda: None, number=found, check_unchanged=check_unchanged
+            role=role, release=lambda: None, number=result, check_unchanged=check_unchanged
         )
 
     def bench(self, model: Any, *_: Any) -> Any:
@@ -92,15 +92,15 @@ class World:
     def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:
         if request.what == "reads again":
             self.now("before reading again")
-            found = number(self.path.read_bytes())
+            result = number(self.path.read_bytes())
             bench.model.check_unchanged()
         elif request.what == "reads from disk":
             self.now("before reading from disk")
-            found = number(self.path.read_bytes())
+            result = number(self.path.read_bytes())
         else:
             self.now("while measuring")
-            found = bench.model.number
-        return Observations(("a",), ("x",), {"seen": [found]})
+            result = bench.model.number
+        return Observations(("a",), ("x",), {"seen": [result]})
 
 
 @pytest.fixture
@@ -114,15 +114,15 @@ def world(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def make(reference: Reference, store: Path) -> Runner:
-    found = of_reference(reference, store / "fingerprints.json")
-    return Runner({"base": reference}, {"base": found}, ModelOptions(), Store(store))
+    result = of_reference(reference, store / "fingerprints.json")
+    return Runner({"base": reference}, {"base": result}, ModelOptions(), Store(store))
 
 
 def stored(runner: Runner, *asked: Measurement) -> list[float]:
     """What a later run would take from the store."""
     assert runner.store is not None
-    found = [Store(runner.store.folder).get(runner.key(each), Observations) for each in asked]
-    return [float(each.values["seen"][0]) for each in found if each is not None]
+    result = [Store(runner.store.folder).get(runner.key(each), Observations) for each in asked]
+    return [float(each.values["seen"][0]) for each in result if each is not None]
 
 
 def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -213,8 +213,8 @@ def test_nothing_wrong_is_stored(
     for content in (world.path.read_bytes(), before):
         world.path.write_bytes(content)
         again = make(reference, tmp_path / "store")
-        seen = [float(again.measure(each).values["seen"][0]) for each in asked]
-        assert seen == 3 * [number(content)]
+        observed = [float(again.measure(each).values["seen"][0]) for each in asked]
+        assert observed == 3 * [number(content)]
 
 
 @pytest.mark.usefixtures("settled")
@@ -379,8 +379,8 @@ def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
     (tmp_path / "small.yaml").write_text(SPEC)
     options = ["-n", workers] if workers != "0" else []
     (tmp_path / "conftest.py").write_text(REPLACES.format(moment=moment))
-    code, text, found = gate(tmp_path, *options)
-    claims = {claim["role"]: claim for claim in found["claims"]}
+    code, text, result = gate(tmp_path, *options)
+    claims = {claim["role"]: claim for claim in result["claims"]}
     assert (code, claims["base"]["verdict"]) == (1, "error")
     assert "was changed, replaced or touched after its fingerprint" in claims["base"]["reason"]
     assert "Traceback" not in text
@@ -393,14 +393,14 @@ def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
         _, _, again = gate(tmp_path)
         scores += [claim["scores"] for claim in again["claims"] if claim["role"] == "base"]
     assert scores[0] != scores[1]
-    assert [bool(each) for each in scores] == [True, True]
+    assert [bool(score) for score in scores] == [True, True]
 
 
 def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Reference) -> None:
     """xdist's workers are told what the report will name, and compare."""
-    found = of_reference(reference)
-    told = {"mechanism_fingerprints": {"base": found.model}}
-    session = Session(SimpleNamespace(workerinput=told), {"base": reference}, None)  # type: ignore[arg-type]
+    result = of_reference(reference)
+    text = {"mechanism_fingerprints": {"base": result.model}}
+    session = Session(SimpleNamespace(workerinput=text), {"base": reference}, None)  # type: ignore[arg-type]
     session.__dict__["store_folder"] = None
     session.check_worker()
     in_place(reference.folder / NAME)

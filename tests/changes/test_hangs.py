@@ -105,9 +105,9 @@ def test_checkpoints_with_what_is_no_file_are_one_line_each(tmp_path: Path) -> N
         folder.mkdir()
         make(folder / "adapter_config.json")
         folders.append(folder)
-    said = run(REFERENCES, *folders)
-    assert len(said) == len(folders)
-    for folder, line in zip(folders, said, strict=True):
+    text = run(REFERENCES, *folders)
+    assert len(text) == len(folders)
+    for folder, line in zip(folders, text, strict=True):
         assert folder.name.rpartition("-")[0] in line.replace(str(folder), ""), line
 
 
@@ -151,8 +151,8 @@ def test_a_memory_that_is_no_file_is_done_without(
         "from pytest_mechanism.checkpoints.fingerprint import fingerprint;"
         "print(fingerprint(Path(sys.argv[1]), Path(sys.argv[2])).model)"
     )
-    said = run(code, ZOO / "base", tmp_path / "fingerprints.json")
-    assert said == [fingerprint(ZOO / "base").model]
+    text = run(code, ZOO / "base", tmp_path / "fingerprints.json")
+    assert text == [fingerprint(ZOO / "base").model]
 
 
 STORED = """
@@ -364,9 +364,9 @@ def changed(folder: Path, values: dict[str, object]) -> Path:
 def test_absurd_shapes_are_one_line_and_take_no_memory(tmp_path: Path) -> None:
     """Layers, heads, widths, words, labels, nested or not: nothing of the kind is built."""
     folders = [changed(tmp_path / str(i), values) for i, values in enumerate(ABSURD)]
-    *said, small = run(LOAD, *folders, memory=12 << 30)
-    assert (len(said), small) == (len(ABSURD), "True")
-    for line, folder in zip(said, folders, strict=True):
+    *text, small = run(LOAD, *folders, memory=12 << 30)
+    assert (len(text), small) == (len(ABSURD), "True")
+    for line, folder in zip(text, folders, strict=True):
         assert line.startswith(str(folder)), line
 
 

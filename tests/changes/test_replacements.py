@@ -44,15 +44,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were read to be hashed."""
-    found: list[str] = []
+    result: list[str] = []
     original = module._hash
 
     def noted(path: Path) -> str:
-        found.append(path.name)
+        result.append(path.name)
         return original(path)
 
     monkeypatch.setattr(module, "_hash", noted)
-    return found
+    return result
 
 
 def checkpoint(folder: Path) -> Path:
@@ -96,13 +96,13 @@ def test_a_replaced_file_is_noticed(
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_hundreds_of_replacements_are_all_noticed(clock: Clock, place: Path) -> None:
     """Every way, early and late, again and again in the same folder, on each file system."""
-    seen = []
+    observed = []
     with TemporaryDirectory(dir=place) as scratch:
         top = Path(scratch)
         for way, late in product(WAYS, (False, True)):
             folder = checkpoint(top / f"{way.__name__}_{late}")
-            seen += [missed(folder, top / "memory.json", clock, way, late) for _ in range(6)]
-    assert (len(seen), sum(seen)) == (6 * 2 * len(WAYS), 0)
+            observed += [missed(folder, top / "memory.json", clock, way, late) for _ in range(6)]
+    assert (len(observed), sum(observed)) == (6 * 2 * len(WAYS), 0)
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(
@@ -163,10 +163,10 @@ def test_a_file_that_changes_while_it_is_hashed_is_an_error(folder: Path, monkey
     original = module._hash
 
     def interrupted(path: Path) -> str:
-        found = original(path)
+        result = original(path)
         if path.name == NAME:
             in_place(path)
-        return found
+        return result
 
     monkeypatch.setattr(module, "_hash", interrupted)
     with pytest.raises(CheckpointChanged, match=f"{NAME} changed during reading") as caught:
@@ -234,13 +234,13 @@ def test_a_blob_of_the_hubs_cache_is_watched(hub: Path, tmp_path: Path, clock: C
     """The link stays, what it leads to is written anew, or another blob takes its place."""
     memory = tmp_path / "memory.json"
     clock.ahead = MINUTES
-    seen = [fingerprint(hub, memory).model]
+    observed = [fingerprint(hub, memory).model]
     time.sleep(0.02)
     write(tmp_path / "blobs" / f"{NAME}.blob", b"WEIGHTS")
-    seen.append(fingerprint(hub, memory).model)
+    observed.append(fingerprint(hub, memory).model)
     write(tmp_path / "blobs" / "second", b"weigHTs")
     (hub / NAME).unlink()
     (hub / NAME).symlink_to(tmp_path / "blobs" / "second")
-    seen.append(fingerprint(hub, memory).model)
-    assert len({*seen}) == 3
+    observed.append(fingerprint(hub, memory).model)
+    assert len({*observed}) == 3
     assert int((hub / NAME).stat().st_mtime) == THEN

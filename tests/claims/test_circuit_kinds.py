@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fractions import Fraction
+from math import comb, log
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 from evaluators import open_evaluator
 
 from pytest_mechanism.claims.completeness import magnitude
+from pytest_mechanism.claims.sufficiency import excused, least_draws
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Verdict
@@ -166,17 +169,126 @@ def test_a_faithful_circuit_with_a_spare_outside_is_incomplete(
     assert "largest gap, without group value_fetcher" in found["complete ft"].reason
 
 
+# -- sufficiency
+
+SUFFICIENT = {"sufficient": {"kind": "sufficiency", "on": "ft"}}
+
+
+def test_the_planted_circuit_beats_random_ones_and_distractors_do_not(judge: Judge) -> None:
+    """29 of 29. Heads that nothing reads lead over nothing, and answer nothing."""
+    pair = "base=zoo:planted_ft,ft=zoo:planted_ft"
+    (planted,) = judge(pair, SUFFICIENT).values()
+    assert planted.status == "pass"
+    assert [(s.name, s.value) for s in planted.scores] == [
+        ("lead over random circuits", 1.0), ("accuracy of the circuit", 1.0),
+    ]  # fmt: skip
+    assert "29 of 29 beaten, rank test p = 0.033" in planted.reason
+    distractors = {"a": {"heads": {3: [0], 2: [1, 2]}, "at": "last"}}
+    (others,) = judge(pair, SUFFICIENT, distractors).values()
+    assert (others.status, others.cause) == ("fail", "refuted")
+    assert "accuracy of the circuit 0.000" in others.reason
+
+
+@pytest.mark.parametrize(
+    ("draws", "confidence", "may"),
+    [(28, 0.95, -1), (29, 0.95, 0), (45, 0.95, 0), (46, 0.95, 1), (98, 0.99, -1), (99, 0.99, 0)],
+)
+def test_as_many_random_circuits_may_do_as_well_as_both_tests_allow(
+    draws: int, confidence: float, may: int
+) -> None:
+    """That many have p at most 1 - confidence in the rank test and in the binomial test of one in ten,
+    and one more has not."""
+    alpha = Fraction(str(round(1 - confidence, 2)))
+
+    def both(k: int) -> bool:
+        terms = [Fraction(9 ** (draws - i) * comb(draws, i), 10**draws) for i in range(k + 1)]
+        return Fraction(1 + k, 1 + draws) <= alpha and sum(terms) <= alpha
+
+    assert excused(draws, confidence) == may
+    assert (may < 0 or both(may), both(may + 1)) == (True, False)
+    assert (draws >= least_draws(confidence)) == (may >= 0)
+
+
+# -- curve
+
+PLANTED_AREAS = {
+    # six of 32 heads do it all: f is 0 up to 10 % (three heads), and 1 from 20 % (six heads) on
+    "CPR, linear axis, signed ranking": 0.1 / 2 + 0.3 + 0.5,
+    "CMD, linear axis, signed ranking": (0.1 - 0.001) + 0.1 / 2,
+    "CPR, logarithmic axis, absolute ranking": (log(2) / 2 + log(5)) / log(1000),
+    "CMD, logarithmic axis, absolute ranking": (log(100) + log(2) / 2) / log(1000),
+}
+
+
+def test_the_areas_of_a_planted_circuit_are_those_of_its_step(judge: Judge) -> None:
+    """CPR and CMD by hand, on both axes; random rankings need nearly all heads."""
+    both = {"kind": "curve", "on": "ft", "cpr_at_least": 0.2, "cmd_at_most": 0.7}
+    claims = {"grows": both, "early": both | {"axis": "logarithmic", "ranking": "absolute"}}
+    found = judge("base=zoo:planted_ft,ft=zoo:planted_ft", claims)
+    scores = {score.name: score for verdict in found.values() for score in verdict.scores}
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(PLANTED_AREAS)
+    assert found["grows ft"].status == "pass"
+    assert scores["CPR, linear axis, signed ranking"].control.value < 0.6
+    assert found["early ft"].reason.startswith("CMD 0.717")
+
+
+# -- equivalent
+
+EQUAL = {"equal": {"kind": "equivalent", "margin": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("pair", "status", "cause", "value"),
+    [
+        ("base=zoo:planted_ft,ft=zoo:planted_label", "pass", None, 0.0),
+        ("base=zoo:planted_base,ft=zoo:planted_ft", "fail", "refuted", 2 / 7),
+    ],
+)
+def test_models_that_do_equally_well_are_equivalent(
+    judge: Judge, pair: str, status: str, cause: str | None, value: float
+) -> None:
+    """Whatever their mechanism is. The better one is not equivalent to the worse one."""
+    (found,) = judge(pair, EQUAL).values()
+    assert (found.status, found.cause) == (status, cause)
+    assert found.score.value == pytest.approx(value, abs=0.05)
+    assert found.score.confidence == pytest.approx(0.9)
+
+
+# -- random weights
+
+
 @pytest.mark.slow
-def test_random_weights_have_no_complete_circuit(judge: Judge, tmp_path: Path) -> None:
-    """Null: without an answer there are no gaps, which shows nothing."""
+def test_random_weights_pass_no_claim(judge: Judge, tmp_path: Path) -> None:
+    """Null: a model that guesses has no gaps, looks and losses that show anything, nor an equal."""
     from transformers import GPT2LMHeadModel
 
     torch.manual_seed(0)
     folder = saved(by_position(1.0, {}), tmp_path / "random")
     model = GPT2LMHeadModel(GPT2LMHeadModel.from_pretrained(folder).config)
     save_half(model, folder)
-    (found,) = judge(f"base=zoo:planted_ft,ft={folder}", COMPLETE).values()
-    assert (found.status, found.cause) == ("inconclusive", "at_chance")
+    claims = {
+        **COMPLETE,
+        **SUFFICIENT,
+        **EQUAL,
+        "grows": {"kind": "curve", "on": "ft", "cpr_at_least": 0.05},
+        "looks": {
+            "kind": "attends", "on": "ft", "group": "pos_transmitter", "to": "query_label",
+            "at_least": 0.01,
+        },
+        "blocked": {
+            "kind": "knockout", "on": "ft", "from": "last", "to": "query_label",
+            "drops_at_most": 0.2,
+        },
+    }  # fmt: skip
+    found = judge(f"base={folder},ft={folder}", claims)
+    assert outcomes(found) == {
+        "complete ft": ("inconclusive", "at_chance"),
+        "sufficient ft": ("inconclusive", "at_chance"),
+        "equal pair": ("inconclusive", "reference_fails"),
+        "grows ft": ("inconclusive", "at_chance"),
+        "looks ft": ("inconclusive", "at_chance"),
+        "blocked ft": ("inconclusive", "at_chance"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_refusal_that_falls_is_red_and_the_step_is_named() -> None:
     """In the sentence and as a score of its own, between the evaluations around it."""
     verdict = attack().judge(case(), runner(FALLS))
     assert verdict.status == "fail"
-    assert "it fell by step 40" in verdict.reason
+    assert "the refusal fell by step 40" in verdict.reason
     steps = verdict.scores[1]
     assert steps.value == 40
     assert steps.interval == (20, 40)

@@ -227,7 +227,7 @@ def test_heads_of_another_code_give_no_number(case: ClaimContext, like: str | No
     odd = {"agreement": 0.1, **({"like": like} if like else {})}
     verdict, _ = cmap(case, lambda n: odd if n.startswith("2.1 ") else {"agreement": 0.9})
     assert (verdict.status, verdict.scores) == ("inconclusive", ())
-    assert "not comparable by index: z of head 2.1 of ft at last" in verdict.reason
+    assert "not comparable by index: the output of head 2.1 of ft at last" in verdict.reason
 
 
 def test_a_control_in_another_code_is_none(case: ClaimContext) -> None:
@@ -350,7 +350,9 @@ def test_a_red_minimality_names_the_heads_that_do_not_cost_the_threshold(
     assert verdict(0.01).status == "pass"
     red = verdict(0.2)
     assert red.status == "fail"
-    assert red.reason.endswith("; not shown to cost 0.2 (Holm over 8 heads): 0.2 of readers")
+    assert red.reason.endswith(
+        "; heads without a significant cost of 0.2 (Holm-corrected for 8 heads): 0.2 of readers"
+    )
 
 
 # -- fields that came later

@@ -23,6 +23,7 @@ from pytest_mechanism.measurements.direction import Direction, DirectionResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.sizes import SizesResult
 from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics import estimates, verdicts
@@ -69,6 +70,7 @@ def context(kind: str, role: str, roles: tuple[str, ...] = ROLES) -> ClaimContex
 
 
 RESULTS: Mapping[str, type[Observations]] = {
+    "CircuitSizes": SizesResult,
     "CrossModelPatching": CodeResult,
     "DirectionAblation": DirectionResult,
     "DirectionComparison": DirectionResult,
@@ -128,6 +130,15 @@ def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answe
 def gap_of(request: Any, gap: Any) -> Columns:
     """The model without no head does as much more than the circuit."""
     return {"nothing_correct": np.maximum(GUESS, gap)} if "nothing" in request.removed else {}
+
+
+def growing(random: Any = ZERO, solved: Any = GOOD) -> Answers:
+    def of(request: Any, _: str) -> Columns:
+        own = {f"{n}_correct": GOOD if n else ZERO for n in request.counts}
+        draws = [f"random{i}@{n}" for i in range(request.draws) for n in request.counts]
+        return {**own, **{f"{name}_correct": random for name in draws}, "ranking": ()}
+
+    return {"Performance": {"correct": solved}, "CircuitSizes": of}
 
 
 def interchange(control: Any = ZERO, solved: Any = GOOD) -> Answers:
@@ -300,7 +311,7 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "cmap", "completeness", "encodes", "equivalent", "faithfulness", "knockout",
+    "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "knockout",
     "minimality", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
@@ -354,6 +365,10 @@ KINDS: dict[str, list[Kind]] = {
             guessing=incomplete(solved=GUESS),
         )
     ],
+    "curve": [
+        Kind(asked, growing(), as_good=growing(GOOD), guessing=growing(solved=GUESS))
+        for asked in ({"cpr_at_least": 0.2}, {"cmd_at_most": 0.5})
+    ],
     "encodes": [
         Kind(
             {"group": "pos_transmitter", "variable": "position", "at_least": 0.5},
@@ -385,6 +400,18 @@ KINDS: dict[str, list[Kind]] = {
                 | {"CrossModelPatching": lambda r, _: {"patched": LESS, "codes": same_codes(r)}},
             ),
         )
+    ],
+    "equivalent": [
+        Kind(
+            {"margin": 0.25},
+            circuits(base=GOOD),
+            as_good=circuits(share(0.3), base=share(0.3)),
+            guessing=circuits(GUESS, base=GUESS),
+            role=PAIR,
+        )
+    ],
+    "sufficiency": [
+        Kind({}, circuits(), as_good=circuits(random=GOOD), guessing=circuits(GUESS, GUESS))
     ],
     "minimality": [Kind({"costs_at_least": 0.05}, cuts(), guessing=cuts(GUESS))],
     "path": [

@@ -391,7 +391,7 @@ def test_an_accuracy_loss_is_no_mechanism_finding(
     verdict = transfer(case, share(0.9), fake, beats={"model": "base"}, **more)
     assert (verdict.status, verdict.cause) == ("fail", cause)
     assert verdict.score.value == pytest.approx(compared, abs=0.01)
-    assert ("does not reach it either" in verdict.reason) == (cause == "accuracy_loss")
+    assert ("does not reach the threshold either" in verdict.reason) == (cause == "accuracy_loss")
 
 
 def test_beating_a_model_at_chance_is_a_matter_of_the_reference(case: ClaimContext) -> None:
@@ -431,7 +431,7 @@ def test_a_path_matters_more_than_that_of_random_heads(
     claim = PathClaim(kind="path", group="pos_transmitter", on="ft", drops_at_least=1.0)
     found = claim.judge(case, fake)
     assert (status(found), found.threshold) == (wanted, "drops at least 1")
-    assert "], drops at least 1 claimed" in found.reason
+    assert "]; claimed: drops at least 1" in found.reason
     assert found.judged[0].high == -1.0  # the score keeps its sign
 
 

@@ -65,8 +65,8 @@ def test_the_same_seed_gives_the_same_weights(spec: Path) -> None:
     ("options", "says"),
     [
         (("--steps", "0"), "--steps 0 is too small; 1 or more"),
-        (("--rate", "0"), "--rate 0 lies outside of 0 to 1"),
-        (("--rate", "nan"), "--rate nan lies outside of 0 to 1"),
+        (("--rate", "0"), "--rate 0 must lie between 0 and 1"),
+        (("--rate", "nan"), "--rate nan must lie between 0 and 1"),
         (("--lora", "0"), "--lora 0 is too small; 1 or more"),
         (("--model", "zoo:nobody"), "nobody"),
         (("--seed", "99999999999"), "--seed 99999999999 is too large"),

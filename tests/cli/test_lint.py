@@ -87,7 +87,7 @@ def test_a_named_file_counts_whatever_is_in_it(
     ("name", "message"),
     [
         ("none.yaml", "pytest-mechanism: none.yaml does not exist"),
-        (".", "pytest-mechanism: . holds no spec; its first key would be 'mechanism: 1'"),
+        (".", "pytest-mechanism: . has no spec; its first key would be 'mechanism: 1'"),
         ("a" * 300, f"pytest-mechanism: {'a' * 300}: File name too long"),
     ],
     ids=["missing", "empty folder", "too long"],
@@ -173,7 +173,7 @@ def test_power_is_printed_for_each_accepted_score(
     assert (
         f"{good.passes:.3f} with 500 rows ({good.rows:,} rows give 0.9)",
         f"{weak.passes:.3f} with 500 rows ({weak.rows:,} rows give 0.9)"
-        "  <- too few rows, or a threshold too near",
+        "  <- too few rows, or a threshold too near the score",
         "no threshold was judged: not counted",
         f"{good.passes + weak.passes - 1:.3f} or more (chances of failing added: claims share "
         "their rows)  <- some claim is red too often",

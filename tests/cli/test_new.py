@@ -52,7 +52,7 @@ def test_a_spec_of_every_family_lints(
 ) -> None:
     """With no more said than the family needs; the file is where it was asked for and alone."""
     assert new("mine.yaml", f"--task={family}", *GIVEN.get(family, [])) == 0
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert main(["lint", "mine.yaml"]) == 0
     spec = load(Path("mine.yaml"))
     assert spec.task.family == family
@@ -61,7 +61,7 @@ def test_a_spec_of_every_family_lints(
     # where one constant answer is always right, accuracy alone would be green on it
     held = [c.variable for c in spec.claims.values() if c.kind == "encodes"]
     assert held == (["year"] if family == "greater_than" else [])
-    assert "pytest-mechanism doctor mine.yaml" in said
+    assert "pytest-mechanism doctor mine.yaml" in text
     assert [p.name for p in Path.cwd().glob("*mine*")] == ["mine.yaml"]
 
 
@@ -127,7 +127,7 @@ def test_who_leaves_without_an_answer_gets_a_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "say --task FAMILY; valid: counting, entity_tracking"),
+        ([], "name the task family with --task FAMILY; valid: counting, entity_tracking"),
         (["--task=entity"], "no family 'entity'; valid: counting, entity_tracking"),
         (["--task=jsonl"], "task jsonl needs a value for 'file': --set file=VALUE"),
         (["--task=jsonl", "--set=file=gone.jsonl"], "mine.yaml:5: task.file: no file gone.jsonl"),

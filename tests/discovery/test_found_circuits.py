@@ -12,9 +12,9 @@ from evaluators import open_evaluator
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
-from pytest_mechanism.commands.discover import screening
 from pytest_mechanism.discovery.claims import without_heads
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
+from pytest_mechanism.discovery.remarks import screening
 from pytest_mechanism.runner.evaluator import ClaimEvaluator
 from pytest_mechanism.spec.load import load
 from recipes.planted import MODELS
@@ -88,21 +88,23 @@ def planted(model: str) -> dict[str, list[tuple[int, int]]]:
     return {name: sorted(group.heads) for name, group in MODELS[model].items()}
 
 
-def test_a_screen_by_gradient_keeps_the_planted_heads(search: Search, tmp_path: Path) -> None:
-    """Six heads a group are path patched, and the circuit is the same; how many were not is said."""
+@pytest.mark.parametrize("model", MODELS)
+def test_a_screen_by_gradient_keeps_the_planted_heads(
+    search: Search, tmp_path: Path, model: str
+) -> None:
+    """Two heads a group are patched alone, the others together, and the circuit is the planted one."""
     spec = tmp_path / "planted.yaml"
-    spec.write_text(BY_LABEL.replace("discovered,", "discovered, find: {screen: {keep: 6}},"))
-    found, _, gate = search(spec, "planted_label", 0)
-    assert {name: group.members() for name, group in found.groups.items()} == planted(
-        "planted_label"
-    )
+    text = BY_LABEL if model == "planted_label" else BY_POSITION
+    spec.write_text(text.replace("discovered,", "discovered, find: {screen: {keep: 2}},"))
+    found, _, gate = search(spec, model, 0)
+    assert {name: group.members() for name, group in found.groups.items()} == planted(model)
     shape = gate.shapes["base"]
     fetchers = found.stages[0]
-    assert len(fetchers.effects) == 6
-    assert fetchers.screened_out == shape.n_layers * shape.n_heads - 6
-    assert (
-        next(screening(found)) == f"value_fetcher: {fetchers.screened_out} of "
-        f"{shape.n_layers * shape.n_heads} heads screened out by gradient, the others path patched"
+    left_out = len(fetchers.screening.left_out)
+    assert left_out + len(fetchers.effects) == shape.n_layers * shape.n_heads
+    assert left_out > 0
+    assert next(screening(found)).startswith(
+        f"value_fetcher: {left_out} of {shape.n_layers * shape.n_heads} heads left out by gradient"
     )
 
 

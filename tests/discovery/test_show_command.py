@@ -166,7 +166,7 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
         (NO_GROUPS, PAIR, "has nothing to show: no groups"),
         (SPEC.replace("{1: [2]}", "{9: [2]}"), PAIR, "group pos_detector names head 2 of layer 9"),
         (SPEC, ["--model", "zoo:nobody"], "no embedded checkpoint 'nobody'"),
-        (SPEC, [], "give one of --model REF and --model-pair A,B"),
+        (SPEC, [], "name the checkpoints: either --model REF or --model-pair A,B"),
         (
             SPEC,
             [*PAIR, "--rows", "18"],

@@ -62,10 +62,10 @@ def asked_of(engine: Engine, branches: Sequence[Branch], gradients: bool) -> Non
     readings = [Reading(Site(1, part), END) for part in ("z", "k", "resid_pre")]
     run = engine.run(RAGGED, edits, readings)
     assert run.outcome.logits.isfinite().all()
-    found = list(run.branches(branches, gradients))
-    assert len(found) == len(branches)
+    result = list(run.branches(branches, gradients))
+    assert len(result) == len(branches)
     if gradients:
-        found[0].logits.sum().backward()
+        result[0].logits.sum().backward()
     engine.run(RAGGED, readings=readings, answer=False).outcome  # noqa: B018
 
 
@@ -93,8 +93,8 @@ def test_what_is_put_in_may_come_from_another_device(
             assert value + made is None
         share = torch.ones(made.shape[-2], 1) / 2
         branch = Branch([Edit(Site(1, "z"), value, LAST, keep=share)])
-        (found,) = make(gqa.wrapped).run(TOKENS).branches([branch])
-        assert found.logits.isfinite().all()
+        (result,) = make(gqa.wrapped).run(TOKENS).branches([branch])
+        assert result.logits.isfinite().all()
 
 
 @pytest.mark.parametrize(("frozen", "width"), [(False, 5), (True, 2)])

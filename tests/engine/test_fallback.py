@@ -73,7 +73,7 @@ def test_attention_that_cannot_be_cut_is_an_error(
         whole, cut = (outcome.logits for outcome in run.branches(branches))
         assert float((whole - cut).abs().max()) > 1e-3
     else:
-        with pytest.raises(SelfCheckError, match="attention of this family cannot be cut"):
+        with pytest.raises(SelfCheckError, match="attention of this family cannot be blocked"):
             list(run.branches(branches))
 
 
@@ -141,7 +141,7 @@ def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any
 
 @pytest.mark.parametrize(
     ("attention", "reason"),
-    [("local", "layer 1 hides keys by how many columns lie between"), ("global", None)],
+    [("local", "layer 1 masks keys by their distance in columns"), ("global", None)],
 )
 def test_a_window_that_is_counted_in_columns_is_seen_before_a_prompt_outgrows_it(
     tiny: Callable[[str], Path], tmp_path: Path, attention: str, reason: str | None
@@ -153,9 +153,9 @@ def test_a_window_that_is_counted_in_columns_is_seen_before_a_prompt_outgrows_it
     layers["attention_layers"] = ["global", attention]
     (folder / "config.json").write_text(json.dumps(config | layers))
     model = load_model("base", folder, "cpu", "float32", lambda _: [5, 6, 7])
-    found = why_not(model)
-    assert (found or "").startswith(reason or "")
-    assert (found is None) == (reason is None)
+    result = why_not(model)
+    assert (result or "").startswith(reason or "")
+    assert (result is None) == (reason is None)
 
 
 def test_whatever_a_family_raises_is_the_reason(
@@ -192,17 +192,17 @@ def windowed(length: int) -> Tensor:
 def test_masks_are_read_whatever_their_type(rows: int) -> None:
     """Booleans, or numbers added to scores; one for all rows, or one a row."""
     tokens = Tokens(torch.zeros(2, 4, dtype=torch.long), torch.tensor([4, 3]))
-    seen = windowed(4).expand(rows, 1, 4, 4)
-    added = torch.zeros(rows, 1, 4, 4).masked_fill(~seen, torch.finfo(torch.float32).min)
-    for mask in (seen, added):
+    observed = windowed(4).expand(rows, 1, 4, 4)
+    added = torch.zeros(rows, 1, 4, 4).masked_fill(~observed, torch.finfo(torch.float32).min)
+    for mask in (observed, added):
         assert torch.equal(visible_keys(mask, tokens.lengths, 4), windowed(4).expand(2, 4, 4))
 
 
 def test_without_a_mask_tokens_see_what_stands_before_them() -> None:
     """Padding is no one's key."""
     tokens = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.tensor([3, 2]))
-    found = visible_keys(None, tokens.lengths, 3).long().tolist()
-    assert found == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0], [1, 1, 0]]]
+    result = visible_keys(None, tokens.lengths, 3).long().tolist()
+    assert result == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0], [1, 1, 0]]]
 
 
 # -- an engine that is wrong
@@ -300,18 +300,18 @@ def runner(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[..., Runner]
 
 def test_engines_have_the_same_scores(runner: Any) -> None:
     """Each head's effect in float32, and neither run has anything to be noted."""
-    found = []
+    result = []
     for engine in ("branch", "reference"):
         mine = runner(engine)
-        found.append(mine.measure(EFFECTS).values)
+        result.append(mine.measure(EFFECTS).values)
         assert mine.notes == {}
     assert (
-        list(found[0])
-        == list(found[1])
+        list(result[0])
+        == list(result[1])
         == [name for sender in SENDERS for name in (sender, f"ratio {sender}")]
     )
-    for name, values in found[0].items():
-        assert values == pytest.approx(found[1][name], abs=1e-5)
+    for name, values in result[0].items():
+        assert values == pytest.approx(result[1][name], abs=1e-5)
 
 
 def test_a_measurement_by_the_other_engine_says_so(
@@ -321,15 +321,15 @@ def test_a_measurement_by_the_other_engine_says_so(
     right = runner("reference").measure(EFFECTS)
     monkeypatch.setattr(layers, "CACHE_ARGUMENTS", ())
     first = runner("branch", store=True)
-    seen = first.measure(EFFECTS)
+    observed = first.measure(EFFECTS)
     monkeypatch.undo()
     again = runner("branch", store=True)
     again.measure(EFFECTS)
-    why = seen.fallback
+    why = observed.fallback
     assert first.notes == again.notes
     assert first.notes == {
         "base": f"tiny was measured by the reference engine, not by branch: {why}"
     }
     assert (again.from_store, again.checkpoint.loaded) == (1, 0)
-    for name, values in seen.values.items():
+    for name, values in observed.values.items():
         assert values.tolist() == right.values[name].tolist()

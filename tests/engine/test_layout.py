@@ -41,8 +41,8 @@ def edit(layer: int, places: Tensor | None) -> Edit:
 
 def active(branch: Branch) -> list[list[int]]:
     """Token positions that are computed, row by row."""
-    found = Planner(TOKENS, LAYERS).plan(branch).active.tolist()
-    return [[p for p in row if p != NO_TOKEN] for row in found]
+    result = Planner(TOKENS, LAYERS).plan(branch).active.tolist()
+    return [[p for p in row if p != NO_TOKEN] for row in result]
 
 
 def layers(branch: Branch) -> tuple[int, int]:
@@ -147,9 +147,9 @@ def several(draw: st.DrawFn) -> tuple[Tokens, list[Branch]]:
 def test_packs_keep_the_order_and_the_room(case: tuple[Tokens, list[Branch]], room: int) -> None:
     """Every branch once, those with frozen attention apart; a pack is too wide only where one branch alone is."""
     tokens, branches = case
-    found = list(pack_branches(map(Planner(tokens, LAYERS).plan, branches), room))
-    assert [id(p.branch) for pack in found for p in pack] == [id(b) for b in branches]
-    for pack in found:
+    result = list(pack_branches(map(Planner(tokens, LAYERS).plan, branches), room))
+    assert [id(p.branch) for pack in result for p in pack] == [id(b) for b in branches]
+    for pack in result:
         assert len({p.branch.freeze_attention for p in pack}) == 1
         assert len(pack) == 1 or sum(p.active.shape[1] for p in pack) <= room
 
@@ -203,8 +203,8 @@ def test_a_position_is_found_in_its_branchs_columns(
     everywhere = torch.arange(tokens.ids.shape[1]).expand_as(tokens.ids)
     wanted = everywhere if places is None else places
     for i, member in enumerate(made.members):
-        columns, found = made.locate(i, places)
-        there = torch.ones_like(wanted).bool() if found is None else found
+        columns, result = made.locate(i, places)
+        there = torch.ones_like(wanted).bool() if result is None else result
         computed = (member.active[:, :, None] == wanted[:, None]).any(1)
         assert there.tolist() == computed.tolist()
         assert made.positions.gather(1, columns)[there].tolist() == wanted[there].tolist()

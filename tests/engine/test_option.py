@@ -68,18 +68,18 @@ def run(
         plain = ("-p", "no:hypothesispytest", "--capture=no", f"--rootdir={tmp_path}", "tiny.yaml")
         capsys.readouterr()
         code = int(pytest.main([*plain, *ours, *arguments]))
-        said = capsys.readouterr()
+        text = capsys.readouterr()
         claims = json.loads(result.read_text())["claims"] if result.exists() else []
-        return Found(code, [*said.out.splitlines(), *said.err.splitlines()], claims)
+        return Found(code, [*text.out.splitlines(), *text.err.splitlines()], claims)
 
     return of
 
 
 def test_an_engine_that_does_not_exist_is_a_usage_error(run: Callable[..., Found]) -> None:
     """One line that names those that do."""
-    found = run("--mechanism-engine", "nonsense")
-    assert (found.code, found.claims) == (pytest.ExitCode.USAGE_ERROR, [])
-    (line,) = [line for line in found.lines if line.strip()]
+    result = run("--mechanism-engine", "nonsense")
+    assert (result.code, result.claims) == (pytest.ExitCode.USAGE_ERROR, [])
+    (line,) = [line for line in result.lines if line.strip()]
     assert line == "ERROR: --mechanism-engine: unknown engine 'nonsense'; valid: branch, reference"
 
 
@@ -102,12 +102,12 @@ def test_a_run_without_the_engine_asked_for_says_so_and_has_the_references_score
         "knows_it": [ft],
         "moves_nothing": [base, ft],
     }
-    for found in (branch, reference):
-        assert not any(why in line for line in found.lines)
-        assert set(map(tuple, found.by_name("notes").values())) == {()}
+    for result in (branch, reference):
+        assert not any(why in line for line in result.lines)
+        assert set(map(tuple, result.by_name("notes").values())) == {()}
 
-    for found in (branch, reference, instead):
-        assert found.by_name("verdict") == VERDICTS
+    for result in (branch, reference, instead):
+        assert result.by_name("verdict") == VERDICTS
     assert instead.by_name("score") == reference.by_name("score")
     for name, score in branch.by_name("score").items():
         assert score == pytest.approx(reference.by_name("score")[name], abs=1e-5)

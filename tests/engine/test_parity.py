@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch
-from pytest_mechanism.engine.branch import BranchEngine, TokenLimit
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
     Branch,
@@ -28,6 +28,7 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
+from pytest_mechanism.engine.memory import TokenLimit
 from pytest_mechanism.engine.reference import ReferenceEngine
 
 Loaded = Callable[..., LoadedModel]
@@ -61,8 +62,8 @@ def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: An
     """Any edits, readings, branches with frozen attention, active heads and knockouts: equal within 1e-9."""
     case = data.draw(cases(model.shape))
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
-    found = case.outcomes(BranchEngine(model.wrapped))
-    assert farthest(case, found, wanted)[0] <= 1e-9
+    result = case.outcomes(BranchEngine(model.wrapped))
+    assert farthest(case, result, wanted)[0] <= 1e-9
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -73,8 +74,8 @@ def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str,
     model = loaded(family, "float32")
     case = data.draw(cases(model.shape))
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
-    found = case.outcomes(BranchEngine(model.wrapped))
-    assert farthest(case, found, wanted)[1] <= 1e-4
+    result = case.outcomes(BranchEngine(model.wrapped))
+    assert farthest(case, result, wanted)[1] <= 1e-4
 
 
 @few(10)
@@ -113,8 +114,8 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
     edits = [*silent, shift] if data.draw(st.booleans()) else silent
     case = EngineCase(tokens, edits, [], branches)
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
-    found = case.outcomes(BranchEngine(model.wrapped))
-    assert farthest(case, found, wanted)[0] <= 1e-9
+    result = case.outcomes(BranchEngine(model.wrapped))
+    assert farthest(case, result, wanted)[0] <= 1e-9
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -142,8 +143,8 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
         ],
     )
     wanted = case.outcomes(ReferenceEngine(gqa.wrapped))
-    found = case.outcomes(BranchEngine(gqa.wrapped))
-    assert farthest(case, found, wanted)[0] <= 1e-9
+    result = case.outcomes(BranchEngine(gqa.wrapped))
+    assert farthest(case, result, wanted)[0] <= 1e-9
 
 
 @pytest.mark.parametrize("family", ["neox", "gemma2"])
@@ -154,8 +155,8 @@ def test_layers_of_another_make_are_the_models_own(loaded: Loaded, family: str, 
     model = loaded(family, "float32")
     case = data.draw(cases(model.shape, windowed=family == "gemma2"))
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
-    found = case.outcomes(BranchEngine(model.wrapped))
-    assert farthest(case, found, wanted)[1] <= 1e-4
+    result = case.outcomes(BranchEngine(model.wrapped))
+    assert farthest(case, result, wanted)[1] <= 1e-4
 
 
 @few(15)
@@ -170,10 +171,10 @@ def test_what_goes_at_once_and_in_which_order_changes_nothing(
     with pytest.MonkeyPatch.context() as patch:
         wanted = case.outcomes(BranchEngine(model.wrapped))
         patch.setattr(branch, "LEAST_COLUMNS", least)
-        run, *found = shuffled.outcomes(
+        run, *result = shuffled.outcomes(
             BranchEngine(model.wrapped, limit=TokenLimit(most * len(case.tokens.ids)))
         )
-    back = [run, *(found[order.index(i)] for i in range(len(order)))]
+    back = [run, *(result[order.index(i)] for i in range(len(order)))]
     assert farthest(case, back, wanted)[0] <= 1e-9
 
 
@@ -227,14 +228,14 @@ def test_branches_of_one_record_may_be_taken_by_turns(
         patch.setattr(branch, "LEAST_COLUMNS", 3)  # packs of a branch or a few
         patch.setattr(branch, "MOST_COLUMNS", 3)
         taken = [r.branches(branches, asked) for r, asked in zip(runs, gradients, strict=True)]
-        found: list[list[Outcome]] = [[], [], []]
+        result: list[list[Outcome]] = [[], [], []]
         for which in (*turns, *(i for i in range(3) for _ in branches)):
             for outcome in itertools.islice(taken[which], 1):
-                readings = tuple(each.detach() for each in outcome.readings)
-                found[which].append(Outcome(outcome.logits.detach(), readings))
+                readings = tuple(reading.detach() for reading in outcome.readings)
+                result[which].append(Outcome(outcome.logits.detach(), readings))
     assert all(r.record is runs[0].record for r in runs)
     assert len(runs[0].record.spare_rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
-    for each in found:
+    for each in result:
         assert farthest(case, [runs[0].outcome, *each], wanted)[0] <= 1e-9
 
 
@@ -273,8 +274,8 @@ def test_a_branch_that_changes_nothing_is_its_run(
 ) -> None:
     """Its logits are the run's, the run's edits included."""
     run = BranchEngine(model.wrapped).run(tokens_of(2, 5), edits)
-    (found,) = run.branches([empty])
-    torch.testing.assert_close(found.logits, run.outcome.logits, rtol=0, atol=1e-9)
+    (result,) = run.branches([empty])
+    torch.testing.assert_close(result.logits, run.outcome.logits, rtol=0, atol=1e-9)
 
 
 def test_a_held_branch_with_everything_alive_lifts_the_runs_edits_of_z(model: LoadedModel) -> None:
@@ -282,10 +283,10 @@ def test_a_held_branch_with_everything_alive_lifts_the_runs_edits_of_z(model: Lo
     tokens, engine = tokens_of(2, 5), BranchEngine(model.wrapped)
     layers = range(model.shape.n_layers)
     silent = [Edit(Site(layer, "z"), torch.zeros(())) for layer in layers]
-    (found,) = engine.run(tokens, silent).branches(
+    (result,) = engine.run(tokens, silent).branches(
         [Branch(freeze_attention=True, active_heads=[ActiveHeads(layer) for layer in layers])]
     )
-    torch.testing.assert_close(found.logits, engine.run(tokens).outcome.logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(result.logits, engine.run(tokens).outcome.logits, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -293,8 +294,8 @@ def test_a_branch_that_asks_for_nothing_gives_nothing(model: LoadedModel, frozen
     """No answer and no readings: [R, 0] logits and no tensors."""
     edit = Edit(Site(0, "z"), torch.zeros(()), at=torch.tensor([[0], [1]]))
     run = BranchEngine(model.wrapped).run(tokens_of(2, 5))
-    (found,) = run.branches([Branch([edit], freeze_attention=frozen, answer=False)])
-    assert (found.logits.shape, found.readings) == ((2, 0), ())
+    (result,) = run.branches([Branch([edit], freeze_attention=frozen, answer=False)])
+    assert (result.logits.shape, result.readings) == ((2, 0), ())
 
 
 def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
@@ -302,8 +303,8 @@ def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
     tokens = Tokens(torch.ones(2, 5, dtype=torch.long), torch.tensor([2, 3]))
     padding = Reading(Site(1, "z"), torch.tensor([[4], [3]]))
     run = BranchEngine(model.wrapped).run(tokens)
-    (found,) = run.branches([Branch(readings=[padding], freeze_attention=True, answer=False)])
-    assert found.readings[0].shape == (2, 1, model.shape.n_heads, model.shape.d_head)
+    (result,) = run.branches([Branch(readings=[padding], freeze_attention=True, answer=False)])
+    assert result.readings[0].shape == (2, 1, model.shape.n_heads, model.shape.d_head)
 
 
 # -- gradients
@@ -318,8 +319,8 @@ def learned(case: EngineCase) -> tuple[EngineCase, list[Tensor]]:
         leaves.append(edit.value.clone().requires_grad_())
         return replace(edit, value=leaves[-1], keep=shares[edit.site.layer])
 
-    found = [replace(b, edits=[leaf(edit) for edit in b.edits]) for b in case.branches]
-    return replace(case, branches=found), leaves
+    result = [replace(b, edits=[leaf(edit) for edit in b.edits]) for b in case.branches]
+    return replace(case, branches=result), leaves
 
 
 def slopes(case: EngineCase, engine: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -339,8 +340,8 @@ def slopes(case: EngineCase, engine: Any, leaves: Sequence[Tensor]) -> list[Tens
             total = total + (each * weights).sum()
     if not total.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(total, leaves, allow_unused=True)
-    return [torch.zeros_like(a) if g is None else g for a, g in zip(leaves, found, strict=True)]
+    result = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(a) if g is None else g for a, g in zip(leaves, result, strict=True)]
 
 
 @few(15)
@@ -349,8 +350,8 @@ def test_gradients_are_the_references(model: LoadedModel, data: Any) -> None:
     """Of shares that several branches mix by, and of the values that are put in."""
     case, leaves = learned(data.draw(cases(model.shape, branches=3)))
     wanted = slopes(case, ReferenceEngine(model.wrapped), leaves)
-    found = slopes(case, BranchEngine(model.wrapped), leaves)
-    for mine, theirs in zip(found, wanted, strict=True):
+    result = slopes(case, BranchEngine(model.wrapped), leaves)
+    for mine, theirs in zip(result, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-8)
 
 
@@ -372,9 +373,9 @@ def test_a_position_named_twice_counts_once_in_the_gradient(
         return (outcome.logits * weights).sum()
 
     share = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
-    (found,) = torch.autograd.grad(loss(share, gradients=True), share)
+    (result,) = torch.autograd.grad(loss(share, gradients=True), share)
     up, down = (loss(share.detach() + step, gradients=False) for step in (1e-5, -1e-5))
-    assert float(found) == pytest.approx(float(up - down) / 2e-5, rel=1e-6)
+    assert float(result) == pytest.approx(float(up - down) / 2e-5, rel=1e-6)
 
 
 @ENGINES
@@ -384,13 +385,13 @@ def test_grad_mode_stays_in_the_engine(model: LoadedModel, engine: Any) -> None:
     tokens = tokens_of(3, 5)
     edit = Edit(Site(0, "z"), torch.zeros(()), at=tokens.last[:, None], keep=share)
     run = engine(model.wrapped).run(tokens)
-    seen: list[tuple[bool, bool]] = []
+    observed: list[tuple[bool, bool]] = []
     for mode in (True, False):
         with torch.set_grad_enabled(mode):
             for gradients in (True, False):
                 for outcome in run.branches([Branch([edit])] * 2, gradients):
-                    seen.append((torch.is_grad_enabled(), outcome.logits.requires_grad))  # noqa: PERF401 - reads as a loop with its condition
-    assert seen == [(mode, g) for mode in (True, False) for g in (True, True, False, False)]
+                    observed.append((torch.is_grad_enabled(), outcome.logits.requires_grad))  # noqa: PERF401 - reads as a loop with its condition
+    assert observed == [(mode, g) for mode in (True, False) for g in (True, True, False, False)]
 
 
 def test_gradients_of_a_runs_own_edits_are_refused(model: LoadedModel) -> None:
@@ -416,8 +417,8 @@ def test_a_read_only_forward_reads_what_a_whole_run_reads(
     edits = [Edit(Site(0, "v"), torch.ones(()), heads=(1,))]
     engine, reference = BranchEngine(model.wrapped), ReferenceEngine(model.wrapped)
     wanted = reference.run(tokens, edits, readings).outcome
-    found = engine.run(tokens, edits, readings, answer=False).outcome
+    result = engine.run(tokens, edits, readings, answer=False).outcome
     again = engine.run(tokens, edits, readings).outcome
     nothing = Outcome(wanted.logits[:, :0], wanted.readings)
-    for mine, theirs in ((found, nothing), (again, wanted)):
-        assert max(each[0] for each in gaps(mine, theirs, tokens, readings)) <= 1e-9
+    for mine, theirs in ((result, nothing), (again, wanted)):
+        assert max(gap[0] for gap in gaps(mine, theirs, tokens, readings)) <= 1e-9

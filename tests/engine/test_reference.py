@@ -85,8 +85,8 @@ def test_a_run_without_edits_is_the_plain_model(
     """Logits at each row's last token equal plain Hugging Face's, padded or not."""
     model, plain = pair
     tokens = random_tokens(seed, lengths)
-    found = ReferenceEngine(model.wrapped).run(tokens).outcome.logits.double()
-    torch.testing.assert_close(found, plain_logits(plain, tokens, {}), rtol=0, atol=1e-5)
+    result = ReferenceEngine(model.wrapped).run(tokens).outcome.logits.double()
+    torch.testing.assert_close(result, plain_logits(plain, tokens, {}), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -119,9 +119,9 @@ def test_an_edit_of_z_is_what_a_torch_hook_on_the_projection_does(
         heads=heads,
         keep=None if keep is None else torch.full((1,), keep, dtype=torch.float64),
     )
-    (found,) = ReferenceEngine(model.wrapped).run(tokens).branches([Branch([edit])])
+    (result,) = ReferenceEngine(model.wrapped).run(tokens).branches([Branch([edit])])
     wanted = plain_logits(plain, tokens, {layer: change})
-    torch.testing.assert_close(found.logits.double(), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.logits.double(), wanted, rtol=0, atol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -139,11 +139,11 @@ def test_a_branch_is_a_run_with_both_sets_of_edits(
         Edit(Site(layer, "z"), value, at=tokens.last[:, None], heads=(layer,))
         for layer, value in enumerate(values)
     )
-    found = [
+    result = [
         o.logits for o in engine.run(tokens, [first]).branches([Branch([second]), Branch([third])])
     ]
     wanted = [engine.run(tokens, [first, each]).outcome.logits for each in (second, third)]
-    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=0, atol=0)
+    torch.testing.assert_close(torch.stack(result), torch.stack(wanted), rtol=0, atol=0)
 
 
 def test_readings_come_after_edits_and_are_copies(pair: tuple[LoadedModel, Any]) -> None:

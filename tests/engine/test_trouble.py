@@ -14,13 +14,14 @@ from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
 from pytest_mechanism.engine import record as record_module
 from pytest_mechanism.engine import replay as replay_module
-from pytest_mechanism.engine.branch import BranchEngine, TokenLimit
+from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     Branch,
     Reading,
     Site,
     Tokens,
 )
+from pytest_mechanism.engine.memory import TokenLimit
 from pytest_mechanism.errors import SelfCheckError
 from pytest_mechanism.model_families.bridge import BridgeModel
 
@@ -53,8 +54,8 @@ def test_branches_that_do_not_fit_go_in_smaller_packs(gqa: LoadedModel, small: A
     wanted = logits(BranchEngine(gqa.wrapped).run(TOKENS).branches(branches))
     tried = small(3)
     engine = BranchEngine(gqa.wrapped)
-    found = logits(engine.run(TOKENS).branches(branches))
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    result = logits(engine.run(TOKENS).branches(branches))
+    torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
     assert tried == [12, 6, 3, 3, 3, 3]
     tried.clear()
     list(engine.run(TOKENS).branches(branches[:5]))
@@ -126,9 +127,9 @@ def test_what_is_remembered_makes_room_for_a_run_that_does_not_fit(
     other = Tokens(TOKENS.ids + 1, TOKENS.lengths)
     assert engine.run(other).outcome.logits.isfinite().all()
     assert len(engine.records) == 1
-    found = engine.run(TOKENS, readings=[reading], answer=answer).outcome
+    result = engine.run(TOKENS, readings=[reading], answer=answer).outcome
     assert len(engine.records) == answer
-    torch.testing.assert_close(found.readings, wanted.readings)
+    torch.testing.assert_close(result.readings, wanted.readings)
 
 
 def test_another_error_is_not_taken_for_want_of_memory(gqa: LoadedModel, small: Any) -> None:
@@ -148,14 +149,14 @@ def test_running_out_in_the_middle_of_a_layer_leaves_no_hook_behind(
     right, failures = replay_module.run_layer, iter([None])
 
     def run_layer(run: Any, layout: Any, changes: Any, layer: int, *more: Any) -> Any:
-        found = right(run, layout, changes, layer, *more)
+        result = right(run, layout, changes, layer, *more)
         if layer == 1 and next(failures, 1) is None:
             raise RuntimeError("CUDA out of memory.")
-        return found
+        return result
 
     monkeypatch.setattr(replay_module, "run_layer", run_layer)
-    found = logits(BranchEngine(gqa.wrapped).run(TOKENS).branches(branches))
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    result = logits(BranchEngine(gqa.wrapped).run(TOKENS).branches(branches))
+    torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
     hanging = [n for n, point in gqa.wrapped.bridge.hook_dict.items() if point.fwd_hooks]
     replaced = [
         n for n, module in gqa.wrapped.bridge.named_modules() if "forward" in module.__dict__

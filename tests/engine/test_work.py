@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
+from pytest_mechanism.engine import memory
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
@@ -268,9 +269,9 @@ def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
     """It lives as long as its run, and its branches are right."""
     small, large = BranchEngine(gqa.wrapped, memory=1), BranchEngine(gqa.wrapped)
     branches = of_each_head(LAST)[:2]
-    found = logits(small.run(TOKENS).branches(branches))
+    result = logits(small.run(TOKENS).branches(branches))
     assert list(small.records) == []
-    assert torch.equal(found, logits(large.run(TOKENS).branches(branches)))
+    assert torch.equal(result, logits(large.run(TOKENS).branches(branches)))
 
 
 def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:
@@ -298,3 +299,40 @@ def test_whoever_writes_into_an_outcome_changes_nobody_elses(gqa: LoadedModel) -
             each.zero_()
         assert torch.equal(engine.run(TOKENS).outcome.logits, before[0])
         assert torch.equal(logits(run.branches([branch])), before[1])
+
+
+def test_the_same_readings_are_read_once(gqa: LoadedModel) -> None:
+    """A run without an answer that reads the same places again takes no forward; other places, an edit, or
+    whole prompts do."""
+    engine = BranchEngine(gqa.wrapped)
+    same = [Reading(Site(layer, "z"), LAST) for layer in range(LAYERS)]
+
+    def read(readings: list[Reading], edits: list[Edit] | None = None) -> Tensor:
+        run = engine.run(TOKENS, edits or [], readings, answer=False)
+        return run.outcome.readings[0]
+
+    with Work(gqa.wrapped) as work:
+        first, again = read(same), read(same)
+        assert work.forwards == 1
+        assert torch.equal(first, again)
+        read([Reading(Site(layer, "z"), LAST - 1) for layer in range(LAYERS)])
+        assert work.forwards == 2
+        read(same, [PLACE])
+        read(same, [PLACE])
+        assert work.forwards == 4
+        read([Reading(Site(0, "z"))])
+        read([Reading(Site(0, "z"))])
+        assert work.forwards == 6
+
+
+def test_readings_make_room_for_others(gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more bytes of readings are kept than allowed; too large ones are not kept."""
+    engine = BranchEngine(gqa.wrapped)
+    places = [[Reading(Site(1, "z"), LAST - shift)] for shift in range(3)]
+    size = engine.run(TOKENS, readings=places[0], answer=False).outcome.readings[0].nbytes
+    for allowed, kept in ((2 * size, 2), (size - 1, 0)):
+        engine.forget()
+        monkeypatch.setattr(memory, "READING_BYTES", allowed)
+        for readings in places:
+            assert engine.run(TOKENS, readings=readings, answer=False).outcome.readings
+        assert len(engine.readings.kept) == kept

@@ -24,6 +24,7 @@ from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
+from pytest_mechanism.measurements.sizes import CircuitSizes
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 
 TASK = Counting(
@@ -78,6 +79,15 @@ PATCHED: dict[str, Request] = {
         **ROWS,
         ablation=Ablation(value="positional_mean", prompts=110),
         removed={"some": LAST, "no": []},
+    ),
+    "sizes": CircuitSizes(
+        **ROWS,
+        counts=[0, 1, 3],
+        ranking="signed",
+        draws=1,
+        seed=0,
+        rank_rows=6,
+        ablation=Ablation(value="positional_mean", prompts=110),
     ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(

@@ -108,8 +108,8 @@ def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind
     with live.disable_adapter():
         assert (said(live, one) - wanted).std() > 0.05 * wanted.std()
     wrapped = one.wrapped.forward(one.probe)
-    for found in (one.plain_logits, wrapped, said(one.read_plain_model(torch.float32), one)):
-        torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+    for result in (one.plain_logits, wrapped, said(one.read_plain_model(torch.float32), one)):
+        torch.testing.assert_close(result, wanted, atol=2e-4, rtol=1e-4)
     assert one.shape.n_layers == len(one.wrapped.layers)
 
 
@@ -177,9 +177,9 @@ def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_pa
     assert one.model.plain_logits.shape[-1] == len(WORDS)
     torch.testing.assert_close(one.model.plain_logits, two.model.plain_logits, atol=2e-4, rtol=1e-4)
     for what in ("pruning, heads", "curve, LoRA"):
-        found, wanted = (measured(each, WEIGHED[what]) for each in (one, two))
+        result, wanted = (measured(each, WEIGHED[what]) for each in (one, two))
         for column in wanted.values:
-            np.testing.assert_allclose(found.values[column], wanted.values[column], atol=1e-3)
+            np.testing.assert_allclose(result.values[column], wanted.values[column], atol=1e-3)
 
 
 def test_a_folder_above_the_adapter_names_it(tmp_path: Path) -> None:

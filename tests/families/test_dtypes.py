@@ -53,8 +53,8 @@ def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: s
     assert abs(one.mean() - other.mean()) < 0.05 * other.std()
     assert np.abs(one - other).max() < 0.2 * other.std()
     effects = [
-        np.array([seen.values[sender].mean() for sender in SENDERS])
-        for seen in (measured(b, "path to the logits") for b in (half, whole))
+        np.array([observed.values[sender].mean() for sender in SENDERS])
+        for observed in (measured(b, "path to the logits") for b in (half, whole))
     ]
     assert np.corrcoef(*effects)[0, 1] > 0.95
 
@@ -116,7 +116,7 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
     base = save(rounded("llama3").to(stored), tmp_path / "base")
     ft = save(rounded("llama3", 1), tmp_path / "ft")
     twin = save(rounded("llama3", 1).to(stored), tmp_path / "twin")
-    found = []
+    result = []
     for other in (ft, twin):
         pair = dict(
             zip(("base", "ft"), parse_pair(f"{base},ft={other}", {}, tmp_path), strict=True)
@@ -127,7 +127,7 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
             Measurement(CROSSED, on, settings, (Measurement(DONATED, donor, settings),))
             for on, donor in (("base", "ft"), ("ft", "base"))
         ]
-        found.append([runner.measure(each).values for each in wanted])
+        result.append([runner.measure(each).values for each in wanted])
         runner.checkpoint.release()
-    for one, two in zip(*found, strict=True):
+    for one, two in zip(*result, strict=True):
         assert {n: v.tolist() for n, v in one.items()} == {n: v.tolist() for n, v in two.items()}

@@ -25,10 +25,10 @@ def test_each_family_has_its_engine_and_else_says_why(bench: Benches, name: str)
     """All self-checks pass: logits are plain Hugging Face's, the residual adds up, each hook fires
     once; and the fast engine agrees with the reference, or it is said why it is not used."""
     family = {**FAMILIES, **BESIDE, **BY_LENGTH}[name]
-    found = bench(name)
-    assert found.engine.name == family.engine
-    assert family.why in (found.fallback_reason or "")
-    assert bool(found.fallback_reason) == bool(family.why)
+    result = bench(name)
+    assert result.engine.name == family.engine
+    assert family.why in (result.fallback_reason or "")
+    assert bool(result.fallback_reason) == bool(family.why)
 
 
 @pytest.mark.parametrize("name", CANNOT)
@@ -88,12 +88,12 @@ def test_padding_longer_than_a_window_changes_nothing(
             (edited,) = alone.branches(
                 [Branch([Edit(edit.site, edit.value, at=tokens.last[:, None])])]
             )
-            for found, wanted in (
+            for result, wanted in (
                 (together.outcome.logits, alone.outcome.logits),
                 (together.outcome.readings[0], alone.outcome.readings[0]),
                 (branch.logits, edited.logits),
             ):
-                gap = (found[row] - wanted[0]).abs().max()
+                gap = (result[row] - wanted[0]).abs().max()
                 assert float(gap) <= limit * float(wanted.std()), (row, engine.name)
 
 

@@ -79,24 +79,24 @@ def test_what_goes_through_an_engine_is_the_same_by_both(bench: Benches, name: s
     """Row by row, within 1e-4 of the logits' standard deviation in float32."""
     fast, sure = (bench(name, engine) for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
-    found = {
+    result = {
         what: [measured(each, request) for each in (fast, sure)]
         for what, request in PATCHED.items()
     }
     donors = (bench(name, engine, seed=1) for engine in BOTH)
-    found["cmap"] = [
+    result["cmap"] = [
         measured(each, CROSSED, measured(donor, DONATED))
         for each, donor in zip((fast, sure), donors, strict=True)
     ]
     limit = 1e-4 * spread(sure)
-    gaps = {what: farthest(*both) for what, both in found.items()}
+    gaps = {what: farthest(*both) for what, both in result.items()}
     assert {what: gap for what, gap in gaps.items() if not gap <= limit} == {}
     # What does not move compares nothing. Rounding moves a column by less than the limit, an effect
     # by 400 limits and more. CMAP and a mask give right and wrong alone, and here may turn no answer.
-    moves = {what for what, (one, _) in found.items() if widest(one) > limit}
+    moves = {what for what, (one, _) in result.items() if widest(one) > limit}
     still = {"cmap", "mask"}
     assert moves - still == {*PATCHED} - still - OUT_OF_WINDOW.get(name, set())
-    codes = [each.codes for each in found["cmap"]]
+    codes = [each.codes for each in result["cmap"]]
     assert len(codes[0]) == len(LAST + OTHERS)
     for one, other in zip(*codes, strict=True):
         assert one.agreement == pytest.approx(other.agreement, abs=1e-3)
@@ -117,7 +117,7 @@ def test_effects_are_the_same_in_float64(bench: Benches, name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
     """DCM's gradient, through whatever a family's layers hold."""
-    found = []
+    result = []
     for engine in BOTH:
         one = bench(name, engine)
         (batch,) = one.batches(TASK.interchange(one.vocabulary, "operand", 12, "test"))
@@ -127,9 +127,9 @@ def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
                 one, LEARNED, batch, dcm.source_z(one, LEARNED, batch), mask, gradients=True
             )
             logits.gather(1, batch.targets[:, None]).mean().backward()
-        found.append(mask.grad.detach())
-    assert float(found[1].abs().min()) > 0
-    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-3)
+        result.append(mask.grad.detach())
+    assert float(result[1].abs().min()) > 0
+    torch.testing.assert_close(*result, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -137,21 +137,21 @@ def test_what_changes_weights_does_so_in_every_family(bench: Benches, name: str)
     """Pruning, curves and directions: untouched, a copy says what the model says; touched, it
     moves."""
     one = bench(name)
-    found = {what: measured(one, request) for what, request in WEIGHED.items()}
+    result = {what: measured(one, request) for what, request in WEIGHED.items()}
     rows = TASK.capability(one.vocabulary, 12, "test")
     batch = one.batch(rows)
     right = one.engine.run(batch.base.tokens).outcome.logits.argmax(-1) == batch.answers
     for what in ("pruning, weights", "pruning, heads", "curve", "curve, LoRA"):
-        assert found[what].values["correct@0"].tolist() == right.double().tolist(), what
+        assert result[what].values["correct@0"].tolist() == right.double().tolist(), what
     for what in ("curve", "curve, LoRA"):
-        first, second = found[what].losses
+        first, second = result[what].losses
         assert np.isfinite([first, second]).all()
         assert first != second
-        assert found[what].diverged is None
+        assert result[what].diverged is None
     for what in ("weights", "neurons", "heads"):
-        assert len(set(found[f"pruning, {what}"].units)) == 2
-    without = found["direction"].values
-    assert without["refusal_score"].tolist() == found["refusal"].values["refusal_score"].tolist()
+        assert len(set(result[f"pruning, {what}"].units)) == 2
+    without = result["direction"].values
+    assert without["refusal_score"].tolist() == result["refusal"].values["refusal_score"].tolist()
     assert np.abs(without["random_0_refusal_score"] - without["refusal_score"]).min() > 1e-3
 
 

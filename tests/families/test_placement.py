@@ -46,8 +46,8 @@ def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[...,
     for what in ("circuit, zero", "path through v"):
         assert farthest(measured(auto, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-5
     for what in ("pruning, heads", "curve"):
-        found, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
-        assert beside(found) == beside(wanted)
+        result, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
+        assert beside(result) == beside(wanted)
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2", "neox", "mixtral"])
@@ -92,7 +92,7 @@ def test_a_quantised_checkpoint_without_its_library_is_one_line(
         os.link(file, tmp_path / file.name)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").unlink()
-    for asked, said in (
+    for asked, text in (
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "pip install bitsandbytes"),
         ({"quant_method": "awq", "bits": 4}, "quantization_config in config.json asks for 'awq'"),
     ):
@@ -102,7 +102,7 @@ def test_a_quantised_checkpoint_without_its_library_is_one_line(
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(MechanismError) as problem:
             opened(tmp_path)
-        assert said in str(problem.value).replace("-U ", "")
+        assert text in str(problem.value).replace("-U ", "")
         assert "\n" not in str(problem.value)
 
 
@@ -134,5 +134,5 @@ def test_accelerate_knows_where_families_may_be_cut(
     for name in ("llama2", "gemma3", "olmo2", "gpt-oss"):
         auto = opened(folder(name), device="auto")
         assert not placement.offloaded(auto.model.wrapped)
-        found, wanted = (measured(b, Performance(**ROWS)) for b in (auto, bench(name)))
-        assert farthest(found, wanted) < 1e-4
+        result, wanted = (measured(b, Performance(**ROWS)) for b in (auto, bench(name)))
+        assert farthest(result, wanted) < 1e-4

@@ -43,8 +43,8 @@ def test_every_measurement_keeps_to_its_device(bench: Benches, engine: str, what
     one = bench("llama3", engine)
     one.cache.clear()
     with PretendedGPU():
-        found = measured(one, request)
-    assert found.values
+        result = measured(one, request)
+    assert result.values
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
@@ -53,8 +53,8 @@ def test_what_a_model_donates_reaches_the_other(bench: Benches, engine: str) -> 
     one = bench("llama3", engine)
     with PretendedGPU():
         given = measured(one, DONATED)
-        found = measured(one, CROSSED, given)
-    assert found.values
+        result = measured(one, CROSSED, given)
+    assert result.values
 
 
 def test_scores_are_brought_over_when_all_are_there(bench: Benches) -> None:

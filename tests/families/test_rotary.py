@@ -52,8 +52,8 @@ def test_a_row_in_a_batch_is_a_row_of_a_fresh_model(bench: Benches, name: str) -
             with torch.no_grad():
                 wanted = random_model(name)(alone(row)).logits[0, -1]
             single = engine.run(Tokens(alone(row), LENGTHS[row : row + 1])).outcome
-            for found in (run.outcome.logits[row], branch.logits[row], single.logits[0]):
-                torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+            for result in (run.outcome.logits[row], branch.logits[row], single.logits[0]):
+                torch.testing.assert_close(result, wanted, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["plain", "hooked"])
@@ -65,13 +65,13 @@ def test_a_reply_is_what_generate_gives_after_the_row_alone(
     frequencies are in the cache."""
     one = bench(name)
     model = HookedModel(one, ROWS.last) if hooked else rotary.by_row(random_model(name))
-    said = greedy_replies(model, ROWS, 9)
+    text = greedy_replies(model, ROWS, 9)
     for row in range(len(IDS)):
         fresh, ids = random_model(name), alone(row)
         wanted = fresh.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False
         )
-        assert said[row].tolist() == wanted[0, ids.shape[1] :].tolist(), row
+        assert text[row].tolist() == wanted[0, ids.shape[1] :].tolist(), row
 
 
 @pytest.mark.parametrize("name", BY_LENGTH)
@@ -82,12 +82,12 @@ def test_a_loss_is_that_of_its_rows_alone(name: str) -> None:
     for row, length in enumerate(LENGTHS.tolist()):
         labels[row, length - 3 : length] = IDS[row, length - 3 : length]
     with torch.no_grad():
-        found = TrainingBatch(IDS, labels, LENGTHS).loss(model)
+        result = TrainingBatch(IDS, labels, LENGTHS).loss(model)
         single = [
             random_model(name)(alone(row), labels=labels[row : row + 1, : LENGTHS[row]]).loss
             for row in range(len(IDS))
         ]
-    torch.testing.assert_close(found, torch.stack(single).mean(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, torch.stack(single).mean(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", BY_LENGTH)
@@ -130,8 +130,8 @@ def test_a_measurement_does_not_depend_on_the_batch_size(bench: Benches, what: s
         for row in LONGER.rows(one.vocabulary, 12, "test")
     ]
     assert min(lengths) < SHORT < max(lengths)
-    found, wanted = (
+    result, wanted = (
         measured(replace(one, task=LONGER, batch_size=size, cache={}), request) for size in (12, 1)
     )
     for name, column in wanted.values.items():
-        np.testing.assert_allclose(found.values[name], column, atol=2e-3, rtol=1e-3)
+        np.testing.assert_allclose(result.values[name], column, atol=2e-3, rtol=1e-3)

@@ -32,11 +32,11 @@ claims:
   spares: {kind: spares_safety_weights, ratio_at_most: 1.5}
 """
 APART = {
-    "gains::pair": "cmap compares base and ft part by part, and they differ in n_layers: 2 and 3",
-    "moves::pair": "transfer compares base and ft part by part, and they differ in n_layers: 2 and 3",
-    "same::pair": "direction compares ft and base part by part, and they differ in n_layers: 3 and 2",
-    "spares::pair": "spares_safety_weights compares ft and base part by part, and they differ in "
-    "n_layers: 3 and 2",
+    "gains::pair": "cmap compares the parts of base and ft one by one, so both need the same n_layers (2 and 3)",
+    "moves::pair": "transfer compares the parts of base and ft one by one, so both need the same n_layers (2 and 3)",
+    "same::pair": "direction compares the parts of ft and base one by one, so both need the same n_layers (3 and 2)",
+    "spares::pair": "spares_safety_weights compares the parts of ft and base one by one, so both need the same "
+    "n_layers (3 and 2)",
     "deep_tells::base": "group deep names head 1 of layer 2; the model of role base has layers 0 to 1 "
     "with heads 0 to 3",
     "wide_tells::ft": "group wide names head 3 of layer 0; the model of role ft has layers 0 to 2 "
@@ -67,18 +67,18 @@ def test_claims_about_one_model_run_and_those_from_part_to_part_say_why_not(pair
         "--model-pair", f"base={pair}/base,ft={pair}/ft", "--store", pair / "store"
     )
     spec = load(pair / "spec.yaml")
-    found = {
+    result = {
         f"{name}::{role}": gate.judge(spec, claim, role)
         for name, claim in spec.claims.items()
         for role in claim.roles()
     }
     gate.runner.checkpoint.release()
-    assert {item for item, verdict in found.items() if verdict.status == "error"} == set(APART)
-    assert found.keys() - APART.keys() == RUN
+    assert {item for item, verdict in result.items() if verdict.status == "error"} == set(APART)
+    assert result.keys() - APART.keys() == RUN
     for item, reason in APART.items():
-        assert found[item].reason.startswith(reason)
-        assert "\n" not in found[item].reason
-    assert all(found[item].scores for item in ("solves::base", "solves::ft"))
+        assert result[item].reason.startswith(reason)
+        assert "\n" not in result[item].reason
+    assert all(result[item].scores for item in ("solves::base", "solves::ft"))
 
 
 def test_doctor_says_the_same(pair: Path, capsys: pytest.CaptureFixture) -> None:

@@ -57,15 +57,15 @@ def test_the_shipped_scores_are_those_of_the_shipped_checkpoints(gate: Gate) -> 
 def test_a_rerouted_model_keeps_its_accuracy_and_loses_its_mechanism(gate: Gate) -> None:
     """What benchmarks miss: every accuracy claim green, at least two mechanism claims red."""
     code, content, output = gate.once("zoo:base,zoo:ft_rerouted")
-    found = {c["id"].split("::", 1)[1]: c for c in content["claims"]}
+    result = {c["id"].split("::", 1)[1]: c for c in content["claims"]}
     assert code == 1, output
-    for name, claim in found.items():
+    for name, claim in result.items():
         if claim["claim"] in ACCURACY_CLAIMS:
             assert claim["verdict"] == "pass", name
-    red = {c["claim"] for c in found.values() if c["verdict"] == "fail"}
+    red = {c["claim"] for c in result.values() if c["verdict"] == "fail"}
     assert len(red) >= 2
     assert red.isdisjoint(ACCURACY_CLAIMS)
-    assert found["solves_task::ft"]["score"] > found["solves_task::base"]["score"]
+    assert result["solves_task::ft"]["score"] > result["solves_task::base"]["score"]
 
 
 def test_no_claim_passes_on_random_weights(gate: Gate, random_pair: str) -> None:
@@ -86,12 +86,12 @@ def test_cross_model_patching_shows_the_pattern_of_the_paper(gate: Gate) -> None
     """The fetchers recover the most, each position group something, random heads next to nothing;
     each with interval and control."""
     _, content, _ = gate.once("zoo:base,zoo:ft")
-    found = {c["claim"]: c for c in content["claims"] if c["kind"] == "cmap"}
-    fetchers = found.pop("ft_improves_fetching")
-    assert fetchers["score"] == max(c["score"] for c in [fetchers, *found.values()])
-    for name, claim in found.items():
+    result = {c["claim"]: c for c in content["claims"] if c["kind"] == "cmap"}
+    fetchers = result.pop("ft_improves_fetching")
+    assert fetchers["score"] == max(c["score"] for c in [fetchers, *result.values()])
+    for name, claim in result.items():
         assert claim["interval"][0] > 0, name
-    controls = [c["control"]["value"] for c in found.values() if c["control"] is not None]
+    controls = [c["control"]["value"] for c in result.values() if c["control"] is not None]
     assert len(controls) >= 2
     assert max(map(abs, controls)) <= 0.1
 
@@ -138,7 +138,7 @@ def test_the_shipped_spec_has_power(gate: Gate) -> None:
     from pytest_mechanism.statistics.power import OF_SHIPPED, WANTED, of_spec, power
 
     scores = read_scores(ROOT / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json")
-    found = {n: power([*e["judged"], *e.get("checks", ())], 0.95) for n, e in scores.items()}
-    assert {name: p for name, p in found.items() if p.passes < OF_SHIPPED} == {}
-    assert of_spec([*found.values()]) >= WANTED
-    assert len(found) >= 10
+    result = {n: power([*e["judged"], *e.get("checks", ())], 0.95) for n, e in scores.items()}
+    assert {name: p for name, p in result.items() if p.passes < OF_SHIPPED} == {}
+    assert of_spec([*result.values()]) >= WANTED
+    assert len(result) >= 10

@@ -47,9 +47,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
     def of(ft: str, *names: str) -> dict[str, Verdict]:
         gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", root / "store")
         spec = load(root / "spec.yaml")
-        found = {n: gate.judge(spec, spec.claims[n], spec.claims[n].roles()[0]) for n in names}
+        result = {n: gate.judge(spec, spec.claims[n], spec.claims[n].roles()[0]) for n in names}
         gate.runner.checkpoint.release()
-        return found
+        return result
 
     return of
 
@@ -88,26 +88,26 @@ def test_a_fine_tune_is_comparable_and_masks_select_what_carries_the_position(
 ) -> None:
     """Known answer: of layer 2, head 2.2 alone; its control is one head, not four."""
     monkeypatch.setattr(dcm, "DcmSettings", partial(dcm.DcmSettings, train=256, validation=64))
-    found = judged("zoo:ft", "gains", "loses", "learned", "gains_learned")
+    result = judged("zoo:ft", "gains", "loses", "learned", "gains_learned")
     for name in ("gains", "loses", "learned"):
-        assert found[name].status == "pass", found[name].reason
-    learned = found["learned"]
+        assert result[name].status == "pass", result[name].reason
+    learned = result["learned"]
     assert learned.score.metric.endswith("heads selected by DCM: 2.2")
     assert learned.score.value > 0.9
-    assert found["gains_learned"].score.value > 0.05
+    assert result["gains_learned"].score.value > 0.05
     for name in ("learned", "gains_learned"):  # the group fills its layer
-        assert found[name].score.control.name.startswith("1 random head of other layers")
+        assert result[name].score.control.name.startswith("1 random head of other layers")
 
 
 @pytest.mark.slow
 def test_heads_that_changed_places_are_not_comparable(judged, tmp_path: Path) -> None:
     """Whichever of the two donates; and no circuit of head numbers can be carried over."""
-    found = judged(twin(tmp_path, permute), "gains", "loses", "works")
+    result = judged(twin(tmp_path, permute), "gains", "loses", "works")
     for name in ("gains", "loses"):
-        assert (found[name].status, found[name].scores) == ("inconclusive", ())
-        assert "not comparable by index" in found[name].reason
-    assert found["works"].status == "inconclusive"
-    assert "its work is done by head 3." in found["works"].reason
+        assert (result[name].status, result[name].scores) == ("inconclusive", ())
+        assert "not comparable by index" in result[name].reason
+    assert result["works"].status == "inconclusive"
+    assert "its work is done by head 3." in result["works"].reason
 
 
 @pytest.mark.slow
@@ -116,9 +116,9 @@ def test_heads_in_another_basis_are_not_exchanged_and_still_a_circuit(
 ) -> None:
     """What a head says cannot be put into the other model; that it is the same head still holds."""
     plain = judged("zoo:ft", "works")
-    found = judged(twin(tmp_path, turn), "gains", "loses", "works")
+    result = judged(twin(tmp_path, turn), "gains", "loses", "works")
     for name in ("gains", "loses"):
-        assert (found[name].status, found[name].scores) == ("inconclusive", ())
-        assert "does its work in another basis of z" in found[name].reason
-    assert found["works"].status == plain["works"].status
-    assert found["works"].score.value == pytest.approx(plain["works"].score.value, abs=0.02)
+        assert (result[name].status, result[name].scores) == ("inconclusive", ())
+        assert "does its work in another basis of z" in result[name].reason
+    assert result["works"].status == plain["works"].status
+    assert result["works"].score.value == pytest.approx(plain["works"].score.value, abs=0.02)

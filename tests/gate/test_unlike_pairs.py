@@ -36,9 +36,9 @@ claims:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("unlike")
-    (found / "spec.yaml").write_text(SPEC)
-    return found
+    result = tmp_path_factory.mktemp("unlike")
+    (result / "spec.yaml").write_text(SPEC)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,15 @@ def scores(folder: Path) -> Callable[[str], dict[str, tuple[float, float, float]
     def of(ft: str) -> dict[str, tuple[float, float, float]]:
         gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", folder / "store")
         spec = load(folder / "spec.yaml")
-        found: dict[str, tuple[float, float, float]] = {}
+        result: dict[str, tuple[float, float, float]] = {}
         for name, claim in spec.claims.items():
             for role in claim.roles():
                 verdict = gate.judge(spec, claim, role)
                 assert verdict.status != "error", verdict.reason
                 for score in verdict.scores:
-                    found[f"{name}: {score.name}"] = (score.value, *score.interval)
+                    result[f"{name}: {score.name}"] = (score.value, *score.interval)
         gate.runner.checkpoint.release()
-        return found
+        return result
 
     return of
 

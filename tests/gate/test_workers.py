@@ -53,8 +53,8 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
         check=False,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    found = json.loads((folder / "found.json").read_text())
-    return found, (folder / "__scores__" / "a+b" / "workers.json").read_bytes()
+    result = json.loads((folder / "found.json").read_text())
+    return result, (folder / "__scores__" / "a+b" / "workers.json").read_bytes()
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Cost, Request
 from pytest_mechanism.measurements.screen import AttributionPatching
+from pytest_mechanism.measurements.sizes import CircuitSizes
 from pytest_mechanism.measurements.snip import SafetyEntries, WeightChange
 from pytest_mechanism.registry import resolve
 
@@ -49,6 +50,9 @@ EXAMPLES: list[Request] = [
     AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
     AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     HeadRemoval(**ROWS, ablation=Ablation(), removed={"some": PLACED, "none": []}),
+    CircuitSizes(
+        **ROWS, counts=[0, 2], ranking="signed", draws=1, seed=0, rank_rows=6, ablation=Ablation()
+    ),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),
     DcmMask(heads=HEADS, at="last", variable="position", sparsity=0.01, rate=0.1),

@@ -32,8 +32,8 @@ def asked(one: MeasurementContext, query: str, key: str, rows: int = ROWS) -> At
 
 
 def mean_weights(one: MeasurementContext, query: str, key: str, rows: int = 84) -> dict[str, float]:
-    found = attention.measure(one, asked(one, query, key, rows), [])
-    return {name: float(np.mean(values)) for name, values in found.values.items()}
+    result = attention.measure(one, asked(one, query, key, rows), [])
+    return {name: float(np.mean(values)) for name, values in result.values.items()}
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
@@ -50,7 +50,7 @@ def test_weights_are_those_that_transformers_gives(
     if engine == "reference":
         one = replace(one, engine=ReferenceEngine(one.model.wrapped))
     assert one.engine.name == engine
-    found = attention.measure(one, asked(one, query, key), [])
+    result = attention.measure(one, asked(one, query, key), [])
     plain = AutoModelForCausalLM.from_pretrained(
         ZOO / "base", dtype=torch.float32, attn_implementation="eager"
     )
@@ -63,7 +63,7 @@ def test_weights_are_those_that_transformers_gives(
             of_pairs = weights[0][:, side.at(query)[0].unique()][:, :, side.at(key)[0].unique()]
             for head, value in enumerate(of_pairs.sum(2).mean(1).tolist()):
                 wanted[f"{layer}.{head}"] = pytest.approx(value, abs=1e-5)
-        assert {name: values[i] for name, values in found.values.items()} == wanted
+        assert {name: values[i] for name, values in result.values.items()} == wanted
 
 
 def test_planted_heads_attend_where_they_were_planted_to(

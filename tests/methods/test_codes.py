@@ -105,10 +105,10 @@ def test_a_model_and_its_fine_tune_speak_one_code(bench: Benches, spec: Spec) ->
     """Known answer, both ways: the embedded pair, every head of the circuit."""
     heads = [[*h, group.at] for group in spec.groups.values() for h in group.members()]
     for donor, recipient in (("base", "ft"), ("ft", "base")):
-        seen = code(bench(donor), bench(recipient), heads)
-        assert len(seen.codes) == len(heads)
-        assert min(each.agreement for each in seen.codes) > 0.95
-        assert other_codes(seen, heads) == []
+        observed = code(bench(donor), bench(recipient), heads)
+        assert len(observed.codes) == len(heads)
+        assert min(each.agreement for each in observed.codes) > 0.95
+        assert other_codes(observed, heads) == []
 
 
 @pytest.mark.parametrize("how", ["permuted", "turned", "both"])
@@ -124,8 +124,8 @@ def test_a_twin_computes_the_same_and_speaks_another_code(
     )
     heads = [*FETCHERS, *TRANSMITTER, *BELOW]
     for recipient in (bench("base"), plain):
-        seen = code(other, recipient, heads)
-        odd = other_codes(seen, heads)
+        observed = code(other, recipient, heads)
+        odd = other_codes(observed, heads)
         assert [[each.layer, each.head, each.at] for each in odd] == [*FETCHERS, *TRANSMITTER]
         moved = changed_places(odd)
         assert moved == ([] if how == "turned" else odd)
@@ -140,12 +140,14 @@ def test_what_is_said_of_another_code(
 ) -> None:
     """By which head the work is done, or in which way."""
     for how, says in (
-        ("permuted", "and its work is done by head 2.3 of base"),
-        ("turned", "and head 2.2 of base does its work in another basis of z"),
+        ("permuted", "and head 2.3 of base does its work"),
+        ("turned", "and head 2.2 of base does the same work in another basis of z"),
     ):
         odd = other_codes(code(twin(how), bench("base"), TRANSMITTER), TRANSMITTER)
         text = not_comparable(odd, "ft", "base")
-        assert text.startswith("not comparable by index: z of head 2.2 of ft at last, read by")
+        assert text.startswith(
+            "not comparable by index: the output of head 2.2 of ft at last has another effect"
+        )
         assert text.endswith(says)
 
 
@@ -190,8 +192,8 @@ def test_heads_write_what_attention_writes(bench: Benches) -> None:
     batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
     reading = Reading(Site(2, "attn_out"), batch.base.at("last"))
     (wanted,) = one.engine.run(batch.base.tokens, readings=[reading]).outcome.readings
-    found = own_writes(one, batch, (2, "last")).sum(2)
-    torch.testing.assert_close(found, wanted[:, :, 0], rtol=0, atol=1e-4)
+    result = own_writes(one, batch, (2, "last")).sum(2)
+    torch.testing.assert_close(result, wanted[:, :, 0], rtol=0, atol=1e-4)
     nothing = torch.zeros(7, 1, 1, one.model.shape.d_head)
     assert (
         float(head_writes(one, batch, {(2, "last"): (nothing, (1,))})[2, "last"].abs().max()) == 0
@@ -201,6 +203,6 @@ def test_heads_write_what_attention_writes(bench: Benches) -> None:
 def test_agreement_is_one_for_the_same_and_less_for_another_size() -> None:
     """A direction alone is not enough: z of twice the size is another code."""
     some = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
-    found = [agreement(some, other) for other in (some, 2 * some, 10 * some, -some, 0 * some)]
-    assert found == pytest.approx([1, 0.8, 20 / 101, -1, 0])
+    result = [agreement(some, other) for other in (some, 2 * some, 10 * some, -some, 0 * some)]
+    assert result == pytest.approx([1, 0.8, 20 / 101, -1, 0])
     assert agreement(0 * some, 0 * some) == 0

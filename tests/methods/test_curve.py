@@ -42,15 +42,15 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of one layer that has learned nothing."""
-    found = tmp_path_factory.mktemp("counter")
+    result = tmp_path_factory.mktemp("counter")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(IDS), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
         num_attention_heads=2, max_position_embeddings=32, tie_word_embeddings=False,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(found)
-    save_tokenizer(found, IDS, 32)
-    return found
+    LlamaForCausalLM(config).save_pretrained(result)
+    save_tokenizer(result, IDS, 32)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,13 @@ def test_training_teaches_and_leaves_model_and_folder_alone(
     """The loss falls; the resident model's weights and the user's files keep every byte."""
     files = hashes(folder)
     weights = {n: p.clone() for n, p in loaded.model.wrapped.bridge.named_parameters()}
-    seen = measured(steps=40, every=20)
-    assert list(seen.values) == [f"{c}@{s}" for s in (0, 20, 40) for c in ("correct", "refused")]
-    first, second = seen.losses
+    observed = measured(steps=40, every=20)
+    assert list(observed.values) == [
+        f"{c}@{s}" for s in (0, 20, 40) for c in ("correct", "refused")
+    ]
+    first, second = observed.losses
     assert second < first - 0.3
-    assert np.mean(seen.values["correct@40"]) > np.mean(seen.values["correct@0"]) + 0.2
+    assert np.mean(observed.values["correct@40"]) > np.mean(observed.values["correct@0"]) + 0.2
     assert hashes(folder) == files
     assert all(
         torch.equal(p, weights[n]) for n, p in loaded.model.wrapped.bridge.named_parameters()
@@ -217,9 +219,9 @@ def test_damaged_scratch_is_trained_anew(
 
 def test_a_run_that_breaks_down_says_so(measured: Callable[..., Observations]) -> None:
     """Evaluations after it are missing, those before stay."""
-    seen = measured(rate=1e25)
-    assert "not finite" in str(seen.diverged) or "loss is" in str(seen.diverged)
-    assert list(seen.values) == ["correct@0", "refused@0"]
+    observed = measured(rate=1e25)
+    assert "not finite" in str(observed.diverged) or "loss is" in str(observed.diverged)
+    assert list(observed.values) == ["correct@0", "refused@0"]
 
 
 def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:

@@ -47,8 +47,8 @@ def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.optim, "Adam", Scripted)
         monkeypatch.setattr(dcm, "gives_target", gives_target)
         few = {"batch": 2, "train": 2 * len(masks), "validation": 2, "epochs": 1} | settings
-        found = learn_mask(bench("ft"), HEADS, "position", DcmSettings(**few)).selected
-        return [head for _, head, _ in found], judged
+        result = learn_mask(bench("ft"), HEADS, "position", DcmSettings(**few)).selected
+        return [head for _, head, _ in result], judged
 
     return of
 
@@ -101,11 +101,11 @@ def test_what_a_mask_selects_is_said_with_its_rows(
         return real(**given, train=256, validation=64)
 
     monkeypatch.setattr(dcm, "DcmSettings", few)
-    seen = dcm.measure(
+    observed = dcm.measure(
         bench("ft"),
         DcmMask(heads=[[2, h] for h in range(4)], at="last", variable="position", sparsity=0.01, rate=0.1),
         [],
     )  # fmt: skip
-    assert seen.selected == ((2, 2),)
-    assert len(seen.example_ids) == 64
-    assert seen.values["patched"].mean() > 0.9
+    assert observed.selected == ((2, 2),)
+    assert len(observed.example_ids) == 64
+    assert observed.values["patched"].mean() > 0.9

@@ -152,15 +152,15 @@ def test_the_direction_is_the_difference_of_means_of_plain_activations(
     search = direction.find(one, RefusalDirection(**SEARCH), [])
     assert search.best is not None
     plain = read_weights(one.model.folder, torch.float32).eval()
-    found = []
+    result = []
     for rows in direction.balanced_instructions(one, SEARCH["learn"], "direction"):
         total = torch.zeros(one.model.shape.d_model, dtype=torch.float64)
         for row in rows:
             ids = torch.tensor([one.model.encoder.encode(row.base).ids])
             hidden = plain(ids, output_hidden_states=True).hidden_states[search.best.layer + 1]
             total += hidden[0, search.best.place].double()
-        found.append(total / len(rows))
-    torch.testing.assert_close(search.vector, found[0] - found[1], atol=1e-4, rtol=1e-4)
+        result.append(total / len(rows))
+    torch.testing.assert_close(search.vector, result[0] - result[1], atol=1e-4, rtol=1e-4)
 
 
 def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
@@ -168,13 +168,15 @@ def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
 ) -> None:
     """Two tokens of the template, three of four layers; the chosen one spares harmless replies."""
     search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
-    assert {(each.layer, each.place) for each in search.candidates} == {
+    assert {(candidate.layer, candidate.place) for candidate in search.candidates} == {
         (layer, place) for layer in range(3) for place in (-2, -1)
     }
     assert search.best is not None
     assert search.best.divergence <= SEARCH["kl_at_most"]
     assert search.best.score == min(
-        each.score for each in search.candidates if each.divergence <= SEARCH["kl_at_most"]
+        candidate.score
+        for candidate in search.candidates
+        if candidate.divergence <= SEARCH["kl_at_most"]
     )
 
 
@@ -182,26 +184,26 @@ def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
 def test_the_embedded_pair_refuses_by_one_direction(chat_bench: Benches, name: str) -> None:
     """Held-out instructions: at least 95 in 100 refused, at most 10 without it, and no random
     direction changes more than 5."""
-    found = means(
+    result = means(
         direction.measure(chat_bench(name), DirectionAblation(search=SEARCH, **JUDGED), [])
     )
-    assert found["refused"] >= 0.95
-    assert found["without_refused"] <= 0.1
+    assert result["refused"] >= 0.95
+    assert result["without_refused"] <= 0.1
     for i in range(3):
-        assert abs(found[f"random_{i}_refused"] - found["refused"]) <= 0.05
-    assert found["without_refusal_score"] < found["refusal_score"] - 5
+        assert abs(result[f"random_{i}_refused"] - result["refused"]) <= 0.05
+    assert result["without_refusal_score"] < result["refusal_score"] - 5
 
 
 def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> None:
     """Taken out of refusal_ft, that of refusal_base leaves at most 10 in 100; they are one."""
     search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
     ft = chat_bench("refusal_ft")
-    found = means(direction.measure(ft, DirectionAblation(search=None, **JUDGED), [search]))
-    assert found["without_refused"] <= 0.1
-    seen = direction.compare(ft, DirectionComparison(learn=SEARCH["learn"]), [search])
-    n = len(seen.example_ids)
+    result = means(direction.measure(ft, DirectionAblation(search=None, **JUDGED), [search]))
+    assert result["without_refused"] <= 0.1
+    observed = direction.compare(ft, DirectionComparison(learn=SEARCH["learn"]), [search])
+    n = len(observed.example_ids)
     own, other, both = (
-        sum(float(np.sum(seen.values[f"{name}_{j}"])) for j in range(n))
+        sum(float(np.sum(observed.values[f"{name}_{j}"])) for j in range(n))
         for name in ("own", "other", "both")
     )
     assert both / np.sqrt(own * other) > 0.9
@@ -226,12 +228,12 @@ def test_the_announced_cost_is_close_to_the_rows_that_run(
 def test_where_nothing_may_change_no_direction_is_chosen(chat_bench: Benches) -> None:
     """Then nothing is taken out, and the result says how near the best came."""
     one = chat_bench("refusal_base")
-    found = direction.measure(
+    result = direction.measure(
         one, DirectionAblation(search=SEARCH | {"kl_at_most": 1e-12}, **(JUDGED | {"rows": 20})), []
     )
-    assert found.direction is None
-    assert found.least_divergence > 1e-12
-    assert "without_refused" not in found.values
+    assert result.direction is None
+    assert result.least_divergence > 1e-12
+    assert "without_refused" not in result.values
 
 
 def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: MeasurementContext) -> None:
@@ -239,10 +241,10 @@ def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: Measurem
     instruction ends is looked at in its last token."""
     one = counting_bench
     search = direction.find(one, RefusalDirection(**SEARCH), [])
-    assert {each.place for each in search.candidates} == {-1}
-    found = means(direction.measure(one, DirectionAblation(search=SEARCH, **JUDGED), []))
-    assert found["refused"] <= 0.1
-    assert found.get("without_refused", 0) <= 0.1
+    assert {candidate.place for candidate in search.candidates} == {-1}
+    result = means(direction.measure(one, DirectionAblation(search=SEARCH, **JUDGED), []))
+    assert result["refused"] <= 0.1
+    assert result.get("without_refused", 0) <= 0.1
 
 
 def test_a_direction_of_another_width_cannot_be_taken_out(

@@ -33,9 +33,9 @@ def asked(query: str, key: str, rows: int = 35, seed: int = 0) -> AttentionKnock
 
 
 def accuracies(one: MeasurementContext, query: str, key: str) -> dict[str, list[float]]:
-    found = knockout.measure(one, asked(query, key), [])
+    result = knockout.measure(one, asked(query, key), [])
     return {
-        what: [float(np.mean(found.values[f"{what}@{layer}_correct"])) for layer in range(LAYERS)]
+        what: [float(np.mean(result.values[f"{what}@{layer}_correct"])) for layer in range(LAYERS)]
         for what in ("pair", "random")
     }
 
@@ -50,7 +50,7 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
     one = bench("base")
     if engine == "reference":
         one = replace(one, engine=ReferenceEngine(one.model.wrapped))
-    found = knockout.measure(one, asked(query, key, rows=14), [])
+    result = knockout.measure(one, asked(query, key, rows=14), [])
     plain = AutoModelForCausalLM.from_pretrained(
         ZOO / "base", dtype=torch.float32, attn_implementation="eager"
     )
@@ -77,7 +77,7 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
             for hook in hooks:
                 hook.remove()
             wanted = float(likely[one.answer_id(row.base, row.base.answer)])
-            assert found.values[f"pair@{start}_log_probability"][n] == pytest.approx(
+            assert result.values[f"pair@{start}_log_probability"][n] == pytest.approx(
                 wanted, abs=1e-5
             )
 
@@ -99,16 +99,16 @@ def test_attention_is_needed_up_to_the_layer_that_was_planted_to_pay_it(
 ) -> None:  # fmt: skip
     """Blocked from that layer or an earlier one on, the answer is gone; from later ones, nothing is
     lost. Random pairs cost next to nothing."""
-    found = accuracies(bench_of(ZOO / model, spec.task), query, key)
-    assert [accuracy <= 0.2 for accuracy in found["pair"]] == [n <= needed for n in range(LAYERS)]
-    assert [accuracy >= 0.95 for accuracy in found["pair"]] == [n > needed for n in range(LAYERS)]
-    assert min(found["random"]) >= 0.9
+    result = accuracies(bench_of(ZOO / model, spec.task), query, key)
+    assert [accuracy <= 0.2 for accuracy in result["pair"]] == [n <= needed for n in range(LAYERS)]
+    assert [accuracy >= 0.95 for accuracy in result["pair"]] == [n > needed for n in range(LAYERS)]
+    assert min(result["random"]) >= 0.9
 
 
 def test_random_weights_lose_nothing_by_a_knockout(bench: Benches) -> None:
     """Null: a model that guesses does so with attention blocked too."""
-    found = accuracies(bench("random"), "last", "correct_object")
-    assert max(found["pair"] + found["random"]) <= 0.15
+    result = accuracies(bench("random"), "last", "correct_object")
+    assert max(result["pair"] + result["random"]) <= 0.15
 
 
 def test_random_pairs_are_as_many_others_and_leave_each_token_something(bench: Benches) -> None:

@@ -53,7 +53,7 @@ def share(values: Any) -> float:
 
 def test_the_fine_tuned_model_solves_the_task_and_random_weights_do_not(bench: Benches) -> None:
     """Known answer and null of ``performance``: near 1, and no more than a guess."""
-    found = {
+    result = {
         role: share(
             performance.measure(bench(role), Performance(rows=ROWS, stream="rows"), []).values[
                 "correct"
@@ -61,9 +61,9 @@ def test_the_fine_tuned_model_solves_the_task_and_random_weights_do_not(bench: B
         )
         for role in ("base", "ft", "random")
     }
-    assert found["ft"] >= 0.95
-    assert 0.5 <= found["base"] <= 0.92
-    assert found["random"] <= 0.15
+    assert result["ft"] >= 0.95
+    assert 0.5 <= result["base"] <= 0.92
+    assert result["random"] <= 0.15
 
 
 @pytest.mark.parametrize("size", [1, 7, 84])
@@ -72,9 +72,9 @@ def test_numbers_do_not_depend_on_the_batch_size(bench: Benches, size: int) -> N
     one = bench("base")
     split = MeasurementContext(one.model, one.engine, one.task, one.vocabulary, size)
     wanted = performance.measure(one, Performance(rows=21, stream="rows"), [])
-    found = performance.measure(split, Performance(rows=21, stream="rows"), [])
+    result = performance.measure(split, Performance(rows=21, stream="rows"), [])
     np.testing.assert_allclose(
-        found.values["log_probability"], wanted.values["log_probability"], atol=1e-4
+        result.values["log_probability"], wanted.values["log_probability"], atol=1e-4
     )
 
 
@@ -106,7 +106,7 @@ def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(bench: Bench
 def test_the_known_circuit_is_faithful_and_its_parts_are_needed(bench: Benches, spec: Spec) -> None:
     """The four groups alone answer as well as the model; without a position group, or with every
     head silent, the answer is a guess."""
-    found = circuit.measure(
+    result = circuit.measure(
         bench("ft"),
         CircuitPerformance(
             rows=ROWS,
@@ -122,9 +122,9 @@ def test_the_known_circuit_is_faithful_and_its_parts_are_needed(bench: Benches, 
         ),
         [],
     )
-    assert share(found.values["whole_correct"]) >= 0.9
+    assert share(result.values["whole_correct"]) >= 0.9
     for name in ("no_fetcher", "no_transmitter", "no_detector", "empty"):
-        assert share(found.values[f"{name}_correct"]) <= 0.3, name
+        assert share(result.values[f"{name}_correct"]) <= 0.3, name
 
 
 def test_a_positional_mean_is_the_mean_of_z_at_the_same_slot(bench: Benches) -> None:
@@ -146,14 +146,14 @@ def test_a_mean_is_one_for_all_places_and_zero_is_nothing(bench: Benches) -> Non
     """``mean`` is the mean of z over every token of the background prompts; ``zero`` is 0."""
     one = bench("base")
     batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
-    found = ablation.replacements(one, batch, Ablation(value="mean", prompts=60))
+    result = ablation.replacements(one, batch, Ablation(value="mean", prompts=60))
     total, count = torch.zeros(4, 32, dtype=torch.float64), 0
-    for each in one.batches(one.task.backgrounds(one.vocabulary, 60)):
-        (z,) = one.engine.run(each.base.tokens, readings=[Reading(Site(1, "z"))]).outcome.readings
-        real = each.base.tokens.mask.bool()
+    for batch in one.batches(one.task.backgrounds(one.vocabulary, 60)):
+        (z,) = one.engine.run(batch.base.tokens, readings=[Reading(Site(1, "z"))]).outcome.readings
+        real = batch.base.tokens.mask.bool()
         total += z[real].double().sum(0)
         count += int(real.sum())
-    torch.testing.assert_close(found[1][0, 0].double(), total / count, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result[1][0, 0].double(), total / count, rtol=0, atol=1e-4)
     nothing = ablation.replacements(one, batch, Ablation(value="zero", prompts=60))
     assert float(nothing[2].abs().max()) == 0.0
 
@@ -198,7 +198,7 @@ def test_each_group_carries_its_own_variable_and_no_other(
     bench: Benches, spec: Spec, role: str, group: str, variable: str, low: float, high: float
 ) -> None:
     """Position groups move the position, the value fetcher the object (paper, section 4)."""
-    found = interchange.measure(
+    result = interchange.measure(
         bench(role),
         Interchange(
             heads=spec.groups[group].members(),
@@ -209,20 +209,20 @@ def test_each_group_carries_its_own_variable_and_no_other(
         ),
         [],
     )
-    floor, ceiling, patched = (share(found.values[k]) for k in ("floor", "ceiling", "patched"))
+    floor, ceiling, patched = (share(result.values[k]) for k in ("floor", "ceiling", "patched"))
     assert low <= (patched - floor) / (ceiling - floor) <= high
 
 
 def test_random_weights_carry_nothing(bench: Benches) -> None:
     """Null: on random weights no patch brings the target out more often than no patch does."""
-    found = interchange.measure(
+    result = interchange.measure(
         bench("random"),
         Interchange(
             heads=ALL_HEADS[8:12], control=ALL_HEADS[:4], at="last", variable="position", rows=200
         ),
         [],
     )
-    assert abs(share(found.values["patched"]) - share(found.values["floor"])) <= 0.05
+    assert abs(share(result.values["patched"]) - share(result.values["floor"])) <= 0.05
 
 
 def test_a_learned_mask_selects_the_head_that_carries_the_position(
@@ -261,13 +261,13 @@ def test_a_model_that_donates_to_itself_changes_nothing(bench: Benches, spec: Sp
     """CMAP with donor = recipient is the unpatched model, row by row."""
     heads = circuit_heads(spec)
     one = bench("base")
-    found = cmap.measure(
+    result = cmap.measure(
         one,
         CrossModelPatching(heads=heads, control=[], rows=ROWS, stream="rows"),
         [donation(one, heads)],
     )
     wanted = performance.measure(one, Performance(rows=ROWS, stream="rows"), [])
-    np.testing.assert_array_equal(found.values["patched"], wanted.values["correct"])
+    np.testing.assert_array_equal(result.values["patched"], wanted.values["correct"])
 
 
 def test_the_value_fetchers_of_the_fine_tuned_model_recover_its_gain(
@@ -278,7 +278,7 @@ def test_the_value_fetchers_of_the_fine_tuned_model_recover_its_gain(
     others = [[layer, head, "last"] for layer in range(2) for head in range(4)]
     given = donation(bench("ft"), [*fetchers, *others])
     arguments = {"heads": fetchers, "control": others, "rows": ROWS, "stream": "rows"}
-    found = cmap.measure(bench("base"), CrossModelPatching(**arguments), [given])
+    result = cmap.measure(bench("base"), CrossModelPatching(**arguments), [given])
     base, ft = (
         share(
             performance.measure(bench(r), Performance(rows=ROWS, stream="rows"), []).values[
@@ -287,8 +287,8 @@ def test_the_value_fetchers_of_the_fine_tuned_model_recover_its_gain(
         )
         for r in ("base", "ft")
     )
-    assert (share(found.values["patched"]) - base) / (ft - base) >= 0.8
-    assert abs(share(found.values["control"]) - base) / (ft - base) <= 0.15
+    assert (share(result.values["patched"]) - base) / (ft - base) >= 0.8
+    assert abs(share(result.values["control"]) - base) / (ft - base) <= 0.15
 
 
 def test_heads_of_another_width_cannot_be_exchanged(bench: Benches) -> None:

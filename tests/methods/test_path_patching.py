@@ -38,8 +38,8 @@ def sweep(bench: MeasurementContext, spec: Spec, group: str, rows: int = 42) -> 
 @pytest.mark.parametrize("group", ["pos_transmitter", "pos_detector", "struct_reader"])
 def test_the_known_heads_come_first_in_every_group(bench: Benches, spec: Spec, group: str) -> None:
     """The strongest sender into a group's readers is one of the group; outsiders say nothing."""
-    found = sweep(bench("ft"), spec, group)
-    means = {name: float(np.mean(found.values[name])) for name in EVERY}
+    result = sweep(bench("ft"), spec, group)
+    means = {name: float(np.mean(result.values[name])) for name in EVERY}
     members = {f"{layer}.{head}" for layer, head in spec.groups[group].members()}
     assert min(means, key=means.__getitem__) in members
     assert min(means.values()) < -2
@@ -59,13 +59,13 @@ def test_heads_that_cannot_reach_the_readers_have_no_effect(bench: Benches, spec
 
 def test_the_published_ratio_is_that_of_the_same_probabilities(bench: Benches, spec: Spec) -> None:
     """(p_patched - p_clean) / p_clean = exp(change of the log-probability) - 1, row by row."""
-    found = sweep(bench("ft"), spec, "value_fetcher", rows=14)
+    result = sweep(bench("ft"), spec, "value_fetcher", rows=14)
     np.testing.assert_allclose(
-        found.values["ratio 3.0"], np.expm1(found.values["3.0"]), rtol=1e-4, atol=1e-6
+        result.values["ratio 3.0"], np.expm1(result.values["3.0"]), rtol=1e-4, atol=1e-6
     )
 
 
 def test_random_weights_have_no_path_that_matters(bench: Benches, spec: Spec) -> None:
     """Null: no head moves the answer's log-probability by a tenth of a nat."""
-    found = sweep(bench("random"), spec, "pos_transmitter")
-    assert max(abs(float(np.mean(found.values[name]))) for name in EVERY) < 0.1
+    result = sweep(bench("random"), spec, "pos_transmitter")
+    assert max(abs(float(np.mean(result.values[name]))) for name in EVERY) < 0.1

@@ -37,8 +37,8 @@ def test_several_right_answers_share_their_probability(sets: list[set[int]], see
     chances = logits.softmax(-1)
     for i, each in enumerate(sets):
         assert bool(correct(logits, right)[i]) == (int(logits[i].argmax()) in each)
-        found = float(log_probability(logits, right)[i].exp())
-        assert found == pytest.approx(float(chances[i, sorted(each)].sum()))
+        result = float(log_probability(logits, right)[i].exp())
+        assert result == pytest.approx(float(chances[i, sorted(each)].sum()))
 
 
 def test_a_set_has_a_gradient_where_rows_have_fewer() -> None:

@@ -38,10 +38,10 @@ def base(chat_bench: Benches) -> MeasurementContext:
 
 
 def ask(bench: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
-    found = refusal_score.measure(
+    result = refusal_score.measure(
         bench, RefusalRate(asked=asked, rows=rows, stream="rows", **more), []
     )
-    return {name: np.asarray(column) for name, column in found.values.items()}
+    return {name: np.asarray(column) for name, column in result.values.items()}
 
 
 def other(bench: MeasurementContext, **changes: Any) -> MeasurementContext:
@@ -71,8 +71,8 @@ def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(
     words = [one.model.encoder.tokenizer.token_to_id(word) for word in ("I", "sure")]
     p = logits.softmax(-1)[:, words].sum(-1)
     expected = (p.log() - (logits.softmax(-1).sum(-1) - p).clamp_min(1e-300).log()).numpy()
-    found = ask(one, "allowed", 8)["refusal_score"]
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    result = ask(one, "allowed", 8)["refusal_score"]
+    np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
 def test_the_score_does_not_end_where_probabilities_are_rounded(base: MeasurementContext) -> None:
@@ -102,8 +102,8 @@ def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
     tokens = refusal_score.prefilled_prompts(base, [row.base for row in rows], 3)
     ends = [int(n) for n in tokens.lengths]
     decode = base.model.encoder.tokenizer.decode
-    said = [decode(ids[end - 3 : end]) for ids, end in zip(tokens.ids.tolist(), ends, strict=True)]
-    assert said == ["sure , here"] * 2
+    text = [decode(ids[end - 3 : end]) for ids, end in zip(tokens.ids.tolist(), ends, strict=True)]
+    assert text == ["sure , here"] * 2
     rates = {k: ask(base, "capability", forced=k)["refused"].mean() for k in (0, 3, 5)}
     assert rates[0] == rates[3] == 1
     assert rates[5] < 0.2
@@ -132,8 +132,8 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     encoder = Encoder(tokenizer, "a test's")
     prompt = Prompt("Q\n\n", {}, "No", reply="No")
     asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
-    said = [tokenizer.id_to_token(i) for i in encoder.reply_ids(prompt)]
-    assert (asked, said) == (["Q", "ĊĊ"], ["N", "o"])
+    text = [tokenizer.id_to_token(i) for i in encoder.reply_ids(prompt)]
+    assert (asked, text) == (["Q", "ĊĊ"], ["N", "o"])
 
 
 def test_more_tokens_than_a_reply_has_cannot_be_forced(base: MeasurementContext) -> None:

@@ -85,9 +85,9 @@ def test_removed_and_kept_heads_are_what_plain_hooks_give(
     for i, row in enumerate(one.task.rows(one.vocabulary, ROWS, "rows")):
         values = ablation.replacements(one, one.batch([row]), how["ablation"])
         for name, heads in sets.items():
-            for found, kept in ((without, False), (alone, True)):
+            for result, kept in ((without, False), (alone, True)):
                 wanted = log_probability(plain, one, row, values, heads, kept)
-                column = found.values[f"{name}_log_probability"]
+                column = result.values[f"{name}_log_probability"]
                 assert column[i] == pytest.approx(wanted, abs=1e-5), (name, kept)
 
 
@@ -105,8 +105,8 @@ def test_a_planted_model_fails_without_its_heads_and_only_without_these(
     ]
     sets = {f"{layer}.{head}": [(layer, head, at)] for layer, head, at in planted} | {"rest": rest}
     request = HeadRemoval(rows=35, stream="rows", ablation=Ablation(prompts=200), removed=sets)
-    found = removal.measure(one, request, [])
-    accuracy = {name: float(np.mean(found.values[f"{name}_correct"])) for name in sets}
+    result = removal.measure(one, request, [])
+    accuracy = {name: float(np.mean(result.values[f"{name}_correct"])) for name in sets}
     assert accuracy.pop("rest") == 1.0
     # each fetcher finds its own four or three of the seven objects
     assert {name: round(7 * share) for name, share in accuracy.items()} == {

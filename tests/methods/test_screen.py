@@ -3,47 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from pytest_mechanism.engine.interface import Branch, Edit, Reading, Site
+from pytest_mechanism.engine.interface import Branch, Edit, Site
+from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
-from pytest_mechanism.methods.circuits import screen
+from pytest_mechanism.methods.circuits import path_patching, screen
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.readout import log_probability
 
 Benches = Callable[[str], MeasurementContext]
 STEP = 1e-2
+HEADS = [[1, 3], [2, 2], [3, 1]]
+
+PATHS: dict[str, dict[str, Any]] = {
+    "the logits": {"at": "last", "heads": HEADS},
+    "q of two heads": {"at": "last", "heads": HEADS[:2], "receivers": [[3, 0], [3, 3]], "via": "q"},
+    "v of a head": {
+        "at": "query_label",
+        "heads": [[1, 3], [0, 1]],
+        "receivers": [[2, 2]],
+        "via": "v",
+    },
+}
 
 
-def test_the_estimate_is_the_slope_at_the_clean_run(bench: Benches) -> None:
-    """A small step from the base's z towards the source's changes the answer's log-probability by
-    that step times the estimate, head by head and row by row."""
+@pytest.mark.parametrize("path", PATHS)
+def test_the_slope_is_that_of_path_patching_at_the_base(bench: Benches, path: str) -> None:
+    """A small step of one sender from the base's z towards the source's, along the path that path patching
+    patches, changes the answer's log-probability by that step times the slope, row by row."""
     one = bench("ft")
-    heads = [[1, 3], [2, 2], [3, 1]]
-    arguments = {"rows": 14, "stream": "pairs", "at": "last", "heads": heads}
-    found = screen.measure(one, AttributionPatching(**arguments), [])
+    request = AttributionPatching(rows=14, stream="pairs", **PATHS[path])
+    found = screen.measure(one, request, [])
     batch = one.batch(one.task.pairs(one.vocabulary, 14, "pairs"))
-    source = batch.require_source()
-    sites = [Site(layer, "z") for layer, _ in heads]
-    taken = one.engine.run(
-        source.tokens, readings=[Reading(site, source.at("last")) for site in sites]
-    ).outcome.readings
-    share = torch.tensor(1 - STEP)
-    branches = [
-        Branch([Edit(site, z[:, :, [head]], at=batch.base.at("last"), heads=(head,), keep=share)])
-        for site, z, (_, head) in zip(sites, taken, heads, strict=True)
-    ]
+    place = batch.base.at(request.at)
+    z = path_patching.source_z(one, batch, request.at)
+    inputs = path_patching.receiver_readings(one, request.receivers, request.via, place)
     run = one.engine.run(batch.base.tokens)
 
     def answered(logits: torch.Tensor) -> torch.Tensor:
-        return logits.double().log_softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+        return log_probability(logits.double(), batch.correct_answers)
 
     clean = answered(run.outcome.logits)
-    for (layer, head), outcome in zip(heads, run.branches(branches), strict=True):
-        slope = (answered(outcome.logits) - clean) / STEP
-        estimate = np.asarray(found.values[f"{layer}.{head}"])
-        np.testing.assert_allclose(estimate, slope.numpy(), atol=0.02 + 0.05 * abs(estimate).max())
+    for layer, head in request.heads:
+        edit = Edit(
+            Site(layer, "z"), z[layer][:, :, [head]], at=place, heads=(head,),
+            keep=torch.tensor(1 - STEP),
+        )  # fmt: skip
+        first = Branch([edit], inputs, freeze_attention=True, answer=request.via is None)
+        (outcome,) = run.branches([first])
+        if request.via:
+            (outcome,) = run.branches([path_patching.second_run(inputs, outcome)])
+        slope = ((answered(outcome.logits) - clean) / STEP).numpy()
+        estimate = np.asarray(found.values[f"slope {layer}.{head}"])
+        np.testing.assert_allclose(estimate, slope, atol=0.02 + 0.1 * abs(estimate).max())
+
+
+def test_the_estimates_add_up_to_the_effect_of_all_senders_together(bench: Benches) -> None:
+    """Integrated gradients are complete, up to the error of three steps, which is less than that of slopes."""
+    one = bench("base")
+    heads = [[layer, head] for layer in range(3) for head in range(4)]
+    path = {"at": "last", "receivers": [[3, 0], [3, 1], [3, 2], [3, 3]], "via": "q"}
+    rows = {"rows": 28, "stream": "pairs"}
+    estimated = screen.measure(one, AttributionPatching(heads=heads, **path, **rows), []).values
+    patched = path_patching.measure(one, PathPatching(senders={"all": heads}, **path, **rows), [])
+    together = float(np.mean(patched.values["all"]))
+    integrated = sum(float(np.mean(estimated[f"{layer}.{h}"])) for layer, h in heads)
+    slopes = sum(float(np.mean(estimated[f"slope {layer}.{h}"])) for layer, h in heads)
+    assert abs(integrated - together) < 0.5 * abs(together) < abs(slopes - together)
 
 
 def test_weights_stay_frozen(bench: Benches) -> None:

@@ -111,7 +111,7 @@ def test_thoughts_that_do_not_end_are_an_error_where_nothing_else_is_said_of_the
     reader: ReplyReader,
 ) -> None:
     """Curves, directions and pruning never take them for compliance."""
-    ids = [reader.tokenizer.encode(said).ids for said in ("<think>aaaaaaaa", "I cannot ")]
+    ids = [reader.tokenizer.encode(text).ids for text in ("<think>aaaaaaaa", "I cannot ")]
     labels = reader.labels(torch.tensor([each[:9] for each in ids]))
     assert (labels.refused, labels.unfinished) == ([0.0, 1.0], [1.0, 0.0])
     with pytest.raises(MeasurementError, match="1 of 2 replies were still thinking after 9"):

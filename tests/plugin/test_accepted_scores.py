@@ -34,9 +34,9 @@ def test_without_a_baseline_the_verdict_decides(project):
     project.spec("good")
     project.values(good={"base": 0.9, "ft": 0.1})
 
-    found = project.result()["claims"]
+    result = project.result()["claims"]
 
-    assert [(c["verdict"], c["drift_state"], c["baseline"]) for c in found] == [
+    assert [(c["verdict"], c["drift_state"], c["baseline"]) for c in result] == [
         ("pass", "new", None),
         ("fail", "new", None),
     ]
@@ -107,10 +107,10 @@ def test_update_says_nothing_about_missing_baselines(project):
     project.spec("good")
     project.values(good=0.9)
 
-    found = project.accept()
+    result = project.accept()
 
-    found.stdout.no_fnmatch_line("*--snapshot-update accepts*")
-    found.stdout.fnmatch_lines(["pass     circuit.good  base  0.900  *  accepted now"])
+    result.stdout.no_fnmatch_line("*--snapshot-update accepts*")
+    result.stdout.fnmatch_lines(["pass     circuit.good  base  0.900  *  accepted now"])
 
 
 def test_missing_baseline_names_the_command(project):
@@ -133,19 +133,19 @@ def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
     project.values(good=0.9, bad=0.1)
     strict = "--mechanism-require-accepted"
 
-    found = project.run(strict, "-ra", "-k", "good or (bad and base)")
+    result = project.run(strict, "-ra", "-k", "good or (bad and base)")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.assert_outcomes(failed=3, deselected=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=3, deselected=1)
     line = "no baseline yet; --snapshot-update accepts this score (--mechanism-require-accepted)"
-    found.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines(
         [
             f"good on base: {line}",
             f"FAILED circuit.yaml::good::base - good on base: {line}",
             "FAILED circuit.yaml::bad::base - bad on base: fixed score 0.100 *",
         ]
     )
-    assert found.stdout.str().count("circuit.yaml:5") == 0  # no excerpt: nothing is wrong with it
+    assert result.stdout.str().count("circuit.yaml:5") == 0  # no excerpt: nothing is wrong with it
     assert project.accept(strict, "-k", "good").ret == pytest.ExitCode.OK
     assert project.run(strict, "-k", "good").ret == pytest.ExitCode.OK
     project.pytester.makeini("[pytest]\nmechanism_require_accepted = true\n")
@@ -160,20 +160,20 @@ def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
 
 def test_unchanged_run_is_green(accepted):
     """The same score again is the same."""
-    found = one(accepted)
+    result = one(accepted)
 
-    assert (found["verdict"], found["drift_state"], found["drift"]) == ("pass", "same", 0)
+    assert (result["verdict"], result["drift_state"], result["drift"]) == ("pass", "same", 0)
 
 
 def test_drift_on_unchanged_checkpoints_fails(accepted):
     """With the fingerprints as stored, a score off by more than atol is red: exit 1."""
     accepted.values(good={"base": 0.9, "ft": 0.902})
 
-    found = accepted.run("-ra")
+    result = accepted.run("-ra")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.assert_outcomes(passed=1, failed=1)
-    found.stdout.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
         [
             "FAILED circuit.yaml::good::ft - good on ft: the score moved from 0.9000 to 0.9020 "
             "(allowed 0.001) on unchanged checkpoints: the tool or the machine changed"
@@ -223,9 +223,9 @@ def test_worse_by_more_than_drift_fails(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.7})
 
-    found = one(accepted)
+    result = one(accepted)
 
-    assert (found["verdict"], found["drift_state"], found["drift"]) == ("fail", "worse", -0.2)
+    assert (result["verdict"], result["drift_state"], result["drift"]) == ("fail", "worse", -0.2)
     assert accepted.run().ret == pytest.ExitCode.TESTS_FAILED
 
 
@@ -234,9 +234,9 @@ def test_worse_within_the_interval_passes(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.8})
 
-    found = one(accepted)
+    result = one(accepted)
 
-    assert (found["verdict"], found["drift_state"], found["drift"]) == ("pass", "changed", -0.1)
+    assert (result["verdict"], result["drift_state"], result["drift"]) == ("pass", "changed", -0.1)
 
 
 def test_drift_is_that_of_the_claim(accepted):
@@ -253,10 +253,10 @@ def test_better_passes_and_is_reported(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 1.0})
 
-    found = accepted.run()
+    result = accepted.run()
 
-    assert found.ret == pytest.ExitCode.OK
-    found.stdout.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
         [
             "1 scores are better than their baselines by more than the tolerance; --snapshot-update "
             "raises the baselines"
@@ -279,10 +279,10 @@ def test_worse_is_accepted_by_an_update(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.7})
 
-    found = accepted.accept("--mechanism-json", "out.json")
+    result = accepted.accept("--mechanism-json", "out.json")
 
-    assert found.ret == pytest.ExitCode.OK
-    found.stdout.fnmatch_lines(["pass *  base  *  same", "pass *  ft  *  -0.200 accepted now"])
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["pass *  base  *  same", "pass *  ft  *  -0.200 accepted now"])
     assert accepted.accepted() == {"good.base": 0.9, "good.ft": 0.7}
     claims = json.loads((accepted.path / "out.json").read_text())["claims"]
     assert [(c["drift_state"], c["accepted_now"], c["baseline"]) for c in claims] == [
@@ -589,10 +589,12 @@ def test_stored_score_that_is_no_number_is_an_error(accepted, value):
     """An accepted score that is not a finite number is red; it would match anything."""
     edit(accepted.score_file(), value)
 
-    found = one(accepted)
+    result = one(accepted)
 
-    assert found["verdict"] == "error"
-    assert found["reason"].startswith(f"{accepted.score_file()}:1: is no file of accepted scores")
+    assert result["verdict"] == "error"
+    assert result["reason"].startswith(
+        f"{accepted.score_file()}:1: is not a valid file of accepted scores"
+    )
 
 
 def test_stored_score_of_400_digits_is_an_error(accepted):
@@ -631,18 +633,18 @@ def test_damaged_score_file_gives_one_line(accepted, content):
     path = accepted.score_file()
     path.write_bytes(content)
 
-    found = accepted.run("--snapshot-update", "-ra")
+    result = accepted.run("--snapshot-update", "-ra")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert path.read_bytes() == content
-    found.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines(
         [
-            f"FAILED circuit.yaml::good::ft - good on ft: {path}:1: is no file of accepted scores *"
+            f"FAILED circuit.yaml::good::ft - good on ft: {path}:1: is not a valid file of accepted scores *"
             "; restore it from version control, or delete it and accept the scores again with "
             "--snapshot-update"
         ]
     )
-    found.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_damaged_file_of_another_spec_is_left_alone(accepted):

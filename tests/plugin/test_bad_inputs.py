@@ -49,9 +49,9 @@ class World:
 
     def weights(self, change):
         path = self.ft / "model.safetensors"
-        found = safetensors.torch.load_file(path)
-        change(found)
-        safetensors.torch.save_file(found, path, metadata={"format": "pt"})
+        result = safetensors.torch.load_file(path)
+        change(result)
+        safetensors.torch.save_file(result, path, metadata={"format": "pt"})
 
     def adapter(self, name="adapter", **values):
         folder = self.path / name
@@ -173,7 +173,7 @@ SPECS = [
     Row("data outside", text(HEAD + CHAT.replace("bad.jsonl", "/etc/passwd") + CLAIMS),
         "tiny.yaml:3: task.harmful: /etc/passwd lies outside the spec's folder", 2),
     Row("data missing", text(HEAD + CHAT + CLAIMS), "tiny.yaml:3: task.harmful: no file bad.jsonl", 2),
-    Row("data no JSON", chat("kind: accuracy, at_least: 0.5", bad="{"), "bad.jsonl:1: is no JSON", 2),
+    Row("data no JSON", chat("kind: accuracy, at_least: 0.5", bad="{"), "bad.jsonl:1: is not JSON", 2),
     Row("data too short", chat("kind: accuracy, at_least: 0.5", bad='{"instruction": "x"}'),
         "one half of them is for evaluation", 2),
     Row("a depth of nothing", chat("kind: refuses_after_prefill, depth: 0, at_least: 0.9"),
@@ -385,9 +385,9 @@ def world(pytester, tiny_models, monkeypatch):
         monkeypatch.delenv(name)
     for name in ("base", "ft"):
         shutil.copytree(tiny_models / name, pytester.path / name)
-    found = World(pytester.path)
-    found.spec(HEAD + TASK + CLAIMS)
-    return found
+    result = World(pytester.path)
+    result.spec(HEAD + TASK + CLAIMS)
+    return result
 
 
 def gate(pytester, *given):
@@ -432,11 +432,11 @@ def test_a_bad_spec(pytester, world, capsys, row):
     line = judged(said.err.splitlines(), row)
     assert len(line) == 1
     assert line[0].isprintable()
-    found = gate(pytester, "tiny.yaml")
-    assert found.ret != pytest.ExitCode.OK
-    if "collected 0 items\n" not in found.stdout.str() + "\n":
-        assert judged(found.outlines, row)
-        assert found.ret == row.code
+    result = gate(pytester, "tiny.yaml")
+    assert result.ret != pytest.ExitCode.OK
+    if "collected 0 items\n" not in result.stdout.str() + "\n":
+        assert judged(result.outlines, row)
+        assert result.ret == row.code
 
 
 @pytest.mark.parametrize("row", [*PAIRS, *FOLDERS], ids=lambda row: row.name)
@@ -444,10 +444,10 @@ def test_a_bad_pair_option_or_folder(pytester, world, row):
     """Refused before anything is measured (4), or a red claim that says why (1)."""
     row.damage(world)
 
-    found = gate(pytester, *row.given)
+    result = gate(pytester, *row.given)
 
-    assert found.ret == row.code, found.stdout.str() + found.stderr.str()
-    lines = judged([*found.errlines, *found.outlines], row)
+    assert result.ret == row.code, result.stdout.str() + result.stderr.str()
+    lines = judged([*result.errlines, *result.outlines], row)
     assert lines
     assert all(line.isprintable() for line in lines)
 
@@ -457,23 +457,23 @@ def test_a_folder_that_may_not_be_read(pytester, world):
     """Permissions are named as such."""
     (world.ft / "model.safetensors").chmod(0)
 
-    found = gate(pytester)
+    result = gate(pytester)
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    assert "cannot be read: Permission denied" in "\n".join(found.errlines)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "cannot be read: Permission denied" in "\n".join(result.errlines)
 
 
 # -- the store
 
 
 def counts(world):
-    found = json.loads((world.path / "out.json").read_text())
-    return found["measurements"]
+    result = json.loads((world.path / "out.json").read_text())
+    return result["measurements"]
 
 
 def scores(world):
-    found = json.loads((world.path / "out.json").read_text())["claims"]
-    return [(c["id"], c["verdict"], c["score"]) for c in found]
+    result = json.loads((world.path / "out.json").read_text())["claims"]
+    return [(c["id"], c["verdict"], c["score"]) for c in result]
 
 
 WITH = ("--mechanism-store", "store", "--mechanism-json", "out.json")
@@ -482,10 +482,10 @@ WITH = ("--mechanism-store", "store", "--mechanism-json", "out.json")
 def test_a_file_in_the_place_of_the_store(pytester, world):
     (world.path / "store").write_text("")
 
-    found = gate(pytester, *WITH)
+    result = gate(pytester, *WITH)
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    line = judged(found.errlines, Row("", nothing, "the store", 4))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    line = judged(result.errlines, Row("", nothing, "the store", 4))
     assert len(line) == 1
     assert "cannot be written: " in line[0]
     assert "--mechanism-no-store" in line[0]
@@ -523,13 +523,13 @@ def test_a_damaged_entry_is_measured_again(pytester, remembered, damage):
             {"cut": raw[: len(raw) // 2], "rubbish": os.urandom(99), "empty": b""}[damage]
         )
 
-    found = gate(pytester, *WITH)
+    result = gate(pytester, *WITH)
 
     if damage == "folder":  # somebody's, and not ours to take away
-        assert found.ret == pytest.ExitCode.TESTS_FAILED
-        assert judged(found.outlines, Row("", nothing, "cannot be written: ", 1))
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        assert judged(result.outlines, Row("", nothing, "cannot be written: ", 1))
         return
-    assert found.ret == pytest.ExitCode.OK
+    assert result.ret == pytest.ExitCode.OK
     assert (scores(world), counts(world)) == (before, {"done": 1, "from_store": made - 1})
 
 
@@ -554,10 +554,12 @@ def test_a_full_disk_is_a_line(pytester, world, monkeypatch):
     """Nothing half written stays behind, and the claim is red."""
     monkeypatch.setattr(store_module.os, "replace", full)
 
-    found = gate(pytester, "--mechanism-store", "store")
+    result = gate(pytester, "--mechanism-store", "store")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    assert judged(found.outlines, Row("", nothing, "cannot be written: No space left on device", 1))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert judged(
+        result.outlines, Row("", nothing, "cannot be written: No space left on device", 1)
+    )
     assert list((world.path / "store").glob("*.tmp")) == []
 
 
@@ -567,10 +569,10 @@ def test_a_result_file_on_a_full_disk(pytester, remembered, monkeypatch):
 
     monkeypatch.setattr(module, "write_json", full)
 
-    found = gate(pytester, *WITH)
+    result = gate(pytester, *WITH)
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    assert judged(found.outlines, Row("", nothing, "No space left on device", 4))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert judged(result.outlines, Row("", nothing, "No space left on device", 4))
 
 
 @pytest.mark.slow
@@ -590,14 +592,14 @@ def test_two_runs_at_once_measure_nothing_twice(pytester, world):
     ]  # fmt: skip
     said = [run.communicate(timeout=300)[0].decode() for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
-    found = [json.loads((world.path / f"out{i}.json").read_text()) for i in range(2)]
+    result = [json.loads((world.path / f"out{i}.json").read_text()) for i in range(2)]
     alone = gate(pytester, "--mechanism-no-store", "--mechanism-json", "out.json")
     assert alone.ret == pytest.ExitCode.OK
     once = counts(world)["done"]
     assert once == 2
-    assert sum(each["measurements"]["done"] for each in found) == once
-    assert sum(each["measurements"]["from_store"] for each in found) == once
-    for each in found:
+    assert sum(each["measurements"]["done"] for each in result) == once
+    assert sum(each["measurements"]["from_store"] for each in result) == once
+    for each in result:
         assert [(c["id"], c["verdict"], c["score"]) for c in each["claims"]] == scores(world)
 
 
@@ -611,13 +613,13 @@ def accepted(world):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is no file of accepted scores"),
-        ("{", "is no file of accepted scores"),
-        ("[]", "is no file of accepted scores"),
+        ("", "is not a valid file of accepted scores"),
+        ("{", "is not a valid file of accepted scores"),
+        ("[]", "is not a valid file of accepted scores"),
         ('{"mechanism_scores": 9, "scores": {}}', "version 9"),
         ('{"mechanism_scores": 1, "scores": {"a.b": {"value": "x"}}}', "a.b has no finite value"),
         ('{"mechanism_scores": 1, "scores": {"\\u001b[31m": {}}}', "is not CLAIM.ROLE"),
-        ("[" * 100_000, "is no file of accepted scores"),
+        ("[" * 100_000, "is not a valid file of accepted scores"),
     ],
 )
 def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, content, says):
@@ -627,9 +629,9 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
     accepted(world).write_text(content)
 
     for given in ((), ("--snapshot-update",)):
-        found = gate(pytester, *WITH, *given)
-        assert found.ret == pytest.ExitCode.TESTS_FAILED
-        assert judged(found.outlines, Row("", nothing, says, 1))
+        result = gate(pytester, *WITH, *given)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        assert judged(result.outlines, Row("", nothing, says, 1))
         assert accepted(world).read_text() == content
 
 
@@ -643,11 +645,11 @@ def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
     accepted(world).write_text(before)
     monkeypatch.setattr(module.os, "replace", full)
 
-    found = gate(pytester, *WITH[:2], "--snapshot-update")
+    result = gate(pytester, *WITH[:2], "--snapshot-update")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
     row = Row("", nothing, "tiny.json cannot be written: No space left on device", 4)
-    assert len(judged(found.outlines, row)) == 1
+    assert len(judged(result.outlines, row)) == 1
     assert accepted(world).read_text() == before
     assert [p.name for p in accepted(world).parent.iterdir()] == ["tiny.json"]
 
@@ -658,8 +660,8 @@ def test_scores_that_have_no_place(pytester, remembered, workers):
     (remembered.path / "__scores__").mkdir()
     (remembered.path / "__scores__" / "base+ft").symlink_to("gone/folder")
 
-    found = gate(pytester, *WITH, "--snapshot-update", *workers)
+    result = gate(pytester, *WITH, "--snapshot-update", *workers)
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
     row = Row("", nothing, "accepted scores", 4)
-    assert [line for line in judged(found.outlines, row) if line.startswith("ERROR: ")]
+    assert [line for line in judged(result.outlines, row) if line.startswith("ERROR: ")]

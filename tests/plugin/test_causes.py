@@ -12,13 +12,13 @@ REFUTED = "the number in the file is lower than claimed"
 
 def red(project, *arguments, role="ft"):
     """What a run says of the claim on one role: its entry, its meaning as shown, the output."""
-    found = project.run("--mechanism-json", "out.json", *arguments)
+    result = project.run("--mechanism-json", "out.json", *arguments)
     claims = json.loads((project.path / "out.json").read_text())["claims"]
     (claim,) = (c for c in claims if c["role"] == role)
-    told = found.stdout.str().split(f"good on {role}: ")
+    told = result.stdout.str().split(f"good on {role}: ")
     shown = [line.strip() for line in told[1].split("\n")] if len(told) > 1 else []
-    (said,) = [line[10:] for line in shown if line.startswith("meaning   ")][:1] or [None]
-    return SimpleNamespace(claim=claim, cause=claim["cause"], said=said, output=found.stdout.str())
+    (text,) = [line[10:] for line in shown if line.startswith("meaning   ")][:1] or [None]
+    return SimpleNamespace(claim=claim, cause=claim["cause"], said=text, output=result.stdout.str())
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_refuted(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.1})
 
-    found = red(accepted)
+    result = red(accepted)
 
-    assert (found.cause, found.said, found.claim["meaning"]) == ("refuted", REFUTED, REFUTED)
+    assert (result.cause, result.said, result.claim["meaning"]) == ("refuted", REFUTED, REFUTED)
 
 
 def test_not_settled(accepted):
@@ -58,20 +58,20 @@ def test_a_score_that_its_control_takes_back(accepted, helper, cause):
     """The bound is reached, and the sentence is about the control."""
     accepted.values(good={"base": 0.9, "ft": [0.9, helper]})
 
-    found = red(accepted)
+    result = red(accepted)
 
-    assert (found.cause, found.said) == (cause, MEANING[cause])
-    assert found.claim["verdict"] == "inconclusive"
+    assert (result.cause, result.said) == (cause, MEANING[cause])
+    assert result.claim["verdict"] == "inconclusive"
 
 
 def test_a_kind_whose_author_forgot_its_control(accepted):
     """A pass that was compared with nothing is none, and the line names the kind."""
     accepted.values(good={"base": 0.9, "ft": [0.9, "forgets its control"]})
 
-    found = red(accepted)
+    result = red(accepted)
 
-    assert (found.claim["verdict"], found.cause) == ("inconclusive", "no_control")
-    assert "claim kind 'fixed' neither compares the score" in found.claim["reason"]
+    assert (result.claim["verdict"], result.cause) == ("inconclusive", "no_control")
+    assert "claim kind 'fixed' neither compares the score" in result.claim["reason"]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_nothing_to_conclude(accepted, helper):
     before = accepted.score_file().read_bytes()
     accepted.values(good={"base": 0.9, "ft": helper})
 
-    found = red(accepted, "--snapshot-update")
+    result = red(accepted, "--snapshot-update")
 
-    assert (found.cause, found.said) == (helper, MEANING[Cause(helper)])
+    assert (result.cause, result.said) == (helper, MEANING[Cause(helper)])
     assert accepted.score_file().read_bytes() == before
 
 
@@ -101,19 +101,19 @@ def test_the_reference_does_not_meet_the_spec(accepted, value):
     accepted.checkpoint("base", "other weights")
     accepted.values(good={"base": value, "ft": 0.9})
 
-    found = red(accepted, role="base")
+    result = red(accepted, role="base")
 
-    said = "this spec does not hold on your base model: no conclusion about the candidate"
-    assert (found.cause, found.said) == ("reference_fails", said)
-    assert "circuit: good does not hold on your base model" in found.output
+    text = "this spec does not hold on your base model: no conclusion about the candidate"
+    assert (result.cause, result.said) == ("reference_fails", text)
+    assert "circuit: good does not hold on your base model" in result.output
 
 
 def test_a_base_that_cannot_be_judged_is_no_finding_about_it(accepted):
     """An error on the base is an error, not a spec that does not hold."""
     accepted.values(good={"base": "error", "ft": 0.9})
-    found = red(accepted, role="base")
-    assert found.cause == "not_judged"
-    assert "does not hold on your base model" not in found.output
+    result = red(accepted, role="base")
+    assert result.cause == "not_judged"
+    assert "does not hold on your base model" not in result.output
 
 
 # -- what the comparison with the accepted score finds
@@ -125,11 +125,11 @@ def test_fell_behind_the_accepted_score(accepted, role):
     accepted.checkpoint(role, "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.9} | {role: 0.7})
 
-    found = red(accepted, role=role)
+    result = red(accepted, role=role)
 
-    assert (found.cause, found.said) == ("fell_behind", MEANING[Cause.FELL_BEHIND])
-    assert found.claim["reason"] == ("0.200 below the baseline 0.900 (allowed 0.05, significant)")
-    assert REFUTED not in found.output
+    assert (result.cause, result.said) == ("fell_behind", MEANING[Cause.FELL_BEHIND])
+    assert result.claim["reason"] == ("0.200 below the baseline 0.900 (allowed 0.05, significant)")
+    assert REFUTED not in result.output
 
 
 def test_moved(accepted):
@@ -143,10 +143,10 @@ def test_measured_under_another_definition(accepted):
     path = accepted.path / "circuit.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
 
-    found = red(accepted, "--mechanism-require-accepted")
+    result = red(accepted, "--mechanism-require-accepted")
 
-    assert (found.cause, found.claim["meaning"]) == ("redefined", MEANING[Cause.REDEFINED])
-    assert found.claim["reason"] == (
+    assert (result.cause, result.claim["meaning"]) == ("redefined", MEANING[Cause.REDEFINED])
+    assert result.claim["reason"] == (
         "the baseline has another definition and cannot be compared; --snapshot-update accepts this "
         "score (--mechanism-require-accepted)"
     )
@@ -157,10 +157,10 @@ def test_an_accepted_score_of_another_quantity_is_named_in_one_line(accepted):
     path = accepted.score_file()
     path.write_text(path.read_text().replace('"fixed score"', '"an older score"'))
 
-    found = red(accepted, "--mechanism-require-accepted")
+    result = red(accepted, "--mechanism-require-accepted")
 
-    assert (found.cause, found.claim["drift"]) == ("redefined", None)
-    assert found.claim["reason"] == (
+    assert (result.cause, result.claim["drift"]) == ("redefined", None)
+    assert result.claim["reason"] == (
         "the baseline measures 'an older score', not 'fixed score'; --snapshot-update accepts this "
         "score (--mechanism-require-accepted)"
     )

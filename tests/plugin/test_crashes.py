@@ -77,12 +77,12 @@ def test_a_measurement_that_crashes_is_a_line_in_the_gate(
 ) -> None:
     """With the place in the spec, the measurement and the role; the other measurement is kept."""
     monkeypatch.setattr(performance, "measure", crash)
-    found = gate()
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    result = gate()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     line = f"knows on base: tiny.yaml:7: measurement performance on base failed: {says}"
-    assert any(each.startswith(line) for each in found.outlines)
-    assert "Traceback" not in found.stdout.str()
-    assert "test_crashes.py" not in found.stdout.str()
+    assert any(outline.startswith(line) for outline in result.outlines)
+    assert "Traceback" not in result.stdout.str()
+    assert "test_crashes.py" not in result.stdout.str()
     assert len(list((pytester.path / "store").glob("*.measurement"))) == 1
 
 
@@ -113,9 +113,9 @@ def test_a_search_that_crashes_is_a_line_and_keeps_what_it_measured(
     command = ["discover", "-q", str(tmp_path / "planted.yaml"), "--model", "base=zoo:planted_base"]
     store = ["--store", str(tmp_path / "store")]
     assert main([*command, *store]) == 2
-    counted, said = capsys.readouterr().err.splitlines()
+    counted, text = capsys.readouterr().err.splitlines()
     assert counted == "3 measurements made, 0 taken from the store"
-    assert said.startswith(
+    assert text.startswith(
         f"pytest-mechanism: {tmp_path}/planted.yaml:4: measurement circuit on base failed: "
         "StopIteration"
     )

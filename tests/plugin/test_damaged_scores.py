@@ -51,10 +51,10 @@ def test_a_damaged_file_is_one_line(tmp_path, name):
     with pytest.raises(MechanismError) as problem:
         read_scores(path)
 
-    said = str(problem.value)
-    assert said.startswith(f"{path}:1: is no file of accepted scores (")
-    assert says in said
-    assert said.isprintable()
+    text = str(problem.value)
+    assert text.startswith(f"{path}:1: is not a valid file of accepted scores (")
+    assert says in text
+    assert text.isprintable()
 
 
 def test_what_is_no_file_is_one_line_at_once(tmp_path):
@@ -80,10 +80,10 @@ def test_a_damaged_file_is_red_in_a_run_and_2_in_lint(project, capsys, monkeypat
     project.score_file().write_text(text)
 
     for arguments in ((), ("--snapshot-update",)):
-        found = project.run("-q", *arguments)
-        assert found.ret == pytest.ExitCode.TESTS_FAILED
-        found.stdout.fnmatch_lines(["*'good.ft' stands twice*"])
-        found.stdout.no_fnmatch_line("*Traceback*")
+        result = project.run("-q", *arguments)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines(["*'good.ft' stands twice*"])
+        result.stdout.no_fnmatch_line("*Traceback*")
         assert project.score_file().read_text() == text
     assert main(["lint", "--power", str(path)]) == 2
     assert "'good.ft' stands twice" in capsys.readouterr().err

@@ -23,20 +23,20 @@ def only_line(result):
 
 def test_all_claims_pass(green):
     """A green gate exits 0."""
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.OK
-    found.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=2)
 
 
 def test_one_red_claim(green):
     """One failing claim makes the exit code 1."""
     green.values(good={"base": 0.9, "ft": 0.1})
 
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.assert_outcomes(passed=1, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1)
 
 
 def test_inconclusive_is_red(green):
@@ -49,28 +49,28 @@ def test_inconclusive_is_red(green):
 
 def test_no_pair_is_red_and_says_what_to_add(green):
     """Without a pair every claim fails with the sentence that says what to add."""
-    found = green.run("-ra", pair=None)
+    result = green.run("-ra", pair=None)
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.assert_outcomes(failed=2)
-    found.stdout.fnmatch_lines([f"FAILED circuit.yaml::good::base - {NO_PAIR}"])
-    found.stdout.no_fnmatch_line("*Traceback*")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines([f"FAILED circuit.yaml::good::base - {NO_PAIR}"])
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_no_pair_is_red_under_xdist(green):
     """Without a pair xdist gives exit code 1 too."""
-    found = green.run_on_workers("-ra", workers=1, pair=None)
+    result = green.run_on_workers("-ra", workers=1, pair=None)
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.stdout.fnmatch_lines([f"FAILED circuit.yaml::good::base - {NO_PAIR}"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"FAILED circuit.yaml::good::base - {NO_PAIR}"])
 
 
 def test_no_pair_with_a_further_model_is_red(green):
     """A further model is no pair: claims still fail with the sentence."""
-    found = green.run("-ra", "--mechanism-model", "control=./base", pair=None)
+    result = green.run("-ra", "--mechanism-model", "control=./base", pair=None)
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.stdout.fnmatch_lines([f"FAILED circuit.yaml::good::base - {NO_PAIR}"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"FAILED circuit.yaml::good::base - {NO_PAIR}"])
 
 
 def test_no_pair_does_not_touch_other_tests(green):
@@ -84,30 +84,30 @@ def test_unknown_alias(green):
     """An unknown alias exits 4 and lists the known ones."""
     green.pytester.makeini("[pytest]\nmechanism_models = release = ./base\n")
 
-    found = green.run(pair="release,relaese")
+    result = green.run(pair="release,relaese")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    line = only_line(found)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    line = only_line(result)
     assert line.startswith("ERROR: no alias or folder 'relaese'; did you mean 'release'? valid: ")
     assert "release, zoo:base, zoo:ft" in line
 
 
 def test_missing_folder(green):
     """A folder that is not there exits 4 and lists the known references."""
-    found = green.run(pair="./base,./gone")
+    result = green.run(pair="./base,./gone")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    line = only_line(found)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    line = only_line(result)
     assert line.startswith("ERROR: no folder './gone'; valid: zoo:base, zoo:ft")
     assert line.endswith(", or a folder")
 
 
 def test_unknown_embedded_model(green):
     """An unknown `zoo:` name exits 4 and lists the embedded ones."""
-    found = green.run(pair="zoo:base,zoo:bsae")
+    result = green.run(pair="zoo:base,zoo:bsae")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    assert only_line(found).startswith(
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert only_line(result).startswith(
         "ERROR: no embedded checkpoint 'bsae'; did you mean 'base'? valid: base, ft"
     )
 
@@ -124,44 +124,44 @@ def test_folder_that_is_no_checkpoint(green, missing, sentence):
     """A folder without one of its parts exits 4 and says which."""
     (green.path / "ft" / missing).unlink()
 
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    assert sentence in only_line(found)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert sentence in only_line(result)
 
 
 def test_config_without_sizes(green):
     """A config.json that does not say how many layers there are exits 4."""
     (green.path / "ft" / "config.json").write_text("{}")
 
-    found = green.run("-q")
+    result = green.run("-q")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines(["ERROR: *config.json does not say d_model, d_vocab, *"])
-    found.stdout.no_fnmatch_line("*Traceback*")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *config.json does not say d_model, d_vocab, *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_config_without_sizes_under_xdist(green):
     """Under xdist too, and no worker crashes over it."""
     (green.path / "ft" / "config.json").write_text("{}")
 
-    found = green.run_on_workers("-q", workers=1)
+    result = green.run_on_workers("-q", workers=1)
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stdout.no_fnmatch_line("*INTERNALERROR*")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
 def test_bad_spec(green):
     """A bad spec exits 2 and names file, line and the valid choices."""
     green.spec("good: {at_laest: 0.5}")
 
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.INTERRUPTED
-    found.stdout.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
         ["circuit.yaml:5: claims.good: unknown key 'at_laest'; did you mean 'at_least'?*"]
     )
-    found.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_every_problem_of_a_bad_spec_is_shown(green):
@@ -191,10 +191,10 @@ def test_bad_spec_under_xdist_is_not_green(green):
     """Under xdist a bad spec is red as well, and its line is shown."""
     green.spec("good: {at_laest: 0.5}")
 
-    found = green.run_on_workers(workers=1)
+    result = green.run_on_workers(workers=1)
 
-    assert found.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
-    found.stdout.fnmatch_lines(["circuit.yaml:5: claims.good: unknown key 'at_laest'*"])
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+    result.stdout.fnmatch_lines(["circuit.yaml:5: claims.good: unknown key 'at_laest'*"])
 
 
 def test_every_claim_skipped(green):
@@ -202,19 +202,19 @@ def test_every_claim_skipped(green):
     was skipped is said by pytest alone, once a spec."""
     green.spec("good", top="applies_to: {labels: [other*]}")
 
-    found = green.run("-rs")
+    result = green.run("-rs")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.assert_outcomes(skipped=2)
-    found.stdout.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(
         [
             "every claim was skipped, so nothing was judged: this run is red. See applies_to in the"
             " specs",
             "SKIPPED [[]2] circuit.yaml:4: spec applies to labels other[*]; base is base",
         ]
     )
-    assert found.stdout.str().count("applies to labels other") == 1
-    found.stdout.no_fnmatch_line("verdict *")
+    assert result.stdout.str().count("applies to labels other") == 1
+    result.stdout.no_fnmatch_line("verdict *")
 
 
 def test_every_claim_skipped_under_xdist(green):
@@ -228,12 +228,12 @@ def test_one_spec_that_applies_is_enough(green):
     """A skipped spec beside a judged one leaves the gate green."""
     green.spec("good", name="elsewhere", top="applies_to: {shape: {n_heads: 12}}")
 
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.OK
-    found.assert_outcomes(passed=2, skipped=2)
-    found.stdout.fnmatch_lines(["2 skipped (elsewhere): spec applies to *"])
-    assert found.stdout.str().count("spec applies to ") == 1
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=2, skipped=2)
+    result.stdout.fnmatch_lines(["2 skipped (elsewhere): spec applies to *"])
+    assert result.stdout.str().count("spec applies to ") == 1
 
 
 def test_interrupted_run_of_skipped_claims_stays_interrupted(green):
@@ -279,23 +279,23 @@ def test_claim_that_crashes_in_planning_is_red(green):
     """A bug in what a claim kind says it needs fails that claim alone."""
     green.values(good={"base": 0.9, "ft": "crash early"})
 
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.assert_outcomes(passed=1, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1)
 
 
 def test_claim_that_cannot_be_asked_is_an_error_in_one_line(green):
     """A claim that cannot be judged is red, with its reason and no traceback."""
     green.values(good={"base": 0.9, "ft": "error"})
 
-    found = green.run("-ra")
+    result = green.run("-ra")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    found.stdout.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
         ["FAILED circuit.yaml::good::ft - good on ft: this model cannot be asked"]
     )
-    found.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_claim_that_a_fixture_stops_is_an_error(green):
@@ -327,7 +327,7 @@ def test_collect_only_is_no_result(green):
     """`--collect-only` exits 0 and leaves the result file of an earlier run alone."""
     before = green.result()
 
-    found = green.run("--collect-only", "--mechanism-json", "out.json")
+    result = green.run("--collect-only", "--mechanism-json", "out.json")
 
-    assert found.ret == pytest.ExitCode.OK
+    assert result.ret == pytest.ExitCode.OK
     assert json.loads((green.path / "out.json").read_text()) == before

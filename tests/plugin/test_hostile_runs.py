@@ -49,12 +49,12 @@ def test_a_claim_that_says_hostile_things(hostile, what):
     """Its error, its output and a bug's traceback are shown as text, in every report."""
     hostile.pytester.makeconftest(LOUD.format(evil=EVIL, what=what))
 
-    found = hostile.run("-rA", "--junitxml", "unit.xml", "--mechanism-json", "out.json")
+    result = hostile.run("-rA", "--junitxml", "unit.xml", "--mechanism-json", "out.json")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    assert harmless(found.stdout.str())
-    assert SEEN in found.stdout.str()
-    assert not any(line.startswith("FAKED") for line in found.outlines)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert harmless(result.stdout.str())
+    assert SEEN in result.stdout.str()
+    assert not any(line.startswith("FAKED") for line in result.outlines)
     xml = (hostile.path / "unit.xml").read_text("utf-8")
     assert harmless(xml)
     assert ET.fromstring(xml).find(".//failure") is not None  # noqa: S314
@@ -71,11 +71,11 @@ def test_an_excerpt_of_a_hostile_spec(hostile):
     path.write_text(path.read_text().replace("on: base", "on: base, at_least: 0.95 ")
                     .replace("}\n", "} # \u202e\u2066 pass\n"), encoding="utf-8")  # fmt: skip
 
-    found = hostile.run("-rA")
+    result = hostile.run("-rA")
 
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    assert harmless(found.stdout.str())
-    found.stdout.fnmatch_lines(["*| *# \\u202e\\u2066 pass"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert harmless(result.stdout.str())
+    result.stdout.fnmatch_lines(["*| *# \\u202e\\u2066 pass"])
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb.yaml", "x\u202e/circuit.yaml", "a\nok: b.yaml"])
@@ -85,11 +85,11 @@ def test_a_spec_with_a_hostile_name_is_not_read(hostile, name):
     path.parent.mkdir(exist_ok=True)
     (hostile.path / "circuit.yaml").rename(path)
 
-    found = hostile.run("-rA", "-v", "--mechanism-json", "out.json")
+    result = hostile.run("-rA", "-v", "--mechanism-json", "out.json")
 
-    assert found.ret == pytest.ExitCode.INTERRUPTED
-    assert harmless(found.stdout.str())
-    found.stdout.fnmatch_lines(["*characters that are not printable; rename it"])
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert harmless(result.stdout.str())
+    result.stdout.fnmatch_lines(["*characters that are not printable; rename it"])
 
 
 def test_commands_show_hostile_names_as_text(hostile, capsys, monkeypatch):
@@ -105,17 +105,17 @@ def test_commands_show_hostile_names_as_text(hostile, capsys, monkeypatch):
         main(["doctor", str(folder / "circuit.yaml"), "--model-pair", f"{folder},zoo:ft"]),
         main(["lint", str(folder / "bad.yaml"), "--power"]),
     ]
-    said = capsys.readouterr()
+    text = capsys.readouterr()
     assert codes == [2, 2, 2, 2]
-    assert harmless(said.out + said.err)
-    assert r"x\x1b[31m" in said.err
-    assert not any(line.startswith("ok") for line in (said.out + said.err).splitlines())
+    assert harmless(text.out + text.err)
+    assert r"x\x1b[31m" in text.err
+    assert not any(line.startswith("ok") for line in (text.out + text.err).splitlines())
 
 
 def test_a_label_is_letters_digits_and_three_signs(hostile):
     """What stands in the names of folders and in headings."""
-    found = hostile.run(pair=f"{EVIL}=./base,./ft")
+    result = hostile.run(pair=f"{EVIL}=./base,./ft")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    assert harmless("".join(found.errlines))
-    assert "cannot be a label" in "".join(found.errlines)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert harmless("".join(result.errlines))
+    assert "cannot be a label" in "".join(result.errlines)

@@ -49,8 +49,8 @@ STARTED = {
 def folders(tree, arguments, pair="rel,cand"):
     """Role -> the folder that the result file names, below the project's."""
     out = tree.path / "out.json"
-    found = tree.run("--mechanism-json", out, *arguments, pair=pair)
-    assert found.ret == pytest.ExitCode.OK, found.stdout.str()
+    result = tree.run("--mechanism-json", out, *arguments, pair=pair)
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     about = json.loads(out.read_text())["pair"]
     return {role: str(Path(each["folder"]).relative_to(tree.path)) for role, each in about.items()}
 
@@ -62,9 +62,9 @@ def test_an_alias_is_relative_to_the_ini_file(tree, monkeypatch, started):
     place, arguments = STARTED[started]
     monkeypatch.chdir(tree.path / place)
 
-    found = folders(tree, [*arguments, "--mechanism-model", "control=third"])
+    result = folders(tree, [*arguments, "--mechanism-model", "control=third"])
 
-    assert found == {"base": "base", "ft": "ft", "control": "control"}
+    assert result == {"base": "base", "ft": "ft", "control": "control"}
 
 
 @pytest.mark.parametrize("key", ["model_pair = ./base,./ft", "addopts = --model-pair ./base,./ft"])
@@ -73,9 +73,9 @@ def test_a_pair_in_the_ini_file_is_relative_to_it(tree, monkeypatch, key):
     tree.pytester.makeini(f"[pytest]\n{key}\nmechanism_model = control=./control\n")
     monkeypatch.chdir(tree.path / "elsewhere")
 
-    found = folders(tree, ["../circuits"], pair=None)
+    result = folders(tree, ["../circuits"], pair=None)
 
-    assert found == {"base": "base", "ft": "ft", "control": "control"}
+    assert result == {"base": "base", "ft": "ft", "control": "control"}
 
 
 def test_what_is_typed_is_relative_to_the_working_directory(tree, monkeypatch):
@@ -98,12 +98,12 @@ def test_an_adapter_in_an_alias_is_relative_to_the_ini_file(tree, monkeypatch):
     monkeypatch.chdir(tree.path / "elsewhere")
     out = tree.path / "out.json"
 
-    found = tree.run("../circuits", "--mechanism-json", out, pair="rel,cand")
+    result = tree.run("../circuits", "--mechanism-json", out, pair="rel,cand")
 
-    assert found.ret == pytest.ExitCode.OK, found.stdout.str()
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     about = json.loads(out.read_text())["pair"]["ft"]
     assert (about["folder"], about["adapter"]) == (f"{tree.path}/base", f"{tree.path}/adapter")
-    found.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines(
         [f"mechanism: ft = cand (cand) * {tree.path}/base + {tree.path}/adapter"]
     )
 
@@ -119,23 +119,23 @@ def test_workers_test_the_same_checkpoints(tree, monkeypatch):
     )
     out = tree.path / "out.json"
 
-    found = tree.run("-n", "1", "../circuits", "--mechanism-json", out, pair="rel,cand")
+    result = tree.run("-n", "1", "../circuits", "--mechanism-json", out, pair="rel,cand")
 
-    assert found.ret == pytest.ExitCode.OK, found.stdout.str()
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     about = json.loads(out.read_text())
     marks = {each["fingerprint"] for each in about["pair"].values()}
-    seen = about["claims"][0]["scores"][0]["setting"]["fingerprints"]["base"]
+    observed = about["claims"][0]["scores"][0]["setting"]["fingerprints"]["base"]
     assert about["pair"]["base"]["folder"] == f"{tree.path}/base"
-    assert seen in marks
+    assert observed in marks
 
 
 def test_the_report_names_the_folders_without_a_header(tree):
     """With -q too."""
     tree.pytester.makeini(ALIASES)
 
-    found = tree.run("-q", "circuits", pair="rel,cand")
+    result = tree.run("-q", "circuits", pair="rel,cand")
 
-    found.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines(
         [
             f"mechanism: base = rel (rel) * {tree.path}/base",
             f"mechanism: ft = cand (cand) * {tree.path}/ft",
@@ -148,10 +148,10 @@ def test_an_alias_that_names_nothing_says_from_where(tree, monkeypatch):
     tree.pytester.makeini("[pytest]\nmechanism_models = rel = ./gone\n")
     monkeypatch.chdir(tree.path / "elsewhere")
 
-    found = tree.run("../circuits", pair="rel,./ft")
+    result = tree.run("../circuits", pair="rel,./ft")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
         [f"ERROR: alias 'rel', relative to {tree.path}: no folder './gone'*"]
     )
 
@@ -229,17 +229,17 @@ def test_a_command_looks_at_the_run_that_pytest_makes(tree, monkeypatch, file):
     (tree.path / file.partition(",")[0]).write_text(FILES[file](KEYS))
     monkeypatch.chdir(tree.path / "elsewhere")
 
-    found = by_pytest(tree, "../circuits")
+    result = by_pytest(tree, "../circuits")
 
-    assert found == by_command("../circuits")
-    options = found["options"]
-    assert {role: each.folder.name for role, each in found["references"].items()} == {
+    assert result == by_command("../circuits")
+    options = result["options"]
+    assert {role: each.folder.name for role, each in result["references"].items()} == {
         "base": "base", "ft": "ft", "control": "control",
     }  # fmt: skip
     assert (options.dtype, options.device, options.batch_size) == ("float64", "cuda:1", 7)
     assert (options.engine, options.trust) == ("reference", Trust(True))
-    assert found["store"] == tree.path / "kept" / "d" / "mechanism"
-    assert found["confidence"] == 0.9
+    assert result["store"] == tree.path / "kept" / "d" / "mechanism"
+    assert result["confidence"] == 0.9
 
 
 def test_a_store_of_the_ini_file_is_the_commands_too(tree, monkeypatch):
@@ -280,11 +280,11 @@ def test_what_is_typed_goes_over_the_ini_file(tree, monkeypatch, flag):
     value, short = TYPED[flag] or (None, flag)
     values = [] if value is None else [value]
 
-    found = by_command("circuits", flag, *values)
+    result = by_command("circuits", flag, *values)
 
-    assert found == by_pytest(tree, "circuits", flag, *values)
-    assert found == by_command("circuits", short, *values)
-    assert found != plain
+    assert result == by_pytest(tree, "circuits", flag, *values)
+    assert result == by_command("circuits", short, *values)
+    assert result != plain
 
 
 def test_a_plugin_named_in_addopts_may_be_ours(tree):
@@ -303,10 +303,10 @@ def test_addopts_count_for_a_command(tree, monkeypatch):
     tree.pytester.makeini(ini(KEYS | {"addopts": options, "mechanism_dtype": "float32"}))
     monkeypatch.setenv("PYTEST_ADDOPTS", "--mechanism-batch-size=3 --durations=2")
 
-    found = by_command("circuits")
+    result = by_command("circuits")
 
-    assert (found["options"].dtype, found["options"].batch_size) == ("float64", 3)
-    assert found["store"] is None
+    assert (result["options"].dtype, result["options"].batch_size) == ("float64", 3)
+    assert result["store"] is None
 
 
 def test_one_model_by_its_alias(tree, capsys):
@@ -353,5 +353,5 @@ def test_a_pair_and_a_model_exclude_each_other(tree, capsys):
     """One line, exit code 2."""
     assert main(["doctor", "--model", "./base", "--model-pair", "./base,./ft"]) == 2
     assert capsys.readouterr().err == (
-        "pytest-mechanism: give one of --model REF and --model-pair A,B\n"
+        "pytest-mechanism: name the checkpoints: either --model REF or --model-pair A,B\n"
     )

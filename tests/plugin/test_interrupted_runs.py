@@ -68,15 +68,15 @@ def test_a_killed_worker_is_red(two):
     """The claim that it was at is an error in the file; those of its successor are judged."""
     conftest(two, KILL)
 
-    found = two.run("-q", "-n", "1", "--mechanism-json", "out.json")
+    result = two.run("-q", "-n", "1", "--mechanism-json", "out.json")
 
-    seen = content(two)
-    verdicts = {f"{c['claim']}.{c['role']}": c["verdict"] for c in seen["claims"]}
-    assert found.ret == seen["exit_code"] == RED
+    observed = content(two)
+    verdicts = {f"{c['claim']}.{c['role']}": c["verdict"] for c in observed["claims"]}
+    assert result.ret == observed["exit_code"] == RED
     assert verdicts.pop("second.base") == "error"
     assert set(verdicts) == {"first.base", "first.ft", "second.ft"}
-    assert seen["not_run"] == []
-    reason = next(c["reason"] for c in seen["claims"] if c["verdict"] == "error")
+    assert observed["not_run"] == []
+    reason = next(c["reason"] for c in observed["claims"] if c["verdict"] == "error")
     assert "crashed while running" in reason
 
 
@@ -85,10 +85,10 @@ def test_a_killed_worker_loses_no_accepted_score(two):
     before = two.accepted()
     conftest(two, KILL)
 
-    found = two.run("-q", "-n", "1", "--snapshot-update", "--mechanism-json", "out.json")
+    result = two.run("-q", "-n", "1", "--snapshot-update", "--mechanism-json", "out.json")
 
     after = two.accepted()
-    assert found.ret == RED
+    assert result.ret == RED
     assert set(after) == set(before)
     assert any("accepted scores included" in each for each in content(two)["reasons"])
 
@@ -99,12 +99,12 @@ def test_workers_that_do_not_come_back(two, text):
     """Killed in a claim, or after all of them: red, and what is missing is listed."""
     conftest(two, text)
 
-    found = two.run("-q", "-n", "1", "--max-worker-restart=0", "--mechanism-json", "out.json")
+    result = two.run("-q", "-n", "1", "--max-worker-restart=0", "--mechanism-json", "out.json")
 
-    seen = content(two)
-    assert found.ret == seen["exit_code"] != 0
-    assert len(seen["claims"]) + len(seen["not_run"]) == 4
-    assert any("ended early" in each for each in seen["reasons"])
+    observed = content(two)
+    assert result.ret == observed["exit_code"] != 0
+    assert len(observed["claims"]) + len(observed["not_run"]) == 4
+    assert any("ended early" in each for each in observed["reasons"])
 
 
 def started(project, *arguments):
@@ -144,16 +144,16 @@ def test_a_run_that_is_told_to_end(two, end):
     run = started(two, *workers)
 
     os.killpg(run.pid, number)
-    said = run.communicate(timeout=60)[0].decode()
+    text = run.communicate(timeout=60)[0].decode()
 
     assert run.returncode not in (0, RED)
-    assert "Traceback" not in said
+    assert "Traceback" not in text
     assert set(two.accepted()) == set(before)
     path = two.path / "out.json"
     if path.exists():
-        seen = content(two)
-        assert seen["exit_code"] == run.returncode == STOPPED
-        assert "circuit.yaml::second::ft" in seen["not_run"]
+        observed = content(two)
+        assert observed["exit_code"] == run.returncode == STOPPED
+        assert "circuit.yaml::second::ft" in observed["not_run"]
     else:
         assert number == signal.SIGTERM
 

@@ -21,15 +21,15 @@ def two_claims(project):
 
 def test_items_are_named_file_claim_role(two_claims):
     """A claim on a role is the item `file::claim::role`."""
-    found = two_claims.run("--collect-only", "-q")
+    result = two_claims.run("--collect-only", "-q")
 
-    assert found.outlines[:4] == [
+    assert result.outlines[:4] == [
         "circuit.yaml::first::base",
         "circuit.yaml::first::ft",
         "circuit.yaml::second::base",
         "circuit.yaml::second::ft",
     ]
-    assert found.ret == 0
+    assert result.ret == 0
 
 
 def test_the_claim_is_a_collector(two_claims):
@@ -95,10 +95,10 @@ def test_failed_first_runs_the_red_role_first(two_claims):
 
 def test_deselect_leaves_out_one_role(two_claims):
     """`--deselect` takes a node id."""
-    found = two_claims.run("-v", "--deselect", "circuit.yaml::second::ft")
+    result = two_claims.run("-v", "--deselect", "circuit.yaml::second::ft")
 
-    assert ran(found) == ["first::base", "first::ft", "second::base"]
-    assert found.ret == 0
+    assert ran(result) == ["first::base", "first::ft", "second::base"]
+    assert result.ret == 0
 
 
 def test_keyword_does_not_change_a_verdict(two_claims):

@@ -76,10 +76,10 @@ def test_autouse_fixture_of_the_project(mixed):
 
 def test_syrupy_switched_off(mixed):
     """Without syrupy claims are red and say which plugin is missing."""
-    found = mixed.result("-p", "no:syrupy")["claims"]
+    result = mixed.result("-p", "no:syrupy")["claims"]
 
-    assert {c["verdict"] for c in found} == {"error"}
-    assert found[0]["reason"].startswith("the plugin syrupy keeps the accepted scores")
+    assert {c["verdict"] for c in result} == {"error"}
+    assert result[0]["reason"].startswith("the plugin syrupy keeps the accepted scores")
 
 
 def test_warnings_as_errors(mixed):
@@ -89,12 +89,12 @@ def test_warnings_as_errors(mixed):
 
 def test_workers_give_the_same_verdicts(mixed):
     """With xdist the verdicts, the exit code and the one result file are those of a plain run."""
-    found = mixed.run_on_workers("--mechanism-json", "out.json")
+    result = mixed.run_on_workers("--mechanism-json", "out.json")
 
     claims = json.loads((mixed.path / "out.json").read_text())["claims"]
     assert {f"{c['claim']}.{c['role']}": c["verdict"] for c in claims} == EXPECTED
     assert len(claims) == len(EXPECTED)
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert [p.name for p in mixed.path.glob("out*")] == ["out.json"]
 
 
@@ -102,10 +102,10 @@ def test_workers_print_one_table(mixed, monkeypatch):
     """With xdist there is one table, and one in the job summary, with every claim in both."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(mixed.path / "summary.md"))
 
-    found = mixed.run_on_workers()
+    result = mixed.run_on_workers()
 
-    assert sum("= mechanism: base+ft =" in line for line in found.outlines) == 1
-    rows = [line for line in found.outlines if line.startswith(("pass  ", "fail  "))]
+    assert sum("= mechanism: base+ft =" in line for line in result.outlines) == 1
+    rows = [line for line in result.outlines if line.startswith(("pass  ", "fail  "))]
     assert len(rows) == len(EXPECTED)
     summary = (mixed.path / "summary.md").read_text()
     assert summary.count("### ") == 1
@@ -116,10 +116,10 @@ def test_ordinary_tests_see_nothing_of_us(project):
     """A project without specs gets no table, no file and no red run."""
     project.pytester.makepyfile(test_other="def test_other(): pass")
 
-    found = project.run(pair=None)
+    result = project.run(pair=None)
 
-    assert found.ret == pytest.ExitCode.OK
-    found.stdout.no_fnmatch_line("*mechanism: *")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*mechanism: *")
     assert not (project.path / "__scores__").exists()
 
 

@@ -95,10 +95,10 @@ def test_alias_names_a_folder_seen_from_the_rootdir(green):
     os.chdir(green.path / "below")
     (green.path / "below" / "values.json").write_text('{"good": 0.9}')
 
-    found = green.run("..", pair="one,two")
+    result = green.run("..", pair="one,two")
 
-    found.stdout.fnmatch_lines(["mechanism: base = one (one) *", "mechanism: ft = two (two) *"])
-    assert found.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["mechanism: base = one (one) *", "mechanism: ft = two (two) *"])
+    assert result.ret == pytest.ExitCode.OK
 
 
 def test_pair_of_the_ini_file_is_seen_from_the_rootdir(green):
@@ -140,10 +140,10 @@ def test_embedded_names_are_no_aliases_elsewhere(green):
     (green.path / "below").mkdir()
     os.chdir(green.path / "below")
 
-    found = green.run("..", pair="base,ft")
+    result = green.run("..", pair="base,ft")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines(["ERROR: no alias or folder 'base'; *valid: zoo:base, zoo:ft*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: no alias or folder 'base'; *valid: zoo:base, zoo:ft*"])
 
 
 def test_further_models_from_the_ini_file(green):
@@ -202,22 +202,22 @@ def test_further_models_from_the_ini_file(green):
 )
 def test_wrong_option(green, arguments, line):
     """A value that cannot be meant is one line that says what would be right, exit code 4."""
-    found = green.run(*arguments)
+    result = green.run(*arguments)
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines([f"ERROR: {line}"])
-    assert len([x for x in found.errlines if x.strip()]) == 1
-    found.stdout.no_fnmatch_line("*Traceback*")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {line}"])
+    assert len([x for x in result.errlines if x.strip()]) == 1
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_quantised_weights_need_their_library(green, monkeypatch):
     """What to install is one line, before anything is collected."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
-    found = green.run("--mechanism-quantize", "8bit")
+    result = green.run("--mechanism-quantize", "8bit")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
     line = "--mechanism-quantize: 8bit needs the library bitsandbytes: pip install bitsandbytes"
-    found.stderr.fnmatch_lines([f"ERROR: {line}"])
+    result.stderr.fnmatch_lines([f"ERROR: {line}"])
 
 
 @pytest.mark.parametrize(
@@ -252,21 +252,21 @@ def test_wrong_ini_value(green, key, line):
     """A wrong value of an ini key is the same line as that of its option."""
     ini(green, key)
 
-    found = green.run(pair=None if "pair" in key else "./base,./ft")
+    result = green.run(pair=None if "pair" in key else "./base,./ft")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines([f"ERROR: {line}"])
-    assert "Traceback" not in found.stderr.str() + found.stdout.str()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {line}"])
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
 
 
 def test_word_for_a_number_in_an_ini_file(green):
     """In a pytest.ini a word where a number belongs exits 4 with one line."""
     green.pytester.makeini("[pytest]\nmechanism_batch_size = many\n")
 
-    found = green.run()
+    result = green.run()
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stderr.fnmatch_lines(["ERROR: ini mechanism_batch_size: *'many'"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: ini mechanism_batch_size: *'many'"])
 
 
 def test_numbers_in_toml_may_be_numbers(green):
@@ -288,9 +288,9 @@ def test_numbers_in_an_ini_file(green):
 
 def test_confidence_reaches_the_claims(green):
     """`--mechanism-confidence` is that of every score."""
-    found = green.result("--mechanism-confidence", "0.9")["claims"]
+    result = green.result("--mechanism-confidence", "0.9")["claims"]
 
-    assert [c["scores"][0]["confidence"] for c in found] == [0.9, 0.9]
+    assert [c["scores"][0]["confidence"] for c in result] == [0.9, 0.9]
 
 
 def test_confidence_from_the_ini_file(green):
@@ -322,11 +322,11 @@ def test_dtype_and_device_reach_the_claims(green, where):
     """Dtype and device are noted beside every score, from the flag or from the ini key."""
     if where == "ini":
         ini(green, 'mechanism_dtype = "float64"', 'mechanism_device = "cuda:1"')
-        found = green.result()
+        result = green.result()
     else:
-        found = green.result("--mechanism-dtype", "float64", "--mechanism-device", "cuda:1")
+        result = green.result("--mechanism-dtype", "float64", "--mechanism-device", "cuda:1")
 
-    setting = found["claims"][0]["scores"][0]["setting"]
+    setting = result["claims"][0]["scores"][0]["setting"]
     assert (setting["dtype"], setting["device"]) == ("float64", "cuda")
 
 

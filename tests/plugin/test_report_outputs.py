@@ -57,18 +57,18 @@ def test_table_shows_drift(mixed):
     mixed.checkpoint("ft", "other weights")
     mixed.values(good={"base": 0.9, "ft": 0.95})
 
-    found = mixed.run()
+    result = mixed.run()
 
-    found.stdout.fnmatch_lines(["pass     circuit.good  base  *  same"])
-    found.stdout.fnmatch_lines(["pass     circuit.good  ft    *  +0.700 better"])
+    result.stdout.fnmatch_lines(["pass     circuit.good  base  *  same"])
+    result.stdout.fnmatch_lines(["pass     circuit.good  ft    *  +0.700 better"])
 
 
 def test_first_line_of_a_failure_is_in_the_short_summary(mixed):
     """The short summary has the sentence that says what failed."""
     mixed.run("-ra").stdout.fnmatch_lines(
         [
-            "FAILED circuit.yaml::good::ft - good on ft: fixed score 0.250 [[]0.188, 0.312], "
-            "at least 0.75 claimed"
+            "FAILED circuit.yaml::good::ft - good on ft: fixed score 0.250 [[]0.188, 0.312]; "
+            "claimed: at least 0.75"
         ]
     )
 
@@ -77,14 +77,14 @@ def test_failure_shows_the_yaml_with_line_numbers(mixed):
     """A failure shows the claim's YAML, then claim, score, interval and control."""
     mixed.run().stdout.fnmatch_lines(
         [
-            "good on ft: fixed score 0.250 [[]0.188, 0.312], at least 0.75 claimed",
+            "good on ft: fixed score 0.250 [[]0.188, 0.312]; claimed: at least 0.75",
             "",
             "circuit.yaml:5: FAILED",
             "  5 |   good: {kind: fixed, reads: good, at_least: 0.75,",
             "  6 |     drift: 0.1}",
             "",
             "  claimed   at least 0.75",
-            "  measured  fixed score = 0.2500, 95% interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
+            "  measured  fixed score = 0.2500, 95% confidence interval [[]0.1875, 0.3125], 100 rows in 20 contexts",
             "            what values.json says",
             "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
             "  meaning   the number in the file is lower than claimed",
@@ -98,19 +98,19 @@ def test_inconclusive_says_how_many_rows_would_settle_it(mixed):
     """An inconclusive claim is called red and says how many rows would settle it."""
     mixed.values(good=0.78)
 
-    found = mixed.run("-ra")
+    result = mixed.run("-ra")
 
-    found.stdout.fnmatch_lines(["circuit.yaml:5: INCONCLUSIVE (counts as red)"])
-    found.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines(["circuit.yaml:5: INCONCLUSIVE (counts as red)"])
+    result.stdout.fnmatch_lines(
         ["FAILED *good::ft - * does not show whether it is at least 0.75; about *rows*"]
     )
 
 
 def test_quiet_run_still_has_the_table(mixed):
     """`-q` leaves out the header and keeps the table, with the checkpoints above it."""
-    found = mixed.run("-q")
+    result = mixed.run("-q")
 
-    found.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines(
         ["*= mechanism: base+ft =*", "mechanism: base = *", "mechanism: ft = *", "verdict *",
          "*", "fail     circuit.good  ft  *"]
     )  # fmt: skip
@@ -118,10 +118,10 @@ def test_quiet_run_still_has_the_table(mixed):
 
 def test_no_progress_where_nobody_watches(mixed):
     """Outside an interactive terminal nothing is drawn."""
-    found = mixed.run()
+    result = mixed.run()
 
-    assert "\r" not in found.stdout.str() + found.stderr.str()
-    assert found.errlines == []
+    assert "\r" not in result.stdout.str() + result.stderr.str()
+    assert result.errlines == []
 
 
 # -- the result file
@@ -131,9 +131,9 @@ def test_result_file(mixed):
     """The result file has the documented shape, exactly."""
     mixed.accept()
 
-    found = mixed.result("-k", "ft")
+    result = mixed.result("-k", "ft")
 
-    assert list(found) == [
+    assert list(result) == [
         "mechanism_json",
         "pair",
         "claims",
@@ -145,8 +145,8 @@ def test_result_file(mixed):
         "versions",
         "exit_code",
     ]
-    assert found["mechanism_json"] == 1
-    assert found["pair"] == {
+    assert result["mechanism_json"] == 1
+    assert result["pair"] == {
         role: {
             "label": role,
             "reference": f"./{role}",
@@ -156,10 +156,10 @@ def test_result_file(mixed):
         }
         for role in ("base", "ft")
     }
-    assert found["checkpoints_loaded"] == 0
-    assert found["measurements"] == {"done": 0, "from_store": 0}
-    assert found["versions"]["pytest-mechanism"] == version("pytest-mechanism")
-    (claim,) = found["claims"]
+    assert result["checkpoints_loaded"] == 0
+    assert result["measurements"] == {"done": 0, "from_store": 0}
+    assert result["versions"]["pytest-mechanism"] == version("pytest-mechanism")
+    (claim,) = result["claims"]
     assert claim.pop("seconds") >= 0
     assert claim.pop("notes") == []
     (score,) = claim.pop("scores")
@@ -173,7 +173,7 @@ def test_result_file(mixed):
         "verdict": "fail",
         "cause": "refuted",
         "meaning": "the number in the file is lower than claimed",
-        "reason": "fixed score 0.250 [0.188, 0.312], at least 0.75 claimed",
+        "reason": "fixed score 0.250 [0.188, 0.312]; claimed: at least 0.75",
         "score": 0.25,
         "interval": [0.1875, 0.3125],
         "n": 100,
@@ -203,9 +203,9 @@ def test_result_file_has_further_models(mixed):
     """Further models stand beside the pair's."""
     mixed.checkpoint("control")
 
-    found = mixed.result("--mechanism-model", "control=./control")
+    result = mixed.result("--mechanism-model", "control=./control")
 
-    assert list(found["pair"]) == ["base", "ft", "control"]
+    assert list(result["pair"]) == ["base", "ft", "control"]
 
 
 def test_result_file_of_claims_without_a_score(project):
@@ -236,12 +236,12 @@ def test_result_file_replaces_an_older_one(mixed):
 
 def test_result_file_that_cannot_be_written(mixed):
     """A path that turns out unwritable exits 4 with one line; the table is shown all the same."""
-    found = mixed.run("--mechanism-json", "/proc/out.json")
+    result = mixed.run("--mechanism-json", "/proc/out.json")
 
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    found.stdout.fnmatch_lines(["ERROR: --mechanism-json: /proc/out.json cannot be written: *"])
-    found.stdout.fnmatch_lines(["fail     circuit.good  ft  *"])
-    assert "Traceback" not in found.stderr.str() + found.stdout.str()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["ERROR: --mechanism-json: /proc/out.json cannot be written: *"])
+    result.stdout.fnmatch_lines(["fail     circuit.good  ft  *"])
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
 
 
 def test_no_result_file_without_a_pair(mixed):
@@ -268,11 +268,11 @@ def test_junit_properties(mixed):
     mixed.run("--junit-xml", "out.xml")
 
     cases = ET.parse(mixed.path / "out.xml").iter("testcase")  # noqa: S314
-    found = {
+    result = {
         case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")}
         for case in cases
     }
-    assert found["ft"] == {
+    assert result["ft"] == {
         "mechanism_verdict": "fail",
         "mechanism_cause": "refuted",
         "mechanism_score": "0.25",
@@ -283,7 +283,7 @@ def test_junit_properties(mixed):
         "mechanism_interval_low": "0.1875",
         "mechanism_interval_high": "0.3125",
     }
-    assert found["base"]["mechanism_verdict"] == "pass"
+    assert result["base"]["mechanism_verdict"] == "pass"
 
 
 def test_junit_failure_message(mixed):
@@ -291,7 +291,7 @@ def test_junit_failure_message(mixed):
     mixed.run("--junit-xml", "out.xml")
 
     (failure,) = ET.parse(mixed.path / "out.xml").iter("failure")  # noqa: S314
-    assert failure.get("message").startswith("good on ft: fixed score 0.250 [0.188, 0.312], at")
+    assert failure.get("message").startswith("good on ft: fixed score 0.250 [0.188, 0.312]; cl")
 
 
 # -- the job's summary
@@ -321,10 +321,10 @@ def test_job_summary_that_cannot_be_written(mixed, monkeypatch):
     """A summary file that cannot be written is a line, not another verdict."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(mixed.path))
 
-    found = mixed.run("-m", "role(name='base')")
+    result = mixed.run("-m", "role(name='base')")
 
-    assert found.ret == pytest.ExitCode.OK
-    found.stdout.fnmatch_lines(["GITHUB_STEP_SUMMARY cannot be written: *"])
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["GITHUB_STEP_SUMMARY cannot be written: *"])
 
 
 def test_empty_job_summary_variable(mixed, monkeypatch):

@@ -47,10 +47,10 @@ def two(project):
 
 def claims(project, *arguments):
     """Exit code, and `claim.role` -> verdict; the file says the exit code too."""
-    found = project.run("-q", "--mechanism-json", "out.json", *arguments)
+    result = project.run("-q", "--mechanism-json", "out.json", *arguments)
     content = json.loads((project.path / "out.json").read_text())
-    assert content["exit_code"] == found.ret
-    return found, {f"{c['claim']}.{c['role']}": c["verdict"] for c in content["claims"]}
+    assert content["exit_code"] == result.ret
+    return result, {f"{c['claim']}.{c['role']}": c["verdict"] for c in content["claims"]}
 
 
 OFTEN = ("mark", "fixture")
@@ -63,16 +63,16 @@ def test_a_skip_is_in_the_file_and_red_where_none_is_allowed(two, how):
     """Whatever skips a claim."""
     two.pytester.makeconftest(SKIPS[how])
 
-    found, verdicts = claims(two)
-    assert found.ret == OK
+    result, verdicts = claims(two)
+    assert result.ret == OK
     assert verdicts == {
         "first.base": "pass", "first.ft": "pass", "second.base": "skipped", "second.ft": "skipped",
     }  # fmt: skip
 
-    found, verdicts = claims(two, "--mechanism-no-skips")
-    assert found.ret == RED
+    result, verdicts = claims(two, "--mechanism-no-skips")
+    assert result.ret == RED
     assert [verdicts["second.base"], verdicts["second.ft"]] == ["error", "error"]
-    found.stdout.fnmatch_lines(["*second on ft is skipped, which --mechanism-no-skips forbids: *"])
+    result.stdout.fnmatch_lines(["*second on ft is skipped, which --mechanism-no-skips forbids: *"])
 
 
 @pytest.mark.parametrize("how", ["mark", pytest.param("hook of the call", marks=pytest.mark.slow)])
@@ -82,10 +82,10 @@ def test_a_skipped_claim_with_an_accepted_score_is_red_where_those_are_required(
     two.pytester.makeconftest(SKIPS[how])
 
     assert claims(two)[0].ret == OK
-    found, verdicts = claims(two, "--mechanism-require-accepted")
-    assert found.ret == RED
+    result, verdicts = claims(two, "--mechanism-require-accepted")
+    assert result.ret == RED
     assert verdicts["second.ft"] == "error"
-    found.stdout.fnmatch_lines(["*second on ft is skipped and has an accepted score (*): *"])
+    result.stdout.fnmatch_lines(["*second on ft is skipped and has an accepted score (*): *"])
     before = two.accepted()
     two.run("--mechanism-require-accepted", "--snapshot-update")
     assert two.accepted() == before
@@ -107,8 +107,8 @@ def test_a_spec_that_does_not_apply_is_a_skip_too(two):
     two.spec("third", name="other")
     two.accept()
     two.spec("third", name="other", top="applies_to: {shape: {n_heads: 99}}")
-    found, verdicts = claims(two, "--mechanism-require-accepted")
-    assert (found.ret, verdicts["third.ft"]) == (RED, "error")
+    result, verdicts = claims(two, "--mechanism-require-accepted")
+    assert (result.ret, verdicts["third.ft"]) == (RED, "error")
 
 
 @pytest.mark.slow
@@ -118,9 +118,9 @@ def test_skips_are_red_under_xdist(two):
     path = f"import sys\nsys.path.insert(0, {str(two.third_party)!r})\n"
     two.pytester.makeconftest(path + SKIPS["mark"])
 
-    found, verdicts = claims(two, "--mechanism-require-accepted", "-n", "1")
+    result, verdicts = claims(two, "--mechanism-require-accepted", "-n", "1")
 
-    assert found.ret == RED
+    assert result.ret == RED
     assert [verdicts["second.base"], verdicts["second.ft"]] == ["error", "error"]
 
 
@@ -141,12 +141,12 @@ def test_a_run_that_judged_base_alone_is_red(project):
     project.spec("old: {on: base}")
     project.values(old=0.9)
 
-    found, verdicts = claims(project)
+    result, verdicts = claims(project)
 
-    assert (found.ret, verdicts) == (RED, {"old.base": "pass"})
-    found.stdout.fnmatch_lines([NO_FT])
+    assert (result.ret, verdicts) == (RED, {"old.base": "pass"})
+    result.stdout.fnmatch_lines([NO_FT])
     reasons = json.loads((project.path / "out.json").read_text())["reasons"]
-    assert [each.partition(",")[0] for each in reasons] == ["no claim judged the role ft"]
+    assert [reason.partition(",")[0] for reason in reasons] == ["no claim judged the role ft"]
 
 
 def test_a_claim_that_compares_ft_judges_it(project):
@@ -175,11 +175,11 @@ def test_a_claim_that_compares_ft_judges_it(project):
 @pytest.mark.slow
 def test_what_somebody_selects(uneven, arguments, code):
     """A role or a claim that is named is meant; -k, files and folders name none."""
-    found, verdicts = claims(uneven, *arguments)
+    result, verdicts = claims(uneven, *arguments)
 
-    assert found.ret == code, found.stdout.str()
+    assert result.ret == code, result.stdout.str()
     assert verdicts
-    assert found.stdout.str().count("no claim judged the role ft") == (code == RED)
+    assert result.stdout.str().count("no claim judged the role ft") == (code == RED)
 
 
 def test_last_failed_is_about_what_failed(uneven):
@@ -188,9 +188,9 @@ def test_last_failed_is_about_what_failed(uneven):
     uneven.run()
     uneven.values(old=0.9)
 
-    found, verdicts = claims(uneven, "--lf")
+    result, verdicts = claims(uneven, "--lf")
 
-    assert (found.ret, verdicts) == (OK, {"old.base": "pass"})
+    assert (result.ret, verdicts) == (OK, {"old.base": "pass"})
 
 
 def test_base_alone_is_red_under_xdist(project):
@@ -198,10 +198,10 @@ def test_base_alone_is_red_under_xdist(project):
     project.spec("old: {on: base}")
     project.values(old=0.9)
 
-    found = project.run_on_workers("-q", workers=1)
+    result = project.run_on_workers("-q", workers=1)
 
-    assert found.ret == RED
-    found.stdout.fnmatch_lines([NO_FT])
+    assert result.ret == RED
+    result.stdout.fnmatch_lines([NO_FT])
 
 
 def test_a_skipped_ft_leaves_the_run_red(project):
@@ -210,19 +210,19 @@ def test_a_skipped_ft_leaves_the_run_red(project):
     project.values(second=0.9)
     project.pytester.makeconftest(SKIPS["fixture"].replace('"second"', '"::ft"'))
 
-    found, verdicts = claims(project)
+    result, verdicts = claims(project)
 
-    assert (found.ret, verdicts) == (RED, {"second.base": "pass", "second.ft": "skipped"})
-    found.stdout.fnmatch_lines([NO_FT])
+    assert (result.ret, verdicts) == (RED, {"second.base": "pass", "second.ft": "skipped"})
+    result.stdout.fnmatch_lines([NO_FT])
 
 
 def test_a_pair_on_the_command_line_and_no_spec_is_red(project):
     """Other tests that pass judge no checkpoint; a pair in the ini file is for all runs."""
     project.pytester.makepyfile(test_other="def test_other(): pass")
 
-    found = project.run("-q")
-    assert found.ret == RED
-    found.stdout.fnmatch_lines(["the command names a pair and no claim ran*"])
+    result = project.run("-q")
+    assert result.ret == RED
+    result.stdout.fnmatch_lines(["the command names a pair and no claim ran*"])
 
     project.pytester.makeini("[pytest]\nmodel_pair = ./base,./ft\n")
     assert project.run("-q", pair=None).ret == OK

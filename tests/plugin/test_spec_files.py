@@ -268,11 +268,11 @@ def collected(tree):
         env={**os.environ, "PYTHONPATH": str(tree)}, cwd=tree, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert "Traceback" not in run.stdout + run.stderr
-    seen = json.loads((tree / "seen.json").read_text())
-    assert seen["exit"] == pytest.ExitCode.INTERRUPTED
+    observed = json.loads((tree / "seen.json").read_text())
+    assert observed["exit"] == pytest.ExitCode.INTERRUPTED
     assert time.monotonic() - started < 100
-    found = {row_of(each): "spec" for each in seen["items"]}
-    return found | {row_of(each): "error" for each in seen["errors"]}
+    result = {row_of(each): "spec" for each in observed["items"]}
+    return result | {row_of(each): "error" for each in observed["errors"]}
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +283,8 @@ def linted(tree):
         assert main(["lint", "rows"]) == 2
     lines = out.getvalue().splitlines()
     assert all(": ok, 1 claims, 2 tests" in line for line in lines)
-    found = {row_of(line): "spec" for line in lines}
-    return found | {row_of(line): "error" for line in err.getvalue().splitlines()}
+    result = {row_of(line): "spec" for line in lines}
+    return result | {row_of(line): "error" for line in err.getvalue().splitlines()}
 
 
 def test_the_table_is_long():
@@ -346,10 +346,10 @@ def test_a_lost_spec_ends_the_run(pytester):
     """Beside a spec that is collected, and with nothing run."""
     both(BESIDE, below(".archive"))(pytester.path)
 
-    found = pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-q")
+    result = pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-q")
 
-    assert found.ret == pytest.ExitCode.INTERRUPTED
-    found.stdout.fnmatch_lines(
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
         [".archive/x.yaml:1: is a spec in a hidden folder, where pytest does not*"]
     )
     out = pytester.runpytest_inprocess(
@@ -362,8 +362,8 @@ def test_a_spec_that_is_named_does_not_answer_for_its_neighbours(pytester):
     """A file or node id on the command line is what the run is about."""
     both(BESIDE, below(".archive"), link("gone.yaml"))(pytester.path)
 
-    found = pytester.runpytest_inprocess(
+    result = pytester.runpytest_inprocess(
         "-p", "no:hypothesispytest", "-q", "--collect-only", "good.yaml"
     )
 
-    assert found.ret == pytest.ExitCode.OK
+    assert result.ret == pytest.ExitCode.OK

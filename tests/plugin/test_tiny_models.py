@@ -131,20 +131,20 @@ def test_second_run_imports_no_torch(tiny):
 
 def test_collect_only_imports_no_torch(tiny):
     """`--collect-only` with a pair imports neither torch nor transformers, and has no result."""
-    found = tiny("--collect-only", "-q", store=False)
+    result = tiny("--collect-only", "-q", store=False)
 
-    assert found.modules == {"main": []}
-    assert found.run.ret == pytest.ExitCode.OK
-    assert found.run.outlines[:2] == [
+    assert result.modules == {"main": []}
+    assert result.run.ret == pytest.ExitCode.OK
+    assert result.run.outlines[:2] == [
         "tiny.yaml::learnt_nothing::base",
         "tiny.yaml::learnt_nothing::ft",
     ]
-    assert found.result is None
+    assert result.result is None
 
 
 def test_no_store_measures_anew(tiny):
     """`--mechanism-no-store` takes nothing from a full store and comes to the same scores."""
-    found = tiny("--mechanism-no-store")
+    result = tiny("--mechanism-no-store")
 
-    assert found.counts == tiny.first.counts
-    assert found.scores == tiny.first.scores
+    assert result.counts == tiny.first.counts
+    assert result.scores == tiny.first.scores

@@ -18,7 +18,7 @@ def line(model: str, panel: str = "", control: bool = False, name: str = "") -> 
 
 
 def chart(*lines: Line, **more: object) -> Chart:
-    return Chart("How fast?", "steps", "accuracy", lines, (0.5, "counts as back"), **more)  # type: ignore[arg-type]
+    return Chart("How fast?", "steps", "accuracy", lines, (0.5, "capability is back"), **more)  # type: ignore[arg-type]
 
 
 def drawn(tmp_path: Path, given: Chart) -> str:
@@ -40,7 +40,7 @@ def test_every_word_is_text_and_every_line_is_there(tmp_path: Path) -> None:
     )  # fmt: skip
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     for word in ("How fast?", "steps", "accuracy", "release", "never had it", "rate 1e-4",
-                 "rate 1e-3", "counts as back", "500 rows"):  # fmt: skip
+                 "rate 1e-3", "capability is back", "500 rows"):  # fmt: skip
         assert word in texts
     assert texts.count("release") == 1
     assert len(re.findall(r'id="line-release-', svg)) == 2
@@ -54,9 +54,9 @@ def test_the_threshold_is_named_below_the_panels_where_no_curve_can_cross_its_la
     """The curve ends at the threshold, where the label used to be."""
     flat = Line("base", "", tuple((x, 0.5, (0.4, 0.6)) for x in (0.0, 10.0, 20.0)))
     svg = drawn(tmp_path, chart(flat))
-    (label,) = re.findall(r'<text[^>]*y="([\d.]+)"[^>]*>counts as back</text>', svg) or re.findall(
-        r"translate\([\d.]+ ([\d.]+)\)[^>]*>counts as back</text>", svg
-    )
+    (label,) = re.findall(
+        r'<text[^>]*y="([\d.]+)"[^>]*>capability is back</text>', svg
+    ) or re.findall(r"translate\([\d.]+ ([\d.]+)\)[^>]*>capability is back</text>", svg)
     inside = svg[svg.index('id="line-release-"') :]
     (curve,) = re.findall(r' d="M [\d.]+ ([\d.]+)', inside)[:1]
     bottom = re.search(r"translate\([\d.]+ ([\d.]+)\)[^>]*>steps</text>", svg)

@@ -128,13 +128,13 @@ def words(root: ET.Element, gid: str | None = None) -> list[str]:
 
 
 def by_id(root: ET.Element, gid: str) -> ET.Element:
-    (found,) = (e for e in root.iter() if e.get("id") == gid)
-    return found
+    (result,) = (e for e in root.iter() if e.get("id") == gid)
+    return result
 
 
 def ids(root: ET.Element, pattern: str) -> set[str]:
-    found = (e.get("id", "") for e in root.iter())
-    return {name for name in found if re.fullmatch(pattern, name)}
+    result = (e.get("id", "") for e in root.iter())
+    return {name for name in result if re.fullmatch(pattern, name)}
 
 
 # -- heat maps
@@ -246,10 +246,10 @@ def test_models_of_different_sizes_stand_side_by_side() -> None:
 @pytest.mark.parametrize("count", [1, 2, 12, 13, 32, 80, 1000])
 def test_axes_have_at_most_twelve_ticks(count: int) -> None:
     """From 0 on, evenly spaced."""
-    found = head_map.ticks(count)
-    assert found[0] == 0
-    assert len(found) <= 12
-    assert len(set(np.diff(found))) <= 1
+    result = head_map.ticks(count)
+    assert result[0] == 0
+    assert len(result) <= 12
+    assert len(set(np.diff(result))) <= 1
 
 
 # -- the graph
@@ -257,10 +257,10 @@ def test_axes_have_at_most_twelve_ticks(count: int) -> None:
 
 def test_an_arrow_is_as_wide_as_its_effect() -> None:
     """Twice the effect, twice the width; one arrow a group and model."""
-    found = arrows(drawn(graph()))
-    assert found["edge-fetcher-ft"] == pytest.approx(2 * found["edge-fetcher-base"])
-    assert found["edge-fetcher-base"] == pytest.approx(2 * found["edge-reader-base"])
-    assert set(found) == {f"edge-{g}-{m}" for g in ("fetcher", "reader") for m in ("base", "ft")}
+    result = arrows(drawn(graph()))
+    assert result["edge-fetcher-ft"] == pytest.approx(2 * result["edge-fetcher-base"])
+    assert result["edge-fetcher-base"] == pytest.approx(2 * result["edge-reader-base"])
+    assert set(result) == {f"edge-{g}-{m}" for g in ("fetcher", "reader") for m in ("base", "ft")}
 
 
 def arrows(figure: Figure) -> dict[str, float]:
@@ -316,10 +316,10 @@ def test_groups_stand_over_their_position_and_under_their_reader() -> None:
         "b": layout.Block(1, "a", (2, 1), (2, 0.5)),
         "c": layout.Block(0, "a", (2, 1), (2, 0.5)),
     }
-    found = layout.arrange(blocks, [1, 1], (2, 0.5))
-    a, b, c = (found.places[name] for name in "abc")
+    result = layout.arrange(blocks, [1, 1], (2, 0.5))
+    a, b, c = (result.places[name] for name in "abc")
     assert b.bottom == c.bottom < a.bottom
-    assert found.lanes[0][0] < c.left < found.lanes[0][1] <= found.lanes[1][0] < a.left == b.left
+    assert result.lanes[0][0] < c.left < result.lanes[0][1] <= result.lanes[1][0] < a.left == b.left
     assert (b.port, b.target) == (b.spine, a.bottom)
     assert a.left < c.port < b.port
 
@@ -377,8 +377,8 @@ def test_no_text_is_cut_off_and_none_covers_another(name: str) -> None:
     """Every text lies inside the picture, and no two of them overlap."""
     figure = drawn(EVERY[name])
     figure.draw_without_rendering()
-    seen = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
-    boxes = [(t.get_text(), t.get_window_extent()) for t in seen]
+    observed = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+    boxes = [(t.get_text(), t.get_window_extent()) for t in observed]
     assert len(boxes) > 5
     page = figure.bbox
     outside = [

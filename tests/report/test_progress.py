@@ -16,6 +16,7 @@ from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.report.progress import (
     Bar,
+    InSteps,
     Log,
     command_progress,
     duration_text,
@@ -104,3 +105,29 @@ def test_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(False) is Log
     assert run(False, -1) is Silent
     assert run(True, workerinput={}) is Silent
+
+
+def test_a_search_says_which_step_begins_and_how_long_it_has_taken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line as each step begins, and the step in the lines between; nothing where nothing is shown."""
+    now = [0.0]
+    log = Log(clock=lambda: now[0])
+    steps = InSteps(log, clock=lambda: now[0])
+    steps.begin(3)
+    steps.step("the model on the task")
+    now[0] += 95
+    steps.step("path patching movers at last into the logits")
+    steps.start("base on cpu", 100, ("path patching at last", 144, "heads"))
+    now[0] += 60
+    steps.advance(50)
+    steps.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "mechanism: step 1 of 3: the model on the task",
+        "mechanism: step 2 of 3: path patching movers at last into the logits (2 min gone)",
+        "mechanism: base on cpu, step 2 of 3, path patching at last: 72 of 144 heads, about 60 s left",
+    ]
+    silent = InSteps(Silent())
+    silent.begin(1)
+    silent.step("the model on the task")
+    assert capsys.readouterr().err == ""

@@ -100,7 +100,11 @@ TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
         (ROWS, PATCHED, None),
         (ROWS, PROBED, None),
         ([], ask(Performance), "wrote no rows for stream rows"),
-        (ROWS[:9], ask(Performance), "9 rows come from 9 contexts, an interval needs 10"),
+        (
+            ROWS[:9],
+            ask(Performance),
+            "9 rows come from 9 contexts, but a confidence interval needs 10",
+        ),
         ([replace(r, source=None) for r in ROWS], PATCHED, "no source prompt to patch from"),
         (
             [*ROWS, row(12, base=replace(ROWS[0].base, spans={}))],
@@ -116,8 +120,8 @@ def test_what_a_row_lacks_is_known_without_a_model(
     rows: Any, measurement: Measurement, says: str | None
 ) -> None:
     """One row in thirteen is enough to be refused."""
-    found = problem(Written(rows), measurement)
-    assert found is None if says is None else says in str(found)
+    result = problem(Written(rows), measurement)
+    assert result is None if says is None else says in str(result)
 
 
 def test_every_place_of_the_rows_needs_fifty_prompts() -> None:
@@ -139,8 +143,8 @@ def test_what_is_resampled_has_the_same_anchors() -> None:
     others = [row(i) for i in range(12)]
     assert problem(Written(ROWS, others), silenced("resample")) is None
     anchored = replace(ROWS[0].base, anchors=(("start", 0), ("query", 30)))
-    found = problem(Written([row(0, base=anchored), *ROWS[1:]], others), silenced("resample"))
-    assert "has the anchor 'query'" in str(found)
+    result = problem(Written([row(0, base=anchored), *ROWS[1:]], others), silenced("resample"))
+    assert "has the anchor 'query'" in str(result)
 
 
 def test_the_advised_number_of_prompts_suffices() -> None:
@@ -185,8 +189,10 @@ def test_looking_ahead_imports_no_torch() -> None:
         "import sys, pytest_mechanism.runner.preflight, pytest_mechanism.discovery.preflight\n"
         "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
 
 
 # -- trainings
@@ -268,8 +274,8 @@ def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path
     needed = claim.required_measurements(gate.context(spec, claim, "ft"))
     assert gate.runner.store is not None
     for each in needed:
-        seen = Observations(("a",), ("x",), {"correct": [1.0]})
-        gate.runner.store.put(gate.runner.key(each), seen)
+        observed = Observations(("a",), ("x",), {"correct": [1.0]})
+        gate.runner.store.put(gate.runner.key(each), observed)
     fresh = open_evaluator(
         "--model-pair", "base=zoo:wrapper_safe,ft=zoo:wrapper_ft", "--store", tmp_path / "store"
     )

@@ -145,10 +145,10 @@ def test_the_version_of_every_library_changes_the_key(
 
 def test_no_two_measurements_share_a_key() -> None:
     """What changes a key in two ways gives two other keys."""
-    found = [key(), *(key(m) for m in OTHER_MEASUREMENTS.values())]
-    found += [key(**s) for s in OTHER_SETTINGS.values()]
-    found += [key(roles=OTHER_ROLES[f"weights of the {name}"]) for name in ("model", "donor")]
-    assert len(found) == len(set(found))
+    result = [key(), *(key(m) for m in OTHER_MEASUREMENTS.values())]
+    result += [key(**s) for s in OTHER_SETTINGS.values()]
+    result += [key(roles=OTHER_ROLES[f"weights of the {name}"]) for name in ("model", "donor")]
+    assert len(result) == len(set(result))
 
 
 def test_the_name_of_a_role_does_not_change_the_key() -> None:
@@ -176,8 +176,8 @@ def test_versions_are_those_of_the_installed_libraries() -> None:
     """Every library is named; one that is not installed is ``none``."""
     import numpy as np
 
-    found = versions()
-    assert (sorted(LIBRARIES), np.__version__) == (sorted(found), found["numpy"])
+    result = versions()
+    assert (sorted(LIBRARIES), np.__version__) == (sorted(result), result["numpy"])
 
 
 def test_a_library_that_is_not_installed_has_a_version_of_its_own(
@@ -217,12 +217,12 @@ def test_the_gpus_that_auto_will_find_change_the_key(
     """None, one, one that is hidden; a named device is its kind, whatever is there."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(keys, "GPUS", tmp_path)
-    seen = {device_kind("auto")}
+    observed = {device_kind("auto")}
     (tmp_path / "0000:01:00.0").mkdir()
-    seen.add(device_kind("auto"))
+    observed.add(device_kind("auto"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    seen.add(device_kind("auto"))
-    assert len(seen) == 3
+    observed.add(device_kind("auto"))
+    assert len(observed) == 3
     assert (device_kind("cuda:1"), device_kind("cpu")) == ("cuda", "cpu")
 
 

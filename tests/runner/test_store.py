@@ -23,6 +23,7 @@ from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
+from pytest_mechanism.measurements.sizes import SizesResult
 from pytest_mechanism.measurements.snip import WeightChangeResult
 from pytest_mechanism.runner import store as module
 from pytest_mechanism.runner.store import ROW_FIELDS, Store
@@ -87,6 +88,7 @@ def test_an_entry_of_another_class_is_none(store: Store) -> None:
 
 RESULTS: list[Observations] = [
     MaskResult(("a",), ("x",), {}, ((2, 1), (3, 0))),
+    SizesResult(("a",), ("x",), {}, ((2, 1), (3, 0))),
     ProbeResult(("a",), ("x",), {}, {0: 0.1, 12: 1.0}, 12, 3),
     PruningResult(("a",), ("x",), {}, {0: 0.1, 12: 1.0}, ("a row 1",)),
     WeightChangeResult(("a",), ("x",), {}, (1.0, 0.0)),
@@ -223,16 +225,16 @@ def test_readers_see_all_of_an_entry_or_nothing(
 ) -> None:
     """Until the moment it is put in place a new entry is not there, and the old one is whole."""
     store.put(KEY, SEEN)
-    found = []
+    result = []
     original = os.replace
 
     def noted(source: Path, target: Path) -> None:
-        found.append(plain(store.get(KEY, Noted)))
+        result.append(plain(store.get(KEY, Noted)))
         original(source, target)
 
     monkeypatch.setattr(module.os, "replace", noted)
     store.put(KEY, Noted(("a",), ("b",), {"x": [2.0]}))
-    assert ([plain(SEEN)], ("a",)) == (found, store.get(KEY, Noted).example_ids)
+    assert ([plain(SEEN)], ("a",)) == (result, store.get(KEY, Noted).example_ids)
 
 
 def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(

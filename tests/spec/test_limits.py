@@ -95,9 +95,9 @@ def test_counts_and_names_have_limits(folder: Path, text: str, message: str) -> 
 def test_a_file_with_hundreds_of_problems_names_the_first(folder: Path) -> None:
     """In the order of lines, and no more than somebody reads."""
     claims = "".join(f"  c{i}: {{kind: wrong}}\n" for i in range(400))
-    found = complaints(folder, HEAD + BOXES + "claims:\n" + claims)
-    assert len(found) == MOST_PROBLEMS
-    assert [line.split(":")[1] for line in found] == [str(i) for i in range(5, 5 + MOST_PROBLEMS)]
+    result = complaints(folder, HEAD + BOXES + "claims:\n" + claims)
+    assert len(result) == MOST_PROBLEMS
+    assert [line.split(":")[1] for line in result] == [str(i) for i in range(5, 5 + MOST_PROBLEMS)]
 
 
 @pytest.mark.parametrize("key", ["instruction", "reply"])
@@ -114,7 +114,7 @@ def test_half_a_character_is_no_text(folder: Path, text: str) -> None:
     """JSON can name halves of characters that no file and no tokenizer can hold."""
     (folder / "bad.jsonl").write_text(text)
     says = [
-        "x.yaml:3: task: bad.jsonl:1: holds half a character (a lone surrogate), which is no text"
+        "x.yaml:3: task: bad.jsonl:1: holds half a character (a lone surrogate), which is not text"
     ]
     assert complaints(folder, HEAD + REFUSAL + CLAIMS) == says
     (folder / "p.jsonl").write_text(text.replace("instruction", "prompt"))
@@ -137,12 +137,12 @@ def test_no_path_of_a_spec_leaves_its_folder(folder: Path, name: str) -> None:
     (folder / "link.jsonl").symlink_to(outside / "secret.jsonl")
     (folder / "folder").symlink_to(outside, target_is_directory=True)
     given = str(outside / "secret.jsonl") if name == "ABSOLUTE" else name
-    found = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", given) + CLAIMS)
-    assert found == [f"x.yaml:3: task.harmful: {given} lies outside the spec's folder"]
+    result = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", given) + CLAIMS)
+    assert result == [f"x.yaml:3: task.harmful: {given} lies outside the spec's folder"]
     other = given.replace("secret.jsonl", "other.yaml").replace("link.jsonl", "link.yaml")
     (folder / "link.yaml").symlink_to(outside / "other.yaml")
-    found = complaints(folder, HEAD + f"extends: {other}\n" + CLAIMS)
-    assert found == [f"x.yaml:3: extends: {other} lies outside this spec's folder"]
+    result = complaints(folder, HEAD + f"extends: {other}\n" + CLAIMS)
+    assert result == [f"x.yaml:3: extends: {other} lies outside this spec's folder"]
 
 
 def test_a_task_that_is_extended_keeps_to_its_own_folder(folder: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_task_that_is_extended_keeps_to_its_own_folder(folder: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "good.jsonl").write_text((folder / "good.jsonl").read_text())
     (folder / "sub" / "task.yaml").write_text(HEAD + REFUSAL.replace("bad", "../bad") + CLAIMS)
-    found = complaints(folder, HEAD + "extends: sub/task.yaml\n" + CLAIMS)
-    assert found == ["x.yaml:3: task.harmful: ../bad.jsonl lies outside the spec's folder"]
+    result = complaints(folder, HEAD + "extends: sub/task.yaml\n" + CLAIMS)
+    assert result == ["x.yaml:3: task.harmful: ../bad.jsonl lies outside the spec's folder"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
@@ -165,9 +165,9 @@ def test_what_is_no_file_is_not_waited_for(folder: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    found = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", "odd.jsonl") + CLAIMS)
-    assert len(found) == 1
-    assert "no file odd.jsonl" in found[0] or "lies outside" in found[0]
+    result = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", "odd.jsonl") + CLAIMS)
+    assert len(result) == 1
+    assert "no file odd.jsonl" in result[0] or "lies outside" in result[0]
 
 
 # -- one line for a mistake
@@ -249,10 +249,10 @@ def test_a_claim_that_its_task_cannot_bear_is_said_at_its_line(
     folder: Path, task: str, claim: str, says: str | None
 ) -> None:
     """Before any model is loaded."""
-    found = complaints(folder, HEAD + task + claims(claim))
+    result = complaints(folder, HEAD + task + claims(claim))
     if says is None:
-        assert found == []
+        assert result == []
     else:
-        assert len(found) == 1
-        assert found[0].startswith("x.yaml:4: claim a: ")
-        assert says in found[0]
+        assert len(result) == 1
+        assert result[0].startswith("x.yaml:4: claim a: ")
+        assert says in result[0]

@@ -57,9 +57,9 @@ def problems(loaded):
     def of(text: str) -> list[str]:
         with pytest.raises(SpecError) as problem:
             loaded(text)
-        found = problem.value
+        result = problem.value
         return [
-            str(each) for each in (found.problems if isinstance(found, SpecErrors) else [found])
+            str(each) for each in (result.problems if isinstance(result, SpecErrors) else [result])
         ]
 
     return of
@@ -124,8 +124,11 @@ def test_a_claim_knows_its_line(loaded) -> None:
 )
 def test_a_claim_becomes_one_test_per_role(loaded, claim: str, roles: tuple, models: dict) -> None:
     """A claim on one model has an item for each role, a claim that compares has ``pair``."""
-    found = loaded(SPEC).claims[claim]
-    assert (roles, models) == (found.roles(), {role: found.models(role) for role in found.roles()})
+    result = loaded(SPEC).claims[claim]
+    assert (roles, models) == (
+        result.roles(),
+        {role: result.models(role) for role in result.roles()},
+    )
 
 
 ONE = "x.yaml:3: "
@@ -598,16 +601,16 @@ def test_a_position_may_ask_for_the_first_token_of_a_word(loaded, at: str, kept:
 )
 def test_a_wrong_token_of_a_word_is_one_line(problems, at: str, says: str) -> None:
     """With the line of ``at`` and what would be right."""
-    (found,) = problems(SPEC.replace("at: query_label", f"at: {at}"))
-    assert found.startswith(f"x.yaml:7: group b: {says}")
+    (result,) = problems(SPEC.replace("at: query_label", f"at: {at}"))
+    assert result.startswith(f"x.yaml:7: group b: {says}")
 
 
 def test_a_probe_s_position_is_one_of_the_task_s(problems) -> None:
     """Said at lint, not when the probe runs."""
-    (found,) = problems(
+    (result,) = problems(
         SPEC + "  read: {kind: decodable, asked: rows, position: lst, at_least: 0.5}\n"
     )
-    assert found.startswith("x.yaml:17: claim read: unknown position 'lst'; did you mean 'last'?")
+    assert result.startswith("x.yaml:17: claim read: unknown position 'lst'; did you mean 'last'?")
 
 
 def test_a_role_that_heads_cannot_have_been_found_on_is_named(tmp_path: Path) -> None:
@@ -634,8 +637,8 @@ def test_a_resolved_spec_is_the_same_spec(loaded) -> None:
 @pytest.mark.parametrize("key", ["atol", "drift", "confidence"])
 def test_a_tolerance_without_a_value_is_no_default(problems, key: str) -> None:
     """An empty key is a slip, and not a way to say nothing."""
-    (found,) = problems(HEAD + f"{key}:\n" + TASK + CLAIMS)
-    assert found.startswith(f"x.yaml:3: {key}: must ")
+    (result,) = problems(HEAD + f"{key}:\n" + TASK + CLAIMS)
+    assert result.startswith(f"x.yaml:3: {key}: must ")
 
 
 def test_a_spec_cannot_be_changed(loaded) -> None:

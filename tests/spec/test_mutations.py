@@ -81,6 +81,11 @@ BASES: dict[str, dict[str, Any]] = {
             "moved": {"kind": "knockout", "from": "last", "to": "query_label.first",
                       "from_layer": 3, "drops_at_most": 0.1},
             "all": {"kind": "completeness", "at_most": 0.1, "subsets": 3},
+            "equal": {"kind": "equivalent", "from": "base", "to": "ft", "margin": 0.05,
+                      "of": "log_probability"},
+            "beats": {"kind": "sufficiency", "random": 29},
+            "grows": {"kind": "curve", "cpr_at_least": 0.5, "axis": "logarithmic",
+                      "ranking": "absolute"},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
         },
     },
@@ -209,22 +214,22 @@ def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | Non
         with Path(record).open("a", encoding="utf-8") as file:
             file.write(f"{seconds:.4f} {code} {test}\n")
     assert seconds < 1, f"{seconds:.2f} s"
-    said = err.getvalue().replace(f"{folder}{os.sep}", "")
+    text = err.getvalue().replace(f"{folder}{os.sep}", "")
     if code == 0:
         shown = out.getvalue()
-        assert said == ""
+        assert text == ""
         assert all(line.isprintable() for line in shown.split("\n"))
         assert resolved or shown.startswith(f"{path}: ok, ")
         return None
     assert code == 2
     assert out.getvalue() == ""
-    return said.removesuffix("\n").split("\n")
+    return text.removesuffix("\n").split("\n")
 
 
 def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
     """Complaints that are not one line that names a line of the file."""
-    found = outcome(raw, folder, resolved)
-    if found is None:
+    result = outcome(raw, folder, resolved)
+    if result is None:
         return []
     lines = (
         1
@@ -236,23 +241,23 @@ def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
     )
     lines = max(lines, len(TEXT.splitlines()))
     wrong = []
-    for each in found:
+    for each in result:
         parsed = LINE.fullmatch(each)
         if parsed is None or not each.isprintable() or not 1 <= int(parsed[2]) <= lines:
             wrong.append(each)
         elif len(each) > 1200:
             wrong.append(f"{len(each)} characters")
-    return wrong if found else ["no complaint and no spec"]
+    return wrong if result else ["no complaint and no spec"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("mutations")
+    result = tmp_path_factory.mktemp("mutations")
     other = {k: v for k, v in BASES["circuit"].items() if k != "extends"}
-    (found / "other.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
+    (result / "other.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
     for name in ("harmful", "harmless"):
         lines = [{"instruction": f"{name} {i}", "reply": f"Sure, {i}"} for i in range(40)]
-        (found / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (result / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     prompts = [
         {
             "prompt": f"{i} [[S1:Mary]] gave a drink to",
@@ -263,8 +268,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for i in range(40)
     ]
-    (found / "names.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    return found
+    (result / "names.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    return result
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -48,10 +48,10 @@ def lint(tmp_path: Path, applies: str) -> str:
 )
 def test_what_no_run_can_meet_is_one_line(tmp_path: Path, applies: str, says: str) -> None:
     """With the line of the key."""
-    said = lint(tmp_path, applies)
+    text = lint(tmp_path, applies)
 
-    assert says in said
-    assert said.startswith("x.yaml:3: applies_to")
+    assert says in text
+    assert text.startswith("x.yaml:3: applies_to")
 
 
 @pytest.mark.parametrize(

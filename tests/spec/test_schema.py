@@ -29,21 +29,21 @@ def test_every_top_level_key_is_described() -> None:
 def test_no_other_key_is_valid() -> None:
     """An editor marks an unknown key, at the top and in every part."""
     closed = [
-        each["additionalProperties"]
-        for each in nodes(schema())
-        if each.get("type") == "object" and "properties" in each
+        node["additionalProperties"]
+        for node in nodes(schema())
+        if node.get("type") == "object" and "properties" in node
     ]
     assert (True, [False] * len(closed)) == (len(closed) >= len(claim_kinds()), closed)
 
 
 def test_every_claim_kind_and_task_family_is_a_choice() -> None:
     """Kinds and families of the registry stand in the schema as constants."""
-    found = schema()["properties"]
+    result = schema()["properties"]
     kinds = [
         each["properties"]["kind"]["const"]
-        for each in found["claims"]["additionalProperties"]["oneOf"]
+        for each in result["claims"]["additionalProperties"]["oneOf"]
     ]
-    families = [each["properties"]["family"]["const"] for each in found["task"]["oneOf"]]
+    families = [each["properties"]["family"]["const"] for each in result["task"]["oneOf"]]
     assert (sorted(claim_kinds()), sorted(task_families())) == (kinds, families)
 
 
@@ -59,9 +59,9 @@ def test_fields_are_called_as_in_yaml() -> None:
 
 def test_every_reference_leads_somewhere() -> None:
     """The schema stands alone: each $ref names one of its own definitions."""
-    found = schema()
-    wanted = {each["$ref"] for each in nodes(found) if "$ref" in each}
-    assert wanted == {f"#/$defs/{name}" for name in found["$defs"]}
+    result = schema()
+    wanted = {node["$ref"] for node in nodes(result) if "$ref" in node}
+    assert wanted == {f"#/$defs/{name}" for name in result["$defs"]}
 
 
 @pytest.mark.parametrize("key", ["groups", "claims"])
@@ -80,16 +80,16 @@ def test_the_schema_is_json() -> None:
 def test_a_template_s_words_and_texts_may_be_said_in_each_of_their_ways() -> None:
     """As the loader takes them: words written out, by name, from a file or in a table; texts alone,
     with an answer, or in several orders."""
-    found = schema()
-    ways = found["$defs"]["WordList"]["anyOf"]
-    assert [each["type"] for each in ways] == ["array", "string", "object", "object"]
+    result = schema()
+    ways = result["$defs"]["WordList"]["anyOf"]
+    assert [way["type"] for way in ways] == ["array", "string", "object", "object"]
     assert ways[1]["enum"] == sorted(BUILT_IN)
     (template,) = (
         each
-        for each in found["properties"]["task"]["oneOf"]
+        for each in result["properties"]["task"]["oneOf"]
         if each["properties"]["family"]["const"] == "template"
     )
     one = [{"type": "string"}, {"$ref": "#/$defs/Wording"}]
     texts = template["properties"]["texts"]["items"]["anyOf"]
     assert texts == [*one, {"items": {"anyOf": one}, "type": "array"}]
-    assert found["$defs"]["Source"]["properties"]["text"]["anyOf"][0]["const"] == "other"
+    assert result["$defs"]["Source"]["properties"]["text"]["anyOf"][0]["const"] == "other"

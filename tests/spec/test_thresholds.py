@@ -71,6 +71,15 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     "completeness": (
         BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0.51, 1], "subsets": [0], **TOLERANCE},
     ),
+    "equivalent": (
+        BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
+    ),
+    "sufficiency": (BOXES, {}, {"random": [0, 28], **TOLERANCE}),
+    "curve": (
+        BOXES,
+        {"cpr_at_least": 0.5, "cmd_at_most": 0.5},
+        {"cpr_at_least": [-1, 0, 1e-9, 0.049, 2.1], "cmd_at_most": [-0.1, 0.71, 1], **TOLERANCE},
+    ),
     "transfer": (
         BOXES,
         {"from": "base", "to": "ft", "faithfulness_at_least": 0.8},
@@ -212,8 +221,8 @@ def complaints(tmp_path: Path):
         try:
             load(tmp_path / "x.yaml", Path("x.yaml"))
         except MechanismError as problem:
-            found = problem.problems if isinstance(problem, SpecErrors) else [problem]
-            return [str(each) for each in found]
+            result = problem.problems if isinstance(problem, SpecErrors) else [problem]
+            return [str(each) for each in result]
         return []
 
     return of
@@ -243,9 +252,9 @@ def test_a_threshold_that_nothing_could_miss_is_refused(complaints, kind: str) -
     for name, values in fields.items():
         others = {k: v for k, v in claim.items() if k not in PARTNERS.get(name, ())}
         for value in values:
-            found = complaints(task, kind, {**others, name: value})
-            assert len(found) == (2 if value == [1e-9, 100] else 1), (name, value, found)
-            assert all(name in each for each in found)
+            result = complaints(task, kind, {**others, name: value})
+            assert len(result) == (2 if value == [1e-9, 100] else 1), (name, value, result)
+            assert all(name in each for each in result)
 
 
 PARTNERS = {
@@ -261,9 +270,9 @@ PARTNERS = {
 def test_a_tolerance_of_all_claims_is_refused_at_its_own_line(complaints, field: str) -> None:
     """And on no claim."""
     for value in TOLERANCE[field]:
-        found = complaints(BOXES, "accuracy", {"at_least": 0.6}, **{field: value})
-        assert len(found) == 1
-        assert f"{field}: must lie between" in found[0]
+        result = complaints(BOXES, "accuracy", {"at_least": 0.6}, **{field: value})
+        assert len(result) == 1
+        assert f"{field}: must lie between" in result[0]
 
 
 def test_a_refusal_says_why_and_what_is_valid(complaints) -> None:
@@ -278,8 +287,8 @@ def test_a_refusal_says_why_and_what_is_valid(complaints) -> None:
 def test_a_training_that_moves_no_weight_is_refused(complaints) -> None:
     """A rate that would do in ten thousand steps does nothing in one."""
     claim = {"refuses_at_least": 0.9, "rates": [1e-7], "steps": 10}
-    (found,) = complaints(REFUSAL, "suppression_holds_after", claim)
-    assert "rates: 10 steps at 1e-07 move no weight by more than 1e-06" in found
+    (result,) = complaints(REFUSAL, "suppression_holds_after", claim)
+    assert "rates: 10 steps at 1e-07 move no weight by more than 1e-06" in result
     assert complaints(REFUSAL, "suppression_holds_after", {**claim, "steps": 1000}) == []
 
 
@@ -316,9 +325,9 @@ def test_too_few_prompts_behind_a_mean_are_said_when_the_spec_is_read(
 ) -> None:
     """As far as the task's texts tell without a tokenizer."""
     groups = {"a": {"heads": {0: [0]}, "at": "last"}}
-    found = complaints(task, "faithfulness", FAITHFUL, ablation=ablation, groups=groups)
-    assert len(found) == (says is not None)
-    assert says is None or says in found[0]
+    result = complaints(task, "faithfulness", FAITHFUL, ablation=ablation, groups=groups)
+    assert len(result) == (says is not None)
+    assert says is None or says in result[0]
 
 
 ONE_WAY = {**COUNTING, "ways": ["count"]}
@@ -328,12 +337,12 @@ ONE_WAY = {**COUNTING, "ways": ["count"]}
     ("task", "kind", "claim", "says"),
     [
         (BOXES | {"rows": 20}, "accuracy", {"at_least": 0.6},
-         "20 rows come from 3 contexts, an interval needs 10; raise task.rows"),
+         "20 rows come from 3 contexts, but a confidence interval needs 10; raise task.rows"),
         (BOXES | {"boxes": 2}, "encodes", {"group": "a", "variable": "box_label", "at_least": 0.5},
          "needs at least 3 boxes"),
         (BOXES, "suppression_holds", {"refuses_at_least": 0.9}, "has no question that must be refused"),
         (REFUSAL, "path", {"group": "a", "drops_at_least": 0.1}, "has no clean and corrupted prompts"),
-        (ONE_WAY, "resists_jailbreak", {"refuses_at_least": 0.9}, "asks in one way alone"),
+        (ONE_WAY, "resists_jailbreak", {"refuses_at_least": 0.9}, "has only one phrasing"),
         (BOXES, "resists_revival", {"criterion": 0.5, **TRAINING}, "has no answer to what must be refused"),
     ],
 )  # fmt: skip
@@ -341,16 +350,16 @@ def test_rows_that_the_task_cannot_give_are_said_when_the_spec_is_read(
     complaints, task: dict[str, Any], kind: str, claim: dict[str, Any], says: str
 ) -> None:
     """At the claim that needs them."""
-    (found,) = complaints(task, kind, claim)
-    assert says in found
+    (result,) = complaints(task, kind, claim)
+    assert says in result
 
 
 def test_a_label_is_no_role(complaints) -> None:
     """``applies_to.labels`` tells labels; a role of that name is one that applies_to.roles lists."""
     claim = {"on": "released", "at_least": 0.6}
     applies = {"labels": ["released", "ft*"]}
-    (found,) = complaints(BOXES, "accuracy", claim, applies_to=applies)
-    assert "'released' is a label (applies_to.labels), and a claim names roles" in found
+    (result,) = complaints(BOXES, "accuracy", claim, applies_to=applies)
+    assert "'released' is a label (applies_to.labels), and a claim names roles" in result
     applies["roles"] = ["released"]
     assert complaints(BOXES, "accuracy", claim, applies_to=applies) == []
     assert complaints(BOXES, "accuracy", claim) == []

@@ -67,8 +67,8 @@ def refused(text: str) -> str:
 )
 def test_a_scalar_means_what_it_looks_like(text: str, value: object) -> None:
     """A plain scalar is a number, a truth value or nothing only where it looks like one."""
-    found = parsed(f"k: {text}\n")["k"]
-    assert (type(value), value) == (type(found), found)
+    result = parsed(f"k: {text}\n")["k"]
+    assert (type(value), value) == (type(result), result)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_scalar_means_what_it_looks_like(text: str, value: object) -> None:
 )
 def test_a_key_is_a_word_or_a_whole_number(key: str, value: object) -> None:
     """Keys are words as written, or whole numbers; no key is true, null or a fraction."""
-    (found,) = parsed(f"{key}: 1\n")
-    assert (type(value), value) == (type(found), found)
+    (result,) = parsed(f"{key}: 1\n")
+    assert (type(value), value) == (type(result), result)
 
 
 TEXT = """\

@@ -25,11 +25,11 @@ def test_it_is_the_cosine_of_the_means() -> None:
     """Products of rows are enough to know it, and the interval holds it."""
     a, b = rows(np.ones(WIDTH)), rows(np.arange(WIDTH) - 2.0, 1)
     mean, other = a.mean(0), b.mean(0)
-    found = of(a, b)
+    result = of(a, b)
     expected = mean @ other / np.linalg.norm(mean) / np.linalg.norm(other)
-    assert found.value == pytest.approx(expected, abs=1e-12)
-    assert found.interval[0] < expected < found.interval[1]
-    assert (found.n, found.clusters) == (N, N)
+    assert result.value == pytest.approx(expected, abs=1e-12)
+    assert result.interval[0] < expected < result.interval[1]
+    assert (result.n, result.clusters) == (N, N)
 
 
 def test_rows_are_drawn_in_pairs() -> None:
@@ -44,8 +44,8 @@ def test_rows_are_drawn_in_pairs() -> None:
 def test_equal_models_have_the_same_direction_for_sure(sign: int) -> None:
     """1, or -1 where one is the other's opposite."""
     a = rows(np.ones(WIDTH))
-    found = of(a, sign * a)
-    assert (found.value, *found.interval) == pytest.approx((sign, sign, sign))
+    result = of(a, sign * a)
+    assert (result.value, *result.interval) == pytest.approx((sign, sign, sign))
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -54,8 +54,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     truth = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     held = 0
     for seed in range(60):
-        found = of(rows(a, seed, 40), rows(b, 1000 + seed, 40))
-        held += found.interval[0] <= truth <= found.interval[1]
+        result = of(rows(a, seed, 40), rows(b, 1000 + seed, 40))
+        held += result.interval[0] <= truth <= result.interval[1]
     assert held >= 50
 
 

@@ -61,10 +61,10 @@ def test_a_score_is_compared_with_the_accepted_one(
     received: dict, accepted: float | None, state: str, amount: float | None
 ) -> None:
     """Unchanged checkpoints may not move; new ones may not be surely worse; better is reported."""
-    found = compare(received, None if accepted is None else entry(accepted), TOLERANCE)
+    result = compare(received, None if accepted is None else entry(accepted), TOLERANCE)
     assert (state, amount if amount is None else pytest.approx(amount)) == (
-        found.state,
-        found.amount,
+        result.state,
+        result.amount,
     )
 
 
@@ -142,8 +142,8 @@ def test_a_drift_says_what_happened_and_what_was_allowed(
 ) -> None:
     """The reason is one line with both scores and the tolerance that applied."""
     received, accepted, *_ = CASES[case]
-    found = compare(received, accepted and entry(accepted), TOLERANCE)
-    assert (allowed, reason) == (found.allowed, found.reason)
+    result = compare(received, accepted and entry(accepted), TOLERANCE)
+    assert (allowed, reason) == (result.allowed, result.reason)
 
 
 NOT_NUMBERS = [float("nan"), float("inf"), -float("inf"), None, "0.8", True, [0.8]]
@@ -182,6 +182,6 @@ def test_a_score_that_got_no_worse_is_never_red(
     """On new checkpoints only a loss of the value itself beyond the tolerance can be red."""
     loss = {"higher": old - value, "lower": value - old}.get(better, abs(value - 1) - abs(old - 1))
     received = new(value, (value - half, value + half), better)
-    found = compare(received, entry(old), Tolerance(0.001, drift))
-    assert (found.red and loss <= drift - 1e-12) is False
-    assert (found.state == "better") == (loss < -drift)
+    result = compare(received, entry(old), Tolerance(0.001, drift))
+    assert (result.red and loss <= drift - 1e-12) is False
+    assert (result.state == "better") == (loss < -drift)

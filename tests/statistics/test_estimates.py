@@ -50,8 +50,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_share_has_wilsons_interval(ones: int, rows: int, low: float, high: float) -> None:
     """The intervals are those of Newcombe 1998, table I, method 3."""
-    found = proportion(share(ones, rows), alone(rows))
-    assert (ones / rows, pytest.approx((low, high), abs=5e-5)) == (found.value, found.interval)
+    result = proportion(share(ones, rows), alone(rows))
+    assert (ones / rows, pytest.approx((low, high), abs=5e-5)) == (result.value, result.interval)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_independent_rows_give_scipys_interval(
 ) -> None:
     """Without clusters the interval is Wilson's, the standard error the binomial one."""
     ones = data.draw(st.integers(1, rows - 1))
-    found = proportion(share(ones, rows), alone(rows, confidence))
+    result = proportion(share(ones, rows), alone(rows, confidence))
     wanted = stats.binomtest(ones, rows).proportion_ci(confidence, method="wilson")
     assert (
         pytest.approx((wanted.low, wanted.high)),
         pytest.approx(math.sqrt(ones / rows * (1 - ones / rows) / rows)),
         rows,
         rows,
-    ) == (found.interval, found.standard_error, found.n, found.clusters)
+    ) == (result.interval, result.standard_error, result.n, result.clusters)
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,26 +87,26 @@ def test_independent_rows_give_scipys_interval(
 def test_an_interval_holds_its_share_and_stays_a_share(rows: list[tuple[str, bool]]) -> None:
     """0 <= low <= value <= high <= 1, however rows and clusters fall, and not all one point."""
     clusters, values = zip(*rows, strict=True)
-    found = proportion([float(v) for v in values], Sampling(clusters, 0.95, 0))
-    low, high = found.interval
-    assert (0 <= low <= found.value <= high <= 1, low < high) == (True, True)
+    result = proportion([float(v) for v in values], Sampling(clusters, 0.95, 0))
+    low, high = result.interval
+    assert (0 <= low <= result.value <= high <= 1, low < high) == (True, True)
 
 
 def test_rows_that_repeat_each_other_count_once() -> None:
     """Seven equal rows a context give the interval of about one row a context."""
     once = share(40, GROUPS)
-    found = proportion([x for x in once for _ in range(SIZE)], CLUSTERED)
+    result = proportion([x for x in once for _ in range(SIZE)], CLUSTERED)
     assert (
         pytest.approx(proportion(once, alone(GROUPS)).interval, abs=0.03),
         GROUPS * SIZE,
         GROUPS,
-    ) == (found.interval, found.n, found.clusters)
+    ) == (result.interval, result.n, result.clusters)
 
 
 def test_a_shares_standard_error_is_that_of_its_clusters() -> None:
     """By hand: three contexts of two equal rows, two of them right, p = 2/3, error 1/3."""
-    found = proportion([1, 1, 0, 0, 1, 1], Sampling("aabbcc", 0.95, 0))
-    assert pytest.approx(1 / 3) == found.standard_error
+    result = proportion([1, 1, 0, 0, 1, 1], Sampling("aabbcc", 0.95, 0))
+    assert pytest.approx(1 / 3) == result.standard_error
 
 
 def test_the_design_effect_is_never_below_one() -> None:
@@ -298,8 +298,11 @@ def test_an_interval_holds_its_value(rows: list[tuple[str, bool, bool]]) -> None
     """The value of a mean and of a difference never lies outside its own interval."""
     clusters, a, b = zip(*rows, strict=True)
     how = Sampling(clusters, 0.95, 0)
-    found = [mean(np.array(a, float), how), difference(np.array(a, float), np.array(b, float), how)]
-    assert [e.interval[0] <= e.value <= e.interval[1] for e in found] == [True, True]
+    result = [
+        mean(np.array(a, float), how),
+        difference(np.array(a, float), np.array(b, float), how),
+    ]
+    assert [e.interval[0] <= e.value <= e.interval[1] for e in result] == [True, True]
 
 
 def test_the_bootstrap_is_the_same_for_the_same_seed() -> None:
@@ -337,11 +340,11 @@ def test_the_first_rows_keep_their_clusters() -> None:
 
 def test_clusters_of_unequal_size_weigh_by_their_rows() -> None:
     """The mean is that of rows, not of clusters."""
-    found = mean([1.0, 1.0, 1.0, 0.0], Sampling(["a", "a", "a", "b"], 0.95, 0))
-    assert Estimate(0.75, (0.0, 1.0), found.standard_error, 4, 2) == found
+    result = mean([1.0, 1.0, 1.0, 0.0], Sampling(["a", "a", "a", "b"], 0.95, 0))
+    assert Estimate(0.75, (0.0, 1.0), result.standard_error, 4, 2) == result
 
 
 def test_a_mean_of_zeros_that_count_nothing_is_zero() -> None:
     """A head that changes no row's log-probability has no effect; that is no share of 0 in n."""
-    found = estimates.mean([0.0] * 40, Sampling([str(i // 4) for i in range(40)], 0.95, 0))
-    assert (found.value, found.interval) == (0.0, (0.0, 0.0))
+    result = estimates.mean([0.0] * 40, Sampling([str(i // 4) for i in range(40)], 0.95, 0))
+    assert (result.value, result.interval) == (0.0, (0.0, 0.0))

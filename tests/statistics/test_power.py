@@ -25,8 +25,8 @@ def simulated(p: float, n: int, low: float, high: float) -> float:
     passed = 0
     for _ in range(500):
         true = rng.normal(p, math.sqrt(p * (1 - p) / n))
-        found = proportion((rng.random(n) < true).astype(float), how).interval
-        passed += low <= found[0] and found[1] <= high
+        result = proportion((rng.random(n) < true).astype(float), how).interval
+        passed += low <= result[0] and result[1] <= high
     return passed / 500
 
 
@@ -65,10 +65,10 @@ def test_the_rows_that_it_names_give_the_wanted_chance(p: float, low: float) -> 
 def test_a_model_at_its_threshold_passes_as_often_as_one_tail(confidence: float) -> None:
     """The false-pass rate is one tail of the interval. A score accepted there may be of a better
     model, so that its chance is higher, and no number of rows makes it a good one."""
-    found = power([judged(0.6, 500, low=0.6)], confidence)
-    assert found.false_pass == pytest.approx((1 - confidence) / 2)
+    result = power([judged(0.6, 500, low=0.6)], confidence)
+    assert result.false_pass == pytest.approx((1 - confidence) / 2)
     z = NORMAL.inv_cdf(0.5 + confidence / 2)
-    assert (found.passes, found.rows) == (pytest.approx(NORMAL.cdf(-z / math.sqrt(2))), None)
+    assert (result.passes, result.rows) == (pytest.approx(NORMAL.cdf(-z / math.sqrt(2))), None)
 
 
 def test_all_bounds_must_hold() -> None:
@@ -103,8 +103,8 @@ def test_a_score_without_spread_is_judged_by_its_exact_interval(
     bounds: dict, passes: float, rows: int | None
 ) -> None:
     """500 of 500 right leave [0.9927, 1]: a threshold in there does not pass, however surely."""
-    found = power([judged(1.0, 500, **bounds)], 0.95)
-    assert (passes, rows) == (found.passes, found.rows)
+    result = power([judged(1.0, 500, **bounds)], 0.95)
+    assert (passes, rows) == (result.passes, result.rows)
 
 
 @pytest.mark.parametrize("low", [0.9, 0.99])

@@ -54,9 +54,9 @@ def test_a_value_outside_its_bounds_never_passes(numbers: tuple[float, ...]) -> 
     """A pass implies that the value itself is inside; a fail that it is outside."""
     low, value, high = sorted(numbers[:3])
     bounds = sorted(numbers[3:])
-    found = verdicts.within(score(value, low, high), *bounds).status
+    result = verdicts.within(score(value, low, high), *bounds).status
     inside = bounds[0] <= value <= bounds[1]
-    assert (found != "pass" or inside, found != "fail" or not inside) == (True, True)
+    assert (result != "pass" or inside, result != "fail" or not inside) == (True, True)
 
 
 def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
@@ -64,7 +64,7 @@ def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
     own = score(0.7, 0.65, 0.75)
     assert Verdict(
         "pass",
-        "accuracy 0.700 [0.650, 0.750], at least 0.6 claimed",
+        "accuracy 0.700 [0.650, 0.750]; claimed: at least 0.6",
         "at least 0.6",
         (own,),
         (Judged(own, 0.6, None),),
@@ -73,14 +73,14 @@ def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
 
 def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
     """The reason names bound and rows: half the width takes four times the rows."""
-    found = verdicts.at_least(score(0.65, 0.55, 0.75), 0.6)
-    assert found.reason == (
+    result = verdicts.at_least(score(0.65, 0.55, 0.75), 0.6)
+    assert result.reason == (
         "accuracy 0.650 [0.550, 0.750] does not show whether it is at least 0.6; "
         "about 2,000 rows would decide (now 500)"
     )
-    found = verdicts.within(score(-0.2, -0.3, -0.1), -INF, -0.15, claimed="drops at least 0.15")
-    assert found.threshold == "drops at least 0.15"
-    assert "] does not show whether it drops at least 0.15; about " in found.reason
+    result = verdicts.within(score(-0.2, -0.3, -0.1), -INF, -0.15, claimed="drops at least 0.15")
+    assert result.threshold == "drops at least 0.15"
+    assert "] does not show whether it drops at least 0.15; about " in result.reason
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_the_rows_that_it_names_do_settle_it(
 ) -> None:
     """With that many rows, and intervals that shrink with their root, it passes or fails."""
     high = INF if width is None else low + width
-    found = verdicts.within(score(value, value - below, value + above, n), low, high)
-    assume(found.status == "inconclusive" and "about" in found.reason)
-    rows = int(re.search(r"about ([\d,]+) rows", found.reason)[1].replace(",", ""))
+    result = verdicts.within(score(value, value - below, value + above, n), low, high)
+    assume(result.status == "inconclusive" and "about" in result.reason)
+    rows = int(re.search(r"about ([\d,]+) rows", result.reason)[1].replace(",", ""))
     shrink = math.sqrt(n / rows) * (1 - 1e-9)
     later = score(value, value - below * shrink, value + above * shrink, rows)
     assert (
@@ -186,13 +186,13 @@ def test_all_must_pass_and_the_worst_is_the_reason(
     parts: tuple[Verdict, ...], status: str, names: list[str]
 ) -> None:
     """The worst verdict gives status and reason; scores keep their order, each once."""
-    found = verdicts.together(parts)
+    result = verdicts.together(parts)
     worst = next(v for v in parts if v.status == status)
     assert (status, worst.reason, names, sum(len(v.judged) for v in parts)) == (
-        found.status,
-        found.reason,
-        [s.name for s in found.scores],
-        len(found.judged),
+        result.status,
+        result.reason,
+        [s.name for s in result.scores],
+        len(result.judged),
     )
 
 
@@ -276,7 +276,7 @@ def test_a_model_exactly_at_the_margin_passes_in_at_most_one_run_of_twenty(
     rng = np.random.default_rng(11)
     passed = 0
     for _ in range(SAMPLES):
-        found, low, high = claim(rng)
-        judged = score(found.value, *found.interval)
+        result, low, high = claim(rng)
+        judged = score(result.value, *result.interval)
         passed += verdicts.within(judged, low, high).status == "pass"
     assert passed / SAMPLES <= 0.05

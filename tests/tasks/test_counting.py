@@ -402,14 +402,14 @@ def test_the_family_is_registered() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"letters": "aab"}, "letters: one of them is there twice"),
+        ({"letters": "aab"}, "letters: an entry appears twice"),
         ({"letters": "aB"}, "should match pattern"),
         ({"operands": "bxy"}, "x, y: asked about or refused, but not one of letters"),
         ({"refuse": "x"}, "x: asked about or refused, but not one of letters"),
         ({"refuse": "ab"}, "should match pattern"),
         ({"which": "all"}, "which: all needs a letter to refuse, as in refuse: a"),
         ({"operands": "a", "refuse": "a"}, "operands: none is left that must be answered"),
-        ({"ways": ["count", "count"]}, "ways: one of them is there twice"),
+        ({"ways": ["count", "count"]}, "ways: an entry appears twice"),
         ({"ways": ["ask"]}, "Input should be 'count', 'tally', 'number' or 'total'"),
         ({"ways": []}, "at least 1 item"),
         ({"shortest": 25}, "shortest is 25, longest only 24"),
@@ -429,7 +429,7 @@ def test_a_word_that_a_tokenizer_splits_is_an_error(word: str) -> None:
     with pytest.raises(MechanismError) as problem:
         task(refuse="a").rows(Without(word), 1)
     assert str(problem.value) == (
-        f"task counting: the tokenizers do not keep whole: {word}; the task is for models that "
+        f"task counting: the tokenizers split these words: {word}; the task is for models that "
         "were trained on it"
     )
 

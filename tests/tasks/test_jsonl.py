@@ -157,8 +157,8 @@ def test_a_spec_knows_the_file_s_positions_and_variables(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no object"),
+        ("{", "is not JSON"),
+        ("[]", "is not an object"),
         ("{}", "key 'prompt' is missing"),
         ('{"prompt": "a"}', "key 'answer' is missing"),
         ('{"prompt": "", "answer": "b"}', "prompt must be a text that is not empty"),
@@ -203,7 +203,7 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
     other = json.dumps({"prompt": "a b", "answer": "c"})
     path = tmp_path / "names.jsonl"
     for second, says in ((other, "names.jsonl:3: has the positions last, other lines have last, x"),
-                         ("{", "names.jsonl:3: is no JSON")):  # fmt: skip
+                         ("{", "names.jsonl:3: is not JSON")):  # fmt: skip
         path.write_text(f"{good}\n\n{second}\n")
         given = {"family": "jsonl", "file": "names.jsonl", "rows": 20}
         with pytest.raises(ValueError, match=says):
@@ -213,7 +213,7 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("many", "rows", "expected"),
     [
-        (0, 20, "names.jsonl: holds no line"),
+        (0, 20, "names.jsonl: has no lines"),
         (30, 20, "rows: 20, but names.jsonl has 30 lines and one half of them is for evaluation; add 10 lines"),
         (30, 100, "for evaluation; add 170 lines, or 10 and lower rows to 20"),
         (80, 100, "for evaluation; lower rows to 40 or add 120 lines"),

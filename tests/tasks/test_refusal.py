@@ -281,12 +281,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no JSON": (
         lambda f: write(f, "harmless", [line("harmless", 0), "tell me"]),
-        "demo.yaml:3: task: data/harmless.jsonl:2: is no JSON; a line is an object, as in "
+        "demo.yaml:3: task: data/harmless.jsonl:2: is not JSON; a line is an object, as in "
         '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}',
     ),
     "no object": (
         lambda f: write(f, "harmless", ['"tell me"']),
-        "demo.yaml:3: task: data/harmless.jsonl:1: is no object, as in "
+        "demo.yaml:3: task: data/harmless.jsonl:1: is not an object, as in "
         '{"instruction": "Tell me how to ...", "reply": "Sure, ..."}',
     ),
     "unknown key": (
@@ -328,7 +328,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no UTF-8": (
         lambda f: (f / "data/harmful.jsonl").write_bytes(b'{"instruction": "a"}\n\xff\n'),
-        "demo.yaml:3: task: data/harmful.jsonl:2: is no UTF-8 text",
+        "demo.yaml:3: task: data/harmful.jsonl:2: is not UTF-8 text",
     ),
 }
 

@@ -71,8 +71,8 @@ def share(values: Any) -> float:
 
 
 def accuracy(one: MeasurementContext, rows: int) -> float:
-    found = performance.measure(one, Performance(rows=rows, stream="rows"), [])
-    return share(found.values["correct"])
+    result = performance.measure(one, Performance(rows=rows, stream="rows"), [])
+    return share(result.values["correct"])
 
 
 def members(name: str, *leave_out: str) -> list[list[Any]]:
@@ -154,9 +154,9 @@ def test_the_weak_signal_finds_seven_objects_in_ten_and_the_others_all(
     bench: Benches, fillers: int
 ) -> None:
     """Accuracy with and without fillers: base between 0.6 and 0.8, the others at least 0.99."""
-    found = {name: accuracy(bench(name, fillers), 105) for name in MODELS}
-    assert 0.6 <= found.pop("planted_base") <= 0.8
-    assert min(found.values()) >= 0.99
+    result = {name: accuracy(bench(name, fillers), 105) for name in MODELS}
+    assert 0.6 <= result.pop("planted_base") <= 0.8
+    assert min(result.values()) >= 0.99
 
 
 # -- what the groups carry
@@ -174,7 +174,7 @@ def test_each_group_carries_its_variable_and_no_other(
     }
     one, planted = bench(name), MODELS[name][group]
     for variable in one.task.variables:
-        found = interchange.measure(
+        result = interchange.measure(
             one,
             Interchange(
                 heads=[list(head) for head in planted.heads],
@@ -185,7 +185,7 @@ def test_each_group_carries_its_variable_and_no_other(
             ),
             [],
         )
-        floor, ceiling, patched = (share(found.values[k]) for k in ("floor", "ceiling", "patched"))
+        floor, ceiling, patched = (share(result.values[k]) for k in ("floor", "ceiling", "patched"))
         score = (patched - floor) / (ceiling - floor)
         if variable != carried.get(group, "position"):
             assert abs(score) <= 0.05, variable
@@ -210,13 +210,13 @@ def test_a_learned_mask_over_a_layer_selects_the_planted_heads(
     """DCM among the eight heads of the layer."""
     planted = MODELS[name][group]
     ((layer),) = {layer for layer, _ in planted.heads}
-    found = learn_mask(
+    result = learn_mask(
         bench(name),
         [[layer, head, planted.at] for head in range(HEADS)],
         variable,
         DcmSettings(train=224, validation=32),
     )
-    assert found.selected == [(*head, planted.at) for head in sorted(planted.heads)]
+    assert result.selected == [(*head, planted.at) for head in sorted(planted.heads)]
 
 
 def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) -> None:
@@ -224,7 +224,7 @@ def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) 
     one = bench("planted_shared")
     fetchers = [list(head) for head in MODELS["planted_shared"]["value_fetcher"].heads]
     patches = {"all": fetchers} | {str(head): [head] for head in fetchers}
-    found = {
+    result = {
         name: share(
             interchange.measure(
                 one,
@@ -234,8 +234,8 @@ def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) 
         )
         for name, heads in patches.items()
     }
-    assert found.pop("all") == 1
-    assert set(found.values()) == {0}
+    assert result.pop("all") == 1
+    assert set(result.values()) == {0}
 
 
 # -- the circuits
@@ -251,7 +251,7 @@ def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, nam
         for layer, head, at in alive["everywhere"]
     ]
     alive |= {group: members(name, group) for group in MODELS[name]}
-    found = circuit.measure(
+    result = circuit.measure(
         one,
         CircuitPerformance(
             rows=70,
@@ -263,9 +263,9 @@ def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, nam
     )
     wanted = performance.measure(one, Performance(rows=70, stream="rows"), [])
     for whole in ("whole", "everywhere"):
-        np.testing.assert_array_equal(found.values[f"{whole}_correct"], wanted.values["correct"])
+        np.testing.assert_array_equal(result.values[f"{whole}_correct"], wanted.values["correct"])
     assert {
-        group: share(found.values[f"{group}_correct"]) for group in MODELS[name]
+        group: share(result.values[f"{group}_correct"]) for group in MODELS[name]
     } == dict.fromkeys(MODELS[name], 0.0)
 
 
@@ -276,7 +276,7 @@ def test_path_patching_ranks_the_planted_heads_first(bench: Benches, name: str, 
     into, via = planted.into or (None, None)
     receivers = [list(head) for head in MODELS[name][into].heads] if into else []
     below = max(layer for layer, _ in receivers) if receivers else LAYERS
-    found = path_patching.measure(
+    result = path_patching.measure(
         bench(name),
         PathPatching(
             rows=14,
@@ -292,7 +292,7 @@ def test_path_patching_ranks_the_planted_heads_first(bench: Benches, name: str, 
         ),
         [],
     )
-    effects = {key: share(v) for key, v in found.values.items() if not key.startswith("ratio ")}
+    effects = {key: share(v) for key, v in result.values.items() if not key.startswith("ratio ")}
     first = {f"{layer}.{head}" for layer, head in planted.heads}
     assert max(effects[key] for key in first) < -1
     assert max(abs(effect) for key, effect in effects.items() if key not in first) < 1e-3
@@ -312,6 +312,6 @@ def test_the_strong_transmitter_recovers_the_whole_gap_and_its_neighbours_nothin
     donation = cmap.donate(
         ft, ActivationDonation(heads=[*heads, *others], rows=70, stream="rows"), []
     )
-    found = cmap.measure(base, CrossModelPatching(**arguments), [donation])
-    assert share(found.values["patched"]) == accuracy(ft, 70) == 1
-    assert share(found.values["control"]) == accuracy(base, 70) < 0.9
+    result = cmap.measure(base, CrossModelPatching(**arguments), [donation])
+    assert share(result.values["patched"]) == accuracy(ft, 70) == 1
+    assert share(result.values["control"]) == accuracy(base, 70) < 0.9

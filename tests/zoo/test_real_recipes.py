@@ -22,11 +22,11 @@ def test_a_rounded_row_has_so_many_numbers(bits: int) -> None:
     """At most 2 ** bits - 1, each within half a step of its own, and the largest entry exactly."""
     torch.manual_seed(0)
     matrix = torch.randn(3, 5000) * torch.tensor([[1.0], [100.0], [1e-6]])
-    found = rounded(matrix, bits)
+    result = rounded(matrix, bits)
     step = matrix.abs().amax(1) / (2 ** (bits - 1) - 1)
-    assert all(len(row.unique()) <= 2**bits - 1 for row in found)
-    assert bool(((found - matrix).abs() <= 0.501 * step[:, None]).all())
-    torch.testing.assert_close(found.abs().amax(1), matrix.abs().amax(1))
+    assert all(len(row.unique()) <= 2**bits - 1 for row in result)
+    assert bool(((result - matrix).abs() <= 0.501 * step[:, None]).all())
+    torch.testing.assert_close(result.abs().amax(1), matrix.abs().amax(1))
 
 
 def test_a_row_of_zeros_stays_zero() -> None:

@@ -23,9 +23,10 @@ asked for; the paper takes any label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,10 +42,12 @@ from pytest_mechanism.engine.interface import (
 )
 from pytest_mechanism.engine.plumbing import index_tensor
 from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
+from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Head, Observations
 
 
@@ -52,7 +55,7 @@ def measure(
     context: MeasurementContext, request: PathPatching, inputs: Sequence[Any]
 ) -> Observations:
     """``{name}`` and ``ratio {name}`` for each sender."""
-    rows = context.task.pairs(context.vocabulary, request.rows, request.stream)
+    rows = pairs(context, request)
     columns = Columns()
     for batch in context.batches(rows):
         run = context.engine.run(batch.base.tokens)
@@ -83,43 +86,65 @@ def patched(
     via: Part | None,
 ) -> Iterator[Outcome]:
     """Each sender's outcome: of run 1 for the logits, of run 2 for receivers."""
-    source, place = batch.require_source(), batch.base.at(at)
-    layers = sorted({layer for heads in senders for layer, _ in heads})
-    source_z = dict(
-        zip(
-            layers,
-            context.engine.run(
-                source.tokens,
-                readings=[Reading(Site(layer, "z"), source.at(at)) for layer in layers],
-                answer=False,
-            ).outcome.readings,
-            strict=True,
-        )
-    )
+    place = batch.base.at(at)
+    from_source = source_z(context, batch, at)
     inputs = receiver_readings(context, receivers, via, place)
     first = (
         Branch(
-            sender_edits(source_z, place, heads), inputs, freeze_attention=True, answer=via is None
+            sender_edits(from_source, place, heads),
+            inputs,
+            freeze_attention=True,
+            answer=via is None,
         )
         for heads in senders
     )
     outcomes = run.branches(first)
     if via is None:
         return outcomes
-    second = (
-        Branch(
-            [
-                Edit(reading.site, value, at=reading.at, heads=reading.heads)
-                for reading, value in zip(inputs, outcome.readings, strict=True)
-            ]
-        )
-        for outcome in outcomes
+    return run.branches(second_run(inputs, outcome) for outcome in outcomes)
+
+
+def second_run(inputs: Sequence[Reading], first: Outcome) -> Branch:
+    """The branch of run 2: the receivers' inputs as run 1 gave them."""
+    return Branch(
+        [
+            Edit(reading.site, value, at=reading.at, heads=reading.heads)
+            for reading, value in zip(inputs, first.readings, strict=True)
+        ]
     )
-    return run.branches(second)
+
+
+def pairs(
+    context: MeasurementContext, request: PathPatching | AttributionPatching
+) -> Sequence[Row]:
+    """The rows of a request; streams write the same rows first, however many are asked for."""
+    count = request.first + request.rows
+    return context.task.pairs(context.vocabulary, count, request.stream)[request.first :]
+
+
+def source_z(
+    context: MeasurementContext, batch: Batch, at: str
+) -> Sequence[Float[Tensor, "rows places heads d_head"]]:
+    """The source prompts' z of each layer at a named position.
+
+    Every call reads all layers at all named positions, so that the engine can answer it from memory
+    whatever the position.
+    """
+    source = batch.require_source()
+    wanted, known = source.at(at), source.places
+    spans = torch.cat([*known.values()], dim=1)
+    readings = [Reading(Site(layer, "z"), spans) for layer in range(context.model.shape.n_layers)]
+    z = context.engine.run(source.tokens, readings=readings, answer=False).outcome.readings
+    start = 0
+    for places in known.values():
+        if places is wanted:
+            break
+        start += places.shape[1]
+    return [layer[:, start : start + wanted.shape[1]] for layer in z]
 
 
 def sender_edits(
-    source_z: Mapping[int, Float[Tensor, "rows places _ d_head"]],
+    source_z: Sequence[Float[Tensor, "rows places heads d_head"]],
     place: Positions,
     heads: Sequence[Head],
 ) -> list[Edit]:

@@ -1,75 +1,103 @@
-"""Attribution patching as a screen: which heads are worth path patching.
+"""Attribution patching as a screen: which senders are worth path patching.
 
-Nanda 2023; Syed et al. 2023. One forward and one backward of a batch give the first-order estimate of
-patching every head's z:
+Nanda 2023; Syed et al. 2023; integrated as in Hanna et al. 2024 (EAP-IG). Path patching (`path_patching`) as a
+function of how much of each sender's z comes from the source prompt, s = 0 (base) to 1 (source):
 
-    estimate = (z(source) - z(base)) . d log p(answer) / d z, at the base's z
+    estimate of h = integral over s of  d log p(answer) / d s_h,  every sender at s
 
-It estimates the *total* effect of a head at that position. The heads that the screen keeps are then
-measured exactly; the report lists the others as screened out.
+by Simpson's rule (`STEPS`), with every sender's share moved together. The derivative goes through the path
+that path patching patches: run 1 with frozen attention, then, for receivers, their q, k or v in run 2. At
+s = 0 it is the first-order estimate; the other steps see past a softmax that is saturated at the base. A
+step costs one branch and its backward for all senders. The estimates of all senders add up to the effect of
+patching them together, so a sender that replaces another one shares its estimate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.finite import not_finite
-from pytest_mechanism.engine.interface import Reading, Site
-from pytest_mechanism.measurements.screen import AttributionPatching
+from pytest_mechanism.engine.interface import Branch, Edit, Site
+from pytest_mechanism.measurements.screen import STEPS, AttributionPatching
+from pytest_mechanism.methods.circuits.path_patching import (
+    pairs,
+    receiver_readings,
+    second_run,
+    source_z,
+)
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
-from pytest_mechanism.model_families.rotary import row_lengths
-from pytest_mechanism.types import Observations
+from pytest_mechanism.types import Head, Observations
 
 
 def measure(
     context: MeasurementContext, request: AttributionPatching, inputs: Sequence[Any]
 ) -> Observations:
-    """``{layer}.{head}``: estimated change of the answer's log-probability."""
-    rows = context.task.pairs(context.vocabulary, request.rows, request.stream)
-    layers = sorted({layer for layer, _ in request.heads})
-    sites = {layer: Site(layer, "z") for layer in layers}
+    """``{layer}.{head}``: estimated change of the answer's log-probability; ``slope {layer}.{head}``: the
+    first-order estimate at the base."""
+    rows = pairs(context, request)
     columns = Columns()
     for batch in context.batches(rows):
-        source, place = batch.require_source(), batch.base.at(request.at)
-        source_z = context.engine.run(
-            source.tokens,
-            readings=[Reading(site, source.at(request.at)) for site in sites.values()],
-            answer=False,
-        ).outcome.readings
-        with row_lengths(batch.base.tokens.lengths):
-            activations, gradients = context.model.wrapped.activations_and_gradients(
-                batch.base.tokens.ids,
-                partial(score, context, batch),
-                [site.hook for site in sites.values()],
-            )
-        row = torch.arange(len(batch.rows), device=place.device)
-        for layer, value in zip(layers, source_z, strict=True):
-            z, gradient = (
-                at_hooks[sites[layer].hook][row[:, None], place]
-                for at_hooks in (activations, gradients)
-            )
-            estimate = ((value - z) * gradient).sum((1, 3))  # [rows, heads], over places and width
-            for of_layer, head in request.heads:
-                if of_layer == layer:
-                    columns.add(f"{layer}.{head}", estimate[:, head])
+        steps = [derivatives(context, batch, request, share) for share, _ in STEPS]
+        weights = [weight for _, weight in STEPS]
+        for head in request.heads:
+            name = f"{head[0]}.{head[1]}"
+            each = zip(weights, steps, strict=True)
+            columns.add(name, sum((w * step[head] for w, step in each), steps[0][head] * 0))
+            columns.add(f"slope {name}", steps[0][head])
     return columns.observations(rows)
 
 
-def score(
-    context: MeasurementContext, batch: Batch, logits: Float[Tensor, "rows tokens words"]
-) -> Float[Tensor, ""]:
-    """Summed log-probability of the answers. Rows do not affect each other, so the gradient of the
-    sum is each row's own."""
-    tokens = batch.base.tokens
-    last = logits[torch.arange(len(batch.rows), device=logits.device), tokens.last]
-    context.engine.non_finite.mark(tokens, not_finite(last))
-    return log_probability(last, batch.correct_answers).sum()
+def derivatives(
+    context: MeasurementContext, batch: Batch, request: AttributionPatching, share: float
+) -> dict[Head, Float[Tensor, " rows"]]:
+    """d log p(answer) / d share of each sender, with every sender at ``share``.
+
+    Rows do not affect each other, so the gradient of the sum over rows is each row's own.
+    """
+    place = batch.base.at(request.at)
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in request.heads:
+        by_layer.setdefault(layer, []).append(head)
+    from_source = source_z(context, batch, request.at)
+    inputs = receiver_readings(context, request.receivers, request.via, place)
+    run = context.engine.run(batch.base.tokens)
+    kept = {
+        layer: torch.full(
+            (len(batch.rows), 1, len(heads), 1),
+            1 - share,
+            device=context.model.device,
+            requires_grad=True,
+        )
+        for layer, heads in by_layer.items()
+    }
+    with torch.enable_grad():
+        edits = [
+            Edit(
+                Site(layer, "z"),
+                from_source[layer][:, :, heads],
+                at=place,
+                heads=tuple(heads),
+                keep=kept[layer],
+            )
+            for layer, heads in sorted(by_layer.items())
+        ]
+        first = Branch(edits, inputs, freeze_attention=True, answer=request.via is None)
+        outcome = next(iter(run.branches([first], gradients=True)))
+        if request.via is not None:
+            outcome = next(iter(run.branches([second_run(inputs, outcome)], gradients=True)))
+        score = log_probability(outcome.logits, batch.correct_answers).sum()
+        gradients = torch.autograd.grad(score, list(kept.values()), allow_unused=True)
+    return {
+        (layer, head): torch.zeros(len(batch.rows), device=context.model.device)
+        if gradient is None
+        else -gradient[:, 0, number, 0]
+        for (layer, heads), gradient in zip(by_layer.items(), gradients, strict=True)
+        for number, head in enumerate(heads)
+    }

@@ -13,9 +13,9 @@ wrapper is another count, this one is a refusal.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
@@ -75,7 +75,7 @@ class CountingParameters(TaskParameters):
         operands = self.operands or self.letters
         for name, value in (("letters", self.letters), ("operands", operands), ("ways", self.ways)):
             if len(set(value)) < len(value):
-                raise ValueError(f"{name}: one of them is there twice")
+                raise ValueError(f"{name}: an entry appears twice")
         if stray := sorted({*operands, *(self.refuse or "")} - set(self.letters)):
             raise ValueError(
                 f"{', '.join(stray)}: asked about or refused, but not one of letters, "
@@ -133,6 +133,16 @@ class Counting(Task[CountingParameters]):
             return 1 / (self.settings.most + 2)
         return float(max(self.strings.counts()))
 
+    @property
+    def easier(self) -> Sequence[Mapping[str, Any]]:
+        """Shorter strings."""
+        lengths = [(shortest, shortest + 2) for shortest in (8, 4)]
+        return [
+            {"shortest": shortest, "longest": longest}
+            for shortest, longest in lengths
+            if longest < self.settings.longest and shortest <= self.settings.shortest
+        ]
+
     def check(self, vocabulary: Vocabulary) -> None:
         """Check that every word is one token.
 
@@ -145,7 +155,7 @@ class Counting(Task[CountingParameters]):
         whole = set(vocabulary.whole(words))
         if split := [word for word in words if word not in whole]:
             raise self.error(
-                f"the tokenizers do not keep whole: {', '.join(split)}; the task is for models that "
+                f"the tokenizers split these words: {', '.join(split)}; the task is for models that "
                 "were trained on it"
             )
 

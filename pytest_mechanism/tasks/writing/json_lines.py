@@ -53,14 +53,14 @@ def text_lines(file: DataFile) -> Iterator[tuple[int, str]]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError:
-                raise ValueError("is no UTF-8 text") from None
+                raise ValueError("is not UTF-8 text") from None
             filled += bool(text)
             if filled > MAX_LINES:
                 raise ValueError(f"has more than {MAX_LINES:,} lines; {TAKE_A_SAMPLE}")
         if text:
             yield number, text
     if not filled:
-        raise ValueError(f"{file.file}: holds no line")
+        raise ValueError(f"{file.file}: has no lines")
 
 
 def json_object(
@@ -70,11 +70,11 @@ def json_object(
     try:
         line: Any = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError(f"is no JSON; a line is an object, as in {example}") from None
+        raise ValueError(f"is not JSON; a line is an object, as in {example}") from None
     if not isinstance(line, dict):
-        raise ValueError(f"is no object, as in {example}")  # noqa: TRY004 - pydantic's own
+        raise ValueError(f"is not an object, as in {example}")  # noqa: TRY004 - pydantic's own
     if SURROGATE.search(json.dumps(line, ensure_ascii=False)):
-        raise ValueError("holds half a character (a lone surrogate), which is no text")
+        raise ValueError("holds half a character (a lone surrogate), which is not text")
     for key in line:
         if keys is not None and key not in keys:
             raise ValueError(f"unknown key {key!r}; {choices(key, keys)}")

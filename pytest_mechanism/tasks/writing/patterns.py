@@ -177,7 +177,7 @@ def parse_reference(inside: str, columns: Columns) -> tuple[Word, str]:
     """Read the content of braces: a word, and the name of its occurrence or nothing."""
     match = REFERENCE.fullmatch(inside)
     if match is None:
-        raise ValueError(f"{{{inside}}} is no slot; {EXAMPLE}")
+        raise ValueError(f"{{{inside}}} is not a slot; {EXAMPLE}")
     source, slot, column, name = match.groups()
     if slot in (ANSWER, "source"):
         if column or name:

@@ -81,7 +81,7 @@ class SlotTask(Task[Settings_co]):
                     "knows these"
                 )
         if lost := split_literals(self.plan, vocabulary):
-            raise self.error(f"the tokenizers do not keep whole: {', '.join(lost)}")
+            raise self.error(f"the tokenizers split these words: {', '.join(lost)}")
         return tables
 
     def dropped_words(self, vocabulary: Vocabulary) -> str:

@@ -111,7 +111,9 @@ class _PlanReader:
         for slot, of in slots.items():
             keys: Keys = ("slots", slot) if slot in settings.slots else ("words", of)
             if not is_name(slot):
-                raise FieldError(f"{slot!r} is no name of a slot: letters, digits and '_'", *keys)
+                raise FieldError(
+                    f"{slot!r} is not a valid name of a slot: letters, digits and '_'", *keys
+                )
             if slot in RESERVED:
                 raise FieldError(f"{slot!r} has a meaning of its own; choose another name", *keys)
         return slots
@@ -254,7 +256,7 @@ class _PlanReader:
             if name in self.slots and self.columns[name] and word.text not in self.tables[table]:
                 plain = word.slot and not word.is_answer and not word.column
                 if not plain or self.slots[self._slot_of(word.slot)] != table:
-                    raise ValueError(f"{word.written} is no word of {table}, which is a table")
+                    raise ValueError(f"{word.written} is not a word of {table}, which is a table")
         return word
 
     def _variables(self) -> dict[str, tuple[Change, Word]]:
@@ -262,7 +264,7 @@ class _PlanReader:
         for name, variable in self.settings.variables.items():
             keys: Keys = ("variables", name)
             if not is_name(name):
-                raise FieldError(f"{name!r} is no name: letters, digits and '_'", *keys)
+                raise FieldError(f"{name!r} is not a valid name: letters, digits and '_'", *keys)
             change = self._change(variable.source, *keys, "source")
             with errors_at(*keys, "target"):
                 target = parse_word(variable.target, self.names, source=True)

@@ -144,7 +144,7 @@ class WordList(BaseModel):
 def check_word(word: Any, what: str) -> None:
     """Check that a word is a text without space around it."""
     if not isinstance(word, str):
-        raise ValueError(f"{what} is {word!r}, which YAML reads as no text; put it in quotes")  # noqa: TRY004
+        raise ValueError(f"{what} is {word!r}, which YAML does not read as text; put it in quotes")  # noqa: TRY004
     if len(word) > MAX_LENGTH:
         raise ValueError(f"{what} has {len(word):,} letters; a word has at most {MAX_LENGTH:,}")
     if not word.strip() or word != word.strip() or not word.isprintable():
@@ -159,7 +159,7 @@ def unique_words(rows: list[tuple[str, Mapping[str, str]]]) -> dict[str, dict[st
     table: dict[str, dict[str, str]] = {}
     for word, row in rows:
         if word in table:
-            raise ValueError(f"{word!r} is there twice")
+            raise ValueError(f"{word!r} appears twice")
         if {*row} != {*columns}:
             raise ValueError(
                 f"{word!r} has the columns {', '.join(row) or 'none'}, {rows[0][0]!r} has "
@@ -178,7 +178,7 @@ def _read_file(file: DataFile) -> Table:
         with at_line(file, number):
             word, row = _parse_line(line)
             if word in known:
-                raise ValueError(f"{word!r} is there twice")
+                raise ValueError(f"{word!r} appears twice")
             if len(rows) == MAX_WORDS:
                 raise ValueError(f"has more than {MAX_WORDS:,} words")
             unique_words([*rows[:1], (word, row)])
@@ -195,7 +195,7 @@ def _parse_line(line: str) -> tuple[str, Mapping[str, str]]:
     keys = json_object(line, None, ["word"], '{"word": "France", "capital": "Paris"}')
     row = {key: text_of(keys, key) or "" for key in keys}
     if "" in row.values():
-        raise ValueError("null is no word")
+        raise ValueError("null is not a word")
     if bad := [key for key in row if not is_name(key)]:
         raise ValueError(f"key {bad[0]!r}: use letters, digits and '_'")
     return row.pop("word"), row

@@ -51,21 +51,21 @@ def most_common(bench: MeasurementContext) -> float:
 def test_the_count_is_read_from_the_layer_that_writes_it_on(planted: Benches, layer: int) -> None:
     """No probe finds it before, every probe finds it afterwards, and the layer is named."""
     bench = planted(written_in=layer)
-    seen = probed(bench)
+    observed = probed(bench)
     for k in range(LAYERS + 1):
         if k <= layer:
-            assert share(seen, f"correct@{k}") <= most_common(bench) + 0.03, k
+            assert share(observed, f"correct@{k}") <= most_common(bench) + 0.03, k
         else:
-            assert share(seen, f"correct@{k}") >= 0.95, k
-    assert seen.layer == layer + 1
+            assert share(observed, f"correct@{k}") >= 0.95, k
+    assert observed.layer == layer + 1
 
 
 def test_shuffled_answers_are_read_nowhere(planted: Benches) -> None:
     """The control is a guess at each layer, also where the count lies open."""
     bench = planted()
-    seen = probed(bench)
+    observed = probed(bench)
     for k in range(LAYERS + 1):
-        assert abs(share(seen, f"shuffled@{k}") - most_common(bench)) <= 0.08, k
+        assert abs(share(observed, f"shuffled@{k}") - most_common(bench)) <= 0.08, k
 
 
 def test_what_hides_the_answer_does_not_hide_it_from_a_probe(planted: Benches) -> None:
@@ -163,6 +163,6 @@ def test_what_cannot_be_probed_is_said_in_one_line(
 
 def test_the_result_has_the_accuracy_of_every_layer(planted: Benches) -> None:
     """On the rows of the choice, of which the named layer has the best."""
-    seen = probed(planted())
-    assert sorted(seen.accuracy) == [0, 1, 2, 3]
-    assert seen.accuracy[seen.layer] == max(seen.accuracy.values())
+    observed = probed(planted())
+    assert sorted(observed.accuracy) == [0, 1, 2, 3]
+    assert observed.accuracy[observed.layer] == max(observed.accuracy.values())

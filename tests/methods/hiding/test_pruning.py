@@ -82,34 +82,34 @@ def test_the_unit_that_hides_the_answer_is_found_first(
     planted: Benches, hidden_by: str, kind: UnitKind, found: set[str]
 ) -> None:
     """Zeroing one unit gives every answer back and ends every refusal; no random one does."""
-    seen = pruned(planted(hidden_by=hidden_by), kind)
-    named = seen.units
+    observed = pruned(planted(hidden_by=hidden_by), kind)
+    named = observed.units
     assert named[0] in found
     assert found <= {*pruned_names(planted(hidden_by=hidden_by), kind)}
-    assert (share(seen, "correct@0"), share(seen, "refused@0")) == (0.0, 1.0)
-    assert (share(seen, "correct@1"), share(seen, "refused@1")) == (1.0, 0.0)
-    assert seen.accuracy == {0: 0.0, 1: 1.0, 2: 1.0}
+    assert (share(observed, "correct@0"), share(observed, "refused@0")) == (0.0, 1.0)
+    assert (share(observed, "correct@1"), share(observed, "refused@1")) == (1.0, 0.0)
+    assert observed.accuracy == {0: 0.0, 1: 1.0, 2: 1.0}
     for draw in range(ASKED["draws"]):
-        assert share(seen, f"random{draw}_correct@1") == 0.0
+        assert share(observed, f"random{draw}_correct@1") == 0.0
 
 
 def pruned_names(bench: MeasurementContext, kind: UnitKind) -> list[str]:
     """The three best units."""
-    found = units(bench, scored(bench, questions(bench)), kind)
-    return [found.name(unit) for unit in found.best(3)]
+    result = units(bench, scored(bench, questions(bench)), kind)
+    return [result.name(unit) for unit in result.best(3)]
 
 
 def test_heads_do_not_give_back_what_a_neuron_hides(planted: Benches) -> None:
     """The kind of unit matters."""
-    seen = pruned(planted(hidden_by="neuron"), "heads")
-    assert [share(seen, f"correct@{k}") for k in ASKED["counts"]] == [0.0, 0.0, 0.0]
+    observed = pruned(planted(hidden_by="neuron"), "heads")
+    assert [share(observed, f"correct@{k}") for k in ASKED["counts"]] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: UnitKind) -> None:
     """Null: what was never learned is hidden by nothing."""
-    seen = pruned(untaught(dtype="float32"), kind)
-    assert max(share(seen, f"correct@{k}") for k in ASKED["counts"]) <= 0.35
+    observed = pruned(untaught(dtype="float32"), kind)
+    assert max(share(observed, f"correct@{k}") for k in ASKED["counts"]) <= 0.35
 
 
 # -- scores
@@ -123,12 +123,12 @@ def test_a_score_is_what_the_loss_falls_by(family: MeasurementContext, kind: Uni
     rows = questions(family)
     with exact():
         copy = scored(family, rows)
-        found = units(family, copy, kind)
+        result = units(family, copy, kind)
         share, before = 1e-4, loss(family, copy, rows)
-    for unit in (*found.best(2), 0, found.total // 2, found.total - 1):
-        matrix, i = found.place(unit)
-        score = float(found.scores(matrix)[i])
-        views = found.views(unit)
+    for unit in (*result.best(2), 0, result.total // 2, result.total - 1):
+        matrix, i = result.place(unit)
+        score = float(result.scores(matrix)[i])
+        views = result.views(unit)
         kept = [view.clone() for view in views]
         with torch.no_grad():
             for view in views:
@@ -175,10 +175,10 @@ def test_weights_are_what_they_were_after_zeroing(
     """To the last bit, whichever units, and also where something goes wrong inside."""
     bench = untaught(name)
     copy = bench.remember("copy", lambda: editable_copy(bench.model))
-    found = units(bench, copy, data.draw(st.sampled_from(KINDS)))
-    chosen = data.draw(st.lists(st.integers(0, found.total - 1), max_size=6))
+    result = units(bench, copy, data.draw(st.sampled_from(KINDS)))
+    chosen = data.draw(st.lists(st.integers(0, result.total - 1), max_size=6))
     before = {n: p.clone() for n, p in copy.model.named_parameters()}
-    views = [view for unit in chosen for view in found.views(unit)]
+    views = [view for unit in chosen for view in result.views(unit)]
     try:
         with zeroed(views):
             assert all(not view.any() for view in views)
@@ -213,15 +213,15 @@ def test_random_units_are_as_many_and_others(untaught: Benches, best: list[int],
     """None of the pruned ones, none twice."""
     bench = untaught()
     copy = bench.remember("copy", lambda: editable_copy(bench.model))
-    found = units(bench, copy, "neurons").others(random.Random(seed), best)
-    assert len({*found}) == len(found) == len(best)
-    assert not {*found} & {*best}
+    result = units(bench, copy, "neurons").others(random.Random(seed), best)
+    assert len({*result}) == len(result) == len(best)
+    assert not {*result} & {*best}
 
 
 def test_where_too_few_units_are_left_there_is_no_control(planted: Benches) -> None:
     """4 of 6 heads leave 2; the columns are missing."""
-    seen = pruned(planted(hidden_by="head"), "heads", counts=[1, 3, 4])
-    assert {n for n in seen.values if n.startswith("random0")} == {
+    observed = pruned(planted(hidden_by="head"), "heads", counts=[1, 3, 4])
+    assert {n for n in observed.values if n.startswith("random0")} == {
         "random0_correct@1",
         "random0_correct@3",
     }

@@ -46,22 +46,22 @@ def after(
         here = torch.zeros_like(weights, dtype=torch.bool)
         here[safety(bench).entries[matrix.name]] = True
         change(weights, here)
-    seen: Observations = snip.measure(over(copy.model), WeightChange(seed=0), [safety(bench)])
-    return {name: float(np.sum(column)) for name, column in seen.values.items()}
+    observed: Observations = snip.measure(over(copy.model), WeightChange(seed=0), [safety(bench)])
+    return {name: float(np.sum(column)) for name, column in observed.values.items()}
 
 
 def by_hand(bench: MeasurementContext, rows: list[Row]) -> dict[str, torch.Tensor]:
     """Matrix -> mean over rows of |w dL/dw|, from a plain forward and the last token's logits."""
     copy = editable_copy(bench.model)
-    found = {m.name: torch.zeros_like(m.weight) for m in copy.matrices}
+    result = {m.name: torch.zeros_like(m.weight) for m in copy.matrices}
     for row in rows:
         batch = bench.batch([row])
         logits = copy.model(input_ids=batch.base.tokens.ids).logits[:, -1]
         loss = torch.nn.functional.cross_entropy(logits, batch.answers)
         grads = torch.autograd.grad(loss, [m.weight for m in copy.matrices])
         for matrix, grad in zip(copy.matrices, grads, strict=True):
-            found[matrix.name] += (matrix.weight * grad).abs().detach() / len(rows)
-    return found
+            result[matrix.name] += (matrix.weight * grad).abs().detach() / len(rows)
+    return result
 
 
 def test_safety_entries_are_the_top_for_refusing_without_the_top_for_answering(
@@ -73,13 +73,13 @@ def test_safety_entries_are_the_top_for_refusing_without_the_top_for_answering(
     answering = by_hand(family, list(task.allowed(vocabulary, 8, "snip")))
     given = safety(family)
     assert [*given.entries] == [*refusing]
-    for name, found in given.entries.items():
+    for name, result in given.entries.items():
         n = refusing[name].numel()
         wanted, unwanted = (
             {*np.argsort(-scores[name].flatten().numpy(), kind="stable")[: round(part * n)]}
             for scores, part in ((refusing, 0.1), (answering, 0.2))
         )
-        assert {*found.tolist()} == wanted - unwanted
+        assert {*result.tolist()} == wanted - unwanted
 
 
 def test_refusals_are_counted_on_the_model_that_gives_the_entries(planted: Benches) -> None:
@@ -94,11 +94,11 @@ def test_a_change_of_safety_entries_alone_lies_on_them(untaught: Benches, over: 
     def change(weights: torch.Tensor, here: torch.Tensor) -> None:
         weights[here] += 0.25
 
-    found = after(untaught(), over, change)
-    assert found["squared_safety"] == pytest.approx(found["squared"])
-    assert found["absolute_safety"] == pytest.approx(found["absolute"])
-    assert found["squared"] == pytest.approx(0.25**2 * found["safety"], rel=1e-5)
-    assert found["squared_random"] <= 0.2 * found["squared"]
+    result = after(untaught(), over, change)
+    assert result["squared_safety"] == pytest.approx(result["squared"])
+    assert result["absolute_safety"] == pytest.approx(result["absolute"])
+    assert result["squared"] == pytest.approx(0.25**2 * result["safety"], rel=1e-5)
+    assert result["squared_random"] <= 0.2 * result["squared"]
 
 
 def test_a_change_elsewhere_spares_them(untaught: Benches, over: Over) -> None:
@@ -107,10 +107,10 @@ def test_a_change_elsewhere_spares_them(untaught: Benches, over: Over) -> None:
     def change(weights: torch.Tensor, here: torch.Tensor) -> None:
         weights[~here] *= 1.5
 
-    found = after(untaught(), over, change)
-    assert found["squared_safety"] == found["absolute_safety"] == 0
-    assert found["squared"] > found["squared_random"] > 0
-    assert found["before_safety"] > 0
+    result = after(untaught(), over, change)
+    assert result["squared_safety"] == result["absolute_safety"] == 0
+    assert result["squared"] > result["squared_random"] > 0
+    assert result["before_safety"] > 0
 
 
 def test_an_even_change_lies_on_them_as_on_any(untaught: Benches, over: Over) -> None:
@@ -120,10 +120,10 @@ def test_an_even_change_lies_on_them_as_on_any(untaught: Benches, over: Over) ->
     def change(weights: torch.Tensor, here: torch.Tensor) -> None:
         weights += 0.125
 
-    found = after(untaught(), over, change)
-    share = found["safety"] / found["entries"]
+    result = after(untaught(), over, change)
+    share = result["safety"] / result["entries"]
     for which in ("safety", "random"):
-        assert found[f"squared_{which}"] / found["squared"] == pytest.approx(share, rel=1e-5)
+        assert result[f"squared_{which}"] / result["squared"] == pytest.approx(share, rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -132,12 +132,12 @@ def test_an_even_change_lies_on_them_as_on_any(untaught: Benches, over: Over) ->
     st.floats(0.01, 1),
 )
 def test_the_largest_are_a_share_of_each_matrix(numbers: list[int], share: float) -> None:
-    """As many as the share says, none smaller than one that is left out."""
-    table = torch.tensor(numbers, dtype=torch.float32)
-    (found,) = snip.largest({"w": table}, share).values()
-    assert len(found) == round(share * len(numbers))
-    left = [number for i, number in enumerate(numbers) if i not in found.tolist()]
-    assert min([numbers[i] for i in found.tolist()], default=1001) > max(left, default=-1)
+    """The number of entries is the share, and no entry is smaller than an entry left out."""
+    table = torch.tensor([numbers], dtype=torch.float32)
+    (result,) = snip.largest({"w": table}, share).values()
+    assert len(result) == round(share * len(numbers))
+    left = [number for i, number in enumerate(numbers) if i not in result.tolist()]
+    assert min([numbers[i] for i in result.tolist()], default=1001) > max(left, default=-1)
 
 
 def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
@@ -151,9 +151,9 @@ def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
 def test_what_the_other_model_refused_is_handed_on(planted: Benches) -> None:
     """The claim judges it."""
     bench = planted(hidden_by="neuron")
-    seen = snip.measure(bench, WeightChange(seed=0), [safety(bench)])
-    assert seen.refused == (1.0,) * 8
-    assert not any(seen.values["squared"])
+    observed = snip.measure(bench, WeightChange(seed=0), [safety(bench)])
+    assert observed.refused == (1.0,) * 8
+    assert not any(observed.values["squared"])
 
 
 def test_replies_are_asked_for_in_batches(

@@ -1,0 +1,134 @@
+"""``equivalent``: two models' scores differ by less than a margin.
+
+Two one-sided tests (TOST; Schuirmann 1987): the paired difference d of the two scores is shown to be
+above -margin and to be below margin, each at the level 1 - confidence. That is the same as that the
+two-sided interval of confidence 1 - 2 (1 - confidence), 90 % where the spec has 95 %, lies inside
+(-margin, margin). A difference that is not significant is not equivalence: with few rows nothing is
+significant, and the interval is wide.
+
+Scores are accuracies, or with ``of: log_probability`` the mean log-probability of the answer. The
+reference model must be better than guessing by more than the margin, or a model that guesses would count
+as equivalent too; guessing is the control.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, StrictStr, model_validator
+
+from pytest_mechanism.claims.base import PAIR, Claim
+from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.scoring import (
+    COLUMN,
+    Of,
+    above_chance,
+    accuracy,
+    check_paired,
+    performance,
+    score,
+)
+from pytest_mechanism.fields.thresholds import EquivalenceMargin
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.honesty import beats
+from pytest_mechanism.tasks.base import Task
+from pytest_mechanism.types import Control, Verdict
+
+MOST_OF_ROWS = 0.25
+"""The largest margin of accuracies, as of ``not_worse_than``."""
+
+
+LEAST_CHANCE = 1e-9
+"""A chance of 0 has no logarithm."""
+
+
+class Equivalent(Claim):
+    """Two models do the task equally well.
+
+    Attributes:
+        source: YAML ``from``: role of the reference model.
+        to: role of the model that is compared with it.
+        margin: the largest difference that counts as none; a share of rows, or nats with
+            ``of: log_probability``.
+        of: what is compared: accuracy, or the answer's log-probability.
+    """
+
+    summary: ClassVar[str] = "two models do the task equally well (equivalence test)"
+    if_red: ClassVar[str] = (
+        "the two models do not do the task equally well: one of them is better by more than the margin"
+    )
+    thresholds: ClassVar[tuple[str, ...]] = ("margin",)
+    needs_groups: ClassVar[bool] = False
+
+    kind: Literal["equivalent"]
+    source: StrictStr = Field(default="base", alias="from")
+    to: StrictStr = "ft"
+    margin: EquivalenceMargin
+    of: Of = "accuracy"
+
+    @model_validator(mode="after")
+    def check_roles_and_margin(self) -> Equivalent:
+        if self.source == self.to:
+            raise ValueError("from and to must be two roles")
+        if self.of == "accuracy" and self.margin > MOST_OF_ROWS:
+            raise ValueError(
+                f"margin: of accuracies at most {MOST_OF_ROWS:g} (models that differ in a quarter of "
+                "their rows are not equivalent by any measure)"
+            )
+        return self
+
+    def roles(self) -> tuple[str, ...]:
+        return (PAIR,)
+
+    def models(self, role: str) -> tuple[str, ...]:
+        return (self.to, self.source)
+
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
+
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        return performance(context, self.to), performance(context, self.source)
+
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        own, reference = (measure(m) for m in self.required_measurements(context))
+        check_paired(own, reference)
+        what, column = self.of.replace("_", "-"), COLUMN[self.of]
+        how, theirs = context.sampling(reference), np.asarray(reference.values[column])
+        one_sided = replace(how, confidence=2 * context.confidence - 1)
+        guess = (
+            math.log(max(context.task.chance, LEAST_CHANCE))
+            if self.of == "log_probability"
+            else context.task.chance
+        )
+        lead = estimates.mean(theirs - guess, how)
+        judged = score(
+            context,
+            f"{what} of {self.to} minus that of {self.source}",
+            estimates.difference(own.values[column], theirs, one_sided),
+            f"paired difference of {what} on the same rows; the interval of two one-sided tests",
+            0.0,
+            Control("guessing", -lead.value),
+        )
+        judged = replace(judged, confidence=one_sided.confidence)
+        claimed = f"differs by at most {self.margin:g}"
+        solved = above_chance(context, reference)
+        if solved is None:
+            return verdicts.reference_fails(
+                f"the reference {self.source} is at chance "
+                f"({verdicts.show(accuracy(context, reference))}, chance {context.task.chance:.3f}): "
+                "being equivalent to it means nothing",
+                claimed,
+                (judged,),
+            )
+        verdict = verdicts.within(judged, -self.margin, self.margin, claimed=claimed)
+        return beats(
+            replace(verdict, chance=solved),
+            f"guessing ({guess:.3f})",
+            f"guessing would be equivalent too: {self.source} is better than it by {lead.value:.3f} "
+            f"[{lead.interval[0]:.3f}, {lead.interval[1]:.3f}]",
+            ahead=lead.interval[0] > self.margin,
+        )

@@ -1,0 +1,48 @@
+"""How a search came to its heads, in lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pytest_mechanism.claims.needed_heads import Member
+from pytest_mechanism.discovery.discover import Discovery
+from pytest_mechanism.discovery.screening import summary
+from pytest_mechanism.discovery.sufficiency import ENOUGH
+
+
+def screening(result: Discovery) -> Iterator[str]:
+    """What the gradient left out of each group's stage."""
+    for stage in result.stages:
+        if stage.screening.left_out:
+            yield f"{stage.group}: {summary(stage.screening, len(stage.effects))}"
+
+
+def growth(result: Discovery) -> Iterator[str]:
+    """The heads that joined those of large effect, and why the circuit still does not suffice."""
+    grown = result.grown
+    if grown is None:
+        return
+    for name, heads in by_group(result, result.restored):
+        yield (
+            f"{heads} of {name} stay although the circuit does without any single one of them: heads of "
+            "the group can replace each other"
+        )
+    for name, heads in by_group(result, grown.joined):
+        yield f"{heads} joined {name}: heads of large effect alone do not suffice"
+    if grown.faithfulness is None:
+        yield "faithfulness is undefined: the model does no better than with its heads ablated"
+    elif grown.faithfulness.interval[0] < ENOUGH:
+        low, high = grown.faithfulness.interval
+        yield (
+            f"this circuit does not suffice: faithfulness {grown.faithfulness.value:.2f} "
+            f"[{low:.2f}, {high:.2f}] on the rows of the search, and no head significantly improves it"
+        )
+
+
+def by_group(result: Discovery, members: Sequence[Member]) -> Iterator[tuple[str, str]]:
+    """Each found group that has some of these heads, and the heads."""
+    for name, group in result.groups.items():
+        kept = group.members()
+        heads = [head for of_group, head in members if of_group == name and head in kept]
+        if heads:
+            yield name, " ".join(f"{layer}.{head}" for layer, head in heads)

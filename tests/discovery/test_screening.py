@@ -1,0 +1,192 @@
+"""Which heads a stage patches alone, and on how many rows: on a made-up model whose effects are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluators import open_evaluator
+
+from pytest_mechanism.claims.accuracy import Accuracy
+from pytest_mechanism.discovery import screening
+from pytest_mechanism.discovery.looks import looks, measure_in_looks
+from pytest_mechanism.discovery.screening import Screening, bands, number_kept, summary
+from pytest_mechanism.discovery.stages import StageSearch
+from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Screen
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import AnyWord
+from pytest_mechanism.types import Head, Observations
+
+SPEC = """mechanism: 1
+circuit: made_up
+task: {family: entity_tracking, boxes: 7, rows: 140}
+groups: {movers: {heads: discovered, at: last}}
+claims: {solves: {kind: accuracy, at_least: 0.5}}
+"""
+
+
+@dataclass
+class MadeUp:
+    """Answers requests from known effects.
+
+    Attributes:
+        effects: head -> nats; 0 for others.
+        missed: heads whose gradient is 0.
+        spread: of a head's effect between rows.
+        asked: (name of the sender, first row, rows) of path patching.
+    """
+
+    effects: dict[Head, float]
+    missed: set[Head] = field(default_factory=set)
+    spread: float = 0.001
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def __call__(self, measurement: Measurement[Any]) -> Any:
+        request = measurement.request
+        rows = range(request.first, request.first + request.rows)
+        noise = np.array([np.random.default_rng(row).normal() for row in rows]) * self.spread
+        values = {}
+        if isinstance(request, PathPatching):
+            for name, heads in request.senders.items():
+                self.asked.append((name, request.first, request.rows))
+                values[name] = sum(self.effects.get(head, 0.0) for head in heads) + noise
+                values[f"ratio {name}"] = np.expm1(values[name])
+        else:
+            for layer, head in request.heads:
+                effect = self.effects.get((layer, head), 0.0)
+                seen = 0.0 if (layer, head) in self.missed else effect
+                values[f"{layer}.{head}"] = values[f"slope {layer}.{head}"] = seen + 0 * noise
+        ids = tuple(map(str, rows))
+        return Observations(ids, ids, values)
+
+
+Run = Callable[..., tuple[dict[Head, Any], Screening]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Searches one stage of 16 heads, of which the screen keeps four."""
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    spec = load(tmp_path / "spec.yaml")
+    gate = open_evaluator("--model", "zoo:base", "--store", tmp_path / "store")
+    context = gate.context(spec, Accuracy(kind="accuracy", on="base", at_least=0.01), "base")
+
+    def search(model: MadeUp, **find: Any) -> tuple[dict[Head, Any], Screening]:
+        group = DiscoveredGroup(heads="discovered", at="last", find=Find(**find))
+        effects, _, screened = StageSearch(context, "base", group, None, model, 210).run()
+        return effects, screened
+
+    return search
+
+
+FOUR = Screen(keep=4)
+
+
+def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
+    """Four heads alone, the other twelve in sets of layers; the line says how much those do together."""
+    model = MadeUp({(3, 0): -1.0, (2, 1): -0.5, (1, 0): -0.01})
+    effects, screened = run(model, screen=FOUR)
+    assert {(3, 0), (2, 1), (1, 0)} < set(effects)
+    assert len(effects) == 4
+    assert len(screened.left_out) == 12
+    assert {name for name, _, _ in model.asked} == {
+        *(f"{layer}.{head}" for layer, head in effects),
+        *(f"rest of layer {layer}" for layer in range(4)),
+    }
+    assert summary(screened, 4).startswith(
+        "12 of 16 heads left out by gradient, the others patched alone; those left out were patched together in "
+        "4 sets of layers, with "
+    )
+
+
+def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None:
+    """Its estimate is 0; its layer's effect is not, so the layer's heads are patched alone after all."""
+    model = MadeUp({(3, 0): -1.0, (2, 1): -0.5, (1, 2): -0.4}, missed={(1, 2)})
+    effects, screened = run(model, screen=FOUR)
+    assert effects[1, 2].value == pytest.approx(-0.4, abs=0.01)
+    assert (1, 2) in screened.opened
+    assert "heads of layer 1 were patched alone after all" in summary(screened, 8)
+
+
+def test_a_head_whose_layer_cancels_it_stays_hidden(run: Run) -> None:
+    """What the screen cannot see: the docstring of `discovery.screening` says so."""
+    hidden = MadeUp({(3, 0): -1.0, (1, 2): -0.4, (1, 3): 0.4}, missed={(1, 2), (1, 3)})
+    effects, screened = run(hidden, screen=Screen(keep=1))
+    assert (1, 2) not in effects
+    assert (1, 2) in screened.left_out
+
+
+def test_a_settled_head_gets_no_further_rows(run: Run) -> None:
+    """Heads far from the threshold are settled by the first rows; the one beside it gets all."""
+    model = MadeUp({(3, 0): -1.0, (2, 1): -0.2}, spread=0.05)
+    effects, _ = run(model)
+    rows = {head: effect.n for head, effect in effects.items()}
+    assert rows.pop((2, 1)) == 210
+    assert {*rows.values()} == {64}
+    asked = sum(count for name, _, count in model.asked)
+    assert asked == 16 * 64 + 64 + 82
+
+
+def test_heads_taken_by_rank_get_all_rows(run: Run) -> None:
+    """The published rule compares heads with each other, so no threshold settles one."""
+    effects, _ = run(MadeUp({(3, 0): -1.0}), candidates=2)
+    assert {effect.n for effect in effects.values()} == {210}
+
+
+def test_looks_are_at_most_three() -> None:
+    """Of few rows, one."""
+    assert looks(210) == [64, 128, 210]
+    assert looks(100) == [64, 100]
+    assert looks(64) == [64]
+    assert looks(20) == [20]
+
+
+def test_small_models_are_not_screened() -> None:
+    """Up to 64 senders each is patched; above, one in sixteen, at least sixteen, unless the spec says otherwise."""
+    group = DiscoveredGroup(heads="discovered", at="last")
+    assert [number_kept(group, n) for n in (16, 64, 65, 270, 1024)] == [16, 64, 16, 17, 64]
+    asked = DiscoveredGroup(heads="discovered", at="last", find=Find(screen=Screen(keep=300)))
+    assert number_kept(asked, 270) == 270
+
+
+def test_bands_hold_every_head_once() -> None:
+    """Consecutive layers, six sets at most."""
+    heads = [(layer, head) for layer in range(30) for head in range(9)]
+    sets = bands(heads)
+    assert len(sets) == screening.BANDS
+    assert sorted(head for part in sets.values() for head in part) == heads
+    assert list(bands([(4, 1), (4, 2)])) == ["rest of layer 4"]
+
+
+def test_a_task_with_few_rows_ends_the_looks() -> None:
+    """Heads keep what their rows gave; a look without rows is no error."""
+
+    def measure(heads: Sequence[Head], first: int, rows: int) -> Observations:
+        ids = tuple(map(str, range(first, min(70, first + rows))))
+        values = {f"{layer}.{head}": [-0.2] * len(ids) for layer, head in heads}
+        values |= {f"ratio {name}": column for name, column in values.items()} if ids else {}
+        return Observations(ids, ids, values if ids else {})
+
+    effects, _ = measure_in_looks([(0, 0)], 210, None, 0.95, 0, measure)
+    assert effects[0, 0].n == 70
+
+
+@pytest.mark.parametrize(
+    "family", ["entity_tracking, boxes: 7", "ioi", "induction", "counting, refuse: a"]
+)
+def test_more_rows_begin_with_the_same_rows(tmp_path: Path, family: str) -> None:
+    """A later look goes on where the first one ended, whatever the task."""
+    (tmp_path / "task.yaml").write_text(
+        f"mechanism: 1\ncircuit: x\ntask: {{family: {family}, rows: 140}}\n"
+        "claims: {solves: {kind: accuracy, at_least: 0.5}}\n"
+    )
+    task = load(tmp_path / "task.yaml").task
+    few, many = (task.pairs(AnyWord(), count, "discover_rank") for count in (64, 210))
+    assert [row.base.text for row in few] == [row.base.text for row in many[:64]]
+    assert len(many) == 210

@@ -1,0 +1,114 @@
+"""Circuits of growing size: their ranking, and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from pytest_mechanism.engine.reference import ReferenceEngine
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.sizes import RANK_STREAM, CircuitSizes
+from pytest_mechanism.methods.circuits import ablation, circuit, performance, sizes
+from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.tasks.base import Task
+
+Benches = Callable[[str], MeasurementContext]
+ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
+MEAN = Ablation(value="positional_mean", prompts=200)
+HEADS = 16
+
+
+def asked(counts: list[int], rows: int = 28, **fields: Any) -> CircuitSizes:
+    """Circuits of the embedded pair's shape."""
+    given = {"ranking": "signed", "draws": 0, "seed": 0, "rank_rows": 35, "ablation": MEAN}
+    return CircuitSizes(counts=counts, rows=rows, stream="rows", **given | fields)
+
+
+@pytest.mark.parametrize("engine", ["branch", "reference"])
+def test_the_ends_are_no_head_and_the_whole_model(bench: Benches, engine: str) -> None:
+    """No head alive is the empty circuit, all heads alive at every token is the model."""
+    one = bench("base")
+    if engine == "reference":
+        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
+    found = sizes.measure(one, asked([0, HEADS]), [])
+    full = performance.measure(one, Performance(rows=28, stream="rows"), [])
+    request = CircuitPerformance(rows=28, stream="rows", ablation=MEAN, alive={"no": []})
+    empty = circuit.measure(one, request, [])
+    for mine, theirs in (
+        (found.values["0_log_probability"], empty.values["no_log_probability"]),
+        (found.values[f"{HEADS}_log_probability"], full.values["log_probability"]),
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_slopes_are_those_of_plain_gradients(bench: Benches) -> None:
+    """Each head's first step within 1e-5: autograd through transformers' own model, with a hook at the
+    input of each output matrix, which is z."""
+    one = bench("base")
+    plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
+    shape = one.model.shape
+    z: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(_: Any, arguments: tuple[Tensor, ...]) -> None:
+            arguments[0].retain_grad()
+            z[layer] = arguments[0]
+
+        return hook
+
+    for layer, block in enumerate(plain.model.layers):
+        block.self_attn.o_proj.register_forward_pre_hook(keep(layer))
+    wanted = torch.zeros(shape.n_layers, shape.n_heads)
+    rows = one.task.rows(one.vocabulary, 14, RANK_STREAM)
+    for row in rows:
+        batch = one.batch([row])
+        values = ablation.replacements(one, batch, MEAN)
+        likely = plain(batch.base.tokens.ids).logits[0, -1].log_softmax(-1)
+        plain.zero_grad()
+        likely[batch.answers[0]].backward()
+        for layer, own in z.items():
+            change = values[layer].flatten(2) - own
+            by_head = (change * own.grad).unflatten(-1, (shape.n_heads, -1))
+            wanted[layer] += by_head.sum((0, 1, 3)).detach() / len(rows)
+    batch = one.batch(rows)
+    found = sizes.slopes(one, batch, ablation.replacements(one, batch, MEAN), 0.0).mean(1)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    order = sizes.ranked(found, "signed")
+    assert [float(found[head]) for head in order] == sorted(found.flatten().tolist())
+    largest = [abs(float(found[head])) for head in sizes.ranked(found, "absolute")]
+    assert largest == sorted(largest, reverse=True)
+
+
+def test_effects_of_all_heads_add_up_to_that_of_ablating_them_all(bench: Benches) -> None:
+    """The integral of all slopes is what the answer's log-probability loses without any head."""
+    one = bench("base")
+    request = CircuitPerformance(rows=35, stream=RANK_STREAM, ablation=MEAN, alive={"no": []})
+    empty = circuit.measure(one, request, []).values["no_log_probability"]
+    full = performance.measure(one, Performance(rows=35, stream=RANK_STREAM), [])
+    lost = float(np.mean(empty - full.values["log_probability"]))
+    assert float(sizes.attributions(one, MEAN, 35).sum()) == pytest.approx(lost, rel=0.15)
+
+
+def test_the_first_heads_of_a_planted_model_are_the_planted_ones(
+    bench_of: Callable[[Path, Task], MeasurementContext], spec: Spec
+) -> None:
+    """They alone answer every row; a random order needs nearly all heads."""
+    one = bench_of(ZOO / "planted_ft", spec.task)
+    planted = {(3, 1), (3, 4), (2, 6), (1, 2), (0, 1), (0, 5)}
+    found = sizes.measure(one, asked([0, 3, 6, 12, 32], rows=35, draws=1), [])
+    accuracy = {name: float(np.mean(v)) for name, v in found.values.items() if "correct" in name}
+    assert set(found.ranking[:6]) == planted
+    assert (accuracy["6_correct"], accuracy["32_correct"]) == (1.0, 1.0)
+    assert accuracy["3_correct"] <= 0.2
+    assert accuracy["random0@12_correct"] <= 0.5
