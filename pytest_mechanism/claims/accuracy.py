@@ -17,6 +17,7 @@ from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,
+    chance_text,
     check_paired,
     performance,
     score,
@@ -24,7 +25,7 @@ from pytest_mechanism.claims.scoring import (
 from pytest_mechanism.fields.thresholds import AtLeast, AtMost, Margin
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
-from pytest_mechanism.statistics.honesty import PAIRED, UPPER_BOUND, exceeds_chance
+from pytest_mechanism.statistics.honesty import PAIRED, UPPER_BOUND
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Observations, Score, Verdict
 
@@ -75,7 +76,7 @@ class Accuracy(PerRoleClaim):
         own = accuracy(context, observations)
         parts: list[Verdict] = []
         if self.at_least is not None or self.at_most is not None:
-            parts.append(self.bounded(context, own))
+            parts.append(self.bounded(context, own, observations))
         if self.not_worse_than is not None and self.margin is not None:
             other = measure(performance(context, self.not_worse_than))
             parts.append(not_worse(context, observations, other, self.not_worse_than, self.margin))
@@ -83,17 +84,17 @@ class Accuracy(PerRoleClaim):
         further = () if own in verdict.scores else (own,)
         return replace(verdict, scores=(*verdict.scores, *further))
 
-    def bounded(self, context: ClaimContext, own: Score) -> Verdict:
+    def bounded(self, context: ClaimContext, own: Score, observations: Observations) -> Verdict:
         """The verdict on ``at_least`` and ``at_most``. A solved task is solved better than by guessing."""
         verdict = verdicts.within(own, *verdicts.bounds(self.at_least, self.at_most))
         if self.at_least is None:
             return replace(verdict, control=UPPER_BOUND, chance=UPPER_BOUND)
-        guessing = exceeds_chance(own, context.task.chance)
+        guessing = above_chance(context, observations)
         if verdict.status != "pass" or guessing is not None:
             return replace(verdict, control=guessing, chance=guessing)
         return verdicts.at_chance(
             f"accuracy {verdicts.show(own)} is not significantly better than guessing "
-            f"({context.task.chance:.3f}), whatever the claim asks for",
+            f"({chance_text(context, observations)}), whatever the claim asks for",
             verdict.threshold,
             verdict.scores,
         )
@@ -115,8 +116,8 @@ def not_worse(
         return verdict
     reference = accuracy(context, other, f"accuracy of {role}")
     return verdicts.reference_fails(
-        f"the reference {role} is at chance ({verdicts.show(reference)}, chance "
-        f"{context.task.chance:.3f}): not being worse than it means nothing",
+        f"the reference {role} is at chance ({verdicts.show(reference)}, "
+        f"{chance_text(context, other)}): not being worse than it means nothing",
         verdict.threshold,
         (gap,),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,22 +57,42 @@ def score(
 
 
 def accuracy(context: ClaimContext, observations: Observations, name: str = "accuracy") -> Score:
-    """The share of rows whose most likely next token is the answer, with chance as its control."""
+    """The share of rows whose most likely next token is the answer, with chance as its control: guessing,
+    or the same answers on other rows, whichever is right more often."""
+    control = Control("guessing among the prompt's options", context.task.chance)
+    other_rows = dealt_out(observations)
+    if other_rows is not None and (share := float(np.mean(other_rows))) > control.value:
+        control = Control("the same answers on other rows", share)
     return score(
         context,
         name,
         estimates.proportion(observations.values["correct"], context.sampling(observations)),
         "share of rows whose most likely next token is the answer",
-        control=Control("guessing among the prompt's options", context.task.chance),
+        control=control,
     )
 
 
 def above_chance(
     context: ClaimContext, observations: Observations, column: str = "correct"
 ) -> Safeguard | None:
-    """The safeguard of a model that does the task significantly better than guessing; else None."""
-    estimate = estimates.proportion(observations.values[column], context.sampling(observations))
-    return honesty.exceeds_chance(estimate, context.task.chance)
+    """The safeguard of a model that does the task significantly better than guessing; else None.
+
+    Where rows have several right answers, its answers must also be right more often than the same
+    answers are on other rows (`methods.circuits.performance`): one that is always right shows nothing.
+    """
+    how = context.sampling(observations)
+    estimate = estimates.proportion(observations.values[column], how)
+    solved = honesty.exceeds_chance(estimate, context.task.chance)
+    other_rows = dealt_out(observations, column)
+    if solved is None or other_rows is None:
+        return solved
+    gap = estimates.difference(observations.values[column], other_rows, how)
+    return honesty.exceeds_other_rows(gap, float(np.mean(other_rows)), solved)
+
+
+def dealt_out(observations: Observations, column: str = "correct") -> Any:
+    """How often each answer of the model is right on other rows; None where rows have one answer."""
+    return observations.values.get("elsewhere") if column == "correct" else None
 
 
 def guesses(
@@ -81,8 +101,17 @@ def guesses(
     """The sentence about a model that is not above chance."""
     return (
         f"{role} does not solve the task (accuracy {np.mean(observations.values[column]):.3f}, "
-        f"chance {context.task.chance:.3f})"
+        f"{chance_text(context, observations, column)})"
     )
+
+
+def chance_text(context: ClaimContext, observations: Observations, column: str = "correct") -> str:
+    """Chance, and where rows have several answers, how often the model's are right on other rows."""
+    text = f"chance {context.task.chance:.3f}"
+    other_rows = dealt_out(observations, column)
+    if other_rows is None:
+        return text
+    return f"{text}; the same answers given to other prompts: {np.mean(other_rows):.3f}"
 
 
 def check_paired(*several: Observations) -> None:

@@ -2,7 +2,8 @@
 it take, and how much memory?
 
 The command loads each checkpoint as the gate would, one at a time and with all self-checks, runs a few
-rows on it (`trial`), and asks every claim of the specs what it needs. It judges and stores nothing.
+rows on it (`trial`), tries whether it does the tasks better than chance (`solving`), and asks every
+claim of the specs what it needs. It judges and stores nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pytest_mechanism.checkpoints.trust import pickled_files
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
+from pytest_mechanism.commands.solving import solving_lines
 from pytest_mechanism.commands.specs import read_specs
 from pytest_mechanism.commands.trial import (
     MemoryWatch,
@@ -137,6 +139,7 @@ def checkpoint_lines(
             trial = run_trial(context, task, device, loading)
             findings.trials[role] = trial
             yield f"  {trial.speed:,.0f} rows a second on {runner.options.device}"
+            yield from solving_lines(evaluator, role, specs)
             return  # noqa: TRY300 - the return belongs to the attempt
         except MechanismError as problem:
             reason = str(problem)

@@ -17,13 +17,14 @@ from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.path import patched_path, path_scores
-from pytest_mechanism.claims.scoring import above_chance, accuracy, performance
+from pytest_mechanism.claims.scoring import above_chance, accuracy
 from pytest_mechanism.claims.transfer import Transfer
 from pytest_mechanism.discovery.discover import THRESHOLD, Discovery, Effort
-from pytest_mechanism.discovery.sufficiency import ENOUGH, faithfulness
+from pytest_mechanism.discovery.sufficiency import faithfulness
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
 from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.statistics.verdicts import show
 from pytest_mechanism.types import Observations, Verdict
@@ -34,11 +35,14 @@ ESSENTIAL_CLAIMS = ("solves_task", "circuit_suffices")
 SLACK = 0.5
 """A threshold is this share of the measured effect, so that a release may lose some of it."""
 
-PART = "circuit_carries_part"
-"""The claim about a circuit that does not suffice, as heads of many real models do not."""
+SHARE_CLAIM = "circuit_carries"
+"""The claim about a circuit that is not shown to suffice: it carries a share of what the model does."""
 
-PART_SLACK, LEAST_PART = 0.1, 0.1
-"""That claim's threshold is so far below the interval of its faithfulness, and at least so high."""
+SHARE_SLACK, LEAST_SHARE = 0.1, 0.1
+"""Its thresholds are so far outside the interval of the circuit's faithfulness, the lower one at least so high."""
+
+EFFECT_ROWS = 105
+"""Rows on which the effect of a group is measured for its threshold."""
 
 PAIR_CLAIMS: Mapping[str, Mapping[str, Any]] = {
     "no_worse": {"kind": "accuracy", "on": "ft", "not_worse_than": "base", "margin": 0.05},
@@ -114,39 +118,54 @@ def circuit_claims(
 ) -> list[DraftClaim]:
     """Claims about the circuit, judged on the model that was searched."""
     context = replace(context, groups=result.groups, role=on)
-    settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
-    threshold = replace(context, task=replace(context.task, settings=settings))
 
     def measure_threshold(measurement: Measurement) -> Observations:
         return measure(on_threshold_rows(measurement))
 
-    full = measure_threshold(performance(threshold, on))
+    # as the search asked for it, so that it is not measured again
+    full = measure(
+        context.measurement(Performance(rows=effort.threshold_rows, stream=THRESHOLD), on)
+    )
     own = accuracy(context, full)
     at_least = round(max(context.task.chance, own.interval[0] - 0.05), 2)
     fields: dict[str, dict[str, Any]] = {
         ESSENTIAL_CLAIMS[0]: {"kind": "accuracy", "at_least": at_least},
         ESSENTIAL_CLAIMS[1]: {"kind": "faithfulness", "between": [0.9, 1.1]},
     }
-    if (least := carried_part(context, on, measure, effort)) is not None:
-        fields[PART] = {"kind": "faithfulness", "between": [least, 1.1]}
-    for name in result.groups if above_chance(threshold, full) else ():
-        effect, _ = path_scores(threshold, name, measure_threshold(patched_path(threshold, name)))
+    fewer = with_rows(context, min(effort.threshold_rows, EFFECT_ROWS))
+    for name in result.groups if above_chance(context, full) else ():
+        effect, _ = path_scores(fewer, name, measure_threshold(patched_path(fewer, name)))
         if -effect.interval[1] > 0.01:
             drop = float(f"{-SLACK * effect.interval[1]:.2g}")
             fields[f"{name}_is_heard"] = {"kind": "path", "group": name, "drops_at_least": drop}
     drafts = [DraftClaim(name, written, {}) for name, written in fields.items()]
-    return judge_on(drafts, on, lambda _claim, _role: context, measure)
+    judged = judge_on(drafts, on, lambda _claim, _role: context, measure)
+    if judged[1].holds or (share := carried_share(context, on, measure, effort)) is None:
+        return judged
+    carries = DraftClaim(SHARE_CLAIM, {"kind": "faithfulness", "between": share}, {})
+    return [*judged, *judge_on([carries], on, lambda _claim, _role: context, measure)]
 
 
-def carried_part(context: ClaimContext, on: str, measure: Measure, effort: Effort) -> float | None:
-    """The faithfulness to claim of a circuit that does not suffice: below its interval on `THRESHOLD` rows. None
-    if it suffices there, or carries next to nothing."""
+def with_rows(context: ClaimContext, rows: int) -> ClaimContext:
+    """The context with so many rows of its task."""
+    settings = context.task.settings.model_copy(update={"rows": rows})
+    return replace(context, task=replace(context.task, settings=settings))
+
+
+def carried_share(
+    context: ClaimContext, on: str, measure: Measure, effort: Effort
+) -> list[float] | None:
+    """The faithfulness to claim of a circuit that is not shown to suffice: its interval on `THRESHOLD` rows, and
+    slack. None if it carries next to nothing."""
     heads = {name: context.group(name, on).members() for name in context.groups}
     carried = faithfulness(context, on, heads, measure, effort.threshold_rows, THRESHOLD)
-    if carried is None or carried.interval[0] >= ENOUGH:
+    if carried is None:
         return None
-    least = round(carried.interval[0] - PART_SLACK, 2)
-    return least if least >= LEAST_PART else None
+    least, most = (
+        round(carried.interval[0] - SHARE_SLACK, 2),
+        round(max(1.0, carried.interval[1]) + SHARE_SLACK, 2),
+    )
+    return [least, most] if least >= LEAST_SHARE else None
 
 
 def judge_on(

@@ -93,6 +93,8 @@ def measure_in_looks(
         if not waiting:
             break
         observations = measure(waiting, start, stop - start)
+        if not observations.example_ids:  # the task has no more rows
+            break
         for head in waiting:
             samples[head].add(observations, head)
             effects[head] = samples[head].effect(confidence, seed)

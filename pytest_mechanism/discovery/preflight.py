@@ -17,7 +17,7 @@ from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.path import patched_path
 from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
-from pytest_mechanism.discovery.claims import on_threshold_rows
+from pytest_mechanism.discovery.claims import EFFECT_ROWS, on_threshold_rows, with_rows
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
 from pytest_mechanism.discovery.stages import StageSearch, alone
 from pytest_mechanism.fields.groups import AnyGroup, Group
@@ -64,15 +64,13 @@ def search_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple
 def claim_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[Measurement, ...]:
     """What `discovery.claims` measures on the model of role ``on``."""
     context = replace(with_placeholders(context), role=on)
-    settings = context.task.settings.model_copy(update={"rows": effort.threshold_rows})
-    threshold = replace(context, task=replace(context.task, settings=settings))
+    fewer = with_rows(context, min(effort.threshold_rows, EFFECT_ROWS))
     suffices = Faithfulness(kind="faithfulness", on=on, between=(0.9, 1.1))
     return (
         *suffices.required_measurements(context),
         performance(context, on),
         *(patched_path(context, name) for name in context.groups),
-        on_threshold_rows(performance(threshold, on)),
-        *(on_threshold_rows(patched_path(threshold, name)) for name in context.groups),
+        *(on_threshold_rows(patched_path(fewer, name)) for name in context.groups),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from pytest_mechanism.claims.needed_heads import Member
 from pytest_mechanism.discovery.discover import Discovery
 from pytest_mechanism.discovery.screening import summary
 from pytest_mechanism.discovery.sufficiency import ENOUGH
@@ -21,15 +22,13 @@ def growth(result: Discovery) -> Iterator[str]:
     grown = result.grown
     if grown is None:
         return
-    for name in dict.fromkeys(name for name, _ in result.restored):
-        heads = " ".join(f"{layer}.{h}" for group, (layer, h) in result.restored if group == name)
+    for name, heads in by_group(result, result.restored):
         yield (
             f"{heads} of {name} stay although the circuit does without any single one of them: heads of "
             "the group can replace each other"
         )
-    for group, (layer, head) in grown.joined:
-        if group in result.groups and (layer, head) in result.groups[group].members():
-            yield f"{layer}.{head} joined {group}: heads of large effect alone do not suffice"
+    for name, heads in by_group(result, grown.joined):
+        yield f"{heads} joined {name}: heads of large effect alone do not suffice"
     if grown.faithfulness is None:
         yield "faithfulness is undefined: the model does no better than with its heads ablated"
     elif grown.faithfulness.interval[0] < ENOUGH:
@@ -38,3 +37,12 @@ def growth(result: Discovery) -> Iterator[str]:
             f"this circuit does not suffice: faithfulness {grown.faithfulness.value:.2f} "
             f"[{low:.2f}, {high:.2f}] on the rows of the search, and no head significantly improves it"
         )
+
+
+def by_group(result: Discovery, members: Sequence[Member]) -> Iterator[tuple[str, str]]:
+    """Each found group that has some of these heads, and the heads."""
+    for name, group in result.groups.items():
+        kept = group.members()
+        heads = [head for of_group, head in members if of_group == name and head in kept]
+        if heads:
+            yield name, " ".join(f"{layer}.{head}" for layer, head in heads)

@@ -125,18 +125,21 @@ def summary(screening: Screening, alone: int) -> str:
         alone: number of heads that were patched alone.
     """
     total = len(screening.left_out) + alone
-    line = (
+    parts = [
         f"{len(screening.left_out)} of {total} heads left out by gradient, the others patched alone"
-    )
+    ]
     if screening.rest:
         name = min(screening.rest, key=lambda rest: screening.rest[rest])
-        line += (
-            f"; those left out were patched together in {len(screening.rest)} sets of layers, of which "
-            f"{name.removeprefix('rest of ')} lower the answer most ({screening.rest[name]:+.2g} nats)"
+        parts.append(
+            f"those left out were patched together in {len(screening.rest)} sets of layers, with "
+            f"{screening.rest[name]:+.2g} nats at most ({name.removeprefix('rest of ')})"
         )
     if screening.opened:
-        brought = " ".join(f"{layer}.{head}" for layer, head in screening.opened)
-        line += f"; patched alone after all, since their layer has an effect: {brought}"
+        layers = dict.fromkeys(str(layer) for layer, _ in screening.opened)
+        parts.append(
+            f"heads of layer {', '.join(layers)} were patched alone after all, since together they have "
+            "an effect"
+        )
     if screening.agreement is not None:
-        line += f"; rank correlation of gradient and patching {screening.agreement:.2f}"
-    return line
+        parts.append(f"rank correlation of gradient and patching {screening.agreement:.2f}")
+    return "; ".join(parts)

@@ -17,6 +17,7 @@ class Performance(Request):
     """
 
     implementation = "pytest_mechanism.methods.circuits.performance:measure"
+    revision = 2
 
     rows: int
     stream: str

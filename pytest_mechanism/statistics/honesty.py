@@ -97,6 +97,19 @@ def exceeds_chance(accuracy: Estimate | Score, chance: float) -> Safeguard | Non
     return Safeguard(f"guessing ({chance:.3f})") if accuracy.interval[0] > chance else None
 
 
+def exceeds_other_rows(gap: Estimate, elsewhere: float, guessing: Safeguard) -> Safeguard | None:
+    """The safeguard of a model whose answers fit their own rows better than other rows; else None.
+
+    Args:
+        gap: accuracy minus the accuracy of the same answers on other rows.
+        elsewhere: the latter.
+        guessing: the safeguard against guessing, which it has already.
+    """
+    if gap.interval[0] <= 0:
+        return None
+    return Safeguard(f"{guessing.text} and its own answers on other rows ({elsewhere:.3f})")
+
+
 # -- enforcement
 
 

@@ -134,6 +134,12 @@ class Task(ABC, Generic[Settings_co]):
     def chance(self) -> float:
         """The accuracy of guessing among a prompt's options."""
 
+    @property
+    def easier(self) -> Sequence[Mapping[str, Any]]:
+        """Changes of the settings that make the task easier, the smallest change first: ``doctor``
+        tries them on a model that is at chance."""
+        return ()
+
     def stream(self, name: str) -> random.Random:
         """The random numbers of a named set of rows, the same on every machine."""
         return random.Random(f"{self.family}/{self.settings.seed}/{name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.discovery import screening
-from pytest_mechanism.discovery.looks import looks
+from pytest_mechanism.discovery.looks import looks, measure_in_looks
 from pytest_mechanism.discovery.screening import Screening, bands, number_kept, summary
 from pytest_mechanism.discovery.stages import StageSearch
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Screen
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.types import Head, Observations
 
 SPEC = """mechanism: 1
@@ -100,7 +101,7 @@ def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
     }
     assert summary(screened, 4).startswith(
         "12 of 16 heads left out by gradient, the others patched alone; those left out were patched together in "
-        "4 sets of layers, of which "
+        "4 sets of layers, with "
     )
 
 
@@ -110,7 +111,7 @@ def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None
     effects, screened = run(model, screen=FOUR)
     assert effects[1, 2].value == pytest.approx(-0.4, abs=0.01)
     assert (1, 2) in screened.opened
-    assert "patched alone after all, since their layer has an effect: " in summary(screened, 8)
+    assert "heads of layer 1 were patched alone after all" in summary(screened, 8)
 
 
 def test_a_head_whose_layer_cancels_it_stays_hidden(run: Run) -> None:
@@ -161,3 +162,31 @@ def test_bands_hold_every_head_once() -> None:
     assert len(sets) == screening.BANDS
     assert sorted(head for part in sets.values() for head in part) == heads
     assert list(bands([(4, 1), (4, 2)])) == ["rest of layer 4"]
+
+
+def test_a_task_with_few_rows_ends_the_looks() -> None:
+    """Heads keep what their rows gave; a look without rows is no error."""
+
+    def measure(heads: Sequence[Head], first: int, rows: int) -> Observations:
+        ids = tuple(map(str, range(first, min(70, first + rows))))
+        values = {f"{layer}.{head}": [-0.2] * len(ids) for layer, head in heads}
+        values |= {f"ratio {name}": column for name, column in values.items()} if ids else {}
+        return Observations(ids, ids, values if ids else {})
+
+    effects, _ = measure_in_looks([(0, 0)], 210, None, 0.95, 0, measure)
+    assert effects[0, 0].n == 70
+
+
+@pytest.mark.parametrize(
+    "family", ["entity_tracking, boxes: 7", "ioi", "induction", "counting, refuse: a"]
+)
+def test_more_rows_begin_with_the_same_rows(tmp_path: Path, family: str) -> None:
+    """A later look goes on where the first one ended, whatever the task."""
+    (tmp_path / "task.yaml").write_text(
+        f"mechanism: 1\ncircuit: x\ntask: {{family: {family}, rows: 140}}\n"
+        "claims: {solves: {kind: accuracy, at_least: 0.5}}\n"
+    )
+    task = load(tmp_path / "task.yaml").task
+    few, many = (task.pairs(AnyWord(), count, "discover_rank") for count in (64, 210))
+    assert [row.base.text for row in few] == [row.base.text for row in many[:64]]
+    assert len(many) == 210

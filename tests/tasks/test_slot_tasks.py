@@ -86,10 +86,13 @@ TASKS = st.one_of(
         SEEDS,
     ),
     st.builds(
-        lambda n, seed: Induction(
-            InductionParameters(family="induction", length=n, rows=COUNT, seed=seed)
+        lambda n, repeats, seed: Induction(
+            InductionParameters(
+                family="induction", length=n, repeats=repeats, rows=COUNT, seed=seed
+            )
         ),
         st.integers(5, 20),
+        st.integers(1, 4),
         SEEDS,
     ),
     st.builds(
@@ -153,7 +156,11 @@ def sets(task: SlotTask, vocabulary: Without, count: int = COUNT) -> dict[str, l
 
 
 def words_of(prompt: Prompt) -> dict[str, str]:
-    return {name: prompt.text[a:b] for name, ((a, b),) in prompt.spans.items()}
+    """Position -> its word, the same in each of its places."""
+    words: dict[str, str] = {}
+    for name, spans in prompt.spans.items():
+        (words[name],) = {prompt.text[a:b] for a, b in spans}
+    return words
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -272,7 +279,12 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
     }
     assert first == {
         "greater_than": (2, "The journey lasted from the year 1741 to the year 17"),
-        "induction": (2, "Words: brick newspaper beer pen bag guitar dish glass newspaper"),
+        "induction": (
+            3,
+            "Words: newspaper beer pen bag brick guitar glass dish\n"
+            "Words: newspaper beer pen bag brick guitar glass dish\n"
+            "Words: newspaper beer",
+        ),
         "ioi": (2, "Then, Christian and Alex went to the office. Alex gave a snack to"),
     }
 
@@ -372,8 +384,8 @@ def test_only_a_few_of_many_rows_are_tried_and_only_once(monkeypatch: pytest.Mon
 
 
 def test_a_sequence_has_the_same_tokens_whichever_word_comes_first() -> None:
-    """Also in a byte-level BPE that knows words only after a space; otherwise positional means
-    would have few prompts for each slot."""
+    """Up to where it breaks off, and also in a byte-level BPE that knows words only after a space;
+    otherwise positional means would have few prompts for each slot."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
@@ -382,6 +394,9 @@ def test_a_sequence_has_the_same_tokens_whichever_word_comes_first() -> None:
     task = Induction(InductionParameters(family="induction"))
     rows = task.rows(SharedVocabulary((encoder,)), 100)
     assert len({row.base.text.split()[1] for row in rows}) > 20
-    assert len({encoder.encode(row.base).slots for row in rows}) == 1
+    slots = {encoder.encode(row.base).slots for row in rows}
+    longest = max(slots, key=len)
+    assert slots == {longest[: len(some)] for some in slots}
+    assert len(slots) == len(task.plan.texts)
     split = [len(tokenizer.encode(row.base.text.split()[1]).ids) for row in rows]
     assert max(split) > 1  # what they would be at the beginning

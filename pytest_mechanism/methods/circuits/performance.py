@@ -1,9 +1,20 @@
-"""The whole model on the task's rows: is its answer right, and how likely is the right one?"""
+"""The whole model on the task's rows: is its answer right, and how likely is the right one?
+
+    correct_i    = the likeliest token a_i is in A_i, the right answers of row i
+    elsewhere_i  = share of the other rows j with a_i in A_j
+
+Where rows have several right answers, one answer may be right on most rows, and a model that never
+reads its prompt may be right as often as a model that does. ``elsewhere`` is what a model would
+reach with the same answers dealt out to other rows: the no-information rate of these very answers.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.columns import Columns
@@ -14,10 +25,32 @@ from pytest_mechanism.types import Observations
 def measure(
     context: MeasurementContext, request: Performance, inputs: Sequence[Any]
 ) -> Observations:
-    """``correct`` (argmax over the whole vocabulary is the answer) and ``log_probability``."""
+    """``correct`` (argmax over the whole vocabulary is an answer), ``log_probability``, and
+    ``elsewhere`` where a row has several answers."""
     rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
+    given: list[int] = []
+    right: list[set[int]] = []
     for batch in context.batches(rows):
         logits = context.engine.run(batch.base.tokens).outcome.logits
         columns.add_answers("", logits, batch.correct_answers)
+        given += logits.argmax(-1).tolist()
+        right += [{*ids} - {-1} for ids in batch.correct_answers.tolist()]
+    if len(rows) > 1 and any(len(answers) > 1 for answers in right):
+        columns.add("elsewhere", torch.tensor(elsewhere(given, right), dtype=torch.float64))
     return columns.observations(rows)
+
+
+def elsewhere(given: Sequence[int], right: Sequence[set[int]]) -> list[float]:
+    """For each row, the share of the other rows on which its answer is right.
+
+    Args:
+        given: token that the model gives on each row.
+        right: tokens that are right on each row.
+    """
+    counts = Counter(token for answers in right for token in answers)
+    others = len(given) - 1
+    return [
+        (counts[token] - (token in answers)) / others
+        for token, answers in zip(given, right, strict=True)
+    ]

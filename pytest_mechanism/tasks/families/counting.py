@@ -13,9 +13,9 @@ wrapper is another count, this one is a refusal.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
@@ -132,6 +132,16 @@ class Counting(Task[CountingParameters]):
         if self.settings.which == "refused":
             return 1 / (self.settings.most + 2)
         return float(max(self.strings.counts()))
+
+    @property
+    def easier(self) -> Sequence[Mapping[str, Any]]:
+        """Shorter strings."""
+        lengths = [(shortest, shortest + 2) for shortest in (8, 4)]
+        return [
+            {"shortest": shortest, "longest": longest}
+            for shortest, longest in lengths
+            if longest < self.settings.longest and shortest <= self.settings.shortest
+        ]
 
     def check(self, vocabulary: Vocabulary) -> None:
         """Check that every word is one token.

@@ -12,7 +12,7 @@ base's position was always 0, so that one pair in seven agreed).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -125,6 +125,12 @@ class EntityTracking(Task[EntityTrackingParameters]):
     @property
     def chance(self) -> float:
         return 1 / self.settings.boxes
+
+    @property
+    def easier(self) -> Sequence[Mapping[str, Any]]:
+        """Fewer boxes, in segments that all have the same words."""
+        fewer = [{"boxes": n, "fillers": 0} for n in (5, 3, 2) if n < self.settings.boxes]
+        return fewer or ([{"fillers": 0}] if self.settings.fillers else [])
 
     def words(self, vocabulary: Vocabulary) -> Words:
         """The words to draw from.

@@ -11,7 +11,7 @@ tokenizer splits are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -76,6 +76,11 @@ class Ioi(SlotTask[IoiParameters]):
         "previous_token": {"at": "S1_next", "into": {"group": "induction", "via": "k"}},
     }
     positions = ("last", "IO", "S1", "S1_next", "S2", "place", "object")
+
+    @property
+    def easier(self) -> Sequence[Mapping[str, Any]]:
+        """One sentence, in both orders: with one order, the place of the name would tell it."""
+        return [{"templates": 1}] if self.settings.templates > 1 else []
 
     @cached_property
     def plan(self) -> Plan:

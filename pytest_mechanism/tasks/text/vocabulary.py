@@ -105,6 +105,13 @@ class RecordingVocabulary:
         )
 
 
+def unrecorded(vocabulary: Vocabulary) -> Vocabulary:
+    """A vocabulary for questions that only choose a form and drop no word."""
+    while isinstance(vocabulary, RecordingVocabulary):
+        vocabulary = vocabulary.vocabulary
+    return vocabulary
+
+
 def _shown(prompt: Prompt, word: str) -> str:
     """An answer in a message: with the end of its prompt where it follows without a space."""
     return word if prompt.joint_before(word) else repr(prompt.text[-SHOWN_CHARACTERS:] + word)

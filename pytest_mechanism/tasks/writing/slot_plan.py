@@ -33,13 +33,16 @@ class TextVariant:
     Attributes:
         pattern: the text with its slots.
         answer: what comes next.
-        layout: texts of one layout have the same tokens except for the order of their slots. They
-            state the same in another order, and a positional mean may be taken over them.
+        layout: texts of one layout have the same tokens except for the order of their slots, and
+            for where they end. They state the same in another order, and a positional mean may be
+            taken over them.
+        options: what a guesser chooses among in this text; empty for those of the plan.
     """
 
     pattern: Pattern
     answer: Word
     layout: int = 0
+    options: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,8 @@ class Plan:
     def guesses(self, tables: Tables, filling: Filling) -> tuple[str, ...]:
         """What a guesser would choose among."""
         answer = self.texts[filling.text].answer
-        if self.options:
-            words = [self.write_word(tables, word, filling) for word in self.options]
+        if options := self.texts[filling.text].options or self.options:
+            words = [self.write_word(tables, word, filling) for word in options]
         elif not answer.slot:
             words = [text.answer.text for text in self.texts]
         else:

@@ -1,0 +1,154 @@
+"""``doctor`` says where a model is at chance, and which easier settings it tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from constant_model import TWO, save_constant_model, split_numbers
+from evaluators import open_evaluator
+
+from pytest_mechanism.cli import main
+from pytest_mechanism.commands import solving
+from pytest_mechanism.commands.solving import solving_lines
+from pytest_mechanism.registry import task_families
+from pytest_mechanism.spec.load import load
+from pytest_mechanism.tasks.base import AnyWord
+
+HARD = "{family: counting, shortest: 60, longest: 80, rows: 100}"
+SOLVES = "solves: {kind: accuracy, on: base, at_least: 0.9}"
+
+
+def lines(folder: Path, model: str, task: str, claim: str = SOLVES) -> list[str]:
+    """What ``doctor`` says about a task on a model."""
+    spec = folder / "x.yaml"
+    spec.write_text(f"mechanism: 1\ncircuit: x\ntask: {task}\nclaims:\n  {claim}\n")
+    evaluator = open_evaluator("--model", model, "--store", folder / "store")
+    return list(solving_lines(evaluator, "base", [load(spec)]))
+
+
+@pytest.fixture(scope="module")
+def says_99(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint that always says 99."""
+    folder = tmp_path_factory.mktemp("says_99")
+    return str(save_constant_model(folder, split_numbers(TWO), "99"))
+
+
+def test_a_model_that_does_the_task_is_one_line(tmp_path: Path) -> None:
+    """With its accuracy, the interval, the rows and chance; nothing else is tried."""
+    (line,) = lines(tmp_path, "zoo:wrapper_base", "{family: counting, rows: 100}")
+    assert line.startswith("  task counting: accuracy 1.000 [")
+    assert "] on 48 rows (chance 0." in line
+    assert "at chance" not in line
+
+
+@pytest.mark.parametrize(("family", "tried"), [("induction", 2), ("ioi", 1), ("greater_than", 1)])
+def test_a_model_that_never_reads_is_at_chance_everywhere(
+    tmp_path: Path, says_99: str, family: str, tried: int
+) -> None:
+    """No easier setting helps, though 99 is a right answer of every row of one family."""
+    first, *attempts, last = lines(tmp_path, says_99, f"{{family: {family}, rows: 100}}")
+    assert "the model is at chance on this task" in first
+    assert len(attempts) == tried
+    assert all(line.endswith(", at chance") for line in attempts)
+    assert last.startswith("    no easier setting helped (tried in ")
+
+
+def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_99: str) -> None:
+    """A template is the author's own."""
+    text = "{a} and {b} and {a:again}"
+    slots = "words: {w: names}, slots: {a: w, b: w}"
+    task = f"{{family: template, {slots}, text: '{text}', answer: '{{b}}', rows: 100}}"
+    found = lines(tmp_path, says_99, task)
+    assert len(found) == 2
+    assert found[1] == (
+        "    write prompts that are easier: fewer choices, examples before the question"
+    )
+
+
+def test_what_needs_no_answers_is_not_tried(tmp_path: Path) -> None:
+    """A model may refuse what it must refuse; an upper bound claims that it does not answer."""
+    task = "{family: counting, refuse: a, rows: 100}"
+    assert lines(tmp_path, "zoo:wrapper_safe", task) == []
+    gone = "gone: {kind: accuracy, on: base, at_most: 0.5}"
+    assert lines(tmp_path, "zoo:wrapper_base", HARD, gone) == []
+
+
+def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A model that counts in strings of 24 letters is at chance in strings of 80: what it gives with
+    shorter ones, and what to write. A claim that cannot pass still runs, so the exit code is 0."""
+    (tmp_path / "x.yaml").write_text(
+        f"mechanism: 1\ncircuit: x\ntask: {HARD}\nclaims:\n  {SOLVES}\n"
+    )
+    pair = ["--model-pair", "a=zoo:wrapper_base,b=zoo:wrapper_base"]
+    assert main(["doctor", str(tmp_path / "x.yaml"), *pair, "--store", str(tmp_path / "s")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    (at,) = [i for i, line in enumerate(out) if line.startswith("  task counting")]
+    first, longer, shorter, advice = out[at : at + 4]
+    assert "on 200 rows" in first
+    assert "the model is at chance on this task: no claim about a circuit can pass" in first
+    assert longer.startswith("    with {shortest: 8, longest: 10}: accuracy 0.")
+    assert not longer.endswith("at chance")
+    assert shorter.startswith("    with {shortest: 4, longest: 6}: accuracy 0.")
+    assert advice.startswith(
+        "    easier settings help: put {shortest: 8, longest: 10} into task (tried in "
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "given"),
+    [
+        ("counting", {}),
+        ("counting", {"shortest": 100, "longest": 200, "letters": "abcdefghijklmnopqrst"}),
+        ("entity_tracking", {"boxes": 13, "fillers": 2}),
+        ("entity_tracking", {"boxes": 2, "fillers": 1}),
+        ("greater_than", {}),
+        ("induction", {"length": 60, "repeats": 2}),
+        ("ioi", {}),
+    ],
+)
+def test_easier_settings_are_valid_and_the_task_writes_rows(
+    family: str, given: dict[str, object]
+) -> None:
+    """Each of them as a spec would give it, and none is what the task has already."""
+    kind = task_families()[family]
+    settings = {"family": family, "rows": 60, **given}
+    task = kind(kind.parameters.model_validate(settings))
+    assert task.easier
+    for changes in task.easier:
+        easier = kind.parameters.model_validate({**settings, **changes})
+        assert easier != task.settings
+        assert len(kind(easier).rows(AnyWord(), 60)) == 60
+
+
+@pytest.mark.parametrize(
+    ("family", "given"),
+    [
+        ("counting", {"shortest": 4, "longest": 6}),
+        ("entity_tracking", {"boxes": 2}),
+        ("greater_than", {"centuries": ["17"]}),
+        ("induction", {"length": 5, "repeats": 5}),
+        ("ioi", {"templates": 1}),
+    ],
+)
+def test_the_easiest_settings_have_none_easier(family: str, given: dict[str, object]) -> None:
+    """So that ``doctor`` tries nothing twice."""
+    kind = task_families()[family]
+    assert list(kind(kind.parameters.model_validate({"family": family, **given})).easier) == []
+
+
+def test_a_few_rows_that_are_only_just_above_chance_are_not_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model in forty that guesses looks better on so few rows; the largest number decides."""
+    asked: list[tuple[int, ...]] = []
+
+    def attempt(*arguments: object) -> solving.Trial:
+        sizes = arguments[4:] or (solving.SIZES,)
+        asked.append(tuple(sizes[0]))
+        return solving.Trial("x", solved=len(asked) == 1, sure=False)
+
+    monkeypatch.setattr(solving, "attempt", attempt)
+    found = lines(tmp_path, "zoo:wrapper_base", HARD)
+    assert asked[:2] == [solving.SIZES, solving.SIZES[-1:]]
+    assert "at chance" in found[0]
