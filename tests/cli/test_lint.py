@@ -187,6 +187,17 @@ def test_power_is_printed_for_each_accepted_score(
     )
 
 
+def test_power_of_a_score_beyond_its_threshold_names_no_rows(
+    spec: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """An accepted score may be red; no number of rows makes it pass."""
+    entries = {"solves.base": {"value": 0.7, "judged": [{**JUDGED, "low": 0.8}]}}
+    scores(spec.parent, "base+ft", entries)
+    assert main(["lint", "--power", str(spec)]) == 0
+    out = capsys.readouterr().out
+    assert "0.000 with 500 rows (no number of rows gives 0.9)" in out
+
+
 def test_power_does_not_plan_by_thresholds_that_the_spec_no_longer_has(
     spec: Path, capsys: pytest.CaptureFixture
 ) -> None:
