@@ -146,7 +146,7 @@ def choices(text: str, valid: Iterable[str]) -> str:
     if not names:
         return "there are none"
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.6)
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
     return (f"did you mean {near[0]!r}? " if near else "") + f"valid: {listed}"
 
 

@@ -9,8 +9,9 @@ k = 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100 (a part of a head is left out). MIB 
 
 ``axis: linear`` integrates over the fraction k, as MIB does, where sizes from 50 to 100 % have half of the
 weight. ``axis: logarithmic`` integrates over log k and divides by the length of that axis, so that the curve
-f = 1 has CPR 1 on either. ``ranking`` says whether heads rank by the sign or by the size of their effect
-(`methods.circuits.sizes`). The score's name and metric say both. Other than in MIB, whose circuits are edges
+f = 1 has CPR 1 on either. ``ranking`` says whether heads rank by the sign or by the size of their effect,
+``ranked_by`` whether that effect is measured head by head or estimated by gradients, which is cheaper and may
+be wrong (`methods.circuits.sizes`). The score's name has all three. Other than in MIB, whose circuits are edges
 or nodes with MLPs, the parts are heads, and MLPs are always alive.
 
 Control: random rankings of all heads. Where their area is as good, the ranking tells nothing.
@@ -39,7 +40,7 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.thresholds import AreaAtLeast, AreaAtMost
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.sizes import CircuitSizes, Ranking, SizesResult
+from pytest_mechanism.measurements.sizes import CircuitSizes, RankedBy, Ranking, SizesResult
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.statistics.honesty import beats_control
@@ -66,13 +67,15 @@ class Curve(PerRoleClaim):
         cmd_at_most: largest circuit-model distance claimed.
         axis: of the integral, ``linear`` or ``logarithmic``.
         ranking: of the heads, ``signed`` (those that help the answer first) or ``absolute``.
+        ranked_by: ``ablation`` measures each head's effect, ``attribution`` estimates all by gradients,
+            for models of many heads.
         of: what f compares: accuracy, or the answer's log-probability.
     """
 
     summary: ClassVar[str] = "few heads do the task: circuits of growing size (CPR, CMD)"
     if_red: ClassVar[str] = (
-        "the model needs more of its heads for the task than claimed, or the ranking by gradients does "
-        "not find the heads that do it. `show` draws the curve"
+        "the model needs more of its heads for the task than claimed, or the ranking does not "
+        "find the heads that do it. `show` draws the curve"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("cpr_at_least", "cmd_at_most")
     ablates: ClassVar[bool] = True
@@ -83,6 +86,7 @@ class Curve(PerRoleClaim):
     cmd_at_most: AreaAtMost | None = None
     axis: Literal["linear", "logarithmic"] = "linear"
     ranking: Ranking = "signed"
+    ranked_by: RankedBy = "ablation"
     of: Of = "accuracy"
 
     @model_validator(mode="after")
@@ -101,8 +105,10 @@ class Curve(PerRoleClaim):
 
     def sizes(self, context: ClaimContext) -> Measurement[SizesResult]:
         request = CircuitSizes(
+            heads=len(context.shapes[context.role].heads()),
             counts=sorted({0, *self.counts(context)}),
             ranking=self.ranking,
+            ranked_by=self.ranked_by,
             draws=DRAWS,
             seed=context.seed,
             rank_rows=RANK_ROWS,
@@ -189,11 +195,11 @@ class Curve(PerRoleClaim):
         f = "f" if name == "CPR" else "|1 - f|"
         judged = score(
             context,
-            f"{name}, {self.axis} axis, {self.ranking} ranking",
+            f"{name}, {self.axis} axis, {self.ranking} ranking by {self.ranked_by}",
             estimate,
             f"area of {f} of {self.of.replace('_', '-')} over circuits of {PERCENT[0]:g} to "
-            f"{PERCENT[-1]:g} % of the heads, {self.axis} axis, heads ranked by attribution "
-            f"({self.ranking}) (MIB)",
+            f"{PERCENT[-1]:g} % of the heads, {self.axis} axis, heads ranked by "
+            f"{self.ranked_by} ({self.ranking}) (MIB)",
             "higher" if better > 0 else "lower",
             Control(RANDOM, random.value, random.interval),
             ablated=True,
@@ -237,11 +243,15 @@ class Curve(PerRoleClaim):
             "share of all heads that are alive, in %",
             "faithfulness",
             (
-                line(f"{self.ranking} ranking", lambda n: sizes.values[f"{n}_{column}"], False),
+                line(
+                    f"{self.ranking} ranking by {self.ranked_by}",
+                    lambda n: sizes.values[f"{n}_{column}"],
+                    False,
+                ),
                 line(RANDOM, random, True),
             ),
             (1.0, "as the whole model"),
-            "Heads are added in the order of their effect by gradients. The earlier the line rises to "
+            "Heads are added in the order of their effect. The earlier the line rises to "
             "1, the fewer heads do the task.",
             {float(x): f"{percent:g}" for x, percent in enumerate(PERCENT)},
         )

@@ -36,7 +36,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "curves behind its claims",
         description="Draw the path patching effects of a spec's groups, as heat maps of all heads "
         "(SPEC_heads) and as a graph of the circuit (SPEC_circuit), and the curves of each claim that "
-        "has some (SPEC_CLAIM: revival, attack, pruning, probes by layer). Each picture is written "
+        "has some (SPEC_CLAIM: revival, attack, pruning, probes by layer, "
+        "blocked attention, circuits by size). Each picture is written "
         "as SVG and PNG.",
     )
     parser.add_argument(

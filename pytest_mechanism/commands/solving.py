@@ -33,6 +33,10 @@ SIZES = (48, 100, 200)
 """Rows of a trial: the first number with enough contexts for an interval, which tells a model that does
 the task from one that guesses. A model counts as being at chance after the last number."""
 
+SURE = 0.999
+"""Confidence from which the first number of rows is enough: on so few, one model in forty that guesses
+would be above the usual interval."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -41,10 +45,12 @@ class Trial:
     Attributes:
         text: its accuracy with interval and chance.
         solved: whether it is significantly better than chance.
+        sure: whether it is so with the confidence `SURE`.
     """
 
     text: str
     solved: bool
+    sure: bool
 
 
 def solving_lines(evaluator: ClaimEvaluator, role: str, specs: Sequence[Spec]) -> Iterator[str]:
@@ -81,7 +87,7 @@ def task_lines(evaluator: ClaimEvaluator, role: str, spec: Spec) -> Iterator[str
     claim = next(iter(spec.claims.values()))
     context = evaluator.context(spec, claim, claim.roles()[0])
     trial = attempt(evaluator, role, context, spec.task)
-    if not trial.solved:
+    if not trial.sure:
         trial = attempt(evaluator, role, context, spec.task, SIZES[-1:])
     family = spec.task.family
     if trial.solved:
@@ -141,4 +147,8 @@ def attempt(
         f"accuracy {score.value:.3f} [{low:.2f}, {high:.2f}] on {score.n} rows "
         f"({chance_text(context, observations)})"
     )
-    return Trial(text, above_chance(context, observations) is not None)
+    solved, sure = (
+        above_chance(replace(context, confidence=confidence), observations) is not None
+        for confidence in (context.confidence, SURE)
+    )
+    return Trial(text, solved, sure)

@@ -14,6 +14,7 @@ RANK_STREAM = "curve_rank"
 """Rows on which heads are ranked. Circuits are judged on others, so no interval is needed there."""
 
 Ranking = Literal["signed", "absolute"]
+RankedBy = Literal["ablation", "attribution"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class CircuitSizes(Request[SizesResult]):
     """How well do the most important heads alone do the task, as their number grows?
 
     Attributes:
+        heads: how many the model has, for the cost.
         counts: how many heads are alive, each number measured by itself.
         ranking: whether heads rank by the size of their effect, or those that help the answer first.
+        ranked_by: whether an effect is measured, with one head ablated at a time, or estimated by
+            gradients of all heads at once.
         draws: how many random rankings are measured too.
         seed: of the random rankings.
         rank_rows: rows on which heads are ranked.
@@ -42,9 +46,12 @@ class CircuitSizes(Request[SizesResult]):
     """
 
     implementation = "pytest_mechanism.methods.circuits.sizes:measure"
+    revision = 2
 
+    heads: int
     counts: tuple[int, ...]
     ranking: Ranking
+    ranked_by: RankedBy
     draws: int
     seed: int
     rank_rows: int
@@ -54,14 +61,14 @@ class CircuitSizes(Request[SizesResult]):
 
     def cost(self, task: TaskSettings) -> Cost:
         circuits = len(self.counts) * (1 + self.draws)
+        by_gradient = self.ranked_by == "attribution"
+        # gradient: a step of the integral costs a forward and a backward, which is as much as two
+        ranking = 3 * len(STEPS) if by_gradient else 1 + self.heads
         return Cost(
-            # a step of the integral costs a forward and a backward, which is as much as two
-            rows=3 * len(STEPS) * self.rank_rows
-            + self.rows * (1 + circuits)
-            + self.ablation.prompts,
+            rows=ranking * self.rank_rows + self.rows * (1 + circuits) + self.ablation.prompts,
             prompts=self.stream,
             prompt_count=self.rows,
-            gradient_rows="batch",
+            gradient_rows="batch" if by_gradient else 0,
             parts=("circuits of growing size", circuits, "circuits"),
         )
 

@@ -84,6 +84,7 @@ BY_POSITION_AND_BY_LABEL = "base=zoo:planted_ft,ft=zoo:planted_label"
 """Two models that solve the task; the second reads no position."""
 
 
+@pytest.mark.slow
 def test_attention_and_its_blocking_tell_a_mechanism_from_another(judge: Judge) -> None:
     """The transmitter looks at the query's label in both models. The answer needs the detector's look
     at the same label before in one, and the fetcher's look at it in the other."""
@@ -211,24 +212,26 @@ def test_as_many_random_circuits_may_do_as_well_as_both_tests_allow(
 
 # -- curve
 
+OTHERWISE = {"axis": "logarithmic", "ranking": "absolute", "ranked_by": "attribution"}
 PLANTED_AREAS = {
     # six of 32 heads do it all: f is 0 up to 10 % (three heads), and 1 from 20 % (six heads) on
-    "CPR, linear axis, signed ranking": 0.1 / 2 + 0.3 + 0.5,
-    "CMD, linear axis, signed ranking": (0.1 - 0.001) + 0.1 / 2,
-    "CPR, logarithmic axis, absolute ranking": (log(2) / 2 + log(5)) / log(1000),
-    "CMD, logarithmic axis, absolute ranking": (log(100) + log(2) / 2) / log(1000),
+    "CPR, linear axis, signed ranking by ablation": 0.1 / 2 + 0.3 + 0.5,
+    "CMD, linear axis, signed ranking by ablation": (0.1 - 0.001) + 0.1 / 2,
+    "CPR, logarithmic axis, absolute ranking by attribution": (log(2) / 2 + log(5)) / log(1000),
+    "CMD, logarithmic axis, absolute ranking by attribution": (log(100) + log(2) / 2) / log(1000),
 }
 
 
+@pytest.mark.slow
 def test_the_areas_of_a_planted_circuit_are_those_of_its_step(judge: Judge) -> None:
     """CPR and CMD by hand, on both axes; random rankings need nearly all heads."""
     both = {"kind": "curve", "on": "ft", "cpr_at_least": 0.2, "cmd_at_most": 0.7}
-    claims = {"grows": both, "early": both | {"axis": "logarithmic", "ranking": "absolute"}}
+    claims = {"grows": both, "early": both | OTHERWISE}
     found = judge("base=zoo:planted_ft,ft=zoo:planted_ft", claims)
     scores = {score.name: score for verdict in found.values() for score in verdict.scores}
     assert {name: score.value for name, score in scores.items()} == pytest.approx(PLANTED_AREAS)
     assert found["grows ft"].status == "pass"
-    assert scores["CPR, linear axis, signed ranking"].control.value < 0.6
+    assert scores["CPR, linear axis, signed ranking by ablation"].control.value < 0.6
     assert found["early ft"].reason.startswith("CMD 0.717")
 
 

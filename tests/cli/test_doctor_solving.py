@@ -9,6 +9,7 @@ from constant_model import TWO, save_constant_model, split_numbers
 from evaluators import open_evaluator
 
 from pytest_mechanism.cli import main
+from pytest_mechanism.commands import solving
 from pytest_mechanism.commands.solving import solving_lines
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.load import load
@@ -134,3 +135,20 @@ def test_the_easiest_settings_have_none_easier(family: str, given: dict[str, obj
     """So that ``doctor`` tries nothing twice."""
     kind = task_families()[family]
     assert list(kind(kind.parameters.model_validate({"family": family, **given})).easier) == []
+
+
+def test_a_few_rows_that_are_only_just_above_chance_are_not_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model in forty that guesses looks better on so few rows; the largest number decides."""
+    asked: list[tuple[int, ...]] = []
+
+    def attempt(*arguments: object) -> solving.Trial:
+        sizes = arguments[4:] or (solving.SIZES,)
+        asked.append(tuple(sizes[0]))
+        return solving.Trial("x", solved=len(asked) == 1, sure=False)
+
+    monkeypatch.setattr(solving, "attempt", attempt)
+    found = lines(tmp_path, "zoo:wrapper_base", HARD)
+    assert asked[:2] == [solving.SIZES, solving.SIZES[-1:]]
+    assert "at chance" in found[0]

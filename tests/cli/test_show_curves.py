@@ -61,3 +61,41 @@ def test_rows_that_a_task_cannot_have_are_one_line(
     err = capsys.readouterr().err
     assert f"--rows {rows}: Input should be greater than or equal to 20" in err
     assert err.count("\n") == 1
+
+
+CIRCUIT = """mechanism: 1
+circuit: boxes
+task: {family: entity_tracking, boxes: 7, fillers: 0, rows: 70}
+ablation: {value: positional_mean, prompts: 200}
+claims:
+  blocked: {kind: knockout, from: last, to: query_label, drops_at_least: 0.5}
+  grows: {kind: curve, on: ft, axis: logarithmic, cpr_at_least: 0.2}
+"""
+
+
+@pytest.mark.slow
+def test_curves_over_layers_and_sizes_are_drawn_with_their_controls(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The knockout of both models from each layer on and without any, and the faithfulness of
+    circuits of each size."""
+    (tmp_path / "boxes.yaml").write_text(CIRCUIT)
+    pair = "one=zoo:planted_ft,two=zoo:planted_label"
+    assert (
+        main(
+            ["show", str(tmp_path / "boxes.yaml"), "--model-pair", pair,
+             "--out", str(tmp_path), "--store", str(tmp_path / "store")]
+        ) == 0
+    )  # fmt: skip
+    assert capsys.readouterr().out.count("wrote ") == 4
+    layers = (tmp_path / "boxes_blocked.svg").read_text()
+    for word in ("one, last -&gt; query_label", "two, as many random pairs of tokens", "none"):
+        assert f">{word}</text>" in layers
+    sizes = (tmp_path / "boxes_grows.svg").read_text()
+    for word in (
+        "two, signed ranking by ablation",
+        "two, 3 random rankings of all heads",
+        "0.1",
+        "100",
+    ):
+        assert f">{word}</text>" in sizes

@@ -80,15 +80,20 @@ PATCHED: dict[str, Request] = {
         ablation=Ablation(value="positional_mean", prompts=110),
         removed={"some": LAST, "no": []},
     ),
-    "sizes": CircuitSizes(
-        **ROWS,
-        counts=[0, 1, 3],
-        ranking="signed",
-        draws=1,
-        seed=0,
-        rank_rows=6,
-        ablation=Ablation(value="positional_mean", prompts=110),
-    ),
+    **{
+        f"sizes, ranked by {how}": CircuitSizes(
+            **ROWS,
+            heads=LAYERS * HEADS,
+            counts=[0, 1, 3],
+            ranking="signed",
+            ranked_by=how,
+            draws=1,
+            seed=0,
+            rank_rows=6,
+            ablation=Ablation(value="positional_mean", prompts=110),
+        )
+        for how in ("ablation", "attribution")
+    },
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

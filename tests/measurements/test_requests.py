@@ -51,7 +51,15 @@ EXAMPLES: list[Request] = [
     AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     HeadRemoval(**ROWS, ablation=Ablation(), removed={"some": PLACED, "none": []}),
     CircuitSizes(
-        **ROWS, counts=[0, 2], ranking="signed", draws=1, seed=0, rank_rows=6, ablation=Ablation()
+        **ROWS,
+        heads=16,
+        counts=[0, 2],
+        ranking="signed",
+        ranked_by="ablation",
+        draws=1,
+        seed=0,
+        rank_rows=6,
+        ablation=Ablation(),
     ),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),

@@ -85,7 +85,7 @@ BASES: dict[str, dict[str, Any]] = {
                       "of": "log_probability"},
             "beats": {"kind": "sufficiency", "random": 29},
             "grows": {"kind": "curve", "cpr_at_least": 0.5, "axis": "logarithmic",
-                      "ranking": "absolute"},
+                      "ranking": "absolute", "ranked_by": "attribution"},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
         },
     },

@@ -1,13 +1,16 @@
 """Circuits of growing size: the first heads of a ranking alone, every other head ablated everywhere.
 
-    effect(h) = integral over s of d log p(answer) / d s_h, where z of every head at every token is
-                (1 - s) z + s z_ablated, from s = 0 to 1
+    effect(h) = mean over rows of log p(answer), with head h alone ablated at every token, less that of
+                the model (``ablation``)
+              = integral over s of d log p(answer) / d s_h, where z of every head at every token is
+                (1 - s) z + s z_ablated, from s = 0 to 1 (``attribution``)
     C_n       = the n heads with the lowest effect (``signed``) or the largest |effect| (``absolute``),
                 alive at every token
 
-The ranking is attribution patching with integrated gradients (Hanna et al. 2024, as in `screen`), with the
-ablation in place of a source prompt: an estimate of what the answer's log-probability loses without the
-head. Its rows are not those on which the circuits are judged. Random rankings are the control.
+Attribution patching with integrated gradients (Hanna et al. 2024, as in `screen`) costs three gradients
+instead of a branch for each head. It moves all heads together, and where attention is sharp it may rank
+them wrongly: on the embedded pair its first 8 of 16 heads do less than random ones, while the first 4 by
+ablation do 94 % of the task. Heads are ranked on rows of their own. Random rankings are the control.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ def measure(
 ) -> SizesResult:
     """``{n}_correct`` and ``{n}_log_probability`` of the first n heads, and ``random{i}@{n}_...`` of
     random rankings."""
-    effects = attributions(context, request.ablation, request.rank_rows)
+    effect = {"ablation": ablations, "attribution": attributions}[request.ranked_by]
+    effects = effect(context, request.ablation, request.rank_rows)
     rankings = {"": ranked(effects, request.ranking)}
     for i in range(request.draws):
         heads = list(context.model.shape.heads())
@@ -80,10 +84,31 @@ def ranked(effects: Float[Tensor, "layers heads"], ranking: str) -> list[Head]:
     return sorted(heads, key=lambda head: (-float(importance[head]), head))
 
 
+def ablations(
+    context: MeasurementContext, ablation: Ablation, count: int
+) -> Float[Tensor, "layers heads"]:
+    """The effect of every head, ablated alone, a mean over rows, in nats."""
+    shape = context.model.shape
+    total = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.float64)
+    rows = context.task.rows(context.vocabulary, count, RANK_STREAM)
+    for batch in context.batches(rows):
+        ablated, heads = replacements(context, batch, ablation), shape.heads()
+        run = context.engine.run(batch.base.tokens)
+        whole = log_probability(run.outcome.logits, batch.correct_answers)
+        branches = (
+            Branch([Edit(Site(layer, "z"), ablated[layer][:, :, [head]], heads=(head,))])
+            for layer, head in heads
+        )
+        for head, outcome in zip(heads, run.branches(branches), strict=True):
+            change = log_probability(outcome.logits, batch.correct_answers) - whole
+            total[head] += float(change.double().sum())
+    return total / len(rows)
+
+
 def attributions(
     context: MeasurementContext, ablation: Ablation, count: int
 ) -> Float[Tensor, "layers heads"]:
-    """The effect of every head, a mean over rows, in nats."""
+    """The effect of every head by gradients, a mean over rows, in nats."""
     shape = context.model.shape
     total = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.float64)
     rows = context.task.rows(context.vocabulary, count, RANK_STREAM)

@@ -132,8 +132,8 @@ def test_an_even_change_lies_on_them_as_on_any(untaught: Benches, over: Over) ->
     st.floats(0.01, 1),
 )
 def test_the_largest_are_a_share_of_each_matrix(numbers: list[int], share: float) -> None:
-    """As many as the share says, none smaller than one that is left out."""
-    table = torch.tensor(numbers, dtype=torch.float32)
+    """The number of entries is the share, and no entry is smaller than an entry left out."""
+    table = torch.tensor([numbers], dtype=torch.float32)
     (result,) = snip.largest({"w": table}, share).values()
     assert len(result) == round(share * len(numbers))
     left = [number for i, number in enumerate(numbers) if i not in result.tolist()]
