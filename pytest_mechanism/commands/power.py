@@ -76,14 +76,8 @@ def not_counted(spec: Spec, name: str, entry: Mapping[str, Any]) -> str | None:
 
 def claim_line(power: Power) -> str:
     """The chance that a claim passes, and how many rows it would need."""
-<<<<<<< HEAD
-    if power.rows is None:
-        rows = f"no number of rows gives {WANTED}"
-    else:
-=======
     rows = f"no number of rows gives {WANTED}"
     if power.rows is not None:
->>>>>>> main
         rows = f"{power.rows:,} rows give {WANTED}"
     hint = "" if power.passes >= WANTED else "  <- too few rows, or a threshold too near the score"
     return f"{power.passes:.3f} with {power.now:,} rows ({rows}){hint}"

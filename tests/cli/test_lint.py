@@ -187,16 +187,6 @@ def test_power_is_printed_for_each_accepted_score(
     )
 
 
-<<<<<<< HEAD
-def test_power_of_a_score_below_its_threshold_is_a_line(
-    spec: Path, capsys: pytest.CaptureFixture
-) -> None:
-    """No number of rows makes such a claim pass, and the command says so."""
-    below = {**JUDGED, "value": 0.5}
-    scores(spec.parent, "base+ft", {"solves.base": {"value": 0.5, "judged": [below]}})
-    assert main(["lint", "--power", str(spec)]) == 0
-    assert "0.000 with 500 rows (no number of rows gives 0.9)" in capsys.readouterr().out
-=======
 def test_power_of_a_score_beyond_its_threshold_names_no_rows(
     spec: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -206,7 +196,6 @@ def test_power_of_a_score_beyond_its_threshold_names_no_rows(
     assert main(["lint", "--power", str(spec)]) == 0
     out = capsys.readouterr().out
     assert "0.000 with 500 rows (no number of rows gives 0.9)" in out
->>>>>>> main
 
 
 def test_power_does_not_plan_by_thresholds_that_the_spec_no_longer_has(
