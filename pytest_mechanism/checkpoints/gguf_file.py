@@ -101,7 +101,7 @@ def unused_metadata(header: Header) -> str | None:
     if kind == "none":
         return None
     # llama.cpp scales linearly where a file names a factor and no type
-    said = [(scaling, kind)] if kind else []
+    said: list[tuple[str, object]] = [(scaling, kind)] if kind else []
     for name in FACTORS:
         factor = header.metadata.get(f"{architecture}.{name}")
         if isinstance(factor, (int, float)) and factor not in (0, 1):
