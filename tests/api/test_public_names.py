@@ -97,4 +97,6 @@ def test_the_docs_import_public_names_only() -> None:
         )
     ]
     assert imports
-    assert [each for each in imports if "pytest_mechanism.api import" not in each[1]] == []
+    assert [
+        imported for imported in imports if "pytest_mechanism.api import" not in imported[1]
+    ] == []

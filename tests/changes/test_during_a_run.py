@@ -45,8 +45,8 @@ class Fake(Request):
     what: str
 
 
-def ask(what: str) -> Measurement:
-    return Measurement(Fake(what=what), "base", TASK)
+def measurement_of(name: str) -> Measurement:
+    return Measurement(Fake(what=name), "base", TASK)
 
 
 def number(content: bytes) -> float:
@@ -65,7 +65,7 @@ class World:
         fakes = {
             "fake:measure": self.measure,
             "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
-            "pytest_mechanism.methods.context:make_context": self.bench,
+            "pytest_mechanism.methods.context:make_context": self.make_context,
         }
         for module in (runner_module, resident):
             monkeypatch.setattr(module, "resolve", lambda name: fakes.get(name) or real(name))
@@ -83,23 +83,23 @@ class World:
             role=role, release=lambda: None, number=result, check_unchanged=check_unchanged
         )
 
-    def bench(self, model: Any, *_: Any) -> Any:
+    def make_context(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        made = SimpleNamespace(model=model, fallback_reason=None)
-        made.run_method = lambda method, *given: method(made, *given)
-        return made
+        context = SimpleNamespace(model=model, fallback_reason=None)
+        context.run_method = lambda method, *arguments: method(context, *arguments)
+        return context
 
-    def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:
+    def measure(self, context: Any, request: Fake, inputs: Any) -> Observations:
         if request.what == "reads again":
             self.now("before reading again")
             result = number(self.path.read_bytes())
-            bench.model.check_unchanged()
+            context.model.check_unchanged()
         elif request.what == "reads from disk":
             self.now("before reading from disk")
             result = number(self.path.read_bytes())
         else:
             self.now("while measuring")
-            result = bench.model.number
+            result = context.model.number
         return Observations(("a",), ("x",), {"seen": [result]})
 
 
@@ -118,11 +118,17 @@ def make(reference: Reference, store: Path) -> Runner:
     return Runner({"base": reference}, {"base": result}, ModelOptions(), Store(store))
 
 
-def stored(runner: Runner, *asked: Measurement) -> list[float]:
+def stored(runner: Runner, *requests: Measurement) -> list[float]:
     """What a later run would take from the store."""
     assert runner.store is not None
-    result = [Store(runner.store.folder).get(runner.key(each), Observations) for each in asked]
-    return [float(each.values["seen"][0]) for each in result if each is not None]
+    results = [
+        Store(runner.store.folder).get(runner.key(request), Observations) for request in requests
+    ]
+    return [
+        float(observations.values["seen"][0])
+        for observations in results
+        if observations is not None
+    ]
 
 
 def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -192,19 +198,19 @@ def test_nothing_wrong_is_stored(
     runs, on what was there before and on what is there now."""
     if late:
         request.getfixturevalue("settled")
-    asked = [ask("first"), ask("reads again"), ask("third")]
+    measurements = [measurement_of("first"), measurement_of("reads again"), measurement_of("third")]
     before = world.path.read_bytes()
     runner = make(reference, tmp_path / "store")
-    runner.plan(asked)
+    runner.plan(measurements)
     world.happens[moment] = change
     problems = []
-    for each in asked:
+    for measurement in measurements:
         try:
-            runner.measure(each)
+            runner.measure(measurement)
         except CheckpointChanged as problem:
             problems.append(str(problem))
     world.happens.clear()
-    kept = stored(runner, *asked)
+    kept = stored(runner, *measurements)
     assert (len(problems) + len(kept), {*kept} - {number(before)}) == (3, set())
     assert len({*problems}) == 1
     assert problems[0].startswith(f"base (base): {reference.folder}")
@@ -213,7 +219,9 @@ def test_nothing_wrong_is_stored(
     for content in (world.path.read_bytes(), before):
         world.path.write_bytes(content)
         again = make(reference, tmp_path / "store")
-        observed = [float(again.measure(each).values["seen"][0]) for each in asked]
+        observed = [
+            float(again.measure(measurement).values["seen"][0]) for measurement in measurements
+        ]
         assert observed == 3 * [number(content)]
 
 
@@ -225,8 +233,8 @@ def test_layers_that_stay_on_disk_are_looked_at_after_each_measurement(
     runner = make(reference, tmp_path / "store")
     world.happens["before reading from disk"] = in_place
     with pytest.raises(CheckpointChanged):
-        runner.measure(ask("reads from disk"))
-    assert stored(runner, ask("reads from disk")) == []
+        runner.measure(measurement_of("reads from disk"))
+    assert stored(runner, measurement_of("reads from disk")) == []
 
 
 @pytest.mark.usefixtures("settled")
@@ -237,7 +245,7 @@ def test_what_is_loaded_for_a_trial_is_looked_at_too(
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = in_place
     with pytest.raises(CheckpointChanged):
-        runner.checkpoint.context("base", task_of(ask("first")))
+        runner.checkpoint.context("base", task_of(measurement_of("first")))
 
 
 def test_an_unchanged_checkpoint_is_measured_and_stored(
@@ -245,10 +253,10 @@ def test_an_unchanged_checkpoint_is_measured_and_stored(
 ) -> None:
     """The looks find nothing where nothing happened."""
     runner = make(reference, tmp_path / "store")
-    asked = [ask("first"), ask("reads again")]
-    for each in asked:
-        runner.measure(each)
-    assert stored(runner, *asked) == 2 * [number(world.path.read_bytes())]
+    measurements = [measurement_of("first"), measurement_of("reads again")]
+    for measurement in measurements:
+        runner.measure(measurement)
+    assert stored(runner, *measurements) == 2 * [number(world.path.read_bytes())]
 
 
 def test_where_times_prove_nothing_results_are_taken_back(
@@ -266,13 +274,13 @@ def test_where_times_prove_nothing_results_are_taken_back(
         )
     monkeypatch.setattr(file_state, "file_system", lambda *_: "nfs4")
     runner = make(reference, tmp_path / "store")
-    asked = [ask("first"), ask("second")]
-    runner.plan(asked)
+    measurements = [measurement_of("first"), measurement_of("second")]
+    runner.plan(measurements)
     world.happens["while measuring"] = lambda path: path.write_bytes(b"other")
-    for each in asked:
+    for measurement in measurements:
         with pytest.raises(CheckpointChanged):
-            runner.measure(each)
-    assert stored(runner, *asked) == []
+            runner.measure(measurement)
+    assert stored(runner, *measurements) == []
 
 
 @pytest.mark.parametrize(
@@ -295,8 +303,8 @@ def test_other_files_count_too(
 
     world.happens["while measuring"] = change
     with pytest.raises(CheckpointChanged, match=name):
-        runner.measure(ask("first"))
-    assert stored(runner, ask("first")) == []
+        runner.measure(measurement_of("first"))
+    assert stored(runner, measurement_of("first")) == []
 
 
 def test_a_failure_of_changed_files_is_said_as_such(
@@ -310,7 +318,7 @@ def test_a_failure_of_changed_files_is_said_as_such(
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = broken
     with pytest.raises(CheckpointChanged, match="was changed, replaced or touched"):
-        runner.measure(ask("first"))
+        runner.measure(measurement_of("first"))
 
 
 def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:

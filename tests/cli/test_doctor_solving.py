@@ -59,9 +59,9 @@ def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_
     text = "{a} and {b} and {a:again}"
     slots = "words: {w: names}, slots: {a: w, b: w}"
     task = f"{{family: template, {slots}, text: '{text}', answer: '{{b}}', rows: 100}}"
-    found = lines(tmp_path, says_99, task)
-    assert len(found) == 2
-    assert found[1] == (
+    output = lines(tmp_path, says_99, task)
+    assert len(output) == 2
+    assert output[1] == (
         "    write prompts that are easier: fewer choices, examples before the question"
     )
 
@@ -96,7 +96,7 @@ def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("family", "given"),
+    ("family", "settings"),
     [
         ("counting", {}),
         ("counting", {"shortest": 100, "longest": 200, "letters": "abcdefghijklmnopqrst"}),
@@ -108,21 +108,21 @@ def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_easier_settings_are_valid_and_the_task_writes_rows(
-    family: str, given: dict[str, object]
+    family: str, settings: dict[str, object]
 ) -> None:
     """Each of them as a spec would give it, and none is what the task has already."""
     kind = task_families()[family]
-    settings = {"family": family, "rows": 60, **given}
-    task = kind(kind.parameters.model_validate(settings))
+    parameters = {"family": family, "rows": 60, **settings}
+    task = kind(kind.parameters.model_validate(parameters))
     assert task.easier
     for changes in task.easier:
-        easier = kind.parameters.model_validate({**settings, **changes})
+        easier = kind.parameters.model_validate({**parameters, **changes})
         assert easier != task.settings
         assert len(kind(easier).rows(AnyWord(), 60)) == 60
 
 
 @pytest.mark.parametrize(
-    ("family", "given"),
+    ("family", "settings"),
     [
         ("counting", {"shortest": 4, "longest": 6}),
         ("entity_tracking", {"boxes": 2}),
@@ -131,24 +131,24 @@ def test_easier_settings_are_valid_and_the_task_writes_rows(
         ("ioi", {"templates": 1}),
     ],
 )
-def test_the_easiest_settings_have_none_easier(family: str, given: dict[str, object]) -> None:
+def test_the_easiest_settings_have_none_easier(family: str, settings: dict[str, object]) -> None:
     """So that ``doctor`` tries nothing twice."""
     kind = task_families()[family]
-    assert list(kind(kind.parameters.model_validate({"family": family, **given})).easier) == []
+    assert list(kind(kind.parameters.model_validate({"family": family, **settings})).easier) == []
 
 
 def test_a_few_rows_that_are_only_just_above_chance_are_not_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One model in forty that guesses looks better on so few rows; the largest number decides."""
-    asked: list[tuple[int, ...]] = []
+    sizes_tried: list[tuple[int, ...]] = []
 
     def attempt(*arguments: object) -> solving.Trial:
         sizes = arguments[4:] or (solving.SIZES,)
-        asked.append(tuple(sizes[0]))
-        return solving.Trial("x", solved=len(asked) == 1, sure=False)
+        sizes_tried.append(tuple(sizes[0]))
+        return solving.Trial("x", solved=len(sizes_tried) == 1, sure=False)
 
     monkeypatch.setattr(solving, "attempt", attempt)
-    found = lines(tmp_path, "zoo:wrapper_base", HARD)
-    assert asked[:2] == [solving.SIZES, solving.SIZES[-1:]]
-    assert "at chance" in found[0]
+    output = lines(tmp_path, "zoo:wrapper_base", HARD)
+    assert sizes_tried[:2] == [solving.SIZES, solving.SIZES[-1:]]
+    assert "at chance" in output[0]

@@ -134,8 +134,8 @@ def test_a_resolved_spec_says_the_same(tmp_path: Path, capsys: pytest.CaptureFix
     again = tmp_path / "again.yaml"
     again.write_text(printed)
     names = ("circuit", "applies_to", "task", "groups", "found_on", "ablation", "claims")
-    one, other = load(child), load(again)
-    assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+    spec, reloaded = load(child), load(again)
+    assert [getattr(spec, name) for name in names] == [getattr(reloaded, name) for name in names]
     assert (
         "extends" in yaml.safe_load(printed),
         yaml.safe_load(printed)["ablation"]["prompts"],

@@ -59,8 +59,8 @@ def test_a_spec_of_every_family_lints(
     assert spec.claims
     assert spec.discovers_heads == (family != "refusal")
     # where one constant answer is always right, accuracy alone would be green on it
-    held = [c.variable for c in spec.claims.values() if c.kind == "encodes"]
-    assert held == (["year"] if family == "greater_than" else [])
+    encoded = [c.variable for c in spec.claims.values() if c.kind == "encodes"]
+    assert encoded == (["year"] if family == "greater_than" else [])
     assert "pytest-mechanism doctor mine.yaml" in text
     assert [p.name for p in Path.cwd().glob("*mine*")] == ["mine.yaml"]
 
@@ -125,7 +125,7 @@ def test_who_leaves_without_an_answer_gets_a_line(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "name the task family with --task FAMILY; valid: counting, entity_tracking"),
         (["--task=entity"], "no family 'entity'; valid: counting, entity_tracking"),
@@ -150,15 +150,15 @@ def test_who_leaves_without_an_answer_gets_a_line(
     ],
 )
 def test_what_makes_no_spec_is_one_line_and_leaves_no_file(
-    new: Callable[..., int], capsys: pytest.CaptureFixture, options: list[str], said: str
+    new: Callable[..., int], capsys: pytest.CaptureFixture, options: list[str], message: str
 ) -> None:
     """Exit code 2; what is wrong, and where it would have stood."""
     before = sorted(Path.cwd().iterdir())
     assert new("mine.yaml", *options) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert new("deep/down/mine.yaml", *options) == 2
     err = capsys.readouterr().err.strip().replace("deep/down/", "")
-    assert said in err
+    assert message in err
     assert "\n" not in err
     assert sorted(Path.cwd().iterdir()) == before
 

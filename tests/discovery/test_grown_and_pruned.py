@@ -69,8 +69,8 @@ def context(tmp_path: Path) -> ClaimContext:
 
 
 def pruned(context: ClaimContext, heads: list[Head], model: MadeUp) -> tuple[list[Head], Any]:
-    found = prune(context, "base", {"movers": heads}, model, 105, 210, "threshold", 0.01)
-    return sorted(found.heads["movers"]), found.restored
+    result = prune(context, "base", {"movers": heads}, model, 105, 210, "threshold", 0.01)
+    return sorted(result.heads["movers"]), result.restored
 
 
 def test_three_heads_that_replace_each_other_are_needed_together(context: ClaimContext) -> None:

@@ -96,24 +96,24 @@ def test_the_gate_says_it_after_collecting_and_measures_nothing_for_it(
     short: Path, ioi_pair: Path, pytester: pytest.Pytester
 ) -> None:
     """A line before the first item, an error for each such claim, no checkpoint loaded."""
-    found = pytester.runpytest_inprocess(
+    run = pytester.runpytest_inprocess(
         "-p", "no:hypothesispytest", short, "--model-pair", f"{ioi_pair}/base,{ioi_pair}/ft",
         "--mechanism-store", short.parent / "store", "-m",
         'kind(name="faithfulness") or kind(name="transfer")',
         "--tb=line",
         "--mechanism-json", "out.json",
     )  # fmt: skip
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    said = found.stdout.str()
-    assert said.count("cannot be measured: ") == 2
-    assert said.index("cannot be measured: ") < said.index("FAILURES")
-    found.stdout.fnmatch_lines(
+    assert run.ret == pytest.ExitCode.TESTS_FAILED
+    output = run.stdout.str()
+    assert output.count("cannot be measured: ") == 2
+    assert output.index("cannot be measured: ") < output.index("FAILURES")
+    run.stdout.fnmatch_lines(
         [f"mechanism: circuit_suffices on base cannot be measured: *ioi.yaml:*: {SHORT}*"]
     )
-    found.stdout.fnmatch_lines(["error * ioi.circuit_suffices *", "error * ioi.same_circuit *"])
+    run.stdout.fnmatch_lines(["error * ioi.circuit_suffices *", "error * ioi.same_circuit *"])
     assert measured(short.parent) == []
     assert '"checkpoints_loaded": 0' in (pytester.path / "out.json").read_text()
-    assert "Traceback" not in said
+    assert "Traceback" not in output
 
 
 def test_fine_tune_draws_its_questions_before_it_loads_a_checkpoint(

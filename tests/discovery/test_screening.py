@@ -45,7 +45,7 @@ class MadeUp:
     effects: dict[Head, float]
     missed: set[Head] = field(default_factory=set)
     spread: float = 0.001
-    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    rows_measured: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __call__(self, measurement: Measurement[Any]) -> Any:
         request = measurement.request
@@ -54,14 +54,14 @@ class MadeUp:
         values = {}
         if isinstance(request, PathPatching):
             for name, heads in request.senders.items():
-                self.asked.append((name, request.first, request.rows))
+                self.rows_measured.append((name, request.first, request.rows))
                 values[name] = sum(self.effects.get(head, 0.0) for head in heads) + noise
                 values[f"ratio {name}"] = np.expm1(values[name])
         else:
             for layer, head in request.heads:
                 effect = self.effects.get((layer, head), 0.0)
-                seen = 0.0 if (layer, head) in self.missed else effect
-                values[f"{layer}.{head}"] = values[f"slope {layer}.{head}"] = seen + 0 * noise
+                estimate = 0.0 if (layer, head) in self.missed else effect
+                values[f"{layer}.{head}"] = values[f"slope {layer}.{head}"] = estimate + 0 * noise
         ids = tuple(map(str, rows))
         return Observations(ids, ids, values)
 
@@ -95,7 +95,7 @@ def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
     assert {(3, 0), (2, 1), (1, 0)} < set(effects)
     assert len(effects) == 4
     assert len(screened.left_out) == 12
-    assert {name for name, _, _ in model.asked} == {
+    assert {name for name, _, _ in model.rows_measured} == {
         *(f"{layer}.{head}" for layer, head in effects),
         *(f"rest of layer {layer}" for layer in range(4)),
     }
@@ -129,8 +129,8 @@ def test_a_settled_head_gets_no_further_rows(run: Run) -> None:
     rows = {head: effect.n for head, effect in effects.items()}
     assert rows.pop((2, 1)) == 210
     assert {*rows.values()} == {64}
-    asked = sum(count for name, _, count in model.asked)
-    assert asked == 16 * 64 + 64 + 82
+    total = sum(count for name, _, count in model.rows_measured)
+    assert total == 16 * 64 + 64 + 82
 
 
 def test_heads_taken_by_rank_get_all_rows(run: Run) -> None:
@@ -151,8 +151,8 @@ def test_small_models_are_not_screened() -> None:
     """Up to 64 senders each is patched; above, one in sixteen, at least sixteen, unless the spec says otherwise."""
     group = DiscoveredGroup(heads="discovered", at="last")
     assert [number_kept(group, n) for n in (16, 64, 65, 270, 1024)] == [16, 64, 16, 17, 64]
-    asked = DiscoveredGroup(heads="discovered", at="last", find=Find(screen=Screen(keep=300)))
-    assert number_kept(asked, 270) == 270
+    explicit = DiscoveredGroup(heads="discovered", at="last", find=Find(screen=Screen(keep=300)))
+    assert number_kept(explicit, 270) == 270
 
 
 def test_bands_hold_every_head_once() -> None:

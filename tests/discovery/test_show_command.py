@@ -61,28 +61,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shown(folder: Path, capsys: pytest.CaptureFixture) -> Shown:
     """The pair has been shown once, in ``pictures``."""
-    found = Shown(folder, capsys)
+    result = Shown(folder, capsys)
     if not (folder / "pictures").exists():
-        code, out, err = found.show("pictures", *PAIR)
+        code, out, err = result.show("pictures", *PAIR)
         assert code == 0, err
         assert out == "".join(f"wrote {folder / 'pictures' / name}\n" for name in FILES)
         assert err == "14 measurements made, 0 taken from the store\n"
-    return found
+    return result
 
 
 def test_pictures_hold_the_numbers_that_were_measured(shown: Shown) -> None:
     """Every score of the maps and every effect of the graph, with its interval and control."""
     heads, circuit = (shown.text(f"pictures/planted_{n}.svg") for n in ("heads", "circuit"))
     spec = load(shown.folder / "planted.yaml")
-    for seen in measured(shown.folder):
-        for stage in seen.stages:
+    for view in measured(shown.folder):
+        for stage in view.stages:
             assert len(stage.effects) == SENDERS[stage.group]
             for (layer, head), effect in stage.effects.items():
-                (text,) = texts(heads, f"score-{stage.group}-{layer}.{head}-{seen.label}")
+                (text,) = texts(heads, f"score-{stage.group}-{layer}.{head}-{view.label}")
                 assert float(text) == pytest.approx(effect.value, abs=0.051)
         for group in spec.groups:
-            score = seen.effects[group]
-            (text,) = texts(circuit, f"effect-{group}-{seen.label}")
+            score = view.effects[group]
+            (text,) = texts(circuit, f"effect-{group}-{view.label}")
             assert float(text) == pytest.approx(score.value, abs=0.051)
             assert score.value < -3
             assert score.control is not None
@@ -223,6 +223,6 @@ def test_the_example_has_its_positions_marked() -> None:
         {"first": ((6, 8),), "all": ((6, 8), (16, 18)), "end": ((19, 23),)},
         "x",
     )
-    found = positions(SimpleNamespace(groups=groups), prompt)
-    assert list(found) == ["all", "first", "end"]
-    assert marked(prompt.text, found) == "in Box [1, 2: O], in Box [1: L]. [3: the]"
+    marks = positions(SimpleNamespace(groups=groups), prompt)
+    assert list(marks) == ["all", "first", "end"]
+    assert marked(prompt.text, marks) == "in Box [1, 2: O], in Box [1: L]. [3: the]"

@@ -56,7 +56,7 @@ ASKED: dict[str, Sequence[Branch]] = {
 }
 
 
-def asked_of(engine: Engine, branches: Sequence[Branch], gradients: bool) -> None:
+def run_on(engine: Engine, branches: Sequence[Branch], gradients: bool) -> None:
     """A run with readings, branches of it, and readings alone."""
     edits = [] if gradients else [EDIT]
     readings = [Reading(Site(1, part), END) for part in ("z", "k", "resid_pre")]
@@ -69,16 +69,16 @@ def asked_of(engine: Engine, branches: Sequence[Branch], gradients: bool) -> Non
     engine.run(RAGGED, readings=readings, answer=False).outcome  # noqa: B018
 
 
-@pytest.mark.parametrize("what", ASKED)
+@pytest.mark.parametrize("method", ASKED)
 @pytest.mark.parametrize("family", ["llama-gqa", "gpt2", "qwen3"])
 @pytest.mark.parametrize("make", [ReferenceEngine, BranchEngine])
 def test_every_tensor_is_made_where_the_prompts_are(
-    loaded: Callable[..., LoadedModel], make: Any, family: str, what: str
+    loaded: Callable[..., LoadedModel], make: Any, family: str, method: str
 ) -> None:
     """With another device than theirs for whatever is not told where."""
     engine = make(loaded(family, "float32").wrapped)
     with torch.device("meta"):
-        asked_of(engine, ASKED[what], gradients=what == "learned")
+        run_on(engine, ASKED[method], gradients=method == "learned")
 
 
 @pytest.mark.parametrize("made", [torch.zeros(3, 1, 4, 8), torch.zeros(4, 1)], ids=["rows", "one"])

@@ -214,11 +214,13 @@ OTHERS: dict[str, tuple[Tokens, list[Edit]]] = {
 }
 
 
-@pytest.mark.parametrize("what", OTHERS)
-def test_runs_that_differ_in_anything_do_not_share_a_record(gqa: LoadedModel, what: str) -> None:
+@pytest.mark.parametrize("difference", OTHERS)
+def test_runs_that_differ_in_anything_do_not_share_a_record(
+    gqa: LoadedModel, difference: str
+) -> None:
     """Whatever can change a run is part of what it is remembered by."""
     engine = BranchEngine(gqa.wrapped)
-    assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[what])
+    assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[difference])
 
 
 def test_records_that_were_not_asked_for_lately_make_room(gqa: LoadedModel) -> None:
@@ -241,9 +243,9 @@ def test_records_that_must_go_do_so_before_the_next_is_made(
     engine, beside = BranchEngine(gqa.wrapped, memory=2 * size), []
     right = branch_module.record
 
-    def record(*given: Any) -> Any:
+    def record(*arguments: Any) -> Any:
         beside.append(len(engine.records))
-        return right(*given)
+        return right(*arguments)
 
     monkeypatch.setattr(branch_module, "record", record)
     for tokens in runs:
@@ -259,10 +261,10 @@ def test_readings_hold_nothing_but_what_they_name(
     """One token's z, and not that of the whole batch that it was taken from."""
     for site in (Site(1, "z"), Site(0, "mlp_out"), Site(2, "k")):
         run = make(gqa.wrapped).run(TOKENS, readings=[Reading(site, LAST)] * 2, answer=answer)
-        one, other = run.outcome.readings
-        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
-        assert one.data_ptr() != other.data_ptr()
-        assert torch.equal(one, other)
+        first, second = run.outcome.readings
+        assert first.untyped_storage().nbytes() == first.numel() * first.element_size()
+        assert first.data_ptr() != second.data_ptr()
+        assert torch.equal(first, second)
 
 
 def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
@@ -295,8 +297,8 @@ def test_whoever_writes_into_an_outcome_changes_nobody_elses(gqa: LoadedModel) -
     for also in ("z", "attn_out"):
         run = engine.run(TOKENS, readings=[Reading(Site(1, "z")), Reading(Site(1, also))])
         before = run.outcome.logits.clone(), logits(run.branches([branch]))
-        for each in (run.outcome.logits, *run.outcome.readings):
-            each.zero_()
+        for tensor in (run.outcome.logits, *run.outcome.readings):
+            tensor.zero_()
         assert torch.equal(engine.run(TOKENS).outcome.logits, before[0])
         assert torch.equal(logits(run.branches([branch])), before[1])
 

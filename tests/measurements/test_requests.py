@@ -148,8 +148,10 @@ def test_an_ablation_costs_a_search_only_for_the_direction_of_its_own_model() ->
 
 
 def test_order_of_names_makes_no_other_request() -> None:
-    one, other = ({"b": HEADS, "a": HEADS}, {"a": HEADS, "b": HEADS})
-    first, second = (PathPatching(**ROWS, senders=senders, at="last") for senders in (one, other))
+    unsorted, in_order = ({"b": HEADS, "a": HEADS}, {"a": HEADS, "b": HEADS})
+    first, second = (
+        PathPatching(**ROWS, senders=senders, at="last") for senders in (unsorted, in_order)
+    )
     assert (first, list(first.senders)) == (second, ["a", "b"])
 
 

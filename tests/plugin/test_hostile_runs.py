@@ -44,10 +44,10 @@ def harmless(text: str) -> bool:
     return all(line.isprintable() for line in text.split("\n"))
 
 
-@pytest.mark.parametrize("what", ["MechanismError", "RuntimeError", "KeyError"])
-def test_a_claim_that_says_hostile_things(hostile, what):
+@pytest.mark.parametrize("error", ["MechanismError", "RuntimeError", "KeyError"])
+def test_a_claim_that_says_hostile_things(hostile, error):
     """Its error, its output and a bug's traceback are shown as text, in every report."""
-    hostile.pytester.makeconftest(LOUD.format(evil=EVIL, what=what))
+    hostile.pytester.makeconftest(LOUD.format(evil=EVIL, what=error))
 
     result = hostile.run("-rA", "--junitxml", "unit.xml", "--mechanism-json", "out.json")
 

@@ -90,7 +90,7 @@ def test_a_killed_worker_loses_no_accepted_score(two):
     after = two.accepted()
     assert result.ret == RED
     assert set(after) == set(before)
-    assert any("accepted scores included" in each for each in content(two)["reasons"])
+    assert any("accepted scores included" in reason for reason in content(two)["reasons"])
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_workers_that_do_not_come_back(two, text):
     observed = content(two)
     assert result.ret == observed["exit_code"] != 0
     assert len(observed["claims"]) + len(observed["not_run"]) == 4
-    assert any("ended early" in each for each in observed["reasons"])
+    assert any("ended early" in reason for reason in observed["reasons"])
 
 
 def started(project, *arguments):

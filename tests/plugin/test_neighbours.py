@@ -131,7 +131,9 @@ def test_a_run_without_claims_does_not_read_the_checkpoints_at_its_end(project, 
     reads = []
     original = fingerprint.of_reference
     monkeypatch.setattr(
-        fingerprint, "of_reference", lambda *given: reads.append(given) or original(*given)
+        fingerprint,
+        "of_reference",
+        lambda *arguments: reads.append(arguments) or original(*arguments),
     )
     project.pytester.makeini("[pytest]\nmodel_pair = ./base,./ft\n")
     project.pytester.makepyfile(test_other="def test_other(): pass")

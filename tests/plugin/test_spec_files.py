@@ -271,8 +271,8 @@ def collected(tree):
     observed = json.loads((tree / "seen.json").read_text())
     assert observed["exit"] == pytest.ExitCode.INTERRUPTED
     assert time.monotonic() - started < 100
-    result = {row_of(each): "spec" for each in observed["items"]}
-    return result | {row_of(each): "error" for each in observed["errors"]}
+    result = {row_of(item): "spec" for item in observed["items"]}
+    return result | {row_of(item): "error" for item in observed["errors"]}
 
 
 @pytest.fixture(scope="module")
@@ -299,9 +299,9 @@ def test_a_file_is_collected_exactly_when_lint_accepts_it(tree, collected, linte
 
     assert collected.get(folder, "other") == linted.get(folder, "other") == kind
     with contextlib.chdir(tree):
-        said = doctors(Path("rows", folder))
-    assert said == {"spec": "", "other": "holds no spec"}.get(kind, said)
-    assert (said == "") == (kind == "spec")
+        problem = doctors(Path("rows", folder))
+    assert problem == {"spec": "", "other": "holds no spec"}.get(kind, problem)
+    assert (problem == "") == (kind == "spec")
 
 
 def doctors(folder: Path) -> str:

@@ -92,11 +92,11 @@ def tiny(pytester, tiny_models, first, monkeypatch):
         kept["run"] = Run(pytester, *pair, "--mechanism-store", folder / "store")
 
     def run(*arguments, store=True):
-        given = ()
+        store_options = ()
         if store:
             shutil.copytree(folder / "store", pytester.path / "store", dirs_exist_ok=True)
-            given = ("--mechanism-store", "store")
-        return Run(pytester, *pair, *given, *arguments)
+            store_options = ("--mechanism-store", "store")
+        return Run(pytester, *pair, *store_options, *arguments)
 
     run.first, run.store = kept["run"], folder / "store"
     return run

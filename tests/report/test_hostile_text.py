@@ -68,10 +68,10 @@ def verdict(text: str) -> Verdict:
 @given(NASTY)
 def test_visible_text_is_printable_and_says_what_it_hides(text: str) -> None:
     """Nothing is left to act on a terminal; what could be printed is unchanged."""
-    found = visible(text)
-    assert found.isprintable()
-    assert (found == text) is text.isprintable()
-    assert [c for c in text if c.isprintable() and c in found] == [
+    shown = visible(text)
+    assert shown.isprintable()
+    assert (shown == text) is text.isprintable()
+    assert [c for c in text if c.isprintable() and c in shown] == [
         c for c in text if c.isprintable()
     ]
 
@@ -97,7 +97,7 @@ def test_errors_are_one_printable_line(text: str) -> None:
     """Message and place, however often they are wrapped."""
     problem = MechanismError(f"x: {text}", text)
     again = MechanismError(str(problem)).at("file:1")
-    assert all(str(each).isprintable() for each in (problem, again, one_line(text)))
+    assert all(str(message).isprintable() for message in (problem, again, one_line(text)))
 
 
 @MANY
@@ -254,9 +254,11 @@ def test_pictures_are_xml_with_the_text_as_text(text: str) -> None:
     tree = ET.fromstring(svg)  # noqa: S314 - our own
     allowed = {"svg", "metadata", "RDF", "Work", "type", "format", "Agent", "creator", "title",
                "defs", "style", "g", "path", "text", "tspan", "use", "clipPath", "rect"}  # fmt: skip
-    assert {each.tag.rpartition("}")[2] for each in tree.iter()} <= allowed
-    said = ["".join(each.itertext()) for each in tree.iter("{http://www.w3.org/2000/svg}text")]
-    joined = "\n".join(said)
+    assert {element.tag.rpartition("}")[2] for element in tree.iter()} <= allowed
+    texts = [
+        "".join(element.itertext()) for element in tree.iter("{http://www.w3.org/2000/svg}text")
+    ]
+    joined = "\n".join(texts)
     assert all(line.isprintable() for line in joined.split("\n"))
-    assert visible(f"{text}y").split("\n")[0].strip() in " ".join(said) or "\n" in text
+    assert visible(f"{text}y").split("\n")[0].strip() in " ".join(texts) or "\n" in text
     assert png.startswith(b"\x89PNG")

@@ -386,8 +386,8 @@ def test_no_text_is_cut_off_and_none_covers_another(name: str) -> None:
     ]
     assert outside == []
     covering = [
-        (one, other)
-        for (one, a), (other, b) in itertools.combinations(boxes, 2)
+        (first_name, second_name)
+        for (first_name, a), (second_name, b) in itertools.combinations(boxes, 2)
         if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1.5
     ]
     assert covering == []
@@ -436,8 +436,8 @@ def test_the_same_data_give_the_same_bytes(
 def test_a_label_is_no_formula() -> None:
     """'$' and '<' mean nothing, and a script that the font lacks is still text in the SVG."""
     label = "a$b_c$ <d> 模型"
-    one = maps(StageMaps("g", "at last", {label: HeadMap(np.zeros((2, 2)), [])}))
-    assert label in words(svg(one))
+    figure = maps(StageMaps("g", "at last", {label: HeadMap(np.zeros((2, 2)), [])}))
+    assert label in words(svg(figure))
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -136,10 +136,10 @@ def test_no_path_of_a_spec_leaves_its_folder(folder: Path, name: str) -> None:
     outside = folder.parent
     (folder / "link.jsonl").symlink_to(outside / "secret.jsonl")
     (folder / "folder").symlink_to(outside, target_is_directory=True)
-    given = str(outside / "secret.jsonl") if name == "ABSOLUTE" else name
-    result = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", given) + CLAIMS)
-    assert result == [f"x.yaml:3: task.harmful: {given} lies outside the spec's folder"]
-    other = given.replace("secret.jsonl", "other.yaml").replace("link.jsonl", "link.yaml")
+    path = str(outside / "secret.jsonl") if name == "ABSOLUTE" else name
+    result = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", path) + CLAIMS)
+    assert result == [f"x.yaml:3: task.harmful: {path} lies outside the spec's folder"]
+    other = path.replace("secret.jsonl", "other.yaml").replace("link.jsonl", "link.yaml")
     (folder / "link.yaml").symlink_to(outside / "other.yaml")
     result = complaints(folder, HEAD + f"extends: {other}\n" + CLAIMS)
     assert result == [f"x.yaml:3: extends: {other} lies outside this spec's folder"]

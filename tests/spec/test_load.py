@@ -59,7 +59,8 @@ def problems(loaded):
             loaded(text)
         result = problem.value
         return [
-            str(each) for each in (result.problems if isinstance(result, SpecErrors) else [result])
+            str(error)
+            for error in (result.problems if isinstance(result, SpecErrors) else [result])
         ]
 
     return of
@@ -395,7 +396,7 @@ def test_a_mistake_is_one_line_with_file_line_and_choices(
 def test_all_mistakes_are_found_at_once_in_the_order_of_the_file(problems) -> None:
     """One lint shows everything that is wrong, from top to bottom."""
     text = HEAD + "found_on: 3\n" + TASK + "clams: 1\n" + "claims: {a: {kind: x}, b: {}}\n"
-    assert [each.split(": ")[0] for each in problems(text)] == [
+    assert [message.split(": ")[0] for message in problems(text)] == [
         "x.yaml:3",
         "x.yaml:5",
         "x.yaml:6",

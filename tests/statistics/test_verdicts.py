@@ -150,7 +150,7 @@ def test_bounds_are_spelled_out(low: float, high: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "bounds"),
+    ("thresholds", "bounds"),
     [
         ((0.5, None), (0.5, INF)),
         ((None, 0.5), (-INF, 0.5)),
@@ -158,9 +158,9 @@ def test_bounds_are_spelled_out(low: float, high: float, words: str) -> None:
         ((0.0, None), (0.0, INF)),
     ],
 )
-def test_a_missing_threshold_bounds_nothing(given: tuple, bounds: tuple) -> None:
+def test_a_missing_threshold_bounds_nothing(thresholds: tuple, bounds: tuple) -> None:
     """YAML's optional thresholds become an interval; 0 is a threshold."""
-    assert bounds == verdicts.bounds(*given)
+    assert bounds == verdicts.bounds(*thresholds)
 
 
 A = verdicts.at_least(score(0.9, 0.85, 0.95, name="a"), 0.6)
@@ -217,8 +217,8 @@ SAMPLES = 300
 
 def rows(rng: np.random.Generator, p: float) -> np.ndarray:
     """Rows of 0 and 1 whose contexts differ."""
-    each = rng.beta(p * 4, (1 - p) * 4, GROUPS)
-    return (rng.random((GROUPS, SIZE)) < each[:, None]).astype(float).ravel()
+    means = rng.beta(p * 4, (1 - p) * 4, GROUPS)
+    return (rng.random((GROUPS, SIZE)) < means[:, None]).astype(float).ravel()
 
 
 def accuracy_at_its_threshold(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:

@@ -70,8 +70,8 @@ def test_positions_are_the_words_of_every_full_sequence() -> None:
         ("first", row.base.text.split()[-1]),
         ("successor", row.base.answer),
     ):
-        said = [row.base.text[start:stop] for start, stop in row.base.spans[name]]
-        assert said == [word] * 3
+        marked = [row.base.text[start:stop] for start, stop in row.base.spans[name]]
+        assert marked == [word] * 3
     assert len({*map(row.base.text.__getitem__, (slice(*s) for s in row.base.spans["other"]))}) == 1
     assert not {*row.base.spans["other"]} & {*row.base.spans["first"], *row.base.spans["successor"]}
 
