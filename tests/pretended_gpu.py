@@ -1,4 +1,4 @@
-"""A GPU where there is none: tensors that were made without a device do not meet the model's."""
+"""A simulated GPU: tensors that were created without a device cannot be combined with the model's tensors."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ NAMES = [
 
 
 def test_the_public_names_are_these() -> None:
-    """A name that goes or comes is a decision, and a line in the changelog."""
+    """Adding or removing a public name is a decision, recorded in the changelog."""
     assert sorted(api.__all__) == NAMES
 
 

@@ -1,4 +1,5 @@
-"""A checkpoint that changes during a run: nothing that was read since is kept, in one line."""
+"""A checkpoint that changes during a run: the run keeps nothing that it read since, and reports it in one
+line."""
 
 from __future__ import annotations
 
@@ -132,7 +133,7 @@ def stored(runner: Runner, *requests: Measurement) -> list[float]:
 
 
 def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
-    """A replacement that is undone at once, with the bytes and times that were there before."""
+    """A replacement that is undone at once, with the original bytes and times."""
 
     def both(path: Path) -> None:
         saved = path.with_name("saved")
@@ -147,7 +148,7 @@ def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 def folder_moved_and_back(path: Path) -> None:
-    """Another folder stands in its place for a moment; no file changes."""
+    """Another folder takes the place of the checkpoint's for a moment; no file changes."""
     folder = path.parent
     away = folder.with_name("away")
     folder.rename(away)
@@ -170,7 +171,8 @@ CHANGES = [
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
+    """Two minutes later, on a file system with reliable change times: an unchanged file state proves
+    unchanged bytes."""
     clock = file_state.now
     monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
     monkeypatch.setattr(file_state, "file_system", lambda *_: "ext4")
@@ -194,8 +196,8 @@ def test_nothing_wrong_is_stored(
     change: Callable[[Path], None],
     late: bool,
 ) -> None:
-    """One line that names the file or its folder, nothing in the store, and nothing of it in the next
-    runs, on what was there before and on what is there now."""
+    """One line names the file or its folder, the store stays empty, and later runs measure the old and the
+    new content correctly."""
     if late:
         request.getfixturevalue("settled")
     measurements = [measurement_of("first"), measurement_of("reads again"), measurement_of("third")]
@@ -229,7 +231,7 @@ def test_nothing_wrong_is_stored(
 def test_layers_that_stay_on_disk_are_looked_at_after_each_measurement(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """They are read from the files during every forward, and nobody looks then."""
+    """Offloaded layers are read from the files during every forward pass, so the files are checked after it."""
     runner = make(reference, tmp_path / "store")
     world.happens["before reading from disk"] = in_place
     with pytest.raises(CheckpointChanged):
@@ -241,7 +243,7 @@ def test_layers_that_stay_on_disk_are_looked_at_after_each_measurement(
 def test_what_is_loaded_for_a_trial_is_looked_at_too(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """doctor measures nothing, and says it all the same."""
+    """doctor stores nothing, and still reports the change."""
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = in_place
     with pytest.raises(CheckpointChanged):
@@ -251,7 +253,7 @@ def test_what_is_loaded_for_a_trial_is_looked_at_too(
 def test_an_unchanged_checkpoint_is_measured_and_stored(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """The looks find nothing where nothing happened."""
+    """The checks find no change, and the results are stored."""
     runner = make(reference, tmp_path / "store")
     measurements = [measurement_of("first"), measurement_of("reads again")]
     for measurement in measurements:
@@ -262,8 +264,8 @@ def test_an_unchanged_checkpoint_is_measured_and_stored(
 def test_where_times_prove_nothing_results_are_taken_back(
     world: World, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a file system that says that nothing has changed, files are read again at the end of the
-    work on a checkpoint, and what was stored meanwhile goes."""
+    """On a file system without reliable change times, the runner reads the files again after its work on a
+    checkpoint and deletes what it stored meanwhile."""
     fixed: dict[Path, file_state.State] = {}
     long_ago = 10**18 + 1
     for module in (watch, sys.modules[of_reference.__module__]):
@@ -294,7 +296,7 @@ def test_where_times_prove_nothing_results_are_taken_back(
 def test_other_files_count_too(
     world: World, reference: Reference, tmp_path: Path, name: str, content: str | None
 ) -> None:
-    """A tokenizer that was replaced, a file that came or went."""
+    """A replaced tokenizer, or an added or removed file, counts as a change."""
     runner = make(reference, tmp_path / "store")
     path = reference.folder / name
 
@@ -310,7 +312,7 @@ def test_other_files_count_too(
 def test_a_failure_of_changed_files_is_said_as_such(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """Whatever a library says about half a file, the reason is the change."""
+    """If a library fails on a changed file, the error names the change."""
 
     def broken(path: Path) -> None:
         path.unlink()
@@ -322,7 +324,7 @@ def test_a_failure_of_changed_files_is_said_as_such(
 
 
 def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:
-    """A method's own copy of a checkpoint is what was loaded, or an error."""
+    """A method that reads the weights again gets those that were loaded, or an error."""
     looks = Watch("base", of_reference(reference)).check
     model = load_model(
         "base", reference.folder, "cpu", "float32", lambda _: [1, 2], check_unchanged=looks
@@ -378,7 +380,7 @@ def gate(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
 def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
     tmp_path: Path, moment: str, workers: str
 ) -> None:
-    """Red in one line; the next run on the checkpoint that was meant has its own numbers."""
+    """The run is red with one line; the next run on the original checkpoint has that checkpoint's scores."""
     for name in ("base", "ft"):
         shutil.copytree(ZOO / name, tmp_path / name)
         os.utime(tmp_path / name / NAME, (1, 1))
@@ -405,7 +407,7 @@ def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
 
 
 def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Reference) -> None:
-    """xdist's workers are told what the report will name, and compare."""
+    """A worker of xdist compares its fingerprints with those that the report will name."""
     result = of_reference(reference)
     text = {"mechanism_fingerprints": {"base": result.model}}
     session = Session(SimpleNamespace(workerinput=text), {"base": reference}, None)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ def test_a_model_that_never_reads_is_at_chance_everywhere(
 
 
 def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_99: str) -> None:
-    """A template is the author's own."""
+    """doctor cannot change the author's own template, so it gives advice."""
     text = "{a} and {b} and {a:again}"
     slots = "words: {w: names}, slots: {a: w, b: w}"
     task = f"{{family: template, {slots}, text: '{text}', answer: '{{b}}', rows: 100}}"
@@ -67,7 +67,8 @@ def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_
 
 
 def test_what_needs_no_answers_is_not_tried(tmp_path: Path) -> None:
-    """A model may refuse what it must refuse; an upper bound claims that it does not answer."""
+    """doctor tries no easier settings for a task whose claims need no correct answers: the model must refuse,
+    or a claim bounds accuracy from above."""
     task = "{family: counting, refuse: a, rows: 100}"
     assert lines(tmp_path, "zoo:wrapper_safe", task) == []
     gone = "gone: {kind: accuracy, on: base, at_most: 0.5}"
@@ -75,8 +76,9 @@ def test_what_needs_no_answers_is_not_tried(tmp_path: Path) -> None:
 
 
 def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A model that counts in strings of 24 letters is at chance in strings of 80: what it gives with
-    shorter ones, and what to write. A claim that cannot pass still runs, so the exit code is 0."""
+    """A model that counts in strings of 24 letters is at chance in strings of 80. doctor prints its accuracy
+    with shorter strings and the settings to write. A claim that cannot pass still runs, so the exit code
+    is 0."""
     (tmp_path / "x.yaml").write_text(
         f"mechanism: 1\ncircuit: x\ntask: {HARD}\nclaims:\n  {SOLVES}\n"
     )
@@ -110,7 +112,7 @@ def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.Capt
 def test_easier_settings_are_valid_and_the_task_writes_rows(
     family: str, settings: dict[str, object]
 ) -> None:
-    """Each of them as a spec would give it, and none is what the task has already."""
+    """Each easier setting is valid in a spec, and differs from the task's settings."""
     kind = task_families()[family]
     parameters = {"family": family, "rows": 60, **settings}
     task = kind(kind.parameters.model_validate(parameters))
@@ -132,7 +134,7 @@ def test_easier_settings_are_valid_and_the_task_writes_rows(
     ],
 )
 def test_the_easiest_settings_have_none_easier(family: str, settings: dict[str, object]) -> None:
-    """So that ``doctor`` tries nothing twice."""
+    """So ``doctor`` tries no setting twice."""
     kind = task_families()[family]
     assert list(kind(kind.parameters.model_validate({"family": family, **settings})).easier) == []
 
@@ -140,7 +142,8 @@ def test_the_easiest_settings_have_none_easier(family: str, settings: dict[str, 
 def test_a_few_rows_that_are_only_just_above_chance_are_not_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One model in forty that guesses looks better on so few rows; the largest number decides."""
+    """One guessing model in forty looks better than chance on few rows, so the largest number of rows
+    decides."""
     sizes_tried: list[tuple[int, ...]] = []
 
     def attempt(*arguments: object) -> solving.Trial:

@@ -229,7 +229,7 @@ def test_power_without_accepted_scores_says_how_to_accept_some(
 def test_damaged_accepted_scores_are_one_line(
     spec: Path, capsys: pytest.CaptureFixture, entry: dict
 ) -> None:
-    """A score file that was edited by hand is named with what is wrong, exit code 2."""
+    """lint names a score file that was damaged by hand, and the mistake; exit code 2."""
     scores(spec.parent, "base+ft", {"solves.base": entry})
     code = main(["lint", "--power", str(spec)])
     err = capsys.readouterr().err

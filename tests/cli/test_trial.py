@@ -1,4 +1,4 @@
-"""What doctor says of memory: what it sees, and how it adds up."""
+"""How doctor estimates the memory of a run: what the trial measures, and how it adds up."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def curve(rows: int, steps: int, batch: int, lora: int | None = None) -> Measure
 
 
 def test_a_watch_sees_what_was_held_for_a_moment() -> None:
-    """64 MiB that are gone again at the end."""
+    """64 MiB that are freed before the watch ends."""
     with MemoryWatch() as watch:
         block = bytearray(64 << 20)
         block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])  # touched, or they are not there
@@ -97,7 +97,7 @@ def test_a_search_for_a_direction_takes_longer_in_a_deeper_model() -> None:
 
 @given(rows=st.integers(1, 10_000), batch=st.integers(1, 512), more=st.integers(0, 5_000))
 def test_records_are_bounded_and_more_never_takes_less(rows: int, batch: int, more: int) -> None:
-    """However many rows: the engine keeps so many bytes of records."""
+    """The engine keeps at most its limit of records, and more rows never need less memory."""
     needed = PEAKS.needs([performance(rows)], batch, 0)
     needed_with_more = PEAKS.needs([performance(rows + more)], batch, 0)
     assert needed <= needed_with_more <= 500 * 1.5 + 3 * batch

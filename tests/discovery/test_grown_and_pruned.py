@@ -74,7 +74,8 @@ def pruned(context: ClaimContext, heads: list[Head], model: MadeUp) -> tuple[lis
 
 
 def test_three_heads_that_replace_each_other_are_needed_together(context: ClaimContext) -> None:
-    """No single one is needed; without all three nothing is left. The strongest stays, and it is said."""
+    """No single head is needed, but without all three nothing is left. The strongest stays, and the result
+    names it."""
     model = MadeUp(lambda alive: 0.9 if alive & {A, B, C} else 0.2)
     assert pruned(context, [A, B, C], model) == ([A], (("movers", A),))
 

@@ -95,7 +95,8 @@ def test_doctor_names_each_claim_that_cannot_be_measured(
 def test_the_gate_says_it_after_collecting_and_measures_nothing_for_it(
     short: Path, ioi_pair: Path, pytester: pytest.Pytester
 ) -> None:
-    """A line before the first item, an error for each such claim, no checkpoint loaded."""
+    """The gate prints a line before the first item, gives an error for each such claim, and loads no
+    checkpoint."""
     run = pytester.runpytest_inprocess(
         "-p", "no:hypothesispytest", short, "--model-pair", f"{ioi_pair}/base,{ioi_pair}/ft",
         "--mechanism-store", short.parent / "store", "-m",
@@ -119,7 +120,7 @@ def test_the_gate_says_it_after_collecting_and_measures_nothing_for_it(
 def test_fine_tune_draws_its_questions_before_it_loads_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task with nothing that must be refused, and a disk that is full: a line, no training."""
+    """A task without requests to refuse, and a full disk: one line each, and no training."""
     import pytest_mechanism.checkpoints.loading.model as loading
 
     def load_model(*_: object, **__: object) -> None:

@@ -104,7 +104,7 @@ def test_what_holds_on_both_models_is_claimed_of_both(planted: Path) -> None:
 
 
 def test_what_does_not_hold_is_a_comment_with_its_score_on_each_model(planted: Path) -> None:
-    """Two groups without those that they hear from do not suffice in either model."""
+    """Two groups without the groups that feed them suffice in neither model."""
     text = (planted / "found.yaml").read_text()
     assert "# circuit_suffices: {kind: faithfulness, on: [base, ft], between: [0.9, 1.1]}" in text
     for role in ("base", "ft"):
@@ -119,7 +119,7 @@ def test_what_does_not_hold_is_a_comment_with_its_score_on_each_model(planted: P
 def test_the_spec_is_red_on_a_fine_tune_whose_head_was_silenced(
     planted: Path, tmp_path: Path
 ) -> None:
-    """And it is claims about ft that say so."""
+    """Only claims about ft are red."""
     ruined = without_head("planted_ft", tmp_path / "ruined", 2, 6)
     statuses = verdicts(planted, "found.yaml", f"base=zoo:planted_base,ft={ruined}")
     red = {name for name, status in statuses.items() if status not in ("pass", "skipped")}
@@ -130,7 +130,7 @@ def test_the_spec_is_red_on_a_fine_tune_whose_head_was_silenced(
 def test_with_one_model_the_spec_says_what_judges_a_fine_tune(
     planted: Path, little_effort: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same measurements from the store; the claims to add stand as comments, and are valid."""
+    """The measurements come from the store; comments contain the claims to add, and these are valid."""
     command = ["discover", "-q", str(planted / "planted.yaml"), "--store", str(planted / "store")]
     out = planted / "alone.yaml"
     assert main([*command, "--model", "base=zoo:planted_base", "--out", str(out)]) == 1
@@ -147,7 +147,7 @@ def test_with_one_model_the_spec_says_what_judges_a_fine_tune(
 def test_groups_that_were_found_are_written_although_another_was_not(
     planted: Path, little_effort: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """This model reads no object by its label: that group has no heads, the others keep theirs."""
+    """This model reads no object by its label: that group has no heads, the other groups keep theirs."""
     spec = planted / "partial.yaml"
     reader = (
         "  reader: {heads: discovered, at: correct_object, into: {group: value_fetcher, via: v}}\n"

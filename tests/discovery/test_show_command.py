@@ -132,8 +132,8 @@ def test_showing_again_measures_nothing_and_writes_the_same_bytes(shown: Shown) 
 
 
 def test_one_model_is_one_column(shown: Shown) -> None:
-    """``--model`` in place of a pair; heads that are to be discovered are searched for, and here
-    they are what was planted."""
+    """With ``--model`` instead of a pair, show searches for heads that are to be discovered, and finds the
+    planted ones."""
     code, _, err = shown.show(
         "one",
         "--model",
@@ -187,7 +187,7 @@ def test_what_cannot_be_shown_is_one_line(
 
 
 def test_a_file_in_place_of_the_folder_is_one_line(shown: Shown) -> None:
-    """Known before anything is measured; also where it stands in the middle of the path."""
+    """show reports it before it measures anything, also for a file in the middle of the path."""
     for out in ("planted.yaml", "planted.yaml/deeper"):
         code, _, err = shown.show(out, *PAIR)
         assert (code, err.count("\n")) == (2, 1)
@@ -212,7 +212,7 @@ def test_a_model_at_chance_has_no_circuit_to_show(shown: Shown) -> None:
 
 
 def test_the_example_has_its_positions_marked() -> None:
-    """In the order of the text; words of two positions carry both numbers."""
+    """The picture's example prompt marks the positions of the groups."""
     from types import SimpleNamespace
 
     from pytest_mechanism.tasks.base import Prompt

@@ -89,7 +89,7 @@ def test_of_two_groups_at_one_position_the_nearer_to_the_answer_yields() -> None
 
 
 def test_precision_recall_and_jaccard_of_a_discovered_group() -> None:
-    """Two heads found, one of them right, of three."""
+    """Two heads were discovered, one of the three right heads among them."""
     discovered = {"a": Group(heads={0: [0, 1], 1: [0]}, at="x")}
     published = {"a": Group(heads={0: [0], 2: [1]}, at="x")}
     assert compare(discovered, published) == {"a": (0.5, pytest.approx(1 / 3), 0.25)}
@@ -103,7 +103,7 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
 
 
 def test_heads_that_minimality_takes_away_altogether_are_named() -> None:
-    """Three that stand in for each other are not needed one by one; the user can name them."""
+    """Three heads that replace each other are not needed one by one; the message gives their names in YAML."""
     reason = not_needed_reason(
         ["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]}
     )
@@ -112,7 +112,7 @@ def test_heads_that_minimality_takes_away_altogether_are_named() -> None:
 
 
 def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> None:
-    """With what it came to; the spec has the others and is valid."""
+    """The comment gives its score; the spec contains the other claims and is valid."""
     spec = load(ZOO.parents[1] / "circuits" / "entity_tracking.yaml")
     movers = {"movers": Group(heads={1: [0]}, at="last")}
     discovery = Discovery(movers, (Stage("movers", "last", None, None, {}, {}, (), ()),), None)

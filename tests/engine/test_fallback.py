@@ -1,5 +1,4 @@
-"""Families that the branch engine does not understand are measured by the reference engine, and
-whoever reads their scores is told."""
+"""The reference engine measures families that the branch engine does not support, and reports say so."""
 
 from __future__ import annotations
 
@@ -130,7 +129,7 @@ def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], No
 
 @pytest.mark.parametrize("change", STRANGE, ids=lambda change: change.__name__)
 def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any) -> None:
-    """A run says what it does not understand; that is the reason why the engine is not used."""
+    """The branch engine raises an error that names what it does not support."""
     model = family(change)
     assert ReferenceEngine(model.wrapped).run(TOKENS).outcome.logits.isfinite().all()
     with pytest.raises(UnsupportedFamily) as problem:
@@ -301,7 +300,7 @@ def runner(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[..., Runner]
 
 
 def test_engines_have_the_same_scores(runner: Any) -> None:
-    """Each head's effect in float32, and neither run has anything to be noted."""
+    """Each head's effect in float32 is the same, and neither run has a note."""
     result = []
     for engine in ("branch", "reference"):
         one_engine = runner(engine)

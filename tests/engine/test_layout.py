@@ -54,12 +54,12 @@ def layers(branch: Branch) -> tuple[int, int]:
 
 
 def test_a_branch_computes_from_its_first_position_on() -> None:
-    """Attention looks back only: what stands before the edit stays as it was."""
+    """Attention is causal, so positions before the edit stay unchanged."""
     assert active(Branch([edit(0, places_of(3, 1))])) == [[3, 4], [1, 2]]
 
 
 def test_the_first_of_several_positions_counts() -> None:
-    """In each row for itself, wherever it stands among the edits."""
+    """In each row separately, in any order of the edits."""
     branch = Branch([edit(0, places_of([4, 3], [2, 2])), edit(2, places_of(4, 0))])
     assert active(branch) == [[3, 4], [0, 1, 2]]
 
@@ -199,7 +199,7 @@ def test_a_token_sees_its_own_branchs_tokens_instead_of_the_runs(
 def test_a_position_is_found_in_its_branchs_columns(
     case: tuple[Tokens, list[Branch]], data: Any
 ) -> None:
-    """Or said to be absent, if the branch does not compute it."""
+    """Or reported as absent, if the branch does not compute it."""
     tokens, branches = case
     made = layout(tokens, branches)
     places = CaseBuilder(data.draw, SHAPE, tokens).at()

@@ -151,7 +151,7 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
 @examples_at_most(10)
 @given(data=st.data())
 def test_layers_of_another_make_are_the_models_own(loaded: Loaded, family: str, data: Any) -> None:
-    """Attention beside the MLP; sliding windows, soft-caps and norms after each part."""
+    """Attention parallel to the MLP; sliding windows, soft-caps and norms after each part."""
     model = loaded(family, "float32")
     case = data.draw(cases(model.shape, windowed=family == "gemma2"))
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
@@ -302,7 +302,7 @@ def test_a_branch_that_asks_for_nothing_gives_nothing(model: LoadedModel, frozen
 
 
 def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
-    """Nothing is said about what is read there, but it has its shape."""
+    """The values read there are undefined, but their shape is right."""
     tokens = Tokens(torch.ones(2, 5, dtype=torch.long), torch.tensor([2, 3]))
     padding = Reading(Site(1, "z"), torch.tensor([[4], [3]]))
     run = BranchEngine(model.wrapped).run(tokens)
@@ -350,7 +350,7 @@ def slopes(case: EngineCase, engine: Any, leaves: Sequence[Tensor]) -> list[Tens
 @examples_at_most(15)
 @given(data=st.data())
 def test_gradients_are_the_references(model: LoadedModel, data: Any) -> None:
-    """Of shares that several branches mix by, and of the values that are put in."""
+    """Gradients of mixing shares that several branches have in common, and of inserted values."""
     case, leaves = learned(data.draw(cases(model.shape, branches=3)))
     wanted = slopes(case, ReferenceEngine(model.wrapped), leaves)
     result = slopes(case, BranchEngine(model.wrapped), leaves)

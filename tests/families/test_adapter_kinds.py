@@ -1,4 +1,4 @@
-"""A base with an adapter is the model that PEFT runs, the two side by side, whatever the kind."""
+"""A base with an adapter gives the same logits as PEFT's unmerged model, for every kind of adapter."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def logits_of(model: Any, loaded: LoadedModel) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind: str) -> None:
-    """Plain, wrapped, and read anew to be trained or pruned; and it is not the base."""
+    """The plain model, the wrapped model and a copy that is read again for training agree with PEFT, and
+    differ from the base."""
     live = make_adapter(tmp_path, kind)
     loaded = read(tmp_path)
     wanted = logits_of(live, loaded)
@@ -131,7 +132,7 @@ SAVED = {**QV, "modules_to_save": ["embed_tokens", "lm_head"]}
 def test_an_adapter_of_more_words_gives_its_base_as_many(
     tmp_path: Path, adapter: Mapping[str, Any], tie: bool
 ) -> None:
-    """A vocabulary that training resized comes with the adapter and its tokenizer."""
+    """The adapter's folder contains the resized vocabulary and its tokenizer."""
     live = make_adapter(tmp_path, ("llama3", {"tie_word_embeddings": tie}, adapter), words=NEW)
     loaded = read(tmp_path, last=len(WORDS) + NEW - 1)
     assert loaded.shape.d_vocab == len(WORDS) + NEW

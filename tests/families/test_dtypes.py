@@ -45,8 +45,8 @@ HALF = [  # float16 rounds less; those with norms, mixtures and parallel blocks 
 def test_half_precision_says_nearly_the_same(
     context_of: ContextFactory, name: str, dtype: str
 ) -> None:
-    """The same engine, all self-checks passed; measured against what rows differ by, the mean score
-    is within .05 of float32's and each row's within .2, and each head's effect is alike."""
+    """All self-checks pass on the same engine. In units of the standard deviation over rows, the mean score
+    is within .05 of float32's, each row within .2, and each head's effect agrees."""
     half, whole = context_of(name, dtype=dtype), context_of(name)
     assert half.model.dtype == getattr(torch, dtype)
     assert half.engine.name == FAMILIES[name].engine, half.fallback_reason
@@ -95,7 +95,7 @@ def rounded(name: str, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "mixtral"])
 def test_weights_in_several_files_are_the_same_weights(name: str, tmp_path: Path) -> None:
-    """Stored in bfloat16 and in shards, run in float32 unless said otherwise."""
+    """Stored in bfloat16 and in shards, run in float32 by default."""
     plain = opened(save(rounded(name), tmp_path / "plain"))
     shards = save(rounded(name).to(torch.bfloat16), tmp_path / "shards", max_shard_size="12KB")
     assert len(list(shards.glob("model-*.safetensors"))) > 2

@@ -1,4 +1,4 @@
-"""Which engine a family's models are run with, and that both say the same on whatever is asked."""
+"""Which engine runs each family, and that both engines agree on every measurement."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ContextFactory = Callable[..., MeasurementContext]
 def test_each_family_has_its_engine_and_else_says_why(
     context_of: ContextFactory, name: str
 ) -> None:
-    """All self-checks pass: logits are plain Hugging Face's, the residual adds up, each hook fires
-    once; and the fast engine agrees with the reference, or it is said why it is not used."""
+    """All self-checks pass: logits equal plain Hugging Face's, the residual stream adds up, each hook fires
+    once. The fast engine agrees with the reference engine, or the model has a reason why it is not used."""
     family = {**FAMILIES, **BESIDE, **BY_LENGTH}[name]
     result = context_of(name)
     assert result.engine.name == family.engine
@@ -103,7 +103,7 @@ def test_padding_longer_than_a_window_changes_nothing(
 def test_embeddings_without_a_word_are_cut_in_every_family(
     folder: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
-    """Tied to the unembedding or not: what is left says what it said."""
+    """Whether or not they are tied to the unembedding, the other tokens' logits stay the same."""
     from configs import WORDS, random_model, save
 
     large = random_model(name, vocab_size=len(WORDS) + 11)

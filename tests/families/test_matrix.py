@@ -1,4 +1,4 @@
-"""Every measurement on every family: the same by both engines, and nothing left out in silence."""
+"""Every measurement on every family: both engines agree, and no measurement is skipped silently."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def measured(context: MeasurementContext, request: Request, *inputs: Any) -> Any
 
 
 def extra_fields(observations: Observations) -> dict[str, Any]:
-    """The fields beside the rows."""
+    """The fields besides the rows' columns."""
     return {
         f.name: getattr(observations, f.name)
         for f in fields(observations)
@@ -69,8 +69,8 @@ def extra_fields(observations: Observations) -> dict[str, Any]:
 
 
 def largest_difference(left: Observations, right: Observations) -> float:
-    """The largest difference of any row's value. Ratios of probabilities are exponentials of
-    differences that stand beside them."""
+    """The largest difference of any row's value. Ratios of probabilities are left out, because they are
+    exponentials of other columns."""
     assert list(left.values) == list(right.values)
     assert extra_fields(left) == extra_fields(right)
     names = [name for name in left.values if not name.startswith("ratio ")]
@@ -135,7 +135,7 @@ def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> None:
-    """DCM's gradient, through whatever a family's layers hold."""
+    """DCM's gradient agrees through every part of a family's layers."""
     result = []
     for engine in BOTH:
         context = context_of(name, engine)
@@ -155,8 +155,7 @@ def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> 
 def test_what_changes_weights_does_so_in_every_family(
     context_of: ContextFactory, name: str
 ) -> None:
-    """Pruning, curves and directions: untouched, a copy says what the model says; touched, it
-    moves."""
+    """Pruning, curves and directions: an unchanged copy gives the model's answers, a changed copy differs."""
     context = context_of(name)
     result = {method: measured(context, request) for method, request in WEIGHED.items()}
     rows = TASK.capability(context.vocabulary, 12, "test")
@@ -180,8 +179,8 @@ def test_what_changes_weights_does_so_in_every_family(
 def test_a_head_without_its_weights_is_a_head_without_z(
     context_of: ContextFactory, name: str
 ) -> None:
-    """What the output matrix reads of a head, zeroed in a plain copy, and z zeroed by the engine,
-    are one thing, whatever norms come after."""
+    """Zeroing a head's columns of the output matrix in a plain copy, and zeroing z in the engine, give the
+    same logits, whatever norms follow."""
     context = context_of(name)
     copy = editable_copy(context.model)
     units = Units("heads", copy.outputs, context.model.shape.d_head)
@@ -197,8 +196,8 @@ def test_a_head_without_its_weights_is_a_head_without_z(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_weight_of_a_layer_is_left_out(context_of: ContextFactory, name: str) -> None:
-    """SNIP's matrices are all of a layer's but norms, biases and sinks: experts, and what chooses
-    among them, too. What it says of their change is what the files say."""
+    """SNIP covers all matrices of a layer except norms, biases and sinks, including experts and routers. The
+    change that it reports is that of the files."""
     context, changed = context_of(name), context_of(name, seed=1)
     safety = measured(context, SafetyEntries(q=0.1, p=0.05, scored=4))
     change = measured(changed, WeightChange(seed=0), safety)

@@ -1,4 +1,4 @@
-"""A model that overflows on some rows alone, which no self-check has seen: nothing is measured."""
+"""A model that overflows on some rows only, which no self-check sees: nothing is measured."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ REQUESTS: dict[str, Request] = {
 
 
 def overflowing(much: float) -> Any:
-    """All weights are finite. A coordinate of the stream that ``LOUD`` alone has goes through an MLP
-    that multiplies it by ``much`` twice."""
+    """A model with finite weights. A coordinate of the residual stream that only ``LOUD`` sets passes through
+    an MLP that multiplies it by ``much`` twice."""
     model = random_model("llama2")
     block = model.model.layers[0]
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_no_method_gives_a_number(context: MeasurementContext, method: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("method", PATCHED)
 def test_nor_does_it_by_the_reference_engine(context: MeasurementContext, method: str) -> None:
-    """What a reference run and its branches give is looked at, too."""
+    """The engine also checks the outcomes of reference runs and of their branches."""
     other = MeasurementContext(
         context.model,
         ReferenceEngine(context.model.wrapped),
@@ -107,7 +107,7 @@ def test_infinity_is_no_number_either(
 
 
 def test_what_is_remembered_is_made_of_numbers(context: MeasurementContext) -> None:
-    """A second measurement does not get from the first what that failed on."""
+    """A second measurement does not reuse the values on which the first one failed."""
     for _ in range(2):
         with pytest.raises(MeasurementError, match="finite number"):
             measured(context, "circuit, positional mean")
@@ -116,7 +116,7 @@ def test_what_is_remembered_is_made_of_numbers(context: MeasurementContext) -> N
 def test_a_padding_that_is_no_number_is_nobodys(
     context: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands behind a row's end is not looked at."""
+    """The engine does not check positions behind a row's end."""
     from pytest_mechanism.engine.finite import NonFiniteRows
     from pytest_mechanism.engine.interface import Outcome, Reading, Site, Tokens
 

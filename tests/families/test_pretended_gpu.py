@@ -1,4 +1,4 @@
-"""Every measurement, on a GPU that is pretended: nothing of the host's meets what is there."""
+"""Every measurement on a simulated GPU: no tensor of the host is combined with a tensor of the GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ContextFactory = Callable[..., MeasurementContext]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows for a mask to be learned on; weights that are read anew are on the GPU."""
+    """Few rows to learn a mask on; weights that are read again are on the GPU."""
     few = partial(dcm.DcmSettings, batch=4, train=8, validation=4)
     monkeypatch.setattr(dcm, "DcmSettings", few)
     original = LoadedModel.read_plain_model
@@ -43,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_measurement_keeps_to_its_device(
     context_of: ContextFactory, engine: str, method: str
 ) -> None:
-    """What is made is made there, and what comes back is brought over."""
+    """New tensors are created on the model's device, and results are copied to the host."""
     request = {**PATCHED, **WEIGHED}[method]
     context = context_of("llama3", engine)
     context.cache.clear()
@@ -63,7 +63,8 @@ def test_what_a_model_donates_reaches_the_other(context_of: ContextFactory, engi
 
 
 def test_scores_are_brought_over_when_all_are_there(context_of: ContextFactory) -> None:
-    """A GPU is waited for batch by batch and pack by pack, whatever many heads there are."""
+    """At the end, two columns per head are copied to the host. Otherwise the engine waits once per batch and
+    pack, whatever the number of heads."""
     context = context_of("llama3")
     request = PATCHED["path to the logits"]
 

@@ -94,7 +94,7 @@ def test_a_loss_is_that_of_its_rows_alone(name: str) -> None:
 def test_without_it_the_self_check_stops_the_model(
     folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A short row alone and beside a long one are compared when a checkpoint is loaded."""
+    """Loading a checkpoint compares a short row alone with the same row next to a long one."""
     monkeypatch.setattr("pytest_mechanism.checkpoints.loading.weights.by_row", lambda model: model)
     with pytest.raises(SelfCheckError, match=r"a row of \d+ tokens beside or after one of \d+"):
         opened(folder(name))

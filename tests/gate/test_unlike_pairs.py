@@ -1,4 +1,4 @@
-"""Pairs whose sides are not stored alike: the scores are those of their plain twins."""
+"""Pairs whose models are stored in different ways: the scores equal those of plainly stored twins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(folder: Path) -> Callable[[str], dict[str, tuple[float, float, float]]]:
-    """Value and interval of every score that claims come to, by claim and name."""
+    """Value and interval of every score, by claim and name."""
 
     def of(ft: str) -> dict[str, tuple[float, float, float]]:
         gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", folder / "store")

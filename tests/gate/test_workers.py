@@ -1,4 +1,4 @@
-"""Two workers on the embedded pair: what a serial run comes to, with no work done twice."""
+"""Two workers on the embedded pair give the results of a serial run, and measure nothing twice."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
 
 @pytest.mark.slow
 def test_two_workers_come_to_the_serial_run_and_do_nothing_twice(tmp_path: Path) -> None:
-    """The same verdicts, the same score file byte by byte, as many measurements; who gives the
-    workers their work needs no torch."""
+    """The verdicts, the bytes of the score file and the number of measurements are the same. The process that
+    distributes the work does not import torch."""
     serial, scores = run(tmp_path / "serial")
     parallel, parallel_scores = run(tmp_path / "parallel", "-n", "2")
 

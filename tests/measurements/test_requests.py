@@ -121,7 +121,7 @@ def test_a_request_is_what_its_key_says(request_: Request) -> None:
 
 @EACH
 def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
-    """No row set is larger than what goes through the model; weights alone have no rows."""
+    """No row set is larger than the cost's number of rows; measurements of weights have no rows."""
     cost = request_.cost({"reply_tokens": 3})
     sets = request_.row_sets()
     assert (sets == ()) == isinstance(request_, WeightChange)

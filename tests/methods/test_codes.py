@@ -1,4 +1,5 @@
-"""Whether heads of two models speak one code, on pairs that compute the same and store it otherwise."""
+"""Whether heads with the same index have the same effect, on pairs that compute the same and store it
+differently."""
 
 from __future__ import annotations
 
@@ -115,8 +116,8 @@ def test_a_model_and_its_fine_tune_speak_one_code(context_of: ContextFactory, sp
 def test_a_twin_computes_the_same_and_speaks_another_code(
     context_of: ContextFactory, twin: Callable[[str], MeasurementContext], how: str
 ) -> None:
-    """Row by row the same answers; of heads that were changed the code is said to be another one,
-    of the others it is not."""
+    """The twin gives the same answers row by row. The method reports another code for the heads that were
+    changed, and only for these."""
     other, plain = twin(how), context_of("ft")
     of_twin, of_plain = (performance.measure(b, Performance(**ROWS), []) for b in (other, plain))
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Training a copy and looking at it: what is trained, what stays, and going on where one was."""
+"""Training a copy: what is trained, what stays unchanged, and how training continues after an interruption."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_a_run_that_breaks_down_says_so(measured: Callable[..., Observations]) -
 
 
 def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
-    """Nothing is trained but what it adds, and what it adds starts as nothing."""
+    """Only the adapter's matrices are trained, and they start at zero effect."""
     recipe = Recipe(**RECIPE | {"lora": 2})
     copy = trainable_copy(loaded.model, recipe)
     run = Training(loaded.model, TASK, loaded.vocabulary, recipe, copy)
@@ -240,7 +240,7 @@ def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
 def test_lora_without_peft_is_one_line(
     measured: Callable[..., Observations], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says what to install."""
+    """The message names the package to install."""
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MeasurementError, match=r"pip install 'pytest-mechanism\[peft\]'"):
         measured(lora=2)

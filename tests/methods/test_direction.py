@@ -1,4 +1,4 @@
-"""The refusal direction: taken out exactly, found where it is, and not where there is none."""
+"""The refusal direction: removed exactly, found where it exists, and not found where it does not."""
 
 from __future__ import annotations
 
@@ -243,8 +243,8 @@ def test_where_nothing_may_change_no_direction_is_chosen(chat_context_of: Contex
 def test_random_weights_refuse_nothing_and_lose_nothing(
     counting_context: MeasurementContext,
 ) -> None:
-    """Null: no direction takes away what is not there. A task whose prompts do not say where the
-    instruction ends is looked at in its last token."""
+    """Null test: no direction removes a refusal that does not exist. For a task whose prompts do not mark the
+    end of the instruction, the method reads the last token."""
     context = counting_context
     search = direction.find(context, RefusalDirection(**SEARCH), [])
     assert {candidate.place for candidate in search.candidates} == {-1}

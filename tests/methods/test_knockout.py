@@ -97,8 +97,8 @@ def test_attention_is_needed_up_to_the_layer_that_was_planted_to_pay_it(
     load_context: Callable[[Path, Task], MeasurementContext],
     spec: Spec, model: str, query: str, key: str, needed: int,
 ) -> None:  # fmt: skip
-    """Blocked from that layer or an earlier one on, the answer is gone; from later ones, nothing is
-    lost. Random pairs cost next to nothing."""
+    """Blocking from that layer or an earlier one on removes the answer; blocking from later ones costs
+    nothing. Random pairs cost next to nothing."""
     result = accuracies(load_context(ZOO / model, spec.task), query, key)
     assert [accuracy <= 0.2 for accuracy in result["pair"]] == [n <= needed for n in range(LAYERS)]
     assert [accuracy >= 0.95 for accuracy in result["pair"]] == [n > needed for n in range(LAYERS)]
@@ -114,8 +114,8 @@ def test_random_weights_lose_nothing_by_a_knockout(context_of: ContextFactory) -
 def test_random_pairs_are_as_many_others_and_leave_each_token_something(
     context_of: ContextFactory,
 ) -> None:
-    """A token and an earlier one, none of the blocked pairs; the same whatever the batch, others
-    under another seed."""
+    """Each random pair is a token and an earlier one, and none is a blocked pair. The pairs do not depend on
+    the batch, and change with the seed."""
     context = context_of("base")
     rows = context.task.rows(context.vocabulary, 14, "rows")
     batch = context.batch(rows)

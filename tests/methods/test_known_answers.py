@@ -88,7 +88,7 @@ def test_numbers_do_not_depend_on_the_batch_size(context_of: ContextFactory, siz
 def test_a_circuit_of_all_heads_at_all_positions_is_the_whole_model(
     context_of: ContextFactory,
 ) -> None:
-    """Nothing silenced, nothing changed; whatever the ablation value."""
+    """Nothing is ablated and nothing changes, with every ablation value."""
     context = context_of("base")
     rows = context.task.rows(context.vocabulary, 14, "rows")
     batch = context.batch(rows)

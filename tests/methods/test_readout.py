@@ -29,7 +29,8 @@ def test_one_right_answer_is_read_as_without_sets(seed: int, rows: int) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sets(st.integers(0, VOCABULARY - 1), min_size=1), min_size=1), st.integers(0))
 def test_several_right_answers_share_their_probability(sets: list[set[int]], seed: int) -> None:
-    """The sum over the set, row by row, whatever the sizes of the other rows' sets."""
+    """The log-probability of a set is that of the sum over its members, for sets of different sizes in one
+    batch."""
     torch.manual_seed(seed % 2**32)
     logits = torch.randn(len(sets), VOCABULARY, dtype=torch.float64) * 3
     most = max(map(len, sets))

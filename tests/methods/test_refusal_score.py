@@ -90,14 +90,14 @@ def test_the_score_does_not_end_where_probabilities_are_rounded(base: Measuremen
 def test_a_refusal_is_how_a_reply_begins(
     base: MeasurementContext, prefixes: list[str], refused: int
 ) -> None:
-    """In any case; a word in the middle is none."""
+    """In upper or lower case; a refusal in the middle of a word does not count."""
     context = other(base, prefixes=prefixes, reply_tokens=6)
     assert ask(context, "forbidden", 20)["refused"].mean() == refused
 
 
 def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
-    """After three words of the reply that complies it still refuses, as it was trained; after five
-    it goes on with it. The row's own tokens are forced."""
+    """After three words of the complying reply the model still refuses, as trained; after five it continues
+    the reply. The forced tokens are the row's own."""
     rows = base.task.capability(base.vocabulary, 2, "rows")
     tokens = refusal_score.prefilled_prompts(base, [row.base for row in rows], 3)
     ends = [int(n) for n in tokens.lengths]

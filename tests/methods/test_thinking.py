@@ -103,7 +103,7 @@ def reader() -> ReplyReader:
 def test_a_reply_is_judged_after_its_thoughts_and_up_to_its_end(
     reader: ReplyReader, reply: str, label: str
 ) -> None:
-    """What was thought, and what a model goes on to say after its end, do not count."""
+    """Thoughts, and text after the end of a reply, do not count."""
     assert reader.label(reader.tokenizer.encode(reply).ids) == label
 
 

@@ -68,7 +68,7 @@ def test_update_brings_bounds_up_to_date_and_leaves_scores(accepted):
 
 
 def test_accepted_score_says_under_what_it_was_taken(accepted):
-    """Beside the value stand interval, rows, control, setting and the role's fingerprint."""
+    """The entry has the value, its interval, rows, control, settings and the role's fingerprint."""
     stored = json.loads(accepted.score_file().read_text())["scores"]["good.ft"]
 
     assert sorted(stored) == [
@@ -127,8 +127,8 @@ def test_missing_baseline_names_the_command(project):
 
 
 def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
-    """One line a claim, which says what accepts it; the run that accepts it is green, and so is the
-    next. What holds no longer keeps its own reason."""
+    """One line per claim says how to accept its score. The run that accepts it is green, and so is the next
+    run. A claim that fails anyway keeps its own reason."""
     project.spec("good", "bad")
     project.values(good=0.9, bad=0.1)
     strict = "--mechanism-require-accepted"
@@ -478,7 +478,7 @@ def test_other_pairs_are_never_touched(accepted):
 
 
 def test_other_specs_of_the_folder_are_kept(accepted):
-    """An update of one spec keeps the scores of the others beside it."""
+    """An update of one spec keeps the scores of the folder's other specs."""
     accepted.spec("good", name="another")
     accepted.accept()
     accepted.values(good=0.95)
@@ -503,7 +503,7 @@ def test_specs_of_equal_name_in_two_folders(project):
 
 @pytest.fixture
 def amber(accepted):
-    """An ordinary snapshot test beside the spec, both accepted."""
+    """An ordinary snapshot test next to the spec, with both snapshots accepted."""
     accepted.pytester.makepyfile(test_amber="def test_a(snapshot): assert [1, 2] == snapshot")
     accepted.accept()
     return accepted
@@ -529,7 +529,8 @@ def files(project):
     ],
 )
 def test_ordinary_snapshots_and_scores_leave_each_other_alone(amber, selection):
-    """An update of all, of ours or of an ordinary snapshot test changes nothing of the other."""
+    """An update of all snapshots, of scores or of an ordinary snapshot test changes nothing of the other
+    kind."""
     before = files(amber)
     assert sorted(before) == ["__scores__/base+ft/circuit.json", "__snapshots__/test_amber.ambr"]
 
@@ -542,7 +543,7 @@ def test_ordinary_snapshots_and_scores_leave_each_other_alone(amber, selection):
 
 
 def test_ordinary_snapshots_and_other_pairs_scores(amber):
-    """An update beside an ordinary snapshot test keeps the scores of other pairs."""
+    """An update together with an ordinary snapshot test keeps the scores of other pairs."""
     amber.accept(pair="other=./base,ft=./ft")
     before = files(amber)
 
@@ -630,7 +631,7 @@ def test_update_does_not_heal_a_stored_nan(accepted):
     ],
 )
 def test_damaged_score_file_gives_one_line(accepted, content):
-    """A damaged file is one line that names it and says what to do; it is never overwritten."""
+    """One line names the damaged file and what to do; the run never overwrites the file."""
     path = accepted.score_file()
     path.write_bytes(content)
 

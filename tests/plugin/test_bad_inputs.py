@@ -97,7 +97,7 @@ class Row:
 
 
 def nothing(world):
-    """The input is bad by what is typed."""
+    """The input is bad because of its options."""
 
 
 def unlink(name):
@@ -499,7 +499,7 @@ def first(tmp_path_factory):
 
 @pytest.fixture
 def remembered(pytester, world, first):
-    """The good set-up, measured before: its store is at hand."""
+    """The good set-up after a first run, with the store of that run."""
     if not first.exists():
         assert gate(pytester, *WITH).ret == pytest.ExitCode.OK
         shutil.copytree(world.path / "store", first)
@@ -636,7 +636,7 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
 
 
 def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
-    """What was accepted before is still there, and the run says what went wrong."""
+    """The old scores stay in the file, and the run reports the error."""
     import pytest_mechanism.files as module
 
     world = remembered

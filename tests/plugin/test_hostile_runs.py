@@ -113,7 +113,7 @@ def test_commands_show_hostile_names_as_text(hostile, capsys, monkeypatch):
 
 
 def test_a_label_is_letters_digits_and_three_signs(hostile):
-    """What stands in the names of folders and in headings."""
+    """Labels appear in folder names and headings."""
     result = hostile.run(pair=f"{EVIL}=./base,./ft")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR

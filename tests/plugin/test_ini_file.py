@@ -107,7 +107,7 @@ def test_an_adapter_in_an_alias_is_relative_to_the_ini_file(tree, monkeypatch):
     about = json.loads(out.read_text())["pair"]["ft"]
     assert (about["folder"], about["adapter"]) == (f"{tree.path}/base", f"{tree.path}/adapter")
     result.stdout.fnmatch_lines(
-        [f"mechanism: ft = cand (cand) * {tree.path}/base + {tree.path}/adapter"]
+        [f"mechanism: ft = cand, fingerprint *, from {tree.path}/base + {tree.path}/adapter"]
     )
 
 
@@ -140,8 +140,8 @@ def test_the_report_names_the_folders_without_a_header(tree):
 
     result.stdout.fnmatch_lines(
         [
-            f"mechanism: base = rel (rel) * {tree.path}/base",
-            f"mechanism: ft = cand (cand) * {tree.path}/ft",
+            f"mechanism: base = rel, fingerprint *, from {tree.path}/base",
+            f"mechanism: ft = cand, fingerprint *, from {tree.path}/ft",
         ]
     )
 

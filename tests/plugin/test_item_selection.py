@@ -48,7 +48,7 @@ def test_keyword_selects_by_claim_and_role(two_claims):
 
 
 def test_marker_selects_a_role(two_claims):
-    """`-m 'role(name="ft")'` runs what is claimed of ft and nothing else."""
+    """`-m 'role(name="ft")'` runs only the claims about ft."""
     assert run_items(two_claims.run("-v", "-m", 'role(name="ft")')) == ["first::ft", "second::ft"]
 
 
@@ -102,7 +102,7 @@ def test_deselect_leaves_out_one_role(two_claims):
 
 
 def test_keyword_does_not_change_a_verdict(two_claims):
-    """A claim judged alone comes to the same verdict as among others."""
+    """A claim that is judged alone has the same verdict as in a full run."""
     together = two_claims.verdicts()
     alone = two_claims.verdicts("-k", "second and ft")
 

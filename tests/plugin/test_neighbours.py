@@ -1,4 +1,4 @@
-"""The plugin beside others: strict runs, foreign fixtures and options, xdist, no cache."""
+"""The plugin together with other plugins: strict runs, foreign fixtures and options, xdist, no cache."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_strict_run(mixed):
 
 
 def test_foreign_snapshot_fixture(mixed):
-    """A project's own fixture `snapshot` is not taken for syrupy's."""
+    """The plugin does not take a project's own fixture `snapshot` for syrupy's."""
     mixed.pytester.makeconftest(
         "import pytest\n@pytest.fixture\ndef snapshot():\n    return 'something else'\n"
     )

@@ -1,4 +1,4 @@
-"""The result file and the exit code say the same, whatever marks, hooks and options do to a test."""
+"""The result file and the exit code agree, whatever marks, hooks and options do to a test."""
 
 import json
 
@@ -89,7 +89,7 @@ def second(content):
 
 @pytest.mark.parametrize("how", ["", "reason='known'", "strict=True, reason='known'"])
 def test_an_expected_failure_does_not_count(two, how):
-    """Exit code 0, so no verdict is red; what was found is in the reason."""
+    """Exit code 0, so no verdict is red; the reason contains the failure."""
     two.pytester.makeconftest(XFAIL.format(how=how))
 
     outcome, content = result(two, "--junitxml", "unit.xml")

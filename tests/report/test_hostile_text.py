@@ -51,7 +51,7 @@ ENTRY = {
 
 
 def result(text: str) -> ClaimResult:
-    """A result in which a hostile text stands wherever a text can."""
+    """A result with a hostile text in every text field."""
     spec: Any = SimpleNamespace(circuit=text)
     claim: Any = SimpleNamespace(kind=text, if_red=text, models=lambda role: (role,))
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
@@ -163,7 +163,7 @@ def test_markdown_cells_show_text_and_nothing_else(text: str) -> None:
     "text", ["https://x.yz", "see http://x", "www.x.yz", "WWW.x", "mailto:a@b.cd", "a@b.cd", "#12"]
 )
 def test_what_github_links_by_itself_is_broken_up(text: str) -> None:
-    """Addresses, mentions and numbers of issues stand behind a backslash."""
+    """A backslash precedes addresses, mentions and issue numbers."""
     assert re.search(r"\w:|www\.|(?<!\\)[@#]", escaped(text), re.IGNORECASE) is None
 
 
@@ -200,7 +200,7 @@ def test_a_terminal_without_unicode_shows_codes(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_wrong_use_is_repeated_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """argparse says what it was given."""
+    """argparse's message quotes the argument without control characters."""
     with pytest.raises(SystemExit):
         Parser(prog="p").parse_args(["--\x1b[31m\nred"])
     assert r"unrecognized arguments: --\x1b[31m\nred" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_a_score_file_names_claims_and_roles(tmp_path: Any, name: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(text=NASTY)
 def test_a_score_file_is_ascii(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    """With whatever text in a score, and it comes back as it was."""
+    """For any text in a score, and the text can be read back unchanged."""
     path = tmp_path_factory.mktemp("scores") / "x.json"
     entry = {**ENTRY, "name": text, "metric": text}
     write_scores(path, {"claim.base": entry})

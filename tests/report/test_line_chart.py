@@ -1,4 +1,4 @@
-"""Curves as a picture: every number is in it, and what is a control can be told."""
+"""Curves as a picture: every number is in it, and controls are recognisable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def drawn(tmp_path: Path, content: Chart) -> str:
 
 
 def test_every_word_is_text_and_every_line_is_there(tmp_path: Path) -> None:
-    """Titles, axes, legend, threshold and footnote; one path a line and panel."""
+    """Titles, axes, legend, threshold and footnote; one path per line and panel."""
     svg = drawn(
         tmp_path,
         chart(

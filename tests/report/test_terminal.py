@@ -52,7 +52,7 @@ def test_rows_of_circuits_of_one_name_are_told_apart_by_their_file() -> None:
 
 
 def test_sentences_name_the_file_where_the_table_does() -> None:
-    """Those about a circuit, of which there are several; a model's is said once."""
+    """Sentences about a circuit whose name several specs share; a note about a model appears once."""
     passed = result("a.yaml")
     skipped = result("b.yaml", verdict="skipped", reason="another shape")
     assert notes([passed, skipped]) == [
@@ -65,7 +65,7 @@ def test_sentences_name_the_file_where_the_table_does() -> None:
 
 
 def test_skips_are_left_to_pytest_where_it_lists_them() -> None:
-    """No sentence of ours about them then."""
+    """Then the plugin prints no sentence about them."""
     skipped = result("a.yaml", verdict="skipped", reason="another shape", notes=())
     assert notes([skipped]) == ["1 skipped (ioi): another shape"]
     assert notes([skipped], skips=False) == []

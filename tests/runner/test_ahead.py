@@ -145,7 +145,7 @@ def test_every_place_of_the_rows_needs_fifty_prompts() -> None:
 
 
 def test_what_is_resampled_has_the_same_anchors() -> None:
-    """A prompt without an anchor of the one that it stands in for is refused."""
+    """A replacement prompt that lacks an anchor of the original is refused."""
     others = [row(i) for i in range(12)]
     assert problem(FixedTask(ROWS, others), circuit_measurement("resample")) is None
     anchored = replace(ROWS[0].base, anchors=(("start", 0), ("query", 30)))
@@ -243,7 +243,7 @@ def test_a_disk_too_small_for_a_training_is_known_before_it(
 def test_models_to_compare_with_are_missed_before_anything_is_loaded(
     gate: ClaimEvaluator, tmp_path: Path
 ) -> None:
-    """What cannot pass, and what cannot be measured: a line each, and no checkpoint is loaded."""
+    """One line for each claim that cannot pass or cannot be measured, and no checkpoint is loaded."""
     (tmp_path / "wrapper.yaml").write_text(WRAPPER.replace("  soft", "  # soft"))
     spec = load(tmp_path / "wrapper.yaml")
     items = [

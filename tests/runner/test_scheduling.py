@@ -121,7 +121,7 @@ def test_all_work_on_a_checkpoint_is_done_before_it_is_let_go(world: World) -> N
 
 
 def test_one_checkpoint_is_resident_at_a_time(world: World) -> None:
-    """The other one is let go before the next is loaded."""
+    """The runner releases a checkpoint before it loads the next."""
     runner = make()
     runner.measure(measurement_of("base", "b1"))
     runner.measure(measurement_of("ft", "f1"))
@@ -131,7 +131,7 @@ def test_one_checkpoint_is_resident_at_a_time(world: World) -> None:
 def test_words_that_fall_out_are_said_from_the_store_too(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They stand beside the results, so a run that loads nothing says them as well."""
+    """The store keeps the dropped words with the results, so a run that loads nothing reports them too."""
     monkeypatch.setattr(EntityTracking, "dropped_words", lambda *_: "1 of 2 words are left out")
     first, again = make(Store(tmp_path)), make(Store(tmp_path))
     first.measure(measurement_of("base", "b1"))
@@ -248,7 +248,7 @@ def test_donations_are_forgotten_once_used(world: World) -> None:
 
 
 def test_a_failed_measurement_keeps_nothing_of_what_it_had_in_memory(world: World) -> None:
-    """Its error is kept for whoever asks, and with it went a copy of the model."""
+    """The runner keeps the error for later claims, but not the memory that the error's traceback refers to."""
 
     class Heavy:
         pass
@@ -292,7 +292,7 @@ def test_what_another_process_is_at_comes_last(world: World, tmp_path: Path) -> 
 
 
 def test_what_is_not_on_disk_is_made_by_who_needs_it(world: World, tmp_path: Path) -> None:
-    """Among several processes a donation is not planned: each would make it anew."""
+    """With several processes, a donation is not planned, because each process must compute its own."""
     cmap = measurement_of("base", "cmap", donation("ft"))
     runner = make(Store(tmp_path / "store"))
     runner.shared = True

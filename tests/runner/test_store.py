@@ -189,7 +189,7 @@ def read_after_writing(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
 def test_a_changed_byte_never_changes_a_result(
     stored: tuple[Store, bytes], data: st.DataObject
 ) -> None:
-    """Whatever byte is hit, in values, ids or other fields: the entry is whole, or it is none."""
+    """A changed byte anywhere, in values, ids or other fields, leaves the entry complete or invalidates it."""
     raw = bytearray(stored[1])
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[place]))
@@ -199,13 +199,13 @@ def test_a_changed_byte_never_changes_a_result(
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_half_an_entry_is_none(stored: tuple[Store, bytes], data: st.DataObject) -> None:
-    """A file that was cut short, at any byte, is measured anew."""
+    """A file that is truncated at any byte is measured again."""
     raw = stored[1]
     assert read_after_writing(stored, raw[: data.draw(st.integers(0, len(raw) - 1))]) is None
 
 
 def test_a_changed_field_makes_an_entry_none(stored: tuple[Store, bytes]) -> None:
-    """The checksum covers the fields beside the columns, too."""
+    """The checksum also covers the fields besides the columns."""
     assert b"[[2, 1], [3, 0]]" in stored[1]
     assert (
         read_after_writing(stored, stored[1].replace(b"[[2, 1], [3, 0]]", b"[[2, 2], [3, 0]]"))
@@ -219,7 +219,7 @@ def test_a_changed_field_makes_an_entry_none(stored: tuple[Store, bytes]) -> Non
     ids=["empty", "line", "object", "list", "number", "null", "bytes", "half", "deep"],
 )
 def test_an_entry_that_is_none_at_all_is_none(stored: tuple[Store, bytes], raw: bytes) -> None:
-    """A file of anything else is measured anew, not an error."""
+    """A file with other content causes a new measurement, not an error."""
     assert read_after_writing(stored, raw) is None
 
 
@@ -372,7 +372,8 @@ def test_a_lock_that_is_held_for_too_long_is_one_line(store: Store) -> None:
 
 
 def test_abandoned_trainings_are_removed_after_a_month(tmp_path: Path) -> None:
-    """What an interrupted training has left is a copy of a model; a recent one is gone on from."""
+    """An interrupted training leaves a copy of a model; a recent copy is kept, so that the training can
+    continue."""
     first = Store(tmp_path / "store")
     for key, days in (("old", 31), ("recent", 29)):
         first.scratch(key).mkdir(parents=True)

@@ -1,5 +1,5 @@
-"""What a spec may ask for: sizes, files of its own folder, claims that its task can bear; and one line
-for each mistake."""
+"""Limits of specs: sizes, files within the spec's folder, claims that the task supports; and one line for
+each mistake."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_no_path_of_a_spec_leaves_its_folder(folder: Path, name: str) -> None:
 
 
 def test_a_task_that_is_extended_keeps_to_its_own_folder(folder: Path) -> None:
-    """Its files lie beside the spec that names them, and nowhere above that."""
+    """Its files are below the folder of the spec that names them."""
     (folder / "sub").mkdir()
     (folder / "sub" / "good.jsonl").write_text((folder / "good.jsonl").read_text())
     (folder / "sub" / "task.yaml").write_text(HEAD + REFUSAL.replace("bad", "../bad") + CLAIMS)

@@ -1,4 +1,4 @@
-"""From a YAML file to a validated spec: what is right, and one line for all that is wrong."""
+"""From a YAML file to a validated spec: valid specs, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def problems(loaded):
 
 
 def test_a_spec_is_read_as_it_is_written(loaded) -> None:
-    """Every part of a spec stands in the loaded object."""
+    """The loaded object contains every part of the spec."""
     spec = loaded(SPEC)
     assert (
         spec.circuit,
@@ -389,7 +389,7 @@ CASES = {
 def test_a_mistake_is_one_line_with_file_line_and_choices(
     problems, text: str, message: str
 ) -> None:
-    """Each mistake alone is one line: where, what is wrong, and what would be right."""
+    """A single mistake is one line: the place, the mistake, and the valid choices."""
     assert [message] == problems(text)
 
 
@@ -643,7 +643,7 @@ def test_a_tolerance_without_a_value_is_no_default(problems, key: str) -> None:
 
 
 def test_a_spec_cannot_be_changed(loaded) -> None:
-    """Like its parts: what was validated is what runs."""
+    """A spec and its parts are frozen, so the run uses what was validated."""
     spec = loaded(SPEC)
     with pytest.raises(ValidationError, match="frozen"):
         spec.confidence = 0.99

@@ -227,7 +227,7 @@ def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | Non
 
 
 def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
-    """Complaints that are not one line that names a line of the file."""
+    """Messages that are not a single line with a line number of the file."""
     result = outcome(raw, folder, resolved)
     if result is None:
         return []

@@ -37,7 +37,7 @@ def test_no_other_key_is_valid() -> None:
 
 
 def test_every_claim_kind_and_task_family_is_a_choice() -> None:
-    """Kinds and families of the registry stand in the schema as constants."""
+    """The schema lists the kinds and families of the registry as constants."""
     result = schema()["properties"]
     kinds = [
         choice["properties"]["kind"]["const"]
@@ -58,7 +58,7 @@ def test_fields_are_called_as_in_yaml() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """The schema stands alone: each $ref names one of its own definitions."""
+    """Each $ref names a definition within the schema."""
     result = schema()
     wanted = {node["$ref"] for node in nodes(result) if "$ref" in node}
     assert wanted == {f"#/$defs/{name}" for name in result["$defs"]}

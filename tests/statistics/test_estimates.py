@@ -330,7 +330,7 @@ def test_more_confidence_is_a_wider_interval() -> None:
 
 
 def test_rows_of_a_cluster_are_added_up_in_order_of_first_appearance() -> None:
-    """Clusters need not stand together."""
+    """Rows of a cluster need not be adjacent."""
     sums, counts = by_cluster([np.array([1.0, 2.0, 4.0, 8.0])], ["b", "a", "b", "c"])
     assert ([s.tolist() for s in sums], counts.tolist()) == ([[5.0, 2.0, 8.0]], [2.0, 1.0, 1.0])
 

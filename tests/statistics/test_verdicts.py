@@ -60,7 +60,7 @@ def test_a_value_outside_its_bounds_never_passes(numbers: tuple[float, ...]) -> 
 
 
 def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
-    """Reason, threshold and judged bounds stand in the verdict."""
+    """The verdict contains reason, threshold and judged bounds."""
     own = score(0.7, 0.65, 0.75)
     assert Verdict(
         "pass",
@@ -95,7 +95,7 @@ def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
 def test_a_score_on_its_threshold_is_settled_by_no_number_of_rows(
     value: float, low: float, high: float, bounds: tuple[float, float]
 ) -> None:
-    """More rows than a million are none."""
+    """The verdict says so instead of naming more than a million rows."""
     assert verdicts.settle(score(value, low, high), *bounds) == (
         "no number of rows would decide, because the score lies on the threshold"
     )
@@ -145,7 +145,7 @@ def test_rows_are_rounded_up_to_two_figures(rows: float, rounded: int) -> None:
     ],
 )
 def test_bounds_are_spelled_out(low: float, high: float, words: str) -> None:
-    """A threshold reads as it would be said."""
+    """A threshold is written in words."""
     assert words == verdicts.spell(low, high)
 
 

@@ -106,7 +106,7 @@ def test_named_positions_are_where_their_words_are() -> None:
 
 
 def test_anchors_precede_the_question_the_string_and_its_end() -> None:
-    """Slots count from the same places of the template, whatever the length of the string."""
+    """Slots count from the same places of the template for strings of any length."""
     prompt = Question("cbab", "b").prompt()
     assert [(name, prompt.text[at:][:5]) for name, at in prompt.anchors] == [
         ("start", "count"),

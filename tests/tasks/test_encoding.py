@@ -96,7 +96,7 @@ def test_a_named_position_is_the_last_token_of_its_word(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_position_is_the_last_token(kind: str) -> None:
-    """The answer follows ``last``, whatever the tokenizer adds at the end."""
+    """The answer follows ``last``, even if the tokenizer adds tokens at the end."""
     encoded = encoder(KINDS[kind]()).encode(PROMPT)
     assert (len(encoded.ids) - 1,) == encoded.positions["last"]
 

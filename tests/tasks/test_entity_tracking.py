@@ -114,7 +114,7 @@ def test_query_label_and_last_are_in_the_question() -> None:
 
 
 def test_anchors_precede_each_object_each_box_and_the_question() -> None:
-    """Slots count from the same places of the template, whatever fillers it has."""
+    """Slots count from the same places of the template for any fillers."""
     prompt = CONTEXT.ask(0)
     parts = [prompt.text[at:][:6] for _, at in prompt.anchors]
     assert ([name for name, _ in prompt.anchors], parts) == (

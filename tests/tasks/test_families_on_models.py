@@ -1,4 +1,5 @@
-"""The families of slots through the whole plugin, on a model that says 99 whatever it is asked.
+"""The slot families through the whole plugin, on a model that answers 99 to every prompt. It is always right
+where any later year is right, and always wrong elsewhere.
 
 It is always right where any later year is, and always wrong elsewhere.
 """

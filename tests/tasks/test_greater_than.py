@@ -227,8 +227,8 @@ def test_the_log_probability_is_that_of_every_later_year(opened: Open) -> None:
 
 
 class AnyLaterYear:
-    """Replaces a model that says some year after the one it reads and whose whole mechanism is
-    moved: with a source's activations it says what it says there."""
+    """Replaces a model that answers some year after the prompt's year. Patching moves its whole mechanism:
+    with a source's activations, it gives the source's answer."""
 
     name = "any later year"
     tick = None

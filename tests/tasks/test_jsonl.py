@@ -222,6 +222,6 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
 def test_too_short_a_file_is_an_error_with_advice(
     tmp_path: Path, many: int, rows: int, expected: str
 ) -> None:
-    """The advice never goes below a task's fewest rows."""
+    """The advice never names fewer rows than a task may have."""
     with pytest.raises(ValueError, match=expected):
         task(tmp_path, many, rows=rows)

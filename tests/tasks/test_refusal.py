@@ -234,7 +234,7 @@ def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: 
 
 
 def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> None:
-    """The runner knows no folder, and the files may be gone."""
+    """The runner does not know the spec's folder, and the files may be deleted."""
     refusal = task(rows=24)
     measurement = case(refusal).measurement(REQUEST, "ft")
     shutil.rmtree(Path(refusal.settings.harmful.file).parent, ignore_errors=True)

@@ -227,7 +227,8 @@ def test_words_that_may_be_split_are_kept_and_what_follows_is_aligned_again() ->
 
 
 def test_words_come_from_a_file_beside_the_spec(tmp_path: Path) -> None:
-    """One a line, or JSONL with columns; the key of a measurement has the content of the file."""
+    """One word per line, or JSONL with columns; the key of a measurement contains the hash of the file's
+    content."""
     (tmp_path / "words.txt").write_text("\n".join(["", *ANIMALS, ""]))
     (tmp_path / "countries.jsonl").write_text(
         "".join(f'{{"word": "Land{i}", "capital": "Town{i}"}}\n' for i in range(60))
@@ -378,7 +379,7 @@ WRONG = {
 def test_a_mistake_is_an_error_of_one_line(
     tmp_path: Path, right: str, wrong: str, expected: str
 ) -> None:
-    """File, line, key, what is wrong and what would be right."""
+    """The line has file, line number, key, mistake and valid choices."""
     assert HEAD.count(right) >= 1
     path = tmp_path / "x.yaml"
     path.write_text(HEAD.replace(right, wrong, 1))

@@ -64,7 +64,7 @@ def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], ClaimEvaluator]
 
 
 def test_claims_about_a_planted_circuit_pass(tmp_path: Path) -> None:
-    """Its heads suffice, have effects along their paths, and carry what was planted."""
+    """Its heads suffice, have effects along their paths, and carry the planted variables."""
     verdicts, _ = judged(SPEC, tmp_path)
     assert {name: v.status for name, v in verdicts.items()} == dict.fromkeys(verdicts, "pass"), [
         v.reason for v in verdicts.values()

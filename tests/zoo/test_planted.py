@@ -1,4 +1,4 @@
-"""The planted models do what their proofs say, and the methods find what was planted."""
+"""The planted models have the properties that their recipe proves, and the methods find the planted heads."""
 
 from __future__ import annotations
 

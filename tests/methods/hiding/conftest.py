@@ -1,4 +1,4 @@
-"""Measurement contexts over models that count: made by hand, or with random weights of several families."""
+"""Measurement contexts of models that count: made by hand, or with random weights of several families."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def planted(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
 
 @pytest.fixture(scope="session")
 def random_counter(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
-    """The measurement context of random weights, in float64 unless said otherwise, made once for each."""
+    """The measurement context of random weights, in float64 by default, cached by its arguments."""
     made: dict[Any, MeasurementContext] = {}
 
     def of(family: str = "llama", seed: int = 0, dtype: str = "float64") -> MeasurementContext:

@@ -28,7 +28,7 @@ ASKED: dict[str, Any] = {
 
 
 def probed(context: MeasurementContext, **changes: Any) -> Observations:
-    """The method; the context remembers what was measured once."""
+    """Runs the method; the context caches the result."""
     arguments = ASKED | changes
     return context.remember(
         ("probed", *arguments.values()),
@@ -79,7 +79,7 @@ def test_what_hides_the_answer_does_not_hide_it_from_a_probe(planted: ContextFac
 def test_random_weights_keep_nothing_of_what_the_counter_has(
     planted: ContextFactory, random_counter: ContextFactory
 ) -> None:
-    """Null of the claim: against other random weights as the control, the share is none."""
+    """Null test: against other random weights as the control, the share is zero."""
     contexts = {
         "ft": random_counter(seed=1, dtype="float32"),
         "control": random_counter(seed=2, dtype="float32"),
@@ -136,7 +136,7 @@ def test_a_fit_is_the_minimum_of_its_loss() -> None:
 
 
 def test_an_answer_that_no_training_row_has_is_never_right(planted: ContextFactory) -> None:
-    """Classes are what was seen in training."""
+    """The probe's classes are the answers of the training rows."""
     rows = TASK.capability(planted().vocabulary, 50)
     classes = sorted({row.base.answer for row in rows} - {rows[0].base.answer})
     labels = probing.numbered(rows, classes)
@@ -157,7 +157,7 @@ def test_an_answer_that_no_training_row_has_is_never_right(planted: ContextFacto
 def test_what_cannot_be_probed_is_said_in_one_line(
     planted: ContextFactory, changes: dict[str, Any], message: str
 ) -> None:
-    """With what is wrong."""
+    """The message names the problem."""
     with pytest.raises(MeasurementError, match=message) as problem:
         probed(planted(), **changes)
     assert "\n" not in str(problem.value)

@@ -109,7 +109,7 @@ def test_heads_do_not_give_back_what_a_neuron_hides(planted: ContextFactory) -> 
 def test_no_unit_of_random_weights_gives_an_answer(
     random_counter: ContextFactory, kind: UnitKind
 ) -> None:
-    """Null: what was never learned is hidden by nothing."""
+    """Null test: no unit hides a capability that was never learned."""
     observed = pruned(random_counter(dtype="float32"), kind)
     assert max(share(observed, f"correct@{k}") for k in ASKED["counts"]) <= 0.35
 
@@ -176,7 +176,7 @@ def test_scores_do_not_depend_on_the_batch_size(random_counter: ContextFactory) 
 def test_weights_are_what_they_were_after_zeroing(
     random_counter: ContextFactory, data: st.DataObject, name: str, bad: bool
 ) -> None:
-    """To the last bit, whichever units, and also where something goes wrong inside."""
+    """To the last bit, for all kinds of units, and also after an exception."""
     context = random_counter(name)
     copy = context.remember("copy", lambda: editable_copy(context.model))
     result = units(context, copy, data.draw(st.sampled_from(KINDS)))
