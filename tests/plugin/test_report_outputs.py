@@ -245,7 +245,7 @@ def test_result_file_that_cannot_be_written(mixed):
 
 
 def test_no_result_file_without_a_pair(mixed):
-    """A run without a pair removes an old result file, so that nobody mistakes it for a new one."""
+    """A run without a pair writes no result file."""
     mixed.run("--mechanism-json", "out.json", pair=None)
 
     assert not (mixed.path / "out.json").exists()
