@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import CheckpointChanged, MechanismError, visible
-from pytest_mechanism.files import is_gguf
 from pytest_mechanism.settings import table
 from pytest_mechanism.settings.pytest_options import (
     base_folder,
@@ -195,7 +194,7 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
     Raises:
         MechanismError: a setting makes no sense, or a checkpoint cannot be read.
     """
-    from pytest_mechanism.checkpoints.gguf_file import already_quantised
+    from pytest_mechanism.checkpoints.quantisers import already_quantised
     from pytest_mechanism.checkpoints.shape import read_shape
 
     check_settings(config)
@@ -205,12 +204,9 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
     for reference in references.values():
         # a worker of xdist would turn this error into an internal one
         read_shape(reference.folder, reference.adapter)
-        if is_gguf(reference.folder) and (quantize := read(config, table.QUANTIZE)) is not None:
-            raise table.QUANTIZE.error(
-                MechanismError(
-                    f"{quantize}: {reference.text}: {already_quantised(reference.folder)}"
-                )
-            )
+        quantises = read(config, table.QUANTIZE) is not None
+        if quantises and (twice := already_quantised(reference.folder)) is not None:
+            raise table.QUANTIZE.error(MechanismError(f"{reference.text}: {twice}"))
     json_path = read_path(config, table.JSON)
     if json_path is not None:
         wrong = "is a folder" if json_path.is_dir() else "no such folder"

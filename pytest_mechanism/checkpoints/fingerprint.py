@@ -20,6 +20,7 @@ from pytest_mechanism.checkpoints.contents import checked_files
 from pytest_mechanism.checkpoints.file_state import State, state_of
 from pytest_mechanism.checkpoints.gguf_file import checked_header
 from pytest_mechanism.checkpoints.hash_cache import HashCache
+from pytest_mechanism.checkpoints.quantisers import library
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.checkpoints.trust import MOST_WEIGHTS
 from pytest_mechanism.errors import CheckpointChanged, MechanismError
@@ -57,7 +58,7 @@ class Fingerprint:
         model: hash of all relevant files, as hex.
         tokenizer: hash of the tokenizer's files alone, as hex.
         adapted: whether PEFT merges an adapter into the checkpoint.
-        gguf: whether the checkpoint is a GGUF file.
+        library: the package that reads the weights, such as gguf; empty if transformers does it alone.
         folders: hashed folder -> its times (entries changed, folder changed).
         files: hashed folder -> its hashed files.
     """
@@ -65,7 +66,7 @@ class Fingerprint:
     model: str
     tokenizer: str
     adapted: bool = False
-    gguf: bool = False
+    library: str = ""
     folders: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
     files: dict[Path, dict[Path, HashedFile]] = field(
         default_factory=dict, compare=False, repr=False
@@ -91,7 +92,7 @@ def of_reference(reference: Reference, cache: Path | None = None) -> Fingerprint
         _combine({"base": base.model, "adapter": adapter.model}),
         adapter.tokenizer if own else base.tokenizer,
         adapted=True,
-        gguf=base.gguf,
+        library=base.library,
         folders={**base.folders, **adapter.folders},
         files={**base.files, **adapter.files},
     )
@@ -116,14 +117,18 @@ def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
         return Fingerprint(
             _combine({GGUF: file.digest}),
             _combine({GGUF: checked_header(folder).tokenizer}),
-            gguf=True,
+            library=library(folder),
             folders={folder: times},
             files={folder: files},
         )
     digests = {path.relative_to(folder).as_posix(): file.digest for path, file in files.items()}
     tokenizer = {name: digests[name] for name in TOKENIZER if name in digests}
     return Fingerprint(
-        _combine(digests), _combine(tokenizer), folders={folder: times}, files={folder: files}
+        _combine(digests),
+        _combine(tokenizer),
+        library=library(folder),
+        folders={folder: times},
+        files={folder: files},
     )
 
 

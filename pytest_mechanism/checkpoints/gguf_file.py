@@ -141,14 +141,6 @@ def quantisation(path: Path) -> str:
     return ", ".join(kind for kind, _ in stored.most_common())
 
 
-def already_quantised(path: Path) -> str:
-    """Why the weights of a GGUF file are not quantised again on loading."""
-    return (
-        f"the file stores its weights as {quantisation(path)} already, so --mechanism-quantize does not "
-        "apply; run without it, or name a folder with full weights"
-    )
-
-
 def weights_in(path: Path) -> int:
     """The number of weights in a GGUF file.
 

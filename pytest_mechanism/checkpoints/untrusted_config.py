@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_mechanism.checkpoints.quantisers import quantiser_problem
 from pytest_mechanism.checkpoints.trust import CLASS, TRUST_REMOTE_CODE, Trust
 
 ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}
@@ -29,9 +30,6 @@ NOT_FOLLOWED = ("transformers_weights", "configuration_files", "use_pretrained_b
 
 FROM_ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 """Arguments of the library timm that do the same."""
-
-QUANTISERS = {"bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"}
-"""Accepted quantisers. Others import a library or fetch a kernel that the file names."""
 
 DEEPEST = 50
 """Maximum depth of a config."""
@@ -81,15 +79,8 @@ def entry_problem(place: str, key: str, value: Any, trust: Trust) -> str | None:
                     f"{place} in config.json is {str(name)[:80]!r}; kernels are not fetched from the "
                     f"hub, and the entry has no effect here: remove it (valid: {', '.join(sorted(valid))})"
                 )
-    if key in ("quantization_config", "compression_config") and not trust.remote_code:
-        kind = value.get("quant_method") if isinstance(value, Mapping) else value
-        bits = isinstance(value, Mapping) and any(value.get(f"load_in_{n}bit") for n in (4, 8))
-        if not (kind in QUANTISERS if isinstance(kind, str) else kind is None and bits):
-            return (
-                f"{place} in config.json asks for {str(kind)[:40]!r}, for which transformers imports or "
-                f"fetches more code; save the weights unquantised or quantised by bitsandbytes "
-                f"({TRUST_REMOTE_CODE} allows it)"
-            )
+    if key in ("quantization_config", "compression_config"):
+        return quantiser_problem(place, value, trust)
     return None
 
 

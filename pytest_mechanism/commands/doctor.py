@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mechanism.checkpoints.config import read_config as checkpoint_config
 from pytest_mechanism.checkpoints.gguf_file import quantisation
+from pytest_mechanism.checkpoints.quantisers import quantiser
 from pytest_mechanism.checkpoints.trust import pickled_files
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
@@ -162,6 +164,8 @@ def stored_weights(folder: Path, dtype: str) -> str:
     text = f"weights {weights / 1e6:,.1f} MB on disk"
     if is_gguf(folder):
         text += f"; GGUF, {quantisation(folder)} (weights dequantised to {dtype} when loaded)"
+    elif (kind := quantiser(checkpoint_config(folder))) is not None:
+        text += f"; quantised by {kind}"
     return text
 
 

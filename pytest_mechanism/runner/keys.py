@@ -19,7 +19,6 @@ QUANTISER = "bitsandbytes"
 """Counts where weights are quantised."""
 
 GGUF_READER = "gguf"
-"""Counts where a checkpoint is a GGUF file."""
 
 ADAPTERS = "peft"
 """Counts where an adapter is merged or LoRA is trained."""
@@ -82,7 +81,7 @@ def measurement_key(
                 "opening": PIPELINE,
                 "versions": versions()
                 | _adapter_versions(measurement, fingerprints)
-                | _gguf_versions(fingerprints),
+                | _quantiser_versions(measurement, fingerprints),
                 **({"quantize": f"{quantize} by {version_of(QUANTISER)}"} if quantize else {}),
             }
         ).encode()
@@ -101,12 +100,14 @@ def _adapter_versions(
     return {ADAPTERS: version_of(ADAPTERS)}
 
 
-def _gguf_versions(fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
-    """The version of the library gguf, if a checkpoint of the run is a GGUF file: its weights, or the
-    tokenizer on which all rows depend, come through it."""
-    if not any(fingerprint.gguf for fingerprint in fingerprints.values()):
-        return {}
-    return {GGUF_READER: version_of(GGUF_READER)}
+def _quantiser_versions(
+    measurement: Measurement, fingerprints: Mapping[str, Fingerprint]
+) -> dict[str, str]:
+    """Versions of the packages that read the measured weights, if these are quantised; and of the one that
+    reads the tokenizer of a GGUF file, on which the rows of all roles depend."""
+    libraries = {fingerprints[role].library for role in measurement.roles}
+    libraries |= {f.library for f in fingerprints.values() if f.library == GGUF_READER}
+    return {name: version_of(name) for name in sorted(libraries - {""})}
 
 
 def described(

@@ -84,6 +84,7 @@ BY_POSITION_AND_BY_LABEL = "base=zoo:planted_ft,ft=zoo:planted_label"
 """Two models that solve the task; the second reads no position."""
 
 
+@pytest.mark.slow
 def test_attention_and_its_blocking_tell_a_mechanism_from_another(judge: Judge) -> None:
     """The transmitter looks at the query's label in both models. The answer needs the detector's look
     at the same label before in one, and the fetcher's look at it in the other."""

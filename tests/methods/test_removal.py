@@ -96,6 +96,7 @@ def test_removed_and_kept_heads_are_what_plain_hooks_give(
                 assert column[i] == pytest.approx(wanted, abs=1e-5), (name, kept)
 
 
+@pytest.mark.slow
 def test_a_planted_model_fails_without_its_heads_and_only_without_these(
     load_context: Callable[[Path, Task], MeasurementContext], spec: Spec
 ) -> None:

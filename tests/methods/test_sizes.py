@@ -164,6 +164,7 @@ def test_effects_of_all_heads_add_up_to_that_of_ablating_them_all(
     assert float(sizes.attributions(context, MEAN, 35).sum()) == pytest.approx(lost, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranked_by", ["ablation", "attribution"])
 def test_the_first_heads_of_a_planted_model_are_the_planted_ones(
     load_context: Callable[[Path, Task], MeasurementContext], spec: Spec, ranked_by: str

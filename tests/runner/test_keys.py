@@ -224,3 +224,18 @@ def test_the_gpus_that_auto_will_find_change_the_key(
     observed.add(device_kind("auto"))
     assert len(observed) == 3
     assert (device_kind("cuda:1"), device_kind("cpu")) == ("cuda", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("role", "library", "counts"),
+    [("ft", "torchao", True), ("control", "torchao", False), ("control", "gguf", True)],
+)
+def test_the_library_of_quantised_weights_counts_where_it_reads(
+    monkeypatch: pytest.MonkeyPatch, role: str, library: str, counts: bool
+) -> None:
+    """That of the measured weights; and gguf on any role, since it reads the tokenizer too."""
+    roles = {**ROLES, role: Fingerprint(f"model {role}", "words", library=library)}
+    before = key(roles=roles)
+    monkeypatch.setattr(keys, "version_of", lambda name: "0.0.0")
+    monkeypatch.setattr(keys, "versions", versions)  # cached: these stay as they are
+    assert (before != key(roles=roles)) is counts

@@ -92,9 +92,13 @@ class LoadedModel:
         self.check_unchanged()
         model = cut_vocabulary(model, self.encoder)
         if getattr(model, "is_quantized", False):
+            advice = (
+                "name a checkpoint with full weights"
+                if self.placement.quantize is None
+                else "load the checkpoint without --mechanism-quantize"
+            )
             raise MechanismError(
-                f"{self.role}: quantised weights cannot be trained, pruned or ranked; "
-                "load the checkpoint without --mechanism-quantize"
+                f"{self.role}: quantised weights cannot be trained, pruned or ranked; {advice}"
             )
         if offloaded(model):
             raise MechanismError(
@@ -152,7 +156,7 @@ def load_model(
     weights, unmerged = read_model(folder, DTYPES[dtype], adapter, trust, placement, ids)
     shape = loaded_shape(weights.config, folder, adapter)
     model = cut_vocabulary(weights, encoder).eval()
-    if not (placement.spread or getattr(model, "is_quantized", False)):
+    if not placement.spread and not placed_by_bitsandbytes(model):
         model = model.to(torch_device)
     check_finite(model, str(folder) if adapter is None else f"{adapter}, merged into {folder}")
     ids = ids.to(torch_device)
@@ -180,6 +184,14 @@ def load_model(
         placement,
         unmerged,
         check_unchanged,
+    )
+
+
+def placed_by_bitsandbytes(model: Any) -> bool:
+    """Whether bitsandbytes has put the weights where they are to stay."""
+    method = getattr(model, "quantization_method", "")
+    return bool(getattr(model, "is_quantized", False)) and "bitsandbytes" in str(
+        getattr(method, "value", method)
     )
 
 

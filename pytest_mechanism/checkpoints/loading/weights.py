@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.config import read_config
-from pytest_mechanism.checkpoints.gguf_file import already_quantised
 from pytest_mechanism.checkpoints.hub import offline
 from pytest_mechanism.checkpoints.loading.gguf import finish, read_gguf
 from pytest_mechanism.checkpoints.loading.merge import InexactMergeError, with_adapter
 from pytest_mechanism.checkpoints.loading.placement import Placement, offloaded
 from pytest_mechanism.checkpoints.loading.plausible import advice, check_plausible
+from pytest_mechanism.checkpoints.quantisers import already_quantised
 from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, pickled_files, weights_problem
 from pytest_mechanism.checkpoints.untrusted_config import config_problem
 from pytest_mechanism.errors import MechanismError, first_line
@@ -78,8 +78,9 @@ def read_weights(
     """
     config = read_config(folder)
     gguf = is_gguf(folder)
-    if gguf and placement is not None and placement.quantize is not None:
-        raise MechanismError(f"{folder}: {already_quantised(folder)}")
+    quantises = placement is not None and placement.quantize is not None
+    if quantises and (twice := already_quantised(folder)) is not None:
+        raise MechanismError(f"--mechanism-quantize: {folder}: {twice}")
     if (
         not gguf
         and (wrong := config_problem(config, trust) or weights_problem(folder, trust)) is not None
@@ -173,5 +174,13 @@ def cut_vocabulary(model: Any, encoder: Encoder) -> Any:
 
 def check_finite(model: Any, whose: str) -> None:
     for name, parameter in model.named_parameters():
-        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
+        if not parameter.is_meta and not is_finite(parameter):
             raise MechanismError(f"{whose}: weight {name} has NaN or infinite values")
+
+
+def is_finite(parameter: Tensor) -> bool:
+    """Whether all numbers of a weight are finite, also of one that a library keeps quantised."""
+    try:
+        return bool(torch.isfinite(parameter).all())
+    except NotImplementedError:  # torchao's tensors
+        return bool(torch.isfinite(parameter.dequantize()).all())
