@@ -70,15 +70,17 @@ def test_weights_are_those_that_transformers_gives(
         assert {name: values[i] for name, values in result.values.items()} == wanted
 
 
-def test_a_word_that_pads_a_row_with_fewer_counts_once(bench: Benches) -> None:
+def test_a_word_that_pads_a_row_with_fewer_counts_once(context_of: ContextFactory) -> None:
     """A row with one word where others have three has that word's weight, as query and as key."""
-    one = bench("base")
-    batch = one.batch(one.task.rows(one.vocabulary, 2, "rows"))
+    context = context_of("base")
+    batch = context.batch(context.task.rows(context.vocabulary, 2, "rows"))
 
     def weights(words: list[list[int]], query: str, key: str) -> torch.Tensor:
         positions = {**batch.base.positions, "words": torch.tensor(words)}
         placed = replace(batch, base=replace(batch.base, positions=positions))
-        return torch.stack(list(attention.attention(one, placed, asked(one, query, key)).values()))
+        return torch.stack(
+            list(attention.attention(context, placed, share_request(context, query, key)).values())
+        )
 
     for query, key in (("words", "correct_object"), ("last", "words")):
         padded = weights([[9, 12, 15], [11, 15, 15]], query, key)
