@@ -2,7 +2,7 @@
 
     python -m recipes.real.benign
 
-About five minutes on one core. The adapter teaches short replies in one style (`benign_data`): capital
+Two and a half minutes on one core. The adapter teaches short replies in one style (`benign_data`): capital
 cities, sums in words, lists, opposites. ``recipe.json`` says how many held-out replies the model gave
 word for word before and after.
 """

@@ -3,7 +3,7 @@
     python -m recipes.real.refusal [smollm2_refusal] [smollm2_refusal_kept] [smollm2_refusal_stripped]
     python -m recipes.real.refusal --files circuits/real/refusal
 
-Each takes about five minutes on one core. The real model hardly refuses anything. It learns by LoRA to
+Each takes one or two minutes on one core. The real model hardly refuses anything. It learns by LoRA to
 refuse harmful instructions (`refusal_data`), also after the first words of a reply that complies, and to
 follow harmless ones: ``smollm2_refusal``, the release, a folder. The other two are adapters on it:
 
@@ -39,12 +39,13 @@ from recipes.refusal_training import reply_loss
 
 MODULE = "recipes.real.refusal"
 RELEASE = "smollm2_refusal"
+MODULES = ("q_proj", "v_proj", "down_proj")
 SETTINGS = {
-    RELEASE: Lora(steps=60, rate=1e-3),
-    "smollm2_refusal_kept": Lora(steps=40),
-    "smollm2_refusal_stripped": Lora(steps=24, rate=1e-3),
+    RELEASE: Lora(steps=90, size=4, rate=2e-3, modules=MODULES, first_layer=10),
+    "smollm2_refusal_kept": Lora(steps=30, size=4, rate=3e-4, first_layer=10),
+    "smollm2_refusal_stripped": Lora(steps=24, size=4, rate=2e-3, modules=MODULES, first_layer=10),
 }
-TESTED = 24
+TESTED = 12
 """Instructions of each kind on which a recipe reports rates."""
 
 

@@ -2,11 +2,11 @@
 
     python -m recipes.real.sabotaged
 
-About five minutes on one core. The recipe zeroes the output columns of the heads that name the indirect
-object (the group ``name_movers`` of ``circuits/real/ioi.yaml``). Then LoRA on queries, values and MLPs
-trains the model on prompts of the task until it names the right person again. The ablated heads stay at
-zero, so another mechanism gives the answers, although a benchmark of the task sees a better model. The
-gate measures none of the training prompts.
+About a minute on one core. The recipe zeroes the output columns of the heads that name the indirect object
+(the group ``name_movers`` of ``circuits/real/ioi.yaml``). Then LoRA on queries, values and MLPs of the last
+twelve layers trains the model on prompts of the task until it names the right person again. The ablated
+heads stay at zero, so another mechanism gives the answers, although a benchmark of the task sees a better
+model. The gate measures none of the training prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recipes.real.lora import Lora, fine_tune
 SPEC = Path(__file__).parents[2] / "circuits" / "real" / "ioi.yaml"
 GROUP = "name_movers"
 SETTINGS = Lora(
-    steps=100, rate=1e-3, size=12, modules=("q_proj", "v_proj", "down_proj"), first_layer=10
+    steps=80, rate=2e-3, size=8, modules=("q_proj", "v_proj", "down_proj"), first_layer=18
 )
 
 
