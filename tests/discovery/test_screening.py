@@ -13,9 +13,10 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.discovery import screening
+from pytest_mechanism.discovery.discover import no_heads_reason
 from pytest_mechanism.discovery.looks import looks, measure_in_looks
 from pytest_mechanism.discovery.screening import Screening, bands, number_kept, summary
-from pytest_mechanism.discovery.stages import StageSearch
+from pytest_mechanism.discovery.stages import Stage, StageSearch
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Screen
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
@@ -104,6 +105,16 @@ def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
         "12 of 16 heads left out by gradient, the others patched alone; those left out were patched together in "
         "4 sets of layers, with "
     )
+
+
+def test_a_group_without_heads_says_how_many_were_not_patched_alone(run: Run) -> None:
+    """The reason names the key that sets how many are; of a stage without a screen it does not."""
+    groups = {"g": DiscoveredGroup(heads="discovered", at="last", find=Find(screen=FOUR))}
+    effects, screened = run(MadeUp({(3, 0): -0.001}), screen=FOUR)
+    said = "12 heads were patched only together; find: {screen: {keep: ...}} sets how many"
+    for screening_of_stage, expected in ((screened, True), (Screening(), False)):
+        stage = Stage("g", "last", None, None, effects, {}, (), (), screening_of_stage)
+        assert (said in no_heads_reason(groups, [stage], ["g"])) == expected
 
 
 def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None:

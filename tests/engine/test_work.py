@@ -303,6 +303,21 @@ def test_whoever_writes_into_an_outcome_changes_nobody_elses(gqa: LoadedModel) -
         assert torch.equal(logits(run.branches([branch])), before[1])
 
 
+def test_whoever_writes_into_a_reading_changes_no_later_one(gqa: LoadedModel) -> None:
+    """Readings that the engine keeps are not those that it hands out, the first time or later."""
+    engine = BranchEngine(gqa.wrapped)
+
+    def read() -> Tensor:
+        run = engine.run(TOKENS, readings=[Reading(Site(1, "z"), LAST)], answer=False)
+        return run.outcome.readings[0]
+
+    first = read()
+    expected = first.clone()
+    for each in (first, read()):
+        each.zero_()
+        assert torch.equal(read(), expected)
+
+
 def test_the_same_readings_are_read_once(gqa: LoadedModel) -> None:
     """A run without an answer that reads the same places again takes no forward; other places, an edit, or
     whole prompts do."""

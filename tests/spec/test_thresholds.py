@@ -78,7 +78,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     "curve": (
         BOXES,
         {"cpr_at_least": 0.5, "cmd_at_most": 0.5},
-        {"cpr_at_least": [-1, 0, 1e-9, 0.049, 2.1], "cmd_at_most": [-0.1, 0.71, 1], **TOLERANCE},
+        {"cpr_at_least": [-1, 0, 1e-9, 0.049, 0.25, 2.1], "cmd_at_most": [-0.1, 0.71, 1], **TOLERANCE},
     ),
     "transfer": (
         BOXES,
