@@ -212,7 +212,12 @@ def test_as_many_random_circuits_may_do_as_well_as_both_tests_allow(
 
 # -- curve
 
-OTHERWISE = {"axis": "logarithmic", "ranking": "absolute", "ranked_by": "attribution"}
+OTHERWISE = {
+    "cpr_at_least": 0.2,
+    "axis": "logarithmic",
+    "ranking": "absolute",
+    "ranked_by": "attribution",
+}
 PLANTED_AREAS = {
     # six of 32 heads do it all: f is 0 up to 10 % (three heads), and 1 from 20 % (six heads) on
     "CPR, linear axis, signed ranking by ablation": 0.1 / 2 + 0.3 + 0.5,

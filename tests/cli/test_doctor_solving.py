@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from constant_model import TWO, save_constant_model, split_numbers
@@ -52,6 +53,22 @@ def test_a_model_that_never_reads_is_at_chance_everywhere(
     assert len(attempts) == tried
     assert all(line.endswith(", at chance") for line in attempts)
     assert last.startswith("    no easier setting helped (tried in ")
+
+
+def test_a_lucky_first_try_of_easier_settings_is_repeated(
+    tmp_path: Path, says_99: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On more rows, as for the task itself; only what holds there is advised."""
+
+    def lucky(*given: Any) -> solving.Trial:
+        few = len(given) == 4
+        return solving.Trial("48 rows" if few else "200 rows", solved=few, sure=False)
+
+    monkeypatch.setattr(solving, "attempt", lucky)
+    found = lines(tmp_path, says_99, "{family: ioi, rows: 100}")
+    assert "200 rows: the model is at chance on this task" in found[0]
+    assert found[1].endswith(": 200 rows, at chance")
+    assert "no easier setting helped" in found[2]
 
 
 def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_99: str) -> None:
