@@ -72,12 +72,13 @@ def context(tmp_path: Path) -> ClaimContext:
 
 
 def pruned(context: ClaimContext, heads: list[Head], model: MadeUp) -> tuple[list[Head], Any]:
-    found = prune(context, "base", {"movers": heads}, model, 105, 210, "threshold", 0.01)
-    return sorted(found.heads["movers"]), found.restored
+    result = prune(context, "base", {"movers": heads}, model, 105, 210, "threshold", 0.01)
+    return sorted(result.heads["movers"]), result.restored
 
 
 def test_three_heads_that_replace_each_other_are_needed_together(context: ClaimContext) -> None:
-    """No single one is needed; without all three nothing is left. The strongest stays, and it is said."""
+    """No single head is needed, but without all three nothing is left. The strongest stays, and the result
+    names it."""
     model = MadeUp(lambda alive: 0.9 if alive & {A, B, C} else 0.2)
     assert pruned(context, [A, B, C], model) == ([A], (("movers", A),))
 

@@ -31,7 +31,7 @@ def copied(prompt: Prompt) -> set[str]:
 @settings(max_examples=20, deadline=None)
 @given(LINES)
 def test_the_sequence_comes_again_and_breaks_off(task: Induction) -> None:
-    """The same words a line each; the last line is their beginning, and its end is no hint."""
+    """Each line has the same words; the last line is incomplete, and its end gives no hint."""
     length, repeats = task.settings.length, task.settings.repeats
     ends = set()
     for row in task.rows(AnyWord(), 20):
@@ -63,15 +63,15 @@ def test_copying_gives_every_answer_and_every_target(task: Induction) -> None:
 
 
 def test_positions_are_the_words_of_every_full_sequence() -> None:
-    """All of them, so that a patch leaves no copy of what it changes."""
+    """A position has all occurrences, so that a patch leaves no unpatched copy."""
     task = Induction(InductionParameters(family="induction", repeats=4))
     row = task.rows(AnyWord(), 1)[0]
     for name, word in (
         ("first", row.base.text.split()[-1]),
         ("successor", row.base.answer),
     ):
-        said = [row.base.text[start:stop] for start, stop in row.base.spans[name]]
-        assert said == [word] * 3
+        marked = [row.base.text[start:stop] for start, stop in row.base.spans[name]]
+        assert marked == [word] * 3
     assert len({*map(row.base.text.__getitem__, (slice(*s) for s in row.base.spans["other"]))}) == 1
     assert not {*row.base.spans["other"]} & {*row.base.spans["first"], *row.base.spans["successor"]}
 
