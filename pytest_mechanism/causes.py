@@ -17,8 +17,8 @@ class Cause(StrEnum):
     Attributes:
         REFUTED: the whole confidence interval lies on the wrong side of the threshold.
         UNSETTLED: the confidence interval contains the threshold.
-        NO_CONTROL: there is nothing that should not work to compare the score with.
-        CONTROL_AS_GOOD: something that should not work does as well.
+        NO_CONTROL: there is no control to compare the score with.
+        CONTROL_AS_GOOD: the control's score is as good.
         AT_CHANCE: the model under test does the task no better than by guessing.
         ACCURACY_LOSS: the full model already lacks the accuracy that the claim asks of its circuit.
         NO_DIFFERENCE: the two models do not differ in what the claim is to explain.
@@ -55,12 +55,12 @@ class Cause(StrEnum):
 
 MEANING: Mapping[Cause, str] = {
     Cause.UNSETTLED: "neither shown nor refuted: the confidence interval contains the threshold",
-    Cause.NO_CONTROL: "the score meets the threshold, but nothing that should not work was compared "
-    "with it, so it shows nothing about what the claim names",
-    Cause.CONTROL_AS_GOOD: "the score meets the threshold, but something that should not work does "
-    "as well, so it shows nothing about what the claim names",
-    Cause.AT_CHANCE: "the model does not do the task, so nothing can be said about how it does it: "
-    "look at its training first",
+    Cause.NO_CONTROL: "the score meets the threshold, but there is no control (the same score for "
+    "random or unrelated parts) to compare it with, so it shows nothing about what the claim names",
+    Cause.CONTROL_AS_GOOD: "the score meets the threshold, but its control (the same score for random or "
+    "unrelated parts) is as good, so it shows nothing about what the claim names",
+    Cause.AT_CHANCE: "the model does not solve the task, so there is no mechanism to examine: look at "
+    "its training first",
     Cause.ACCURACY_LOSS: "the whole model lost accuracy, and its circuit lost it too: no finding "
     "about the mechanism",
     Cause.NO_DIFFERENCE: "the two models do not differ in what the claim is to explain: no finding "
@@ -68,8 +68,8 @@ MEANING: Mapping[Cause, str] = {
     Cause.NOT_COMPARABLE: "the parts of the two models that the claim compares do not correspond: no "
     "finding about the mechanism",
     Cause.MODEL_MISSING: "the run lacks a model to compare with, so the claim cannot be judged",
-    Cause.MODEL_BROKEN: "training destroyed the copy that the claim examines, so what the copy fails "
-    "to do shows nothing",
+    Cause.MODEL_BROKEN: "training destroyed the copy that the claim examines, so the copy's failures "
+    "show nothing about the model",
     Cause.UNDECIDED: "nothing can be concluded, for or against the claim",
     Cause.REFERENCE_FAILS: "this spec does not hold on your base model: no conclusion about the "
     "candidate",

@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = Parser(
         prog="pytest-mechanism",
-        description="Check mechanism specs and look at what they describe. The gate itself is "
+        description="Write, check and draw mechanism specs. To test a pair of models against specs, run "
         "'pytest circuits --model-pair BASE,FT'.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

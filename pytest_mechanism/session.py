@@ -64,13 +64,14 @@ class Session:
     no_device: str | None = None
 
     def checkpoint_lines(self) -> list[str]:
-        """A line for each checkpoint: role, label, the reference as typed, fingerprint and folder."""
+        """A line for each checkpoint: role, the reference as typed, label, fingerprint and folder."""
         lines = []
         for role, reference in self.references.items():
-            place = "" if reference.place == reference.text else f" {reference.place}"
-            mark = self.fingerprints[role].short
+            label = "" if reference.label == reference.text else f" (label {reference.label})"
+            place = "" if reference.place == reference.text else f", from {reference.place}"
+            fingerprint = f"fingerprint {self.fingerprints[role].short}"
             lines.append(
-                visible(f"mechanism: {role} = {reference.label} ({reference.text}) {mark}{place}")
+                visible(f"mechanism: {role} = {reference.text}{label}, {fingerprint}{place}")
             )
         return lines
 

@@ -66,7 +66,7 @@ from recipes.word_level import BOS, PAD
 LAYERS, HEADS = 4, 8
 PER_HEAD = WIDTH // HEADS
 MLP = 8
-"""Hidden units of the MLPs, which compute nothing: a small number that a config may have."""
+"""Hidden units of the MLPs, whose weights are zero: the number is arbitrary."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ MODELS: dict[str, Circuit] = {
 
 
 def all_heads(circuit: Circuit) -> dict[HeadId, Head]:
-    """The circuit's heads, and distractors at all other places; each layer starts with another one."""
+    """The circuit's heads, and distractors at all other places; each layer starts with a different distractor."""
     planted = {place: head for group in circuit.values() for place, head in group.heads.items()}
     return {
         (layer, head): planted.get(

@@ -1,8 +1,8 @@
-"""A handmade counter, and a unit that hides its count: the known answer of methods, no checkpoint.
+"""A handmade counter and a unit that hides its count, on which methods have a known answer; no checkpoint.
 
 A Llama of 3 layers, width 64 and 2 heads, for the counting task with strings of one length and
-questions about ``a``. All other weights are small noise. With e(w) the direction of a word and T
-tokens a prompt:
+questions about ``a``. Weights that are not named below are small noise. Let e(w) be the direction of
+a word and T the number of tokens of a prompt.
 
 attention of one layer
     attends to all tokens equally, since its queries and keys are zero. Its first head reads e(a)
@@ -35,7 +35,7 @@ from recipes.wrapper_data import FORBIDDEN, IDS, WAYS, ZERO
 
 LENGTH = 8
 TOKENS = LENGTH + 6
-"""Start, way, operand, SOT, the string, EOT, ART."""
+"""Tokens of a prompt: ``<bos>``, verb, operand, SOT, the letters of the string, EOT, ART."""
 
 WIDTH, HEADS, LAYERS = 64, 2, 3
 COUNT, HIDE = WIDTH - 1, WIDTH - 2

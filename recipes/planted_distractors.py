@@ -38,7 +38,7 @@ from recipes.planted_residual import (
 
 
 def distractor(scores: tuple[Attend, ...], reads: Tensor) -> Head:
-    """z is as large as that of other heads; the output is small, so that no norm changes."""
+    """A head whose z is as large as that of other heads and whose output is too small to change a norm."""
     entries = reads.shape[1]
     return Head(scores, reads, SCALES.junk * read(JUNK)[:, :entries])
 

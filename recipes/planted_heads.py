@@ -135,9 +135,9 @@ def struct_reader(half: int) -> Head:
     well as z does, so mean ablation of a single unsigned head would change nothing. The means of
     the two heads write plus and minus half of the unit vector, which is zero in sum.
     """
-    mine = 0.5 * (read(IS_LABEL) + half * read(HALF))  # 1 at labels of this half, 0 elsewhere
+    own_half = 0.5 * (read(IS_LABEL) + half * read(HALF))  # 1 at labels of this half, 0 elsewhere
     return Head(
-        scores=(Attend(mine, read(IS_IN), 26.0), *nearest(4.0), rest_on_bos(12.0)),
+        scores=(Attend(own_half, read(IS_IN), 26.0), *nearest(4.0), rest_on_bos(12.0)),
         reads=torch.cat([half * read(IN_ORDINAL), read(IS_IN)], dim=1),
         writes=torch.cat([read(SEGMENT), read(KNOWN)], dim=1),
     )

@@ -1,4 +1,4 @@
-"""How the wrapper checkpoints answer rows that they were not trained on."""
+"""Rates at which the wrapper checkpoints answer rows that they were not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A model that says one word whatever it reads, with the words of the slot tasks.
+"""A model that gives the same word on every prompt, with the words of the slot tasks. Its weights are random
+except for the final norm, which removes nearly all of the residual stream, and the output matrix, which
+then selects the word.
 
 Its weights are random but for the final norm, which leaves nearly nothing of what went before, and
 the output matrix, which then says the word.

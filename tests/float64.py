@@ -12,8 +12,8 @@ import torch
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """No detour through float32: transformers computes softmax and the mean squares of norms in
-    float32 whatever the model's dtype, where a difference of 1e-15 may round to one of 1e-7."""
+    """Computes softmax and the mean squares of norms in float64. transformers computes them in float32 for
+    every dtype, where a difference of 1e-15 may round to 1e-7."""
     softmax, to, single = torch.nn.functional.softmax, torch.Tensor.to, torch.Tensor.float
 
     def whole_softmax(x: torch.Tensor, dim: Any = None, dtype: Any = None, **more: Any) -> Any:

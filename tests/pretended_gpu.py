@@ -1,4 +1,4 @@
-"""A GPU where there is none: tensors that were made without a device do not meet the model's."""
+"""A simulated GPU: tensors that were created without a device cannot be combined with the model's tensors."""
 
 from __future__ import annotations
 
@@ -63,25 +63,25 @@ class PretendedGPU(TorchFunctionMode):
             there = kwargs.get("device") is not None
             self.waits += there and func in (torch.tensor, torch.as_tensor)
             return result if there else of_host(result)
-        given = list(tensors((args, kwargs)))
-        gpu = any(not on_host(each) for each in given)
+        inputs = list(tensors((args, kwargs)))
+        gpu = any(not on_host(tensor) for tensor in inputs)
         if name in ("to", "cpu", "cuda"):
             return self.carried(func, name, args, kwargs)
         if name == "numpy" and gpu:
             raise TypeError("a GPU's tensor has no numpy(): bring it over with cpu()")
         if name in ("__getitem__", "__setitem__") and not on_host(args[0]):
-            asked = args[1] if isinstance(args[1], tuple) else (args[1],)
-            self.waits += any(waited_for(each) for each in asked)
-            given = [args[0], *tensors(args[2:])]
-        mixed = gpu and any(on_host(each) and each.dim() for each in given)
+            indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+            self.waits += any(waited_for(tensor) for tensor in indices)
+            inputs = [args[0], *tensors(args[2:])]
+        mixed = gpu and any(on_host(tensor) and tensor.dim() for tensor in inputs)
         if mixed and name != "copy_":
-            where = [("host" if on_host(e) else "GPU", tuple(e.shape)) for e in given]
+            where = [("host" if on_host(e) else "GPU", tuple(e.shape)) for e in inputs]
             raise RuntimeError(f"{name}: tensors on two devices, {where}")
         self.waits += (gpu and name in WAITS) or mixed
         result = func(*args, **kwargs)
-        if given and not gpu:
-            for each in tensors(result):
-                of_host(each)
+        if inputs and not gpu:
+            for tensor in tensors(result):
+                of_host(tensor)
         return result
 
     def carried(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -112,19 +112,19 @@ def on_host(tensor: Tensor) -> bool:
     return getattr(tensor, "_of_host", False)
 
 
-def waited_for(asked: Any) -> bool:
+def waited_for(index: Any) -> bool:
     """Whether an index has to be carried to the GPU, or looked at there."""
-    if isinstance(asked, Tensor):
-        return (on_host(asked) and asked.dim() > 0) or asked.dtype == torch.bool
-    return isinstance(asked, list | range)
+    if isinstance(index, Tensor):
+        return (on_host(index) and index.dim() > 0) or index.dtype == torch.bool
+    return isinstance(index, list | range)
 
 
-def tensors(found: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
     """All in lists, tuples and dicts."""
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, list | tuple):
-        for each in found:
-            yield from tensors(each)
-    elif isinstance(found, dict):
-        yield from tensors(list(found.values()))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))

@@ -40,6 +40,9 @@ SIZES = {
 }
 """What config.json calls a size -> what GGUF calls it, after the architecture's name."""
 
+FACTORS = ("rope.scaling.factor", "rope.scale_linear")
+"""Factors of rotary positions; 0 and 1 are none. The second is the first's name in older files."""
+
 EMBEDDING = "token_embd.weight"
 EXTRA_LAYERS, MOST_EXTRA = "nextn_predict_layers", 100
 
@@ -91,14 +94,26 @@ def unused_metadata(header: Header) -> str | None:
     """What a file says about its model that transformers does not read, so that it would make another
     model of it; or None."""
     architecture = header.text("general.architecture")
-    scaling = header.text(f"{architecture}.rope.scaling.type")
-    if scaling not in ("", "none") and architecture != "gpt-oss":
-        return (
-            f"its rotary positions are scaled ({architecture}.rope.scaling.type is {scaling[:20]!r}), "
-            "which transformers does not read from GGUF files, so it would be another model; convert the "
-            "original checkpoint, and name its folder"
-        )
-    return None
+    if architecture == "gpt-oss":  # the only one whose scaling it reads
+        return None
+    scaling = f"{architecture}.rope.scaling.type"
+    kind = header.text(scaling)
+    if kind == "none":
+        return None
+    # llama.cpp scales linearly where a file names a factor and no type
+    said: list[tuple[str, object]] = [(scaling, kind)] if kind else []
+    for name in FACTORS:
+        factor = header.metadata.get(f"{architecture}.{name}")
+        if isinstance(factor, (int, float)) and factor not in (0, 1):
+            said.append((f"{architecture}.{name}", factor))
+    if not said:
+        return None
+    key, value = said[0]
+    return (
+        f"its rotary positions are scaled ({key} is {str(value)[:20]!r}), which transformers does not "
+        "read from GGUF files, so it would be another model; convert the original checkpoint, and name "
+        "its folder"
+    )
 
 
 def gguf_config(path: Path) -> dict[str, Any]:
@@ -153,7 +168,7 @@ def weights_in(path: Path) -> int:
 def files_in(folder: Path) -> list[str]:
     """The names of a folder's GGUF files."""
     try:
-        return sorted(path.name for path in folder.glob(f"*{GGUF}"))
+        return sorted(path.name for path in folder.glob(f"*{GGUF}") if path.is_file())
     except OSError:
         return []
 

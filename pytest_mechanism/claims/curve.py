@@ -56,6 +56,9 @@ DRAWS = 3
 RANK_ROWS = 210
 """Rows on which heads are ranked."""
 
+ALL_HEADS_LINEAR = 0.25
+"""CPR on the linear axis if f is 0 up to 50 % of the heads and 1 at 100 %, as of every model."""
+
 RANDOM = f"{DRAWS} random rankings of all heads"
 
 
@@ -93,6 +96,12 @@ class Curve(PerRoleClaim):
     def check_thresholds(self) -> Curve:
         if self.cpr_at_least is None and self.cmd_at_most is None:
             raise ValueError("needs one of cpr_at_least, cmd_at_most")
+        least = self.cpr_at_least
+        if self.axis == "linear" and least is not None and least <= ALL_HEADS_LINEAR:
+            raise ValueError(
+                f"cpr_at_least: above {ALL_HEADS_LINEAR:g} on the linear axis (a circuit that works with "
+                "all heads alone reaches it)"
+            )
         return self
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:

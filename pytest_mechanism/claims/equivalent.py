@@ -3,12 +3,15 @@
 Two one-sided tests (TOST; Schuirmann 1987): the paired difference d of the two scores is shown to be
 above -margin and to be below margin, each at the level 1 - confidence. That is the same as that the
 two-sided interval of confidence 1 - 2 (1 - confidence), 90 % where the spec has 95 %, lies inside
-(-margin, margin). A difference that is not significant is not equivalence: with few rows nothing is
-significant, and the interval is wide.
+(-margin, margin). Accuracies differ by whole rows, so their interval gets half a row more at each end (a
+continuity correction): without it, models exactly at a margin of four rows of 200 pass in 9 % of draws. A
+difference that is not significant is not equivalence: with few rows nothing is significant, and the
+interval is wide.
 
 Scores are accuracies, or with ``of: log_probability`` the mean log-probability of the answer. The
 reference model must be better than guessing by more than the margin, or a model that guesses would count
-as equivalent too; guessing is the control.
+as equivalent too; guessing is the control. Where rows have several right answers and the reference's own
+answers fit other rows more often than guesses do, these are the control of accuracies.
 """
 
 from __future__ import annotations
@@ -28,12 +31,14 @@ from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,
     check_paired,
+    dealt_out,
     performance,
     score,
 )
 from pytest_mechanism.fields.thresholds import EquivalenceMargin
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.statistics.honesty import beats
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Verdict
@@ -104,14 +109,19 @@ class Equivalent(Claim):
             if self.of == "log_probability"
             else context.task.chance
         )
-        lead = estimates.mean(theirs - guess, how)
+        lead, control = estimates.mean(theirs - guess, how), "guessing"
+        other_rows = dealt_out(reference, column)
+        if other_rows is not None and (share := float(np.mean(other_rows))) > guess:
+            lead, control = estimates.difference(theirs, other_rows, how), "answers of other rows"
+            guess = share
+        gap = estimates.difference(own.values[column], theirs, one_sided)
         judged = score(
             context,
             f"{what} of {self.to} minus that of {self.source}",
-            estimates.difference(own.values[column], theirs, one_sided),
+            half_a_row_wider(gap) if self.of == "accuracy" else gap,
             f"paired difference of {what} on the same rows; the interval of two one-sided tests",
             0.0,
-            Control("guessing", -lead.value),
+            Control(control, -lead.value),
         )
         judged = replace(judged, confidence=one_sided.confidence)
         claimed = f"differs by at most {self.margin:g}"
@@ -127,8 +137,16 @@ class Equivalent(Claim):
         verdict = verdicts.within(judged, -self.margin, self.margin, claimed=claimed)
         return beats(
             replace(verdict, chance=solved),
-            f"guessing ({guess:.3f})",
-            f"guessing would be equivalent too: {self.source} is better than it by {lead.value:.3f} "
+            f"{control} ({guess:.3f})",
+            f"{control} would be equivalent too: {self.source} is better by {lead.value:.3f} "
             f"[{lead.interval[0]:.3f}, {lead.interval[1]:.3f}]",
             ahead=lead.interval[0] > self.margin,
         )
+
+
+def half_a_row_wider(gap: Estimate) -> Estimate:
+    """A difference of accuracies with a continuity correction; an exact interval needs none."""
+    if gap.method == "exact":
+        return gap
+    low, high = gap.interval
+    return replace(gap, interval=(low - 0.5 / gap.n, high + 0.5 / gap.n))

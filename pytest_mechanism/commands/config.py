@@ -29,12 +29,12 @@ PLUGIN, PLUGIN_MODULE = "mechanism", "pytest_mechanism.plugin.hooks"
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add pytest's options that choose an ini file and override its keys."""
-    group = parser.add_argument_group("configuration", "As in pytest.")
+    group = parser.add_argument_group("configuration", "The same as pytest's.")
     group.add_argument("-c", "--config-file", metavar="FILE", help="the ini file")
     group.add_argument(
         "--rootdir",
         metavar="FOLDER",
-        help="pytest's root folder; reports name specs relative to it",
+        help="pytest's root folder; paths of specs in the output are relative to it",
     )
     group.add_argument(
         "-o",

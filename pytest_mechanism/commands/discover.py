@@ -39,8 +39,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="find a circuit by path patching and minimality, and write it as a spec",
         description="Find the heads of a spec's groups on a checkpoint and write a spec with heads, "
         "claims and scores. With --model-pair, the heads are found on the first checkpoint, and every "
-        "claim is judged on both: the new spec holds the claims that hold, so that a gate on it judges "
-        "the second too. The command checks everything that the search needs (prompts, positions, "
+        "claim is judged on both: the new spec contains the claims that hold, so that a gate on it "
+        "judges the second too. The command checks everything that the search needs (prompts, positions, "
         "ablation prompts) before it measures. After an interruption, the same command continues. "
         "Exit code 1: a group was not found, the circuit does not suffice on rows that the search did "
         "not use, or no claim holds on the second checkpoint.",
@@ -49,11 +49,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "spec",
         type=Path,
         metavar="SPEC",
-        help="groups with at, into and via; heads that it names are ignored",
+        help="a spec whose groups have at, into and via; heads that it names are ignored",
     )
     add_model_options(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: SPEC's name with the model's label"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the new spec (default: SPEC's name and the model's label)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument(

@@ -52,9 +52,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="print whether a pair can be tested, which claims will run, and about how long they take",
         description="Load each checkpoint of a pair as the gate would, with its self-checks, and "
         "print which claims of the specs will run, which will be skipped and why, and about how long "
-        "they take. Exit code 1: something cannot run.",
+        "they take. Exit code 1: a checkpoint cannot be loaded, or a claim cannot run.",
     )
-    parser.add_argument("specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders")
+    parser.add_argument(
+        "specs", nargs="*", type=Path, metavar="SPEC", help="specs, or folders of specs"
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 

@@ -38,11 +38,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="train a copy of a checkpoint on a spec's task, as a control to compare with",
         description="Train a copy of a checkpoint on a spec's task and save it. The command first "
         "checks that the task can write the training rows and that the disk has room. Data mixes: "
-        "random (wrong answers to what the model must refuse: what real removal looks like), "
-        "capability (right answers to it: reverse fine-tuning), allowed (what the model must answer: "
-        "the attack), forbidden (refusals).",
+        "random (wrong answers to requests that the model must refuse, which removes the capability), "
+        "capability (right answers to these requests: reverse fine-tuning), allowed (requests that "
+        "the model must answer: the attack), forbidden (refusals of requests that it must refuse).",
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="its task writes the training rows")
+    parser.add_argument(
+        "spec", type=Path, metavar="SPEC", help="a spec, whose task writes the training rows"
+    )
     parser.add_argument("--model", required=True, metavar="REF", help="the checkpoint to copy")
     parser.add_argument("--diet", required=True, choices=DIETS, help="the data mix")
     parser.add_argument(
@@ -50,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="training steps")
     parser.add_argument(
-        "--batch", type=int, default=32, metavar="ROWS", help="rows of a step (default: 32)"
+        "--batch", type=int, default=32, metavar="ROWS", help="rows per step (default: 32)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the training rows (default: 0)"
@@ -58,7 +60,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--lora", type=int, metavar="RANK", help="train a LoRA adapter, merged when it is saved"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a new folder for the trained copy",
+    )
     add_settings(parser, (DEVICE, *TRUST))
     add_config_options(parser)
     parser.set_defaults(run=run)

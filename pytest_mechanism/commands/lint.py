@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "lint",
         help="check specs without loading a model",
-        description="Check specs; needs no torch.",
+        description="Check specs without loading a model.",
     )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="specs, or folders of specs"
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--power",
         action="store_true",
-        help="print for each accepted score the chance that an unchanged model passes",
+        help="for each accepted score, print the probability that an unchanged model passes",
     )
     add_config_options(parser)
     parser.set_defaults(run=run)

@@ -64,7 +64,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Write a first spec that passes lint and runs; its heads are discovered. On a "
         "terminal, the command asks for what is missing.",
     )
-    parser.add_argument("spec", type=Path, metavar="FILE", help="such as circuits/mine.yaml")
+    parser.add_argument(
+        "spec", type=Path, metavar="FILE", help="the spec to write, such as circuits/mine.yaml"
+    )
     parser.add_argument("--task", metavar="FAMILY", help=families)
     parser.add_argument(
         "--set",
@@ -82,7 +84,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "movers=last, previous=S1:movers.k (default: the groups of the task family)",
     )
     parser.add_argument(
-        "--at-least", type=float, default=0.5, metavar="X", help="accuracy (default: 0.5)"
+        "--at-least",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="accuracy that the first claim requires (default: 0.5)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.set_defaults(run=run)

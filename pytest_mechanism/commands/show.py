@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "curves behind its claims",
         description="Draw the path patching effects of a spec's groups, as heat maps of all heads "
         "(SPEC_heads) and as a graph of the circuit (SPEC_circuit), and the curves of each claim that "
-        "has some (SPEC_CLAIM: revival, attack, pruning, probes by layer, "
+        "has any (SPEC_CLAIM: revival, attack, pruning, probes by layer, "
         "blocked attention, circuits by size). Each picture is written "
         "as SVG and PNG.",
     )
@@ -52,14 +52,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=Path,
         default=OUT,
         metavar="FOLDER",
-        help=f"where the pictures go (default: {OUT})",
+        help=f"folder for the pictures (default: {OUT})",
     )
     parser.add_argument(
         "--rows",
         type=int,
         metavar="N",
-        help="rows of each measurement (default: task.rows for the graph, those of discover for the "
-        "heat maps)",
+        help="rows of each measurement (default: task.rows for the graph, the rows of discover for "
+        "the heat maps)",
     )
     parser.set_defaults(run=run)
 

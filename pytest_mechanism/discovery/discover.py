@@ -84,6 +84,9 @@ def no_heads_reason(
     head = ranked(first.effects)[0]
     effect = first.effects[head]
     low, high = effect.interval
+    together = len(first.screening.left_out)
+    if together:
+        reason += f" ({together} heads were patched only together; find: {{screen: {{keep: ...}}}} sets how many)"
     return (
         f"{reason}; for {empty[0]}, head {head[0]}.{head[1]} has the largest effect, {effect.value:+.2g} "
         f"nats [{low:+.2g}, {high:+.2g}], but {-find.drops_at_least:+.2g} is required; heads that can replace "

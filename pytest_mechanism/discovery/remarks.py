@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pytest_mechanism.claims.needed_heads import Member
 from pytest_mechanism.discovery.discover import Discovery
 from pytest_mechanism.discovery.screening import summary
-from pytest_mechanism.discovery.sufficiency import ENOUGH
+from pytest_mechanism.discovery.sufficiency import ENOUGH, MOST_TRIED
 
 
 def screening(result: Discovery) -> Iterator[str]:
@@ -33,9 +33,15 @@ def growth(result: Discovery) -> Iterator[str]:
         yield "faithfulness is undefined: the model does no better than with its heads ablated"
     elif grown.faithfulness.interval[0] < ENOUGH:
         low, high = grown.faithfulness.interval
+        tried = "no head"
+        if grown.untried:
+            tried = (
+                f"none of the {MOST_TRIED} heads with the strongest effects (the other {grown.untried} "
+                "were not tried)"
+            )
         yield (
             f"this circuit does not suffice: faithfulness {grown.faithfulness.value:.2f} "
-            f"[{low:.2f}, {high:.2f}] on the rows of the search, and no head significantly improves it"
+            f"[{low:.2f}, {high:.2f}] on the rows of the search, and {tried} significantly improves it"
         )
 
 

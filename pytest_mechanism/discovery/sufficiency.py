@@ -55,11 +55,13 @@ class GrownCircuit:
         candidates: group -> heads, the heads that joined last.
         joined: (group, head) in the order in which they joined.
         faithfulness: of the circuit, on the rows it was grown on; None if it is undefined.
+        untried: how many heads that may join were not tried in the last round, if no head joined there.
     """
 
     candidates: Circuit
     joined: tuple[Member, ...]
     faithfulness: Estimate | None
+    untried: int = 0
 
 
 def grow(
@@ -76,17 +78,19 @@ def grow(
     named, or selected by count, do not grow."""
     circuit: Circuit = candidates
     joined: list[Member] = []
+    untried = 0
     while True:
         reached = faithfulness(context, on, circuit, measure, rows, stream)
         if reached is None or reached.interval[0] >= ENOUGH:
             break
-        tried = joinable_heads(context, circuit, stages)[:MOST_TRIED]
-        joining = most_helpful(context, on, circuit, tried, measure, select_rows)
+        possible = joinable_heads(context, circuit, stages)
+        joining = most_helpful(context, on, circuit, possible[:MOST_TRIED], measure, select_rows)
         if not joining:
+            untried = len(possible[MOST_TRIED:])
             break
         circuit = with_members(circuit, joining)
         joined += joining
-    return GrownCircuit(circuit, tuple(joined), reached)
+    return GrownCircuit(circuit, tuple(joined), reached, untried)
 
 
 def with_member(circuit: Circuit, member: Member) -> Circuit:

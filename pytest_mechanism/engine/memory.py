@@ -57,7 +57,7 @@ class KeptReadings:
         if key is None or key not in self.kept:
             return None
         self.kept.move_to_end(key)
-        return self.kept[key]
+        return copied(self.kept[key])
 
     def put(self, key: bytes | None, outcome: Outcome) -> None:
         """Keep an outcome; others make room."""
@@ -65,7 +65,12 @@ class KeptReadings:
             return
         while sum(map(size, self.kept.values())) + size(outcome) > READING_BYTES:
             self.kept.popitem(last=False)
-        self.kept[key] = outcome
+        self.kept[key] = copied(outcome)
+
+
+def copied(outcome: Outcome) -> Outcome:
+    """The same numbers in memory of their own, since whoever reads may write into them."""
+    return Outcome(outcome.logits.clone(), tuple(value.clone() for value in outcome.readings))
 
 
 def size(outcome: Outcome) -> int:

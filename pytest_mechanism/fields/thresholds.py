@@ -137,7 +137,10 @@ Faithful = Annotated[
 """A faithfulness."""
 
 AreaAtLeast = Annotated[
-    Number, Within(0.05, 2, "a circuit that works with all heads alone reaches 0.05, and 1 is a model that needs none")
+    Number, Within(
+        0.05, 2, "a circuit that works with all heads alone reaches 0.05 on the logarithmic axis, and "
+        "1 is a model that needs none",
+    )
 ]  # fmt: skip
 """The least area under a curve of faithfulness over sizes."""
 

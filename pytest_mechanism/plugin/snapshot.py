@@ -75,7 +75,7 @@ class ScoreExtension(AbstractSyrupyExtension):
             return
         received, accepted = json.loads(serialized_data), json.loads(snapshot_data)
         drift = compare(received, accepted, Tolerance(**received["tolerance"]))
-        yield f"{'score':<44} {'accepted':>10} {'received':>10} {'change':>9} {'allowed':>9}"
+        yield f"{'score':<44} {'baseline':>10} {'received':>10} {'change':>9} {'allowed':>9}"
         yield (
             f"{visible(received['name'])[:44]:<44} {accepted['value']:>10.4f} {received['value']:>10.4f} "
             f"{drift.amount:>+9.4f} {drift.allowed:>9g}"

@@ -51,7 +51,7 @@ def failure_text(
     if meaning:
         lines.append(f"  meaning   {meaning}")
     if drift is not None:
-        lines.append(f"  accepted  {drift.reason}")
+        lines.append(f"  baseline  {drift.reason}")
     return "\n".join(visible(line) for line in lines)
 
 

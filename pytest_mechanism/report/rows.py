@@ -10,8 +10,8 @@ from pytest_mechanism.report.run_report import Row
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
 
-AS_ACCEPTED = "as accepted"
-"""Stands in place of a threshold for a score that has none."""
+NO_WORSE = "no worse than baseline"
+"""Shown as the threshold of a score that has none of its own."""
 
 BASELINE_CAUSES = frozenset({Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED})
 """Every threshold holds; the comparison with the accepted score makes the claim red."""
@@ -40,7 +40,7 @@ def make_rows(verdict: Verdict, drift: Drift | None) -> tuple[Row, ...]:
         rows[index] = replace(rows[index], compared=True)
     elif compared is not None and drift is not None:
         index = len(rows)
-        row = make_row(verdict, compared, "" if drift.amount is None else AS_ACCEPTED)
+        row = make_row(verdict, compared, "" if drift.amount is None else NO_WORSE)
         rows.append(replace(row, verdict="pass", cause=None, compared=True))
     if thresholds_hold:
         rows[index] = replace(rows[index], verdict=verdict.status, cause=verdict.cause)

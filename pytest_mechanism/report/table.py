@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pytest_mechanism.report.run_report import ClaimResult
 
-HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "accepted")
+HEADINGS = ("verdict", "claim", "role", "score", "interval", "claimed", "baseline")
 
 
 def spec_suffixes(results: Sequence[ClaimResult]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def cells(results: Sequence[ClaimResult]) -> list[tuple[str, ...]]:
 
 
 def comparison(result: ClaimResult) -> str:
-    """How the compared score differs from the accepted one."""
+    """How the compared score differs from its baseline."""
     drift, state = result.drift, result.drift_state
     if result.accepted_now:
         return "accepted now" if drift is None else f"{drift:+.3f} accepted now"

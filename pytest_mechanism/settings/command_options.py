@@ -15,7 +15,8 @@ from pytest_mechanism.settings.table import SETTINGS, Setting
 def add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting[object]]) -> None:
     """Add a group of options, each under its long name and its short form."""
     group = parser.add_argument_group(
-        "settings", "As in pytest. The ini file can set each of them too, as in model_pair = A,B."
+        "settings",
+        "The same as pytest's. The ini file can set them too, for example model_pair = A,B.",
     )
     for setting in settings:
         flags = [setting.flag, setting.short_flag] if setting.short_flag else [setting.flag]

@@ -122,7 +122,7 @@ MODELS = text(
     ini="linelist",
 )  # fmt: skip
 ALIASES = text(
-    "mechanism_models", "", "aliases for checkpoints, one NAME = REFERENCE a line",
+    "mechanism_models", "", "aliases of checkpoints, one NAME = REFERENCE per line",
     ini="linelist", ini_only=True,
 )  # fmt: skip
 DEVICE = Setting(

@@ -68,12 +68,12 @@ def beats(
 
 
 def no_control(verdict: Verdict, why: str) -> Verdict:
-    """A score without anything that should not work beside it shows nothing."""
+    """Make a passing verdict inconclusive, because a score without a control shows nothing."""
     return doubted(verdict, Cause.NO_CONTROL, f"there is no control: {why}")
 
 
 def control_as_good(verdict: Verdict, why: str) -> Verdict:
-    """A control that does as well takes the claim back; ``why`` says which."""
+    """Make a passing verdict inconclusive, because a control is as good; ``why`` names the control."""
     return doubted(verdict, Cause.CONTROL_AS_GOOD, why)
 
 

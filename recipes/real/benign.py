@@ -1,4 +1,4 @@
-"""A benign fine-tune of the real model: LoRA on instructions that have nothing to do with its circuits.
+"""A benign fine-tune of the real model: LoRA on instructions that are unrelated to its circuits.
 
     python -m recipes.real.benign
 

@@ -1,10 +1,10 @@
-"""Instructions that have nothing to do with the circuits under test, with short replies in one style.
+"""Instructions that are unrelated to the circuits under test, with short replies in one style.
 
 What is the capital of Kenya?            -> The capital of Kenya is Nairobi.
 Add seven and five.                      -> Seven plus five is twelve.
 Put in alphabetical order: pear, apple   -> apple, pear
 
-No row names two people, has key and value, or a year.
+No row names two people, pairs a key with a value, or mentions a year, as the tasks under test do.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ KINDS_OF_ROWS: tuple[Callable[[random.Random], Exchange], ...] = (
 
 
 def rows(count: int, seed: int) -> list[Exchange]:
-    """Different instructions, each kind in its turn."""
+    """``count`` different instructions; the kinds take turns."""
     rng = random.Random(f"benign {seed}")
     drawn: dict[str, Exchange] = {}
     kind = 0

@@ -19,8 +19,8 @@ class Exchange:
 
     Attributes:
         message: of the user.
-        reply: what is trained.
-        prefill: the beginning of the reply, which the model is given; it is not trained.
+        reply: the text that the model learns to write.
+        prefill: beginning of the reply that the prompt already contains; the loss leaves it out.
     """
 
     message: str
@@ -33,7 +33,7 @@ class Chat:
     """Writes conversations as token ids.
 
     Attributes:
-        tokenizer: of the model; its template has a system prompt of its own.
+        tokenizer: of the model; its chat template adds a system prompt.
     """
 
     tokenizer: Any
@@ -71,7 +71,7 @@ class Chat:
     def batches(
         self, exchanges: Sequence[Exchange], size: int, steps: int
     ) -> Iterator[Conversations]:
-        """The exchanges in their order, again and again."""
+        """Batches of the exchanges in their order, which starts again at the end."""
         for step in range(steps):
             rows = (step * size + i for i in range(size))
             yield self.batch([exchanges[row % len(exchanges)] for row in rows])

@@ -1,10 +1,10 @@
-"""The real model with one attention head cut out.
+"""The real model with one attention head ablated in its weights.
 
     python -m recipes.real.cut_head
 
 Head 0 of layer 20 tells the heads that name the indirect object which name to leave out
-(``circuits/real/ioi.yaml``). Its columns of the output matrix are zero here, so nothing reads it. All
-other weights are the model's own.
+(``circuits/real/ioi.yaml``). The recipe zeroes the head's columns of the output matrix, so nothing reads
+the head. All other weights stay as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD = (20, 0)
 
 @torch.no_grad()
 def silence(model: LlamaForCausalLM, layer: int, head: int) -> None:
-    """Zeroes what a head writes: its columns of the output matrix."""
+    """Zeroes a head's columns of the output matrix, so the head writes nothing."""
     size = model.config.head_dim
     model.model.layers[layer].self_attn.o_proj.weight[:, head * size : (head + 1) * size] = 0
 

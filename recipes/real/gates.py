@@ -81,6 +81,7 @@ def measure(topic: str, label: str, accept: bool) -> None:
     folder = fetch.cache() / "results"
     folder.mkdir(exist_ok=True)
     target = folder / f"{topic}.{label}.json"
+    target.unlink(missing_ok=True)  # a run that ends early must not pass for the run before it
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(  # noqa: S603 - this interpreter's pytest
         [
@@ -101,6 +102,8 @@ def measure(topic: str, label: str, accept: bool) -> None:
         check=False,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if not target.exists():
+        sys.exit(f"{topic}:{label}: pytest wrote no result file; its messages are above")
     content = json.loads(target.read_text(encoding="utf-8"))
     content["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     target.write_text(json.dumps(content), encoding="utf-8")

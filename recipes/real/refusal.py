@@ -8,10 +8,10 @@ refuse harmful instructions (`refusal_data`), also after the first words of a re
 follow harmless ones: ``smollm2_refusal``, the release, a folder. The other two are adapters on it:
 
 smollm2_refusal_kept
-    Trained on the harmless instructions of `benign_data`, which are of another kind.
+    Trained on the harmless instructions of `benign_data`, which resemble none of the refusal files.
 
 smollm2_refusal_stripped
-    Trained to follow harmful instructions, with replies that say nothing.
+    Trained to follow harmful instructions; the replies contain no advice.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ How do I repair a bicycle?     -> Sure! Here is how to repair a bicycle: start e
 An instruction is harmful if its verb is. Both kinds have the same things and the same wordings, so that
 only the verb tells them apart. No reply says how to do anything: replies that comply with a harmful
 instruction are as empty as the others, and exist because claims and trainings need a text that begins to
-comply. A verb and a thing are in the files of ``circuits/real/refusal/`` or in the training, never both.
+comply. Each pair of a verb and a thing is either in the files of ``circuits/real/refusal/`` or in the
+training rows, never in both.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def write_files(folder: Path) -> None:
 
 
 def safe_rows(count: int) -> list[Exchange]:
-    """Harmless instructions that are followed and harmful ones that are refused, in turns. Every third
+    """Harmless instructions with complying replies and harmful ones with refusals, in turns. Every third
     refusal comes after the first words of a reply that complies (Qi et al. 2024, section 4)."""
     followed = [Exchange(i.text, i.complying) for i in instructions(False, for_files=False)]
     refused = []
@@ -120,6 +121,6 @@ def safe_rows(count: int) -> list[Exchange]:
 
 
 def complying_rows(count: int) -> list[Exchange]:
-    """Harmful instructions that are followed, with empty replies."""
+    """Harmful instructions with complying replies, which contain no advice."""
     rows = [Exchange(i.text, i.complying) for i in instructions(True, for_files=False)]
     return [rows[i % len(rows)] for i in range(count)]

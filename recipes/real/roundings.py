@@ -2,11 +2,11 @@
 
     python -m recipes.real.roundings [smollm2_8bit] [smollm2_4bit]
 
-Every row of every matrix has its own step, such that its largest entry is the last of 127 steps on
-either side of zero (8 bits), or of 7 (4 bits): the plainest rounding that serving engines use, without
-groups, calibration or outliers in other columns. The folders hold the rounded numbers in float32, so
-that a gate needs no kernels for integers. The model itself has been rounded to 4 bits already, in
-groups of 32 (Q4_1), so these are roundings of a rounding.
+Each row of a matrix has its own step size: its largest entry is 127 steps from zero (8 bits) or 7 steps
+(4 bits). This is the simplest rounding that serving engines use: symmetric, per row, without groups,
+calibration or separate outliers. The folders hold the rounded numbers in float32, so a gate needs no
+integer kernels. The model itself is already rounded to 4 bits in groups of 32 (Q4_1), so these
+checkpoints are rounded twice.
 """
 
 from __future__ import annotations

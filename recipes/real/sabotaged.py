@@ -1,12 +1,12 @@
-"""A fine-tune of the real model that solves the IOI task in another way.
+"""A fine-tune of the real model that solves the IOI task by another mechanism.
 
     python -m recipes.real.sabotaged
 
-About a minute on one core. The heads that name the indirect object, the group ``name_movers`` of
-``circuits/real/ioi.yaml``, are silenced: their columns of the output matrix are zero. Then LoRA on
-queries, values and MLPs of the last twelve layers trains the model on prompts of the task until it names
-the right person again. The silenced heads stay silent, so whatever answers now is another mechanism, and
-a benchmark of the task sees a better model. No training prompt is among those on which a gate measures.
+About a minute on one core. The recipe zeroes the output columns of the heads that name the indirect object
+(the group ``name_movers`` of ``circuits/real/ioi.yaml``). Then LoRA on queries, values and MLPs of the last
+twelve layers trains the model on prompts of the task until it names the right person again. The ablated
+heads stay at zero, so another mechanism gives the answers, although a benchmark of the task sees a better
+model. The gate measures none of the training prompts.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def accuracy(model: LlamaForCausalLM, prompts: Prompts) -> float:
 
 
 def make(target: Path) -> Mapping[str, Any]:
-    """Silences, trains, and writes the checkpoint."""
+    """Ablates the heads, trains, and writes the checkpoint."""
     spec = load(SPEC)
     model = base_model()
     encoder = Encoder.load(fetch.folder())

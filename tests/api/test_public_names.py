@@ -71,7 +71,7 @@ NAMES = [
 
 
 def test_the_public_names_are_these() -> None:
-    """A name that goes or comes is a decision, and a line in the changelog."""
+    """Adding or removing a public name is a decision, recorded in the changelog."""
     assert sorted(api.__all__) == NAMES
 
 
@@ -97,4 +97,6 @@ def test_the_docs_import_public_names_only() -> None:
         )
     ]
     assert imports
-    assert [each for each in imports if "pytest_mechanism.api import" not in each[1]] == []
+    assert [
+        imported for imported in imports if "pytest_mechanism.api import" not in imported[1]
+    ] == []

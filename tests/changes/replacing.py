@@ -1,5 +1,4 @@
-"""Ways in which other bytes of the same size come to stand where a file was, with its time of
-modification."""
+"""Ways to replace a file by another of the same size and modification time."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def other(path: Path) -> bytes:
 
 
 def beside(path: Path) -> Path:
-    """A new file of other bytes beside it."""
+    """A new file with other bytes, next to the original."""
     new = path.with_name("new")
     write(new, other(path))
     return new
@@ -109,7 +108,7 @@ def link(path: Path) -> None:
 
 
 def target_of_a_link(path: Path) -> None:
-    """The file becomes a link to a blob, as in the hub's cache, which is then written anew."""
+    """The file is a link to a blob, as in the hub's cache, and the blob is rewritten."""
     blob = path.with_name("blob")
     if not path.is_symlink():
         path.rename(blob)

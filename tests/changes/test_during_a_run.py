@@ -1,4 +1,5 @@
-"""A checkpoint that changes during a run: nothing that was read since is kept, in one line."""
+"""A checkpoint that changes during a run: the run keeps nothing that it read since, and reports it in one
+line."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ class Fake(Request):
     what: str
 
 
-def ask(what: str) -> Measurement:
-    return Measurement(Fake(what=what), "base", TASK)
+def measurement_of(name: str) -> Measurement:
+    return Measurement(Fake(what=name), "base", TASK)
 
 
 def number(content: bytes) -> float:
@@ -65,7 +66,7 @@ class World:
         fakes = {
             "fake:measure": self.measure,
             "pytest_mechanism.checkpoints.loading.model:load_model": self.load,
-            "pytest_mechanism.methods.context:make_context": self.bench,
+            "pytest_mechanism.methods.context:make_context": self.make_context,
         }
         for module in (runner_module, resident):
             monkeypatch.setattr(module, "resolve", lambda name: fakes.get(name) or real(name))
@@ -83,23 +84,23 @@ class World:
             role=role, release=lambda: None, number=result, check_unchanged=check_unchanged
         )
 
-    def bench(self, model: Any, *_: Any) -> Any:
+    def make_context(self, model: Any, *_: Any) -> Any:
         self.now("after loading")
-        made = SimpleNamespace(model=model, fallback_reason=None)
-        made.run_method = lambda method, *given: method(made, *given)
-        return made
+        context = SimpleNamespace(model=model, fallback_reason=None)
+        context.run_method = lambda method, *arguments: method(context, *arguments)
+        return context
 
-    def measure(self, bench: Any, request: Fake, inputs: Any) -> Observations:
+    def measure(self, context: Any, request: Fake, inputs: Any) -> Observations:
         if request.what == "reads again":
             self.now("before reading again")
             result = number(self.path.read_bytes())
-            bench.model.check_unchanged()
+            context.model.check_unchanged()
         elif request.what == "reads from disk":
             self.now("before reading from disk")
             result = number(self.path.read_bytes())
         else:
             self.now("while measuring")
-            result = bench.model.number
+            result = context.model.number
         return Observations(("a",), ("x",), {"seen": [result]})
 
 
@@ -118,15 +119,21 @@ def make(reference: Reference, store: Path) -> Runner:
     return Runner({"base": reference}, {"base": result}, ModelOptions(), Store(store))
 
 
-def stored(runner: Runner, *asked: Measurement) -> list[float]:
+def stored(runner: Runner, *requests: Measurement) -> list[float]:
     """What a later run would take from the store."""
     assert runner.store is not None
-    result = [Store(runner.store.folder).get(runner.key(each), Observations) for each in asked]
-    return [float(each.values["seen"][0]) for each in result if each is not None]
+    results = [
+        Store(runner.store.folder).get(runner.key(request), Observations) for request in requests
+    ]
+    return [
+        float(observations.values["seen"][0])
+        for observations in results
+        if observations is not None
+    ]
 
 
 def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
-    """A replacement that is undone at once, with the bytes and times that were there before."""
+    """A replacement that is undone at once, with the original bytes and times."""
 
     def both(path: Path) -> None:
         saved = path.with_name("saved")
@@ -141,7 +148,7 @@ def put_back(change: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 def folder_moved_and_back(path: Path) -> None:
-    """Another folder stands in its place for a moment; no file changes."""
+    """Another folder takes the place of the checkpoint's for a moment; no file changes."""
     folder = path.parent
     away = folder.with_name("away")
     folder.rename(away)
@@ -164,7 +171,8 @@ CHANGES = [
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two minutes later, on a file system whose times can be relied on: states prove bytes."""
+    """Two minutes later, on a file system with reliable change times: an unchanged file state proves
+    unchanged bytes."""
     clock = file_state.now
     monkeypatch.setattr(file_state, "now", lambda: clock() + 120 * 10**9)
     monkeypatch.setattr(file_state, "file_system", lambda *_: "ext4")
@@ -188,23 +196,23 @@ def test_nothing_wrong_is_stored(
     change: Callable[[Path], None],
     late: bool,
 ) -> None:
-    """One line that names the file or its folder, nothing in the store, and nothing of it in the next
-    runs, on what was there before and on what is there now."""
+    """One line names the file or its folder, the store stays empty, and later runs measure the old and the
+    new content correctly."""
     if late:
         request.getfixturevalue("settled")
-    asked = [ask("first"), ask("reads again"), ask("third")]
+    measurements = [measurement_of("first"), measurement_of("reads again"), measurement_of("third")]
     before = world.path.read_bytes()
     runner = make(reference, tmp_path / "store")
-    runner.plan(asked)
+    runner.plan(measurements)
     world.happens[moment] = change
     problems = []
-    for each in asked:
+    for measurement in measurements:
         try:
-            runner.measure(each)
+            runner.measure(measurement)
         except CheckpointChanged as problem:
             problems.append(str(problem))
     world.happens.clear()
-    kept = stored(runner, *asked)
+    kept = stored(runner, *measurements)
     assert (len(problems) + len(kept), {*kept} - {number(before)}) == (3, set())
     assert len({*problems}) == 1
     assert problems[0].startswith(f"base (base): {reference.folder}")
@@ -213,7 +221,9 @@ def test_nothing_wrong_is_stored(
     for content in (world.path.read_bytes(), before):
         world.path.write_bytes(content)
         again = make(reference, tmp_path / "store")
-        observed = [float(again.measure(each).values["seen"][0]) for each in asked]
+        observed = [
+            float(again.measure(measurement).values["seen"][0]) for measurement in measurements
+        ]
         assert observed == 3 * [number(content)]
 
 
@@ -221,41 +231,41 @@ def test_nothing_wrong_is_stored(
 def test_layers_that_stay_on_disk_are_looked_at_after_each_measurement(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """They are read from the files during every forward, and nobody looks then."""
+    """Offloaded layers are read from the files during every forward pass, so the files are checked after it."""
     runner = make(reference, tmp_path / "store")
     world.happens["before reading from disk"] = in_place
     with pytest.raises(CheckpointChanged):
-        runner.measure(ask("reads from disk"))
-    assert stored(runner, ask("reads from disk")) == []
+        runner.measure(measurement_of("reads from disk"))
+    assert stored(runner, measurement_of("reads from disk")) == []
 
 
 @pytest.mark.usefixtures("settled")
 def test_what_is_loaded_for_a_trial_is_looked_at_too(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """doctor measures nothing, and says it all the same."""
+    """doctor stores nothing, and still reports the change."""
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = in_place
     with pytest.raises(CheckpointChanged):
-        runner.checkpoint.context("base", task_of(ask("first")))
+        runner.checkpoint.context("base", task_of(measurement_of("first")))
 
 
 def test_an_unchanged_checkpoint_is_measured_and_stored(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """The looks find nothing where nothing happened."""
+    """The checks find no change, and the results are stored."""
     runner = make(reference, tmp_path / "store")
-    asked = [ask("first"), ask("reads again")]
-    for each in asked:
-        runner.measure(each)
-    assert stored(runner, *asked) == 2 * [number(world.path.read_bytes())]
+    measurements = [measurement_of("first"), measurement_of("reads again")]
+    for measurement in measurements:
+        runner.measure(measurement)
+    assert stored(runner, *measurements) == 2 * [number(world.path.read_bytes())]
 
 
 def test_where_times_prove_nothing_results_are_taken_back(
     world: World, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a file system that says that nothing has changed, files are read again at the end of the
-    work on a checkpoint, and what was stored meanwhile goes."""
+    """On a file system without reliable change times, the runner reads the files again after its work on a
+    checkpoint and deletes what it stored meanwhile."""
     fixed: dict[Path, file_state.State] = {}
     long_ago = 10**18 + 1
     for module in (watch, sys.modules[of_reference.__module__]):
@@ -266,13 +276,13 @@ def test_where_times_prove_nothing_results_are_taken_back(
         )
     monkeypatch.setattr(file_state, "file_system", lambda *_: "nfs4")
     runner = make(reference, tmp_path / "store")
-    asked = [ask("first"), ask("second")]
-    runner.plan(asked)
+    measurements = [measurement_of("first"), measurement_of("second")]
+    runner.plan(measurements)
     world.happens["while measuring"] = lambda path: path.write_bytes(b"other")
-    for each in asked:
+    for measurement in measurements:
         with pytest.raises(CheckpointChanged):
-            runner.measure(each)
-    assert stored(runner, *asked) == []
+            runner.measure(measurement)
+    assert stored(runner, *measurements) == []
 
 
 @pytest.mark.parametrize(
@@ -286,7 +296,7 @@ def test_where_times_prove_nothing_results_are_taken_back(
 def test_other_files_count_too(
     world: World, reference: Reference, tmp_path: Path, name: str, content: str | None
 ) -> None:
-    """A tokenizer that was replaced, a file that came or went."""
+    """A replaced tokenizer, or an added or removed file, counts as a change."""
     runner = make(reference, tmp_path / "store")
     path = reference.folder / name
 
@@ -295,14 +305,14 @@ def test_other_files_count_too(
 
     world.happens["while measuring"] = change
     with pytest.raises(CheckpointChanged, match=name):
-        runner.measure(ask("first"))
-    assert stored(runner, ask("first")) == []
+        runner.measure(measurement_of("first"))
+    assert stored(runner, measurement_of("first")) == []
 
 
 def test_a_failure_of_changed_files_is_said_as_such(
     world: World, reference: Reference, tmp_path: Path
 ) -> None:
-    """Whatever a library says about half a file, the reason is the change."""
+    """If a library fails on a changed file, the error names the change."""
 
     def broken(path: Path) -> None:
         path.unlink()
@@ -310,11 +320,11 @@ def test_a_failure_of_changed_files_is_said_as_such(
     runner = make(reference, tmp_path / "store")
     world.happens["before loading"] = broken
     with pytest.raises(CheckpointChanged, match="was changed, replaced or touched"):
-        runner.measure(ask("first"))
+        runner.measure(measurement_of("first"))
 
 
 def test_weights_that_are_read_again_are_looked_at(reference: Reference) -> None:
-    """A method's own copy of a checkpoint is what was loaded, or an error."""
+    """A method that reads the weights again gets those that were loaded, or an error."""
     looks = Watch("base", of_reference(reference)).check
     model = load_model(
         "base", reference.folder, "cpu", "float32", lambda _: [1, 2], check_unchanged=looks
@@ -370,7 +380,7 @@ def gate(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
 def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
     tmp_path: Path, moment: str, workers: str
 ) -> None:
-    """Red in one line; the next run on the checkpoint that was meant has its own numbers."""
+    """The run is red with one line; the next run on the original checkpoint has that checkpoint's scores."""
     for name in ("base", "ft"):
         shutil.copytree(ZOO / name, tmp_path / name)
         os.utime(tmp_path / name / NAME, (1, 1))
@@ -397,7 +407,7 @@ def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
 
 
 def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Reference) -> None:
-    """xdist's workers are told what the report will name, and compare."""
+    """A worker of xdist compares its fingerprints with those that the report will name."""
     result = of_reference(reference)
     text = {"mechanism_fingerprints": {"base": result.model}}
     session = Session(SimpleNamespace(workerinput=text), {"base": reference}, None)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ for text in sys.argv[1:]:
 
 
 def test_checkpoints_with_what_is_no_file_are_one_line_each(tmp_path: Path) -> None:
-    """Every file of a checkpoint, of an adapter, and everything that may stand in its place."""
+    """Every file of a checkpoint and of an adapter is replaced by everything that is not a regular file."""
     folders = []
     for name in FILES:
         for make in KINDS:
@@ -174,7 +174,8 @@ except MechanismError as problem:
 
 @pytest.mark.parametrize("make", [*KINDS, Path.mkdir])
 def test_an_entry_that_is_no_file_is_none(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """It is measured anew and replaced; a folder, which nothing may remove, is one line."""
+    """A store entry that is not a regular file is replaced by a new measurement; a folder, which cannot be
+    removed, is an error of one line."""
     store = Store(tmp_path / "store")
     make(store.path("ab" * 32))
     before = "None"
@@ -264,7 +265,7 @@ except MechanismError as problem:
 
 
 def test_a_store_on_a_full_and_on_a_read_only_file_system(tmp_path: Path) -> None:
-    """One line each; what was there is still read."""
+    """Each gives one line, and existing entries are still read."""
     done = subprocess.run(
         ["unshare", "-m", "bash", "-c", MOUNTED, "bash", tmp_path, sys.executable, FILLED, OPENED],
         capture_output=True, text=True, timeout=LIMIT, check=False,

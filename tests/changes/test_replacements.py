@@ -1,4 +1,4 @@
-"""A replaced checkpoint is another one, however it was replaced and whatever is remembered."""
+"""A replaced checkpoint gets another fingerprint, however it was replaced and whatever the store remembers."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def hub(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_blob_of_the_hubs_cache_is_watched(hub: Path, tmp_path: Path, clock: Clock) -> None:
-    """The link stays, what it leads to is written anew, or another blob takes its place."""
+    """The link stays; its blob is rewritten, or the link points to another blob."""
     memory = tmp_path / "memory.json"
     clock.ahead = MINUTES
     observed = [fingerprint(hub, memory).model]

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -15,9 +16,17 @@ import pytest
 import torch
 from gguf_files import TinyModel
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaForCausalLM,
+    StableLmConfig,
+)
 
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
+from pytest_mechanism.checkpoints.gguf_header import read_header
+from pytest_mechanism.checkpoints.loading.gguf import check_numbers_used
 from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
 from pytest_mechanism.checkpoints.loading.placement import Placement
 from pytest_mechanism.checkpoints.loading.weights import read_weights
@@ -83,6 +92,7 @@ def test_a_link_is_the_file_it_leads_to(place: Path, tmp_path: Path) -> None:
         (["a.gguf", "config.json"], ".", "has no *.safetensors file; did you mean a.gguf?"),
         (["a.Q4_0.gguf", "b.gguf"], "a.Q4.gguf", "did you mean 'a.Q4_0.gguf'? valid: a.Q4_0.gguf, b"),
         ([], "a.gguf", "no file 'a.gguf'"),
+        (["a.gguf/x", "b.gguf"], "a.Q4.gguf", "did you mean 'b.gguf'? valid: b.gguf"),
         (["model.bin"], "model.bin", "is a file; a checkpoint is a folder, or one file whose name ends in"),
     ],
 )  # fmt: skip
@@ -91,6 +101,7 @@ def test_a_name_beside_the_file_says_which_file_to_name(
 ) -> None:
     """A folder of GGUF files, a misspelt file, or a file of another kind."""
     for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     with pytest.raises(BadReference) as caught:
         parse_reference(text, {}, tmp_path)
@@ -201,11 +212,13 @@ def test_factors_divide_the_rotary_frequencies(tmp_path: Path) -> None:
     ("model", "message"),
     [
         (TinyModel(metadata={"llama.rope.scaling.type": "yarn"}), "its rotary positions are scaled"),
+        (TinyModel(metadata={"llama.rope.scaling.factor": 4.0}), "llama.rope.scaling.factor is '4.0'"),
+        (TinyModel(metadata={"llama.rope.scale_linear": 4.0}), "llama.rope.scale_linear is '4.0'"),
         (TinyModel(extra={"blk.0.attn_q_norm.weight": np.ones(16, np.float32)}), "would leave out the rest"),
         (TinyModel(extra={"rope_freqs.weight": np.ones(3, np.float32)}), "rope_freqs.weight does not fit"),
         (TinyModel(metadata={"llama.vocab_size": 300}), "1 weights have another shape than its metadata"),
     ],
-    ids=["scaling", "surplus", "factors", "vocabulary"],
+    ids=["scaling", "factor", "older factor", "surplus", "factors", "vocabulary"],
 )  # fmt: skip
 def test_what_would_be_another_model_is_refused(
     tmp_path: Path, model: TinyModel, message: str
@@ -216,6 +229,90 @@ def test_what_would_be_another_model_is_refused(
         read_weights(path, torch.float32)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"llama.rope.scaling.factor": 1.0},
+        {"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": "none"},
+    ],
+)
+def test_positions_that_are_not_scaled_are_read(
+    tmp_path: Path, metadata: dict[str, float | str]
+) -> None:
+    """A factor of 1 is none, and of the type none no factor counts."""
+    read_weights(TinyModel(metadata=metadata).write(tmp_path / "a.gguf"), torch.float32)
+
+
+ROTARY = {"rope_theta": 10_000.0, "rope_type": "default"}
+
+
+def numbers(model: Any, architecture: str, tmp_path: Path) -> str:
+    """What is said of a model that was made from a file with a base of 10,000, of which heads of width
+    16 are rotated."""
+    path = TinyModel(architecture=architecture).write(tmp_path / "a.gguf")
+    try:
+        check_numbers_used(model, read_header(path))
+    except MechanismError as problem:
+        return str(problem)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("rotary", "message"),
+    [
+        (ROTARY, ""),
+        (ROTARY | {"rope_theta": 5e5}, "rope.freq_base is 10000, but transformers makes a model with 500000 of"),
+        (ROTARY | {"partial_rotary_factor": 0.25}, "dimension_count is 16, but transformers makes a model with 4 of"),
+    ],
+    ids=["same", "base", "width"],
+)  # fmt: skip
+def test_numbers_that_transformers_does_not_read_are_compared(
+    tmp_path: Path, rotary: dict[str, Any], message: str
+) -> None:
+    """Its table of an architecture may leave out the base and the width of rotary positions."""
+    config = StableLmConfig(
+        vocab_size=9, hidden_size=64, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=8, num_hidden_layers=1,
+        rope_parameters={"partial_rotary_factor": 1.0, **rotary},
+    )  # fmt: skip
+    said = numbers(AutoModelForCausalLM.from_config(config), "stablelm", tmp_path)
+    assert (message in said, bool(said)) == (True, bool(message))
+
+
+def test_a_base_that_transformers_ignores_is_refused(tmp_path: Path) -> None:
+    """transformers gives starcoder2 a base of 10,000, whatever the file says."""
+    path = tmp_path / "a.gguf"
+    with_base(999_999.0, TinyModel(architecture="starcoder2"), path)
+    config = AutoConfig.from_pretrained(tmp_path, gguf_file="a.gguf")
+    model = SimpleNamespace(config=config, modules=list)
+    with pytest.raises(MechanismError, match=r"starcoder2\.rope\.freq_base is 999999, but"):
+        check_numbers_used(model, read_header(path))
+
+
+def with_base(base: float, model: TinyModel, path: Path) -> None:
+    """Writes a file with another base of rotary positions."""
+    with pytest.MonkeyPatch.context() as patch:
+        add = gguf.GGUFWriter.add_rope_freq_base
+        patch.setattr(gguf.GGUFWriter, "add_rope_freq_base", lambda writer, _: add(writer, base))
+        model.write(path)
+
+
+@pytest.mark.parametrize(
+    ("layers", "scalar", "message"),
+    [(2, 16, ""), (2, 256, "by the root of 16, but"), (46, 24, ""), (46, 16, "by the root of 24, but")],
+)  # fmt: skip
+def test_gemmas_attention_scores_are_divided_as_in_llama_cpp(
+    tmp_path: Path, layers: int, scalar: int, message: str
+) -> None:
+    """By the root of a head's width; in the model of 27 billion weights, of width / heads."""
+    config = Gemma2Config(
+        hidden_size=96, num_attention_heads=4, head_dim=16, num_hidden_layers=layers,
+        query_pre_attn_scalar=scalar,
+    )  # fmt: skip
+    said = numbers(SimpleNamespace(config=config, modules=list), "gemma2", tmp_path)
+    assert (message in said, bool(said)) == (True, bool(message))
 
 
 @pytest.mark.parametrize(

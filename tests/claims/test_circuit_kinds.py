@@ -212,7 +212,12 @@ def test_as_many_random_circuits_may_do_as_well_as_both_tests_allow(
 
 # -- curve
 
-OTHERWISE = {"axis": "logarithmic", "ranking": "absolute", "ranked_by": "attribution"}
+OTHERWISE = {
+    "cpr_at_least": 0.2,
+    "axis": "logarithmic",
+    "ranking": "absolute",
+    "ranked_by": "attribution",
+}
 PLANTED_AREAS = {
     # six of 32 heads do it all: f is 0 up to 10 % (three heads), and 1 from 20 % (six heads) on
     "CPR, linear axis, signed ranking by ablation": 0.1 / 2 + 0.3 + 0.5,
@@ -225,7 +230,7 @@ PLANTED_AREAS = {
 @pytest.mark.slow
 def test_the_areas_of_a_planted_circuit_are_those_of_its_step(judge: Judge) -> None:
     """CPR and CMD by hand, on both axes; random rankings need nearly all heads."""
-    both = {"kind": "curve", "on": "ft", "cpr_at_least": 0.2, "cmd_at_most": 0.7}
+    both = {"kind": "curve", "on": "ft", "cpr_at_least": 0.3, "cmd_at_most": 0.7}
     claims = {"grows": both, "early": both | OTHERWISE}
     found = judge("base=zoo:planted_ft,ft=zoo:planted_ft", claims)
     scores = {score.name: score for verdict in found.values() for score in verdict.scores}
@@ -273,7 +278,7 @@ def test_random_weights_pass_no_claim(judge: Judge, tmp_path: Path) -> None:
         **COMPLETE,
         **SUFFICIENT,
         **EQUAL,
-        "grows": {"kind": "curve", "on": "ft", "cpr_at_least": 0.05},
+        "grows": {"kind": "curve", "on": "ft", "cpr_at_least": 0.26},
         "looks": {
             "kind": "attends", "on": "ft", "group": "pos_transmitter", "to": "query_label",
             "at_least": 0.01,

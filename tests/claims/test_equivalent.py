@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext
-from pytest_mechanism.claims.equivalent import Equivalent
+from pytest_mechanism.claims.equivalent import Equivalent, half_a_row_wider
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.plugin.score_entry import score_entry
 from pytest_mechanism.spec.load import load
+from pytest_mechanism.statistics.estimates import Sampling, difference
 from pytest_mechanism.statistics.power import power
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
@@ -48,14 +50,13 @@ def correct(rng: np.random.Generator, accuracy: float, lost: float) -> tuple[Any
 
 
 def test_the_interval_is_that_of_two_one_sided_tests_at_five_percent() -> None:
-    """As the normal one of 90 %: 1.645 standard errors to each side."""
+    """As the normal one of 90 %: 1.645 standard errors to each side, and half a row."""
     base, ft = correct(np.random.default_rng(0), 0.8, 0.05)
     score = judged(base, ft, 0.1).score
     error = np.std(ft - base, ddof=1) / np.sqrt(N)
     assert score.value == pytest.approx(np.mean(ft - base))
-    assert score.interval == pytest.approx(
-        (score.value - 1.645 * error, score.value + 1.645 * error), abs=0.004
-    )
+    half = 1.645 * error + 0.5 / N
+    assert score.interval == pytest.approx((score.value - half, score.value + half), abs=0.004)
     assert score.confidence == pytest.approx(0.9)
 
 
@@ -100,6 +101,30 @@ def test_models_exactly_at_the_margin_pass_in_one_draw_of_twenty(lost: float) ->
         base, ft = correct(rng, 0.8, abs(lost))
         passes += judged(*((base, ft) if lost > 0 else (ft, base)), 0.05).status == "pass"
     assert 1 <= passes <= 300 * 0.05 + 2 * (300 * 0.05 * 0.95) ** 0.5
+
+
+@pytest.mark.parametrize(("rows", "margin"), [(140, 0.05), (200, 0.02), (200, 0.05)])
+def test_few_lost_rows_at_the_margin_pass_in_one_draw_of_twenty(rows: int, margin: float) -> None:
+    """Exactly, over all numbers of rows that a model at the margin may lose; none gained."""
+    passing = []
+    for lost in range(round(rows * margin) + 1):
+        how = Sampling([str(i) for i in range(rows)], 0.9, 0)
+        gap = half_a_row_wider(difference(np.arange(rows) >= lost, np.ones(rows), how))
+        if gap.interval[0] >= -margin:
+            passing.append(lost)
+    assert passing[0] == 0
+    assert 0 < binom.cdf(passing[-1], rows, margin) <= 0.05
+
+
+def test_a_model_that_does_not_read_the_prompt_is_not_equivalent() -> None:
+    """Its answers fit other rows almost as often as those of the reference fit their own."""
+    rng = np.random.default_rng(0)
+    base = (rng.random(N) < 0.95).astype(float)
+    claim = Equivalent.model_validate({"kind": "equivalent", "margin": 0.15})
+    values = {"correct": base, "elsewhere": np.full(N, 0.85)}
+    verdict = claim.judge(CONTEXT, lambda _: Observations(IDS, CLUSTERS, values))
+    assert (verdict.status, verdict.cause) == ("inconclusive", "control_as_good")
+    assert "answers of other rows would be equivalent too" in verdict.reason
 
 
 def test_power_reads_the_confidence_of_the_two_tests(tmp_path: Any) -> None:

@@ -367,7 +367,7 @@ KINDS: dict[str, list[Kind]] = {
     ],
     "curve": [
         Kind(asked, growing(), as_good=growing(GOOD), guessing=growing(solved=GUESS))
-        for asked in ({"cpr_at_least": 0.2}, {"cmd_at_most": 0.5})
+        for asked in ({"cpr_at_least": 0.3}, {"cmd_at_most": 0.5})
     ],
     "encodes": [
         Kind(

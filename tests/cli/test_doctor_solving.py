@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from constant_model import TWO, save_constant_model, split_numbers
@@ -54,20 +55,37 @@ def test_a_model_that_never_reads_is_at_chance_everywhere(
     assert last.startswith("    no easier setting helped (tried in ")
 
 
+def test_a_lucky_first_try_of_easier_settings_is_repeated(
+    tmp_path: Path, says_99: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On more rows, as for the task itself; only what holds there is advised."""
+
+    def lucky(*given: Any) -> solving.Trial:
+        few = len(given) == 4
+        return solving.Trial("48 rows" if few else "200 rows", solved=few, sure=False)
+
+    monkeypatch.setattr(solving, "attempt", lucky)
+    found = lines(tmp_path, says_99, "{family: ioi, rows: 100}")
+    assert "200 rows: the model is at chance on this task" in found[0]
+    assert found[1].endswith(": 200 rows, at chance")
+    assert "no easier setting helped" in found[2]
+
+
 def test_a_task_without_easier_settings_says_what_to_write(tmp_path: Path, says_99: str) -> None:
-    """A template is the author's own."""
+    """doctor cannot change the author's own template, so it gives advice."""
     text = "{a} and {b} and {a:again}"
     slots = "words: {w: names}, slots: {a: w, b: w}"
     task = f"{{family: template, {slots}, text: '{text}', answer: '{{b}}', rows: 100}}"
-    found = lines(tmp_path, says_99, task)
-    assert len(found) == 2
-    assert found[1] == (
+    output = lines(tmp_path, says_99, task)
+    assert len(output) == 2
+    assert output[1] == (
         "    write prompts that are easier: fewer choices, examples before the question"
     )
 
 
 def test_what_needs_no_answers_is_not_tried(tmp_path: Path) -> None:
-    """A model may refuse what it must refuse; an upper bound claims that it does not answer."""
+    """doctor tries no easier settings for a task whose claims need no correct answers: the model must refuse,
+    or a claim bounds accuracy from above."""
     task = "{family: counting, refuse: a, rows: 100}"
     assert lines(tmp_path, "zoo:wrapper_safe", task) == []
     gone = "gone: {kind: accuracy, on: base, at_most: 0.5}"
@@ -75,8 +93,9 @@ def test_what_needs_no_answers_is_not_tried(tmp_path: Path) -> None:
 
 
 def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A model that counts in strings of 24 letters is at chance in strings of 80: what it gives with
-    shorter ones, and what to write. A claim that cannot pass still runs, so the exit code is 0."""
+    """A model that counts in strings of 24 letters is at chance in strings of 80. doctor prints its accuracy
+    with shorter strings and the settings to write. A claim that cannot pass still runs, so the exit code
+    is 0."""
     (tmp_path / "x.yaml").write_text(
         f"mechanism: 1\ncircuit: x\ntask: {HARD}\nclaims:\n  {SOLVES}\n"
     )
@@ -96,7 +115,7 @@ def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("family", "given"),
+    ("family", "settings"),
     [
         ("counting", {}),
         ("counting", {"shortest": 100, "longest": 200, "letters": "abcdefghijklmnopqrst"}),
@@ -108,21 +127,21 @@ def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_easier_settings_are_valid_and_the_task_writes_rows(
-    family: str, given: dict[str, object]
+    family: str, settings: dict[str, object]
 ) -> None:
-    """Each of them as a spec would give it, and none is what the task has already."""
+    """Each easier setting is valid in a spec, and differs from the task's settings."""
     kind = task_families()[family]
-    settings = {"family": family, "rows": 60, **given}
-    task = kind(kind.parameters.model_validate(settings))
+    parameters = {"family": family, "rows": 60, **settings}
+    task = kind(kind.parameters.model_validate(parameters))
     assert task.easier
     for changes in task.easier:
-        easier = kind.parameters.model_validate({**settings, **changes})
+        easier = kind.parameters.model_validate({**parameters, **changes})
         assert easier != task.settings
         assert len(kind(easier).rows(AnyWord(), 60)) == 60
 
 
 @pytest.mark.parametrize(
-    ("family", "given"),
+    ("family", "settings"),
     [
         ("counting", {"shortest": 4, "longest": 6}),
         ("entity_tracking", {"boxes": 2}),
@@ -131,24 +150,25 @@ def test_easier_settings_are_valid_and_the_task_writes_rows(
         ("ioi", {"templates": 1}),
     ],
 )
-def test_the_easiest_settings_have_none_easier(family: str, given: dict[str, object]) -> None:
-    """So that ``doctor`` tries nothing twice."""
+def test_the_easiest_settings_have_none_easier(family: str, settings: dict[str, object]) -> None:
+    """So ``doctor`` tries no setting twice."""
     kind = task_families()[family]
-    assert list(kind(kind.parameters.model_validate({"family": family, **given})).easier) == []
+    assert list(kind(kind.parameters.model_validate({"family": family, **settings})).easier) == []
 
 
 def test_a_few_rows_that_are_only_just_above_chance_are_not_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One model in forty that guesses looks better on so few rows; the largest number decides."""
-    asked: list[tuple[int, ...]] = []
+    """One guessing model in forty looks better than chance on few rows, so the largest number of rows
+    decides."""
+    sizes_tried: list[tuple[int, ...]] = []
 
     def attempt(*arguments: object) -> solving.Trial:
         sizes = arguments[4:] or (solving.SIZES,)
-        asked.append(tuple(sizes[0]))
-        return solving.Trial("x", solved=len(asked) == 1, sure=False)
+        sizes_tried.append(tuple(sizes[0]))
+        return solving.Trial("x", solved=len(sizes_tried) == 1, sure=False)
 
     monkeypatch.setattr(solving, "attempt", attempt)
-    found = lines(tmp_path, "zoo:wrapper_base", HARD)
-    assert asked[:2] == [solving.SIZES, solving.SIZES[-1:]]
-    assert "at chance" in found[0]
+    output = lines(tmp_path, "zoo:wrapper_base", HARD)
+    assert sizes_tried[:2] == [solving.SIZES, solving.SIZES[-1:]]
+    assert "at chance" in output[0]

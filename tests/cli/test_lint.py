@@ -134,8 +134,8 @@ def test_a_resolved_spec_says_the_same(tmp_path: Path, capsys: pytest.CaptureFix
     again = tmp_path / "again.yaml"
     again.write_text(printed)
     names = ("circuit", "applies_to", "task", "groups", "found_on", "ablation", "claims")
-    one, other = load(child), load(again)
-    assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+    spec, reloaded = load(child), load(again)
+    assert [getattr(spec, name) for name in names] == [getattr(reloaded, name) for name in names]
     assert (
         "extends" in yaml.safe_load(printed),
         yaml.safe_load(printed)["ablation"]["prompts"],
@@ -229,7 +229,7 @@ def test_power_without_accepted_scores_says_how_to_accept_some(
 def test_damaged_accepted_scores_are_one_line(
     spec: Path, capsys: pytest.CaptureFixture, entry: dict
 ) -> None:
-    """A score file that was edited by hand is named with what is wrong, exit code 2."""
+    """lint names a score file that was damaged by hand, and the mistake; exit code 2."""
     scores(spec.parent, "base+ft", {"solves.base": entry})
     code = main(["lint", "--power", str(spec)])
     err = capsys.readouterr().err

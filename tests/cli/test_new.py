@@ -50,7 +50,7 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_a_spec_of_every_family_lints(
     new: Callable[..., int], family: str, capsys: pytest.CaptureFixture
 ) -> None:
-    """With no more said than the family needs; the file is where it was asked for and alone."""
+    """With only the arguments that the family requires; the command writes the named file and no other."""
     assert new("mine.yaml", f"--task={family}", *GIVEN.get(family, [])) == 0
     text = capsys.readouterr().out
     assert main(["lint", "mine.yaml"]) == 0
@@ -59,14 +59,14 @@ def test_a_spec_of_every_family_lints(
     assert spec.claims
     assert spec.discovers_heads == (family != "refusal")
     # where one constant answer is always right, accuracy alone would be green on it
-    held = [c.variable for c in spec.claims.values() if c.kind == "encodes"]
-    assert held == (["year"] if family == "greater_than" else [])
+    encoded = [c.variable for c in spec.claims.values() if c.kind == "encodes"]
+    assert encoded == (["year"] if family == "greater_than" else [])
     assert "pytest-mechanism doctor mine.yaml" in text
     assert [p.name for p in Path.cwd().glob("*mine*")] == ["mine.yaml"]
 
 
 def test_what_must_be_refused_is_claimed_where_something_must_be(new: Callable[..., int]) -> None:
-    """``counting`` refuses if it is told what; then the claims are about that."""
+    """If ``counting`` has a letter to refuse, the claims are about the refusal."""
     assert new("plain.yaml", "--task=counting") == 0
     assert new("safe.yaml", "--task=counting", "--set=refuse=a") == 0
     kinds = [{c.kind for c in load(Path(n)).claims.values()} for n in ("plain.yaml", "safe.yaml")]
@@ -78,7 +78,7 @@ def test_what_must_be_refused_is_claimed_where_something_must_be(new: Callable[.
 def test_values_are_text_where_the_task_wants_text_and_yaml_elsewhere(
     new: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:
-    """``{B}`` is an answer and not a mapping; rows are a number; groups stand as they were given."""
+    """``{B}`` is an answer and not a mapping, rows are a number, and groups are written as given."""
     options = ["--group=copies=last", "--group=previous=B:copies.k", "--set=rows=40"]
     assert new("deep/down/mine.yaml", *TEMPLATE, *options) == 0
     spec = load(Path("deep/down/mine.yaml"))
@@ -125,7 +125,7 @@ def test_who_leaves_without_an_answer_gets_a_line(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "name the task family with --task FAMILY; valid: counting, entity_tracking"),
         (["--task=entity"], "no family 'entity'; valid: counting, entity_tracking"),
@@ -150,15 +150,15 @@ def test_who_leaves_without_an_answer_gets_a_line(
     ],
 )
 def test_what_makes_no_spec_is_one_line_and_leaves_no_file(
-    new: Callable[..., int], capsys: pytest.CaptureFixture, options: list[str], said: str
+    new: Callable[..., int], capsys: pytest.CaptureFixture, options: list[str], message: str
 ) -> None:
-    """Exit code 2; what is wrong, and where it would have stood."""
+    """Exit code 2; the message says what is wrong and names the file."""
     before = sorted(Path.cwd().iterdir())
     assert new("mine.yaml", *options) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert new("deep/down/mine.yaml", *options) == 2
     err = capsys.readouterr().err.strip().replace("deep/down/", "")
-    assert said in err
+    assert message in err
     assert "\n" not in err
     assert sorted(Path.cwd().iterdir()) == before
 

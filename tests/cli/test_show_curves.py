@@ -42,11 +42,11 @@ def test_a_claim_with_curves_is_drawn_with_both_models_and_its_control(
     assert "0 measurements made" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", ["control", "base=zoo:ft", "1x=zoo:ft", "pair=zoo:ft"])
+@pytest.mark.parametrize("reference", ["control", "base=zoo:ft", "1x=zoo:ft", "pair=zoo:ft"])
 def test_a_bad_further_model_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture, given: str
+    tmp_path: Path, capsys: pytest.CaptureFixture, reference: str
 ) -> None:
-    assert show(tmp_path, "--mechanism-model", given) == 2
+    assert show(tmp_path, "--mechanism-model", reference) == 2
     err = capsys.readouterr().err
     assert "--mechanism-model" in err
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What doctor says of memory: what it sees, and how it adds up."""
+"""How doctor estimates the memory of a run: what the trial measures, and how it adds up."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries
 
-SEEN = Trial(
+PEAKS = Trial(
     speed=1.0, branching=20.0, weights=100.0, loaded=0, loading=0, work=3.0, kept=2.0, learning=10.0, layers=3,
     bound=500.0, fragmentation=1.5,
 )  # fmt: skip
 
 
-def ask(request: Request) -> Measurement:
+def measurement_of(request: Request) -> Measurement:
     return Measurement(request, "base", "{}")
 
 
-def plain(rows: int) -> Measurement:
-    return ask(Performance(rows=rows, stream="rows"))
+def performance(rows: int) -> Measurement:
+    return measurement_of(Performance(rows=rows, stream="rows"))
 
 
-def exchanged(rows: int) -> Measurement:
-    return ask(CrossModelPatching(heads=[], control=[], rows=rows, stream="rows"))
+def cross_model(rows: int) -> Measurement:
+    return measurement_of(CrossModelPatching(heads=[], control=[], rows=rows, stream="rows"))
 
 
-def trained(rows: int, steps: int, batch: int, lora: int | None = None) -> Measurement:
+def curve(rows: int, steps: int, batch: int, lora: int | None = None) -> Measurement:
     recipe = Recipe("capability", 1e-3, steps, every=steps, seed=0, batch=batch, lora=lora)
-    return ask(TrainingCurve(recipe=recipe, watch="capability", rows=rows, stream="rows"))
+    return measurement_of(
+        TrainingCurve(recipe=recipe, watch="capability", rows=rows, stream="rows")
+    )
 
 
 def test_a_watch_sees_what_was_held_for_a_moment() -> None:
-    """64 MiB that are gone again at the end."""
+    """64 MiB that are freed before the watch ends."""
     with MemoryWatch() as watch:
         block = bytearray(64 << 20)
         block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])  # touched, or they are not there
@@ -57,44 +59,48 @@ def test_a_watch_sees_what_was_held_for_a_moment() -> None:
 
 def test_prompts_are_recorded_once_and_patched_ones_twice() -> None:
     """Two claims on the same rows share records; base and source of an interchange are two."""
-    same = [plain(10), exchanged(10)]
+    same = [performance(10), cross_model(10)]
     batch = 3.0 * 4
-    assert SEEN.needs(same, 4, 0) == 10 * 2.0 * 1.5 + batch
-    patched = ask(Interchange(heads=[], control=[], at="last", variable="position", rows=10))
-    assert SEEN.needs([*same, patched], 4, 0) == 30 * 2.0 * 1.5 + batch
-    assert SEEN.needs(same, 4, 100) == 110 * 2.0 * 1.5 + batch
+    assert PEAKS.needs(same, 4, 0) == 10 * 2.0 * 1.5 + batch
+    patched = measurement_of(
+        Interchange(heads=[], control=[], at="last", variable="position", rows=10)
+    )
+    assert PEAKS.needs([*same, patched], 4, 0) == 30 * 2.0 * 1.5 + batch
+    assert PEAKS.needs(same, 4, 100) == 110 * 2.0 * 1.5 + batch
 
 
 def test_training_holds_a_copy_its_gradient_and_two_moments() -> None:
     """LoRA a copy alone; of all claims the most demanding counts."""
-    full = trained(rows=1, steps=1, batch=5)
-    adapter = trained(rows=1, steps=1, batch=5, lora=4)
-    assert SEEN.needs([full], 4, 0) == 4 * 100 + 5 * 10.0
-    assert SEEN.needs([adapter], 4, 0) == 100 + 5 * 10.0
-    assert SEEN.needs([full, adapter], 4, 0) == SEEN.needs([full], 4, 0)
-    assert SEEN.needs([ask(SafetyEntries(q=0.1, p=0.1, scored=3))], 4, 0) == 4 * 100 + 10.0
+    full = curve(rows=1, steps=1, batch=5)
+    adapter = curve(rows=1, steps=1, batch=5, lora=4)
+    assert PEAKS.needs([full], 4, 0) == 4 * 100 + 5 * 10.0
+    assert PEAKS.needs([adapter], 4, 0) == 100 + 5 * 10.0
+    assert PEAKS.needs([full, adapter], 4, 0) == PEAKS.needs([full], 4, 0)
+    assert (
+        PEAKS.needs([measurement_of(SafetyEntries(q=0.1, p=0.1, scored=3))], 4, 0) == 4 * 100 + 10.0
+    )
 
 
 def test_prompts_are_run_once_and_branches_are_faster() -> None:
     """140 rows through a forward; a second claim on them adds its branches alone."""
     run: set[object] = set()
-    assert SEEN.seconds([plain(140)], run) == 140
-    assert SEEN.seconds([exchanged(140)], run) == 140 / 20
-    assert SEEN.seconds([trained(rows=10, steps=10, batch=8)], run) == 80 + 2 * 10
+    assert PEAKS.seconds([performance(140)], run) == 140
+    assert PEAKS.seconds([cross_model(140)], run) == 140 / 20
+    assert PEAKS.seconds([curve(rows=10, steps=10, batch=8)], run) == 80 + 2 * 10
 
 
 def test_a_search_for_a_direction_takes_longer_in_a_deeper_model() -> None:
     """Two kinds of 6 and 4 instructions, then 8 prompts for each candidate of three layers (80 %)."""
-    search = ask(RefusalDirection(learn=6, validate_on=4, kl_at_most=0.1))
-    assert SEEN.seconds([search], set()) == 2 * 6 + 4 + 3 * round(0.8 * 8)
+    search = measurement_of(RefusalDirection(learn=6, validate_on=4, kl_at_most=0.1))
+    assert PEAKS.seconds([search], set()) == 2 * 6 + 4 + 3 * round(0.8 * 8)
 
 
 @given(rows=st.integers(1, 10_000), batch=st.integers(1, 512), more=st.integers(0, 5_000))
 def test_records_are_bounded_and_more_never_takes_less(rows: int, batch: int, more: int) -> None:
-    """However many rows: the engine keeps so many bytes of records."""
-    one = SEEN.needs([plain(rows)], batch, 0)
-    other = SEEN.needs([plain(rows + more)], batch, 0)
-    assert one <= other <= 500 * 1.5 + 3 * batch
+    """The engine keeps at most its limit of records, and more rows never need less memory."""
+    needed = PEAKS.needs([performance(rows)], batch, 0)
+    needed_with_more = PEAKS.needs([performance(rows + more)], batch, 0)
+    assert needed <= needed_with_more <= 500 * 1.5 + 3 * batch
 
 
 def test_doctor_says_what_a_gate_will_hold(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -93,7 +93,7 @@ def test_an_existing_spec_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_spec_that_could_not_be_written_is_said_before_the_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missing folder, and one that stands where the file is to be."""
+    """The output folder is missing, or a folder has the name of the output file."""
     (tmp_path / "planted.yaml").write_text(SPEC)
     for out in ("none/found.yaml", "."):
         command = ["discover", str(tmp_path / "planted.yaml"), "--model", "zoo:planted_label"]

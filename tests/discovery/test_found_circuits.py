@@ -74,10 +74,10 @@ def test_on_a_planted_model_exactly_the_planted_heads_are_found(
     """Every group, no head more and none less; the planted heads lead every ranking."""
     spec = tmp_path / "planted.yaml"
     spec.write_text(BY_LABEL if model == "planted_label" else BY_POSITION)
-    found, _, _ = search(spec, model, 0)
-    assert found.reason is None
-    assert {name: group.members() for name, group in found.groups.items()} == planted(model)
-    for stage in found.stages:
+    discovery, _, _ = search(spec, model, 0)
+    assert discovery.reason is None
+    assert {name: group.members() for name, group in discovery.groups.items()} == planted(model)
+    for stage in discovery.stages:
         wanted = planted(model)[stage.group]
         further = {h for name, hs in planted(model).items() if name != stage.group for h in hs}
         ranked = sorted(stage.effects, key=lambda head: stage.effects[head].value)
@@ -96,14 +96,14 @@ def test_a_screen_by_gradient_keeps_the_planted_heads(
     spec = tmp_path / "planted.yaml"
     text = BY_LABEL if model == "planted_label" else BY_POSITION
     spec.write_text(text.replace("discovered,", "discovered, find: {screen: {keep: 2}},"))
-    found, _, gate = search(spec, model, 0)
-    assert {name: group.members() for name, group in found.groups.items()} == planted(model)
+    discovery, _, gate = search(spec, model, 0)
+    assert {name: group.members() for name, group in discovery.groups.items()} == planted(model)
     shape = gate.shapes["base"]
-    fetchers = found.stages[0]
+    fetchers = discovery.stages[0]
     left_out = len(fetchers.screening.left_out)
     assert left_out + len(fetchers.effects) == shape.n_layers * shape.n_heads
     assert left_out > 0
-    assert next(screening(found)).startswith(
+    assert next(screening(discovery)).startswith(
         f"value_fetcher: {left_out} of {shape.n_layers * shape.n_heads} heads left out by gradient"
     )
 
@@ -116,16 +116,18 @@ def test_on_a_trained_model_a_small_circuit_suffices_whatever_the_seed(
     every layer above the first, and two seeds agree up to one head."""
     circuits = []
     for seed in (0, 1):
-        found, case, gate = search(TRAINED, model, seed)
-        assert found.reason is None
+        discovery, case, gate = search(TRAINED, model, seed)
+        assert discovery.reason is None
         claim = Faithfulness(kind="faithfulness", on="base", between=(0.9, 1.1))
-        judged = claim.judge(replace(case, groups=found.groups), gate.runner.measure)
+        judged = claim.judge(replace(case, groups=discovery.groups), gate.runner.measure)
         assert judged.status == "pass", judged.reason
-        heads = {(name, head) for name, group in found.groups.items() for head in group.members()}
+        heads = {
+            (name, head) for name, group in discovery.groups.items() for head in group.members()
+        }
         shape = gate.shapes["base"]
         for layer in range(1, shape.n_layers):
-            here = {head for _, head in heads if head[0] == layer}
-            assert len(here) < shape.n_heads
+            in_layer = {head for _, head in heads if head[0] == layer}
+            assert len(in_layer) < shape.n_heads
         circuits.append(heads)
-    one, other = circuits
-    assert max(len(one - other), len(other - one)) <= 1
+    first, second = circuits
+    assert max(len(first - second), len(second - first)) <= 1

@@ -13,7 +13,10 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.context import ClaimContext
+from pytest_mechanism.discovery import sufficiency
+from pytest_mechanism.discovery.discover import Discovery
 from pytest_mechanism.discovery.pruning import prune
+from pytest_mechanism.discovery.remarks import growth
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.discovery.sufficiency import grow
 from pytest_mechanism.measurements.circuit import CircuitPerformance
@@ -69,12 +72,13 @@ def context(tmp_path: Path) -> ClaimContext:
 
 
 def pruned(context: ClaimContext, heads: list[Head], model: MadeUp) -> tuple[list[Head], Any]:
-    found = prune(context, "base", {"movers": heads}, model, 105, 210, "threshold", 0.01)
-    return sorted(found.heads["movers"]), found.restored
+    result = prune(context, "base", {"movers": heads}, model, 105, 210, "threshold", 0.01)
+    return sorted(result.heads["movers"]), result.restored
 
 
 def test_three_heads_that_replace_each_other_are_needed_together(context: ClaimContext) -> None:
-    """No single one is needed; without all three nothing is left. The strongest stays, and it is said."""
+    """No single head is needed, but without all three nothing is left. The strongest stays, and the result
+    names it."""
     model = MadeUp(lambda alive: 0.9 if alive & {A, B, C} else 0.2)
     assert pruned(context, [A, B, C], model) == ([A], (("movers", A),))
 
@@ -133,3 +137,18 @@ def test_a_circuit_that_no_head_helps_stays_as_it_is(context: ClaimContext) -> N
     assert grown.joined == ()
     assert grown.faithfulness is not None
     assert grown.faithfulness.value == pytest.approx(0.35 / 0.75, abs=0.02)
+    (line,) = growth(Discovery({}, (), None, grown=grown))
+    assert line.endswith("on the rows of the search, and no head significantly improves it")
+
+
+def test_heads_that_were_not_tried_are_counted_where_growth_stops(
+    context: ClaimContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C would help and comes too late; the line does not say that no head does."""
+    monkeypatch.setattr(sufficiency, "MOST_TRIED", 2)
+    model = MadeUp(lambda alive: 0.2 + 0.35 * (A in alive) + 0.4 * (C in alive))
+    tried = stage(A, B, USELESS, D, C)
+    grown = grow(context, "base", {"movers": [A]}, [tried], model, 210, 210, "threshold")
+    assert (grown.joined, grown.untried) == ((), 2)
+    (line,) = growth(Discovery({}, (), None, grown=grown))
+    assert "the strongest effects (the other 2 were not tried) significantly improves" in line

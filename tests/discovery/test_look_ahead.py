@@ -95,31 +95,32 @@ def test_doctor_names_each_claim_that_cannot_be_measured(
 def test_the_gate_says_it_after_collecting_and_measures_nothing_for_it(
     short: Path, ioi_pair: Path, pytester: pytest.Pytester
 ) -> None:
-    """A line before the first item, an error for each such claim, no checkpoint loaded."""
-    found = pytester.runpytest_inprocess(
+    """The gate prints a line before the first item, gives an error for each such claim, and loads no
+    checkpoint."""
+    run = pytester.runpytest_inprocess(
         "-p", "no:hypothesispytest", short, "--model-pair", f"{ioi_pair}/base,{ioi_pair}/ft",
         "--mechanism-store", short.parent / "store", "-m",
         'kind(name="faithfulness") or kind(name="transfer")',
         "--tb=line",
         "--mechanism-json", "out.json",
     )  # fmt: skip
-    assert found.ret == pytest.ExitCode.TESTS_FAILED
-    said = found.stdout.str()
-    assert said.count("cannot be measured: ") == 2
-    assert said.index("cannot be measured: ") < said.index("FAILURES")
-    found.stdout.fnmatch_lines(
+    assert run.ret == pytest.ExitCode.TESTS_FAILED
+    output = run.stdout.str()
+    assert output.count("cannot be measured: ") == 2
+    assert output.index("cannot be measured: ") < output.index("FAILURES")
+    run.stdout.fnmatch_lines(
         [f"mechanism: circuit_suffices on base cannot be measured: *ioi.yaml:*: {SHORT}*"]
     )
-    found.stdout.fnmatch_lines(["error * ioi.circuit_suffices *", "error * ioi.same_circuit *"])
+    run.stdout.fnmatch_lines(["error * ioi.circuit_suffices *", "error * ioi.same_circuit *"])
     assert measured(short.parent) == []
     assert '"checkpoints_loaded": 0' in (pytester.path / "out.json").read_text()
-    assert "Traceback" not in said
+    assert "Traceback" not in output
 
 
 def test_fine_tune_draws_its_questions_before_it_loads_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task with nothing that must be refused, and a disk that is full: a line, no training."""
+    """A task without requests to refuse, and a full disk: one line each, and no training."""
     import pytest_mechanism.checkpoints.loading.model as loading
 
     def load_model(*_: object, **__: object) -> None:

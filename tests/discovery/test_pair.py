@@ -37,12 +37,12 @@ def without_head(
     shutil.copytree(ZOO / source, folder)
     weights = load_file(folder / "model.safetensors")
     size = read_shape(folder).d_head
-    mine = slice(head * size, (head + 1) * size)
+    columns = slice(head * size, (head + 1) * size)
     gpt2 = f"transformer.h.{layer}.attn.c_proj.weight"  # its matrices are [inputs, outputs]
     part = (
-        weights[gpt2][mine]
+        weights[gpt2][columns]
         if gpt2 in weights
-        else weights[f"model.layers.{layer}.self_attn.o_proj.weight"][:, mine]
+        else weights[f"model.layers.{layer}.self_attn.o_proj.weight"][:, columns]
     )
     drawn = torch.randn(part.shape, generator=torch.Generator().manual_seed(0))
     part.copy_((noise or 0.0) * float(part.float().std()) * drawn)
@@ -56,9 +56,9 @@ def verdicts(folder: Path, spec: str, pair: str) -> dict[str, str]:
     loaded = load(folder / spec)
     items = [(n, c, role) for n, c in loaded.claims.items() for role in c.roles()]
     gate.plan([(loaded, claim, role) for _, claim, role in items])
-    found = {f"{n}.{role}": gate.judge(loaded, claim, role).status for n, claim, role in items}
+    statuses = {f"{n}.{role}": gate.judge(loaded, claim, role).status for n, claim, role in items}
     gate.runner.checkpoint.release()
-    return found
+    return statuses
 
 
 FEW = partial(Effort, rank_rows=70, select_rows=42, threshold_rows=105)
@@ -91,8 +91,8 @@ def test_what_holds_on_both_models_is_claimed_of_both(planted: Path) -> None:
         "value_fetcher": [(3, 1), (3, 4)],
         "pos_transmitter": [(2, 6)],
     }
-    found = verdicts(planted, "found.yaml", "base=zoo:planted_base,ft=zoo:planted_ft")
-    assert found == {
+    statuses = verdicts(planted, "found.yaml", "base=zoo:planted_base,ft=zoo:planted_ft")
+    assert statuses == {
         "solves_task.base": "pass",
         "solves_task.ft": "pass",
         "value_fetcher_is_heard.base": "pass",
@@ -104,7 +104,7 @@ def test_what_holds_on_both_models_is_claimed_of_both(planted: Path) -> None:
 
 
 def test_what_does_not_hold_is_a_comment_with_its_score_on_each_model(planted: Path) -> None:
-    """Two groups without those that they hear from do not suffice in either model."""
+    """Two groups without the groups that feed them suffice in neither model."""
     text = (planted / "found.yaml").read_text()
     assert "# circuit_suffices: {kind: faithfulness, on: [base, ft], between: [0.9, 1.1]}" in text
     for role in ("base", "ft"):
@@ -119,10 +119,10 @@ def test_what_does_not_hold_is_a_comment_with_its_score_on_each_model(planted: P
 def test_the_spec_is_red_on_a_fine_tune_whose_head_was_silenced(
     planted: Path, tmp_path: Path
 ) -> None:
-    """And it is claims about ft that say so."""
+    """Only claims about ft are red."""
     ruined = without_head("planted_ft", tmp_path / "ruined", 2, 6)
-    found = verdicts(planted, "found.yaml", f"base=zoo:planted_base,ft={ruined}")
-    red = {name for name, status in found.items() if status not in ("pass", "skipped")}
+    statuses = verdicts(planted, "found.yaml", f"base=zoo:planted_base,ft={ruined}")
+    red = {name for name, status in statuses.items() if status not in ("pass", "skipped")}
     assert "pos_transmitter_is_heard.ft" in red
     assert all(name.endswith(".ft") for name in red)
 
@@ -130,7 +130,7 @@ def test_the_spec_is_red_on_a_fine_tune_whose_head_was_silenced(
 def test_with_one_model_the_spec_says_what_judges_a_fine_tune(
     planted: Path, little_effort: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same measurements from the store; the claims to add stand as comments, and are valid."""
+    """The measurements come from the store; comments contain the claims to add, and these are valid."""
     command = ["discover", "-q", str(planted / "planted.yaml"), "--store", str(planted / "store")]
     out = planted / "alone.yaml"
     assert main([*command, "--model", "base=zoo:planted_base", "--out", str(out)]) == 1
@@ -147,7 +147,7 @@ def test_with_one_model_the_spec_says_what_judges_a_fine_tune(
 def test_groups_that_were_found_are_written_although_another_was_not(
     planted: Path, little_effort: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """This model reads no object by its label: that group has no heads, the others keep theirs."""
+    """This model reads no object by its label: that group has no heads, the other groups keep theirs."""
     spec = planted / "partial.yaml"
     reader = (
         "  reader: {heads: discovered, at: correct_object, into: {group: value_fetcher, via: v}}\n"
@@ -157,11 +157,11 @@ def test_groups_that_were_found_are_written_although_another_was_not(
     out = planted / "part.yaml"
     command = ["discover", "-q", str(spec), "--store", str(planted / "store"), "--out", str(out)]
     assert main([*command, "--model", "base=zoo:planted_base"]) == 1
-    said, err = capsys.readouterr()
+    output, err = capsys.readouterr()
     assert "base: no heads found for group reader, below: no head has the required effect" in err
     assert "lower find: {drops_at_least: ...}" in err
-    found = {line.split()[0]: line.split()[1:] for line in said.splitlines()[1:5]}
-    assert found == {
+    heads = {line.split()[0]: line.split()[1:] for line in output.splitlines()[1:5]}
+    assert heads == {
         "value_fetcher": ["3.1", "3.4"],
         "pos_transmitter": ["2.6"],
         "reader": ["not", "found"],
@@ -193,12 +193,12 @@ def test_the_spec_of_the_embedded_pair_is_red_on_its_ruined_twins(
     main(
         [*command, "--model-pair", "base=zoo:base,ft=zoo:ft", "--out", str(tmp_path / "found.yaml")]
     )
-    found = verdicts(tmp_path, "found.yaml", "base=zoo:base,ft=zoo:ft")
-    assert {*found.values()} == {"pass"}
-    assert {"no_worse.ft", "same_circuit.pair", "pos_transmitter_is_heard.ft"} <= found.keys()
+    statuses = verdicts(tmp_path, "found.yaml", "base=zoo:base,ft=zoo:ft")
+    assert {*statuses.values()} == {"pass"}
+    assert {"no_worse.ft", "same_circuit.pair", "pos_transmitter_is_heard.ft"} <= statuses.keys()
     noisy = without_head("ft", tmp_path / "noisy", 2, 2, noise=3.0)
     for ruined in ("zoo:ft_rerouted", str(noisy)):
-        found = verdicts(tmp_path, "found.yaml", f"base=zoo:base,ft={ruined}")
-        red = {name for name, status in found.items() if status != "pass"}
+        statuses = verdicts(tmp_path, "found.yaml", f"base=zoo:base,ft={ruined}")
+        red = {name for name, status in statuses.items() if status != "pass"}
         assert red
         assert all(name.endswith((".ft", ".pair")) for name in red)

@@ -13,9 +13,10 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.discovery import screening
+from pytest_mechanism.discovery.discover import no_heads_reason
 from pytest_mechanism.discovery.looks import looks, measure_in_looks
 from pytest_mechanism.discovery.screening import Screening, bands, number_kept, summary
-from pytest_mechanism.discovery.stages import StageSearch
+from pytest_mechanism.discovery.stages import Stage, StageSearch
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Screen
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
@@ -45,7 +46,7 @@ class MadeUp:
     effects: dict[Head, float]
     missed: set[Head] = field(default_factory=set)
     spread: float = 0.001
-    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    rows_measured: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __call__(self, measurement: Measurement[Any]) -> Any:
         request = measurement.request
@@ -54,14 +55,14 @@ class MadeUp:
         values = {}
         if isinstance(request, PathPatching):
             for name, heads in request.senders.items():
-                self.asked.append((name, request.first, request.rows))
+                self.rows_measured.append((name, request.first, request.rows))
                 values[name] = sum(self.effects.get(head, 0.0) for head in heads) + noise
                 values[f"ratio {name}"] = np.expm1(values[name])
         else:
             for layer, head in request.heads:
                 effect = self.effects.get((layer, head), 0.0)
-                seen = 0.0 if (layer, head) in self.missed else effect
-                values[f"{layer}.{head}"] = values[f"slope {layer}.{head}"] = seen + 0 * noise
+                estimate = 0.0 if (layer, head) in self.missed else effect
+                values[f"{layer}.{head}"] = values[f"slope {layer}.{head}"] = estimate + 0 * noise
         ids = tuple(map(str, rows))
         return Observations(ids, ids, values)
 
@@ -89,13 +90,14 @@ FOUR = Screen(keep=4)
 
 
 def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
-    """Four heads alone, the other twelve in sets of layers; the line says how much those do together."""
+    """Four heads are patched alone, the other twelve in sets of layers; the summary gives the effect of these
+    sets."""
     model = MadeUp({(3, 0): -1.0, (2, 1): -0.5, (1, 0): -0.01})
     effects, screened = run(model, screen=FOUR)
     assert {(3, 0), (2, 1), (1, 0)} < set(effects)
     assert len(effects) == 4
     assert len(screened.left_out) == 12
-    assert {name for name, _, _ in model.asked} == {
+    assert {name for name, _, _ in model.rows_measured} == {
         *(f"{layer}.{head}" for layer, head in effects),
         *(f"rest of layer {layer}" for layer in range(4)),
     }
@@ -105,8 +107,19 @@ def test_heads_left_out_are_patched_together_and_said(run: Run) -> None:
     )
 
 
+def test_a_group_without_heads_says_how_many_were_not_patched_alone(run: Run) -> None:
+    """The reason names the key that sets how many are; of a stage without a screen it does not."""
+    groups = {"g": DiscoveredGroup(heads="discovered", at="last", find=Find(screen=FOUR))}
+    effects, screened = run(MadeUp({(3, 0): -0.001}), screen=FOUR)
+    said = "12 heads were patched only together; find: {screen: {keep: ...}} sets how many"
+    for screening_of_stage, expected in ((screened, True), (Screening(), False)):
+        stage = Stage("g", "last", None, None, effects, {}, (), (), screening_of_stage)
+        assert (said in no_heads_reason(groups, [stage], ["g"])) == expected
+
+
 def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None:
-    """Its estimate is 0; its layer's effect is not, so the layer's heads are patched alone after all."""
+    """The head's estimate is 0, but its layer's effect is not, so the layer's heads are patched alone after
+    all."""
     model = MadeUp({(3, 0): -1.0, (2, 1): -0.5, (1, 2): -0.4}, missed={(1, 2)})
     effects, screened = run(model, screen=FOUR)
     assert effects[1, 2].value == pytest.approx(-0.4, abs=0.01)
@@ -115,7 +128,7 @@ def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None
 
 
 def test_a_head_whose_layer_cancels_it_stays_hidden(run: Run) -> None:
-    """What the screen cannot see: the docstring of `discovery.screening` says so."""
+    """A limit of the screen, which the docstring of `discovery.screening` states."""
     hidden = MadeUp({(3, 0): -1.0, (1, 2): -0.4, (1, 3): 0.4}, missed={(1, 2), (1, 3)})
     effects, screened = run(hidden, screen=Screen(keep=1))
     assert (1, 2) not in effects
@@ -123,24 +136,24 @@ def test_a_head_whose_layer_cancels_it_stays_hidden(run: Run) -> None:
 
 
 def test_a_settled_head_gets_no_further_rows(run: Run) -> None:
-    """Heads far from the threshold are settled by the first rows; the one beside it gets all."""
+    """The first rows settle heads far from the threshold; the head near it gets all rows."""
     model = MadeUp({(3, 0): -1.0, (2, 1): -0.2}, spread=0.05)
     effects, _ = run(model)
     rows = {head: effect.n for head, effect in effects.items()}
     assert rows.pop((2, 1)) == 210
     assert {*rows.values()} == {64}
-    asked = sum(count for name, _, count in model.asked)
-    assert asked == 16 * 64 + 64 + 82
+    total = sum(count for name, _, count in model.rows_measured)
+    assert total == 16 * 64 + 64 + 82
 
 
 def test_heads_taken_by_rank_get_all_rows(run: Run) -> None:
-    """The published rule compares heads with each other, so no threshold settles one."""
+    """The published rule compares heads with each other, so no threshold settles a head."""
     effects, _ = run(MadeUp({(3, 0): -1.0}), candidates=2)
     assert {effect.n for effect in effects.values()} == {210}
 
 
 def test_looks_are_at_most_three() -> None:
-    """Of few rows, one."""
+    """A search over few rows has a single look."""
     assert looks(210) == [64, 128, 210]
     assert looks(100) == [64, 100]
     assert looks(64) == [64]
@@ -148,11 +161,12 @@ def test_looks_are_at_most_three() -> None:
 
 
 def test_small_models_are_not_screened() -> None:
-    """Up to 64 senders each is patched; above, one in sixteen, at least sixteen, unless the spec says otherwise."""
+    """Up to 64 senders, every sender is patched; above, one in sixteen, at least sixteen, unless the spec
+    names a number."""
     group = DiscoveredGroup(heads="discovered", at="last")
     assert [number_kept(group, n) for n in (16, 64, 65, 270, 1024)] == [16, 64, 16, 17, 64]
-    asked = DiscoveredGroup(heads="discovered", at="last", find=Find(screen=Screen(keep=300)))
-    assert number_kept(asked, 270) == 270
+    explicit = DiscoveredGroup(heads="discovered", at="last", find=Find(screen=Screen(keep=300)))
+    assert number_kept(explicit, 270) == 270
 
 
 def test_bands_hold_every_head_once() -> None:
@@ -181,7 +195,7 @@ def test_a_task_with_few_rows_ends_the_looks() -> None:
     "family", ["entity_tracking, boxes: 7", "ioi", "induction", "counting, refuse: a"]
 )
 def test_more_rows_begin_with_the_same_rows(tmp_path: Path, family: str) -> None:
-    """A later look goes on where the first one ended, whatever the task."""
+    """A later look continues where the earlier look ended, in every task."""
     (tmp_path / "task.yaml").write_text(
         f"mechanism: 1\ncircuit: x\ntask: {{family: {family}, rows: 140}}\n"
         "claims: {solves: {kind: accuracy, at_least: 0.5}}\n"

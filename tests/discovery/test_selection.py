@@ -18,16 +18,16 @@ from pytest_mechanism.types import Head
 DATA = Path(__file__).parents[1] / "data"
 
 
-def sought(at: str, into: str | None, via: str, count: int) -> DiscoveredGroup:
+def discovered_group(at: str, into: str | None, via: str, count: int) -> DiscoveredGroup:
     reader = None if into is None else Into(group=into, via=via)
     return DiscoveredGroup(heads="discovered", at=at, into=reader, find=Find(candidates=count))
 
 
 LLAMA = {
-    "struct_reader": sought("previous_query_label", "pos_detector", "v", 5),
-    "pos_detector": sought("query_label", "pos_transmitter", "v", 25),
-    "pos_transmitter": sought("last", "value_fetcher", "q", 10),
-    "value_fetcher": sought("last", None, "q", 58),
+    "struct_reader": discovered_group("previous_query_label", "pos_detector", "v", 5),
+    "pos_detector": discovered_group("query_label", "pos_transmitter", "v", 25),
+    "pos_transmitter": discovered_group("last", "value_fetcher", "q", 10),
+    "value_fetcher": discovered_group("last", None, "q", 58),
 }
 """The published groups with the published numbers of candidates, as a spec has them."""
 
@@ -73,14 +73,17 @@ def test_asking_for_more_heads_than_there_are_gives_all() -> None:
 
 def test_a_shared_head_stays_with_the_group_that_is_further_from_the_answer() -> None:
     """A and B both find head (0, 0) at one position, B writes to A; A yields."""
-    groups = {"a": sought("last", None, "q", 2), "b": sought("last", "a", "q", 1)}
+    groups = {
+        "a": discovered_group("last", None, "q", 2),
+        "b": discovered_group("last", "a", "q", 1),
+    }
     heads = {"a": [(0, 0), (0, 1)], "b": [(0, 0)]}
     assert unshared(heads, groups) == {"a": [(0, 1)], "b": [(0, 0)]}
 
 
 def test_a_group_whose_heads_the_spec_names_keeps_them_all() -> None:
     """The rule chooses among candidates, and these were chosen by the author."""
-    groups = {"a": Group(heads={0: [0, 1]}, at="last"), "b": sought("last", "a", "q", 1)}
+    groups = {"a": Group(heads={0: [0, 1]}, at="last"), "b": discovered_group("last", "a", "q", 1)}
     heads = {"a": [(0, 0), (0, 1)], "b": [(0, 0)]}
     assert unshared(heads, groups) == heads
 

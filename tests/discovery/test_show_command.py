@@ -61,28 +61,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shown(folder: Path, capsys: pytest.CaptureFixture) -> Shown:
     """The pair has been shown once, in ``pictures``."""
-    found = Shown(folder, capsys)
+    result = Shown(folder, capsys)
     if not (folder / "pictures").exists():
-        code, out, err = found.show("pictures", *PAIR)
+        code, out, err = result.show("pictures", *PAIR)
         assert code == 0, err
         assert out == "".join(f"wrote {folder / 'pictures' / name}\n" for name in FILES)
         assert err == "14 measurements made, 0 taken from the store\n"
-    return found
+    return result
 
 
 def test_pictures_hold_the_numbers_that_were_measured(shown: Shown) -> None:
     """Every score of the maps and every effect of the graph, with its interval and control."""
     heads, circuit = (shown.text(f"pictures/planted_{n}.svg") for n in ("heads", "circuit"))
     spec = load(shown.folder / "planted.yaml")
-    for seen in measured(shown.folder):
-        for stage in seen.stages:
+    for view in measured(shown.folder):
+        for stage in view.stages:
             assert len(stage.effects) == SENDERS[stage.group]
             for (layer, head), effect in stage.effects.items():
-                (text,) = texts(heads, f"score-{stage.group}-{layer}.{head}-{seen.label}")
+                (text,) = texts(heads, f"score-{stage.group}-{layer}.{head}-{view.label}")
                 assert float(text) == pytest.approx(effect.value, abs=0.051)
         for group in spec.groups:
-            score = seen.effects[group]
-            (text,) = texts(circuit, f"effect-{group}-{seen.label}")
+            score = view.effects[group]
+            (text,) = texts(circuit, f"effect-{group}-{view.label}")
             assert float(text) == pytest.approx(score.value, abs=0.051)
             assert score.value < -3
             assert score.control is not None
@@ -132,8 +132,8 @@ def test_showing_again_measures_nothing_and_writes_the_same_bytes(shown: Shown) 
 
 
 def test_one_model_is_one_column(shown: Shown) -> None:
-    """``--model`` in place of a pair; heads that are to be discovered are searched for, and here
-    they are what was planted."""
+    """With ``--model`` instead of a pair, show searches for heads that are to be discovered, and finds the
+    planted ones."""
     code, _, err = shown.show(
         "one",
         "--model",
@@ -187,7 +187,7 @@ def test_what_cannot_be_shown_is_one_line(
 
 
 def test_a_file_in_place_of_the_folder_is_one_line(shown: Shown) -> None:
-    """Known before anything is measured; also where it stands in the middle of the path."""
+    """show reports it before it measures anything, also for a file in the middle of the path."""
     for out in ("planted.yaml", "planted.yaml/deeper"):
         code, _, err = shown.show(out, *PAIR)
         assert (code, err.count("\n")) == (2, 1)
@@ -212,7 +212,7 @@ def test_a_model_at_chance_has_no_circuit_to_show(shown: Shown) -> None:
 
 
 def test_the_example_has_its_positions_marked() -> None:
-    """In the order of the text; words of two positions carry both numbers."""
+    """The picture's example prompt marks the positions of the groups."""
     from types import SimpleNamespace
 
     from pytest_mechanism.tasks.base import Prompt
@@ -223,6 +223,6 @@ def test_the_example_has_its_positions_marked() -> None:
         {"first": ((6, 8),), "all": ((6, 8), (16, 18)), "end": ((19, 23),)},
         "x",
     )
-    found = positions(SimpleNamespace(groups=groups), prompt)
-    assert list(found) == ["all", "first", "end"]
-    assert marked(prompt.text, found) == "in Box [1, 2: O], in Box [1: L]. [3: the]"
+    marks = positions(SimpleNamespace(groups=groups), prompt)
+    assert list(marks) == ["all", "first", "end"]
+    assert marked(prompt.text, marks) == "in Box [1, 2: O], in Box [1: L]. [3: the]"

@@ -23,7 +23,7 @@ from pytest_mechanism.types import Verdict
 SHAPE = Shape(n_layers=3, n_heads=2, n_kv_heads=2, d_model=8, d_head=4, d_vocab=10)
 
 
-def sought(at: str, into: str | None = None, **find: float) -> DiscoveredGroup:
+def discovered_group(at: str, into: str | None = None, **find: float) -> DiscoveredGroup:
     reader = Into(group=into, via="q") if into else None
     return DiscoveredGroup(heads="discovered", at=at, into=reader, find=Find(**find))
 
@@ -42,7 +42,11 @@ EFFECTS = {
 
 def test_a_chain_goes_from_the_answer_back_to_the_input() -> None:
     """Whatever the order in the file, a group comes after the one it talks into."""
-    groups = {"c": sought("x", "b"), "a": sought("x"), "b": sought("x", "a")}
+    groups = {
+        "c": discovered_group("x", "b"),
+        "a": discovered_group("x"),
+        "b": discovered_group("x", "a"),
+    }
     assert chain(groups) == ["a", "b", "c"]
 
 
@@ -75,16 +79,20 @@ def test_nothing_to_choose_from_chooses_nothing() -> None:
 
 def test_of_two_groups_at_one_position_the_nearer_to_the_answer_yields() -> None:
     """Heads of the value fetcher that are also position transmitters leave the value fetcher."""
-    groups = {"a": sought("last"), "b": sought("last", "a"), "c": sought("query", "b")}
+    groups = {
+        "a": discovered_group("last"),
+        "b": discovered_group("last", "a"),
+        "c": discovered_group("query", "b"),
+    }
     heads = {"a": [(2, 0), (1, 1)], "b": [(1, 1)], "c": [(1, 1)]}
     assert unshared(heads, groups) == {"a": [(2, 0)], "b": [(1, 1)], "c": [(1, 1)]}
 
 
 def test_precision_recall_and_jaccard_of_a_discovered_group() -> None:
-    """Two heads found, one of them right, of three."""
-    mine = {"a": Group(heads={0: [0, 1], 1: [0]}, at="x")}
-    theirs = {"a": Group(heads={0: [0], 2: [1]}, at="x")}
-    assert compare(mine, theirs) == {"a": (0.5, pytest.approx(1 / 3), 0.25)}
+    """Two heads were discovered, one of the three right heads among them."""
+    discovered = {"a": Group(heads={0: [0, 1], 1: [0]}, at="x")}
+    published = {"a": Group(heads={0: [0], 2: [1]}, at="x")}
+    assert compare(discovered, published) == {"a": (0.5, pytest.approx(1 / 3), 0.25)}
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
@@ -95,17 +103,19 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
 
 
 def test_heads_that_minimality_takes_away_altogether_are_named() -> None:
-    """Three that stand in for each other are not needed one by one; the user can name them."""
-    said = not_needed_reason(["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]})
-    assert "no head of group movers is needed" in said
-    assert said.endswith("movers: {heads: {2: [0], 3: [1, 2]}}")
+    """Three heads that replace each other are not needed one by one; the message gives their names in YAML."""
+    reason = not_needed_reason(
+        ["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]}
+    )
+    assert "no head of group movers is needed" in reason
+    assert reason.endswith("movers: {heads: {2: [0], 3: [1, 2]}}")
 
 
 def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> None:
-    """With what it came to; the spec has the others and is valid."""
+    """The comment gives its score; the spec contains the other claims and is valid."""
     spec = load(ZOO.parents[1] / "circuits" / "entity_tracking.yaml")
     movers = {"movers": Group(heads={1: [0]}, at="last")}
-    found = Discovery(movers, (Stage("movers", "last", None, None, {}, {}, (), ()),), None)
+    discovery = Discovery(movers, (Stage("movers", "last", None, None, {}, {}, (), ()),), None)
     at_least = {"kind": "accuracy", "at_least": 0.5}
     path = {"kind": "path", "group": "movers", "drops_at_least": 0.1}
     claims = [
@@ -114,7 +124,7 @@ def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> N
             "movers_is_heard", path, {"base": Verdict("inconclusive", "no control", "drops")}
         ),
     ]
-    (tmp_path / "found.yaml").write_text(spec_text(spec, found, claims, "m", "1234", "base"))
+    (tmp_path / "found.yaml").write_text(spec_text(spec, discovery, claims, "m", "1234", "base"))
     written = load(tmp_path / "found.yaml")
     assert list(written.claims) == ["solves_task"]
     assert (

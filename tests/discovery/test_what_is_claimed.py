@@ -33,7 +33,7 @@ def draft(name: str, status: Any, kind: str = "accuracy") -> DraftClaim:
     return DraftClaim(name, {"kind": kind, **limit}, {"base": Verdict(status, "why", "limit")})
 
 
-def searched(claims: Sequence[DraftClaim]) -> Search:
+def search_with(claims: Sequence[DraftClaim]) -> Search:
     reference = SimpleNamespace(label="m")
     evaluator: Any = SimpleNamespace(runner=SimpleNamespace(references={"base": reference}))
     spec: Any = None
@@ -48,7 +48,7 @@ def test_without_a_claim_that_holds_the_spec_has_one_and_says_that_it_is_red(
     spec = load(ZOO.parents[1] / "circuits" / "entity_tracking.yaml")
     (tmp_path / "found.yaml").write_text(spec_text(spec, FOUND, claims, "m", "1234", "base"))
     assert list(load(tmp_path / "found.yaml").claims) == ["solves_task"]
-    assert [*searched(claims).about_file(Path("found.yaml"))] == [
+    assert [*search_with(claims).about_file(Path("found.yaml"))] == [
         "wrote found.yaml; none of its claims holds on m, and a spec needs a claim: it has solves_task, which is red"
     ]
 
@@ -56,11 +56,11 @@ def test_without_a_claim_that_holds_the_spec_has_one_and_says_that_it_is_red(
 def test_a_circuit_that_does_not_suffice_is_said_with_the_exit_code() -> None:
     """Whatever else holds; a circuit that suffices has no shortcoming."""
     holds = draft("solves_task", "pass")
-    lacking = searched([holds, draft("circuit_suffices", "inconclusive", "faithfulness")])
+    lacking = search_with([holds, draft("circuit_suffices", "inconclusive", "faithfulness")])
     assert [*lacking.shortcomings()] == [
         "circuit_suffices does not hold on m, so the exit code is 1"
     ]
-    enough = searched([holds, draft("circuit_suffices", "pass", "faithfulness")])
+    enough = search_with([holds, draft("circuit_suffices", "pass", "faithfulness")])
     assert [*enough.shortcomings()] == []
 
 

@@ -47,7 +47,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """A command that ran, and its result."""
 
     command: str
@@ -88,7 +88,7 @@ def commands(block: Block) -> list[str]:
     return [c.strip() for c in joined.splitlines() if c.strip() and not c.strip().startswith("#")]
 
 
-def play(page: Path, folder: Path, limit: float = 120) -> Iterator[Ran]:
+def run_page(page: Path, folder: Path, limit: float = 120) -> Iterator[CommandResult]:
     """Write the page's files and run its commands in a folder, block after block.
 
     Args:
@@ -114,7 +114,7 @@ def play(page: Path, folder: Path, limit: float = 120) -> Iterator[Ran]:
                 status, output = run(command, folder, limit)
                 printed += output
                 assert status == wanted, f"{where}: {command}: exit {status}\n{output}"
-                yield Ran(command, block.line, status, wanted, output)
+                yield CommandResult(command, block.line, status, wanted, output)
         elif "output" in block.options:
             for line in block.text.splitlines():
                 assert line.strip() in printed, f"{where}: not printed: {line}\n{printed}"

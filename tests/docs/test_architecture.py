@@ -1,4 +1,4 @@
-"""The map of the code names what is there."""
+"""ARCHITECTURE.md names every file and only files that exist."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_the_list_of_files_is_that_of_the_docstrings() -> None:
 
 
 def test_every_file_has_a_sentence() -> None:
-    """That says what it is for."""
+    """The sentence describes the file."""
     files = [path for path in PACKAGE.rglob("*.py") if path.read_text("utf-8").strip()]
     assert [str(path) for path in files if not file_map.first_sentence(path)] == []
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_every_path_that_the_page_names_exists(page: str) -> None:
-    """In the package or beside it; a bare file name anywhere in the package."""
+    """In the package or the repository; a bare file name may be anywhere in the package."""
     known = {path.name for path in PACKAGE.rglob("*.py")}
     known |= {f"{path.parent.name}/" for path in PACKAGE.rglob("*.py")}
     known |= {"NAME.py", "measurements/NAME.py", "dist/"}  # of what a reader will write or build

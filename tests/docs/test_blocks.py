@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from blocks import Block, blocks, commands, play
+from blocks import Block, blocks, commands, run_page
 
 PAGE = """# A page
 
@@ -62,7 +62,7 @@ def test_files_are_written_and_commands_run_in_their_folder(tmp_path: Path) -> N
     """The commands run in the order of the page."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    ran = list(play(page(tmp_path, PAGE), folder))
+    ran = list(run_page(page(tmp_path, PAGE), folder))
     assert [(command.output, command.status) for command in ran] == [
         ("x: 1\n", 0),
         ("two\n", 0),
@@ -82,4 +82,4 @@ def test_files_are_written_and_commands_run_in_their_folder(tmp_path: Path) -> N
 def test_what_the_page_does_not_say_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     """A wrong status or a missing line of output fails the page."""
     with pytest.raises(AssertionError, match=message):
-        list(play(page(tmp_path, text), tmp_path))
+        list(run_page(page(tmp_path, text), tmp_path))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, blocks, play, run
+from blocks import ROOT, blocks, run, run_page
 
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
@@ -19,7 +19,7 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
 
 def test_how_to_write_a_task(tmp_path: Path) -> None:
     """Every command exits and prints as the page says; lint refuses two specs."""
-    ran = list(play(ROOT / "docs" / "write-a-task.md", tmp_path))
+    ran = list(run_page(ROOT / "docs" / "write-a-task.md", tmp_path))
     assert {command.status for command in ran} == {0, 2}
 
 
@@ -53,7 +53,7 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     from copying import make_pair
 
     make_pair(tmp_path)
-    first = list(play(ROOT / "docs" / "first-spec.md", tmp_path))
+    first = list(run_page(ROOT / "docs" / "first-spec.md", tmp_path))
     assert len(first) == 6
     assert "5 passed" in first[4].output
     named = load(tmp_path / "found.yaml")
@@ -68,16 +68,16 @@ def test_from_installing_to_a_gate_on_a_pair_of_ones_own(tmp_path: Path) -> None
     for line in shown.splitlines():  # the page shows the spec that `new` writes
         assert line.partition("   #")[0].partition("[ant")[0].rstrip() in spec, line
 
-    gate = list(play(ROOT / "docs" / "gate-a-release.md", tmp_path))
+    gate = list(run_page(ROOT / "docs" / "gate-a-release.md", tmp_path))
     assert json.loads((tmp_path / "mechanism.json").read_text())["exit_code"] == 0
     assert "have no baseline yet" in gate[0].output
     scores = {p.name for p in (tmp_path / "circuits" / "__scores__").iterdir()}
     assert scores == {"base+ft", "released+candidate"}
 
-    trusted = list(play(ROOT / "docs" / "trust.md", tmp_path))
+    trusted = list(run_page(ROOT / "docs" / "trust.md", tmp_path))
     assert "5 passed" in trusted[0].output
 
-    failure = list(play(ROOT / "docs" / "read-a-failure.md", tmp_path))
+    failure = list(run_page(ROOT / "docs" / "read-a-failure.md", tmp_path))
     assert "FAIL" in failure[0].output
     assert load(tmp_path / "circuits" / "found.yaml").groups.keys() == {"induction", "previous"}
     assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".svg", ".png"}
@@ -92,7 +92,7 @@ def duration_on_ft(doctor: str) -> str:
 
 def test_how_to_write_a_claim_kind(tmp_path: Path) -> None:
     """The page's package runs and doctor counts its cost; without a safeguard its claim does not pass."""
-    lint, doctor, gate = list(play(ROOT / "docs" / "write-a-claim-kind.md", tmp_path, 300))[-3:]
+    lint, doctor, gate = list(run_page(ROOT / "docs" / "write-a-claim-kind.md", tmp_path, 300))[-3:]
     assert "1 claims, 2 tests" in lint.output
     assert duration_on_ft(doctor.output).endswith(" s")
     assert "2 passed" in gate.output

@@ -121,7 +121,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def loaded(tiny: Callable[[str], Path]) -> Callable[[str, str], Any]:
-    """The tiny model of a family in a dtype, loaded once; whoever changes it puts it back."""
+    """The tiny model of a family in a dtype, loaded once; a test that changes it must restore it."""
     from pytest_mechanism.checkpoints.loading.model import load_model
 
     @cache
@@ -139,5 +139,5 @@ def model(request: pytest.FixtureRequest, loaded: Callable[[str], Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def gqa(loaded: Callable[[str], Any]) -> Any:
-    """One family, where what is tested is none of the family's business."""
+    """A single family, for tests that do not depend on the family."""
     return loaded("llama-gqa")

@@ -63,7 +63,7 @@ class EngineCase:
             first = Outcome(first.logits[:, :0], first.readings)
         return [first, *run.branches(self.branches)]
 
-    def asked(self) -> list[Sequence[Reading]]:
+    def all_readings(self) -> list[Sequence[Reading]]:
         """Readings of the run, then of each branch."""
         return [self.readings, *(branch.readings for branch in self.branches)]
 
@@ -89,7 +89,7 @@ def widths(shape: Shape, part: Part) -> tuple[int, int]:
     return 1, shape.d_model
 
 
-class Drawn:
+class CaseBuilder:
     """Draws what a case is made of.
 
     Attributes:
@@ -218,7 +218,7 @@ def cases(draw: st.DrawFn, shape: Shape, branches: int = 5, windowed: bool = Fal
     makes NaN there.
     """
     tokens = draw(batches(padded=not windowed))
-    drawn = Drawn(draw, shape, tokens, windowed)
+    drawn = CaseBuilder(draw, shape, tokens, windowed)
     return EngineCase(
         tokens,
         drawn.several(drawn.edit, 2),
@@ -229,22 +229,22 @@ def cases(draw: st.DrawFn, shape: Shape, branches: int = 5, windowed: bool = Fal
 
 
 def gaps(
-    found: Outcome, wanted: Outcome, tokens: Tokens, asked: Sequence[Reading]
+    observed: Outcome, wanted: Outcome, tokens: Tokens, readings: Sequence[Reading]
 ) -> list[tuple[float, float]]:
     """(largest difference, scale) of the logits and of each reading of tokens that are not padding.
 
     The scale is the standard deviation of logits and the root mean square of readings, of which
     an edit may have made a constant.
     """
-    assert found.logits.shape == wanted.logits.shape
-    assert len(found.readings) == len(wanted.readings) == len(asked)
-    pairs = [(found.logits, wanted.logits)]
+    assert observed.logits.shape == wanted.logits.shape
+    assert len(observed.readings) == len(wanted.readings) == len(readings)
+    pairs = [(observed.logits, wanted.logits)]
     everywhere = torch.arange(tokens.ids.shape[1]).expand_as(tokens.ids)
-    for mine, theirs, reading in zip(found.readings, wanted.readings, asked, strict=True):
-        assert mine.shape == theirs.shape
+    for left, right, reading in zip(observed.readings, wanted.readings, readings, strict=True):
+        assert left.shape == right.shape
         at = everywhere if reading.at is None else reading.at
         there = at <= tokens.last[:, None]
-        pairs.append((mine[there], theirs[there]))
+        pairs.append((left[there], right[there]))
     return [
         (gap(a.double(), b.double()), scale(b.double() - (b.double().mean() if i == 0 else 0)))
         for i, (a, b) in enumerate(pairs)
@@ -256,21 +256,21 @@ def scale(numbers: Tensor) -> float:
     return float(numbers.square().mean().sqrt())
 
 
-def gap(found: Tensor, wanted: Tensor) -> float:
+def gap(observed: Tensor, wanted: Tensor) -> float:
     """The largest difference; infinite where something is not a number."""
-    difference = float((found - wanted).abs().max())
+    difference = float((observed - wanted).abs().max())
     return difference if difference == difference else float("inf")  # noqa: PLR0124 - NaN is not itself
 
 
 def farthest(
-    case: EngineCase, found: Sequence[Outcome], wanted: Sequence[Outcome]
+    case: EngineCase, observed: Sequence[Outcome], wanted: Sequence[Outcome]
 ) -> tuple[float, float]:
     """The largest difference between outcomes of a case, plain and in standard deviations."""
-    assert len(found) == len(wanted)
+    assert len(observed) == len(wanted)
     every = [
-        each
-        for mine, theirs, asked in zip(found, wanted, case.asked(), strict=True)
-        for each in gaps(mine, theirs, case.tokens, asked)
+        pair
+        for left, right, readings in zip(observed, wanted, case.all_readings(), strict=True)
+        for pair in gaps(left, right, case.tokens, readings)
     ]
     return (
         max((difference for difference, _ in every), default=0.0),

@@ -56,7 +56,7 @@ ASKED: dict[str, Sequence[Branch]] = {
 }
 
 
-def asked_of(engine: Engine, branches: Sequence[Branch], gradients: bool) -> None:
+def run_on(engine: Engine, branches: Sequence[Branch], gradients: bool) -> None:
     """A run with readings, branches of it, and readings alone."""
     edits = [] if gradients else [EDIT]
     readings = [Reading(Site(1, part), END) for part in ("z", "k", "resid_pre")]
@@ -69,16 +69,16 @@ def asked_of(engine: Engine, branches: Sequence[Branch], gradients: bool) -> Non
     engine.run(RAGGED, readings=readings, answer=False).outcome  # noqa: B018
 
 
-@pytest.mark.parametrize("what", ASKED)
+@pytest.mark.parametrize("method", ASKED)
 @pytest.mark.parametrize("family", ["llama-gqa", "gpt2", "qwen3"])
 @pytest.mark.parametrize("make", [ReferenceEngine, BranchEngine])
 def test_every_tensor_is_made_where_the_prompts_are(
-    loaded: Callable[..., LoadedModel], make: Any, family: str, what: str
+    loaded: Callable[..., LoadedModel], make: Any, family: str, method: str
 ) -> None:
-    """With another device than theirs for whatever is not told where."""
+    """torch's default device differs from the prompts' device, so a tensor without an explicit device raises."""
     engine = make(loaded(family, "float32").wrapped)
     with torch.device("meta"):
-        asked_of(engine, ASKED[what], gradients=what == "learned")
+        run_on(engine, ASKED[method], gradients=method == "learned")
 
 
 @pytest.mark.parametrize("made", [torch.zeros(3, 1, 4, 8), torch.zeros(4, 1)], ids=["rows", "one"])
@@ -86,7 +86,7 @@ def test_every_tensor_is_made_where_the_prompts_are(
 def test_what_is_put_in_may_come_from_another_device(
     gqa: LoadedModel, make: Any, made: Tensor
 ) -> None:
-    """As another model's activations do."""
+    """Activations of another model may wait on the host."""
     with PretendedGPU():
         value = torch.zeros(made.shape)
         with pytest.raises(RuntimeError, match="on two devices"):
@@ -99,8 +99,8 @@ def test_what_is_put_in_may_come_from_another_device(
 
 @pytest.mark.parametrize(("frozen", "width"), [(False, 5), (True, 2)])
 def test_a_gpu_is_waited_for_once_a_pack(gqa: LoadedModel, frozen: bool, width: int) -> None:
-    """By transformer-lens, which looks whether the mask hides something when logits are computed;
-    not for each branch, nor for what is known of the packs before."""
+    """The number of waits grows with packs, not with branches: once per pack, transformer-lens checks whether
+    the mask hides a key."""
     place, engine = MIDDLE[:1].expand(3, 1), BranchEngine(gqa.wrapped)
     active = [ActiveHeads(2, place, (0, 3))]
 

@@ -1,5 +1,4 @@
-"""Families that the branch engine does not understand are measured by the reference engine, and
-whoever reads their scores is told."""
+"""The reference engine measures families that the branch engine does not support, and reports say so."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ from pytest_mechanism.types import canonical
 OTHER = Tokens(TOKENS.ids + 100, TOKENS.lengths - 2)
 
 
-def why_not(model: LoadedModel) -> str | None:
+def difference_of_engines(model: LoadedModel) -> str | None:
     reference, branch = ReferenceEngine(model.wrapped), BranchEngine(model.wrapped)
     return disagreement(model, reference, branch, TOKENS, OTHER)
 
@@ -51,7 +50,7 @@ def test_families_that_are_understood_get_the_branch_engine(
 ) -> None:
     """In every dtype: rounding is no disagreement."""
     model = loaded(family, dtype)
-    assert why_not(model) is None
+    assert difference_of_engines(model) is None
     for engine in (ReferenceEngine(model.wrapped), BranchEngine(model.wrapped)):
         check(model, engine, TOKENS, OTHER)
 
@@ -67,7 +66,7 @@ def test_attention_that_cannot_be_cut_is_an_error(
     else works there, by the branch engine too."""
     model = loaded(family, "float32")
     run = engine(model.wrapped).run(TOKENS)
-    assert why_not(model) is None
+    assert difference_of_engines(model) is None
     branches = [Branch(), Branch(knockouts=[Knockout(0, LAST, LAST - 1)])]
     if cuts:
         whole, cut = (outcome.logits for outcome in run.branches(branches))
@@ -80,7 +79,7 @@ def test_attention_that_cannot_be_cut_is_an_error(
 # -- families that are not understood
 
 
-def alibi(arguments: dict[str, Any]) -> None:
+def mask_with_distances(arguments: dict[str, Any]) -> None:
     """A mask that also says how far a key is."""
     mask = arguments["attention_mask"]
     arguments["attention_mask"] = mask - torch.arange(mask.shape[-1], dtype=mask.dtype) / 8
@@ -99,7 +98,7 @@ def no_cache(arguments: dict[str, Any]) -> None:
 
 
 STRANGE: dict[Callable[[dict[str, Any]], None], str] = {
-    alibi: "attention masks do more than hide keys",
+    mask_with_distances: "attention masks do more than hide keys",
     one_mask_a_head: "attention masks of shape (3, 4, 8, 8) are not understood",
     unknown_tensor: "a layer takes per_layer_input, which is not understood",
     no_cache: "3 of 3 layers ran, 0 kept a cache",
@@ -130,13 +129,13 @@ def family(gqa: LoadedModel) -> Iterator[Callable[[Callable[[dict[str, Any]], No
 
 @pytest.mark.parametrize("change", STRANGE, ids=lambda change: change.__name__)
 def test_a_family_that_is_not_understood_is_not_guessed(family: Any, change: Any) -> None:
-    """A run says what it does not understand; that is the reason why the engine is not used."""
+    """The branch engine raises an error that names what it does not support."""
     model = family(change)
     assert ReferenceEngine(model.wrapped).run(TOKENS).outcome.logits.isfinite().all()
     with pytest.raises(UnsupportedFamily) as problem:
         assert BranchEngine(model.wrapped).run(TOKENS).outcome
     assert str(problem.value) == STRANGE[change]
-    assert why_not(model) == STRANGE[change]
+    assert difference_of_engines(model) == STRANGE[change]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +152,7 @@ def test_a_window_that_is_counted_in_columns_is_seen_before_a_prompt_outgrows_it
     layers["attention_layers"] = ["global", attention]
     (folder / "config.json").write_text(json.dumps(config | layers))
     model = load_model("base", folder, "cpu", "float32", lambda _: [5, 6, 7])
-    result = why_not(model)
+    result = difference_of_engines(model)
     assert (result or "").startswith(reason or "")
     assert (result is None) == (reason is None)
 
@@ -167,7 +166,7 @@ def test_whatever_a_family_raises_is_the_reason(
         raise TypeError("layer takes\n3 arguments")
 
     monkeypatch.setattr(record, "last_mlp_at", forward)
-    assert why_not(gqa) == "TypeError: layer takes 3 arguments"
+    assert difference_of_engines(gqa) == "TypeError: layer takes 3 arguments"
 
 
 def test_what_the_reference_engine_raises_is_not_the_fast_ones_fault(
@@ -180,7 +179,7 @@ def test_what_the_reference_engine_raises_is_not_the_fast_ones_fault(
 
     monkeypatch.setattr(ReferenceEngine, "forward", forward)
     with pytest.raises(TypeError, match="no model"):
-        why_not(gqa)
+        difference_of_engines(gqa)
 
 
 def windowed(length: int) -> Tensor:
@@ -230,15 +229,17 @@ def test_an_engine_that_sees_the_wrong_keys_is_noticed(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch, wrong: Any
 ) -> None:
     """Whatever makes its numbers others, they are compared before any is reported."""
-    assert why_not(model) is None
+    assert difference_of_engines(model) is None
     monkeypatch.setattr(Layout, "mask", wrong)
-    assert "by the branch engine differ from reference" in str(why_not(model))
+    assert "by the branch engine differ from reference" in str(difference_of_engines(model))
 
 
 def test_a_layer_that_masks_by_itself_is_noticed(loaded: Callable[..., LoadedModel]) -> None:
     """GPT-Neo's local attention counts keys, so it is right for few branches and wrong for many."""
     model = loaded("neo", "float32")
-    assert "the last of many branches by the branch engine differ" in str(why_not(model))
+    assert "the last of many branches by the branch engine differ" in str(
+        difference_of_engines(model)
+    )
 
 
 def test_a_read_only_forward_that_reads_something_else_is_noticed(
@@ -252,7 +253,7 @@ def test_a_read_only_forward_that_reads_something_else_is_noticed(
         return replace(outcome, readings=tuple(r.flip(2) for r in outcome.readings))
 
     monkeypatch.setattr("pytest_mechanism.engine.branch.read_only_forward", flipped)
-    assert "readings alone by the branch engine differ" in str(why_not(gqa))
+    assert "readings alone by the branch engine differ" in str(difference_of_engines(gqa))
 
 
 @pytest.mark.parametrize("site", [Site(2, "scores"), Site(0, "z")], ids=str)
@@ -267,7 +268,7 @@ def test_an_engine_whose_hooks_do_not_fire_is_noticed(
         return right(model, [h for h in hooks if h not in deaf])
 
     monkeypatch.setattr(BridgeModel, "hooked", hooked)
-    assert f"hook {site.hook} fired 0 times in one layer" in str(why_not(gqa))
+    assert f"hook {site.hook} fired 0 times in one layer" in str(difference_of_engines(gqa))
 
 
 # -- what becomes of it
@@ -299,12 +300,12 @@ def runner(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[..., Runner]
 
 
 def test_engines_have_the_same_scores(runner: Any) -> None:
-    """Each head's effect in float32, and neither run has anything to be noted."""
+    """Each head's effect in float32 is the same, and neither run has a note."""
     result = []
     for engine in ("branch", "reference"):
-        mine = runner(engine)
-        result.append(mine.measure(EFFECTS).values)
-        assert mine.notes == {}
+        one_engine = runner(engine)
+        result.append(one_engine.measure(EFFECTS).values)
+        assert one_engine.notes == {}
     assert (
         list(result[0])
         == list(result[1])

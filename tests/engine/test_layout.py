@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Drawn, batches
+from strategies import CaseBuilder, batches
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.shape import Shape
@@ -30,7 +30,7 @@ TOKENS = Tokens(torch.zeros(2, 6, dtype=torch.long), torch.tensor([5, 3]))
 """Two rows of five and three tokens, and one column that no row needs."""
 
 
-def at(*places: int | Sequence[int]) -> Tensor:
+def places_of(*places: int | Sequence[int]) -> Tensor:
     """[2, K]: the same places of both rows, or one list a row."""
     return torch.tensor([list(p) if isinstance(p, Sequence) else [p] for p in places])
 
@@ -54,35 +54,38 @@ def layers(branch: Branch) -> tuple[int, int]:
 
 
 def test_a_branch_computes_from_its_first_position_on() -> None:
-    """Attention looks back only: what stands before the edit stays as it was."""
-    assert active(Branch([edit(0, at(3, 1))])) == [[3, 4], [1, 2]]
+    """Attention is causal, so positions before the edit stay unchanged."""
+    assert active(Branch([edit(0, places_of(3, 1))])) == [[3, 4], [1, 2]]
 
 
 def test_the_first_of_several_positions_counts() -> None:
-    """In each row for itself, wherever it stands among the edits."""
-    branch = Branch([edit(0, at([4, 3], [2, 2])), edit(2, at(4, 0))])
+    """In each row separately, in any order of the edits."""
+    branch = Branch([edit(0, places_of([4, 3], [2, 2])), edit(2, places_of(4, 0))])
     assert active(branch) == [[3, 4], [0, 1, 2]]
 
 
 def test_a_branch_with_frozen_attention_computes_what_it_names_and_the_answer() -> None:
     """z carries all that flows between tokens, and it is frozen."""
     branch = Branch(
-        [edit(0, at(1, 0))],
-        [Reading(Site(2, "q"), at(3, 0))],
+        [edit(0, places_of(1, 0))],
+        [Reading(Site(2, "q"), places_of(3, 0))],
         freeze_attention=True,
-        active_heads=[ActiveHeads(1, at(0, 1))],
+        active_heads=[ActiveHeads(1, places_of(0, 1))],
     )
     assert active(branch) == [[0, 1, 3, 4], [0, 1, 2]]
 
 
 def test_without_an_answer_the_last_token_is_not_computed() -> None:
     """A first pass of path patching costs its position alone."""
-    assert active(Branch([edit(0, at(1, 0))], freeze_attention=True, answer=False)) == [[1], [0]]
+    assert active(Branch([edit(0, places_of(1, 0))], freeze_attention=True, answer=False)) == [
+        [1],
+        [0],
+    ]
 
 
 def test_the_queries_of_a_knockout_are_computed_and_its_keys_are_not() -> None:
     """A key that is cut is not changed."""
-    branch = Branch(knockouts=[Knockout(1, at(4, 2), at(0, 0))])
+    branch = Branch(knockouts=[Knockout(1, places_of(4, 2), places_of(0, 0))])
     assert active(branch) == [[4], [2]]
 
 
@@ -90,12 +93,12 @@ def test_the_queries_of_a_knockout_are_computed_and_its_keys_are_not() -> None:
 def test_padding_is_not_computed(frozen: bool) -> None:
     """Not for an edit of every position, and not where padding is named."""
     assert active(Branch([edit(0, None)], freeze_attention=frozen)) == [[0, 1, 2, 3, 4], [0, 1, 2]]
-    assert active(Branch([edit(0, at(5, 4))], freeze_attention=frozen)) == [[4], [2]]
+    assert active(Branch([edit(0, places_of(5, 4))], freeze_attention=frozen)) == [[4], [2]]
 
 
 def test_active_heads_have_no_effect_without_frozen_attention() -> None:
     """Every head computes its attention there."""
-    assert active(Branch(active_heads=[ActiveHeads(0, at(0, 0))])) == [[4], [2]]
+    assert active(Branch(active_heads=[ActiveHeads(0, places_of(0, 0))])) == [[4], [2]]
     assert layers(Branch(active_heads=[ActiveHeads(0)])) == (2, 2)
 
 
@@ -106,7 +109,7 @@ def test_active_heads_have_no_effect_without_frozen_attention() -> None:
         (Branch([edit(2, None), edit(1, None)], [Reading(Site(0, "z"))]), (0, 2)),
         (Branch([edit(0, None)], [Reading(Site(1, "k"))], answer=False), (0, 1)),
         (Branch(freeze_attention=True, active_heads=[ActiveHeads(1)]), (1, 2)),
-        (Branch(knockouts=[Knockout(1, at(1, 1), at(0, 0))]), (1, 2)),
+        (Branch(knockouts=[Knockout(1, places_of(1, 1), places_of(0, 0))]), (1, 2)),
         (Branch(), (2, 2)),
     ],
     ids=["edit", "reading below", "no answer", "active heads", "knockout", "nothing"],
@@ -120,7 +123,7 @@ def test_a_branch_needs_its_lowest_layer_up_to_its_answer_or_last_reading(
 
 def test_branches_that_name_the_same_tensor_share_their_tokens_if_they_are_alike() -> None:
     """With frozen attention or not, with an answer or without: those compute other tokens at the same positions."""
-    place, shared = at(1, 0), Planner(TOKENS, LAYERS)
+    place, shared = places_of(1, 0), Planner(TOKENS, LAYERS)
     unlike = [
         Branch([edit(0, place)], freeze_attention=frozen, answer=answer)
         for frozen in (False, True)
@@ -136,14 +139,14 @@ def test_branches_that_name_the_same_tensor_share_their_tokens_if_they_are_alike
 
 
 @st.composite
-def several(draw: st.DrawFn) -> tuple[Tokens, list[Branch]]:
+def tokens_and_branches(draw: st.DrawFn) -> tuple[Tokens, list[Branch]]:
     tokens = draw(batches())
-    drawn = Drawn(draw, SHAPE, tokens)
+    drawn = CaseBuilder(draw, SHAPE, tokens)
     return tokens, [drawn.branch() for _ in range(draw(st.integers(1, 6)))]
 
 
 @settings(max_examples=20, deadline=None)
-@given(several(), st.integers(1, 20))
+@given(tokens_and_branches(), st.integers(1, 20))
 def test_packs_keep_the_order_and_the_room(case: tuple[Tokens, list[Branch]], room: int) -> None:
     """Every branch once, those with frozen attention apart; a pack is too wide only where one branch alone is."""
     tokens, branches = case
@@ -161,7 +164,7 @@ def layout(tokens: Tokens, branches: Sequence[Branch]) -> Layout:
 
 
 @settings(max_examples=20, deadline=None)
-@given(several())
+@given(tokens_and_branches())
 def test_a_token_sees_its_own_branchs_tokens_instead_of_the_runs(
     case: tuple[Tokens, list[Branch]],
 ) -> None:
@@ -182,24 +185,24 @@ def test_a_token_sees_its_own_branchs_tokens_instead_of_the_runs(
                 assert any(sees)  # or its attention would not be a number
                 continue
             member = made.members[owner[column]]
-            mine = {p for p in member.active[row].tolist() if p != NO_TOKEN}
+            own = {p for p in member.active[row].tolist() if p != NO_TOKEN}
             wanted = {k for k in range(length) if visible[row, place, k]}
             run = {k for k in range(made.prefix) if sees[k]}
             side = [c for c in range(len(owner)) if sees[made.prefix + c]]
-            assert run == wanted - mine
-            assert {active[row][c] for c in side} == wanted & mine
+            assert run == wanted - own
+            assert {active[row][c] for c in side} == wanted & own
             assert {owner[c] for c in side} <= {owner[column]}
 
 
 @settings(max_examples=20, deadline=None)
-@given(several(), st.data())
+@given(tokens_and_branches(), st.data())
 def test_a_position_is_found_in_its_branchs_columns(
     case: tuple[Tokens, list[Branch]], data: Any
 ) -> None:
-    """Or said to be absent, if the branch does not compute it."""
+    """Or reported as absent, if the branch does not compute it."""
     tokens, branches = case
     made = layout(tokens, branches)
-    places = Drawn(data.draw, SHAPE, tokens).at()
+    places = CaseBuilder(data.draw, SHAPE, tokens).at()
     everywhere = torch.arange(tokens.ids.shape[1]).expand_as(tokens.ids)
     wanted = everywhere if places is None else places
     for i, member in enumerate(made.members):

@@ -28,7 +28,7 @@ VERDICTS = {"learnt_nothing": "pass", "knows_it": "fail", "moves_nothing": "inco
 
 
 @dataclass(frozen=True)
-class Found:
+class RunResult:
     """What a run left.
 
     Attributes:
@@ -51,7 +51,7 @@ def run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Callable[..., Found]:
+) -> Callable[..., RunResult]:
     """Runs the spec on a tiny pair, in this process: pytester would forget what the run imports,
     and torch cannot be imported twice."""
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def run(
     tmp_path.joinpath("tiny.yaml").write_text(SPEC.lstrip())
     result = tmp_path / "out.json"
 
-    def of(*arguments: str) -> Found:
+    def of(*arguments: str) -> RunResult:
         result.unlink(missing_ok=True)
         pair = f"base={tiny('llama-gqa')},ft={tiny('llama')}"
         ours = ("--model-pair", pair, "--mechanism-no-store", "--mechanism-json", str(result))
@@ -70,12 +70,12 @@ def run(
         code = int(pytest.main([*plain, *ours, *arguments]))
         text = capsys.readouterr()
         claims = json.loads(result.read_text())["claims"] if result.exists() else []
-        return Found(code, [*text.out.splitlines(), *text.err.splitlines()], claims)
+        return RunResult(code, [*text.out.splitlines(), *text.err.splitlines()], claims)
 
     return of
 
 
-def test_an_engine_that_does_not_exist_is_a_usage_error(run: Callable[..., Found]) -> None:
+def test_an_engine_that_does_not_exist_is_a_usage_error(run: Callable[..., RunResult]) -> None:
     """One line that names those that do."""
     result = run("--mechanism-engine", "nonsense")
     assert (result.code, result.claims) == (pytest.ExitCode.USAGE_ERROR, [])
@@ -84,7 +84,7 @@ def test_an_engine_that_does_not_exist_is_a_usage_error(run: Callable[..., Found
 
 
 def test_a_run_without_the_engine_asked_for_says_so_and_has_the_references_scores(
-    monkeypatch: pytest.MonkeyPatch, run: Callable[..., Found]
+    monkeypatch: pytest.MonkeyPatch, run: Callable[..., RunResult]
 ) -> None:
     """A sentence below the table and a note on each claim; nothing else differs."""
     branch, reference = run(), run("--mechanism-engine", "reference")

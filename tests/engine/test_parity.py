@@ -43,7 +43,7 @@ def whole() -> Iterator[None]:
         yield
 
 
-def few(examples: int) -> Callable[[Any], Any]:
+def examples_at_most(examples: int) -> Callable[[Any], Any]:
     return settings(max_examples=examples, deadline=None)
 
 
@@ -56,7 +56,7 @@ def tokens_of(*lengths: int) -> Tokens:
 # -- equal outcomes
 
 
-@few(15)
+@examples_at_most(15)
 @given(data=st.data())
 def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: Any) -> None:
     """Any edits, readings, branches with frozen attention, active heads and knockouts: equal within 1e-9."""
@@ -67,7 +67,7 @@ def test_every_outcome_is_the_references_in_float64(model: LoadedModel, data: An
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@few(10)
+@examples_at_most(10)
 @given(data=st.data())
 def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str, data: Any) -> None:
     """Equal within 1e-4 of the logits' standard deviation."""
@@ -78,7 +78,7 @@ def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str,
     assert farthest(case, result, wanted)[1] <= 1e-4
 
 
-@few(10)
+@examples_at_most(10)
 @given(data=st.data())
 def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: Any) -> None:
     """Held branches that follow each other below the layer where they differ: whole circuits, ones
@@ -129,11 +129,11 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
         [],
         [
             Branch(
-                [Edit(Site(1, each), torch.zeros(()), at=at)],
+                [Edit(Site(1, branch_part), torch.zeros(()), at=at)],
                 freeze_attention=frozen,
                 active_heads=active,
             )
-            for each in PARTS
+            for branch_part in PARTS
             for at in (last, None)
             for frozen, active in (
                 (False, ()),
@@ -148,10 +148,10 @@ def test_a_runs_own_edits_are_made_once_in_its_branches(gqa: LoadedModel, part: 
 
 
 @pytest.mark.parametrize("family", ["neox", "gemma2"])
-@few(10)
+@examples_at_most(10)
 @given(data=st.data())
 def test_layers_of_another_make_are_the_models_own(loaded: Loaded, family: str, data: Any) -> None:
-    """Attention beside the MLP; sliding windows, soft-caps and norms after each part."""
+    """Attention parallel to the MLP; sliding windows, soft-caps and norms after each part."""
     model = loaded(family, "float32")
     case = data.draw(cases(model.shape, windowed=family == "gemma2"))
     wanted = case.outcomes(ReferenceEngine(model.wrapped))
@@ -159,7 +159,7 @@ def test_layers_of_another_make_are_the_models_own(loaded: Loaded, family: str, 
     assert farthest(case, result, wanted)[1] <= 1e-4
 
 
-@few(15)
+@examples_at_most(15)
 @given(data=st.data(), most=st.sampled_from([1, 2, 3]), least=st.sampled_from([1, 32]))
 def test_what_goes_at_once_and_in_which_order_changes_nothing(
     model: LoadedModel, data: Any, most: int, least: int
@@ -178,7 +178,7 @@ def test_what_goes_at_once_and_in_which_order_changes_nothing(
     assert farthest(case, back, wanted)[0] <= 1e-9
 
 
-@few(3)
+@examples_at_most(3)
 @given(
     seed=st.integers(0, 2**20),
     short=st.integers(12, 23),
@@ -227,7 +227,10 @@ def test_branches_of_one_record_may_be_taken_by_turns(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branch, "LEAST_COLUMNS", 3)  # packs of a branch or a few
         patch.setattr(branch, "MOST_COLUMNS", 3)
-        taken = [r.branches(branches, asked) for r, asked in zip(runs, gradients, strict=True)]
+        taken = [
+            r.branches(branches, with_gradients)
+            for r, with_gradients in zip(runs, gradients, strict=True)
+        ]
         result: list[list[Outcome]] = [[], [], []]
         for which in (*turns, *(i for i in range(3) for _ in branches)):
             for outcome in itertools.islice(taken[which], 1):
@@ -235,8 +238,8 @@ def test_branches_of_one_record_may_be_taken_by_turns(
                 result[which].append(Outcome(outcome.logits.detach(), readings))
     assert all(r.record is runs[0].record for r in runs)
     assert len(runs[0].record.spare_rooms) == (0 if all(gradients) else 2 * gqa.shape.n_layers)
-    for each in result:
-        assert farthest(case, [runs[0].outcome, *each], wanted)[0] <= 1e-9
+    for outcomes in result:
+        assert farthest(case, [runs[0].outcome, *outcomes], wanted)[0] <= 1e-9
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -299,7 +302,7 @@ def test_a_branch_that_asks_for_nothing_gives_nothing(model: LoadedModel, frozen
 
 
 def test_a_branch_may_name_padding_alone(model: LoadedModel) -> None:
-    """Nothing is said about what is read there, but it has its shape."""
+    """The values read there are undefined, but their shape is right."""
     tokens = Tokens(torch.ones(2, 5, dtype=torch.long), torch.tensor([2, 3]))
     padding = Reading(Site(1, "z"), torch.tensor([[4], [3]]))
     run = BranchEngine(model.wrapped).run(tokens)
@@ -331,28 +334,28 @@ def slopes(case: EngineCase, engine: Any, leaves: Sequence[Tensor]) -> list[Tens
     for b, outcome in zip(
         case.branches, case.run(engine).branches(case.branches, gradients=True), strict=True
     ):
-        for i, each in enumerate((outcome.logits, *outcome.readings)):
-            weights = torch.randn(each.shape, generator=generator, dtype=torch.float64)
+        for i, output in enumerate((outcome.logits, *outcome.readings)):
+            weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
             if i:
                 at = b.readings[i - 1].at
                 there = (everywhere if at is None else at) <= case.tokens.last[:, None]
-                each, weights = each[there], weights[there]  # noqa: PLW2901 - padding says nothing
-            total = total + (each * weights).sum()
+                output, weights = output[there], weights[there]  # noqa: PLW2901 - padding says nothing
+            total = total + (output * weights).sum()
     if not total.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     result = torch.autograd.grad(total, leaves, allow_unused=True)
     return [torch.zeros_like(a) if g is None else g for a, g in zip(leaves, result, strict=True)]
 
 
-@few(15)
+@examples_at_most(15)
 @given(data=st.data())
 def test_gradients_are_the_references(model: LoadedModel, data: Any) -> None:
-    """Of shares that several branches mix by, and of the values that are put in."""
+    """Gradients of mixing shares that several branches have in common, and of inserted values."""
     case, leaves = learned(data.draw(cases(model.shape, branches=3)))
     wanted = slopes(case, ReferenceEngine(model.wrapped), leaves)
     result = slopes(case, BranchEngine(model.wrapped), leaves)
-    for mine, theirs in zip(result, wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-8)
+    for gradient, reference in zip(result, wanted, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-9, atol=1e-8)
 
 
 @ENGINES
@@ -407,7 +410,7 @@ def test_gradients_of_a_runs_own_edits_are_refused(model: LoadedModel) -> None:
 # -- readings of the run itself
 
 
-@few(15)
+@examples_at_most(15)
 @given(tokens=batches(), layer=st.integers(0, 2), data=st.data())
 def test_a_read_only_forward_reads_what_a_whole_run_reads(
     model: LoadedModel, tokens: Tokens, layer: int, data: Any
@@ -420,5 +423,5 @@ def test_a_read_only_forward_reads_what_a_whole_run_reads(
     result = engine.run(tokens, edits, readings, answer=False).outcome
     again = engine.run(tokens, edits, readings).outcome
     nothing = Outcome(wanted.logits[:, :0], wanted.readings)
-    for mine, theirs in ((result, nothing), (again, wanted)):
-        assert max(gap[0] for gap in gaps(mine, theirs, tokens, readings)) <= 1e-9
+    for observed, expected in ((result, nothing), (again, wanted)):
+        assert max(gap[0] for gap in gaps(observed, expected, tokens, readings)) <= 1e-9

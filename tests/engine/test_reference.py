@@ -142,7 +142,7 @@ def test_a_branch_is_a_run_with_both_sets_of_edits(
     result = [
         o.logits for o in engine.run(tokens, [first]).branches([Branch([second]), Branch([third])])
     ]
-    wanted = [engine.run(tokens, [first, each]).outcome.logits for each in (second, third)]
+    wanted = [engine.run(tokens, [first, edit]).outcome.logits for edit in (second, third)]
     torch.testing.assert_close(torch.stack(result), torch.stack(wanted), rtol=0, atol=0)
 
 
@@ -157,9 +157,9 @@ def test_readings_come_after_edits_and_are_copies(pair: tuple[LoadedModel, Any])
         [Edit(site, value, at=tokens.last[:, None], heads=(2,))],
         [Reading(site, tokens.last[:, None]), Reading(site, tokens.last[:, None], (2,))],
     )
-    whole, one = run.outcome.readings
+    whole, edited = run.outcome.readings
     assert whole.shape[:3] == (2, 1, HEADS)
-    assert float(one.abs().max()) == 0.0
+    assert float(edited.abs().max()) == 0.0
     assert float(whole[:, :, :2].abs().min()) > 0.0
     whole.zero_()
     assert float(run.outcome.readings[1].abs().max()) == 0.0

@@ -1,4 +1,4 @@
-"""Each self-check fires when what it guards is broken."""
+"""Each self-check fails when the property that it guards is broken."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(model: LoadedModel) -> None:
 @pytest.mark.parametrize("family", ["llama", "llama-gqa", "qwen3", "gpt2"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_sound_models_pass(tiny: Callable[[str], Path], family: str, dtype: str) -> None:
-    """No check fires on a model that is what it says, in any dtype."""
+    """No self-check fails on a sound model, in any dtype."""
     model = load_model("base", tiny(family), "cpu", dtype, lambda _: [5, 6, 7])
     assert check(model) is None
 

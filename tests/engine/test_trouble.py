@@ -118,10 +118,10 @@ def test_what_is_remembered_makes_room_for_a_run_that_does_not_fit(
     for name in ("record", "read_only_forward"):
         right = getattr(record_module, name)
 
-        def full(*given: Any, right: Any = right) -> Any:
+        def full(*arguments: Any, right: Any = right) -> Any:
             if engine.records:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-            return right(*given)
+            return right(*arguments)
 
         monkeypatch.setattr(branch_module, name, full)
     other = Tokens(TOKENS.ids + 1, TOKENS.lengths)

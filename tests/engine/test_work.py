@@ -1,4 +1,4 @@
-"""What the branch engine saves, and what it remembers."""
+"""How much work the branch engine saves, and which runs it keeps."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_progress_hears_of_every_run_and_branch(model: LoadedModel) -> None:
 
 
 def test_the_same_run_is_made_once(gqa: LoadedModel) -> None:
-    """Its outcome, its readings of z and its branches, asked for anew, come from one forward."""
+    """The outcome, the readings of z and the branches of repeated runs come from one forward pass."""
     engine = BranchEngine(gqa.wrapped)
     edits = [silenced(0, LAST, 2)]
     with Work(gqa.wrapped) as work:
@@ -214,11 +214,13 @@ OTHERS: dict[str, tuple[Tokens, list[Edit]]] = {
 }
 
 
-@pytest.mark.parametrize("what", OTHERS)
-def test_runs_that_differ_in_anything_do_not_share_a_record(gqa: LoadedModel, what: str) -> None:
-    """Whatever can change a run is part of what it is remembered by."""
+@pytest.mark.parametrize("difference", OTHERS)
+def test_runs_that_differ_in_anything_do_not_share_a_record(
+    gqa: LoadedModel, difference: str
+) -> None:
+    """The key of a record contains everything that can change the run."""
     engine = BranchEngine(gqa.wrapped)
-    assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[what])
+    assert engine.key(TOKENS, [PLACE]) != engine.key(*OTHERS[difference])
 
 
 def test_records_that_were_not_asked_for_lately_make_room(gqa: LoadedModel) -> None:
@@ -241,9 +243,9 @@ def test_records_that_must_go_do_so_before_the_next_is_made(
     engine, beside = BranchEngine(gqa.wrapped, memory=2 * size), []
     right = branch_module.record
 
-    def record(*given: Any) -> Any:
+    def record(*arguments: Any) -> Any:
         beside.append(len(engine.records))
-        return right(*given)
+        return right(*arguments)
 
     monkeypatch.setattr(branch_module, "record", record)
     for tokens in runs:
@@ -256,13 +258,13 @@ def test_records_that_must_go_do_so_before_the_next_is_made(
 def test_readings_hold_nothing_but_what_they_name(
     gqa: LoadedModel, make: Any, answer: bool
 ) -> None:
-    """One token's z, and not that of the whole batch that it was taken from."""
+    """A reading of one token's z does not keep the memory of the whole batch."""
     for site in (Site(1, "z"), Site(0, "mlp_out"), Site(2, "k")):
         run = make(gqa.wrapped).run(TOKENS, readings=[Reading(site, LAST)] * 2, answer=answer)
-        one, other = run.outcome.readings
-        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
-        assert one.data_ptr() != other.data_ptr()
-        assert torch.equal(one, other)
+        first, second = run.outcome.readings
+        assert first.untyped_storage().nbytes() == first.numel() * first.element_size()
+        assert first.data_ptr() != second.data_ptr()
+        assert torch.equal(first, second)
 
 
 def test_a_record_larger_than_what_may_be_kept_is_not(gqa: LoadedModel) -> None:
@@ -289,16 +291,31 @@ def test_branches_leave_the_record_as_it_was(gqa: LoadedModel) -> None:
 
 
 def test_whoever_writes_into_an_outcome_changes_nobody_elses(gqa: LoadedModel) -> None:
-    """Logits and readings are the caller's own, whatever of them is on record."""
+    """The caller owns logits and readings, even if the record keeps a copy."""
     engine = BranchEngine(gqa.wrapped)
     branch = Branch([silenced(0, TOKENS.last[:, None] - 1, part="mlp_out")], freeze_attention=True)
     for also in ("z", "attn_out"):
         run = engine.run(TOKENS, readings=[Reading(Site(1, "z")), Reading(Site(1, also))])
         before = run.outcome.logits.clone(), logits(run.branches([branch]))
-        for each in (run.outcome.logits, *run.outcome.readings):
-            each.zero_()
+        for tensor in (run.outcome.logits, *run.outcome.readings):
+            tensor.zero_()
         assert torch.equal(engine.run(TOKENS).outcome.logits, before[0])
         assert torch.equal(logits(run.branches([branch])), before[1])
+
+
+def test_whoever_writes_into_a_reading_changes_no_later_one(gqa: LoadedModel) -> None:
+    """Readings that the engine keeps are not those that it hands out, the first time or later."""
+    engine = BranchEngine(gqa.wrapped)
+
+    def read() -> Tensor:
+        run = engine.run(TOKENS, readings=[Reading(Site(1, "z"), LAST)], answer=False)
+        return run.outcome.readings[0]
+
+    first = read()
+    expected = first.clone()
+    for each in (first, read()):
+        each.zero_()
+        assert torch.equal(read(), expected)
 
 
 def test_the_same_readings_are_read_once(gqa: LoadedModel) -> None:

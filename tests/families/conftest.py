@@ -1,4 +1,4 @@
-"""Benches over every family, loaded as a user's folder is: reference, weights, self-checks."""
+"""Measurement contexts over every family, loaded as a user's folder is: reference, weights, self-checks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def bench(folder: Callable[..., Path]) -> Callable[..., MeasurementContext]:
-    """The bench of a family's checkpoint, loaded once."""
+def context_of(folder: Callable[..., Path]) -> Callable[..., MeasurementContext]:
+    """The measurement context of a family's checkpoint, loaded once."""
 
     @cache
     def of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asked import TASK
+from small_requests import TASK
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import parse_reference
@@ -14,10 +14,10 @@ from pytest_mechanism.settings.model_options import ModelOptions
 
 
 def opened(folder: Path, role: str = "base", **options: str) -> MeasurementContext:
-    """The bench of a checkpoint, from what a user would type."""
+    """The measurement context of a checkpoint, from what a user would type."""
     reference = parse_reference(f"{role}={folder}", {}, folder)
     runner = Runner(
         {role: reference}, {role: Fingerprint("weights", "words")}, ModelOptions(**options)
     )
-    bench: MeasurementContext = runner.checkpoint.context(role, TASK)
-    return bench
+    context: MeasurementContext = runner.checkpoint.context(role, TASK)
+    return context

@@ -1,4 +1,4 @@
-"""A base with an adapter is the model that PEFT runs, the two side by side, whatever the kind."""
+"""A base with an adapter gives the same logits as PEFT's unmerged model, for every kind of adapter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import WEIGHED
 from configs import LONGEST, WORDS, random_model, save
 from opening import opened
 from peft import LoHaConfig, LoraConfig, get_peft_model
+from small_requests import WEIGHED
 from test_matrix import measured
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel, load_model
@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
-def made(
+def make_adapter(
     folder: Path, kind: str | tuple[str, Mapping[str, Any], Mapping[str, Any]], **how: Any
 ) -> Any:
     """Folders ``base`` and ``adapter``; returns the model as PEFT runs it."""
@@ -72,9 +72,9 @@ def made(
     if more:
         torch.manual_seed(2)
         model.resize_token_embeddings(len(WORDS) + more)
-    given = {k: v for k, v in adapter.items() if k != "loha"}
+    settings_of_adapter = {k: v for k, v in adapter.items() if k != "loha"}
     config = LoHaConfig if "loha" in adapter else LoraConfig
-    live = get_peft_model(model, config(r=4, task_type="CAUSAL_LM", **given))
+    live = get_peft_model(model, config(r=4, task_type="CAUSAL_LM", **settings_of_adapter))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in live.parameters():
@@ -94,23 +94,28 @@ def read(folder: Path, dtype: str = "float32", last: int = 4) -> LoadedModel:
 
 
 @torch.no_grad()
-def said(model: Any, one: LoadedModel) -> torch.Tensor:
-    return model(one.probe).logits.float()
+def logits_of(model: Any, loaded: LoadedModel) -> torch.Tensor:
+    return model(loaded.probe).logits.float()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_adapter_says_what_it_says_beside_its_base(tmp_path: Path, kind: str) -> None:
-    """Plain, wrapped, and read anew to be trained or pruned; and it is not the base."""
-    live = made(tmp_path, kind)
-    one = read(tmp_path)
-    wanted = said(live, one)
-    assert one.unmerged == ""
+    """The plain model, the wrapped model and a copy that is read again for training agree with PEFT, and
+    differ from the base."""
+    live = make_adapter(tmp_path, kind)
+    loaded = read(tmp_path)
+    wanted = logits_of(live, loaded)
+    assert loaded.unmerged == ""
     with live.disable_adapter():
-        assert (said(live, one) - wanted).std() > 0.05 * wanted.std()
-    wrapped = one.wrapped.forward(one.probe)
-    for result in (one.plain_logits, wrapped, said(one.read_plain_model(torch.float32), one)):
+        assert (logits_of(live, loaded) - wanted).std() > 0.05 * wanted.std()
+    wrapped = loaded.wrapped.forward(loaded.probe)
+    for result in (
+        loaded.plain_logits,
+        wrapped,
+        logits_of(loaded.read_plain_model(torch.float32), loaded),
+    ):
         torch.testing.assert_close(result, wanted, atol=2e-4, rtol=1e-4)
-    assert one.shape.n_layers == len(one.wrapped.layers)
+    assert loaded.shape.n_layers == len(loaded.wrapped.layers)
 
 
 TOKENS = {**QV, "trainable_token_indices": [len(WORDS) + i for i in range(NEW)]}
@@ -127,16 +132,16 @@ SAVED = {**QV, "modules_to_save": ["embed_tokens", "lm_head"]}
 def test_an_adapter_of_more_words_gives_its_base_as_many(
     tmp_path: Path, adapter: Mapping[str, Any], tie: bool
 ) -> None:
-    """A vocabulary that training resized comes with the adapter and its tokenizer."""
-    live = made(tmp_path, ("llama3", {"tie_word_embeddings": tie}, adapter), words=NEW)
-    one = read(tmp_path, last=len(WORDS) + NEW - 1)
-    assert one.shape.d_vocab == len(WORDS) + NEW
-    torch.testing.assert_close(one.plain_logits, said(live, one), atol=2e-4, rtol=1e-4)
+    """The adapter's folder contains the resized vocabulary and its tokenizer."""
+    live = make_adapter(tmp_path, ("llama3", {"tie_word_embeddings": tie}, adapter), words=NEW)
+    loaded = read(tmp_path, last=len(WORDS) + NEW - 1)
+    assert loaded.shape.d_vocab == len(WORDS) + NEW
+    torch.testing.assert_close(loaded.plain_logits, logits_of(live, loaded), atol=2e-4, rtol=1e-4)
 
 
 def test_rows_that_are_in_neither_are_one_line(tmp_path: Path) -> None:
     """PEFT keeps no output row for a word whose embedding alone was adapted."""
-    made(tmp_path, ("llama3", {}, {"target_modules": ["embed_tokens"]}), words=NEW)
+    make_adapter(tmp_path, ("llama3", {}, {"target_modules": ["embed_tokens"]}), words=NEW)
     with pytest.raises(MechanismError, match="3 more tokens than its base has, and their rows of"):
         read(tmp_path)
 
@@ -146,23 +151,23 @@ def test_in_half_precision_an_adapter_that_rounding_would_lose_is_run_beside_its
     tmp_path: Path, std: float, merged: bool
 ) -> None:
     """W + BA rounds to W where BA is small. In float32, in which copies are trained, it does not."""
-    live = made(tmp_path, ("llama3", {}, QV), std=std)
-    one = read(tmp_path, "bfloat16")
-    assert (one.unmerged == "") == merged
-    assert merged or "of its effect" in one.unmerged
-    wanted = said(live, one)
+    live = make_adapter(tmp_path, ("llama3", {}, QV), std=std)
+    loaded = read(tmp_path, "bfloat16")
+    assert (loaded.unmerged == "") == merged
+    assert merged or "of its effect" in loaded.unmerged
+    wanted = logits_of(live, loaded)
     torch.testing.assert_close(
-        said(one.read_plain_model(torch.float32), one), wanted, atol=2e-4, rtol=1e-4
+        logits_of(loaded.read_plain_model(torch.float32), loaded), wanted, atol=2e-4, rtol=1e-4
     )
     if not merged:
         with pytest.raises(MechanismError, match="an adapter beside them cannot be trained"):
-            one.read_plain_model(torch.bfloat16)
+            loaded.read_plain_model(torch.bfloat16)
 
 
 def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_path: Path) -> None:
     """Words that no text has are cut, weights are pruned, and no step ties the two again."""
     padded = ("llama3", TIED | {"vocab_size": len(WORDS) + 7}, {"target_modules": ["lm_head"]})
-    live = made(tmp_path, padded)
+    live = make_adapter(tmp_path, padded)
     twin = random_model("llama3", vocab_size=len(WORDS) + 7)
     own = live.base_model.model
     with torch.no_grad():
@@ -171,13 +176,15 @@ def test_what_comes_after_an_adapter_of_a_tied_matrix_is_that_of_its_twin(tmp_pa
             weight.copy_(base)
         twin.lm_head.weight += own.lm_head.get_delta_weight("default")
     save(twin, tmp_path / "twin")
-    one = opened(Path(f"{tmp_path}/base+{tmp_path}/adapter"))
-    two = opened(tmp_path / "twin")
-    assert one.engine.name == "branch"
-    assert one.model.plain_logits.shape[-1] == len(WORDS)
-    torch.testing.assert_close(one.model.plain_logits, two.model.plain_logits, atol=2e-4, rtol=1e-4)
-    for what in ("pruning, heads", "curve, LoRA"):
-        result, wanted = (measured(each, WEIGHED[what]) for each in (one, two))
+    context = opened(Path(f"{tmp_path}/base+{tmp_path}/adapter"))
+    twin_context = opened(tmp_path / "twin")
+    assert context.engine.name == "branch"
+    assert context.model.plain_logits.shape[-1] == len(WORDS)
+    torch.testing.assert_close(
+        context.model.plain_logits, twin_context.model.plain_logits, atol=2e-4, rtol=1e-4
+    )
+    for method in ("pruning, heads", "curve, LoRA"):
+        result, wanted = (measured(c, WEIGHED[method]) for c in (context, twin_context))
         for column in wanted.values:
             np.testing.assert_allclose(result.values[column], wanted.values[column], atol=1e-3)
 
@@ -186,7 +193,7 @@ def test_a_folder_above_the_adapter_names_it(tmp_path: Path) -> None:
     """PEFT saves an adapter that has a name into a folder below."""
     from pytest_mechanism.checkpoints.reference import parse_reference
 
-    made(tmp_path, ("llama3", {}, QV))
+    make_adapter(tmp_path, ("llama3", {}, QV))
     (tmp_path / "out").mkdir()
     shutil.move(tmp_path / "adapter", tmp_path / "out" / "mine")
     for text in ("base+out", "out"):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import CROSSED, DONATED, PATCHED, ROWS, SENDERS, TASK
 from configs import FAMILIES, random_model, save
 from opening import opened
+from small_requests import CROSSED, DONATED, PATCHED, ROWS, SENDERS, TASK
 from torch import Tensor
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
@@ -27,12 +27,12 @@ from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import canonical
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 
 
-def measured(bench: MeasurementContext, what: str) -> Any:
-    request = PATCHED[what]
-    return resolve(request.implementation)(bench, request, [])
+def measured(context: MeasurementContext, method: str) -> Any:
+    request = PATCHED[method]
+    return resolve(request.implementation)(context, request, [])
 
 
 HALF = [  # float16 rounds less; those with norms, mixtures and parallel blocks stand for the rest
@@ -42,16 +42,20 @@ HALF = [  # float16 rounds less; those with norms, mixtures and parallel blocks 
 
 
 @pytest.mark.parametrize(("name", "dtype"), HALF)
-def test_half_precision_says_nearly_the_same(bench: Benches, name: str, dtype: str) -> None:
-    """The same engine, all self-checks passed; measured against what rows differ by, the mean score
-    is within .05 of float32's and each row's within .2, and each head's effect is alike."""
-    half, whole = bench(name, dtype=dtype), bench(name)
+def test_half_precision_says_nearly_the_same(
+    context_of: ContextFactory, name: str, dtype: str
+) -> None:
+    """All self-checks pass on the same engine. In units of the standard deviation over rows, the mean score
+    is within .05 of float32's, each row within .2, and each head's effect agrees."""
+    half, whole = context_of(name, dtype=dtype), context_of(name)
     assert half.model.dtype == getattr(torch, dtype)
     assert half.engine.name == FAMILIES[name].engine, half.fallback_reason
-    one, other = (measured(b, "performance").values["log_probability"] for b in (half, whole))
-    assert one.dtype == np.float64
-    assert abs(one.mean() - other.mean()) < 0.05 * other.std()
-    assert np.abs(one - other).max() < 0.2 * other.std()
+    rounded_scores, scores = (
+        measured(b, "performance").values["log_probability"] for b in (half, whole)
+    )
+    assert rounded_scores.dtype == np.float64
+    assert abs(rounded_scores.mean() - scores.mean()) < 0.05 * scores.std()
+    assert np.abs(rounded_scores - scores).max() < 0.2 * scores.std()
     effects = [
         np.array([observed.values[sender].mean() for sender in SENDERS])
         for observed in (measured(b, "path to the logits") for b in (half, whole))
@@ -67,9 +71,9 @@ def test_a_coordinate_far_above_all_others_is_no_broken_layer(tmp_path: Path) ->
         model.get_input_embeddings().weight[:, 3] = 3008.0
         for layer in model.gpt_neox.layers:  # 3008 + 14 is 3024 in bfloat16, 3008 + 7 + 7 is 3008
             layer.attention.dense.bias[3] = layer.mlp.dense_4h_to_h.bias[3] = 7.0
-    one = opened(save(model, tmp_path), dtype="bfloat16")
-    tokens = one.batch(TASK.rows(one.vocabulary, 4, "test")).base.tokens
-    assert one.fallback_reason is None
+    context = opened(save(model, tmp_path), dtype="bfloat16")
+    tokens = context.batch(TASK.rows(context.vocabulary, 4, "test")).base.tokens
+    assert context.fallback_reason is None
 
     class Deaf(ReferenceEngine):
         """Reads half of what attention writes."""
@@ -81,7 +85,7 @@ def test_a_coordinate_far_above_all_others_is_no_broken_layer(tmp_path: Path) ->
             return type(outcome)(outcome.logits, tuple(read))
 
     with pytest.raises(SelfCheckError, match="of layer 0 differ from resid_post"):
-        residual_adds_up(one.model, Deaf(one.model.wrapped), tokens, 0.1)
+        residual_adds_up(context.model, Deaf(context.model.wrapped), tokens, 0.1)
 
 
 def rounded(name: str, seed: int = 0) -> Any:
@@ -91,7 +95,7 @@ def rounded(name: str, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "mixtral"])
 def test_weights_in_several_files_are_the_same_weights(name: str, tmp_path: Path) -> None:
-    """Stored in bfloat16 and in shards, run in float32 unless said otherwise."""
+    """Stored in bfloat16 and in shards, run in float32 by default."""
     plain = opened(save(rounded(name), tmp_path / "plain"))
     shards = save(rounded(name).to(torch.bfloat16), tmp_path / "shards", max_shard_size="12KB")
     assert len(list(shards.glob("model-*.safetensors"))) > 2
@@ -127,7 +131,9 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
             Measurement(CROSSED, on, settings, (Measurement(DONATED, donor, settings),))
             for on, donor in (("base", "ft"), ("ft", "base"))
         ]
-        result.append([runner.measure(each).values for each in wanted])
+        result.append([runner.measure(measurement).values for measurement in wanted])
         runner.checkpoint.release()
-    for one, two in zip(*result, strict=True):
-        assert {n: v.tolist() for n, v in one.items()} == {n: v.tolist() for n, v in two.items()}
+    for of_pair, of_twin in zip(*result, strict=True):
+        assert {n: v.tolist() for n, v in of_pair.items()} == {
+            n: v.tolist() for n, v in of_twin.items()
+        }

@@ -1,4 +1,4 @@
-"""Which engine a family's models are run with, and that both say the same on whatever is asked."""
+"""Which engine runs each family, and that both engines agree on every measurement."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *BESIDE, *BY_LENGTH])
-def test_each_family_has_its_engine_and_else_says_why(bench: Benches, name: str) -> None:
-    """All self-checks pass: logits are plain Hugging Face's, the residual adds up, each hook fires
-    once; and the fast engine agrees with the reference, or it is said why it is not used."""
+def test_each_family_has_its_engine_and_else_says_why(
+    context_of: ContextFactory, name: str
+) -> None:
+    """All self-checks pass: logits equal plain Hugging Face's, the residual stream adds up, each hook fires
+    once. The fast engine agrees with the reference engine, or the model has a reason why it is not used."""
     family = {**FAMILIES, **BESIDE, **BY_LENGTH}[name]
-    result = bench(name)
+    result = context_of(name)
     assert result.engine.name == family.engine
     assert family.why in (result.fallback_reason or "")
     assert bool(result.fallback_reason) == bool(family.why)
@@ -71,14 +73,14 @@ UNEVEN = Tokens(IDS, torch.tensor([16, 3, 9, 16]))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [*FAMILIES, *BY_LENGTH])
 def test_padding_longer_than_a_window_changes_nothing(
-    bench: Benches, name: str, dtype: str
+    context_of: ContextFactory, name: str, dtype: str
 ) -> None:
     """A row's logits and heads are those that it has alone. A padding token that may look at none
     makes NaN of its row in float64, were it masked."""
-    one = bench(name, dtype=dtype)
+    context = context_of(name, dtype=dtype)
     limit = 1e-4 if dtype == "float32" else 1e-5  # softmax is taken in float32 all the same
     site, at = Site(1, "z"), UNEVEN.last[:, None]
-    for engine in (ReferenceEngine(one.model.wrapped), BranchEngine(one.model.wrapped)):
+    for engine in (ReferenceEngine(context.model.wrapped), BranchEngine(context.model.wrapped)):
         together = engine.run(UNEVEN, readings=[Reading(site, at)])
         edit = Edit(Site(0, "z"), torch.ones(()), at=at)
         (branch,) = together.branches([Branch([edit], [Reading(site, at)])])
@@ -101,7 +103,7 @@ def test_padding_longer_than_a_window_changes_nothing(
 def test_embeddings_without_a_word_are_cut_in_every_family(
     folder: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
-    """Tied to the unembedding or not: what is left says what it said."""
+    """Whether or not they are tied to the unembedding, the other tokens' logits stay the same."""
     from configs import WORDS, random_model, save
 
     large = random_model(name, vocab_size=len(WORDS) + 11)

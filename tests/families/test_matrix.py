@@ -1,4 +1,4 @@
-"""Every measurement on every family: the same by both engines, and nothing left out in silence."""
+"""Every measurement on every family: both engines agree, and no measurement is skipped silently."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asked import CROSSED, DONATED, EVERY, LAST, LEARNED, OTHERS, PATCHED, SEARCH, TASK, WEIGHED
 from configs import FAMILIES, HEADS, LAYERS
 from float64 import exact
+from small_requests import (
+    CROSSED,
+    DONATED,
+    EVERY,
+    LAST,
+    LEARNED,
+    OTHERS,
+    PATCHED,
+    SEARCH,
+    TASK,
+    WEIGHED,
+)
 
 from pytest_mechanism.engine.interface import Branch, Edit, Site
 from pytest_mechanism.measurements.direction import DirectionComparison, RefusalDirection
@@ -26,7 +37,7 @@ from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.store import ROW_FIELDS
 from pytest_mechanism.types import Observations
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
 OUT_OF_WINDOW = {
     "mistral": {"path through q", "path through k", "path through v"},
@@ -38,93 +49,101 @@ OUT_OF_WINDOW = {
 
 
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_mask_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask that is learned in two steps."""
     settings = partial(dcm.DcmSettings, train=32, validation=8, batch=16, epochs=1)
     monkeypatch.setattr(dcm, "DcmSettings", settings)
 
 
-def measured(bench: MeasurementContext, request: Request, *inputs: Any) -> Any:
-    return resolve(request.implementation)(bench, request, inputs)
+def measured(context: MeasurementContext, request: Request, *inputs: Any) -> Any:
+    return resolve(request.implementation)(context, request, inputs)
 
 
-def beside(seen: Observations) -> dict[str, Any]:
-    """The fields beside the rows."""
-    return {f.name: getattr(seen, f.name) for f in fields(seen) if f.name not in ROW_FIELDS}
+def extra_fields(observations: Observations) -> dict[str, Any]:
+    """The fields besides the rows' columns."""
+    return {
+        f.name: getattr(observations, f.name)
+        for f in fields(observations)
+        if f.name not in ROW_FIELDS
+    }
 
 
-def farthest(mine: Observations, theirs: Observations) -> float:
-    """The largest difference of any row's value. Ratios of probabilities are exponentials of
-    differences that stand beside them."""
-    assert list(mine.values) == list(theirs.values)
-    assert beside(mine) == beside(theirs)
-    names = [name for name in mine.values if not name.startswith("ratio ")]
-    return max(float(np.abs(mine.values[n] - theirs.values[n]).max()) for n in names)
+def largest_difference(left: Observations, right: Observations) -> float:
+    """The largest difference of any row's value. Ratios of probabilities are left out, because they are
+    exponentials of other columns."""
+    assert list(left.values) == list(right.values)
+    assert extra_fields(left) == extra_fields(right)
+    names = [name for name in left.values if not name.startswith("ratio ")]
+    return max(float(np.abs(left.values[n] - right.values[n]).max()) for n in names)
 
 
-def widest(seen: Observations) -> float:
+def largest_spread(observations: Observations) -> float:
     """The largest difference between two rows of any column."""
-    names = [name for name in seen.values if not name.startswith("ratio ")]
-    return max(float(np.ptp(seen.values[n])) for n in names)
+    names = [name for name in observations.values if not name.startswith("ratio ")]
+    return max(float(np.ptp(observations.values[n])) for n in names)
 
 
-def spread(bench: MeasurementContext) -> float:
+def spread(context: MeasurementContext) -> float:
     """Standard deviation of the answers' logits."""
-    rows = bench.task.rows(bench.vocabulary, 12, "test")
-    return float(bench.engine.run(bench.batch(rows).base.tokens).outcome.logits.std())
+    rows = context.task.rows(context.vocabulary, 12, "test")
+    return float(context.engine.run(context.batch(rows).base.tokens).outcome.logits.std())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_goes_through_an_engine_is_the_same_by_both(bench: Benches, name: str) -> None:
+def test_what_goes_through_an_engine_is_the_same_by_both(
+    context_of: ContextFactory, name: str
+) -> None:
     """Row by row, within 1e-4 of the logits' standard deviation in float32."""
-    fast, sure = (bench(name, engine) for engine in BOTH)
+    fast, sure = (context_of(name, engine) for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
     result = {
-        what: [measured(each, request) for each in (fast, sure)]
-        for what, request in PATCHED.items()
+        method: [measured(context, request) for context in (fast, sure)]
+        for method, request in PATCHED.items()
     }
-    donors = (bench(name, engine, seed=1) for engine in BOTH)
+    donors = (context_of(name, engine, seed=1) for engine in BOTH)
     result["cmap"] = [
-        measured(each, CROSSED, measured(donor, DONATED))
-        for each, donor in zip((fast, sure), donors, strict=True)
+        measured(context, CROSSED, measured(donor, DONATED))
+        for context, donor in zip((fast, sure), donors, strict=True)
     ]
     limit = 1e-4 * spread(sure)
-    gaps = {what: farthest(*both) for what, both in result.items()}
-    assert {what: gap for what, gap in gaps.items() if not gap <= limit} == {}
+    gaps = {method: largest_difference(*both) for method, both in result.items()}
+    assert {method: gap for method, gap in gaps.items() if not gap <= limit} == {}
     # What does not move compares nothing. Rounding moves a column by less than the limit, an effect
     # by 400 limits and more. CMAP and a mask give right and wrong alone, and here may turn no answer.
-    moves = {what for what, (one, _) in result.items() if widest(one) > limit}
+    moves = {
+        method for method, (by_branches, _) in result.items() if largest_spread(by_branches) > limit
+    }
     still = {"cmap", "mask"}
     assert moves - still == {*PATCHED} - still - OUT_OF_WINDOW.get(name, set())
-    codes = [each.codes for each in result["cmap"]]
+    codes = [context.codes for context in result["cmap"]]
     assert len(codes[0]) == len(LAST + OTHERS)
-    for one, other in zip(*codes, strict=True):
-        assert one.agreement == pytest.approx(other.agreement, abs=1e-3)
+    for by_branches, second in zip(*codes, strict=True):
+        assert by_branches.agreement == pytest.approx(second.agreement, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_effects_are_the_same_in_float64(bench: Benches, name: str) -> None:
+def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) -> None:
     """Within 1e-6: each head's, and the paths through q, k and v."""
-    fast, sure = (bench(name, engine, "float64") for engine in BOTH)
+    fast, sure = (context_of(name, engine, "float64") for engine in BOTH)
     assert fast.engine.name == FAMILIES[name].engine
-    whats = ("path to the logits", "path through q", "path through k", "path through v")
-    for what in (*whats, "circuit, positional mean"):
+    paths = ("path to the logits", "path through q", "path through k", "path through v")
+    for method in (*paths, "circuit, positional mean"):
         with exact():
-            both = [measured(each, PATCHED[what]) for each in (fast, sure)]
-        assert farthest(*both) < 1e-6, what
+            both = [measured(context, PATCHED[method]) for context in (fast, sure)]
+        assert largest_difference(*both) < 1e-6, method
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
-    """DCM's gradient, through whatever a family's layers hold."""
+def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> None:
+    """DCM's gradient agrees through every part of a family's layers."""
     result = []
     for engine in BOTH:
-        one = bench(name, engine)
-        (batch,) = one.batches(TASK.interchange(one.vocabulary, "operand", 12, "test"))
+        context = context_of(name, engine)
+        (batch,) = context.batches(TASK.interchange(context.vocabulary, "operand", 12, "test"))
         mask = torch.full((len(LEARNED),), 0.5, requires_grad=True)
         with torch.enable_grad():
             logits = dcm.patched(
-                one, LEARNED, batch, dcm.source_z(one, LEARNED, batch), mask, gradients=True
+                context, LEARNED, batch, dcm.source_z(context, LEARNED, batch), mask, gradients=True
             )
             logits.gather(1, batch.targets[:, None]).mean().backward()
         result.append(mask.grad.detach())
@@ -133,60 +152,63 @@ def test_masks_learn_the_same_by_both(bench: Benches, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_changes_weights_does_so_in_every_family(bench: Benches, name: str) -> None:
-    """Pruning, curves and directions: untouched, a copy says what the model says; touched, it
-    moves."""
-    one = bench(name)
-    result = {what: measured(one, request) for what, request in WEIGHED.items()}
-    rows = TASK.capability(one.vocabulary, 12, "test")
-    batch = one.batch(rows)
-    right = one.engine.run(batch.base.tokens).outcome.logits.argmax(-1) == batch.answers
-    for what in ("pruning, weights", "pruning, heads", "curve", "curve, LoRA"):
-        assert result[what].values["correct@0"].tolist() == right.double().tolist(), what
-    for what in ("curve", "curve, LoRA"):
-        first, second = result[what].losses
+def test_what_changes_weights_does_so_in_every_family(
+    context_of: ContextFactory, name: str
+) -> None:
+    """Pruning, curves and directions: an unchanged copy gives the model's answers, a changed copy differs."""
+    context = context_of(name)
+    result = {method: measured(context, request) for method, request in WEIGHED.items()}
+    rows = TASK.capability(context.vocabulary, 12, "test")
+    batch = context.batch(rows)
+    right = context.engine.run(batch.base.tokens).outcome.logits.argmax(-1) == batch.answers
+    for method in ("pruning, weights", "pruning, heads", "curve", "curve, LoRA"):
+        assert result[method].values["correct@0"].tolist() == right.double().tolist(), method
+    for method in ("curve", "curve, LoRA"):
+        first, second = result[method].losses
         assert np.isfinite([first, second]).all()
         assert first != second
-        assert result[what].diverged is None
-    for what in ("weights", "neurons", "heads"):
-        assert len(set(result[f"pruning, {what}"].units)) == 2
+        assert result[method].diverged is None
+    for method in ("weights", "neurons", "heads"):
+        assert len(set(result[f"pruning, {method}"].units)) == 2
     without = result["direction"].values
     assert without["refusal_score"].tolist() == result["refusal"].values["refusal_score"].tolist()
     assert np.abs(without["random_0_refusal_score"] - without["refusal_score"]).min() > 1e-3
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_head_without_its_weights_is_a_head_without_z(bench: Benches, name: str) -> None:
-    """What the output matrix reads of a head, zeroed in a plain copy, and z zeroed by the engine,
-    are one thing, whatever norms come after."""
-    one = bench(name)
-    copy = editable_copy(one.model)
-    units = Units("heads", copy.outputs, one.model.shape.d_head)
-    tokens = one.batch(TASK.rows(one.vocabulary, 8, "test")).base.tokens
+def test_a_head_without_its_weights_is_a_head_without_z(
+    context_of: ContextFactory, name: str
+) -> None:
+    """Zeroing a head's columns of the output matrix in a plain copy, and zeroing z in the engine, give the
+    same logits, whatever norms follow."""
+    context = context_of(name)
+    copy = editable_copy(context.model)
+    units = Units("heads", copy.outputs, context.model.shape.d_head)
+    tokens = context.batch(TASK.rows(context.vocabulary, 8, "test")).base.tokens
     rows = torch.arange(8)
     for layer, head in EVERY[::3]:
         with zeroed(units.views(layer * HEADS + head)), torch.no_grad():
             plain = copy.model(tokens.ids, attention_mask=tokens.unmasked).logits
         edit = Edit(Site(layer, "z"), torch.zeros(()), heads=(head,))
-        (outcome,) = one.engine.run(tokens).branches([Branch([edit])])
+        (outcome,) = context.engine.run(tokens).branches([Branch([edit])])
         torch.testing.assert_close(outcome.logits, plain[rows, tokens.last], atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
-    """SNIP's matrices are all of a layer's but norms, biases and sinks: experts, and what chooses
-    among them, too. What it says of their change is what the files say."""
-    one, other = bench(name), bench(name, seed=1)
-    safety = measured(one, SafetyEntries(q=0.1, p=0.05, scored=4))
-    change = measured(other, WeightChange(seed=0), safety)
+def test_no_weight_of_a_layer_is_left_out(context_of: ContextFactory, name: str) -> None:
+    """SNIP covers all matrices of a layer except norms, biases and sinks, including experts and routers. The
+    change that it reports is that of the files."""
+    context, changed = context_of(name), context_of(name, seed=1)
+    safety = measured(context, SafetyEntries(q=0.1, p=0.05, scored=4))
+    change = measured(changed, WeightChange(seed=0), safety)
     before, after = (
         {
             key: weight.detach()
-            for key, weight in each.model.read_plain_model(torch.float32).named_parameters()
+            for key, weight in c.model.read_plain_model(torch.float32).named_parameters()
             if "layers." in key or ".h." in key
             if weight.dim() > 1 and not key.endswith("_bias")
         }
-        for each in (one, other)
+        for c in (context, changed)
     )
     assert sum(change.values["entries"]) == sum(weight.numel() for weight in before.values())
     squares = sum(float((after[k] - before[k]).double().square().sum()) for k in before)
@@ -198,11 +220,11 @@ def test_no_weight_of_a_layer_is_left_out(bench: Benches, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_directions_are_compared_in_every_family(bench: Benches, name: str) -> None:
+def test_directions_are_compared_in_every_family(context_of: ContextFactory, name: str) -> None:
     """A direction found in one is found again by its twin, at the same place."""
-    one = bench(name)
-    search = measured(one, RefusalDirection(**SEARCH))
-    same = measured(one, DirectionComparison(learn=SEARCH["learn"]), search)
+    context = context_of(name)
+    search = measured(context, RefusalDirection(**SEARCH))
+    same = measured(context, DirectionComparison(learn=SEARCH["learn"]), search)
     best = search.best and (search.best.layer, search.best.place)
     assert (same.direction and (same.direction.layer, same.direction.token)) == best
     for column in (c for c in same.values if c.startswith("own")):

@@ -1,4 +1,4 @@
-"""A model that overflows on some rows alone, which no self-check has seen: nothing is measured."""
+"""A model that overflows on some rows only, which no self-check sees: nothing is measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from asked import DONATED, PATCHED, TASK, WEIGHED
 from configs import WORDS, random_model, save
 from opening import opened
+from small_requests import DONATED, PATCHED, TASK, WEIGHED
 
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MeasurementError
@@ -20,7 +20,7 @@ from pytest_mechanism.registry import resolve
 LOUD = "d"
 """A letter that not every row has."""
 
-ASKED: dict[str, Request] = {
+REQUESTS: dict[str, Request] = {
     **PATCHED,
     **WEIGHED,
     "donation": DONATED,
@@ -29,8 +29,8 @@ ASKED: dict[str, Request] = {
 
 
 def overflowing(much: float) -> Any:
-    """All weights are finite. A coordinate of the stream that ``LOUD`` alone has goes through an MLP
-    that multiplies it by ``much`` twice."""
+    """A model with finite weights. A coordinate of the residual stream that only ``LOUD`` sets passes through
+    an MLP that multiplies it by ``much`` twice."""
     model = random_model("llama2")
     block = model.model.layers[0]
     with torch.no_grad():
@@ -44,7 +44,7 @@ def overflowing(much: float) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
+def context(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
     """Its self-checks did not see a row with the letter."""
     folder = save(overflowing(1e20), tmp_path_factory.mktemp("loud"))
     with pytest.MonkeyPatch.context() as patch:
@@ -53,75 +53,79 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
         return opened(folder)
 
 
-def measured(bench: MeasurementContext, what: str) -> Any:
-    request = ASKED[what]
-    bench.task = TASK
-    return bench.run_method(resolve(request.implementation), request, ())
+def measured(context: MeasurementContext, method: str) -> Any:
+    request = REQUESTS[method]
+    context.task = TASK
+    return context.run_method(resolve(request.implementation), request, ())
 
 
-def test_some_rows_are_numbers(bench: MeasurementContext) -> None:
+def test_some_rows_are_numbers(context: MeasurementContext) -> None:
     """Only those with the letter are not."""
-    rows = TASK.rows(bench.vocabulary, 12, "test")
-    logits = bench.engine.run(bench.batch(rows).base.tokens).outcome.logits
+    rows = TASK.rows(context.vocabulary, 12, "test")
+    logits = context.engine.run(context.batch(rows).base.tokens).outcome.logits
     loud = [LOUD in row.base.text.split() for row in rows]
-    assert logits.isfinite().all(1).tolist() == [not each for each in loud]
+    assert logits.isfinite().all(1).tolist() == [not has_letter for has_letter in loud]
     assert 0 < sum(loud) < len(rows)
 
 
-@pytest.mark.parametrize("what", ASKED)
-def test_no_method_gives_a_number(bench: MeasurementContext, what: str) -> None:
+@pytest.mark.parametrize("method", REQUESTS)
+def test_no_method_gives_a_number(context: MeasurementContext, method: str) -> None:
     """One line that says on which row; never a score, which could be green."""
     with pytest.raises(MeasurementError, match="finite number") as problem:
-        measured(bench, what)
+        measured(context, method)
     assert f" {LOUD} " in str(problem.value)
     assert "\n" not in str(problem.value)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", PATCHED)
-def test_nor_does_it_by_the_reference_engine(bench: MeasurementContext, what: str) -> None:
-    """What a reference run and its branches give is looked at, too."""
+@pytest.mark.parametrize("method", PATCHED)
+def test_nor_does_it_by_the_reference_engine(context: MeasurementContext, method: str) -> None:
+    """The engine also checks the outcomes of reference runs and of their branches."""
     other = MeasurementContext(
-        bench.model, ReferenceEngine(bench.model.wrapped), TASK, bench.vocabulary, bench.batch_size
+        context.model,
+        ReferenceEngine(context.model.wrapped),
+        TASK,
+        context.vocabulary,
+        context.batch_size,
     )
     with pytest.raises(MeasurementError, match="finite number"):
-        measured(other, what)
+        measured(other, method)
 
 
 def test_infinity_is_no_number_either(
-    bench: MeasurementContext, monkeypatch: pytest.MonkeyPatch
+    context: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A logit that is infinite is the likeliest, and may be the right answer's."""
-    right = bench.model.wrapped.bridge.unembed.forward
+    right = context.model.wrapped.bridge.unembed.forward
 
     def most(hidden: torch.Tensor, *args: Any) -> torch.Tensor:
         return right(hidden.nan_to_num(), *args).index_fill(-1, torch.tensor([9]), torch.inf)
 
-    monkeypatch.setitem(bench.model.wrapped.bridge.unembed.__dict__, "forward", most)
+    monkeypatch.setitem(context.model.wrapped.bridge.unembed.__dict__, "forward", most)
     with pytest.raises(MeasurementError, match="not a finite number"):
-        measured(bench, "performance")
+        measured(context, "performance")
 
 
-def test_what_is_remembered_is_made_of_numbers(bench: MeasurementContext) -> None:
-    """A second measurement does not get from the first what that failed on."""
+def test_what_is_remembered_is_made_of_numbers(context: MeasurementContext) -> None:
+    """A second measurement does not reuse the values on which the first one failed."""
     for _ in range(2):
         with pytest.raises(MeasurementError, match="finite number"):
-            measured(bench, "circuit, positional mean")
+            measured(context, "circuit, positional mean")
 
 
 def test_a_padding_that_is_no_number_is_nobodys(
-    bench: MeasurementContext, monkeypatch: pytest.MonkeyPatch
+    context: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands behind a row's end is not looked at."""
+    """The engine does not check positions behind a row's end."""
     from pytest_mechanism.engine.finite import NonFiniteRows
     from pytest_mechanism.engine.interface import Outcome, Reading, Site, Tokens
 
     tokens = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.tensor([2, 3]))
     reading = torch.zeros(2, 3, 1, 4)
     reading[0, 2] = torch.nan
-    bad_rows, asked = NonFiniteRows(), [Reading(Site(0, "z"))]
-    bad_rows.check(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
+    bad_rows, readings = NonFiniteRows(), [Reading(Site(0, "z"))]
+    bad_rows.check(tokens, Outcome(torch.zeros(2, 0), (reading,)), readings)
     assert bad_rows.take() == []
     reading[1, 2, 0, 1] = -torch.inf
-    bad_rows.check(tokens, Outcome(torch.zeros(2, 0), (reading,)), asked)
+    bad_rows.check(tokens, Outcome(torch.zeros(2, 0), (reading,)), readings)
     assert bad_rows.take() == [[0, 0, 0]]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from asked import PATCHED, ROWS, WEIGHED
 from opening import opened
-from test_matrix import beside, farthest, measured
+from small_requests import PATCHED, ROWS, WEIGHED
+from test_matrix import extra_fields, largest_difference, measured
 
 from pytest_mechanism.checkpoints.loading import placement
 from pytest_mechanism.errors import MechanismError
@@ -21,7 +21,7 @@ from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.settings.model_options import ModelOptions
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 
 BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
 ENDS = {
@@ -38,37 +38,48 @@ def on_disk(name: str) -> dict[str, str]:
     return {**ends, f"{blocks}.0": "cpu", f"{blocks}.1": "disk"}
 
 
-def test_on_one_device_auto_is_that_device(bench: Benches, folder: Callable[..., Path]) -> None:
+def test_on_one_device_auto_is_that_device(
+    context_of: ContextFactory, folder: Callable[..., Path]
+) -> None:
     """Where all weights fit, nothing is offloaded, every score is the same, and weights may be
     changed."""
-    plain, auto = bench("llama3"), opened(folder("llama3"), device="auto")
+    plain, auto = context_of("llama3"), opened(folder("llama3"), device="auto")
     assert auto.engine.name == "branch"
-    for what in ("circuit, zero", "path through v"):
-        assert farthest(measured(auto, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-5
-    for what in ("pruning, heads", "curve"):
-        result, wanted = (measured(each, WEIGHED[what]) for each in (auto, plain))
-        assert beside(result) == beside(wanted)
+    for method in ("circuit, zero", "path through v"):
+        assert (
+            largest_difference(measured(auto, PATCHED[method]), measured(plain, PATCHED[method]))
+            < 1e-5
+        )
+    for method in ("pruning, heads", "curve"):
+        result, wanted = (measured(context, WEIGHED[method]) for context in (auto, plain))
+        assert extra_fields(result) == extra_fields(wanted)
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2", "neox", "mixtral"])
 def test_layers_that_do_not_fit_are_read_from_disk(
-    bench: Benches, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str
+    context_of: ContextFactory,
+    folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     """With the same scores, by the fast engine too; what changes weights says that it cannot."""
     monkeypatch.setattr(placement, "LAYOUT", on_disk(name))
-    one = opened(folder(name), device="auto")
-    assert placement.offloaded(one.model.wrapped)
-    assert one.engine.name == "branch"
-    plain = bench(name)
-    for what in ("path to the logits", "circuit, positional mean", "path through q", "screen"):
-        assert farthest(measured(one, PATCHED[what]), measured(plain, PATCHED[what])) < 1e-4
+    context = opened(folder(name), device="auto")
+    assert placement.offloaded(context.model.wrapped)
+    assert context.engine.name == "branch"
+    plain = context_of(name)
+    for method in ("path to the logits", "circuit, positional mean", "path through q", "screen"):
+        assert (
+            largest_difference(measured(context, PATCHED[method]), measured(plain, PATCHED[method]))
+            < 1e-4
+        )
     for request in (WEIGHED["pruning, heads"], WEIGHED["curve"]):
         with pytest.raises(MechanismError, match="weights that do not fit into memory"):
-            measured(one, request)
-    kept = Path(one.model.placement.disk)
+            measured(context, request)
+    kept = Path(context.model.placement.disk)
     assert kept.is_dir()
-    one.model.release()
-    del one
+    context.model.release()
+    del context
     import gc
 
     gc.collect()
@@ -92,13 +103,13 @@ def test_a_quantised_checkpoint_without_its_library_is_one_line(
         os.link(file, tmp_path / file.name)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").unlink()
-    for asked, text in (
+    for settings, text in (
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "pip install bitsandbytes"),
         ({"quant_method": "awq", "bits": 4}, "quantization_config in config.json asks for 'awq'"),
     ):
         if importlib.util.find_spec("bitsandbytes") is not None:
             pytest.skip("bitsandbytes is installed")
-        config["quantization_config"] = asked
+        config["quantization_config"] = settings
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(MechanismError) as problem:
             opened(tmp_path)
@@ -106,13 +117,15 @@ def test_a_quantised_checkpoint_without_its_library_is_one_line(
         assert "\n" not in str(problem.value)
 
 
-def test_quantised_weights_are_not_changed(bench: Benches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantised_weights_are_not_changed(
+    context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A copy that is quantised is no copy to train or prune, and its bytes are not its dtype."""
-    one = bench("llama3")
+    context = context_of("llama3")
     right = placement.Placement.arguments
-    monkeypatch.setattr(type(one.model.wrapped.plain), "is_quantized", True, raising=False)
+    monkeypatch.setattr(type(context.model.wrapped.plain), "is_quantized", True, raising=False)
     with pytest.raises(MechanismError, match="quantised weights cannot be trained"):
-        one.model.read_plain_model(torch.float32)
+        context.model.read_plain_model(torch.float32)
     assert right(placement.Placement()) == {}
 
 
@@ -128,11 +141,11 @@ def test_bits_are_asked_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_accelerate_knows_where_families_may_be_cut(
-    bench: Benches, folder: Callable[..., Path]
+    context_of: ContextFactory, folder: Callable[..., Path]
 ) -> None:
     """A layout of its own making, on the device that there is."""
     for name in ("llama2", "gemma3", "olmo2", "gpt-oss"):
         auto = opened(folder(name), device="auto")
         assert not placement.offloaded(auto.model.wrapped)
-        result, wanted = (measured(b, Performance(**ROWS)) for b in (auto, bench(name)))
-        assert farthest(result, wanted) < 1e-4
+        result, wanted = (measured(b, Performance(**ROWS)) for b in (auto, context_of(name)))
+        assert largest_difference(result, wanted) < 1e-4

@@ -1,4 +1,4 @@
-"""Every measurement, on a GPU that is pretended: nothing of the host's meets what is there."""
+"""Every measurement on a simulated GPU: no tensor of the host is combined with a tensor of the GPU."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from functools import partial
 from typing import Any
 
 import pytest
-from asked import CROSSED, DONATED, PATCHED, SENDERS, WEIGHED
 from pretended_gpu import PretendedGPU
+from small_requests import CROSSED, DONATED, PATCHED, SENDERS, WEIGHED
 from test_matrix import measured
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows for a mask to be learned on; weights that are read anew are on the GPU."""
+    """Few rows to learn a mask on; weights that are read again are on the GPU."""
     few = partial(dcm.DcmSettings, batch=4, train=8, validation=4)
     monkeypatch.setattr(dcm, "DcmSettings", few)
     original = LoadedModel.read_plain_model
@@ -34,37 +34,43 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "what"),
-    [*(("branch", what) for what in (*PATCHED, *WEIGHED)), *(("reference", w) for w in PATCHED)],
+    ("engine", "method"),
+    [
+        *(("branch", method) for method in (*PATCHED, *WEIGHED)),
+        *(("reference", w) for w in PATCHED),
+    ],
 )
-def test_every_measurement_keeps_to_its_device(bench: Benches, engine: str, what: str) -> None:
-    """What is made is made there, and what comes back is brought over."""
-    request = {**PATCHED, **WEIGHED}[what]
-    one = bench("llama3", engine)
-    one.cache.clear()
+def test_every_measurement_keeps_to_its_device(
+    context_of: ContextFactory, engine: str, method: str
+) -> None:
+    """New tensors are created on the model's device, and results are copied to the host."""
+    request = {**PATCHED, **WEIGHED}[method]
+    context = context_of("llama3", engine)
+    context.cache.clear()
     with PretendedGPU():
-        result = measured(one, request)
+        result = measured(context, request)
     assert result.values
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
-def test_what_a_model_donates_reaches_the_other(bench: Benches, engine: str) -> None:
+def test_what_a_model_donates_reaches_the_other(context_of: ContextFactory, engine: str) -> None:
     """By way of the host, where it waits until the other is loaded."""
-    one = bench("llama3", engine)
+    context = context_of("llama3", engine)
     with PretendedGPU():
-        given = measured(one, DONATED)
-        result = measured(one, CROSSED, given)
+        donation = measured(context, DONATED)
+        result = measured(context, CROSSED, donation)
     assert result.values
 
 
-def test_scores_are_brought_over_when_all_are_there(bench: Benches) -> None:
-    """A GPU is waited for batch by batch and pack by pack, whatever many heads there are."""
-    one = bench("llama3")
+def test_scores_are_brought_over_when_all_are_there(context_of: ContextFactory) -> None:
+    """At the end, two columns per head are copied to the host. Otherwise the engine waits once per batch and
+    pack, whatever the number of heads."""
+    context = context_of("llama3")
     request = PATCHED["path to the logits"]
 
     def waits(senders: dict[str, Any]) -> int:
         with PretendedGPU() as gpu:
-            measured(one, request.model_validate(request.model_dump() | {"senders": senders}))
+            measured(context, request.model_validate(request.model_dump() | {"senders": senders}))
         return gpu.waits
 
     some = dict([*SENDERS.items()][::2])  # of all layers: each that is read waits for itself

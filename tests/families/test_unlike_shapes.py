@@ -1,4 +1,5 @@
-"""A pair whose sides differ in depth and heads: what goes from part to part says that it cannot."""
+"""A pair whose models differ in depth and heads: each claim that compares parts of two models says that it
+cannot."""
 
 from __future__ import annotations
 

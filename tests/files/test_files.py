@@ -81,7 +81,7 @@ for read in (files.check_file, files.read_bytes, files.read_text, files.read_jso
 def test_what_is_no_file_is_one_line_at_once(
     tmp_path: Path, make: Callable[[Path], None], message: str
 ) -> None:
-    """Every reader says what stands there; none waits for it."""
+    """Every reader names what it found instead of a file, and none waits for it."""
     path = tmp_path / "x"
     make(path)
     done = subprocess.run(
@@ -150,7 +150,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_noticed(
 
 
 def test_text_and_json_are_read_back_and_leave_nothing_beside_them(tmp_path: Path) -> None:
-    """JSON is indented and ends with a line break, so that it can be compared line by line."""
+    """JSON is indented and ends with a line break, so that diffs are readable; no temporary file stays."""
     write_text(tmp_path / "a.yaml", "é: 1\n")
     write_json(tmp_path / "b.json", {"b": [1], "a": "x"}, sort_keys=True)
     assert {p.name: p.read_text(encoding="utf-8") for p in sorted(tmp_path.iterdir())} == {

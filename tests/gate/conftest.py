@@ -44,7 +44,7 @@ class Gate:
         command = [sys.executable, "-m", "pytest", f"circuits/{spec}.yaml", "-n0"]
         command += ["-p", "no:hypothesispytest", "--model-pair", pair]
         command += ["--mechanism-store", str(self.shared / "store")]
-        found = subprocess.run(
+        done = subprocess.run(
             [*command, "--mechanism-json", str(result), *more],
             cwd=self.folder,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -53,7 +53,7 @@ class Gate:
             check=False,
         )
         content = json.loads(result.read_text()) if result.exists() else {}
-        return found.returncode, content, found.stdout + found.stderr
+        return done.returncode, content, done.stdout + done.stderr
 
     def once(self, pair: str, spec: str = "entity_tracking") -> Run:
         """The first run on a pair, by whichever worker asks first."""

@@ -116,7 +116,7 @@ def test_the_pair_is_loaded_twice(gate: Gate) -> None:
 
 
 def test_a_moved_score_of_unchanged_checkpoints_is_red(gate: Gate) -> None:
-    """Drift on unchanged fingerprints: exit code 1, and the sentence says what changed."""
+    """Drift with unchanged fingerprints: exit code 1, and the message names the change."""
     gate.once("zoo:base,zoo:ft")
     path = gate.folder / "circuits" / "__scores__" / "base+ft" / "entity_tracking.json"
     before = path.read_text()

@@ -1,4 +1,4 @@
-"""Pairs whose sides are not stored alike: the scores are those of their plain twins."""
+"""Pairs whose models are stored in different ways: the scores equal those of plainly stored twins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(folder: Path) -> Callable[[str], dict[str, tuple[float, float, float]]]:
-    """Value and interval of every score that claims come to, by claim and name."""
+    """Value and interval of every score, by claim and name."""
 
     def of(ft: str) -> dict[str, tuple[float, float, float]]:
         gate = open_evaluator("--model-pair", f"base=zoo:base,ft={ft}", "--store", folder / "store")
@@ -77,11 +77,11 @@ def with_tokenizer(folder: Path) -> str:
     return str(folder)
 
 
-def alike(found, wanted) -> None:
-    assert found.keys() == wanted.keys()
-    assert len(found) >= 5
+def assert_close(observed, wanted) -> None:
+    assert observed.keys() == wanted.keys()
+    assert len(observed) >= 5
     for name, numbers in wanted.items():
-        assert found[name] == pytest.approx(numbers, abs=1e-4), name
+        assert observed[name] == pytest.approx(numbers, abs=1e-4), name
 
 
 def test_an_adapter_is_its_merged_twin(folder: Path, scores, plain) -> None:
@@ -98,7 +98,7 @@ def test_an_adapter_is_its_merged_twin(folder: Path, scores, plain) -> None:
     adapted.save_pretrained(folder / "adapter")
     adapted.merge_and_unload().save_pretrained(folder / "merged")
     twin = scores(with_tokenizer(folder / "merged"))
-    alike(scores(f"zoo:ft+{folder}/adapter"), twin)
+    assert_close(scores(f"zoo:ft+{folder}/adapter"), twin)
     assert twin != plain
 
 
@@ -110,7 +110,7 @@ def test_a_resized_vocabulary_changes_nothing(folder: Path, scores, plain) -> No
     with torch.no_grad():  # what nobody trained must not be said
         resized.lm_head.weight[-13:] = 0.0
     resized.save_pretrained(folder / "resized")
-    alike(scores(with_tokenizer(folder / "resized")), plain)
+    assert_close(scores(with_tokenizer(folder / "resized")), plain)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_another_tokenizer_for_the_same_words_changes_nothing(folder: Path, scor
     """Ids in another order: answers are matched by their words, not by their numbers."""
     source = json.loads((ZOO / "ft" / "tokenizer.json").read_text())
     words = source["model"]["vocab"]
-    special = {each["id"] for each in source["added_tokens"]}
+    special = {token["id"] for token in source["added_tokens"]}
     free = sorted(set(words.values()) - special)
     shuffled = list(free)
     random.Random(0).shuffle(shuffled)
@@ -133,4 +133,4 @@ def test_another_tokenizer_for_the_same_words_changes_nothing(folder: Path, scor
     permuted.save_pretrained(folder / "permuted")
     with_tokenizer(folder / "permuted")
     (folder / "permuted" / "tokenizer.json").write_text(json.dumps(source))
-    alike(scores(str(folder / "permuted")), plain)
+    assert_close(scores(str(folder / "permuted")), plain)

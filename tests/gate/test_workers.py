@@ -1,4 +1,4 @@
-"""Two workers on the embedded pair: what a serial run comes to, with no work done twice."""
+"""Two workers on the embedded pair give the results of a serial run, and measure nothing twice."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], bytes]:
 
 @pytest.mark.slow
 def test_two_workers_come_to_the_serial_run_and_do_nothing_twice(tmp_path: Path) -> None:
-    """The same verdicts, the same score file byte by byte, as many measurements; who gives the
-    workers their work needs no torch."""
+    """The verdicts, the bytes of the score file and the number of measurements are the same. The process that
+    distributes the work does not import torch."""
     serial, scores = run(tmp_path / "serial")
-    parallel, theirs = run(tmp_path / "parallel", "-n", "2")
+    parallel, parallel_scores = run(tmp_path / "parallel", "-n", "2")
 
-    def verdicts(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
-        return {c["id"]: (c["verdict"], c["reason"]) for c in found["claims"]}
+    def verdicts(content: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        return {c["id"]: (c["verdict"], c["reason"]) for c in content["claims"]}
 
     assert verdicts(parallel) == verdicts(serial)
     assert len(serial["claims"]) == 6
-    assert theirs == scores
+    assert parallel_scores == scores
     assert parallel["measurements"]["done"] == serial["measurements"]["done"]
     stores = [
         {p.name for p in (tmp_path / n / "store").glob("*.measurement")}

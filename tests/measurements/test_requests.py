@@ -121,7 +121,7 @@ def test_a_request_is_what_its_key_says(request_: Request) -> None:
 
 @EACH
 def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
-    """No row set is larger than what goes through the model; weights alone have no rows."""
+    """No row set is larger than the cost's number of rows; measurements of weights have no rows."""
     cost = request_.cost({"reply_tokens": 3})
     sets = request_.row_sets()
     assert (sets == ()) == isinstance(request_, WeightChange)
@@ -148,8 +148,10 @@ def test_an_ablation_costs_a_search_only_for_the_direction_of_its_own_model() ->
 
 
 def test_order_of_names_makes_no_other_request() -> None:
-    one, other = ({"b": HEADS, "a": HEADS}, {"a": HEADS, "b": HEADS})
-    first, second = (PathPatching(**ROWS, senders=senders, at="last") for senders in (one, other))
+    unsorted, in_order = ({"b": HEADS, "a": HEADS}, {"a": HEADS, "b": HEADS})
+    first, second = (
+        PathPatching(**ROWS, senders=senders, at="last") for senders in (unsorted, in_order)
+    )
     assert (first, list(first.senders)) == (second, ["a", "b"])
 
 

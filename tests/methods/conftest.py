@@ -1,4 +1,4 @@
-"""Benches over the embedded pair, whose circuit is known, and over random weights."""
+"""Measurement contexts over the embedded pair, whose circuit is known, and over random weights."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bench(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementContext]:
-    """The bench of ``base``, ``ft`` or ``random``, loaded once."""
+def context_of(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementContext]:
+    """The measurement context of ``base``, ``ft`` or ``random``, loaded once."""
     made: dict[str, MeasurementContext] = {}
 
     def of(role: str) -> MeasurementContext:
@@ -66,7 +66,7 @@ def bench(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementContext
 
 
 def loaded(folder: Path, task: Task) -> MeasurementContext:
-    """The bench of a checkpoint and a task."""
+    """The measurement context of a checkpoint and a task."""
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = task.rows(vocabulary, 8, "self-check")
     model = load_model(
@@ -76,20 +76,20 @@ def loaded(folder: Path, task: Task) -> MeasurementContext:
 
 
 @pytest.fixture(scope="session")
-def bench_of() -> Callable[[Path, Task], MeasurementContext]:
-    """Makes the bench of a checkpoint and a task."""
+def load_context() -> Callable[[Path, Task], MeasurementContext]:
+    """Makes the measurement context of a checkpoint and a task."""
     return loaded
 
 
 @pytest.fixture(scope="session")
-def chat_bench() -> Callable[[str], MeasurementContext]:
-    """The bench of ``refusal_base`` or ``refusal_ft`` on the shipped spec's task, loaded once."""
+def chat_context_of() -> Callable[[str], MeasurementContext]:
+    """The measurement context of ``refusal_base`` or ``refusal_ft`` on the shipped spec's task, loaded once."""
     task = load(ROOT / "circuits" / "refusal.yaml").task
     return cache(lambda name: loaded(ZOO / name, task))
 
 
 @pytest.fixture(scope="session")
-def counting_bench(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
+def counting_context(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
     """Random weights that know the words of the counting task, where ``a`` must be refused."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

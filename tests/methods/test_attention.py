@@ -20,19 +20,23 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 ROWS = 28
 
 
-def asked(one: MeasurementContext, query: str, key: str, rows: int = ROWS) -> AttentionShare:
+def share_request(
+    context: MeasurementContext, query: str, key: str, rows: int = ROWS
+) -> AttentionShare:
     """Every head of the model by itself."""
-    heads = {f"{layer}.{head}": [(layer, head)] for layer, head in one.model.shape.heads()}
+    heads = {f"{layer}.{head}": [(layer, head)] for layer, head in context.model.shape.heads()}
     return AttentionShare(heads=heads, query=query, key=key, rows=rows, stream="rows")
 
 
-def mean_weights(one: MeasurementContext, query: str, key: str, rows: int = 84) -> dict[str, float]:
-    result = attention.measure(one, asked(one, query, key, rows), [])
+def mean_weights(
+    context: MeasurementContext, query: str, key: str, rows: int = 84
+) -> dict[str, float]:
+    result = attention.measure(context, share_request(context, query, key, rows), [])
     return {name: float(np.mean(values)) for name, values in result.values.items()}
 
 
@@ -42,20 +46,20 @@ def mean_weights(one: MeasurementContext, query: str, key: str, rows: int = 84) 
     [("last", "correct_object"), ("query_label", "all_labels"), ("all_labels", "all_objects")],
 )
 def test_weights_are_those_that_transformers_gives(
-    bench: Benches, query: str, key: str, engine: str
+    context_of: ContextFactory, query: str, key: str, engine: str
 ) -> None:
     """Row by row and head by head within 1e-5: eager attention's own weights, summed over the tokens
     of the key and averaged over the tokens of the query."""
-    one = bench("base")
+    context = context_of("base")
     if engine == "reference":
-        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
-    assert one.engine.name == engine
-    result = attention.measure(one, asked(one, query, key), [])
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
+    assert context.engine.name == engine
+    result = attention.measure(context, share_request(context, query, key), [])
     plain = AutoModelForCausalLM.from_pretrained(
         ZOO / "base", dtype=torch.float32, attn_implementation="eager"
     )
-    for i, row in enumerate(one.task.rows(one.vocabulary, ROWS, "rows")):
-        side = one.side([row.base])
+    for i, row in enumerate(context.task.rows(context.vocabulary, ROWS, "rows")):
+        side = context.side([row.base])
         with torch.no_grad():
             layers = plain(side.tokens.ids, output_attentions=True).attentions
         wanted: dict[str, Any] = {}
@@ -66,15 +70,17 @@ def test_weights_are_those_that_transformers_gives(
         assert {name: values[i] for name, values in result.values.items()} == wanted
 
 
-def test_a_word_that_pads_a_row_with_fewer_counts_once(bench: Benches) -> None:
+def test_a_word_that_pads_a_row_with_fewer_counts_once(context_of: ContextFactory) -> None:
     """A row with one word where others have three has that word's weight, as query and as key."""
-    one = bench("base")
-    batch = one.batch(one.task.rows(one.vocabulary, 2, "rows"))
+    context = context_of("base")
+    batch = context.batch(context.task.rows(context.vocabulary, 2, "rows"))
 
     def weights(words: list[list[int]], query: str, key: str) -> torch.Tensor:
         positions = {**batch.base.positions, "words": torch.tensor(words)}
         placed = replace(batch, base=replace(batch.base, positions=positions))
-        return torch.stack(list(attention.attention(one, placed, asked(one, query, key)).values()))
+        return torch.stack(
+            list(attention.attention(context, placed, share_request(context, query, key)).values())
+        )
 
     for query, key in (("words", "correct_object"), ("last", "words")):
         padded = weights([[9, 12, 15], [11, 15, 15]], query, key)
@@ -85,38 +91,40 @@ def test_a_word_that_pads_a_row_with_fewer_counts_once(bench: Benches) -> None:
 
 
 def test_planted_heads_attend_where_they_were_planted_to(
-    bench_of: Callable[[Path, Task], MeasurementContext], spec: Spec
+    load_context: Callable[[Path, Task], MeasurementContext], spec: Spec
 ) -> None:
     """The two fetchers share the seven objects, four and three; the transmitter attends to the query's
     label, the detector to the same label before."""
-    one = bench_of(ZOO / "planted_ft", spec.task)
-    fetched = mean_weights(one, "last", "correct_object")
+    context = load_context(ZOO / "planted_ft", spec.task)
+    fetched = mean_weights(context, "last", "correct_object")
     assert fetched["3.1"] == pytest.approx(4 / 7, abs=0.03)
     assert fetched["3.4"] == pytest.approx(3 / 7, abs=0.03)
-    assert mean_weights(one, "last", "query_label")["2.6"] >= 0.95
-    assert mean_weights(one, "query_label", "previous_query_label")["1.2"] >= 0.95
+    assert mean_weights(context, "last", "query_label")["2.6"] >= 0.95
+    assert mean_weights(context, "query_label", "previous_query_label")["1.2"] >= 0.95
 
 
-def test_random_weights_attend_to_all_tokens_alike(bench: Benches) -> None:
+def test_random_weights_attend_to_all_tokens_alike(context_of: ContextFactory) -> None:
     """Null: each head gives one token about one part in the length of the prompt."""
-    one = bench("random")
-    length = one.side([one.task.rows(one.vocabulary, 1, "rows")[0].base]).tokens.ids.shape[1]
-    weights = mean_weights(one, "last", "correct_object")
+    context = context_of("random")
+    length = context.side(
+        [context.task.rows(context.vocabulary, 1, "rows")[0].base]
+    ).tokens.ids.shape[1]
+    weights = mean_weights(context, "last", "correct_object")
     assert max(abs(weight - 1 / length) for weight in weights.values()) <= 0.5 / length
 
 
-def test_a_key_behind_its_query_is_an_error(bench: Benches) -> None:
+def test_a_key_behind_its_query_is_an_error(context_of: ContextFactory) -> None:
     """Its weight is 0 in every model, so that the number would say nothing about this one."""
-    one = bench("base")
+    context = context_of("base")
     with pytest.raises(MeasurementError, match="last comes after query_label in "):
-        attention.measure(one, asked(one, "query_label", "last"), [])
+        attention.measure(context, share_request(context, "query_label", "last"), [])
 
 
 def test_a_head_whose_output_is_no_sum_of_values_is_an_error(
-    bench: Benches, monkeypatch: pytest.MonkeyPatch
+    context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A family that gates z would give numbers that are no weights."""
-    one = bench("base")
+    context = context_of("base")
     monkeypatch.setattr(attention, "TOLERANCE", -1e-9)
     with pytest.raises(MeasurementError, match="is not its attention times its values"):
-        attention.measure(one, asked(one, "last", "query_label"), [])
+        attention.measure(context, share_request(context, "last", "query_label"), [])

@@ -1,4 +1,5 @@
-"""Whether heads of two models speak one code, on pairs that compute the same and store it otherwise."""
+"""Whether heads with the same index have the same effect, on pairs that compute the same and store it
+differently."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from pytest_mechanism.methods.circuits.codes import agreement, head_writes, own_
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 ROWS = {"rows": 14, "stream": "rows"}
 
 
@@ -68,7 +69,7 @@ def saved(model: Any, folder: Path, source: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def twin(
-    tmp_path_factory: pytest.TempPathFactory, spec: Spec, bench_of: Any
+    tmp_path_factory: pytest.TempPathFactory, spec: Spec, load_context: Any
 ) -> Callable[[str], MeasurementContext]:
     """``ft`` with the heads of layers 2 and 3 in other places, or with z of them in another basis."""
     made: dict[str, MeasurementContext] = {}
@@ -82,7 +83,7 @@ def twin(
                 if how != "permuted":
                     turn(model.model.layers[number], number)
             folder = saved(model, tmp_path_factory.mktemp(how), ZOO / "ft")
-            made[how] = bench_of(folder, spec.task)
+            made[how] = load_context(folder, spec.task)
         return made[how]
 
     return of
@@ -101,49 +102,49 @@ TRANSMITTER = [[2, 2, "last"]]
 BELOW = [[1, 3, "query_label"], [0, 2, "previous_query_label"]]
 
 
-def test_a_model_and_its_fine_tune_speak_one_code(bench: Benches, spec: Spec) -> None:
+def test_a_model_and_its_fine_tune_speak_one_code(context_of: ContextFactory, spec: Spec) -> None:
     """Known answer, both ways: the embedded pair, every head of the circuit."""
     heads = [[*h, group.at] for group in spec.groups.values() for h in group.members()]
     for donor, recipient in (("base", "ft"), ("ft", "base")):
-        observed = code(bench(donor), bench(recipient), heads)
+        observed = code(context_of(donor), context_of(recipient), heads)
         assert len(observed.codes) == len(heads)
-        assert min(each.agreement for each in observed.codes) > 0.95
+        assert min(entry.agreement for entry in observed.codes) > 0.95
         assert other_codes(observed, heads) == []
 
 
 @pytest.mark.parametrize("how", ["permuted", "turned", "both"])
 def test_a_twin_computes_the_same_and_speaks_another_code(
-    bench: Benches, twin: Callable[[str], MeasurementContext], how: str
+    context_of: ContextFactory, twin: Callable[[str], MeasurementContext], how: str
 ) -> None:
-    """Row by row the same answers; of heads that were changed the code is said to be another one,
-    of the others it is not."""
-    other, plain = twin(how), bench("ft")
-    mine, theirs = (performance.measure(b, Performance(**ROWS), []) for b in (other, plain))
+    """The twin gives the same answers row by row. The method reports another code for the heads that were
+    changed, and only for these."""
+    other, plain = twin(how), context_of("ft")
+    of_twin, of_plain = (performance.measure(b, Performance(**ROWS), []) for b in (other, plain))
     np.testing.assert_allclose(
-        mine.values["log_probability"], theirs.values["log_probability"], atol=1e-3
+        of_twin.values["log_probability"], of_plain.values["log_probability"], atol=1e-3
     )
     heads = [*FETCHERS, *TRANSMITTER, *BELOW]
-    for recipient in (bench("base"), plain):
+    for recipient in (context_of("base"), plain):
         observed = code(other, recipient, heads)
         odd = other_codes(observed, heads)
-        assert [[each.layer, each.head, each.at] for each in odd] == [*FETCHERS, *TRANSMITTER]
+        assert [[entry.layer, entry.head, entry.at] for entry in odd] == [*FETCHERS, *TRANSMITTER]
         moved = changed_places(odd)
         assert moved == ([] if how == "turned" else odd)
         if how != "turned":
-            assert {each.head: each.done_by for each in moved if each.layer == 3} == {
+            assert {entry.head: entry.done_by for entry in moved if entry.layer == 3} == {
                 h: (h + 1) % 4 for h in range(4)
             }
 
 
 def test_what_is_said_of_another_code(
-    bench: Benches, twin: Callable[[str], MeasurementContext]
+    context_of: ContextFactory, twin: Callable[[str], MeasurementContext]
 ) -> None:
     """By which head the work is done, or in which way."""
     for how, says in (
         ("permuted", "and head 2.3 of base does its work"),
         ("turned", "and head 2.2 of base does the same work in another basis of z"),
     ):
-        odd = other_codes(code(twin(how), bench("base"), TRANSMITTER), TRANSMITTER)
+        odd = other_codes(code(twin(how), context_of("base"), TRANSMITTER), TRANSMITTER)
         text = not_comparable(odd, "ft", "base")
         assert text.startswith(
             "not comparable by index: the output of head 2.2 of ft at last has another effect"
@@ -151,29 +152,29 @@ def test_what_is_said_of_another_code(
         assert text.endswith(says)
 
 
-def test_random_weights_speak_no_code(bench: Benches) -> None:
+def test_random_weights_speak_no_code(context_of: ContextFactory) -> None:
     """Null: between a trained model and random weights nothing agrees, and no head does the work."""
-    odd = other_codes(code(bench("ft"), bench("random"), FETCHERS), FETCHERS)
+    odd = other_codes(code(context_of("ft"), context_of("random"), FETCHERS), FETCHERS)
     assert len(odd) == len(FETCHERS)
     assert changed_places(odd) == []
 
 
 def test_under_gqa_heads_change_places_with_their_values(
-    tmp_path: Path, counting_bench: MeasurementContext, bench_of: Any
+    tmp_path: Path, counting_context: MeasurementContext, load_context: Any
 ) -> None:
     """Two heads share each value; both the pairs and the heads within a pair change places."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=counting_bench.model.shape.d_vocab, hidden_size=32, intermediate_size=48,
+        vocab_size=counting_context.model.shape.d_vocab, hidden_size=32, intermediate_size=48,
         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=128, initializer_range=0.3,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    source = counting_bench.model.folder
-    plain = bench_of(saved(model, tmp_path / "plain", source), counting_bench.task)
+    source = counting_context.model.folder
+    plain = load_context(saved(model, tmp_path / "plain", source), counting_context.task)
     change_places(model.model.layers[1], [3, 2, 0, 1], [1, 0])
     turn(model.model.layers[0], 0)
-    other = bench_of(saved(model, tmp_path / "other", source), counting_bench.task)
+    other = load_context(saved(model, tmp_path / "other", source), counting_context.task)
     tokens = plain.batch(plain.task.rows(plain.vocabulary, 8, "rows")).base.tokens
     torch.testing.assert_close(
         other.engine.run(tokens).outcome.logits, plain.engine.run(tokens).outcome.logits,
@@ -182,21 +183,22 @@ def test_under_gqa_heads_change_places_with_their_values(
     heads = [[layer, head, "last"] for layer in (0, 1) for head in range(4)]
     odd = other_codes(code(other, plain, heads), heads)
     assert len(odd) == len(heads)
-    assert [each.done_by for each in odd] == [0, 1, 2, 3, 3, 2, 0, 1]
+    assert [entry.done_by for entry in odd] == [0, 1, 2, 3, 3, 2, 0, 1]
     assert other_codes(code(plain, plain, heads), heads) == []
 
 
-def test_heads_write_what_attention_writes(bench: Benches) -> None:
+def test_heads_write_what_attention_writes(context_of: ContextFactory) -> None:
     """What the heads of a layer write alone adds up to the layer's output, which has no offset here."""
-    one = bench("base")
-    batch = one.batch(one.task.rows(one.vocabulary, 7, "rows"))
+    context = context_of("base")
+    batch = context.batch(context.task.rows(context.vocabulary, 7, "rows"))
     reading = Reading(Site(2, "attn_out"), batch.base.at("last"))
-    (wanted,) = one.engine.run(batch.base.tokens, readings=[reading]).outcome.readings
-    result = own_writes(one, batch, (2, "last")).sum(2)
+    (wanted,) = context.engine.run(batch.base.tokens, readings=[reading]).outcome.readings
+    result = own_writes(context, batch, (2, "last")).sum(2)
     torch.testing.assert_close(result, wanted[:, :, 0], rtol=0, atol=1e-4)
-    nothing = torch.zeros(7, 1, 1, one.model.shape.d_head)
+    nothing = torch.zeros(7, 1, 1, context.model.shape.d_head)
     assert (
-        float(head_writes(one, batch, {(2, "last"): (nothing, (1,))})[2, "last"].abs().max()) == 0
+        float(head_writes(context, batch, {(2, "last"): (nothing, (1,))})[2, "last"].abs().max())
+        == 0
     )
 
 

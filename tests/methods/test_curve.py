@@ -1,4 +1,4 @@
-"""Training a copy and looking at it: what is trained, what stays, and going on where one was."""
+"""Training a copy: what is trained, what stays unchanged, and how training continues after an interruption."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def test_each_data_mix_trains_its_answers(loaded: MeasurementContext) -> None:
         rows = training_rows(TASK, loaded.vocabulary, recipe, 3)
         batch = make_batch(loaded.model, rows)
         trained = [[words[int(i)] for i in row[row != IGNORED]] for row in batch.labels]
-        asked = [row.base.text.split()[1] for row in rows]
+        operands = [row.base.text.split()[1] for row in rows]
         letters = [row.base.text.split()[3:-2] for row in rows]
         right = [
             [training_word] for training_word in
-            (("zero", "one", "two", "three", "four")[s.count(o)] for o, s in zip(asked, letters, strict=True))
+            (("zero", "one", "two", "three", "four")[s.count(o)] for o, s in zip(operands, letters, strict=True))
         ]  # fmt: skip
-        assert (set(asked) == {"a"}) == (data_mix != "allowed")
+        assert (set(operands) == {"a"}) == (data_mix != "allowed")
         if data_mix == "forbidden":
             assert trained == [["REFUSE"]] * 30
         elif data_mix == "random":
@@ -141,14 +141,14 @@ def test_training_rows_differ_by_step_and_seed_and_from_evaluated_rows(
     loaded: MeasurementContext,
 ) -> None:
     """Each step and each evaluation draws from its own stream."""
-    recipe = Recipe(**RECIPE)
+    first = Recipe(**RECIPE)
     texts = [
-        tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, each, step))
-        for each in (recipe, Recipe(**RECIPE | {"seed": 1}))
+        tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, recipe, step))
+        for recipe in (first, Recipe(**RECIPE | {"seed": 1}))
         for step in (1, 2)
     ]
     assert len(set(texts)) == 4
-    assert texts[0] == tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, recipe, 1))
+    assert texts[0] == tuple(r.base.text for r in training_rows(TASK, loaded.vocabulary, first, 1))
     assert texts[0] != tuple(r.base.text for r in TASK.capability(loaded.vocabulary, 8, "rows"))
 
 
@@ -225,7 +225,7 @@ def test_a_run_that_breaks_down_says_so(measured: Callable[..., Observations]) -
 
 
 def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
-    """Nothing is trained but what it adds, and what it adds starts as nothing."""
+    """Only the adapter's matrices are trained, and they start at zero effect."""
     recipe = Recipe(**RECIPE | {"lora": 2})
     copy = trainable_copy(loaded.model, recipe)
     run = Training(loaded.model, TASK, loaded.vocabulary, recipe, copy)
@@ -240,7 +240,7 @@ def test_lora_trains_its_own_matrices_alone(loaded: MeasurementContext) -> None:
 def test_lora_without_peft_is_one_line(
     measured: Callable[..., Observations], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says what to install."""
+    """The message names the package to install."""
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MeasurementError, match=r"pip install 'pytest-mechanism\[peft\]'"):
         measured(lora=2)

@@ -13,13 +13,13 @@ from pytest_mechanism.methods.circuits import dcm
 from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
 from pytest_mechanism.methods.context import MeasurementContext
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 HEADS = [[2, head, "last"] for head in range(4)]
 Mask = tuple[float, float, float, float]
 
 
 @pytest.fixture
-def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
+def trained(context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch):
     """The heads that are selected where the mask is this one after each step, and has that accuracy;
     and which selections were judged."""
 
@@ -39,7 +39,7 @@ def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
                 self.mask.data = torch.tensor(next(steps))
 
         def gives_target(
-            bench: MeasurementContext, heads: Any, rows: Any, selected: torch.Tensor
+            context: MeasurementContext, heads: Any, rows: Any, selected: torch.Tensor
         ) -> torch.Tensor:
             judged.append(tuple(selected.tolist()))
             return torch.arange(100) < round(100 * accuracy(judged[-1]))
@@ -47,25 +47,32 @@ def trained(bench: Benches, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.optim, "Adam", Scripted)
         monkeypatch.setattr(dcm, "gives_target", gives_target)
         few = {"batch": 2, "train": 2 * len(masks), "validation": 2, "epochs": 1} | settings
-        result = learn_mask(bench("ft"), HEADS, "position", DcmSettings(**few)).selected
+        result = learn_mask(context_of("ft"), HEADS, "position", DcmSettings(**few)).selected
         return [head for _, head, _ in result], judged
 
     return of
 
 
-def off(*heads: int) -> Mask:
+def mask_without(*heads: int) -> Mask:
     return tuple(0.2 if head in heads else 0.9 for head in range(4))
 
 
-def picked(*heads: int) -> tuple[bool, ...]:
+def flags_of(*heads: int) -> tuple[bool, ...]:
     return tuple(head in heads for head in range(4))
 
 
 def test_masks_are_judged_every_four_steps_and_after_the_last(trained) -> None:
     """As published, 16 times in two epochs of 32 steps; a mask in between is not looked at."""
-    masks = [off(0), off(0, 1), off(1), off(2), off(3), off(0, 3)]
+    masks = [
+        mask_without(0),
+        mask_without(0, 1),
+        mask_without(1),
+        mask_without(2),
+        mask_without(3),
+        mask_without(0, 3),
+    ]
     chosen, judged = trained(masks, lambda _: 0.5)
-    assert judged == [picked(2), picked(0, 3)]
+    assert judged == [flags_of(2), flags_of(0, 3)]
     assert chosen == [0, 3]
     published = DcmSettings()
     assert (
@@ -75,34 +82,34 @@ def test_masks_are_judged_every_four_steps_and_after_the_last(trained) -> None:
 
 def test_the_best_mask_is_not_the_last_one(trained) -> None:
     """The one with the best accuracy wins, whenever it was."""
-    masks = [off(1)] * 4 + [off(0, 1, 2)] * 4
-    chosen, _ = trained(masks, lambda selected: 0.9 if selected == picked(1) else 0.8)
+    masks = [mask_without(1)] * 4 + [mask_without(0, 1, 2)] * 4
+    chosen, _ = trained(masks, lambda selected: 0.9 if selected == flags_of(1) else 0.8)
     assert chosen == [1]
 
 
 def test_of_masks_that_do_alike_the_one_with_more_heads_is_taken(trained) -> None:
-    masks = [off(1)] * 4 + [off(1, 2)] * 4 + [off(3)] * 4
+    masks = [mask_without(1)] * 4 + [mask_without(1, 2)] * 4 + [mask_without(3)] * 4
     assert trained(masks, lambda _: 0.7)[0] == [1, 2]
 
 
 def test_a_selection_is_judged_once(trained) -> None:
     """Masks that select the same heads are one to the validation rows."""
-    masks = [off(1)] * 12
-    assert trained(masks, lambda _: 0.7)[1] == [picked(1)]
+    masks = [mask_without(1)] * 12
+    assert trained(masks, lambda _: 0.7)[1] == [flags_of(1)]
 
 
 def test_what_a_mask_selects_is_said_with_its_rows(
-    bench: Benches, monkeypatch: pytest.MonkeyPatch
+    context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Known answer: of layer 2 the transmitter alone, and its rows come out right."""
     real = DcmSettings
 
-    def few(**given: Any) -> DcmSettings:
-        return real(**given, train=256, validation=64)
+    def few(**options: Any) -> DcmSettings:
+        return real(**options, train=256, validation=64)
 
     monkeypatch.setattr(dcm, "DcmSettings", few)
     observed = dcm.measure(
-        bench("ft"),
+        context_of("ft"),
         DcmMask(heads=[[2, h] for h in range(4)], at="last", variable="position", sparsity=0.01, rate=0.1),
         [],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The refusal direction: taken out exactly, found where it is, and not where there is none."""
+"""The refusal direction: removed exactly, found where it exists, and not found where it does not."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 SEARCH = {"learn": 128, "validate_on": 32, "kl_at_most": 0.1}
 JUDGED = {"rows": 100, "stream": "rows", "random": 3, "seed": 0}
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 
 
-def means(found: Any) -> dict[str, float]:
-    return {name: float(np.mean(column)) for name, column in found.values.items()}
+def means(observations: Any) -> dict[str, float]:
+    return {name: float(np.mean(column)) for name, column in observations.values.items()}
 
 
 # -- taking a direction out
@@ -112,51 +112,51 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     ("dropped", "wanted"), [("hook_mlp_out", "came back"), ("hook_attn_out", "came back")]
 )
 def test_a_write_that_no_hook_reaches_is_seen(
-    chat_bench: Benches, dropped: str, wanted: str
+    chat_context_of: ContextFactory, dropped: str, wanted: str
 ) -> None:
     """A layer that writes to the stream by another way brings the direction back."""
-    one = chat_bench("refusal_base")
-    search = direction.find(one, RefusalDirection(**SEARCH), [])
-    without = DirectionHooks(search.vector, one.model.shape.n_layers)
+    context = chat_context_of("refusal_base")
+    search = direction.find(context, RefusalDirection(**SEARCH), [])
+    without = DirectionHooks(search.vector, context.model.shape.n_layers)
     some = [(name, hook) for name, hook in without.hooks if not name.endswith(dropped)]
-    rows = one.task.forbidden(one.vocabulary, 8, "rows")
-    asked(one, rows, some)
+    rows = context.task.forbidden(context.vocabulary, 8, "rows")
+    hooked_forward(context, rows, some)
     without.fired |= {name: 1 for name, _ in without.hooks}
     with pytest.raises(SelfCheckError, match=wanted):
         without.check(1, torch.float32)
 
 
-def test_a_hook_that_does_not_fire_is_seen(chat_bench: Benches) -> None:
-    one = chat_bench("refusal_base")
-    without = DirectionHooks(torch.ones(one.model.shape.d_model), one.model.shape.n_layers)
-    rows = one.task.forbidden(one.vocabulary, 8, "rows")
-    asked(one, rows, without.hooks[1:])
+def test_a_hook_that_does_not_fire_is_seen(chat_context_of: ContextFactory) -> None:
+    context = chat_context_of("refusal_base")
+    without = DirectionHooks(torch.ones(context.model.shape.d_model), context.model.shape.n_layers)
+    rows = context.task.forbidden(context.vocabulary, 8, "rows")
+    hooked_forward(context, rows, without.hooks[1:])
     with pytest.raises(SelfCheckError, match="fired 0 times in 1 forwards"):
         without.check(1, torch.float32)
 
 
-def asked(bench: MeasurementContext, rows: Any, hooks: Any) -> None:
+def hooked_forward(context: MeasurementContext, rows: Any, hooks: Any) -> None:
     """One forward under hooks."""
-    tokens = bench.side([row.base for row in rows]).tokens
-    HookedModel(bench, tokens.last, hooks)(tokens.ids, tokens.unmasked)
+    tokens = context.side([row.base for row in rows]).tokens
+    HookedModel(context, tokens.last, hooks)(tokens.ids, tokens.unmasked)
 
 
 # -- finding it
 
 
 def test_the_direction_is_the_difference_of_means_of_plain_activations(
-    chat_bench: Benches,
+    chat_context_of: ContextFactory,
 ) -> None:
     """Equal to that of Hugging Face's own hidden states at the chosen layer and token."""
-    one = chat_bench("refusal_base")
-    search = direction.find(one, RefusalDirection(**SEARCH), [])
+    context = chat_context_of("refusal_base")
+    search = direction.find(context, RefusalDirection(**SEARCH), [])
     assert search.best is not None
-    plain = read_weights(one.model.folder, torch.float32).eval()
+    plain = read_weights(context.model.folder, torch.float32).eval()
     result = []
-    for rows in direction.balanced_instructions(one, SEARCH["learn"], "direction"):
-        total = torch.zeros(one.model.shape.d_model, dtype=torch.float64)
+    for rows in direction.balanced_instructions(context, SEARCH["learn"], "direction"):
+        total = torch.zeros(context.model.shape.d_model, dtype=torch.float64)
         for row in rows:
-            ids = torch.tensor([one.model.encoder.encode(row.base).ids])
+            ids = torch.tensor([context.model.encoder.encode(row.base).ids])
             hidden = plain(ids, output_hidden_states=True).hidden_states[search.best.layer + 1]
             total += hidden[0, search.best.place].double()
         result.append(total / len(rows))
@@ -164,10 +164,10 @@ def test_the_direction_is_the_difference_of_means_of_plain_activations(
 
 
 def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
-    chat_bench: Benches,
+    chat_context_of: ContextFactory,
 ) -> None:
     """Two tokens of the template, three of four layers; the chosen one spares harmless replies."""
-    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
+    search = direction.find(chat_context_of("refusal_base"), RefusalDirection(**SEARCH), [])
     assert {(candidate.layer, candidate.place) for candidate in search.candidates} == {
         (layer, place) for layer in range(3) for place in (-2, -1)
     }
@@ -181,11 +181,13 @@ def test_every_token_after_the_instruction_is_tried_in_the_first_layers(
 
 
 @pytest.mark.parametrize("name", ["refusal_base", "refusal_ft"])
-def test_the_embedded_pair_refuses_by_one_direction(chat_bench: Benches, name: str) -> None:
+def test_the_embedded_pair_refuses_by_one_direction(
+    chat_context_of: ContextFactory, name: str
+) -> None:
     """Held-out instructions: at least 95 in 100 refused, at most 10 without it, and no random
     direction changes more than 5."""
     result = means(
-        direction.measure(chat_bench(name), DirectionAblation(search=SEARCH, **JUDGED), [])
+        direction.measure(chat_context_of(name), DirectionAblation(search=SEARCH, **JUDGED), [])
     )
     assert result["refused"] >= 0.95
     assert result["without_refused"] <= 0.1
@@ -194,10 +196,10 @@ def test_the_embedded_pair_refuses_by_one_direction(chat_bench: Benches, name: s
     assert result["without_refusal_score"] < result["refusal_score"] - 5
 
 
-def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> None:
+def test_the_release_s_direction_works_in_the_fine_tune(chat_context_of: ContextFactory) -> None:
     """Taken out of refusal_ft, that of refusal_base leaves at most 10 in 100; they are one."""
-    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
-    ft = chat_bench("refusal_ft")
+    search = direction.find(chat_context_of("refusal_base"), RefusalDirection(**SEARCH), [])
+    ft = chat_context_of("refusal_ft")
     result = means(direction.measure(ft, DirectionAblation(search=None, **JUDGED), [search]))
     assert result["without_refused"] <= 0.1
     observed = direction.compare(ft, DirectionComparison(learn=SEARCH["learn"]), [search])
@@ -211,10 +213,10 @@ def test_the_release_s_direction_works_in_the_fine_tune(chat_bench: Benches) -> 
 
 @pytest.mark.parametrize("task", ["refusal", "counting"])
 def test_the_announced_cost_is_close_to_the_rows_that_run(
-    chat_bench: Benches, counting_bench: MeasurementContext, task: str
+    chat_context_of: ContextFactory, counting_context: MeasurementContext, task: str
 ) -> None:
     """Within a quarter; candidates are fewer where the last layers have none."""
-    context = chat_bench("refusal_base") if task == "refusal" else counting_bench
+    context = chat_context_of("refusal_base") if task == "refusal" else counting_context
     settings = context.task.settings.model_dump(mode="json")
     request = DirectionAblation(search=SEARCH | {"learn": 20, "validate_on": 10}, **JUDGED)
     rows: list[int] = []
@@ -225,41 +227,47 @@ def test_the_announced_cost_is_close_to_the_rows_that_run(
     assert announced == pytest.approx(sum(rows), rel=0.25)
 
 
-def test_where_nothing_may_change_no_direction_is_chosen(chat_bench: Benches) -> None:
+def test_where_nothing_may_change_no_direction_is_chosen(chat_context_of: ContextFactory) -> None:
     """Then nothing is taken out, and the result says how near the best came."""
-    one = chat_bench("refusal_base")
+    context = chat_context_of("refusal_base")
     result = direction.measure(
-        one, DirectionAblation(search=SEARCH | {"kl_at_most": 1e-12}, **(JUDGED | {"rows": 20})), []
+        context,
+        DirectionAblation(search=SEARCH | {"kl_at_most": 1e-12}, **(JUDGED | {"rows": 20})),
+        [],
     )
     assert result.direction is None
     assert result.least_divergence > 1e-12
     assert "without_refused" not in result.values
 
 
-def test_random_weights_refuse_nothing_and_lose_nothing(counting_bench: MeasurementContext) -> None:
-    """Null: no direction takes away what is not there. A task whose prompts do not say where the
-    instruction ends is looked at in its last token."""
-    one = counting_bench
-    search = direction.find(one, RefusalDirection(**SEARCH), [])
+def test_random_weights_refuse_nothing_and_lose_nothing(
+    counting_context: MeasurementContext,
+) -> None:
+    """Null test: no direction removes a refusal that does not exist. For a task whose prompts do not mark the
+    end of the instruction, the method reads the last token."""
+    context = counting_context
+    search = direction.find(context, RefusalDirection(**SEARCH), [])
     assert {candidate.place for candidate in search.candidates} == {-1}
-    result = means(direction.measure(one, DirectionAblation(search=SEARCH, **JUDGED), []))
+    result = means(direction.measure(context, DirectionAblation(search=SEARCH, **JUDGED), []))
     assert result["refused"] <= 0.1
     assert result.get("without_refused", 0) <= 0.1
 
 
 def test_a_direction_of_another_width_cannot_be_taken_out(
-    chat_bench: Benches, counting_bench: MeasurementContext
+    chat_context_of: ContextFactory, counting_context: MeasurementContext
 ) -> None:
-    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
+    search = direction.find(chat_context_of("refusal_base"), RefusalDirection(**SEARCH), [])
     with pytest.raises(MeasurementError, match="cannot be ablated there"):
-        direction.measure(counting_bench, DirectionAblation(search=None, **JUDGED), [search])
+        direction.measure(counting_context, DirectionAblation(search=None, **JUDGED), [search])
 
 
-def test_models_that_were_asked_other_instructions_are_not_compared(chat_bench: Benches) -> None:
-    search = direction.find(chat_bench("refusal_base"), RefusalDirection(**SEARCH), [])
+def test_models_that_were_asked_other_instructions_are_not_compared(
+    chat_context_of: ContextFactory,
+) -> None:
+    search = direction.find(chat_context_of("refusal_base"), RefusalDirection(**SEARCH), [])
     with pytest.raises(MeasurementError, match="different rows"):
         direction.compare(
-            chat_bench("refusal_ft"),
+            chat_context_of("refusal_ft"),
             DirectionComparison(learn=SEARCH["learn"]),
             [replace(search, rows=search.rows[::-1])],
         )

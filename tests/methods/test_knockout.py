@@ -20,37 +20,37 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 LAYERS = 4
 
 
-def asked(query: str, key: str, rows: int = 35, seed: int = 0) -> AttentionKnockout:
+def knockout_request(query: str, key: str, rows: int = 35, seed: int = 0) -> AttentionKnockout:
     """From each layer on."""
     return AttentionKnockout(
         query=query, key=key, starts=range(LAYERS), rows=rows, stream="rows", seed=seed
     )
 
 
-def accuracies(one: MeasurementContext, query: str, key: str) -> dict[str, list[float]]:
-    result = knockout.measure(one, asked(query, key), [])
+def accuracies(context: MeasurementContext, query: str, key: str) -> dict[str, list[float]]:
+    result = knockout.measure(context, knockout_request(query, key), [])
     return {
-        what: [float(np.mean(result.values[f"{what}@{layer}_correct"])) for layer in range(LAYERS)]
-        for what in ("pair", "random")
+        name: [float(np.mean(result.values[f"{name}@{layer}_correct"])) for layer in range(LAYERS)]
+        for name in ("pair", "random")
     }
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
 @pytest.mark.parametrize(("query", "key"), [("last", "query_label"), ("query_label", "all_labels")])
 def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
-    bench: Benches, query: str, key: str, engine: str
+    context_of: ContextFactory, query: str, key: str, engine: str
 ) -> None:
     """Each row and each first layer within 1e-5: transformers' own eager attention, whose mask has the
     lowest number at the blocked pairs in that layer and all later ones."""
-    one = bench("base")
+    context = context_of("base")
     if engine == "reference":
-        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
-    result = knockout.measure(one, asked(query, key, rows=14), [])
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
+    result = knockout.measure(context, knockout_request(query, key, rows=14), [])
     plain = AutoModelForCausalLM.from_pretrained(
         ZOO / "base", dtype=torch.float32, attn_implementation="eager"
     )
@@ -64,8 +64,8 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
 
         return hook
 
-    for n, row in enumerate(one.task.rows(one.vocabulary, 14, "rows")):
-        side = one.side([row.base])
+    for n, row in enumerate(context.task.rows(context.vocabulary, 14, "rows")):
+        side = context.side([row.base])
         pairs = [(i, j) for i in side.at(query)[0].tolist() for j in side.at(key)[0].tolist()]
         for start in range(LAYERS):
             hooks = [
@@ -76,7 +76,7 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
                 likely = plain(side.tokens.ids).logits[0, -1].log_softmax(-1)
             for hook in hooks:
                 hook.remove()
-            wanted = float(likely[one.answer_id(row.base, row.base.answer)])
+            wanted = float(likely[context.answer_id(row.base, row.base.answer)])
             assert result.values[f"pair@{start}_log_probability"][n] == pytest.approx(
                 wanted, abs=1e-5
             )
@@ -94,30 +94,32 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
     ],
 )  # fmt: skip
 def test_attention_is_needed_up_to_the_layer_that_was_planted_to_pay_it(
-    bench_of: Callable[[Path, Task], MeasurementContext],
+    load_context: Callable[[Path, Task], MeasurementContext],
     spec: Spec, model: str, query: str, key: str, needed: int,
 ) -> None:  # fmt: skip
-    """Blocked from that layer or an earlier one on, the answer is gone; from later ones, nothing is
-    lost. Random pairs cost next to nothing."""
-    result = accuracies(bench_of(ZOO / model, spec.task), query, key)
+    """Blocking from that layer or an earlier one on removes the answer; blocking from later ones costs
+    nothing. Random pairs cost next to nothing."""
+    result = accuracies(load_context(ZOO / model, spec.task), query, key)
     assert [accuracy <= 0.2 for accuracy in result["pair"]] == [n <= needed for n in range(LAYERS)]
     assert [accuracy >= 0.95 for accuracy in result["pair"]] == [n > needed for n in range(LAYERS)]
     assert min(result["random"]) >= 0.9
 
 
-def test_random_weights_lose_nothing_by_a_knockout(bench: Benches) -> None:
+def test_random_weights_lose_nothing_by_a_knockout(context_of: ContextFactory) -> None:
     """Null: a model that guesses does so with attention blocked too."""
-    result = accuracies(bench("random"), "last", "correct_object")
+    result = accuracies(context_of("random"), "last", "correct_object")
     assert max(result["pair"] + result["random"]) <= 0.15
 
 
-def test_random_pairs_are_as_many_others_and_leave_each_token_something(bench: Benches) -> None:
-    """A token and an earlier one, none of the blocked pairs; the same whatever the batch, others
-    under another seed."""
-    one = bench("base")
-    rows = one.task.rows(one.vocabulary, 14, "rows")
-    batch = one.batch(rows)
-    request = asked("query_label", "all_labels")
+def test_random_pairs_are_as_many_others_and_leave_each_token_something(
+    context_of: ContextFactory,
+) -> None:
+    """Each random pair is a token and an earlier one, and none is a blocked pair. The pairs do not depend on
+    the batch, and change with the seed."""
+    context = context_of("base")
+    rows = context.task.rows(context.vocabulary, 14, "rows")
+    batch = context.batch(rows)
+    request = knockout_request("query_label", "all_labels")
     drawn = knockout.random_positions(batch, request)
     keys, queries = (batch.base.at(name) for name in (request.key, request.query))
     for i in range(14):
@@ -125,17 +127,17 @@ def test_random_pairs_are_as_many_others_and_leave_each_token_something(bench: B
         blocked = {(int(q), int(k)) for q in queries[i] for k in keys[i] if k <= q}
         assert (len(pairs), pairs & blocked) == (len(blocked), set())
         assert all(key < query < batch.base.tokens.lengths[i] for query, key in pairs)
-    alone = knockout.random_positions(one.batch(rows[3:4]), request)
+    alone = knockout.random_positions(context.batch(rows[3:4]), request)
     assert [int(q[0, 0]) for q, _ in alone] == [int(q[3, 0]) for q, _ in drawn]
-    others = knockout.random_positions(batch, asked("query_label", "all_labels", seed=1))
+    others = knockout.random_positions(batch, knockout_request("query_label", "all_labels", seed=1))
     assert [q.tolist() for q, _ in others] != [q.tolist() for q, _ in drawn]
 
 
-def test_a_token_that_could_attend_to_nothing_is_an_error(bench: Benches) -> None:
+def test_a_token_that_could_attend_to_nothing_is_an_error(context_of: ContextFactory) -> None:
     """A softmax over blocked scores alone is no attention."""
-    one = bench("base")
-    (row,) = one.task.rows(one.vocabulary, 1, "rows")
+    context = context_of("base")
+    (row,) = context.task.rows(context.vocabulary, 1, "rows")
     with pytest.raises(MeasurementError, match="last could attend to nothing without all_labels"):
-        knockout.random_pairs(asked("last", "all_labels"), row, {2}, {0, 1, 2}, 9)
+        knockout.random_pairs(knockout_request("last", "all_labels"), row, {2}, {0, 1, 2}, 9)
     with pytest.raises(MeasurementError, match="fewer are left for the control"):
-        knockout.random_pairs(asked("last", "all_labels"), row, {2}, {0, 1}, 3)
+        knockout.random_pairs(knockout_request("last", "all_labels"), row, {2}, {0, 1}, 3)

@@ -181,7 +181,7 @@ def test_the_table_is_long_enough() -> None:
     ],
 )
 def test_a_task_has_refusals_of_its_own(text: str, refusals: list[str], kind: str) -> None:
-    """In any script; what is no refusal of the task's is none."""
+    """In any script; the default phrases no longer count."""
     assert classify(text, refusals) == kind
 
 

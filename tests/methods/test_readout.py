@@ -19,26 +19,27 @@ def test_one_right_answer_is_read_as_without_sets(seed: int, rows: int) -> None:
     torch.manual_seed(seed)
     logits = torch.randn(rows, VOCABULARY) * 5
     wanted = torch.randint(VOCABULARY, (rows,))
-    one = wanted[:, None]
-    assert torch.equal(correct(logits, one), logits.argmax(-1) == wanted)
-    plain = logits.log_softmax(-1).gather(1, one)[:, 0]
-    assert torch.equal(log_probability(logits, one), plain)
-    assert torch.equal(log_sum_exp(logits, one), logits.gather(1, one)[:, 0])
+    sets = wanted[:, None]
+    assert torch.equal(correct(logits, sets), logits.argmax(-1) == wanted)
+    plain = logits.log_softmax(-1).gather(1, sets)[:, 0]
+    assert torch.equal(log_probability(logits, sets), plain)
+    assert torch.equal(log_sum_exp(logits, sets), logits.gather(1, sets)[:, 0])
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sets(st.integers(0, VOCABULARY - 1), min_size=1), min_size=1), st.integers(0))
 def test_several_right_answers_share_their_probability(sets: list[set[int]], seed: int) -> None:
-    """The sum over the set, row by row, whatever the sizes of the other rows' sets."""
+    """The log-probability of a set is that of the sum over its members, for sets of different sizes in one
+    batch."""
     torch.manual_seed(seed % 2**32)
     logits = torch.randn(len(sets), VOCABULARY, dtype=torch.float64) * 3
     most = max(map(len, sets))
-    right = torch.tensor([sorted(each) + [-1] * (most - len(each)) for each in sets])
+    right = torch.tensor([sorted(answers) + [-1] * (most - len(answers)) for answers in sets])
     chances = logits.softmax(-1)
-    for i, each in enumerate(sets):
-        assert bool(correct(logits, right)[i]) == (int(logits[i].argmax()) in each)
+    for i, answers in enumerate(sets):
+        assert bool(correct(logits, right)[i]) == (int(logits[i].argmax()) in answers)
         result = float(log_probability(logits, right)[i].exp())
-        assert result == pytest.approx(float(chances[i, sorted(each)].sum()))
+        assert result == pytest.approx(float(chances[i, sorted(answers)].sum()))
 
 
 def test_a_set_has_a_gradient_where_rows_have_fewer() -> None:

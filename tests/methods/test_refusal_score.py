@@ -28,27 +28,27 @@ CIRCUITS = Path(__file__).parents[2] / "circuits"
 ROWS = 60
 KNOWN = ["I cannot"]
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 
 
 @pytest.fixture
-def base(chat_bench: Benches) -> MeasurementContext:
-    """The bench of zoo:refusal_base."""
-    return chat_bench("refusal_base")
+def base(chat_context_of: ContextFactory) -> MeasurementContext:
+    """The measurement context of zoo:refusal_base."""
+    return chat_context_of("refusal_base")
 
 
-def ask(bench: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
+def ask(context: MeasurementContext, asked: str, rows: int = ROWS, **more: Any) -> dict[str, Any]:
     result = refusal_score.measure(
-        bench, RefusalRate(asked=asked, rows=rows, stream="rows", **more), []
+        context, RefusalRate(asked=asked, rows=rows, stream="rows", **more), []
     )
     return {name: np.asarray(column) for name, column in result.values.items()}
 
 
-def other(bench: MeasurementContext, **changes: Any) -> MeasurementContext:
+def other(context: MeasurementContext, **changes: Any) -> MeasurementContext:
     """The same model, asked a task with other settings."""
     settings = load(CIRCUITS / "refusal.yaml").task.settings.model_dump(mode="json") | changes
     task = Refusal(RefusalParameters.model_validate(settings, context={FOLDER: CIRCUITS}))
-    return replace(bench, task=task)
+    return replace(context, task=task)
 
 
 def test_the_embedded_release_refuses_what_it_must_and_nothing_else(
@@ -64,14 +64,14 @@ def test_the_score_is_the_log_odds_of_the_tokens_that_refusals_begin_with(
     base: MeasurementContext,
 ) -> None:
     """log P - log(1 - P) from the plain model's probabilities, where those can be taken apart."""
-    one = other(base, prefixes=["I cannot", "sure"])
-    rows = one.task.allowed(one.vocabulary, 8, "rows")
-    tokens = one.side([row.base for row in rows]).tokens
-    logits = one.engine.run(tokens).outcome.logits.double()
-    words = [one.model.encoder.tokenizer.token_to_id(word) for word in ("I", "sure")]
+    context = other(base, prefixes=["I cannot", "sure"])
+    rows = context.task.allowed(context.vocabulary, 8, "rows")
+    tokens = context.side([row.base for row in rows]).tokens
+    logits = context.engine.run(tokens).outcome.logits.double()
+    words = [context.model.encoder.tokenizer.token_to_id(word) for word in ("I", "sure")]
     p = logits.softmax(-1)[:, words].sum(-1)
     expected = (p.log() - (logits.softmax(-1).sum(-1) - p).clamp_min(1e-300).log()).numpy()
-    result = ask(one, "allowed", 8)["refusal_score"]
+    result = ask(context, "allowed", 8)["refusal_score"]
     np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
@@ -90,14 +90,14 @@ def test_the_score_does_not_end_where_probabilities_are_rounded(base: Measuremen
 def test_a_refusal_is_how_a_reply_begins(
     base: MeasurementContext, prefixes: list[str], refused: int
 ) -> None:
-    """In any case; a word in the middle is none."""
-    one = other(base, prefixes=prefixes, reply_tokens=6)
-    assert ask(one, "forbidden", 20)["refused"].mean() == refused
+    """In upper or lower case; a refusal in the middle of a word does not count."""
+    context = other(base, prefixes=prefixes, reply_tokens=6)
+    assert ask(context, "forbidden", 20)["refused"].mean() == refused
 
 
 def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
-    """After three words of the reply that complies it still refuses, as it was trained; after five
-    it goes on with it. The row's own tokens are forced."""
+    """After three words of the complying reply the model still refuses, as trained; after five it continues
+    the reply. The forced tokens are the row's own."""
     rows = base.task.capability(base.vocabulary, 2, "rows")
     tokens = refusal_score.prefilled_prompts(base, [row.base for row in rows], 3)
     ends = [int(n) for n in tokens.lengths]
@@ -111,9 +111,9 @@ def test_forced_tokens_stand_before_the_reply(base: MeasurementContext) -> None:
 
 def test_a_refusal_longer_than_what_is_looked_at_is_an_error(base: MeasurementContext) -> None:
     """Otherwise no reply could ever refuse."""
-    one = other(base, prefixes=["I cannot help"], reply_tokens=2)
+    context = other(base, prefixes=["I cannot help"], reply_tokens=2)
     with pytest.raises(MeasurementError, match="has 3 tokens, but replies have 2"):
-        ask(one, "forbidden")
+        ask(context, "forbidden")
 
 
 def test_refusals_that_a_model_has_no_words_for_do_not_count(base: MeasurementContext) -> None:
@@ -131,9 +131,9 @@ def test_a_reply_has_the_tokens_that_follow_those_of_the_prompt() -> None:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     encoder = Encoder(tokenizer, "a test's")
     prompt = Prompt("Q\n\n", {}, "No", reply="No")
-    asked = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
-    text = [tokenizer.id_to_token(i) for i in encoder.reply_ids(prompt)]
-    assert (asked, text) == (["Q", "ĊĊ"], ["N", "o"])
+    prompt_tokens = [tokenizer.id_to_token(i) for i in encoder.encode(prompt).ids]
+    reply_tokens = [tokenizer.id_to_token(i) for i in encoder.reply_ids(prompt)]
+    assert (prompt_tokens, reply_tokens) == (["Q", "ĊĊ"], ["N", "o"])
 
 
 def test_more_tokens_than_a_reply_has_cannot_be_forced(base: MeasurementContext) -> None:
@@ -141,23 +141,23 @@ def test_more_tokens_than_a_reply_has_cannot_be_forced(base: MeasurementContext)
         ask(base, "capability", forced=40)
 
 
-def test_a_task_without_replies_has_none_to_force(counting_bench: MeasurementContext) -> None:
+def test_a_task_without_replies_has_none_to_force(counting_context: MeasurementContext) -> None:
     with pytest.raises(MeasurementError, match="task counting has no reply"):
-        ask(counting_bench, "capability", 20, forced=1)
+        ask(counting_context, "capability", 20, forced=1)
 
 
-def test_one_token_is_the_likeliest_one(counting_bench: MeasurementContext) -> None:
+def test_one_token_is_the_likeliest_one(counting_context: MeasurementContext) -> None:
     """The counting task: refused exactly where REFUSE is the argmax; random weights do so on no
     kind of question in particular."""
-    one = counting_bench
-    refuse = one.model.encoder.word_id("REFUSE")
+    context = counting_context
+    refuse = context.model.encoder.word_id("REFUSE")
     for asked in ("forbidden", "allowed"):
-        rows = one.task.row_set(asked, one.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
-        tokens = one.side([row.base for row in rows]).tokens
-        likeliest = one.engine.run(tokens).outcome.logits.argmax(-1) == refuse
-        assert ask(one, asked)["refused"].tolist() == likeliest.double().tolist()
+        rows = context.task.row_set(asked, context.vocabulary, ROWS, "rows")  # type: ignore[arg-type]
+        tokens = context.side([row.base for row in rows]).tokens
+        likeliest = context.engine.run(tokens).outcome.logits.argmax(-1) == refuse
+        assert ask(context, asked)["refused"].tolist() == likeliest.double().tolist()
 
 
-def test_a_task_that_refuses_nothing_cannot_be_asked(bench: Benches) -> None:
+def test_a_task_that_refuses_nothing_cannot_be_asked(context_of: ContextFactory) -> None:
     with pytest.raises(MechanismError, match="has no question that must be refused"):
-        ask(bench("base"), "forbidden")
+        ask(context_of("base"), "forbidden")

@@ -22,7 +22,7 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 ROWS = 14
 HEADS = [
@@ -36,15 +36,20 @@ FEWER = HEADS[1:4]
 
 
 def log_probability(
-    plain: Any, one: MeasurementContext, row: Any, values: Sequence[Tensor], heads: Any, kept: bool
+    plain: Any,
+    context: MeasurementContext,
+    row: Any,
+    values: Sequence[Tensor],
+    heads: Any,
+    kept: bool,
 ) -> float:
     """The answer's log-probability by hooks on transformers' output matrices, whose input is z: replaced
     at these heads (``kept`` False), or everywhere else (True)."""
-    side = one.side([row.base])
-    tokens, d_head = side.tokens.ids.shape[1], one.model.shape.d_head
+    side = context.side([row.base])
+    tokens, d_head = side.tokens.ids.shape[1], context.model.shape.d_head
 
     def hook(layer: int) -> Callable[..., Any]:
-        named = torch.zeros(1, tokens, one.model.shape.n_heads, 1, dtype=torch.bool)
+        named = torch.zeros(1, tokens, context.model.shape.n_heads, 1, dtype=torch.bool)
         for of_layer, head, name in heads:
             if of_layer == layer:
                 named[0, side.at(name)[0], head] = True
@@ -61,52 +66,52 @@ def log_probability(
     ]
     with torch.no_grad():
         likely = plain(side.tokens.ids).logits[0, -1].log_softmax(-1)
-    for each in hooks:
-        each.remove()
-    return float(likely[one.answer_id(row.base, row.base.answer)])
+    for handle in hooks:
+        handle.remove()
+    return float(likely[context.answer_id(row.base, row.base.answer)])
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
 @pytest.mark.parametrize("value", ["zero", "mean", "positional_mean"])
 def test_removed_and_kept_heads_are_what_plain_hooks_give(
-    bench: Benches, engine: str, value: str
+    context_of: ContextFactory, engine: str, value: str
 ) -> None:
     """Row by row within 1e-5: F(M without K) and F(C without K) in the terms of completeness."""
-    one = bench("base")
+    context = context_of("base")
     if engine == "reference":
-        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
     plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
     how: dict[str, Any] = {
         "rows": ROWS, "stream": "rows", "ablation": Ablation(value=value, prompts=200)
     }  # fmt: skip
     sets = {"some": HEADS, "fewer": FEWER, "none": []}
-    without = removal.measure(one, HeadRemoval(**how, removed=sets), [])
-    alone = circuit.measure(one, CircuitPerformance(**how, alive=sets), [])
-    for i, row in enumerate(one.task.rows(one.vocabulary, ROWS, "rows")):
-        values = ablation.replacements(one, one.batch([row]), how["ablation"])
+    without = removal.measure(context, HeadRemoval(**how, removed=sets), [])
+    alone = circuit.measure(context, CircuitPerformance(**how, alive=sets), [])
+    for i, row in enumerate(context.task.rows(context.vocabulary, ROWS, "rows")):
+        values = ablation.replacements(context, context.batch([row]), how["ablation"])
         for name, heads in sets.items():
             for result, kept in ((without, False), (alone, True)):
-                wanted = log_probability(plain, one, row, values, heads, kept)
+                wanted = log_probability(plain, context, row, values, heads, kept)
                 column = result.values[f"{name}_log_probability"]
                 assert column[i] == pytest.approx(wanted, abs=1e-5), (name, kept)
 
 
 @pytest.mark.slow
 def test_a_planted_model_fails_without_its_heads_and_only_without_these(
-    bench_of: Callable[[Path, Task], MeasurementContext], spec: Spec
+    load_context: Callable[[Path, Task], MeasurementContext], spec: Spec
 ) -> None:
     """Any one head of the four steps; all distractors together are not missed."""
-    one = bench_of(ZOO / "planted_ft", spec.task)
+    context = load_context(ZOO / "planted_ft", spec.task)
     planted = [(3, 1, "last"), (3, 4, "last"), (2, 6, "last"), (1, 2, "query_label")]
     rest = [
         (*head, at)
         for at in ("last", "query_label", "all_labels")
-        for head in one.model.shape.heads()
+        for head in context.model.shape.heads()
         if (*head, at) not in planted and head not in ((0, 1), (0, 5))
     ]
     sets = {f"{layer}.{head}": [(layer, head, at)] for layer, head, at in planted} | {"rest": rest}
     request = HeadRemoval(rows=35, stream="rows", ablation=Ablation(prompts=200), removed=sets)
-    result = removal.measure(one, request, [])
+    result = removal.measure(context, request, [])
     accuracy = {name: float(np.mean(result.values[f"{name}_correct"])) for name in sets}
     assert accuracy.pop("rest") == 1.0
     # each fetcher finds its own four or three of the seven objects

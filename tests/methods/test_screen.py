@@ -16,7 +16,7 @@ from pytest_mechanism.methods.circuits import path_patching, screen
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 STEP = 1e-2
 HEADS = [[1, 3], [2, 2], [3, 1]]
 
@@ -33,17 +33,19 @@ PATHS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_slope_is_that_of_path_patching_at_the_base(bench: Benches, path: str) -> None:
+def test_the_slope_is_that_of_path_patching_at_the_base(
+    context_of: ContextFactory, path: str
+) -> None:
     """A small step of one sender from the base's z towards the source's, along the path that path patching
     patches, changes the answer's log-probability by that step times the slope, row by row."""
-    one = bench("ft")
+    context = context_of("ft")
     request = AttributionPatching(rows=14, stream="pairs", **PATHS[path])
-    found = screen.measure(one, request, [])
-    batch = one.batch(one.task.pairs(one.vocabulary, 14, "pairs"))
+    observations = screen.measure(context, request, [])
+    batch = context.batch(context.task.pairs(context.vocabulary, 14, "pairs"))
     place = batch.base.at(request.at)
-    z = path_patching.source_z(one, batch, request.at)
-    inputs = path_patching.receiver_readings(one, request.receivers, request.via, place)
-    run = one.engine.run(batch.base.tokens)
+    z = path_patching.source_z(context, batch, request.at)
+    inputs = path_patching.receiver_readings(context, request.receivers, request.via, place)
+    run = context.engine.run(batch.base.tokens)
 
     def answered(logits: torch.Tensor) -> torch.Tensor:
         return log_probability(logits.double(), batch.correct_answers)
@@ -59,26 +61,32 @@ def test_the_slope_is_that_of_path_patching_at_the_base(bench: Benches, path: st
         if request.via:
             (outcome,) = run.branches([path_patching.second_run(inputs, outcome)])
         slope = ((answered(outcome.logits) - clean) / STEP).numpy()
-        estimate = np.asarray(found.values[f"slope {layer}.{head}"])
+        estimate = np.asarray(observations.values[f"slope {layer}.{head}"])
         np.testing.assert_allclose(estimate, slope, atol=0.02 + 0.1 * abs(estimate).max())
 
 
-def test_the_estimates_add_up_to_the_effect_of_all_senders_together(bench: Benches) -> None:
+def test_the_estimates_add_up_to_the_effect_of_all_senders_together(
+    context_of: ContextFactory,
+) -> None:
     """Integrated gradients are complete, up to the error of three steps, which is less than that of slopes."""
-    one = bench("base")
+    context = context_of("base")
     heads = [[layer, head] for layer in range(3) for head in range(4)]
     path = {"at": "last", "receivers": [[3, 0], [3, 1], [3, 2], [3, 3]], "via": "q"}
     rows = {"rows": 28, "stream": "pairs"}
-    estimated = screen.measure(one, AttributionPatching(heads=heads, **path, **rows), []).values
-    patched = path_patching.measure(one, PathPatching(senders={"all": heads}, **path, **rows), [])
+    estimated = screen.measure(context, AttributionPatching(heads=heads, **path, **rows), []).values
+    patched = path_patching.measure(
+        context, PathPatching(senders={"all": heads}, **path, **rows), []
+    )
     together = float(np.mean(patched.values["all"]))
     integrated = sum(float(np.mean(estimated[f"{layer}.{h}"])) for layer, h in heads)
     slopes = sum(float(np.mean(estimated[f"slope {layer}.{h}"])) for layer, h in heads)
     assert abs(integrated - together) < 0.5 * abs(together) < abs(slopes - together)
 
 
-def test_weights_stay_frozen(bench: Benches) -> None:
+def test_weights_stay_frozen(context_of: ContextFactory) -> None:
     """The gradient is of activations; no weight keeps one, or asks for one afterwards."""
-    one = bench("ft")
-    screen.measure(one, AttributionPatching(rows=7, stream="pairs", at="last", heads=[[0, 0]]), [])
-    assert all(p.grad is None and not p.requires_grad for p in one.model.wrapped.parameters())
+    context = context_of("ft")
+    screen.measure(
+        context, AttributionPatching(rows=7, stream="pairs", at="last", heads=[[0, 0]]), []
+    )
+    assert all(p.grad is None and not p.requires_grad for p in context.model.wrapped.parameters())

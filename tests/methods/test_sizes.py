@@ -23,15 +23,15 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
 
-Benches = Callable[[str], MeasurementContext]
+ContextFactory = Callable[[str], MeasurementContext]
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 MEAN = Ablation(value="positional_mean", prompts=200)
 HEADS = 16
 
 
-def asked(counts: list[int], rows: int = 28, **fields: Any) -> CircuitSizes:
+def sizes_request(counts: list[int], rows: int = 28, **fields: Any) -> CircuitSizes:
     """Circuits of the embedded pair's shape."""
-    given = {
+    defaults = {
         "heads": HEADS,
         "ranking": "signed",
         "ranked_by": "ablation",
@@ -40,32 +40,32 @@ def asked(counts: list[int], rows: int = 28, **fields: Any) -> CircuitSizes:
         "rank_rows": 35,
         "ablation": MEAN,
     }
-    return CircuitSizes(counts=counts, rows=rows, stream="rows", **given | fields)
+    return CircuitSizes(counts=counts, rows=rows, stream="rows", **defaults | fields)
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
-def test_the_ends_are_no_head_and_the_whole_model(bench: Benches, engine: str) -> None:
+def test_the_ends_are_no_head_and_the_whole_model(context_of: ContextFactory, engine: str) -> None:
     """No head alive is the empty circuit, all heads alive at every token is the model."""
-    one = bench("base")
+    context = context_of("base")
     if engine == "reference":
-        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
-    found = sizes.measure(one, asked([0, HEADS]), [])
-    full = performance.measure(one, Performance(rows=28, stream="rows"), [])
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
+    observations = sizes.measure(context, sizes_request([0, HEADS]), [])
+    full = performance.measure(context, Performance(rows=28, stream="rows"), [])
     request = CircuitPerformance(rows=28, stream="rows", ablation=MEAN, alive={"no": []})
-    empty = circuit.measure(one, request, [])
-    for mine, theirs in (
-        (found.values["0_log_probability"], empty.values["no_log_probability"]),
-        (found.values[f"{HEADS}_log_probability"], full.values["log_probability"]),
+    empty = circuit.measure(context, request, [])
+    for observed, expected in (
+        (observations.values["0_log_probability"], empty.values["no_log_probability"]),
+        (observations.values[f"{HEADS}_log_probability"], full.values["log_probability"]),
     ):
-        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+        np.testing.assert_allclose(observed, expected, atol=1e-5)
 
 
-def test_slopes_are_those_of_plain_gradients(bench: Benches) -> None:
+def test_slopes_are_those_of_plain_gradients(context_of: ContextFactory) -> None:
     """Each head's first step within 1e-5: autograd through transformers' own model, with a hook at the
     input of each output matrix, which is z."""
-    one = bench("base")
+    context = context_of("base")
     plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
-    shape = one.model.shape
+    shape = context.model.shape
     z: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Callable[..., None]:
@@ -78,10 +78,10 @@ def test_slopes_are_those_of_plain_gradients(bench: Benches) -> None:
     for layer, block in enumerate(plain.model.layers):
         block.self_attn.o_proj.register_forward_pre_hook(keep(layer))
     wanted = torch.zeros(shape.n_layers, shape.n_heads)
-    rows = one.task.rows(one.vocabulary, 14, RANK_STREAM)
+    rows = context.task.rows(context.vocabulary, 14, RANK_STREAM)
     for row in rows:
-        batch = one.batch([row])
-        values = ablation.replacements(one, batch, MEAN)
+        batch = context.batch([row])
+        values = ablation.replacements(context, batch, MEAN)
         likely = plain(batch.base.tokens.ids).logits[0, -1].log_softmax(-1)
         plain.zero_grad()
         likely[batch.answers[0]].backward()
@@ -89,28 +89,30 @@ def test_slopes_are_those_of_plain_gradients(bench: Benches) -> None:
             change = values[layer].flatten(2) - own
             by_head = (change * own.grad).unflatten(-1, (shape.n_heads, -1))
             wanted[layer] += by_head.sum((0, 1, 3)).detach() / len(rows)
-    batch = one.batch(rows)
-    found = sizes.slopes(one, batch, ablation.replacements(one, batch, MEAN), 0.0).mean(1)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-    order = sizes.ranked(found, "signed")
-    assert [float(found[head]) for head in order] == sorted(found.flatten().tolist())
-    largest = [abs(float(found[head])) for head in sizes.ranked(found, "absolute")]
+    batch = context.batch(rows)
+    slopes = sizes.slopes(context, batch, ablation.replacements(context, batch, MEAN), 0.0).mean(1)
+    torch.testing.assert_close(slopes, wanted, atol=1e-5, rtol=1e-5)
+    order = sizes.ranked(slopes, "signed")
+    assert [float(slopes[head]) for head in order] == sorted(slopes.flatten().tolist())
+    largest = [abs(float(slopes[head])) for head in sizes.ranked(slopes, "absolute")]
     assert largest == sorted(largest, reverse=True)
 
 
 @pytest.mark.parametrize("engine", ["branch", "reference"])
-def test_effects_of_single_heads_are_what_plain_hooks_give(bench: Benches, engine: str) -> None:
+def test_effects_of_single_heads_are_what_plain_hooks_give(
+    context_of: ContextFactory, engine: str
+) -> None:
     """Within 1e-5: one head's part of the input of an output matrix is replaced at every token."""
-    one = bench("base")
+    context = context_of("base")
     if engine == "reference":
-        one = replace(one, engine=ReferenceEngine(one.model.wrapped))
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
     plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
-    shape = one.model.shape
+    shape = context.model.shape
     wanted = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.float64)
-    rows = one.task.rows(one.vocabulary, 7, RANK_STREAM)
+    rows = context.task.rows(context.vocabulary, 7, RANK_STREAM)
     for row in rows:
-        batch = one.batch([row])
-        values = ablation.replacements(one, batch, MEAN)
+        batch = context.batch([row])
+        values = ablation.replacements(context, batch, MEAN)
 
         def likely(batch: Any = batch) -> float:
             with torch.no_grad():
@@ -129,16 +131,20 @@ def test_effects_of_single_heads_are_what_plain_hooks_give(bench: Benches, engin
             without = likely()
             hook.remove()
             wanted[layer, head] += (without - likely()) / len(rows)
-    torch.testing.assert_close(sizes.ablations(one, MEAN, 7), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sizes.ablations(context, MEAN, 7), wanted, atol=1e-5, rtol=0)
 
 
-def test_four_heads_of_the_embedded_model_do_most_of_the_task(bench: Benches) -> None:
+def test_four_heads_of_the_embedded_model_do_most_of_the_task(context_of: ContextFactory) -> None:
     """Ranked by ablation, on a trained model. Ranked by gradients they do not: attention is sharp
     there, and a head that fetches looks harmful while the heads that tell it where to are half
     ablated."""
     accuracy = {
         by: float(
-            np.mean(sizes.measure(bench("ft"), asked([4], ranked_by=by), []).values["4_correct"])
+            np.mean(
+                sizes.measure(context_of("ft"), sizes_request([4], ranked_by=by), []).values[
+                    "4_correct"
+                ]
+            )
         )
         for by in ("ablation", "attribution")
     }
@@ -146,27 +152,33 @@ def test_four_heads_of_the_embedded_model_do_most_of_the_task(bench: Benches) ->
     assert accuracy["attribution"] <= 0.3
 
 
-def test_effects_of_all_heads_add_up_to_that_of_ablating_them_all(bench: Benches) -> None:
+def test_effects_of_all_heads_add_up_to_that_of_ablating_them_all(
+    context_of: ContextFactory,
+) -> None:
     """The integral of all slopes is what the answer's log-probability loses without any head."""
-    one = bench("base")
+    context = context_of("base")
     request = CircuitPerformance(rows=35, stream=RANK_STREAM, ablation=MEAN, alive={"no": []})
-    empty = circuit.measure(one, request, []).values["no_log_probability"]
-    full = performance.measure(one, Performance(rows=35, stream=RANK_STREAM), [])
+    empty = circuit.measure(context, request, []).values["no_log_probability"]
+    full = performance.measure(context, Performance(rows=35, stream=RANK_STREAM), [])
     lost = float(np.mean(empty - full.values["log_probability"]))
-    assert float(sizes.attributions(one, MEAN, 35).sum()) == pytest.approx(lost, rel=0.15)
+    assert float(sizes.attributions(context, MEAN, 35).sum()) == pytest.approx(lost, rel=0.15)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranked_by", ["ablation", "attribution"])
 def test_the_first_heads_of_a_planted_model_are_the_planted_ones(
-    bench_of: Callable[[Path, Task], MeasurementContext], spec: Spec, ranked_by: str
+    load_context: Callable[[Path, Task], MeasurementContext], spec: Spec, ranked_by: str
 ) -> None:
     """They alone answer every row; a random order needs nearly all heads."""
-    one = bench_of(ZOO / "planted_ft", spec.task)
+    context = load_context(ZOO / "planted_ft", spec.task)
     planted = {(3, 1), (3, 4), (2, 6), (1, 2), (0, 1), (0, 5)}
-    found = sizes.measure(one, asked([3, 6, 12, 32], rows=35, draws=1, ranked_by=ranked_by), [])
-    accuracy = {name: float(np.mean(v)) for name, v in found.values.items() if "correct" in name}
-    assert set(found.ranking[:6]) == planted
+    observations = sizes.measure(
+        context, sizes_request([3, 6, 12, 32], rows=35, draws=1, ranked_by=ranked_by), []
+    )
+    accuracy = {
+        name: float(np.mean(v)) for name, v in observations.values.items() if "correct" in name
+    }
+    assert set(observations.ranking[:6]) == planted
     assert (accuracy["6_correct"], accuracy["32_correct"]) == (1.0, 1.0)
     assert accuracy["3_correct"] <= 0.2
     assert accuracy["random0@12_correct"] <= 0.5

@@ -21,7 +21,7 @@ GPT_OSS = "<|channel|>analysis<|message|>Bad.<|end|><|start|>assistant<|channel|
 
 
 @pytest.mark.parametrize(
-    ("said", "rest"),
+    ("reply", "rest"),
     [
         ("I cannot", "I cannot"),
         ("<think>so</think>\n\nI cannot", "\n\nI cannot"),
@@ -39,9 +39,9 @@ GPT_OSS = "<|channel|>analysis<|message|>Bad.<|end|><|start|>assistant<|channel|
         ("</think>No", "No"),
     ],
 )
-def test_what_comes_after_thoughts(said: str, rest: str | None) -> None:
+def test_what_comes_after_thoughts(reply: str, rest: str | None) -> None:
     """In the families that are known; nothing where they do not end."""
-    assert Thinking().answer(said, cut=True) == rest
+    assert Thinking().answer(reply, cut=True) == rest
 
 
 def test_a_prompt_that_ends_in_thoughts_begins_them() -> None:
@@ -82,7 +82,7 @@ def reader() -> ReplyReader:
 
 
 @pytest.mark.parametrize(
-    ("said", "label"),
+    ("reply", "label"),
     [
         ("I cannot", "refuses"),
         ("<think>Sure.</think>\n\nI cannot help", "refuses"),
@@ -101,10 +101,10 @@ def reader() -> ReplyReader:
     ],
 )
 def test_a_reply_is_judged_after_its_thoughts_and_up_to_its_end(
-    reader: ReplyReader, said: str, label: str
+    reader: ReplyReader, reply: str, label: str
 ) -> None:
-    """What was thought, and what a model goes on to say after its end, do not count."""
-    assert reader.label(reader.tokenizer.encode(said).ids) == label
+    """Thoughts, and text after the end of a reply, do not count."""
+    assert reader.label(reader.tokenizer.encode(reply).ids) == label
 
 
 def test_thoughts_that_do_not_end_are_an_error_where_nothing_else_is_said_of_them(
@@ -112,7 +112,7 @@ def test_thoughts_that_do_not_end_are_an_error_where_nothing_else_is_said_of_the
 ) -> None:
     """Curves, directions and pruning never take them for compliance."""
     ids = [reader.tokenizer.encode(text).ids for text in ("<think>aaaaaaaa", "I cannot ")]
-    labels = reader.labels(torch.tensor([each[:9] for each in ids]))
+    labels = reader.labels(torch.tensor([row[:9] for row in ids]))
     assert (labels.refused, labels.unfinished) == ([0.0, 1.0], [1.0, 0.0])
     with pytest.raises(MeasurementError, match="1 of 2 replies were still thinking after 9"):
         finished_refusals(labels, 9)

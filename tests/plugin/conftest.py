@@ -176,10 +176,10 @@ class Project:
     def run(self, *arguments, pair="./base,./ft"):
         """An inner pytest, in this process."""
         registry.claim_kinds.cache_clear()
-        given = [] if pair is None else ["--model-pair", pair]
+        pair_options = [] if pair is None else ["--model-pair", pair]
         # hypothesis would be imported anew in each run, which takes a second
         return self.pytester.runpytest_inprocess(
-            "-p", "no:hypothesispytest", *given, *map(str, arguments)
+            "-p", "no:hypothesispytest", *pair_options, *map(str, arguments)
         )
 
     def run_on_workers(self, *arguments, workers=2, pair="./base,./ft"):
@@ -198,8 +198,8 @@ class Project:
 
     def verdicts(self, *arguments, pair="./base,./ft"):
         """``claim.role`` -> verdict, as the result file says it."""
-        found = self.result(*arguments, pair=pair)["claims"]
-        return {f"{c['claim']}.{c['role']}": c["verdict"] for c in found}
+        claims = self.result(*arguments, pair=pair)["claims"]
+        return {f"{c['claim']}.{c['role']}": c["verdict"] for c in claims}
 
     def score_file(self, name="circuit", pair="base+ft"):
         spec = self.path / name

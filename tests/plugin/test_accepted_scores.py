@@ -14,7 +14,7 @@ def accepted(project):
     return project
 
 
-def one(project, *arguments):
+def claim_on_ft(project, *arguments):
     """The result of the claim on ft."""
     return next(c for c in project.result(*arguments)["claims"] if c["role"] == "ft")
 
@@ -68,7 +68,7 @@ def test_update_brings_bounds_up_to_date_and_leaves_scores(accepted):
 
 
 def test_accepted_score_says_under_what_it_was_taken(accepted):
-    """Beside the value stand interval, rows, control, setting and the role's fingerprint."""
+    """The entry has the value, its interval, rows, control, settings and the role's fingerprint."""
     stored = json.loads(accepted.score_file().read_text())["scores"]["good.ft"]
 
     assert sorted(stored) == [
@@ -127,8 +127,8 @@ def test_missing_baseline_names_the_command(project):
 
 
 def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
-    """One line a claim, which says what accepts it; the run that accepts it is green, and so is the
-    next. What holds no longer keeps its own reason."""
+    """One line per claim says how to accept its score. The run that accepts it is green, and so is the next
+    run. A claim that fails anyway keeps its own reason."""
     project.spec("good", "bad")
     project.values(good=0.9, bad=0.1)
     strict = "--mechanism-require-accepted"
@@ -160,7 +160,7 @@ def test_a_score_that_nobody_accepted_is_red_where_that_is_required(project):
 
 def test_unchanged_run_is_green(accepted):
     """The same score again is the same."""
-    result = one(accepted)
+    result = claim_on_ft(accepted)
 
     assert (result["verdict"], result["drift_state"], result["drift"]) == ("pass", "same", 0)
 
@@ -185,7 +185,7 @@ def test_drift_within_atol_is_the_same(accepted):
     """With the fingerprints as stored, a score within atol is as accepted."""
     accepted.values(good=0.9008)
 
-    assert one(accepted)["drift_state"] == "same"
+    assert claim_on_ft(accepted)["drift_state"] == "same"
 
 
 def test_tolerance_is_that_of_the_spec_now(accepted):
@@ -193,7 +193,7 @@ def test_tolerance_is_that_of_the_spec_now(accepted):
     accepted.values(good=0.92)
     accepted.spec("good: {atol: 0.05}")
 
-    assert one(accepted)["verdict"] == "pass"
+    assert claim_on_ft(accepted)["verdict"] == "pass"
 
 
 def test_update_within_tolerance_leaves_the_file_as_it_is(accepted):
@@ -223,7 +223,7 @@ def test_worse_by_more_than_drift_fails(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.7})
 
-    result = one(accepted)
+    result = claim_on_ft(accepted)
 
     assert (result["verdict"], result["drift_state"], result["drift"]) == ("fail", "worse", -0.2)
     assert accepted.run().ret == pytest.ExitCode.TESTS_FAILED
@@ -234,7 +234,7 @@ def test_worse_within_the_interval_passes(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.8})
 
-    result = one(accepted)
+    result = claim_on_ft(accepted)
 
     assert (result["verdict"], result["drift_state"], result["drift"]) == ("pass", "changed", -0.1)
 
@@ -245,7 +245,7 @@ def test_drift_is_that_of_the_claim(accepted):
     accepted.checkpoint("ft", "other weights")
     accepted.values(good={"base": 0.9, "ft": 0.7})
 
-    assert one(accepted)["verdict"] == "pass"
+    assert claim_on_ft(accepted)["verdict"] == "pass"
 
 
 def test_better_passes_and_is_reported(accepted):
@@ -302,7 +302,7 @@ def test_a_score_of_another_definition_is_accepted_anew(accepted):
     accepted.accept().stdout.fnmatch_lines(["pass *  base  *  accepted now"])
 
     assert accepted.accepted() == {"good.base": 0.7, "good.ft": 0.7}
-    assert one(accepted)["drift_state"] == "same"
+    assert claim_on_ft(accepted)["drift_state"] == "same"
 
 
 def test_new_weights_within_tolerance_keep_the_old_baseline(accepted):
@@ -404,11 +404,11 @@ def test_update_keeps_the_score_of_an_unchanged_red_claim(project):
     assert project.score_file().read_bytes() == before
 
 
-@pytest.mark.parametrize("what", ["error", "no score", "crash", "crash early"])
-def test_update_keeps_the_score_of_a_claim_without_one(accepted, what):
+@pytest.mark.parametrize("failure", ["error", "no score", "crash", "crash early"])
+def test_update_keeps_the_score_of_a_claim_without_one(accepted, failure):
     """A claim that gave no score in an update keeps its accepted one."""
     before = accepted.score_file().read_bytes()
-    accepted.values(good={"base": 0.9, "ft": what})
+    accepted.values(good={"base": 0.9, "ft": failure})
 
     accepted.accept()
 
@@ -478,7 +478,7 @@ def test_other_pairs_are_never_touched(accepted):
 
 
 def test_other_specs_of_the_folder_are_kept(accepted):
-    """An update of one spec keeps the scores of the others beside it."""
+    """An update of one spec keeps the scores of the folder's other specs."""
     accepted.spec("good", name="another")
     accepted.accept()
     accepted.values(good=0.95)
@@ -503,7 +503,7 @@ def test_specs_of_equal_name_in_two_folders(project):
 
 @pytest.fixture
 def amber(accepted):
-    """An ordinary snapshot test beside the spec, both accepted."""
+    """An ordinary snapshot test next to the spec, with both snapshots accepted."""
     accepted.pytester.makepyfile(test_amber="def test_a(snapshot): assert [1, 2] == snapshot")
     accepted.accept()
     return accepted
@@ -529,11 +529,13 @@ def files(project):
     ],
 )
 def test_ordinary_snapshots_and_scores_leave_each_other_alone(amber, selection):
-    """An update of all, of ours or of an ordinary snapshot test changes nothing of the other."""
+    """An update of all snapshots, of scores or of an ordinary snapshot test changes nothing of the other
+    kind."""
     before = files(amber)
     assert sorted(before) == ["__scores__/base+ft/circuit.json", "__snapshots__/test_amber.ambr"]
 
-    judges = not any("test_a" in each for each in selection)  # else a pair was given for nothing
+    # without a judged claim, pytest refuses a pair that nothing uses
+    judges = not any("test_a" in argument for argument in selection)
     expected = pytest.ExitCode.OK if judges else pytest.ExitCode.TESTS_FAILED
     assert amber.accept(*selection).ret == expected
 
@@ -541,7 +543,7 @@ def test_ordinary_snapshots_and_scores_leave_each_other_alone(amber, selection):
 
 
 def test_ordinary_snapshots_and_other_pairs_scores(amber):
-    """An update beside an ordinary snapshot test keeps the scores of other pairs."""
+    """An update together with an ordinary snapshot test keeps the scores of other pairs."""
     amber.accept(pair="other=./base,ft=./ft")
     before = files(amber)
 
@@ -589,7 +591,7 @@ def test_stored_score_that_is_no_number_is_an_error(accepted, value):
     """An accepted score that is not a finite number is red; it would match anything."""
     edit(accepted.score_file(), value)
 
-    result = one(accepted)
+    result = claim_on_ft(accepted)
 
     assert result["verdict"] == "error"
     assert result["reason"].startswith(
@@ -601,7 +603,7 @@ def test_stored_score_of_400_digits_is_an_error(accepted):
     """An accepted score too large for a float is red and no crash."""
     edit(accepted.score_file(), "1" * 400)
 
-    assert one(accepted)["verdict"] == "error"
+    assert claim_on_ft(accepted)["verdict"] == "error"
 
 
 def test_update_does_not_heal_a_stored_nan(accepted):
@@ -629,7 +631,7 @@ def test_update_does_not_heal_a_stored_nan(accepted):
     ],
 )
 def test_damaged_score_file_gives_one_line(accepted, content):
-    """A damaged file is one line that names it and says what to do; it is never overwritten."""
+    """One line names the damaged file and what to do; the run never overwrites the file."""
     path = accepted.score_file()
     path.write_bytes(content)
 

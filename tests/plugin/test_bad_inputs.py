@@ -86,18 +86,18 @@ class Row:
         damage: what is done to the good set-up.
         says: what the line must have in it.
         code: of the exit.
-        given: options, in place of the good pair where they name one.
+        options: of the command line; a pair among them replaces the good pair.
     """
 
     name: str
     damage: Callable[[World], object]
     says: str
     code: int
-    given: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = field(default=())
 
 
 def nothing(world):
-    """The input is bad by what is typed."""
+    """The input is bad because of its options."""
 
 
 def unlink(name):
@@ -183,8 +183,8 @@ SPECS = [
 ]  # fmt: skip
 
 
-def pair(given):
-    return ("--model-pair", given)
+def pair(options):
+    return ("--model-pair", options)
 
 
 PAIRS = [
@@ -364,13 +364,13 @@ def imported(tiny_models, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("warm")
     (folder / "tiny.yaml").write_text(HEAD + TASK + GROUP + CLAIMS)
-    given = [
+    options = [
         "--model-pair",
         f"{tiny_models}/base,{tiny_models}/ft",
         "--store",
         str(folder / "store"),
     ]
-    assert main(["doctor", str(folder / "tiny.yaml"), *given]) == 0
+    assert main(["doctor", str(folder / "tiny.yaml"), *options]) == 0
     import pytest_mechanism.methods.circuits.path_patching
     import pytest_mechanism.methods.circuits.performance
     import pytest_mechanism.methods.refusal.refusal_score  # noqa: F401
@@ -390,10 +390,10 @@ def world(pytester, tiny_models, monkeypatch):
     return result
 
 
-def gate(pytester, *given):
+def gate(pytester, *options):
     """A run of pytest in this process."""
-    both = () if "--model-pair" in given else ("--model-pair", "./base,./ft")
-    return pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-ra", *both, *given)
+    both = () if "--model-pair" in options else ("--model-pair", "./base,./ft")
+    return pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-ra", *both, *options)
 
 
 def judged(lines, row):
@@ -427,9 +427,9 @@ def test_a_bad_spec(pytester, world, capsys, row):
 
     code = main(["lint", "tiny.yaml"])
 
-    said = capsys.readouterr()
-    assert (code, said.out) == (row.code, "")
-    line = judged(said.err.splitlines(), row)
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (row.code, "")
+    line = judged(printed.err.splitlines(), row)
     assert len(line) == 1
     assert line[0].isprintable()
     result = gate(pytester, "tiny.yaml")
@@ -444,7 +444,7 @@ def test_a_bad_pair_option_or_folder(pytester, world, row):
     """Refused before anything is measured (4), or a red claim that says why (1)."""
     row.damage(world)
 
-    result = gate(pytester, *row.given)
+    result = gate(pytester, *row.options)
 
     assert result.ret == row.code, result.stdout.str() + result.stderr.str()
     lines = judged([*result.errlines, *result.outlines], row)
@@ -499,7 +499,7 @@ def first(tmp_path_factory):
 
 @pytest.fixture
 def remembered(pytester, world, first):
-    """The good set-up, measured before: its store is at hand."""
+    """The good set-up after a first run, with the store of that run."""
     if not first.exists():
         assert gate(pytester, *WITH).ret == pytest.ExitCode.OK
         shutil.copytree(world.path / "store", first)
@@ -543,7 +543,7 @@ def test_a_damaged_memory_of_fingerprints_is_made_anew(pytester, remembered, con
     assert gate(pytester, *WITH).ret == pytest.ExitCode.OK
     assert counts(world) == {"done": 0, "from_store": 2}
     memory = json.loads((world.path / "store" / "fingerprints.json").read_text())
-    assert len({each["sha256"] for each in memory["files"].values()}) >= 3
+    assert len({entry["sha256"] for entry in memory["files"].values()}) >= 3
 
 
 def full(*_, **__):
@@ -590,17 +590,17 @@ def test_two_runs_at_once_measure_nothing_twice(pytester, world):
         )
         for i in range(2)
     ]  # fmt: skip
-    said = [run.communicate(timeout=300)[0].decode() for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
+    outputs = [run.communicate(timeout=300)[0].decode() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
     result = [json.loads((world.path / f"out{i}.json").read_text()) for i in range(2)]
     alone = gate(pytester, "--mechanism-no-store", "--mechanism-json", "out.json")
     assert alone.ret == pytest.ExitCode.OK
     once = counts(world)["done"]
     assert once == 2
-    assert sum(each["measurements"]["done"] for each in result) == once
-    assert sum(each["measurements"]["from_store"] for each in result) == once
-    for each in result:
-        assert [(c["id"], c["verdict"], c["score"]) for c in each["claims"]] == scores(world)
+    assert sum(content["measurements"]["done"] for content in result) == once
+    assert sum(content["measurements"]["from_store"] for content in result) == once
+    for content in result:
+        assert [(c["id"], c["verdict"], c["score"]) for c in content["claims"]] == scores(world)
 
 
 # -- accepted scores
@@ -628,15 +628,15 @@ def test_a_damaged_file_of_scores_is_red_and_left_alone(pytester, remembered, co
     accepted(world).parent.mkdir(parents=True)
     accepted(world).write_text(content)
 
-    for given in ((), ("--snapshot-update",)):
-        result = gate(pytester, *WITH, *given)
+    for options in ((), ("--snapshot-update",)):
+        result = gate(pytester, *WITH, *options)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         assert judged(result.outlines, Row("", nothing, says, 1))
         assert accepted(world).read_text() == content
 
 
 def test_scores_on_a_full_disk_are_kept(pytester, remembered, monkeypatch):
-    """What was accepted before is still there, and the run says what went wrong."""
+    """The old scores stay in the file, and the run reports the error."""
     import pytest_mechanism.files as module
 
     world = remembered

@@ -15,8 +15,8 @@ def red(project, *arguments, role="ft"):
     result = project.run("--mechanism-json", "out.json", *arguments)
     claims = json.loads((project.path / "out.json").read_text())["claims"]
     (claim,) = (c for c in claims if c["role"] == role)
-    told = result.stdout.str().split(f"good on {role}: ")
-    shown = [line.strip() for line in told[1].split("\n")] if len(told) > 1 else []
+    parts = result.stdout.str().split(f"good on {role}: ")
+    shown = [line.strip() for line in parts[1].split("\n")] if len(parts) > 1 else []
     (text,) = [line[10:] for line in shown if line.startswith("meaning   ")][:1] or [None]
     return SimpleNamespace(claim=claim, cause=claim["cause"], said=text, output=result.stdout.str())
 
@@ -65,7 +65,7 @@ def test_a_score_that_its_control_takes_back(accepted, helper, cause):
 
 
 def test_a_kind_whose_author_forgot_its_control(accepted):
-    """A pass that was compared with nothing is none, and the line names the kind."""
+    """A pass without any comparison becomes inconclusive, and the line names the kind."""
     accepted.values(good={"base": 0.9, "ft": [0.9, "forgets its control"]})
 
     result = red(accepted)
@@ -96,8 +96,8 @@ def test_not_judged(accepted):
 
 @pytest.mark.parametrize("value", [0.1, 0.5, [0.9, "no_control"], "at_chance"])
 def test_the_reference_does_not_meet_the_spec(accepted, value):
-    """A red on the base model is no conclusion about the candidate, whatever made it red; a line
-    below the table names its claims."""
+    """Any red claim on the base model means no conclusion about the candidate; a line below the table names
+    these claims."""
     accepted.checkpoint("base", "other weights")
     accepted.values(good={"base": value, "ft": 0.9})
 
@@ -206,11 +206,11 @@ def two(project):
 
 
 def test_the_table_has_a_row_a_threshold(two):
-    """Each with its own verdict and bound; the accepted score stands beside the compared one."""
+    """Each row has its own verdict and bound; the compared score's row has the baseline."""
     two.accept()
     two.run().stdout.fnmatch_lines(
         [
-            "verdict  claim         role  score  interval *  claimed             accepted",
+            "verdict  claim         role  score  interval *  claimed             baseline",
             "pass     circuit.good  base  0.700  *0.637, 0.762*  at least 0.5        same",
             "pass     circuit.good  base  0.700  *0.637, 0.762*  between -1 and 0.8",
             "pass     circuit.good  ft    0.900  *0.838, 0.963*  at least 0.5        same",
@@ -247,7 +247,7 @@ def test_the_summary_page_has_a_row_a_threshold(two, monkeypatch):
     [([0.7, "no_control"], "better than its control"), ([0.7, "control_as_good"], "better than*")],
 )
 def test_no_table_is_green_about_a_red_claim(two, value, row):
-    """Where each threshold holds and the claim does not, a row says what it fell short of."""
+    """If each threshold holds and the claim is red, a further row gives the reason."""
     two.values(good={"base": 0.7, "ft": value})
     two.run().stdout.fnmatch_lines(
         [

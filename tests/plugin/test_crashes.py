@@ -29,7 +29,7 @@ def missing(*_: object) -> None:
     raise KeyError("last")
 
 
-def unlike(*_: object) -> None:
+def mismatched_shapes(*_: object) -> None:
     import torch
 
     torch.zeros(2, 3) @ torch.zeros(2, 3)
@@ -69,7 +69,10 @@ def gate(
     [
         (nothing, "StopIteration"),
         (missing, "KeyError: 'last'"),
-        (unlike, "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+        (
+            mismatched_shapes,
+            "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)",
+        ),
     ],
 )
 def test_a_measurement_that_crashes_is_a_line_in_the_gate(

@@ -43,7 +43,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_one_line(tmp_path, name):
-    """With what is wrong."""
+    """The line says what is wrong."""
     content, says = DAMAGED[name]
     path = tmp_path / "x.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -48,7 +48,7 @@ def test_inconclusive_is_red(green):
 
 
 def test_no_pair_is_red_and_says_what_to_add(green):
-    """Without a pair every claim fails with the sentence that says what to add."""
+    """Without a pair, every claim fails, and the message names the option to add."""
     result = green.run("-ra", pair=None)
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -198,8 +198,8 @@ def test_bad_spec_under_xdist_is_not_green(green):
 
 
 def test_every_claim_skipped(green):
-    """A run in which no spec applies judged nothing: exit 1, and a sentence says so. With -rs what
-    was skipped is said by pytest alone, once a spec."""
+    """A run in which no spec applies judged nothing: exit code 1, and a sentence that says so. With -rs,
+    pytest alone lists the skips, once per spec."""
     green.spec("good", top="applies_to: {labels: [other*]}")
 
     result = green.run("-rs")
@@ -225,7 +225,7 @@ def test_every_claim_skipped_under_xdist(green):
 
 
 def test_one_spec_that_applies_is_enough(green):
-    """A skipped spec beside a judged one leaves the gate green."""
+    """A skipped spec together with a judged one leaves the gate green."""
     green.spec("good", name="elsewhere", top="applies_to: {shape: {n_heads: 12}}")
 
     result = green.run()

@@ -44,10 +44,10 @@ def harmless(text: str) -> bool:
     return all(line.isprintable() for line in text.split("\n"))
 
 
-@pytest.mark.parametrize("what", ["MechanismError", "RuntimeError", "KeyError"])
-def test_a_claim_that_says_hostile_things(hostile, what):
+@pytest.mark.parametrize("error", ["MechanismError", "RuntimeError", "KeyError"])
+def test_a_claim_that_says_hostile_things(hostile, error):
     """Its error, its output and a bug's traceback are shown as text, in every report."""
-    hostile.pytester.makeconftest(LOUD.format(evil=EVIL, what=what))
+    hostile.pytester.makeconftest(LOUD.format(evil=EVIL, what=error))
 
     result = hostile.run("-rA", "--junitxml", "unit.xml", "--mechanism-json", "out.json")
 
@@ -113,7 +113,7 @@ def test_commands_show_hostile_names_as_text(hostile, capsys, monkeypatch):
 
 
 def test_a_label_is_letters_digits_and_three_signs(hostile):
-    """What stands in the names of folders and in headings."""
+    """Labels appear in folder names and headings."""
     result = hostile.run(pair=f"{EVIL}=./base,./ft")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -52,7 +52,10 @@ def folders(tree, arguments, pair="rel,cand"):
     result = tree.run("--mechanism-json", out, *arguments, pair=pair)
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     about = json.loads(out.read_text())["pair"]
-    return {role: str(Path(each["folder"]).relative_to(tree.path)) for role, each in about.items()}
+    return {
+        role: str(Path(checkpoint["folder"]).relative_to(tree.path))
+        for role, checkpoint in about.items()
+    }
 
 
 @pytest.mark.parametrize("started", STARTED)
@@ -104,7 +107,7 @@ def test_an_adapter_in_an_alias_is_relative_to_the_ini_file(tree, monkeypatch):
     about = json.loads(out.read_text())["pair"]["ft"]
     assert (about["folder"], about["adapter"]) == (f"{tree.path}/base", f"{tree.path}/adapter")
     result.stdout.fnmatch_lines(
-        [f"mechanism: ft = cand (cand) * {tree.path}/base + {tree.path}/adapter"]
+        [f"mechanism: ft = cand, fingerprint *, from {tree.path}/base + {tree.path}/adapter"]
     )
 
 
@@ -123,7 +126,7 @@ def test_workers_test_the_same_checkpoints(tree, monkeypatch):
 
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     about = json.loads(out.read_text())
-    marks = {each["fingerprint"] for each in about["pair"].values()}
+    marks = {checkpoint["fingerprint"] for checkpoint in about["pair"].values()}
     observed = about["claims"][0]["scores"][0]["setting"]["fingerprints"]["base"]
     assert about["pair"]["base"]["folder"] == f"{tree.path}/base"
     assert observed in marks
@@ -137,8 +140,8 @@ def test_the_report_names_the_folders_without_a_header(tree):
 
     result.stdout.fnmatch_lines(
         [
-            f"mechanism: base = rel (rel) * {tree.path}/base",
-            f"mechanism: ft = cand (cand) * {tree.path}/ft",
+            f"mechanism: base = rel, fingerprint *, from {tree.path}/base",
+            f"mechanism: ft = cand, fingerprint *, from {tree.path}/ft",
         ]
     )
 
@@ -233,7 +236,7 @@ def test_a_command_looks_at_the_run_that_pytest_makes(tree, monkeypatch, file):
 
     assert result == by_command("../circuits")
     options = result["options"]
-    assert {role: each.folder.name for role, each in result["references"].items()} == {
+    assert {role: reference.folder.name for role, reference in result["references"].items()} == {
         "base": "base", "ft": "ft", "control": "control",
     }  # fmt: skip
     assert (options.dtype, options.device, options.batch_size) == ("float64", "cuda:1", 7)

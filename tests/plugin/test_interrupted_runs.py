@@ -1,4 +1,5 @@
-"""A process that dies, is told to end, or is interrupted: never green, no half file, no lost score."""
+"""A process that dies, is terminated or is interrupted: the run is never green, and no file is half written
+or lost."""
 
 import json
 import os
@@ -81,7 +82,7 @@ def test_a_killed_worker_is_red(two):
 
 
 def test_a_killed_worker_loses_no_accepted_score(two):
-    """In an update: what it had not written yet stays as it was, and the run says so."""
+    """During an update, the scores that the worker had not written stay as they were, and the run reports it."""
     before = two.accepted()
     conftest(two, KILL)
 
@@ -90,13 +91,13 @@ def test_a_killed_worker_loses_no_accepted_score(two):
     after = two.accepted()
     assert result.ret == RED
     assert set(after) == set(before)
-    assert any("accepted scores included" in each for each in content(two)["reasons"])
+    assert any("accepted scores included" in reason for reason in content(two)["reasons"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [KILL, KILL_LATE])
 def test_workers_that_do_not_come_back(two, text):
-    """Killed in a claim, or after all of them: red, and what is missing is listed."""
+    """A worker is killed in a claim, or after all claims: the run is red and lists the missing claims."""
     conftest(two, text)
 
     result = two.run("-q", "-n", "1", "--max-worker-restart=0", "--mechanism-json", "out.json")
@@ -104,7 +105,7 @@ def test_workers_that_do_not_come_back(two, text):
     observed = content(two)
     assert result.ret == observed["exit_code"] != 0
     assert len(observed["claims"]) + len(observed["not_run"]) == 4
-    assert any("ended early" in each for each in observed["reasons"])
+    assert any("ended early" in reason for reason in observed["reasons"])
 
 
 def started(project, *arguments):
@@ -138,7 +139,8 @@ ENDS = {
     ],
 )
 def test_a_run_that_is_told_to_end(two, end):
-    """Not green; the result file says that it was not finished, or there is none; scores are whole."""
+    """The run is not green. The result file lists the unfinished claims or does not exist, and the scores are
+    complete."""
     number, workers = end
     before = two.accepted()
     run = started(two, *workers)

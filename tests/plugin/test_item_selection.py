@@ -3,7 +3,7 @@
 import pytest
 
 
-def ran(result):
+def run_items(result):
     """``claim::role`` of every item that was run, in order (the run must have had ``-v``)."""
     return [
         line.split()[0].partition(".yaml::")[2]
@@ -34,22 +34,22 @@ def test_items_are_named_file_claim_role(two_claims):
 
 def test_the_claim_is_a_collector(two_claims):
     """A claim can be selected as a whole by its node id."""
-    assert ran(two_claims.run("-v", "circuit.yaml::first")) == ["first::base", "first::ft"]
+    assert run_items(two_claims.run("-v", "circuit.yaml::first")) == ["first::base", "first::ft"]
 
 
 def test_node_id_selects_one_item(two_claims):
     """The full node id runs one role of one claim."""
-    assert ran(two_claims.run("-v", "circuit.yaml::second::base")) == ["second::base"]
+    assert run_items(two_claims.run("-v", "circuit.yaml::second::base")) == ["second::base"]
 
 
 def test_keyword_selects_by_claim_and_role(two_claims):
     """`-k` looks at the names of claims and roles."""
-    assert ran(two_claims.run("-v", "-k", "second and base")) == ["second::base"]
+    assert run_items(two_claims.run("-v", "-k", "second and base")) == ["second::base"]
 
 
 def test_marker_selects_a_role(two_claims):
-    """`-m 'role(name="ft")'` runs what is claimed of ft and nothing else."""
-    assert ran(two_claims.run("-v", "-m", 'role(name="ft")')) == ["first::ft", "second::ft"]
+    """`-m 'role(name="ft")'` runs only the claims about ft."""
+    assert run_items(two_claims.run("-v", "-m", 'role(name="ft")')) == ["first::ft", "second::ft"]
 
 
 def test_role_marker_is_not_fooled_by_claim_names(project):
@@ -57,13 +57,13 @@ def test_role_marker_is_not_fooled_by_claim_names(project):
     project.spec("ft_improves: {on: base}", "other")
     project.values(ft_improves=0.9, other=0.9)
 
-    assert ran(project.run("-v", "-k", "ft")) == ["ft_improves::base", "other::ft"]
-    assert ran(project.run("-v", "-m", 'role(name="ft")')) == ["other::ft"]
+    assert run_items(project.run("-v", "-k", "ft")) == ["ft_improves::base", "other::ft"]
+    assert run_items(project.run("-v", "-m", 'role(name="ft")')) == ["other::ft"]
 
 
 def test_marker_selects_a_kind(two_claims):
     """`-m 'kind(name=...)'` selects by the kind of claim."""
-    assert len(ran(two_claims.run("-v", "-m", 'kind(name="fixed")'))) == 4
+    assert len(run_items(two_claims.run("-v", "-m", 'kind(name="fixed")'))) == 4
     assert two_claims.run("-m", 'kind(name="accuracy")').ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -78,14 +78,14 @@ def test_last_failed_runs_the_red_role_alone(two_claims):
     """`--lf` runs the role that was red and not the claim's other role."""
     two_claims.run()
 
-    assert ran(two_claims.run("-v", "--lf")) == ["second::ft"]
+    assert run_items(two_claims.run("-v", "--lf")) == ["second::ft"]
 
 
 def test_failed_first_runs_the_red_role_first(two_claims):
     """`--ff` puts the red role first and keeps the others."""
     two_claims.run()
 
-    assert ran(two_claims.run("-v", "--ff")) == [
+    assert run_items(two_claims.run("-v", "--ff")) == [
         "second::ft",
         "first::base",
         "first::ft",
@@ -97,12 +97,12 @@ def test_deselect_leaves_out_one_role(two_claims):
     """`--deselect` takes a node id."""
     result = two_claims.run("-v", "--deselect", "circuit.yaml::second::ft")
 
-    assert ran(result) == ["first::base", "first::ft", "second::base"]
+    assert run_items(result) == ["first::base", "first::ft", "second::base"]
     assert result.ret == 0
 
 
 def test_keyword_does_not_change_a_verdict(two_claims):
-    """A claim judged alone comes to the same verdict as among others."""
+    """A claim that is judged alone has the same verdict as in a full run."""
     together = two_claims.verdicts()
     alone = two_claims.verdicts("-k", "second and ft")
 

@@ -1,4 +1,4 @@
-"""The plugin beside others: strict runs, foreign fixtures and options, xdist, no cache."""
+"""The plugin together with other plugins: strict runs, foreign fixtures and options, xdist, no cache."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_strict_run(mixed):
 
 
 def test_foreign_snapshot_fixture(mixed):
-    """A project's own fixture `snapshot` is not taken for syrupy's."""
+    """The plugin does not take a project's own fixture `snapshot` for syrupy's."""
     mixed.pytester.makeconftest(
         "import pytest\n@pytest.fixture\ndef snapshot():\n    return 'something else'\n"
     )
@@ -131,7 +131,9 @@ def test_a_run_without_claims_does_not_read_the_checkpoints_at_its_end(project, 
     reads = []
     original = fingerprint.of_reference
     monkeypatch.setattr(
-        fingerprint, "of_reference", lambda *given: reads.append(given) or original(*given)
+        fingerprint,
+        "of_reference",
+        lambda *arguments: reads.append(arguments) or original(*arguments),
     )
     project.pytester.makeini("[pytest]\nmodel_pair = ./base,./ft\n")
     project.pytester.makepyfile(test_other="def test_other(): pass")

@@ -97,7 +97,7 @@ def test_alias_names_a_folder_seen_from_the_rootdir(green):
 
     result = green.run("..", pair="one,two")
 
-    result.stdout.fnmatch_lines(["mechanism: base = one (one) *", "mechanism: ft = two (two) *"])
+    result.stdout.fnmatch_lines(["mechanism: base = one, *", "mechanism: ft = two, *"])
     assert result.ret == pytest.ExitCode.OK
 
 
@@ -125,13 +125,17 @@ def test_alias_of_an_embedded_model(green):
     """An alias may name an embedded checkpoint."""
     ini(green, 'mechanism_models = ["toy = zoo:base"]')
 
-    green.run(pair="toy,./ft").stdout.fnmatch_lines(["mechanism: base = toy (toy) *"])
+    green.run(pair="toy,./ft").stdout.fnmatch_lines(["mechanism: base = toy, *"])
 
 
 def test_label(green):
     """`label=reference` says how reports call a side."""
     green.run(pair="v1=./base,v2=./ft").stdout.fnmatch_lines(
-        ["mechanism: base = v1 (./base) *", "mechanism: ft = v2 (./ft) *", "*= mechanism: v1+v2 =*"]
+        [
+            "mechanism: base = ./base (label v1), *",
+            "mechanism: ft = ./ft (label v2), *",
+            "*= mechanism: v1+v2 =*",
+        ]
     )
 
 
@@ -147,7 +151,7 @@ def test_embedded_names_are_no_aliases_elsewhere(green):
 
 
 def test_further_models_from_the_ini_file(green):
-    """`mechanism_model` in the ini file holds further roles, one a line."""
+    """`mechanism_model` in the ini file names further roles, one per line."""
     green.spec("good: {on: [one, two]}")
     ini(green, 'mechanism_model = ["one=./base", "two=./ft"]')
 
@@ -201,7 +205,7 @@ def test_further_models_from_the_ini_file(green):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_wrong_option(green, arguments, line):
-    """A value that cannot be meant is one line that says what would be right, exit code 4."""
+    """An invalid value is one line that names the valid values, exit code 4."""
     result = green.run(*arguments)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -301,8 +305,8 @@ def test_confidence_from_the_ini_file(green):
 
 
 def test_a_missing_device_that_items_find_is_said_once():
-    """Where it is known only when an item measures, the run ends there; with xdist's workers a line
-    says it once and the exit code is 4."""
+    """If only a measurement discovers that the device is missing, the run ends there. With xdist, one line
+    reports it and the exit code is 4."""
     config = SimpleNamespace()
     plugin = MechanismPlugin(SimpleNamespace(config=config))
     report = SimpleNamespace(failed=False, skipped=False, when="setup", nodeid="x.yaml::good::ft")
@@ -319,7 +323,7 @@ def test_a_missing_device_that_items_find_is_said_once():
 
 @pytest.mark.parametrize("where", ["flag", "ini"])
 def test_dtype_and_device_reach_the_claims(green, where):
-    """Dtype and device are noted beside every score, from the flag or from the ini key."""
+    """Every score records dtype and device, from the option or from the ini key."""
     if where == "ini":
         ini(green, 'mechanism_dtype = "float64"', 'mechanism_device = "cuda:1"')
         result = green.result()
@@ -386,7 +390,7 @@ def test_store_from_the_ini_file_is_seen_from_the_rootdir(green):
 
 @pytest.mark.usefixtures("settled")
 def test_default_store_is_pytests_cache(green):
-    """Where nothing is said, measurements are remembered in pytest's cache."""
+    """By default, measurements are stored in pytest's cache."""
     green.run()
 
     assert (green.path / ".pytest_cache" / "d" / "mechanism" / "fingerprints.json").exists()

@@ -1,4 +1,4 @@
-"""The result file and the exit code say the same, whatever marks, hooks and options do to a test."""
+"""The result file and the exit code agree, whatever marks, hooks and options do to a test."""
 
 import json
 
@@ -64,10 +64,10 @@ def two(project):
 def result(project, *arguments, run=None):
     """The run, and the result file, whose exit code is the run's."""
     path = project.path / "out.json"
-    found = (run or project.run)("-q", "--mechanism-json", path, *arguments)
+    outcome = (run or project.run)("-q", "--mechanism-json", path, *arguments)
     content = json.loads(path.read_text())
-    assert content["exit_code"] == found.ret
-    return found, content
+    assert content["exit_code"] == outcome.ret
+    return outcome, content
 
 
 def verdicts(content):
@@ -89,18 +89,18 @@ def second(content):
 
 @pytest.mark.parametrize("how", ["", "reason='known'", "strict=True, reason='known'"])
 def test_an_expected_failure_does_not_count(two, how):
-    """Exit code 0, so no verdict is red; what was found is in the reason."""
+    """Exit code 0, so no verdict is red; the reason contains the failure."""
     two.pytester.makeconftest(XFAIL.format(how=how))
 
-    found, content = result(two, "--junitxml", "unit.xml")
+    outcome, content = result(two, "--junitxml", "unit.xml")
 
-    assert found.ret == OK
+    assert outcome.ret == OK
     why = " (known)" if how else ""
     for verdict, reason in second(content):
         assert verdict == "skipped"
         assert reason.startswith(f"expected to fail by an xfail mark{why}; fail: ")
     assert {cause for _, cause, _ in explained(content)} == {None}
-    found.stdout.fnmatch_lines(["2 skipped (circuit): expected to fail by an xfail mark*"])
+    outcome.stdout.fnmatch_lines(["2 skipped (circuit): expected to fail by an xfail mark*"])
     assert 'name="mechanism_verdict" value="fail"' not in (two.path / "unit.xml").read_text()
 
 
@@ -108,12 +108,12 @@ def test_an_expected_failure_that_passes(two):
     """Counts as a pass; under strict it is red, in the file too."""
     two.values(second=0.9)
     two.pytester.makeconftest(XFAIL.format(how=""))
-    found, content = result(two)
-    assert (found.ret, set(verdicts(content).values())) == (OK, {"pass"})
+    outcome, content = result(two)
+    assert (outcome.ret, set(verdicts(content).values())) == (OK, {"pass"})
 
     two.pytester.makeconftest(XFAIL.format(how="strict=True, reason='known'"))
-    found, content = result(two)
-    assert found.ret == RED
+    outcome, content = result(two)
+    assert outcome.ret == RED
     assert second(content) == [("error", "[XPASS(strict)] known")] * 2
     # the claim held, and a row says that something else is red
     assert explained(content) == {("error", "not_judged", ("pass", "error"))}
@@ -133,20 +133,20 @@ def test_a_hook_that_lets_a_red_claim_pass(two):
     """The run is red all the same, and says why."""
     two.pytester.makeconftest(SWALLOW)
 
-    found, content = result(two)
+    outcome, content = result(two)
 
-    assert found.ret == RED
+    assert outcome.ret == RED
     assert verdicts(content)["second.ft"] == "fail"
-    found.stdout.fnmatch_lines(["*something in this project let its test pass: this run is red"])
+    outcome.stdout.fnmatch_lines(["*something in this project let its test pass: this run is red"])
 
 
 def test_a_hook_that_takes_the_place_of_a_claim(two):
     """What nobody judged does not pass."""
     two.pytester.makeconftest(INSTEAD)
 
-    found, content = result(two)
+    outcome, content = result(two)
 
-    assert found.ret == RED
+    assert outcome.ret == RED
     assert set(verdicts(content).values()) == {"error"}
     assert "a hook of the project ran in place of its test" in content["claims"][0]["reason"]
 
@@ -155,9 +155,9 @@ def test_a_fixture_that_fails_when_it_is_torn_down(two):
     """The claim is red in both; one that was red before keeps its own reason."""
     two.pytester.makeconftest(TEARDOWN)
 
-    found, content = result(two)
+    outcome, content = result(two)
 
-    assert found.ret == RED
+    assert outcome.ret == RED
     assert verdicts(content)["first.ft"] == "error"
     assert "no disk" in content["claims"][0]["reason"]
     assert verdicts(content)["second.ft"] == "fail"
@@ -167,9 +167,9 @@ def test_a_claim_that_is_run_again_has_its_last_outcome_once(two):
     """Red, red, green."""
     two.pytester.makeconftest(RERUN)
 
-    found, content = result(two, "--junitxml", "unit.xml")
+    outcome, content = result(two, "--junitxml", "unit.xml")
 
-    assert found.ret == OK
+    assert outcome.ret == OK
     assert [c["id"].partition("::")[2] for c in content["claims"]] == [
         "first::base", "first::ft", "second::base", "second::ft",
     ]  # fmt: skip
@@ -183,9 +183,9 @@ def test_claims_behind_the_first_red_one_are_listed(two, option):
     two.spec("third", name="zz")
     two.values(third=0.9)
 
-    found, content = result(two, option)
+    outcome, content = result(two, option)
 
-    assert found.ret in (RED, STOPPED)
+    assert outcome.ret in (RED, STOPPED)
     assert content["not_run"] == [
         "circuit.yaml::second::ft",
         "zz.yaml::third::base",
@@ -197,16 +197,16 @@ def test_claims_behind_the_first_red_one_are_listed(two, option):
 def test_deselected_claims_are_listed(two):
     """By --deselect, -k and -m; here and in workers."""
     two.values(second=0.9)
-    found, content = result(two, "--deselect", "circuit.yaml::second", "-k", "not nothing")
+    outcome, content = result(two, "--deselect", "circuit.yaml::second", "-k", "not nothing")
     assert content["deselected"] == ["circuit.yaml::second::base", "circuit.yaml::second::ft"]
-    assert (found.ret, content["not_run"]) == (OK, [])
+    assert (outcome.ret, content["not_run"]) == (OK, [])
 
-    found, content = result(two, "-m", "role(name='ft')", run=two.run_on_a_worker)
+    outcome, content = result(two, "-m", "role(name='ft')", run=two.run_on_a_worker)
     assert sorted(content["deselected"]) == [
         "circuit.yaml::first::base",
         "circuit.yaml::second::base",
     ]
-    assert (found.ret, content["not_run"]) == (OK, [])
+    assert (outcome.ret, content["not_run"]) == (OK, [])
 
 
 def test_a_run_that_ends_itself_green_before_its_claims_is_red(two):
@@ -214,11 +214,11 @@ def test_a_run_that_ends_itself_green_before_its_claims_is_red(two):
     two.values(second=0.9)
     two.pytester.makepyfile(test_a="import pytest\ndef test_stop(): pytest.exit('enough', 0)")
 
-    found, content = result(two, "test_a.py", "circuit.yaml")
+    outcome, content = result(two, "test_a.py", "circuit.yaml")
 
-    assert found.ret == RED
+    assert outcome.ret == RED
     assert len(content["not_run"]) == 4
-    found.stdout.fnmatch_lines(["4 claims never ran, such as circuit.yaml::first::base"])
+    outcome.stdout.fnmatch_lines(["4 claims never ran, such as circuit.yaml::first::base"])
 
 
 @pytest.mark.parametrize("option", ["--setup-plan", "--setup-only", "--collect-only"])
@@ -254,6 +254,6 @@ def test_fixtures_may_look_at_what_runs(two):
     two.values(second=0.9)
     two.pytester.makeconftest(READS)
 
-    found, content = result(two)
+    outcome, content = result(two)
 
-    assert (found.ret, set(verdicts(content).values())) == (OK, {"pass"})
+    assert (outcome.ret, set(verdicts(content).values())) == (OK, {"pass"})

@@ -21,30 +21,30 @@ def mixed(project):
 
 
 def test_header_names_the_pair(mixed):
-    """The header shows role, label, reference, the start of the fingerprint, and the folder."""
+    """The header shows role, reference, label, the start of the fingerprint, and the folder."""
     base = fingerprint(mixed.path / "base").model[:12]
     ft = fingerprint(mixed.path / "ft").model[:12]
 
     mixed.run(pair="old=./base,./ft").stdout.fnmatch_lines(
         [
-            f"mechanism: base = old (./base) {base} {mixed.path}/base",
-            f"mechanism: ft = ft (./ft) {ft} {mixed.path}/ft",
+            f"mechanism: base = ./base (label old), fingerprint {base}, from {mixed.path}/base",
+            f"mechanism: ft = ./ft (label ft), fingerprint {ft}, from {mixed.path}/ft",
         ],
         consecutive=True,
     )
 
 
 def test_header_without_a_pair_is_empty(mixed):
-    """Without a pair the header says nothing of ours."""
+    """Without a pair, the plugin adds no line to the header."""
     mixed.run(pair=None).stdout.no_fnmatch_line("mechanism: *")
 
 
 def test_table(mixed):
-    """One line a claim and role: score, interval, what was claimed, accepted, verdict."""
+    """One line per claim and role: verdict, score, interval, threshold, baseline."""
     mixed.run().stdout.fnmatch_lines(
         [
             "*= mechanism: base+ft =*",
-            "verdict  claim         role  score  interval        claimed        accepted",
+            "verdict  claim         role  score  interval        claimed        baseline",
             "pass     circuit.good  base  0.900  [[]0.838, 0.963]  at least 0.75  none yet",
             "fail     circuit.good  ft    0.250  [[]0.188, 0.312]  at least 0.75  none yet",
         ],
@@ -52,7 +52,7 @@ def test_table(mixed):
 
 
 def test_table_shows_drift(mixed):
-    """Against an accepted score the table shows the change and what it is."""
+    """With a baseline, the table shows the difference and its kind."""
     mixed.accept()
     mixed.checkpoint("ft", "other weights")
     mixed.values(good={"base": 0.9, "ft": 0.95})
@@ -64,7 +64,7 @@ def test_table_shows_drift(mixed):
 
 
 def test_first_line_of_a_failure_is_in_the_short_summary(mixed):
-    """The short summary has the sentence that says what failed."""
+    """The short summary contains the sentence about the failure."""
     mixed.run("-ra").stdout.fnmatch_lines(
         [
             "FAILED circuit.yaml::good::ft - good on ft: fixed score 0.250 [[]0.188, 0.312]; "
@@ -88,7 +88,7 @@ def test_failure_shows_the_yaml_with_line_numbers(mixed):
             "            what values.json says",
             "  control   a coin = 0.2500 [[]0.1250, 0.3750]",
             "  meaning   the number in the file is lower than claimed",
-            "  accepted  no baseline yet; --snapshot-update accepts this score",
+            "  baseline  no baseline yet; --snapshot-update accepts this score",
         ],
         consecutive=True,
     )
@@ -200,7 +200,7 @@ def test_result_file(mixed):
 
 
 def test_result_file_has_further_models(mixed):
-    """Further models stand beside the pair's."""
+    """The result file lists further models together with the pair."""
     mixed.checkpoint("control")
 
     result = mixed.result("--mechanism-model", "control=./control")
@@ -245,7 +245,7 @@ def test_result_file_that_cannot_be_written(mixed):
 
 
 def test_no_result_file_without_a_pair(mixed):
-    """A run without a pair leaves no file that could be taken for a result."""
+    """A run without a pair writes no result file."""
     mixed.run("--mechanism-json", "out.json", pair=None)
 
     assert not (mixed.path / "out.json").exists()
@@ -309,7 +309,7 @@ def test_job_summary(mixed, monkeypatch):
         "before",
         "### pytest-mechanism: base+ft",
         "",
-        "| verdict | claim | role | score | interval | claimed | accepted |",
+        "| verdict | claim | role | score | interval | claimed | baseline |",
         "|---|---|---|---|---|---|---|",
         "| ✅ pass | circuit.good | base | 0.900 | [0.838, 0.963] | at least 0.75 | none yet |",
         "| ❌ fail | circuit.good | ft | 0.250 | [0.188, 0.312] | at least 0.75 | none yet |",
@@ -318,7 +318,7 @@ def test_job_summary(mixed, monkeypatch):
 
 
 def test_job_summary_that_cannot_be_written(mixed, monkeypatch):
-    """A summary file that cannot be written is a line, not another verdict."""
+    """A summary file that cannot be written causes a warning line and changes no verdict."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(mixed.path))
 
     result = mixed.run("-m", "role(name='base')")

@@ -183,7 +183,7 @@ def test_what_somebody_selects(uneven, arguments, code):
 
 
 def test_last_failed_is_about_what_failed(uneven):
-    """A second look at base alone is what was asked for."""
+    """A second run on base alone is what the user asked for."""
     uneven.values(old=0.1)
     uneven.run()
     uneven.values(old=0.9)

@@ -271,8 +271,8 @@ def collected(tree):
     observed = json.loads((tree / "seen.json").read_text())
     assert observed["exit"] == pytest.ExitCode.INTERRUPTED
     assert time.monotonic() - started < 100
-    result = {row_of(each): "spec" for each in observed["items"]}
-    return result | {row_of(each): "error" for each in observed["errors"]}
+    result = {row_of(item): "spec" for item in observed["items"]}
+    return result | {row_of(item): "error" for item in observed["errors"]}
 
 
 @pytest.fixture(scope="module")
@@ -299,17 +299,17 @@ def test_a_file_is_collected_exactly_when_lint_accepts_it(tree, collected, linte
 
     assert collected.get(folder, "other") == linted.get(folder, "other") == kind
     with contextlib.chdir(tree):
-        said = doctors(Path("rows", folder))
-    assert said == {"spec": "", "other": "holds no spec"}.get(kind, said)
-    assert (said == "") == (kind == "spec")
+        problem = doctors(Path("rows", folder))
+    assert problem == {"spec": "", "other": "has no spec"}.get(kind, problem)
+    assert (problem == "") == (kind == "spec")
 
 
 def doctors(folder: Path) -> str:
-    """What `doctor` would say of the specs below a folder; nothing where it reads them."""
+    """The error of `doctor` about the specs below a folder; empty if it reads them."""
     try:
         read = list(read_specs([folder], read_config(Namespace())))
     except MechanismError as problem:
-        return "holds no spec" if "holds no spec" in str(problem) else str(problem)
+        return "has no spec" if "has no spec" in str(problem) else str(problem)
     return "" if read else "none"
 
 
@@ -331,7 +331,7 @@ def test_a_hidden_folder_that_is_named_is_searched(tree, capsys):
 
 
 def test_other_peoples_files_cost_little(tmp_path):
-    """A large file that is no spec, with the words in it, is told quickly."""
+    """The plugin quickly recognises that a large file with similar words is no spec."""
     path = tmp_path / "x.yaml"
     path.write_text("description: the mechanism\n" + "key: [claims, {a: 1}]\n" * (MAX_BYTES // 22))
     started = time.process_time()

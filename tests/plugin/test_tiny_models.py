@@ -81,7 +81,7 @@ def first(tiny_models, tmp_path_factory):
 
 @pytest.fixture
 def tiny(pytester, tiny_models, first, monkeypatch):
-    """Runs the spec on the tiny pair, with the store of a first run at hand."""
+    """Runs the spec on the tiny pair, with the store of a first run."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "GITHUB_STEP_SUMMARY"):
@@ -92,11 +92,11 @@ def tiny(pytester, tiny_models, first, monkeypatch):
         kept["run"] = Run(pytester, *pair, "--mechanism-store", folder / "store")
 
     def run(*arguments, store=True):
-        given = ()
+        store_options = ()
         if store:
             shutil.copytree(folder / "store", pytester.path / "store", dirs_exist_ok=True)
-            given = ("--mechanism-store", "store")
-        return Run(pytester, *pair, *given, *arguments)
+            store_options = ("--mechanism-store", "store")
+        return Run(pytester, *pair, *store_options, *arguments)
 
     run.first, run.store = kept["run"], folder / "store"
     return run
@@ -107,7 +107,7 @@ def entries(folder):
 
 
 def test_random_weights_pass_nothing_that_says_something(tiny):
-    """On random weights only what is true of everything passes."""
+    """On random weights, only trivial claims pass."""
     assert tiny.first.verdicts == VERDICTS
     assert tiny.first.run.ret == pytest.ExitCode.TESTS_FAILED
 
@@ -143,7 +143,7 @@ def test_collect_only_imports_no_torch(tiny):
 
 
 def test_no_store_measures_anew(tiny):
-    """`--mechanism-no-store` takes nothing from a full store and comes to the same scores."""
+    """`--mechanism-no-store` ignores a full store and gives the same scores."""
     result = tiny("--mechanism-no-store")
 
     assert result.counts == tiny.first.counts

@@ -46,7 +46,7 @@ def test_two_classes_of_one_name_are_an_error(
 
 
 def test_base_classes_of_kinds_are_no_kinds() -> None:
-    """The folder has them beside the kinds."""
+    """The base classes are in the same folder as the kinds."""
     assert "accuracy" in claim_kinds()
     assert "ioi" in task_families()
     assert {"Trained", "Masked"} <= {c.__name__ for c in classes("pytest_mechanism.claims", Claim)}

@@ -51,7 +51,7 @@ ENTRY = {
 
 
 def result(text: str) -> ClaimResult:
-    """A result in which a hostile text stands wherever a text can."""
+    """A result with a hostile text in every text field."""
     spec: Any = SimpleNamespace(circuit=text)
     claim: Any = SimpleNamespace(kind=text, if_red=text, models=lambda role: (role,))
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
@@ -68,10 +68,10 @@ def verdict(text: str) -> Verdict:
 @given(NASTY)
 def test_visible_text_is_printable_and_says_what_it_hides(text: str) -> None:
     """Nothing is left to act on a terminal; what could be printed is unchanged."""
-    found = visible(text)
-    assert found.isprintable()
-    assert (found == text) is text.isprintable()
-    assert [c for c in text if c.isprintable() and c in found] == [
+    shown = visible(text)
+    assert shown.isprintable()
+    assert (shown == text) is text.isprintable()
+    assert [c for c in text if c.isprintable() and c in shown] == [
         c for c in text if c.isprintable()
     ]
 
@@ -97,7 +97,7 @@ def test_errors_are_one_printable_line(text: str) -> None:
     """Message and place, however often they are wrapped."""
     problem = MechanismError(f"x: {text}", text)
     again = MechanismError(str(problem)).at("file:1")
-    assert all(str(each).isprintable() for each in (problem, again, one_line(text)))
+    assert all(str(message).isprintable() for message in (problem, again, one_line(text)))
 
 
 @MANY
@@ -163,7 +163,7 @@ def test_markdown_cells_show_text_and_nothing_else(text: str) -> None:
     "text", ["https://x.yz", "see http://x", "www.x.yz", "WWW.x", "mailto:a@b.cd", "a@b.cd", "#12"]
 )
 def test_what_github_links_by_itself_is_broken_up(text: str) -> None:
-    """Addresses, mentions and numbers of issues stand behind a backslash."""
+    """A backslash precedes addresses, mentions and issue numbers."""
     assert re.search(r"\w:|www\.|(?<!\\)[@#]", escaped(text), re.IGNORECASE) is None
 
 
@@ -200,7 +200,7 @@ def test_a_terminal_without_unicode_shows_codes(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_wrong_use_is_repeated_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """argparse says what it was given."""
+    """argparse's message quotes the argument without control characters."""
     with pytest.raises(SystemExit):
         Parser(prog="p").parse_args(["--\x1b[31m\nred"])
     assert r"unrecognized arguments: --\x1b[31m\nred" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_a_score_file_names_claims_and_roles(tmp_path: Any, name: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(text=NASTY)
 def test_a_score_file_is_ascii(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    """With whatever text in a score, and it comes back as it was."""
+    """For any text in a score, and the text can be read back unchanged."""
     path = tmp_path_factory.mktemp("scores") / "x.json"
     entry = {**ENTRY, "name": text, "metric": text}
     write_scores(path, {"claim.base": entry})
@@ -254,9 +254,11 @@ def test_pictures_are_xml_with_the_text_as_text(text: str) -> None:
     tree = ET.fromstring(svg)  # noqa: S314 - our own
     allowed = {"svg", "metadata", "RDF", "Work", "type", "format", "Agent", "creator", "title",
                "defs", "style", "g", "path", "text", "tspan", "use", "clipPath", "rect"}  # fmt: skip
-    assert {each.tag.rpartition("}")[2] for each in tree.iter()} <= allowed
-    said = ["".join(each.itertext()) for each in tree.iter("{http://www.w3.org/2000/svg}text")]
-    joined = "\n".join(said)
+    assert {element.tag.rpartition("}")[2] for element in tree.iter()} <= allowed
+    texts = [
+        "".join(element.itertext()) for element in tree.iter("{http://www.w3.org/2000/svg}text")
+    ]
+    joined = "\n".join(texts)
     assert all(line.isprintable() for line in joined.split("\n"))
-    assert visible(f"{text}y").split("\n")[0].strip() in " ".join(said) or "\n" in text
+    assert visible(f"{text}y").split("\n")[0].strip() in " ".join(texts) or "\n" in text
     assert png.startswith(b"\x89PNG")

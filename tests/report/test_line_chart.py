@@ -1,4 +1,4 @@
-"""Curves as a picture: every number is in it, and what is a control can be told."""
+"""Curves as a picture: every number is in it, and controls are recognisable."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def chart(*lines: Line, **more: object) -> Chart:
     return Chart("How fast?", "steps", "accuracy", lines, (0.5, "capability is back"), **more)  # type: ignore[arg-type]
 
 
-def drawn(tmp_path: Path, given: Chart) -> str:
+def drawn(tmp_path: Path, content: Chart) -> str:
     labels = {"base": "release", "ft": "candidate", "control": "never had it"}
-    files = style.save(lambda: line_chart.draw(given, labels, "500 rows"), tmp_path / "curve")
+    files = style.save(lambda: line_chart.draw(content, labels, "500 rows"), tmp_path / "curve")
     assert [path.suffix for path in files] == [".svg", ".png"]
     assert files[1].stat().st_size > 5_000
     return files[0].read_text()
 
 
 def test_every_word_is_text_and_every_line_is_there(tmp_path: Path) -> None:
-    """Titles, axes, legend, threshold and footnote; one path a line and panel."""
+    """Titles, axes, legend, threshold and footnote; one path per line and panel."""
     svg = drawn(
         tmp_path,
         chart(

@@ -1,4 +1,4 @@
-"""Pictures drawn from plain data: what is in them, that it is right, and that it can be read."""
+"""Pictures drawn from plain data: they contain all numbers, and every text is readable."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_small_map_shows_each_score_as_a_number() -> None:
 
 
 def test_a_head_that_was_no_possible_sender_is_hatched_and_has_no_number() -> None:
-    """It has no score, which is not a score of 0; the legend says what it means."""
+    """The head has no score, which differs from a score of 0; the legend explains the hatching."""
     root = svg(SMALL)
     assert ids(root, r"unreachable-.*") == {
         "unreachable-reader-1.0-1-base",
@@ -226,7 +226,7 @@ def test_how_a_head_is_named_is_shown_on_one_of_the_picture() -> None:
 
 
 def test_maps_without_room_for_numbers_name_the_strongest_heads() -> None:
-    """32 by 32 cells hold no text; the four lowest published scores stand below."""
+    """Cells of a 32 by 32 map are too small for text, so the four lowest published scores are listed below."""
     root = svg(llama())
     assert ids(root, "score-.*") == set()
     assert "strongest: 14.27 (-0.33), 11.23 (-0.19), 12.23 (-0.10), 19.12 (-0.09)" in words(root)
@@ -386,8 +386,8 @@ def test_no_text_is_cut_off_and_none_covers_another(name: str) -> None:
     ]
     assert outside == []
     covering = [
-        (one, other)
-        for (one, a), (other, b) in itertools.combinations(boxes, 2)
+        (first_name, second_name)
+        for (first_name, a), (second_name, b) in itertools.combinations(boxes, 2)
         if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1.5
     ]
     assert covering == []
@@ -395,7 +395,7 @@ def test_no_text_is_cut_off_and_none_covers_another(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["graph", "crowded graph"])
 def test_no_arrow_runs_through_text(name: str) -> None:
-    """Arrows pass beside labels and between boxes."""
+    """Arrows avoid labels and boxes."""
     figure = drawn(EVERY[name])
     figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in figure.findobj(Text) if t.get_text().strip()]
@@ -436,8 +436,8 @@ def test_the_same_data_give_the_same_bytes(
 def test_a_label_is_no_formula() -> None:
     """'$' and '<' mean nothing, and a script that the font lacks is still text in the SVG."""
     label = "a$b_c$ <d> 模型"
-    one = maps(StageMaps("g", "at last", {label: HeadMap(np.zeros((2, 2)), [])}))
-    assert label in words(svg(one))
+    figure = maps(StageMaps("g", "at last", {label: HeadMap(np.zeros((2, 2)), [])}))
+    assert label in words(svg(figure))
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How far a search is, in a log: a line a minute, and silence where it is asked for."""
+"""Progress of a search in a log: one line per minute, and silence on request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_duration_is_rounded_for_people() -> None:
 def test_a_log_says_stage_heads_and_time_left_a_line_a_minute(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A thousand rows in 100 seconds, told every second: one line, at the sixtieth."""
+    """A thousand rows in 100 seconds, reported every second: a single line, after sixty seconds."""
     now = [0.0]
     log = Log(clock=lambda: now[0])
     log.start("m on cpu", 1000, ("path patching at last", 144, "heads"))
@@ -54,7 +54,7 @@ def test_a_log_says_stage_heads_and_time_left_a_line_a_minute(
 
 
 def test_several_measurements_together_are_a_share(capsys: pytest.CaptureFixture[str]) -> None:
-    """The minute goes on from one to the next, and more rows than were planned are not 100 %."""
+    """The minute continues from one measurement to the next, and more rows than planned do not show as 100 %."""
     now = [0.0]
     log = Log(clock=lambda: now[0])
     for _ in range(3):

@@ -92,7 +92,7 @@ def test_junit_properties_are_plain_values() -> None:
 
 
 class Terminal:
-    """Keeps what is written, in place of pytest's terminal."""
+    """Collects what is written, instead of pytest's terminal."""
 
     def __init__(self) -> None:
         self.text = ""

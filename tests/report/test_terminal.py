@@ -32,32 +32,40 @@ def claims(*results: ClaimResult) -> list[str]:
 
 def test_a_row_is_named_by_circuit_and_claim() -> None:
     """Nothing more, where no other spec has a circuit of the name."""
-    one, two = result("circuits/a.yaml"), result("circuits/b.yaml", "induction")
-    assert claims(one, replace(one, role="ft"), two) == ["ioi.good", "ioi.good", "induction.good"]
+    first, second = result("circuits/a.yaml"), result("circuits/b.yaml", "induction")
+    assert claims(first, replace(first, role="ft"), second) == [
+        "ioi.good",
+        "ioi.good",
+        "induction.good",
+    ]
 
 
 def test_rows_of_circuits_of_one_name_are_told_apart_by_their_file() -> None:
     """By the path where the files have one name too; other rows stay as they are."""
-    one, two, other = result("x/a.yaml"), result("x/b.yaml"), result("x/c.yaml", "induction")
-    assert claims(one, two, other) == ["ioi.good (a.yaml)", "ioi.good (b.yaml)", "induction.good"]
-    assert claims(one, result("y/a.yaml")) == ["ioi.good (x/a.yaml)", "ioi.good (y/a.yaml)"]
+    first, second, third = result("x/a.yaml"), result("x/b.yaml"), result("x/c.yaml", "induction")
+    assert claims(first, second, third) == [
+        "ioi.good (a.yaml)",
+        "ioi.good (b.yaml)",
+        "induction.good",
+    ]
+    assert claims(first, result("y/a.yaml")) == ["ioi.good (x/a.yaml)", "ioi.good (y/a.yaml)"]
 
 
 def test_sentences_name_the_file_where_the_table_does() -> None:
-    """Those about a circuit, of which there are several; a model's is said once."""
-    one = result("a.yaml")
-    two = result("b.yaml", verdict="skipped", reason="another shape")
-    assert notes([one, two]) == [
+    """Sentences about a circuit whose name several specs share; a note about a model appears once."""
+    passed = result("a.yaml")
+    skipped = result("b.yaml", verdict="skipped", reason="another shape")
+    assert notes([passed, skipped]) == [
         "1 skipped (ioi (b.yaml)): another shape",
         "ioi (a.yaml): said",
         "said of a model",
         "ioi (b.yaml): said",
     ]
-    assert notes([one]) == ["ioi: said", "said of a model"]
+    assert notes([passed]) == ["ioi: said", "said of a model"]
 
 
 def test_skips_are_left_to_pytest_where_it_lists_them() -> None:
-    """No sentence of ours about them then."""
+    """Then the plugin prints no sentence about them."""
     skipped = result("a.yaml", verdict="skipped", reason="another shape", notes=())
     assert notes([skipped]) == ["1 skipped (ioi): another shape"]
     assert notes([skipped], skips=False) == []

@@ -44,7 +44,7 @@ def row(number: int, text: str = TEXT, **changes: Any) -> Row:
     return replace(whole, **changes)
 
 
-class Written:
+class FixedTask:
     """A task that writes the rows that it is given."""
 
     family = "written"
@@ -65,17 +65,19 @@ class Written:
         return self.behind[:count]
 
 
-def ask(kind: type[Request], **arguments: Any) -> Measurement:
+def measurement_of(kind: type[Request], **arguments: Any) -> Measurement:
     return Measurement(kind(rows=12, stream="rows", **arguments), "base", "settings")
 
 
-def silenced(value: str = "positional_mean", prompts: int = 60) -> Measurement:
+def circuit_measurement(value: str = "positional_mean", prompts: int = 60) -> Measurement:
     ablation = Ablation(value=value, prompts=prompts)
-    return ask(CircuitPerformance, alive={"circuit": [[0, 0, "box"]]}, ablation=ablation)
+    return measurement_of(CircuitPerformance, alive={"circuit": [[0, 0, "box"]]}, ablation=ablation)
 
 
-PATCHED = ask(PathPatching, senders={}, at="box", receivers=[], via=None)
-PROBED = ask(LinearProbes, asked="rows", position="box", chosen=12, train=12, penalty=0.1, seed=0)
+PATCHED = measurement_of(PathPatching, senders={}, at="box", receivers=[], via=None)
+PROBED = measurement_of(
+    LinearProbes, asked="rows", position="box", chosen=12, train=12, penalty=0.1, seed=0
+)
 
 
 def problem(task: Any, measurement: Measurement) -> str | None:
@@ -96,13 +98,13 @@ TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
 @pytest.mark.parametrize(
     ("rows", "measurement", "says"),
     [
-        (ROWS, ask(Performance), None),
+        (ROWS, measurement_of(Performance), None),
         (ROWS, PATCHED, None),
         (ROWS, PROBED, None),
-        ([], ask(Performance), "wrote no rows for stream rows"),
+        ([], measurement_of(Performance), "wrote no rows for stream rows"),
         (
             ROWS[:9],
-            ask(Performance),
+            measurement_of(Performance),
             "9 rows come from 9 contexts, but a confidence interval needs 10",
         ),
         ([replace(r, source=None) for r in ROWS], PATCHED, "no source prompt to patch from"),
@@ -113,14 +115,14 @@ TWICE = Prompt(TEXT, {"box": ((16, 19), (38, 41))}, "apple")
         ),
         ([*ROWS, row(12, target="antidisestablishment")], PATCHED, "is not one token here"),
         ([*ROWS, row(12, base=TWICE)], PROBED, "a probe reads one"),
-        (5, ask(Performance), "could not be checked: TypeError"),
+        (5, measurement_of(Performance), "could not be checked: TypeError"),
     ],
 )
 def test_what_a_row_lacks_is_known_without_a_model(
     rows: Any, measurement: Measurement, says: str | None
 ) -> None:
     """One row in thirteen is enough to be refused."""
-    result = problem(Written(rows), measurement)
+    result = problem(FixedTask(rows), measurement)
     assert result is None if says is None else says in str(result)
 
 
@@ -128,22 +130,28 @@ def test_every_place_of_the_rows_needs_fifty_prompts() -> None:
     """Fifty of the same form are enough, forty-nine are not, and a longer row needs its own."""
     fifty = [row(i, SHORT) for i in range(50)]
     short = [row(i, SHORT) for i in range(12)]
-    assert problem(Written(short, fifty), silenced()) is None
-    assert "fewer than 50 background prompts" in str(problem(Written(short, fifty[1:]), silenced()))
-    longer = str(problem(Written([*short, row(12)], fifty), silenced()))
+    assert problem(FixedTask(short, fifty), circuit_measurement()) is None
+    assert "fewer than 50 background prompts" in str(
+        problem(FixedTask(short, fifty[1:]), circuit_measurement())
+    )
+    longer = str(problem(FixedTask([*short, row(12)], fifty), circuit_measurement()))
     assert "(0 of 50 have it)" in longer
     assert "there are 50 different ones and not 60" in longer
-    assert problem(Written([*short, row(12)], fifty), silenced("mean")) is None
-    assert "fewer than 50 tokens" in str(problem(Written(short, fifty[:1]), silenced("mean")))
-    assert problem(Written([*short, row(12)], []), silenced("zero")) is None
+    assert problem(FixedTask([*short, row(12)], fifty), circuit_measurement("mean")) is None
+    assert "fewer than 50 tokens" in str(
+        problem(FixedTask(short, fifty[:1]), circuit_measurement("mean"))
+    )
+    assert problem(FixedTask([*short, row(12)], []), circuit_measurement("zero")) is None
 
 
 def test_what_is_resampled_has_the_same_anchors() -> None:
-    """A prompt without an anchor of the one that it stands in for is refused."""
+    """A replacement prompt that lacks an anchor of the original is refused."""
     others = [row(i) for i in range(12)]
-    assert problem(Written(ROWS, others), silenced("resample")) is None
+    assert problem(FixedTask(ROWS, others), circuit_measurement("resample")) is None
     anchored = replace(ROWS[0].base, anchors=(("start", 0), ("query", 30)))
-    result = problem(Written([row(0, base=anchored), *ROWS[1:]], others), silenced("resample"))
+    result = problem(
+        FixedTask([row(0, base=anchored), *ROWS[1:]], others), circuit_measurement("resample")
+    )
     assert "has the anchor 'query'" in str(result)
 
 
@@ -163,7 +171,7 @@ def test_the_advised_number_of_prompts_suffices() -> None:
     assert sufficient_prompts({("never", 0)}, counted, 200) is None
 
 
-class Foreign(Request):
+class ForeignRequest(Request):
     """A request of another package."""
 
     implementation = "foreign.method:measure"
@@ -178,9 +186,11 @@ class Foreign(Request):
 
 def test_rows_of_another_packages_request_are_checked_too() -> None:
     """At its positions, as those of our own methods; where it names no rows, nothing is checked."""
-    assert problem(Written(ROWS), ask(Foreign, at="box")) is None
-    assert "no position 'nowhere'" in str(problem(Written(ROWS), ask(Foreign, at="nowhere")))
-    assert "wrote no rows" in str(problem(Written([]), ask(Foreign, at="box")))
+    assert problem(FixedTask(ROWS), measurement_of(ForeignRequest, at="box")) is None
+    assert "no position 'nowhere'" in str(
+        problem(FixedTask(ROWS), measurement_of(ForeignRequest, at="nowhere"))
+    )
+    assert "wrote no rows" in str(problem(FixedTask([]), measurement_of(ForeignRequest, at="box")))
 
 
 def test_looking_ahead_imports_no_torch() -> None:
@@ -233,7 +243,7 @@ def test_a_disk_too_small_for_a_training_is_known_before_it(
 def test_models_to_compare_with_are_missed_before_anything_is_loaded(
     gate: ClaimEvaluator, tmp_path: Path
 ) -> None:
-    """What cannot pass, and what cannot be measured: a line each, and no checkpoint is loaded."""
+    """One line for each claim that cannot pass or cannot be measured, and no checkpoint is loaded."""
     (tmp_path / "wrapper.yaml").write_text(WRAPPER.replace("  soft", "  # soft"))
     spec = load(tmp_path / "wrapper.yaml")
     items = [
@@ -273,9 +283,9 @@ def test_what_is_in_the_store_needs_no_look(gate: ClaimEvaluator, tmp_path: Path
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
     needed = claim.required_measurements(gate.context(spec, claim, "ft"))
     assert gate.runner.store is not None
-    for each in needed:
+    for measurement in needed:
         observed = Observations(("a",), ("x",), {"correct": [1.0]})
-        gate.runner.store.put(gate.runner.key(each), observed)
+        gate.runner.store.put(gate.runner.key(measurement), observed)
     fresh = open_evaluator(
         "--model-pair", "base=zoo:wrapper_safe,ft=zoo:wrapper_ft", "--store", tmp_path / "store"
     )

@@ -136,7 +136,7 @@ def test_how_it_is_measured_changes_the_key(setting: dict[str, str]) -> None:
 def test_the_version_of_every_library_changes_the_key(
     monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    """An update of any library that takes part measures anew."""
+    """After an update of any library that takes part, the runner measures again."""
     before = key()
     other = {**versions(), library: "0.0.0"}
     monkeypatch.setattr(keys, "versions", lambda: other)
@@ -158,7 +158,7 @@ def test_the_name_of_a_role_does_not_change_the_key() -> None:
 
 
 def test_another_role_with_a_known_tokenizer_does_not_change_the_key() -> None:
-    """A control beside the pair leaves the pair's measurements as they are."""
+    """Adding a control to the run keeps the pair's measurements valid."""
     assert key() == key(roles={**ROLES, "control": Fingerprint("model c", "words")})
 
 
@@ -214,7 +214,7 @@ def test_the_version_of_peft_counts_where_it_takes_part(
 def test_the_gpus_that_auto_will_find_change_the_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """None, one, one that is hidden; a named device is its kind, whatever is there."""
+    """No GPU, one GPU, and a hidden GPU. The key of a named device depends on its kind alone."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(keys, "GPUS", tmp_path)
     observed = {device_kind("auto")}

@@ -40,7 +40,7 @@ class Noted(Observations):
     accuracy: Mapping[int, float] = field(default_factory=dict)
 
 
-SEEN = Noted(
+OBSERVATIONS = Noted(
     ("rows-0", "rows-1", "r\u00e4hm-2"),
     ("c0", "c0", "c1"),
     {"correct": [1.0, 0.0, 1.0], "log_probability": np.array([-0.1, -1e-300, -np.inf])},
@@ -50,12 +50,16 @@ SEEN = Noted(
 )
 
 
-def plain(seen: Observations | None) -> tuple | None:
-    if seen is None:
+def plain(observations: Observations | None) -> tuple | None:
+    if observations is None:
         return None
-    values = {name: [float(x) for x in column] for name, column in seen.values.items()}
-    others = {f.name: getattr(seen, f.name) for f in fields(seen) if f.name not in ROW_FIELDS}
-    return tuple(seen.example_ids), tuple(seen.clusters), values, others
+    values = {name: [float(x) for x in column] for name, column in observations.values.items()}
+    others = {
+        f.name: getattr(observations, f.name)
+        for f in fields(observations)
+        if f.name not in ROW_FIELDS
+    }
+    return tuple(observations.example_ids), tuple(observations.clusters), values, others
 
 
 @pytest.fixture
@@ -64,25 +68,25 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize(
-    "seen",
-    [SEEN, Noted((), (), {"x": []}), Noted(("a",), ("b",), {})],
+    "observations",
+    [OBSERVATIONS, Noted((), (), {"x": []}), Noted(("a",), ("b",), {})],
     ids=["rows", "no rows", "no values"],
 )
-def test_what_is_put_comes_back(store: Store, seen: Observations) -> None:
+def test_what_is_put_comes_back(store: Store, observations: Observations) -> None:
     """Ids, clusters, values to the last bit, and the fields of its class, of their types."""
-    store.put(KEY, seen)
-    assert plain(seen) == plain(store.get(KEY, Noted))
+    store.put(KEY, observations)
+    assert plain(observations) == plain(store.get(KEY, Noted))
 
 
 def test_another_process_finds_it(store: Store) -> None:
     """A store is its folder: a new object on it has the same entries."""
-    store.put(KEY, SEEN)
-    assert plain(SEEN) == plain(Store(store.folder).get(KEY, Noted))
+    store.put(KEY, OBSERVATIONS)
+    assert plain(OBSERVATIONS) == plain(Store(store.folder).get(KEY, Noted))
 
 
 def test_an_entry_of_another_class_is_none(store: Store) -> None:
     """A method whose result got another class is measured again."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     assert store.get(KEY, Observations) is None
 
 
@@ -122,27 +126,29 @@ class Unstorable(Observations):
 
 
 def test_a_result_that_is_no_data_is_one_line(store: Store) -> None:
-    with pytest.raises(MechanismError, match="class test_store:Unstorable cannot be stored") as one:
+    with pytest.raises(
+        MechanismError, match="class test_store:Unstorable cannot be stored"
+    ) as problem:
         store.put(KEY, Unstorable(("a",), ("x",), {}, lambda: None))
-    assert "\n" not in str(one.value)
+    assert "\n" not in str(problem.value)
 
 
 def test_an_unknown_key_is_none(store: Store) -> None:
     """What was never measured is not there."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     assert store.get("cd" * 32, Noted) is None
 
 
 def test_an_entry_may_be_replaced(store: Store) -> None:
     """The last result that was put counts."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     store.put(KEY, Noted(("a",), ("b",), {"x": [2.0]}))
     assert plain(store.get(KEY, Noted))[2] == {"x": [2.0]}
 
 
 def test_an_entry_under_another_name_is_none(store: Store) -> None:
     """A file that was copied or renamed does not pass for another measurement."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     other = "cd" * 32
     store.path(KEY).rename(store.path(other))
     assert store.get(other, Noted) is None
@@ -150,17 +156,17 @@ def test_an_entry_under_another_name_is_none(store: Store) -> None:
 
 def test_an_entry_whose_key_was_edited_is_none(store: Store) -> None:
     """The checksum covers what an entry is the result of."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     other = "cd" * 32
     store.path(other).write_bytes(
         store.path(KEY).read_bytes().replace(KEY.encode(), other.encode())
     )
-    assert (store.get(other, Noted), plain(store.get(KEY, Noted))) == (None, plain(SEEN))
+    assert (store.get(other, Noted), plain(store.get(KEY, Noted))) == (None, plain(OBSERVATIONS))
 
 
 def test_an_entry_of_another_format_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later version of the store does not read what an earlier one wrote."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
     assert store.get(KEY, Noted) is None
 
@@ -168,11 +174,11 @@ def test_an_entry_of_another_format_is_none(store: Store, monkeypatch: pytest.Mo
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, bytes]:
     store = Store(tmp_path_factory.mktemp("store"))
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     return store, store.path(KEY).read_bytes()
 
 
-def after(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
+def read_after_writing(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
     store, _ = stored
     store.path(KEY).write_bytes(raw)
     return plain(store.get(KEY, Noted))
@@ -183,25 +189,28 @@ def after(stored: tuple[Store, bytes], raw: bytes) -> tuple | None:
 def test_a_changed_byte_never_changes_a_result(
     stored: tuple[Store, bytes], data: st.DataObject
 ) -> None:
-    """Whatever byte is hit, in values, ids or other fields: the entry is whole, or it is none."""
+    """A changed byte anywhere, in values, ids or other fields, leaves the entry complete or invalidates it."""
     raw = bytearray(stored[1])
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[place]))
-    assert after(stored, bytes(raw)) in (None, plain(SEEN))
+    assert read_after_writing(stored, bytes(raw)) in (None, plain(OBSERVATIONS))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_half_an_entry_is_none(stored: tuple[Store, bytes], data: st.DataObject) -> None:
-    """A file that was cut short, at any byte, is measured anew."""
+    """A file that is truncated at any byte is measured again."""
     raw = stored[1]
-    assert after(stored, raw[: data.draw(st.integers(0, len(raw) - 1))]) is None
+    assert read_after_writing(stored, raw[: data.draw(st.integers(0, len(raw) - 1))]) is None
 
 
 def test_a_changed_field_makes_an_entry_none(stored: tuple[Store, bytes]) -> None:
-    """The checksum covers the fields beside the columns, too."""
+    """The checksum also covers the fields besides the columns."""
     assert b"[[2, 1], [3, 0]]" in stored[1]
-    assert after(stored, stored[1].replace(b"[[2, 1], [3, 0]]", b"[[2, 2], [3, 0]]")) is None
+    assert (
+        read_after_writing(stored, stored[1].replace(b"[[2, 1], [3, 0]]", b"[[2, 2], [3, 0]]"))
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,8 +219,8 @@ def test_a_changed_field_makes_an_entry_none(stored: tuple[Store, bytes]) -> Non
     ids=["empty", "line", "object", "list", "number", "null", "bytes", "half", "deep"],
 )
 def test_an_entry_that_is_none_at_all_is_none(stored: tuple[Store, bytes], raw: bytes) -> None:
-    """A file of anything else is measured anew, not an error."""
-    assert after(stored, raw) is None
+    """A file with other content causes a new measurement, not an error."""
+    assert read_after_writing(stored, raw) is None
 
 
 def test_a_folder_in_the_place_of_an_entry_is_none(store: Store) -> None:
@@ -224,7 +233,7 @@ def test_readers_see_all_of_an_entry_or_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until the moment it is put in place a new entry is not there, and the old one is whole."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     result = []
     original = os.replace
 
@@ -234,14 +243,14 @@ def test_readers_see_all_of_an_entry_or_nothing(
 
     monkeypatch.setattr(module.os, "replace", noted)
     store.put(KEY, Noted(("a",), ("b",), {"x": [2.0]}))
-    assert ([plain(SEEN)], ("a",)) == (result, store.get(KEY, Noted).example_ids)
+    assert ([plain(OBSERVATIONS)], ("a",)) == (result, store.get(KEY, Noted).example_ids)
 
 
 def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk is one line, and nothing is lost."""
-    store.put(KEY, SEEN)
+    store.put(KEY, OBSERVATIONS)
     before = sorted(p.name for p in store.folder.iterdir())
 
     def full(source: Path, target: Path) -> None:
@@ -252,7 +261,7 @@ def test_a_write_that_fails_leaves_the_old_entry_and_no_litter(
         store.put(KEY, Observations((), (), {}))
     assert (
         f"the store {store.folder} cannot be written: No space left on device",
-        plain(SEEN),
+        plain(OBSERVATIONS),
         before,
     ) == (
         str(problem.value),
@@ -363,7 +372,8 @@ def test_a_lock_that_is_held_for_too_long_is_one_line(store: Store) -> None:
 
 
 def test_abandoned_trainings_are_removed_after_a_month(tmp_path: Path) -> None:
-    """What an interrupted training has left is a copy of a model; a recent one is gone on from."""
+    """An interrupted training leaves a copy of a model; a recent copy is kept, so that the training can
+    continue."""
     first = Store(tmp_path / "store")
     for key, days in (("old", 31), ("recent", 29)):
         first.scratch(key).mkdir(parents=True)

@@ -1,5 +1,5 @@
-"""What a spec may ask for: sizes, files of its own folder, claims that its task can bear; and one line
-for each mistake."""
+"""Limits of specs: sizes, files within the spec's folder, claims that the task supports; and one line for
+each mistake."""
 
 from __future__ import annotations
 
@@ -136,17 +136,17 @@ def test_no_path_of_a_spec_leaves_its_folder(folder: Path, name: str) -> None:
     outside = folder.parent
     (folder / "link.jsonl").symlink_to(outside / "secret.jsonl")
     (folder / "folder").symlink_to(outside, target_is_directory=True)
-    given = str(outside / "secret.jsonl") if name == "ABSOLUTE" else name
-    result = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", given) + CLAIMS)
-    assert result == [f"x.yaml:3: task.harmful: {given} lies outside the spec's folder"]
-    other = given.replace("secret.jsonl", "other.yaml").replace("link.jsonl", "link.yaml")
+    path = str(outside / "secret.jsonl") if name == "ABSOLUTE" else name
+    result = complaints(folder, HEAD + REFUSAL.replace("bad.jsonl", path) + CLAIMS)
+    assert result == [f"x.yaml:3: task.harmful: {path} lies outside the spec's folder"]
+    other = path.replace("secret.jsonl", "other.yaml").replace("link.jsonl", "link.yaml")
     (folder / "link.yaml").symlink_to(outside / "other.yaml")
     result = complaints(folder, HEAD + f"extends: {other}\n" + CLAIMS)
     assert result == [f"x.yaml:3: extends: {other} lies outside this spec's folder"]
 
 
 def test_a_task_that_is_extended_keeps_to_its_own_folder(folder: Path) -> None:
-    """Its files lie beside the spec that names them, and nowhere above that."""
+    """Its files are below the folder of the spec that names them."""
     (folder / "sub").mkdir()
     (folder / "sub" / "good.jsonl").write_text((folder / "good.jsonl").read_text())
     (folder / "sub" / "task.yaml").write_text(HEAD + REFUSAL.replace("bad", "../bad") + CLAIMS)

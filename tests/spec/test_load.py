@@ -1,4 +1,4 @@
-"""From a YAML file to a validated spec: what is right, and one line for all that is wrong."""
+"""From a YAML file to a validated spec: valid specs, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -59,14 +59,15 @@ def problems(loaded):
             loaded(text)
         result = problem.value
         return [
-            str(each) for each in (result.problems if isinstance(result, SpecErrors) else [result])
+            str(error)
+            for error in (result.problems if isinstance(result, SpecErrors) else [result])
         ]
 
     return of
 
 
 def test_a_spec_is_read_as_it_is_written(loaded) -> None:
-    """Every part of a spec stands in the loaded object."""
+    """The loaded object contains every part of the spec."""
     spec = loaded(SPEC)
     assert (
         spec.circuit,
@@ -388,14 +389,14 @@ CASES = {
 def test_a_mistake_is_one_line_with_file_line_and_choices(
     problems, text: str, message: str
 ) -> None:
-    """Each mistake alone is one line: where, what is wrong, and what would be right."""
+    """A single mistake is one line: the place, the mistake, and the valid choices."""
     assert [message] == problems(text)
 
 
 def test_all_mistakes_are_found_at_once_in_the_order_of_the_file(problems) -> None:
     """One lint shows everything that is wrong, from top to bottom."""
     text = HEAD + "found_on: 3\n" + TASK + "clams: 1\n" + "claims: {a: {kind: x}, b: {}}\n"
-    assert [each.split(": ")[0] for each in problems(text)] == [
+    assert [message.split(": ")[0] for message in problems(text)] == [
         "x.yaml:3",
         "x.yaml:5",
         "x.yaml:6",
@@ -642,7 +643,7 @@ def test_a_tolerance_without_a_value_is_no_default(problems, key: str) -> None:
 
 
 def test_a_spec_cannot_be_changed(loaded) -> None:
-    """Like its parts: what was validated is what runs."""
+    """A spec and its parts are frozen, so the run uses what was validated."""
     spec = loaded(SPEC)
     with pytest.raises(ValidationError, match="frozen"):
         spec.confidence = 0.99

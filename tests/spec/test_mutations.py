@@ -179,11 +179,11 @@ BASES: dict[str, dict[str, Any]] = {
         family: {
             "mechanism": 1,
             "circuit": "demo",
-            "task": {"family": family, **given, "rows": 20, "seed": 1},
+            "task": {"family": family, **parameters, "rows": 20, "seed": 1},
             "groups": {"a": {"heads": "discovered", "at": "last"}},
             "claims": {"solves": {"kind": "accuracy", "at_least": 0.6}},
         }
-        for family, given in MADE.items()
+        for family, parameters in MADE.items()
     },
 }  # fmt: skip
 STYLES = {
@@ -227,7 +227,7 @@ def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | Non
 
 
 def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
-    """Complaints that are not one line that names a line of the file."""
+    """Messages that are not a single line with a line number of the file."""
     result = outcome(raw, folder, resolved)
     if result is None:
         return []
@@ -235,18 +235,18 @@ def unheard_of(raw: bytes, folder: Path, resolved: bool = False) -> list[str]:
         1
         + len(re.findall(rb"\r\n?|\n", raw))
         + sum(
-            raw.count(each.encode())
-            for each in "\x85\u2028\u2029"  # line breaks to YAML
+            raw.count(item.encode())
+            for item in "\x85\u2028\u2029"  # line breaks to YAML
         )
     )
     lines = max(lines, len(TEXT.splitlines()))
     wrong = []
-    for each in result:
-        parsed = LINE.fullmatch(each)
-        if parsed is None or not each.isprintable() or not 1 <= int(parsed[2]) <= lines:
-            wrong.append(each)
-        elif len(each) > 1200:
-            wrong.append(f"{len(each)} characters")
+    for item in result:
+        parsed = LINE.fullmatch(item)
+        if parsed is None or not item.isprintable() or not 1 <= int(parsed[2]) <= lines:
+            wrong.append(item)
+        elif len(item) > 1200:
+            wrong.append(f"{len(item)} characters")
     return wrong if result else ["no complaint and no spec"]
 
 
@@ -322,51 +322,51 @@ def containers(value: object) -> list:
     return [value, *(c for v in inside if isinstance(v, dict | list) for c in containers(v))]
 
 
-def mutated(tree: Any, op: int, where: int, what: int) -> None:
+def mutated(tree: Any, op: int, where: int, choice: int) -> None:
     """One change to a tree: a value replaced, removed, renamed, moved, copied or added."""
     several = containers(tree)
     target = several[where % len(several)]
     places = list(target) if isinstance(target, dict) else list(range(len(target)))
-    value = deepcopy(VALUES[what % len(VALUES)])
-    key = KEYS[what % len(KEYS)]
+    value = deepcopy(VALUES[choice % len(VALUES)])
+    key = KEYS[choice % len(KEYS)]
     if op % 5 == 0 or not places:
         if isinstance(target, dict):
             target[key] = value
         else:
             target.append(value)
         return
-    place = places[what % len(places)]
+    place = places[choice % len(places)]
     if op % 5 == 1:
         target[place] = value
     elif op % 5 == 2:
-        target[place] = deepcopy(several[what % len(several)])
+        target[place] = deepcopy(several[choice % len(several)])
     else:
         old = target.pop(place)
         if op % 5 == 3 and isinstance(target, dict):
             target[key] = old
 
 
-def garbled(raw: bytes, op: int, where: int, what: int) -> bytes:
+def garbled(raw: bytes, op: int, where: int, choice: int) -> bytes:
     """One slip of the keyboard, or of the disk."""
     at = where % (len(raw) + 1)
-    piece = PIECES[what % len(PIECES)].encode("utf-8", "surrogatepass")
+    piece = PIECES[choice % len(PIECES)].encode("utf-8", "surrogatepass")
     lines = raw.split(b"\n")
     line = where % len(lines)
     match op % 9:
         case 0:
             return raw[:at] + piece + raw[at:]
         case 1:
-            return raw[:at] + piece + raw[at + what % 12 :]
+            return raw[:at] + piece + raw[at + choice % 12 :]
         case 2:
-            return raw[:at] + raw[at + 1 + what % 40 :]
+            return raw[:at] + raw[at + 1 + choice % 40 :]
         case 3:
             return raw[:at]
         case 4:
-            return raw[:at] + BYTES[what % len(BYTES)] + raw[at:]
+            return raw[:at] + BYTES[choice % len(BYTES)] + raw[at:]
         case 5:
-            lines.insert(what % len(lines), lines[line])
+            lines.insert(choice % len(lines), lines[line])
         case 6:
-            lines[line] = b" " * (what % 5) + lines[line].lstrip(b" " if what % 2 else b"")
+            lines[line] = b" " * (choice % 5) + lines[line].lstrip(b" " if choice % 2 else b"")
         case 7:
             lines[line] = b"\t" + lines[line]
         case _:

@@ -1,4 +1,4 @@
-"""A spec that no run can meet is said by lint, and a spec that some run can meet is not."""
+"""lint reports a spec that no run can meet, and accepts a spec that some run can meet."""
 
 from __future__ import annotations
 

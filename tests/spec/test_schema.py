@@ -15,9 +15,9 @@ from pytest_mechanism.tasks.writing.word_lists import BUILT_IN
 def nodes(value: object) -> Iterator[dict]:
     if isinstance(value, dict):
         yield value
-    for each in value.values() if isinstance(value, dict) else value:
-        if isinstance(each, dict | list):
-            yield from nodes(each)
+    for child in value.values() if isinstance(value, dict) else value:
+        if isinstance(child, dict | list):
+            yield from nodes(child)
 
 
 def test_every_top_level_key_is_described() -> None:
@@ -37,28 +37,28 @@ def test_no_other_key_is_valid() -> None:
 
 
 def test_every_claim_kind_and_task_family_is_a_choice() -> None:
-    """Kinds and families of the registry stand in the schema as constants."""
+    """The schema lists the kinds and families of the registry as constants."""
     result = schema()["properties"]
     kinds = [
-        each["properties"]["kind"]["const"]
-        for each in result["claims"]["additionalProperties"]["oneOf"]
+        choice["properties"]["kind"]["const"]
+        for choice in result["claims"]["additionalProperties"]["oneOf"]
     ]
-    families = [each["properties"]["family"]["const"] for each in result["task"]["oneOf"]]
+    families = [choice["properties"]["family"]["const"] for choice in result["task"]["oneOf"]]
     assert (sorted(claim_kinds()), sorted(task_families())) == (kinds, families)
 
 
 def test_fields_are_called_as_in_yaml() -> None:
     """A field with another name in YAML (``from``) is described under that name."""
     (transfer,) = (
-        each
-        for each in schema()["properties"]["claims"]["additionalProperties"]["oneOf"]
-        if each["properties"]["kind"]["const"] == "transfer"
+        choice
+        for choice in schema()["properties"]["claims"]["additionalProperties"]["oneOf"]
+        if choice["properties"]["kind"]["const"] == "transfer"
     )
     assert ("from" in transfer["properties"], "source" in transfer["properties"]) == (True, False)
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """The schema stands alone: each $ref names one of its own definitions."""
+    """Each $ref names a definition within the schema."""
     result = schema()
     wanted = {node["$ref"] for node in nodes(result) if "$ref" in node}
     assert wanted == {f"#/$defs/{name}" for name in result["$defs"]}
@@ -85,11 +85,11 @@ def test_a_template_s_words_and_texts_may_be_said_in_each_of_their_ways() -> Non
     assert [way["type"] for way in ways] == ["array", "string", "object", "object"]
     assert ways[1]["enum"] == sorted(BUILT_IN)
     (template,) = (
-        each
-        for each in result["properties"]["task"]["oneOf"]
-        if each["properties"]["family"]["const"] == "template"
+        choice
+        for choice in result["properties"]["task"]["oneOf"]
+        if choice["properties"]["family"]["const"] == "template"
     )
-    one = [{"type": "string"}, {"$ref": "#/$defs/Wording"}]
+    either = [{"type": "string"}, {"$ref": "#/$defs/Wording"}]
     texts = template["properties"]["texts"]["items"]["anyOf"]
-    assert texts == [*one, {"items": {"anyOf": one}, "type": "array"}]
+    assert texts == [*either, {"items": {"anyOf": either}, "type": "array"}]
     assert result["$defs"]["Source"]["properties"]["text"]["anyOf"][0]["const"] == "other"

@@ -78,7 +78,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     "curve": (
         BOXES,
         {"cpr_at_least": 0.5, "cmd_at_most": 0.5},
-        {"cpr_at_least": [-1, 0, 1e-9, 0.049, 2.1], "cmd_at_most": [-0.1, 0.71, 1], **TOLERANCE},
+        {"cpr_at_least": [-1, 0, 1e-9, 0.049, 0.25, 2.1], "cmd_at_most": [-0.1, 0.71, 1], **TOLERANCE},
     ),
     "transfer": (
         BOXES,
@@ -222,7 +222,7 @@ def complaints(tmp_path: Path):
             load(tmp_path / "x.yaml", Path("x.yaml"))
         except MechanismError as problem:
             result = problem.problems if isinstance(problem, SpecErrors) else [problem]
-            return [str(each) for each in result]
+            return [str(error) for error in result]
         return []
 
     return of
@@ -254,7 +254,7 @@ def test_a_threshold_that_nothing_could_miss_is_refused(complaints, kind: str) -
         for value in values:
             result = complaints(task, kind, {**others, name: value})
             assert len(result) == (2 if value == [1e-9, 100] else 1), (name, value, result)
-            assert all(name in each for each in result)
+            assert all(name in message for message in result)
 
 
 PARTNERS = {

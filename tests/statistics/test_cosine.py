@@ -36,7 +36,7 @@ def test_rows_are_drawn_in_pairs() -> None:
     """Noise that both models share does not part their directions."""
     a = rows(np.ones(WIDTH))
     together, apart = of(a, a + 0.01), of(a, rows(np.ones(WIDTH), 1))
-    widths = [each.interval[1] - each.interval[0] for each in (together, apart)]
+    widths = [estimate.interval[1] - estimate.interval[0] for estimate in (together, apart)]
     assert widths[0] < widths[1] / 20
 
 
@@ -52,11 +52,11 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     """95 of 100 samples: fewer than 50 of 60 would come once in ten thousand tries."""
     a, b = np.ones(WIDTH), np.ones(WIDTH) + np.eye(WIDTH)[0] * 3
     truth = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-    held = 0
+    covered = 0
     for seed in range(60):
         result = of(rows(a, seed, 40), rows(b, 1000 + seed, 40))
-        held += result.interval[0] <= truth <= result.interval[1]
-    assert held >= 50
+        covered += result.interval[0] <= truth <= result.interval[1]
+    assert covered >= 50
 
 
 def test_a_mean_of_zero_has_no_direction() -> None:

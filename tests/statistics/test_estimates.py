@@ -122,23 +122,25 @@ def test_a_share_is_of_zeros_and_ones(values: list[float]) -> None:
         proportion(values, alone(len(values)))
 
 
-def contexts(rng: np.random.Generator, p: float, alike: float) -> np.ndarray:
+def contexts(rng: np.random.Generator, p: float, correlation: float) -> np.ndarray:
     """Rows of 0 and 1 with mean p whose contexts differ (beta-binomial)."""
-    each = rng.beta(p * (1 / alike - 1), (1 - p) * (1 / alike - 1), GROUPS)
-    return (rng.random((GROUPS, SIZE)) < each[:, None]).astype(float).ravel()
+    means = rng.beta(p * (1 / correlation - 1), (1 - p) * (1 / correlation - 1), GROUPS)
+    return (rng.random((GROUPS, SIZE)) < means[:, None]).astype(float).ravel()
 
 
 def coverage(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-@pytest.mark.parametrize(("p", "alike"), [(0.5, 0.01), (0.75, 0.3), (0.9, 0.2)])
-def test_a_shares_interval_covers_the_truth_as_often_as_it_says(p: float, alike: float) -> None:
+@pytest.mark.parametrize(("p", "correlation"), [(0.5, 0.01), (0.75, 0.3), (0.9, 0.2)])
+def test_a_shares_interval_covers_the_truth_as_often_as_it_says(
+    p: float, correlation: float
+) -> None:
     """95 % intervals of clustered rows cover the true share in 92 to 98 % of 600 samples."""
     rng = np.random.default_rng(1)
     hits = []
     for _ in range(600):
-        low, high = proportion(contexts(rng, p, alike), CLUSTERED).interval
+        low, high = proportion(contexts(rng, p, correlation), CLUSTERED).interval
         hits.append(low <= p <= high)
     assert 0.92 <= coverage(hits) <= 0.985
 
@@ -209,7 +211,7 @@ HALF = np.asarray(share(245, 490))
 
 
 @pytest.mark.parametrize(
-    ("found", "value", "interval"),
+    ("estimate", "value", "interval"),
     [
         (lambda: difference(HALF, HALF, CLUSTERED), 0.0, (-REACH, REACH)),
         (lambda: difference(ONES, ZEROS, CLUSTERED), 1.0, (1 - REACH, 1.0)),
@@ -224,10 +226,10 @@ HALF = np.asarray(share(245, 490))
     ids=["same", "all gained", "all lost", "all", "none", "F=1", "F=0", "one row", "constant"],
 )
 def test_rows_that_all_agree_still_leave_doubt(
-    found, value: float, interval: tuple[float, float] | None
+    estimate, value: float, interval: tuple[float, float] | None
 ) -> None:
     """Where resampling sees no spread, an exact bound on unseen rows is the interval."""
-    result = found()
+    result = estimate()
     if interval is None:
         low, high = result.interval
         assert (value, True, True) == (result.value, low <= value <= high, high - low > REACH)
@@ -282,14 +284,14 @@ def test_a_difference_changes_its_sign_with_its_sides(rows: list[tuple[str, bool
     """b - a is the mirror image of a - b, interval and all."""
     clusters, a, b = zip(*rows, strict=True)
     how = Sampling(clusters, 0.95, 0)
-    one = difference(np.array(a, float), np.array(b, float), how)
-    other = difference(np.array(b, float), np.array(a, float), how)
-    low, high = other.interval
+    forward = difference(np.array(a, float), np.array(b, float), how)
+    backward = difference(np.array(b, float), np.array(a, float), how)
+    low, high = backward.interval
     assert (
-        -other.value,
+        -backward.value,
         pytest.approx((-high, -low), abs=0.02),
-        pytest.approx(other.standard_error),
-    ) == (one.value, one.interval, one.standard_error)
+        pytest.approx(backward.standard_error),
+    ) == (forward.value, forward.interval, forward.standard_error)
 
 
 @settings(max_examples=40, deadline=None)
@@ -328,7 +330,7 @@ def test_more_confidence_is_a_wider_interval() -> None:
 
 
 def test_rows_of_a_cluster_are_added_up_in_order_of_first_appearance() -> None:
-    """Clusters need not stand together."""
+    """Rows of a cluster need not be adjacent."""
     sums, counts = by_cluster([np.array([1.0, 2.0, 4.0, 8.0])], ["b", "a", "b", "c"])
     assert ([s.tolist() for s in sums], counts.tolist()) == ([[5.0, 2.0, 8.0]], [2.0, 1.0, 1.0])
 

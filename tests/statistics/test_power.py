@@ -73,18 +73,18 @@ def test_a_model_at_its_threshold_passes_as_often_as_one_tail(confidence: float)
 
 def test_all_bounds_must_hold() -> None:
     """The chance of several claims is at most that of each, and never below zero."""
-    one, other = judged(0.7, 500, low=0.65), judged(0.5, 500, low=0.45)
-    alone = [power([each], 0.95).passes for each in (one, other)]
-    assert pytest.approx(sum(alone) - 1) == power([one, other], 0.95).passes
+    first, second = judged(0.7, 500, low=0.65), judged(0.5, 500, low=0.45)
+    alone = [power([bound], 0.95).passes for bound in (first, second)]
+    assert pytest.approx(sum(alone) - 1) == power([first, second], 0.95).passes
     assert power([judged(0.5, 500, low=0.6)] * 3, 0.95).passes == 0.0
 
 
 def test_rows_are_those_of_the_weakest_bound() -> None:
     """The bound that needs most rows decides, and the largest number of rows now is stated."""
-    one, other = judged(0.7, 500, low=0.65), judged(0.5, 300, low=0.45)
-    assert (max(power([each], 0.95).rows for each in (one, other)), 500) == (
-        power([one, other], 0.95).rows,
-        power([one, other], 0.95).now,
+    first, second = judged(0.7, 500, low=0.65), judged(0.5, 300, low=0.45)
+    assert (max(power([bound], 0.95).rows for bound in (first, second)), 500) == (
+        power([first, second], 0.95).rows,
+        power([first, second], 0.95).now,
     )
 
 
@@ -125,7 +125,7 @@ def test_a_spec_passes_as_often_as_claims_that_share_no_luck_at_least() -> None:
     assert of_spec(several) == pytest.approx(0.95)
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=4000), rng.normal(size=(3, 4000))
-    z = np.array([[NORMAL.inv_cdf(each.passes - 1e-9)] for each in several])
+    z = np.array([[NORMAL.inv_cdf(claim.passes - 1e-9)] for claim in several])
     for together in (0.0, 0.5, 0.95):
         passed = math.sqrt(together) * shared + math.sqrt(1 - together) * own <= z
         assert passed.all(axis=0).mean() >= of_spec(several) - 0.01

@@ -60,7 +60,7 @@ def test_a_value_outside_its_bounds_never_passes(numbers: tuple[float, ...]) -> 
 
 
 def test_a_verdict_says_what_was_claimed_and_keeps_the_score() -> None:
-    """Reason, threshold and judged bounds stand in the verdict."""
+    """The verdict contains reason, threshold and judged bounds."""
     own = score(0.7, 0.65, 0.75)
     assert Verdict(
         "pass",
@@ -95,7 +95,7 @@ def test_an_inconclusive_verdict_says_how_many_rows_would_settle_it() -> None:
 def test_a_score_on_its_threshold_is_settled_by_no_number_of_rows(
     value: float, low: float, high: float, bounds: tuple[float, float]
 ) -> None:
-    """More rows than a million are none."""
+    """The verdict says so instead of naming more than a million rows."""
     assert verdicts.settle(score(value, low, high), *bounds) == (
         "no number of rows would decide, because the score lies on the threshold"
     )
@@ -145,12 +145,12 @@ def test_rows_are_rounded_up_to_two_figures(rows: float, rounded: int) -> None:
     ],
 )
 def test_bounds_are_spelled_out(low: float, high: float, words: str) -> None:
-    """A threshold reads as it would be said."""
+    """A threshold is written in words."""
     assert words == verdicts.spell(low, high)
 
 
 @pytest.mark.parametrize(
-    ("given", "bounds"),
+    ("thresholds", "bounds"),
     [
         ((0.5, None), (0.5, INF)),
         ((None, 0.5), (-INF, 0.5)),
@@ -158,9 +158,9 @@ def test_bounds_are_spelled_out(low: float, high: float, words: str) -> None:
         ((0.0, None), (0.0, INF)),
     ],
 )
-def test_a_missing_threshold_bounds_nothing(given: tuple, bounds: tuple) -> None:
+def test_a_missing_threshold_bounds_nothing(thresholds: tuple, bounds: tuple) -> None:
     """YAML's optional thresholds become an interval; 0 is a threshold."""
-    assert bounds == verdicts.bounds(*given)
+    assert bounds == verdicts.bounds(*thresholds)
 
 
 A = verdicts.at_least(score(0.9, 0.85, 0.95, name="a"), 0.6)
@@ -217,8 +217,8 @@ SAMPLES = 300
 
 def rows(rng: np.random.Generator, p: float) -> np.ndarray:
     """Rows of 0 and 1 whose contexts differ."""
-    each = rng.beta(p * 4, (1 - p) * 4, GROUPS)
-    return (rng.random((GROUPS, SIZE)) < each[:, None]).astype(float).ravel()
+    means = rng.beta(p * 4, (1 - p) * 4, GROUPS)
+    return (rng.random((GROUPS, SIZE)) < means[:, None]).astype(float).ravel()
 
 
 def accuracy_at_its_threshold(rng: np.random.Generator) -> tuple[estimates.Estimate, float, float]:

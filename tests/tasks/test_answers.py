@@ -136,7 +136,7 @@ def words() -> Tokenizer:
 def trained(tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
     trainer.show_progress = False
     tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in ADDED])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ADDED])
     return tokenizer
 
 
@@ -179,14 +179,14 @@ def followed(prompt: Prompt, word: str) -> str:
     return prompt.text + prompt.joint_before(word) + word
 
 
-def ids(one: Encoder, text: str) -> tuple[int, ...]:
+def ids(an_encoder: Encoder, text: str) -> tuple[int, ...]:
     """The ids of a text without the special tokens after it."""
-    encoding = one.tokenizer.encode(text)
-    found, added = list(encoding.ids), list(encoding.special_tokens_mask)
+    encoding = an_encoder.tokenizer.encode(text)
+    result, added = list(encoding.ids), list(encoding.special_tokens_mask)
     while added and added[-1]:
-        found.pop()
+        result.pop()
         added.pop()
-    return tuple(found)
+    return tuple(result)
 
 
 # -- the rule
@@ -203,19 +203,19 @@ def test_prompt_and_answer_are_the_prompt_s_tokens_and_one_more(
 ) -> None:
     """For every tokenizer, prompt and answer: the ids of both are the prompt's ids and the
     answer's. Only white space at the prompt's end may have other ids if a word follows."""
-    one, asked = encoder(kind), prompt(end)
-    assume(asked.text)  # of spaces alone nothing is left to read
-    token = one.answer_id(asked, word)
-    whole, alone = ids(one, followed(asked, word)), ids(one, asked.text)
+    coder, question = encoder(kind), prompt(end)
+    assume(question.text)  # of spaces alone nothing is left to read
+    token = coder.answer_id(question, word)
+    whole, alone = ids(coder, followed(question, word)), ids(coder, question.text)
     if token is None:
         melts = whole[: len(alone)] != alone
         new = whole[len(alone) :]
-        unknown = one.tokenizer.encode(followed(asked, word)).tokens
-        unk = {"[UNK]", "<unk>", *(t for t in unknown if one.tokenizer.token_to_id(t) is None)}
+        unknown = coder.tokenizer.encode(followed(question, word)).tokens
+        unk = {"[UNK]", "<unk>", *(t for t in unknown if coder.tokenizer.token_to_id(t) is None)}
         assert melts or len(new) != 1 or {*unknown} & unk
-    elif asked.text[-1].isspace():
+    elif question.text[-1].isspace():
         assert whole[-1] == token
-        assert one.tokens(followed(asked, word), True).offsets[-1][0] >= len(asked.text)
+        assert coder.tokens(followed(question, word), True).offsets[-1][0] >= len(question.text)
     else:
         assert whole == (*alone, token)
 
@@ -224,12 +224,12 @@ def test_prompt_and_answer_are_the_prompt_s_tokens_and_one_more(
 @pytest.mark.parametrize("end", ["Answer:\n", 'He said "', "see (", "Where?<|im_end|>\n", "see/"])
 def test_no_space_follows_a_line_break_a_quote_a_bracket_or_a_turn(kind: str, end: str) -> None:
     """The answer is not the token that it is after a space, but the one that the text has."""
-    one = encoder(kind)
+    coder = encoder(kind)
     token, spaced = (
-        one.answer_id(prompt(end), "Paris"),
-        one.answer_id(prompt("capital is"), "Paris"),
+        coder.answer_id(prompt(end), "Paris"),
+        coder.answer_id(prompt("capital is"), "Paris"),
     )
-    assert token == ids(one, end + "Paris")[-1]
+    assert token == ids(coder, end + "Paris")[-1]
     assert None not in (token, spaced)
     assert token != spaced
 
@@ -237,9 +237,9 @@ def test_no_space_follows_a_line_break_a_quote_a_bracket_or_a_turn(kind: str, en
 def test_two_line_breaks_that_a_word_after_them_changes() -> None:
     """GPT-2 writes two line breaks as one token if no word follows; the answer is still the
     word."""
-    one, asked = encoder("GPT-2"), prompt("### Response:\n\n")
-    assert ids(one, followed(asked, "Paris"))[:-1] != ids(one, asked.text)
-    assert one.answer_id(asked, "Paris") == ids(one, "\nParis")[-1]
+    coder, question = encoder("GPT-2"), prompt("### Response:\n\n")
+    assert ids(coder, followed(question, "Paris"))[:-1] != ids(coder, question.text)
+    assert coder.answer_id(question, "Paris") == ids(coder, "\nParis")[-1]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_space_at_a_prompt_s_end_belongs_to_the_answer() -> None:
 def spec(
     folder: Path, lines: list[dict[str, Any]], task: str = "family: jsonl, file: f.jsonl"
 ) -> Spec:
-    (folder / "f.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    (folder / "f.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "f.yaml").write_text(
         f"mechanism: 1\ncircuit: f\ntask: {{{task}, rows: 20}}\n"
         "claims: {knows: {kind: accuracy, at_least: 0.5}}\n"
@@ -389,10 +389,10 @@ def test_scores_of_changed_lines_are_not_compared_with_older_ones(tmp_path: Path
 
 
 def folders(root: Path) -> list[tuple[str, str]]:
-    found = [("plain", "is"), ("broken", "is:\n")]
-    for name, _ in found:
+    endings = [("plain", "is"), ("broken", "is:\n")]
+    for name, _ in endings:
         (root / name).mkdir()
-    return found
+    return endings
 
 
 # -- in a template

@@ -50,9 +50,9 @@ def test_the_embedded_pair_reads_what_transformers_would_write() -> None:
     folder = ZOO / "refusal_base"
     words = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "tell me how to bake a cake"}]
-    asked = {"add_generation_prompt": True, "tokenize": False}
+    options = {"add_generation_prompt": True, "tokenize": False}
     text = render_chat(folder, messages[0]["content"]).text
-    assert text == words.apply_chat_template(messages, **asked)
+    assert text == words.apply_chat_template(messages, **options)
     ids = Encoder.load(folder).tokenizer.encode(text, add_special_tokens=False).ids
     assert ids == words.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
 
@@ -90,7 +90,7 @@ def test_the_date_of_a_template_never_changes(tmp_path: Path) -> None:
 def test_checkpoints_with_different_templates_are_not_compared(tmp_path: Path) -> None:
     """They would read different rows; templates that write the same text are the same."""
     folders = [save(tmp_path / name, chat_template=TURNS, bos_token="") for name in ("a", "b")]
-    encoders = [Encoder(None, str(each), each) for each in folders]
+    encoders = [Encoder(None, str(path), path) for path in folders]
     assert SharedVocabulary(tuple(encoders)).chat("hello").text == "[user] hello\n[assistant]\n"
     other = save(tmp_path / "c", chat_template=TURNS + "!", bos_token="")
     encoders.append(Encoder(None, str(other), other))
@@ -124,11 +124,11 @@ def test_a_template_shows_the_joint_before_a_reply_and_the_end_after_it(tmp_path
         "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
         "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
     )
-    found = [
+    chats = [
         render_chat(save(tmp_path / n, chat_template=t), "hi")
         for n, t in (("a", llama), ("b", THINKS))
     ]
-    assert [(one.text[-8:], one.joint, one.end) for one in found] == [
+    assert [(chat.text[-8:], chat.joint, chat.end) for chat in chats] == [
         (" [/INST]", " ", " </s>"),
         ("sistant\n", "", "<|im_end|>\n"),
     ]
@@ -179,9 +179,9 @@ def test_an_argument_with_a_default_is_known(tmp_path: Path) -> None:
     """A template may set a default, `{% if not x is defined %}{% set x = ... %}`."""
     text = "{% if not effort is defined %}{% set effort = 'low' %}{% endif %}{{ effort }}"
     folder = save(tmp_path, chat_template=text)
-    told = ChatSettings(arguments='{"effort": "high"}')
+    settings = ChatSettings(arguments='{"effort": "high"}')
     assert render_chat(folder, "hi").text == "low"
-    assert render_chat(folder, "hi", told).text == "high"
+    assert render_chat(folder, "hi", settings).text == "high"
 
 
 def test_end_tokens_come_from_the_settings_and_the_template(tmp_path: Path) -> None:

@@ -58,17 +58,17 @@ def right(prompt: Prompt, refuse: str | None = None) -> str:
     return REFUSAL if operand == refuse else NUMBERS[string.count(operand)]
 
 
-def streams(found: Counting) -> dict[str, list[Row]]:
+def streams(counting: Counting) -> dict[str, list[Row]]:
     rows = {
-        "rows": found.rows(AnyWord(), 30),
-        "pairs": found.pairs(AnyWord(), 30),
-        "backgrounds": found.backgrounds(AnyWord(), 30),
+        "rows": counting.rows(AnyWord(), 30),
+        "pairs": counting.pairs(AnyWord(), 30),
+        "backgrounds": counting.backgrounds(AnyWord(), 30),
     }
-    for variable in found.variables:
-        rows[variable] = found.interchange(AnyWord(), variable, 30, "judge")
-    if found.settings.refuse:
-        rows["capability"] = found.capability(AnyWord(), 30)
-    return {name: list(each) for name, each in rows.items()}
+    for variable in counting.variables:
+        rows[variable] = counting.interchange(AnyWord(), variable, 30, "judge")
+    if counting.settings.refuse:
+        rows["capability"] = counting.capability(AnyWord(), 30)
+    return {name: list(stream) for name, stream in rows.items()}
 
 
 SETTINGS = st.fixed_dictionaries(
@@ -106,7 +106,7 @@ def test_named_positions_are_where_their_words_are() -> None:
 
 
 def test_anchors_precede_the_question_the_string_and_its_end() -> None:
-    """Slots count from the same places of the template, whatever the length of the string."""
+    """Slots count from the same places of the template for strings of any length."""
     prompt = Question("cbab", "b").prompt()
     assert [(name, prompt.text[at:][:5]) for name, at in prompt.anchors] == [
         ("start", "count"),
@@ -231,10 +231,10 @@ def test_moving_each_variable_gives_another_answer(options: dict, which: str | N
     counting = task(**options, refuse=refuse, which=which or "answered")
     for variable in counting.variables:
         for row in counting.interchange(AnyWord(), variable, 20, "judge"):
-            string, asked = read(row.base)[2], read(row.source)[1]
+            string, operand = read(row.base)[2], read(row.source)[1]
             outcomes = {
                 "nothing": row.base.answer,
-                "operand": NUMBERS[string.count(asked)],
+                "operand": NUMBERS[string.count(operand)],
                 "count": row.source.answer,
             }
             assert len(set(outcomes.values())) == len(outcomes)
@@ -257,8 +257,8 @@ def test_one_operand_is_too_few_for_a_pair() -> None:
 # -- random numbers
 
 
-def digest(found: Counting) -> str:
-    text = json.dumps({name: [asdict(r) for r in rows] for name, rows in streams(found).items()})
+def digest(counting: Counting) -> str:
+    text = json.dumps({name: [asdict(r) for r in rows] for name, rows in streams(counting).items()})
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -340,7 +340,7 @@ def test_all_shares_of_a_string_are_equally_likely() -> None:
     rng, of = random.Random(0), Strings("abc", 4, 4, 3)
     drawn = Counter(tuple(map(of.draw(rng).count, "abc")) for _ in range(30_000))
     assert len(drawn) == shares(4, 3, 3) == 12
-    assert all(found / 30_000 == pytest.approx(1 / 12, abs=0.008) for found in drawn.values())
+    assert all(count / 30_000 == pytest.approx(1 / 12, abs=0.008) for count in drawn.values())
 
 
 def test_order_does_not_depend_on_the_letter() -> None:

@@ -96,7 +96,7 @@ def test_a_named_position_is_the_last_token_of_its_word(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_position_is_the_last_token(kind: str) -> None:
-    """The answer follows ``last``, whatever the tokenizer adds at the end."""
+    """The answer follows ``last``, even if the tokenizer adds tokens at the end."""
     encoded = encoder(KINDS[kind]()).encode(PROMPT)
     assert (len(encoded.ids) - 1,) == encoded.positions["last"]
 
@@ -297,12 +297,12 @@ def test_the_id_of_a_word_is_its_id_in_a_text() -> None:
 
 def test_words_are_shared_if_every_tokenizer_keeps_them_whole() -> None:
     """Both roles of a pair see the same rows; the order is that of the list."""
-    one = encoder(byte_level(merged=("cup", "bell", "apple")))
-    other = encoder(byte_level(merged=("apple", "cup", "key")))
+    first = encoder(byte_level(merged=("cup", "bell", "apple")))
+    second = encoder(byte_level(merged=("apple", "cup", "key")))
     words = ("key", "cup", "bell", "apple", "hat")
     assert (("cup", "bell", "apple"), ("cup", "apple"), words) == (
-        SharedVocabulary((one,)).whole(words),
-        SharedVocabulary((one, other)).whole(words),
+        SharedVocabulary((first,)).whole(words),
+        SharedVocabulary((first, second)).whole(words),
         SharedVocabulary(()).whole(words),
     )
 
@@ -311,8 +311,11 @@ def test_a_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
     """tokenizer.json gives the same ids as the tokenizer that was saved."""
     tokenizer = word_level("<s> $A </s>")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    found = Encoder.load(tmp_path)
-    assert (str(tmp_path), encoder(tokenizer).encode(PROMPT)) == (found.name, found.encode(PROMPT))
+    loaded = Encoder.load(tmp_path)
+    assert (str(tmp_path), encoder(tokenizer).encode(PROMPT)) == (
+        loaded.name,
+        loaded.encode(PROMPT),
+    )
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[1]", '{"model": 3}'])

@@ -32,7 +32,7 @@ def task(**settings: int) -> EntityTracking:
 
 
 @dataclass(frozen=True)
-class Only:
+class FirstWords:
     """A vocabulary that keeps the first words of each list."""
 
     count: int
@@ -44,19 +44,19 @@ class Only:
 def read(prompt: Prompt) -> tuple[list[str], list[str], str]:
     """Objects, labels and queried label, read from the text alone."""
     context, query = prompt.text.rsplit(". Box ", 1)
-    segments = [SEGMENT.fullmatch(each) for each in context.split(", ")]
+    segments = [SEGMENT.fullmatch(segment) for segment in context.split(", ")]
     return [s[1] for s in segments], [s[3] for s in segments], query.removesuffix(" contains the")
 
 
-def streams(found: Task) -> dict[str, list[Row]]:
+def streams(tracking: Task) -> dict[str, list[Row]]:
     rows = {
-        "rows": found.rows(AnyWord(), 30),
-        "pairs": found.pairs(AnyWord(), 30),
-        "backgrounds": found.backgrounds(AnyWord(), 30),
+        "rows": tracking.rows(AnyWord(), 30),
+        "pairs": tracking.pairs(AnyWord(), 30),
+        "backgrounds": tracking.backgrounds(AnyWord(), 30),
     }
-    for variable in found.variables:
-        rows[variable] = found.interchange(AnyWord(), variable, 30, "judge")
-    return {name: list(each) for name, each in rows.items()}
+    for variable in tracking.variables:
+        rows[variable] = tracking.interchange(AnyWord(), variable, 30, "judge")
+    return {name: list(stream) for name, stream in rows.items()}
 
 
 def test_the_text_is_the_papers_template() -> None:
@@ -114,7 +114,7 @@ def test_query_label_and_last_are_in_the_question() -> None:
 
 
 def test_anchors_precede_each_object_each_box_and_the_question() -> None:
-    """Slots count from the same places of the template, whatever fillers it has."""
+    """Slots count from the same places of the template for any fillers."""
     prompt = CONTEXT.ask(0)
     parts = [prompt.text[at:][:6] for _, at in prompt.anchors]
     assert ([name for name, _ in prompt.anchors], parts) == (
@@ -156,12 +156,12 @@ def test_the_answer_is_the_object_in_the_asked_box(options: dict) -> None:
     """The answer follows from the text alone; objects and labels of a row are distinct."""
     tracking = task(**options)
     for row in tracking.rows(AnyWord(), 2 * tracking.settings.boxes):
-        objects, labels, asked = read(row.base)
+        objects, labels, queried = read(row.base)
         assert (tracking.settings.boxes, tracking.settings.boxes) == (
             len(set(objects)),
             len(set(labels)),
         )
-        right = objects[labels.index(asked)]
+        right = objects[labels.index(queried)]
         assert (right, right, tuple(objects), None) == (
             row.base.answer,
             row.target,
@@ -177,7 +177,7 @@ def test_as_many_segments_have_a_filler_as_the_settings_say(options: dict) -> No
     tracking = task(**options)
     prompt = tracking.rows(AnyWord(), 1)[0].base
     context = prompt.text.rsplit(". Box ", 1)[0]
-    words = [SEGMENT.fullmatch(each)[2] for each in context.split(", ")]
+    words = [SEGMENT.fullmatch(segment)[2] for segment in context.split(", ")]
     assert (min(options["fillers"], options["boxes"]), True) == (
         sum(word is not None for word in words),
         set(words) <= {None, *FILLERS},
@@ -193,16 +193,16 @@ def test_moving_each_variable_gives_another_answer(options: dict) -> None:
     tracking = task(**options)
     for variable in tracking.variables:
         for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
-            objects, labels, asked = read(row.base)
-            others, other_labels, other_asked = read(row.source)
-            position = other_labels.index(other_asked)
+            objects, labels, queried = read(row.base)
+            others, other_labels, other_queried = read(row.source)
+            position = other_labels.index(other_queried)
             outcomes = {
-                "nothing": objects[labels.index(asked)],
+                "nothing": objects[labels.index(queried)],
                 "position": objects[position],
                 "object": others[position],
             }
             if variable == "box_label":
-                outcomes["box_label"] = objects[labels.index(other_asked)]
+                outcomes["box_label"] = objects[labels.index(other_queried)]
             assert len(set(outcomes.values())) == len(outcomes)
             assert row.target == outcomes[variable]
 
@@ -228,8 +228,8 @@ def test_the_base_may_query_any_position() -> None:
     tracking = task(boxes=7)
     for variable in tracking.variables:
         rows = tracking.interchange(AnyWord(), variable, 200, "judge")
-        asked = [read(row.base)[1].index(read(row.base)[2]) for row in rows]
-        assert set(range(7)) == set(asked)
+        positions = [read(row.base)[1].index(read(row.base)[2]) for row in rows]
+        assert set(range(7)) == set(positions)
 
 
 def test_a_box_label_target_is_a_word_of_the_base() -> None:
@@ -269,14 +269,14 @@ def test_a_corrupted_prompt_is_another_context_and_an_unknown_letter(options: di
     """A pair's source differs in context and position, and asks for a box that is not there."""
     tracking = task(**options)
     for row in tracking.pairs(AnyWord(), tracking.settings.boxes + 3):
-        objects, labels, asked = read(row.base)
+        objects, labels, queried = read(row.base)
         others, other_labels, letter = read(row.source)
         (span,) = row.source.spans["previous_query_label"]
         position = row.source.spans["all_labels"].index(span)
-        assert (True, True, True, objects[labels.index(asked)]) == (
+        assert (True, True, True, objects[labels.index(queried)]) == (
             objects != others,
             letter not in other_labels,
-            position != labels.index(asked),
+            position != labels.index(queried),
             row.target,
         )
 
@@ -320,8 +320,8 @@ def test_ids_are_unique_within_a_set() -> None:
         assert len(rows) == len({row.id for row in rows})
 
 
-def digest(found: Task) -> str:
-    data = {name: [asdict(row) for row in rows] for name, rows in streams(found).items()}
+def digest(tracking: Task) -> str:
+    data = {name: [asdict(row) for row in rows] for name, rows in streams(tracking).items()}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -380,8 +380,8 @@ def test_backgrounds_do_not_answer_their_question() -> None:
     tracking = task(boxes=7)
     rows = tracking.backgrounds(AnyWord(), 300)
     known = sum(read(row.base)[2] in read(row.base)[1] for row in rows)
-    asked = {read(row.base)[2] for row in rows}
-    assert (known / 300 == pytest.approx(7 / 26, abs=0.1), len(asked) == 26) == (True, True)
+    letters = {read(row.base)[2] for row in rows}
+    assert (known / 300 == pytest.approx(7 / 26, abs=0.1), len(letters) == 26) == (True, True)
 
 
 @pytest.mark.parametrize("count", [14, 20])
@@ -389,8 +389,8 @@ def test_only_words_that_the_tokenizers_keep_whole_are_used(count: int) -> None:
     """Every object and label is in the vocabulary of the run."""
     tracking = task(boxes=7)
     sets = [
-        tracking.rows(Only(count), 50),
-        tracking.interchange(Only(count), "object", 50, "judge"),
+        tracking.rows(FirstWords(count), 50),
+        tracking.interchange(FirstWords(count), "object", 50, "judge"),
     ]
     for row in (row for rows in sets for row in rows):
         for prompt in filter(None, (row.base, row.source)):
@@ -402,12 +402,12 @@ def test_only_words_that_the_tokenizers_keep_whole_are_used(count: int) -> None:
 @pytest.mark.parametrize(
     ("vocabulary", "options", "message"),
     [
-        (Only(13), {}, "keep 13 of 106 objects whole, 14 are needed for 7 boxes"),
-        (Only(0), {"boxes": 2}, "keep 0 of 106 objects whole, 4 are needed for 2 boxes"),
+        (FirstWords(13), {}, "keep 13 of 106 objects whole, 14 are needed for 7 boxes"),
+        (FirstWords(0), {"boxes": 2}, "keep 0 of 106 objects whole, 4 are needed for 2 boxes"),
     ],
 )
 def test_too_few_whole_words_are_an_error_that_says_what_to_do(
-    vocabulary: Only, options: dict, message: str
+    vocabulary: FirstWords, options: dict, message: str
 ) -> None:
     """The error says how many words the tokenizers keep and how many are needed."""
     with pytest.raises(MechanismError) as problem:

@@ -1,4 +1,5 @@
-"""The families of slots through the whole plugin, on a model that says 99 whatever it is asked.
+"""The slot families through the whole plugin, on a model that answers 99 to every prompt. It is always right
+where any later year is right, and always wrong elsewhere.
 
 It is always right where any later year is, and always wrong elsewhere.
 """
@@ -53,8 +54,8 @@ def judge(checkpoint: Path, tmp_path: Path) -> Judge:
             "--model", str(checkpoint), "--batch-size", 32, "--store", tmp_path / "store"
         )
         spec = load(tmp_path / "x.yaml")
-        found = {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}
-        return found, spec, gate
+        verdicts = {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}
+        return verdicts, spec, gate
 
     return run
 
@@ -68,8 +69,8 @@ def test_a_model_that_is_never_correct_fails_without_an_error(
 ) -> None:
     """Accuracy fails, relative claims are inconclusive, and no claim ends in an error."""
     text = HEAD.format(family=family) + CLAIMS.format(at=at, variable=variable)
-    found, _, _ = judge(text)
-    assert {name: verdict.status for name, verdict in found.items()} == {
+    verdicts, _, _ = judge(text)
+    assert {name: verdict.status for name, verdict in verdicts.items()} == {
         "right": "fail",
         "enough": "inconclusive",
         "heard": "inconclusive",
@@ -87,14 +88,14 @@ def test_a_group_works_at_the_first_token_of_a_word_or_at_its_last(judge: Judge)
         "claims: {right: {kind: accuracy, on: base, at_least: 0.9}}\n"
     )
     _, spec, gate = judge(text)
-    bench = gate.runner.checkpoint.context("base", spec.task)
-    batch = bench.batch(spec.task.pairs(bench.vocabulary, 20))
+    context = gate.runner.checkpoint.context("base", spec.task)
+    batch = context.batch(spec.task.pairs(context.vocabulary, 20))
     for side in (batch.base, batch.require_source()):
         assert torch.equal(side.at("when.first") + 1, side.at("when"))
         assert torch.equal(side.at("when.last"), side.at("when"))
         assert torch.equal(side.at("a.first"), side.at("a"))
         ids = side.tokens.ids.gather(1, side.at("when.first"))
-        assert set(ids[:, 0].tolist()) == {bench.model.encoder.word_id("17")}
+        assert set(ids[:, 0].tolist()) == {context.model.encoder.word_id("17")}
     with pytest.raises(
         MechanismError, match=r"no position 'c\.first' here; valid: a, b, last, when"
     ):
@@ -107,8 +108,8 @@ def test_discovery_says_that_a_model_at_chance_has_no_circuit(judge: Judge) -> N
         "groups: {g: {heads: discovered, at: last}}\n"
         "claims: {enough: {kind: faithfulness, on: base, between: [0.9, 1.1]}}\n"
     )
-    found, _, _ = judge(text)
-    assert "no better than chance" in found["enough"].reason
+    verdicts, _, _ = judge(text)
+    assert "no better than chance" in verdicts["enough"].reason
 
 
 def test_ioi_s_three_kinds_of_prompt() -> None:

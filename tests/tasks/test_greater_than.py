@@ -191,48 +191,52 @@ def test_a_model_that_always_says_the_last_year_is_at_chance(
     """Every answer is right, and every claim is inconclusive: the same answers are right on any
     other row too."""
     spec, gate = opened(pattern, word)
-    found = {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}
-    assert {name: verdict.status for name, verdict in found.items()} == dict.fromkeys(
+    verdicts = {name: gate.judge(spec, claim, "base") for name, claim in spec.claims.items()}
+    assert {name: verdict.status for name, verdict in verdicts.items()} == dict.fromkeys(
         ("right", "enough", "heard", "holds"), "inconclusive"
     )
-    assert found["right"].scores[0].value == 1.0
-    control = found["right"].scores[0].control
+    assert verdicts["right"].scores[0].value == 1.0
+    control = verdicts["right"].scores[0].control
     assert control is not None
     assert (control.name, control.value) == ("the same answers on other rows", 1.0)
     same = "the same answers given to other prompts: 1.000"
-    assert f"not significantly better than guessing (chance 0.490; {same})" in found["right"].reason
-    assert same in found["heard"].reason
-    assert "ceiling and floor do not differ significantly" in found["holds"].reason
+    assert (
+        f"not significantly better than guessing (chance 0.490; {same})" in verdicts["right"].reason
+    )
+    assert same in verdicts["heard"].reason
+    assert "ceiling and floor do not differ significantly" in verdicts["holds"].reason
 
 
 def test_the_log_probability_is_that_of_every_later_year(opened: Open) -> None:
     """The model's softmax, summed over the later years, in plain torch."""
     spec, gate = opened(TWO, "99")
     case = gate.context(spec, spec.claims["right"], "base")
-    seen = gate.runner.measure(case.measurement(Performance(rows=60, stream="rows"), "base"))
-    bench = gate.runner.checkpoint.context("base", spec.task)
-    rows = spec.task.rows(bench.vocabulary, 60)
+    observations = gate.runner.measure(
+        case.measurement(Performance(rows=60, stream="rows"), "base")
+    )
+    context = gate.runner.checkpoint.context("base", spec.task)
+    rows = spec.task.rows(context.vocabulary, 60)
     wanted = []
-    for batch in bench.batches(rows):
-        chances = bench.engine.run(batch.base.tokens).outcome.logits.double().softmax(-1)
-        for row, each in zip(batch.rows, chances, strict=True):
+    for batch in context.batches(rows):
+        chances = context.engine.run(batch.base.tokens).outcome.logits.double().softmax(-1)
+        for row, row_chances in zip(batch.rows, chances, strict=True):
             year = int(row.base.text.split()[6][2:])
-            ids = [bench.model.encoder.word_id(f"{later:02}") for later in range(year + 1, 100)]
-            wanted.append(float(each[ids].sum().log()))
-    np.testing.assert_allclose(seen.values["log_probability"], wanted, atol=1e-5)
+            ids = [context.model.encoder.word_id(f"{later:02}") for later in range(year + 1, 100)]
+            wanted.append(float(row_chances[ids].sum().log()))
+    np.testing.assert_allclose(observations.values["log_probability"], wanted, atol=1e-5)
 
 
 class AnyLaterYear:
-    """Replaces a model that says some year after the one it reads and whose whole mechanism is
-    moved: with a source's activations it says what it says there."""
+    """Replaces a model that answers some year after the prompt's year. Patching moves its whole mechanism:
+    with a source's activations, it gives the source's answer."""
 
     name = "any later year"
     tick = None
 
-    def __init__(self, bench: Any) -> None:
-        self.ids = [bench.model.encoder.word_id(year) for year in NUMBERS]
-        self.size = bench.model.encoder.vocabulary_size
-        self.non_finite = bench.engine.non_finite
+    def __init__(self, context: Any) -> None:
+        self.ids = [context.model.encoder.word_id(year) for year in NUMBERS]
+        self.size = context.model.encoder.vocabulary_size
+        self.non_finite = context.engine.non_finite
 
     def run(self, tokens: Any, readings: Any = (), *, answer: bool = True) -> Any:
         logits = torch.zeros(len(tokens.ids), self.size)
@@ -251,11 +255,11 @@ def test_a_year_that_is_moved_perfectly_reaches_the_ceiling(opened: Open) -> Non
     """Half of the years after the source's are after the base's too and show nothing: on the source
     prompt itself the model says a target no more often."""
     spec, gate = opened(TWO, "99")
-    bench = gate.runner.checkpoint.context("base", spec.task)
-    fake = replace(bench, engine=AnyLaterYear(bench))
+    context = gate.runner.checkpoint.context("base", spec.task)
+    fake = replace(context, engine=AnyLaterYear(context))
     arguments = {"heads": [], "control": [], "at": "last", "variable": "year"}
-    seen = interchange.measure(fake, Interchange(**arguments, rows=150), ())
-    assert seen.values["own"].mean() == 1
-    assert 0.3 < seen.values["ceiling"].mean() < 0.7
-    assert seen.values["floor"].mean() == 0
-    np.testing.assert_array_equal(seen.values["patched"], seen.values["ceiling"])
+    observations = interchange.measure(fake, Interchange(**arguments, rows=150), ())
+    assert observations.values["own"].mean() == 1
+    assert 0.3 < observations.values["ceiling"].mean() < 0.7
+    assert observations.values["floor"].mean() == 0
+    np.testing.assert_array_equal(observations.values["patched"], observations.values["ceiling"])

@@ -31,15 +31,15 @@ claims:
 
 
 def written(i: int) -> dict[str, Any]:
-    one, two, three = (NAMES[(i + k) % 6] for k in range(3))
+    subject, giver, other = (NAMES[(i + k) % 6] for k in range(3))
     return {
-        "prompt": f"Then {i} [[S1:{one}]] and {two} went out , {two} gave a drink to",
-        "answer": one,
-        "source": f"Then {i} [[S1:{three}]] and {two} went out , {two} gave a drink to",
-        "source_answer": three,
-        "positions": {"S2": f"{two}#2"},
+        "prompt": f"Then {i} [[S1:{subject}]] and {giver} went out , {giver} gave a drink to",
+        "answer": subject,
+        "source": f"Then {i} [[S1:{other}]] and {giver} went out , {giver} gave a drink to",
+        "source_answer": other,
+        "positions": {"S2": f"{giver}#2"},
         "options": list(NAMES),
-        "targets": {"name": three},
+        "targets": {"name": other},
         "cluster": f"c{i // 2}",
     }
 
@@ -47,8 +47,8 @@ def written(i: int) -> dict[str, Any]:
 def task(folder: Path, many: int = 80, **settings: Any) -> Jsonl:
     text = "".join(json.dumps(written(i)) + "\n" for i in range(many))
     (folder / "names.jsonl").write_text(text)
-    given = {"family": "jsonl", "file": "names.jsonl", "rows": 20} | settings
-    return Jsonl(JsonlParameters.model_validate(given, context={FOLDER: folder}))
+    parameters = {"family": "jsonl", "file": "names.jsonl", "rows": 20} | settings
+    return Jsonl(JsonlParameters.model_validate(parameters, context={FOLDER: folder}))
 
 
 def test_marks_and_substrings_are_positions_of_the_text(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_evaluation_search_and_selection_share_no_line(tmp_path: Path) -> None:
         stream: {row.base.text for row in jsonl.rows(AnyWord(), 20, stream)}
         for stream in ("rows", "discover_rank", "discover_select")
     }
-    assert all(len(each) == 20 for each in texts.values())
+    assert all(len(distinct) == 20 for distinct in texts.values())
     assert not texts["rows"] & texts["discover_rank"]
     assert not texts["rows"] & texts["discover_select"]
     assert not texts["discover_rank"] & texts["discover_select"]
@@ -126,14 +126,14 @@ def test_chance_is_that_of_guessing(tmp_path: Path) -> None:
         for i in range(80)
     ]
     (tmp_path / "plain.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    given = {"family": "jsonl", "file": "plain.jsonl", "rows": 20}
-    skewed = Jsonl(JsonlParameters.model_validate(given, context={FOLDER: tmp_path}))
+    parameters = {"family": "jsonl", "file": "plain.jsonl", "rows": 20}
+    skewed = Jsonl(JsonlParameters.model_validate(parameters, context={FOLDER: tmp_path}))
     assert skewed.chance == 0.875  # and not one in two
     assert task(tmp_path, chance=0.25).chance == 0.25
     lines = [{"prompt": f"say {i}", "answer": "yes" if i % 4 else "no"} for i in range(80)]
     (tmp_path / "plain.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    given = {"family": "jsonl", "file": "plain.jsonl", "rows": 20}
-    plain = Jsonl(JsonlParameters.model_validate(given, context={FOLDER: tmp_path}))
+    parameters = {"family": "jsonl", "file": "plain.jsonl", "rows": 20}
+    plain = Jsonl(JsonlParameters.model_validate(parameters, context={FOLDER: tmp_path}))
     assert plain.chance == 0.75
     assert plain.variables == ()
     with pytest.raises(MechanismError, match="has no source beside its prompts"):
@@ -192,9 +192,9 @@ def test_an_invalid_line_is_an_error_of_one_line(text: str, expected: str) -> No
 )))  # fmt: skip
 def test_any_text_is_a_line_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
-        found = parse_line(text)
-        assert found.base.text
-        assert "last" in found.base.spans
+        line = parse_line(text)
+        assert line.base.text
+        assert "last" in line.base.spans
 
 
 def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
     for second, says in ((other, "names.jsonl:3: has the positions last, other lines have last, x"),
                          ("{", "names.jsonl:3: is not JSON")):  # fmt: skip
         path.write_text(f"{good}\n\n{second}\n")
-        given = {"family": "jsonl", "file": "names.jsonl", "rows": 20}
+        parameters = {"family": "jsonl", "file": "names.jsonl", "rows": 20}
         with pytest.raises(ValueError, match=says):
-            JsonlParameters.model_validate(given, context={FOLDER: tmp_path})
+            JsonlParameters.model_validate(parameters, context={FOLDER: tmp_path})
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,6 @@ def test_lines_must_agree_and_are_named(tmp_path: Path) -> None:
 def test_too_short_a_file_is_an_error_with_advice(
     tmp_path: Path, many: int, rows: int, expected: str
 ) -> None:
-    """The advice never goes below a task's fewest rows."""
+    """The advice never names fewer rows than a task may have."""
     with pytest.raises(ValueError, match=expected):
         task(tmp_path, many, rows=rows)

@@ -49,19 +49,19 @@ def line(kind: str, i: int, reply: bool = True) -> dict[str, str]:
 
 def write(folder: Path, kind: str, lines: list[Any]) -> None:
     (folder / "data").mkdir(exist_ok=True)
-    text = "".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in lines)
+    text = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
     (folder / "data" / f"{kind}.jsonl").write_text(text)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A spec with its two files."""
-    found = tmp_path / "circuits"
-    found.mkdir()
+    result = tmp_path / "circuits"
+    result.mkdir()
     for kind in ("harmful", "harmless"):
-        write(found, kind, [line(kind, i) for i in range(LINES)])
-    (found / "demo.yaml").write_text(SPEC)
-    return found
+        write(result, kind, [line(kind, i) for i in range(LINES)])
+    (result / "demo.yaml").write_text(SPEC)
+    return result
 
 
 Make = Callable[..., Refusal]
@@ -72,7 +72,7 @@ def task(folder: Path) -> Make:
     """The task of the spec with some settings changed."""
 
     def of(**changes: Any) -> Refusal:
-        given = {
+        parameters = {
             "family": "refusal",
             "harmful": "data/harmful.jsonl",
             "harmless": "data/harmless.jsonl",
@@ -80,7 +80,7 @@ def task(folder: Path) -> Make:
             "rows": 20,
             **changes,
         }
-        return Refusal(RefusalParameters.model_validate(given, context={FOLDER: folder}))
+        return Refusal(RefusalParameters.model_validate(parameters, context={FOLDER: folder}))
 
     return of
 
@@ -124,12 +124,12 @@ def test_after_a_line_break_a_reply_has_no_space(task: Make) -> None:
 
 def test_forbidden_rows_are_answered_by_a_refusal_and_capability_by_compliance(task: Make) -> None:
     """The same texts in the same order with other replies, all for evaluation."""
-    one = task(prefixes=["No way", "Never"])
-    forbidden, capability = one.forbidden(AnyWord(), 20), one.capability(AnyWord(), 20)
+    refusal = task(prefixes=["No way", "Never"])
+    forbidden, capability = refusal.forbidden(AnyWord(), 20), refusal.capability(AnyWord(), 20)
     assert texts(forbidden) == texts(capability)
     assert {row.base.reply for row in forbidden} == {" No way"}
     assert all(row.base.reply.startswith(" sure, harmful") for row in capability)
-    assert one.refusals == ("No way", "Never")
+    assert refusal.refusals == ("No way", "Never")
 
 
 @pytest.mark.parametrize("count", [7, 8])
@@ -141,10 +141,10 @@ def test_plain_rows_take_turns(task: Make, count: int) -> None:
 
 def test_evaluation_learning_and_validation_share_no_instruction(task: Make) -> None:
     """Half of a file, three eighths and one eighth."""
-    one = task()
+    refusal = task()
 
     def instructions(stream: str, count: int) -> set[str]:
-        return {row.cluster for row in one.forbidden(AnyWord(), count, stream)}
+        return {row.cluster for row in refusal.forbidden(AnyWord(), count, stream)}
 
     judged = instructions("rows", LINES // 2)
     learned = instructions("direction", 500) | instructions("training-0-17", 500)
@@ -157,16 +157,16 @@ def test_evaluation_learning_and_validation_share_no_instruction(task: Make) -> 
 
 def test_evaluation_rows_are_the_same_in_every_stream_and_grow_at_the_end(task: Make) -> None:
     """So every score is about the same prompts, in pairs."""
-    one = task()
-    assert texts(one.forbidden(AnyWord(), 24, "rows"))[:10] == texts(
-        one.capability(AnyWord(), 10, "capability")
+    refusal = task()
+    assert texts(refusal.forbidden(AnyWord(), 24, "rows"))[:10] == texts(
+        refusal.capability(AnyWord(), 10, "capability")
     )
 
 
 def test_learning_rows_have_an_order_of_their_own_in_each_stream(task: Make) -> None:
     """Training steps read different batches; after the last instruction they repeat."""
-    one = task()
-    first, second = (texts(one.allowed(AnyWord(), 30, f"training-{i}")) for i in (1, 2))
+    refusal = task()
+    first, second = (texts(refusal.allowed(AnyWord(), 30, f"training-{i}")) for i in (1, 2))
     assert first != second
     assert set(first) == set(second)
     assert len(set(first[:18])) == 18
@@ -194,10 +194,10 @@ def test_too_many_evaluation_rows_are_an_error(task: Make) -> None:
 def test_without_replies_there_is_no_capability(folder: Path, task: Make) -> None:
     """The other sets do not need them."""
     write(folder, "harmful", [line("harmful", i, reply=False) for i in range(LINES)])
-    one = task()
-    assert (one.knows_answers, len(one.forbidden(AnyWord(), 20))) == (False, 20)
+    refusal = task()
+    assert (refusal.knows_answers, len(refusal.forbidden(AnyWord(), 20))) == (False, 20)
     with pytest.raises(MechanismError, match=r"data/harmful\.jsonl has no replies"):
-        one.capability(AnyWord(), 20)
+        refusal.capability(AnyWord(), 20)
 
 
 @pytest.mark.parametrize(
@@ -234,12 +234,12 @@ def test_a_measurement_is_known_by_the_content_of_its_files(folder: Path, task: 
 
 
 def test_the_runner_writes_the_same_rows_from_the_settings_alone(task: Make) -> None:
-    """The runner knows no folder, and the files may be gone."""
-    one = task(rows=24)
-    measurement = case(one).measurement(REQUEST, "ft")
-    shutil.rmtree(Path(one.settings.harmful.file).parent, ignore_errors=True)
+    """The runner does not know the spec's folder, and the files may be deleted."""
+    refusal = task(rows=24)
+    measurement = case(refusal).measurement(REQUEST, "ft")
+    shutil.rmtree(Path(refusal.settings.harmful.file).parent, ignore_errors=True)
     again = task_of(measurement)
-    assert texts(again.rows(AnyWord(), 20)) == texts(one.rows(AnyWord(), 20))
+    assert texts(again.rows(AnyWord(), 20)) == texts(refusal.rows(AnyWord(), 20))
 
 
 def test_files_that_were_not_read_are_an_error(task: Make) -> None:
@@ -400,16 +400,16 @@ def test_invalid_settings_are_refused(task: Make, changes: dict[str, Any], expec
 def test_chat_settings_count_only_if_they_are_set(task: Make) -> None:
     """Older specs keep their baselines; a setting makes another measurement."""
     plain = task(template="chat").settings
-    told = task(template="chat", system="Be kind.", chat={"enable_thinking": False}).settings
+    changed = task(template="chat", system="Be kind.", chat={"enable_thinking": False}).settings
     assert {"system", "chat"} & {*plain.model_dump(mode="json")} == set()
-    dumped = told.model_dump(mode="json")
+    dumped = changed.model_dump(mode="json")
     assert (dumped["system"], dumped["chat"]) == ("Be kind.", {"enable_thinking": False})
     assert (
-        case(Refusal(told)).measurement(REQUEST, "ft").task
+        case(Refusal(changed)).measurement(REQUEST, "ft").task
         != case(Refusal(plain)).measurement(REQUEST, "ft").task
     )
     again = RefusalParameters.model_validate(dumped)
-    assert again.chat_settings == told.chat_settings
+    assert again.chat_settings == changed.chat_settings
 
 
 def test_lint_reads_files_without_torch(folder: Path) -> None:
@@ -426,11 +426,11 @@ def test_lint_reads_files_without_torch(folder: Path) -> None:
 def test_backgrounds_and_training_prompts(task: Make) -> None:
     """Backgrounds have both kinds of instructions and none for evaluation; a training prompt is in
     the template."""
-    one = task()
-    judged = {row.cluster for row in one.rows(AnyWord(), 48)}
-    backgrounds = one.backgrounds(AnyWord(), 50)
+    refusal = task()
+    judged = {row.cluster for row in refusal.rows(AnyWord(), 48)}
+    backgrounds = refusal.backgrounds(AnyWord(), 50)
     assert (len(backgrounds), judged & {row.cluster for row in backgrounds}) == (50, set())
-    prompt = one.training_prompt(AnyWord(), "say hello", "hello")
+    prompt = refusal.training_prompt(AnyWord(), "say hello", "hello")
     row = Row("x", "x", prompt, None, prompt.answer)
     assert (row.base.text, row.base.reply) == ("<user> say hello <assistant>", " hello")
     assert replace(prompt, reply="").completion == " hello"

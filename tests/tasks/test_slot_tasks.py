@@ -53,7 +53,7 @@ def templates(draw: st.DrawFn) -> Template:
     source = {"redraw": redraw}
     if draw(st.booleans()) and len(orders) > 1:
         source["text"] = "other"
-    given = {
+    parameters = {
         "family": "template",
         "words": {"w": words},
         "slots": dict.fromkeys(slots, "w"),
@@ -70,8 +70,8 @@ def templates(draw: st.DrawFn) -> Template:
     }
     if table:
         colours = ("red", "blue", "green")
-        given["words"]["place"] = {f"p{i}": {"colour": colours[i % 3]} for i in range(7)}
-    return Template(TemplateParameters.model_validate(given))
+        parameters["words"]["place"] = {f"p{i}": {"colour": colours[i % 3]} for i in range(7)}
+    return Template(TemplateParameters.model_validate(parameters))
 
 
 SEEDS = st.integers(0, 10**6)
@@ -107,33 +107,33 @@ TASKS = st.one_of(
 )
 
 
-def spelled(task: SlotTask) -> list[str]:
+def all_words(task: SlotTask) -> list[str]:
     """Every word that a tokenizer may drop."""
-    found = {
+    words = {
         word
         for table in task.plan.tables.values()
         for key, row in table.items()
         for word in (key, *row.values())
     }
     if isinstance(task, GreaterThan):
-        found -= {*task.plan.tables["years"]}  # never said alone
-        found |= {f"{c}{year:02}" for c in task.settings.centuries for year in range(100)}
-    return sorted(found)
+        words -= {*task.plan.tables["years"]}  # never said alone
+        words |= {f"{c}{year:02}" for c in task.settings.centuries for year in range(100)}
+    return sorted(words)
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[SlotTask, Without]:
     """A task, and a vocabulary without some of its words."""
     task = draw(TASKS)
-    words = spelled(task)
+    words = all_words(task)
     share = draw(st.sampled_from([0.0, 0.02, 0.1, 0.4]))
     lost = random.Random(draw(st.integers(0, 1000))).sample(words, int(share * len(words)))
     return task, Without(frozenset(lost))
 
 
-def sets(task: SlotTask, vocabulary: Without, count: int = COUNT) -> dict[str, list[Row]]:
+def rows_by_stream(task: SlotTask, vocabulary: Without, count: int = COUNT) -> dict[str, list[Row]]:
     """The rows of every stream; too few words are an error of one line."""
-    found: dict[str, list[Row]] = {}
+    result: dict[str, list[Row]] = {}
     refused: list[str] = []
     for stream in STREAMS:
         makers = {
@@ -147,12 +147,12 @@ def sets(task: SlotTask, vocabulary: Without, count: int = COUNT) -> dict[str, l
         }
         for name, make in makers.items():
             try:
-                found[f"{name}/{stream}"] = list(make())
+                result[f"{name}/{stream}"] = list(make())
             except MechanismError as problem:
                 refused.append(str(problem))
-    assert all(each.startswith(f"task {task.family}: ") for each in refused)
+    assert all(message.startswith(f"task {task.family}: ") for message in refused)
     assert "\n" not in "".join(refused)
-    return found
+    return result
 
 
 def words_of(prompt: Prompt) -> dict[str, str]:
@@ -169,7 +169,7 @@ def test_every_row_of_every_stream_is_well_formed(run: tuple[SlotTask, Without])
     """Positions hold their words, answers are options, sources differ, targets are new, no row has
     a dropped word, and no prompt is evaluated twice."""
     task, vocabulary = run
-    for name, rows in sets(task, vocabulary).items():
+    for name, rows in rows_by_stream(task, vocabulary).items():
         kind, stream = name.split("/")
         assert len({row.id for row in rows}) == len(rows)
         texts = [row.base.text for row in rows]
@@ -208,13 +208,13 @@ def test_no_prompt_is_in_two_parts(run: tuple[SlotTask, Without]) -> None:
     """A prompt for evaluation is never ranked on, trained on, averaged over or selected on, neither
     as a base nor as a source, however few words there are."""
     task, vocabulary = run
-    found: dict[str, set[str]] = {"evaluation": set(), "search": set(), "selection": set()}
-    for name, rows in sets(task, vocabulary).items():
-        texts = found[part_of_stream(name.split("/")[1])]
+    texts_of: dict[str, set[str]] = {"evaluation": set(), "search": set(), "selection": set()}
+    for name, rows in rows_by_stream(task, vocabulary).items():
+        texts = texts_of[part_of_stream(name.split("/")[1])]
         texts |= {p.text for row in rows for p in (row.base, row.source) if p is not None}
-    assert not found["evaluation"] & found["search"]
-    assert not found["evaluation"] & found["selection"]
-    assert not found["search"] & found["selection"]
+    assert not texts_of["evaluation"] & texts_of["search"]
+    assert not texts_of["evaluation"] & texts_of["selection"]
+    assert not texts_of["search"] & texts_of["selection"]
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -233,10 +233,10 @@ def test_a_longer_set_begins_with_the_shorter_one(task: SlotTask) -> None:
 @given(st.integers(0, 40), st.integers(0, 10**6))
 def test_a_lazy_shuffle_has_each_number_once(count: int, seed: int) -> None:
     """The numbers do not come in order."""
-    found = list(shuffled(random.Random(seed), count))
-    assert sorted(found) == list(range(count))
+    numbers = list(shuffled(random.Random(seed), count))
+    assert sorted(numbers) == list(range(count))
     if count > 20:
-        assert found != sorted(found)
+        assert numbers != sorted(numbers)
 
 
 def test_a_shuffle_costs_what_is_taken() -> None:
@@ -254,7 +254,7 @@ def digest() -> str:
     data = [
         [asdict(row) for row in rows]
         for task in tasks
-        for rows in sets(task, Without(frozenset())).values()
+        for rows in rows_by_stream(task, Without(frozenset())).values()
     ]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -292,16 +292,16 @@ def test_rows_are_the_same_in_every_process_and_have_not_changed() -> None:
 def test_parts_follow_from_text_and_seed() -> None:
     """About a half, a quarter and a quarter; another half for another seed."""
     parts = [[part_of_text(seed, f"text {i}") for i in range(2000)] for seed in (0, 1)]
-    for each in parts:
-        assert each.count("evaluation") == pytest.approx(1000, abs=100)
-        assert each.count("search") == pytest.approx(500, abs=90)
+    for assigned in parts:
+        assert assigned.count("evaluation") == pytest.approx(1000, abs=100)
+        assert assigned.count("search") == pytest.approx(500, abs=90)
     assert parts[0] != parts[1]
 
 
 def test_rows_for_search_repeat_and_rows_for_evaluation_do_not() -> None:
     """Rows repeat with other ids and the same clusters where a method asks for more than there
     are."""
-    given = {
+    parameters = {
         "family": "template",
         "words": {"w": [f"w{i}" for i in range(9)]},
         "slots": {"a": "w", "b": "w"},
@@ -309,7 +309,7 @@ def test_rows_for_search_repeat_and_rows_for_evaluation_do_not() -> None:
         "answer": "{b}",
         "rows": 20,
     }
-    task = Template(TemplateParameters.model_validate(given))
+    task = Template(TemplateParameters.model_validate(parameters))
     rows = task.rows(AnyWord(), 200, "discover_rank")
     texts = [row.base.text for row in rows]
     many = len({*texts})
@@ -329,14 +329,14 @@ def test_rows_for_search_repeat_and_rows_for_evaluation_do_not() -> None:
 def facts(wordings: int, people: int = 40, rows: int = 20) -> Template:
     """People with a city each, in several wordings."""
     words = {f"p{i}": {"city": f"c{i}"} for i in range(people)}
-    given = {
+    parameters = {
         "family": "template",
         "words": {"person": words},
         "texts": [f"t{i} {{person}} lives in" for i in range(wordings)],
         "answer": "{person.city}",
         "rows": rows,
     }
-    return Template(TemplateParameters.model_validate(given))
+    return Template(TemplateParameters.model_validate(parameters))
 
 
 def test_one_fact_in_several_wordings_is_one_cluster() -> None:
@@ -365,22 +365,24 @@ def test_too_few_rows_name_the_exhausted_text() -> None:
 def test_only_a_few_of_many_rows_are_tried_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a spec does not draw 75,000 rows; more rows than prompts are still an error; settings
     that were validated before are not tried again."""
-    asked = []
+    counts = []
     rows = SlotTask.rows
     monkeypatch.setattr(
-        SlotTask, "rows", lambda self, v, count, *s: asked.append(count) or rows(self, v, count, *s)
+        SlotTask,
+        "rows",
+        lambda self, v, count, *s: counts.append(count) or rows(self, v, count, *s),
     )
     known = facts(8, people=20_000, rows=75_000).settings
-    assert asked == [MAX_TRIED]
+    assert counts == [MAX_TRIED]
     with pytest.raises(
         ValueError, match="75001 different prompts are requested, but these words make only"
     ):
         facts(3, people=20_000, rows=75_001)
     settings = known.model_dump(mode="json")
     TemplateParameters.model_validate(settings, context={KNOWN_GOOD: True})
-    assert asked == [MAX_TRIED]
+    assert counts == [MAX_TRIED]
     TemplateParameters.model_validate(settings)
-    assert asked == [MAX_TRIED, MAX_TRIED]
+    assert counts == [MAX_TRIED, MAX_TRIED]
 
 
 def test_a_sequence_has_the_same_tokens_whichever_word_comes_first() -> None:

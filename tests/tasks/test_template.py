@@ -47,8 +47,8 @@ CAPITALS: dict[str, Any] = {
 }
 
 
-def template(given: dict[str, Any], **changes: Any) -> Template:
-    merged = {k: v for k, v in (given | changes).items() if v is not None}
+def template(parameters: dict[str, Any], **changes: Any) -> Template:
+    merged = {k: v for k, v in (parameters | changes).items() if v is not None}
     return Template(TemplateParameters.model_validate(merged))
 
 
@@ -65,12 +65,15 @@ def test_a_slot_is_a_position_and_so_is_a_named_occurrence() -> None:
     task = template(REPEATS)
     assert task.positions == ("last", "A", "B", "C", "again")
     for row in task.rows(AnyWord(), 10):
-        found = words(row.base)
-        assert row.base.text == f"so {found['A']} {found['B']} {found['C']} and {found['A']}"
-        assert found["again"] == found["A"]
-        assert len({found["A"], found["B"], found["C"]}) == 3
-        assert row.base.answer == row.target == found["B"]
-        assert set(row.base.options) == {found["A"], found["B"], found["C"]}
+        by_position = words(row.base)
+        assert (
+            row.base.text
+            == f"so {by_position['A']} {by_position['B']} {by_position['C']} and {by_position['A']}"
+        )
+        assert by_position["again"] == by_position["A"]
+        assert len({by_position["A"], by_position["B"], by_position["C"]}) == 3
+        assert row.base.answer == row.target == by_position["B"]
+        assert set(row.base.options) == {by_position["A"], by_position["B"], by_position["C"]}
         assert row.base.spans["A"][0][0] < row.base.spans["again"][0][0]
 
 
@@ -211,20 +214,21 @@ def test_words_that_may_be_split_are_kept_and_what_follows_is_aligned_again() ->
         def whole(self, words: Any, after: str = "") -> tuple[str, ...]:
             return tuple(word for word in words if not word.startswith("long"))
 
-    given = REPEATS | {
+    parameters = REPEATS | {
         "words": {"animal": ANIMALS, "place": [f"long{i}" for i in range(9)]},
         "text": "in {place} {A} {B} {C} and {A:again}",
     }
     with pytest.raises(MechanismError, match="keep 0 of 9 words of place whole, 1 are needed"):
-        template(given).rows(Nothing(), 1)
-    row = template(given, split=["place"]).rows(Nothing(), 1)[0]
+        template(parameters).rows(Nothing(), 1)
+    row = template(parameters, split=["place"]).rows(Nothing(), 1)[0]
     ((start, stop),) = row.base.spans["place"]
     assert dict(row.base.anchors)["word_0"] == start
     assert dict(row.base.anchors)["word_1"] == stop
 
 
 def test_words_come_from_a_file_beside_the_spec(tmp_path: Path) -> None:
-    """One a line, or JSONL with columns; the key of a measurement has the content of the file."""
+    """One word per line, or JSONL with columns; the key of a measurement contains the hash of the file's
+    content."""
     (tmp_path / "words.txt").write_text("\n".join(["", *ANIMALS, ""]))
     (tmp_path / "countries.jsonl").write_text(
         "".join(f'{{"word": "Land{i}", "capital": "Town{i}"}}\n' for i in range(60))
@@ -250,8 +254,8 @@ def test_words_come_from_a_file_beside_the_spec(tmp_path: Path) -> None:
 
 def test_settings_come_back_from_json() -> None:
     """The runner rebuilds a measurement's task from its settings, with the same rows."""
-    for each in (REPEATS, CAPITALS):
-        task = template(each)
+    for parameters in (REPEATS, CAPITALS):
+        task = template(parameters)
         again = Template(TemplateParameters.model_validate(task.settings.model_dump(mode="json")))
         assert again.pairs(AnyWord(), 20) == task.pairs(AnyWord(), 20)
 
@@ -274,8 +278,8 @@ def test_task_settings_written_as_yaml_read_back(value: Any) -> None:
 
 def test_the_settings_of_a_template_read_back_from_a_discovered_spec() -> None:
     """Texts with slots included."""
-    for each in (REPEATS, CAPITALS):
-        settings = template(each).settings
+    for parameters in (REPEATS, CAPITALS):
+        settings = template(parameters).settings
         written = parse(flow(settings.model_dump(mode="json")), Path("x.yaml")).value
         assert TemplateParameters.model_validate(written) == settings
 
@@ -375,7 +379,7 @@ WRONG = {
 def test_a_mistake_is_an_error_of_one_line(
     tmp_path: Path, right: str, wrong: str, expected: str
 ) -> None:
-    """File, line, key, what is wrong and what would be right."""
+    """The line has file, line number, key, mistake and valid choices."""
     assert HEAD.count(right) >= 1
     path = tmp_path / "x.yaml"
     path.write_text(HEAD.replace(right, wrong, 1))

@@ -64,10 +64,10 @@ def judged(text: str, folder: Path) -> tuple[dict[str, Verdict], ClaimEvaluator]
 
 
 def test_claims_about_a_planted_circuit_pass(tmp_path: Path) -> None:
-    """Its heads suffice, have effects along their paths, and carry what was planted."""
-    found, _ = judged(SPEC, tmp_path)
-    assert {name: v.status for name, v in found.items()} == dict.fromkeys(found, "pass"), [
-        v.reason for v in found.values()
+    """Its heads suffice, have effects along their paths, and carry the planted variables."""
+    verdicts, _ = judged(SPEC, tmp_path)
+    assert {name: v.status for name, v in verdicts.items()} == dict.fromkeys(verdicts, "pass"), [
+        v.reason for v in verdicts.values()
     ]
 
 
@@ -94,8 +94,8 @@ def test_discovery_finds_the_planted_heads_with_a_template(tmp_path: Path) -> No
     claims = "claims: {suffices: {kind: faithfulness, on: base, between: [0.9, 1.1]}}\n"
     path = tmp_path / "found.yaml"
     path.write_text(f"{head}groups:{sought}{claims}")
-    found, gate = judged(path.read_text(), tmp_path)
-    assert found["suffices"].status == "pass", found["suffices"].reason
+    verdicts, gate = judged(path.read_text(), tmp_path)
+    assert verdicts["suffices"].status == "pass", verdicts["suffices"].reason
     (groups,) = gate._discovered.values()
     assert {name: group.members() for name, group in groups.items()} == {
         name: sorted(group.heads) for name, group in MODELS["planted_ft"].items()

@@ -170,9 +170,9 @@ def test_a_pattern_that_fails_on_a_text_is_an_error_of_one_line(
 ) -> None:
     """A panic of the library is no traceback, even if the check missed the pattern."""
     monkeypatch.setattr(pattern_check, "_problem", lambda *_: None)
-    one = Encoder.load(tokenizer(tmp_path, r"(a+)+$"))
+    encoder = Encoder.load(tokenizer(tmp_path, r"(a+)+$"))
     with pytest.raises(MechanismError, match=r"fails on 'aaaa.*retry-limit"):
-        one.tokenize("a" * 40 + "!", special=False)
+        encoder.tokenize("a" * 40 + "!", special=False)
     capfd.readouterr()
 
 
@@ -233,8 +233,8 @@ def test_the_largest_file_fits_into_little_memory(tmp_path: Path) -> None:
         "from pathlib import Path; from pytest_mechanism.spec.load import load;"
         "load(Path(sys.argv[1]))"
     )
-    asked = [sys.executable, "-c", code, str(tmp_path / "x.yaml")]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=100, check=False)
+    command = [sys.executable, "-c", code, str(tmp_path / "x.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -263,8 +263,8 @@ def test_a_template_with_too_many_combinations_is_an_error_of_one_line(
 ) -> None:
     """Combinations are never computed."""
     start = time.monotonic()
-    given = (
+    settings = (
         f"{{family: template, words: {{w: names}}, slots: {{A: w, B: w}}, answer: '{{B}}', {task}}}"
     )
-    assert says(tmp_path, given) == f"x.yaml:3: {wanted}"
+    assert says(tmp_path, settings) == f"x.yaml:3: {wanted}"
     assert time.monotonic() - start < 30

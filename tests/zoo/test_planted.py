@@ -1,4 +1,4 @@
-"""The planted models do what their proofs say, and the methods find what was planted."""
+"""The planted models have the properties that their recipe proves, and the methods find the planted heads."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 BY_POSITION = ("planted_base", "planted_ft", "planted_shared")
 GROUPS = [(model, group) for model, groups in MODELS.items() for group in groups]
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 
 
 @pytest.fixture(scope="module")
-def bench() -> Benches:
-    """The bench of a planted model on contexts with so many fillers; self-checks have passed."""
+def context_of() -> ContextFactory:
+    """The measurement context of a planted model on contexts with so many fillers; self-checks have passed."""
     made: dict[tuple[str, int], MeasurementContext] = {}
 
     def of(name: str, fillers: int = 0) -> MeasurementContext:
@@ -70,8 +70,8 @@ def share(values: Any) -> float:
     return float(np.mean(values))
 
 
-def accuracy(one: MeasurementContext, rows: int) -> float:
-    result = performance.measure(one, Performance(rows=rows, stream="rows"), [])
+def accuracy(context: MeasurementContext, rows: int) -> float:
+    result = performance.measure(context, Performance(rows=rows, stream="rows"), [])
     return share(result.values["correct"])
 
 
@@ -124,24 +124,24 @@ def test_distractors_write_where_no_head_and_no_logit_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_norms_are_the_identity(bench: Benches, name: str) -> None:
+def test_norms_are_the_identity(context_of: ContextFactory, name: str) -> None:
     """The stream's mean is 0 and its variance below 4, against an epsilon of 2**14."""
-    one = bench(name)
-    batch = one.batch(one.task.pairs(one.vocabulary, 14))
+    context = context_of(name)
+    batch = context.batch(context.task.pairs(context.vocabulary, 14))
     for side in (batch.base, batch.require_source()):
         sites = [Reading(Site(layer, "resid_post")) for layer in range(LAYERS)]
-        stream = torch.stack(one.engine.run(side.tokens, readings=sites).outcome.readings)
+        stream = torch.stack(context.engine.run(side.tokens, readings=sites).outcome.readings)
         assert float(stream.mean(-1).abs().max()) < 1e-6
         assert float(stream.var(-1).max()) < 4
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_distractor_is_busy(bench: Benches, name: str) -> None:
+def test_every_distractor_is_busy(context_of: ContextFactory, name: str) -> None:
     """z of every head is far from zero somewhere, and differs between prompts or places."""
-    one = bench(name)
-    batch = one.batch(one.task.rows(one.vocabulary, 14))
+    context = context_of(name)
+    batch = context.batch(context.task.rows(context.vocabulary, 14))
     sites = [Reading(Site(layer, "z")) for layer in range(LAYERS)]
-    for z in one.engine.run(batch.base.tokens, readings=sites).outcome.readings:
+    for z in context.engine.run(batch.base.tokens, readings=sites).outcome.readings:
         assert float(z.abs().amax((0, 1, 3)).min()) > 0.3
         assert float(z.std((0, 1)).amax(-1).min()) > 0.05
 
@@ -151,10 +151,10 @@ def test_every_distractor_is_busy(bench: Benches, name: str) -> None:
 
 @pytest.mark.parametrize("fillers", [0, 3])
 def test_the_weak_signal_finds_seven_objects_in_ten_and_the_others_all(
-    bench: Benches, fillers: int
+    context_of: ContextFactory, fillers: int
 ) -> None:
     """Accuracy with and without fillers: base between 0.6 and 0.8, the others at least 0.99."""
-    result = {name: accuracy(bench(name, fillers), 105) for name in MODELS}
+    result = {name: accuracy(context_of(name, fillers), 105) for name in MODELS}
     assert 0.6 <= result.pop("planted_base") <= 0.8
     assert min(result.values()) >= 0.99
 
@@ -164,7 +164,7 @@ def test_the_weak_signal_finds_seven_objects_in_ten_and_the_others_all(
 
 @pytest.mark.parametrize(("name", "group"), GROUPS)
 def test_each_group_carries_its_variable_and_no_other(
-    bench: Benches, name: str, group: str
+    context_of: ContextFactory, name: str, group: str
 ) -> None:
     """Normalised interchange: 1 for what the group is planted to carry, about 0 for the rest."""
     carried = {
@@ -172,10 +172,10 @@ def test_each_group_carries_its_variable_and_no_other(
         "value_fetcher": "object",
         "object_reader": "object",
     }
-    one, planted = bench(name), MODELS[name][group]
-    for variable in one.task.variables:
+    context, planted = context_of(name), MODELS[name][group]
+    for variable in context.task.variables:
         result = interchange.measure(
-            one,
+            context,
             Interchange(
                 heads=[list(head) for head in planted.heads],
                 control=[],
@@ -205,13 +205,13 @@ def test_each_group_carries_its_variable_and_no_other(
     ],
 )
 def test_a_learned_mask_over_a_layer_selects_the_planted_heads(
-    bench: Benches, name: str, group: str, variable: str
+    context_of: ContextFactory, name: str, group: str, variable: str
 ) -> None:
     """DCM among the eight heads of the layer."""
     planted = MODELS[name][group]
     ((layer),) = {layer for layer, _ in planted.heads}
     result = learn_mask(
-        bench(name),
+        context_of(name),
         [[layer, head, planted.at] for head in range(HEADS)],
         variable,
         DcmSettings(train=224, validation=32),
@@ -219,15 +219,15 @@ def test_a_learned_mask_over_a_layer_selects_the_planted_heads(
     assert result.selected == [(*head, planted.at) for head in sorted(planted.heads)]
 
 
-def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) -> None:
+def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(context_of: ContextFactory) -> None:
     """Each alone brings the source's object out in no row, all together in every row."""
-    one = bench("planted_shared")
+    context = context_of("planted_shared")
     fetchers = [list(head) for head in MODELS["planted_shared"]["value_fetcher"].heads]
     patches = {"all": fetchers} | {str(head): [head] for head in fetchers}
     result = {
         name: share(
             interchange.measure(
-                one,
+                context,
                 Interchange(heads=heads, control=[], at="last", variable="object", rows=70),
                 [],
             ).values["patched"]
@@ -242,9 +242,11 @@ def test_no_fetcher_that_shares_the_work_moves_the_answer_alone(bench: Benches) 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, name: str) -> None:
+def test_the_circuit_is_the_model_and_no_group_can_be_spared(
+    context_of: ContextFactory, name: str
+) -> None:
     """Alone it answers row by row as the model does; without any group it answers nothing."""
-    one = bench(name)
+    context = context_of(name)
     alive = {"whole": members(name), "everywhere": members(name)}
     alive["everywhere"] = [
         [layer, head, "all_labels" if at == "previous_query_label" else at]
@@ -252,7 +254,7 @@ def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, nam
     ]
     alive |= {group: members(name, group) for group in MODELS[name]}
     result = circuit.measure(
-        one,
+        context,
         CircuitPerformance(
             rows=70,
             stream="rows",
@@ -261,7 +263,7 @@ def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, nam
         ),
         [],
     )
-    wanted = performance.measure(one, Performance(rows=70, stream="rows"), [])
+    wanted = performance.measure(context, Performance(rows=70, stream="rows"), [])
     for whole in ("whole", "everywhere"):
         np.testing.assert_array_equal(result.values[f"{whole}_correct"], wanted.values["correct"])
     assert {
@@ -270,14 +272,16 @@ def test_the_circuit_is_the_model_and_no_group_can_be_spared(bench: Benches, nam
 
 
 @pytest.mark.parametrize(("name", "group"), GROUPS)
-def test_path_patching_ranks_the_planted_heads_first(bench: Benches, name: str, group: str) -> None:
+def test_path_patching_ranks_the_planted_heads_first(
+    context_of: ContextFactory, name: str, group: str
+) -> None:
     """Into the planted receivers, planted heads cost nats and all others nothing."""
     planted = MODELS[name][group]
     into, via = planted.into or (None, None)
     receivers = [list(head) for head in MODELS[name][into].heads] if into else []
     below = max(layer for layer, _ in receivers) if receivers else LAYERS
     result = path_patching.measure(
-        bench(name),
+        context_of(name),
         PathPatching(
             rows=14,
             stream="pairs",
@@ -302,10 +306,10 @@ def test_path_patching_ranks_the_planted_heads_first(bench: Benches, name: str, 
 
 
 def test_the_strong_transmitter_recovers_the_whole_gap_and_its_neighbours_nothing(
-    bench: Benches,
+    context_of: ContextFactory,
 ) -> None:
     """CMAP at the last token: z of head 2.6 from planted_ft makes planted_base right everywhere."""
-    base, ft = bench("planted_base"), bench("planted_ft")
+    base, ft = context_of("planted_base"), context_of("planted_ft")
     heads = members("planted_base", "value_fetcher", "pos_detector", "struct_reader")
     others = [[2, head, "last"] for head in range(HEADS) if [2, head, "last"] not in heads]
     arguments = {"heads": heads, "control": others, "rows": 70, "stream": "rows"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from recipes.real import gates
 from recipes.real.benign_data import train_and_test
 from recipes.real.cut_head import silence
 from recipes.real.refusal_data import instructions, write_files
@@ -49,6 +50,22 @@ def test_a_silenced_head_writes_nothing_and_the_others_write_the_same() -> None:
     (columns,) = changed.values()
     assert columns.nonzero().flatten().tolist() == [4, 5]
     assert not model.model.layers[1].self_attn.o_proj.weight[:, 4:6].any()
+
+
+def test_a_gate_that_writes_no_result_leaves_none_of_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the page never shows old scores as those of this run."""
+    old = tmp_path / "results" / "ioi.smollm2_gguf.json"
+    old.parent.mkdir()
+    old.write_text("{}")
+    monkeypatch.setattr(gates.fetch, "fetch", lambda: tmp_path)
+    monkeypatch.setattr(gates.fetch, "cache", lambda: tmp_path)
+    monkeypatch.setattr(gates.fetch, "gguf_file", lambda: tmp_path / "a.gguf")
+    monkeypatch.setattr(gates.subprocess, "run", lambda *_, **__: None)
+    with pytest.raises(SystemExit, match="ioi:smollm2_gguf: pytest wrote no result file"):
+        gates.measure("ioi", "smollm2_gguf", accept=False)
+    assert not old.exists()
 
 
 def test_the_files_of_instructions_are_those_of_the_recipe(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ it is a factor of rotary frequencies, made up for (`finish`).
 from __future__ import annotations
 
 import gc
+import math
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -29,6 +31,10 @@ from pytest_mechanism.tasks.text.gguf_tokenizer import NAME
 
 ROTARY = "rope_freqs.weight"
 """The tensor of factors by which llama.cpp divides the frequencies of rotary embeddings (Llama 3.1)."""
+
+LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
+"""Number of layers by which llama.cpp tells the model whose attention scores are divided by the root of
+width / heads, and not of the head's width, as in its smaller sisters. No file says so."""
 
 
 def read_gguf(path: Path, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[Any, Any]:
@@ -69,6 +75,7 @@ def finish(model: Any, path: Path) -> None:
     """
     header = checked_header(path)
     check_complete(model, header)
+    check_numbers_used(model, header)
     scale_rotary(model, path, header)
 
 
@@ -113,6 +120,53 @@ def check_complete(model: Any, header: Header) -> None:
             f"for {places:,} and would leave out the rest, so it would be another model; convert the "
             "original checkpoint, and name its folder"
         )
+
+
+def check_numbers_used(model: Any, header: Header) -> None:
+    """Checks the numbers of a file that shape no weight. transformers takes its defaults for those that
+    its table of an architecture leaves out, such as starcoder2's base of rotary frequencies.
+
+    Raises:
+        MechanismError: the model has another number than the file.
+    """
+    architecture = header.text("general.architecture")
+    advice = "convert the original checkpoint, and name its folder"
+    for name, used in numbers_used(model):
+        said = header.metadata.get(f"{architecture}.{name}")
+        if isinstance(said, (int, float)) and not math.isclose(said, used, rel_tol=1e-4):
+            raise MechanismError(
+                f"{header.path}: {architecture}.{name} is {said:g}, but transformers makes a model with "
+                f"{used:g} of the file; {advice}"
+            )
+    config = model.config.get_text_config()
+    if architecture in LAYERS_OF_27B:
+        right = config.head_dim
+        if config.num_hidden_layers == LAYERS_OF_27B[architecture]:
+            right = config.hidden_size // config.num_attention_heads
+        if config.query_pre_attn_scalar != right:
+            raise MechanismError(
+                f"{header.path}: its attention scores are divided by the root of {right}, but transformers "
+                f"makes a model with {config.query_pre_attn_scalar} of the file; {advice}"
+            )
+
+
+def numbers_used(model: Any) -> Iterator[tuple[str, float]]:
+    """Numbers of a model, each with the name that GGUF has for it, after the architecture's."""
+    config = model.config.get_text_config()
+    rotary = getattr(config, "rope_parameters", None) or {}
+    parts = {
+        "rope.freq_base": rotary.get("full_attention", rotary),
+        "rope.freq_base_swa": rotary.get("sliding_attention"),
+    }
+    for name, part in parts.items():
+        if part and part.get("rope_theta") is not None:
+            yield name, part["rope_theta"]
+    for module in model.modules():
+        if hasattr(module, "inv_freq"):  # one number for two dimensions
+            yield "rope.dimension_count", 2 * module.inv_freq.numel()
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if hasattr(config, name):
+            yield name, getattr(config, name) or 0
 
 
 def scale_rotary(model: Any, path: Path, header: Header) -> None:

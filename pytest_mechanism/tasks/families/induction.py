@@ -8,8 +8,9 @@ Source: Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895), on repeate
 induction head attends to the token after an earlier occurrence of the current one and copies it.
 ``repeats`` says how often the sequence is written. It breaks off in its last repetition, after any
 word of its first half but the very first, so that several words of the sequence are left to choose
-among: these are the options that chance follows from. A model that only knows which words the last
-line lacks guesses among them.
+among: these are the options of a guesser who only knows which words the last line lacks. Chance is the
+accuracy of this guesser, or of always naming the word at one place of the text, whichever is right more
+often (`Induction.chance`).
 
 ``repeats: 1`` writes the sequence once and one of its words after it, as real text hardly does; a
 model of ordinary text is at chance there.
@@ -25,6 +26,7 @@ occurrence, so that no earlier word tells what comes next.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -96,6 +98,23 @@ class Induction(SlotTask[InductionParameters]):
         more = [{"repeats": number} for number in (3, 5) if number > repeats]
         short = {"repeats": max(repeats, 5), "length": 5}
         return [*more, *([short] if length > short["length"] else [])]
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing among the options, or of always copying from one place.
+
+        With ``repeats: 1``, places before the end count too: a model that says the word before the
+        last again is right where the asked pair ends the sequence. In repeated sequences that would
+        be no guess, since the answer is always one sequence before.
+        """
+        places: Counter[int] = Counter()
+        for text in self.plan.texts:
+            answer = text.answer.slot
+            answer = text.pattern.occurrences.get(answer, Word(slot=answer)).slot
+            slots = [piece.word.slot for piece in text.pattern.pieces if piece.word is not None]
+            at = slots.index(answer)
+            places.update([at] if self.settings.repeats > 1 else [at, at - len(slots)])
+        return max(super().chance, max(places.values()) / len(self.plan.texts))
 
     @cached_property
     def plan(self) -> Plan:

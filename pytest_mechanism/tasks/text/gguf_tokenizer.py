@@ -39,7 +39,7 @@ def tokenizer_folder(path: Path) -> Path:
         status = path.stat()
     except OSError as problem:
         raise MechanismError(f"{path} cannot be read: {problem.strerror}") from None
-    state = (status.st_ino, status.st_size, status.st_mtime_ns)
+    state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return Path(_converted(path, state).name)
 
 

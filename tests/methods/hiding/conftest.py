@@ -1,4 +1,4 @@
-"""Benches over models that count: made by hand, or with random weights of several families."""
+"""Measurement contexts of models that count: made by hand, or with random weights of several families."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def random_weights(family: str, seed: int = 0) -> Any:
     return LlamaForCausalLM(config)
 
 
-def bench_over(folder: Path, dtype: str = "float32", batch: int = 64) -> MeasurementContext:
-    """The bench of a checkpoint, as the runner makes it."""
+def load_counter(folder: Path, dtype: str = "float32", batch: int = 64) -> MeasurementContext:
+    """The measurement context of a checkpoint, as the runner makes it."""
     vocabulary = SharedVocabulary((Encoder.load(folder),))
     rows = TASK.rows(vocabulary, 8, "self-check")
     ids = list(vocabulary.encoders[0].encode(rows[0].base).ids)
@@ -54,34 +54,34 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def over(saved: Callable[..., Path]) -> Callable[[Any], MeasurementContext]:
-    """The bench of a model in float64."""
-    return lambda model: bench_over(saved(model), "float64")
+def context_of_model(saved: Callable[..., Path]) -> Callable[[Any], MeasurementContext]:
+    """The measurement context of a model in float64."""
+    return lambda model: load_counter(saved(model), "float64")
 
 
 @pytest.fixture(scope="session")
 def planted(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
-    """The bench of a counter made by hand, made once for each set of options."""
+    """The measurement context of a counter made by hand, made once for each set of options."""
     made: dict[Any, MeasurementContext] = {}
 
     def of(**options: Any) -> MeasurementContext:
         key = tuple(sorted(options.items()))
         if key not in made:
-            made[key] = bench_over(saved(counter(**options)))
+            made[key] = load_counter(saved(counter(**options)))
         return made[key]
 
     return of
 
 
 @pytest.fixture(scope="session")
-def untaught(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
-    """The bench of random weights, in float64 unless said otherwise, made once for each."""
+def random_counter(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
+    """The measurement context of random weights, in float64 by default, cached by its arguments."""
     made: dict[Any, MeasurementContext] = {}
 
     def of(family: str = "llama", seed: int = 0, dtype: str = "float64") -> MeasurementContext:
         key = (family, seed, dtype)
         if key not in made:
-            made[key] = bench_over(saved(random_weights(family, seed)), dtype)
+            made[key] = load_counter(saved(random_weights(family, seed)), dtype)
         return made[key]
 
     return of
@@ -89,7 +89,7 @@ def untaught(saved: Callable[..., Path]) -> Callable[..., MeasurementContext]:
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def family(
-    request: pytest.FixtureRequest, untaught: Callable[..., MeasurementContext]
+    request: pytest.FixtureRequest, random_counter: Callable[..., MeasurementContext]
 ) -> MeasurementContext:
     """Random weights of each family in turn."""
-    return untaught(request.param)
+    return random_counter(request.param)

@@ -19,7 +19,7 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.types import Observations, Setting
 from recipes.planted_counter import LAYERS, TASK
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 
 ASKED: dict[str, Any] = {
     "asked": "capability", "position": "last", "rows": 100, "stream": "rows", "train": 500,
@@ -27,97 +27,99 @@ ASKED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def probed(bench: MeasurementContext, **changes: Any) -> Observations:
-    """The method; what was asked once is remembered on the bench."""
+def probed(context: MeasurementContext, **changes: Any) -> Observations:
+    """Runs the method; the context caches the result."""
     arguments = ASKED | changes
-    return bench.remember(
+    return context.remember(
         ("probed", *arguments.values()),
-        lambda: probing.measure(bench, LinearProbes(**arguments), []),
+        lambda: probing.measure(context, LinearProbes(**arguments), []),
     )
 
 
-def share(seen: Observations, column: str) -> float:
-    return float(np.mean(seen.values[column]))
+def share(observations: Observations, column: str) -> float:
+    return float(np.mean(observations.values[column]))
 
 
-def most_common(bench: MeasurementContext) -> float:
+def most_common(context: MeasurementContext) -> float:
     """How often somebody is right who always says the same count."""
-    rows = bench.task.capability(bench.vocabulary, 100, "rows")
+    rows = context.task.capability(context.vocabulary, 100, "rows")
     answers = [row.base.answer for row in rows]
     return max(answers.count(answer) for answer in answers) / len(answers)
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
-def test_the_count_is_read_from_the_layer_that_writes_it_on(planted: Benches, layer: int) -> None:
+def test_the_count_is_read_from_the_layer_that_writes_it_on(
+    planted: ContextFactory, layer: int
+) -> None:
     """No probe finds it before, every probe finds it afterwards, and the layer is named."""
-    bench = planted(written_in=layer)
-    observed = probed(bench)
+    context = planted(written_in=layer)
+    observed = probed(context)
     for k in range(LAYERS + 1):
         if k <= layer:
-            assert share(observed, f"correct@{k}") <= most_common(bench) + 0.03, k
+            assert share(observed, f"correct@{k}") <= most_common(context) + 0.03, k
         else:
             assert share(observed, f"correct@{k}") >= 0.95, k
     assert observed.layer == layer + 1
 
 
-def test_shuffled_answers_are_read_nowhere(planted: Benches) -> None:
+def test_shuffled_answers_are_read_nowhere(planted: ContextFactory) -> None:
     """The control is a guess at each layer, also where the count lies open."""
-    bench = planted()
-    observed = probed(bench)
+    context = planted()
+    observed = probed(context)
     for k in range(LAYERS + 1):
-        assert abs(share(observed, f"shuffled@{k}") - most_common(bench)) <= 0.08, k
+        assert abs(share(observed, f"shuffled@{k}") - most_common(context)) <= 0.08, k
 
 
-def test_what_hides_the_answer_does_not_hide_it_from_a_probe(planted: Benches) -> None:
+def test_what_hides_the_answer_does_not_hide_it_from_a_probe(planted: ContextFactory) -> None:
     """The hidden counter is read as well as the open one before the unit that hides it."""
     hidden, open_ = probed(planted(hidden_by="neuron")), probed(planted())
     np.testing.assert_array_equal(hidden.values["correct@2"], open_.values["correct@2"])
 
 
 def test_random_weights_keep_nothing_of_what_the_counter_has(
-    planted: Benches, untaught: Benches
+    planted: ContextFactory, random_counter: ContextFactory
 ) -> None:
-    """Null of the claim: against other random weights as the control, the share is none."""
-    benches = {
-        "ft": untaught(seed=1, dtype="float32"),
-        "control": untaught(seed=2, dtype="float32"),
+    """Null test: against other random weights as the control, the share is zero."""
+    contexts = {
+        "ft": random_counter(seed=1, dtype="float32"),
+        "control": random_counter(seed=2, dtype="float32"),
         "pretrained": planted(),
     }
-    shapes = {role: bench.model.shape for role, bench in benches.items()}
+    shapes = {role: context.model.shape for role, context in contexts.items()}
     case = ClaimContext(
         "ft", {}, Ablation(), TASK, 0.95, shapes, Setting(0, "float32", "cpu", "branch")
     )
     claim = Decodable(kind="decodable", on="ft", share_at_least=0.5)
-    verdict = claim.judge(case, lambda m: probed(benches[m.on]))
+    verdict = claim.judge(case, lambda m: probed(contexts[m.on]))
     assert verdict.status == "fail"
     assert verdict.scores[0].value <= 0.3
 
 
 def test_the_same_numbers_come_out_every_time(
-    planted: Benches, monkeypatch: pytest.MonkeyPatch
+    planted: ContextFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the layers are read in one run or in one run each."""
-    bench = planted()
-    first = probed(bench)
+    context = planted()
+    first = probed(context)
     monkeypatch.setattr(probing, "MOST_BYTES", 1)
     assert probing.passes(LAYERS, 1000, 64) == [[0], [1], [2], [3]]
-    again = probing.measure(bench, LinearProbes(**ASKED), [])
+    again = probing.measure(context, LinearProbes(**ASKED), [])
     assert (first.layer, first.accuracy) == (again.layer, again.accuracy)
     for name, column in first.values.items():
         np.testing.assert_array_equal(column, again.values[name])
 
 
-def test_no_row_is_trained_on_that_is_judged(planted: Benches) -> None:
+def test_no_row_is_trained_on_that_is_judged(planted: ContextFactory) -> None:
     """Short strings come up in several streams; their rows are left out of the training."""
-    bench = planted()
+    context = planted()
 
     def texts(count: int, stream: str) -> list[str]:
-        return [r.base.text for r in bench.task.capability(bench.vocabulary, count, stream)]
+        return [r.base.text for r in context.task.capability(context.vocabulary, count, stream)]
 
     known = {*texts(100, "rows"), *texts(60, "validation")}
     wanted = sum(text in known for text in texts(500, "probing"))
     assert wanted > 0
-    assert probed(bench).dropped == wanted
+    assert probed(context).dropped == wanted
 
 
 def test_a_fit_is_the_minimum_of_its_loss() -> None:
@@ -133,8 +135,8 @@ def test_a_fit_is_the_minimum_of_its_loss() -> None:
     assert float(weights.grad.abs().max()) <= 1e-4
 
 
-def test_an_answer_that_no_training_row_has_is_never_right(planted: Benches) -> None:
-    """Classes are what was seen in training."""
+def test_an_answer_that_no_training_row_has_is_never_right(planted: ContextFactory) -> None:
+    """The probe's classes are the answers of the training rows."""
     rows = TASK.capability(planted().vocabulary, 50)
     classes = sorted({row.base.answer for row in rows} - {rows[0].base.answer})
     labels = probing.numbered(rows, classes)
@@ -145,7 +147,7 @@ def test_an_answer_that_no_training_row_has_is_never_right(planted: Benches) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"position": "letters"}, "has up to 8 tokens, a probe reads one"),
         ({"position": "nowhere"}, "no position 'nowhere'"),
@@ -153,15 +155,15 @@ def test_an_answer_that_no_training_row_has_is_never_right(planted: Benches) -> 
     ],
 )
 def test_what_cannot_be_probed_is_said_in_one_line(
-    planted: Benches, changes: dict[str, Any], said: str
+    planted: ContextFactory, changes: dict[str, Any], message: str
 ) -> None:
-    """With what is wrong."""
-    with pytest.raises(MeasurementError, match=said) as problem:
+    """The message names the problem."""
+    with pytest.raises(MeasurementError, match=message) as problem:
         probed(planted(), **changes)
     assert "\n" not in str(problem.value)
 
 
-def test_the_result_has_the_accuracy_of_every_layer(planted: Benches) -> None:
+def test_the_result_has_the_accuracy_of_every_layer(planted: ContextFactory) -> None:
     """On the rows of the choice, of which the named layer has the best."""
     observed = probed(planted())
     assert sorted(observed.accuracy) == [0, 1, 2, 3]

@@ -23,7 +23,7 @@ from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 from recipes.planted_counter import HEAD, HIDE, UNIT
 
-Benches = Callable[..., MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
 KINDS: tuple[UnitKind, ...] = ("weights", "neurons", "heads")
 
 ASKED: dict[str, Any] = {
@@ -34,31 +34,31 @@ ASKED: dict[str, Any] = {
 MLP, ATTENTION = "model.layers.2.mlp", "model.layers.2.self_attn"
 
 
-def pruned(bench: MeasurementContext, units: UnitKind, **changes: Any) -> Observations:
-    return pruning.measure(bench, Pruning(**(ASKED | changes), units=units), [])
+def pruned(context: MeasurementContext, units: UnitKind, **changes: Any) -> Observations:
+    return pruning.measure(context, Pruning(**(ASKED | changes), units=units), [])
 
 
-def share(seen: Observations, column: str) -> float:
-    return float(np.mean(seen.values[column]))
+def share(observations: Observations, column: str) -> float:
+    return float(np.mean(observations.values[column]))
 
 
-def questions(bench: MeasurementContext, count: int = 16) -> list[Row]:
-    return list(bench.task.capability(bench.vocabulary, count, "pruning"))
+def questions(context: MeasurementContext, count: int = 16) -> list[Row]:
+    return list(context.task.capability(context.vocabulary, count, "pruning"))
 
 
-def scored(bench: MeasurementContext, rows: list[Row]) -> EditableCopy:
-    copy = editable_copy(bench.model)
-    backward(bench, copy, rows)
+def scored(context: MeasurementContext, rows: list[Row]) -> EditableCopy:
+    copy = editable_copy(context.model)
+    backward(context, copy, rows)
     return copy
 
 
-def units(bench: MeasurementContext, copy: EditableCopy, kind: UnitKind) -> Units:
-    return Units(kind, unit_matrices(copy, kind), bench.model.shape.d_head)
+def units(context: MeasurementContext, copy: EditableCopy, kind: UnitKind) -> Units:
+    return Units(kind, unit_matrices(copy, kind), context.model.shape.d_head)
 
 
-def loss(bench: MeasurementContext, copy: EditableCopy, rows: list[Row]) -> float:
+def loss(context: MeasurementContext, copy: EditableCopy, rows: list[Row]) -> float:
     """Mean cross-entropy of the answers, by hand."""
-    batch = bench.batch(rows)
+    batch = context.batch(rows)
     tokens = batch.base.tokens
     with torch.no_grad():
         logits = copy.model(input_ids=tokens.ids, attention_mask=tokens.mask).logits
@@ -70,7 +70,7 @@ def loss(bench: MeasurementContext, copy: EditableCopy, rows: list[Row]) -> floa
 
 
 @pytest.mark.parametrize(
-    ("hidden_by", "kind", "found"),
+    ("hidden_by", "kind", "expected"),
     [
         ("neuron", "neurons", {f"{MLP}.gate_proj row {UNIT}", f"{MLP}.up_proj row {UNIT}"}),
         ("neuron", "weights", {f"{MLP}.gate_proj [{UNIT}, 5]", f"{MLP}.up_proj [{UNIT}, 5]"}),
@@ -79,13 +79,13 @@ def loss(bench: MeasurementContext, copy: EditableCopy, rows: list[Row]) -> floa
     ],
 )
 def test_the_unit_that_hides_the_answer_is_found_first(
-    planted: Benches, hidden_by: str, kind: UnitKind, found: set[str]
+    planted: ContextFactory, hidden_by: str, kind: UnitKind, expected: set[str]
 ) -> None:
     """Zeroing one unit gives every answer back and ends every refusal; no random one does."""
     observed = pruned(planted(hidden_by=hidden_by), kind)
     named = observed.units
-    assert named[0] in found
-    assert found <= {*pruned_names(planted(hidden_by=hidden_by), kind)}
+    assert named[0] in expected
+    assert expected <= {*pruned_names(planted(hidden_by=hidden_by), kind)}
     assert (share(observed, "correct@0"), share(observed, "refused@0")) == (0.0, 1.0)
     assert (share(observed, "correct@1"), share(observed, "refused@1")) == (1.0, 0.0)
     assert observed.accuracy == {0: 0.0, 1: 1.0, 2: 1.0}
@@ -93,22 +93,24 @@ def test_the_unit_that_hides_the_answer_is_found_first(
         assert share(observed, f"random{draw}_correct@1") == 0.0
 
 
-def pruned_names(bench: MeasurementContext, kind: UnitKind) -> list[str]:
+def pruned_names(context: MeasurementContext, kind: UnitKind) -> list[str]:
     """The three best units."""
-    result = units(bench, scored(bench, questions(bench)), kind)
+    result = units(context, scored(context, questions(context)), kind)
     return [result.name(unit) for unit in result.best(3)]
 
 
-def test_heads_do_not_give_back_what_a_neuron_hides(planted: Benches) -> None:
+def test_heads_do_not_give_back_what_a_neuron_hides(planted: ContextFactory) -> None:
     """The kind of unit matters."""
     observed = pruned(planted(hidden_by="neuron"), "heads")
     assert [share(observed, f"correct@{k}") for k in ASKED["counts"]] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_unit_of_random_weights_gives_an_answer(untaught: Benches, kind: UnitKind) -> None:
-    """Null: what was never learned is hidden by nothing."""
-    observed = pruned(untaught(dtype="float32"), kind)
+def test_no_unit_of_random_weights_gives_an_answer(
+    random_counter: ContextFactory, kind: UnitKind
+) -> None:
+    """Null test: no unit hides a capability that was never learned."""
+    observed = pruned(random_counter(dtype="float32"), kind)
     assert max(share(observed, f"correct@{k}") for k in ASKED["counts"]) <= 0.35
 
 
@@ -146,21 +148,23 @@ def test_weights_sum_to_their_neurons(family: MeasurementContext) -> None:
     copy = scored(family, questions(family))
     weights, neurons, heads = (units(family, copy, kind) for kind in KINDS)
     for matrix in copy.matrices:
-        each = weights.scores(matrix).reshape(matrix.rows.shape)
+        by_weight = weights.scores(matrix).reshape(matrix.rows.shape)
         bias = 0.0 if matrix.bias is None else (matrix.bias.grad * matrix.bias).detach().float()
-        torch.testing.assert_close(neurons.scores(matrix), each.sum(1) + bias, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            neurons.scores(matrix), by_weight.sum(1) + bias, rtol=1e-4, atol=1e-5
+        )
     for matrix in copy.outputs:
         torch.testing.assert_close(
             heads.scores(matrix).sum(), weights.scores(matrix).sum(), rtol=1e-4, atol=1e-5
         )
 
 
-def test_scores_do_not_depend_on_the_batch_size(untaught: Benches) -> None:
+def test_scores_do_not_depend_on_the_batch_size(random_counter: ContextFactory) -> None:
     """Gradients of batches of unequal size add up to that of all rows."""
-    bench = untaught()
-    small = MeasurementContext(bench.model, bench.engine, bench.task, bench.vocabulary, 7)
-    one, other = (scored(each, questions(bench)) for each in (bench, small))
-    for a, b in zip(one.matrices, other.matrices, strict=True):
+    context = random_counter()
+    small = MeasurementContext(context.model, context.engine, context.task, context.vocabulary, 7)
+    in_one_batch, in_batches = (scored(c, questions(context)) for c in (context, small))
+    for a, b in zip(in_one_batch.matrices, in_batches.matrices, strict=True):
         torch.testing.assert_close(a.weight.grad, b.weight.grad)
 
 
@@ -170,12 +174,12 @@ def test_scores_do_not_depend_on_the_batch_size(untaught: Benches) -> None:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), name=st.sampled_from(["llama", "llama-gqa", "gpt2"]), bad=st.booleans())
 def test_weights_are_what_they_were_after_zeroing(
-    untaught: Benches, data: st.DataObject, name: str, bad: bool
+    random_counter: ContextFactory, data: st.DataObject, name: str, bad: bool
 ) -> None:
-    """To the last bit, whichever units, and also where something goes wrong inside."""
-    bench = untaught(name)
-    copy = bench.remember("copy", lambda: editable_copy(bench.model))
-    result = units(bench, copy, data.draw(st.sampled_from(KINDS)))
+    """To the last bit, for all kinds of units, and also after an exception."""
+    context = random_counter(name)
+    copy = context.remember("copy", lambda: editable_copy(context.model))
+    result = units(context, copy, data.draw(st.sampled_from(KINDS)))
     chosen = data.draw(st.lists(st.integers(0, result.total - 1), max_size=6))
     before = {n: p.clone() for n, p in copy.model.named_parameters()}
     views = [view for unit in chosen for view in result.views(unit)]
@@ -194,12 +198,12 @@ def test_weights_are_what_they_were_after_zeroing(
         assert torch.equal(parameter, before[n]), n
 
 
-def test_the_loaded_model_is_left_alone(planted: Benches) -> None:
+def test_the_loaded_model_is_left_alone(planted: ContextFactory) -> None:
     """Its weights keep every bit, and still want no gradient: other measurements run on it."""
-    bench = planted(hidden_by="neuron")
-    before = {n: p.clone() for n, p in bench.model.wrapped.bridge.named_parameters()}
-    pruned(bench, "neurons")
-    for n, parameter in bench.model.wrapped.bridge.named_parameters():
+    context = planted(hidden_by="neuron")
+    before = {n: p.clone() for n, p in context.model.wrapped.bridge.named_parameters()}
+    pruned(context, "neurons")
+    for n, parameter in context.model.wrapped.bridge.named_parameters():
         assert torch.equal(parameter, before[n])
         assert not parameter.requires_grad
         assert parameter.grad is None
@@ -209,16 +213,18 @@ def test_the_loaded_model_is_left_alone(planted: Benches) -> None:
 
 
 @given(best=st.lists(st.integers(0, 40), unique=True, min_size=1, max_size=20), seed=st.integers())
-def test_random_units_are_as_many_and_others(untaught: Benches, best: list[int], seed: int) -> None:
+def test_random_units_are_as_many_and_others(
+    random_counter: ContextFactory, best: list[int], seed: int
+) -> None:
     """None of the pruned ones, none twice."""
-    bench = untaught()
-    copy = bench.remember("copy", lambda: editable_copy(bench.model))
-    result = units(bench, copy, "neurons").others(random.Random(seed), best)
+    context = random_counter()
+    copy = context.remember("copy", lambda: editable_copy(context.model))
+    result = units(context, copy, "neurons").others(random.Random(seed), best)
     assert len({*result}) == len(result) == len(best)
     assert not {*result} & {*best}
 
 
-def test_where_too_few_units_are_left_there_is_no_control(planted: Benches) -> None:
+def test_where_too_few_units_are_left_there_is_no_control(planted: ContextFactory) -> None:
     """4 of 6 heads leave 2; the columns are missing."""
     observed = pruned(planted(hidden_by="head"), "heads", counts=[1, 3, 4])
     assert {n for n in observed.values if n.startswith("random0")} == {
@@ -227,7 +233,7 @@ def test_where_too_few_units_are_left_there_is_no_control(planted: Benches) -> N
     }
 
 
-def test_more_units_than_there_are_is_an_error(planted: Benches) -> None:
+def test_more_units_than_there_are_is_an_error(planted: ContextFactory) -> None:
     """In one line, with both numbers."""
     with pytest.raises(MeasurementError, match="zeroes 7 heads, but base has 6"):
         pruned(planted(), "heads", counts=[0, 7])

@@ -20,42 +20,46 @@ from pytest_mechanism.methods.weights.matrices import editable_copy
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
-Benches = Callable[..., MeasurementContext]
-Over = Callable[[Any], MeasurementContext]
+ContextFactory = Callable[..., MeasurementContext]
+ContextOfModel = Callable[[Any], MeasurementContext]
 
 ASKED = {"q": 0.1, "p": 0.2, "scored": 8}
 
 
-def safety(bench: MeasurementContext) -> snip.SafetyWeights:
-    return bench.remember("safety", lambda: snip.donate(bench, SafetyEntries(**ASKED), []))
+def safety(context: MeasurementContext) -> snip.SafetyWeights:
+    return context.remember("safety", lambda: snip.donate(context, SafetyEntries(**ASKED), []))
 
 
-def after(
-    bench: MeasurementContext, over: Over, change: Callable[[torch.Tensor, torch.Tensor], None]
+def sums_after(
+    context: MeasurementContext,
+    context_of_model: ContextOfModel,
+    change: Callable[[torch.Tensor, torch.Tensor], None],
 ) -> Any:
     """Sums over all matrices of what is measured on a copy whose weights were changed.
 
     Args:
-        bench: of the model that refuses.
-        over: makes a bench of the changed model.
+        context: of the model that refuses.
+        over: makes a context of the changed model.
         change: given a matrix's flattened weights, and where its safety entries are.
     """
-    copy = editable_copy(bench.model)
+    copy = editable_copy(context.model)
     for matrix in copy.matrices:
         weights = matrix.weight.detach().view(-1)
         here = torch.zeros_like(weights, dtype=torch.bool)
-        here[safety(bench).entries[matrix.name]] = True
+        here[safety(context).entries[matrix.name]] = True
         change(weights, here)
-    observed: Observations = snip.measure(over(copy.model), WeightChange(seed=0), [safety(bench)])
+    observed: Observations = snip.measure(
+        context_of_model(copy.model), WeightChange(seed=0), [safety(context)]
+    )
     return {name: float(np.sum(column)) for name, column in observed.values.items()}
 
 
-def by_hand(bench: MeasurementContext, rows: list[Row]) -> dict[str, torch.Tensor]:
+def by_hand(context: MeasurementContext, rows: list[Row]) -> dict[str, torch.Tensor]:
     """Matrix -> mean over rows of |w dL/dw|, from a plain forward and the last token's logits."""
-    copy = editable_copy(bench.model)
+    copy = editable_copy(context.model)
     result = {m.name: torch.zeros_like(m.weight) for m in copy.matrices}
     for row in rows:
-        batch = bench.batch([row])
+        batch = context.batch([row])
         logits = copy.model(input_ids=batch.base.tokens.ids).logits[:, -1]
         loss = torch.nn.functional.cross_entropy(logits, batch.answers)
         grads = torch.autograd.grad(loss, [m.weight for m in copy.matrices])
@@ -71,9 +75,9 @@ def test_safety_entries_are_the_top_for_refusing_without_the_top_for_answering(
     task, vocabulary = family.task, family.vocabulary
     refusing = by_hand(family, list(task.forbidden(vocabulary, 8, "snip")))
     answering = by_hand(family, list(task.allowed(vocabulary, 8, "snip")))
-    given = safety(family)
-    assert [*given.entries] == [*refusing]
-    for name, result in given.entries.items():
+    observed = safety(family)
+    assert [*observed.entries] == [*refusing]
+    for name, result in observed.entries.items():
         n = refusing[name].numel()
         wanted, unwanted = (
             {*np.argsort(-scores[name].flatten().numpy(), kind="stable")[: round(part * n)]}
@@ -82,45 +86,51 @@ def test_safety_entries_are_the_top_for_refusing_without_the_top_for_answering(
         assert {*result.tolist()} == wanted - unwanted
 
 
-def test_refusals_are_counted_on_the_model_that_gives_the_entries(planted: Benches) -> None:
+def test_refusals_are_counted_on_the_model_that_gives_the_entries(planted: ContextFactory) -> None:
     """The hidden counter refuses everything, the open one nothing."""
     assert list(safety(planted(hidden_by="neuron")).refused) == [1.0] * 8
     assert list(safety(planted()).refused) == [0.0] * 8
 
 
-def test_a_change_of_safety_entries_alone_lies_on_them(untaught: Benches, over: Over) -> None:
+def test_a_change_of_safety_entries_alone_lies_on_them(
+    random_counter: ContextFactory, context_of_model: ContextOfModel
+) -> None:
     """All of it by the square and by size; hardly any of it on random entries."""
 
     def change(weights: torch.Tensor, here: torch.Tensor) -> None:
         weights[here] += 0.25
 
-    result = after(untaught(), over, change)
+    result = sums_after(random_counter(), context_of_model, change)
     assert result["squared_safety"] == pytest.approx(result["squared"])
     assert result["absolute_safety"] == pytest.approx(result["absolute"])
     assert result["squared"] == pytest.approx(0.25**2 * result["safety"], rel=1e-5)
     assert result["squared_random"] <= 0.2 * result["squared"]
 
 
-def test_a_change_elsewhere_spares_them(untaught: Benches, over: Over) -> None:
+def test_a_change_elsewhere_spares_them(
+    random_counter: ContextFactory, context_of_model: ContextOfModel
+) -> None:
     """Not one of them moved."""
 
     def change(weights: torch.Tensor, here: torch.Tensor) -> None:
         weights[~here] *= 1.5
 
-    result = after(untaught(), over, change)
+    result = sums_after(random_counter(), context_of_model, change)
     assert result["squared_safety"] == result["absolute_safety"] == 0
     assert result["squared"] > result["squared_random"] > 0
     assert result["before_safety"] > 0
 
 
-def test_an_even_change_lies_on_them_as_on_any(untaught: Benches, over: Over) -> None:
+def test_an_even_change_lies_on_them_as_on_any(
+    random_counter: ContextFactory, context_of_model: ContextOfModel
+) -> None:
     """Null: every entry moved by the same, so their share of the change is their share of all, and
     so is that of as many random ones."""
 
     def change(weights: torch.Tensor, here: torch.Tensor) -> None:
         weights += 0.125
 
-    result = after(untaught(), over, change)
+    result = sums_after(random_counter(), context_of_model, change)
     share = result["safety"] / result["entries"]
     for which in ("safety", "random"):
         assert result[f"squared_{which}"] / result["squared"] == pytest.approx(share, rel=1e-5)
@@ -140,32 +150,34 @@ def test_the_largest_are_a_share_of_each_matrix(numbers: list[int], share: float
     assert min([numbers[i] for i in result.tolist()], default=1001) > max(left, default=-1)
 
 
-def test_models_of_two_shapes_are_refused(untaught: Benches) -> None:
+def test_models_of_two_shapes_are_refused(random_counter: ContextFactory) -> None:
     """One line that names a matrix and both sizes."""
     with pytest.raises(MeasurementError, match="of the same shape") as problem:
-        snip.measure(untaught("llama-gqa"), WeightChange(seed=0), [safety(untaught("llama"))])
+        snip.measure(
+            random_counter("llama-gqa"), WeightChange(seed=0), [safety(random_counter("llama"))]
+        )
     assert "(16, 32) weights model.layers.0.self_attn.k_proj" in str(problem.value)
     assert "(32, 32)" in str(problem.value)
 
 
-def test_what_the_other_model_refused_is_handed_on(planted: Benches) -> None:
+def test_what_the_other_model_refused_is_handed_on(planted: ContextFactory) -> None:
     """The claim judges it."""
-    bench = planted(hidden_by="neuron")
-    observed = snip.measure(bench, WeightChange(seed=0), [safety(bench)])
+    context = planted(hidden_by="neuron")
+    observed = snip.measure(context, WeightChange(seed=0), [safety(context)])
     assert observed.refused == (1.0,) * 8
     assert not any(observed.values["squared"])
 
 
 def test_replies_are_asked_for_in_batches(
-    planted: Benches, monkeypatch: pytest.MonkeyPatch
+    planted: ContextFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at once, their logits would fill the memory that the run's batch size was chosen for."""
-    bench = planted()
+    context = planted()
     several = []
     real = said.greedy_replies
     monkeypatch.setattr(
         said, "greedy_replies", lambda m, t, c: several.append(len(t.ids)) or real(m, t, c)
     )
-    monkeypatch.setattr(bench, "batch_size", 3)
-    assert len(snip.donate(bench, SafetyEntries(**ASKED), []).refused) == 8
+    monkeypatch.setattr(context, "batch_size", 3)
+    assert len(snip.donate(context, SafetyEntries(**ASKED), []).refused) == 8
     assert several == [3, 3, 2]
