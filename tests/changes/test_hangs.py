@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -416,7 +418,11 @@ def test_what_reaches_beyond_the_folder_is_refused(
     ],
     ids=lambda values: next(iter(values)),
 )
-def test_what_stays_in_the_folder_is_not(tmp_path: Path, values: dict[str, object]) -> None:
-    """What checkpoints of today say is no reason to refuse them."""
+def test_what_stays_in_the_folder_is_not(
+    tmp_path: Path, values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Common settings of checkpoints are no reason to refuse them, where the library that they name is installed."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", library := ModuleType("bitsandbytes"))
+    library.__spec__ = ModuleSpec("bitsandbytes", None)
     folder = changed(tmp_path / "copy", values)
     assert parse_reference(str(folder), {}, tmp_path).folder == folder
