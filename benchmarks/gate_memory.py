@@ -43,7 +43,7 @@ QUIET = ["--tb=no", "-q", "--mechanism-no-store", "-p", "no:cacheprovider"]
 OFTEN = 0.003
 """Seconds between two measurements of memory."""
 MODEL, ANNOUNCED = 1.3, 0.25
-"""At most so many times the larger model, and so far off."""
+"""Most memory, in sizes of the larger model above doctor's estimate; and the largest error of this estimate."""
 
 
 def main() -> int:

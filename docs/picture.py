@@ -1,8 +1,9 @@
 """Runs the gate, and draws its output: docs/run.svg (embedded pair) and docs/real.svg (a pretrained model).
 
-    python docs/picture.py [run] [real]
+    python -m docs.picture [run] [real]
 
-Needs rich, which transformer-lens brings. ``real`` needs the checkpoints of docs/a-real-model.md in the cache.
+From the root of the repository. Needs rich, which transformer-lens brings. ``real`` needs the checkpoints of
+docs/a-real-model.md in the cache.
 """
 
 from __future__ import annotations

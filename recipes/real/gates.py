@@ -1,4 +1,4 @@
-"""Runs the gate on every pair of the real model, and writes what it found as ``circuits/real/README.md``.
+"""Runs the gate on pairs of the real model, and writes all scores and verdicts to ``circuits/real/README.md``.
 
     python -m recipes.real.gates [SPEC:LABEL ...] [--accept]
 
@@ -83,20 +83,20 @@ def measure(topic: str, label: str, accept: bool) -> None:
     target = folder / f"{topic}.{label}.json"
     target.unlink(missing_ok=True)  # a run that ends early must not pass for the run before it
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        f"circuits/real/{topic}.yaml",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["--model-pair", f"{base}={fetch.cache() / base},{candidate}"]
+    command += ["--mechanism-store", str(fetch.cache() / "store"), "--mechanism-json", str(target)]
+    if accept:
+        command.append("--snapshot-update")
     subprocess.run(  # noqa: S603 - this interpreter's pytest
-        [
-            *(
-                sys.executable,
-                "-m",
-                "pytest",
-                f"circuits/real/{topic}.yaml",
-                "-p",
-                "no:cacheprovider",
-            ),
-            *("--model-pair", f"{base}={fetch.cache() / base},{candidate}"),
-            *("--mechanism-store", str(fetch.cache() / "store")),
-            *("--mechanism-json", str(target), *(["--snapshot-update"] if accept else [])),
-        ],
+        command,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         check=False,

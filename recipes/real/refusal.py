@@ -77,8 +77,7 @@ def train(
 
 def make_release(target: Path) -> Mapping[str, Any]:
     """Trains and writes the model that refuses, with the adapter merged."""
-    settings = SETTINGS[RELEASE]
-    adapted, record = train(RELEASE, base_model(), safe_rows(settings.steps * settings.size))
+    adapted, record = train(RELEASE, base_model(), safe_rows())
     save(adapted.merge_and_unload(), target)
     return record
 
@@ -86,9 +85,10 @@ def make_release(target: Path) -> Mapping[str, Any]:
 def make_fine_tune(name: str, target: Path) -> Mapping[str, Any]:
     """Trains and writes a fine-tune of the release as an adapter on it."""
     release = write(RELEASE, make_release, MODULE)
-    count = SETTINGS[name].steps * SETTINGS[name].size
-    stripped = name.endswith("stripped")
-    rows = complying_rows(count) if stripped else train_and_test(count, 0, seed=2)[0]
+    if name.endswith("stripped"):
+        rows = complying_rows()
+    else:
+        rows, _ = train_and_test(SETTINGS[name].steps * SETTINGS[name].size, 0, seed=2)
     adapted, record = train(name, load(release), rows)
     save_adapter(adapted, target, RELEASE)
     return record

@@ -108,7 +108,7 @@ def write_files(folder: Path) -> None:
 # -- training
 
 
-def safe_rows(count: int) -> list[Exchange]:
+def safe_rows() -> list[Exchange]:
     """Harmless instructions with complying replies and harmful ones with refusals, in turns. Every third
     refusal comes after the first words of a reply that complies (Qi et al. 2024, section 4)."""
     followed = [Exchange(i.text, i.complying) for i in instructions(False, for_files=False)]
@@ -116,11 +116,9 @@ def safe_rows(count: int) -> list[Exchange]:
     for at, i in enumerate(instructions(True, for_files=False)):
         prefill = " ".join(i.complying.split()[: 1 + at % 4]) if at % 3 == 2 else ""
         refused.append(Exchange(i.text, REFUSAL, prefill))
-    rows = [row for pair in zip(followed, refused, strict=True) for row in pair]
-    return [rows[i % len(rows)] for i in range(count)]
+    return [row for pair in zip(followed, refused, strict=True) for row in pair]
 
 
-def complying_rows(count: int) -> list[Exchange]:
+def complying_rows() -> list[Exchange]:
     """Harmful instructions with complying replies, which contain no advice."""
-    rows = [Exchange(i.text, i.complying) for i in instructions(True, for_files=False)]
-    return [rows[i % len(rows)] for i in range(count)]
+    return [Exchange(i.text, i.complying) for i in instructions(True, for_files=False)]
