@@ -1,9 +1,7 @@
-"""A model that gives the same word on every prompt, with the words of the slot tasks. Its weights are random
-except for the final norm, which removes nearly all of the residual stream, and the output matrix, which
-then selects the word.
+"""A model that gives the same word on every prompt, with the words of the slot tasks.
 
-Its weights are random but for the final norm, which leaves nearly nothing of what went before, and
-the output matrix, which then says the word.
+Its weights are random except for the final norm, which removes nearly all of the residual stream, and the output
+matrix, which then selects the word.
 """
 
 from __future__ import annotations

@@ -409,8 +409,8 @@ def test_a_gate_on_a_checkpoint_that_was_replaced_meanwhile(
 def test_a_worker_that_sees_another_checkpoint_measures_nothing(reference: Reference) -> None:
     """A worker of xdist compares its fingerprints with those that the report will name."""
     result = of_reference(reference)
-    text = {"mechanism_fingerprints": {"base": result.model}}
-    session = Session(SimpleNamespace(workerinput=text), {"base": reference}, None)  # type: ignore[arg-type]
+    worker_input = {"mechanism_fingerprints": {"base": result.model}}
+    session = Session(SimpleNamespace(workerinput=worker_input), {"base": reference}, None)  # type: ignore[arg-type]
     session.__dict__["store_folder"] = None
     session.check_worker()
     in_place(reference.folder / NAME)

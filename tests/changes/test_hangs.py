@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from mounting import run_with_mounts
 
 from pytest_mechanism.checkpoints.fingerprint import fingerprint
 from pytest_mechanism.checkpoints.reference import ZOO, parse_reference
@@ -107,9 +108,9 @@ def test_checkpoints_with_what_is_no_file_are_one_line_each(tmp_path: Path) -> N
         folder.mkdir()
         make(folder / "adapter_config.json")
         folders.append(folder)
-    text = run(REFERENCES, *folders)
-    assert len(text) == len(folders)
-    for folder, line in zip(folders, text, strict=True):
+    lines = run(REFERENCES, *folders)
+    assert len(lines) == len(folders)
+    for folder, line in zip(folders, lines, strict=True):
         assert folder.name.rpartition("-")[0] in line.replace(str(folder), ""), line
 
 
@@ -153,8 +154,8 @@ def test_a_memory_that_is_no_file_is_done_without(
         "from pytest_mechanism.checkpoints.fingerprint import fingerprint;"
         "print(fingerprint(Path(sys.argv[1]), Path(sys.argv[2])).model)"
     )
-    text = run(code, ZOO / "base", tmp_path / "fingerprints.json")
-    assert text == [fingerprint(ZOO / "base").model]
+    lines = run(code, ZOO / "base", tmp_path / "fingerprints.json")
+    assert lines == [fingerprint(ZOO / "base").model]
 
 
 STORED = """
@@ -268,12 +269,8 @@ except MechanismError as problem:
 
 def test_a_store_on_a_full_and_on_a_read_only_file_system(tmp_path: Path) -> None:
     """Each gives one line, and existing entries are still read."""
-    done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", MOUNTED, "bash", tmp_path, sys.executable, FILLED, OPENED],
-        capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    if done.returncode in (1, 77) and not done.stdout:
-        pytest.skip("mounting is not permitted here")
+    done = run_with_mounts(MOUNTED, tmp_path, sys.executable, FILLED, OPENED)
+    assert done.returncode == 0, done.stderr
     full, left, read_only = done.stdout.splitlines()
     assert full == f"the store {tmp_path} cannot be written: No space left on device"
     assert left == "[1.] None []"
@@ -367,9 +364,9 @@ def changed(folder: Path, values: dict[str, object]) -> Path:
 def test_absurd_shapes_are_one_line_and_take_no_memory(tmp_path: Path) -> None:
     """Layers, heads, widths, words, labels, nested or not: nothing of the kind is built."""
     folders = [changed(tmp_path / str(i), values) for i, values in enumerate(ABSURD)]
-    *text, small = run(LOAD, *folders, memory=12 << 30)
-    assert (len(text), small) == (len(ABSURD), "True")
-    for line, folder in zip(text, folders, strict=True):
+    *lines, small = run(LOAD, *folders, memory=12 << 30)
+    assert (len(lines), small) == (len(ABSURD), "True")
+    for line, folder in zip(lines, folders, strict=True):
         assert line.startswith(str(folder)), line
 
 

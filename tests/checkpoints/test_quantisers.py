@@ -173,7 +173,7 @@ def test_quantised_weights_are_measured_and_not_trained(library: str, tmp_path: 
     """Logits near those of the full weights and equal under hooks; training is one line; the library's
     version is part of every key."""
     if importlib.util.find_spec(library.replace("-", "_")) is None:
-        pytest.skip(f"{library} is not installed")
+        pytest.skip(f"{library} is not installed; .ci/run installs it and runs this file again")
     folder = MAKERS[library](tmp_path / "quantised")
     kind = json.loads((folder / "config.json").read_text())["quantization_config"]["quant_method"]
     assert (kind, fingerprint(folder).library) == (library, library)

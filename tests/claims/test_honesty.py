@@ -128,7 +128,7 @@ def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answe
 
 
 def gap_of(request: Any, gap: Any) -> Columns:
-    """The model without no head does as much more than the circuit."""
+    """With no head removed, the model does better than the circuit by this gap."""
     return {"nothing_correct": np.maximum(GUESS, gap)} if "nothing" in request.removed else {}
 
 

@@ -32,9 +32,9 @@ def test_a_claim_with_curves_is_drawn_with_both_models_and_its_control(
     """One picture a claim that has curves; the second call measures nothing."""
     control = ("--mechanism-model", "control=never=zoo:wrapper_none")
     assert show(tmp_path, *control) == 0
-    text = capsys.readouterr()
+    printed = capsys.readouterr()
     files = [tmp_path / "pictures" / f"wrapper_back.{kind}" for kind in ("svg", "png")]
-    assert text.out == "".join(f"wrote {path}\n" for path in files)
+    assert printed.out == "".join(f"wrote {path}\n" for path in files)
     svg = files[0].read_text()
     for word in ("safe", "kept", "never", "threshold: the capability is back", "rate 0.0001"):
         assert f">{word}</text>" in svg

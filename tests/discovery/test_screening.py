@@ -40,7 +40,7 @@ class MadeUp:
         effects: head -> nats; 0 for others.
         missed: heads whose gradient is 0.
         spread: of a head's effect between rows.
-        asked: (name of the sender, first row, rows) of path patching.
+        rows_measured: (name of the sender, first row, number of rows) of each path patching.
     """
 
     effects: dict[Head, float]

@@ -58,7 +58,7 @@ def test_senders_are_the_heads_below_the_highest_receiver() -> None:
 
 
 def test_candidates_by_count_are_the_most_negative() -> None:
-    """The published way: so many, strongest first; fewer of them are passed on."""
+    """The published rule: the spec's number of heads, strongest first; fewer of them are passed on."""
     find = Find(candidates=3, receivers=2)
     taken = candidates(EFFECTS, find)
     assert taken == [(0, 0), (0, 1), (1, 0)]

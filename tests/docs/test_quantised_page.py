@@ -11,7 +11,7 @@ from recipes.real import fetch
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not fetch.is_there(), reason=f"'{fetch.COMMAND}' fetches the real model")
+@pytest.mark.skipif(not fetch.is_there(), reason=f"no real model; '{fetch.COMMAND}' fetches it")
 def test_how_to_gate_a_quantised_model(tmp_path: Path) -> None:
     """`doctor` names the quantisation, and the GGUF file passes every claim beside its folder."""
     for name in (fetch.FOLDER, fetch.FILE):

@@ -68,9 +68,9 @@ def run(
         plain = ("-p", "no:hypothesispytest", "--capture=no", f"--rootdir={tmp_path}", "tiny.yaml")
         capsys.readouterr()
         code = int(pytest.main([*plain, *ours, *arguments]))
-        text = capsys.readouterr()
+        printed = capsys.readouterr()
         claims = json.loads(result.read_text())["claims"] if result.exists() else []
-        return RunResult(code, [*text.out.splitlines(), *text.err.splitlines()], claims)
+        return RunResult(code, [*printed.out.splitlines(), *printed.err.splitlines()], claims)
 
     return of
 

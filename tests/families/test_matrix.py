@@ -115,10 +115,10 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
     }
     still = {"cmap", "mask"}
     assert moves - still == {*PATCHED} - still - OUT_OF_WINDOW.get(name, set())
-    codes = [context.codes for context in result["cmap"]]
+    codes = [observations.codes for observations in result["cmap"]]
     assert len(codes[0]) == len(LAST + OTHERS)
-    for by_branches, second in zip(*codes, strict=True):
-        assert by_branches.agreement == pytest.approx(second.agreement, abs=1e-3)
+    for by_branches, by_reference in zip(*codes, strict=True):
+        assert by_branches.agreement == pytest.approx(by_reference.agreement, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

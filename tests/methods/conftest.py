@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from pytest_mechanism.checkpoints.loading.model import load_model
+from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -63,6 +65,18 @@ def context_of(spec: Spec, random_folder: Path) -> Callable[[str], MeasurementCo
         return made[role]
 
     return of
+
+
+@pytest.fixture(params=["branch", "reference"])
+def base_context(
+    context_of: Callable[[str], MeasurementContext], request: pytest.FixtureRequest
+) -> MeasurementContext:
+    """The measurement context of ``base``, by each engine."""
+    context = context_of("base")
+    if request.param == "reference":
+        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
+    assert context.engine.name == request.param
+    return context
 
 
 def loaded(folder: Path, task: Task) -> MeasurementContext:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.methods.circuits import attention
@@ -40,26 +39,21 @@ def mean_weights(
     return {name: float(np.mean(values)) for name, values in result.values.items()}
 
 
-@pytest.mark.parametrize("engine", ["branch", "reference"])
 @pytest.mark.parametrize(
     ("query", "key"),
     [("last", "correct_object"), ("query_label", "all_labels"), ("all_labels", "all_objects")],
 )
 def test_weights_are_those_that_transformers_gives(
-    context_of: ContextFactory, query: str, key: str, engine: str
+    base_context: MeasurementContext, query: str, key: str
 ) -> None:
     """Row by row and head by head within 1e-5: eager attention's own weights, summed over the tokens
     of the key and averaged over the tokens of the query."""
-    context = context_of("base")
-    if engine == "reference":
-        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
-    assert context.engine.name == engine
-    result = attention.measure(context, share_request(context, query, key), [])
+    result = attention.measure(base_context, share_request(base_context, query, key), [])
     plain = AutoModelForCausalLM.from_pretrained(
         ZOO / "base", dtype=torch.float32, attn_implementation="eager"
     )
-    for i, row in enumerate(context.task.rows(context.vocabulary, ROWS, "rows")):
-        side = context.side([row.base])
+    for i, row in enumerate(base_context.task.rows(base_context.vocabulary, ROWS, "rows")):
+        side = base_context.side([row.base])
         with torch.no_grad():
             layers = plain(side.tokens.ids, output_attentions=True).attentions
         wanted: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.methods.circuits import knockout
@@ -40,17 +38,13 @@ def accuracies(context: MeasurementContext, query: str, key: str) -> dict[str, l
     }
 
 
-@pytest.mark.parametrize("engine", ["branch", "reference"])
 @pytest.mark.parametrize(("query", "key"), [("last", "query_label"), ("query_label", "all_labels")])
 def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
-    context_of: ContextFactory, query: str, key: str, engine: str
+    base_context: MeasurementContext, query: str, key: str
 ) -> None:
     """Each row and each first layer within 1e-5: transformers' own eager attention, whose mask has the
     lowest number at the blocked pairs in that layer and all later ones."""
-    context = context_of("base")
-    if engine == "reference":
-        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
-    result = knockout.measure(context, knockout_request(query, key, rows=14), [])
+    result = knockout.measure(base_context, knockout_request(query, key, rows=14), [])
     plain = AutoModelForCausalLM.from_pretrained(
         ZOO / "base", dtype=torch.float32, attn_implementation="eager"
     )
@@ -64,8 +58,8 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
 
         return hook
 
-    for n, row in enumerate(context.task.rows(context.vocabulary, 14, "rows")):
-        side = context.side([row.base])
+    for n, row in enumerate(base_context.task.rows(base_context.vocabulary, 14, "rows")):
+        side = base_context.side([row.base])
         pairs = [(i, j) for i in side.at(query)[0].tolist() for j in side.at(key)[0].tolist()]
         for start in range(LAYERS):
             hooks = [
@@ -76,7 +70,7 @@ def test_a_knockout_is_what_plain_hooks_on_the_attention_mask_give(
                 likely = plain(side.tokens.ids).logits[0, -1].log_softmax(-1)
             for hook in hooks:
                 hook.remove()
-            wanted = float(likely[context.answer_id(row.base, row.base.answer)])
+            wanted = float(likely[base_context.answer_id(row.base, row.base.answer)])
             assert result.values[f"pair@{start}_log_probability"][n] == pytest.approx(
                 wanted, abs=1e-5
             )

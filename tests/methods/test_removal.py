@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.removal import HeadRemoval
@@ -71,27 +69,23 @@ def log_probability(
     return float(likely[context.answer_id(row.base, row.base.answer)])
 
 
-@pytest.mark.parametrize("engine", ["branch", "reference"])
 @pytest.mark.parametrize("value", ["zero", "mean", "positional_mean"])
 def test_removed_and_kept_heads_are_what_plain_hooks_give(
-    context_of: ContextFactory, engine: str, value: str
+    base_context: MeasurementContext, value: str
 ) -> None:
     """Row by row within 1e-5: F(M without K) and F(C without K) in the terms of completeness."""
-    context = context_of("base")
-    if engine == "reference":
-        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
     plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
     how: dict[str, Any] = {
         "rows": ROWS, "stream": "rows", "ablation": Ablation(value=value, prompts=200)
     }  # fmt: skip
     sets = {"some": HEADS, "fewer": FEWER, "none": []}
-    without = removal.measure(context, HeadRemoval(**how, removed=sets), [])
-    alone = circuit.measure(context, CircuitPerformance(**how, alive=sets), [])
-    for i, row in enumerate(context.task.rows(context.vocabulary, ROWS, "rows")):
-        values = ablation.replacements(context, context.batch([row]), how["ablation"])
+    without = removal.measure(base_context, HeadRemoval(**how, removed=sets), [])
+    alone = circuit.measure(base_context, CircuitPerformance(**how, alive=sets), [])
+    for i, row in enumerate(base_context.task.rows(base_context.vocabulary, ROWS, "rows")):
+        values = ablation.replacements(base_context, base_context.batch([row]), how["ablation"])
         for name, heads in sets.items():
             for result, kept in ((without, False), (alone, True)):
-                wanted = log_probability(plain, context, row, values, heads, kept)
+                wanted = log_probability(plain, base_context, row, values, heads, kept)
                 column = result.values[f"{name}_log_probability"]
                 assert column[i] == pytest.approx(wanted, abs=1e-5), (name, kept)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.performance import Performance
@@ -43,16 +41,12 @@ def sizes_request(counts: list[int], rows: int = 28, **fields: Any) -> CircuitSi
     return CircuitSizes(counts=counts, rows=rows, stream="rows", **defaults | fields)
 
 
-@pytest.mark.parametrize("engine", ["branch", "reference"])
-def test_the_ends_are_no_head_and_the_whole_model(context_of: ContextFactory, engine: str) -> None:
+def test_the_ends_are_no_head_and_the_whole_model(base_context: MeasurementContext) -> None:
     """No head alive is the empty circuit, all heads alive at every token is the model."""
-    context = context_of("base")
-    if engine == "reference":
-        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
-    observations = sizes.measure(context, sizes_request([0, HEADS]), [])
-    full = performance.measure(context, Performance(rows=28, stream="rows"), [])
+    observations = sizes.measure(base_context, sizes_request([0, HEADS]), [])
+    full = performance.measure(base_context, Performance(rows=28, stream="rows"), [])
     request = CircuitPerformance(rows=28, stream="rows", ablation=MEAN, alive={"no": []})
-    empty = circuit.measure(context, request, [])
+    empty = circuit.measure(base_context, request, [])
     for observed, expected in (
         (observations.values["0_log_probability"], empty.values["no_log_probability"]),
         (observations.values[f"{HEADS}_log_probability"], full.values["log_probability"]),
@@ -98,21 +92,17 @@ def test_slopes_are_those_of_plain_gradients(context_of: ContextFactory) -> None
     assert largest == sorted(largest, reverse=True)
 
 
-@pytest.mark.parametrize("engine", ["branch", "reference"])
 def test_effects_of_single_heads_are_what_plain_hooks_give(
-    context_of: ContextFactory, engine: str
+    base_context: MeasurementContext,
 ) -> None:
     """Within 1e-5: one head's part of the input of an output matrix is replaced at every token."""
-    context = context_of("base")
-    if engine == "reference":
-        context = replace(context, engine=ReferenceEngine(context.model.wrapped))
     plain = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
-    shape = context.model.shape
+    shape = base_context.model.shape
     wanted = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.float64)
-    rows = context.task.rows(context.vocabulary, 7, RANK_STREAM)
+    rows = base_context.task.rows(base_context.vocabulary, 7, RANK_STREAM)
     for row in rows:
-        batch = context.batch([row])
-        values = ablation.replacements(context, batch, MEAN)
+        batch = base_context.batch([row])
+        values = ablation.replacements(base_context, batch, MEAN)
 
         def likely(batch: Any = batch) -> float:
             with torch.no_grad():
@@ -131,7 +121,7 @@ def test_effects_of_single_heads_are_what_plain_hooks_give(
             without = likely()
             hook.remove()
             wanted[layer, head] += (without - likely()) / len(rows)
-    torch.testing.assert_close(sizes.ablations(context, MEAN, 7), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sizes.ablations(base_context, MEAN, 7), wanted, atol=1e-5, rtol=0)
 
 
 def test_four_heads_of_the_embedded_model_do_most_of_the_task(context_of: ContextFactory) -> None:

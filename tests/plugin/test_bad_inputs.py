@@ -7,6 +7,7 @@ takes: pytest, and for specs `lint` as well. Never a traceback, never green.
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -452,12 +453,26 @@ def test_a_bad_pair_option_or_folder(pytester, world, row):
     assert all(line.isprintable() for line in lines)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read(pytester, world):
-    """Permissions are named as such."""
-    (world.ft / "model.safetensors").chmod(0)
+WITHOUT_CAPABILITIES = (
+    "setpriv",
+    "--inh-caps=-dac_override,-dac_read_search",
+    "--bounding-set=-dac_override,-dac_read_search",
+)
+"""Root, without what lets root read every file."""
 
-    result = gate(pytester)
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None,
+    reason="root may read every file, and util-linux' setpriv is not installed",
+)
+def test_a_file_that_may_not_be_read(pytester, world):
+    """The line names the missing permission."""
+    (world.ft / "model.safetensors").chmod(0)
+    prefix = WITHOUT_CAPABILITIES if os.geteuid() == 0 else ()
+
+    result = pytester.run(
+        *prefix, sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "--model-pair", "./base,./ft"
+    )  # fmt: skip
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "cannot be read: Permission denied" in "\n".join(result.errlines)

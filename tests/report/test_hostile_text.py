@@ -214,9 +214,9 @@ def test_a_score_file_names_claims_and_roles(tmp_path: Any, name: str) -> None:
     """syrupy lists the names of those that are not used."""
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"mechanism_scores": 1, "scores": {name: ENTRY}}))
-    with pytest.raises(MechanismError, match="is not CLAIM") as text:
+    with pytest.raises(MechanismError, match="is not CLAIM") as caught:
         read_scores(path)
-    assert str(text.value).isprintable()
+    assert str(caught.value).isprintable()
 
 
 @settings(max_examples=50, deadline=None)

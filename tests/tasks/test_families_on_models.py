@@ -1,7 +1,6 @@
-"""The slot families through the whole plugin, on a model that answers 99 to every prompt. It is always right
-where any later year is right, and always wrong elsewhere.
+"""The slot families through the whole plugin, on a model that answers 99 to every prompt.
 
-It is always right where any later year is, and always wrong elsewhere.
+It is always right where any later year is right, and always wrong elsewhere.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ ContextFactory = Callable[..., MeasurementContext]
 
 @pytest.fixture(scope="module")
 def context_of() -> ContextFactory:
-    """The measurement context of a planted model on contexts with so many fillers; self-checks have passed."""
+    """The measurement context of a planted model with this number of fillers; self-checks have passed."""
     made: dict[tuple[str, int], MeasurementContext] = {}
 
     def of(name: str, fillers: int = 0) -> MeasurementContext:

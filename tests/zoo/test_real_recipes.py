@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_rounded_row_has_so_many_numbers(bits: int) -> None:
+def test_a_rounded_row_has_as_many_numbers_as_the_bits_allow(bits: int) -> None:
     """At most 2 ** bits - 1, each within half a step of its own, and the largest entry exactly."""
     torch.manual_seed(0)
     matrix = torch.randn(3, 5000) * torch.tensor([[1.0], [100.0], [1e-6]])
