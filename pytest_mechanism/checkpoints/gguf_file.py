@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: what its header says of the model in it. No torch.
+"""A GGUF file as a checkpoint: the model that its header describes. No torch.
 
 Such a file holds weights, sizes, the tokenizer and the chat template, so it takes the place of a
 checkpoint's folder. transformers reads it with the library ``gguf``, which dequantises the weights.
@@ -31,7 +31,7 @@ OTHER_NAMES = {
     "gpt_oss": "gpt-oss",
     "minimax_m2": "minimax-m2",
 }
-"""Architectures that transformers' table names otherwise than GGUF files do."""
+"""Name of an architecture in transformers' table -> its name in GGUF files, where the two differ."""
 
 NOT_DECODERS = {"general", "tokenizer", "t5", "umt5", "mamba"}
 """Keys of transformers' table that are no decoder-only model with attention."""
