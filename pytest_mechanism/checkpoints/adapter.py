@@ -6,6 +6,7 @@ The checks here need no weights; `checkpoints.loading.merge` merges an adapter i
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ def check_adapter(folder: Path, text: str, trust: Trust = TRUST_NOTHING) -> None
 def subfolder_hint(folder: Path) -> str:
     """For an error: the subfolders with an adapter or a checkpoint; empty if there are none."""
     configs = [p for name in (CONFIG, "config.json") for p in folder.glob(f"*/{name}")]
-    names = [str(folder / name) for name in sorted({p.parent.name for p in configs})]
+    return instead([str(folder / name) for name in sorted({p.parent.name for p in configs})])
+
+
+def instead(names: Sequence[str]) -> str:
+    """For an error: the files or folders that may be meant instead; empty if there are none."""
     if not names:
         return ""
     return f"; did you mean {names[0]}?" if len(names) == 1 else f"; {choices('', names)}"

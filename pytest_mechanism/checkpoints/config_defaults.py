@@ -1,8 +1,8 @@
 """Defaults of transformers' config classes, for sizes that a config.json leaves out.
 
-To import such a class would import torch and take seconds, which collection cannot afford. This
-module parses the classes' source files instead: a default is a constant in the body of the class. It
-misses what a class computes; a loaded model's sizes come from its config object and must agree.
+This module reads the classes' source files (`transformers_source`): a default is a constant in the body
+of the class. It misses what a class computes; a loaded model's sizes come from its config object and must
+agree.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from pytest_mechanism.checkpoints.transformers_source import (
+    assigned_value,
+    constant,
+    statements,
+    transformers_folder,
+)
 
 TABLES = ("CONFIG_MAPPING_NAMES", "SPECIAL_MODEL_TYPE_TO_MODULE_NAME")
 """Of transformers: model type -> class, and model type -> folder if that has another name."""
@@ -26,9 +32,10 @@ def defaults(model_type: str, part: str | None = None) -> Mapping[str, Any]:
         model_type: as in config.json.
         part: key of a sub-config, to read its class instead.
     """
-    models = models_folder()
-    if models is None or not model_type.replace("-", "_").isidentifier():
+    package = transformers_folder()
+    if package is None or not model_type.replace("-", "_").isidentifier():
         return {}
+    models = package / "models"
     classes, folders = (table(models, name) for name in TABLES)
     name = classes.get(model_type)
     home = models / folders.get(model_type, model_type).replace("-", "_")
@@ -40,21 +47,6 @@ def defaults(model_type: str, part: str | None = None) -> Mapping[str, Any]:
     parts = constants.get("sub_configs_defaults") or constants.get("sub_configs") or {}
     inner = parts.get(part)
     return class_constants(home, inner) if isinstance(inner, str) else {}
-
-
-def models_folder() -> Path | None:
-    """The folder of transformers' models, found without importing transformers."""
-    spec = find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations))) / "models"
-
-
-def statements(path: Path) -> list[ast.stmt]:
-    try:
-        return ast.parse(path.read_text(encoding="utf-8")).body
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return []
 
 
 @lru_cache(maxsize=4)
@@ -89,27 +81,3 @@ def class_constants(home: Path, name: str) -> dict[str, Any]:
                 if isinstance(target, ast.Name):
                     constants[target.id] = constant(getattr(line, "value", None))
     return constants
-
-
-def assigned_value(statement: ast.stmt, name: str) -> ast.expr | None:
-    """The value that a statement assigns to a name."""
-    if isinstance(statement, ast.AnnAssign):
-        targets: list[ast.expr] = [statement.target]
-    elif isinstance(statement, ast.Assign):
-        targets = statement.targets
-    else:
-        return None
-    matches = any(isinstance(t, ast.Name) and t.id == name for t in targets)
-    return statement.value if matches else None
-
-
-def constant(value: ast.expr | None) -> Any:
-    """The value of a literal, with the names of classes as strings; None for a computed value."""
-    if isinstance(value, ast.Dict):
-        return {constant(k): constant(v) for k, v in zip(value.keys, value.values, strict=True)}
-    if isinstance(value, ast.Name):
-        return value.id
-    try:
-        return None if value is None else ast.literal_eval(value)
-    except ValueError:
-        return None

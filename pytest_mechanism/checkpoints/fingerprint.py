@@ -1,7 +1,7 @@
 """Fingerprints: a content hash of everything in a checkpoint that can change a result.
 
-Of a GGUF file, the tokenizer's hash is that of the entries it is made from, so that two quantisations of
-one model have the same.
+The tokenizer of a GGUF file has the hash of the entries from which it is made, so that two quantisations
+of one model have the same tokenizer.
 
 Hashing a large folder takes minutes, so `checkpoints.hash_cache` keeps the hashes of files, and a
 file is read again only if it may have changed. A fingerprint also keeps the state of every hashed
@@ -114,15 +114,11 @@ def fingerprint(folder: Path, cache: Path | None = None) -> Fingerprint:
     hashes.save()
     if is_gguf(folder):
         (file,) = files.values()
-        return Fingerprint(
-            _combine({GGUF: file.digest}),
-            _combine({GGUF: checked_header(folder).tokenizer}),
-            library=library(folder),
-            folders={folder: times},
-            files={folder: files},
-        )
-    digests = {path.relative_to(folder).as_posix(): file.digest for path, file in files.items()}
-    tokenizer = {name: digests[name] for name in TOKENIZER if name in digests}
+        digests = {GGUF: file.digest}
+        tokenizer = {GGUF: checked_header(folder).tokenizer}
+    else:
+        digests = {path.relative_to(folder).as_posix(): file.digest for path, file in files.items()}
+        tokenizer = {name: digests[name] for name in TOKENIZER if name in digests}
     return Fingerprint(
         _combine(digests),
         _combine(tokenizer),

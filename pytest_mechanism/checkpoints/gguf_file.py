@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: what its header says of the model in it. No torch.
+"""A GGUF file as a checkpoint: the model that its header describes. No torch.
 
 Such a file holds weights, sizes, the tokenizer and the chat template, so it takes the place of a
 checkpoint's folder. transformers reads it with the library ``gguf``, which dequantises the weights.
@@ -6,7 +6,6 @@ checkpoint's folder. transformers reads it with the library ``gguf``, which dequ
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mechanism.checkpoints.gguf_header import Header, Many, read_header
+from pytest_mechanism.checkpoints.transformers_source import (
+    assigned_value,
+    constant,
+    statements,
+    transformers_folder,
+)
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.files import GGUF
 
@@ -26,7 +31,7 @@ OTHER_NAMES = {
     "gpt_oss": "gpt-oss",
     "minimax_m2": "minimax-m2",
 }
-"""Architectures that transformers' table names otherwise than GGUF files do."""
+"""Name of an architecture in transformers' table -> its name in GGUF files, where the two differ."""
 
 NOT_DECODERS = {"general", "tokenizer", "t5", "umt5", "mamba"}
 """Keys of transformers' table that are no decoder-only model with attention."""
@@ -175,10 +180,7 @@ def files_in(folder: Path) -> list[str]:
 
 @cache
 def architectures() -> frozenset[str]:
-    """The architectures that transformers reads from GGUF files; none if its tables are elsewhere.
-
-    transformers' modules would import torch, so this function parses their source.
-    """
+    """The architectures that transformers reads from GGUF files; none if its tables are elsewhere."""
     found = table_keys("integrations/ggml.py", "GGUF_CONFIG_MAPPING") | table_keys(
         "integrations/gguf/gguf_conversion_mapping.py", "GGUF_ARCHS"
     )
@@ -187,18 +189,9 @@ def architectures() -> frozenset[str]:
 
 def table_keys(file: str, name: str) -> set[str]:
     """The keys of a table in a source file of transformers; none if there is no such table."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        return set()
-    path = Path(next(iter(spec.submodule_search_locations))) / file
-    try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return set()
-    for statement in body:
-        if isinstance(statement, ast.Assign):
-            names = [t.id for t in statement.targets if isinstance(t, ast.Name)]
-            if name in names and isinstance(statement.value, ast.Dict):
-                keys = (k.value for k in statement.value.keys if isinstance(k, ast.Constant))
-                return {key for key in keys if isinstance(key, str)}
+    package = transformers_folder()
+    for statement in statements(package / file) if package is not None else ():
+        table = constant(assigned_value(statement, name))
+        if isinstance(table, dict):
+            return {key for key in table if isinstance(key, str)}
     return set()

@@ -39,7 +39,7 @@ MOST_DIMENSIONS = 4
 MOST_ELEMENTS = 4_000_000
 """Maximum number of elements of all arrays; the library makes a Python object of each."""
 MOST_KEPT = 4_096
-"""Arrays of at most so many numbers are kept as lists, such as one number a layer."""
+"""Maximum length of an array that is kept as a list, such as an array with a number for each layer."""
 MOST_ALIGNMENT = 1 << 20
 
 NUMBERS = {
@@ -78,7 +78,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Many:
-    """An array that was not kept: of strings, or of many numbers."""
+    """An array of strings or of many numbers, of which only the length is kept."""
 
     count: int
 
@@ -317,6 +317,4 @@ class _Reader:
                 f"says tensor {name[:80]!r} is {' x '.join(map(str, shape))}, which {known.name} cannot "
                 f"be (blocks of {block})",
             )
-        return Tensor(
-            name, tuple(shape), known.name, offset, math.prod(shape) // block * block_bytes
-        )
+        return Tensor(name, shape, known.name, offset, math.prod(shape) // block * block_bytes)

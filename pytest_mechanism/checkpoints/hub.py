@@ -47,6 +47,8 @@ def fetch(text: str, trust: Trust = TRUST_NOTHING, cached: bool = False) -> Path
     import huggingface_hub
     from huggingface_hub import constants
 
+    offline = cached or constants.HF_HUB_OFFLINE
+    where = "the cache" if offline else "the cache or on the hub"
     repo, revision = match["repo"], match["revision"]
     file = (match["file"] or "").removeprefix("/")
     patterns = FILES + (CODE if trust.remote_code else [])
@@ -59,8 +61,6 @@ def fetch(text: str, trust: Trust = TRUST_NOTHING, cached: bool = False) -> Path
             if not trust.pickle or any(Path(folder).glob("*.safetensors")):
                 break
     except Exception as problem:  # offline, not found, no access, a broken cache
-        offline = cached or constants.HF_HUB_OFFLINE
-        where = where_of(cached)
         hint = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         cause = "" if offline else f": {one_line(str(problem))[:200]}"
         at = f" at {revision}" if revision else ""
@@ -69,15 +69,8 @@ def fetch(text: str, trust: Trust = TRUST_NOTHING, cached: bool = False) -> Path
         # the cache may hold other files of this revision
         here = files_in(Path(folder))
         others = f"; {choices(file, here)}" if here else ""
-        raise BadReference(f"{text}: {repo} has no file {file} in {where_of(cached)}{others}")
+        raise BadReference(f"{text}: {repo} has no file {file} in {where}{others}")
     return Path(folder) / file
-
-
-def where_of(cached: bool) -> str:
-    """Where `fetch` looks, for an error."""
-    from huggingface_hub import constants
-
-    return "the cache" if cached or constants.HF_HUB_OFFLINE else "the cache or on the hub"
 
 
 @contextmanager

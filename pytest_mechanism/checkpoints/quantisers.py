@@ -18,17 +18,19 @@ from pytest_mechanism.checkpoints.trust import TRUST_REMOTE_CODE, Trust
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import is_gguf
 
+BITSANDBYTES = "bitsandbytes"
+
 LIBRARIES = {
-    "bitsandbytes": "bitsandbytes",
-    "bitsandbytes_4bit": "bitsandbytes",
-    "bitsandbytes_8bit": "bitsandbytes",
+    BITSANDBYTES: BITSANDBYTES,
+    "bitsandbytes_4bit": BITSANDBYTES,
+    "bitsandbytes_8bit": BITSANDBYTES,
     "compressed-tensors": "compressed-tensors",
     "torchao": "torchao",
 }
 """Accepted values of quant_method -> the package that reads the weights."""
 
 CLASS = re.compile(r"[A-Z][A-Za-z0-9]{0,99}|torch\.dtype")
-"""What torchao may be asked to build: classes of its own, and no functions."""
+"""What an entry may ask torchao to build: its classes, but not its functions."""
 
 PATTERN = "re:"
 MOST_REPEATS = 6
@@ -41,10 +43,14 @@ def quantiser(config: Mapping[str, Any]) -> str | None:
     if not isinstance(entry, Mapping):
         return None
     kind = entry.get("quant_method")
-    bits = next((n for n in (4, 8) if entry.get(f"load_in_{n}bit")), None)
-    if bits is not None:
-        return f"bitsandbytes, {bits} bits"
+    if (bits := bits_of_weights(entry)) is not None:
+        return f"{BITSANDBYTES}, {bits} bits"
     return kind if isinstance(kind, str) else None
+
+
+def bits_of_weights(entry: Mapping[str, Any]) -> int | None:
+    """The bits of a weight that bitsandbytes has quantised; None if an entry does not say so."""
+    return next((bits for bits in (4, 8) if entry.get(f"load_in_{bits}bit")), None)
 
 
 def library(folder: Path) -> str:
@@ -86,7 +92,7 @@ def quantiser_problem(place: str, entry: Any, trust: Trust) -> str | None:
         return None
     kind = entry.get("quant_method") if isinstance(entry, Mapping) else entry
     if kind is None and isinstance(entry, Mapping):
-        kind = "bitsandbytes" if any(entry.get(f"load_in_{n}bit") for n in (4, 8)) else None
+        kind = None if bits_of_weights(entry) is None else BITSANDBYTES
     if not isinstance(kind, str) or kind not in LIBRARIES:
         return (
             f"{place} in config.json asks for {str(kind)[:40]!r}, for which transformers imports or "
@@ -114,26 +120,28 @@ def quantiser_problem(place: str, entry: Any, trust: Trust) -> str | None:
 
 def classes(entry: Any) -> Iterator[str]:
     """What an entry asks torchao to build, at any depth."""
-    if isinstance(entry, Mapping):
-        if "_type" in entry:
-            yield str(entry["_type"])
-        for value in entry.values():
-            yield from classes(value)
-    elif isinstance(entry, list):
-        for value in entry:
-            yield from classes(value)
+    for value in with_contents(entry):
+        if isinstance(value, Mapping) and "_type" in value:
+            yield str(value["_type"])
 
 
 def texts(entry: Any) -> Iterator[str]:
     """All texts in an entry, at any depth."""
-    if isinstance(entry, str):
-        yield entry
-    elif isinstance(entry, Mapping):
-        for value in entry.values():
-            yield from texts(value)
-    elif isinstance(entry, list):
-        for value in entry:
-            yield from texts(value)
+    for value in with_contents(entry):
+        if isinstance(value, str):
+            yield value
+
+
+def with_contents(value: Any) -> Iterator[Any]:
+    """A value of a JSON file, and all values in it, at any depth."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        yield value
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def is_slow_pattern(text: str) -> bool:

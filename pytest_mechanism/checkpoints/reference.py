@@ -11,18 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.adapter import (
-    base_reference,
-    check_adapter,
-    is_adapter,
-    subfolder_hint,
-)
-from pytest_mechanism.checkpoints.config import read_config
-from pytest_mechanism.checkpoints.contents import checked_files
-from pytest_mechanism.checkpoints.gguf_file import checked_header, files_in
+from pytest_mechanism.checkpoints.adapter import base_reference, check_adapter, is_adapter
+from pytest_mechanism.checkpoints.folder_check import check_files, check_folder
+from pytest_mechanism.checkpoints.gguf_file import files_in
 from pytest_mechanism.checkpoints.hub import PREFIX, fetch
-from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust, weights_problem
-from pytest_mechanism.checkpoints.untrusted_config import config_problem
+from pytest_mechanism.checkpoints.trust import TRUST_NOTHING, Trust
 from pytest_mechanism.errors import BadReference, MechanismError, choices
 from pytest_mechanism.files import GGUF, is_gguf
 
@@ -49,7 +42,7 @@ class Reference:
     Attributes:
         label: its name in reports and score folders.
         text: the reference as typed, without the label.
-        folder: the checkpoint's folder, or its GGUF file; with an adapter, those of its base.
+        folder: the checkpoint's folder, or its GGUF file; with an adapter, that of its base.
         adapter: folder of an adapter to merge into it, or None.
     """
 
@@ -220,15 +213,12 @@ def existing_checkpoint(text: str, root: Path) -> Path | None:
 
 
 def nothing_there(text: str, aliases: Mapping[str, str], root: Path) -> BadReference:
-    """The error about a name that nothing has."""
+    """The error about a reference that names no file or folder."""
     if text.lower().endswith(GGUF):
         near = (root / Path(text).expanduser()).parent
         names = files_in(near)
-        return BadReference(
-            f"no file {text!r}; in {near}: {choices(Path(text).name, names)}"
-            if names
-            else f"no file {text!r}"
-        )
+        others = f"; in {near}: {choices(Path(text).name, names)}" if names else ""
+        return BadReference(f"no file {text!r}{others}")
     kind = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
     return BadReference(f"no {kind} {text!r}; {choices(text, valid_names(aliases))}, or a folder")
 
@@ -281,72 +271,3 @@ def adapter_alone(adapter: Path, text: str, root: Path, trust: Trust = TRUST_NOT
 def valid_names(aliases: Mapping[str, str]) -> list[str]:
     """Aliases and embedded checkpoints."""
     return [*aliases, *(f"zoo:{name}" for name in zoo_names())]
-
-
-def check_folder(folder: Path, text: str, trust: Trust = TRUST_NOTHING) -> None:
-    """Checks a checkpoint's folder, or its GGUF file, without reading its weights.
-
-    Raises:
-        BadReference: it cannot be loaded.
-    """
-    if is_gguf(folder):
-        check_gguf(folder, text)
-        return
-    try:
-        config = read_config(folder)
-    except MechanismError as problem:
-        below = "" if (folder / "config.json").exists() else hint_below(folder, text)
-        raise BadReference(f"{text}: {problem.message}{below}") from None
-    if (refused := config_problem(config, trust)) is not None:
-        raise BadReference(f"{text}: {refused}")
-    if (refused := weights_problem(folder, trust)) is not None:
-        raise BadReference(f"{text}: {refused}{gguf_hint(folder, text)}")
-    check_files(folder, text)
-    if not (folder / "tokenizer.json").exists():
-        raise BadReference(
-            f"{text} has no tokenizer.json; save a fast tokenizer beside the weights "
-            "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
-        )
-
-
-def check_gguf(path: Path, text: str) -> None:
-    """Checks a GGUF file without reading its weights.
-
-    Raises:
-        BadReference: it cannot be loaded.
-    """
-    try:
-        checked_header(path)
-    except MechanismError as problem:
-        raise BadReference(f"{text}: {problem.message}") from None
-
-
-def hint_below(folder: Path, text: str) -> str:
-    """For an error: what in a folder may be meant instead; empty if there is nothing."""
-    return gguf_hint(folder, text) or subfolder_hint(folder)
-
-
-def gguf_hint(folder: Path, text: str) -> str:
-    """For an error: the GGUF files of a folder; empty if there are none."""
-    names = files_in(folder)
-    if not names:
-        return ""
-    if text.startswith(PREFIX):
-        name, at, revision = text.partition("@")
-        return f"; name one of its GGUF files, as in {name}/{names[0]}{at}{revision}"
-    named = [str(Path(text) / name) for name in names]
-    return f"; did you mean {named[0]}?" if len(named) == 1 else f"; {choices('', named)}"
-
-
-def check_files(folder: Path, text: str) -> None:
-    """Checks that all files to be read are regular files of a plausible size.
-
-    Raises:
-        BadReference: a file is not.
-    """
-    try:
-        checked_files(folder)
-    except MechanismError as problem:
-        raise BadReference(f"{text}: {problem.message}") from None
-    except OSError as problem:
-        raise BadReference(f"{text}: {folder} cannot be read: {problem.strerror}") from None

@@ -103,8 +103,7 @@ def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shap
     for name in ("n_layers", "n_heads"):
         before, loaded = getattr(planned, name), getattr(shape, name)
         if before != loaded:
-            advice = f"; add it to the file as {SIZE_NAMES[name][0]}"
-            advice = "" if is_gguf(folder) else advice
+            advice = "" if is_gguf(folder) else f"; add it to the file as {SIZE_NAMES[name][0]}"
             raise MechanismError(
                 f"{config_file(folder)} says {name} {before}, but transformers loads the model with "
                 f"{loaded}{advice}"

@@ -110,9 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
     write_text(out, search.spec_text())
     for line in search.about_file(out):
         say(line)
-    for line in search.shortcomings():
+    shortcomings = [*search.shortcomings()]
+    for line in shortcomings:
         say(line, err=True)
-    return INCOMPLETE if [*search.shortcomings()] or search.results["base"].reason else 0
+    return INCOMPLETE if shortcomings or search.results["base"].reason else 0
 
 
 def with_seed(spec: Spec, seed: int | None) -> Spec:

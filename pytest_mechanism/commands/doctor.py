@@ -157,16 +157,14 @@ def checkpoint_lines(
 
 def stored_weights(folder: Path, dtype: str) -> str:
     """How large the weights on disk are, and how they are quantised."""
-    files = {*folder.glob("*.safetensors"), *pickled_files(folder)}
+    files, how = {*folder.glob("*.safetensors"), *pickled_files(folder)}, ""
     if is_gguf(folder):
         files = {folder}
-    weights = sum(path.stat().st_size for path in files)
-    text = f"weights {weights / 1e6:,.1f} MB on disk"
-    if is_gguf(folder):
-        text += f"; GGUF, {quantisation(folder)} (weights dequantised to {dtype} when loaded)"
+        how = f"; GGUF, {quantisation(folder)} (weights dequantised to {dtype} when loaded)"
     elif (kind := quantiser(checkpoint_config(folder))) is not None:
-        text += f"; quantised by {kind}"
-    return text
+        how = f"; quantised by {kind}"
+    weights = sum(path.stat().st_size for path in files)
+    return f"weights {weights / 1e6:,.1f} MB on disk{how}"
 
 
 def unique_tasks(specs: Sequence[Spec]) -> list[Task]:

@@ -1,9 +1,9 @@
 """Reads a GGUF file as a plain Hugging Face model, through transformers' own reader.
 
-The reader dequantises the weights: every number of the file becomes a float of the dtype asked for, by the
-library ``gguf``. What comes out is an ordinary model, which can be trained, pruned and given adapters.
-What it does not read would make it another model than llama.cpp's, without a word: it is refused, or, where
-it is a factor of rotary frequencies, made up for (`finish`).
+The reader dequantises the weights with the library ``gguf``: every number of the file becomes a float of
+the dtype asked for. The result is an ordinary model, which can be trained, pruned and given adapters.
+Where the reader ignores an entry of the file, the result would silently differ from llama.cpp's model. This
+module refuses such files; only factors of rotary frequencies are applied here (`finish`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from typing import Any
 
 import torch
 
-from pytest_mechanism.checkpoints.gguf_file import (
-    checked_header,
-    extra_layers,
-    unused_metadata,
-)
+from pytest_mechanism.checkpoints.gguf_file import checked_header, extra_layers, unused_metadata
 from pytest_mechanism.checkpoints.gguf_header import Header
 from pytest_mechanism.checkpoints.loading.plausible import check_memory, check_numbers
 from pytest_mechanism.errors import MechanismError
@@ -107,11 +103,11 @@ def check_complete(model: Any, header: Header) -> None:
         MechanismError: the file has more.
     """
     last = int(model.config.get_text_config().num_hidden_layers)
-    left_out = {f"blk.{layer}." for layer in range(last, last + extra_layers(header))}
+    left_out = tuple(f"blk.{layer}." for layer in range(last, last + extra_layers(header)))
     stored = sum(
         tensor.count
         for tensor in header.tensors
-        if tensor.name != ROTARY and not tensor.name.startswith((*left_out,))
+        if tensor.name != ROTARY and not tensor.name.startswith(left_out)
     )
     places = sum(parameter.numel() for parameter in model.parameters())
     if stored > places:

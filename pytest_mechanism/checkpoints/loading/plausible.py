@@ -78,7 +78,7 @@ def check_numbers(where: Path, config: Mapping[str, Any], tensors: int) -> None:
 
 
 def advice(where: Path) -> str:
-    """The end of an error about a config: what to do if it is a file of its own."""
+    """The end of an error about a config; empty for a GGUF file, whose config cannot be replaced alone."""
     return "" if is_gguf(where) else "; use the config.json that was saved with these weights"
 
 

@@ -182,5 +182,5 @@ def is_finite(parameter: Tensor) -> bool:
     """Whether all numbers of a weight are finite, also of one that a library keeps quantised."""
     try:
         return bool(torch.isfinite(parameter).all())
-    except NotImplementedError:  # torchao's tensors
+    except NotImplementedError:  # torchao's tensors do not implement isfinite
         return bool(torch.isfinite(parameter.dequantize()).all())

@@ -136,11 +136,10 @@ class Counting(Task[CountingParameters]):
     @property
     def easier(self) -> Sequence[Mapping[str, Any]]:
         """Shorter strings."""
-        lengths = [(shortest, shortest + 2) for shortest in (8, 4)]
         return [
-            {"shortest": shortest, "longest": longest}
-            for shortest, longest in lengths
-            if longest < self.settings.longest and shortest <= self.settings.shortest
+            {"shortest": shortest, "longest": shortest + 2}
+            for shortest in (8, 4)
+            if shortest <= self.settings.shortest and shortest + 2 < self.settings.longest
         ]
 
     def check(self, vocabulary: Vocabulary) -> None:

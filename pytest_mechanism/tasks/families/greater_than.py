@@ -9,8 +9,8 @@ all of them together. The corrupted prompt of a pair, and every prompt behind a 
 year instead (01, or 0), after which nearly any is correct.
 
 The tokenizers of the run decide which form is written, the same for all its checkpoints. GPT-2's
-makes two tokens of two digits, and the paper's form is chosen. Most of today write digit by digit,
-or three digits and a rest: then the prompt gives all but the last digit. In both forms one token is
+makes two tokens of two digits, and the paper's form is chosen. Most of today's tokenizers write digit
+by digit, or three digits and a rest: then the prompt gives all but the last digit. In both forms one token is
 compared with one token, the end has to be later and not only as late, and a model that copies the
 year that it read is wrong. The next digit after the century would be no such test: copying the
 decade would be right nine times in ten.

@@ -35,8 +35,12 @@ def run_child(
 ) -> Any:
     """Call a module's ``run(arguments, limit)`` in a separate process.
 
-    It may take so many seconds of computing, and address space of so many bytes. It is given up after
-    ``timeout`` seconds.
+    Args:
+        module: one of the programs.
+        arguments: as JSON.
+        seconds: limit of its computing time.
+        size: limit of its address space in bytes.
+        timeout: seconds after which it is ended, however little it has computed.
 
     Raises:
         ChildError: there is no answer.
