@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,14 @@ Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
+
+
+def by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
+    """Layer -> indices of its heads, both in ascending order."""
+    layers: dict[int, list[int]] = {}
+    for layer, head in sorted(heads):
+        layers.setdefault(layer, []).append(head)
+    return layers
 
 
 def canonical(value: Any) -> str:
@@ -91,7 +99,7 @@ class Control:
     Attributes:
         name: what it is ("2 random heads of the same layers").
         value: its score.
-        interval: its 95 % confidence interval, or None where only the value is known.
+        interval: its confidence interval, or None where only the value is known.
     """
 
     name: str

@@ -110,9 +110,9 @@ class Claim(Part):
         return None
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
-        """The sets of rows that are drawn for a check when the spec is read; a request's own `row_sets` are
-        drawn for the preflight:
-        (a set of `Task.row_set` or ``pairs``, an empty string), or (``interchange``, a variable)."""
+        """The sets of rows that are drawn for a check when the spec is read: (a set of `Task.row_set` or
+        ``pairs``, an empty string), or (``interchange``, a variable). The preflight of a run draws those
+        of `Request.row_sets`."""
         return ()
 
     @abstractmethod

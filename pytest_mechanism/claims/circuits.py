@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.scoring import RANDOM_ROWS
@@ -42,15 +42,22 @@ def circuit(context: ClaimContext, on: str) -> Measurement:
 
 
 def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) -> Measurement:
-    """Circuits of random heads, with as many heads at each position as the spec's groups have there.
-
-    Groups at one position share no head.
+    """Circuits of random heads, see `draw_circuits`.
 
     Args:
         context: of the claim.
         on: role of the model.
         draws: how many circuits.
-        first: number of the first one; earlier ones have been measured.
+        first: number of the first circuit; earlier circuits have been measured.
+    """
+    variants = draw_circuits(context, on, range(first, first + draws))
+    return of_variants(context, on, variants, min(context.rows, RANDOM_ROWS))
+
+
+def draw_circuits(context: ClaimContext, on: str, numbers: Iterable[int]) -> dict[str, ActiveHeads]:
+    """Name -> random heads, as many at each position as the spec's groups have there.
+
+    Groups at one position share no head. A number always gives the same circuit.
     """
     shape = context.shapes[on]
     members: dict[str, set[Head]] = {}
@@ -58,14 +65,14 @@ def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) 
         group = context.group(name, on)
         members.setdefault(group.at, set()).update(group.members())
     variants: dict[str, ActiveHeads] = {}
-    for draw in range(first, first + draws):
+    for draw in numbers:
         rng = random.Random(f"random circuits/{context.seed}/{draw}")
         variants[f"{RANDOM}{draw}"] = [
             (layer, head, at)
             for at, heads in members.items()
             for layer, head in sorted(rng.sample(shape.heads(), len(heads)))
         ]
-    return of_variants(context, on, variants, min(context.rows, RANDOM_ROWS))
+    return variants
 
 
 def of_variants(

@@ -31,8 +31,8 @@ from pytest_mechanism.claims.base import PerRoleClaim
 from pytest_mechanism.claims.circuits import (
     ActiveHeads,
     active_heads,
+    draw_circuits,
     of_variants,
-    random_circuits,
 )
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
@@ -101,34 +101,31 @@ class Completeness(PerRoleClaim):
 
     def cuts(self, context: ClaimContext) -> dict[str, Cut]:
         """Name -> what is cut, of the circuit with and without oracle positions."""
-        on, found = context.role, {}
+        on = context.role
         heads = active_heads(context, on)
         wide = active_heads(context, on, oracle=False)
+        group_of = [name for name in context.groups for _ in context.group(name, on).members()]
         sets: dict[str, list[bool]] = {"nothing": [False] * len(heads)}
-        first = 0
-        for name in context.groups:
-            members = len(context.group(name, on).members())
-            sets[f"group {name}"] = [first <= i < first + members for i in range(len(heads))]
-            first += members
+        sets |= {f"group {name}": [of == name for of in group_of] for name in context.groups}
         for n in range(self.subsets):
             rng = random.Random(f"completeness/{context.seed}/{n}")
             drawn = [rng.random() < 0.5 for _ in heads]
             if drawn not in sets.values():
                 sets[f"random set {n}"] = drawn
-        for where, placed in (("", heads), (" at all places", wide)):
-            if where and placed == heads:
-                continue
+        circuits = {"": heads} if wide == heads else {"": heads, " at all places": wide}
+        cuts = {}
+        for where, placed in circuits.items():
             for name, chosen in sets.items():
                 removed = [h for h, gone in zip(placed, chosen, strict=True) if gone]
                 kept = [h for h in placed if h not in removed]
-                found[name + where] = Cut(in_words(name, removed) + where, kept, removed)
-        return found
+                cuts[name + where] = Cut(in_words(name, removed) + where, kept, removed)
+        return cuts
 
     def random_cuts(self, context: ClaimContext) -> dict[str, Cut]:
         """Random circuits, each without a random set of its heads."""
-        drawn = random_circuits(context, context.role, RANDOM_CIRCUITS).request
+        drawn = draw_circuits(context, context.role, range(RANDOM_CIRCUITS))
         cuts = {}
-        for name, heads in drawn.alive.items():  # type: ignore[attr-defined]
+        for name, heads in drawn.items():
             rng = random.Random(f"completeness/{context.seed}/{name}")
             removed = [head for head in heads if rng.random() < 0.5]
             cuts[name] = Cut(name, [h for h in heads if h not in removed], removed)

@@ -20,7 +20,8 @@ Control: random rankings of all heads. Where their area is as good, the ranking 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -57,7 +58,7 @@ RANK_ROWS = 210
 """Rows on which heads are ranked."""
 
 ALL_HEADS_LINEAR = 0.25
-"""CPR on the linear axis if f is 0 up to 50 % of the heads and 1 at 100 %, as of every model."""
+"""CPR on the linear axis if f is 0 up to 50 % of the heads; at 100 % f is 1 in every model."""
 
 RANDOM = f"{DRAWS} random rankings of all heads"
 
@@ -99,8 +100,8 @@ class Curve(PerRoleClaim):
         least = self.cpr_at_least
         if self.axis == "linear" and least is not None and least <= ALL_HEADS_LINEAR:
             raise ValueError(
-                f"cpr_at_least: above {ALL_HEADS_LINEAR:g} on the linear axis (a circuit that works with "
-                "all heads alone reaches it)"
+                f"cpr_at_least: above {ALL_HEADS_LINEAR:g} on the linear axis (a model that needs all its "
+                "heads reaches it)"
             )
         return self
 
@@ -150,10 +151,7 @@ class Curve(PerRoleClaim):
                 self.claimed,
             )
         own = [sizes.values[f"{count}_{column}"] for count in self.counts(context)]
-        others = [
-            np.mean([sizes.values[f"random{i}@{n}_{column}"] for i in range(DRAWS)], axis=0)
-            for n in self.counts(context)
-        ]
+        others = [random_mean(sizes, count, column) for count in self.counts(context)]
         try:
             parts = [
                 self.part(context, name, ends, own, others, how)
@@ -236,31 +234,35 @@ class Curve(PerRoleClaim):
         how, column = context.sampling(full), COLUMN[self.of]
         empty, whole = sizes.values[f"0_{column}"], full.values[column]
 
-        def line(name: str, columns: Callable[[int], Any], control: bool) -> Line:
+        def line(name: str, columns: Sequence[Any], *, control: bool) -> Line:
             points = []
-            for x, count in enumerate(self.counts(context)):
-                f = estimates.normalised(columns(count), empty, whole, how)
+            for x, values in enumerate(columns):
+                f = estimates.normalised(values, empty, whole, how)
                 points.append((float(x), f.value, f.interval))
             return Line(context.role, name, tuple(points), control=control)
 
-        def random(count: int) -> Any:
-            draws = [sizes.values[f"random{i}@{count}_{column}"] for i in range(DRAWS)]
-            return np.mean(draws, axis=0)
-
+        ranked = [sizes.values[f"{count}_{column}"] for count in self.counts(context)]
+        random = [random_mean(sizes, count, column) for count in self.counts(context)]
+        lines: tuple[Line, ...] = ()
+        with suppress(estimates.UndefinedScoreError):  # then the model has no line
+            lines = (
+                line(f"{self.ranking} ranking by {self.ranked_by}", ranked, control=False),
+                line(RANDOM, random, control=True),
+            )
         return Chart(
             "How many heads does the task need?",
             "share of all heads that are alive, in %",
             "faithfulness",
-            (
-                line(
-                    f"{self.ranking} ranking by {self.ranked_by}",
-                    lambda n: sizes.values[f"{n}_{column}"],
-                    False,
-                ),
-                line(RANDOM, random, True),
-            ),
+            lines,
             (1.0, "as the whole model"),
             "Heads are added in the order of their effect. The earlier the line rises to "
-            "1, the fewer heads do the task.",
+            "1, the fewer heads do the task. A model without a line does no better than with every "
+            "head ablated.",
             {float(x): f"{percent:g}" for x, percent in enumerate(PERCENT)},
         )
+
+
+def random_mean(sizes: SizesResult, count: int, column: str) -> Any:
+    """The mean over random rankings of their first ``count`` heads alone, row by row."""
+    draws = [sizes.values[f"random{i}@{count}_{column}"] for i in range(DRAWS)]
+    return np.mean(draws, axis=0)

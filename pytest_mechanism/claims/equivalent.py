@@ -30,9 +30,10 @@ from pytest_mechanism.claims.scoring import (
     Of,
     above_chance,
     accuracy,
+    chance_text,
     check_paired,
-    dealt_out,
     performance,
+    right_elsewhere,
     score,
 )
 from pytest_mechanism.fields.thresholds import EquivalenceMargin
@@ -45,7 +46,6 @@ from pytest_mechanism.types import Control, Verdict
 
 MOST_OF_ROWS = 0.25
 """The largest margin of accuracies, as of ``not_worse_than``."""
-
 
 LEAST_CHANCE = 1e-9
 """A chance of 0 has no logarithm."""
@@ -110,7 +110,7 @@ class Equivalent(Claim):
             else context.task.chance
         )
         lead, control = estimates.mean(theirs - guess, how), "guessing"
-        other_rows = dealt_out(reference, column)
+        other_rows = right_elsewhere(reference, column)
         if other_rows is not None and (share := float(np.mean(other_rows))) > guess:
             lead, control = estimates.difference(theirs, other_rows, how), "answers of other rows"
             guess = share
@@ -129,7 +129,7 @@ class Equivalent(Claim):
         if solved is None:
             return verdicts.reference_fails(
                 f"the reference {self.source} is at chance "
-                f"({verdicts.show(accuracy(context, reference))}, chance {context.task.chance:.3f}): "
+                f"({verdicts.show(accuracy(context, reference))}, {chance_text(context, reference)}): "
                 "being equivalent to it means nothing",
                 claimed,
                 (judged,),

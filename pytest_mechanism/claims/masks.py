@@ -11,7 +11,7 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
 from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.types import Head
+from pytest_mechanism.types import Head, by_layer
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
 """Lambda and Adam's rate in the published code."""
@@ -59,7 +59,5 @@ class Masked(Claim):
 
 def among(group: Group, heads: Sequence[Head]) -> Group | None:
     """The group with these heads alone; None if there are none."""
-    layers: dict[int, list[int]] = {}
-    for layer, head in sorted(heads):
-        layers.setdefault(layer, []).append(head)
+    layers = by_layer(heads)
     return group.model_copy(update={"heads": layers}) if layers else None

@@ -122,7 +122,7 @@ def replacements(
     rows: int,
     partners: int | None = None,
 ) -> dict[Head, tuple[Head, ...]]:
-    """K of each head of a group; with ``partners``, out of so many first heads of the group alone."""
+    """K of each head of a group; with ``partners``, only that many first heads of the group may be in K."""
     heads = list(circuit[group])
     may_replace = {*heads[:partners]}
     cuts: list[list[Member]] = [[(group, head)] for head in heads]
@@ -168,8 +168,8 @@ def measure_minimality(
         rows: rows of ``stream``, on which effects are measured.
         stream: of random numbers.
         threshold: the effect that `HeadCost.p` tests against.
-        partners: K is chosen out of so many first heads of a group; None is all. Pairs of heads are tried
-            to choose it, so that its cost grows with the square of a group.
+        partners: how many heads of each group, the first ones, may be in K; None is all. The choice of
+            K measures pairs of heads, so its cost grows with the square of the group's size.
     """
     chosen = {
         group: replacements(context, on, circuit, group, measure, select_rows, partners)

@@ -60,7 +60,7 @@ def accuracy(context: ClaimContext, observations: Observations, name: str = "acc
     """The share of rows whose most likely next token is the answer, with chance as its control: guessing,
     or the same answers on other rows, whichever is right more often."""
     control = Control("guessing among the prompt's options", context.task.chance)
-    other_rows = dealt_out(observations)
+    other_rows = right_elsewhere(observations)
     if other_rows is not None and (share := float(np.mean(other_rows))) > control.value:
         control = Control("the same answers on other rows", share)
     return score(
@@ -83,14 +83,14 @@ def above_chance(
     how = context.sampling(observations)
     estimate = estimates.proportion(observations.values[column], how)
     solved = honesty.exceeds_chance(estimate, context.task.chance)
-    other_rows = dealt_out(observations, column)
+    other_rows = right_elsewhere(observations, column)
     if solved is None or other_rows is None:
         return solved
     gap = estimates.difference(observations.values[column], other_rows, how)
     return honesty.exceeds_other_rows(gap, float(np.mean(other_rows)), solved)
 
 
-def dealt_out(observations: Observations, column: str = "correct") -> Any:
+def right_elsewhere(observations: Observations, column: str = "correct") -> Any:
     """How often each answer of the model is right on other rows; None where rows have one answer."""
     return observations.values.get("elsewhere") if column == "correct" else None
 
@@ -108,7 +108,7 @@ def guesses(
 def chance_text(context: ClaimContext, observations: Observations, column: str = "correct") -> str:
     """Chance, and where rows have several answers, how often the model's are right on other rows."""
     text = f"chance {context.task.chance:.3f}"
-    other_rows = dealt_out(observations, column)
+    other_rows = right_elsewhere(observations, column)
     if other_rows is None:
         return text
     return f"{text}; the same answers given to other prompts: {np.mean(other_rows):.3f}"

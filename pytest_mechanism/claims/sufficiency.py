@@ -145,7 +145,8 @@ class Sufficiency(PerRoleClaim):
 
 
 def excused(draws: int, confidence: float) -> int:
-    """How many random circuits may do as well while both tests still reject; -1 if not even none."""
+    """How many random circuits may do as well while both tests still reject; -1 if the tests cannot
+    reject even where every random circuit does worse."""
     alpha = 1 - confidence + 1e-9
     most = math.floor(alpha * (1 + draws)) - 1
     while most >= 0 and binom.cdf(most, draws, 1 - BEATEN) > alpha:

@@ -43,6 +43,7 @@ from pytest_mechanism.claims.faithfulness import faithfulness_scores, variants
 from pytest_mechanism.claims.scoring import (
     above_chance,
     accuracy,
+    chance_text,
     check_paired,
     guesses,
     performance,
@@ -238,7 +239,7 @@ class Transfer(Claim):
         if able is None:
             return verdicts.reference_fails(
                 f"the full {other} is at chance ({verdicts.show(accuracy(context, beaten))}, "
-                f"chance {context.task.chance:.3f}): beating it means nothing",
+                f"{chance_text(context, beaten)}): beating it means nothing",
                 verdict.threshold,
                 (gap,),
             )

@@ -28,7 +28,7 @@ from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.path_patching import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.spec.write import flow
-from pytest_mechanism.types import Head
+from pytest_mechanism.types import Head, by_layer
 
 THRESHOLD = "discover_threshold"
 """Rows on which heads are kept or dropped."""
@@ -206,14 +206,6 @@ def named_group(group: AnyGroup, heads: Sequence[Head]) -> Group:
     if isinstance(group, Group):
         return group
     return Group(heads=by_layer(heads), at=group.at, into=group.into)
-
-
-def by_layer(heads: Sequence[Head]) -> dict[int, list[int]]:
-    """Layer -> heads, as a spec names them."""
-    layers: dict[int, list[int]] = {}
-    for layer, head in sorted(heads):
-        layers.setdefault(layer, []).append(head)
-    return layers
 
 
 def with_discovered_heads(

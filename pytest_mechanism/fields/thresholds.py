@@ -89,7 +89,10 @@ Margin = Annotated[
 """How far a model may fall behind another and still count as no worse."""
 
 EquivalenceMargin = Annotated[
-    Number, Within(0.001, 1, "no number of rows shows a difference below 0.001, and one of a nat is no equivalence")
+    Number, Within(
+        0.001, 1, "no number of rows shows a difference below 0.001, and models that differ by a nat are "
+        "not equivalent",
+    )
 ]  # fmt: skip
 """How much two models may differ and still count as equivalent: a share of rows, or nats."""
 
@@ -138,14 +141,14 @@ Faithful = Annotated[
 
 AreaAtLeast = Annotated[
     Number, Within(
-        0.05, 2, "a circuit that works with all heads alone reaches 0.05 on the logarithmic axis, and "
-        "1 is a model that needs none",
+        0.05, 2, "a model that needs all its heads reaches 0.05 on the logarithmic axis, and a model "
+        "that needs none has 1",
     )
 ]  # fmt: skip
 """The least area under a curve of faithfulness over sizes."""
 
 AreaAtMost = Annotated[
-    Number, Within(0, 0.7, "a circuit that works with all heads alone is at 0.75, and no distance is below 0")
+    Number, Within(0, 0.7, "a model that needs all its heads is at 0.75 on the linear axis, and no distance is below 0")
 ]  # fmt: skip
 """The largest area between a curve of faithfulness and 1."""
 

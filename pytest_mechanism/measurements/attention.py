@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pytest_mechanism.measurements.request import Cost, HeadSets, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.request import (
+    Cost,
+    HeadSets,
+    Request,
+    RowSet,
+    TaskSettings,
+    rows_at,
+)
 
 
 class AttentionShare(Request):
@@ -35,12 +42,4 @@ class AttentionShare(Request):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (
-            RowSet(
-                "rows",
-                self.rows,
-                self.stream,
-                tuple(sorted({self.query, self.key})),
-                one_token_answers=True,
-            ),
-        )
+        return (rows_at(self.rows, self.stream, (self.query, self.key)),)

@@ -9,6 +9,7 @@ from pytest_mechanism.measurements.request import (
     Request,
     RowSet,
     TaskSettings,
+    rows_at,
 )
 
 SELECT_STREAM = "minimality_select"
@@ -44,20 +45,11 @@ class CircuitPerformance(Request):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        positions = {at for heads in self.alive.values() for _, _, at in heads}
+        positions = [at for heads in self.alive.values() for _, _, at in heads]
         behind_interval = self.stream != SELECT_STREAM and not all(
             name.startswith(RANDOM) for name in self.alive
         )
-        return (
-            RowSet(
-                "rows",
-                self.rows,
-                self.stream,
-                tuple(sorted(positions)),
-                one_token_answers=True,
-                behind_interval=behind_interval,
-            ),
-        )
+        return (rows_at(self.rows, self.stream, positions, behind_interval=behind_interval),)
 
     def ablation_used(self) -> Ablation:
         return self.ablation

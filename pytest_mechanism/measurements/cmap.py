@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_mechanism.measurements.request import Cost, PlacedHead, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.request import (
+    Cost,
+    PlacedHead,
+    Request,
+    RowSet,
+    TaskSettings,
+    rows_at,
+)
 from pytest_mechanism.types import Observations
 
 LEAST_AGREEMENT = 0.5
@@ -71,7 +77,7 @@ class ActivationDonation(Request):
     stream: str
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (rows_at(self.rows, self.stream, self.heads),)
+        return (rows_at(self.rows, self.stream, [at for _, _, at in self.heads]),)
 
 
 class CrossModelPatching(Request[CodeResult]):
@@ -100,7 +106,8 @@ class CrossModelPatching(Request[CodeResult]):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (rows_at(self.rows, self.stream, (*self.heads, *self.control)),)
+        positions = [at for _, _, at in (*self.heads, *self.control)]
+        return (rows_at(self.rows, self.stream, positions),)
 
 
 class HeadCodes(Request[CodeResult]):
@@ -120,9 +127,3 @@ class HeadCodes(Request[CodeResult]):
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return (rows_at(self.rows, self.stream, ()),)
-
-
-def rows_at(rows: int, stream: str, heads: Iterable[PlacedHead]) -> RowSet:
-    """Rows at whose positions these heads work."""
-    positions = tuple(sorted({at for _, _, at in heads}))
-    return RowSet("rows", rows, stream, positions, one_token_answers=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings, rows_at
 
 
 class AttentionKnockout(Request):
@@ -35,12 +35,4 @@ class AttentionKnockout(Request):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        return (
-            RowSet(
-                "rows",
-                self.rows,
-                self.stream,
-                tuple(sorted({self.query, self.key})),
-                one_token_answers=True,
-            ),
-        )
+        return (rows_at(self.rows, self.stream, (self.query, self.key)),)

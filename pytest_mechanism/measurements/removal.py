@@ -10,6 +10,7 @@ from pytest_mechanism.measurements.request import (
     Request,
     RowSet,
     TaskSettings,
+    rows_at,
 )
 
 
@@ -39,17 +40,9 @@ class HeadRemoval(Request):
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        positions = {at for heads in self.removed.values() for _, _, at in heads}
-        return (
-            RowSet(
-                "rows",
-                self.rows,
-                self.stream,
-                tuple(sorted(positions)),
-                one_token_answers=True,
-                behind_interval=not all(name.startswith(RANDOM) for name in self.removed),
-            ),
-        )
+        positions = [at for heads in self.removed.values() for _, _, at in heads]
+        behind_interval = not all(name.startswith(RANDOM) for name in self.removed)
+        return (rows_at(self.rows, self.stream, positions, behind_interval=behind_interval),)
 
     def ablation_used(self) -> Ablation:
         return self.ablation

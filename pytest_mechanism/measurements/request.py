@@ -7,7 +7,7 @@ function that it names in `implementation` is imported when a measurement runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self
 
@@ -95,8 +95,22 @@ class Cost:
     parts: Parts | None = None
 
     def rows_with(self, layers: int) -> int:
-        """All rows, for a model with so many layers."""
+        """All rows, for a model with this number of layers."""
         return self.rows + layers * self.rows_per_layer
+
+
+def rows_at(
+    rows: int, stream: str, positions: Iterable[str], *, behind_interval: bool = True
+) -> RowSet:
+    """Rows whose answers are judged, with activations read or changed at these positions."""
+    return RowSet(
+        "rows",
+        rows,
+        stream,
+        tuple(sorted({*positions})),
+        one_token_answers=True,
+        behind_interval=behind_interval,
+    )
 
 
 class Request(BaseModel, Generic[Result_co]):

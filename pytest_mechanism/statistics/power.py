@@ -50,8 +50,8 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
 
     Args:
         judged: the baseline's entries of ``judged`` and ``checks``, with ``value``,
-            ``standard_error``, ``n``, ``low``, ``high`` and ``method``; with ``confidence`` where an interval has
-            another than the spec's.
+            ``standard_error``, ``n``, ``low``, ``high`` and ``method``; ``confidence`` too where an interval's
+            confidence is not the spec's.
         confidence: of the intervals.
     """
     both = math.sqrt(2)  # the difference of two estimates has twice the variance of either

@@ -12,9 +12,12 @@ import pytest
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.accuracy import Accuracy
+from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.claims.cmap import Cmap
 from pytest_mechanism.claims.context import ClaimContext
+from pytest_mechanism.claims.curve import DRAWS, Curve
 from pytest_mechanism.claims.encodes import Encodes
+from pytest_mechanism.claims.equivalent import Equivalent
 from pytest_mechanism.claims.faithfulness import Faithfulness
 from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.path import Path as PathClaim
@@ -476,6 +479,40 @@ def test_too_few_contexts_give_no_interval(case: ClaimContext) -> None:
     claim = Accuracy(kind="accuracy", on="ft", at_least=0.5)
     with pytest.raises(MeasurementError, match="20 rows come from 3 contexts"):
         claim.judge(case, lambda _: seen(20, correct=ONE))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1),
+        Equivalent(kind="equivalent", margin=0.1),
+        Transfer.model_validate({"kind": "transfer", "beats": {"model": "base"}}),
+    ],
+    ids=lambda claim: claim.kind,
+)
+def test_a_reference_whose_answers_fit_any_row_is_at_chance(
+    case: ClaimContext, claim: Claim
+) -> None:
+    """Its accuracy is far above guessing, and the reason says how often the same answers fit other
+    prompts."""
+    full = share(0.95)
+    of_ft = circuits(full, full, full, ZERO, ZERO)
+
+    def fake(m: Measurement) -> Observations:
+        return seen(correct=full, elsewhere=ONE * 0.95) if m.on == "base" else of_ft(m)
+
+    verdict = claim.judge(case, fake)
+    assert verdict.cause == "reference_fails"
+    assert "chance 0.143; the same answers given to other prompts: 0.950" in verdict.reason
+
+
+def test_a_model_that_needs_no_head_has_no_line_in_the_chart_of_a_curve(case: ClaimContext) -> None:
+    """It does as well with every head ablated, so its faithfulness has no value."""
+    claim = Curve(kind="curve", cpr_at_least=0.3)
+    rankings = ["", *(f"random{i}@" for i in range(DRAWS))]
+    names = [f"{name}{count}_correct" for name in rankings for count in (0, *claim.counts(case))]
+    chart = claim.chart(case, lambda _: seen(correct=ONE, **dict.fromkeys(names, ONE)))
+    assert chart.lines == ()
 
 
 def test_rows_that_do_not_belong_together_are_not_compared(case: ClaimContext) -> None:

@@ -67,9 +67,8 @@ def attention(
     for layer, outcome in zip(request.layers, run.branches(branches), strict=True):
         (z,) = outcome.readings
         low, high = z.aminmax(dim=-1)
-        if not bool(
-            ((high - low <= TOLERANCE) & (low >= -TOLERANCE) & (high <= 1 + TOLERANCE)).all()
-        ):
+        is_weight = (high - low <= TOLERANCE) & (low >= -TOLERANCE) & (high <= 1 + TOLERANCE)
+        if not bool(is_weight.all()):
             raise MeasurementError(
                 f"{context.model.role}: the output of a head of layer {layer} is not its attention "
                 "times its values (a gate may follow), so its attention cannot be read"

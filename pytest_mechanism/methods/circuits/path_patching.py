@@ -23,7 +23,7 @@ asked for; the paper takes any label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.types import Head, Observations, by_layer
 
 
 def measure(
@@ -147,19 +147,19 @@ def sender_edits(
     source_z: Sequence[Float[Tensor, "rows places heads d_head"]],
     place: Positions,
     heads: Sequence[Head],
+    kept: Mapping[int, Float[Tensor, "rows _ _ _"]] | None = None,
 ) -> list[Edit]:
-    """The senders' z at their position from the source prompt, in one edit a layer."""
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
+    """The senders' z at their position from the source prompt, in one edit a layer; ``kept`` has the share
+    of their own z that the senders of each layer keep."""
     return [
         Edit(
             Site(layer, "z"),
             source_z[layer][:, :, index_tensor(tuple(numbers), source_z[layer].device)],
             at=place,
             heads=tuple(numbers),
+            keep=None if kept is None else kept[layer],
         )
-        for layer, numbers in sorted(by_layer.items())
+        for layer, numbers in by_layer(heads).items()
     ]
 
 
@@ -171,10 +171,8 @@ def receiver_readings(
         return []
     shape = context.model.shape
     group_size = 1 if via == "q" else shape.n_heads // shape.n_kv_heads
-    by_layer: dict[int, set[int]] = {}
-    for layer, head in receivers:
-        by_layer.setdefault(layer, set()).add(head // group_size)
+    inputs = {(layer, head // group_size) for layer, head in receivers}
     return [
-        Reading(Site(layer, via), place, tuple(sorted(heads)))
-        for layer, heads in sorted(by_layer.items())
+        Reading(Site(layer, via), place, tuple(numbers))
+        for layer, numbers in by_layer(inputs).items()
     ]

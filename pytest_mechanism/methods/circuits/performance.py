@@ -4,8 +4,8 @@
     elsewhere_i  = share of the other rows j with a_i in A_j
 
 Where rows have several right answers, one answer may be right on most rows, and a model that never
-reads its prompt may be right as often as a model that does. ``elsewhere`` is what a model would
-reach with the same answers dealt out to other rows: the no-information rate of these very answers.
+reads its prompt may be right as often as a model that does. The mean of ``elsewhere`` is the accuracy
+of the same answers if they were given to other rows: the no-information rate of these answers.
 """
 
 from __future__ import annotations

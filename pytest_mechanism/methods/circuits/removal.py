@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_mechanism.engine.interface import Branch, Edit, Site
+from jaxtyping import Float
+from torch import Tensor
+
+from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.engine.reference import select
 from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.methods.circuits.ablation import LayerZ, replacements
-from pytest_mechanism.methods.circuits.patching import Heads, grouped
+from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.token_batches import Batch
@@ -31,20 +34,20 @@ def measure(
     columns = Columns()
     for batch in context.batches(rows):
         ablated = replacements(context, batch, request.ablation)
-        branches = (Branch(edits(batch, ablated, heads)) for heads in request.removed.values())
+        branches = (
+            Branch(edits(heads, batch.base, replaced(batch, ablated, heads)))
+            for heads in request.removed.values()
+        )
         outcomes = context.engine.run(batch.base.tokens).branches(branches)
         for name, outcome in zip(request.removed, outcomes, strict=True):
             columns.add_answers(f"{name}_", outcome.logits, batch.correct_answers)
     return columns.observations(rows)
 
 
-def edits(batch: Batch, ablated: LayerZ, heads: Heads) -> list[Edit]:
-    """The replacement of each head at its position."""
+def replaced(batch: Batch, ablated: LayerZ, heads: Heads) -> list[Float[Tensor, "rows _ _ d_head"]]:
+    """The replacement of each head at its position, in the order of `grouped`."""
     shape = batch.base.tokens.ids.shape
-    made = []
-    for layer, name, of_layer in grouped(heads):
-        at = batch.base.at(name)
-        everywhere = ablated[layer].expand(*shape, -1, -1)
-        value = select(everywhere, at, of_layer)
-        made.append(Edit(Site(layer, "z"), value, at=at, heads=of_layer))
-    return made
+    return [
+        select(ablated[layer].expand(*shape, -1, -1), batch.base.at(name), of_layer)
+        for layer, name, of_layer in grouped(heads)
+    ]

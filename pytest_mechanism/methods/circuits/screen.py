@@ -21,19 +21,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch, Edit, Site
+from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.measurements.screen import STEPS, AttributionPatching
 from pytest_mechanism.methods.circuits.path_patching import (
     pairs,
     receiver_readings,
     second_run,
+    sender_edits,
     source_z,
 )
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.types import Head, Observations, by_layer
 
 
 def measure(
@@ -62,9 +63,7 @@ def derivatives(
     Rows do not affect each other, so the gradient of the sum over rows is each row's own.
     """
     place = batch.base.at(request.at)
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in request.heads:
-        by_layer.setdefault(layer, []).append(head)
+    layers = by_layer(request.heads)
     from_source = source_z(context, batch, request.at)
     inputs = receiver_readings(context, request.receivers, request.via, place)
     run = context.engine.run(batch.base.tokens)
@@ -75,19 +74,10 @@ def derivatives(
             device=context.model.device,
             requires_grad=True,
         )
-        for layer, heads in by_layer.items()
+        for layer, heads in layers.items()
     }
     with torch.enable_grad():
-        edits = [
-            Edit(
-                Site(layer, "z"),
-                from_source[layer][:, :, heads],
-                at=place,
-                heads=tuple(heads),
-                keep=kept[layer],
-            )
-            for layer, heads in sorted(by_layer.items())
-        ]
+        edits = sender_edits(from_source, place, request.heads, kept)
         first = Branch(edits, inputs, freeze_attention=True, answer=request.via is None)
         outcome = next(iter(run.branches([first], gradients=True)))
         if request.via is not None:
@@ -98,6 +88,6 @@ def derivatives(
         (layer, head): torch.zeros(len(batch.rows), device=context.model.device)
         if gradient is None
         else -gradient[:, 0, number, 0]
-        for (layer, heads), gradient in zip(by_layer.items(), gradients, strict=True)
+        for (layer, heads), gradient in zip(layers.items(), gradients, strict=True)
         for number, head in enumerate(heads)
     }

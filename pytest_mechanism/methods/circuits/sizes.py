@@ -9,8 +9,8 @@
 
 Attribution patching with integrated gradients (Hanna et al. 2024, as in `screen`) costs three gradients
 instead of a branch for each head. It moves all heads together, and where attention is sharp it may rank
-them wrongly: on the embedded pair its first 8 of 16 heads do less than random ones, while the first 4 by
-ablation do 94 % of the task. Heads are ranked on rows of their own. Random rankings are the control.
+them wrongly: on the embedded fine-tune, the first 4 of 16 heads by ablation answer over 80 % of the rows,
+and the first 4 by attribution below 30 %. Separate rows rank the heads. Random rankings are the control.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
-from pytest_mechanism.types import Head
+from pytest_mechanism.types import Head, by_layer
 
 
 def measure(
@@ -70,11 +70,7 @@ def measure(
 
 def everywhere(heads: Sequence[Head]) -> list[ActiveHeads]:
     """Heads that are alive at every token."""
-    layers = sorted({layer for layer, _ in heads})
-    return [
-        ActiveHeads(layer, heads=tuple(sorted(h for of, h in heads if of == layer)))
-        for layer in layers
-    ]
+    return [ActiveHeads(layer, heads=tuple(numbers)) for layer, numbers in by_layer(heads).items()]
 
 
 def ranked(effects: Float[Tensor, "layers heads"], ranking: str) -> list[Head]:

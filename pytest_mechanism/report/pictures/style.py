@@ -25,6 +25,7 @@ from matplotlib.textpath import TextToPath
 
 from pytest_mechanism.errors import MechanismError, visible
 from pytest_mechanism.files import write_bytes
+from pytest_mechanism.types import by_layer
 
 FORMATS = ("svg", "png")
 DPI = 150
@@ -211,10 +212,8 @@ def heads_text(heads: Sequence[tuple[int, int]], few: int = 6) -> list[str]:
     if len(heads) <= few:
         named = " ".join(f"{layer}.{head}" for layer, head in sorted(heads))
         return [f"head {named}" if len(heads) == 1 else f"heads {named}"]
-    layers: dict[int, list[int]] = {}
-    for layer, head in sorted(heads):
-        layers.setdefault(layer, []).append(head)
-    lines = [f"layer {layer}: {' '.join(map(str, members))}" for layer, members in layers.items()]
+    layers = by_layer(heads).items()
+    lines = [f"layer {layer}: {' '.join(map(str, members))}" for layer, members in layers]
     return [f"{len(heads)} heads", *lines]
 
 
