@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,10 @@ def name_of(kind: type[Observations]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-ADAPTERS: dict[type, TypeAdapter[Any]] = {}
-"""Class of a result -> what reads and writes it; building one compiles a schema."""
-
-
-def adapter(kind: type[Result_co]) -> TypeAdapter[Result_co]:
+@cache  # a new adapter compiles a schema
+def adapter(kind: type[Observations]) -> TypeAdapter[Any]:
     """Reads and writes a class of results."""
-    if kind not in ADAPTERS:
-        ADAPTERS[kind] = TypeAdapter(kind)
-    return ADAPTERS[kind]
+    return TypeAdapter(kind)
 
 
 class Store:
@@ -167,9 +163,10 @@ class Store:
                         if n.startswith("value/")
                     },
                 }
-            return adapter(kind).validate_python({**header["fields"], **rows})
+            result: Result_co = adapter(kind).validate_python({**header["fields"], **rows})
         except (MechanismError, *DAMAGE):
             return None
+        return result
 
     def put(self, key: str, result: Observations) -> None:
         """Writes an entry. Readers see all of it or nothing.
