@@ -38,8 +38,11 @@ SLACK = 0.5
 SHARE_CLAIM = "circuit_carries"
 """The claim about a circuit that is not shown to suffice: it carries a share of what the model does."""
 
-SHARE_SLACK, LEAST_SHARE = 0.1, 0.1
-"""Its thresholds are so far outside the interval of the circuit's faithfulness, the lower one at least so high."""
+SHARE_SLACK = 0.1
+"""How far the thresholds of this claim lie outside the interval of the circuit's faithfulness."""
+
+LEAST_SHARE = 0.1
+"""Least lower threshold of this claim; a circuit that carries less gets no such claim."""
 
 EFFECT_ROWS = 105
 """Rows on which the effect of a group is measured for its threshold."""
@@ -147,7 +150,7 @@ def circuit_claims(
 
 
 def with_rows(context: ClaimContext, rows: int) -> ClaimContext:
-    """The context with so many rows of its task."""
+    """The context with another number of rows of its task."""
     settings = context.task.settings.model_copy(update={"rows": rows})
     return replace(context, task=replace(context.task, settings=settings))
 
@@ -161,10 +164,8 @@ def carried_share(
     carried = faithfulness(context, on, heads, measure, effort.threshold_rows, THRESHOLD)
     if carried is None:
         return None
-    least, most = (
-        round(carried.interval[0] - SHARE_SLACK, 2),
-        round(max(1.0, carried.interval[1]) + SHARE_SLACK, 2),
-    )
+    low, high = carried.interval
+    least, most = round(low - SHARE_SLACK, 2), round(max(1.0, high) + SHARE_SLACK, 2)
     return [least, most] if least >= LEAST_SHARE else None
 
 

@@ -158,7 +158,6 @@ def discover(
         effort.threshold_rows,
         THRESHOLD,
     )
-    candidates = {name: list(heads) for name, heads in grown.candidates.items()}
     announce("minimality")
     pruned = prune(
         context,
@@ -172,7 +171,7 @@ def discover(
     )
     needed = pruned.heads
     if lost := [name for name, heads in needed.items() if not heads]:
-        reasons.append(not_needed_reason(lost, candidates))
+        reasons.append(not_needed_reason(lost, grown.candidates))
     kept, unread = connected(context.groups, needed)
     reasons += unread
     groups = {name: named_group(context.groups[name], heads) for name, heads in kept.items()}

@@ -25,7 +25,7 @@ FIRST_LOOKS = (64, 128)
 LOOKS = len(FIRST_LOOKS) + 1
 
 MeasureHeads = Callable[[Sequence[Head], int, int], Observations]
-"""Measures heads on so many rows, from a first row on."""
+"""Called with heads, the number of the first row, and a number of rows; measures the heads on these rows."""
 
 
 def looks(rows: int) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NoReturn
 
 from pytest_mechanism.claims.circuits import CIRCUIT, EMPTY, ActiveHeads, of_variants
 from pytest_mechanism.claims.context import ClaimContext
@@ -19,11 +18,11 @@ from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import EFFECT_ROWS, on_threshold_rows, with_rows
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
-from pytest_mechanism.discovery.stages import StageSearch, alone
+from pytest_mechanism.discovery.stages import alone
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.path_patching import RANK_STREAM
+from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
 from pytest_mechanism.measurements.performance import Performance
 
 PLACEHOLDER = (0, 0)
@@ -93,8 +92,8 @@ def stage_measurements(context: ClaimContext, on: str, rows: int) -> tuple[Measu
 
 def stage_measurement(context: ClaimContext, on: str, group: AnyGroup, rows: int) -> Measurement:
     """Path patching of the placeholder on all rows that a stage may use."""
-
-    def never(_: object) -> NoReturn:
-        raise AssertionError("a preflight measures nothing")
-
-    return StageSearch(context, on, group, None, never, rows).patched(alone([PLACEHOLDER]), 0, rows)
+    via = group.into.via if group.into else None
+    request = PathPatching(
+        senders=alone([PLACEHOLDER]), at=group.at, via=via, rows=rows, stream=RANK_STREAM
+    )
+    return context.measurement(request, on)

@@ -76,9 +76,7 @@ def prune(
         if head not in needed[name]
     ]
     restored = needed_together(context, on, circuit, needed, dropped, measure, rows, stream)
-    for name, head in restored:
-        needed[name] = [h for h in circuit[name] if h in needed[name] or h == head]
-    return Pruned(minimality, needed, tuple(restored))
+    return Pruned(minimality, with_members(needed, restored), tuple(restored))
 
 
 def needed_together(
@@ -97,6 +95,7 @@ def needed_together(
     sizes = [size for size in (0, *SIZES) if size <= len(dropped)]
     tried = {f"with {size}": with_members(needed, dropped[:size]) for size in sizes}
     measured = measure_circuits(context, on, {"all": circuit, **tried}, measure, rows, stream)
-    reached = {name: float(np.mean(measured.values[f"{name}_correct"])) for name in ("all", *tried)}
-    enough = [name for name in tried if reached[name] >= reached["all"] - NEARLY]
-    return dropped[: int(enough[0].removeprefix("with "))] if enough else dropped
+    enough = np.mean(measured.values["all_correct"]) - NEARLY
+    reached = {size: np.mean(measured.values[f"with {size}_correct"]) for size in sizes}
+    fewest = next((size for size in sizes if reached[size] >= enough), len(dropped))
+    return dropped[:fewest]

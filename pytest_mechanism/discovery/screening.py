@@ -1,6 +1,6 @@
 """Which senders of a stage are path patched one by one.
 
-A small model's are all. Of many senders, gradients estimate the effect (`methods.circuits.screen`), and only those
+In a small model, all are. Of many senders, gradients estimate the effect (`methods.circuits.screen`), and only those
 with the largest estimates are patched alone. An estimate can be wrong, so the others are patched too, many at once:
 bands of layers, then the layers of a band whose joint effect would be enough for a candidate, then the heads of such
 a layer. A head that the gradient misses is found so, unless the others of its band cancel its effect.
@@ -8,7 +8,7 @@ a layer. A head that the gradient misses is found so, unless the others of its b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +19,14 @@ from pytest_mechanism.types import Head, Observations
 SCREEN_ABOVE = 64
 """Possible senders above which gradients screen a stage whose group has no ``find: {screen: ...}``."""
 
-KEPT_SHARE, LEAST_KEPT = 16, 16
-"""Of the possible senders, one in so many is patched alone, and at least so many."""
+KEPT_SHARE = 16
+"""A screen leaves one in 16 possible senders to be patched alone."""
+
+LEAST_KEPT = 16
+"""The least number of senders that are patched alone."""
 
 SCREEN_ROWS = 32
-"""Pairs of prompts of the gradients: they rank heads, and nothing is judged by them."""
+"""Pairs of prompts on which gradients are computed; gradients only rank heads."""
 
 BANDS = 6
 """Sets of consecutive layers in which the other senders are patched together."""
@@ -39,7 +42,7 @@ class Screening:
     Attributes:
         estimates: head -> estimated effect, in nats.
         left_out: heads that were not patched alone.
-        rest: set of heads that were patched together -> its effect, of the sets that were not opened.
+        rest: name of a set of heads that were patched together, and not opened -> its effect.
         agreement: Spearman's rank correlation of estimate and effect, over the heads that were patched alone.
         opened: heads that the screen had left out and a set's effect brought back.
     """
@@ -99,11 +102,6 @@ def name_of(layers: Sequence[int]) -> str:
     """A set's name, which no head has."""
     first, last = layers[0], layers[-1]
     return f"rest of layer {first}" if first == last else f"rest of layers {first} to {last}"
-
-
-def to_open(effects: Mapping[str, float], least: float) -> Iterator[str]:
-    """Sets whose joint effect is that of a candidate."""
-    yield from (name for name, effect in effects.items() if effect <= -least)
 
 
 def agreement(estimated: Mapping[Head, float], measured: Mapping[Head, float]) -> float | None:

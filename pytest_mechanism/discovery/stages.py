@@ -9,7 +9,7 @@ found, through their q, k or v. `screening` says which heads are patched alone, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from pytest_mechanism.discovery.screening import (
     layers_of,
     number_kept,
     strongest,
-    to_open,
 )
 from pytest_mechanism.discovery.selection import candidates, chain, ranked, receivers_of
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
@@ -159,10 +158,7 @@ class StageSearch:
             self.measure(self.gradients(possible)), self.group, possible, count
         )
         effects, published = self.effects(kept, len(possible))
-        screening = Screening(
-            estimated,
-            agreement=agreement(estimated, {head: e.value for head, e in effects.items()}),
-        )
+        correlation = agreement(estimated, {head: e.value for head, e in effects.items()})
         opened, rest = self.open_rest(
             [head for head in possible if head not in {*kept}], self.least(effects)
         )
@@ -174,7 +170,7 @@ class StageSearch:
         return (
             effects,
             published,
-            replace(screening, left_out=left_out, rest=rest, opened=tuple(opened)),
+            Screening(estimated, left_out, rest, correlation, tuple(opened)),
         )
 
     def least(self, effects: Mapping[Head, Estimate]) -> float:
@@ -192,22 +188,24 @@ class StageSearch:
         def effects_of(sets: Together) -> dict[str, float]:
             if not sets:
                 return {}
-            measured = self.measure(self.patched(sets, 0, rows)).values
-            return {name: float(np.mean(measured[name])) for name in sets}
+            values = self.measure(self.patched(sets, 0, rows)).values
+            return {name: float(np.mean(values[name])) for name in sets}
 
         all_bands = bands(heads)
-        rest = effects_of(all_bands)
+        measured = effects_of(all_bands)
         layers: dict[str, tuple[Head, ...]] = {}
-        for name in [*to_open(rest, least)]:
-            layers |= layers_of(all_bands[name])
-            rest.pop(name)
-        rest |= effects_of({name: layers[name] for name in layers if name not in rest})
-        opened = [head for name in to_open(rest, least) for head in layers.get(name, ())]
-        return sorted(opened), {name: effect for name, effect in rest.items() if effect > -least}
+        for name, effect in measured.items():
+            if effect <= -least:
+                layers |= layers_of(all_bands[name])
+        # a band of a single layer has been measured
+        measured |= effects_of({name: layers[name] for name in layers if name not in measured})
+        opened = [head for name in layers if measured[name] <= -least for head in layers[name]]
+        rest = {name: effect for name, effect in measured.items() if effect > -least}
+        return sorted(opened), rest
 
 
 def alone(heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
-    """Each head as a set of its own."""
+    """A set for each head, named ``layer.head``."""
     return {f"{layer}.{head}": ((layer, head),) for layer, head in heads}
 
 
@@ -225,9 +223,9 @@ def search(
         screening = Screening()
         heard = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
         announce(f"path patching {name} at {group.at} into {heard}")
-        one = StageSearch(context, on, group, receivers, measure, rows)
-        if (receivers is None or receivers) and one.possible():
-            effects, published, screening = one.run()
+        stage_search = StageSearch(context, on, group, receivers, measure, rows)
+        if (receivers is None or receivers) and stage_search.possible():
+            effects, published, screening = stage_search.run()
         if isinstance(group, Group):
             selected = passed_on = group.members()
         else:

@@ -35,7 +35,7 @@ SINGLE_ROWS = 64
 """Rows on which all heads are tried alone."""
 
 SINGLES = 6
-"""Of these, heads that are tried alone on all rows."""
+"""The most helpful of these heads, which are tried alone on all rows."""
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Numbers of heads that are tried together."""
@@ -188,7 +188,7 @@ def measure_circuits(
     rows: int,
     stream: str,
 ) -> Observations:
-    """``{name}_correct`` of each circuit, and of ``empty``."""
+    """``{name}_correct`` and ``{name}_log_probability`` of each circuit, and of ``empty``."""
     alive = {
         name: [
             (*head, context.groups[group].at) for group, heads in circuit.items() for head in heads

@@ -9,10 +9,10 @@ engine does not understand of a family, it does not guess: `UnsupportedFamily`.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import TypeVar
 
 import torch
@@ -23,7 +23,16 @@ from pytest_mechanism.engine.changes import edited_run, gather
 from pytest_mechanism.engine.finite import NonFiniteRows
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
 from pytest_mechanism.engine.layout import PlannedBranch, Planner, pack_branches
-from pytest_mechanism.engine.memory import KeptReadings, TokenLimit, content, readings_key
+from pytest_mechanism.engine.memory import (
+    READING_BYTES,
+    RECORD_BYTES,
+    Kept,
+    TokenLimit,
+    content,
+    copied,
+    readings_key,
+    size_of_readings,
+)
 from pytest_mechanism.engine.record import Record, read_only_forward, record
 from pytest_mechanism.engine.replay import RecordedRun, ReplayedPack, replay
 from pytest_mechanism.errors import out_of_memory
@@ -39,9 +48,6 @@ MOST_COLUMNS = 48
 """Columns that a CPU computes side by side of long prompts: more of them are no faster, and their
 attention scores over a long prompt outgrow what the allocator keeps at hand."""
 
-RECORD_BYTES = 1 << 30
-"""Bytes of records that the engine keeps for later branches of the same runs."""
-
 
 @dataclass
 class BranchEngine:
@@ -54,8 +60,8 @@ class BranchEngine:
         limit: on what is tried at once.
         memory: bytes of records that may be kept.
         bytes_per_token: of the last record.
-        records: of runs, the least recently used first.
-        readings: of runs without an answer.
+        records: of runs.
+        readings: outcomes of runs without an answer.
         non_finite: remembers rows on which the model gave NaN or infinity.
     """
 
@@ -65,9 +71,13 @@ class BranchEngine:
     limit: TokenLimit = field(default_factory=TokenLimit)
     memory: int = RECORD_BYTES
     bytes_per_token: float = 0.0
-    records: OrderedDict[bytes, Record] = field(default_factory=OrderedDict)
-    readings: KeptReadings = field(default_factory=KeptReadings)
+    records: Kept[Record] = field(init=False)
+    readings: Kept[Outcome] = field(init=False)
     non_finite: NonFiniteRows = field(default_factory=NonFiniteRows)
+
+    def __post_init__(self) -> None:
+        self.records = Kept(self.memory, attrgetter("bytes"))
+        self.readings = Kept(READING_BYTES, size_of_readings)
 
     def run(
         self,
@@ -87,7 +97,7 @@ class BranchEngine:
         self, tokens: Tokens, edits: Sequence[Edit] = (), readings: Sequence[Reading] = ()
     ) -> Record:
         """A new record; older ones make room before it fills the memory."""
-        self.make_room(int(self.bytes_per_token * tokens.ids.numel()))
+        self.records.make_room(int(self.bytes_per_token * tokens.ids.numel()))
         made = self.with_all_room(partial(record, self.model, tokens, edits, readings))
         self.bytes_per_token = made.bytes / tokens.ids.numel()
         return made
@@ -97,7 +107,7 @@ class BranchEngine:
         try:
             return work()
         except (MemoryError, RuntimeError) as problem:
-            if not ((self.records or self.readings.kept) and out_of_memory(problem)):
+            if not ((self.records or self.readings) and out_of_memory(problem)):
                 raise
         self.forget()
         return work()
@@ -107,7 +117,7 @@ class BranchEngine:
         from accelerate.utils.memory import clear_device_cache
 
         self.records.clear()
-        self.readings.kept.clear()
+        self.readings.clear()
         clear_device_cache(garbage_collection=True)
 
     def key(self, tokens: Tokens, edits: Sequence[Edit]) -> bytes:
@@ -120,18 +130,6 @@ class BranchEngine:
         for tensor in (tokens.ids, tokens.lengths):
             digest.update(content(tensor))
         return digest.digest()
-
-    def remember(self, key: bytes, made: Record) -> None:
-        """Keep a record; the least recently used ones make room."""
-        if made.bytes <= self.memory:
-            self.make_room(made.bytes)
-            self.records[key] = made
-
-    def make_room(self, wanted: int) -> None:
-        """Drop records until ``wanted`` bytes are free, if so many may be kept at all."""
-        if wanted <= self.memory:
-            while sum(kept.bytes for kept in self.records.values()) + wanted > self.memory:
-                self.records.popitem(last=False)
 
 
 @dataclass
@@ -162,15 +160,12 @@ class BranchRun:
     @cached_property
     def record(self) -> Record:
         """Made once for all runs of this batch with these edits, while there is room."""
-        records, key = self.engine.records, self.key
-        if key is not None and key in records:
-            records.move_to_end(key)
-            return records[key]
+        if (kept := self.engine.records.recall(self.key)) is not None:
+            return kept
         self.engine.count(self.tokens.ids.shape[0])
         readings = () if self.record_has_readings else self.readings
         made = self.engine.make_record(self.tokens, self.edits, readings)
-        if key is not None:
-            self.engine.remember(key, made)
+        self.engine.records.keep(self.key, made)
         return made
 
     @cached_property
@@ -194,14 +189,13 @@ class BranchRun:
         same named positions, while there is room."""
         engine = self.engine
         key = None if self.edits else readings_key(engine.key(self.tokens, ()), self.readings)
-        if (kept := engine.readings.get(key)) is not None:
-            return kept
+        if (kept := engine.readings.recall(key)) is not None:
+            return copied(kept)
         engine.count(self.tokens.ids.shape[0])
         outcome = engine.with_all_room(
             partial(read_only_forward, engine.model, self.tokens, self.edits, self.readings)
         )
-        engine.readings.put(key, outcome)
-        return outcome
+        return copied(outcome) if engine.readings.keep(key, outcome) else outcome
 
     def read(self, kept: Record, reading: Reading) -> Float[Tensor, "rows _ _ width"]:
         """A reading from a record."""

@@ -1,16 +1,22 @@
-"""What the branch engine keeps of earlier runs beside records, and how much it tries at once."""
+"""What the branch engine keeps of earlier runs, and how much it tries at once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pytest_mechanism.engine.interface import Outcome, Reading
+
+V = TypeVar("V")
+
+RECORD_BYTES = 1 << 30
+"""Bytes of records that the engine keeps for later branches of the same runs."""
 
 READING_BYTES = 1 << 28
 """Bytes of readings at named positions that the engine keeps of runs without an answer: each stage of a
@@ -43,38 +49,51 @@ class TokenLimit:
             self.tokens, self.streak = 2 * self.tokens, 0
 
 
-@dataclass
-class KeptReadings:
-    """Readings of runs without an answer, for the next run that asks for the same.
+class Kept(OrderedDict[bytes, V]):
+    """Values of earlier runs by key, the least recently used first.
 
     Attributes:
-        kept: by key, the least recently used first; `READING_BYTES` at most.
+        limit: bytes that may be kept.
+        size_of: the bytes of a value.
     """
 
-    kept: OrderedDict[bytes, Outcome] = field(default_factory=OrderedDict)
+    def __init__(self, limit: int, size_of: Callable[[V], int]) -> None:
+        super().__init__()
+        self.limit, self.size_of = limit, size_of
 
-    def get(self, key: bytes | None) -> Outcome | None:
-        if key is None or key not in self.kept:
+    def recall(self, key: bytes | None) -> V | None:
+        """The value of a key, which counts as used now; None if it is not kept."""
+        if key is None or key not in self:
             return None
-        self.kept.move_to_end(key)
-        return copied(self.kept[key])
+        self.move_to_end(key)
+        return self[key]
 
-    def put(self, key: bytes | None, outcome: Outcome) -> None:
-        """Keep an outcome; others make room."""
-        if key is None or size(outcome) > READING_BYTES:
-            return
-        while sum(map(size, self.kept.values())) + size(outcome) > READING_BYTES:
-            self.kept.popitem(last=False)
-        self.kept[key] = copied(outcome)
+    def keep(self, key: bytes | None, value: V) -> bool:
+        """Keep a value that has a key and fits; the least recently used ones make room.
+
+        Returns:
+            Whether the value is kept.
+        """
+        if key is None or (size := self.size_of(value)) > self.limit:
+            return False
+        self.make_room(size)
+        self[key] = value
+        return True
+
+    def make_room(self, wanted: int) -> None:
+        """Drop values until ``wanted`` bytes are free; none if that is more than the limit."""
+        if wanted <= self.limit:
+            while sum(map(self.size_of, self.values())) + wanted > self.limit:
+                self.popitem(last=False)
 
 
 def copied(outcome: Outcome) -> Outcome:
-    """The same numbers in memory of their own, since whoever reads may write into them."""
+    """A copy of the tensors, since a reader may write into them."""
     return Outcome(outcome.logits.clone(), tuple(value.clone() for value in outcome.readings))
 
 
-def size(outcome: Outcome) -> int:
-    """Bytes of its readings."""
+def size_of_readings(outcome: Outcome) -> int:
+    """Bytes of an outcome's readings."""
     return sum(value.numel() * value.element_size() for value in outcome.readings)
 
 

@@ -176,8 +176,7 @@ class MechanismPlugin:
             session.exitstatus = self.outcomes.finish(int(session.exitstatus))
         if self.errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        wanted = self.outcomes.results or self.session.json_path is not None
-        if self.session.paired and wanted and not is_dry(session.config):
+        if self.names_checkpoints and not is_dry(session.config):
             self.write_files(int(session.exitstatus))
             if self.errors:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
@@ -209,14 +208,19 @@ class MechanismPlugin:
         report = self.run_report(int(exitstatus))
         TerminalSection(terminalreporter, header).write(report)
 
+    @property
+    def names_checkpoints(self) -> bool:
+        """Whether the run judged a claim or writes a result file. Other runs compute no fingerprints, each of
+        which reads a whole checkpoint."""
+        wanted = self.outcomes.results or self.session.json_path is not None
+        return self.session.paired and bool(wanted)
+
     def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
         from pytest_mechanism.report.result import printable
         from pytest_mechanism.report.run_report import CheckpointEntry, RunReport
 
         session, outcomes = self.session, self.outcomes
-        # a fingerprint reads the whole checkpoint: not for a run that judges and writes nothing
-        named = session.paired and (outcomes.results or session.json_path is not None)
         checkpoints = {
             role: CheckpointEntry(
                 reference.label,
@@ -226,7 +230,7 @@ class MechanismPlugin:
                 session.fingerprints[role].model,
             )
             for role, reference in session.references.items()
-            if named
+            if self.names_checkpoints
         }
         totals = {
             name: sum(counts[name] for counts in self.counts.values())

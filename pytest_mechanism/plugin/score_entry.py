@@ -67,7 +67,7 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
 
 
 def differing(confidence: float, of_spec: float) -> dict[str, float]:
-    """The confidence of an interval that has another than the spec's, as two one-sided tests have."""
+    """The confidence of an interval, if it differs from the spec's: two one-sided tests use another."""
     return {} if confidence == of_spec else {"confidence": confidence}
 
 

@@ -121,8 +121,8 @@ class Log:
 
 
 class InSteps:
-    """Progress of work in steps that are known beforehand, such as a search: a line as each step begins, and
-    which step it is wherever the progress within one is shown.
+    """Progress of work whose number of steps is known, such as a search. Writes a line when a step begins, and
+    names the step wherever the progress within it is shown.
 
     Attributes:
         inner: shows the progress within a step.
@@ -135,7 +135,7 @@ class InSteps:
         self.title, self.begun = "", clock()
 
     def begin(self, of: int) -> None:
-        """Begin work of so many steps."""
+        """Begin work that has ``of`` steps."""
         self.number, self.of, self.begun = 0, of, self.clock()
 
     def step(self, title: str) -> None:

@@ -11,7 +11,7 @@ from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Score, Verdict
 
 NO_WORSE = "no worse than baseline"
-"""Shown as the threshold of a score that has none of its own."""
+"""Shown in place of a threshold for a score that is only compared with its baseline."""
 
 BASELINE_CAUSES = frozenset({Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED})
 """Every threshold holds; the comparison with the accepted score makes the claim red."""

@@ -181,7 +181,7 @@ class ClaimEvaluator:
         """What an item will measure. While its heads are not discovered: the measurements of the
         search and of the claim, with placeholders for the heads."""
         on = discovery_role(spec, claim, role)
-        if on is None or (spec.path, on) in self._discovered or self.skip_reason(spec) is not None:
+        if on is None or (spec.path, on) in self._discovered:
             return self.required_measurements(spec, claim, role)
         try:
             context = self.context(spec, claim, role)

@@ -113,7 +113,9 @@ def convert(source: Path, target: Path) -> Path:
     model.save_pretrained(target)
     for file in target.glob("*.safetensors"):
         file.chmod(0o644)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(target)
+    # transformers writes this argument into tokenizer_config.json, and sets it where HF_HUB_OFFLINE is set:
+    # without it, the folder's fingerprint would depend on that variable
+    AutoTokenizer.from_pretrained(**place, local_files_only=True).save_pretrained(target)
     return target
 
 

@@ -40,7 +40,7 @@ class MadeUp:
         effects: head -> nats; 0 for others.
         missed: heads whose gradient is 0.
         spread: of a head's effect between rows.
-        rows_measured: (name of the sender, first row, number of rows) of each path patching.
+        rows_measured: (name of the set of senders, first row, rows) of path patching.
     """
 
     effects: dict[Head, float]
@@ -119,11 +119,12 @@ def test_a_group_without_heads_says_how_many_were_not_patched_alone(run: Run) ->
 
 def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None:
     """The head's estimate is 0, but its layer's effect is not, so the layer's heads are patched alone after
-    all."""
+    all. The layer is a band too, and is measured once."""
     model = MadeUp({(3, 0): -1.0, (2, 1): -0.5, (1, 2): -0.4}, missed={(1, 2)})
     effects, screened = run(model, screen=FOUR)
     assert effects[1, 2].value == pytest.approx(-0.4, abs=0.01)
     assert (1, 2) in screened.opened
+    assert [name for name, _, _ in model.rows_measured].count("rest of layer 1") == 1
     assert "heads of layer 1 were patched alone after all" in summary(screened, 8)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine import branch as branch_module
-from pytest_mechanism.engine import memory
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
@@ -342,14 +341,14 @@ def test_the_same_readings_are_read_once(gqa: LoadedModel) -> None:
         assert work.forwards == 6
 
 
-def test_readings_make_room_for_others(gqa: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readings_make_room_for_others(gqa: LoadedModel) -> None:
     """No more bytes of readings are kept than allowed; too large ones are not kept."""
     engine = BranchEngine(gqa.wrapped)
     places = [[Reading(Site(1, "z"), LAST - shift)] for shift in range(3)]
     size = engine.run(TOKENS, readings=places[0], answer=False).outcome.readings[0].nbytes
     for allowed, kept in ((2 * size, 2), (size - 1, 0)):
         engine.forget()
-        monkeypatch.setattr(memory, "READING_BYTES", allowed)
+        engine.readings.limit = allowed
         for readings in places:
             assert engine.run(TOKENS, readings=readings, answer=False).outcome.readings
-        assert len(engine.readings.kept) == kept
+        assert len(engine.readings) == kept

@@ -116,7 +116,9 @@ def all_words(task: SlotTask) -> list[str]:
         for word in (key, *row.values())
     }
     if isinstance(task, GreaterThan):
-        words -= {*task.plan.tables["years"]}  # never said alone
+        years = task.plan.tables["years"]
+        # a year and its least digits are never said alone, only after a century
+        words -= {word for year, row in years.items() for word in (year, *row.values())}
         words |= {f"{c}{year:02}" for c in task.settings.centuries for year in range(100)}
     return sorted(words)
 
