@@ -60,12 +60,15 @@ def verdicts(claims: Claims, role: str) -> dict[str, str]:
 
 
 def test_an_eight_bit_rounding_is_green(gate: Gate) -> None:
-    """Every claim holds of the model and of its 8-bit rounding, and the accepted scores are reproduced."""
+    """Every claim holds of the model and of its 8-bit rounding, and every accepted score is reproduced to
+    0.02; a processor that rounds differently may flip two rows of a hundred."""
     rounded = write("smollm2_8bit", roundings.VARIANTS["smollm2_8bit"], "recipes.real.roundings")
     code, claims, output = gate("smollm2_8bit", rounded)
     assert code == 0, output
     assert {c["verdict"] for c in claims.values()} == {"pass"}
-    assert {c["drift_state"] for c in claims.values()} == {"same"}
+    differences = {name: c["drift"] for name, c in claims.items()}
+    assert len(differences) >= 10
+    assert {name: d for name, d in differences.items() if d is None or abs(d) > 0.02} == {}
 
 
 def test_a_cut_head_is_red_where_it_worked(gate: Gate) -> None:
