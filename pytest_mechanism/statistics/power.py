@@ -54,12 +54,12 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
             confidence is not the spec's.
         confidence: of the intervals.
     """
+    now = max((int(entry["n"]) for entry in judged), default=0)
     false_pass = max(
         (1 - confidence) / 2,
         *((1 - float(entry.get("confidence", confidence))) / 2 for entry in judged),
         0.0,
     )
-    now = max((int(entry["n"]) for entry in judged), default=0)
     passes = max(0.0, 1 - misses(judged, confidence))
     return Power(passes, false_pass, rows_wanted(judged, confidence), now)
 
