@@ -161,6 +161,17 @@ def exchange(control: Any = LESS, ft: Any = ONE, base: Any = LESS) -> Answers:
     }
 
 
+def two_ways(to_base: Any = LESS, to_ft: Any = ONE) -> Answers:
+    """The whole gain moves either way; the columns of the controls."""
+
+    def patched(request: Any, on: str) -> Columns:
+        moved, control = (LESS, to_ft) if on == "ft" else (ONE, to_base)
+        beside = {} if control is None else {"control": control}
+        return {"patched": moved, **beside, "codes": same_codes(request)}
+
+    return exchange() | {"CrossModelPatching": patched}
+
+
 def paths(control: float | None = 0.0, solved: Any = GOOD) -> Answers:
     columns = {"group": NOISE - 3, "ratio group": np.expm1(NOISE - 3)}
     if control is not None:
@@ -399,6 +410,17 @@ KINDS: dict[str, list[Kind]] = {
                 exchange()
                 | {"CrossModelPatching": lambda r, _: {"patched": LESS, "codes": same_codes(r)}},
             ),
+        )
+    ]
+    + [
+        Kind(
+            {"group": "pos_transmitter", "donor": "ft", "recipient": "base", "recovers_at_least": 0.3}
+            | {"activations": ["q", "v"], "both_ways": True},
+            two_ways(),
+            two_ways(None, None),
+            two_ways(to_ft=LESS),  # as good in one of the two directions
+            exchange(ft=GUESS, base=ZERO),
+            PAIR,
         )
     ],
     "equivalent": [
