@@ -33,15 +33,17 @@ def active_heads(context: ClaimContext, on: str, *, oracle: bool = True) -> Acti
     return heads
 
 
-def circuit(context: ClaimContext, on: str) -> Measurement:
+def circuit(context: ClaimContext, on: str, *, differences: bool = False) -> Measurement:
     """The spec's circuit, with and without oracle positions, and the model with all heads ablated."""
     variants: dict[str, ActiveHeads] = {CIRCUIT: active_heads(context, on), EMPTY: []}
     if any(context.task.without_oracle(group.at) != group.at for group in context.groups.values()):
         variants[WITHOUT_ORACLE] = active_heads(context, on, oracle=False)
-    return of_variants(context, on, variants, context.rows)
+    return of_variants(context, on, variants, context.rows, differences=differences)
 
 
-def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) -> Measurement:
+def random_circuits(
+    context: ClaimContext, on: str, draws: int, first: int = 0, *, differences: bool = False
+) -> Measurement:
     """Circuits of random heads, see `draw_circuits`.
 
     Args:
@@ -49,9 +51,11 @@ def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) 
         on: role of the model.
         draws: how many circuits.
         first: number of the first circuit; earlier circuits have been measured.
+        differences: whether the logit difference is measured too.
     """
     variants = draw_circuits(context, on, range(first, first + draws))
-    return of_variants(context, on, variants, min(context.rows, RANDOM_ROWS))
+    rows = min(context.rows, RANDOM_ROWS)
+    return of_variants(context, on, variants, rows, differences=differences)
 
 
 def draw_circuits(context: ClaimContext, on: str, numbers: Iterable[int]) -> dict[str, ActiveHeads]:
@@ -81,9 +85,15 @@ def of_variants(
     variants: Mapping[str, ActiveHeads],
     rows: int,
     stream: str = "rows",
+    *,
+    differences: bool = False,
 ) -> Measurement:
     """The accuracy of several circuits on the same rows."""
     request = CircuitPerformance(
-        rows=rows, stream=stream, ablation=context.ablation, alive=dict(variants)
+        rows=rows,
+        stream=stream,
+        ablation=context.ablation,
+        alive=dict(variants),
+        differences=differences,
     )
     return context.measurement(request, on)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.request import (
     Cost,
+    Differences,
     PlacedHeadSets,
     Request,
     RowSet,
@@ -27,6 +28,7 @@ class CircuitPerformance(Request):
         stream: of random numbers.
         ablation: what replaces the output of every other head.
         alive: name of a circuit -> its heads.
+        differences: whether the logit difference is measured too.
     """
 
     implementation = "pytest_mechanism.methods.circuits.circuit:measure"
@@ -35,6 +37,7 @@ class CircuitPerformance(Request):
     stream: str
     ablation: Ablation
     alive: PlacedHeadSets
+    differences: Differences = False
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(

@@ -283,15 +283,20 @@ def test_on_planted_models_each_group_gains_through_the_input_that_was_planted(
 
 
 def turn_scores(layer: Any) -> None:
-    """q and k of every head, each pair of numbers that rotary embedding turns exchanged with another such
-    pair's negative: the scores stay the same where both are turned alike."""
+    """q and k of every head in another basis: each pair of numbers that rotary embedding turns, turned by an
+    angle of its own. The scores stay the same where both are turned alike."""
     attention = layer.self_attn
     half = attention.head_dim // 2
+    angles = 2 * torch.pi * torch.rand(half, generator=torch.Generator().manual_seed(0))
+    cos, sin = angles.cos()[None, :, None], angles.sin()[None, :, None]
     with torch.no_grad():
         for matrix in (attention.q_proj, attention.k_proj):
             heads = matrix.weight.unflatten(0, (-1, 2 * half))
-            real, imaginary = heads[:, :half].clone(), heads[:, half:].clone()
-            heads[:, :half], heads[:, half:] = -imaginary, real
+            first, second = heads[:, :half].clone(), heads[:, half:].clone()
+            heads[:, :half], heads[:, half:] = (
+                cos * first - sin * second,
+                sin * first + cos * second,
+            )
 
 
 @pytest.fixture(scope="module")

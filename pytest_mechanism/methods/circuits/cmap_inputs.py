@@ -159,7 +159,7 @@ def row_tokens(side: Side) -> Int[Tensor, "rows tokens"]:
     return torch.where(side.tokens.mask.bool(), side.tokens.ids, -1)
 
 
-def up_to(at: Positions) -> Positions:
+def up_to(at: Positions) -> Int[Tensor, "rows tokens"]:
     """Every token at or before the last of some positions; shorter rows repeat their last token."""
     last = at.amax(1, keepdim=True)
     return torch.arange(int(last.max()) + 1, device=at.device)[None].minimum(last)
