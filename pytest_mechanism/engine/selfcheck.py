@@ -271,7 +271,10 @@ def branches_to_compare(
         branches["attention cut"] = cut
     active = [ActiveHeads(high, last), ActiveHeads(low, middle)]
     circuit = {"a circuit": Branch(freeze_attention=True, active_heads=active)}
-    mlps = [Edit(Site(layer, "mlp_out"), torch.zeros((), device=clean.ids.device)) for layer in range(high + 1)]
+    mlps = [
+        Edit(Site(layer, "mlp_out"), torch.zeros((), device=clean.ids.device))
+        for layer in range(high + 1)
+    ]
     with_mlp = Branch(
         freeze_attention=True, active_heads=active, active_mlps=[ActiveMlp(low, middle)]
     )

@@ -94,7 +94,9 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
     ]
     heads = st.tuples(
         # the number after the last head is the MLP
-        st.integers(0, shape.n_layers - 1), st.integers(0, shape.n_heads), st.integers(0, 2)
+        st.integers(0, shape.n_layers - 1),
+        st.integers(0, shape.n_heads),
+        st.integers(0, 2),
     )
     circuits = data.draw(st.lists(st.sets(heads, max_size=6), min_size=1, max_size=3))
     branches = []
