@@ -59,8 +59,8 @@ class Path(PerRoleClaim):
     drops_at_least: Nats
     drift: DriftInNats = 0.05
 
-    def group_problem(self, group: Group) -> str | None:
-        return elsewhere(group) or super().group_problem(group)
+    def members_problem(self, group: Group) -> str | None:
+        return elsewhere(group) or super().members_problem(group)
 
     def references(self) -> tuple[Reference, ...]:
         return (Reference("group", "group", self.group),)

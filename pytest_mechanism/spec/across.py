@@ -42,6 +42,8 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
     for name, claim in spec.claims.items():
         yield from in_references(name, claim, spec.task, groups)
         yield from in_groups_of(name, claim, spec)
+        if (reason := claim.groups_problem(spec.groups)) is not None:
+            yield f"claim {name}: {reason}", ("claims", name)
         yield from in_roles(name, claim, spec)
     yield from unknown_origin(spec)
 

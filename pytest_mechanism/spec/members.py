@@ -123,7 +123,7 @@ def in_groups_of(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
     }
     if claim.needs_groups and not own:
         about = dict.fromkeys(spec.groups, ("claims", name, "kind"))
-    problems = {of: claim.group_problem(group) for of, group in named_groups(spec).items()}
+    problems = {of: claim.members_problem(group) for of, group in named_groups(spec).items()}
     for group, where in about.items():
         if (problem := problems.get(group)) is not None:
             valid = ", ".join(other for other in spec.groups if problems.get(other) is None)
