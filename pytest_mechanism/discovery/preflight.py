@@ -75,9 +75,10 @@ def claim_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[
 
 def view_measurements(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement, ...]:
     """What `measured_circuit.measure_circuit` measures on the model of role ``on``."""
-    placed = replace(with_placeholders(context), role=on)
+    groups = placeholder_groups(context.groups)
+    placed = replace(context, role=on, groups=groups)
     all_named = all(isinstance(group, Group) for group in context.groups.values())
-    sending = [name for name, group in placed.groups.items() if elsewhere(group) is None]
+    sending = [name for name, group in groups.items() if elsewhere(group) is None]
     return (
         performance(context, on),
         *stage_measurements(context, on, rank_rows),
