@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pytest_mechanism.measurements.request import (
     Cost,
     PlacedHead,
-    PlacedHeadSets,
     Request,
     RowSet,
     TaskSettings,
+    by_name,
     rows_at,
 )
 from pytest_mechanism.types import Observations
@@ -32,7 +32,11 @@ Part = Literal["q", "k", "v"]
 Parts = Annotated[tuple[Part, ...], Field(exclude_if=lambda parts: not parts)]
 """Inputs that are exchanged in place of z; none for z. Results of requests without it stay valid."""
 
-Alone = Annotated[PlacedHeadSets, Field(exclude_if=lambda sets: not sets)]
+Alone = Annotated[
+    dict[str, tuple[PlacedHead, ...]],
+    AfterValidator(by_name),
+    Field(exclude_if=lambda sets: not sets),
+]
 """Name -> heads that are patched for themselves, beside the others."""
 
 
