@@ -39,7 +39,7 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Observations, Score, Verdict
+from pytest_mechanism.types import KINDS, Control, Observations, Score, Verdict
 
 RANDOM_CIRCUITS = "random circuits of the same sizes"
 
@@ -59,6 +59,7 @@ class Faithfulness(PerRoleClaim):
         "the named heads alone do not do the task as the model does: other parts do it, or the heads "
         "do something else now. Look for what the fine-tune changed, or discover the circuit again"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("between",)
     ablates: ClassVar[bool] = True
 

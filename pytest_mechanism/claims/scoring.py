@@ -35,11 +35,24 @@ def score(
     better: Literal["higher", "lower"] | float = "higher",
     control: Control | None = None,
     ablated: bool = False,
+    about_circuit: bool = True,
 ) -> Score:
-    """The score of an estimate, with the conditions under which it was measured."""
+    """The score of an estimate, with the conditions under which it was measured.
+
+    Args:
+        context: of the claim.
+        name: see `Score`.
+        estimate: the estimate.
+        metric: see `Score`.
+        better: see `Score`.
+        control: see `Score`.
+        ablated: whether heads outside a circuit were ablated.
+        about_circuit: whether this circuit is the spec's, which may name MLPs.
+    """
     setting = context.setting
     if ablated:
-        setting = type(setting)(**{**vars(setting), "ablation": context.ablation.key()})
+        key = context.ablation.key(mlps=about_circuit and context.ablates_mlps)
+        setting = type(setting)(**{**vars(setting), "ablation": key})
     return Score(
         name=name,
         value=estimate.value,

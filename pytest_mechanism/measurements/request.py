@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.progress import Parts
-from pytest_mechanism.types import Head, Observations, Result_co, canonical
+from pytest_mechanism.types import EVERYWHERE, Head, Node, Observations, Result_co, canonical
 
 RowKind = Literal[
     "rows", "pairs", "interchange", "backgrounds", "forbidden", "allowed", "capability"
@@ -28,6 +28,9 @@ TaskSettings = Mapping[str, Any]
 PlacedHead = tuple[int, int, str]
 """(layer, head, named position)."""
 
+PlacedNode = tuple[int, int | Literal["mlp"], str]
+"""(layer, head or ``mlp``, named position or ``everywhere``)."""
+
 
 def by_name(mapping: dict[str, Any]) -> dict[str, Any]:
     """Sorted, so that equal requests give their results in the same order."""
@@ -35,7 +38,8 @@ def by_name(mapping: dict[str, Any]) -> dict[str, Any]:
 
 
 HeadSets = Annotated[dict[str, tuple[Head, ...]], AfterValidator(by_name)]
-PlacedHeadSets = Annotated[dict[str, tuple[PlacedHead, ...]], AfterValidator(by_name)]
+NodeSets = Annotated[dict[str, tuple[Node, ...]], AfterValidator(by_name)]
+PlacedNodeSets = Annotated[dict[str, tuple[PlacedNode, ...]], AfterValidator(by_name)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def rows_at(
         "rows",
         rows,
         stream,
-        tuple(sorted({*positions})),
+        tuple(sorted({*positions} - {EVERYWHERE})),
         one_token_answers=True,
         behind_interval=behind_interval,
     )
