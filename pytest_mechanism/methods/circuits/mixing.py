@@ -22,8 +22,9 @@ from pytest_mechanism.methods.token_batches import Side
 Mlps = Sequence[tuple[int, str]]
 """(layer, named position) of each MLP."""
 
-Values = Sequence[Float[Tensor, "rows _ _ _"]]
-"""z of the heads, in `patching.grouped` order, then the outputs of the MLPs with one head each."""
+Values = Sequence[Float[Tensor, "_ _ _ _"]]
+"""[rows, places, heads, width]: z of the heads in `patching.grouped` order, then the outputs of the MLPs,
+with one head each."""
 
 
 def readings(heads: Heads, mlps: Mlps, side: Side) -> list[Reading]:
