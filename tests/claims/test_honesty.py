@@ -136,6 +136,15 @@ def gap_of(request: Any, gap: Any) -> Columns:
     return {"nothing_correct": np.maximum(GUESS, gap)} if "nothing" in request.removed else {}
 
 
+def left_over(random: Any = NOISE, solved: Any = GOOD) -> Answers:
+    def of(request: Any, _: str) -> Columns:
+        removed = {name: random if "random" in name else NOISE[::-1] for name in request.removed}
+        return {f"{name}_log_probability": values for name, values in removed.items()}
+
+    full = {"correct": solved, "log_probability": NOISE}
+    return {"Performance": full, "HeadRemoval": of}
+
+
 def growing(random: Any = ZERO, solved: Any = GOOD) -> Answers:
     def of(request: Any, _: str) -> Columns:
         own = {f"{n}_correct": GOOD if n else ZERO for n in request.counts}
@@ -328,7 +337,8 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "knockout",
+    "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "independence",
+    "knockout",
     "minimality", "overlap", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
@@ -437,6 +447,14 @@ KINDS: dict[str, list[Kind]] = {
             as_good=searched(all_heads()),
             guessing=searched(CIRCUIT.groups, GUESS),
             role=PAIR,
+        )
+    ],
+    "independence": [
+        Kind(
+            {"at_most": 0.3},
+            left_over(),
+            as_good=left_over(random=NOISE[::-1]),
+            guessing=left_over(solved=GUESS),
         )
     ],
     "minimality": [Kind({"costs_at_least": 0.05}, cuts(), guessing=cuts(GUESS))],
