@@ -28,7 +28,10 @@ def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
             path_label(stages[0]),
             {
                 view.label: HeadMap(
-                    stage.table(view.shape), stage.candidates, neighbours(view, stage.group)
+                    stage.table(view.shape),
+                    stage.candidates,
+                    neighbours(view, stage.group),
+                    stage.screening.left_out,
                 )
                 for view, stage in zip(views, stages, strict=True)
             },
@@ -54,11 +57,31 @@ def map_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     effects = [e for view in views for stage in view.stages for e in stage.effects.values()]
     if not effects:
         return f"{method}; no head can reach a reader."
+    rows = span_of([effect.n for effect in effects])
+    contexts = span_of([effect.clusters for effect in effects])
     return (
-        f"{method}; means over the {effects[0].n:,} rows of the search, in "
-        f"{effects[0].clusters:,} contexts; the graph of the circuit has other rows."
-        f"{shared_keys(spec, views)}"
+        f"{method}; means over the {rows} rows of the search, in {contexts} contexts; the graph of "
+        f"the circuit has other rows.{estimates_note(views)}{shared_keys(spec, views)}"
     )
+
+
+def span_of(counts: Sequence[int]) -> str:
+    """A number, or the least and the largest: a search takes more rows for heads near its threshold."""
+    least, most = min(counts), max(counts)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def estimates_note(views: Sequence[CircuitView]) -> str:
+    """What the dotted cells are, and how well such estimates agree with patching; empty without any."""
+    screened = [s.screening for view in views for s in view.stages if s.screening.left_out]
+    if not screened:
+        return ""
+    known = [s.agreement for s in screened if s.agreement is not None]
+    note = " Dotted cells were not patched alone: they show an estimate by integrated gradients"
+    if known:
+        low, high = f"{min(known):.2f}", f"{max(known):.2f}"
+        note += f", whose rank correlation with patching is {low if low == high else f'{low} to {high}'}"
+    return f"{note}."
 
 
 def shared_keys(spec: Spec, views: Sequence[CircuitView]) -> str:

@@ -74,8 +74,11 @@ class Stage:
     edges: EdgeSearch | None = None
 
     def table(self, shape: Shape) -> NDArray[np.float64]:
-        """[layers, heads] of effects; NaN for a head that was not patched."""
+        """[layers, heads] of effects; estimates for heads that were not patched alone
+        (``screening.left_out``), NaN for heads that cannot reach the receivers."""
         table = np.full((shape.n_layers, shape.n_heads), np.nan)
+        for head in self.screening.left_out:
+            table[head] = self.screening.estimates[head]
         for head, effect in self.effects.items():
             table[head] = effect.value
         return table

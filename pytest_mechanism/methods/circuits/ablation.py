@@ -85,7 +85,10 @@ def background(
     size = (shape.n_layers, heads_of(context, part), width)
     sums = torch.zeros(0, *size, dtype=exact, device=device)
     counts = torch.zeros(0, dtype=torch.long, device=device)
-    for batch in context.batches(context.task.backgrounds(context.vocabulary, prompts)):
+    rows = context.task.backgrounds(context.vocabulary, prompts)
+    # prompts of one length side by side: less padding, which costs as much as tokens
+    rows = sorted(rows, key=lambda row: len(context.model.encoder.encode(row.base).ids))
+    for batch in context.batches(rows):
         tokens = batch.base.tokens
         layers = context.engine.run(tokens, readings=readings, answer=False).outcome.readings
         places = [
