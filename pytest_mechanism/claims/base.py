@@ -7,7 +7,7 @@ group ``pytest_mechanism.claims``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -178,9 +178,17 @@ class Claim(Part):
         Raises:
             MechanismError: they differ.
         """
-        first, *others = self.compared_roles(role) if self.matching_sizes else (role,)
+        self.check_sizes(self.matching_sizes, role, shapes)
+
+    def check_sizes(self, sizes: Sequence[str], role: str, shapes: Mapping[str, Shape]) -> None:
+        """Check that the compared models share some sizes.
+
+        Raises:
+            MechanismError: they differ.
+        """
+        first, *others = self.compared_roles(role) if sizes else (role,)
         for other in others:
-            for size in self.matching_sizes:
+            for size in sizes:
                 first_size, other_size = (getattr(shapes[r], size) for r in (first, other))
                 if first_size != other_size:
                     raise MechanismError(

@@ -56,16 +56,18 @@ def without_oracle(context: ClaimContext, at: str) -> str:
     return at if at == EVERYWHERE else context.task.without_oracle(at)
 
 
-def circuit(context: ClaimContext, on: str) -> Measurement:
+def circuit(context: ClaimContext, on: str, *, differences: bool = False) -> Measurement:
     """The spec's circuit, with and without oracle positions, and the model with all heads ablated."""
     variants: dict[str, ActiveHeads] = {CIRCUIT: active_heads(context, on), EMPTY: []}
     wide = active_heads(context, on, oracle=False)
     if wide != variants[CIRCUIT]:
         variants[WITHOUT_ORACLE] = wide
-    return of_variants(context, on, variants, context.rows)
+    return of_variants(context, on, variants, context.rows, differences=differences)
 
 
-def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) -> Measurement:
+def random_circuits(
+    context: ClaimContext, on: str, draws: int, first: int = 0, *, differences: bool = False
+) -> Measurement:
     """Circuits of random heads, see `draw_circuits`.
 
     Args:
@@ -73,9 +75,11 @@ def random_circuits(context: ClaimContext, on: str, draws: int, first: int = 0) 
         on: role of the model.
         draws: how many circuits.
         first: number of the first circuit; earlier circuits have been measured.
+        differences: whether the logit difference is measured too.
     """
     variants = draw_circuits(context, on, range(first, first + draws))
-    return of_variants(context, on, variants, min(context.rows, RANDOM_ROWS))
+    rows = min(context.rows, RANDOM_ROWS)
+    return of_variants(context, on, variants, rows, differences=differences)
 
 
 def draw_circuits(context: ClaimContext, on: str, numbers: Iterable[int]) -> dict[str, ActiveHeads]:
@@ -128,6 +132,8 @@ def of_variants(
     variants: Mapping[str, ActiveHeads],
     rows: int,
     stream: str = "rows",
+    *,
+    differences: bool = False,
 ) -> Measurement:
     """The accuracy of several circuits on the same rows."""
     request = CircuitPerformance(
@@ -136,5 +142,6 @@ def of_variants(
         ablation=context.ablation,
         alive={name: context.nodes(members, on) for name, members in variants.items()},
         ablate_mlps=context.ablates_mlps,
+        differences=differences,
     )
     return context.measurement(request, on)

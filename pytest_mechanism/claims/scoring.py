@@ -19,12 +19,18 @@ RANDOM_ROWS = 140
 """Rows on which random controls are measured: there are many controls, far from any threshold."""
 
 Of = Literal["accuracy", "log_probability"]
-COLUMN: Mapping[str, str] = {"accuracy": "correct", "log_probability": "log_probability"}
+COLUMN: Mapping[str, str] = {
+    "accuracy": "correct",
+    "log_probability": "log_probability",
+    "logit_difference": "logit_difference",
+}
 
 
-def performance(context: ClaimContext, role: str) -> Measurement:
-    """The accuracy of the whole model on the task's rows."""
-    return context.measurement(Performance(rows=context.rows, stream="rows"), role)
+def performance(context: ClaimContext, role: str, *, differences: bool = False) -> Measurement:
+    """The accuracy of the whole model on the task's rows, and with ``differences`` its logit
+    difference."""
+    request = Performance(rows=context.rows, stream="rows", differences=differences)
+    return context.measurement(request, role)
 
 
 def score(

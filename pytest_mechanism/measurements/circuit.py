@@ -9,6 +9,7 @@ from pydantic import Field
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.request import (
     Cost,
+    Differences,
     PlacedNodeSets,
     Request,
     RowSet,
@@ -36,6 +37,7 @@ class CircuitPerformance(Request):
         ablation: what replaces the output of every other head.
         alive: name of a circuit -> its heads and MLPs.
         ablate_mlps: whether the output of every other MLP is replaced too; if not, all MLPs are alive.
+        differences: whether the logit difference is measured too.
     """
 
     implementation = "pytest_mechanism.methods.circuits.circuit:measure"
@@ -45,6 +47,7 @@ class CircuitPerformance(Request):
     ablation: Ablation
     alive: PlacedNodeSets
     ablate_mlps: AblatesMlps = False
+    differences: Differences = False
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.recipe import Recipe
@@ -36,6 +36,9 @@ def by_name(mapping: dict[str, Any]) -> dict[str, Any]:
     """Sorted, so that equal requests give their results in the same order."""
     return dict(sorted(mapping.items()))
 
+
+Differences = Annotated[bool, Field(exclude_if=lambda wanted: not wanted)]
+"""Whether the logit difference is measured too. Results of requests without it stay valid."""
 
 HeadSets = Annotated[dict[str, tuple[Head, ...]], AfterValidator(by_name)]
 NodeSets = Annotated[dict[str, tuple[Node, ...]], AfterValidator(by_name)]

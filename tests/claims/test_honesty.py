@@ -175,6 +175,17 @@ def exchange(control: Any = LESS, ft: Any = ONE, base: Any = LESS) -> Answers:
     }
 
 
+def two_ways(to_base: Any = LESS, to_ft: Any = ONE) -> Answers:
+    """The whole gain moves either way; the columns of the controls."""
+
+    def patched(request: Any, on: str) -> Columns:
+        moved, control = (LESS, to_ft) if on == "ft" else (ONE, to_base)
+        beside = {} if control is None else {"control": control}
+        return {"patched": moved, **beside, "codes": same_codes(request)}
+
+    return exchange() | {"CrossModelPatching": patched}
+
+
 def searched(groups: Any, solved: Any = GOOD) -> Answers:
     """Every search finds these heads; spec and model `base` have the circuit's."""
     return {"Performance": {"correct": solved}, SEARCH: lambda *_: FoundCircuit(groups)}
@@ -427,6 +438,17 @@ KINDS: dict[str, list[Kind]] = {
                 exchange()
                 | {"CrossModelPatching": lambda r, _: {"patched": LESS, "codes": same_codes(r)}},
             ),
+        )
+    ]
+    + [
+        Kind(
+            {"group": "pos_transmitter", "donor": "ft", "recipient": "base", "recovers_at_least": 0.3}
+            | {"activations": ["q", "v"], "both_ways": True},
+            two_ways(),
+            two_ways(None, None),
+            two_ways(to_ft=LESS),  # as good in one of the two directions
+            exchange(ft=GUESS, base=ZERO),
+            PAIR,
         )
     ],
     "equivalent": [

@@ -116,6 +116,13 @@ DONATED = ActivationDonation(**ROWS, heads=LAST + OTHERS)
 CROSSED = CrossModelPatching(**ROWS, heads=LAST, control=OTHERS)
 """CMAP, and what the donor is asked for."""
 
+INPUTS = ("q", "k", "v")
+DONATED_INPUTS = ActivationDonation(**ROWS, heads=LAST + OTHERS, parts=INPUTS)
+CROSSED_INPUTS = {
+    part: CrossModelPatching(**ROWS, heads=LAST, control=OTHERS, parts=(part,)) for part in INPUTS
+}
+"""CMAP of q, k and v."""
+
 WEIGHED: dict[str, Request] = {
     **{
         f"pruning, {units}": Pruning(

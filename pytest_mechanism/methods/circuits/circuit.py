@@ -28,10 +28,12 @@ from pytest_mechanism.types import Observations
 def measure(
     context: MeasurementContext, request: CircuitPerformance, inputs: Sequence[Any]
 ) -> Observations:
-    """``{name}_correct`` and ``{name}_log_probability`` for each circuit."""
+    """``{name}_correct``, ``{name}_log_probability`` and perhaps ``{name}_logit_difference`` for each
+    circuit."""
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
+        others = context.other_options(batch.rows) if request.differences else None
         ablated = replacements(context, batch, request.ablation)
         edits = [Edit(Site(layer, "z"), z) for layer, z in enumerate(ablated)]
         if request.ablate_mlps:
@@ -47,7 +49,7 @@ def measure(
             for nodes in request.alive.values()
         )
         for name, outcome in zip(request.alive, run.branches(circuits), strict=True):
-            columns.add_answers(f"{name}_", outcome.logits, batch.correct_answers)
+            columns.add_answers(f"{name}_", outcome.logits, batch.correct_answers, others)
     return columns.observations(rows)
 
 
