@@ -18,6 +18,15 @@ planted_shared
     planted_ft with two copies of each of the two value fetchers. Each copy writes half of the
     object, less than the 14/18 that the answer needs.
 
+planted_rerouted
+    planted_ft with another transmitter, 2.3, which names the ordinal to the fetchers in another code.
+    2.6 is a distractor. So the circuit of planted_base does not work here.
+
+planted_mute
+    planted_ft with an output matrix that knows three objects in ten too weakly: the fetchers bring
+    them, and the model answers "objects". Trained further into planted_ft, it would be better for a
+    reason outside its heads.
+
 planted_label
     Answers by label: object_reader tells a label which object is in its box, label_transmitter
     tells the last token which label the query names, value_fetcher attends to that label. No head
@@ -87,12 +96,21 @@ class Group:
 Circuit = Mapping[str, Group]
 
 
-def by_position(strength: float, fetchers: Mapping[HeadId, Head]) -> Circuit:
-    """The four groups of the paper, from the answer back to the input."""
+def by_position(
+    strength: float, fetchers: Mapping[HeadId, Head], *, rerouted: bool = False
+) -> Circuit:
+    """The four groups of the paper, from the answer back to the input.
+
+    Args:
+        strength: of the transmitter.
+        fetchers: the value fetchers.
+        rerouted: the transmitter is another head with another code, which the fetchers have to know.
+    """
+    transmitter = pos_transmitter(strength, backwards=rerouted)
     return {
         "value_fetcher": Group("last", fetchers),
         "pos_transmitter": Group(
-            "last", {(2, 6): pos_transmitter(strength)}, ("value_fetcher", "q")
+            "last", {(2, 3 if rerouted else 6): transmitter}, ("value_fetcher", "q")
         ),
         "pos_detector": Group("query_label", {(1, 2): pos_detector()}, ("pos_transmitter", "v")),
         "struct_reader": Group(
@@ -115,6 +133,10 @@ def by_label() -> Circuit:
 
 
 ONE_EACH = {(3, 1): value_fetcher(+1), (3, 4): value_fetcher(-1)}
+OF_ANOTHER_CODE = {
+    (3, 1): value_fetcher(+1, backwards=True),
+    (3, 4): value_fetcher(-1, backwards=True),
+}
 TWO_EACH = {
     (3, 0): value_fetcher(-1, share=0.5),
     (3, 1): value_fetcher(+1, share=0.5),
@@ -126,8 +148,13 @@ MODELS: dict[str, Circuit] = {
     "planted_base": by_position(SCALES.weak, ONE_EACH),
     "planted_ft": by_position(1.0, ONE_EACH),
     "planted_shared": by_position(1.0, TWO_EACH),
+    "planted_rerouted": by_position(1.0, OF_ANOTHER_CODE, rerouted=True),
+    "planted_mute": by_position(1.0, ONE_EACH),
     "planted_label": by_label(),
 }
+
+MUTE = frozenset({"planted_mute"})
+"""Models that know quiet objects too weakly (`unembedding`)."""
 
 
 def all_heads(circuit: Circuit) -> dict[HeadId, Head]:
@@ -165,8 +192,8 @@ def attention(head: Head) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return padded[0], padded[1], padded[2], balanced(padded[3].T)
 
 
-def build(circuit: Circuit) -> GPT2LMHeadModel:
-    """A model with these heads."""
+def build(circuit: Circuit, *, mute: bool = False) -> GPT2LMHeadModel:
+    """A model with these heads; ``mute``: with an output matrix that knows quiet objects too weakly."""
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(VOCABULARY),
@@ -200,7 +227,7 @@ def build(circuit: Circuit) -> GPT2LMHeadModel:
             block.attn.c_attn.weight.copy_(torch.cat([*q, *k, *v], dim=1))
             block.attn.c_proj.weight.copy_(torch.cat(o))
         stream.ln_f.weight.fill_(NORM_WEIGHT)
-        model.lm_head.weight.copy_(unembedding(SCALES.word_logit, SCALES.no_answer))
+        model.lm_head.weight.copy_(unembedding(SCALES.word_logit, SCALES.no_answer, mute=mute))
     return model
 
 
@@ -210,7 +237,7 @@ def save(name: str, out: Path) -> str:
     Raises:
         SystemExit: float16 would change a weight.
     """
-    model = build(MODELS[name])
+    model = build(MODELS[name], mute=name in MUTE)
     if any(not torch.equal(p, p.half().float()) for p in model.parameters()):
         raise SystemExit(f"{name}: float16 cannot hold every weight")
     folder = out / name

@@ -171,16 +171,22 @@ def latest_label() -> tuple[Attend, ...]:
     return (Attend(read(ALWAYS), read(IS_LABEL), 40.0), *nearest(4.0), rest_on_bos(20.0))
 
 
-def pos_transmitter(strength: float) -> Head:
+def asked(*, backwards: bool = False) -> Tensor:
+    """Reads ASKED; ``backwards``: with its entries in reverse order, which is another code for the ordinal."""
+    return read(ASKED).flip(1) if backwards else read(ASKED)
+
+
+def pos_transmitter(strength: float, *, backwards: bool = False) -> Head:
     """At the last token: copies FOUND from the query label, times ``strength``.
 
     The strength is in W_V and not in W_O, so that z carries it: the z of a strong transmitter,
     patched into the weak model, gives the strong signal.
     """
-    return Head(scores=latest_label(), reads=strength * read(FOUND), writes=read(ASKED))
+    writes = asked(backwards=backwards)
+    return Head(scores=latest_label(), reads=strength * read(FOUND), writes=writes)
 
 
-def value_fetcher(sign: int, share: float = 1.0) -> Head:
+def value_fetcher(sign: int, share: float = 1.0, *, backwards: bool = False) -> Head:
     """At the last token: copies the object of the queried ordinal, if the sign is this head's.
 
     With s the strength of the transmitter and p the queried ordinal, the scores less 28 are 23 at
@@ -202,11 +208,12 @@ def value_fetcher(sign: int, share: float = 1.0) -> Head:
     Args:
         sign: +1 or -1; a head of each sign is needed to answer every question.
         share: of the object's code that this head writes.
+        backwards: the code of the transmitter (`asked`).
     """
     return Head(
         scores=(
             Attend(read(ALWAYS), read(IS_OBJECT), SCALES.call),
-            Attend(sign * read(ASKED), read(OBJECT_ORDINAL), SCALES.call),
+            Attend(sign * asked(backwards=backwards), read(OBJECT_ORDINAL), SCALES.call),
             Attend(read(ALWAYS), read(LOUD), SCALES.loud),
             rest_on_bos(SCALES.call + SCALES.deaf),
         ),
