@@ -17,11 +17,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from pytest_mechanism.tasks.base import AnyWord, Row
-from pytest_mechanism.tasks.families.entity_tracking import (
-    Context,
-    EntityTracking,
-    EntityTrackingParameters,
-)
+from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.writing.boxes import Context
 from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
 from recipes import word_level
 from recipes.word_level import BOS, PAD, UNKNOWN

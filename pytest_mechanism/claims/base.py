@@ -16,6 +16,7 @@ from pydantic import Field, StrictStr
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.errors import MechanismError, add_models
+from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.measurements.measurement import Measurement
@@ -77,6 +78,9 @@ class Claim(Part):
     ablates: ClassVar[bool] = False
     """Whether heads outside the circuit are ablated, by means over the task's prompts."""
 
+    counted: ClassVar[str] = "rows"
+    """What the n of the scores counts."""
+
     matching_sizes: ClassVar[tuple[str, ...]] = ()
     """Sizes of a `Shape` that the models of `compared_roles` must share."""
 
@@ -100,6 +104,17 @@ class Claim(Part):
     def discovery_role(self, role: str, spec_found_on: str) -> str:
         """The role on whose model ``heads: discovered`` searches the heads of this item."""
         return spec_found_on if role == PAIR else role
+
+    def required_searches(
+        self, role: str, groups: Mapping[str, AnyGroup]
+    ) -> tuple[tuple[str, int], ...]:
+        """The searches for heads that the item of ``role`` asks `ClaimContext.search` for: (role of a
+        model, number). The item of a claim that asks for some gets the groups as the spec has them."""
+        return ()
+
+    def groups_problem(self, groups: Mapping[str, AnyGroup]) -> str | None:
+        """What the claim lacks in the groups of the spec, or None."""
+        return None
 
     def references(self) -> tuple[Reference, ...]:
         """Names of the spec or its task that the claim uses."""

@@ -25,6 +25,35 @@ class Measure(Protocol):
     def __call__(self, measurement: Measurement[Result_co], /) -> Result_co: ...
 
 
+@dataclass(frozen=True)
+class FoundCircuit:
+    """The outcome of a search for the heads of a spec's groups.
+
+    Attributes:
+        groups: group -> its heads; without the groups that have none.
+        reason: why groups have no heads; None if all have some.
+    """
+
+    groups: Mapping[str, Group]
+    reason: str | None = None
+
+
+class Search(Protocol):
+    """Searches the heads of all groups on the model of role ``on``. Each number searches on rows of its
+    own; number 0 on the rows on which ``heads: discovered`` searches."""
+
+    def __call__(self, on: str, number: int, /) -> FoundCircuit: ...
+
+
+def no_search(_on: str, _number: int) -> FoundCircuit:
+    """The search of a context that has none.
+
+    Raises:
+        MechanismError: always.
+    """
+    raise MechanismError("nothing here can search for heads")
+
+
 LEAST_CLUSTERS = 10
 """A bootstrap's 95 % interval over fewer clusters misses more than twice as often as it should."""
 
@@ -51,6 +80,7 @@ class ClaimContext:
         confidence: of every interval.
         shapes: role -> sizes of its model.
         setting: the conditions that each score records.
+        search: finds the circuits that the claim asks for (`Claim.required_searches`).
     """
 
     role: str
@@ -60,6 +90,7 @@ class ClaimContext:
     confidence: float
     shapes: Mapping[str, Shape]
     setting: Setting
+    search: Search = no_search
 
     def measurement(
         self, request: Request[Result_co], on: str, inputs: tuple[Measurement, ...] = ()

@@ -213,7 +213,11 @@ def claim_lines(
             lacks = evaluator.blocking_reason(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
             yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
-    search = " and a search for heads" if spec.discovers_heads and findings.searched else ""
+    asks = any(
+        c.required_searches(role, spec.groups) for c in spec.claims.values() for role in c.roles()
+    )
+    searched = findings.searched and (spec.discovers_heads or asks)
+    search = " and a search for heads" if searched else ""
     yield (
         f"  {'':<40} about {duration_text(total)}{search} in total, if this machine stays as busy as it is now",
         True,
@@ -234,7 +238,8 @@ def needed_measurements(
         raise MechanismError(f"{broken[0]} cannot be loaded")
     if (refusal := evaluator.obstacle(spec, claim, role)) is not None:
         raise refusal
-    if spec.discovers_heads and claim.needs_groups:
+    searches = claim.required_searches(role, spec.groups)
+    if searches or (spec.discovers_heads and claim.needs_groups):
         findings.searched |= {*claim.models(role)}
         return None
     return {*with_inputs(claim.required_measurements(context))}

@@ -40,7 +40,8 @@ def power_lines(spec: Spec) -> Iterator[str]:
                     raise MechanismError(
                         f"the accepted score {name} is damaged; accept it again", f"{file}:1"
                     ) from None
-                line = claim_line(powers[-1])
+                claim = spec.claims.get(name.partition(".")[0])
+                line = claim_line(powers[-1], claim.counted if claim else "rows")
             yield f"  {name:<40} {line}"
         yield from total_lines(powers)
 
@@ -74,10 +75,10 @@ def not_counted(spec: Spec, name: str, entry: Mapping[str, Any]) -> str | None:
     return None
 
 
-def claim_line(power: Power) -> str:
-    """The chance that a claim passes, and how many rows it would need."""
-    rows = f"no number of rows gives {WANTED}"
+def claim_line(power: Power, counted: str = "rows") -> str:
+    """The chance that a claim passes, and how many rows (or what else its n counts) it would need."""
+    rows = f"no number of {counted} gives {WANTED}"
     if power.rows is not None:
-        rows = f"{power.rows:,} rows give {WANTED}"
+        rows = f"{power.rows:,} {counted} give {WANTED}"
     hint = "" if power.passes >= WANTED else "  <- too few rows, or a threshold too near the score"
-    return f"{power.passes:.3f} with {power.now:,} rows ({rows}){hint}"
+    return f"{power.passes:.3f} with {power.now:,} {counted} ({rows}){hint}"

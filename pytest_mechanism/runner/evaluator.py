@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import REFERENCE, Claim
-from pytest_mechanism.claims.context import ClaimContext, task_settings
+from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
 from pytest_mechanism.discovery.discover import Effort, with_discovered_heads
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
+from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement
@@ -44,6 +46,7 @@ class ClaimEvaluator:
     _items: list[tuple[Spec, Claim, str]] = field(default_factory=list)
     _obstacles: dict[tuple[Path, int, str], MechanismError | None] = field(default_factory=dict)
     _preflight: Preflight | None = None
+    _searched: dict[tuple[Path, str, int], FoundCircuit] = field(default_factory=dict)
     _discovered: dict[tuple[Path, str], Mapping[str, AnyGroup] | MechanismError] = field(
         default_factory=dict
     )
@@ -182,7 +185,10 @@ class ClaimEvaluator:
         search and of the claim, with placeholders for the heads."""
         on = discovery_role(spec, claim, role)
         if on is None or (spec.path, on) in self._discovered:
-            return self.required_measurements(spec, claim, role)
+            return (
+                *self.required_measurements(spec, claim, role),
+                *self.search_measurements(spec, claim, role),
+            )
         try:
             context = self.context(spec, claim, role)
             return (
@@ -191,6 +197,14 @@ class ClaimEvaluator:
             )
         except MechanismError:
             return ()
+
+    def search_measurements(self, spec: Spec, claim: Claim, role: str) -> Iterator[Measurement]:
+        """What the searches of a claim will measure, with placeholders for heads."""
+        searches = claim.required_searches(role, spec.groups)
+        if searches and self.skip_reason(spec) is None:
+            context = self.context(spec, claim, role)
+            for on, number in searches:
+                yield from search_measurements(fresh(context, number), on, Effort())
 
     # -- measuring
 
@@ -225,6 +239,7 @@ class ClaimEvaluator:
                 raise problem
             if (on := discovery_role(spec, claim, role)) is not None:
                 context = replace(context, groups=self._discover(spec, context, on))
+            context = replace(context, search=partial(self._search, spec, context))
             verdict = require_safeguards(claim.judge(context, self.runner.measure), claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
@@ -235,6 +250,13 @@ class ClaimEvaluator:
         except MechanismError as problem:
             self.trace = problem.trace
             return Verdict("error", str(problem), "")
+
+    def _search(self, spec: Spec, context: ClaimContext, on: str, number: int) -> FoundCircuit:
+        """`ClaimContext.search`: the circuit of a search, which each run makes once."""
+        key = (spec.path, on, number)
+        if key not in self._searched:
+            self._searched[key] = search_again(context, on, number, self.runner.measure)
+        return self._searched[key]
 
     def _discover(self, spec: Spec, context: ClaimContext, on: str) -> Mapping[str, AnyGroup]:
         """The spec's groups with heads discovered on the model of role ``on``.
@@ -294,7 +316,9 @@ def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
 
 def discovery_role(spec: Spec, claim: Claim, role: str) -> str | None:
     """The role on whose model the heads of an item are discovered; None where the spec names them, or
-    the claim needs none."""
-    if not (spec.discovers_heads and claim.needs_groups):
+    the claim needs none or searches itself."""
+    if not (spec.discovers_heads and claim.needs_groups) or claim.required_searches(
+        role, spec.groups
+    ):
         return None
     return claim.discovery_role(role, spec.found_on or "base")

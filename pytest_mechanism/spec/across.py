@@ -34,6 +34,8 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
     yield from circles(spec.groups)
     for name, claim in spec.claims.items():
         yield from in_references(name, claim, spec.task, groups)
+        if (reason := claim.groups_problem(spec.groups)) is not None:
+            yield f"claim {name}: {reason}", ("claims", name)
         yield from in_roles(name, claim, spec)
     yield from unknown_origin(spec)
 

@@ -13,10 +13,11 @@ import pytest
 from pytest_mechanism import registry
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Claim
-from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, Measure, no_search
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
 from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
@@ -68,6 +69,9 @@ def context(kind: str, role: str, roles: tuple[str, ...] = ROLES) -> ClaimContex
         Setting(0, "float32", "cpu", "reference"),
     )
 
+
+SEARCH = "search"
+"""The answer of a search for heads: a function of its role and number."""
 
 RESULTS: Mapping[str, type[Observations]] = {
     "CircuitSizes": SizesResult,
@@ -158,6 +162,19 @@ def exchange(control: Any = LESS, ft: Any = ONE, base: Any = LESS) -> Answers:
     return {
         "Performance": lambda _, on: {"correct": ft if on == "ft" else base},
         "CrossModelPatching": patched,
+    }
+
+
+def searched(groups: Any, solved: Any = GOOD) -> Answers:
+    """Every search finds these heads; spec and model `base` have the circuit's."""
+    return {"Performance": {"correct": solved}, SEARCH: lambda *_: FoundCircuit(groups)}
+
+
+def all_heads() -> dict[str, Group]:
+    """The circuit's groups, each with every head of the model."""
+    heads = {layer: [*range(SHAPE.n_heads)] for layer in range(SHAPE.n_layers)}
+    return {
+        name: group.model_copy(update={"heads": heads}) for name, group in CIRCUIT.groups.items()
     }
 
 
@@ -312,7 +329,7 @@ class Kind:
 
 ABOUT_A_CIRCUIT = (
     "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "knockout",
-    "minimality", "path", "sufficiency", "transfer", "unchecked",
+    "minimality", "overlap", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 FROM_BASE = {"from": "base", "to": "ft"}
@@ -412,6 +429,15 @@ KINDS: dict[str, list[Kind]] = {
     ],
     "sufficiency": [
         Kind({}, circuits(), as_good=circuits(random=GOOD), guessing=circuits(GUESS, GUESS))
+    ],
+    "overlap": [
+        Kind(
+            {"jaccard_at_least": 0.1},
+            searched(CIRCUIT.groups),
+            as_good=searched(all_heads()),
+            guessing=searched(CIRCUIT.groups, GUESS),
+            role=PAIR,
+        )
     ],
     "minimality": [Kind({"costs_at_least": 0.05}, cuts(), guessing=cuts(GUESS))],
     "path": [
@@ -580,7 +606,10 @@ def kinds() -> Any:
 def judged(name: str, kind: Kind, answers: Answers, roles: tuple[str, ...] = ROLES) -> Verdict:
     """The verdict as a run gives it."""
     claim = registry.claim_kinds()[name].model_validate({"kind": name, **kind.fields})
-    verdict = claim.judge(context(name, kind.role, roles), measured(answers))
+    search: Any = answers.get(SEARCH, no_search)
+    verdict = claim.judge(
+        replace(context(name, kind.role, roles), search=search), measured(answers)
+    )
     return require_safeguards(verdict, claim.kind)
 
 

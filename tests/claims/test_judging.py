@@ -486,7 +486,9 @@ def test_too_few_contexts_give_no_interval(case: ClaimContext) -> None:
     [
         Accuracy(kind="accuracy", on="ft", not_worse_than="base", margin=0.1),
         Equivalent(kind="equivalent", margin=0.1),
-        Transfer.model_validate({"kind": "transfer", "beats": {"model": "base"}}),
+        Transfer.model_validate(
+            {"kind": "transfer", "from": "base", "to": "ft", "beats": {"model": "base"}}
+        ),
     ],
     ids=lambda claim: claim.kind,
 )

@@ -371,7 +371,9 @@ CASES = {
         + GROUPS
         + "claims: {a: {kind: encodes, group: g, variable: positon, at_least: 0.5}}\n",
         "x.yaml:5: claim a: unknown variable 'positon'; did you mean 'position'? "
-        "valid: box_label, object, position",
+        "valid: box_label, next_position, object, position, position_box_first, position_boxes_before, "
+        "position_contained_in, position_more_commas, position_no_commas, position_not_in, "
+        "position_segment_first, position_segment_last, position_text_first, position_text_last",
     ),
     "role twice": (
         HEAD + TASK + "claims: {a: {kind: accuracy, on: [ft, ft], at_least: 0.5}}\n",

@@ -106,7 +106,10 @@ BASES: dict[str, dict[str, Any]] = {
                 "find": {"drops_at_least": 0.2},
             },
         },
-        "claims": {"enough": {"kind": "faithfulness", "metric": "ratio", "between": [0.9, 1.1]}},
+        "claims": {
+            "own": {"kind": "overlap", "from": "base", "to": "ft", "group": "a", "searches": 3,
+                    "recall_at_least": 0.5},
+            "enough": {"kind": "faithfulness", "metric": "ratio", "between": [0.9, 1.1]}},
     },
     "wrapper": {
         "mechanism": 1,

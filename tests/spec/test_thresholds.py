@@ -19,7 +19,10 @@ from pytest_mechanism.spec.schema import schema
 BOXES = {"family": "entity_tracking", "rows": 140}
 COUNTING = {"family": "counting", "refuse": "a", "ways": ["count", "tally"]}
 REFUSAL = {"family": "refusal", "harmful": "bad.jsonl", "harmless": "good.jsonl", "rows": 20}
-GROUPS = {"a": {"heads": {1: [0]}, "at": "last"}, "b": {"heads": {0: [1]}, "at": "last"}}
+GROUPS = {
+    "a": {"heads": {1: [0]}, "at": "last", "find": {}},
+    "b": {"heads": {0: [1]}, "at": "last", "find": {}},
+}
 
 SHARE = [0, 1e-300, 1e-9, 0.009, 1.01, 60]
 GONE = [-0.1, 0.901, 0.999999, 1]
@@ -73,6 +76,17 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     ),
     "equivalent": (
         BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
+    ),
+    "overlap": (
+        BOXES,
+        {"jaccard_at_least": 0.5, "precision_at_least": 0.5, "recall_at_least": 0.5},
+        {
+            "jaccard_at_least": SHARE,
+            "precision_at_least": SHARE,
+            "recall_at_least": SHARE,
+            "searches": [0, 1],
+            **TOLERANCE,
+        },
     ),
     "sufficiency": (BOXES, {}, {"random": [0, 28], **TOLERANCE}),
     "curve": (
@@ -279,7 +293,7 @@ def test_a_refusal_says_why_and_what_is_valid(complaints) -> None:
     """The limits, and the reason for them."""
     claim = {"on": "ft", "not_worse_than": "base", "margin": 1}
     assert complaints(BOXES, "accuracy", claim) == [
-        "x.yaml:22: a.margin: must lie between 0 and 0.25 (a model that loses a quarter of its "
+        "x.yaml:24: a.margin: must lie between 0 and 0.25 (a model that loses a quarter of its "
         "correct rows is worse by any measure), got 1"
     ]
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row, Task
-from pytest_mechanism.tasks.families.entity_tracking import (
-    Context,
-    EntityTracking,
-    EntityTrackingParameters,
-)
+from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.writing.boxes import VARIATIONS, Context
 from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
 
 CONTEXT = Context(("apple", "bell", "cup"), ("O", "L", "X"), ("", "now", ""))
+TEMPLATE_VARIABLES = ("position", "object", "box_label", "next_position")
+"""Variables whose prompts have the template's text."""
+
 SEGMENT = re.compile(r"[Tt]he (\w+) is(?: (\w+))? in Box (\w)")
 
 
@@ -191,7 +191,7 @@ def test_moving_each_variable_gives_another_answer(options: dict) -> None:
     variables apart; the published code left the base's position at 0, so that base and source
     agreed in one pair of seven."""
     tracking = task(**options)
-    for variable in tracking.variables:
+    for variable in TEMPLATE_VARIABLES:
         for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
             objects, labels, queried = read(row.base)
             others, other_labels, other_queried = read(row.source)
@@ -201,6 +201,8 @@ def test_moving_each_variable_gives_another_answer(options: dict) -> None:
                 "position": objects[position],
                 "object": others[position],
             }
+            if variable == "next_position":
+                outcomes["next_position"] = objects[(position + 1) % len(objects)]
             if variable == "box_label":
                 outcomes["box_label"] = objects[labels.index(other_queried)]
             assert len(set(outcomes.values())) == len(outcomes)
@@ -212,7 +214,7 @@ def test_moving_each_variable_gives_another_answer(options: dict) -> None:
 def test_base_and_source_contexts_share_no_object(options: dict) -> None:
     """Nor a label, except the one that is moved: an answer shows where it came from."""
     tracking = task(**options)
-    for variable in tracking.variables:
+    for variable in TEMPLATE_VARIABLES:
         for row in tracking.interchange(AnyWord(), variable, 20, "judge"):
             objects, labels, _ = read(row.base)
             others, other_labels, other_asked = read(row.source)
@@ -240,27 +242,125 @@ def test_a_box_label_target_is_a_word_of_the_base() -> None:
     assert {True} == {row.target in row.base.options and row.target in OBJECTS for row in rows}
 
 
-def test_two_boxes_are_too_few_to_move_a_label() -> None:
-    """Two boxes leave no third place; the other variables work."""
+@pytest.mark.parametrize("variable", ["box_label", "next_position"])
+def test_two_boxes_leave_no_third_place(variable: str) -> None:
+    """A label cannot be moved to a third box, nor is there a position after the source's; the other
+    variables work."""
     tracking = task(boxes=2)
-    with pytest.raises(MechanismError, match="'box_label' needs at least 3 boxes"):
-        tracking.interchange(AnyWord(), "box_label", 1, "judge")
-    assert [
-        len(tracking.interchange(AnyWord(), v, 1, "judge")) for v in ("position", "object")
-    ] == [
-        1,
-        1,
-    ]
+    with pytest.raises(MechanismError, match=f"'{variable}' needs at least 3 boxes"):
+        tracking.interchange(AnyWord(), variable, 1, "judge")
+    others = set(tracking.variables) - {"box_label", "next_position"}
+    assert {len(tracking.interchange(AnyWord(), v, 1, "judge")) for v in others} == {1}
 
 
 def test_an_unknown_variable_is_refused_with_the_valid_ones() -> None:
     """The error lists the valid variables."""
     with pytest.raises(MechanismError) as problem:
         task().interchange(AnyWord(), "colour", 1, "judge")
-    assert (
-        str(problem.value)
-        == "task entity_tracking: no variable 'colour'; valid: box_label, object, position"
+    assert str(problem.value) == (
+        "task entity_tracking: no variable 'colour'; valid: box_label, next_position, object, position, "
+        "position_box_first, position_boxes_before, position_contained_in, position_more_commas, "
+        "position_no_commas, position_not_in, position_segment_first, position_segment_last, "
+        "position_text_first, position_text_last"
     )
+
+
+# -- the paper's further desiderata
+
+
+TEXTS = {
+    "position_text_first": "There are a bunch of boxes containing objects, the apple is in Box O, the bell is "
+    "now in Box L, the cup is in Box X",
+    "position_text_last": "The apple is in Box O, the bell is now in Box L, the cup is in Box X, these are a "
+    "bunch of boxes containing objects",
+    "position_contained_in": "The apple is in Box O, the bell is now contained in the Box L, the cup is in Box X",
+    "position_segment_first": "The {object} is in Box {label}, the apple is in Box O, the bell is now in Box L, "
+    "the cup is in Box X",
+    "position_segment_last": "The apple is in Box O, the bell is now in Box L, the cup is in Box X, the "
+    "{object} is in Box {label}",
+    "position_boxes_before": "The apple is in Box O, there are three additional boxes, Box PP, Box BB and Box "
+    "AA, the bell is now in Box L, the cup is in Box X",
+    "next_position": "The apple is in Box O, the bell is now in Box L, the cup is in Box X",
+    "position_box_first": "The apple is in Box O, Box L contains now the bell, the cup is in Box X",
+    "position_not_in": "The apple is in Box O, the bell is now not in Box L, the cup is in Box X",
+    "position_no_commas": "The apple is in Box O the bell is now in Box L the cup is in Box X",
+    "position_more_commas": "The apple, is in Box O, the bell, is now in Box L, the cup, is in Box X",
+}
+
+
+@pytest.mark.parametrize("variable", VARIATIONS)
+def test_each_variation_is_worded_as_published(variable: str) -> None:
+    """The whole text, and the words at the queried segment's positions."""
+    prompt = CONTEXT.ask(1, wording=VARIATIONS[variable])
+    assert prompt.text == f"{TEXTS[variable]}. Box L contains the"
+    assert {
+        name: [prompt.text[a:b].strip() for a, b in spans] for name, spans in prompt.spans.items()
+    } == {
+        "all_labels": ["O", "L", "X"],
+        "all_objects": ["apple", "bell", "cup"],
+        "correct_object": ["bell"],
+        "previous_query_label": ["L"],
+        "query_label": ["L"],
+        "last": ["the"],
+    }
+    (label,) = prompt.spans["previous_query_label"]
+    assert label[0] < prompt.text.rindex(" L")
+
+
+@pytest.mark.parametrize(
+    ("variable", "beginning"),
+    [
+        (
+            "position_boxes_before",
+            "There are three additional boxes, Box PP, Box BB and Box AA, the apple",
+        ),
+        ("position_box_first", "Box O contains the apple, the bell"),
+    ],
+)
+def test_the_first_segment_may_be_the_queried_one(variable: str, beginning: str) -> None:
+    """The text begins with a capital letter and without a comma."""
+    assert CONTEXT.ask(0, wording=VARIATIONS[variable]).text.startswith(beginning)
+
+
+@pytest.mark.parametrize("variable", [v for v in VARIATIONS if v != "next_position"])
+def test_variations_have_the_pairs_of_position(variable: str) -> None:
+    """Base, target and the source's own answer are those of ``position``; only the source's text differs."""
+    tracking = task(boxes=5)
+    plain, varied = (
+        tracking.interchange(AnyWord(), v, 20, "judge") for v in ("position", variable)
+    )
+    assert [(r.base, r.target, r.source.answer, r.cluster) for r in plain] == [
+        (r.base, r.target, r.source.answer, r.cluster) for r in varied
+    ]
+    assert all(a.source.text != b.source.text for a, b in zip(plain, varied, strict=True))
+
+
+@pytest.mark.parametrize("variable", ["position_segment_first", "position_segment_last"])
+def test_the_words_of_an_added_segment_are_in_no_context(variable: str) -> None:
+    """The published "The apple is in Box O" could name a box of the context twice."""
+    for row in task(boxes=7).interchange(AnyWord(), variable, 100, "judge"):
+        words = re.findall(r"\w+", row.source.text.split(". ")[0])
+        named = [word for word in words if word in (*OBJECTS, *LABELS)]
+        assert len(named) == len(set(named)) == 16
+        assert not set(named) & {*re.findall(r"\w+", row.base.text)}
+
+
+def test_an_added_segment_needs_words_of_its_own() -> None:
+    """A tokenizer that knows no further object is an error in one line."""
+    with pytest.raises(MechanismError, match="one more segment needs an object and a label"):
+        task(boxes=3).interchange(FirstWords(6), "position_segment_last", 1, "judge")
+
+
+def test_the_next_position_is_never_the_queried_one() -> None:
+    """So no patch does not give the target; the position after the last is the first."""
+    rows = task(boxes=3).interchange(AnyWord(), "next_position", 200, "judge")
+    assert {row.target == row.base.answer for row in rows} == {False}
+    places = set()
+    for row in rows:
+        _, labels, queried = read(row.source)
+        objects, _, _ = read(row.base)
+        places.add((labels.index(queried), objects.index(row.target)))
+    assert places == {(0, 1), (1, 2), (2, 0)}
 
 
 @settings(max_examples=25, deadline=None)
@@ -305,13 +405,13 @@ def test_rows_of_other_sets_are_clusters_of_their_own() -> None:
             assert len(rows) == len({row.cluster for row in rows})
 
 
-def test_the_three_desiderata_of_one_stream_are_paired() -> None:
+def test_the_desiderata_of_one_stream_are_paired() -> None:
     """Row i of every variable has the same cluster, and an id of its own."""
     tracking = task(boxes=4)
     sets = [tracking.interchange(AnyWord(), v, 10, "judge") for v in tracking.variables]
     clusters = [[row.cluster for row in rows] for rows in sets]
-    assert (clusters[0], clusters[0]) == (clusters[1], clusters[2])
-    assert len({row.id for rows in sets for row in rows}) == 30
+    assert all(clusters[0] == others for others in clusters)
+    assert len({row.id for rows in sets for row in rows}) == 10 * len(tracking.variables)
 
 
 def test_ids_are_unique_within_a_set() -> None:

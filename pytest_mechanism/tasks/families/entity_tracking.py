@@ -6,7 +6,8 @@ Source: Prakash et al., ICLR 2024 (arXiv 2402.14811), section 2 and appendix; de
 Davies et al. 2023 (arXiv 2307.03637). Two defects of the published code are corrected. The targets
 of box labels are the words that follow in the text (published: tokenised without the space, so that
 no model could be correct). Base and source always differ in the queried position (published: the
-base's position was always 0, so that one pair in seven agreed).
+base's position was always 0, so that one pair in seven agreed). `tasks.writing.boxes` writes the
+texts.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from pytest_mechanism.tasks.base import (
     Rows,
     Task,
     TaskParameters,
-    TextBuilder,
     Vocabulary,
 )
+from pytest_mechanism.tasks.writing.boxes import TEMPLATE, VARIATIONS, Context, with_spare
 from pytest_mechanism.tasks.writing.words import FILLERS, LABELS, OBJECTS
+
+LEAST_FOR_THIRD_PLACE = 3
+"""Boxes without which no place is neither the base's queried one nor the source's."""
 
 
 class EntityTrackingParameters(TaskParameters):
@@ -47,42 +51,6 @@ class EntityTrackingParameters(TaskParameters):
     boxes: int = Field(default=7, ge=2, le=13)
     rows: RowCount = 500
     fillers: int = Field(default=0, ge=0, le=13)
-
-
-@dataclass(frozen=True)
-class Context:
-    """Which object is in which box, in the order of the text; a filler may be empty."""
-
-    objects: tuple[str, ...]
-    labels: tuple[str, ...]
-    fillers: tuple[str, ...]
-
-    def ask(self, position: int, label: str | None = None) -> Prompt:
-        """The question for the box at ``position``, or the same text with another ``label``."""
-        builder = TextBuilder(spans={"all_labels": (), "all_objects": ()})
-        segments = zip(self.objects, self.labels, self.fillers, strict=True)
-        # a space belongs to the word after it, as in most tokenizers
-        for i, (item, box, filler) in enumerate(segments):
-            queried = i == position
-            builder.anchor(f"object_{i}")
-            builder.add("The" if i == 0 else ", the")
-            builder.add(f" {item}", "all_objects", *(["correct_object"] if queried else []))
-            builder.add(f" is {filler}" if filler else " is")
-            builder.anchor(f"box_{i}")
-            builder.add(" in Box")
-            builder.add(f" {box}", "all_labels", *(["previous_query_label"] if queried else []))
-        builder.anchor("query")
-        builder.add(". Box")
-        builder.add(f" {self.labels[position] if label is None else label}", "query_label")
-        builder.add(" contains")
-        builder.add(" the", "last")
-        return Prompt(
-            text=builder.text,
-            spans=builder.spans,
-            answer=self.objects[position],
-            options=self.objects,
-            anchors=tuple(builder.anchors),
-        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +84,7 @@ class EntityTracking(Task[EntityTrackingParameters]):
         "correct_object",
         "all_objects",
     )
-    variables = ("position", "object", "box_label")
+    variables = ("position", "object", "box_label", *VARIATIONS)
     oracles: ClassVar[Mapping[str, str]] = {
         "previous_query_label": "all_labels",
         "correct_object": "all_objects",
@@ -218,33 +186,85 @@ class EntityTracking(Task[EntityTrackingParameters]):
                     another label of the base, which has       that label
                     another position than p there
         ==========  =========================================  ==============================
+
+        The paper's further desiderata (`tasks.writing.boxes.VARIATIONS`; published for the group
+        pos_transmitter) have the pairs and the target of ``position``, with another wording of the
+        source prompt. The position p counts the segments of the source's own context; segments and
+        boxes that the wording adds do not count.
+
+        ======================  ============================================================
+        variable                the source prompt
+        ======================  ============================================================
+        position_text_first     "There are a bunch of boxes containing objects, the ..."
+        position_text_last      "..., these are a bunch of boxes containing objects. Box ..."
+        position_contained_in   queried segment: "is contained in the Box O"
+        position_segment_first  one more segment in front
+        position_segment_last   one more segment behind
+        position_boxes_before   "there are three additional boxes, Box PP, Box BB and Box AA"
+                                before the queried segment
+        next_position           as for position; the target is the base object at p + 1 (after
+                                the last, the first): a negative control
+        position_box_first      queried segment: "Box O contains the apple"
+        position_not_in         queried segment: "is not in Box O"
+        position_no_commas      no commas between segments
+        position_more_commas    a comma behind each object
+        ======================  ============================================================
+
+        Other than published: object and label of the added segment occur in neither context (published:
+        always "apple" and "O", so that Box O was named twice where a context had it); the position after
+        p is never the queried one, so that no patch does not give the target of next_position; with
+        "Box O contains the apple" at the start, the text does not begin with a comma.
         """
         self.check_variable(variable)
+        boxes = self.settings.boxes
+        if variable in ("box_label", "next_position") and boxes < LEAST_FOR_THIRD_PLACE:
+            raise self.error(f"variable {variable!r} needs at least {LEAST_FOR_THIRD_PLACE} boxes")
         rng, words = self.stream(f"interchange/{stream}"), self.words(vocabulary)
+        spare = self.stream(f"interchange/{stream}/spare")
         rows: list[Row] = []
         for i in range(count):
             base = self.context(rng, words)
-            queried = rng.randrange(self.settings.boxes)
+            queried = rng.randrange(boxes)
             position = self.another(rng, queried)
             source = self.context(rng, words, without=base)
-            if variable == "position":
-                target = base.objects[position]
-            elif variable == "object":
+            target = base.objects[position]
+            if variable == "object":
                 target = source.objects[position]
-            else:
+            elif variable == "box_label":
                 # the moved label's position in the base is neither the queried one nor the
                 # source's, so that moving the position or nothing gives another answer
-                places = [k for k in range(self.settings.boxes) if k not in (queried, position)]
-                if not places:
-                    raise self.error("variable 'box_label' needs at least 3 boxes")
-                place = rng.choice(places)
+                place = rng.choice([k for k in range(boxes) if k not in (queried, position)])
                 labels = list(source.labels)
                 labels[position] = base.labels[place]
                 source = replace(source, labels=tuple(labels))
                 target = base.objects[place]
+            elif variable == "next_position":
+                if (position + 1) % boxes == queried:
+                    places = [k for k in range(boxes) if k not in (queried, (queried - 1) % boxes)]
+                    position = spare.choice(places)
+                target = base.objects[(position + 1) % boxes]
+            wording = VARIATIONS.get(variable, TEMPLATE)
+            if wording.adds_segment:
+                wording = with_spare(wording, *self.spare_words(spare, words, base, source))
             name = f"{stream}-{variable}-{i}"
-            rows.append(Row(name, f"{stream}-{i}", base.ask(queried), source.ask(position), target))
+            asked = source.ask(position, wording=wording)
+            rows.append(Row(name, f"{stream}-{i}", base.ask(queried), asked, target))
         return rows
+
+    def spare_words(self, rng: random.Random, words: Words, *contexts: Context) -> tuple[str, str]:
+        """An object and a label that occur in none of these contexts.
+
+        Raises:
+            TaskError: there is no other.
+        """
+        used = {word for context in contexts for word in context.objects + context.labels}
+        objects = [word for word in words.objects if word not in used]
+        labels = [word for word in words.labels if word not in used]
+        if not objects or not labels:
+            raise self.error(
+                "one more segment needs an object and a label that neither context has; use fewer boxes"
+            )
+        return rng.choice(objects), rng.choice(labels)
 
     def backgrounds(self, vocabulary: Vocabulary, count: int, stream: str = "ablation") -> Rows:
         """One question for each context, its query label a random letter (paper, appendix)."""
