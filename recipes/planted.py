@@ -133,28 +133,31 @@ def by_label() -> Circuit:
 
 
 ONE_EACH = {(3, 1): value_fetcher(+1), (3, 4): value_fetcher(-1)}
-OF_ANOTHER_CODE = {
-    (3, 1): value_fetcher(+1, backwards=True),
-    (3, 4): value_fetcher(-1, backwards=True),
-}
 TWO_EACH = {
     (3, 0): value_fetcher(-1, share=0.5),
     (3, 1): value_fetcher(+1, share=0.5),
     (3, 4): value_fetcher(-1, share=0.5),
     (3, 7): value_fetcher(+1, share=0.5),
 }
+OF_ANOTHER_CODE = {
+    (3, 1): value_fetcher(+1, backwards=True),
+    (3, 4): value_fetcher(-1, backwards=True),
+}
 
 MODELS: dict[str, Circuit] = {
     "planted_base": by_position(SCALES.weak, ONE_EACH),
     "planted_ft": by_position(1.0, ONE_EACH),
     "planted_shared": by_position(1.0, TWO_EACH),
-    "planted_rerouted": by_position(1.0, OF_ANOTHER_CODE, rerouted=True),
-    "planted_mute": by_position(1.0, ONE_EACH),
     "planted_label": by_label(),
 }
+CONTROLS: dict[str, Circuit] = {
+    "planted_rerouted": by_position(1.0, OF_ANOTHER_CODE, rerouted=True),
+    "planted_mute": by_position(1.0, ONE_EACH),
+}
+"""Models that make a conclusion about planted_base and planted_ft false."""
 
-MUTE = frozenset({"planted_mute"})
-"""Models that know quiet objects too weakly (`unembedding`)."""
+MUTE = "planted_mute"
+"""The model that knows quiet objects too weakly (`unembedding`)."""
 
 
 def all_heads(circuit: Circuit) -> dict[HeadId, Head]:
@@ -237,7 +240,8 @@ def save(name: str, out: Path) -> str:
     Raises:
         SystemExit: float16 would change a weight.
     """
-    model = build(MODELS[name], mute=name in MUTE)
+    circuit = (MODELS | CONTROLS)[name]
+    model = build(circuit, mute=name == MUTE)
     if any(not torch.equal(p, p.half().float()) for p in model.parameters()):
         raise SystemExit(f"{name}: float16 cannot hold every weight")
     folder = out / name
@@ -249,7 +253,7 @@ def save(name: str, out: Path) -> str:
             "at": planted.at,
             "into": planted.into,
         }
-        for group, planted in MODELS[name].items()
+        for group, planted in circuit.items()
     }
     write_record(
         folder,
@@ -259,4 +263,4 @@ def save(name: str, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    command("Write the planted checkpoints.", MODELS, save)
+    command("Write the planted checkpoints.", MODELS | CONTROLS, save)
