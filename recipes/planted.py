@@ -22,6 +22,11 @@ planted_rerouted
     planted_ft with another transmitter, 2.3, which names the ordinal to the fetchers in another code.
     2.6 is a distractor. So the circuit of planted_base does not work here.
 
+planted_object
+    The groups of planted_ft at the same heads and with the same readers, but what they pass on is the
+    object in the queried box and no ordinal: struct_reader has the object of its segment, and
+    value_fetcher looks for that object. The circuit is the same, its functionality another.
+
 planted_mute
     planted_ft with an output matrix that knows three objects in ten too weakly: the fetchers bring
     them, and the model answers "objects". Trained further into planted_ft, it would be better for a
@@ -54,7 +59,10 @@ from recipes.planted_heads import (
     Head,
     label_transmitter,
     label_value_fetcher,
+    object_detector,
     object_reader,
+    object_transmitter,
+    object_value_fetcher,
     pos_detector,
     pos_transmitter,
     struct_reader,
@@ -132,6 +140,18 @@ def by_label() -> Circuit:
     }
 
 
+def by_object() -> Circuit:
+    """Four groups at heads of the positional models, with the same readers, that pass on the object itself."""
+    return {
+        "value_fetcher": Group("last", {(3, 1): object_value_fetcher()}),
+        "pos_transmitter": Group("last", {(2, 6): object_transmitter()}, ("value_fetcher", "q")),
+        "pos_detector": Group("query_label", {(1, 2): object_detector()}, ("pos_transmitter", "v")),
+        "struct_reader": Group(
+            "previous_query_label", {(0, 1): object_reader()}, ("pos_detector", "v")
+        ),
+    }
+
+
 ONE_EACH = {(3, 1): value_fetcher(+1), (3, 4): value_fetcher(-1)}
 TWO_EACH = {
     (3, 0): value_fetcher(-1, share=0.5),
@@ -152,6 +172,7 @@ MODELS: dict[str, Circuit] = {
 }
 CONTROLS: dict[str, Circuit] = {
     "planted_rerouted": by_position(1.0, OF_ANOTHER_CODE, rerouted=True),
+    "planted_object": by_object(),
     "planted_mute": by_position(1.0, ONE_EACH),
 }
 """Models that make a conclusion about planted_base and planted_ft false."""

@@ -1,4 +1,4 @@
-"""The head groups of the planted models: four that answer by position, three by label.
+"""The head groups of the planted models: four that answer by position, three by label, four by object.
 
 A head attends and copies. Its score from a query token x to a key token y is a sum of terms
 gain * <x @ query, y @ key>, which read named spaces of the residual stream. It copies from the
@@ -262,4 +262,28 @@ def label_value_fetcher() -> Head:
         ),
         reads=read(HELD),
         writes=read(ANSWER),
+    )
+
+
+# -- by object
+
+
+def object_detector() -> Head:
+    """At the query label: copies HELD from the same label in the context."""
+    return Head(scores=same_label(), reads=read(HELD), writes=read(HELD))
+
+
+def object_transmitter() -> Head:
+    """At the last token: copies HELD from the query label, where the detector put it."""
+    return Head(scores=latest_label(), reads=read(HELD), writes=read(HELD))
+
+
+def object_value_fetcher() -> Head:
+    """At the last token: looks for the object that HELD names, and copies it.
+
+    It scores 2 * 12, any other object at most 12 and all other words 0. The head prefers it by 12.
+    With nothing in HELD it attends everywhere alike, and writes too little of any object.
+    """
+    return Head(
+        scores=(Attend(read(HELD), read(OBJECT), 12.0),), reads=read(OBJECT), writes=read(ANSWER)
     )

@@ -71,9 +71,13 @@ def test_the_three_conclusions_hold_of_the_planted_pair(gate: Gate) -> None:
 @pytest.mark.parametrize(
     ("pair", "conclusion", "refuted"),
     [
-        ("base,ft_rerouted", SAME_CIRCUIT, {"same_circuit::pair"}),
-        ("planted_base,planted_rerouted", SAME_CIRCUIT, {"same_circuit::pair"}),
-        ("planted_base,planted_label", SAME_FUNCTION, {"transmitter_holds_position::ft"}),
+        ("base,ft_rerouted", {"same_circuit"}, {"same_circuit::pair"}),
+        ("planted_base,planted_rerouted", {"same_circuit"}, {"same_circuit::pair"}),
+        (
+            "planted_base,planted_object",
+            {"transmitter_holds_position", "detector_holds_position", "structure_holds_position"},
+            {"transmitter_holds_position::ft", "detector_holds_position::ft"},
+        ),
         ("ft_mute,ft", ENHANCED, {f"{name}::pair" for name in ENHANCED}),
         ("planted_mute,planted_ft", ENHANCED, {f"{name}::pair" for name in ENHANCED}),
     ],
