@@ -76,7 +76,7 @@ def strongest(
     size = {h: max(abs(integrated[h]), abs(slope[h])) for h in possible}
     kept = {*sorted(possible, key=lambda head: (-size[head], head))[:count]}
     if isinstance(group, Group):
-        kept |= {*group.members()} & {*possible}
+        kept |= {*group.named_heads()} & {*possible}
     return [head for head in possible if head in kept], integrated
 
 

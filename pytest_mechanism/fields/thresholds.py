@@ -111,6 +111,14 @@ Gap = Annotated[
 ]  # fmt: skip
 """The largest difference of accuracy between a circuit and the model, both without the same heads."""
 
+Dependence = Annotated[
+    Number, Within(
+        0.005, 0.5, "no number of rows shows a dependence below 0.005, and scores with half of the largest "
+        "dependence are not independent",
+    )
+]  # fmt: skip
+"""The largest normalised HSIC of two scores."""
+
 BackAt = Annotated[
     Number, Within(0.01, 0.9, "a model that answers 9 of 10 questions has the capability back")
 ]  # fmt: skip

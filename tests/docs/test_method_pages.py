@@ -49,7 +49,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_a_page_shows_a_picture(page: Path) -> None:
     """Each method has one from the embedded models."""
-    assert re.search(r"^!\[[^]]+\]\((?:\.\./)?[\w-]+\.svg\)$", page.read_text("utf-8"), re.MULTILINE)
+    assert re.search(
+        r"^!\[[^]]+\]\((?:\.\./)?[\w-]+\.svg\)$", page.read_text("utf-8"), re.MULTILINE
+    )
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ TASK = Counting(
 ROWS = {"rows": 12, "stream": "test"}
 EVERY = [[layer, head] for layer in range(LAYERS) for head in range(HEADS)]
 LAST = [[1, 0, "last"], [1, 3, "last"], [0, 2, "operand"]]
+MLPS = ((1, "mlp", "last"), (0, "mlp", "everywhere"))
 OTHERS = [[1, 1, "last"], [0, 3, "letters"]]
 LEARNED = [[layer, head, "last" if layer else "letters"] for layer, head in EVERY]
 SENDERS = {f"{layer}.{head}": [[layer, head]] for layer, head in EVERY}
@@ -59,6 +60,16 @@ PATCHED: dict[str, Request] = {
     "circuit, zero": circuit("zero"),
     "circuit, positional mean": circuit("positional_mean", 110),
     "circuit, resample": circuit("resample"),
+    "circuit with MLPs": circuit("mean").model_copy(
+        update={"alive": {"none": (), "some": (*map(tuple, LAST), *MLPS)}, "ablate_mlps": True}
+    ),
+    "path from and into MLPs": PathPatching(
+        **ROWS,
+        senders={"mlp": [[0, "mlp"]], "head": [[0, 1]]},
+        at="last",
+        receivers=[[1, "mlp"]],
+        via="input",
+    ),
     "interchange": Interchange(
         rows=12, heads=EVERY, control=EVERY[:2], at="operand", variable="operand"
     ),
@@ -104,6 +115,13 @@ PATCHED: dict[str, Request] = {
 DONATED = ActivationDonation(**ROWS, heads=LAST + OTHERS)
 CROSSED = CrossModelPatching(**ROWS, heads=LAST, control=OTHERS)
 """CMAP, and what the donor is asked for."""
+
+INPUTS = ("q", "k", "v")
+DONATED_INPUTS = ActivationDonation(**ROWS, heads=LAST + OTHERS, parts=INPUTS)
+CROSSED_INPUTS = {
+    part: CrossModelPatching(**ROWS, heads=LAST, control=OTHERS, parts=(part,)) for part in INPUTS
+}
+"""CMAP of q, k and v."""
 
 WEIGHED: dict[str, Request] = {
     **{

@@ -20,8 +20,8 @@ from pytest_mechanism.engine.interface import Branch, Edit, Site, Tokens
 from pytest_mechanism.engine.reference import ReferenceEngine
 from pytest_mechanism.errors import MechanismError, SelfCheckError
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal.greedy import greedy_replies
 from pytest_mechanism.methods.refusal.refusal_score import HookedModel
-from pytest_mechanism.methods.refusal.replies import greedy_replies
 from pytest_mechanism.methods.weights.batches import TrainingBatch
 from pytest_mechanism.model_families import rotary
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -64,8 +64,8 @@ def test_a_reply_is_what_generate_gives_after_the_row_alone(
     """Also where it grows beyond the length at which frequencies change, and keys of other
     frequencies are in the cache."""
     context = context_of(name)
-    model = HookedModel(context, ROWS.last) if hooked else rotary.by_row(random_model(name))
-    text = greedy_replies(model, ROWS, 9)
+    model = HookedModel(context) if hooked else rotary.by_row(random_model(name))
+    text = greedy_replies(model, ROWS, 9).ids
     for row in range(len(IDS)):
         fresh, ids = random_model(name), row_alone(row)
         wanted = fresh.generate(

@@ -101,10 +101,9 @@ def test_hooks_do_what_orthogonal_weights_do(family: str, tmp_path: Path) -> Non
     expected = plain(ids).logits[:, -1]
     without = DirectionHooks(vector, model.shape.n_layers)
     context = Mock(spec=MeasurementContext, model=model)
-    hooked = HookedModel(context, torch.full((3,), 8), without.hooks)
-    hooked(ids, torch.ones_like(ids))
+    logits = HookedModel(context, without.hooks)(ids, torch.ones_like(ids)).logits
     without.check(1, torch.float32)
-    torch.testing.assert_close(hooked.first.double(), expected, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[:, -1].double(), expected, atol=2e-4, rtol=1e-4)
     assert float((expected - before).abs().max()) > 0.1
 
 
@@ -138,7 +137,7 @@ def test_a_hook_that_does_not_fire_is_seen(chat_context_of: ContextFactory) -> N
 def hooked_forward(context: MeasurementContext, rows: Any, hooks: Any) -> None:
     """One forward under hooks."""
     tokens = context.side([row.base for row in rows]).tokens
-    HookedModel(context, tokens.last, hooks)(tokens.ids, tokens.unmasked)
+    HookedModel(context, hooks)(tokens.ids, tokens.unmasked)
 
 
 # -- finding it

@@ -27,6 +27,7 @@ Other than published:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -245,15 +246,16 @@ def measure(
     scorer = RefusalScorer.for_rows(context, rows)
     columns = Columns()
     ablations = {name: DirectionHooks(direction, layers) for name, direction in directions.items()}
+    taken: Counter[str] = Counter()
     for batch in chunks(rows, context.batch_size):
         tokens = context.side([row.base for row in batch]).tokens
         for name, ablation in {"": None, **ablations}.items():
-            refused, score = scorer(tokens, ablation.hooks if ablation else ())
+            refused, score, forwards = scorer(tokens, ablation.hooks if ablation else ())
+            taken[name] += forwards
             columns.add(f"{name}refused", refused)
             columns.add(f"{name}refusal_score", score)
-    forwards = len(list(chunks(rows, context.batch_size))) * context.task.reply_tokens
-    for ablation in ablations.values():
-        ablation.check(forwards, context.model.dtype)
+    for name, ablation in ablations.items():
+        ablation.check(taken[name], context.model.dtype)
     return search.result(columns, rows)
 
 

@@ -17,7 +17,7 @@ hand for each family.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,8 +46,8 @@ from pytest_mechanism.types import Observations
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 """Names of transformer-lens' hook points with their hook functions."""
 
-Refusals = tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]
-"""``refused`` and ``refusal_score``."""
+Refusals = tuple[Float[Tensor, " rows"], Float[Tensor, " rows"], int]
+"""``refused``, ``refusal_score``, and how many forwards they took."""
 
 
 def measure(
@@ -59,7 +59,7 @@ def measure(
     scorer = RefusalScorer.for_rows(context, rows)
     for batch in chunks(rows, context.batch_size):
         tokens = prefilled_prompts(context, [row.base for row in batch], request.forced)
-        labels, score = scorer.label_and_score(tokens)
+        labels, score, _ = scorer.label_and_score(tokens)
         columns.add("refused", torch.tensor(labels.refused))
         columns.add("refused_late", torch.tensor(labels.late))
         columns.add("unfinished", torch.tensor(labels.unfinished))
@@ -93,30 +93,31 @@ class RefusalScorer:
         return RefusalScorer(context, openings, ReplyReader.for_prompt(context, rows[0].base))
 
     def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> Refusals:
-        """``refused`` and ``refusal_score`` of the model with hooks.
+        """``refused`` and ``refusal_score`` of the model with hooks, and the number of forwards.
 
         Raises:
             MeasurementError: some replies are unfinished.
         """
-        labels, score = self.label_and_score(tokens, hooks)
+        labels, score, forwards = self.label_and_score(tokens, hooks)
         refused = finished_refusals(labels, self.context.task.reply_tokens)
-        return torch.tensor(refused), score
+        return torch.tensor(refused), score, forwards
 
     def label_and_score(
         self, tokens: Tokens, hooks: Hooks = ()
-    ) -> tuple[Labels, Float[Tensor, " rows"]]:
-        """The labels of the replies, and the ``refusal_score``."""
-        hooked = HookedModel(self.context, tokens.last, hooks)
+    ) -> tuple[Labels, Float[Tensor, " rows"], int]:
+        """The labels of the replies, the ``refusal_score``, and the number of forwards."""
+        hooked = HookedModel(self.context, hooks)
         replies = generate_replies(self.context, hooked, tokens)
-        return self.reader.labels(replies), self.score(hooked.first)
+        return self.reader.labels(replies.ids), self.score(replies.first), hooked.forwards
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Float[Tensor, "rows d_vocab"]:
         """Logits at the last token of each prompt."""
-        hooked = HookedModel(self.context, tokens.last, hooks)
         with row_lengths(tokens.lengths):
-            hooked(tokens.ids, tokens.unmasked)
-        self.context.engine.non_finite.mark(tokens, not_finite(hooked.first))
-        return hooked.first
+            logits = HookedModel(self.context, hooks)(tokens.ids, tokens.unmasked).logits
+        rows = torch.arange(len(tokens.ids), device=logits.device)
+        first = at_least_float(logits[rows, tokens.last])
+        self.context.engine.non_finite.mark(tokens, not_finite(first))
+        return first
 
     def score(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, " rows"]:
         """The ``refusal_score`` of each row, without the rounding error of 1 - P for P close to 1."""
@@ -128,19 +129,17 @@ class RefusalScorer:
 
 @dataclass(eq=False)
 class HookedModel:
-    """The wrapped model with hooks, with the call of a plain model; keeps the first logits.
+    """The wrapped model with hooks, with the call of a plain model; counts forwards.
 
     Attributes:
         context: of the model.
-        last: position of the last token of each row in the first forward.
         hooks: attached in each forward.
-        first: logits at these positions in the first forward.
+        forwards: how many there were.
     """
 
     context: MeasurementContext
-    last: Int[Tensor, " rows"]
     hooks: Hooks = ()
-    first: Float[Tensor, "rows d_vocab"] = field(init=False)
+    forwards: int = 0
 
     def get_base_model(self) -> Any:
         """The plain Hugging Face model, under PEFT's name for it."""
@@ -149,15 +148,19 @@ class HookedModel:
     @torch.no_grad()
     def __call__(
         self,
-        input_ids: Int[Tensor, "rows tokens"],
+        input_ids: Int[Tensor, "rows new_tokens"],
         attention_mask: Int[Tensor, "rows tokens"],
-        **_: Any,
+        past_key_values: Any = None,
+        **arguments: Any,
     ) -> Any:
-        logits = self.context.model.wrapped.forward(input_ids, attention_mask, self.hooks)
+        if past_key_values is not None:
+            arguments["past_key_values"] = past_key_values
+        arguments.setdefault("use_cache", False)
+        logits = self.context.model.wrapped.forward(
+            input_ids, attention_mask, self.hooks, **arguments
+        )
+        self.forwards += 1
         self.context.tick(len(input_ids))
-        if not hasattr(self, "first"):
-            rows = torch.arange(len(input_ids), device=logits.device)
-            self.first = at_least_float(logits[rows, self.last])
         return SimpleNamespace(logits=logits)
 
 

@@ -1,7 +1,4 @@
-"""Greedy replies of a model, and whether they refuse.
-
-A reply of N tokens t_1 ... t_N to a prompt x is t_i = argmax P(t | x, t_1 ... t_(i-1)).
-"""
+"""Greedy replies of a model (`methods.refusal.greedy`), and whether they refuse."""
 
 from __future__ import annotations
 
@@ -10,70 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.refusal import MORE_REPLY_TOKENS
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal.greedy import NotFiniteError, Replies, greedy_replies
 from pytest_mechanism.methods.refusal.phrases import classify, may_become_refusal
 from pytest_mechanism.methods.refusal.thinking import Thinking, thinking_of
 from pytest_mechanism.methods.token_batches import chunks
-from pytest_mechanism.model_families.rotary import reply_lengths, restart_length, row_lengths
 from pytest_mechanism.tasks.base import Prompt, Row
 
 
-class NotFiniteError(MeasurementError):
-    """Logits that are NaN or infinite.
-
-    Attributes:
-        rows: True for rows with such logits.
-    """
-
-    def __init__(self, rows: Bool[Tensor, " rows"]) -> None:
-        super().__init__("the logits of a reply are not finite numbers (NaN or infinity)")
-        self.rows = rows
-
-
-@torch.no_grad()
-def greedy_replies(model: Any, tokens: Tokens, count: int) -> Int[Tensor, "rows count"]:
-    """Token ids, equal to ``generate(do_sample=False)`` of the plain model on each row alone.
-
-    This runs one forward for each token on the padded batch, without a cache: replies are short, and
-    padding on the right does not move positions. If rotary frequencies depend on length, each token
-    keeps the frequencies that it has in the cache of ``generate`` (`model_families.rotary`).
-
-    Args:
-        model: has the call of a plain model.
-        tokens: the prompts.
-        count: tokens in a reply.
-
-    Raises:
-        NotFiniteError: logits are NaN or infinite.
-    """
-    restarts = restart_length(model)
-    rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
-    ids = torch.cat([tokens.ids, tokens.ids.new_zeros(len(rows), count)], 1)
-    bad = torch.zeros_like(tokens.lengths, dtype=torch.bool)
-    for i in range(count):
-        ends = tokens.lengths + i
-        so_far = ids[:, : int(ends.max())]
-        mask = torch.ones_like(so_far)  # as in `Tokens.unmasked`
-        with row_lengths(reply_lengths(tokens.lengths, ends, restarts)):
-            logits = model(input_ids=so_far, attention_mask=mask, use_cache=False).logits
-        last = logits[rows, ends - 1]
-        ids[rows, ends] = last.argmax(-1)
-        bad |= not_finite(last)
-    if bool(bad.any()):
-        raise NotFiniteError(bad)
-    return ids[rows[:, None], tokens.lengths[:, None] + torch.arange(count, device=ids.device)]
-
-
-def generate_replies(
-    context: MeasurementContext, model: Any, tokens: Tokens
-) -> Int[Tensor, "rows count"]:
+def generate_replies(context: MeasurementContext, model: Any, tokens: Tokens) -> Replies:
     """Replies of the length that the task sets.
 
     Raises:
@@ -227,7 +175,7 @@ def reply_columns(
     correct: list[float] = []
     refused: list[float] = []
     for batch in batches:
-        replies = generate_replies(context, model, batch.tokens)
+        replies = generate_replies(context, model, batch.tokens).ids
         refused += finished_refusals(batch.reader.labels(replies), replies.shape[1])
         if batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
