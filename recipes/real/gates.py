@@ -135,6 +135,8 @@ def table(topic: str, results: dict[str, dict[str, Any]]) -> Iterator[str]:
             column = CANDIDATES[label].base if claim["role"] == "base" else label
             for row in claim["rows"]:
                 key = (claim["claim"], row["name"] or "", row["threshold"] or "")
+                if row["score"] is None:  # the name of a score that there is none of is unknown
+                    key = next((line for line in lines if line[::2] == key[::2]), key)
                 lines.setdefault(key)
                 columns.setdefault(column, {})[key] = cell(row)
     order = sorted(
