@@ -42,11 +42,13 @@ from pytest_mechanism.types import Observations
 ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
 OUT_OF_WINDOW = {
-    "mistral": {"path through q", "path through k", "path through v", "path from and into MLPs"},
+    "mistral": {
+        "edges", "path through q", "path through k", "path through v", "path from and into MLPs"
+    },
     "gemma2": {"path through q", "path from and into MLPs"},
     "gemma3": {"path through q", "path from and into MLPs"},
     "gpt-oss": {"path through q", "path from and into MLPs"},
-}
+}  # fmt: skip
 """Paths of no effect: a layer with a window does not see the operand from the last token."""
 
 
