@@ -139,5 +139,8 @@ def summary(screening: Screening, alone: int) -> str:
             "an effect"
         )
     if screening.agreement is not None:
-        parts.append(f"rank correlation of gradient and patching {screening.agreement:.2f}")
+        n = alone - len(screening.opened)
+        parts.append(
+            f"rank correlation of gradient and patching {screening.agreement:.2f} (n = {n})"
+        )
     return "; ".join(parts)

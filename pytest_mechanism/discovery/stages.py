@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.discovery.edges import EdgeSearch, search_edges
 from pytest_mechanism.discovery.looks import LOOKS, looks, measure_in_looks
 from pytest_mechanism.discovery.screening import (
     SCREEN_ROWS,
@@ -58,6 +59,7 @@ class Stage:
         receivers: the candidates that the next stage patches into; of a group that the spec names, its heads
             and MLPs.
         screening: what was estimated by gradient only, if the stage was screened.
+        edges: the edges into the receivers, if the group asks for them.
     """
 
     group: str
@@ -69,6 +71,7 @@ class Stage:
     candidates: tuple[Head, ...]
     receivers: tuple[Node, ...]
     screening: Screening = field(default_factory=Screening)
+    edges: EdgeSearch | None = None
 
     def table(self, shape: Shape) -> NDArray[np.float64]:
         """[layers, heads] of effects; estimates for heads that were not patched alone
@@ -178,6 +181,22 @@ class StageSearch:
             Screening(estimated, left_out, rest, correlation, tuple(opened)),
         )
 
+    def edges(self) -> EdgeSearch | None:
+        """The edges into the receivers, if the group asks for them."""
+        find = self.group.find
+        if find is None or find.edges is None:
+            return None
+        return search_edges(
+            self.context,
+            self.on,
+            self.group,
+            self.possible(),
+            self.receivers,
+            self.measure,
+            self.rows,
+            find.edges.keep,
+        )
+
     def least(self, effects: Mapping[Head, Estimate]) -> float:
         """The effect from which a head is a candidate."""
         find = self.group.find or Find()
@@ -225,12 +244,13 @@ def search(
         receivers = stages[group.into.group].receivers if group.into else None
         effects: dict[Head, Estimate] = {}
         published: dict[Head, float] = {}
-        screening = Screening()
+        screening, edges = Screening(), None
         heard = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
         announce(f"path patching {name} at {group.at} into {heard}")
         stage_search = StageSearch(context, on, group, receivers, measure, rows)
         if (receivers is None or receivers) and stage_search.possible():
             effects, published, screening = stage_search.run()
+            edges = stage_search.edges()
         passed_on: list[Node]
         if isinstance(group, Group):
             selected = group.named_heads()
@@ -248,5 +268,6 @@ def search(
             tuple(selected),
             tuple(passed_on),
             screening,
+            edges,
         )
     return list(stages.values())

@@ -42,6 +42,17 @@ class Screen(Part):
     keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
+class Edges(Part):
+    """A look at edges: gradients estimate every edge from a head or MLP into the group's readers (edge attribution
+    patching with integrated gradients), and only the edges with the largest estimates are path patched alone.
+
+    Attributes:
+        keep: how many edges are path patched alone.
+    """
+
+    keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
+
+
 class Find(Part):
     """How discovery finds the heads of a group.
 
@@ -54,12 +65,16 @@ class Find(Part):
             heads with smaller effects join.
         screen: how many heads are path patched alone; None is all of up to 64 possible senders, and one
             in sixteen of more.
+        edges: whether edges into the group's readers are estimated and patched too, for the report; they choose
+            no heads.
     """
 
     candidates: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     receivers: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     drops_at_least: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.2
     screen: Screen | None = None
+    # left out of data while None, so that groups without it keep their definition
+    edges: Annotated[Edges | None, Field(exclude_if=lambda edges: edges is None)] = None
 
 
 Places = Annotated[At | Annotated[list[At], Field(min_length=1)], Field(union_mode="smart")]

@@ -13,6 +13,7 @@ from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPat
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.measurements.direction import DirectionAblation
+from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.path_patching import PathPatching
@@ -71,9 +72,23 @@ PATCHED: dict[str, Request] = {
         via="input",
     ),
     "interchange": Interchange(
-        rows=12, heads=EVERY, control=EVERY[:2], at="operand", variable="operand"
+        rows=12,
+        heads=EVERY,
+        control=EVERY[:2],
+        at="operand",
+        variable="operand",
+        mlps=range(LAYERS),
+        control_mlps=[0],
     ),
-    "mask": DcmMask(heads=EVERY, at="operand", variable="operand", sparsity=0.01, rate=0.1),
+    "mask": DcmMask(
+        heads=EVERY,
+        at="operand",
+        variable="operand",
+        sparsity=0.01,
+        rate=0.1,
+        mlps=range(LAYERS),
+        training="published",
+    ),
     "path to the logits": paths("last", None),
     "path through q": paths("last", "q"),
     "path through k": paths("operand", "k"),
@@ -105,6 +120,9 @@ PATCHED: dict[str, Request] = {
         )
         for how in ("ablation", "attribution")
     },
+    "edges": EdgeAttribution(
+        **ROWS, senders=[*EVERY, [0, "mlp"]], at="operand", receivers=[[1, 0], [1, 3]], via="v"
+    ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0

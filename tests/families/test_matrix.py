@@ -42,11 +42,13 @@ from pytest_mechanism.types import Observations
 ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
 OUT_OF_WINDOW = {
-    "mistral": {"path through q", "path through k", "path through v", "path from and into MLPs"},
+    "mistral": {
+        "edges", "path through q", "path through k", "path through v", "path from and into MLPs"
+    },
     "gemma2": {"path through q", "path from and into MLPs"},
     "gemma3": {"path through q", "path from and into MLPs"},
     "gpt-oss": {"path through q", "path from and into MLPs"},
-}
+}  # fmt: skip
 """Paths of no effect: a layer with a window does not see the operand from the last token."""
 
 
@@ -144,16 +146,16 @@ def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> None:
-    """DCM's gradient agrees through every part of a family's layers."""
+    """DCM's gradient in heads and MLPs agrees through every part of a family's layers."""
+    mlps = [(layer, "last" if layer else "letters") for layer in range(LAYERS)]
     result = []
     for engine in BOTH:
         context = context_of(name, engine)
         (batch,) = context.batches(TASK.interchange(context.vocabulary, "operand", 12, "test"))
-        mask = torch.full((len(LEARNED),), 0.5, requires_grad=True)
+        mask = torch.full((len(LEARNED) + len(mlps),), 0.5, requires_grad=True)
+        values = dcm.source_z(context, LEARNED, batch, mlps)
         with torch.enable_grad():
-            logits = dcm.patched(
-                context, LEARNED, batch, dcm.source_z(context, LEARNED, batch), mask, gradients=True
-            )
+            logits = dcm.patched(context, LEARNED, batch, values, mask, gradients=True, mlps=mlps)
             logits.gather(1, batch.targets[:, None]).mean().backward()
         result.append(mask.grad.detach())
     assert float(result[1].abs().min()) > 0

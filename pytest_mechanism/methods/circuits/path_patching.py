@@ -44,6 +44,7 @@ from pytest_mechanism.engine.interface import (
     Site,
 )
 from pytest_mechanism.engine.plumbing import index_tensor
+from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.methods.columns import Columns
@@ -126,7 +127,7 @@ def second_run(inputs: Sequence[Reading], first: Outcome) -> Branch:
 
 
 def pairs(
-    context: MeasurementContext, request: PathPatching | AttributionPatching
+    context: MeasurementContext, request: PathPatching | AttributionPatching | EdgeAttribution
 ) -> Sequence[Row]:
     """The rows of a request; streams write the same rows first, however many are asked for."""
     count = request.first + request.rows
