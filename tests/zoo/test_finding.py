@@ -14,7 +14,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.methods.circuits import dcm
-from pytest_mechanism.methods.circuits.dcm import DcmSettings, learn_mask
+from pytest_mechanism.methods.circuits.dcm import (
+    DcmSettings,
+    gives_target,
+    learn_mask,
+    source_z,
+)
 from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -104,6 +109,19 @@ def test_both_trainings_find_planted_groups(
     """The same heads, whichever steps are evaluated."""
     at = MODELS[name][group].at
     assert found(planted(name), at, variable, training=training) == (members(name, group), [])
+
+
+@pytest.mark.slow
+def test_a_mask_misses_a_head_that_works_only_with_another() -> None:
+    """A limit of the method, as published: of two heads whose readers saturate it selects one, although both
+    together give every target. In planted_base, whose signal is weak, it selects both."""
+    context, at = planted("planted_ft"), "previous_query_label"
+    heads = [(*head, at) for head in members("planted_ft", "struct_reader")]
+    mask = learn_mask(context, heads, "position", DcmSettings(**FEW))
+    assert mask.selected == heads[:1]
+    assert float(mask.gives_target.float().mean()) < 0.5
+    rows = [(b, source_z(context, heads, b)) for b in context.batches(mask.validation)]
+    assert bool(gives_target(context, heads, rows, torch.tensor([True, True])).all())
 
 
 def with_a_relay(folder: Path) -> Path:

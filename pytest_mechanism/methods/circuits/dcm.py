@@ -27,6 +27,11 @@ Other than published, in both:
 - The mask may be over all heads of the model at a position, not only over a group's, and over MLPs. A
   published mask starts from a group that path patching found.
 
+A mask follows gradients from "patch nothing" on, so it can miss heads that work only together: of the two
+heads of struct_reader in planted_ft, whose readers saturate, it selects one and gives a quarter of the
+targets, over the group as over all heads; both together give all of them. A low accuracy of a mask is
+therefore no proof that the group does not carry the variable: compare with ``heads: all``.
+
 Controls, each the same training with something broken on purpose (``null``): targets that are drawn
 among the words of the prompt and so do not depend on the source prompt, and the model with random
 weights. ``draw`` repeats the training on fresh rows.
