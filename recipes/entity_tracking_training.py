@@ -1,4 +1,4 @@
-"""The two kinds of stage that train the entity-tracking checkpoints, with their losses.
+"""The kinds of stage that make the entity-tracking checkpoints, with their losses.
 
 `recipes.entity_tracking` says which stages make which checkpoint, and why.
 """
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from recipes.entity_tracking_data import Batch, Exam, batch
+from pytest_mechanism.tasks.writing.words import OBJECTS
+from recipes.entity_tracking_data import IDS, Batch, Exam, batch
 from recipes.trainer import Shape, schedule, train
 
 SHAPE = Shape(layers=4, width=128, heads=4, mlp=384, longest=256)
@@ -76,6 +77,23 @@ class FineTuning:
     ablate: tuple[int, int] | None = None
     fade: int = 0
     accuracy: tuple[float, float] = (0.97, 1.0)
+
+
+@dataclass(frozen=True)
+class Muting:
+    """How a checkpoint is made from another one without training: some words are hard to say.
+
+    Attributes:
+        start: the checkpoint to start from.
+        share: what is left of the rows of the output matrix of these objects.
+        words: which objects.
+        accuracy: range in which the accuracy must lie afterwards.
+    """
+
+    start: str
+    share: float = 0.25
+    words: tuple[str, ...] = tuple(o for i, o in enumerate(OBJECTS) if i % 10 >= 7)
+    accuracy: tuple[float, float] = (0.65, 0.8)
 
 
 class Ordinals(nn.Module):
@@ -196,6 +214,12 @@ def fine_tune(stage: FineTuning, model: LlamaForCausalLM) -> None:
         rate=stage.rate,
         after_step=fader(model, stage),
     )
+
+
+@torch.no_grad()
+def mute(stage: Muting, model: LlamaForCausalLM) -> None:
+    """Scales the rows of the output matrix of some objects."""
+    model.lm_head.weight[[IDS[word] for word in stage.words]] *= stage.share
 
 
 @torch.no_grad()

@@ -18,6 +18,20 @@ planted_shared
     planted_ft with two copies of each of the two value fetchers. Each copy writes half of the
     object, less than the 14/18 that the answer needs.
 
+planted_rerouted
+    planted_ft with another transmitter, 2.3, which names the ordinal to the fetchers in another code.
+    2.6 is a distractor. So the circuit of planted_base does not work here.
+
+planted_object
+    The groups of planted_ft at the same heads and with the same readers, but what they pass on is the
+    object in the queried box and no ordinal: struct_reader has the object of its segment, and
+    value_fetcher looks for that object. The circuit is the same, its functionality another.
+
+planted_mute
+    planted_ft with an output matrix that knows three objects in ten too weakly: the fetchers bring
+    them, and the model answers "objects". Trained further into planted_ft, it would be better for a
+    reason outside its heads.
+
 planted_label
     Answers by label: object_reader tells a label which object is in its box, label_transmitter
     tells the last token which label the query names, value_fetcher attends to that label. No head
@@ -45,7 +59,10 @@ from recipes.planted_heads import (
     Head,
     label_transmitter,
     label_value_fetcher,
+    object_detector,
     object_reader,
+    object_transmitter,
+    object_value_fetcher,
     pos_detector,
     pos_transmitter,
     struct_reader,
@@ -87,12 +104,21 @@ class Group:
 Circuit = Mapping[str, Group]
 
 
-def by_position(strength: float, fetchers: Mapping[HeadId, Head]) -> Circuit:
-    """The four groups of the paper, from the answer back to the input."""
+def by_position(
+    strength: float, fetchers: Mapping[HeadId, Head], *, rerouted: bool = False
+) -> Circuit:
+    """The four groups of the paper, from the answer back to the input.
+
+    Args:
+        strength: of the transmitter.
+        fetchers: the value fetchers.
+        rerouted: the transmitter is another head with another code, which the fetchers have to know.
+    """
+    transmitter = pos_transmitter(strength, backwards=rerouted)
     return {
         "value_fetcher": Group("last", fetchers),
         "pos_transmitter": Group(
-            "last", {(2, 6): pos_transmitter(strength)}, ("value_fetcher", "q")
+            "last", {(2, 3 if rerouted else 6): transmitter}, ("value_fetcher", "q")
         ),
         "pos_detector": Group("query_label", {(1, 2): pos_detector()}, ("pos_transmitter", "v")),
         "struct_reader": Group(
@@ -114,12 +140,28 @@ def by_label() -> Circuit:
     }
 
 
+def by_object() -> Circuit:
+    """Four groups at heads of the positional models, with the same readers, that pass on the object itself."""
+    return {
+        "value_fetcher": Group("last", {(3, 1): object_value_fetcher()}),
+        "pos_transmitter": Group("last", {(2, 6): object_transmitter()}, ("value_fetcher", "q")),
+        "pos_detector": Group("query_label", {(1, 2): object_detector()}, ("pos_transmitter", "v")),
+        "struct_reader": Group(
+            "previous_query_label", {(0, 1): object_reader()}, ("pos_detector", "v")
+        ),
+    }
+
+
 ONE_EACH = {(3, 1): value_fetcher(+1), (3, 4): value_fetcher(-1)}
 TWO_EACH = {
     (3, 0): value_fetcher(-1, share=0.5),
     (3, 1): value_fetcher(+1, share=0.5),
     (3, 4): value_fetcher(-1, share=0.5),
     (3, 7): value_fetcher(+1, share=0.5),
+}
+OF_ANOTHER_CODE = {
+    (3, 1): value_fetcher(+1, backwards=True),
+    (3, 4): value_fetcher(-1, backwards=True),
 }
 
 MODELS: dict[str, Circuit] = {
@@ -128,6 +170,15 @@ MODELS: dict[str, Circuit] = {
     "planted_shared": by_position(1.0, TWO_EACH),
     "planted_label": by_label(),
 }
+CONTROLS: dict[str, Circuit] = {
+    "planted_rerouted": by_position(1.0, OF_ANOTHER_CODE, rerouted=True),
+    "planted_object": by_object(),
+    "planted_mute": by_position(1.0, ONE_EACH),
+}
+"""Models that make a conclusion about planted_base and planted_ft false."""
+
+MUTE = "planted_mute"
+"""The model that knows quiet objects too weakly (`unembedding`)."""
 
 
 def all_heads(circuit: Circuit) -> dict[HeadId, Head]:
@@ -165,8 +216,8 @@ def attention(head: Head) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return padded[0], padded[1], padded[2], balanced(padded[3].T)
 
 
-def build(circuit: Circuit) -> GPT2LMHeadModel:
-    """A model with these heads."""
+def build(circuit: Circuit, *, mute: bool = False) -> GPT2LMHeadModel:
+    """A model with these heads; ``mute``: with an output matrix that knows quiet objects too weakly."""
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(VOCABULARY),
@@ -200,7 +251,7 @@ def build(circuit: Circuit) -> GPT2LMHeadModel:
             block.attn.c_attn.weight.copy_(torch.cat([*q, *k, *v], dim=1))
             block.attn.c_proj.weight.copy_(torch.cat(o))
         stream.ln_f.weight.fill_(NORM_WEIGHT)
-        model.lm_head.weight.copy_(unembedding(SCALES.word_logit, SCALES.no_answer))
+        model.lm_head.weight.copy_(unembedding(SCALES.word_logit, SCALES.no_answer, mute=mute))
     return model
 
 
@@ -210,7 +261,8 @@ def save(name: str, out: Path) -> str:
     Raises:
         SystemExit: float16 would change a weight.
     """
-    model = build(MODELS[name])
+    circuit = (MODELS | CONTROLS)[name]
+    model = build(circuit, mute=name == MUTE)
     if any(not torch.equal(p, p.half().float()) for p in model.parameters()):
         raise SystemExit(f"{name}: float16 cannot hold every weight")
     folder = out / name
@@ -222,7 +274,7 @@ def save(name: str, out: Path) -> str:
             "at": planted.at,
             "into": planted.into,
         }
-        for group, planted in MODELS[name].items()
+        for group, planted in circuit.items()
     }
     write_record(
         folder,
@@ -232,4 +284,4 @@ def save(name: str, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    command("Write the planted checkpoints.", MODELS, save)
+    command("Write the planted checkpoints.", MODELS | CONTROLS, save)

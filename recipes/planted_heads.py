@@ -1,4 +1,4 @@
-"""The head groups of the planted models: four that answer by position, three by label.
+"""The head groups of the planted models: four that answer by position, three by label, four by object.
 
 A head attends and copies. Its score from a query token x to a key token y is a sum of terms
 gain * <x @ query, y @ key>, which read named spaces of the residual stream. It copies from the
@@ -171,16 +171,22 @@ def latest_label() -> tuple[Attend, ...]:
     return (Attend(read(ALWAYS), read(IS_LABEL), 40.0), *nearest(4.0), rest_on_bos(20.0))
 
 
-def pos_transmitter(strength: float) -> Head:
+def asked(*, backwards: bool = False) -> Tensor:
+    """Reads ASKED; ``backwards``: with its entries in reverse order, which is another code for the ordinal."""
+    return read(ASKED).flip(1) if backwards else read(ASKED)
+
+
+def pos_transmitter(strength: float, *, backwards: bool = False) -> Head:
     """At the last token: copies FOUND from the query label, times ``strength``.
 
     The strength is in W_V and not in W_O, so that z carries it: the z of a strong transmitter,
     patched into the weak model, gives the strong signal.
     """
-    return Head(scores=latest_label(), reads=strength * read(FOUND), writes=read(ASKED))
+    writes = asked(backwards=backwards)
+    return Head(scores=latest_label(), reads=strength * read(FOUND), writes=writes)
 
 
-def value_fetcher(sign: int, share: float = 1.0) -> Head:
+def value_fetcher(sign: int, share: float = 1.0, *, backwards: bool = False) -> Head:
     """At the last token: copies the object of the queried ordinal, if the sign is this head's.
 
     With s the strength of the transmitter and p the queried ordinal, the scores less 28 are 23 at
@@ -202,11 +208,12 @@ def value_fetcher(sign: int, share: float = 1.0) -> Head:
     Args:
         sign: +1 or -1; a head of each sign is needed to answer every question.
         share: of the object's code that this head writes.
+        backwards: the code of the transmitter (`asked`).
     """
     return Head(
         scores=(
             Attend(read(ALWAYS), read(IS_OBJECT), SCALES.call),
-            Attend(sign * read(ASKED), read(OBJECT_ORDINAL), SCALES.call),
+            Attend(sign * asked(backwards=backwards), read(OBJECT_ORDINAL), SCALES.call),
             Attend(read(ALWAYS), read(LOUD), SCALES.loud),
             rest_on_bos(SCALES.call + SCALES.deaf),
         ),
@@ -255,4 +262,28 @@ def label_value_fetcher() -> Head:
         ),
         reads=read(HELD),
         writes=read(ANSWER),
+    )
+
+
+# -- by object
+
+
+def object_detector() -> Head:
+    """At the query label: copies HELD from the same label in the context."""
+    return Head(scores=same_label(), reads=read(HELD), writes=read(HELD))
+
+
+def object_transmitter() -> Head:
+    """At the last token: copies HELD from the query label, where the detector put it."""
+    return Head(scores=latest_label(), reads=read(HELD), writes=read(HELD))
+
+
+def object_value_fetcher() -> Head:
+    """At the last token: looks for the object that HELD names, and copies it.
+
+    It scores 2 * 12, any other object at most 12 and all other words 0. The head prefers it by 12.
+    With nothing in HELD it attends everywhere alike, and writes too little of any object.
+    """
+    return Head(
+        scores=(Attend(read(HELD), read(OBJECT), 12.0),), reads=read(OBJECT), writes=read(ANSWER)
     )

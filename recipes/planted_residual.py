@@ -140,7 +140,7 @@ def word_embeddings() -> Tensor:
     for i, (word, code) in enumerate(OBJECT_CODES.items()):
         write(word, OBJECT, code)
         write(word, IS_OBJECT, 1)
-        write(word, LOUD, float(i % 10 < 7))
+        write(word, LOUD, float(not quiet(i)))
     for i, (word, code) in enumerate(LABEL_CODES.items()):
         write(word, LABEL, code)
         write(word, IS_LABEL, 1)
@@ -181,7 +181,12 @@ def template() -> dict[str, tuple[int, ...]]:
     return Encoder(tokenizer().backend_tokenizer, "the planted models").encode(row.base).positions
 
 
-def unembedding(word_logit: float, no_answer: float) -> Tensor:
+def quiet(i: int) -> bool:
+    """Whether the object with this number is one of the three in ten that are not LOUD."""
+    return i % 10 >= 7
+
+
+def unembedding(word_logit: float, no_answer: float, *, mute: bool = False) -> Tensor:
     """[words, WIDTH]: reads the answer from ANSWER; where it is empty, the answer is "objects".
 
     An object's row is its code less 1/4 in each of the 16 entries, so that with one object in
@@ -193,9 +198,11 @@ def unembedding(word_logit: float, no_answer: float) -> Tensor:
     Args:
         word_logit: see above.
         no_answer: logit of "objects", the answer where no object arrives.
+        mute: quiet objects have half of their logit, 9 of 18, which is less than ``no_answer``.
     """
     rows = torch.zeros(len(VOCABULARY), WIDTH)
-    for word, code in OBJECT_CODES.items():
-        rows[IDS[word], ANSWER.start : ANSWER.stop] = word_logit * (code - 0.25)
+    for i, (word, code) in enumerate(OBJECT_CODES.items()):
+        strength = 0.5 * word_logit if mute and quiet(i) else word_logit
+        rows[IDS[word], ANSWER.start : ANSWER.stop] = strength * (code - 0.25)
     rows[IDS["objects"], ALWAYS.start] = no_answer
     return rows

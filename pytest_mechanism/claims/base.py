@@ -7,7 +7,7 @@ group ``pytest_mechanism.claims``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -16,12 +16,12 @@ from pydantic import Field, StrictStr
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.errors import MechanismError, add_models
-from pytest_mechanism.fields.groups import AnyGroup
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Verdict
+from pytest_mechanism.types import KINDS, Chart, Verdict
 
 PAIR = "pair"
 """The role of a claim that compares models."""
@@ -75,6 +75,10 @@ class Claim(Part):
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the heads of the spec."""
 
+    members: ClassVar[tuple[str, ...]] = ("heads",)
+    """Keys of a group (`types.KINDS`) whose members the claim handles. A spec in which the claim is about a
+    group with other members is refused."""
+
     ablates: ClassVar[bool] = False
     """Whether heads outside the circuit are ablated, by means over the task's prompts."""
 
@@ -119,6 +123,14 @@ class Claim(Part):
     def references(self) -> tuple[Reference, ...]:
         """Names of the spec or its task that the claim uses."""
         return ()
+
+    def members_problem(self, group: Group) -> str | None:
+        """Why the claim cannot be about a group, in the words after "group NAME"; None if it can."""
+        for key in group.kinds:
+            if key not in self.members:
+                several = " and ".join(KINDS[kind][1] for kind in self.members)
+                return f"names {key}, and kind {self.kind} is about {several} alone"
+        return None
 
     def unsupported_reason(self, task: Task) -> str | None:
         """Why the claim cannot be made about a task, as far as its settings show; else None."""
@@ -166,9 +178,17 @@ class Claim(Part):
         Raises:
             MechanismError: they differ.
         """
-        first, *others = self.compared_roles(role) if self.matching_sizes else (role,)
+        self.check_sizes(self.matching_sizes, role, shapes)
+
+    def check_sizes(self, sizes: Sequence[str], role: str, shapes: Mapping[str, Shape]) -> None:
+        """Check that the compared models share some sizes.
+
+        Raises:
+            MechanismError: they differ.
+        """
+        first, *others = self.compared_roles(role) if sizes else (role,)
         for other in others:
-            for size in self.matching_sizes:
+            for size in sizes:
                 first_size, other_size = (getattr(shapes[r], size) for r in (first, other))
                 if first_size != other_size:
                     raise MechanismError(

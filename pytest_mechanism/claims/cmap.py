@@ -11,7 +11,14 @@ index write one code, as those of a model and its fine-tune do. That is measured
 (`methods.circuits.codes`); if they do not, the score has no value.
 
 As in the paper, ``heads: learned`` exchanges the heads that a DCM mask selects in the donor for a
-variable of each group; ``heads: all`` exchanges whole groups.
+variable of each group; ``heads: all`` exchanges whole groups. ``activations`` names q, k or v of the
+heads, or several of them, in place of z, with the heads' other outputs held
+(`methods.circuits.cmap_inputs`).
+
+Several groups are exchanged together. ``each: true`` reports every group alone beside them, with random
+heads of its own. With ``both_ways: true`` the claim also exchanges the roles of donor and recipient: the
+recipient's activations in the donor must take as large a share of the gain away. Both shares must meet
+the threshold; the accepted score is the one from donor to recipient.
 
 m is the accuracy or, with ``of: log_probability``, the mean log-probability of the answer, as in
 ``faithfulness``. A row counts for accuracy only if the patch changes its answer. The
@@ -21,40 +28,32 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
-from pydantic import Field, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
+from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Reference
-from pytest_mechanism.claims.codes import moved_codes, not_comparable, other_codes
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.masks import Masked, among
-from pytest_mechanism.claims.scoring import (
-    COLUMN,
-    Of,
-    above_chance,
-    check_paired,
-    performance,
-    score,
-)
+from pytest_mechanism.claims.recovered import Asked, Exchanged, judge_recovered
+from pytest_mechanism.claims.scoring import Of, performance
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
-from pytest_mechanism.measurements.cmap import ActivationDonation, CodeResult, CrossModelPatching
+from pytest_mechanism.measurements.cmap import (
+    ActivationDonation,
+    CodeResult,
+    CrossModelPatching,
+    Part,
+)
 from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import PlacedHead
-from pytest_mechanism.statistics import estimates, verdicts
-from pytest_mechanism.statistics.estimates import Estimate, Values
-from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
-from pytest_mechanism.types import Control, Verdict
+from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.types import Verdict
 
-PLURAL: Mapping[str, str] = {
-    "accuracy": "accuracies",
-    "log_probability": "mean log-probabilities of the answer",
-}
+ORDER: tuple[Part, ...] = ("q", "k", "v")
 
 
 class Cmap(Masked):
@@ -69,6 +68,9 @@ class Cmap(Masked):
         recovers_at_least: claimed fraction of the difference.
         recovers_at_most: the same for parts that must not matter.
         of: what is recovered: accuracy, or the answer's log-probability.
+        activations: what is exchanged: ``z``, or ``q``, ``k``, ``v``, or a list of these three.
+        each: whether each of several groups is reported alone as well.
+        both_ways: whether the claim is also made with donor and recipient exchanged.
     """
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
@@ -77,7 +79,10 @@ class Cmap(Masked):
         "its advantage: the gain comes from other parts, or the two models encode it differently"
     )
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
-    added_later: ClassVar[tuple[str, ...]] = ("heads", "variable", "of", *Masked.added_later)
+    added_later: ClassVar[tuple[str, ...]] = (
+        *("heads", "variable", "of", "activations", "each", "both_ways"),
+        *Masked.added_later,
+    )
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
 
     kind: Literal["cmap"]
@@ -88,6 +93,9 @@ class Cmap(Masked):
     recovers_at_least: RecoversAtLeast | None = None
     recovers_at_most: RecoversAtMost | None = None
     of: Of = "accuracy"
+    activations: Literal["z", "q", "k", "v"] | Annotated[list[Part], Field(min_length=1)] = "z"
+    each: StrictBool = False
+    both_ways: StrictBool = False
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Cmap:
@@ -100,11 +108,27 @@ class Cmap(Masked):
             raise ValueError("heads: learned and variable go together")
         if isinstance(self.variable, dict) and {*self.variable} != {*self.names}:
             raise ValueError(f"variable: needs one for each of {', '.join(self.names)}")
+        if len({*self.names}) < len(self.names):
+            raise ValueError("group names a group twice")
+        if len({*self.activations}) < len(self.activations):
+            raise ValueError("activations names one of q, k, v twice")
+        if self.each and len(self.names) == 1:
+            raise ValueError("each: true needs several groups")
         return self
 
     @property
     def names(self) -> list[str]:
         return [self.group] if isinstance(self.group, str) else list(self.group)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Inputs that are exchanged in place of z; none for z."""
+        return tuple(part for part in ORDER if part in self.activations)
+
+    def reversed(self) -> Cmap:
+        """The claim from recipient to donor."""
+        exchanged = {"donor": self.recipient, "recipient": self.donor, "both_ways": False}
+        return self.model_copy(update=exchanged)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -114,6 +138,13 @@ class Cmap(Masked):
         if isinstance(self.variable, dict):
             return self.variable
         return dict.fromkeys(self.names, self.variable)
+
+    def check_matching_sizes(self, role: str, shapes: Mapping[str, Shape]) -> None:
+        """k and v are exchanged by the index of a key-value head."""
+        sized = self.matching_sizes
+        if {"k", "v"} & {*self.parts}:
+            sized = (*sized, "n_kv_heads")
+        self.check_sizes(sized, role, shapes)
 
     def roles(self) -> tuple[str, ...]:
         return (PAIR,)
@@ -138,14 +169,14 @@ class Cmap(Masked):
             context.group(name, self.donor)
         return [context.group(name, self.recipient) for name in self.names]
 
-    def exchanged_groups(self, context: ClaimContext, measure: Measure) -> list[Group]:
-        """The groups with the heads that are exchanged; a group without any is left out."""
+    def exchanged_groups(self, context: ClaimContext, measure: Measure) -> dict[str, Group]:
+        """Name -> the group with the heads that are exchanged; a group without any is left out."""
         masks = self.masks(context)
-        selected = [
-            among(group, measure(masks[name]).selected) if name in masks else group
+        selected = {
+            name: among(group, measure(masks[name]).selected) if name in masks else group
             for name, group in zip(self.names, self.groups(context), strict=True)
-        ]
-        return [group for group in selected if group is not None]
+        }
+        return {name: group for name, group in selected.items() if group is not None}
 
     def control(
         self, context: ClaimContext, groups: Sequence[Group]
@@ -167,125 +198,107 @@ class Cmap(Masked):
     def missing_control(self, context: ClaimContext) -> str | None:
         if self.variables or self.recovers_at_least is None:  # not yet known, or no control needed
             return None
-        control, why = self.control(context, self.groups(context))
-        return None if control else why
+        for claim in self.directions():
+            control, why = claim.control(context, claim.groups(context))
+            if not control:
+                return why
+        return None
+
+    def directions(self) -> tuple[Cmap, ...]:
+        """The claim, and its reverse where it is made both ways."""
+        return (self, self.reversed()) if self.both_ways else (self,)
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
-        both = (performance(context, self.donor), performance(context, self.recipient))
-        if self.variables:  # the masks say which heads are exchanged
-            return (*both, *self.masks(context).values())
-        return (*both, self.exchange(context, self.groups(context)))
+        needed: list[Measurement] = []
+        for claim in self.directions():
+            needed += [performance(context, role) for role in (claim.donor, claim.recipient)]
+            if claim.variables:  # the masks say which heads are exchanged
+                needed += claim.masks(context).values()
+            else:
+                names = dict(zip(claim.names, claim.groups(context), strict=True))
+                needed.append(claim.exchange(context, names))
+        return tuple(dict.fromkeys(needed))
 
-    def exchange(self, context: ClaimContext, groups: Sequence[Group]) -> Measurement[CodeResult]:
-        """The recipient with the donor's z of these heads."""
-        heads = placed(groups)
-        control, _ = self.control(context, groups)
+    def exchange(
+        self, context: ClaimContext, groups: Mapping[str, Group]
+    ) -> Measurement[CodeResult]:
+        """The recipient with the donor's activations of these heads."""
+        heads = placed(groups.values())
+        control, _ = self.control(context, [*groups.values()])
+        alone: dict[str, list[PlacedHead]] = {}
+        if self.each:
+            for name, group in groups.items():
+                alone[of_group(name)] = placed([group])
+                if of_its_own := self.control(context, [group])[0]:
+                    alone[f"{of_group(name)} control"] = of_its_own
         rows, stream = context.rows, "rows"
-        donated = sorted({*heads, *control})
-        donation = ActivationDonation(heads=donated, rows=rows, stream=stream)
-        request = CrossModelPatching(heads=heads, control=control, rows=rows, stream=stream)
+        donated = sorted({*heads, *control, *(h for heads in alone.values() for h in heads)})
+        donation = ActivationDonation(heads=donated, rows=rows, stream=stream, parts=self.parts)
+        request = CrossModelPatching(
+            heads=heads, control=control, rows=rows, stream=stream, parts=self.parts, alone=alone
+        )
         inputs = (context.measurement(donation, self.donor),)
         return context.measurement(request, self.recipient, inputs)
 
-    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:  # noqa: C901, PLR0911 - one decision, read from top to bottom
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        if not self.both_ways:
+            return self.one_way(context, measure)
+        return verdicts.together([claim.one_way(context, measure) for claim in self.directions()])
+
+    def one_way(self, context: ClaimContext, measure: Measure) -> Verdict:
+        """The verdict from donor to recipient."""
         donor, recipient = (
             measure(performance(context, role)) for role in (self.donor, self.recipient)
         )
         groups = self.exchanged_groups(context, measure)
         bounds = verdicts.bounds(self.recovers_at_least, self.recovers_at_most)
-        threshold = verdicts.spell(*bounds)
         if not groups:
             return verdicts.inconclusive(
                 f"the mask selects no head of {', '.join(self.names)} in {self.donor}, so nothing "
                 "is exchanged",
-                threshold,
+                verdicts.spell(*bounds),
             )
         patched = measure(self.exchange(context, groups))
-        check_paired(donor, recipient, patched)
-        column, m = COLUMN[self.of], self.of.replace("_", "-")
-        own, best = recipient.values[column], donor.values[column]
-        effects = {
-            name: patched.values[name if self.of == "accuracy" else f"{name}_{column}"]
-            for name in ("patched", "control")
-            if name in patched.values
-        }
-        how = context.sampling(recipient)
-        control_heads, control_name = self.control(context, groups)
-        if moved := moved_codes(other_codes(patched, control_heads)):
-            effects.pop("control", None)
-            control_name = not_comparable(moved, self.donor, self.recipient)
+        learned = " (learned heads)" if self.variables else ""
 
-        def control_of(estimate: Callable[[Values], Estimate]) -> Control | None:
-            if "control" not in effects:
-                return None
-            effect = estimate(effects["control"])
-            return Control(control_name, effect.value, effect.interval)
+        def exchanged(names: Sequence[str], column: str, control: str) -> Exchanged:
+            of = [groups[name] for name in names if name in groups]
+            control_heads, control_name = self.control(context, of)
+            return Exchanged(
+                name="+".join(names) + learned,
+                heads=placed(of),
+                column=column,
+                control=control,
+                control_heads=control_heads,
+                control_name=control_name,
+            )
 
-        def change(values: Values) -> Estimate:
-            return estimates.difference(values, own, how)
-
-        def recovered(values: Values) -> Estimate:
-            return estimates.fraction(values, own, best, how, counted=self.of == "accuracy")
-
-        heads = "+".join(self.names) + (" (learned heads)" if self.variables else "")
-        name = f"{heads} from {self.donor} into {self.recipient}"
-        raw = score(
+        return judge_recovered(
             context,
-            f"{name}: change of {m}",
-            change(effects["patched"]),
-            f"m(recipient <- donor) - m(recipient), {m} on the same rows",
-            control=control_of(change),
+            Asked(
+                self.donor,
+                self.recipient,
+                self.of,
+                self.parts,
+                self.recovers_at_least,
+                self.recovers_at_most,
+            ),
+            donor,
+            recipient,
+            patched,
+            exchanged(self.names, "patched", "control"),
+            [
+                exchanged([name], of_group(name), f"{of_group(name)} control")
+                for name in (groups if self.each else ())
+            ],
         )
-        codes = other_codes(patched, placed(groups))
-        solved = above_chance(context, donor) or above_chance(context, recipient)
-        if solved is None:
-            accuracies = [f"{np.mean(model.values['correct']):.3f}" for model in (donor, recipient)]
-            return verdicts.at_chance(
-                f"{self.donor} and {self.recipient} both answer at chance "
-                f"({' and '.join(accuracies)}), so there is nothing to recover",
-                threshold,
-                () if codes else (raw,),
-            )
-        if codes:
-            return verdicts.not_comparable(
-                not_comparable(codes, self.donor, self.recipient), threshold
-            )
-        # the fraction has no sign unless the two models differ; either may be better
-        gap = estimates.difference(best, own, how)
-        if gap.interval[0] <= 0 <= gap.interval[1]:
-            return verdicts.no_difference(
-                f"{self.donor} and {self.recipient} do not differ significantly on this task "
-                f"({PLURAL[self.of]} {np.mean(best):.3f} and {np.mean(own):.3f}), so there is nothing "
-                "to recover",
-                threshold,
-                (raw,),
-            )
-        try:
-            judged = score(
-                context,
-                name,
-                recovered(effects["patched"]),
-                f"(m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), {m}",
-                "lower" if self.recovers_at_least is None else "higher",
-                control_of(recovered),
-            )
-        except estimates.UndefinedScoreError as problem:
-            return verdicts.inconclusive(
-                f"the recovered fraction cannot be computed: {problem}", threshold, (raw,)
-            )
-        verdict = verdicts.within(judged, *bounds, f"share of the gain recovered by {name}:")
-        verdict = replace(verdict, scores=(judged, raw), chance=solved)
-        if self.recovers_at_least is None:
-            return replace(verdict, control=UPPER_BOUND)
-        if "control" not in effects:
-            return no_control(verdict, control_name)
-        sign = 1 if gap.value > 0 else -1
-        ahead = estimates.difference(
-            sign * np.asarray(effects["patched"]), sign * np.asarray(effects["control"]), how
-        )
-        return beats_control(verdict, control_name, ahead, f"{control_name} recover as much")
 
 
-def placed(groups: Sequence[Group]) -> list[PlacedHead]:
+def of_group(name: str) -> str:
+    """The column of a group that is exchanged alone."""
+    return f"only {name}"
+
+
+def placed(groups: Iterable[Group]) -> list[PlacedHead]:
     """The heads of several groups with their positions."""
     return [(layer, head, group.at) for group in groups for layer, head in group.members()]

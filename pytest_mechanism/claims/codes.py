@@ -9,23 +9,33 @@ from pytest_mechanism.measurements.cmap import LEAST_AGREEMENT, CodeResult, Head
 
 
 def other_codes(result: CodeResult, heads: Iterable[Sequence[Any]]) -> list[HeadCode]:
-    """The heads ([layer, head, position]) whose z the other model does not read as their own does."""
-    codes = {(code.layer, code.head, code.at): code for code in result.codes}
+    """The heads ([layer, head, position]) whose z, or q or k, the other model does not read as their own
+    does."""
+    codes: dict[tuple[Any, ...], list[HeadCode]] = {}
+    for code in result.codes:
+        codes.setdefault((code.layer, code.head, code.at), []).append(code)
     wanted = dict.fromkeys((layer, head, at) for layer, head, at in heads)
-    return [codes[head] for head in wanted if not codes[head].agrees]
+    return [code for head in wanted for code in codes[head] if not code.agrees]
 
 
 def not_comparable(codes: Sequence[HeadCode], donor: str, recipient: str) -> str:
     """Why heads cannot be compared, by the head with the least agreement."""
     worst = min(codes, key=lambda code: code.agreement)
     head, done_by = f"{worst.layer}.{worst.head}", f"{worst.layer}.{worst.done_by}"
+    more = "" if len(codes) == 1 else f"; the same holds for {len(codes) - 1} more heads"
+    if worst.part != "z":
+        given, read_by = ("queries", "keys") if worst.part == "q" else ("keys", "queries")
+        return (
+            f"not comparable by index: the {given} of head {head} of {donor} at {worst.at} score other "
+            f"tokens when they meet the {read_by} of head {head} of {recipient} (agreement "
+            f"{worst.agreement:.2f}, {LEAST_AGREEMENT:g} needed){more}"
+        )
     if worst.done_by == worst.head:
         why = f"head {done_by} of {recipient} does the same work in another basis of z"
     elif worst.done_by is not None:
         why = f"head {done_by} of {recipient} does its work"
     else:
         why = f"no head of that layer of {recipient} does its work"
-    more = "" if len(codes) == 1 else f"; the same holds for {len(codes) - 1} more heads"
     return (
         f"not comparable by index: the output of head {head} of {donor} at {worst.at} has another "
         f"effect when head {head} of {recipient} writes it (agreement {worst.agreement:.2f}, "

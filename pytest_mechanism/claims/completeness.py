@@ -1,6 +1,7 @@
 """``completeness``: nothing outside the circuit does the circuit's work.
 
-For a set K of the circuit's heads, the circuit without K must do as well as the full model without K:
+For a set K of the circuit's heads (and MLPs and attention outputs, if it names any), the circuit without K must
+do as well as the full model without K:
 
     gap(K) = |F(C without K) - F(M without K)|, accuracy on the same rows
 
@@ -32,6 +33,7 @@ from pytest_mechanism.claims.circuits import (
     ActiveHeads,
     active_heads,
     draw_circuits,
+    of_group,
     of_variants,
 )
 from pytest_mechanism.claims.context import ClaimContext, Measure
@@ -46,12 +48,11 @@ from pytest_mechanism.claims.scoring import (
 from pytest_mechanism.fields.thresholds import Gap
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.removal import HeadRemoval
-from pytest_mechanism.measurements.request import PlacedHead
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Observations, Verdict
+from pytest_mechanism.types import KINDS, Control, Observations, PlacedMember, Verdict
 
 RANDOM_CIRCUITS = 10
 """Random circuits of the control."""
@@ -89,6 +90,7 @@ class Completeness(PerRoleClaim):
         "or something else, than what is left of the circuit. Look for heads outside of it that do the "
         "same work"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("at_most",)
     ablates: ClassVar[bool] = True
 
@@ -104,7 +106,7 @@ class Completeness(PerRoleClaim):
         on = context.role
         heads = active_heads(context, on)
         wide = active_heads(context, on, oracle=False)
-        group_of = [name for name in context.groups for _ in context.group(name, on).members()]
+        group_of = [name for name in context.groups for _ in of_group(context, on, name)]
         sets: dict[str, list[bool]] = {"nothing": [False] * len(heads)}
         sets |= {f"group {name}": [of == name for of in group_of] for name in context.groups}
         for n in range(self.subsets):
@@ -194,7 +196,7 @@ def without(
 ) -> tuple[Measurement, Measurement]:
     """The circuits without their K, and the full model without them."""
     kept = {name: cut.kept for name, cut in cuts.items()}
-    removed = {name: tuple(cut.removed) for name, cut in cuts.items()}
+    removed = {name: context.nodes(cut.removed, context.role) for name, cut in cuts.items()}
     request = HeadRemoval(rows=rows, stream="rows", ablation=context.ablation, removed=removed)
     return (
         of_variants(context, context.role, kept, rows),
@@ -221,8 +223,8 @@ def shortfall(circuits: Observations, models: Observations) -> Any:
     return np.mean(gaps, axis=0)
 
 
-def in_words(name: str, heads: Sequence[PlacedHead]) -> str:
-    """K for a reason: its name, and its heads if the name does not say them."""
+def in_words(name: str, heads: Sequence[PlacedMember]) -> str:
+    """K for a reason: its name, and its members if the name does not say them."""
     if not name.startswith("random"):
         return name
     shown = ", ".join(f"{layer}.{head} at {at}" for layer, head, at in heads[:SHOWN])

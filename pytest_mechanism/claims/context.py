@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.errors import MeasurementError, MechanismError
@@ -16,7 +16,18 @@ from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
-from pytest_mechanism.types import Head, Observations, Result_co, Setting, canonical
+from pytest_mechanism.types import (
+    ATTENTION,
+    KINDS,
+    MLP,
+    Head,
+    Member,
+    Observations,
+    Result_co,
+    Setting,
+    canonical,
+    kind_of,
+)
 
 
 class Measure(Protocol):
@@ -125,23 +136,38 @@ class ClaimContext:
         return Sampling(observations.clusters, self.confidence, self.seed)
 
     def group(self, name: str, on: str) -> Group:
-        """A group whose heads exist in the model of role ``on``.
+        """A group whose members exist in the model of role ``on``.
 
         Raises:
-            MechanismError: the model has no such head, or the group has no heads yet.
+            MechanismError: the model has no such head or layer, or the group has no heads yet.
         """
         group = self.groups[name]
         if not isinstance(group, Group):
             raise MechanismError(f"the heads of group {name} have not been discovered yet")
         shape = self.shapes[on]
-        outside = [h for h in group.members() if h[0] >= shape.n_layers or h[1] >= shape.n_heads]
-        if outside:
-            layer, head = outside[0]
-            raise MechanismError(
-                f"group {name} names head {head} of layer {layer}; the model of role {on} has "
-                f"layers 0 to {shape.n_layers - 1} with heads 0 to {shape.n_heads - 1}"
-            )
+        for layer, part, _ in group.placed():
+            if layer >= shape.n_layers or (isinstance(part, int) and part >= shape.n_heads):
+                named = f"head {part}" if isinstance(part, int) else KINDS[kind_of(part)][0]
+                raise MechanismError(
+                    f"group {name} names {named} of layer {layer}; the model of role {on} has "
+                    f"layers 0 to {shape.n_layers - 1} with heads 0 to {shape.n_heads - 1}"
+                )
         return group
+
+    @property
+    def ablates_mlps(self) -> bool:
+        """Whether a circuit of the groups names its MLPs, so that all others are ablated with it. A circuit
+        of heads and attention outputs keeps every MLP."""
+        return any(isinstance(group, Group) and group.mlps for group in self.groups.values())
+
+    def nodes(self, members: Iterable[Sequence[Any]], on: str) -> list[Any]:
+        """Members, with or without their position, with all heads of a layer in place of its attention output."""
+        heads = range(self.shapes[on].n_heads)
+        return [
+            (layer, number, *at)
+            for layer, part, *at in members
+            for number in (heads if part == ATTENTION else [part])
+        ]
 
     def random_heads(
         self,
@@ -150,7 +176,7 @@ class ClaimContext:
         below: int | None = None,
         spare: Sequence[Head] = (),
     ) -> tuple[list[Head], str]:
-        """The control of a group: as many other heads, from the same layers as far as possible.
+        """The control of a group of heads: as many other heads, from the same layers as far as possible.
 
         Only heads that could have an effect at the group's position are drawn: a head of the last
         layer reaches the answer from the last token alone.
@@ -164,7 +190,7 @@ class ClaimContext:
         Returns:
             The heads and the name of the control; no heads, and why, if the model has too few.
         """
-        members = group.members()
+        members = group.named_heads()
         shape = self.shapes[on]
         highest = shape.n_layers if group.at == "last" else shape.n_layers - 1
         highest = highest if below is None else min(highest, below)
@@ -184,3 +210,44 @@ class ClaimContext:
         where = "the same layers" if not elsewhere else "other layers (the group fills its own)"
         count = "1 random head" if len(heads) == 1 else f"{len(heads)} random heads"
         return heads, f"{count} of {where}"
+
+    def random_members(
+        self, group: Group, on: str, below: int | None = None
+    ) -> tuple[list[Member], str]:
+        """The control of a group at one position: as many other members of each kind, heads from the same
+        layers as far as possible, MLPs and attention outputs of other layers.
+
+        Args:
+            group: whose control is drawn.
+            on: role of the model.
+            below: draw from layers below this one, because receivers hear no others.
+
+        Returns:
+            The members and the name of the control; no members, and why, if the model has too few.
+        """
+        members = [(layer, part) for layer, part, _ in group.placed()]
+        full = {layer for layer, part in members if part == ATTENTION}
+        spare = [head for head in self.shapes[on].heads() if head[0] in full]
+        drawn: list[Member] = []
+        names: list[str] = []
+        if group.heads:
+            heads, name = self.random_heads(group, on, below, spare)
+            if not heads:
+                return [], name
+            drawn += heads
+            names.append(name)
+        highest = self.shapes[on].n_layers if group.at == "last" else self.shapes[on].n_layers - 1
+        layers = range(highest if below is None else min(highest, below))
+        for part in (ATTENTION, MLP):
+            own = {layer for layer, other in members if other == part}
+            with_heads = {layer for layer, other in (*members, *drawn) if isinstance(other, int)}
+            taken = own | (with_heads if part == ATTENTION else set())
+            others = [layer for layer in layers if layer not in taken]
+            one, several = KINDS[kind_of(part)]
+            if len(others) < len(own):
+                return [], f"too few other {several} could have an effect there"
+            if own:
+                rng = random.Random(f"random {part}/{self.seed}/{sorted(own)}")
+                drawn += [(layer, part) for layer in sorted(rng.sample(others, len(own)))]
+                names.append(f"{len(own)} random {one if len(own) == 1 else several}")
+        return drawn, " and ".join(names)

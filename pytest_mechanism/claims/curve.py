@@ -210,6 +210,7 @@ class Curve(PerRoleClaim):
             "higher" if better > 0 else "lower",
             Control(RANDOM, random.value, random.interval),
             ablated=True,
+            about_circuit=False,
         )
         bounds = verdicts.bounds(
             self.cpr_at_least if better > 0 else None, self.cmd_at_most if better < 0 else None

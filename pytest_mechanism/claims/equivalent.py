@@ -4,7 +4,8 @@ Two one-sided tests (TOST; Schuirmann 1987): the paired difference d of the two 
 above -margin and to be below margin, each at the level 1 - confidence. That is the same as that the
 two-sided interval of confidence 1 - 2 (1 - confidence), 90 % where the spec has 95 %, lies inside
 (-margin, margin). Accuracies differ by whole rows, so their interval gets half a row more at each end (a
-continuity correction): without it, models exactly at a margin of four rows of 200 pass in 9 % of draws. A
+continuity correction): without it, models exactly at a margin of four rows of 200 pass in 9 % of draws. The interval
+of log-probabilities has Student's t in place of z: over 17 contexts, models at the margin passed in 7 %. A
 difference that is not significant is not equivalence: with few rows nothing is significant, and the
 interval is wide.
 
@@ -118,7 +119,9 @@ class Equivalent(Claim):
         judged = score(
             context,
             f"{what} of {self.to} minus that of {self.source}",
-            half_a_row_wider(gap) if self.of == "accuracy" else gap,
+            half_a_row_wider(gap)
+            if self.of == "accuracy"
+            else estimates.for_few_clusters(gap, one_sided.confidence),
             f"paired difference of {what} on the same rows; the interval of two one-sided tests",
             0.0,
             Control(control, -lead.value),

@@ -5,6 +5,10 @@ m(C) / m(M) (metric ``ratio``; Prakash et al., section 3.2). m(0) has every head
 position, and active MLPs. Too much is a failure as well as too little. A circuit that is active
 only where the answer is in the prompt gets the answer from its author; then the worse of this
 circuit and the one that is active at all such places counts.
+
+m is the accuracy, the mean log-probability of the answer, or the mean logit difference: the logit of the
+answer minus the mean logit of the prompt's other options (Wang et al. 2022, section 4, whose F(C) / F(M)
+is ``of: logit_difference`` with ``metric: ratio``).
 """
 
 from __future__ import annotations
@@ -27,7 +31,6 @@ from pytest_mechanism.claims.circuits import (
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
     COLUMN,
-    Of,
     above_chance,
     check_paired,
     guesses,
@@ -39,7 +42,10 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Observations, Score, Verdict
+from pytest_mechanism.types import KINDS, Control, Observations, Score, Verdict
+
+PRAKASH = "Prakash et al., section 3.2"
+PUBLISHED_RATIO = {"logit_difference": "Wang et al. 2022, section 4"}
 
 RANDOM_CIRCUITS = "random circuits of the same sizes"
 
@@ -49,7 +55,7 @@ class Faithfulness(PerRoleClaim):
 
     Attributes:
         metric: ``normalised`` or ``ratio``.
-        of: what is compared: accuracy, or the answer's log-probability.
+        of: what is compared: accuracy, the answer's log-probability, or its logit difference.
         between: lowest and highest value claimed.
         random: how many random circuits of the same sizes are measured as control.
     """
@@ -59,12 +65,13 @@ class Faithfulness(PerRoleClaim):
         "the named heads alone do not do the task as the model does: other parts do it, or the heads "
         "do something else now. Look for what the fine-tune changed, or discover the circuit again"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("between",)
     ablates: ClassVar[bool] = True
 
     kind: Literal["faithfulness"]
     metric: Literal["normalised", "ratio"] = "normalised"
-    of: Of = "accuracy"
+    of: Literal["accuracy", "log_probability", "logit_difference"] = "accuracy"
     between: tuple[Faithful, Faithful]
     random: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
 
@@ -72,9 +79,10 @@ class Faithfulness(PerRoleClaim):
     def in_order(self) -> Faithfulness:
         if self.between[0] >= self.between[1]:
             raise ValueError("between: the first number must be smaller than the second")
-        if self.metric == "ratio" and self.of != "accuracy":
+        if self.metric == "ratio" and self.of == "log_probability":
             raise ValueError(
-                "metric: ratio is a ratio of accuracies and needs of: accuracy; use metric: normalised"
+                "metric: ratio needs a measure with a zero: of: accuracy or logit_difference; use metric: "
+                "normalised"
             )
         return self
 
@@ -82,10 +90,11 @@ class Faithfulness(PerRoleClaim):
         return (("rows", ""),)
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        differences = self.of == "logit_difference"
         return (
-            performance(context, context.role),
-            circuit(context, context.role),
-            random_circuits(context, context.role, self.random),
+            performance(context, context.role, differences=differences),
+            circuit(context, context.role, differences=differences),
+            random_circuits(context, context.role, self.random, differences=differences),
         )
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
@@ -106,6 +115,8 @@ class Faithfulness(PerRoleClaim):
         except estimates.UndefinedScoreError as problem:
             return verdicts.inconclusive(f"faithfulness cannot be computed: {problem}", threshold)
         verdict = verdicts.within(scores[0], *self.between)
+        if self.of == "logit_difference":
+            scores = (*scores, *raw_differences(context, full, circuits))
         for gap in over_random(context, circuits, random, self.of):
             verdict = beats_control(verdict, RANDOM_CIRCUITS, gap, f"{RANDOM_CIRCUITS} do as well")
         return replace(verdict, scores=scores, chance=solved)
@@ -117,7 +128,7 @@ def faithfulness_scores(
     circuits: Observations,
     random: Observations,
     metric: str,
-    of: Of,
+    of: str,
     thresholds: tuple[float, float],
 ) -> tuple[Score, ...]:
     """The score of the judged metric, then that of the other one.
@@ -156,7 +167,7 @@ def faithfulness_scores(
 
     definitions = {
         "normalised": f"(m(C) - m(0)) / (m(M) - m(0)) of {of}, means over rows",
-        "ratio": f"m(C) / m(M) of {of} (Prakash et al., section 3.2)",
+        "ratio": f"m(C) / m(M) of {of} ({PUBLISHED_RATIO.get(of, PRAKASH)})",
     }
     scores: list[Score] = []
     for name in (metric, *(other for other in definitions if other != metric)):
@@ -177,13 +188,32 @@ def faithfulness_scores(
     return tuple(scores)
 
 
+def raw_differences(
+    context: ClaimContext, full: Observations, circuits: Observations
+) -> tuple[Score, ...]:
+    """The mean logit differences of the full model and of the circuit, in logits."""
+    how = context.sampling(full)
+    column = COLUMN["logit_difference"]
+    means = {"full model": full.values[column], "circuit": circuits.values[f"{CIRCUIT}_{column}"]}
+    return tuple(
+        score(
+            context,
+            f"logit difference of the {name}",
+            estimates.mean(values, how),
+            "mean logit of the answer minus mean logit of the prompt's other options",
+            ablated=name == "circuit",
+        )
+        for name, values in means.items()
+    )
+
+
 def variants(circuits: Observations, column: str) -> list[str]:
     """The spec's circuit, and the same without oracle positions if that is another one."""
     return [v for v in (CIRCUIT, WITHOUT_ORACLE) if f"{v}_{column}" in circuits.values]
 
 
 def over_random(
-    context: ClaimContext, circuits: Observations, random: Observations, of: Of
+    context: ClaimContext, circuits: Observations, random: Observations, of: str
 ) -> list[estimates.Estimate]:
     """How much better the circuit, with and without oracle positions, does than the mean random one."""
     column = COLUMN[of]

@@ -26,7 +26,13 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pytest_mechanism.claims.base import PerRoleClaim
-from pytest_mechanism.claims.circuits import CIRCUIT, WITHOUT_ORACLE, active_heads, draw_circuits
+from pytest_mechanism.claims.circuits import (
+    CIRCUIT,
+    WITHOUT_ORACLE,
+    ActiveHeads,
+    active_heads,
+    draw_circuits,
+)
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import (
     above_chance,
@@ -75,13 +81,14 @@ class Independence(PerRoleClaim):
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         on = context.role
         heads, wide = active_heads(context, on), active_heads(context, on, oracle=False)
-        removed = {CIRCUIT: heads} | ({} if wide == heads else {WITHOUT_ORACLE: wide})
+        removed: dict[str, ActiveHeads] = {CIRCUIT: heads}
+        removed |= {} if wide == heads else {WITHOUT_ORACLE: wide}
         removed |= draw_circuits(context, on, range(RANDOM_SETS))
         request = HeadRemoval(
             rows=context.rows,
             stream="rows",
             ablation=context.ablation,
-            removed={name: tuple(placed) for name, placed in removed.items()},
+            removed={name: context.nodes(placed, on) for name, placed in removed.items()},
         )
         return performance(context, on), context.measurement(request, on)
 

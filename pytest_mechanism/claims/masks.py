@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
-from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
+from pytest_mechanism.measurements.dcm import DcmMask, MaskResult, Training
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.types import Head, by_layer
 
@@ -24,13 +24,16 @@ class Masked(Claim):
         heads: ``all`` of the group, or ``learned``: those that the mask selects.
         mask_sparsity: lambda, the price of a selected head in logits; the paper has 0.01.
         mask_rate: learning rate of Adam; the paper has 0.1.
+        mask_training: ``published`` evaluates the mask after the same steps as the published code, with
+            the published lambda and rate; ``standard`` after every fourth step and the last.
     """
 
-    added_later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate")
+    added_later: ClassVar[tuple[str, ...]] = ("mask_sparsity", "mask_rate", "mask_training")
 
     heads: Literal["all", "learned"] = "all"
     mask_sparsity: Sparsity = PUBLISHED["mask_sparsity"]
     mask_rate: MaskRate = PUBLISHED["mask_rate"]
+    mask_training: Training = "standard"
 
     def check_mask(self) -> None:
         """Check that settings of the mask are used only with a mask.
@@ -38,23 +41,43 @@ class Masked(Claim):
         Raises:
             ValueError: the claim has no mask.
         """
+        others = {
+            name: published
+            for name, published in PUBLISHED.items()
+            if getattr(self, name) != published
+        }
         if self.heads == "all":
-            for name, published in PUBLISHED.items():
-                if getattr(self, name) != published:
-                    raise ValueError(f"{name} is a setting of the mask: needs heads: learned")
+            for name in (*others, *self.mask_choices()):
+                raise ValueError(f"{name} is a setting of the mask: needs heads: learned")
+        if self.mask_training == "published":
+            for name, published in others.items():
+                raise ValueError(f"mask_training: published has {name}: {published:g}")
+
+    def mask_choices(self) -> list[str]:
+        """Further settings of the mask that differ from their defaults."""
+        return ["mask_training"] if self.mask_training != "standard" else []
 
     def mask(
-        self, context: ClaimContext, on: str, group: Group, variable: str
+        self, context: ClaimContext, on: str, group: Group, variable: str, **options: Any
     ) -> Measurement[MaskResult]:
-        """The mask over a group's heads, learned on the model of role ``on``."""
-        request = DcmMask(
-            heads=group.members(),
-            at=group.at,
-            variable=variable,
-            sparsity=self.mask_sparsity,
-            rate=self.mask_rate,
-        )
-        return context.measurement(request, on)
+        """The mask over a group's heads, learned on the model of role ``on``.
+
+        Args:
+            context: of the claim.
+            on: role of the model.
+            group: whose heads, and whose position.
+            variable: of the task.
+            options: further fields of `DcmMask`, or other ``heads``.
+        """
+        fields = {
+            "heads": group.members(),
+            "at": group.at,
+            "variable": variable,
+            "sparsity": self.mask_sparsity,
+            "rate": self.mask_rate,
+            "training": self.mask_training,
+        }
+        return context.measurement(DcmMask(**(fields | options)), on)
 
 
 def among(group: Group, heads: Sequence[Head]) -> Group | None:

@@ -17,14 +17,20 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import PerRoleClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.needed_heads import Circuit, HeadCost, holm, measure_minimality
+from pytest_mechanism.claims.needed_heads import (
+    Circuit,
+    HeadCost,
+    holm,
+    measure_minimality,
+    parts_of,
+)
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.thresholds import Cost
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import not_needed
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Score, Verdict
+from pytest_mechanism.types import KINDS, Control, Score, Verdict
 
 ABLATED_ALREADY = not_needed("a head outside the circuit is ablated already, so it costs exactly 0")
 
@@ -42,6 +48,7 @@ class Minimality(PerRoleClaim):
     if_red: ClassVar[str] = (
         "the circuit does as well without some of its heads, which the reason names"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("costs_at_least",)
     ablates: ClassVar[bool] = True
 
@@ -66,7 +73,7 @@ class Minimality(PerRoleClaim):
             return verdicts.at_chance(
                 f"{guesses(context, context.role, full)}, so its circuit needs no head", threshold
             )
-        circuit: Circuit = {n: context.group(n, context.role).members() for n in context.groups}
+        circuit: Circuit = {n: parts_of(context.group(n, context.role)) for n in context.groups}
         minimality = measure_minimality(
             context,
             context.role,

@@ -1,5 +1,7 @@
 """How much a circuit needs each of its heads (minimality).
 
+What is said of heads holds for the MLPs and attention outputs of a group too.
+
 Heads of a group can replace each other, so a head is judged where its absence matters most. Of the
 N other heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v),
 positive ones only. The head's effect is F(C without K) - F(C without K and v), and the published
@@ -19,16 +21,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from pytest_mechanism.claims.circuits import of_variants
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.types import Observations, PlacedMember, in_order
 
 
 def at_most(others: int) -> int:
@@ -36,11 +40,14 @@ def at_most(others: int) -> int:
     return -(-3 * others // 10)
 
 
-Member = tuple[str, Head]
-"""(group, head)."""
+Part = tuple[Any, ...]
+"""What is needed or not: a head, which works at the position of its group, or a member with its own position."""
 
-Circuit = Mapping[str, Sequence[Head]]
-"""Group -> heads."""
+Member = tuple[str, Part]
+"""(group, head or placed member)."""
+
+Circuit = Mapping[str, Sequence[Part]]
+"""Group -> heads or placed members."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,15 @@ class HeadCost:
     """
 
     group: str
-    head: Head
-    without: tuple[Head, ...]
+    head: Part
+    without: tuple[Part, ...]
     effect: Estimate
     score: float
     published: Estimate | None
     p: float
 
     def __str__(self) -> str:
-        layer, head = self.head
-        return f"{layer}.{head} of {self.group}"
+        return f"{spelled(self.head)} of {self.group}"
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,10 @@ def cut_circuits(
     """The accuracy of the circuit without the members of each cut."""
     alive = {
         name: [
-            (layer, head, context.groups[group].at)
-            for group, heads in circuit.items()
-            for layer, head in heads
-            if (group, (layer, head)) not in cut
+            placed(context, group, part)
+            for group, parts in circuit.items()
+            for part in parts
+            if (group, part) not in cut
         ]
         for name, cut in cuts.items()
     }
@@ -110,7 +116,25 @@ def cut_circuits(
 
 
 def cut_name(cut: Sequence[Member]) -> str:
-    return "+".join(f"{group}:{layer}.{head}" for group, (layer, head) in cut) or "nothing"
+    return "+".join(f"{group}:{spelled(part)}" for group, part in cut) or "nothing"
+
+
+def spelled(part: Part) -> str:
+    """``layer.head``; a member with its own position also says that."""
+    layer, number, *at = part
+    return f"{layer}.{number}{''.join(f' at {place}' for place in at)}"
+
+
+def placed(context: ClaimContext, group: str, part: Part) -> PlacedMember:
+    """A part of a circuit with its position."""
+    layer, number, *at = part
+    return (layer, number, *(at or [context.groups[group].at]))
+
+
+def parts_of(group: Group) -> list[Part]:
+    """The members of a group; heads without a position, since they have the group's."""
+    members = group.placed()
+    return [(m[0], m[1]) if isinstance(m[1], int) else m for m in members]
 
 
 def replacements(
@@ -121,7 +145,7 @@ def replacements(
     measure: Measure,
     rows: int,
     partners: int | None = None,
-) -> dict[Head, tuple[Head, ...]]:
+) -> dict[Part, tuple[Part, ...]]:
     """K of each head of a group; with ``partners``, only that many first heads of the group may be in K."""
     heads = list(circuit[group])
     may_replace = {*heads[:partners]}
@@ -134,15 +158,15 @@ def replacements(
     named = {cut_name(cut): cut for cut in cuts}
     observations = measure(cut_circuits(context, on, circuit, named, rows, SELECT_STREAM))
 
-    def accuracy(*without: Head) -> float:
+    def accuracy(*without: Part) -> float:
         cut = [(group, head) for head in heads if head in without]
         return float(np.mean(observations.values[f"{cut_name(cut)}_correct"]))
 
-    sets: dict[Head, tuple[Head, ...]] = {}
+    sets: dict[Part, tuple[Part, ...]] = {}
     for v in heads:
         gains = {u: accuracy(u) - accuracy(u, v) for u in heads if u != v and u in may_replace}
         best = sorted((u for u in gains if gains[u] > 0), key=lambda u: -gains[u])
-        sets[v] = tuple(sorted(best[: at_most(len(heads) - 1)]))
+        sets[v] = tuple(sorted(best[: at_most(len(heads) - 1)], key=in_order))
     return sets
 
 
@@ -178,9 +202,9 @@ def measure_minimality(
     }
     cuts: dict[str, list[Member]] = {}
     for group, sets in chosen.items():
-        for (layer, index), k in sets.items():
-            cuts[f"{group}:{layer}.{index} kept"] = [(group, u) for u in k]
-            cuts[f"{group}:{layer}.{index} gone"] = [(group, u) for u in (*k, (layer, index))]
+        for part, k in sets.items():
+            cuts[f"{group}:{spelled(part)} kept"] = [(group, u) for u in k]
+            cuts[f"{group}:{spelled(part)} gone"] = [(group, u) for u in (*k, part)]
         cuts[f"{group} gone"] = [(group, u) for u in sets]
     cuts["nothing gone"] = []
     observations = measure(cut_circuits(context, on, circuit, cuts, rows, stream))
@@ -212,13 +236,13 @@ def minimality_score(without_k: float, without_k_and_head: float) -> float:
 def head_cost(
     context: ClaimContext,
     group: str,
-    head: Head,
-    k: tuple[Head, ...],
+    head: Part,
+    k: tuple[Part, ...],
     observations: Observations,
     threshold: float,
 ) -> HeadCost:
     """The effect and the scores of one head."""
-    name = f"{group}:{head[0]}.{head[1]}"
+    name = f"{group}:{spelled(head)}"
     kept = np.asarray(observations.values[f"{name} kept_correct"])
     gone = np.asarray(observations.values[f"{name} gone_correct"])
     how = context.sampling(observations)

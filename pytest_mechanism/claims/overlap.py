@@ -23,40 +23,33 @@ nothing is refuted.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
-from scipy import stats
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Claim, Reference
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, Measure
+from pytest_mechanism.claims.heads_in_common import (
+    INDICES,
+    Circuit,
+    Index,
+    heads_of,
+    of,
+    shared,
+)
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Head, Score, Verdict
-
-Circuit = Mapping[str, frozenset[Head]]
-"""Group -> its heads."""
-
-Index = Literal["jaccard", "precision", "recall"]
-
-INDICES: Mapping[Index, str] = {
-    "jaccard": "|B & F| / |B | F|",
-    "precision": "|B & F| / |F|",
-    "recall": "|B & F| / |B|",
-}
-"""Index -> its formula, with B the heads of ``from`` and F those of ``to``."""
 
 RANDOM_CIRCUITS = 1000
 """Random circuits of the floor; they need no model."""
@@ -196,12 +189,12 @@ class Overlap(Claim):
             verdict = self.in_words(verdicts.at_least(judged[index], least), least)
             verdict = replace(verdict, chance=solved)
             if verdict.status == "fail" and (same := no_farther(judged["jaccard"], within_model)):
+                reason = f"{verdict.reason}, but {same}"
                 verdict = replace(
-                    verdict,
-                    status="inconclusive",
-                    cause=Cause.UNDECIDED,
-                    reason=f"{verdict.reason}, but {same}{reasons(found)}",
+                    verdict, status="inconclusive", cause=Cause.UNDECIDED, reason=reason
                 )
+            if verdict.red:
+                verdict = replace(verdict, reason=verdict.reason + reasons(found))
             control = floor[index]
             gap = estimate_of(judged[index], -control.value)
             as_good = f"the best of {control.name} overlap as much ({control.value:.3f})"
@@ -276,18 +269,32 @@ class Overlap(Claim):
         self, context: ClaimContext, reference: Sequence[Circuit], theirs: Sequence[Circuit]
     ) -> dict[Index, Control]:
         """For each index, what 95 random circuits in 100 do not exceed."""
-        rng = random.Random(f"overlap/{context.seed}")
-        shape = context.shapes[self.to]
-        draws: dict[Index, list[float]] = {index: [] for index in INDICES}
-        for _ in range(RANDOM_CIRCUITS):
-            drawn = [random_circuit(context, circuit, shape, rng) for circuit in theirs]
-            for index, values in draws.items():
-                values.append(pooled(index, reference, drawn))
+        rng = np.random.default_rng(context.seed)
+        common = np.zeros(RANDOM_CIRCUITS)
+        for own, found in zip(reference, theirs, strict=True):
+            for name, heads in found.items():
+                possible = self.possible_heads(context, found, name)
+                good, drawn = len(own[name] & possible), min(len(heads), len(possible))
+                common += rng.hypergeometric(good, len(possible) - good, drawn, RANDOM_CIRCUITS)
+        precision = max(1, sum(len(heads) for circuit in theirs for heads in circuit.values()))
+        recall = max(1, sum(len(heads) for circuit in reference for heads in circuit.values()))
+        draws: dict[Index, Any] = {
+            "jaccard": common / np.maximum(precision + recall - common, 1),
+            "precision": common / precision,
+            "recall": common / recall,
+        }
         name = f"{round(BEATEN * 100)} % of {RANDOM_CIRCUITS} random circuits of the same sizes"
         return {
             index: Control(name, float(np.quantile(values, BEATEN, method="higher")))
             for index, values in draws.items()
         }
+
+    def possible_heads(self, context: ClaimContext, circuit: Circuit, name: str) -> frozenset[Head]:
+        """The heads of the layers that a group's readers can read."""
+        into, shape = context.groups[name].into, context.shapes[self.to]
+        readers = circuit.get(into.group, frozenset()) if into else frozenset()
+        below = max((layer for layer, _ in readers), default=shape.n_layers)
+        return frozenset(head for head in shape.heads() if head[0] < below)
 
     def in_words(self, verdict: Verdict, least: float) -> Verdict:
         """An unsettled verdict says how many searches would decide."""
@@ -305,78 +312,6 @@ class Overlap(Claim):
             )
         reason = f"{judged.name} {verdicts.show(judged)} does not show whether it is {verdict.threshold}; {more}"
         return replace(verdict, reason=reason)
-
-
-def heads_of(groups: Mapping[str, Group], names: Sequence[str]) -> Circuit:
-    """The heads of each of these groups; none where a group is missing."""
-    return {name: frozenset(groups[name].members() if name in groups else ()) for name in names}
-
-
-def of(circuits: Sequence[Circuit], name: str) -> list[Circuit]:
-    """One group of each circuit."""
-    return [{name: circuit[name]} for circuit in circuits]
-
-
-def counts(index: Index, reference: Circuit, other: Circuit) -> tuple[int, int]:
-    """How many heads both circuits have, and how many the index divides by."""
-    common = sum(len(heads & other[name]) for name, heads in reference.items())
-    own, theirs = (sum(map(len, circuit.values())) for circuit in (reference, other))
-    among = {"jaccard": own + theirs - common, "precision": theirs, "recall": own}
-    return common, among[index]
-
-
-def pooled(index: Index, reference: Sequence[Circuit], other: Sequence[Circuit]) -> float:
-    """The index over the heads of all searches; 0 where there is no head."""
-    common, among = np.sum(
-        [counts(index, own, theirs) for own, theirs in zip(reference, other, strict=True)], axis=0
-    )
-    return float(common / among) if among else 0.0
-
-
-def shared(
-    index: Index, reference: Sequence[Circuit], other: Sequence[Circuit], how: Sampling
-) -> Estimate:
-    """The pooled index with its interval.
-
-    A head of a search is a row, a search a cluster. The design effect of few searches is itself an
-    estimate, so its interval has Student's t in place of the normal distribution's z.
-    """
-    rows: list[float] = []
-    clusters: list[str] = []
-    for i, (own, theirs) in enumerate(zip(reference, other, strict=True)):
-        common, among = counts(index, own, theirs)
-        rows += [1.0] * common + [0.0] * (among - common)
-        clusters += [f"search {i}"] * among
-    if not rows:
-        return Estimate(0.0, (0.0, 1.0), 0.0, 0, 0, "exact")
-    estimate = estimates.proportion(rows, replace(how, clusters=clusters))
-    if estimate.method == "exact" or estimate.clusters < 2:
-        return estimate
-    tail = 0.5 + how.confidence / 2
-    wider = float(stats.t.ppf(tail, estimate.clusters - 1) / stats.norm.ppf(tail))
-    low, high = estimate.interval
-    value = estimate.value
-    return replace(
-        estimate,
-        interval=(
-            max(0.0, value - wider * (value - low)),
-            min(1.0, value + wider * (high - value)),
-        ),
-    )
-
-
-def random_circuit(
-    context: ClaimContext, circuit: Circuit, shape: Shape, rng: random.Random
-) -> Circuit:
-    """As many random heads in each group, from layers that its readers can read."""
-    drawn = {}
-    for name, heads in circuit.items():
-        into = context.groups[name].into
-        readers = circuit.get(into.group, frozenset()) if into else frozenset()
-        below = max((layer for layer, _ in readers), default=shape.n_layers)
-        possible = [head for head in shape.heads() if head[0] < below]
-        drawn[name] = frozenset(rng.sample(possible, min(len(heads), len(possible))))
-    return drawn
 
 
 def estimate_of(judged: Score, shift: float) -> Estimate:

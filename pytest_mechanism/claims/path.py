@@ -1,6 +1,7 @@
 """``path``: a group sends its receivers information that the answer needs.
 
-Path patching of the whole group (Prakash et al., section 3.1): its z comes from the source prompt,
+Path patching of the whole group (Prakash et al., section 3.1): its z, and the output of its MLPs, comes from
+the source prompt,
 all other heads at its position and later are frozen, and only what the receivers read through
 ``via`` is passed on; for the group that writes the answer, only the direct path to the logits.
 Score: mean change of the answer's log-probability, negative if the group matters. The published
@@ -17,6 +18,7 @@ from pydantic import StrictStr
 from pytest_mechanism.claims.base import PerRoleClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
+from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.measurement import Measurement
@@ -24,7 +26,17 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Head, Observations, Score, Verdict
+from pytest_mechanism.types import (
+    KINDS,
+    MLP,
+    Control,
+    Member,
+    Node,
+    Observations,
+    Score,
+    Verdict,
+    kind_of,
+)
 
 
 class Path(PerRoleClaim):
@@ -39,12 +51,16 @@ class Path(PerRoleClaim):
     if_red: ClassVar[str] = (
         "the receivers of this group do not get the information that the answer needs from it"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("drops_at_least",)
 
     kind: Literal["path"]
     group: StrictStr
     drops_at_least: Nats
     drift: DriftInNats = 0.05
+
+    def members_problem(self, group: Group) -> str | None:
+        return elsewhere(group) or super().members_problem(group)
 
     def references(self) -> tuple[Reference, ...]:
         return (Reference("group", "group", self.group),)
@@ -56,7 +72,7 @@ class Path(PerRoleClaim):
         return performance(context, context.role), patched_path(context, self.group)
 
     def missing_control(self, context: ClaimContext) -> str | None:
-        heads, why = control_heads(context, self.group)
+        heads, why = control_members(context, self.group)
         return None if heads else why
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
@@ -69,7 +85,7 @@ class Path(PerRoleClaim):
                 threshold,
             )
         judged, published = path_scores(context, self.group, effects)
-        _, control_name = control_heads(context, self.group)
+        _, control_name = control_members(context, self.group)
         verdict = verdicts.within(judged, float("-inf"), -self.drops_at_least, claimed=threshold)
         verdict = replace(verdict, scores=(judged, published), chance=solved)
         control = judged.control
@@ -81,25 +97,56 @@ class Path(PerRoleClaim):
         return beats_control(verdict, control_name, gap, as_good, better=-1)
 
 
-def control_heads(context: ClaimContext, name: str) -> tuple[list[Head], str]:
-    """Random heads that the receivers of a group could read."""
+def control_members(context: ClaimContext, name: str) -> tuple[list[Member], str]:
+    """Random members, of the kinds of a group, that its receivers could read."""
     group = context.group(name, context.role)
     if group.into is None:
-        return context.random_heads(group, context.role)
-    receivers = context.group(group.into.group, context.role).members()
-    below = max(layer for layer, _ in receivers)
-    return context.random_heads(group, context.role, below)
+        return context.random_members(group, context.role)
+    receivers = context.group(group.into.group, context.role).placed()
+    below = max(layer for layer, *_ in receivers)
+    if group.into.via == "input":
+        below += (
+            0 if MLP in {part for _, part, _ in group.placed()} else 1
+        )  # heads come before the MLP
+    return context.random_members(group, context.role, below)
+
+
+def elsewhere(group: Group) -> str | None:
+    """Why path patching cannot send from a group, in the words after "group NAME"; None if it can."""
+    for layer, part, at in group.placed():
+        if at != group.at:
+            return (
+                f"names the {KINDS[kind_of(part)][0]} of layer {layer} at {at}, and path patching sends "
+                f"from the group's position, {group.at}"
+            )
+    return None
+
+
+def sent(context: ClaimContext, name: str) -> list[Node]:
+    """The heads and MLPs of a group, as senders.
+
+    Raises:
+        MechanismError: a member does not work at the group's position.
+    """
+    if (problem := elsewhere(context.group(name, context.role))) is not None:
+        raise MechanismError(f"group {name} {problem}")
+    return read(context, name)
+
+
+def read(context: ClaimContext, name: str) -> list[Node]:
+    """The heads and MLPs of a group, as receivers."""
+    members = [(layer, part) for layer, part, _ in context.group(name, context.role).placed()]
+    return context.nodes(members, context.role)
 
 
 def patched_path(context: ClaimContext, name: str) -> Measurement:
     """Path patching of a group and of its control heads into its receivers."""
     group = context.group(name, context.role)
-    control, _ = control_heads(context, name)
-    receivers = context.group(group.into.group, context.role).members() if group.into else []
+    control = context.nodes(control_members(context, name)[0], context.role)
     request = PathPatching(
-        senders={"group": group.members(), **({"control": control} if control else {})},
+        senders={"group": sent(context, name), **({"control": control} if control else {})},
         at=group.at,
-        receivers=receivers,
+        receivers=read(context, group.into.group) if group.into else [],
         via=group.into.via if group.into else None,
         rows=context.rows,
         stream="pairs",
@@ -110,7 +157,7 @@ def patched_path(context: ClaimContext, name: str) -> Measurement:
 def path_scores(context: ClaimContext, name: str, effects: Observations) -> tuple[Score, Score]:
     """The effect of a group in nats, and the published ratio."""
     group = context.group(name, context.role)
-    _, control_name = control_heads(context, name)
+    _, control_name = control_members(context, name)
     how = context.sampling(effects)
     into = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
 
@@ -143,6 +190,6 @@ def path_scores(context: ClaimContext, name: str, effects: Observations) -> tupl
 def shared_keys(context: ClaimContext, group: Group) -> str:
     """What the metric says under GQA, where k and v of a head are those of its key-value group."""
     shape = context.shapes[context.role]
-    if group.into is None or group.into.via == "q" or shape.n_kv_heads == shape.n_heads:
+    if group.into is None or group.into.via not in ("k", "v") or shape.n_kv_heads == shape.n_heads:
         return ""
     return f"; {group.into.via} of the readers' key-value groups (GQA)"

@@ -19,12 +19,18 @@ RANDOM_ROWS = 140
 """Rows on which random controls are measured: there are many controls, far from any threshold."""
 
 Of = Literal["accuracy", "log_probability"]
-COLUMN: Mapping[str, str] = {"accuracy": "correct", "log_probability": "log_probability"}
+COLUMN: Mapping[str, str] = {
+    "accuracy": "correct",
+    "log_probability": "log_probability",
+    "logit_difference": "logit_difference",
+}
 
 
-def performance(context: ClaimContext, role: str) -> Measurement:
-    """The accuracy of the whole model on the task's rows."""
-    return context.measurement(Performance(rows=context.rows, stream="rows"), role)
+def performance(context: ClaimContext, role: str, *, differences: bool = False) -> Measurement:
+    """The accuracy of the whole model on the task's rows, and with ``differences`` its logit
+    difference."""
+    request = Performance(rows=context.rows, stream="rows", differences=differences)
+    return context.measurement(request, role)
 
 
 def score(
@@ -35,11 +41,24 @@ def score(
     better: Literal["higher", "lower"] | float = "higher",
     control: Control | None = None,
     ablated: bool = False,
+    about_circuit: bool = True,
 ) -> Score:
-    """The score of an estimate, with the conditions under which it was measured."""
+    """The score of an estimate, with the conditions under which it was measured.
+
+    Args:
+        context: of the claim.
+        name: see `Score`.
+        estimate: the estimate.
+        metric: see `Score`.
+        better: see `Score`.
+        control: see `Score`.
+        ablated: whether heads outside a circuit were ablated.
+        about_circuit: whether this circuit is the spec's, which may name MLPs.
+    """
     setting = context.setting
     if ablated:
-        setting = type(setting)(**{**vars(setting), "ablation": context.ablation.key()})
+        key = context.ablation.key(mlps=about_circuit and context.ablates_mlps)
+        setting = type(setting)(**{**vars(setting), "ablation": key})
     return Score(
         name=name,
         value=estimate.value,

@@ -47,7 +47,7 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Verdict
+from pytest_mechanism.types import KINDS, Control, Verdict
 
 CLAIMED = "beats random circuits"
 
@@ -67,6 +67,7 @@ class Sufficiency(PerRoleClaim):
         "random heads at the same positions do as well as the named ones, or the named ones alone do no "
         "better than guessing: the circuit does not suffice because of its heads"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     ablates: ClassVar[bool] = True
 
     kind: Literal["sufficiency"]

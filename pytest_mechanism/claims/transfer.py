@@ -55,7 +55,15 @@ from pytest_mechanism.measurements.cmap import CODE_ROWS, ActivationDonation, He
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Observations, Safeguard, Score, Verdict
+from pytest_mechanism.types import (
+    EVERYWHERE,
+    KINDS,
+    Control,
+    Observations,
+    Safeguard,
+    Score,
+    Verdict,
+)
 
 MORE = 38
 """Further random circuits, drawn if a single one of the first does as well."""
@@ -87,6 +95,7 @@ class Transfer(Claim):
         "the circuit of one model does not do the work in the other, which solves the task by other "
         "parts"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("faithfulness_at_least",)
     ablates: ClassVar[bool] = True
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
@@ -133,7 +142,10 @@ class Transfer(Claim):
 
     def codes(self, context: ClaimContext, measure: Measure) -> list[HeadCode]:
         """The circuit's heads whose z ``to`` does not read as ``from`` does."""
-        heads = sorted(set(active_heads(context, self.source)))
+        named = {*context.nodes(active_heads(context, self.source), self.source)}
+        heads = sorted(h for h in named if isinstance(h[1], int) and h[2] != EVERYWHERE)
+        if not heads:
+            return []
         donation = ActivationDonation(heads=heads, rows=CODE_ROWS, stream="rows")
         inputs = (context.measurement(donation, self.source),)
         request = HeadCodes(rows=CODE_ROWS, stream="rows")

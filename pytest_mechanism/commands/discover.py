@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise MechanismError(
             f"{arguments.spec} has no groups to search; each needs at, and into with via"
         )
+    check_heads_alone(spec)
     spec = with_seed(spec, arguments.seed)
     session = open_session(arguments, read_config(arguments, [arguments.spec]))
     steps = InSteps(session.progress or Silent())
@@ -114,6 +115,24 @@ def run(arguments: argparse.Namespace) -> int:
     for line in shortcomings:
         say(line, err=True)
     return INCOMPLETE if shortcomings or search.results["base"].reason else 0
+
+
+def check_heads_alone(spec: Spec) -> None:
+    """Check that no group names anything but heads, which alone are searched.
+
+    Raises:
+        MechanismError: a group does.
+    """
+    from pytest_mechanism.fields.groups import Group
+
+    for name, group in spec.groups.items():
+        others = [key for key in group.kinds if key != "heads"] if isinstance(group, Group) else []
+        if others:
+            raise MechanismError(
+                f"group {name} names {others[0]}, and discovery searches heads alone; leave "
+                f"{others[0]} out of the spec that it searches",
+                spec.place("groups", name, others[0]),
+            )
 
 
 def with_seed(spec: Spec, seed: int | None) -> Spec:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pytest_mechanism.discovery.measured_circuit import CircuitView
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.stages import Stage
-from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNode
 from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
@@ -15,7 +15,7 @@ from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, parse_position
-from pytest_mechanism.types import Head, Score
+from pytest_mechanism.types import KINDS, Head, Score, kind_of
 
 UNIT = "change of the answer's log-probability"
 
@@ -28,7 +28,10 @@ def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
             path_label(stages[0]),
             {
                 view.label: HeadMap(
-                    stage.table(view.shape), stage.candidates, neighbours(view, stage.group)
+                    stage.table(view.shape),
+                    stage.candidates,
+                    neighbours(view, stage.group),
+                    stage.screening.left_out,
                 )
                 for view, stage in zip(views, stages, strict=True)
             },
@@ -54,11 +57,31 @@ def map_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     effects = [e for view in views for stage in view.stages for e in stage.effects.values()]
     if not effects:
         return f"{method}; no head can reach a reader."
+    rows = span_of([effect.n for effect in effects])
+    contexts = span_of([effect.clusters for effect in effects])
     return (
-        f"{method}; means over the {effects[0].n:,} rows of the search, in "
-        f"{effects[0].clusters:,} contexts; the graph of the circuit has other rows."
-        f"{shared_keys(spec, views)}"
+        f"{method}; means over the {rows} rows of the search, in {contexts} contexts; the graph of "
+        f"the circuit has other rows.{estimates_note(views)}{shared_keys(spec, views)}"
     )
+
+
+def span_of(counts: Sequence[int]) -> str:
+    """A number, or the least and the largest: a search takes more rows for heads near its threshold."""
+    least, most = min(counts), max(counts)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def estimates_note(views: Sequence[CircuitView]) -> str:
+    """What the dotted cells are, and how well such estimates agree with patching; empty without any."""
+    screened = [s.screening for view in views for s in view.stages if s.screening.left_out]
+    if not screened:
+        return ""
+    known = [s.agreement for s in screened if s.agreement is not None]
+    note = " Dotted cells were not patched alone: they show an estimate by integrated gradients"
+    if known:
+        low, high = f"{min(known):.2f}", f"{max(known):.2f}"
+        note += f", whose rank correlation with patching is {low if low == high else f'{low} to {high}'}"
+    return f"{note}."
 
 
 def shared_keys(spec: Spec, views: Sequence[CircuitView]) -> str:
@@ -76,7 +99,7 @@ def neighbours(view: CircuitView, group: str) -> set[Head]:
         head
         for name, other in view.groups.items()
         if name != group and other.at == at[group]
-        for head in other.members()
+        for head in other.named_heads()
     }
 
 
@@ -95,11 +118,12 @@ def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> 
         groups[name] = GroupNode(
             group.at,
             into.group if into else None,
-            {v.label: v.groups[name].members() if name in v.groups else () for v in views},
+            {v.label: v.groups[name].named_heads() if name in v.groups else () for v in views},
             Edge(
                 f"via {into.via} of {into.group}" if into else "directly into the logits",
                 {v.label: effect(v.effects[name]) for v in views if name in v.effects},
             ),
+            other_members(group),
         )
     spans = positions(spec, example)
     words = {name: ", ".join(example.text[a:b].strip() for a, b in s) for name, s in spans.items()}
@@ -111,6 +135,16 @@ def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> 
         example.answer,
         f"the {UNIT}, in nats,",
         graph_footnote(spec, views),
+    )
+
+
+def other_members(group: AnyGroup) -> tuple[str, ...]:
+    """A line for each MLP and attention output of a group, with its position where that is another."""
+    placed = group.placed() if isinstance(group, Group) else []
+    return tuple(
+        f"{KINDS[kind_of(part)][0]} of layer {layer}{'' if at == group.at else f' at {at}'}"
+        for layer, part, at in placed
+        if not isinstance(part, int)
     )
 
 
@@ -127,11 +161,18 @@ def graph_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     first = scores[0]
     has_all_controls = all(score.control is not None for score in scores)
     exception = "" if has_all_controls else " (none if too few are left)"
+    random = "random heads"
+    several = ""
+    if any(
+        isinstance(group, Group) and group.kinds != ("heads",) for group in spec.groups.values()
+    ):
+        random = "random heads, MLPs or attention outputs"
+        several = " A group whose members work at several positions has no effect of its own."
     return (
         "Path patching of a group's heads together (Prakash et al. 2024, section 3.1); means over "
         f"{first.n:,} rows in {first.clusters:,} contexts; in brackets the {first.confidence:.0%} "
-        "confidence interval; control: the effect of as many random heads that can reach the reader, "
-        f"of the same layers as far as possible{exception}.{shared_keys(spec, views)}"
+        f"confidence interval; control: the effect of as many {random} that can reach the reader, "
+        f"of the same layers as far as possible{exception}.{several}{shared_keys(spec, views)}"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.path import patched_path, path_scores
+from pytest_mechanism.claims.path import elsewhere, patched_path, path_scores
 from pytest_mechanism.claims.scoring import above_chance, performance
 from pytest_mechanism.discovery.discover import Effort, discover, named_group
 from pytest_mechanism.discovery.stages import Stage, search
@@ -26,7 +26,8 @@ class CircuitView:
         shape: sizes of the model.
         stages: path patching of every head, from the answer back.
         groups: the spec's groups with heads, without the groups whose heads were not found.
-        effects: group -> joint effect of its heads on their readers, with control.
+        effects: group -> joint effect of its members on their readers, with control; without groups whose
+            members work at several positions.
     """
 
     label: str
@@ -67,6 +68,7 @@ def measure_circuit(
     context = replace(context, role=on, groups=groups)
     effects: dict[str, Score] = {}
     for name, group in groups.items():
-        if group.into is None or group.into.group in groups:
+        has_reader = group.into is None or group.into.group in groups
+        if has_reader and elsewhere(group) is None:
             effects[name], _ = path_scores(context, name, measure(patched_path(context, name)))
     return CircuitView(label, context.shapes[on], stages, groups, effects)

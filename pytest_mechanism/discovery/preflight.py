@@ -13,7 +13,7 @@ from dataclasses import replace
 from pytest_mechanism.claims.circuits import CIRCUIT, EMPTY, ActiveHeads, of_variants
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
-from pytest_mechanism.claims.path import patched_path
+from pytest_mechanism.claims.path import elsewhere, patched_path
 from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import EFFECT_ROWS, on_threshold_rows, with_rows
@@ -75,12 +75,14 @@ def claim_measurements(context: ClaimContext, on: str, effort: Effort) -> tuple[
 
 def view_measurements(context: ClaimContext, on: str, rank_rows: int) -> tuple[Measurement, ...]:
     """What `measured_circuit.measure_circuit` measures on the model of role ``on``."""
-    placed = replace(with_placeholders(context), role=on)
+    groups = placeholder_groups(context.groups)
+    placed = replace(context, role=on, groups=groups)
     all_named = all(isinstance(group, Group) for group in context.groups.values())
+    sending = [name for name, group in groups.items() if elsewhere(group) is None]
     return (
         performance(context, on),
         *stage_measurements(context, on, rank_rows),
-        *(patched_path(placed, name) for name in context.groups),
+        *(patched_path(placed, name) for name in sending),
         *(() if all_named else search_measurements(context, on, Effort(rank_rows=rank_rows))),
     )
 

@@ -15,6 +15,8 @@ def screening(result: Discovery) -> Iterator[str]:
     for stage in result.stages:
         if stage.screening.left_out:
             yield f"{stage.group}: {summary(stage.screening, len(stage.effects))}"
+        if stage.edges is not None:
+            yield from (f"{stage.group}: {line}" for line in stage.edges.lines())
 
 
 def growth(result: Discovery) -> Iterator[str]:

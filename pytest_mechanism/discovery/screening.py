@@ -76,7 +76,7 @@ def strongest(
     size = {h: max(abs(integrated[h]), abs(slope[h])) for h in possible}
     kept = {*sorted(possible, key=lambda head: (-size[head], head))[:count]}
     if isinstance(group, Group):
-        kept |= {*group.members()} & {*possible}
+        kept |= {*group.named_heads()} & {*possible}
     return [head for head in possible if head in kept], integrated
 
 
@@ -139,5 +139,8 @@ def summary(screening: Screening, alone: int) -> str:
             "an effect"
         )
     if screening.agreement is not None:
-        parts.append(f"rank correlation of gradient and patching {screening.agreement:.2f}")
+        n = alone - len(screening.opened)
+        parts.append(
+            f"rank correlation of gradient and patching {screening.agreement:.2f} (n = {n})"
+        )
     return "; ".join(parts)

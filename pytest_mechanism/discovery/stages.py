@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.discovery.edges import EdgeSearch, search_edges
 from pytest_mechanism.discovery.looks import LOOKS, looks, measure_in_looks
 from pytest_mechanism.discovery.screening import (
     SCREEN_ROWS,
@@ -33,7 +34,7 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.types import MLP, Head, Node, Observations, in_order
 
 Announce = Callable[[str], None]
 """Is told which step of a search begins."""
@@ -55,8 +56,10 @@ class Stage:
         effects: head -> mean change of the answer's log-probability.
         published: head -> mean of (p_patched - p_clean) / p_clean.
         candidates: the selected heads, strongest first.
-        receivers: the candidates that the next stage patches into.
+        receivers: the candidates that the next stage patches into; of a group that the spec names, its heads
+            and MLPs.
         screening: what was estimated by gradient only, if the stage was screened.
+        edges: the edges into the receivers, if the group asks for them.
     """
 
     group: str
@@ -66,23 +69,28 @@ class Stage:
     effects: Mapping[Head, Estimate]
     published: Mapping[Head, float]
     candidates: tuple[Head, ...]
-    receivers: tuple[Head, ...]
+    receivers: tuple[Node, ...]
     screening: Screening = field(default_factory=Screening)
+    edges: EdgeSearch | None = None
 
     def table(self, shape: Shape) -> NDArray[np.float64]:
-        """[layers, heads] of effects; NaN for a head that was not patched."""
+        """[layers, heads] of effects; estimates for heads that were not patched alone
+        (``screening.left_out``), NaN for heads that cannot reach the receivers."""
         table = np.full((shape.n_layers, shape.n_heads), np.nan)
+        for head in self.screening.left_out:
+            table[head] = self.screening.estimates[head]
         for head, effect in self.effects.items():
             table[head] = effect.value
         return table
 
 
-def senders(shape: Shape, receivers: Sequence[Head] | None) -> list[Head]:
-    """Heads that can reach the receivers: those of lower layers, or all heads for the logits."""
+def senders(shape: Shape, receivers: Sequence[Node] | None) -> list[Head]:
+    """Heads that can reach the receivers: those of lower layers, and of an MLP's own layer, or all heads for
+    the logits."""
     if receivers is None:
         return shape.heads()
-    highest = max(layer for layer, _ in receivers)
-    return [(layer, head) for layer, head in shape.heads() if layer < highest]
+    end = max(layer + (part == MLP) for layer, part in receivers)
+    return [(layer, head) for layer, head in shape.heads() if layer < end]
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class StageSearch:
         context: of the search.
         on: role of the model.
         group: which.
-        receivers: heads that read the group; None for the logits.
+        receivers: heads or MLPs that read the group; None for the logits.
         measure: gives results.
         rows: pairs of prompts at most.
     """
@@ -101,7 +109,7 @@ class StageSearch:
     context: ClaimContext
     on: str
     group: AnyGroup
-    receivers: Sequence[Head] | None
+    receivers: Sequence[Node] | None
     measure: Measure
     rows: int
 
@@ -113,7 +121,7 @@ class StageSearch:
         request = PathPatching(
             senders=dict(together),
             at=self.group.at,
-            receivers=[] if self.receivers is None else sorted(self.receivers),
+            receivers=[] if self.receivers is None else sorted(self.receivers, key=in_order),
             via=self.group.into.via if self.group.into else None,
             rows=rows,
             stream=RANK_STREAM,
@@ -129,7 +137,7 @@ class StageSearch:
         request = AttributionPatching(
             heads=possible,
             at=self.group.at,
-            receivers=[] if self.receivers is None else sorted(self.receivers),
+            receivers=[] if self.receivers is None else sorted(self.receivers, key=in_order),
             via=self.group.into.via if self.group.into else None,
             rows=min(self.rows, SCREEN_ROWS),
             stream=RANK_STREAM,
@@ -171,6 +179,22 @@ class StageSearch:
             effects,
             published,
             Screening(estimated, left_out, rest, correlation, tuple(opened)),
+        )
+
+    def edges(self) -> EdgeSearch | None:
+        """The edges into the receivers, if the group asks for them."""
+        find = self.group.find
+        if find is None or find.edges is None:
+            return None
+        return search_edges(
+            self.context,
+            self.on,
+            self.group,
+            self.possible(),
+            self.receivers,
+            self.measure,
+            self.rows,
+            find.edges.keep,
         )
 
     def least(self, effects: Mapping[Head, Estimate]) -> float:
@@ -220,17 +244,20 @@ def search(
         receivers = stages[group.into.group].receivers if group.into else None
         effects: dict[Head, Estimate] = {}
         published: dict[Head, float] = {}
-        screening = Screening()
+        screening, edges = Screening(), None
         heard = f"{group.into.via} of {group.into.group}" if group.into else "the logits"
         announce(f"path patching {name} at {group.at} into {heard}")
         stage_search = StageSearch(context, on, group, receivers, measure, rows)
         if (receivers is None or receivers) and stage_search.possible():
             effects, published, screening = stage_search.run()
+            edges = stage_search.edges()
+        passed_on: list[Node]
         if isinstance(group, Group):
-            selected = passed_on = group.members()
+            selected = group.named_heads()
+            passed_on = context.nodes([(layer, part) for layer, part, _ in group.placed()], on)
         else:
             selected = candidates(effects, group.find)
-            passed_on = receivers_of(selected, group.find)
+            passed_on = [*receivers_of(selected, group.find)]
         stages[name] = Stage(
             name,
             group.at,
@@ -241,5 +268,6 @@ def search(
             tuple(selected),
             tuple(passed_on),
             screening,
+            edges,
         )
     return list(stages.values())

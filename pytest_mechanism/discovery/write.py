@@ -84,6 +84,8 @@ def group_lines(result: Discovery) -> Iterator[str]:
         yield f"  {name}: {{heads: {heads}, at: {flow(group.at)}{into}}}"
         if stage.screening.left_out:
             yield f"    # {summary(stage.screening, len(stage.effects))}"
+        if stage.edges is not None:
+            yield from (f"    # {line}" for line in stage.edges.lines())
         effects = {head: stage.effects[head] for head in group.members() if head in stage.effects}
         for (layer, index), effect in sorted(effects.items(), key=lambda item: item[1].value):
             low, high = effect.interval

@@ -9,13 +9,21 @@ Shapes as in `layout`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Edit, Knockout, Positions, Reading, Site, Tokens
+from pytest_mechanism.engine.interface import (
+    Branch,
+    Edit,
+    Knockout,
+    Positions,
+    Reading,
+    Site,
+    Tokens,
+)
 from pytest_mechanism.engine.layout import Layout, Location
 from pytest_mechanism.engine.plumbing import (
     LOST_OR_TWICE,
@@ -100,9 +108,22 @@ class Changes:
         for edit in run_edits:
             # frozen z has the run's edits in it
             if edit.site.layer >= member.first and not (self.frozen and edit.site.part == "z"):
-                yield MemberEdit(i, edit, own=False)
+                yield MemberEdit(i, self.where_inactive(member.branch, edit), own=False)
         for edit in member.branch.edits:
             yield MemberEdit(i, edit, own=True)
+
+    def where_inactive(self, branch: Branch, edit: Edit) -> Edit:
+        """A run's edit, which keeps an MLP's output where the branch has the MLP active."""
+        named = [mlp.at for mlp in branch.active_mlps if edit.site == Site(mlp.layer, "mlp_out")]
+        if not named:
+            return edit
+        tokens = self.layout.tokens
+        active = torch.zeros(tokens.ids.shape, dtype=torch.bool, device=tokens.ids.device)
+        for at in named:
+            active.scatter_(1, positions(tokens, at), value=True)
+        there = active.gather(1, positions(tokens, edit.at))[:, :, None, None]
+        keep = torch.zeros((), device=there.device) if edit.keep is None else edit.keep
+        return replace(edit, keep=torch.where(there, torch.ones_like(keep), keep))
 
     def has_active_heads(self, layer: int) -> bool:
         """Whether a branch with frozen attention computes some head's z in this layer."""

@@ -149,6 +149,19 @@ class ActiveHeads:
 
 
 @dataclass(frozen=True, eq=False)
+class ActiveMlp:
+    """An MLP whose output is the computed one in a branch, without the run's own edits of it.
+
+    Attributes:
+        layer: counted from 0.
+        at: token positions, or None for all.
+    """
+
+    layer: int
+    at: Positions | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Knockout:
     """Attention that is cut: these queries do not attend to these keys (Geva et al. 2023).
 
@@ -180,6 +193,7 @@ class Branch:
             one.
         active_heads: where a branch with frozen attention computes z all the same, without the
             run's own edits of z.
+        active_mlps: where a branch leaves out the run's own edits of MLPs' outputs.
         knockouts: attention that is cut.
         answer: whether logits are wanted; without, an engine may stop at the last reading.
     """
@@ -188,6 +202,7 @@ class Branch:
     readings: Sequence[Reading] = ()
     freeze_attention: bool = False
     active_heads: Sequence[ActiveHeads] = ()
+    active_mlps: Sequence[ActiveMlp] = ()
     knockouts: Sequence[Knockout] = ()
     answer: bool = True
 

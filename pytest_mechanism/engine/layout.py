@@ -96,6 +96,7 @@ class Planner:
             *(edit.at for edit in branch.edits),
             *(reading.at for reading in branch.readings),
             *(heads.at for heads in active_heads),
+            *(mlp.at for mlp in branch.active_mlps),
             *(knockout.queries for knockout in branch.knockouts),
         ]
         distinct = {id(at): at for at in named}
@@ -109,6 +110,7 @@ class Planner:
             *read_layers,
             *(edit.site.layer for edit in branch.edits),
             *(heads.layer for heads in active_heads),
+            *(mlp.layer for mlp in branch.active_mlps),
             *(knockout.layer for knockout in branch.knockouts),
         ]
         highest = self.n_layers - 1
@@ -177,14 +179,15 @@ def share_prefix(pack: Sequence[PlannedBranch]) -> list[PlannedBranch]:
 
 
 def only_active_heads(branch: Branch) -> bool:
-    """Whether active heads are all that a branch consists of."""
+    """Whether active heads and MLPs are all that a branch consists of."""
     return branch.freeze_attention and not (branch.edits or branch.readings or branch.knockouts)
 
 
 def first_difference(branch: Branch, other: Branch) -> int:
-    """Lowest layer whose active heads differ; above all layers where none do."""
+    """Lowest layer whose active heads or MLPs differ; above all layers where none do."""
     first, second = (
         {(heads.layer, heads.heads, id(heads.at)) for heads in each.active_heads}
+        | {(mlp.layer, "mlp", id(mlp.at)) for mlp in each.active_mlps}
         for each in (branch, other)
     )
     return min((layer for layer, *_ in first ^ second), default=1 << 30)

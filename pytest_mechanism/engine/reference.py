@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from pytest_mechanism.engine.finite import NonFiniteRows
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
+    ActiveMlp,
     Branch,
     Edit,
     Knockout,
@@ -125,6 +126,28 @@ def active_mask(
             at = positions(tokens, active.at)[:, :, None]
             mask[row, at, index_tensor(tuple(heads), mask.device)] = 1
     return mask
+
+
+def without_active_mlps(
+    tokens: Tokens, edits: Sequence[Edit], active: Sequence[ActiveMlp]
+) -> list[Edit]:
+    """A run's edits, of which those of MLPs' outputs change nothing where the MLP is active."""
+    layers = {mlp.layer for mlp in active}
+    kept: list[Edit] = []
+    for edit in edits:
+        if edit.site.part != "mlp_out" or edit.site.layer not in layers:
+            kept.append(edit)
+            continue
+        rows, length = tokens.ids.shape
+        everywhere = torch.zeros(rows, length, device=tokens.ids.device)
+        row = torch.arange(rows, device=everywhere.device)[:, None]
+        for mlp in active:
+            if mlp.layer == edit.site.layer:
+                everywhere[row, positions(tokens, mlp.at)] = 1
+        active_there = everywhere[row, positions(tokens, edit.at)][:, :, None, None]
+        share = 0 if edit.keep is None else edit.keep
+        kept.append(replace(edit, keep=torch.where(active_there == 1, 1, share)))
+    return kept
 
 
 class SiteHook:
@@ -263,6 +286,7 @@ class ReferenceRun:
     def branches(self, branches: Iterable[Branch], gradients: bool = False) -> Iterator[Outcome]:
         for branch in branches:
             edits = self.frozen_edits(branch) if branch.freeze_attention else self.edits
+            edits = without_active_mlps(self.tokens, edits, branch.active_mlps)
             with torch.set_grad_enabled(gradients):
                 outcome = self.engine.forward(
                     self.tokens, (*edits, *branch.edits), branch.readings, branch.knockouts

@@ -23,6 +23,7 @@ from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.engine.branch import LEAST_COLUMNS
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
+    ActiveMlp,
     Branch,
     Edit,
     Engine,
@@ -248,7 +249,7 @@ BranchSet = tuple[Sequence[Edit], dict[str, Branch]]
 def branches_to_compare(
     model: LoadedModel, reference: Engine, clean: Tokens, other: Tokens
 ) -> list[BranchSet]:
-    """One branch of each kind, of a clean run and of an ablated one."""
+    """One branch of each kind, of a clean run and of ablated ones."""
     last, middle = clean.last[:, None], clean.last[:, None] // 2
     z = [Site(layer, "z") for layer in range(model.shape.n_layers)]
     donor = reference.run(other, readings=[Reading(site) for site in z]).outcome.readings
@@ -270,7 +271,18 @@ def branches_to_compare(
         branches["attention cut"] = cut
     active = [ActiveHeads(high, last), ActiveHeads(low, middle)]
     circuit = {"a circuit": Branch(freeze_attention=True, active_heads=active)}
-    return [((), branches), (ablation, circuit)]
+    mlps = [
+        Edit(Site(layer, "mlp_out"), torch.zeros((), device=clean.ids.device))
+        for layer in range(high + 1)
+    ]
+    with_mlp = Branch(
+        freeze_attention=True, active_heads=active, active_mlps=[ActiveMlp(low, middle)]
+    )
+    return [
+        ((), branches),
+        (ablation, circuit),
+        ((*ablation, *mlps), {"a circuit with an MLP": with_mlp}),
+    ]
 
 
 def outcomes_to_compare(

@@ -1,13 +1,15 @@
-"""``groups``: heads that do one job, named in the spec or found on the model under test."""
+"""``groups``: heads, MLPs and attention outputs that do one job, named in the spec; or heads that are found on
+the model under test."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictInt, StrictStr, WrapValidator
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, WrapValidator, model_validator
 
+from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.part import Part
-from pytest_mechanism.types import Head
+from pytest_mechanism.types import ATTENTION, KINDS, MLP, Head, PlacedMember, in_order
 
 Layer = Annotated[int, Field(ge=0, lt=1000)]
 HeadIndex = Annotated[StrictInt, Field(ge=0, lt=1000)]
@@ -22,11 +24,11 @@ class Into(Part):
 
     Attributes:
         group: the receiving group.
-        via: through which of the receivers' inputs.
+        via: through which of the receivers' inputs: q, k or v of heads, or the input of MLPs.
     """
 
     group: StrictStr
-    via: Literal["q", "k", "v"]
+    via: Literal["q", "k", "v", "input"]
 
 
 class Screen(Part):
@@ -35,6 +37,17 @@ class Screen(Part):
 
     Attributes:
         keep: how many heads are path patched alone.
+    """
+
+    keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
+
+
+class Edges(Part):
+    """A look at edges: gradients estimate every edge from a head or MLP into the group's readers (edge attribution
+    patching with integrated gradients), and only the edges with the largest estimates are path patched alone.
+
+    Attributes:
+        keep: how many edges are path patched alone.
     """
 
     keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
@@ -52,26 +65,47 @@ class Find(Part):
             heads with smaller effects join.
         screen: how many heads are path patched alone; None is all of up to 64 possible senders, and one
             in sixteen of more.
+        edges: whether edges into the group's readers are estimated and patched too, for the report; they choose
+            no heads.
     """
 
     candidates: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     receivers: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     drops_at_least: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.2
     screen: Screen | None = None
+    # left out of data while None, so that groups without it keep their definition
+    edges: Annotated[Edges | None, Field(exclude_if=lambda edges: edges is None)] = None
+
+
+Places = Annotated[At | Annotated[list[At], Field(min_length=1)], Field(union_mode="smart")]
+"""A named position, several of them, or ``everywhere``: every token."""
+
+ByPlace = Annotated[
+    dict[Layer, Places],
+    # left out of data while empty, so that groups of heads alone keep their definition
+    Field(min_length=1, exclude_if=lambda named: not named),
+]
 
 
 class Group(Part):
-    """Heads that do one job.
+    """Heads, MLPs and attention outputs that do one job.
 
     Attributes:
         heads: layer -> heads.
-        at: named position of the task at which they work; of a word of several tokens the last
-            one, or ``name.first``.
+        mlps: layer -> where the output of its MLP counts: a named position, several, or ``everywhere``.
+        attention_outputs: layer -> where the output of its attention counts. It is that of all heads of
+            the layer, as one member.
+        at: named position of the task at which the heads work, and from which path patching sends; of a
+            word of several tokens the last one, or ``name.first``.
         into: the group that reads them; None for the group that writes the answer.
         find: how ``pytest-mechanism discover`` looks for them.
     """
 
-    heads: dict[Layer, Annotated[list[HeadIndex], Field(min_length=1)]] = Field(min_length=1)
+    heads: dict[Layer, Annotated[list[HeadIndex], Field(min_length=1)]] = Field(
+        min_length=1, default_factory=dict
+    )
+    mlps: ByPlace = Field(default_factory=dict)
+    attention_outputs: ByPlace = Field(default_factory=dict)
     at: At
     into: Into | None = None
     find: Find | None = None
@@ -82,9 +116,38 @@ class Group(Part):
             heads="discovered", at=self.at, into=self.into, find=self.find or Find()
         )
 
+    @model_validator(mode="after")
+    def names_something(self) -> Group:
+        if not (self.heads or self.mlps or self.attention_outputs):
+            raise ValueError("key 'heads' is missing (or mlps, or attention_outputs)")
+        return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The keys under which the group names members."""
+        return tuple(key for key in KINDS if getattr(self, key))
+
     def members(self) -> list[Head]:
-        """(layer, head) pairs in order."""
+        """(layer, head) pairs in order, of a group of heads alone.
+
+        Raises:
+            MechanismError: the group has other members; code that handles these calls `placed`.
+        """
+        if others := [key for key in self.kinds if key != "heads"]:
+            raise MechanismError(f"needs a group of heads alone, and this group has {others[0]}")
+        return self.named_heads()
+
+    def named_heads(self) -> list[Head]:
+        """The members that are heads, as (layer, head) pairs in order."""
         return sorted((layer, head) for layer, heads in self.heads.items() for head in heads)
+
+    def placed(self) -> list[PlacedMember]:
+        """All members with their positions; a member at several positions comes once for each."""
+        placed: list[PlacedMember] = [(*head, self.at) for head in self.named_heads()]
+        for part, named in ((ATTENTION, self.attention_outputs), (MLP, self.mlps)):
+            for layer, at in named.items():
+                placed += [(layer, part, each) for each in ([at] if isinstance(at, str) else at)]
+        return sorted(placed, key=in_order)
 
 
 class DiscoveredGroup(Part):
@@ -109,6 +172,10 @@ class DiscoveredGroup(Part):
 def by_heads(value: Any, _: Any) -> Group | DiscoveredGroup:
     """``heads: discovered`` or heads by layer, so that errors are about the kind that was meant."""
     is_discovered = isinstance(value, dict) and value.get("heads") == "discovered"
+    if is_discovered and (named := sorted({*value} & {*KINDS} - {"heads"})):
+        raise ValueError(
+            f"heads: discovered finds heads alone; {named[0]} need a group of their own"
+        )
     return (DiscoveredGroup if is_discovered else Group).model_validate(value)
 
 

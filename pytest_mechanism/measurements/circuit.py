@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.request import (
     Cost,
-    PlacedHeadSets,
+    Differences,
+    PlacedNodeSets,
     Request,
     RowSet,
     TaskSettings,
@@ -19,14 +24,20 @@ RANDOM = "random_"
 """How the names of random circuits begin, which are a control without an interval."""
 
 
+AblatesMlps = Annotated[bool, Field(exclude_if=lambda ablated: not ablated)]
+"""Whether MLPs are ablated as heads are. Results of requests without it stay valid."""
+
+
 class CircuitPerformance(Request):
-    """Does the model give the answer with only some heads alive?
+    """Does the model give the answer with only some heads alive, or only some heads and MLPs?
 
     Attributes:
         rows: how many rows.
         stream: of random numbers.
         ablation: what replaces the output of every other head.
-        alive: name of a circuit -> its heads.
+        alive: name of a circuit -> its heads and MLPs.
+        ablate_mlps: whether the output of every other MLP is replaced too; if not, all MLPs are alive.
+        differences: whether the logit difference is measured too.
     """
 
     implementation = "pytest_mechanism.methods.circuits.circuit:measure"
@@ -34,7 +45,9 @@ class CircuitPerformance(Request):
     rows: int
     stream: str
     ablation: Ablation
-    alive: PlacedHeadSets
+    alive: PlacedNodeSets
+    ablate_mlps: AblatesMlps = False
+    differences: Differences = False
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from pytest_mechanism.measurements.request import (
     Cost,
@@ -10,6 +13,7 @@ from pytest_mechanism.measurements.request import (
     Request,
     RowSet,
     TaskSettings,
+    by_name,
     rows_at,
 )
 from pytest_mechanism.types import Observations
@@ -22,10 +26,23 @@ at the least that was measured; heads that have nothing to do with each other ag
 CODE_ROWS = 32
 """Rows on which the codes of heads are compared."""
 
+Part = Literal["q", "k", "v"]
+"""An input of a head's attention."""
+
+Parts = Annotated[tuple[Part, ...], Field(exclude_if=lambda parts: not parts)]
+"""Inputs that are exchanged in place of z; none for z. Results of requests without it stay valid."""
+
+Alone = Annotated[
+    dict[str, tuple[PlacedHead, ...]],
+    AfterValidator(by_name),
+    Field(exclude_if=lambda sets: not sets),
+]
+"""Name -> heads that are patched for themselves, beside the others."""
+
 
 @dataclass(frozen=True)
 class HeadCode:
-    """How the recipient reads the donor's z of one head.
+    """How the recipient reads what the donor gives it for one head.
 
     Attributes:
         layer: of the head.
@@ -34,6 +51,7 @@ class HeadCode:
         agreement: of what both models' own output matrices write for it, 1 where it is the same.
         done_by: index of the recipient's head in that layer that does the donor's head's work, where
             ``agreement`` is below `LEAST_AGREEMENT` and some head does.
+        part: what was read: z, or q (or k) where it alone is exchanged.
     """
 
     layer: int
@@ -41,6 +59,7 @@ class HeadCode:
     at: str
     agreement: float
     done_by: int | None = None
+    part: Literal["z", "q", "k"] = "z"
 
     @property
     def agrees(self) -> bool:
@@ -66,6 +85,7 @@ class ActivationDonation(Request):
         heads: whose z is recorded.
         rows: how many rows.
         stream: of random numbers.
+        parts: inputs that are recorded as well.
     """
 
     implementation = "pytest_mechanism.methods.circuits.cmap:donate"
@@ -75,6 +95,7 @@ class ActivationDonation(Request):
     heads: tuple[PlacedHead, ...]
     rows: int
     stream: str
+    parts: Parts = ()
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return (rows_at(self.rows, self.stream, [at for _, _, at in self.heads]),)
@@ -86,10 +107,12 @@ class CrossModelPatching(Request[CodeResult]):
     Its input is an `ActivationDonation` on the donor, of all these heads.
 
     Attributes:
-        heads: whose z comes from the donor.
+        heads: whose z, or ``parts``, come from the donor.
         control: other heads, patched instead; may be none.
         rows: how many rows.
         stream: of random numbers.
+        parts: inputs of the heads that are exchanged in place of z.
+        alone: further sets of heads, each patched for itself.
     """
 
     implementation = "pytest_mechanism.methods.circuits.cmap:measure"
@@ -99,14 +122,23 @@ class CrossModelPatching(Request[CodeResult]):
     control: tuple[PlacedHead, ...]
     rows: int
     stream: str
+    parts: Parts = ()
+    alone: Alone = Field(default_factory=dict)
+
+    def patches(self) -> dict[str, tuple[PlacedHead, ...]]:
+        """Name -> the heads of each branch."""
+        control = {"control": self.control} if self.control else {}
+        return {"patched": self.heads, **control, **self.alone}
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(
-            rows=self.rows * (2 + bool(self.control)), prompts=self.stream, prompt_count=self.rows
+            rows=self.rows * (1 + len(self.patches())),
+            prompts=self.stream,
+            prompt_count=self.rows,
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:
-        positions = [at for _, _, at in (*self.heads, *self.control)]
+        positions = [at for heads in self.patches().values() for _, _, at in heads]
         return (rows_at(self.rows, self.stream, positions),)
 
 

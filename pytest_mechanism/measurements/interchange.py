@@ -12,6 +12,8 @@ class Interchange(Request):
     Attributes:
         heads: that are patched.
         control: other heads, patched instead; may be none.
+        mlps: layers whose MLPs' outputs are patched, too.
+        control_mlps: the same with the control.
         at: their named position.
         variable: of the task.
         rows: how many pairs of prompts, of the stream ``test``.
@@ -25,10 +27,16 @@ class Interchange(Request):
     at: str
     variable: str
     rows: int
+    mlps: tuple[int, ...] = ()
+    control_mlps: tuple[int, ...] = ()
+
+    @property
+    def has_control(self) -> bool:
+        return bool(self.control or self.control_mlps)
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(
-            rows=self.rows * (3 + bool(self.control)),
+            rows=self.rows * (3 + self.has_control),
             prompts=f"interchange of {self.variable}",
             prompt_count=2 * self.rows,
         )

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pytest_mechanism.measurements.request import Cost, HeadSets, Request, RowSet, TaskSettings
-from pytest_mechanism.types import Head
+from pytest_mechanism.measurements.request import Cost, NodeSets, Request, RowSet, TaskSettings
+from pytest_mechanism.types import Node
 
 RANK_STREAM = "discover_rank"
 """Rows on which `discover` ranks heads. Claims are judged on others, so no interval is needed there."""
@@ -22,10 +22,10 @@ class PathPatching(Request):
     """How much does the answer depend on what senders tell receivers?
 
     Attributes:
-        senders: name -> heads that are patched together.
+        senders: name -> heads and MLPs that are patched together.
         at: the senders' named position.
-        receivers: heads that read them; none for the logits.
-        via: through which input of the receivers; None for the logits.
+        receivers: heads or MLPs that read them; none for the logits.
+        via: through which input of the receivers, ``input`` for MLPs; None for the logits.
         rows: how many pairs of prompts.
         stream: of random numbers.
         first: number of the first pair.
@@ -33,10 +33,10 @@ class PathPatching(Request):
 
     implementation = "pytest_mechanism.methods.circuits.path_patching:measure"
 
-    senders: HeadSets
+    senders: NodeSets
     at: str
-    receivers: tuple[Head, ...] = ()
-    via: Literal["q", "k", "v"] | None = None
+    receivers: tuple[Node, ...] = ()
+    via: Literal["q", "k", "v", "input"] | None = None
     rows: int
     stream: str
     first: First = 0

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.request import (
+    Cost,
+    Differences,
+    Request,
+    RowSet,
+    TaskSettings,
+)
 
 
 class Performance(Request):
@@ -14,6 +20,7 @@ class Performance(Request):
         rows: how many rows.
         stream: of random numbers.
         asked: which of the task's sets.
+        differences: whether the logit difference is measured too.
     """
 
     implementation = "pytest_mechanism.methods.circuits.performance:measure"
@@ -22,6 +29,7 @@ class Performance(Request):
     rows: int
     stream: str
     asked: Literal["rows", "capability"] = "rows"
+    differences: Differences = False
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(rows=self.rows, prompts=self.stream, prompt_count=self.rows)

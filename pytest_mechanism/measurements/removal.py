@@ -6,7 +6,7 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.circuit import RANDOM
 from pytest_mechanism.measurements.request import (
     Cost,
-    PlacedHeadSets,
+    PlacedNodeSets,
     Request,
     RowSet,
     TaskSettings,
@@ -15,13 +15,13 @@ from pytest_mechanism.measurements.request import (
 
 
 class HeadRemoval(Request):
-    """Does the full model give the answer without some heads?
+    """Does the full model give the answer without some heads and MLPs?
 
     Attributes:
         rows: how many rows.
         stream: of random numbers.
-        ablation: what replaces the output of a removed head.
-        removed: name -> heads that are ablated together, each at its position.
+        ablation: what replaces the output of a removed head or MLP.
+        removed: name -> heads and MLPs that are ablated together, each at its position.
     """
 
     implementation = "pytest_mechanism.methods.circuits.removal:measure"
@@ -29,7 +29,7 @@ class HeadRemoval(Request):
     rows: int
     stream: str
     ablation: Ablation
-    removed: PlacedHeadSets
+    removed: PlacedNodeSets
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(

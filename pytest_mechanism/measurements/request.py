@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.progress import Parts
-from pytest_mechanism.types import Head, Observations, Result_co, canonical
+from pytest_mechanism.types import EVERYWHERE, Head, Node, Observations, Result_co, canonical
 
 RowKind = Literal[
     "rows", "pairs", "interchange", "backgrounds", "forbidden", "allowed", "capability"
@@ -28,14 +28,21 @@ TaskSettings = Mapping[str, Any]
 PlacedHead = tuple[int, int, str]
 """(layer, head, named position)."""
 
+PlacedNode = tuple[int, int | Literal["mlp"], str]
+"""(layer, head or ``mlp``, named position or ``everywhere``)."""
+
 
 def by_name(mapping: dict[str, Any]) -> dict[str, Any]:
     """Sorted, so that equal requests give their results in the same order."""
     return dict(sorted(mapping.items()))
 
 
+Differences = Annotated[bool, Field(exclude_if=lambda wanted: not wanted)]
+"""Whether the logit difference is measured too. Results of requests without it stay valid."""
+
 HeadSets = Annotated[dict[str, tuple[Head, ...]], AfterValidator(by_name)]
-PlacedHeadSets = Annotated[dict[str, tuple[PlacedHead, ...]], AfterValidator(by_name)]
+NodeSets = Annotated[dict[str, tuple[Node, ...]], AfterValidator(by_name)]
+PlacedNodeSets = Annotated[dict[str, tuple[PlacedNode, ...]], AfterValidator(by_name)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def rows_at(
         "rows",
         rows,
         stream,
-        tuple(sorted({*positions})),
+        tuple(sorted({*positions} - {EVERYWHERE})),
         one_token_answers=True,
         behind_interval=behind_interval,
     )

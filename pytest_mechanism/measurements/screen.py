@@ -6,7 +6,7 @@ from typing import Literal
 
 from pytest_mechanism.measurements.path_patching import First, ranked_pairs
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
-from pytest_mechanism.types import Head
+from pytest_mechanism.types import Head, Node
 
 STEPS = ((0.0, 1 / 6), (0.5, 4 / 6), (1.0, 1 / 6))
 """Shares of the source at which gradients are taken, with their weights: Simpson's rule."""
@@ -18,8 +18,8 @@ class AttributionPatching(Request):
     Attributes:
         heads: the senders.
         at: their named position.
-        receivers: heads that read them; none for the logits.
-        via: through which input of the receivers; None for the logits.
+        receivers: heads or MLPs that read them; none for the logits.
+        via: through which input of the receivers, ``input`` for MLPs; None for the logits.
         rows: how many pairs of prompts.
         stream: of random numbers.
         first: number of the first pair.
@@ -30,8 +30,8 @@ class AttributionPatching(Request):
 
     heads: tuple[Head, ...]
     at: str
-    receivers: tuple[Head, ...] = ()
-    via: Literal["q", "k", "v"] | None = None
+    receivers: tuple[Node, ...] = ()
+    via: Literal["q", "k", "v", "input"] | None = None
     rows: int
     stream: str
     first: First = 0

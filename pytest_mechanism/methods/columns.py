@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pytest_mechanism.errors import MeasurementError
-from pytest_mechanism.methods.readout import correct, log_probability
+from pytest_mechanism.methods.readout import correct, log_probability, logit_difference
 from pytest_mechanism.tasks.base import Row
 from pytest_mechanism.types import Observations
 
@@ -35,10 +35,14 @@ class Columns:
         prefix: str,
         logits: Float[Tensor, "rows words"],
         answers: Int[Tensor, "rows answers"],
+        others: Int[Tensor, "rows others"] | None = None,
     ) -> None:
-        """Columns ``{prefix}correct`` and ``{prefix}log_probability`` of right answers."""
+        """Columns ``{prefix}correct`` and ``{prefix}log_probability`` of right answers, and
+        ``{prefix}logit_difference`` from the prompt's ``others``."""
         self.add(f"{prefix}correct", correct(logits, answers))
         self.add(f"{prefix}log_probability", log_probability(logits, answers))
+        if others is not None:
+            self.add(f"{prefix}logit_difference", logit_difference(logits, answers, others))
 
     def observations(self, rows: Sequence[Row]) -> Observations:
         """The columns of these rows."""

@@ -164,6 +164,24 @@ class MeasurementContext:
         ]
         return torch.tensor(rows, device=self.model.device)
 
+    def other_options(self, rows: Sequence[Row]) -> Int[Tensor, "rows others"]:
+        """Ids of the options of each prompt that are no right answer, -1 where a row has fewer.
+
+        Raises:
+            MeasurementError: a prompt has none, or one that is not a token.
+        """
+        answers = [
+            (row.base, [word for word in row.base.options if word not in row.base.correct_answers])
+            for row in rows
+        ]
+        for prompt, words in answers:
+            if not words:
+                raise MeasurementError(
+                    f"a logit difference needs options other than the answer, and the prompt "
+                    f"{prompt.text[:100]!r} has none; valid here: of: accuracy, log_probability"
+                )
+        return self.answer_id_sets(answers)
+
     def answer_id(self, prompt: Prompt, word: str) -> int:
         """The id of a word that follows a prompt.
 

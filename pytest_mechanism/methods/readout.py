@@ -26,6 +26,24 @@ def log_probability(
     return log_sum_exp(logits.log_softmax(-1), answers)
 
 
+def logit_difference(
+    logits: Float[Tensor, "rows words"],
+    answers: Int[Tensor, "rows answers"],
+    others: Int[Tensor, "rows others"],
+) -> Float[Tensor, " rows"]:
+    """Logit of the answer minus the mean logit of the prompt's other options (Wang et al. 2022, section 2,
+    where the only other option is the subject). 0 for a model that prefers none of them.
+
+    Args:
+        logits: at the last token.
+        answers: the right answers.
+        others: the options that are no right answer, -1 where a row has fewer.
+    """
+    known = others >= 0
+    of_others = (logits.gather(1, others.clamp(min=0)) * known).sum(-1) / known.sum(-1)
+    return log_sum_exp(logits, answers) - of_others
+
+
 def log_sum_exp(
     scores: Float[Tensor, "rows words"], answers: Int[Tensor, "rows answers"]
 ) -> Float[Tensor, " rows"]:

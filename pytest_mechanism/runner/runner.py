@@ -33,7 +33,7 @@ from pytest_mechanism.runner.failures import batch_too_large, clear_frames, fail
 from pytest_mechanism.runner.guard import Guard
 from pytest_mechanism.runner.keys import measurement_key
 from pytest_mechanism.runner.resident import ResidentCheckpoint, task_of
-from pytest_mechanism.runner.schedule import Schedule
+from pytest_mechanism.runner.schedule import Schedule, by_prompts
 from pytest_mechanism.runner.store import Store
 from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.types import Observations, Result_co
@@ -194,7 +194,7 @@ class Runner:
             for donor in sorted(self._schedule.donors(role)):
                 if not self._schedule.donors(donor):
                     self._work_on(donor)
-        ready = self._schedule.ready(role)
+        ready = by_prompts(self._schedule.ready(role), progress_cost)
         if not ready:
             return
         costs = [progress_cost(measurement) for _, measurement in ready]

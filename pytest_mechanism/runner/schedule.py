@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.request import Cost
+
+Planned = tuple[str, Measurement]
+"""A measurement with its key."""
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Schedule:
             if given.on != role and self.is_pending(given)
         }
 
-    def ready(self, role: str) -> list[tuple[str, Measurement]]:
+    def ready(self, role: str) -> list[Planned]:
         """Keys and measurements on ``role`` whose inputs have all been made."""
         return [
             (key, measurement)
@@ -49,3 +53,19 @@ class Schedule:
     def awaited_inputs(self) -> set[str]:
         """Keys of the inputs of everything that is pending."""
         return {self.key_of(given) for m in self.pending.values() for given in m.inputs}
+
+
+def by_prompts(
+    measurements: Sequence[Planned], cost: Callable[[Measurement], Cost]
+) -> list[Planned]:
+    """Measurements on the same prompts one after the other, else in their order.
+
+    They branch from the same runs, which the engine forgets when other prompts need the room.
+    """
+    first: dict[tuple[str, str], int] = {}
+    places = []
+    for number, (key, measurement) in enumerate(measurements):
+        prompts = cost(measurement).prompts
+        name = (measurement.task, prompts) if prompts else (key, "")
+        places.append(first.setdefault(name, number))
+    return [item for _, item in sorted(zip(places, measurements, strict=True), key=lambda x: x[0])]

@@ -11,11 +11,17 @@ from pytest_mechanism.errors import choices
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.spec.choice import NAME
 from pytest_mechanism.spec.feasible import Feasible
+from pytest_mechanism.spec.members import (
+    Problem,
+    beside_discovered,
+    in_groups_of,
+    named_twice,
+    split_twice,
+    via_problem,
+)
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.spec.yaml import Place
 from pytest_mechanism.tasks.base import Task, parse_position
-
-Problem = tuple[str, Place]
+from pytest_mechanism.types import EVERYWHERE, kind_of
 
 
 def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
@@ -29,11 +35,13 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
     groups = [str(name) for name in named] if isinstance(named, dict) else []
     for name, group in spec.groups.items():
         yield from in_group(name, group, spec, groups)
-        if isinstance(group, Group) and names_a_head_twice(group, written["groups"][name]["heads"]):
-            yield f"group {name} names a head twice", ("groups", name, "heads")
+    yield from named_twice(spec, written["groups"] if spec.groups else {})
+    yield from split_twice(spec)
     yield from circles(spec.groups)
+    yield from beside_discovered(spec)
     for name, claim in spec.claims.items():
         yield from in_references(name, claim, spec.task, groups)
+        yield from in_groups_of(name, claim, spec)
         if (reason := claim.groups_problem(spec.groups)) is not None:
             yield f"claim {name}: {reason}", ("claims", name)
         yield from in_roles(name, claim, spec)
@@ -47,6 +55,13 @@ def in_group(name: str, group: AnyGroup, spec: Spec, groups: Sequence[str]) -> I
     """An unknown position, an unknown reader, or a reader at a position that the path cannot reach."""
     if wrong := position_problem(group.at, spec.task):
         yield f"group {name}: {wrong}", ("groups", name, "at")
+    for _, part, at in group.placed() if isinstance(group, Group) else ():
+        if (
+            isinstance(part, str)
+            and at != EVERYWHERE
+            and (wrong := position_problem(at, spec.task))
+        ):
+            yield f"group {name}: {wrong}, {EVERYWHERE}", ("groups", name, kind_of(part))
     if group.into is None:
         return
     reader = group.into.group
@@ -56,19 +71,22 @@ def in_group(name: str, group: AnyGroup, spec: Spec, groups: Sequence[str]) -> I
             f"group {name}: into an unknown group {reader!r}; {choices(reader, others)}",
             ("groups", name, "into", "group"),
         )
+    if (wrong := via_problem(reader, spec.groups.get(reader), group.into.via)) is not None:
+        yield f"group {name}: {wrong}", ("groups", name, "into", "via")
+        return
     at = spec.groups[reader].at if reader in spec.groups else group.at
+    if group.into.via == "input" and at != group.at:
+        yield (
+            f"group {name}: works at {group.at}, its reader {reader} at {at}; an MLP reads where it "
+            "works, so via: input needs the same position",
+            ("groups", name, "into", "via"),
+        )
     if group.into.via == "q" and at != group.at:
         yield (
             f"group {name}: works at {group.at}, its reader {reader} at {at}; a query is made where "
             "the reader works, so via: q needs the same position (valid here: k, v)",
             ("groups", name, "into", "via"),
         )
-
-
-def names_a_head_twice(group: Group, written: Mapping[Any, Any]) -> bool:
-    """'3' and 3.0 are other YAML keys than 3, but the same layer."""
-    members = group.members()
-    return len(set(members)) < len(members) or len(group.heads) < len(written)
 
 
 def circles(groups: Mapping[str, AnyGroup]) -> Iterator[Problem]:

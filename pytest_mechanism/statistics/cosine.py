@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import (
-    RESAMPLES,
     Array,
     Estimate,
     Sampling,
@@ -56,7 +56,7 @@ def cosine(own: Array, other: Array, both: Array, how: Sampling) -> Estimate:
                 (rows,),
                 cosine_of,
                 vectorized=True,
-                n_resamples=RESAMPLES,
+                n_resamples=estimates.RESAMPLES,
                 batch=500,
                 confidence_level=how.confidence,
                 method=method,

@@ -179,6 +179,19 @@ def of_means(
     return Estimate(value, (min(edges), max(edges)), error, n, len(counts))
 
 
+def for_few_clusters(estimate: Estimate, confidence: float) -> Estimate:
+    """The estimate with an interval for a spread that few clusters estimate: wider by the ratio of Student's t
+    to the normal distribution's z. An exact interval estimates no spread."""
+    if estimate.method == "exact" or estimate.clusters < 2:
+        return estimate
+    tail = 0.5 + confidence / 2
+    wider = float(stats.t.ppf(tail, estimate.clusters - 1) / stats.norm.ppf(tail))
+    value, (low, high) = estimate.value, estimate.interval
+    return replace(
+        estimate, interval=(value - wider * (value - low), value + wider * (high - value))
+    )
+
+
 def mean(values: Values, how: Sampling) -> Estimate:
     """The mean of numbers that count nothing, such as log-probabilities."""
     return of_means([values], lambda m: m, how, counted=False)

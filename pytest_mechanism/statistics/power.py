@@ -54,13 +54,48 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
             confidence is not the spec's.
         confidence: of the intervals.
     """
+    now = max((int(entry["n"]) for entry in judged), default=0)
+    false_pass = max(
+        (1 - confidence) / 2,
+        *((1 - float(entry.get("confidence", confidence))) / 2 for entry in judged),
+        0.0,
+    )
+    passes = max(0.0, 1 - misses(judged, confidence))
+    return Power(passes, false_pass, rows_wanted(judged, confidence), now)
+
+
+MOST_ROWS = 10_000_000
+"""Rows beyond which a plan counts as none."""
+
+
+def rows_wanted(judged: Sequence[Mapping[str, Any]], confidence: float) -> int | None:
+    """The least number of rows at which all bounds hold together with the chance `WANTED`; None if no number
+    gives it."""
+
+    def enough(rows: int) -> bool:
+        return misses(judged, confidence, rows) <= 1 - WANTED + 1e-12
+
+    if not enough(MOST_ROWS):
+        return None
+    low, high = 0, MOST_ROWS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def misses(
+    judged: Sequence[Mapping[str, Any]], confidence: float, rows: int | None = None
+) -> float:
+    """The sum of the chances that a bound does not hold, if every score has this many rows; None leaves each
+    its own."""
     both = math.sqrt(2)  # the difference of two estimates has twice the variance of either
-    misses, rows, now, false_pass = 0.0, 0.0, 0, (1 - confidence) / 2
+    total = 0.0
     for entry in judged:
         value, error, n = float(entry["value"]), float(entry["standard_error"]), int(entry["n"])
         of_entry = float(entry.get("confidence", confidence))  # two one-sided tests have their own
-        z, false_pass = NORMAL.inv_cdf(0.5 + of_entry / 2), max(false_pass, (1 - of_entry) / 2)
-        now = max(now, n)
+        z = NORMAL.inv_cdf(0.5 + of_entry / 2)
+        scale = 1.0 if rows is None else math.sqrt(n / rows)
         for threshold, sign in ((entry["low"], 1), (entry["high"], -1)):
             if threshold is None:
                 continue
@@ -71,16 +106,11 @@ def power(judged: Sequence[Mapping[str, Any]], confidence: float) -> Power:
                 needed = math.inf if distance <= 0 else 1.0
                 if 0 < distance < 1:
                     needed = tail / math.log1p(-distance)
-                misses += needed > n
-                rows = max(rows, needed)
+                total += needed > (n if rows is None else rows)
                 continue
-            half_width = z * error_at(float(threshold), entry)
-            misses += 1 - NORMAL.cdf((distance - half_width) / (both * error))
-            spread = half_width + NORMAL.inv_cdf(WANTED) * both * error
-            factor = spread / distance if distance > 0 else math.inf
-            rows = max(rows, n * factor**2)
-    enough = None if math.isinf(rows) or rows > 1e7 else max(1, math.ceil(rows))
-    return Power(max(0.0, 1 - misses), false_pass, enough, now)
+            half_width = z * scale * error_at(float(threshold), entry)
+            total += 1 - NORMAL.cdf((distance - half_width) / (both * scale * error))
+    return total
 
 
 def of_spec(claims: Sequence[Power]) -> float:

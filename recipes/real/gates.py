@@ -25,7 +25,7 @@ from recipes.real.folders import Make, write
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "circuits" / "real" / "README.md"
-TOPICS = ("ioi", "induction", "greater_than", "key_value", "refusal")
+TOPICS = ("ioi", "induction", "induction_discovered", "greater_than", "key_value", "refusal")
 
 MADE: dict[str, tuple[dict[str, Make], str]] = {
     name: (module.VARIANTS, module.__name__)
@@ -135,6 +135,8 @@ def table(topic: str, results: dict[str, dict[str, Any]]) -> Iterator[str]:
             column = CANDIDATES[label].base if claim["role"] == "base" else label
             for row in claim["rows"]:
                 key = (claim["claim"], row["name"] or "", row["threshold"] or "")
+                if row["score"] is None:  # the name of a score that there is none of is unknown
+                    key = next((line for line in lines if line[::2] == key[::2]), key)
                 lines.setdefault(key)
                 columns.setdefault(column, {})[key] = cell(row)
     order = sorted(

@@ -19,6 +19,7 @@ from pytest_mechanism.claims.encodes import Encodes
 from pytest_mechanism.claims.minimality import Minimality
 from pytest_mechanism.claims.needed_heads import at_most
 from pytest_mechanism.claims.transfer import Transfer
+from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.cmap import CodeResult, CrossModelPatching, HeadCode, HeadCodes
@@ -60,7 +61,10 @@ def coded(heads: Any, code: Callable[[str], dict[str, Any]], **values: Any) -> A
     for layer, head, at in heads:
         given = code(f"{layer}.{head} at {at}")
         like = given.get("like", "").partition(".")[2]
-        codes.append(HeadCode(layer, head, at, given["agreement"], int(like) if like else None))
+        done_by, part = int(like) if like else None, given.get("part", "z")
+        if part != "z":  # z is written in one code
+            codes.append(HeadCode(layer, head, at, 1.0))
+        codes.append(HeadCode(layer, head, at, given["agreement"], done_by, part))
     return seen(CodeResult, tuple(codes), **values)
 
 
@@ -163,8 +167,13 @@ def cmap(
         if isinstance(m.request, DcmMask):
             return masked((masks or {})[arguments(m)["variable"]])
         given = arguments(m)
-        heads = (*given["heads"], *given["control"])
-        return coded(heads, code, patched=np.maximum(base, share(0.9)), control=base)
+        alone = given.get("alone", {})
+        heads = (*given["heads"], *given["control"], *(h for hs in alone.values() for h in hs))
+        to_ft = m.on == "ft"
+        moved = np.minimum(ONE, share(0.7)) if to_ft else np.maximum(base, share(0.9))
+        still = ONE if to_ft else base
+        beside = {name: still if name.endswith("control") else moved for name in alone}
+        return coded(heads, code, patched=moved, control=still, **beside)
 
     return claim.judge(replace(case, role="pair"), fake), asked
 
@@ -219,6 +228,136 @@ def test_what_a_learned_cmap_needs(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Cmap(kind="cmap", donor="ft", recipient="base", recovers_at_least=0.3,
              **{"group": "movers"} | fields)  # fmt: skip
+
+
+def crossings(asked: list[Measurement]) -> list[Measurement]:
+    return [m for m in asked if isinstance(m.request, CrossModelPatching)]
+
+
+def test_a_cmap_both_ways_exchanges_each_models_activations(case: ClaimContext) -> None:
+    """Both shares are judged; the first score, which is accepted, is that from donor to recipient."""
+    verdict, asked = cmap(case, same, both_ways=True, recovers_at_least=0.5)
+    assert [(m.on, m.inputs[0].on) for m in crossings(asked)] == [("base", "ft"), ("ft", "base")]
+    shares = {judged.score.name: round(judged.score.value, 2) for judged in verdict.judged}
+    assert shares == {"movers from ft into base": 0.75, "movers from base into ft": 0.75}
+    assert verdict.score.name == "movers from ft into base"
+    assert (verdict.status, len(verdict.parts), len(verdict.checks)) == ("pass", 2, 2)
+    red, _ = cmap(case, same, both_ways=True, recovers_at_least=0.9)
+    assert red.status == "fail"
+
+
+def test_each_group_is_reported_beside_all_together(case: ClaimContext) -> None:
+    """One measurement; each group's share and change have random heads of their own."""
+    verdict, asked = cmap(case, same, group=["fetchers", "movers"], each=True)
+    (crossed,) = crossings(asked)
+    alone = arguments(crossed)["alone"]
+    assert set(alone) == {
+        "only fetchers",
+        "only fetchers control",
+        "only movers",
+        "only movers control",
+    }
+    assert len(alone["only movers control"]) == len(alone["only movers"]) == 3
+    assert [score.name for score in verdict.scores] == [
+        f"{group} from ft into base{what}"
+        for group in ("fetchers+movers", "fetchers", "movers")
+        for what in ("", ": change of accuracy")
+    ]
+    assert all(score.control is not None for score in verdict.scores)
+    assert [judged.score.name for judged in verdict.judged] == ["fetchers+movers from ft into base"]
+
+
+def test_inputs_are_asked_of_donor_and_recipient_and_named(case: ClaimContext) -> None:
+    """In one order, however the spec lists them."""
+    verdict, asked = cmap(case, same, activations=["v", "q"])
+    (crossed,) = crossings(asked)
+    assert arguments(crossed)["parts"] == ["q", "v"]
+    assert crossed.inputs[0].request.parts == ("q", "v")
+    assert verdict.score.name == "q and v of movers from ft into base"
+
+
+def test_choices_that_came_later_leave_the_request_of_z_as_it_was(case: ClaimContext) -> None:
+    """Its stored results stay valid, and its accepted score is one of the same definition."""
+    _, asked = cmap(case, same)
+    (crossed,) = crossings(asked)
+    assert set(arguments(crossed)) == {"heads", "control", "rows", "stream"}
+    assert json.loads(crossed.inputs[0].request.spelled()).keys() == {"heads", "rows", "stream"}
+    fields = {
+        "kind": "cmap",
+        "group": "movers",
+        "donor": "ft",
+        "recipient": "base",
+        "recovers_at_least": 0.3,
+    }
+    assert {"activations", "each", "both_ways"} <= {*Cmap(**fields).added_later}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"each": True}, "each: true needs several groups"),
+        ({"group": ["movers", "movers"]}, "group names a group twice"),
+        ({"activations": ["q", "q"]}, "activations names one of q, k, v twice"),
+        ({"activations": []}, "at least 1 item"),
+        ({"activations": "scores"}, "'z', 'q', 'k' or 'v'"),
+        ({"activations": ["z"]}, "'q', 'k' or 'v'"),
+    ],
+)
+def test_what_an_exchange_may_be(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Cmap(kind="cmap", donor="ft", recipient="base", recovers_at_least=0.3,
+             **{"group": "movers"} | fields)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("activations", "odd", "wanted"),
+    [
+        # the same head, its z in another basis
+        ("q", {"z": (0.1, "2.1")}, "pass"),
+        ("v", {"z": (0.1, "2.1")}, "inconclusive"),
+        ("q", {"z": (0.1, "2.4")}, "inconclusive"),
+        ("q", {"z": (0.1, None)}, "inconclusive"),
+        ("q", {"q": (0.1, None)}, "inconclusive"),
+    ],
+)
+def test_which_codes_an_exchange_of_inputs_needs(
+    case: ClaimContext, activations: str, odd: dict[str, Any], wanted: str
+) -> None:
+    """q and k stay in the head: its z may have another basis, but it must be the same head. v is z's code."""
+    ((part, (agreement, like)),) = odd.items()
+    code = {"agreement": agreement, "part": part, **({"like": like} if like else {})}
+    verdict, _ = cmap(
+        case,
+        lambda n: code if n.startswith("2.1 ") else {"agreement": 0.9},
+        activations=activations,
+    )
+    assert verdict.status == wanted
+    if part == "q":
+        assert "the queries of head 2.1 of ft at last score other tokens" in verdict.reason
+
+
+def test_keys_are_exchanged_only_between_models_that_share_them_alike(case: ClaimContext) -> None:
+    shapes = {"base": case.shapes["base"], "ft": replace(case.shapes["ft"], n_kv_heads=4)}
+    fields = {
+        "kind": "cmap",
+        "group": "movers",
+        "donor": "ft",
+        "recipient": "base",
+        "recovers_at_least": 0.3,
+    }
+    Cmap(**fields, activations="q").check_matching_sizes("pair", shapes)
+    with pytest.raises(MechanismError, match=r"need the same n_kv_heads \(8 and 4\)"):
+        Cmap(**fields, activations="k").check_matching_sizes("pair", shapes)
+
+
+def test_shared_keys_are_said_in_the_metric(case: ClaimContext) -> None:
+    """Under GQA, what is exchanged is not a head's own."""
+    grouped = {role: replace(shape, n_kv_heads=4) for role, shape in case.shapes.items()}
+    of = {
+        part: cmap(replace(case, shapes=grouped), same, activations=part)[0].score.metric
+        for part in ("q", "k")
+    }
+    assert [("GQA" in of[part]) for part in ("q", "k")] == [False, True]
 
 
 @pytest.mark.parametrize("like", ["2.1", "2.4", None])

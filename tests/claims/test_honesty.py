@@ -26,7 +26,8 @@ from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.measurements.sizes import SizesResult
 from pytest_mechanism.measurements.snip import WeightChangeResult
-from pytest_mechanism.spec.load import load
+from pytest_mechanism.spec.load import SpecErrors, load
+from pytest_mechanism.spec.write import flow
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, require_safeguards
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -172,6 +173,17 @@ def exchange(control: Any = LESS, ft: Any = ONE, base: Any = LESS) -> Answers:
         "Performance": lambda _, on: {"correct": ft if on == "ft" else base},
         "CrossModelPatching": patched,
     }
+
+
+def two_ways(to_base: Any = LESS, to_ft: Any = ONE) -> Answers:
+    """The whole gain moves either way; the columns of the controls."""
+
+    def patched(request: Any, on: str) -> Columns:
+        moved, control = (LESS, to_ft) if on == "ft" else (ONE, to_base)
+        beside = {} if control is None else {"control": control}
+        return {"patched": moved, **beside, "codes": same_codes(request)}
+
+    return exchange() | {"CrossModelPatching": patched}
 
 
 def searched(groups: Any, solved: Any = GOOD) -> Answers:
@@ -426,6 +438,17 @@ KINDS: dict[str, list[Kind]] = {
                 exchange()
                 | {"CrossModelPatching": lambda r, _: {"patched": LESS, "codes": same_codes(r)}},
             ),
+        )
+    ]
+    + [
+        Kind(
+            {"group": "pos_transmitter", "donor": "ft", "recipient": "base", "recovers_at_least": 0.3}
+            | {"activations": ["q", "v"], "both_ways": True},
+            two_ways(),
+            two_ways(None, None),
+            two_ways(to_ft=LESS),  # as good in one of the two directions
+            exchange(ft=GUESS, base=ZERO),
+            PAIR,
         )
     ],
     "equivalent": [
@@ -711,3 +734,56 @@ def test_a_kind_that_forgets_a_rule_is_refused(forgets: str, cause: str) -> None
     verdict = judged("unchecked", Kind({"forgets": forgets}, circuits()), circuits())
     assert (verdict.status, verdict.cause) == ("inconclusive", cause)
     assert "claim kind 'unchecked'" in verdict.reason
+
+
+# -- groups that name more than heads
+
+OF_A_SPEC = [case for case in CASES if case.values[0] in {*ABOUT_A_CIRCUIT} - {"unchecked"}]
+WITH_OTHERS = "struct_reader"
+"""The group that no other group reads."""
+
+
+def about_others(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a claim, about the group with an MLP if it is about any."""
+    named = {key: WITH_OTHERS for key in ("group", "groups") if key in fields}
+    return {"kind": kind, **fields, **named}
+
+
+@pytest.mark.parametrize(("name", "kind"), OF_A_SPEC)
+@pytest.mark.parametrize("key", ["mlps", "attention_outputs"])
+def test_every_kind_measures_a_groups_other_members_or_refuses_them(
+    kinds: Any, tmp_path: Path, name: str, kind: Kind, key: str
+) -> None:
+    """A kind that takes groups measures the MLP or the attention output that a group names, or the spec is
+    refused in one line with the place and the groups that are valid; no kind leaves it out in silence."""
+    data = CIRCUIT.resolved() | {"claims": {"claim": about_others(name, kind.fields)}}
+    data["groups"][WITH_OTHERS][key] = {2: "previous_query_label"}
+    path = tmp_path / "others.yaml"
+    text = "".join(f"{part}: {flow(value)}\n" for part, value in data.items())
+    path.write_text(text, encoding="utf-8")
+    claim = kinds[name].model_validate(data["claims"]["claim"])
+    takes_groups = claim.needs_groups or any(r.kind == "group" for r in claim.references())
+    try:
+        spec = load(path)
+    except SpecErrors as refused:
+        (problem,) = [each for each in refused.problems if f"names {key}" in each.message]
+        assert takes_groups
+        assert key not in claim.members
+        assert problem.message.startswith(
+            f"claim claim: group {WITH_OTHERS} names {key}, and kind {name} is"
+        )
+        assert "; valid groups: value_fetcher, pos_transmitter, pos_detector" in problem.message
+        return
+    assert not takes_groups or key in claim.members
+    about = replace(context(name, kind.role), groups=spec.groups)
+    requests: list[str] = []
+
+    def recorded(measurement: Measurement) -> Observations:
+        requests.append(measurement.request.spelled())
+        return measured(kind.good)(measurement)
+
+    claim.judge(about, recorded)  # type: ignore[arg-type]
+    place = '[2,"mlp"' if key == "mlps" else "[2,3"  # the attention output is that of all 4 heads
+    assert any(place in request for request in requests) == takes_groups
+    if key == "mlps" and any("alive" in request for request in requests):
+        assert any('"ablate_mlps":true' in request for request in requests)

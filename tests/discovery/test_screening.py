@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from evaluators import open_evaluator
 
+from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.discovery import screening
 from pytest_mechanism.discovery.discover import no_heads_reason
@@ -115,6 +116,19 @@ def test_a_group_without_heads_says_how_many_were_not_patched_alone(run: Run) ->
     for screening_of_stage, expected in ((screened, True), (Screening(), False)):
         stage = Stage("g", "last", None, None, effects, {}, (), (), screening_of_stage)
         assert (said in no_heads_reason(groups, [stage], ["g"])) == expected
+
+
+def test_a_table_has_estimates_for_heads_left_out(run: Run) -> None:
+    """Not NaN, which means that a head cannot reach the receivers."""
+    effects, screened = run(MadeUp({(3, 0): -1.0, (0, 1): -0.01}), screen=FOUR)
+    stage = Stage("g", "last", None, None, effects, {}, (), (), screened)
+    table = stage.table(Shape(5, 4, 4, 8, 2, 10))
+    assert np.isnan(table[4]).all()
+    assert not np.isnan(table[:4]).any()
+    assert {head: table[head] for head in screened.left_out} == {
+        head: screened.estimates[head] for head in screened.left_out
+    }
+    assert table[3, 0] == effects[3, 0].value
 
 
 def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None:

@@ -131,6 +131,24 @@ def test_showing_again_measures_nothing_and_writes_the_same_bytes(shown: Shown) 
     assert sorted(p.name for p in (shown.folder / "again").iterdir()) == sorted(FILES)
 
 
+def test_heads_that_gradients_left_out_are_drawn_as_estimates(shown: Shown) -> None:
+    """A group that is screened has a mark on every head that was not patched alone, and a sentence that says
+    what it shows; heads that cannot reach the receivers have another."""
+    screened = SPEC.replace("at: last}", "at: last, find: {screen: {keep: 4}}}", 1)
+    code, _, err = shown.show("screened", "--model", "base=zoo:planted_base", spec=screened)
+    assert code == 0, err
+    heads = shown.text("screened/planted_heads.svg")
+    marked = [
+        int(stop) + 1 - int(start)
+        for start, stop in re.findall(r'id="estimated-value_fetcher-\d\.(\d)-(\d)-base"', heads)
+    ]
+    alone = len(re.findall(r'id="score-value_fetcher-', heads))
+    assert alone < SENDERS["value_fetcher"]
+    assert sum(marked) + alone == SENDERS["value_fetcher"]
+    assert "estimated-pos_detector" not in heads
+    assert "Dotted cells were not patched alone" in heads
+
+
 def test_one_model_is_one_column(shown: Shown) -> None:
     """With ``--model`` instead of a pair, show searches for heads that are to be discovered, and finds the
     planted ones."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
+    ActiveMlp,
     Branch,
     Edit,
     Engine,
@@ -196,6 +197,9 @@ class CaseBuilder:
     def several(self, make: Any, most: int) -> list[Any]:
         return [make() for _ in range(self.draw(st.integers(0, most)))]
 
+    def active_mlp(self) -> ActiveMlp:
+        return ActiveMlp(self.layer(), self.at())
+
     def active_heads(self) -> ActiveHeads:
         return ActiveHeads(self.layer(), self.at(), self.heads("z"))
 
@@ -205,6 +209,7 @@ class CaseBuilder:
             self.several(self.reading, 2),
             freeze_attention=self.draw(st.booleans()),
             active_heads=self.several(self.active_heads, 3),
+            active_mlps=self.several(self.active_mlp, 1),
             knockouts=self.knockouts(),
             answer=self.draw(st.integers(0, 3)) > 0,
         )

@@ -20,6 +20,7 @@ from pytest_mechanism.engine import branch
 from pytest_mechanism.engine.branch import BranchEngine
 from pytest_mechanism.engine.interface import (
     ActiveHeads,
+    ActiveMlp,
     Branch,
     Edit,
     Knockout,
@@ -81,8 +82,8 @@ def test_every_outcome_is_the_references_in_float32(loaded: Loaded, family: str,
 @examples_at_most(10)
 @given(data=st.data())
 def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: Any) -> None:
-    """Held branches that follow each other below the layer where they differ: whole circuits, ones
-    that lack heads, equal ones and strangers, in any order and on a run with edits of its own."""
+    """Held branches that follow each other below the layer where they differ: whole circuits of heads and
+    MLPs, ones that lack some, equal ones and strangers, in any order and on a run with edits of its own."""
     shape, tokens = model.shape, data.draw(batches())
     rows, length = tokens.ids.shape
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**20)))
@@ -92,23 +93,30 @@ def test_circuits_that_share_heads_are_the_references(model: LoadedModel, data: 
         None,
     ]
     heads = st.tuples(
-        st.integers(0, shape.n_layers - 1), st.integers(0, shape.n_heads - 1), st.integers(0, 2)
+        # the number after the last head is the MLP
+        st.integers(0, shape.n_layers - 1),
+        st.integers(0, shape.n_heads),
+        st.integers(0, 2),
     )
     circuits = data.draw(st.lists(st.sets(heads, max_size=6), min_size=1, max_size=3))
     branches = []
     for circuit in circuits:
         for lacking in data.draw(st.lists(st.sets(heads, max_size=2), min_size=1, max_size=3)):
-            active = [
-                ActiveHeads(layer, places[p], (h,)) for layer, h, p in sorted(circuit - lacking)
-            ]
-            branches.append(
-                Branch(freeze_attention=True, active_heads=active, answer=data.draw(st.booleans()))
-            )
+            alive, mlp = sorted(circuit - lacking), shape.n_heads
+            heads_of = [ActiveHeads(layer, places[p], (h,)) for layer, h, p in alive if h != mlp]
+            mlps = [ActiveMlp(layer, places[p]) for layer, h, p in alive if h == mlp]
+            answer = data.draw(st.booleans())
+            branches.append(Branch((), (), True, heads_of, mlps, answer=answer))
     branches = data.draw(st.permutations(branches))
     size = (1, 1, shape.n_heads, shape.d_head)
     silent = [
         Edit(Site(layer, "z"), torch.randn(size, generator=generator, dtype=torch.float64))
         for layer in range(shape.n_layers)
+    ]
+    width = (1, 1, 1, shape.d_model)
+    silent += [
+        Edit(Site(layer, "mlp_out"), torch.randn(width, generator=generator, dtype=torch.float64))
+        for layer in data.draw(st.sampled_from([range(0), range(shape.n_layers)]))
     ]
     shift = Edit(Site(1, data.draw(st.sampled_from(PARTS))), torch.ones(()), keep=torch.tensor(0.9))
     edits = [*silent, shift] if data.draw(st.booleans()) else silent
@@ -290,6 +298,20 @@ def test_a_held_branch_with_everything_alive_lifts_the_runs_edits_of_z(model: Lo
         [Branch(freeze_attention=True, active_heads=[ActiveHeads(layer) for layer in layers])]
     )
     torch.testing.assert_close(result.logits, engine.run(tokens).outcome.logits, rtol=0, atol=1e-9)
+
+
+@ENGINES
+def test_a_held_branch_with_every_mlp_active_lifts_the_runs_edits_of_mlps(
+    model: LoadedModel, engine: Any
+) -> None:
+    """All heads and MLPs active everywhere: as if nothing had been edited."""
+    tokens, layers = tokens_of(2, 5), range(model.shape.n_layers)
+    silent = [Edit(Site(n, part), torch.zeros(())) for n in layers for part in ("z", "mlp_out")]
+    heads, mlps = [ActiveHeads(n) for n in layers], [ActiveMlp(n) for n in layers]
+    with_all = Branch(freeze_attention=True, active_heads=heads, active_mlps=mlps)
+    (result,) = engine(model.wrapped).run(tokens, silent).branches([with_all])
+    whole = engine(model.wrapped).run(tokens).outcome
+    torch.testing.assert_close(result.logits, whole.logits, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -13,6 +13,7 @@ from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPat
 from pytest_mechanism.measurements.curve import TrainingCurve
 from pytest_mechanism.measurements.dcm import DcmMask
 from pytest_mechanism.measurements.direction import DirectionAblation
+from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.path_patching import PathPatching
@@ -35,6 +36,7 @@ TASK = Counting(
 ROWS = {"rows": 12, "stream": "test"}
 EVERY = [[layer, head] for layer in range(LAYERS) for head in range(HEADS)]
 LAST = [[1, 0, "last"], [1, 3, "last"], [0, 2, "operand"]]
+MLPS = ((1, "mlp", "last"), (0, "mlp", "everywhere"))
 OTHERS = [[1, 1, "last"], [0, 3, "letters"]]
 LEARNED = [[layer, head, "last" if layer else "letters"] for layer, head in EVERY]
 SENDERS = {f"{layer}.{head}": [[layer, head]] for layer, head in EVERY}
@@ -59,10 +61,34 @@ PATCHED: dict[str, Request] = {
     "circuit, zero": circuit("zero"),
     "circuit, positional mean": circuit("positional_mean", 110),
     "circuit, resample": circuit("resample"),
-    "interchange": Interchange(
-        rows=12, heads=EVERY, control=EVERY[:2], at="operand", variable="operand"
+    "circuit with MLPs": circuit("mean").model_copy(
+        update={"alive": {"none": (), "some": (*map(tuple, LAST), *MLPS)}, "ablate_mlps": True}
     ),
-    "mask": DcmMask(heads=EVERY, at="operand", variable="operand", sparsity=0.01, rate=0.1),
+    "path from and into MLPs": PathPatching(
+        **ROWS,
+        senders={"mlp": [[0, "mlp"]], "head": [[0, 1]]},
+        at="last",
+        receivers=[[1, "mlp"]],
+        via="input",
+    ),
+    "interchange": Interchange(
+        rows=12,
+        heads=EVERY,
+        control=EVERY[:2],
+        at="operand",
+        variable="operand",
+        mlps=range(LAYERS),
+        control_mlps=[0],
+    ),
+    "mask": DcmMask(
+        heads=EVERY,
+        at="operand",
+        variable="operand",
+        sparsity=0.01,
+        rate=0.1,
+        mlps=range(LAYERS),
+        training="published",
+    ),
     "path to the logits": paths("last", None),
     "path through q": paths("last", "q"),
     "path through k": paths("operand", "k"),
@@ -94,6 +120,9 @@ PATCHED: dict[str, Request] = {
         )
         for how in ("ablation", "attribution")
     },
+    "edges": EdgeAttribution(
+        **ROWS, senders=[*EVERY, [0, "mlp"]], at="operand", receivers=[[1, 0], [1, 3]], via="v"
+    ),
     "screen": AttributionPatching(**ROWS, heads=EVERY, at="last"),
     "probing": LinearProbes(
         **ROWS, asked="capability", position="last", train=24, chosen=8, penalty=1e-2, seed=0
@@ -104,6 +133,13 @@ PATCHED: dict[str, Request] = {
 DONATED = ActivationDonation(**ROWS, heads=LAST + OTHERS)
 CROSSED = CrossModelPatching(**ROWS, heads=LAST, control=OTHERS)
 """CMAP, and what the donor is asked for."""
+
+INPUTS = ("q", "k", "v")
+DONATED_INPUTS = ActivationDonation(**ROWS, heads=LAST + OTHERS, parts=INPUTS)
+CROSSED_INPUTS = {
+    part: CrossModelPatching(**ROWS, heads=LAST, control=OTHERS, parts=(part,)) for part in INPUTS
+}
+"""CMAP of q, k and v."""
 
 WEIGHED: dict[str, Request] = {
     **{

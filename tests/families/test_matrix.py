@@ -14,7 +14,9 @@ from configs import FAMILIES, HEADS, LAYERS
 from float64 import exact
 from small_requests import (
     CROSSED,
+    CROSSED_INPUTS,
     DONATED,
+    DONATED_INPUTS,
     EVERY,
     LAST,
     LEARNED,
@@ -40,11 +42,13 @@ from pytest_mechanism.types import Observations
 ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
 OUT_OF_WINDOW = {
-    "mistral": {"path through q", "path through k", "path through v"},
-    "gemma2": {"path through q"},
-    "gemma3": {"path through q"},
-    "gpt-oss": {"path through q"},
-}
+    "mistral": {
+        "edges", "path through q", "path through k", "path through v", "path from and into MLPs"
+    },
+    "gemma2": {"path through q", "path from and into MLPs"},
+    "gemma3": {"path through q", "path from and into MLPs"},
+    "gpt-oss": {"path through q", "path from and into MLPs"},
+}  # fmt: skip
 """Paths of no effect: a layer with a window does not see the operand from the last token."""
 
 
@@ -100,11 +104,17 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
         method: [measured(context, request) for context in (fast, sure)]
         for method, request in PATCHED.items()
     }
-    donors = (context_of(name, engine, seed=1) for engine in BOTH)
+    donors = [context_of(name, engine, seed=1) for engine in BOTH]
     result["cmap"] = [
         measured(context, CROSSED, measured(donor, DONATED))
         for context, donor in zip((fast, sure), donors, strict=True)
     ]
+    inputs = [measured(donor, DONATED_INPUTS) for donor in donors]
+    for part, request in CROSSED_INPUTS.items():
+        result[f"cmap of {part}"] = [
+            measured(context, request, donation)
+            for context, donation in zip((fast, sure), inputs, strict=True)
+        ]
     limit = 1e-4 * spread(sure)
     gaps = {method: largest_difference(*both) for method, both in result.items()}
     assert {method: gap for method, gap in gaps.items() if not gap <= limit} == {}
@@ -114,7 +124,8 @@ def test_what_goes_through_an_engine_is_the_same_by_both(
         method for method, (by_branches, _) in result.items() if largest_spread(by_branches) > limit
     }
     still = {"cmap", "mask"}
-    assert moves - still == {*PATCHED} - still - OUT_OF_WINDOW.get(name, set())
+    moving = {*PATCHED, *(f"cmap of {part}" for part in CROSSED_INPUTS)}
+    assert moves - still == moving - still - OUT_OF_WINDOW.get(name, set())
     codes = [observations.codes for observations in result["cmap"]]
     assert len(codes[0]) == len(LAST + OTHERS)
     for by_branches, by_reference in zip(*codes, strict=True):
@@ -135,16 +146,16 @@ def test_effects_are_the_same_in_float64(context_of: ContextFactory, name: str) 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_masks_learn_the_same_by_both(context_of: ContextFactory, name: str) -> None:
-    """DCM's gradient agrees through every part of a family's layers."""
+    """DCM's gradient in heads and MLPs agrees through every part of a family's layers."""
+    mlps = [(layer, "last" if layer else "letters") for layer in range(LAYERS)]
     result = []
     for engine in BOTH:
         context = context_of(name, engine)
         (batch,) = context.batches(TASK.interchange(context.vocabulary, "operand", 12, "test"))
-        mask = torch.full((len(LEARNED),), 0.5, requires_grad=True)
+        mask = torch.full((len(LEARNED) + len(mlps),), 0.5, requires_grad=True)
+        values = dcm.source_z(context, LEARNED, batch, mlps)
         with torch.enable_grad():
-            logits = dcm.patched(
-                context, LEARNED, batch, dcm.source_z(context, LEARNED, batch), mask, gradients=True
-            )
+            logits = dcm.patched(context, LEARNED, batch, values, mask, gradients=True, mlps=mlps)
             logits.gather(1, batch.targets[:, None]).mean().backward()
         result.append(mask.grad.detach())
     assert float(result[1].abs().min()) > 0

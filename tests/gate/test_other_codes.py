@@ -34,6 +34,8 @@ claims:
     {kind: cmap, group: layer_two, heads: learned, variable: position, donor: ft, recipient: base,
      recovers_at_least: 0.01}
   learned: {kind: encodes, on: ft, group: layer_two, heads: learned, variable: position, at_least: 0.75}
+  looks: {kind: cmap, group: value_fetcher, activations: [q, k], donor: ft, recipient: base, both_ways: true,
+          of: log_probability, recovers_at_least: 0.5}
   works: {kind: transfer, from: base, to: ft, faithfulness_at_least: 0.9}
 """
 
@@ -88,8 +90,8 @@ def test_a_fine_tune_is_comparable_and_masks_select_what_carries_the_position(
 ) -> None:
     """Known answer: of layer 2, head 2.2 alone; its control is one head, not four."""
     monkeypatch.setattr(dcm, "DcmSettings", partial(dcm.DcmSettings, train=256, validation=64))
-    result = judged("zoo:ft", "gains", "loses", "learned", "gains_learned")
-    for name in ("gains", "loses", "learned"):
+    result = judged("zoo:ft", "gains", "loses", "looks", "learned", "gains_learned")
+    for name in ("gains", "loses", "looks", "learned"):
         assert result[name].status == "pass", result[name].reason
     learned = result["learned"]
     assert learned.score.metric.endswith("heads selected by DCM: 2.2")
@@ -102,8 +104,8 @@ def test_a_fine_tune_is_comparable_and_masks_select_what_carries_the_position(
 @pytest.mark.slow
 def test_heads_that_changed_places_are_not_comparable(judged, tmp_path: Path) -> None:
     """Whichever of the two donates; and no circuit of head numbers can be carried over."""
-    result = judged(twin(tmp_path, permute), "gains", "loses", "works")
-    for name in ("gains", "loses"):
+    result = judged(twin(tmp_path, permute), "gains", "loses", "looks", "works")
+    for name in ("gains", "loses", "looks"):
         assert (result[name].status, result[name].scores) == ("inconclusive", ())
         assert "not comparable by index" in result[name].reason
     assert result["works"].status == "inconclusive"
@@ -114,11 +116,16 @@ def test_heads_that_changed_places_are_not_comparable(judged, tmp_path: Path) ->
 def test_heads_in_another_basis_are_not_exchanged_and_still_a_circuit(
     judged, tmp_path: Path
 ) -> None:
-    """What a head says cannot be put into the other model; that it is the same head still holds."""
-    plain = judged("zoo:ft", "works")
-    result = judged(twin(tmp_path, turn), "gains", "loses", "works")
+    """What a head says cannot be put into the other model; that it is the same head still holds, and where it
+    looks can be exchanged."""
+    plain = judged("zoo:ft", "looks", "works")
+    result = judged(twin(tmp_path, turn), "gains", "loses", "looks", "works")
     for name in ("gains", "loses"):
         assert (result[name].status, result[name].scores) == ("inconclusive", ())
         assert "does the same work in another basis of z" in result[name].reason
+    assert (result["looks"].status, plain["looks"].status) == ("pass", "pass")
+    assert [s.value for s in result["looks"].scores] == pytest.approx(
+        [s.value for s in plain["looks"].scores], abs=0.02
+    )
     assert result["works"].status == plain["works"].status
     assert result["works"].score.value == pytest.approx(plain["works"].score.value, abs=0.02)

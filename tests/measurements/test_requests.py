@@ -22,6 +22,7 @@ from pytest_mechanism.measurements.direction import (
     DirectionComparison,
     RefusalDirection,
 )
+from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.measurement import Measurement
@@ -62,6 +63,7 @@ EXAMPLES: list[Request] = [
         ablation=Ablation(),
     ),
     AttributionPatching(**ROWS, heads=HEADS, at="last"),
+    EdgeAttribution(**ROWS, senders=[*HEADS, [0, "mlp"]], at="last"),
     Interchange(rows=12, heads=HEADS, control=[], at="last", variable="position"),
     DcmMask(heads=HEADS, at="last", variable="position", sparsity=0.01, rate=0.1),
     LinearProbes(**ROWS, asked="rows", position="last", train=24, chosen=8, penalty=0.1, seed=0),

@@ -39,7 +39,7 @@ def trained(context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch):
                 self.mask.data = torch.tensor(next(steps))
 
         def gives_target(
-            context: MeasurementContext, heads: Any, rows: Any, selected: torch.Tensor
+            context: MeasurementContext, heads: Any, rows: Any, selected: torch.Tensor, mlps: Any
         ) -> torch.Tensor:
             judged.append(tuple(selected.tolist()))
             return torch.arange(100) < round(100 * accuracy(judged[-1]))

@@ -235,6 +235,26 @@ def test_maps_without_room_for_numbers_name_the_strongest_heads() -> None:
     assert len(ids(root, r"chosen-.*-llama-7b")) == count
 
 
+def test_estimated_scores_are_marked_and_not_listed() -> None:
+    """A head that gradients left out is no head without a path: it has its own mark and legend, its number is
+    not written, and it is not among the strongest heads."""
+    small = HeadMap(np.array([[-0.1, 0.02], [-0.3, NAN]]), [(0, 0)], estimated=[(1, 0)])
+    root = svg(maps(StageMaps("fetcher", "at last", {"base": small})))
+    assert ids(root, "estimated-.*") == {"estimated-fetcher-1.0-0-base"}
+    assert ids(root, "unreachable-.*") == {"unreachable-fetcher-1.1-1-base"}
+    assert ids(root, "score-.*") == {"score-fetcher-0.0-base", "score-fetcher-0.1-base"}
+    assert "estimated by gradients, not patched alone" in words(root)
+    assert "estimated by gradients, not patched alone" not in words(svg(SMALL))
+    scores = np.full((32, 32), -0.01)
+    scores[3, 4], scores[5, 6] = -0.4, -0.9
+    large = HeadMap(scores, [(3, 4)], estimated=[(5, 6)])
+    (line,) = (
+        w for w in words(svg(maps(StageMaps("a", "at last", {"m": large})))) if "strong" in w
+    )
+    assert line.startswith("strongest: 3.4 (-0.40), ")
+    assert "5.6" not in line
+
+
 def test_models_of_different_sizes_stand_side_by_side() -> None:
     """Each map has the cells of its own model."""
     uneven = {"small": HeadMap(np.zeros((2, 4)), []), "large": HeadMap(np.zeros((40, 64)), [])}

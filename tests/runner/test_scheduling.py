@@ -14,7 +14,7 @@ from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.reference import Reference
 from pytest_mechanism.errors import MeasurementError, MechanismError
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.measurements.request import Cost, Request, TaskSettings
 from pytest_mechanism.runner import resident
 from pytest_mechanism.runner import runner as runner_module
 from pytest_mechanism.runner.runner import Runner
@@ -31,6 +31,13 @@ TASK = canonical(
 class Fake(Request):
     implementation = "fake:measure"
     what: str
+
+
+class FakeOnPrompts(Fake):
+    """A measurement that branches from runs of the prompts that it is named after."""
+
+    def cost(self, task: TaskSettings) -> Cost:
+        return Cost(prompts=self.what.partition(" ")[2], prompt_count=20)
 
 
 class FakeDonation(Fake):
@@ -118,6 +125,20 @@ def test_all_work_on_a_checkpoint_is_done_before_it_is_let_go(world: World) -> N
     for measurement in measurements:
         runner.measure(measurement)
     assert world.diary == ["load base", "b1", "b2", "release base", "load ft", "f1", "f2"]
+
+
+def test_measurements_on_the_same_prompts_follow_each_other(world: World) -> None:
+    """So that they share the runs of these prompts; otherwise the order of the claims stays."""
+    runner = make()
+    names = ["accuracy on rows", "circuit", "path on pairs", "attention on rows", "direction"]
+    measurements = [
+        measurement_of("base", name, kind=FakeOnPrompts if " on " in name else Fake)
+        for name in names
+    ]
+    runner.plan(measurements)
+    runner.measure(measurements[0])
+    expected = ["accuracy on rows", "attention on rows", "circuit", "path on pairs", "direction"]
+    assert world.diary == ["load base", *expected]
 
 
 def test_one_checkpoint_is_resident_at_a_time(world: World) -> None:

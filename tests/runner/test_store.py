@@ -103,7 +103,9 @@ RESULTS: list[Observations] = [
         (0.25,),
         {0: AllowedAnswers(None, 0.0, 8), 20: AllowedAnswers(3.0, 1.0, 8)},
     ),
-    CodeResult(("a",), ("x",), {}, (HeadCode(1, 2, "last", 0.25, 3), HeadCode(1, 2, "last", 1.0))),
+    CodeResult(
+        ("a",), ("x",), {}, (HeadCode(1, 2, "last", 0.25, 3), HeadCode(1, 2, "last", 1.0, part="q"))
+    ),
     DirectionResult(("a",), ("x",), {}, Direction(2, -1), 0.01),
     DirectionResult(("a",), ("x",), {}, None, float("inf")),
 ]

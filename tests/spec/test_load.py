@@ -267,7 +267,7 @@ CASES = {
         + TASK
         + "groups: {g: {heads: {0: [0]}, at: last, into: {group: g, via: z}}}\n"
         + CLAIMS,
-        "x.yaml:4: g.into.via: 'z' is not valid; valid: k, q, v",
+        "x.yaml:4: g.into.via: 'z' is not valid; valid: input, k, q, v",
     ),
     "unknown key in into": (
         HEAD

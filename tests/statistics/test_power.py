@@ -79,13 +79,15 @@ def test_all_bounds_must_hold() -> None:
     assert power([judged(0.5, 500, low=0.6)] * 3, 0.95).passes == 0.0
 
 
-def test_rows_are_those_of_the_weakest_bound() -> None:
-    """The bound that needs most rows decides, and the largest number of rows now is stated."""
+def test_rows_are_those_with_which_all_bounds_hold_together() -> None:
+    """Two bounds that each hold with 0.9 hold together with 0.8: more rows are named, and the largest
+    number of rows now is stated."""
     first, second = judged(0.7, 500, low=0.65), judged(0.5, 300, low=0.45)
-    assert (max(power([bound], 0.95).rows for bound in (first, second)), 500) == (
-        power([first, second], 0.95).rows,
-        power([first, second], 0.95).now,
-    )
+    alone = max(power([bound], 0.95).rows for bound in (first, second))
+    together = power([first, second], 0.95)
+    planned = [judged(0.7, together.rows, low=0.65), judged(0.5, together.rows, low=0.45)]
+    assert (together.rows > alone, together.now) == (True, 500)
+    assert power(planned, 0.95).passes == pytest.approx(WANTED, abs=0.001)
 
 
 @pytest.mark.parametrize(

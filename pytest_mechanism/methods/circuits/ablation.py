@@ -1,4 +1,4 @@
-"""What replaces an ablated head's output z.
+"""What replaces the output of an ablated head, z, or of an ablated MLP. Below, z stands for both.
 
 ``positional_mean``
     the model's own mean of z over background prompts at the same slot. A slot is (anchor of the
@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -28,27 +29,32 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.token_batches import Batch, Side
 from pytest_mechanism.types import canonical
 
-Means = dict[Slot, Float[Tensor, "layers heads d_head"]]
+Means = dict[Slot, Float[Tensor, "layers heads width"]]
 """z of every layer, by slot."""
 
 LayerZ = list[Float[Tensor, "_ _ heads _"]]
-"""z of each layer, broadcastable to [rows, tokens, heads, d_head]."""
+"""z of each layer, broadcastable to [rows, tokens, heads, d_head]; for MLPs, [rows, tokens, 1, d_model]."""
+
+Ablated = Literal["z", "mlp_out"]
+"""Whose output is replaced: that of heads or of MLPs."""
 
 
-def replacements(context: MeasurementContext, batch: Batch, ablation: Ablation) -> LayerZ:
-    """What replaces z of an ablated head, layer by layer."""
+def replacements(
+    context: MeasurementContext, batch: Batch, ablation: Ablation, part: Ablated = "z"
+) -> LayerZ:
+    """What replaces z of an ablated head, or the output of an ablated MLP, layer by layer."""
     kind = ablation.value
     shape = context.model.shape
     if kind == "zero":
         rows, length = batch.base.tokens.ids.shape
-        zero = torch.zeros(rows, length, shape.n_heads, 1, device=context.model.device)
+        zero = torch.zeros(rows, length, heads_of(context, part), 1, device=context.model.device)
         return [zero] * shape.n_layers
     if kind == "resample":
-        return by_slot(batch.base, sampled(context, batch))
+        return by_slot(batch.base, sampled(context, batch, part))
     settings = context.task.settings.model_dump(mode="json")
     means = context.remember(
-        ("background", canonical(settings), ablation),
-        lambda: background(context, ablation.prompts, every_slot=kind == "mean"),
+        ("background", canonical(settings), ablation, part),
+        lambda: background(context, ablation.prompts, every_slot=kind == "mean", part=part),
     )
     if kind == "mean":
         overall = means.get(("", 0))
@@ -60,17 +66,29 @@ def replacements(context: MeasurementContext, batch: Batch, ablation: Ablation) 
     return by_slot(batch.base, [means] * len(batch.rows))
 
 
-def background(context: MeasurementContext, prompts: int, every_slot: bool) -> Means:
+def heads_of(context: MeasurementContext, part: Ablated) -> int:
+    """Heads of an activation; an MLP's output has one."""
+    return context.model.shape.n_heads if part == "z" else 1
+
+
+def background(
+    context: MeasurementContext, prompts: int, every_slot: bool, part: Ablated = "z"
+) -> Means:
     """Means of z over background prompts, by slot; with ``every_slot`` one mean over all slots, under
     the slot ("", 0). Slots that fewer than `LEAST_PROMPTS` prompts have are left out.
     """
     shape, device = context.model.shape, context.model.device
     exact = torch.float32 if device.type == "mps" else torch.float64
-    readings = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    readings = [Reading(Site(layer, part)) for layer in range(shape.n_layers)]
     slots: dict[Slot, int] = {}
-    sums = torch.zeros(0, shape.n_layers, shape.n_heads, shape.d_head, dtype=exact, device=device)
+    width = shape.d_head if part == "z" else shape.d_model
+    size = (shape.n_layers, heads_of(context, part), width)
+    sums = torch.zeros(0, *size, dtype=exact, device=device)
     counts = torch.zeros(0, dtype=torch.long, device=device)
-    for batch in context.batches(context.task.backgrounds(context.vocabulary, prompts)):
+    rows = context.task.backgrounds(context.vocabulary, prompts)
+    # prompts of one length side by side: less padding, which costs as much as tokens
+    rows = sorted(rows, key=lambda row: len(context.model.encoder.encode(row.base).ids))
+    for batch in context.batches(rows):
         tokens = batch.base.tokens
         layers = context.engine.run(tokens, readings=readings, answer=False).outcome.readings
         places = [
@@ -115,13 +133,13 @@ def by_slot(side: Side, sources: Sequence[Means]) -> LayerZ:
     return list(table.permute(2, 0, 1, 3, 4))
 
 
-def sampled(context: MeasurementContext, batch: Batch) -> list[Means]:
+def sampled(context: MeasurementContext, batch: Batch, part: Ablated = "z") -> list[Means]:
     """z of one background prompt for each row, in the form of means."""
     first = int(batch.rows[0].id.rsplit("-", 1)[-1])
     rows = context.task.backgrounds(context.vocabulary, first + len(batch.rows), "resample")[first:]
     shape = context.model.shape
     side = context.side([row.base for row in rows])
-    readings = [Reading(Site(layer, "z")) for layer in range(shape.n_layers)]
+    readings = [Reading(Site(layer, part)) for layer in range(shape.n_layers)]
     outcome = context.engine.run(side.tokens, readings=readings, answer=False).outcome
     z = torch.stack(outcome.readings)
     samples: list[Means] = []

@@ -5,16 +5,17 @@
 Prakash et al. 2024, section 5. `donate` records the donor's z of some heads at their positions, and
 for a few rows what the donor's heads write for it; `measure`, on the other model, puts z in. z is
 exchanged by the index of a layer and a head, so `measure` also checks whether both models write z in
-one code (`methods.circuits.codes`).
+one code (`methods.circuits.codes`). With ``parts``, q, k or v of the heads are exchanged in place of z
+(`methods.circuits.cmap_inputs`).
 
 Other than published: the paper's notebook exchanges the heads that DCM selected (``heads: learned`` of
-the claim), and exchanges q, k and v in place of z as well, which is left out here. The published
-score is the accuracy of the patched recipient; the claim sets it between those of recipient and donor.
+the claim). The published score is the accuracy of the patched recipient; the claim sets it between
+those of recipient and donor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch
+from pytest_mechanism.engine.interface import Branch, Edit
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.cmap import (
     CODE_ROWS,
@@ -32,6 +33,11 @@ from pytest_mechanism.measurements.cmap import (
     HeadCode,
     HeadCodes,
 )
+from pytest_mechanism.methods.circuits.cmap_inputs import (
+    DonatedInputs,
+    Recipient,
+    recorder,
+)
 from pytest_mechanism.methods.circuits.codes import (
     Place,
     PlacedZ,
@@ -39,10 +45,12 @@ from pytest_mechanism.methods.circuits.codes import (
     compare_codes,
     head_writes,
 )
+from pytest_mechanism.methods.circuits.input_codes import input_codes
 from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped, readings
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import correct, log_probability
+from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.tasks.base import Row
 
 
@@ -54,11 +62,13 @@ class Donation:
         example_ids: rows, in order.
         values: of all rows.
         written: what the donor's heads write for z of the first rows.
+        inputs: the donor's q, k or v, where they are exchanged.
     """
 
     example_ids: tuple[str, ...]
     values: Mapping[Place, tuple[Float[Tensor, "_ _ _ d_head"], tuple[int, ...]]]
     written: Writes
+    inputs: DonatedInputs | None = None
 
     def first_rows(self, count: int, device: torch.device) -> PlacedZ:
         """z of the first rows, on a device."""
@@ -79,20 +89,24 @@ class Donation:
 def donate(
     context: MeasurementContext, request: ActivationDonation, inputs: Sequence[Any]
 ) -> Donation:
-    """Record z of the request's heads on the task's rows."""
+    """Record z of the request's heads on the task's rows, and its ``parts``."""
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
-    parts: list[list[Tensor]] = [[] for _ in grouped(request.heads)]
+    places = grouped(request.heads)
+    parts: list[list[Tensor]] = [[] for _ in places]
+    inputs_of = recorder(context, request.heads, request.parts)
     for batch in context.batches(rows):
-        wanted = readings(request.heads, batch.base)
+        wanted = [*readings(request.heads, batch.base), *inputs_of.readings(batch.base)]
         run = context.engine.run(batch.base.tokens, readings=wanted, answer=False)
-        for part, z in zip(parts, run.outcome.readings, strict=True):
-            part.append(z.cpu())
+        z, of_inputs = run.outcome.readings[: len(places)], run.outcome.readings[len(places) :]
+        for part, of_place in zip(parts, z, strict=True):
+            part.append(of_place.cpu())
+        inputs_of.add(batch.base, of_inputs)
     values = {
         (layer, name): (torch.cat(part), heads)
-        for (layer, name, heads), part in zip(grouped(request.heads), parts, strict=True)
+        for (layer, name, heads), part in zip(places, parts, strict=True)
     }
-    donation = Donation(tuple(row.id for row in rows), values, {})
     first = context.batch(rows[:CODE_ROWS])
+    donation = Donation(tuple(row.id for row in rows), values, {}, inputs_of.donated(first.base))
     of_first = donation.first_rows(len(first.rows), context.model.device)
     written = head_writes(context, first, of_first)
     return replace(donation, written={place: of_place.cpu() for place, of_place in written.items()})
@@ -101,8 +115,9 @@ def donate(
 def measure(
     context: MeasurementContext, request: CrossModelPatching, inputs: Sequence[Any]
 ) -> CodeResult:
-    """Columns ``patched`` and ``control`` (is the answer right with the donor's z in these heads?),
-    ``patched_log_probability`` and ``control_log_probability``.
+    """Columns ``patched`` and ``control`` (is the answer right with the donor's activations in these
+    heads?), ``patched_log_probability`` and ``control_log_probability``; the same for each set of
+    ``request.alone``.
 
     Args:
         context: the recipient.
@@ -111,24 +126,54 @@ def measure(
     """
     donation: Donation = inputs[0]
     rows = same_rows(context, donation, request)
-    patches = {"patched": request.heads}
-    if request.control:
-        patches["control"] = request.control
+    patches = request.patches()
     columns = Columns()
     start = 0
     for batch in context.batches(rows):
         here = slice(start, start + len(batch.rows))
         start += len(batch.rows)
-        branches = [
-            Branch(edits(heads, batch.base, donation.of_heads(heads, here, context.model.device)))
-            for heads in patches.values()
-        ]
+        edits_of = editor(context, donation, request, batch, here)
+        branches = [Branch(edits_of(heads)) for heads in patches.values()]
         outcomes = context.engine.run(batch.base.tokens).branches(branches)
         for name, outcome in zip(patches, outcomes, strict=True):
             columns.add(name, correct(outcome.logits, batch.correct_answers))
             likely = log_probability(outcome.logits, batch.correct_answers)
             columns.add(f"{name}_log_probability", likely)
-    return columns.result(CodeResult, rows, codes=codes_of(context, donation, rows))
+    codes = (*codes_of(context, donation, rows), *codes_of_inputs(context, donation, request, rows))
+    return columns.result(CodeResult, rows, codes=codes)
+
+
+def editor(
+    context: MeasurementContext,
+    donation: Donation,
+    request: CrossModelPatching,
+    batch: Batch,
+    here: slice,
+) -> Callable[[Heads], list[Edit]]:
+    """What puts the donor's activations of some heads into the rows ``here``, which are the batch."""
+    side, device = batch.base, context.model.device
+    if not request.parts:
+        return lambda heads: edits(heads, side, donation.of_heads(heads, here, device))
+    donated = donation.inputs
+    if donated is None:
+        raise MeasurementError("the donor was asked for z alone")
+    everyone = [head for heads in request.patches().values() for head in heads]
+    recipient = Recipient.of(context, side, everyone, request.parts)
+    recipient.check_tokens(donated, here)
+    return lambda heads: recipient.edits(heads, donated, here)
+
+
+def codes_of_inputs(
+    context: MeasurementContext,
+    donation: Donation,
+    request: CrossModelPatching,
+    rows: Sequence[Row],
+) -> tuple[HeadCode, ...]:
+    """Whether both models write q and k in one code, where only one of the two is exchanged."""
+    if donation.inputs is None:
+        return ()
+    first = context.batch(rows[:CODE_ROWS]).base
+    return tuple(input_codes(context, first, donation.inputs, request.parts))
 
 
 def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any]) -> CodeResult:

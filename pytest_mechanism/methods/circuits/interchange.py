@@ -4,8 +4,8 @@ Davies et al. 2023 (arXiv 2307.03637), the desiderata of DCM; Prakash et al. 202
 on held-out rows, each 1 where the answer is a right target of the row:
 
     floor      nothing is patched; the target is not the base's answer, so this is chance
-    patched    z of the heads comes from the source prompt
-    control    z of other heads does
+    patched    z of the heads, and the output of the MLPs, comes from the source prompt
+    control    that of other heads and MLPs does
     ceiling    the model's own answer to the base prompt is right: what it could give if the variable
                were moved perfectly
 
@@ -26,7 +26,8 @@ from typing import Any
 
 from pytest_mechanism.engine.interface import Branch
 from pytest_mechanism.measurements.interchange import Interchange
-from pytest_mechanism.methods.circuits.patching import Heads, edits, readings
+from pytest_mechanism.methods.circuits.mixing import Mlps, edits, readings
+from pytest_mechanism.methods.circuits.patching import Heads
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import correct
@@ -37,15 +38,19 @@ def measure(
     context: MeasurementContext, request: Interchange, inputs: Sequence[Any]
 ) -> Observations:
     """The columns of the module, row by row."""
-    patches: dict[str, Heads] = {"patched": [(*head, request.at) for head in request.heads]}
-    if request.control:
-        patches["control"] = [(*head, request.at) for head in request.control]
+    sets = {"patched": (request.heads, request.mlps)}
+    if request.has_control:
+        sets["control"] = (request.control, request.control_mlps)
+    patches: dict[str, tuple[Heads, Mlps]] = {
+        name: ([(*head, request.at) for head in heads], [(layer, request.at) for layer in mlps])
+        for name, (heads, mlps) in sets.items()
+    }
     rows = context.task.interchange(context.vocabulary, request.variable, request.rows, "test")
     several_targets = any(row.targets for row in rows)
     columns = Columns()
     for batch in context.batches(rows):
         side = batch.require_source()
-        wanted = {name: readings(heads, side) for name, heads in patches.items()}
+        wanted = {name: readings(*both, side) for name, both in patches.items()}
         source = context.engine.run(
             side.tokens,
             readings=[reading for some in wanted.values() for reading in some],
@@ -61,8 +66,8 @@ def measure(
         else:
             columns.add("ceiling", correct(base, batch.correct_answers))
         branches = [
-            Branch(edits(heads, batch.base, [next(source_z) for _ in wanted[name]]))
-            for name, heads in patches.items()
+            Branch(edits(*both, batch.base, [next(source_z) for _ in wanted[name]]))
+            for name, both in patches.items()
         ]
         for name, outcome in zip(patches, run.branches(branches), strict=True):
             columns.add(name, correct(outcome.logits, batch.correct_targets))

@@ -8,8 +8,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Edit, Reading, Site
+from pytest_mechanism.engine.interface import Edit, Positions, Reading, Site
 from pytest_mechanism.methods.token_batches import Side
+from pytest_mechanism.types import EVERYWHERE, MLP
 
 Heads = Sequence[Sequence[Any]]
 """[layer, head, named position] of each head."""
@@ -21,6 +22,25 @@ def grouped(heads: Heads) -> list[tuple[int, str, tuple[int, ...]]]:
     for layer, head, name in heads:
         groups.setdefault((layer, name), []).append(head)
     return [(layer, name, tuple(sorted(set(h)))) for (layer, name), h in sorted(groups.items())]
+
+
+Nodes = Sequence[Sequence[Any]]
+"""[layer, head or ``mlp``, named position or ``everywhere``] of each head and MLP."""
+
+
+def heads_of(nodes: Nodes) -> list[tuple[int, str, tuple[int, ...]]]:
+    """The heads among them, as by `grouped`."""
+    return grouped([node for node in nodes if node[1] != MLP])
+
+
+def mlps_of(nodes: Nodes) -> list[tuple[int, str]]:
+    """(layer, position) of the MLPs among them, in a fixed order."""
+    return sorted({(layer, name) for layer, part, name in nodes if part == MLP})
+
+
+def places(side: Side, name: str) -> Positions | None:
+    """Token positions of a named position; None, which is all of them, for ``everywhere``."""
+    return None if name == EVERYWHERE else side.at(name)
 
 
 def readings(heads: Heads, side: Side) -> list[Reading]:

@@ -1,12 +1,15 @@
 """Path patching: the effect that a sender has through its receivers alone.
 
-Prakash et al. 2024, section 3.1 and appendix; Wang et al. 2022. For a sender, one head or several,
+Prakash et al. 2024, section 3.1 and appendix; Wang et al. 2022. For a sender, one head or MLP or several,
 at a position p, on the clean prompt:
 
-run 1   its z at p comes from the source prompt; every other head at p and at later positions keeps
-        its clean z; MLPs and norms recompute (a branch with frozen attention: before p nothing can
-        have changed). The receivers' q, k or v at p is recorded.
+run 1   its z at p, or its output if it is an MLP, comes from the source prompt; every other head at p and
+        at later positions keeps its clean z; other MLPs and norms recompute (a branch with frozen
+        attention: before p nothing can have changed). The receivers' q, k or v at p is recorded.
 run 2   nothing is frozen; only those recorded slices are put in.
+
+An MLP is a receiver by its input, and what is recorded and put in is its output, which depends on nothing
+else.
 
 Without receivers the answer is read in run 1 (the direct path to the logits). Under GQA, v and k of
 a head are those of its key-value group.
@@ -24,7 +27,7 @@ asked for; the paper takes any label.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +44,7 @@ from pytest_mechanism.engine.interface import (
     Site,
 )
 from pytest_mechanism.engine.plumbing import index_tensor
+from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.methods.columns import Columns
@@ -48,7 +52,10 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import Head, Observations, by_layer
+from pytest_mechanism.types import MLP, Head, Node, Observations, by_layer
+
+Via = Literal["q", "k", "v", "input"]
+"""Which input of the receivers is patched."""
 
 
 def measure(
@@ -80,23 +87,28 @@ def patched(
     context: MeasurementContext,
     batch: Batch,
     run: Run,
-    senders: Sequence[Sequence[Head]],
+    senders: Sequence[Sequence[Node]],
     at: str,
-    receivers: Sequence[Head],
-    via: Part | None,
+    receivers: Sequence[Node],
+    via: Via | None,
 ) -> Iterator[Outcome]:
     """Each sender's outcome: of run 1 for the logits, of run 2 for receivers."""
     place = batch.base.at(at)
     from_source = source_z(context, batch, at)
+    has_mlps = any(part == MLP for nodes in senders for _, part in nodes)
+    mlp_source = source_z(context, batch, at, "mlp_out") if has_mlps else ()
     inputs = receiver_readings(context, receivers, via, place)
     first = (
         Branch(
-            sender_edits(from_source, place, heads),
+            [
+                *sender_edits(from_source, place, heads_among(nodes)),
+                *mlp_edits(mlp_source, place, nodes),
+            ],
             inputs,
             freeze_attention=True,
             answer=via is None,
         )
-        for heads in senders
+        for nodes in senders
     )
     outcomes = run.branches(first)
     if via is None:
@@ -115,7 +127,7 @@ def second_run(inputs: Sequence[Reading], first: Outcome) -> Branch:
 
 
 def pairs(
-    context: MeasurementContext, request: PathPatching | AttributionPatching
+    context: MeasurementContext, request: PathPatching | AttributionPatching | EdgeAttribution
 ) -> Sequence[Row]:
     """The rows of a request; streams write the same rows first, however many are asked for."""
     count = request.first + request.rows
@@ -123,9 +135,9 @@ def pairs(
 
 
 def source_z(
-    context: MeasurementContext, batch: Batch, at: str
-) -> Sequence[Float[Tensor, "rows places heads d_head"]]:
-    """The source prompts' z of each layer at a named position.
+    context: MeasurementContext, batch: Batch, at: str, part: Part = "z"
+) -> Sequence[Float[Tensor, "rows places heads width"]]:
+    """The source prompts' z, or another part, of each layer at a named position.
 
     Every call reads all layers at all named positions, so that the engine can answer it from memory
     whatever the position.
@@ -133,7 +145,7 @@ def source_z(
     source = batch.require_source()
     wanted, known = source.at(at), source.places
     spans = torch.cat([*known.values()], dim=1)
-    readings = [Reading(Site(layer, "z"), spans) for layer in range(context.model.shape.n_layers)]
+    readings = [Reading(Site(layer, part), spans) for layer in range(context.model.shape.n_layers)]
     z = context.engine.run(source.tokens, readings=readings, answer=False).outcome.readings
     start = 0
     for places in known.values():
@@ -163,15 +175,34 @@ def sender_edits(
     ]
 
 
+def heads_among(nodes: Sequence[Node]) -> list[Head]:
+    """The nodes that are heads."""
+    return [(layer, part) for layer, part in nodes if isinstance(part, int)]
+
+
+def mlp_edits(
+    source: Sequence[Float[Tensor, "rows places 1 d_model"]],
+    place: Positions,
+    nodes: Sequence[Node],
+) -> list[Edit]:
+    """The outputs, at a position, of the senders that are MLPs, from the source prompt."""
+    layers = sorted({layer for layer, part in nodes if part == MLP})
+    return [Edit(Site(layer, "mlp_out"), source[layer], at=place) for layer in layers]
+
+
 def receiver_readings(
-    context: MeasurementContext, receivers: Sequence[Head], via: Part | None, place: Positions
+    context: MeasurementContext, receivers: Sequence[Node], via: Via | None, place: Positions
 ) -> list[Reading]:
-    """The receivers' inputs at p: q of the heads, or k and v of their key-value groups."""
+    """The receivers' inputs at p: q of the heads, or k and v of their key-value groups; of MLPs, the output
+    that their input gives."""
     if via is None:
         return []
+    if via == "input":
+        layers = sorted({layer for layer, part in receivers if part == MLP})
+        return [Reading(Site(layer, "mlp_out"), place) for layer in layers]
     shape = context.model.shape
     group_size = 1 if via == "q" else shape.n_heads // shape.n_kv_heads
-    inputs = {(layer, head // group_size) for layer, head in receivers}
+    inputs = {(layer, head // group_size) for layer, head in heads_among(receivers)}
     return [
         Reading(Site(layer, via), place, tuple(numbers))
         for layer, numbers in by_layer(inputs).items()

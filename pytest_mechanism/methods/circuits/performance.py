@@ -25,15 +25,16 @@ from pytest_mechanism.types import Observations
 def measure(
     context: MeasurementContext, request: Performance, inputs: Sequence[Any]
 ) -> Observations:
-    """``correct`` (argmax over the whole vocabulary is an answer), ``log_probability``, and
-    ``elsewhere`` where a row has several answers."""
+    """``correct`` (argmax over the whole vocabulary is an answer), ``log_probability``, perhaps
+    ``logit_difference``, and ``elsewhere`` where a row has several answers."""
     rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     given: list[int] = []
     right: list[set[int]] = []
     for batch in context.batches(rows):
         logits = context.engine.run(batch.base.tokens).outcome.logits
-        columns.add_answers("", logits, batch.correct_answers)
+        others = context.other_options(batch.rows) if request.differences else None
+        columns.add_answers("", logits, batch.correct_answers, others)
         given += logits.argmax(-1).tolist()
         right += [{*ids} - {-1} for ids in batch.correct_answers.tolist()]
     if len(rows) > 1 and any(len(answers) > 1 for answers in right):

@@ -1,4 +1,5 @@
-"""The full model without some heads: their z is ablated at their positions.
+"""The full model without some heads and MLPs: z of these heads, and the output of these MLPs, is ablated at their
+positions.
 
     m(M without K) = the model's metric where z of head h at position p is the ablation's replacement
                      for (h, p) in K; all other heads, MLPs and norms recompute
@@ -15,11 +16,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.interface import Branch
+from pytest_mechanism.engine.interface import Branch, Edit, Site
 from pytest_mechanism.engine.reference import select
+from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.removal import HeadRemoval
-from pytest_mechanism.methods.circuits.ablation import LayerZ, replacements
-from pytest_mechanism.methods.circuits.patching import Heads, edits, grouped
+from pytest_mechanism.methods.circuits.ablation import replacements
+from pytest_mechanism.methods.circuits.patching import Nodes, heads_of, mlps_of, places
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.token_batches import Batch
@@ -33,10 +35,9 @@ def measure(
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     columns = Columns()
     for batch in context.batches(rows):
-        ablated = replacements(context, batch, request.ablation)
         branches = (
-            Branch(edits(heads, batch.base, replaced(batch, ablated, heads)))
-            for heads in request.removed.values()
+            Branch(ablating(context, batch, request.ablation, nodes))
+            for nodes in request.removed.values()
         )
         outcomes = context.engine.run(batch.base.tokens).branches(branches)
         for name, outcome in zip(request.removed, outcomes, strict=True):
@@ -44,10 +45,28 @@ def measure(
     return columns.observations(rows)
 
 
-def replaced(batch: Batch, ablated: LayerZ, heads: Heads) -> list[Float[Tensor, "rows _ _ d_head"]]:
-    """The replacement of each head at its position, in the order of `grouped`."""
-    shape = batch.base.tokens.ids.shape
-    return [
-        select(ablated[layer].expand(*shape, -1, -1), batch.base.at(name), of_layer)
-        for layer, name, of_layer in grouped(heads)
-    ]
+def ablating(
+    context: MeasurementContext, batch: Batch, ablation: Ablation, nodes: Nodes
+) -> list[Edit]:
+    """The edits that ablate these heads and MLPs at their positions."""
+    made = []
+    if heads := heads_of(nodes):
+        z = replacements(context, batch, ablation)
+        made += [replaced(batch, Site(n, "z"), z[n], name, of_layer) for n, name, of_layer in heads]
+    if mlps := mlps_of(nodes):
+        out = replacements(context, batch, ablation, "mlp_out")
+        made += [replaced(batch, Site(n, "mlp_out"), out[n], name) for n, name in mlps]
+    return made
+
+
+def replaced(
+    batch: Batch,
+    site: Site,
+    values: Float[Tensor, "_ _ heads _"],
+    name: str,
+    heads: tuple[int, ...] | None = None,
+) -> Edit:
+    """The replacement of some heads, or of an MLP's output, at a position."""
+    whole = values.expand(*batch.base.tokens.ids.shape, -1, -1)
+    at = places(batch.base, name)
+    return Edit(site, select(whole, at, heads), at, heads)

@@ -30,12 +30,14 @@ class GroupNode:
         reader: the group that reads their output; None for the answer.
         heads: label of a model -> the group's heads in that model.
         edge: the effect on the reader.
+        others: a line for each member that is no head.
     """
 
     at: str
     reader: str | None
     heads: Mapping[str, Sequence[Head]]
     edge: Edge
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ def box_lines(name: str, node: GroupNode) -> list[Line]:
     """Name, position and heads of a group; the heads of each model only if they differ."""
     lines = [Line(style.shorten(name), HEADING, bold=True),
              Line(f"at {node.at}", colour=style.FAINT)]  # fmt: skip
+    lines += [Line(line) for line in node.others]
+    if node.others and not any(node.heads.values()):
+        return lines
     models = [(label, style.heads_text(heads)) for label, heads in node.heads.items()]
     equal = len({tuple(text) for _, text in models}) == 1
     for label, text in models[:1] if equal else models:

@@ -29,7 +29,11 @@ OTHER: dict[str, Any] = {
 UNREACHABLE: dict[str, Any] = {
     "facecolor": "#eeeeee", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0,
 }  # fmt: skip
-"""Styles of cells: a head of the group, a head of another group, a head that cannot be a sender."""
+ESTIMATED: dict[str, Any] = {
+    "facecolor": "none", "edgecolor": "#b5b5b5", "hatch": "....", "linewidth": 0,
+}  # fmt: skip
+"""Styles of cells: a head of the group, a head of another group, a head that cannot be a sender, a head that
+was not patched alone."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,21 @@ class HeadMap:
         scores: [layers, heads]; NaN for a head that cannot be a sender.
         chosen: the heads of the group.
         others: heads of other groups at the same position.
+        estimated: heads whose score was estimated by gradients, and not measured.
     """
 
     scores: NDArray[np.float64]
     chosen: Collection[Head]
     others: Collection[Head] = ()
+    estimated: Collection[Head] = ()
+
+    @property
+    def measured(self) -> NDArray[np.float64]:
+        """The scores, NaN also where they are estimates."""
+        scores = np.array(self.scores, dtype=np.float64)
+        for head in self.estimated:
+            scores[head] = np.nan
+        return scores
 
     @property
     def neighbours(self) -> set[Head]:
@@ -95,14 +109,20 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
     axes.set_yticks(ticks(layers))
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, colors=style.FAINT)
     grid(axes, layers, heads, min(1.0, 4 * cell))
-    for layer in range(layers):
-        for start, stop in runs(np.isnan(scores[layer])):
-            axes.add_patch(
-                Rectangle(
-                    (start - 0.5, layer - 0.5), stop - start, 1, zorder=3, **UNREACHABLE,
-                    gid=f"unreachable-{stage}-{layer}.{start}-{stop - 1}-{label}",
-                )
-            )  # fmt: skip
+    unreachable = np.isnan(scores)
+    estimated = np.isnan(picture.measured) & ~unreachable
+    for kind, cells, style_of in (
+        ("unreachable", unreachable, UNREACHABLE),
+        ("estimated", estimated, ESTIMATED),
+    ):
+        for layer in range(layers):
+            for start, stop in runs(cells[layer]):
+                axes.add_patch(
+                    Rectangle(
+                        (start - 0.5, layer - 0.5), stop - start, 1, zorder=3, **style_of,
+                        gid=f"{kind}-{stage}-{layer}.{start}-{stop - 1}-{label}",
+                    )
+                )  # fmt: skip
     numbers(axes, picture, label, stage, scale)
     for layer, head in sorted(picture.chosen):
         outline(axes, (layer, head), cell, f"chosen-{stage}-{layer}.{head}-{label}")
@@ -114,10 +134,10 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
 
 
 def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) -> None:
-    """Write each score into its cell, or the strongest scores below the map if the cells are too small."""
+    """Write each measured score into its cell, or the strongest below the map if the cells are too small."""
     digits = style.decimals(scale)
     if picture.cell > style.text_width(style.number(-scale, digits), SMALL) + 0.04:
-        for (layer, head), score in np.ndenumerate(picture.scores):
+        for (layer, head), score in np.ndenumerate(picture.measured):
             if not math.isnan(score):
                 axes.text(
                     head, layer, style.number(score, digits), size=SMALL, ha="center", va="center",
@@ -126,7 +146,7 @@ def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) 
                 )  # fmt: skip
         return
     for count in (4, 3, 2, 1):
-        line = strongest(picture.scores, digits, count)
+        line = strongest(picture.measured, digits, count)
         if line and style.text_width(line, SMALL) <= picture.size[0] + 0.4:
             axes.annotate(
                 line, (0, 0), (0, -31), xycoords="axes fraction", textcoords="offset points",

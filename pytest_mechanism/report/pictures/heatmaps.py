@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pytest_mechanism.report.pictures import head_map, style
-from pytest_mechanism.report.pictures.head_map import CHOSEN, OTHER, UNREACHABLE, HeadMap
+from pytest_mechanism.report.pictures.head_map import CHOSEN, ESTIMATED, OTHER, UNREACHABLE, HeadMap
 from pytest_mechanism.report.pictures.style import HEADING, SMALL, TEXT, TITLE
 
 
@@ -195,6 +195,8 @@ def legend_rows(picture: HeadMaps, width: float) -> list[list[Key]]:
         keys.append(("head of another group at the same position", OTHER))
     if any(np.isnan(head_map.scores).any() for head_map in picture.maps):
         keys.append(("no path to the receivers", UNREACHABLE))
+    if any(head_map.estimated for head_map in picture.maps):
+        keys.append(("estimated by gradients, not patched alone", ESTIMATED))
     if example := style.example_of(head for head_map in picture.maps for head in head_map.chosen):
         keys.append((example, {}))
     rows: list[list[Key]] = [[]]

@@ -21,7 +21,8 @@ SEARCH_STREAMS = ("discover_rank", "dcm_train", "ablation", RESAMPLE)
 
 
 def part_of_stream(stream: str) -> Part:
-    """The part that a stream draws from."""
+    """The part that a stream draws from. A stream ``name/1`` is a further draw of ``name``."""
+    stream = stream.partition("/")[0]
     if stream in EVALUATION_STREAMS:
         return "evaluation"
     return "search" if stream in SEARCH_STREAMS else "selection"

@@ -1,0 +1,1 @@
+"""Simulated runs of every claim kind: how often it passes at its threshold, and when nothing changed."""

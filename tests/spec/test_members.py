@@ -1,0 +1,157 @@
+"""Groups that name MLPs and attention outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.spec.load import SpecErrors, load
+from pytest_mechanism.spec.schema import schema
+from pytest_mechanism.spec.spec import Spec
+
+HEAD = "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking}\n"
+SOLVES = "claims: {a: {kind: accuracy, at_least: 0.5}}\n"
+Load = Callable[[str], Spec]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Load:
+    """Loads the text of a spec whose groups are on line 4."""
+
+    def of(groups: str, claims: str = SOLVES) -> Spec:
+        path = tmp_path / "x.yaml"
+        path.write_text(f"{HEAD}groups: {groups}\n{claims}", encoding="utf-8")
+        return load(path, Path("x.yaml"))
+
+    return of
+
+
+def test_a_group_names_heads_mlps_and_attention_outputs(loaded: Load) -> None:
+    """Members come in order: by layer, heads first; one at several positions comes once for each."""
+    spec = loaded(
+        "{g: {heads: {1: [3, 0]}, mlps: {1: last, 0: everywhere, 2: [last, query_label.first]}, "
+        "attention_outputs: {2: query_label}, at: last}}"
+    )
+    group = spec.groups["g"]
+    assert isinstance(group, Group)
+    assert group.kinds == ("heads", "mlps", "attention_outputs")
+    assert group.placed() == [
+        (0, "mlp", "everywhere"),
+        (1, 0, "last"),
+        (1, 3, "last"),
+        (1, "mlp", "last"),
+        (2, "attention", "query_label"),
+        (2, "mlp", "last"),
+        (2, "mlp", "query_label.first"),
+    ]
+
+
+def test_a_group_of_heads_is_defined_as_before(loaded: Load) -> None:
+    """Accepted scores hash the definition, which has no keys of members that the group does not name."""
+    spec = loaded("{g: {heads: {1: [0]}, at: last}}")
+    assert spec.definition()["groups"] == {
+        "g": {"heads": {"1": [0]}, "at": "last", "into": None, "find": None}
+    }
+
+
+def test_members_beyond_heads_define_the_score(loaded: Load) -> None:
+    """Two circuits that differ in an MLP have different definitions."""
+    heads = "heads: {1: [0]}, at: last"
+    several = [loaded(f"{{g: {{{heads}{more}}}}}") for more in ("", ", mlps: {2: last}")]
+    assert several[0].definition() != several[1].definition()
+
+
+def test_the_schema_has_the_keys_of_members() -> None:
+    """Editors complete them, and no longer require heads."""
+    group = schema()["$defs"]["Group"]
+    assert {"mlps", "attention_outputs"} <= group["properties"].keys()
+    assert group["required"] == ["at"]
+
+
+READ = "r: {mlps: {3: last}, at: last}"
+CASES = {
+    "nothing named": ("{g: {at: last}}", "groups.g: key 'heads' is missing (or mlps, or attention_outputs)"),
+    "no layer": ("{g: {mlps: {}, at: last}}", "g.mlps: must have at least 1 item, got {}"),
+    "no position": (
+        "{g: {mlps: {0: lats}, at: last}}",
+        "group g: unknown position 'lats'; did you mean 'last'? valid: POSITIONS, "
+        "everywhere",
+    ),
+    "everywhere is no position of heads": (
+        "{g: {heads: {0: [0]}, at: everywhere}}",
+        "group g: unknown position 'everywhere'; valid: POSITIONS",
+    ),
+    "MLP twice": ("{g: {mlps: {0: [last, last]}, at: last}}", "group g names an MLP twice"),
+    "MLP also everywhere": (
+        "{g: {mlps: {0: [last, everywhere]}, at: last}}",
+        "group g names an MLP twice",
+    ),
+    "layer spelled twice": (
+        "{g: {attention_outputs: {0: last, '0': query_label}, at: last}}",
+        "group g names an attention output twice",
+    ),
+    "head of an attention output": (
+        "{g: {heads: {1: [2]}, at: last}, h: {attention_outputs: {1: everywhere}, at: last}}",
+        "group g: head 2 of layer 1 at last is part of the attention output that group h names; name the "
+        "head or the output",
+    ),
+    "discovered and named": (
+        "{g: {heads: discovered, mlps: {0: last}, at: last}}",
+        "groups.g: heads: discovered finds heads alone; mlps need a group of their own",
+    ),
+    "beside discovered": (
+        "{g: {heads: discovered, at: last}, h: {mlps: {0: last}, at: last}}",
+        "group h: names mlps, and discovery searches circuits of heads alone; name the heads of every group, "
+        "or leave these members out",
+    ),
+    "MLPs read no query": (
+        f"{{g: {{heads: {{0: [0]}}, at: last, into: {{group: r, via: q}}}}, {READ}}}",
+        "group g: its reader r has MLPs, which read through via: input; valid: input",
+    ),
+    "heads have no input": (
+        "{g: {heads: {0: [0]}, at: last, into: {group: r, via: input}}, r: {heads: {1: [0]}, at: last}}",
+        "group g: its reader r has no MLPs, which alone read through via: input; valid: q, k, v",
+    ),
+    "a mixed reader": (
+        "{g: {heads: {0: [0]}, at: last, into: {group: r, via: input}}, "
+        "r: {heads: {1: [0]}, mlps: {3: last}, at: last}}",
+        "group g: its reader r has MLPs beside heads, which read through other inputs; make a group of each",
+    ),
+    "MLPs read at their own position": (
+        f"{{g: {{heads: {{0: [0]}}, at: query_label, into: {{group: r, via: input}}}}, {READ}}}",
+        "group g: works at query_label, its reader r at last; an MLP reads where it works, so via: input needs "
+        "the same position",
+    ),
+    "a reader elsewhere": (
+        "{g: {heads: {0: [0]}, at: last, into: {group: r, via: input}}, "
+        "r: {mlps: {3: everywhere}, at: last}}",
+        "group g: its reader r has members at everywhere, and via: input is read at the reader's own position, "
+        "last; make a group of them",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("groups", "message"), CASES.values(), ids=CASES)
+def test_a_wrong_member_is_one_line_with_file_and_line(
+    loaded: Load, groups: str, message: str
+) -> None:
+    """The place, the mistake, and what is valid."""
+    valid = ", ".join(sorted(loaded("{g: {heads: {0: [0]}, at: last}}").task.positions))
+    message = message.replace("POSITIONS", valid)
+    with pytest.raises(SpecErrors) as refused:
+        loaded(groups)
+    assert [str(problem) for problem in refused.value.problems] == [f"x.yaml:4: {message}"]
+
+
+def test_path_patching_sends_from_one_position(loaded: Load) -> None:
+    """An MLP of a group at another position than the group's is refused where a claim patches its path."""
+    claims = "claims: {a: {kind: path, group: g, drops_at_least: 0.1}}\n"
+    with pytest.raises(SpecErrors) as refused:
+        loaded("{g: {mlps: {2: everywhere}, at: last}, h: {mlps: {1: last}, at: last}}", claims)
+    assert str(refused.value) == (
+        "x.yaml:5: claim a: group g names the MLP of layer 2 at everywhere, and path patching sends from "
+        "the group's position, last; valid groups: h"
+    )
