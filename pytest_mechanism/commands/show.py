@@ -81,12 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     spec = load(arguments.spec)
     check_folder(arguments.out)
     if rows is not None:
-        task = with_rows(spec.task, rows, bool(spec.groups))
+        if not spec.groups:
+            check_rows(spec.task, rows)
+        task = replace(spec.task, settings=spec.task.settings.model_copy(update={"rows": rows}))
         spec = spec.model_copy(update={"task": task})
     evaluator = open_session(arguments, read_config(arguments, [arguments.spec])).evaluator
     if spec.groups:
         check_heads(evaluator, spec)
-        first_prompt(evaluator, spec, rows)
+        first_prompt(evaluator, spec, rows)  # counts the contexts, which says more than the rows
+        if rows is not None:
+            check_rows(spec.task, rows)
     make_preflight(evaluator, spec, rows)
     try:
         pictures = {**circuit_pictures(evaluator, spec, rows), **curve_pictures(evaluator, spec)}
@@ -110,21 +114,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def with_rows(task: Task, rows: int, groups: bool) -> Task:
-    """The task with another number of rows.
+def check_rows(task: Task, rows: int) -> None:
+    """Check that a task allows a number of rows.
 
     Raises:
-        MechanismError: the task does not allow this number.
+        MechanismError: it does not.
     """
     from pydantic import ValidationError
 
     settings = task.settings
-    if not groups:  # for groups, `first_prompt` counts the contexts
-        try:
-            type(settings).model_validate(settings.model_dump(mode="json") | {"rows": rows})
-        except ValidationError as problem:
-            raise MechanismError(f"--rows {rows}: {problem.errors()[0]['msg']}") from None
-    return replace(task, settings=settings.model_copy(update={"rows": rows}))
+    try:
+        type(settings).model_validate(settings.model_dump(mode="json") | {"rows": rows})
+    except ValidationError as problem:
+        raise MechanismError(f"--rows {rows}: {problem.errors()[0]['msg']}") from None
 
 
 def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> Pictures:

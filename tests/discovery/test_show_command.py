@@ -191,6 +191,7 @@ def test_a_group_for_which_nothing_is_found_is_drawn_without_heads(shown: Shown)
             "--rows 18 is too few: a confidence interval needs 10 contexts",
         ),
         (SPEC, [*PAIR, "--rows", "-1"], "--rows -1 is too few"),
+        (SPEC, [*PAIR, "--rows", "19"], "--rows 19: Input should be greater than or equal to 20"),
         (SPEC.replace("mechanism: 1", "mechanism: 2"), PAIR, "is not a supported version"),
     ],
 )
