@@ -25,7 +25,15 @@ from recipes.real.folders import Make, write
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "circuits" / "real" / "README.md"
-TOPICS = ("ioi", "induction", "induction_discovered", "greater_than", "key_value", "refusal")
+TOPICS = (
+    "ioi",
+    "induction",
+    "induction_discovered",
+    "greater_than",
+    "greater_than_discovered",
+    "key_value",
+    "refusal",
+)
 
 MADE: dict[str, tuple[dict[str, Make], str]] = {
     name: (module.VARIANTS, module.__name__)

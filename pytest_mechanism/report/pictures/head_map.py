@@ -30,7 +30,7 @@ UNREACHABLE: dict[str, Any] = {
     "facecolor": "#eeeeee", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0,
 }  # fmt: skip
 ESTIMATED: dict[str, Any] = {
-    "facecolor": "none", "edgecolor": "#b5b5b5", "hatch": "....", "linewidth": 0,
+    "facecolor": "none", "edgecolor": "#b5b5b5", "hatch": "..", "linewidth": 0,
 }  # fmt: skip
 """Styles of cells: a head of the group, a head of another group, a head that cannot be a sender, a head that
 was not patched alone."""
