@@ -122,18 +122,19 @@ def test_attention_and_its_blocking_tell_a_mechanism_from_another(judge: Judge) 
 
 
 @pytest.mark.slow
-def test_independence_sees_the_head_that_a_circuit_lacks(judge: Judge) -> None:
-    """Without the planted circuit nothing is left of the model's scores; without one of its two fetchers
-    alone, much is. Without random heads, the scores are still those of the model."""
+def test_independence_sees_that_a_circuit_lacks_the_heads(judge: Judge) -> None:
+    """Without the planted circuit nothing is left of the model's scores; without a head that does nothing, all
+    is. Without random heads, the scores are still those of the model."""
     claims = {"rest": {"kind": "independence", "at_most": 0.1, "on": "ft"}}
     pair = "base=zoo:planted_base,ft=zoo:planted_ft"
     (whole,) = judge(pair, claims, rows=210).values()
-    (half,) = judge(
-        pair, claims, {"value_fetcher": {"heads": {3: [4]}, "at": "last"}}, rows=210
+    (idle,) = judge(
+        pair, claims, {"value_fetcher": {"heads": {3: [0]}, "at": "last"}}, rows=210
     ).values()
-    assert (whole.status, half.status) == ("pass", "fail")
+    assert (whole.status, idle.status) == ("pass", "fail")
     assert abs(whole.scores[0].value) < 0.03
-    assert all(v.scores[0].control.value > 0.5 for v in (whole, half))  # type: ignore[union-attr]
+    assert idle.scores[0].value > 0.9
+    assert all(v.scores[0].control.value > 0.5 for v in (whole, idle))  # type: ignore[union-attr]
 
 
 def test_a_layer_that_the_model_lacks_is_an_error_with_its_layers(judge: Judge) -> None:
