@@ -108,6 +108,7 @@ def test_a_screen_by_gradient_keeps_the_planted_heads(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["base", "ft"])
 def test_on_a_trained_model_a_small_circuit_suffices_whatever_the_seed(
     search: Search, model: str

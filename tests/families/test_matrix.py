@@ -41,6 +41,8 @@ from pytest_mechanism.types import Observations
 
 ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
+QUICK = ("llama3", "mistral", "gemma3", "gpt2", "neox", "gpt-oss")
+"""Families in which every method runs by default; in the others, these tests are slow."""
 OUT_OF_WINDOW = {
     "mistral": {
         "edges", "path through q", "path through k", "path through v", "path from and into MLPs"
@@ -93,7 +95,10 @@ def spread(context: MeasurementContext) -> float:
     return float(context.engine.run(context.batch(rows).base.tokens).outcome.logits.std())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES],
+)
 def test_what_goes_through_an_engine_is_the_same_by_both(
     context_of: ContextFactory, name: str
 ) -> None:
