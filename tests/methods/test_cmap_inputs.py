@@ -180,7 +180,7 @@ def check(
         placed = [(layer, head, int(side.at(name)[0, -1])) for layer, head, name in heads]
         likely = directly(*models, side.tokens.ids, placed, parts)
         wanted = float(likely[context.answer_id(row.base, row.base.answer)])
-        assert found[n] == pytest.approx(wanted, abs=1e-5)
+        assert found[n] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
     return found
 
 
@@ -246,7 +246,7 @@ def test_q_k_and_v_together_are_z(context_of: ContextFactory) -> None:
         exchanged(donor, recipient, heads, parts).values["patched_log_probability"]
         for parts in (("q", "k", "v"), ())
     )
-    np.testing.assert_allclose(inputs, outputs, atol=1e-5)
+    np.testing.assert_allclose(inputs, outputs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [("q",), ("k", "v")], ids="".join)
@@ -254,7 +254,7 @@ def test_a_models_own_inputs_change_nothing(context_of: ContextFactory, parts: P
     """Null: donor and recipient are the same model."""
     context = context_of("base")
     found = exchanged(context, context, SEVERAL, parts).values["patched_log_probability"]
-    np.testing.assert_allclose(found, log_probabilities(context), atol=1e-5)
+    np.testing.assert_allclose(found, log_probabilities(context), rtol=1e-5, atol=1e-5)
 
 
 def test_on_planted_models_each_group_gains_through_the_input_that_was_planted(

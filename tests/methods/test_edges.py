@@ -44,7 +44,9 @@ def test_a_senders_edges_add_up_to_its_estimate_as_a_node(
     for layer, head in HEADS:
         receivers = PATHS[path].get("receivers", [None])
         own = [found[f"slope {edge_name((layer, head), receiver)}"] for receiver in receivers]
-        np.testing.assert_allclose(np.sum(own, axis=0), node[f"slope {layer}.{head}"], atol=1e-5)
+        np.testing.assert_allclose(
+            np.sum(own, axis=0), node[f"slope {layer}.{head}"], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_a_sender_that_cannot_reach_a_receiver_has_no_edge(
