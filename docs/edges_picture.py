@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from pytest_mechanism.discovery.edges import EdgeSearch, search_edges
 from pytest_mechanism.measurements.edges import edge_name
+from pytest_mechanism.nodes import Node
 from pytest_mechanism.report.pictures import style
-from pytest_mechanism.types import Node
 
 ROOT = Path(__file__).parents[1]
 RECEIVERS: list[Node] = [(3, 0), (3, 1), (3, 2), (3, 3)]

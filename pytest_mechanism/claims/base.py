@@ -20,8 +20,9 @@ from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import KINDS
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import KINDS, Chart, Verdict
+from pytest_mechanism.types import Chart, Verdict
 
 PAIR = "pair"
 """The role of a claim that compares models."""

@@ -17,7 +17,7 @@ from pytest_mechanism.claims.scoring import RANDOM_ROWS
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.circuit import RANDOM, CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.types import (
+from pytest_mechanism.nodes import (
     ATTENTION,
     EVERYWHERE,
     MLP,

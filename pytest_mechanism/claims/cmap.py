@@ -16,8 +16,8 @@ heads, or several of them, in place of z, with the heads' other outputs held
 (`methods.circuits.cmap_inputs`).
 
 Several groups are exchanged together. ``each: true`` reports every group alone beside them, with random
-heads of its own. With ``both_ways: true`` the claim also exchanges the roles of donor and recipient: the
-recipient's activations in the donor must take as large a share of the gain away. Both shares must meet
+heads of its own. With ``both_ways: true`` the claim also patches the other way: the recipient's
+activations, patched into the donor, must remove as large a share of the gain. Both shares must meet
 the threshold; the accepted score is the one from donor to recipient.
 
 m is the accuracy or, with ``of: log_probability``, the mean log-probability of the answer, as in

@@ -48,11 +48,12 @@ from pytest_mechanism.claims.scoring import (
 from pytest_mechanism.fields.thresholds import Gap
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.removal import HeadRemoval
+from pytest_mechanism.nodes import KINDS, PlacedMember
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import KINDS, Control, Observations, PlacedMember, Verdict
+from pytest_mechanism.types import Control, Observations, Verdict
 
 RANDOM_CIRCUITS = 10
 """Random circuits of the control."""

@@ -13,21 +13,11 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.nodes import ATTENTION, KINDS, MLP, Member, kind_of
 from pytest_mechanism.statistics.estimates import Sampling
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import BY_CONTENT
-from pytest_mechanism.types import (
-    ATTENTION,
-    KINDS,
-    MLP,
-    Head,
-    Member,
-    Observations,
-    Result_co,
-    Setting,
-    canonical,
-    kind_of,
-)
+from pytest_mechanism.types import Head, Observations, Result_co, Setting, canonical
 
 
 class Measure(Protocol):

@@ -39,10 +39,11 @@ from pytest_mechanism.claims.scoring import (
 )
 from pytest_mechanism.fields.thresholds import Faithful
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import KINDS
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import KINDS, Control, Observations, Score, Verdict
+from pytest_mechanism.types import Control, Observations, Score, Verdict
 
 PRAKASH = "Prakash et al., section 3.2"
 PUBLISHED_RATIO = {"logit_difference": "Wang et al. 2022, section 4"}

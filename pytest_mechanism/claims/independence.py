@@ -7,8 +7,8 @@ ablated at its position (`methods.circuits.removal`). Shi et al. 2024 (arXiv 241
 circuit does all of the task, the scores of what is left of the model are independent of the model's scores.
 They use the biased estimate of HSIC, which has no upper bound and is above 0 for independent scores, and pass
 a circuit if a permutation test does not reject independence, which few rows never do. Here the estimate is
-unbiased and normalised (`statistics.dependence`), and its whole interval must lie below ``at_most``; the
-permutation test's p-value stands beside it.
+unbiased and normalised (`statistics.dependence`), and its whole interval must lie below ``at_most``. The
+result also reports the p-value of the permutation test.
 
 Where the task has oracle positions, the model without the circuit there and without it at all such places
 are judged, as in ``faithfulness``; the larger dependence counts.
@@ -64,7 +64,9 @@ class Independence(PerRoleClaim):
         at_most: the largest normalised HSIC.
     """
 
-    summary: ClassVar[str] = "without the circuit, the model's scores are independent of its own"
+    summary: ClassVar[str] = (
+        "without the circuit, the model's scores do not depend on those of the full model"
+    )
     if_red: ClassVar[str] = (
         "the model without the circuit still finds the same prompts easy and hard as the full model does: "
         "heads outside the circuit do part of the task. Look for them with kind completeness"

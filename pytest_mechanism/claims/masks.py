@@ -11,7 +11,8 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
 from pytest_mechanism.measurements.dcm import DcmMask, MaskResult, Training
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.types import Head, by_layer
+from pytest_mechanism.nodes import by_layer
+from pytest_mechanism.types import Head
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
 """Lambda and Adam's rate in the published code."""

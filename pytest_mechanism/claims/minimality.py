@@ -27,10 +27,11 @@ from pytest_mechanism.claims.needed_heads import (
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.thresholds import Cost
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import KINDS
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import not_needed
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import KINDS, Control, Score, Verdict
+from pytest_mechanism.types import Control, Score, Verdict
 
 ABLATED_ALREADY = not_needed("a head outside the circuit is ablated already, so it costs exactly 0")
 

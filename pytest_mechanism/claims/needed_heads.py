@@ -1,6 +1,6 @@
 """How much a circuit needs each of its heads (minimality).
 
-What is said of heads holds for the MLPs and attention outputs of a group too.
+The MLPs and attention outputs of a group are measured in the same way as its heads.
 
 Heads of a group can replace each other, so a head is judged where its absence matters most. Of the
 N other heads u of its group, K are the first ceil(0.3 N) by F(C without u) - F(C without u and v),
@@ -30,9 +30,10 @@ from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import PlacedMember, in_order
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Observations, PlacedMember, in_order
+from pytest_mechanism.types import Observations
 
 
 def at_most(others: int) -> int:

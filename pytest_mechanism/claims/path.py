@@ -23,20 +23,11 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.nodes import KINDS, MLP, Member, Node, kind_of
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import (
-    KINDS,
-    MLP,
-    Control,
-    Member,
-    Node,
-    Observations,
-    Score,
-    Verdict,
-    kind_of,
-)
+from pytest_mechanism.types import Control, Observations, Score, Verdict
 
 
 class Path(PerRoleClaim):

@@ -44,10 +44,11 @@ from pytest_mechanism.claims.scoring import (
     score,
 )
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import KINDS
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import KINDS, Control, Verdict
+from pytest_mechanism.types import Control, Verdict
 
 CLAIMED = "beats random circuits"
 

@@ -53,17 +53,10 @@ from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Faithful
 from pytest_mechanism.measurements.cmap import CODE_ROWS, ActivationDonation, HeadCode, HeadCodes
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import EVERYWHERE, KINDS
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import (
-    EVERYWHERE,
-    KINDS,
-    Control,
-    Observations,
-    Safeguard,
-    Score,
-    Verdict,
-)
+from pytest_mechanism.types import Control, Observations, Safeguard, Score, Verdict
 
 MORE = 38
 """Further random circuits, drawn if a single one of the first does as well."""

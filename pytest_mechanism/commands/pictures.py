@@ -8,6 +8,7 @@ from pytest_mechanism.discovery.measured_circuit import CircuitView
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.nodes import KINDS, kind_of
 from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNode
 from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
@@ -15,7 +16,7 @@ from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, parse_position
-from pytest_mechanism.types import KINDS, Head, Score, kind_of
+from pytest_mechanism.types import Head, Score
 
 UNIT = "change of the answer's log-probability"
 

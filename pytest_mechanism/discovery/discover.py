@@ -25,10 +25,11 @@ from pytest_mechanism.discovery.stages import Announce, Stage, quietly, search
 from pytest_mechanism.discovery.sufficiency import GrownCircuit, grow
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
-from pytest_mechanism.measurements.path_patching import RANK_STREAM
+from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.nodes import by_layer
 from pytest_mechanism.spec.write import flow
-from pytest_mechanism.types import Head, by_layer
+from pytest_mechanism.types import Head
 
 THRESHOLD = "discover_threshold"
 """Rows on which heads are kept or dropped."""

@@ -18,10 +18,12 @@ from pytest_mechanism.discovery.looks import looks
 from pytest_mechanism.discovery.screening import SCREEN_ROWS
 from pytest_mechanism.fields.groups import AnyGroup, Find
 from pytest_mechanism.measurements.edges import EdgeAttribution, edge_name
-from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.paths import RANK_STREAM
+from pytest_mechanism.nodes import MLP, Node, in_order
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import MLP, Head, Node, in_order
+from pytest_mechanism.types import Head
 
 REST = "rest"
 """Name of the senders that are patched into a reader all at once; no node has it."""

@@ -22,7 +22,8 @@ from pytest_mechanism.discovery.stages import alone
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
 
 PLACEHOLDER = (0, 0)

@@ -31,10 +31,12 @@ from pytest_mechanism.discovery.screening import (
 from pytest_mechanism.discovery.selection import candidates, chain, ranked, receivers_of
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.path_patching import RANK_STREAM, PathPatching
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.screen import AttributionPatching
+from pytest_mechanism.nodes import MLP, Node, in_order
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import MLP, Head, Node, Observations, in_order
+from pytest_mechanism.types import Head, Observations
 
 Announce = Callable[[str], None]
 """Is told which step of a search begins."""

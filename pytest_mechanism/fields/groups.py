@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, WrapValidator,
 
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.part import Part
-from pytest_mechanism.types import ATTENTION, KINDS, MLP, Head, PlacedMember, in_order
+from pytest_mechanism.nodes import ATTENTION, KINDS, MLP, PlacedMember, in_order
+from pytest_mechanism.types import Head
 
 Layer = Annotated[int, Field(ge=0, lt=1000)]
 HeadIndex = Annotated[StrictInt, Field(ge=0, lt=1000)]

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pytest_mechanism.measurements.path_patching import First, ranked_pairs
-from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
-from pytest_mechanism.types import Node
+from pytest_mechanism.measurements.paths import Paths
+from pytest_mechanism.measurements.request import Cost, TaskSettings
+from pytest_mechanism.nodes import Node
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Shares of the source at which gradients are taken, from the base: the five steps of EAP-IG (Hanna et al. 2024)."""
 
 
-class EdgeAttribution(Request):
+class EdgeAttribution(Paths):
     """An estimate of path patching by gradient, for every edge from a sender to a receiver.
 
     Attributes:
         senders: heads and MLPs.
-        at: their named position.
-        receivers: heads or MLPs that read them; none for the logits, to which each sender has one edge.
-        via: through which input of the receivers, ``input`` for MLPs; None for the logits.
-        rows: how many pairs of prompts.
-        stream: of random numbers.
-        first: number of the first pair.
     """
 
     implementation = "pytest_mechanism.methods.circuits.edges:measure"
 
     senders: tuple[Node, ...]
-    at: str
-    receivers: tuple[Node, ...] = ()
-    via: Literal["q", "k", "v", "input"] | None = None
-    rows: int
-    stream: str
-    first: First = 0
 
     def cost(self, task: TaskSettings) -> Cost:
         branches = 2 if self.via else 1
@@ -43,9 +29,6 @@ class EdgeAttribution(Request):
             gradient_rows="batch",
             parts=(f"edges by gradient at {self.at}", len(self.senders), "senders"),
         )
-
-    def row_sets(self) -> tuple[RowSet, ...]:
-        return (ranked_pairs(self.first + self.rows, self.stream, self.at),)
 
 
 def edge_name(sender: Node, receiver: Node | None) -> str:

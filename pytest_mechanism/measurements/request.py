@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.nodes import EVERYWHERE, Node
 from pytest_mechanism.progress import Parts
-from pytest_mechanism.types import EVERYWHERE, Head, Node, Observations, Result_co, canonical
+from pytest_mechanism.types import Head, Observations, Result_co, canonical
 
 RowKind = Literal[
     "rows", "pairs", "interchange", "backgrounds", "forbidden", "allowed", "capability"

@@ -9,6 +9,7 @@ from typing import Any
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.errors import choices
 from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.nodes import EVERYWHERE, kind_of
 from pytest_mechanism.spec.choice import NAME
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.members import (
@@ -21,7 +22,6 @@ from pytest_mechanism.spec.members import (
 )
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task, parse_position
-from pytest_mechanism.types import EVERYWHERE, kind_of
 
 
 def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.fields.groups import AnyGroup, Group
+from pytest_mechanism.nodes import ATTENTION, EVERYWHERE, KINDS, kind_of
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Place
-from pytest_mechanism.types import ATTENTION, EVERYWHERE, KINDS, kind_of
 
 Problem = tuple[str, Place]
 """A message and where it is about."""

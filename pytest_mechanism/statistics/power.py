@@ -109,8 +109,16 @@ def misses(
                 total += needed > (n if rows is None else rows)
                 continue
             half_width = z * scale * error_at(float(threshold), entry)
+            half_width += rounding(entry, scale * error)
             total += 1 - NORMAL.cdf((distance - half_width) / (both * scale * error))
     return total
+
+
+def rounding(entry: Mapping[str, Any], error: float) -> float:
+    """How much farther an interval of a share reaches because it counts whole successes among whole
+    effective rows (`estimates.proportion`): half a row on average."""
+    value = float(entry["value"])
+    return 0.5 * error**2 / (value * (1 - value)) if entry.get("method") == "Wilson" else 0.0
 
 
 def of_spec(claims: Sequence[Power]) -> float:

@@ -37,7 +37,8 @@ from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
-from pytest_mechanism.types import MLP, Node, Observations
+from pytest_mechanism.nodes import MLP, Node
+from pytest_mechanism.types import Observations
 
 Slopes = dict[str, Float[Tensor, " rows"]]
 """Edge -> derivative of the answer's log-probability by the sender's share, row by row."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pytest_mechanism.engine.interface import Edit, Positions, Reading, Site
 from pytest_mechanism.methods.token_batches import Side
-from pytest_mechanism.types import EVERYWHERE, MLP
+from pytest_mechanism.nodes import EVERYWHERE, MLP
 
 Heads = Sequence[Sequence[Any]]
 """[layer, head, named position] of each head."""

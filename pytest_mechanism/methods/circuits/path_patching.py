@@ -51,8 +51,9 @@ from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
+from pytest_mechanism.nodes import MLP, Node, by_layer
 from pytest_mechanism.tasks.base import Row
-from pytest_mechanism.types import MLP, Head, Node, Observations, by_layer
+from pytest_mechanism.types import Head, Observations
 
 Via = Literal["q", "k", "v", "input"]
 """Which input of the receivers is patched."""

@@ -34,7 +34,8 @@ from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
 from pytest_mechanism.methods.token_batches import Batch
-from pytest_mechanism.types import Head, Observations, by_layer
+from pytest_mechanism.nodes import by_layer
+from pytest_mechanism.types import Head, Observations
 
 
 def measure(

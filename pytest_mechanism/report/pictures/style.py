@@ -25,7 +25,7 @@ from matplotlib.textpath import TextToPath
 
 from pytest_mechanism.errors import MechanismError, visible
 from pytest_mechanism.files import write_bytes
-from pytest_mechanism.types import by_layer
+from pytest_mechanism.nodes import by_layer
 
 FORMATS = ("svg", "png")
 DPI = 150
