@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from pytest_mechanism.checkpoints.fingerprint import Fingerprint
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
@@ -19,13 +17,13 @@ from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.runner.keys import device_kind, versions
+from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import require_safeguards
-from pytest_mechanism.types import Setting, Verdict, canonical
+from pytest_mechanism.types import Setting, Verdict
 
 
 @dataclass
@@ -117,8 +115,7 @@ class ClaimEvaluator:
                 engine=options.engine,
                 fingerprints={
                     **{m: self.runner.fingerprints[m].model for m in models or (role,)},
-                    # rows have only words that no tokenizer of the run splits
-                    "tokenizers": tokenizers(self.runner.fingerprints),
+                    "tokenizers": hash_of_tokenizers(self.runner.fingerprints),
                 },
                 versions=versions(),
             ),
@@ -306,12 +303,6 @@ def place(spec: Spec, claim: Claim) -> str:
     names = [name for name, other in spec.claims.items() if other is claim]
     line = spec.line(names[0]) if names else 1
     return f"{spec.document.path}:{line}"
-
-
-def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
-    """One hash of all tokenizers of a run."""
-    hashes = canonical(sorted({f.tokenizer for f in fingerprints.values()}))
-    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def discovery_role(spec: Spec, claim: Claim, role: str) -> str | None:

@@ -74,7 +74,7 @@ def measurement_key(
         canonical(
             {
                 "measurement": described(measurement, fingerprints),
-                "tokenizers": sorted({f.tokenizer for f in fingerprints.values()}),
+                "tokenizers": tokenizers(fingerprints),
                 "dtype": dtype,
                 "device": device_kind(device),
                 "engine": engine,
@@ -86,6 +86,16 @@ def measurement_key(
             }
         ).encode()
     ).hexdigest()
+
+
+def tokenizers(fingerprints: Mapping[str, Fingerprint]) -> list[str]:
+    """The hashes of a run's tokenizers: rows have only words that none of them splits."""
+    return sorted({f.tokenizer for f in fingerprints.values()})
+
+
+def hash_of_tokenizers(fingerprints: Mapping[str, Fingerprint]) -> str:
+    """One hash of all tokenizers of a run."""
+    return hashlib.sha256(canonical(tokenizers(fingerprints)).encode()).hexdigest()
 
 
 def _adapter_versions(
