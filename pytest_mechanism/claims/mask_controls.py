@@ -88,7 +88,7 @@ class MaskControls:
             score(
                 context,
                 f"{name}, {NULLS[null]}",
-                estimates.proportion(mask.values["patched"], sampling(context, mask)),
+                estimates.proportion(mask.values["patched"], context.sampling(mask)),
                 f"share of validation rows whose target a mask learned with {NULLS[null]} gives; it selects "
                 f"{' '.join(names(mask)) or 'nothing'}",
                 "lower",
@@ -111,7 +111,7 @@ class MaskControls:
         for null, mask in self.nulls.items():
             check_paired(self.mask, mask)
             gap = estimates.difference(
-                self.mask.values["patched"], mask.values["patched"], sampling(context, mask)
+                self.mask.values["patched"], mask.values["patched"], context.sampling(mask)
             )
             as_good = f"a mask learned with {NULLS[null]} gives its targets as often ({percent(mask, 'patched')})"
             verdict = beats_control(verdict, f"a mask with {NULLS[null]}", gap, as_good)
@@ -146,7 +146,3 @@ def quantity(count: int) -> str:
 def percent(mask: MaskResult, column: str) -> str:
     values: Any = mask.values[column]
     return f"{100 * float(sum(values)) / len(values):.1f} %"
-
-
-def sampling(context: ClaimContext, mask: MaskResult) -> Sampling:
-    return Sampling(mask.clusters, context.confidence, context.seed)

@@ -177,7 +177,7 @@ class Overlap(Claim):
             return verdicts.inconclusive(
                 f"no search on {self.to} found a head{reasons(found)}", threshold
             )
-        how = replace(self.sampling(context), seed=context.seed)
+        how = self.sampling(context)
         floor = self.floor(context, reference, theirs)
         judged = {
             index: self.index_score(context, index, reference, theirs, how, floor[index])

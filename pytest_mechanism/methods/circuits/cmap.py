@@ -36,7 +36,7 @@ from pytest_mechanism.measurements.cmap import (
 from pytest_mechanism.methods.circuits.cmap_inputs import (
     DonatedInputs,
     Recipient,
-    recorder,
+    Recorder,
 )
 from pytest_mechanism.methods.circuits.codes import (
     Place,
@@ -93,7 +93,7 @@ def donate(
     rows = context.task.rows(context.vocabulary, request.rows, request.stream)
     places = grouped(request.heads)
     parts: list[list[Tensor]] = [[] for _ in places]
-    inputs_of = recorder(context, request.heads, request.parts)
+    inputs_of = Recorder(context, request.heads, tuple(request.parts))
     for batch in context.batches(rows):
         wanted = [*readings(request.heads, batch.base), *inputs_of.readings(batch.base)]
         run = context.engine.run(batch.base.tokens, readings=wanted, answer=False)

@@ -139,11 +139,6 @@ class Recorder:
         )
 
 
-def recorder(context: MeasurementContext, heads: Heads, parts: Sequence[Part]) -> Recorder:
-    """What records these parts of these heads."""
-    return Recorder(context, heads, tuple(parts))
-
-
 def joined(batches: Sequence[Tensor], filler: int = 0) -> Tensor:
     """Batches of rows as one tensor, filled up to the longest row."""
     longest = max(batch.shape[1] for batch in batches)
