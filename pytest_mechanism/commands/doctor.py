@@ -269,13 +269,18 @@ def memory_line(evaluator: ClaimEvaluator, findings: Findings, at_start: int) ->
     for role, trial in findings.trials.items():
         search_prompts = 2 * Effort().rank_rows if role in findings.searched else 0
         work = trial.needs(findings.needed.get(role, ()), options.batch_size, search_prompts)
-        total = libraries + trial.weights + max(work, trial.loading - trial.loaded)
+        loading = trial.loading - trial.loaded
+        total = libraries + trial.weights + max(work, loading)
         if total > peak:
             peak = total
+            purpose = (
+                f"activations, gradients and copies with batches of {options.batch_size} rows"
+                if work >= loading
+                else "reading its files"
+            )
             parts = (
                 f"{giga(libraries)} for Python and libraries, {giga(trial.weights)} for the weights of "
-                f"{evaluator.runner.references[role].label}, {giga(work)} for activations, gradients "
-                f"and copies with batches of {options.batch_size} rows"
+                f"{evaluator.runner.references[role].label}, {giga(max(work, loading))} for {purpose}"
             )
     return f"memory of {memory_device(options.device)}: about {giga(peak)} at most; {parts}"
 
