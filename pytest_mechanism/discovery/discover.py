@@ -9,7 +9,7 @@ measurement, so an interrupted search continues from the store.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Member, Minimality
@@ -23,7 +23,6 @@ from pytest_mechanism.discovery.selection import (
 )
 from pytest_mechanism.discovery.stages import Announce, Stage, quietly, search
 from pytest_mechanism.discovery.sufficiency import GrownCircuit, grow
-from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
@@ -63,6 +62,8 @@ class Discovery:
         reason: why groups were not found, and what to change; None if all were found.
         grown: the circuit before minimality, and its faithfulness.
         restored: heads that are not needed one by one, and are needed together.
+        at_chance: whether the model guesses, so that nothing was searched.
+        missing: group that was not found -> why, for a reader who did not write the spec.
     """
 
     groups: Mapping[str, Group]
@@ -71,6 +72,25 @@ class Discovery:
     reason: str | None = None
     grown: GrownCircuit | None = None
     restored: tuple[Member, ...] = ()
+    at_chance: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def none_passes(stage: Stage, group: AnyGroup, on: str) -> str:
+    """How far the strongest head of a stage is from the threshold of its group."""
+    find = group.find or Find()
+    text = f"no head of {on} passes the threshold of group {stage.group}"
+    if not stage.effects and stage.into:
+        return f"no head of {on} can be in group {stage.group}, since none was found for its readers, {stage.into}"
+    if not stage.effects or find.candidates is not None:
+        return text
+    head = ranked(stage.effects)[0]
+    effect = stage.effects[head]
+    low, high = effect.interval
+    return (
+        f"{text}: the largest effect is {effect.value:+.2g} nats [{low:+.2g}, {high:+.2g}] "
+        f"(head {head[0]}.{head[1]}), and the spec requires {-find.drops_at_least:+g}"
+    )
 
 
 def no_heads_reason(
@@ -137,16 +157,23 @@ def discover(
     request = Performance(rows=effort.rank_rows, stream=RANK_STREAM)
     if not above_chance(context, measure(context.measurement(request, on))):
         reason = f"{on} answers no better than chance, so there is no circuit to find"
-        return Discovery({}, (), None, reason)
+        return Discovery({}, (), None, reason, at_chance=True)
     stages = tuple(search(context, on, measure, effort.rank_rows, announce))
     selected = unshared({stage.group: list(stage.candidates) for stage in stages}, context.groups)
     reasons: list[str] = []
+    missing: dict[str, str] = {}
     if empty := [name for name, heads in selected.items() if not heads]:
         reasons.append(no_heads_reason(context.groups, stages, empty))
+        missing |= {
+            stage.group: none_passes(stage, context.groups[stage.group], on)
+            for stage in stages
+            if stage.group in empty
+        }
     candidates, unread = connected(context.groups, selected)
-    reasons += unread
+    reasons += unread.values()
+    missing |= unread
     if not candidates:
-        return Discovery({}, stages, None, "; ".join(reasons))
+        return Discovery({}, stages, None, "; ".join(reasons), missing=missing)
     context = replace(context, groups={name: context.groups[name] for name in candidates})
     announce("growing the circuit until it suffices")
     grown = grow(
@@ -173,21 +200,31 @@ def discover(
     needed = pruned.heads
     if lost := [name for name, heads in needed.items() if not heads]:
         reasons.append(not_needed_reason(lost, grown.candidates))
+        missing |= {
+            name: f"the circuit of {on} does as well without any single head of group {name}"
+            for name in lost
+        }
     kept, unread = connected(context.groups, needed)
-    reasons += unread
+    reasons += unread.values()
     groups = {name: named_group(context.groups[name], heads) for name, heads in kept.items()}
     return Discovery(
-        groups, stages, pruned.minimality, "; ".join(reasons) or None, grown, pruned.restored
+        groups,
+        stages,
+        pruned.minimality,
+        "; ".join(reasons) or None,
+        grown,
+        pruned.restored,
+        missing={**missing, **unread},
     )
 
 
 def connected(
     groups: Mapping[str, AnyGroup], heads: Mapping[str, Sequence[Head]]
-) -> tuple[dict[str, list[Head]], list[str]]:
+) -> tuple[dict[str, list[Head]], dict[str, str]]:
     """The groups that have heads and whose readers, up to the answer, have heads too; and a sentence
     about each group that has heads but no readers."""
     kept: set[str] = set()
-    unread: list[str] = []
+    unread: dict[str, str] = {}
     for name in chain(groups):
         if not heads.get(name):
             continue
@@ -195,7 +232,7 @@ def connected(
         if into is None or into.group in kept:
             kept.add(name)
         else:
-            unread.append(
+            unread[name] = (
                 f"group {name} is left out, since no heads were found for its readers, {into.group}"
             )
     return {name: list(heads[name]) for name in groups if name in kept}, unread
@@ -206,22 +243,6 @@ def named_group(group: AnyGroup, heads: Sequence[Head]) -> Group:
     if isinstance(group, Group):
         return group
     return Group(heads=by_layer(heads), at=group.at, into=group.into)
-
-
-def with_discovered_heads(
-    context: ClaimContext, on: str, measure: Measure, effort: Effort | None = None
-) -> ClaimContext:
-    """The context with the heads of every group, found on the model of role ``on``.
-
-    Raises:
-        MeasurementError: some group was not found.
-    """
-    if all(isinstance(group, Group) for group in context.groups.values()):
-        return context
-    result = discover(context, on, measure, effort or Effort())
-    if result.reason is not None:
-        raise MeasurementError(f"heads: discovered: {result.reason}")
-    return replace(context, groups=result.groups)
 
 
 def compare(
