@@ -179,5 +179,5 @@ def reply_columns(
         refused += finished_refusals(batch.reader.labels(replies), replies.shape[1])
         if batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
-        context.tick(len(replies))
+        context.tick(replies.numel())
     return {"correct": correct, "refused": refused} if correct else {"refused": refused}
