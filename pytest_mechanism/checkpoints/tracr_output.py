@@ -24,9 +24,9 @@ SHARPNESS = 10.0
 """Logits by which a right word exceeds every other: compiled outputs are ones and zeros, whose softmax
 would be nearly flat."""
 
-TIE = 1e-3
+TIE = 1e-9
 """By how much a word's logit exceeds the next one's where a program writes nothing: like Tracr's argmax,
-the first value wins."""
+the first value wins. Less than what leaks through a softmax, which decides in Tracr, too."""
 
 SAME = 1e-4
 """Largest difference of two spellings of one number."""
@@ -70,7 +70,7 @@ class Output:
         weight = np.zeros((len(self.words), width), np.float64)
         if not self.numbers:
             weight[range(len(self.words)), list(self.coordinates)] = SHARPNESS
-            bias = -min(TIE, 1 / len(self.words)) * np.arange(len(self.words))
+            bias = -TIE * np.arange(len(self.words))
         else:
             values = np.array(self.numbers)
             scale = self.scale

@@ -17,7 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pytest_mechanism.errors import MechanismError
@@ -143,8 +149,8 @@ class TracrLayer(nn.Module):
         return out
 
 
-class TracrForCausalLM(PreTrainedModel):
-    """A compiled program; see the module."""
+class TracrForCausalLM(PreTrainedModel, GenerationMixin):
+    """A compiled program; see the module. Adapters look for what `GenerationMixin` gives."""
 
     config_class = TracrConfig
     base_model_prefix = "model"

@@ -56,7 +56,9 @@ COMMON: dict[str, Any] = {
 }
 GROUPED = {"num_key_value_heads": 2}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-COMPILED = {"head_dim": 8, "key_size": 8, "num_input_words": len(WORDS)}
+COMPILED = {
+    "head_dim": 8, "key_size": 8, "num_input_words": len(WORDS), "initializer_range": 0.15
+}  # fmt: skip
 WINDOW = 8
 """Shorter than every prompt; two layers of it are not."""
 
