@@ -78,7 +78,7 @@ class TrainingCurve(Request[CurveResult]):
             rows=3 * recipe.steps * recipe.batch + answered.rows,  # a backward costs two forwards
             reply_rows=answered.reply_rows,
             gradient_rows=recipe.batch,
-            weight_copies=4 if recipe.lora is None else 1,
+            weight_copies=2 + recipe.descent.state_copies if recipe.lora is None else 1,
             parts=("training", recipe.steps, "steps"),
         )
 
