@@ -69,12 +69,14 @@ class Findings:
     Attributes:
         broken: roles whose checkpoints cannot be loaded.
         trials: role -> speed and memory.
+        loading: role -> seconds that loading takes, with the self-checks.
         needed: role -> the measurements that claims need on it.
         searched: roles on whose models heads have to be discovered.
     """
 
     broken: set[str] = field(default_factory=set)
     trials: dict[str, Trial] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
     needed: dict[str, set[Measurement]] = field(default_factory=dict)
     searched: set[str] = field(default_factory=set)
 
@@ -135,7 +137,7 @@ def checkpoint_lines(
             started = time.perf_counter()
             with MemoryWatch(device) as loading:
                 context = runner.checkpoint.context(role, task)
-            seconds = time.perf_counter() - started
+            seconds = findings.loading[role] = time.perf_counter() - started
             engine = runner.options.engine
             if context.fallback_reason is not None:
                 engine = f"reference engine ({context.fallback_reason})"
@@ -219,8 +221,10 @@ def claim_lines(
     for line in searches:
         yield f"  {'':<40} {line}", True
     search = " and a search for heads" if searches else ""
+    loading = sum(findings.loading[role] for role in recorded)
+    more = f" and {duration_text(loading)} for loading" if loading else ""
     yield (
-        f"  {'':<40} about {duration_text(total)}{search} in total, if this machine stays as busy as it is now",
+        f"  {'':<40} about {duration_text(total)}{search} in total{more}, if this machine stays as busy as it is now",
         True,
     )
 
