@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from pytest_mechanism.methods.weights.training import descend
+from pytest_mechanism.methods.weights.optimiser import descend
 from recipes.pcfg_data import DataMix, World
 from recipes.trainer import OPTIMISER, Shape, schedule
 from recipes.wrapper_data import Batch

@@ -44,6 +44,8 @@ from pytest_mechanism.tasks.writing.grammar_questions import (
 )
 from pytest_mechanism.tasks.writing.grammar_settings import PRIORS, PcfgParameters
 
+MORE = "lower occurrence, or let strings be longer"
+
 
 class Pcfg(Task[PcfgParameters]):
     """Rows of the task; see the module for template and source.
@@ -170,8 +172,7 @@ class Pcfg(Task[PcfgParameters]):
                 return None
             return string if wanted is None or self.matched(string) == wanted else None
 
-        what = "a string of the grammar with these lengths in which every operand has its answer"
-        return first_usable(self, draw, f"{what}; lower occurrence, or raise longest or depth")
+        return first_usable(self, draw, f"a string as the settings say; {MORE}")
 
     # -- questions
 
@@ -256,6 +257,15 @@ class Pcfg(Task[PcfgParameters]):
         if self.hidden_pair is None:
             raise self.error("no operand is hidden; add one, as in hides: a, shows: b")
         return self.hidden_pair
+
+    @property
+    def no_correlation_reason(self) -> str | None:
+        if self.hidden_pair is None or self.settings.subtask != "count":
+            return "correlated: task pcfg needs subtask: count, hides and shows"
+        return None
+
+    def with_correlation(self, share: float) -> Pcfg:
+        return self.variant(correlated=share)
 
     @property
     def phrasings(self) -> Mapping[str, Pcfg]:
