@@ -5,10 +5,11 @@ On random weights, whose most likely word differs from prompt to prompt.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from conftest import loaded
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_mechanism.claims.direction import Direction
@@ -26,7 +27,7 @@ ROWS = 60
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
+def context(tmp_path_factory: pytest.TempPathFactory, load_context: Any) -> MeasurementContext:
     """Random weights that know the words of the task `pcfg`, where ``a`` is hidden by ``b``."""
     folder = tmp_path_factory.mktemp("random_pcfg")
     torch.manual_seed(0)
@@ -45,7 +46,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> MeasurementContext:
         model.lm_head.weight[[WORLD.ids[d] for d in "0123"]] *= 50
     model.save_pretrained(folder)
     save_tokenizer(folder, WORLD.ids, 32)
-    return loaded(folder, WORLD.task())
+    return load_context(folder, WORLD.task())
 
 
 def expected(context: MeasurementContext, asked: str) -> tuple[np.ndarray, np.ndarray]:
