@@ -113,7 +113,9 @@ class RefusalScorer:
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Float[Tensor, "rows d_vocab"]:
         """Logits at the last token of each prompt."""
         with row_lengths(tokens.lengths):
-            logits = HookedModel(self.context, hooks)(tokens.ids, tokens.unmasked).logits
+            logits = HookedModel(self.context, hooks)(
+                tokens.ids, tokens.mask_for(self.context.model.wrapped.plain)
+            ).logits
         rows = torch.arange(len(tokens.ids), device=logits.device)
         first = at_least_float(logits[rows, tokens.last])
         self.context.engine.non_finite.mark(tokens, not_finite(first))
