@@ -11,14 +11,16 @@ from collections.abc import Iterator
 
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.discovery.looks import looks
-from pytest_mechanism.discovery.screening import bands, number_kept
+from pytest_mechanism.discovery.screening import SCREEN_ROWS, bands, number_kept
 from pytest_mechanism.discovery.selection import chain
-from pytest_mechanism.discovery.stages import StageSearch, alone
+from pytest_mechanism.discovery.senders import alone
+from pytest_mechanism.discovery.stages import StageSearch
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.nodes import MLP, Node
+from pytest_mechanism.measurements.paths import RANK_STREAM
+from pytest_mechanism.nodes import MLP
 from pytest_mechanism.types import Result_co
 
 
@@ -49,14 +51,19 @@ def stage_ahead(
     count = number_kept(group, len(possible))
     yield stage.patched(alone(possible[:count]), 0, alone_on)
     if count < len(possible):
-        yield stage.gradients(possible)
+        yield from stage.gradients(possible)
         yield stage.patched(bands(possible[count:]), 0, looks(rows)[0])
     if group.find is not None and group.find.edges is not None:
-        nodes: list[Node] = [*possible, *((n, MLP) for n in range(context.shapes[on].n_layers))]
-        gradients = stage.gradients(possible).request
-        shared = gradients.model_dump(include={"at", "receivers", "via", "rows", "stream"})
-        yield context.measurement(EdgeAttribution(senders=nodes, **shared), on)
-        yield stage.patched(alone(possible[: group.find.edges.keep]), 0, looks(rows)[0])
+        shape = context.shapes[on]
+        request = EdgeAttribution(
+            senders=[*shape.heads(), *((layer, MLP) for layer in range(shape.n_layers))],
+            at=group.at,
+            via=group.into.via if group.into else None,
+            rows=min(rows, SCREEN_ROWS),
+            stream=RANK_STREAM,
+        )
+        yield context.measurement(request, on)
+        yield stage.patched(alone(shape.heads()[: group.find.edges.keep]), 0, looks(rows)[0])
 
 
 def never(_: Measurement[Result_co]) -> Result_co:
