@@ -86,6 +86,12 @@ class ReplyReader:
         kinds = [self.label(row) for row in replies.tolist()]
         return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
 
+    def text(self, ids: list[int]) -> str:
+        """A reply up to the token that ends it."""
+        stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        text: str = self.tokenizer.decode(ids[:stop])
+        return text
+
     def label(self, ids: list[int]) -> str:
         """The label of one reply."""
         stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
@@ -146,11 +152,13 @@ class PromptBatch:
         tokens: the prompts.
         answers: the first token of each row's answer; None if some rows have no answer.
         reader: labels the replies.
+        prompts: the same prompts as text.
     """
 
     tokens: Tokens
     answers: Int[Tensor, " rows"] | None
     reader: ReplyReader
+    prompts: Sequence[Prompt] = ()
 
 
 def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[PromptBatch]:
@@ -164,20 +172,33 @@ def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[Pro
             first = [context.model.encoder.reply_ids(prompt)[0] for prompt in prompts]
             answers = torch.tensor(first, device=context.model.device)
         reader = ReplyReader.for_prompt(context, prompts[0])
-        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader))
+        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader, prompts))
     return batches
 
 
 def reply_columns(
     context: MeasurementContext, model: Any, batches: Sequence[PromptBatch]
 ) -> dict[str, list[float]]:
-    """Columns of a plain model's replies: ``refused`` and, for rows with answers, ``correct``."""
+    """Columns of a plain model's replies: ``refused`` and, for rows with answers or a task that judges
+    replies, ``correct``."""
     correct: list[float] = []
     refused: list[float] = []
     for batch in batches:
         replies = generate_replies(context, model, batch.tokens).ids
         refused += finished_refusals(batch.reader.labels(replies), replies.shape[1])
-        if batch.answers is not None:
+        if context.task.judges_replies:
+            correct += judged(context, batch, replies)
+        elif batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
         context.tick(len(replies))
     return {"correct": correct, "refused": refused} if correct else {"refused": refused}
+
+
+def judged(
+    context: MeasurementContext, batch: PromptBatch, replies: Int[Tensor, "rows count"]
+) -> list[float]:
+    """1 for each reply that is right by the task's own judge, else 0."""
+    return [
+        float(context.task.reply_is_right(prompt, batch.reader.text(row)))
+        for prompt, row in zip(batch.prompts, replies.tolist(), strict=True)
+    ]
