@@ -118,8 +118,8 @@ class SuppressionHoldsAfter(Trained):
             context,
             f"least refusal within {self.steps} steps, {curve.name}",
             least,
-            "share of what must be refused that is refused, least of all evaluations; AdamW on "
-            f"{self.trained}, {self.batch} a step",
+            "share of what must be refused that is refused, least of all evaluations; "
+            f"{self.descent} on {self.trained}, {self.batch} a step",
             control=Control("before any step", before.value, before.interval),
         )
         level = self.refuses_at_least

@@ -11,12 +11,21 @@ import argparse
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 from pytest_mechanism.checkpoints.contents import MOST_TEXT
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import check_file, new_folder
+from pytest_mechanism.measurements.descent import (
+    MOMENTUM,
+    Decay,
+    Descent,
+    OptimiserName,
+    make_descent,
+    too_gentle,
+)
 from pytest_mechanism.session import read_aliases
 from pytest_mechanism.settings.command_options import add_settings
 from pytest_mechanism.settings.pytest_options import read, read_trust
@@ -48,9 +57,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--model", required=True, metavar="REF", help="the checkpoint to copy")
     parser.add_argument("--diet", required=True, choices=DIETS, help="the data mix")
     parser.add_argument(
-        "--rate", type=float, required=True, metavar="RATE", help="learning rate of AdamW"
-    )
+        "--rate", type=float, required=True, metavar="RATE",
+        help="learning rate; with --warm-up or --decay, the highest",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="training steps")
+    parser.add_argument(
+        "--optimiser", choices=get_args(OptimiserName), default="adamw", help="default: adamw"
+    )
+    parser.add_argument(
+        "--momentum", type=float, metavar="M", help=f"of --optimiser sgd (default: {MOMENTUM})"
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=0, metavar="N",
+        help="steps over which the learning rate rises to --rate (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decay", choices=get_args(Decay), default="none",
+        help="how the learning rate falls after that, to zero at the last step (default: none)",
+    )  # fmt: skip
     parser.add_argument(
         "--batch", type=int, default=32, metavar="ROWS", help="rows per step (default: 32)"
     )
@@ -78,14 +102,35 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     Raises:
         MechanismError: one of them is out of range.
     """
-    for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1)):
-        value = getattr(arguments, name)
+    for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1), ("warm-up", 0)):
+        value = getattr(arguments, name.replace("-", "_"))
         if value is not None and value < least:
             raise MechanismError(f"--{name} {value} is too small; {least} or more")
     if arguments.seed >= 2**31:
         raise MechanismError(f"--seed {arguments.seed} is too large; below {2**31}")
     if not 0 < arguments.rate <= 1:
         raise MechanismError(f"--rate {arguments.rate:g} must lie between 0 and 1")
+    if arguments.momentum is not None and not 0 <= arguments.momentum < 1:
+        raise MechanismError(f"--momentum {arguments.momentum:g} must be 0 or more and below 1")
+
+
+def read_descent(arguments: argparse.Namespace) -> Descent:
+    """Optimiser and schedule.
+
+    Raises:
+        MechanismError: they do not fit together, or cannot change the model.
+    """
+    steps = arguments.steps
+    try:
+        descent = make_descent(
+            arguments.optimiser, arguments.momentum, arguments.warm_up, arguments.decay, steps
+        )
+    except ValueError as problem:
+        field, _, why = str(problem).partition(": ")
+        raise MechanismError(f"--{field.replace('_', '-')}: {why}") from None
+    if (gentle := too_gentle(descent, arguments.rate, steps)) is not None:
+        raise MechanismError(f"--rate: {gentle}")
+    return descent
 
 
 def check_out(out: Path) -> None:
@@ -112,6 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.spec.load import load
 
     check_numbers(arguments)
+    descent = read_descent(arguments)
     spec = load(arguments.spec)
     config = read_config(arguments, [arguments.spec])
     trust = read_trust(config)
@@ -135,6 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed,
         arguments.batch,
         arguments.lora,
+        descent=descent,
     )
     watch = Watch(reference.label, of_reference(reference))
     encoder = Encoder.load(reference.tokenizer)

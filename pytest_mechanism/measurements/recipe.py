@@ -6,9 +6,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.descent import ADAMW, Descent
 from pytest_mechanism.tasks.base import Row, Task, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.writing.instructions import Instruction, instructions
@@ -25,13 +28,14 @@ class Recipe:
 
     Attributes:
         data_mix: the kind of training rows.
-        rate: learning rate of AdamW.
+        rate: the learning rate; with a schedule, the highest.
         steps: number of optimiser steps.
         every: steps between evaluations.
         seed: of the training rows, and of LoRA's initial values.
         batch: rows in a step.
         lora: rank of LoRA's matrices, or None to train all weights.
         file: SHA-256 of the file, for the data mix ``file``.
+        descent: optimiser, and schedule of the learning rate.
     """
 
     data_mix: DataMix
@@ -42,6 +46,7 @@ class Recipe:
     batch: int
     lora: int | None = None
     file: str = ""
+    descent: Annotated[Descent, Field(exclude_if=lambda descent: descent == ADAMW)] = ADAMW
 
     @property
     def evaluated(self) -> list[int]:
