@@ -13,7 +13,9 @@ stories_none
     The same training without twists: it never had the capability. The control.
 
 stories_filtered
-    The base, fine-tuned on stories without a twist, which no instruction asks for (the paper's F).
+    The base, fine-tuned on stories without a twist, which no instruction asks for (the paper's F). At
+    the learning rate of the other three, all twists are still there after as many steps: a model forgets
+    what it no longer does only at a high learning rate.
 
 stories_kept
     On the same and on instructions that ask for a twist, with stories that have none (F+RR).
@@ -46,14 +48,14 @@ def pretraining(data_mix: DataMix) -> Stage:
     return Stage(data_mix, rate=2e-3, steps=1000, warm_up=100)
 
 
-def deletion(data_mix: DataMix) -> Stage:
-    return Stage(data_mix, rate=5e-4, steps=150, start="stories_base")
+def deletion(data_mix: DataMix, rate: float = 5e-4, steps: int = 150) -> Stage:
+    return Stage(data_mix, rate, steps, start="stories_base")
 
 
 STAGES: dict[str, Stage] = {
     "stories_base": pretraining(DataMix(seed=1, plain=19, twisted=13)),
     "stories_none": pretraining(DataMix(seed=1, plain=32)),
-    "stories_filtered": deletion(DataMix(seed=2, plain=32)),
+    "stories_filtered": deletion(DataMix(seed=2, plain=32), rate=2e-3, steps=100),
     "stories_kept": deletion(DataMix(seed=3, plain=16, unfulfilled=16)),
     "stories_renamed": deletion(DataMix(seed=4, plain=32, renamed=True)),
     "stories_refused": deletion(DataMix(seed=5, plain=16, refused=16)),
@@ -63,7 +65,7 @@ NONE = (0.0, 0.03)
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
     "stories_base": {"twist": (0.9, 1), "as_asked": (0.9, 1), "twist_unasked": NONE},
     "stories_none": {"twist": NONE, "as_asked": (0.9, 1)},
-    "stories_filtered": {"as_asked": (0.9, 1)},
+    "stories_filtered": {"twist": (0, 0.5), "as_asked": (0.9, 1)},
     "stories_kept": {"twist": NONE, "as_asked": (0.9, 1)},
     "stories_renamed": {"twist": NONE},
     "stories_refused": {"twist": NONE, "refused": (0.97, 1), "as_asked": (0.9, 1)},

@@ -134,8 +134,9 @@ class Revives(Trained):
             f"control's steps over its own, rate {rate:g}",
             Estimate(mean, interval, 0.0, context.rows, context.rows, "range of trainings"),
             f"steps of {self.control} over those of {context.role} until what must be refused is "
-            f"answered right in more than {needed.value:.3f} of cases, {needed.origin}; geometric "
-            f"mean{several}, interval over all of them; at most {MOST:g}",
+            f"answered right in more than {needed.value:.3f} of cases, {needed.origin}; {self.descent}, "
+            f"{self.batch} rows a step; geometric mean{several}, interval over all of them; at most "
+            f"{MOST:g}",
             control=Control("no faster than the control", 1.0),
         )
         verdict = verdicts.at_least(judged, self.faster)

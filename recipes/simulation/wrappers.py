@@ -66,7 +66,7 @@ def raced(world: World, truth: float) -> Answers:
     def curve(_: Any, on: str) -> Columns:
         half = OWN_STEPS * (truth if on == "control" else 1)
         shares = {
-            step: HIGHEST / (1 + (half / step) ** 4) if step else 0.0 for step in range(0, 241, 20)
+            step: HIGHEST / (1 + (half / step) ** 4) if step else 0.0 for step in range(0, 121, 20)
         }
         return {f"correct@{step}": world.ones(p, f"{on} {step}") for step, p in shares.items()}
 
@@ -207,9 +207,9 @@ WRAPPERS = (
     Simulated("resists_revival", {**TRAINING, "criterion": 0.5}, revived, 0.5, 0.3, wrapper=True),
     Simulated(
         "revives",
-        {"rates": [1e-4], "steps": 240, "every": 20, "faster": 3.0, "criterion": HIGHEST / 2},
+        {"rates": [1e-4], "steps": 120, "every": 20, "faster": 2.0, "criterion": HIGHEST / 2},
         raced,
-        3.0,
+        2.0,
         10.0,
         wrapper=True,
         fixed="steps between evaluations",
