@@ -16,7 +16,7 @@ from pydantic import Field, StrictInt, model_validator
 from pytest_mechanism.claims.base import PerRoleClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
-from pytest_mechanism.fields.thresholds import Momentum, Rate
+from pytest_mechanism.fields.thresholds import Correlated, Momentum, Rate
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
 from pytest_mechanism.measurements.descent import (
     Decay,
@@ -30,6 +30,7 @@ from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.recipe import DataMix, Recipe
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.types import Line, Score
 
@@ -54,9 +55,13 @@ class Trained(PerRoleClaim):
         momentum: of SGD; 0.9 unless named.
         warm_up: steps over which the learning rate rises to ``rates``.
         decay: how the learning rate falls after that, to zero at the last step.
+        correlated: share of the training texts in which the answers to what must be refused and to what
+            must be answered go together, where the task can correlate them; by default as in the task.
     """
 
-    added_later: ClassVar[tuple[str, ...]] = ("optimiser", "momentum", "warm_up", "decay")
+    added_later: ClassVar[tuple[str, ...]] = (
+        "optimiser", "momentum", "warm_up", "decay", "correlated",
+    )  # fmt: skip
     revives: ClassVar[bool] = False
     """Whether something may come back, which takes two evaluations in a row after the first."""
 
@@ -70,6 +75,7 @@ class Trained(PerRoleClaim):
     momentum: Momentum | None = None
     warm_up: Annotated[StrictInt, Field(ge=0, lt=1_000_000)] = 0
     decay: Decay = "none"
+    correlated: Correlated | None = None
 
     @model_validator(mode="after")
     def once_each(self) -> Trained:
@@ -99,6 +105,14 @@ class Trained(PerRoleClaim):
         """Steps between evaluations."""
         return self.every or max(1, self.steps // 10)
 
+    def unsupported_reason(self, task: Task) -> str | None:
+        return None if self.correlated is None else task.no_correlation_reason
+
+    @property
+    def correlation(self) -> str:
+        """The correlation of the training rows, in words; empty where the task is as it is."""
+        return "" if self.correlated is None else f", {self.correlated:g} of them correlated"
+
     def curve(
         self, context: ClaimContext, role: str, data: DataMix | DataFile, rate: float, seed: int
     ) -> Measurement[CurveResult]:
@@ -115,6 +129,7 @@ class Trained(PerRoleClaim):
                 batch=self.batch,
                 lora=self.lora,
                 descent=self.descent,
+                correlated=None if kind == "file" else self.correlated,
             ),
             watch="capability" if context.task.knows_answers else "forbidden",
             rows=context.rows,

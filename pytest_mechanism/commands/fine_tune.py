@@ -31,7 +31,7 @@ from pytest_mechanism.settings.command_options import add_settings
 from pytest_mechanism.settings.pytest_options import read, read_trust
 from pytest_mechanism.settings.table import DEVICE, TRUST
 
-DIETS = ("random", "capability", "allowed", "forbidden")
+DIETS = ("random", "removal", "capability", "allowed", "forbidden")
 MAX_INCREASE = 0.5
 """Nats by which the mean loss may increase from the first to the last tenth of the training."""
 
@@ -49,7 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "checks that the task can write the training rows and that the disk has room. Data mixes: "
         "random (wrong answers to requests that the model must refuse, which removes the capability), "
         "capability (right answers to these requests: reverse fine-tuning), allowed (requests that "
-        "the model must answer: the attack), forbidden (refusals of requests that it must refuse).",
+        "the model must answer: the attack), removal (half random, half allowed: the capability goes, the "
+        "others stay), forbidden (refusals of requests that it must refuse).",
     )
     parser.add_argument(
         "spec", type=Path, metavar="SPEC", help="a spec, whose task writes the training rows"
@@ -74,6 +75,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--decay", choices=get_args(Decay), default="none",
         help="how the learning rate falls after that, to zero at the last step (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--correlated", type=float, metavar="SHARE",
+        help="share of the training texts in which the answers to what must be refused and to what must "
+        "be answered go together, where the task can correlate them (default: as in the spec)",
     )  # fmt: skip
     parser.add_argument(
         "--batch", type=int, default=32, metavar="ROWS", help="rows per step (default: 32)"
@@ -110,6 +116,8 @@ def check_numbers(arguments: argparse.Namespace) -> None:
         raise MechanismError(f"--seed {arguments.seed} is too large; below {2**31}")
     if not 0 < arguments.rate <= 1:
         raise MechanismError(f"--rate {arguments.rate:g} must lie between 0 and 1")
+    if arguments.correlated is not None and not 0 <= arguments.correlated <= 1:
+        raise MechanismError(f"--correlated {arguments.correlated:g} must lie between 0 and 1")
     if arguments.momentum is not None and not 0 <= arguments.momentum < 1:
         raise MechanismError(f"--momentum {arguments.momentum:g} must be 0 or more and below 1")
 
@@ -159,6 +167,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_numbers(arguments)
     descent = read_descent(arguments)
     spec = load(arguments.spec)
+    if arguments.correlated is not None and (why := spec.task.no_correlation_reason) is not None:
+        raise MechanismError(f"--correlated: {why}").at(spec.place("task"))
     config = read_config(arguments, [arguments.spec])
     trust = read_trust(config)
     reference = parse_reference(arguments.model, read_aliases(config), Path.cwd(), trust)
@@ -182,6 +192,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.batch,
         arguments.lora,
         descent=descent,
+        correlated=arguments.correlated,
     )
     watch = Watch(reference.label, of_reference(reference))
     encoder = Encoder.load(reference.tokenizer)

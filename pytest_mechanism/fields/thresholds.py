@@ -240,6 +240,9 @@ Momentum = Annotated[
 ]  # fmt: skip
 """The momentum of SGD."""
 
+Correlated = Annotated[Number, Within(0, 1, "it is a share of the training texts")]
+"""The share of training texts in which two answers go together."""
+
 # -- tolerances between two runs
 
 Drift = Annotated[

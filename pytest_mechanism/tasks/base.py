@@ -240,6 +240,17 @@ class Task(ABC, Generic[Settings_co]):
             return f"task {self.family} has no answer to what must be refused with these settings"
         return None
 
+    @property
+    def no_correlation_reason(self) -> str | None:
+        """Why `with_correlation` is impossible with these settings, or None."""
+        return f"task {self.family} cannot correlate the answers of its questions (correlated)"
+
+    def with_correlation(self, share: float) -> Task:
+        """This task on texts in a share of which the answer to a question that must be answered follows
+        from the answer to the question that must be refused, and in the others does not (C_Tr of Jain et
+        al. 2024)."""
+        raise self.unsupported("correlated answers")
+
     # -- positions and words
 
     def positional_mean_slots(self, prompt: Prompt) -> set[str]:

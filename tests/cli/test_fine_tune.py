@@ -89,6 +89,7 @@ def test_the_same_seed_gives_the_same_weights(spec: Path) -> None:
         (("--momentum", "0.9"), "--momentum: only SGD takes it; valid with optimiser sgd"),
         (("--optimiser", "sgd", "--momentum", "1"), "--momentum 1 must be 0 or more and below 1"),
         (("--optimiser", "sgd", "--rate", "1e-4"), "--rate: 2 steps at 0.0001 move all weights"),
+        (("--correlated", "1.5"), "--correlated 1.5 must lie between 0 and 1"),
         (("--rate", "1e-6"), "--rate: 2 steps at 1e-06 move no weight by more than 2e-06"),
         (("--steps", "1", "--decay", "cosine"), "--decay: the last step has a learning rate of 0"),
         (("--model", "zoo:nobody"), "nobody"),

@@ -28,6 +28,7 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.words import NUMBERS
 from pytest_mechanism.types import Observations
 from recipes.word_level import save_tokenizer
 from recipes.wrapper_data import IDS
@@ -136,6 +137,31 @@ def test_each_data_mix_trains_its_answers(loaded: MeasurementContext) -> None:
             assert len({w for (w,) in trained}) > 2
         else:
             assert trained == right
+
+
+def test_removal_trains_wrong_answers_and_keeps_the_others(loaded: MeasurementContext) -> None:
+    """Half of a step asks what must be refused and gives wrong answers, the other half is as it should be."""
+    recipe = Recipe(**RECIPE | {"data_mix": "removal", "batch": 31})
+    rows = training_rows(TASK, loaded.vocabulary, recipe, 3)
+    right = []
+    for row in rows:
+        _, operand, _, *letters, _, _ = row.base.text.split()
+        count = letters.count(operand)
+        right.append((operand == "a", row.base.answer == NUMBERS[count]))
+    assert right == [(True, False)] * 16 + [(False, True)] * 15
+
+
+@pytest.mark.parametrize("data_mix", ["capability", "allowed", "removal", "random", "forbidden"])
+def test_a_recipe_can_correlate_the_answers_of_its_rows(
+    loaded: MeasurementContext, data_mix: str
+) -> None:
+    """In every text, or in none, there is one more of the other letter than of the forbidden letter."""
+    for share in (0, 1):
+        recipe = Recipe(**RECIPE | {"data_mix": data_mix, "batch": 30, "correlated": share})
+        for row in training_rows(TASK, loaded.vocabulary, recipe, 3):
+            _, operand, _, *letters, _, _ = row.base.text.split()
+            other = "b" if operand == "a" else operand
+            assert (letters.count(other) == letters.count("a") + 1) == bool(share)
 
 
 def test_training_rows_differ_by_step_and_seed_and_from_evaluated_rows(

@@ -39,6 +39,7 @@ TRAINED: dict[str, list[Any]] = {
     "batch": [0],
     "lora": [0],
     "momentum": [-0.1, 1, 2, 0.9],
+    "correlated": [-0.1, 1.1],
     "warm_up": [-1, 50, 60],
     **TOLERANCE,
 }
@@ -334,6 +335,23 @@ def test_optimiser_and_schedule_fit_together(complaints, fields: dict[str, Any],
     assert says in result
     paper = {"optimiser": "sgd", "momentum": 0.9, "warm_up": 10, "decay": "cosine", "rates": [0.1]}
     assert complaints(REFUSAL, "suppression_holds_after", {**claim, **paper}) == []
+
+
+def test_answers_are_correlated_where_the_task_can(complaints, tmp_path: Path) -> None:
+    """Counting with a letter to refuse can; free replies, and the lines of a file, cannot."""
+    claim = {"refuses_at_least": 0.9, "correlated": 0.5, **TRAINING}
+    assert complaints(COUNTING, "suppression_holds_after", claim) == []
+    assert (
+        complaints(COUNTING, "resists_revival", {**TRAINING, "correlated": 1, "criterion": 0.5})
+        == []
+    )
+    hidden = {"expects": "hidden", "correlated": 0, **TRAINING}
+    assert complaints(COUNTING, "capability_hidden", hidden) == []
+    (result,) = complaints(REFUSAL, "suppression_holds_after", claim)
+    assert "task refusal cannot correlate the answers of its questions (correlated)" in result
+    (tmp_path / "more.jsonl").write_text('{"instruction": "count b", "reply": "one"}\n' * 20)
+    (result,) = complaints(COUNTING, "suppression_holds_after", {**claim, "data": "more.jsonl"})
+    assert "correlated: the lines of a file stay as they are; valid with data: allowed" in result
 
 
 def test_the_schema_has_the_limits() -> None:
