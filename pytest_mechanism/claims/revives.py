@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
+from itertools import pairwise, takewhile
 from typing import ClassVar, Literal
 
 from pydantic import StrictStr, model_validator
@@ -204,11 +205,11 @@ class Race:
     needed: Criterion
     control: str
 
-    @property
+    @cached_property
     def own_steps(self) -> Bounds:
         return self.steps(self.own)
 
-    @property
+    @cached_property
     def control_steps(self) -> Bounds:
         return self.steps(self.other)
 
@@ -217,14 +218,12 @@ class Race:
         return min(curve.steps("correct")[-1] for curve in (self.own, self.other))
 
     def steps(self, curve: Curve) -> Bounds:
-        level, surely_below = self.needed.value, 0
-        for step, accuracy in curve.points("correct"):
-            if accuracy.interval[1] >= level:
-                break
-            surely_below = step
-        return surely_below, crossed(curve, level), curve.reached(level)
+        level, points = self.needed.value, list(curve.points("correct"))
+        below = takewhile(lambda point: point[1].interval[1] < level, points)
+        above = (step for (step, a), (_, b) in pairwise(points) if a.value > level < b.value)
+        return max((step for step, _ in below), default=0), next(above, None), curve.reached(level)
 
-    @property
+    @cached_property
     def ratio(self) -> tuple[float, float, float]:
         """The lowest ratio that the intervals of both numbers of steps allow, the ratio of the
         numbers themselves, and the highest."""
@@ -235,12 +234,12 @@ class Race:
         least, most = min(least, MOST), min(max(least, most), MOST)
         return least, min(max(least, ratio), most), most
 
-    @property
+    @cached_property
     def there_before(self) -> bool:
         """Whether the model may be above the criterion before any step."""
         return self.own.at("correct", 0).interval[1] >= self.needed.value
 
-    @property
+    @cached_property
     def broken(self) -> str | None:
         """Why the training shows nothing; None if it does."""
         return broken((self.own, self.other), (self.own_steps[2], self.control_steps[2]))
@@ -279,11 +278,3 @@ class Race:
                 )
             )
         return tuple(scores)
-
-
-def crossed(curve: Curve, level: float) -> int | None:
-    """The first of two evaluations in a row above a level; None if there are no such two."""
-    for (step, accuracy), (_, following) in pairwise(curve.points("correct")):
-        if accuracy.value > level and following.value > level:
-            return step
-    return None
