@@ -25,7 +25,7 @@ def judge(tmp_path: Path) -> Callable[[str, str], Verdict]:
 
     def run(name: str, settings: str) -> Verdict:
         (tmp_path / "x.yaml").write_text(SPEC.format(settings=settings))
-        gate = open_evaluator("--model", f"zoo:{name}", "--batch-size", 32, "--no-store")
+        gate = open_evaluator("--model", f"zoo:{name}", "--batch-size", 32, "--mechanism-no-store")
         spec = load(tmp_path / "x.yaml")
         return gate.judge(spec, spec.claims["right"], "base")
 
