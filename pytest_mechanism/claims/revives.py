@@ -29,7 +29,6 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import Roles
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Curve, Trained, capability, steps_score
-from pytest_mechanism.claims.hiding_evidence import broken
 from pytest_mechanism.claims.revival import Criterion, criterion, revival_chart
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.errors import add_models
@@ -241,8 +240,18 @@ class Race:
 
     @cached_property
     def broken(self) -> str | None:
-        """Why the training shows nothing; None if it does."""
-        return broken((self.own, self.other), (self.own_steps[2], self.control_steps[2]))
+        """Why the training shows nothing; None if it does. A control that is not back must at least
+        learn; that it no longer answers other questions is no fault, since it is trained on these alone."""
+        for curve in (self.own, self.other):
+            if curve.diverged is not None:
+                return f"training diverged ({curve.diverged})"
+        losses = self.other.result.losses
+        if self.control_steps[2] is None and len(losses) > 1 and losses[-1] >= losses[0]:
+            return (
+                f"the loss of {self.control} does not fall ({losses[0]:.3f} at first, {losses[-1]:.3f} "
+                "at last), so that it learns nothing from this training"
+            )
+        return None
 
     @property
     def told(self) -> str:

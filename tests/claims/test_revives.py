@@ -14,7 +14,7 @@ from pytest_mechanism.claims.curves import Curve
 from pytest_mechanism.claims.revival import Criterion
 from pytest_mechanism.claims.revives import MOST, Race, Revives
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
+from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
@@ -117,10 +117,20 @@ def test_what_was_never_gone_cannot_come_back() -> None:
     assert (result.status, result.cause) == ("inconclusive", "no_difference")
 
 
-def test_a_control_that_training_destroys_shows_nothing() -> None:
-    """It is slow because it unlearns everything."""
-    lost = {0: AllowedAnswers(190, 0, 200), 50: AllowedAnswers(10, 0, 200)}
-    result = verdict(QUICK, NEVER, of_control={"allowed": lost})
+@pytest.mark.parametrize(
+    ("losses", "status"),
+    [((2.0, 1.0, 0.5), "pass"), ((2.0, 3.0, 2.0), "inconclusive"), ((), "pass")],
+)
+def test_a_control_that_is_never_back_must_learn(losses: Points, status: str) -> None:
+    """One whose loss does not fall is slow because its training does not work."""
+    result = verdict(QUICK, NEVER, of_control={"losses": losses})
+    assert (result.status, result.cause) == (
+        (status, "model_broken") if status == "inconclusive" else (status, None)
+    )
+
+
+def test_a_training_that_diverges_shows_nothing() -> None:
+    result = verdict(QUICK, NEVER, of_control={"diverged": "the loss is nan at step 11"})
     assert (result.status, result.cause) == ("inconclusive", "model_broken")
 
 
