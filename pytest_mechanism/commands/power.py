@@ -35,7 +35,7 @@ def power_lines(spec: Spec) -> Iterator[str]:
             if line is None:
                 try:
                     powers.append(power([*planned(entry)], spec.confidence))
-                except (KeyError, TypeError, ValueError):
+                except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
                     raise MechanismError(
                         f"the accepted score {name} is damaged; accept it again", f"{file}:1"
                     ) from None
