@@ -107,6 +107,19 @@ class Cost:
         return self.rows + layers * self.rows_per_layer
 
 
+def training_cost(recipe: Recipe, other_rows: int) -> Cost:
+    """What the training of a copy takes, with rows that are sent through it without a gradient."""
+    stages = [recipe] if recipe.first is None else [recipe.first, recipe]
+    steps = sum(stage.steps for stage in stages)
+    copies = 2 + recipe.descent.state_copies if recipe.lora is None else 1
+    return Cost(
+        rows=sum(stage.steps * stage.batch for stage in stages) + other_rows,
+        gradient_rows=recipe.batch,
+        weight_copies=copies + (recipe.first is not None),
+        parts=("training", steps, "steps"),
+    )
+
+
 def rows_at(
     rows: int, stream: str, positions: Iterable[str], *, behind_interval: bool = True
 ) -> RowSet:
