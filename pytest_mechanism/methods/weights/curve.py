@@ -13,8 +13,8 @@ Other than published:
 - The paper's reverse fine-tuning trains on the pre-training data, at a learning rate below that of
   the fine-tuning. Here it trains on the prompts that must be refused, with their answers, at the
   learning rates of the spec.
-- AdamW has a constant learning rate, without warm-up or decay, and no weight decay; the paper warms
-  up and decays.
+- By default AdamW has a constant learning rate; the paper warms up and decays, which the recipe may name
+  (`measurements.descent`). There is no weight decay.
 - The paper's control (``Scr. + FT``) is a model trained from scratch on the same data. Here it is a
   checkpoint of the user, who knows that it never had the capability.
 
