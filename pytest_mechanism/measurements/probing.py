@@ -40,6 +40,7 @@ class LinearProbes(Request[ProbeResult]):
     Attributes:
         asked: which of the task's sets.
         position: a named position of one token.
+        reads: label, or beginning of labels, of the coordinates that the probe reads; None for all.
         penalty: on the squared weights of the probe.
         rows: how many rows the probes are evaluated on.
         stream: of random numbers, of these rows.
@@ -60,6 +61,7 @@ class LinearProbes(Request[ProbeResult]):
     chosen: int
     seed: int
     after: Annotated[Recipe | None, Field(exclude_if=lambda recipe: recipe is None)] = None
+    reads: Annotated[str | None, Field(exclude_if=lambda label: label is None)] = None
 
     def cost(self, task: TaskSettings) -> Cost:
         rows = self.rows + self.train + self.chosen
