@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.refusal import replies
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings, training_cost
 from pytest_mechanism.types import Observations
 
@@ -71,8 +72,9 @@ class TrainingCurve(Request[CurveResult]):
 
     def cost(self, task: TaskSettings) -> Cost:
         recipe = self.recipe
-        evaluations = 1 + -(-recipe.steps // recipe.every)
-        return training_cost(recipe, self.rows * evaluations)
+        asked = (self.rows + self.allowed_rows) * len(recipe.evaluated)
+        answered = replies(asked, task)
+        return training_cost(recipe, answered.rows, answered.reply_rows)
 
     def row_sets(self) -> tuple[RowSet, ...]:
         """The rows of the evaluation; those of the training are the recipe's."""
