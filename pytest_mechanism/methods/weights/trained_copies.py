@@ -50,7 +50,7 @@ def trained_weights(context: MeasurementContext, recipe: Recipe) -> dict[str, Te
     for step in training.evaluations(resumed[0] if resumed else 0):
         if folder is not None:
             training.save(folder, step, {})
-        context.tick(recipe.batch * recipe.every)
+        context.tick(3 * recipe.batch * recipe.every)  # a backward costs two forwards
     if training.diverged is not None:
         raise MeasurementError(
             f"{context.model.role}: the training of its copy diverged ({training.diverged}); lower the "
