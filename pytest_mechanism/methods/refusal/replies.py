@@ -224,7 +224,7 @@ def reply_columns(
             correct += judged(context, batch, replies)
         elif batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
-        context.tick(len(replies))
+        context.tick(replies.numel())
     return {"correct": correct, "refused": refused} if correct else {"refused": refused}
 
 
