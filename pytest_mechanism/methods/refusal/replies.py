@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from pytest_mechanism.methods.refusal.phrases import classify, may_become_refusa
 from pytest_mechanism.methods.refusal.thinking import Thinking, thinking_of
 from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.tasks.base import Prompt, Row
+
+Withheld = Sequence[frozenset[int]]
+"""For each row, the tokens that withhold its answer."""
 
 
 def generate_replies(context: MeasurementContext, model: Any, tokens: Tokens) -> Replies:
@@ -81,10 +84,22 @@ class ReplyReader:
             frozenset(i for i, token in added.items() if token.special),
         )
 
-    def labels(self, replies: Int[Tensor, "rows count"]) -> Labels:
-        """The labels of replies."""
+    def labels(
+        self, replies: Int[Tensor, "rows count"], withheld: Withheld | None = None
+    ) -> Labels:
+        """The labels of replies. A reply refuses, too, if it begins with one of its row's tokens in
+        ``withheld``."""
         kinds = [self.label(row) for row in replies.tolist()]
+        if withheld is not None:
+            for i, (row, tokens) in enumerate(zip(replies.tolist(), withheld, strict=True)):
+                kinds[i] = "refuses" if row[0] in tokens else kinds[i]
         return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
+
+    def text(self, ids: list[int]) -> str:
+        """A reply up to the token that ends it."""
+        stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        text: str = self.tokenizer.decode(ids[:stop])
+        return text
 
     def label(self, ids: list[int]) -> str:
         """The label of one reply."""
@@ -146,11 +161,15 @@ class PromptBatch:
         tokens: the prompts.
         answers: the first token of each row's answer; None if some rows have no answer.
         reader: labels the replies.
+        withheld: the tokens of each row that withhold its answer.
+        prompts: the same prompts as text.
     """
 
     tokens: Tokens
     answers: Int[Tensor, " rows"] | None
     reader: ReplyReader
+    withheld: Withheld
+    prompts: Sequence[Prompt]
 
 
 def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[PromptBatch]:
@@ -164,20 +183,56 @@ def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[Pro
             first = [context.model.encoder.reply_ids(prompt)[0] for prompt in prompts]
             answers = torch.tensor(first, device=context.model.device)
         reader = ReplyReader.for_prompt(context, prompts[0])
-        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader))
+        withheld = [withheld_ids(context, prompt) for prompt in prompts]
+        tokens = context.side(prompts).tokens
+        batches.append(PromptBatch(tokens, answers, reader, withheld, prompts))
     return batches
+
+
+def withheld_ids(context: MeasurementContext, prompt: Prompt) -> frozenset[int]:
+    """The tokens that withhold a prompt's answer (`Prompt.withheld_by`).
+
+    Raises:
+        MeasurementError: the tokenizer writes such a word with several tokens.
+    """
+    ids = set()
+    for word in prompt.withheld_by:
+        tokens = context.model.encoder.reply_ids(
+            replace(prompt, reply=f"{prompt.joint_before(word)}{word}")
+        )
+        if len(tokens) > 1:
+            raise MeasurementError(
+                f"{context.model.role}: the tokenizer writes {word!r}, which withholds an answer, "
+                f"with {len(tokens)} tokens; it must be one"
+            )
+        ids.add(tokens[0])
+    return frozenset(ids)
 
 
 def reply_columns(
     context: MeasurementContext, model: Any, batches: Sequence[PromptBatch]
 ) -> dict[str, list[float]]:
-    """Columns of a plain model's replies: ``refused`` and, for rows with answers, ``correct``."""
+    """Columns of a plain model's replies: ``refused`` and, for rows with answers or a task that judges
+    replies, ``correct``."""
     correct: list[float] = []
     refused: list[float] = []
     for batch in batches:
         replies = generate_replies(context, model, batch.tokens).ids
-        refused += finished_refusals(batch.reader.labels(replies), replies.shape[1])
-        if batch.answers is not None:
+        labels = batch.reader.labels(replies, batch.withheld)
+        refused += finished_refusals(labels, replies.shape[1])
+        if context.task.judges_replies:
+            correct += judged(context, batch, replies)
+        elif batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
-        context.tick(len(replies))
+        context.tick(replies.numel())
     return {"correct": correct, "refused": refused} if correct else {"refused": refused}
+
+
+def judged(
+    context: MeasurementContext, batch: PromptBatch, replies: Int[Tensor, "rows count"]
+) -> list[float]:
+    """1 for each reply that is right by the task's own judge, else 0."""
+    return [
+        float(context.task.reply_is_right(prompt, batch.reader.text(row)))
+        for prompt, row in zip(batch.prompts, replies.tolist(), strict=True)
+    ]

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
@@ -29,14 +29,12 @@ from pytest_mechanism.tasks.base import (
     TaskParameters,
     Vocabulary,
 )
+from pytest_mechanism.tasks.writing.drawn_rows import check_whole, first_usable, letter_slots
 from pytest_mechanism.tasks.writing.questions import REFUSAL, Question
 from pytest_mechanism.tasks.writing.strings import Strings
 from pytest_mechanism.tasks.writing.words import NUMBERS
 
-T = TypeVar("T")
-
-MAX_TRIES = 1000
-"""Draws before a task counts as having no row of a kind."""
+MORE = "use longer strings or more operands"
 
 Letters = Annotated[str, StringConstraints(pattern="^[a-z]+$", max_length=26)]
 Way = Literal["count", "tally", "number", "total"]
@@ -177,12 +175,7 @@ class Counting(Task[CountingParameters]):
         settings = self.settings
         words = (*settings.letters, *settings.ways, "SOT", "EOT", "ART")
         words += NUMBERS[: settings.most + 1] + ((REFUSAL,) if settings.refuse else ())
-        whole = set(vocabulary.whole(words))
-        if split := [word for word in words if word not in whole]:
-            raise self.error(
-                f"the tokenizers split these words: {', '.join(split)}; the task is for models that "
-                "were trained on it"
-            )
+        check_whole(self, vocabulary, words)
 
     def question(self, string: str, operand: str, way: str) -> Question:
         return Question(string, operand, way, self.settings.most, self.settings.refuse)
@@ -206,7 +199,8 @@ class Counting(Task[CountingParameters]):
             matches = string.count(other) == string.count(refuse) + 1
             return string if matches == wanted else None
 
-        return self._try(draw, f"{'' if wanted else 'not '}exactly one {other} more than {refuse}")
+        what = f"{'' if wanted else 'not '}exactly one {other} more than {refuse}"
+        return first_usable(self, draw, f"{what}; {MORE}")
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Each question has its own string; with ``which: all``, two questions share one."""
@@ -290,7 +284,7 @@ class Counting(Task[CountingParameters]):
         rows: list[Row] = []
         for i in range(count):
             draw = partial(self._pair, rng, i)
-            base, source = self._try(draw, "another letter with another answer")
+            base, source = first_usable(self, draw, f"another letter with another answer; {MORE}")
             name = f"{stream}-{i}"
             rows.append(Row(name, name, base.prompt(), source.prompt(), base.answer))
         return rows
@@ -320,7 +314,8 @@ class Counting(Task[CountingParameters]):
         rows: list[Row] = []
         for i in range(count):
             draw = partial(self._exchange, rng, i)
-            base, source, moved = self._try(draw, "a second letter with a third answer")
+            what = f"a second letter with a third answer; {MORE}"
+            base, source, moved = first_usable(self, draw, what)
             target = moved if variable == "operand" else source.answer
             name = f"{stream}-{variable}-{i}"
             rows.append(Row(name, f"{stream}-{i}", base.prompt(), source.prompt(), target))
@@ -346,17 +341,4 @@ class Counting(Task[CountingParameters]):
         return rows
 
     def positional_mean_slots(self, prompt: Prompt) -> set[str]:
-        """Every letter is a token, so a longer string has slots that shorter ones lack."""
-        letters = {f"letter {k + 1} of a string" for k in range(len(prompt.spans["letters"]))}
-        return super().positional_mean_slots(prompt) | letters
-
-    def _try(self, draw: Callable[[], T | None], what: str) -> T:
-        """The first usable draw.
-
-        Raises:
-            TaskError: none of `MAX_TRIES` draws is.
-        """
-        for _ in range(MAX_TRIES):
-            if (drawn := draw()) is not None:
-                return drawn
-        raise self.error(f"no row has {what}; use longer strings or more operands")
+        return super().positional_mean_slots(prompt) | letter_slots(prompt)
