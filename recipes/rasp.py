@@ -69,7 +69,7 @@ def compiled(
             for words in given
         ],
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{module}/{name}": np.asarray(array)
         for module, parameters in model.params.items()
         for name, array in parameters.items()
