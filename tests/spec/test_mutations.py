@@ -138,6 +138,8 @@ BASES: dict[str, dict[str, Any]] = {
             "gone": {"kind": "resists_revival", "on": "ft", "criterion": 0.5, **deepcopy(TRAINING)},
             "back": {"kind": "revives", "on": "ft", "faster": 2.0, "criterion": 0.5,
                      **deepcopy(TRAINING)},
+            "unlike": {"kind": "differs_from_removal", "on": "ft", "expects": "hidden",
+                       "removal_rate": 1e-3, "removal_steps": 300, **deepcopy(TRAINING)},
             "all": {"kind": "capability_hidden", "on": "ft", "expects": "hidden",
                     "behaviour_at_most": 0.1, "faster": 2.5, **deepcopy(TRAINING)},
         },

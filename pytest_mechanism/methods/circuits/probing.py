@@ -105,8 +105,11 @@ def measure(
 def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
     """The coordinates of the residual stream with a label, or with labels that begin so; all for None.
 
+    Tracr puts the name of a variable before what it is: ``selector_width`` also names the one variable
+    ``count_a_1_selector_width_attn_output``.
+
     Raises:
-        MeasurementError: the model has no labels, or none that begins so.
+        MeasurementError: the model has no labels, none that is named so, or several variables are.
     """
     config = context.model.wrapped.plain.config
     if label is None:
@@ -120,13 +123,17 @@ def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
     if label in labels:
         return [labels.index(label)]
     found = [i for i, name in enumerate(labels) if name.startswith(label)]
-    if not found:
-        variables = dict.fromkeys(name.rpartition(":")[0] or name for name in labels)
+    if found:
+        return found
+    variables = [name.rpartition(":")[0] or name for name in labels]
+    inside = {variable for variable in variables if f"_{label}" in variable}
+    if len(inside) != 1:
+        problem = "several variables are named" if inside else "no residual label is named"
         raise MeasurementError(
-            f"{context.model.role}: reads: no residual label begins with {label!r}; "
-            f"{choices(label, variables)}"
+            f"{context.model.role}: reads: {problem} {label!r}; "
+            f"{choices(label, dict.fromkeys(variables))}"
         )
-    return found
+    return [i for i, variable in enumerate(variables) if variable in inside]
 
 
 def numbered(rows: Sequence[Row], classes: Sequence[str]) -> Int[Tensor, " rows"]:
