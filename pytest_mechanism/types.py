@@ -218,6 +218,21 @@ class MemberChange:
         return f"{self.member} at {self.at} -> {self.readers}"
 
 
+@dataclass(frozen=True)
+class Located:
+    """The heads and MLPs behind a red claim (`runner.locate`).
+
+    Attributes:
+        lines: sentences for a reader, the most important one first.
+        members: those that changed.
+        seconds: how long the sweep took; of a sweep that another claim made, as long as that took.
+    """
+
+    lines: tuple[str, ...]
+    members: tuple[MemberChange, ...]
+    seconds: float
+
+
 DEFAULT_CAUSE: Mapping[Status, Cause] = {
     "fail": Cause.REFUTED,
     "inconclusive": Cause.UNDECIDED,

@@ -67,10 +67,11 @@ def sentence(member: MemberChange, others: Sequence[MemberChange]) -> str:
 def largest_first(
     members: Sequence[MemberChange], others: Sequence[MemberChange]
 ) -> list[MemberChange]:
-    """The members with the largest changes first; those whose readers fell silent come last."""
+    """The members with the largest changes first, losses before gains of about the same size; those whose
+    readers fell silent come last."""
     return sorted(
         members,
-        key=lambda m: (bool(deaf_readers(m, others)), -round(abs(m.change), 2), m.change, m.name),
+        key=lambda m: (bool(deaf_readers(m, others)), -round(abs(m.change), 1), m.change, m.name),
     )
 
 
@@ -79,5 +80,5 @@ def sentences(members: Sequence[MemberChange], shown: int = SHOWN) -> list[str]:
     ordered = largest_first(members, members)
     lines = [sentence(member, ordered) for member in ordered[:shown]]
     if len(ordered) > shown:
-        lines.append(f"{len(ordered) - shown} more changed")
+        lines.append(f"{len(ordered) - shown} more heads or MLPs changed")
     return lines

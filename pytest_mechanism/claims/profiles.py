@@ -134,7 +134,7 @@ def effects(
         at=stage.at,
         receivers=sorted((there(node, renamed) for node in stage.receivers), key=in_order),
         via=stage.via,
-        rows=context.rows,
+        rows=context.sweep_rows or context.rows,
         stream="pairs",
     )
     return context.measurement(request, on)
@@ -157,7 +157,7 @@ def gradients(context: ClaimContext, on: str, stage: Stage, renamed: Renamed) ->
         at=stage.at,
         receivers=sorted((there(node, renamed) for node in stage.receivers), key=in_order),
         via=stage.via,
-        rows=min(context.rows, SCREEN_ROWS),
+        rows=min(context.sweep_rows or context.rows, SCREEN_ROWS),
         stream="pairs",
     )
     return context.measurement(request, on)

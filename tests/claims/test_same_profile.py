@@ -243,7 +243,7 @@ def test_a_sentence_counts_what_it_leaves_out() -> None:
     """Four members are named."""
     members = judge({}).members
     changed = [replace(m, before=0.5, now=0.0, change=-0.5) for m in members[:6]]
-    assert sentences(changed)[-1] == "2 more changed"
+    assert sentences(changed)[-1] == "2 more heads or MLPs changed"
 
 
 def test_a_model_at_chance_is_not_compared() -> None:
