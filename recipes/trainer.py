@@ -1,4 +1,4 @@
-"""The trainer of all recipes: a small Llama, AdamW, and one loop over batches.
+"""The trainer of all recipes: a small Llama, an optimiser, and one loop over batches.
 
 Each recipe brings its own batches and its own loss.
 """
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.methods.weights.training import descend
+from pytest_mechanism.measurements.descent import ADAMW, Descent
+from pytest_mechanism.methods.weights.optimiser import descend, make_optimiser, set_rates
 from recipes.word_level import BOS, PAD
 
 Batch = TypeVar("Batch")
@@ -45,7 +46,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """Settings of AdamW, the same in every stage; only the learning rate differs."""
+    """Settings of AdamW, the same in every stage; only the learning rate differs. Of SGD, only ``clip``: it
+    has no weight decay."""
 
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.02
@@ -112,9 +114,12 @@ def train(
     slow: Sequence[nn.Parameter] = (),
     slow_rate: float = 0.0,
     rate_share: Callable[[int], float] = lambda done: 1.0,
+    descent: Descent = ADAMW,
+    steps: int | None = None,
+    settings: Optimiser = OPTIMISER,
     after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Minimises ``loss`` with AdamW, one step for each batch.
+    """Minimises ``loss``, one step for each batch.
 
     Args:
         parameters: all weights to train.
@@ -124,19 +129,26 @@ def train(
         slow: those of ``parameters`` that have the learning rate ``slow_rate`` instead.
         slow_rate: see ``slow``.
         rate_share: factor on the learning rates, from the number of finished steps.
+        descent: which optimiser; its schedule is a further factor on the learning rates.
+        steps: number of batches, which a schedule of ``descent`` needs.
+        settings: of the optimiser.
         after_step: called after each step with the number of finished steps.
+
+    Raises:
+        ValueError: the descent has a schedule, and ``steps`` is missing.
     """
+    if descent.scheduled and steps is None:
+        raise ValueError(f"{descent}: needs the number of steps")
     slow_ids = {id(p) for p in slow}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if id(p) not in slow_ids], "lr": rate}
     ]
     if slow:
         groups.append({"params": [p for p in parameters if id(p) in slow_ids], "lr": slow_rate})
-    optimiser = torch.optim.AdamW(
-        groups, betas=OPTIMISER.betas, weight_decay=OPTIMISER.weight_decay
+    optimiser = make_optimiser(
+        groups, descent, betas=settings.betas, weight_decay=settings.weight_decay
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rate_share)
-    for done, batch in enumerate(batches, start=1):
-        descend(loss(batch), optimiser, parameters, OPTIMISER.clip)
-        scheduler.step()
-        after_step(done)
+    for done, batch in enumerate(batches):
+        set_rates(optimiser, rate_share(done) * descent.share(done + 1, steps or 0))
+        descend(loss(batch), optimiser, parameters, settings.clip)
+        after_step(done + 1)

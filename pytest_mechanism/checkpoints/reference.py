@@ -1,7 +1,8 @@
 """References to checkpoints as users type them, ``[label=]reference``, and the folders they name.
 
 A reference is an alias from the ini key ``mechanism_models``, a folder, a GGUF file, ``zoo:name``
-(embedded), ``hf:org/name@revision``, ``hf:org/name/file.gguf@revision`` or ``reference+adapter``.
+(embedded), ``hf:org/name@revision``, ``hf:org/name/file.gguf@revision``, ``tracr:path`` (a compiled
+program: path.json and path.npz) or ``reference+adapter``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pytest_mechanism.errors import BadReference, MechanismError, choices
 from pytest_mechanism.files import GGUF, is_gguf
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+COMPILED = "tracr:"
 ZOO = Path(__file__).parent.parent / "zoo"
 
 
@@ -140,6 +142,8 @@ def default_label(reference: str) -> str:
     ``./out/model.Q8_0.gguf`` -> model.Q8_0."""
     tail = reference.rstrip("/\\").replace("\\", "/").split("/")[-1]
     tail = tail.split(":")[-1].split("@")[0].removesuffix(GGUF).replace("+", "_")
+    if reference.startswith(COMPILED):
+        tail = tail.removesuffix(".json").removesuffix(".npz")
     return re.sub(r"[^A-Za-z0-9_.-]", "_", tail).lstrip("._-")[:100] or "model"
 
 
@@ -165,7 +169,8 @@ def resolve(  # noqa: C901 - one decision, read from top to bottom
             near = aliases.folder
             raise BadReference(f"alias {text!r}, relative to {near}: {problem.message}") from None
     # a folder may have '+' in its name, so the name of an existing folder is no adapter reference
-    folder = None if text.startswith(("zoo:", PREFIX)) else existing_checkpoint(text, root)
+    elsewhere = text.startswith(("zoo:", PREFIX, COMPILED))
+    folder = None if elsewhere else existing_checkpoint(text, root)
     if folder is None and "+" in text:
         return base_and_adapter(text, aliases, root, trust)
     if text.startswith("zoo:"):
@@ -175,6 +180,10 @@ def resolve(  # noqa: C901 - one decision, read from top to bottom
         return ZOO / name, None
     if text.startswith(PREFIX):
         folder = fetch(text, trust)
+    if text.startswith(COMPILED):
+        from pytest_mechanism.checkpoints.tracr import compiled_folder
+
+        folder = compiled_folder(text, root)
     if folder is None:
         raise nothing_there(text, aliases, root)
     if is_adapter(folder):

@@ -20,7 +20,7 @@ from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.part import Part
 from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.nodes import KINDS
+from pytest_mechanism.nodes import listing
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Chart, Verdict
 
@@ -125,12 +125,13 @@ class Claim(Part):
         """Names of the spec or its task that the claim uses."""
         return ()
 
-    def members_problem(self, group: Group) -> str | None:
+    def members_problem(self, group: AnyGroup) -> str | None:
         """Why the claim cannot be about a group, in the words after "group NAME"; None if it can."""
-        for key in group.kinds:
+        named = isinstance(group, Group)
+        for key in group.kinds if isinstance(group, Group) else group.searched:
             if key not in self.members:
-                several = " and ".join(KINDS[kind][1] for kind in self.members)
-                return f"names {key}, and kind {self.kind} is about {several} alone"
+                why = f"kind {self.kind} is about {listing(self.members)} alone"
+                return f"{'names' if named else 'may find'} {key}, and {why}"
         return None
 
     def unsupported_reason(self, task: Task) -> str | None:

@@ -113,7 +113,7 @@ class CapabilityHidden(Trained):
         return self
 
     def unsupported_reason(self, task: Task) -> str | None:
-        return task.no_capability_reason
+        return task.no_capability_reason or super().unsupported_reason(task)
 
     def optional_roles(self, role: str) -> tuple[str, ...]:
         return (self.control, self.pretrained)

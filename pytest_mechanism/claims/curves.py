@@ -16,23 +16,27 @@ from pydantic import Field, StrictInt, model_validator
 from pytest_mechanism.claims.base import PerRoleClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import score
-from pytest_mechanism.fields.thresholds import Rate
+from pytest_mechanism.fields.thresholds import Correlated, Momentum, Rate
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
+from pytest_mechanism.measurements.descent import (
+    Decay,
+    Descent,
+    OptimiserName,
+    make_descent,
+    too_gentle,
+)
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.recipe import DataMix, Recipe
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
+from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.types import Line, Score
 
 Several = Annotated[list[Rate], Field(min_length=1, max_length=20)]
 Steps = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 Seeds = Annotated[list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1)]
-
-MOVES = 1e-5
-"""How far AdamW must be able to move a weight in all, at about its rate in each step. A training that moves
-no weight changes no model, and no claim about it could fail."""
 
 Column = Literal["correct", "refused"]
 
@@ -41,14 +45,23 @@ class Trained(PerRoleClaim):
     """A claim about copies of a model that are trained.
 
     Attributes:
-        rates: learning rates of AdamW; one curve for each.
+        rates: learning rates, with a schedule the highest; one curve for each.
         steps: of training.
         every: steps between evaluations; by default a tenth of ``steps``.
         seeds: of the training rows; one curve for each.
         batch: rows in a step.
         lora: rank of LoRA's matrices; by default every weight is trained.
+        optimiser: AdamW, or SGD with momentum.
+        momentum: of SGD; 0.9 unless named.
+        warm_up: steps over which the learning rate rises to ``rates``.
+        decay: how the learning rate falls after that, to zero at the last step.
+        correlated: share of the training texts in which the answers to what must be refused and to what
+            must be answered go together, where the task can correlate them; by default as in the task.
     """
 
+    added_later: ClassVar[tuple[str, ...]] = (
+        "optimiser", "momentum", "warm_up", "decay", "correlated",
+    )  # fmt: skip
     revives: ClassVar[bool] = False
     """Whether something may come back, which takes two evaluations in a row after the first."""
 
@@ -58,18 +71,19 @@ class Trained(PerRoleClaim):
     seeds: Seeds = Field(default_factory=lambda: [0])
     batch: Annotated[StrictInt, Field(ge=1, le=100_000)] = 32
     lora: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    optimiser: OptimiserName = "adamw"
+    momentum: Momentum | None = None
+    warm_up: Annotated[StrictInt, Field(ge=0, lt=1_000_000)] = 0
+    decay: Decay = "none"
+    correlated: Correlated | None = None
 
     @model_validator(mode="after")
     def once_each(self) -> Trained:
         for name, values in (("rates", self.rates), ("seeds", self.seeds)):
             if len({*values}) < len(values):
                 raise ValueError(f"{name}: the list repeats a number")
-        if (slow := min(self.rates)) * self.steps < MOVES:
-            raise ValueError(
-                f"rates: {self.steps} steps at {slow:g} move no weight by more than "
-                f"{slow * self.steps:.0e}, which changes no model; valid: a rate from "
-                f"{max(MOVES / self.steps, 1e-7):.0e}, or more steps"
-            )
+        if (why := too_gentle(self.descent, min(self.rates), self.steps)) is not None:
+            raise ValueError(f"rates: {why}")
         if self.revives and self.spacing >= self.steps:
             raise ValueError(
                 f"every: {self.spacing} evaluates once in {self.steps} steps, and a revival takes two "
@@ -78,9 +92,26 @@ class Trained(PerRoleClaim):
         return self
 
     @property
+    def descent(self) -> Descent:
+        """Optimiser and schedule.
+
+        Raises:
+            ValueError: the fields do not fit together.
+        """
+        return make_descent(self.optimiser, self.momentum, self.warm_up, self.decay, self.steps)
+
+    @property
     def spacing(self) -> int:
         """Steps between evaluations."""
         return self.every or max(1, self.steps // 10)
+
+    def unsupported_reason(self, task: Task) -> str | None:
+        return None if self.correlated is None else task.no_correlation_reason
+
+    @property
+    def correlation(self) -> str:
+        """The correlation of the training rows, in words; empty where the task is as it is."""
+        return "" if self.correlated is None else f", {self.correlated:g} of them correlated"
 
     def curve(
         self, context: ClaimContext, role: str, data: DataMix | DataFile, rate: float, seed: int
@@ -97,6 +128,8 @@ class Trained(PerRoleClaim):
                 seed=seed,
                 batch=self.batch,
                 lora=self.lora,
+                descent=self.descent,
+                correlated=None if kind == "file" else self.correlated,
             ),
             watch="capability" if context.task.knows_answers else "forbidden",
             rows=context.rows,

@@ -141,6 +141,14 @@ class Direction(Claim):
         request = DirectionComparison(learn=self.learn)
         return context.measurement(request, self.to or context.role, self.inputs(context))
 
+    def unsupported_reason(self, task: Task) -> str | None:
+        if task.refusals or not task.withholds:
+            return None
+        return (
+            f"what withholds an answer of task {task.family} differs from prompt to prompt, so no "
+            "direction is that of refusing"
+        )
+
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("forbidden", ""), ("allowed", ""))
 

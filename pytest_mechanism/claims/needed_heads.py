@@ -30,7 +30,7 @@ from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.nodes import PlacedMember, in_order
+from pytest_mechanism.nodes import PlacedMember, in_order, spelled
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Observations
@@ -118,12 +118,6 @@ def cut_circuits(
 
 def cut_name(cut: Sequence[Member]) -> str:
     return "+".join(f"{group}:{spelled(part)}" for group, part in cut) or "nothing"
-
-
-def spelled(part: Part) -> str:
-    """``layer.head``; a member with its own position also says that."""
-    layer, number, *at = part
-    return f"{layer}.{number}{''.join(f' at {place}' for place in at)}"
 
 
 def placed(context: ClaimContext, group: str, part: Part) -> PlacedMember:

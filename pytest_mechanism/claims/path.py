@@ -19,11 +19,11 @@ from pytest_mechanism.claims.base import PerRoleClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
-from pytest_mechanism.nodes import KINDS, MLP, Member, Node, kind_of
+from pytest_mechanism.nodes import KINDS, MLP, Member, Node, kind_of, readers
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
@@ -50,8 +50,9 @@ class Path(PerRoleClaim):
     drops_at_least: Nats
     drift: DriftInNats = 0.05
 
-    def members_problem(self, group: Group) -> str | None:
-        return elsewhere(group) or super().members_problem(group)
+    def members_problem(self, group: AnyGroup) -> str | None:
+        problem = elsewhere(group) if isinstance(group, Group) else None
+        return problem or super().members_problem(group)
 
     def references(self) -> tuple[Reference, ...]:
         return (Reference("group", "group", self.group),)
@@ -93,7 +94,7 @@ def control_members(context: ClaimContext, name: str) -> tuple[list[Member], str
     group = context.group(name, context.role)
     if group.into is None:
         return context.random_members(group, context.role)
-    receivers = context.group(group.into.group, context.role).placed()
+    receivers = readers(context.group(group.into.group, context.role).placed(), group.into.via)
     below = max(layer for layer, *_ in receivers)
     if group.into.via == "input":
         below += (
@@ -125,7 +126,7 @@ def sent(context: ClaimContext, name: str) -> list[Node]:
 
 
 def read(context: ClaimContext, name: str) -> list[Node]:
-    """The heads and MLPs of a group, as receivers."""
+    """The heads and MLPs of a group."""
     members = [(layer, part) for layer, part, _ in context.group(name, context.role).placed()]
     return context.nodes(members, context.role)
 
@@ -137,7 +138,7 @@ def patched_path(context: ClaimContext, name: str) -> Measurement:
     request = PathPatching(
         senders={"group": sent(context, name), **({"control": control} if control else {})},
         at=group.at,
-        receivers=read(context, group.into.group) if group.into else [],
+        receivers=readers(read(context, group.into.group), group.into.via) if group.into else [],
         via=group.into.via if group.into else None,
         rows=context.rows,
         stream="pairs",

@@ -29,7 +29,7 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.profile import EffectProfile
 from pytest_mechanism.measurements.screen import AttributionPatching
-from pytest_mechanism.nodes import MLP, Node, in_order
+from pytest_mechanism.nodes import MLP, Node, in_order, spelled
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling
 from pytest_mechanism.statistics.multiple import holm
@@ -118,11 +118,6 @@ def stages(context: ClaimContext, on: str) -> list[Stage]:
 
 Senders = Mapping[str, tuple[Node, ...]]
 """Name of a member -> heads and MLPs that are patched together."""
-
-
-def spelled(node: Node) -> str:
-    """``2.1`` for a head, ``2.mlp`` for an MLP."""
-    return f"{node[0]}.{node[1]}"
 
 
 def effects(

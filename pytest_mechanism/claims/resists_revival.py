@@ -92,7 +92,7 @@ class ResistsRevival(Trained):
             f"accuracy held within {self.steps} steps, {curve.name}",
             held,
             "share of what must be refused that is answered right at two evaluations running, the "
-            f"lower of the two, most of all; AdamW on such questions, {self.batch} a step",
+            f"lower of the two, most of all; {self.descent} on such questions, {self.batch} a step{self.correlation}",
             "lower",
             Control("before any step", before.value, before.interval),
         )

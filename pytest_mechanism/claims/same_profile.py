@@ -96,9 +96,6 @@ class SameProfile(Claim):
     def models(self, role: str) -> tuple[str, ...]:
         return (self.to, self.source)
 
-    def discovery_role(self, role: str, spec_found_on: str) -> str:
-        return self.source
-
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
 

@@ -77,6 +77,10 @@ class SuppressionHoldsAfter(Trained):
     @model_validator(mode="after")
     def check_thresholds(self) -> SuppressionHoldsAfter:
         if isinstance(self.data, DataFile):
+            if self.correlated is not None:
+                raise ValueError(
+                    "correlated: the lines of a file stay as they are; valid with data: allowed"
+                )
             lines = instructions(self.data)
             if not lines or lines[0].reply is None:
                 raise ValueError(f"data: {self.data.file} has no replies, which training needs")
@@ -118,8 +122,8 @@ class SuppressionHoldsAfter(Trained):
             context,
             f"least refusal within {self.steps} steps, {curve.name}",
             least,
-            "share of what must be refused that is refused, least of all evaluations; AdamW on "
-            f"{self.trained}, {self.batch} a step",
+            "share of what must be refused that is refused, least of all evaluations; "
+            f"{self.descent} on {self.trained}, {self.batch} a step{self.correlation}",
             control=Control("before any step", before.value, before.interval),
         )
         level = self.refuses_at_least

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session, print_work
 from pytest_mechanism.commands.output import say
+from pytest_mechanism.commands.searched import members_of, offering, with_seed
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import temporary_beside, write_text
+from pytest_mechanism.nodes import KINDS, spelled
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.report.progress import InSteps
 
@@ -37,8 +39,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "discover",
         help="find a circuit by path patching and minimality, and write it as a spec",
-        description="Find the heads of a spec's groups on a checkpoint and write a spec with heads, "
-        "claims and scores. With --model-pair, the heads are found on the first checkpoint, and every "
+        description="Find the heads of a spec's groups on a checkpoint, and their MLPs and attention outputs "
+        "where --members or find: {members: ...} offers them, and write a spec with these members, "
+        "claims and scores. With --model-pair, they are found on the first checkpoint, and every "
         "claim is judged on both: the new spec contains the claims that hold, so that a gate on it "
         "judges the second too. The command checks everything that the search needs (prompts, positions, "
         "ablation prompts) before it measures. After an interruption, the same command continues. "
@@ -49,7 +52,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "spec",
         type=Path,
         metavar="SPEC",
-        help="a spec whose groups have at, into and via; heads that it names are ignored",
+        help="a spec whose groups have at, into and via; members that it names are ignored",
+    )
+    parser.add_argument(
+        "--members",
+        type=members_of,
+        metavar="KINDS",
+        help=f"what may be a member of a group: {', '.join(KINDS)}, joined by commas (default: heads, or what "
+        "the group's find: {members: ...} names)",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -80,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise MechanismError(
             f"{arguments.spec} has no groups to search; each needs at, and into with via"
         )
-    check_heads_alone(spec)
+    spec = offering(spec, arguments.members)
     spec = with_seed(spec, arguments.seed)
     session = open_session(arguments, read_config(arguments, [arguments.spec]))
     steps = InSteps(session.progress or Silent())
@@ -117,32 +127,6 @@ def run(arguments: argparse.Namespace) -> int:
     return INCOMPLETE if shortcomings or search.results["base"].reason else 0
 
 
-def check_heads_alone(spec: Spec) -> None:
-    """Check that no group names anything but heads, which alone are searched.
-
-    Raises:
-        MechanismError: a group does.
-    """
-    from pytest_mechanism.fields.groups import Group
-
-    for name, group in spec.groups.items():
-        others = [key for key in group.kinds if key != "heads"] if isinstance(group, Group) else []
-        if others:
-            raise MechanismError(
-                f"group {name} names {others[0]}, and discovery searches heads alone; leave "
-                f"{others[0]} out of the spec that it searches",
-                spec.place("groups", name, others[0]),
-            )
-
-
-def with_seed(spec: Spec, seed: int | None) -> Spec:
-    """The spec with another seed of its rows, if one is given."""
-    if seed is None:
-        return spec
-    settings = spec.task.settings.model_copy(update={"seed": seed})
-    return spec.model_copy(update={"task": replace(spec.task, settings=settings)})
-
-
 @dataclass
 class Search:
     """A search for a spec's groups on each model, and the claims about base's circuit.
@@ -172,7 +156,7 @@ class Search:
         return self.evaluator.runner.references[role].label
 
     def context(self, role: str) -> ClaimContext:
-        """The context of a search on a role's model, in which no group has heads yet."""
+        """The context of a search on a role's model, in which no group has members yet."""
         from pytest_mechanism.discovery.claims import without_heads
 
         context = self.evaluator.model_context(self.spec, role)
@@ -221,12 +205,12 @@ class Search:
             ]
 
     def group_lines(self, result: Discovery) -> Iterator[str]:
-        """The heads of each group, and how the search came to them."""
+        """The members of each group, and how the search came to them."""
+        from pytest_mechanism.claims.needed_heads import parts_of
         from pytest_mechanism.discovery.remarks import growth, screening
 
         for name, group in result.groups.items():
-            heads = " ".join(f"{layer}.{head}" for layer, head in group.members())
-            yield f"{name:<20} {heads}"
+            yield f"{name:<20} {' '.join(spelled(part[:2]) for part in parts_of(group))}"
         for name in self.spec.groups:
             if name not in result.groups:
                 yield f"{name:<20} not found"

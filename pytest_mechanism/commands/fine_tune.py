@@ -11,18 +11,27 @@ import argparse
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 from pytest_mechanism.checkpoints.contents import MOST_TEXT
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import check_file, new_folder
+from pytest_mechanism.measurements.descent import (
+    MOMENTUM,
+    Decay,
+    Descent,
+    OptimiserName,
+    make_descent,
+    too_gentle,
+)
 from pytest_mechanism.session import read_aliases
 from pytest_mechanism.settings.command_options import add_settings
 from pytest_mechanism.settings.pytest_options import read, read_trust
 from pytest_mechanism.settings.table import DEVICE, TRUST
 
-DIETS = ("random", "capability", "allowed", "forbidden")
+DIETS = ("random", "removal", "capability", "allowed", "forbidden")
 MAX_INCREASE = 0.5
 """Nats by which the mean loss may increase from the first to the last tenth of the training."""
 
@@ -40,7 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "checks that the task can write the training rows and that the disk has room. Data mixes: "
         "random (wrong answers to requests that the model must refuse, which removes the capability), "
         "capability (right answers to these requests: reverse fine-tuning), allowed (requests that "
-        "the model must answer: the attack), forbidden (refusals of requests that it must refuse).",
+        "the model must answer: the attack), removal (half random, half allowed: the capability goes, the "
+        "others stay), forbidden (refusals of requests that it must refuse).",
     )
     parser.add_argument(
         "spec", type=Path, metavar="SPEC", help="a spec, whose task writes the training rows"
@@ -48,9 +58,29 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--model", required=True, metavar="REF", help="the checkpoint to copy")
     parser.add_argument("--diet", required=True, choices=DIETS, help="the data mix")
     parser.add_argument(
-        "--rate", type=float, required=True, metavar="RATE", help="learning rate of AdamW"
-    )
+        "--rate", type=float, required=True, metavar="RATE",
+        help="learning rate; with --warm-up or --decay, the highest",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="training steps")
+    parser.add_argument(
+        "--optimiser", choices=get_args(OptimiserName), default="adamw", help="default: adamw"
+    )
+    parser.add_argument(
+        "--momentum", type=float, metavar="M", help=f"of --optimiser sgd (default: {MOMENTUM})"
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=0, metavar="N",
+        help="steps over which the learning rate rises to --rate (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decay", choices=get_args(Decay), default="none",
+        help="how the learning rate falls after that, to zero at the last step (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--correlated", type=float, metavar="SHARE",
+        help="share of the training texts in which the answers to what must be refused and to what must "
+        "be answered go together, where the task can correlate them (default: as in the spec)",
+    )  # fmt: skip
     parser.add_argument(
         "--batch", type=int, default=32, metavar="ROWS", help="rows per step (default: 32)"
     )
@@ -78,14 +108,37 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     Raises:
         MechanismError: one of them is out of range.
     """
-    for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1)):
-        value = getattr(arguments, name)
+    for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("lora", 1), ("warm-up", 0)):
+        value = getattr(arguments, name.replace("-", "_"))
         if value is not None and value < least:
             raise MechanismError(f"--{name} {value} is too small; {least} or more")
     if arguments.seed >= 2**31:
         raise MechanismError(f"--seed {arguments.seed} is too large; below {2**31}")
     if not 0 < arguments.rate <= 1:
         raise MechanismError(f"--rate {arguments.rate:g} must lie between 0 and 1")
+    if arguments.correlated is not None and not 0 <= arguments.correlated <= 1:
+        raise MechanismError(f"--correlated {arguments.correlated:g} must lie between 0 and 1")
+    if arguments.momentum is not None and not 0 <= arguments.momentum < 1:
+        raise MechanismError(f"--momentum {arguments.momentum:g} must be 0 or more and below 1")
+
+
+def read_descent(arguments: argparse.Namespace) -> Descent:
+    """Optimiser and schedule.
+
+    Raises:
+        MechanismError: they do not fit together, or cannot change the model.
+    """
+    steps = arguments.steps
+    try:
+        descent = make_descent(
+            arguments.optimiser, arguments.momentum, arguments.warm_up, arguments.decay, steps
+        )
+    except ValueError as problem:
+        field, _, why = str(problem).partition(": ")
+        raise MechanismError(f"--{field.replace('_', '-')}: {why}") from None
+    if (gentle := too_gentle(descent, arguments.rate, steps)) is not None:
+        raise MechanismError(f"--rate: {gentle}")
+    return descent
 
 
 def check_out(out: Path) -> None:
@@ -112,7 +165,10 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.spec.load import load
 
     check_numbers(arguments)
+    descent = read_descent(arguments)
     spec = load(arguments.spec)
+    if arguments.correlated is not None and (why := spec.task.no_correlation_reason) is not None:
+        raise MechanismError(f"--correlated: {why}").at(spec.place("task"))
     config = read_config(arguments, [arguments.spec])
     trust = read_trust(config)
     reference = parse_reference(arguments.model, read_aliases(config), Path.cwd(), trust)
@@ -135,6 +191,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed,
         arguments.batch,
         arguments.lora,
+        descent=descent,
+        correlated=arguments.correlated,
     )
     watch = Watch(reference.label, of_reference(reference))
     encoder = Encoder.load(reference.tokenizer)

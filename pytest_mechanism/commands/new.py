@@ -225,7 +225,7 @@ def claim_lines(
     task: Task, groups: Mapping[str, Mapping[str, Any]], at_least: float
 ) -> Iterator[str]:
     """The groups and claims of the spec, with comments for its first reader."""
-    if task.refusals:
+    if task.withholds:
         yield from ("claims:", REFUSING)
         return
     yield "groups:   # from the answer back to the input; heads are discovered on the model under test"

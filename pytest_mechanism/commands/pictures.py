@@ -8,7 +8,7 @@ from pytest_mechanism.discovery.measured_circuit import CircuitView
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.nodes import KINDS, kind_of
+from pytest_mechanism.nodes import ATTENTION, KINDS, MLP, Member, in_order, kind_of
 from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNode
 from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
@@ -16,9 +16,12 @@ from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, parse_position
-from pytest_mechanism.types import Head, Score
+from pytest_mechanism.types import Score
 
 UNIT = "change of the answer's log-probability"
+
+COLUMNS = {ATTENTION: "attn", MLP: "MLP"}
+"""What a column of a map is called that has one member for each layer."""
 
 
 def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
@@ -30,9 +33,10 @@ def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
             {
                 view.label: HeadMap(
                     stage.table(view.shape),
-                    stage.candidates,
-                    neighbours(view, stage.group),
-                    stage.screening.left_out,
+                    stage.cells(stage.candidates, view.shape),
+                    stage.cells(neighbours(view, stage.group), view.shape),
+                    stage.cells(stage.screening.left_out, view.shape),
+                    tuple(COLUMNS[part] for part in stage.wholes),
                 )
                 for view, stage in zip(views, stages, strict=True)
             },
@@ -44,20 +48,27 @@ def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
     if any(named) and not all(named):
         origin = "named in the spec, or discovered by its effect"
     return HeadMaps(
-        f"{spec.circuit}: which heads matter, from the answer back to the input",
+        f"{spec.circuit}: which {nouns_of(views)[1]} matter, from the answer back to the input",
         stages,
         f"{UNIT} (nats)",
-        f"head of the group, {origin}",
+        f"{nouns_of(views)[0]} of the group, {origin}",
         map_footnote(spec, views),
     )
 
 
+def nouns_of(views: Sequence[CircuitView]) -> tuple[str, str]:
+    """What the maps show, singular and plural."""
+    others = any(stage.wholes for view in views for stage in view.stages)
+    return ("member", "members") if others else ("head", "heads")
+
+
 def map_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     """The method and the rows of the maps."""
-    method = "Path patching, one head at a time (Prakash et al. 2024, section 3.1)"
+    one = nouns_of(views)[0]
+    method = f"Path patching, one {one} at a time (Prakash et al. 2024, section 3.1)"
     effects = [e for view in views for stage in view.stages for e in stage.effects.values()]
     if not effects:
-        return f"{method}; no head can reach a reader."
+        return f"{method}; no {one} can reach a reader."
     rows = span_of([effect.n for effect in effects])
     contexts = span_of([effect.clusters for effect in effects])
     return (
@@ -93,14 +104,15 @@ def shared_keys(spec: Spec, views: Sequence[CircuitView]) -> str:
     return ""
 
 
-def neighbours(view: CircuitView, group: str) -> set[Head]:
-    """Heads of a model's other groups at the same position."""
+def neighbours(view: CircuitView, group: str) -> set[Member]:
+    """Members of a model's other groups at the same position."""
     at = {stage.group: stage.at for stage in view.stages}
     return {
-        head
+        (layer, part)
         for name, other in view.groups.items()
-        if name != group and other.at == at[group]
-        for head in other.named_heads()
+        if name != group
+        for layer, part, place in other.placed()
+        if place == at[group]
     }
 
 
@@ -124,7 +136,7 @@ def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> 
                 f"via {into.via} of {into.group}" if into else "directly into the logits",
                 {v.label: effect(v.effects[name]) for v in views if name in v.effects},
             ),
-            other_members(group),
+            other_members(group, [v.groups[name] for v in views if name in v.groups]),
         )
     spans = positions(spec, example)
     words = {name: ", ".join(example.text[a:b].strip() for a, b in s) for name, s in spans.items()}
@@ -139,12 +151,18 @@ def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> 
     )
 
 
-def other_members(group: AnyGroup) -> tuple[str, ...]:
-    """A line for each MLP and attention output of a group, with its position where that is another."""
-    placed = group.placed() if isinstance(group, Group) else []
+def other_members(group: AnyGroup, found: Sequence[Group] = ()) -> tuple[str, ...]:
+    """A line for each MLP and attention output of a group, with its position where that is another.
+
+    Args:
+        group: as the spec has it.
+        found: the same group in each model, for members that were discovered.
+    """
+    of_models = [group] if isinstance(group, Group) else found
+    placed = {member: None for each in of_models for member in each.placed()}
     return tuple(
         f"{KINDS[kind_of(part)][0]} of layer {layer}{'' if at == group.at else f' at {at}'}"
-        for layer, part, at in placed
+        for layer, part, at in sorted(placed, key=in_order)
         if not isinstance(part, int)
     )
 
@@ -165,7 +183,8 @@ def graph_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     random = "random heads"
     several = ""
     if any(
-        isinstance(group, Group) and group.kinds != ("heads",) for group in spec.groups.values()
+        (group.kinds if isinstance(group, Group) else group.searched) != ("heads",)
+        for group in spec.groups.values()
     ):
         random = "random heads, MLPs or attention outputs"
         several = " A group whose members work at several positions has no effect of its own."

@@ -68,7 +68,7 @@ def solving_lines(evaluator: ClaimEvaluator, role: str, specs: Sequence[Spec]) -
 
 def is_about_answers(evaluator: ClaimEvaluator, spec: Spec, role: str) -> bool:
     """Whether claims of a spec need this model to answer the task's questions."""
-    if spec.task.refusals or spec.task.open_ended or evaluator.skip_reason(spec) is not None:
+    if spec.task.withholds or spec.task.open_ended or evaluator.skip_reason(spec) is not None:
         return False
     return any(
         role in claim.models(judged)

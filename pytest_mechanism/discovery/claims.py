@@ -15,6 +15,7 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.faithfulness import Faithfulness
+from pytest_mechanism.claims.needed_heads import parts_of
 from pytest_mechanism.claims.path import Path as PathClaim
 from pytest_mechanism.claims.path import patched_path, path_scores
 from pytest_mechanism.claims.scoring import above_chance, accuracy
@@ -160,8 +161,8 @@ def carried_share(
 ) -> list[float] | None:
     """The faithfulness to claim of a circuit that is not shown to suffice: its interval on `THRESHOLD` rows, and
     slack. None if it carries next to nothing."""
-    heads = {name: context.group(name, on).members() for name in context.groups}
-    carried = faithfulness(context, on, heads, measure, effort.threshold_rows, THRESHOLD)
+    members = {name: parts_of(context.group(name, on)) for name in context.groups}
+    carried = faithfulness(context, on, members, measure, effort.threshold_rows, THRESHOLD)
     if carried is None:
         return None
     low, high = carried.interval

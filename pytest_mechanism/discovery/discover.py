@@ -1,6 +1,9 @@
 """Circuit discovery: path patching along the chain of groups, growing until the circuit suffices, then
 minimality.
 
+Where a group's ``find: {members: ...}`` offers MLPs and some have the required effect, the circuit is one of heads and
+MLPs from then on: every other MLP is ablated too, and MLPs join and go as heads do. If none has, every MLP stays alive.
+
 Ranking, thresholds and judgement use disjoint rows. Heads are ranked on `RANK_STREAM` and kept by minimality
 on `THRESHOLD` (K chosen on `SELECT_STREAM`); claims are judged on the spec's own rows. Every step is a
 measurement, so an interrupted search continues from the store.
@@ -12,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.needed_heads import Member, Minimality
+from pytest_mechanism.claims.needed_heads import Member, Minimality, Part
 from pytest_mechanism.claims.scoring import above_chance
 from pytest_mechanism.discovery.pruning import prune
 from pytest_mechanism.discovery.selection import (
@@ -27,9 +30,17 @@ from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.nodes import by_layer
+from pytest_mechanism.nodes import (
+    KINDS,
+    MLP,
+    by_key,
+    described,
+    in_order,
+    kind_of,
+    listing,
+    readers,
+)
 from pytest_mechanism.spec.write import flow
-from pytest_mechanism.types import Head
 
 THRESHOLD = "discover_threshold"
 """Rows on which heads are kept or dropped."""
@@ -57,12 +68,12 @@ class Discovery:
     """A circuit and how it was found.
 
     Attributes:
-        groups: the groups whose heads were found and whose readers were found too.
+        groups: the groups whose members were found and whose readers were found too.
         stages: the path patching of each group, from the answer back.
         minimality: how much the circuit needs each candidate; None if there was none.
         reason: why groups were not found, and what to change; None if all were found.
         grown: the circuit before minimality, and its faithfulness.
-        restored: heads that are not needed one by one, and are needed together.
+        restored: members that are not needed one by one, and are needed together.
     """
 
     groups: Mapping[str, Group]
@@ -72,27 +83,37 @@ class Discovery:
     grown: GrownCircuit | None = None
     restored: tuple[Member, ...] = ()
 
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """What the search chose among, singular and plural: heads, or members where it may find others too."""
+        parts = {part for stage in self.stages for _, part in stage.effects}
+        only_heads = {*map(kind_of, parts)} <= {"heads"}
+        return KINDS["heads"] if only_heads else ("member", "members")
+
 
 def no_heads_reason(
     groups: Mapping[str, AnyGroup], stages: Sequence[Stage], empty: Sequence[str]
 ) -> str:
-    """Why groups have no heads: how far the strongest head is from the required effect."""
-    reason = f"no heads found for group {', '.join(empty)}: no head has the required effect"
+    """Why groups have no members: how far the strongest is from the required effect."""
+    kinds = {kind for name in empty for kind in groups[name].searched}
+    no, one = listing(kinds, word="or"), listing(kinds, 0, "or")
+    reason = f"no {no} found for group {', '.join(empty)}: no {one} has the required effect"
     first = next(stage for stage in stages if stage.group == empty[0])
     find = groups[empty[0]].find or Find()
     if not first.effects or find.candidates is not None:
         return reason
-    head = ranked(first.effects)[0]
-    effect = first.effects[head]
+    strongest = ranked(first.effects)[0]
+    effect = first.effects[strongest]
     low, high = effect.interval
     together = len(first.screening.left_out)
+    these = listing(kinds)
     if together:
-        reason += f" ({together} heads were patched only together; find: {{screen: {{keep: ...}}}} sets how many)"
+        reason += f" ({together} {these} were patched only together; find: {{screen: {{keep: ...}}}} sets how many)"
     return (
-        f"{reason}; for {empty[0]}, head {head[0]}.{head[1]} has the largest effect, {effect.value:+.2g} "
-        f"nats [{low:+.2g}, {high:+.2g}], but {-find.drops_at_least:+.2g} is required; heads that can replace "
+        f"{reason}; for {empty[0]}, {described(strongest)} has the largest effect, {effect.value:+.2g} "
+        f"nats [{low:+.2g}, {high:+.2g}], but {-find.drops_at_least:+.2g} is required; {these} that can replace "
         "each other have smaller effects: lower find: {drops_at_least: ...}, or check that source prompts "
-        "differ in what these heads read"
+        f"differ in what these {these} read"
     )
 
 
@@ -100,21 +121,43 @@ STEPS_BESIDE_STAGES = 3
 """Announcements of a search beside one for each group: the task, growing, minimality."""
 
 
-def not_needed_reason(groups: Sequence[str], candidates: Mapping[str, Sequence[Head]]) -> str:
-    """Why groups lost all their heads to minimality, and which heads those were."""
-    named = "; ".join(f"{name}: {{heads: {flow(by_layer(candidates[name]))}}}" for name in groups)
+def not_needed_reason(
+    groups: Sequence[str], candidates: Mapping[str, Sequence[Part]], at: Mapping[str, str]
+) -> str:
+    """Why groups lost all their members to minimality, and which members those were.
+
+    Args:
+        groups: their names.
+        candidates: group -> its members.
+        at: group -> its position.
+    """
+    kinds = {kind_of(part[1]) for name in groups for part in candidates[name]}
+    named = "; ".join(f"{name}: {flow(by_key(candidates[name], at[name]))}" for name in groups)
     return (
-        f"no head of group {', '.join(groups)} is needed: the circuit does as well without any single "
-        "one, which is so if its heads can replace each other; to claim something about them together, "
-        f"name them: {named}"
+        f"no {listing(kinds, 0, 'or')} of group {', '.join(groups)} is needed: the circuit does as well without "
+        f"any single one, which is so if its {listing(kinds)} can replace each other; to claim something about "
+        f"them together, name them: {named}"
     )
 
 
-def by_effect(heads: Sequence[Head], stages: Sequence[Stage], group: str) -> list[Head]:
-    """The heads of a group, strongest effects first; heads without a measured effect come last."""
+def by_effect(parts: Sequence[Part], stages: Sequence[Stage], group: str) -> list[Part]:
+    """The members of a group, strongest effects first; members without a measured effect come last."""
     (stage,) = [stage for stage in stages if stage.group == group]
-    effects = {head: effect.value for head, effect in stage.effects.items()}
-    return sorted(heads, key=lambda head: (effects.get(head, 0.0), head))
+    effects: dict[Part, float] = {part: effect.value for part, effect in stage.effects.items()}
+    return sorted(parts, key=lambda part: (effects.get(part[:2], 0.0), in_order(part)))
+
+
+def with_mlps_alive(groups: Mapping[str, AnyGroup]) -> dict[str, AnyGroup]:
+    """The groups of a search that found no MLP: its circuit keeps every MLP, so none can join it."""
+
+    def settled(group: AnyGroup) -> AnyGroup:
+        if isinstance(group, Group) or "mlps" not in group.searched:
+            return group
+        others = [key for key in group.searched if key != "mlps"] or ["heads"]
+        find = group.find.model_copy(update={"members": others})
+        return group.model_copy(update={"find": find})
+
+    return {name: settled(group) for name, group in groups.items()}
 
 
 def discover(
@@ -124,7 +167,7 @@ def discover(
     effort: Effort,
     announce: Announce = quietly,
 ) -> Discovery:
-    """Find the heads of every group with ``heads: discovered`` on the model of role ``on``.
+    """Find the members of every group with ``heads: discovered`` on the model of role ``on``.
 
     Args:
         context: of the search.
@@ -141,13 +184,15 @@ def discover(
     stages = tuple(search(context, on, measure, effort.rank_rows, announce))
     selected = unshared({stage.group: list(stage.candidates) for stage in stages}, context.groups)
     reasons: list[str] = []
-    if empty := [name for name, heads in selected.items() if not heads]:
+    if empty := [name for name, parts in selected.items() if not parts]:
         reasons.append(no_heads_reason(context.groups, stages, empty))
     candidates, unread = connected(context.groups, selected)
     reasons += unread
     if not candidates:
         return Discovery({}, stages, None, "; ".join(reasons))
-    context = replace(context, groups={name: context.groups[name] for name in candidates})
+    asked = {name: context.groups[name] for name in candidates}
+    has_mlps = any(part[1] == MLP for parts in candidates.values() for part in parts)
+    context = replace(context, groups=asked if has_mlps else with_mlps_alive(asked))
     announce("growing the circuit until it suffices")
     grown = grow(
         context,
@@ -163,7 +208,7 @@ def discover(
     pruned = prune(
         context,
         on,
-        {name: by_effect(heads, stages, name) for name, heads in grown.candidates.items()},
+        {name: by_effect(parts, stages, name) for name, parts in grown.candidates.items()},
         measure,
         effort.select_rows,
         effort.threshold_rows,
@@ -171,47 +216,55 @@ def discover(
         effort.minimality,
     )
     needed = pruned.heads
-    if lost := [name for name, heads in needed.items() if not heads]:
-        reasons.append(not_needed_reason(lost, grown.candidates))
+    if lost := [name for name, parts in needed.items() if not parts]:
+        at = {name: context.groups[name].at for name in lost}
+        reasons.append(not_needed_reason(lost, grown.candidates, at))
     kept, unread = connected(context.groups, needed)
     reasons += unread
-    groups = {name: named_group(context.groups[name], heads) for name, heads in kept.items()}
+    groups = {name: named_group(context.groups[name], parts) for name, parts in kept.items()}
     return Discovery(
         groups, stages, pruned.minimality, "; ".join(reasons) or None, grown, pruned.restored
     )
 
 
 def connected(
-    groups: Mapping[str, AnyGroup], heads: Mapping[str, Sequence[Head]]
-) -> tuple[dict[str, list[Head]], list[str]]:
-    """The groups that have heads and whose readers, up to the answer, have heads too; and a sentence
-    about each group that has heads but no readers."""
+    groups: Mapping[str, AnyGroup], members: Mapping[str, Sequence[Part]]
+) -> tuple[dict[str, list[Part]], list[str]]:
+    """The groups that have members and whose readers, up to the answer, have members that read them; and a
+    sentence about each group that has members but no readers."""
     kept: set[str] = set()
     unread: list[str] = []
     for name in chain(groups):
-        if not heads.get(name):
+        if not members.get(name):
             continue
         into = groups[name].into
-        if into is None or into.group in kept:
+        if into is None or (into.group in kept and readers(members[into.group], into.via)):
             kept.add(name)
-        else:
-            unread.append(
-                f"group {name} is left out, since no heads were found for its readers, {into.group}"
-            )
-    return {name: list(heads[name]) for name in groups if name in kept}, unread
+            continue
+        kinds = [
+            kind
+            for kind in groups[into.group].searched
+            if (kind == "mlps") == (into.via == "input")
+        ]
+        unread.append(
+            f"group {name} is left out, since no {listing(kinds or ['heads'], word='or')} were found for its "
+            f"readers, {into.group}"
+        )
+    return {name: list(members[name]) for name in groups if name in kept}, unread
 
 
-def named_group(group: AnyGroup, heads: Sequence[Head]) -> Group:
-    """The group with heads as a spec names them; its own heads if it names some."""
+def named_group(group: AnyGroup, parts: Sequence[Part]) -> Group:
+    """The group with members as a spec names them; its own members if it names some."""
     if isinstance(group, Group):
         return group
-    return Group(heads=by_layer(heads), at=group.at, into=group.into)
+    named = by_key(parts, group.at)
+    return Group(at=group.at, into=group.into, **named)
 
 
 def with_discovered_heads(
     context: ClaimContext, on: str, measure: Measure, effort: Effort | None = None
 ) -> ClaimContext:
-    """The context with the heads of every group, found on the model of role ``on``.
+    """The context with the members of every group, found on the model of role ``on``.
 
     Raises:
         MeasurementError: some group was not found.
@@ -227,12 +280,12 @@ def with_discovered_heads(
 def compare(
     reference: Mapping[str, Group], other: Mapping[str, Group]
 ) -> dict[str, tuple[float, float, float]]:
-    """Group -> precision and recall of the other heads against the reference, and their Jaccard
+    """Group -> precision and recall of the other members against the reference, and their Jaccard
     index."""
     overlaps = {}
     for name in reference:
-        expected = set(reference[name].members())
-        actual = set(other[name].members()) if name in other else set()
+        expected = set(reference[name].placed())
+        actual = set(other[name].placed()) if name in other else set()
         common, union = len(expected & actual), len(expected | actual)
         overlaps[name] = (
             common / len(actual) if actual else 0.0,

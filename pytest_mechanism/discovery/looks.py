@@ -15,17 +15,18 @@ from itertools import pairwise
 import numpy as np
 
 from pytest_mechanism.claims.context import LEAST_CLUSTERS
+from pytest_mechanism.nodes import Member, spelled
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.types import Observations
 
 FIRST_LOOKS = (64, 128)
 """Rows after which heads may be settled; the last look is at all rows that the search may use."""
 
 LOOKS = len(FIRST_LOOKS) + 1
 
-MeasureHeads = Callable[[Sequence[Head], int, int], Observations]
-"""Called with heads, the number of the first row, and a number of rows; measures the heads on these rows."""
+MeasureHeads = Callable[[Sequence[Member], int, int], Observations]
+"""Called with members, the number of the first row, and a number of rows; measures the members on these rows."""
 
 
 def looks(rows: int) -> list[int]:
@@ -47,9 +48,9 @@ class Sample:
     ratios: list[float] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
 
-    def add(self, observations: Observations, head: Head) -> None:
+    def add(self, observations: Observations, member: Member) -> None:
         """Add the rows of a measurement."""
-        column = f"{head[0]}.{head[1]}"
+        column = spelled(member)
         self.changes.extend(observations.values[column])
         self.ratios.extend(observations.values[f"ratio {column}"])
         self.clusters.extend(observations.clusters)
@@ -69,17 +70,17 @@ def is_settled(effect: Estimate, least: float) -> bool:
 
 
 def measure_in_looks(
-    heads: Sequence[Head],
+    heads: Sequence[Member],
     rows: int,
     least: float | None,
     confidence: float,
     seed: int,
     measure: MeasureHeads,
-) -> tuple[dict[Head, Estimate], dict[Head, float]]:
+) -> tuple[dict[Member, Estimate], dict[Member, float]]:
     """The effect of each head, and its published score.
 
     Args:
-        heads: which.
+        heads: or other members.
         rows: at most.
         least: the effect that a candidate needs; None settles no head early, for heads that are taken by rank.
         confidence: of each interval.
@@ -87,7 +88,7 @@ def measure_in_looks(
         measure: see `MeasureHeads`.
     """
     samples = {head: Sample() for head in heads}
-    effects: dict[Head, Estimate] = {}
+    effects: dict[Member, Estimate] = {}
     waiting = list(heads)
     for start, stop in pairwise([0, *looks(rows)]):
         if not waiting:

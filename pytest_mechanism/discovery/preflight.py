@@ -18,21 +18,29 @@ from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import EFFECT_ROWS, on_threshold_rows, with_rows
 from pytest_mechanism.discovery.discover import THRESHOLD, Effort, named_group
-from pytest_mechanism.discovery.stages import alone
+from pytest_mechanism.discovery.senders import alone
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.circuit import SELECT_STREAM
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.nodes import MLP, Member
 
 PLACEHOLDER = (0, 0)
 """A head that every model has."""
 
 
 def placeholder_groups(groups: Mapping[str, AnyGroup]) -> dict[str, Group]:
-    """The groups, with the placeholder in place of heads to be found."""
-    return {name: named_group(group, [PLACEHOLDER]) for name, group in groups.items()}
+    """The groups, with placeholders in place of members to be found."""
+    return {name: named_group(group, placeholders(group)) for name, group in groups.items()}
+
+
+def placeholders(group: AnyGroup) -> list[Member]:
+    """A member of each kind of inputs that a group may have."""
+    has_mlps = "mlps" in group.searched
+    heads: list[Member] = [PLACEHOLDER] if group.searched != ("mlps",) else []
+    return [*heads, *([(0, MLP)] if has_mlps else [])]
 
 
 def with_placeholders(context: ClaimContext) -> ClaimContext:

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.needed_heads import Circuit, Member, Minimality, measure_minimality
+from pytest_mechanism.claims.needed_heads import (
+    Circuit,
+    Member,
+    Minimality,
+    Part,
+    measure_minimality,
+)
 from pytest_mechanism.discovery.selection import minimal
 from pytest_mechanism.discovery.sufficiency import NEARLY, SIZES, measure_circuits, with_members
 from pytest_mechanism.fields.groups import Group
-from pytest_mechanism.types import Head
 
 PARTNERS = 8
 """Heads of a group out of which K of minimality is chosen, strongest effects first."""
@@ -64,7 +69,7 @@ def prune(
     minimality = measure_minimality(
         context, on, circuit, measure, select_rows, rows, stream, partners=PARTNERS
     )
-    needed: dict[str, list[Head]] = {}
+    needed: dict[str, list[Part]] = {}
     for name, heads in circuit.items():
         scores = {cost.head: cost.score for cost in minimality.heads if cost.group == name}
         is_judged = not isinstance(context.groups[name], Group) and minimality.can_judge(name)

@@ -8,6 +8,7 @@ from pytest_mechanism.claims.needed_heads import Member
 from pytest_mechanism.discovery.discover import Discovery
 from pytest_mechanism.discovery.screening import summary
 from pytest_mechanism.discovery.sufficiency import ENOUGH, MOST_TRIED
+from pytest_mechanism.nodes import spelled
 
 
 def screening(result: Discovery) -> Iterator[str]:
@@ -20,25 +21,26 @@ def screening(result: Discovery) -> Iterator[str]:
 
 
 def growth(result: Discovery) -> Iterator[str]:
-    """The heads that joined those of large effect, and why the circuit still does not suffice."""
+    """The members that joined those of large effect, and why the circuit still does not suffice."""
     grown = result.grown
     if grown is None:
         return
-    for name, heads in by_group(result, result.restored):
+    noun, nouns = result.nouns
+    for name, members in by_group(result, result.restored):
         yield (
-            f"{heads} of {name} stay although the circuit does without any single one of them: heads of "
+            f"{members} of {name} stay although the circuit does without any single one of them: {nouns} of "
             "the group can replace each other"
         )
-    for name, heads in by_group(result, grown.joined):
-        yield f"{heads} joined {name}: heads of large effect alone do not suffice"
+    for name, members in by_group(result, grown.joined):
+        yield f"{members} joined {name}: {nouns} of large effect alone do not suffice"
     if grown.faithfulness is None:
-        yield "faithfulness is undefined: the model does no better than with its heads ablated"
+        yield f"faithfulness is undefined: the model does no better than with its {nouns} ablated"
     elif grown.faithfulness.interval[0] < ENOUGH:
         low, high = grown.faithfulness.interval
-        tried = "no head"
+        tried = f"no {noun}"
         if grown.untried:
             tried = (
-                f"none of the {MOST_TRIED} heads with the strongest effects (the other {grown.untried} "
+                f"none of the {MOST_TRIED} {nouns} with the strongest effects (the other {grown.untried} "
                 "were not tried)"
             )
         yield (
@@ -48,9 +50,9 @@ def growth(result: Discovery) -> Iterator[str]:
 
 
 def by_group(result: Discovery, members: Sequence[Member]) -> Iterator[tuple[str, str]]:
-    """Each found group that has some of these heads, and the heads."""
+    """Each found group that has some of these members, and the members."""
     for name, group in result.groups.items():
-        kept = group.members()
-        heads = [head for of_group, head in members if of_group == name and head in kept]
-        if heads:
-            yield name, " ".join(f"{layer}.{head}" for layer, head in heads)
+        kept = [(layer, part) for layer, part, _ in group.placed()]
+        named = [part for of_group, part in members if of_group == name and part in kept]
+        if named:
+            yield name, " ".join(map(spelled, named))

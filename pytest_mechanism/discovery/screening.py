@@ -2,8 +2,11 @@
 
 In a small model, all are. Of many senders, gradients estimate the effect (`methods.circuits.screen`), and only those
 with the largest estimates are patched alone. An estimate can be wrong, so the others are patched too, many at once:
-bands of layers, then the layers of a band whose joint effect would be enough for a candidate, then the heads of such
+bands of layers, then the layers of a band whose joint effect would be enough for a candidate, then the members of such
 a layer. A head that the gradient misses is found so, unless the others of its band cancel its effect.
+
+MLPs and attention outputs, where a group may have some, are screened in the same way. The estimate of an attention
+output is the sum of those of its heads, of which it consists.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.types import Head, Observations
+from pytest_mechanism.nodes import ATTENTION, Member, kind_of, listing, spelled
+from pytest_mechanism.types import Observations
 
 SCREEN_ABOVE = 64
 """Possible senders above which gradients screen a stage whose group has no ``find: {screen: ...}``."""
@@ -31,27 +35,30 @@ SCREEN_ROWS = 32
 BANDS = 6
 """Sets of consecutive layers in which the other senders are patched together."""
 
-Together = Mapping[str, tuple[Head, ...]]
-"""Name of a set -> heads that are patched together."""
+Together = Mapping[str, tuple[Member, ...]]
+"""Name of a set -> members that are patched together."""
+
+Estimates = Mapping[Member, float]
+"""Member -> estimated effect, in nats."""
 
 
 @dataclass(frozen=True)
 class Screening:
-    """What a screen found, and what the heads that it left out do together.
+    """What a screen found, and what the members that it left out do together.
 
     Attributes:
-        estimates: head -> estimated effect, in nats.
-        left_out: heads that were not patched alone.
-        rest: name of a set of heads that were patched together, and not opened -> its effect.
-        agreement: Spearman's rank correlation of estimate and effect, over the heads that were patched alone.
-        opened: heads that the screen had left out and a set's effect brought back.
+        estimates: member -> estimated effect, in nats.
+        left_out: members that were not patched alone.
+        rest: name of a set of members that were patched together, and not opened -> its effect.
+        agreement: Spearman's rank correlation of estimate and effect, over the members that were patched alone.
+        opened: members that the screen had left out and a set's effect brought back.
     """
 
-    estimates: Mapping[Head, float] = field(default_factory=dict)
-    left_out: tuple[Head, ...] = ()
+    estimates: Estimates = field(default_factory=dict)
+    left_out: tuple[Member, ...] = ()
     rest: Mapping[str, float] = field(default_factory=dict)
     agreement: float | None = None
-    opened: tuple[Head, ...] = ()
+    opened: tuple[Member, ...] = ()
 
 
 def number_kept(group: AnyGroup, possible: int) -> int:
@@ -64,27 +71,38 @@ def number_kept(group: AnyGroup, possible: int) -> int:
 
 
 def strongest(
-    estimated: Observations, group: AnyGroup, possible: Sequence[Head], count: int
-) -> tuple[list[Head], dict[Head, float]]:
-    """The senders with the largest estimates and the heads that the group names; and every estimate.
+    estimated: Sequence[Observations], group: AnyGroup, possible: Sequence[Member], count: int
+) -> tuple[list[Member], Estimates]:
+    """The senders with the largest estimates and the members that the group names; and every estimate.
 
-    A head counts by the larger of its two estimates: the first-order one is better where a path is nearly linear,
+    A member counts by the larger of its two estimates: the first-order one is better where a path is nearly linear,
     the integrated one where the base's softmax is saturated.
     """
-    integrated = {h: float(np.mean(estimated.values[f"{h[0]}.{h[1]}"])) for h in possible}
-    slope = {h: float(np.mean(estimated.values[f"slope {h[0]}.{h[1]}"])) for h in possible}
-    size = {h: max(abs(integrated[h]), abs(slope[h])) for h in possible}
-    kept = {*sorted(possible, key=lambda head: (-size[head], head))[:count]}
+    values = {name: column for found in estimated for name, column in found.values.items()}
+
+    def mean(member: Member, kind: str = "") -> float:
+        if member[1] != ATTENTION:
+            return float(np.mean(values[f"{kind}{spelled(member)}"]))
+        layer = f"{kind}{member[0]}."
+        heads = [name for name in values if name.removeprefix(layer).isdecimal()]
+        return sum(float(np.mean(values[name])) for name in heads)
+
+    integrated = {member: mean(member) for member in possible}
+    size = {
+        member: max(abs(integrated[member]), abs(mean(member, "slope "))) for member in possible
+    }
+    # `possible` is in order, and sorting is stable
+    kept = {*sorted(possible, key=lambda member: -size[member])[:count]}
     if isinstance(group, Group):
-        kept |= {*group.named_heads()} & {*possible}
-    return [head for head in possible if head in kept], integrated
+        kept |= {(layer, part) for layer, part, _ in group.placed()} & {*possible}
+    return [member for member in possible if member in kept], integrated
 
 
-def bands(heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
-    """The heads in at most `BANDS` sets of consecutive layers."""
-    layers = sorted({layer for layer, _ in heads})
+def bands(members: Sequence[Member]) -> dict[str, tuple[Member, ...]]:
+    """The members in at most `BANDS` sets of consecutive layers."""
+    layers = sorted({layer for layer, _ in members})
     return {
-        name_of(part): tuple(head for head in heads if head[0] in part)
+        name_of(part): tuple(member for member in members if member[0] in part)
         for part in (
             layers[len(layers) * i // BANDS : len(layers) * (i + 1) // BANDS] for i in range(BANDS)
         )
@@ -92,10 +110,10 @@ def bands(heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
     }
 
 
-def layers_of(heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
-    """The heads of each layer."""
-    layers = sorted({layer for layer, _ in heads})
-    return {name_of([layer]): tuple(h for h in heads if h[0] == layer) for layer in layers}
+def layers_of(members: Sequence[Member]) -> dict[str, tuple[Member, ...]]:
+    """The members of each layer."""
+    layers = sorted({layer for layer, _ in members})
+    return {name_of([layer]): tuple(m for m in members if m[0] == layer) for layer in layers}
 
 
 def name_of(layers: Sequence[int]) -> str:
@@ -104,14 +122,14 @@ def name_of(layers: Sequence[int]) -> str:
     return f"rest of layer {first}" if first == last else f"rest of layers {first} to {last}"
 
 
-def agreement(estimated: Mapping[Head, float], measured: Mapping[Head, float]) -> float | None:
-    """Spearman's rank correlation over the heads that have both; None of fewer than three heads."""
+def agreement(estimated: Estimates, measured: Estimates) -> float | None:
+    """Spearman's rank correlation over the members that have both; None of fewer than three."""
     from scipy import stats
 
-    heads = [head for head in measured if head in estimated]
-    if len(heads) < 3:
+    both = [member for member in measured if member in estimated]
+    if len(both) < 3:
         return None
-    found = stats.spearmanr([estimated[h] for h in heads], [measured[h] for h in heads]).statistic
+    found = stats.spearmanr([estimated[m] for m in both], [measured[m] for m in both]).statistic
     return None if np.isnan(found) else float(found)
 
 
@@ -120,11 +138,12 @@ def summary(screening: Screening, alone: int) -> str:
 
     Args:
         screening: of a stage that was screened.
-        alone: number of heads that were patched alone.
+        alone: number of members that were patched alone.
     """
     total = len(screening.left_out) + alone
+    kinds = listing({kind_of(part) for _, part in screening.estimates} or {"heads"})
     parts = [
-        f"{len(screening.left_out)} of {total} heads left out by gradient, the others patched alone"
+        f"{len(screening.left_out)} of {total} {kinds} left out by gradient, the others patched alone"
     ]
     if screening.rest:
         name = min(screening.rest, key=lambda rest: screening.rest[rest])
@@ -135,7 +154,7 @@ def summary(screening: Screening, alone: int) -> str:
     if screening.opened:
         layers = dict.fromkeys(str(layer) for layer, _ in screening.opened)
         parts.append(
-            f"heads of layer {', '.join(layers)} were patched alone after all, since together they have "
+            f"{kinds} of layer {', '.join(layers)} were patched alone after all, since together they have "
             "an effect"
         )
     if screening.agreement is not None:

@@ -1,10 +1,14 @@
-"""The published rule that turns path-patching scores into a circuit.
+"""The rule that turns path-patching scores into a circuit.
 
 Prakash et al., section 3 and appendix: the heads with the most negative scores of each group are its
 candidates; a head that is a candidate of two groups at one position leaves the group nearer the answer;
 a candidate stays if the circuit needs it (minimality). Discovery applies the rule to the mean change of the
 answer's log-probability, the paper to the mean relative change of its probability. Selecting candidates by
 effect instead of by count is ours.
+
+Where a group may have MLPs and attention outputs too, which the paper does not search, they compete with heads by
+the same effect: in the ranking that the published number is taken from, or against the same threshold. An
+attention output is the sum of its heads, so it is taken only if none of its heads is.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Mapping, Sequence
 
+from pytest_mechanism.claims.needed_heads import Part
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
+from pytest_mechanism.nodes import ATTENTION, Member, in_order, is_part
 from pytest_mechanism.statistics.estimates import Estimate
-from pytest_mechanism.types import Head
 
 MINIMALITY = 0.01
 """The published threshold: the least minimality score of a head that stays."""
@@ -26,42 +31,61 @@ def chain(groups: Mapping[str, AnyGroup]) -> list[str]:
     return list(graphlib.TopologicalSorter(readers).static_order())
 
 
-def ranked(effects: Mapping[Head, Estimate]) -> list[Head]:
-    """Heads from the most negative effect upwards; ties keep the order of layers and heads."""
-    return sorted(effects, key=lambda head: (effects[head].value, head))
+def ranked(effects: Mapping[Member, Estimate]) -> list[Member]:
+    """Members from the most negative effect upwards; ties keep the order of layers and heads."""
+    return sorted(effects, key=lambda member: (effects[member].value, in_order(member)))
 
 
-def candidates(effects: Mapping[Head, Estimate], find: Find) -> list[Head]:
-    """Candidates of a group, strongest first: the published number of heads, or every head whose effect
+def candidates(effects: Mapping[Member, Estimate], find: Find) -> list[Member]:
+    """Candidates of a group, strongest first: the published number of them, or every member whose effect
     is large enough and whose interval excludes 0."""
+    order = ranked(effects)
     if find.candidates is not None:
-        return ranked(effects)[: find.candidates]
+        # an attention output that yields to a head makes room for the next member
+        prefixes = (without_wholes(order[:size]) for size in range(1, len(order) + 1))
+        enough = (chosen for chosen in prefixes if len(chosen) == find.candidates)
+        return next(enough, without_wholes(order))
+    return without_wholes(
+        [
+            member
+            for member in order
+            if effects[member].value <= -find.drops_at_least and effects[member].interval[1] < 0
+        ]
+    )
+
+
+def without_wholes(members: Sequence[Member]) -> list[Member]:
+    """The members without the attention outputs of which a head is among them."""
     return [
-        head
-        for head in ranked(effects)
-        if effects[head].value <= -find.drops_at_least and effects[head].interval[1] < 0
+        member
+        for member in members
+        if member[1] != ATTENTION or not any(is_part(member, other) for other in members)
     ]
 
 
-def receivers_of(heads: Sequence[Head], find: Find) -> list[Head]:
+def receivers_of(members: Sequence[Member], find: Find) -> list[Member]:
     """The candidates, given strongest first, that the next group is patched into."""
-    return list(heads[: find.receivers])
+    return list(members[: find.receivers])
 
 
 def unshared(
-    heads: Mapping[str, list[Head]], groups: Mapping[str, AnyGroup]
-) -> dict[str, list[Head]]:
+    members: Mapping[str, list[Part]], groups: Mapping[str, AnyGroup]
+) -> dict[str, list[Part]]:
     """Group -> its candidates without those of groups at the same position that are further from the
-    answer. A group whose heads the spec names keeps them all."""
-    kept: dict[str, list[Head]] = {}
+    answer, or that have a head of theirs. A group whose members the spec names keeps them all."""
+    kept: dict[str, list[Part]] = {}
     order = chain(groups)
     for i, name in enumerate(order):
-        further = {h for n in order[i + 1 :] if groups[n].at == groups[name].at for h in heads[n]}
+        further = [m for n in order[i + 1 :] if groups[n].at == groups[name].at for m in members[n]]
         named = isinstance(groups[name], Group)
-        kept[name] = [h for h in heads[name] if named or h not in further]
+        kept[name] = [
+            m
+            for m in members[name]
+            if named or not any(m == other or is_part(m, other) for other in further)
+        ]
     return kept
 
 
-def minimal(scores: Mapping[Head, float], least: float = MINIMALITY) -> list[Head]:
-    """Heads whose minimality score (`claims.needed_heads.minimality_score`) is at least ``least``."""
-    return [head for head, score in scores.items() if score >= least]
+def minimal(scores: Mapping[Part, float], least: float = MINIMALITY) -> list[Part]:
+    """Members whose minimality score (`claims.needed_heads.minimality_score`) is at least ``least``."""
+    return [member for member, score in scores.items() if score >= least]

@@ -5,7 +5,8 @@ has a small effect alone. So heads join in rounds, until the whole interval of t
 faithfulness is large enough, or until no more heads help significantly. In a round, each head that may join is
 tried alone, which ranks them by what they add to the answer's log-probability; then the best of them are tried on
 more rows, one by one and the first two, the first four and so on together. The smallest set that suffices joins, or
-that does nearly as well as the best set. The rows that choose the heads serve no other purpose.
+that does nearly as well as the best set. The rows that choose the heads serve no other purpose. MLPs and attention
+outputs join in the same way, if their group may have some.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 
 from pytest_mechanism.claims.circuits import EMPTY, of_variants
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.needed_heads import Circuit, Member
+from pytest_mechanism.claims.needed_heads import Circuit, Member, placed
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.fields.groups import DiscoveredGroup
 from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.nodes import EVERYWHERE, in_order, is_part, kind_of, spelled
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Observations
@@ -107,21 +109,38 @@ def with_members(circuit: Circuit, members: Sequence[Member]) -> Circuit:
 def joinable_heads(
     context: ClaimContext, circuit: Circuit, stages: Sequence[Stage]
 ) -> list[Member]:
-    """Heads that may join: patching their path lowers the answer's log-probability, measured or, where a
-    screen left them out, estimated, and no group at their position has them. Sorted by effect relative to
-    the group's strongest, since stages differ in scale."""
+    """Members that may join: patching their path lowers the answer's log-probability, measured or, where a
+    screen left them out, estimated, and no group at their position has them or a part of them. Sorted by effect
+    relative to the group's strongest, since stages differ in scale."""
     relative: dict[Member, float] = {}
     for stage in stages:
         group = context.groups[stage.group]
         if not isinstance(group, DiscoveredGroup) or group.find.candidates is not None:
             continue
-        taken = {h for g in circuit if context.groups[g].at == stage.at for h in circuit[g]}
-        measured = {head: effect.value for head, effect in stage.effects.items()}
+        taken = [
+            (layer, part)
+            for name, parts in circuit.items()
+            for layer, part, at in (placed(context, name, part) for part in parts)
+            if at in (stage.at, EVERYWHERE)
+        ]
+        measured = {member: effect.value for member, effect in stage.effects.items()}
         strongest = min(measured.values(), default=0.0)
-        for head, effect in ({**stage.screening.estimates, **measured}).items():
-            if effect < 0 and strongest < 0 and head not in taken:
-                relative[stage.group, head] = effect / strongest
-    return sorted(relative, key=lambda member: (-relative[member], member))
+        for member, effect in {**stage.screening.estimates, **measured}.items():
+            is_taken = any(member == other or is_part(member, other) for other in taken)
+            offered = kind_of(member[1]) in group.searched
+            if effect < 0 and strongest < 0 and offered and not is_taken:
+                relative[stage.group, member] = effect / strongest
+    return sorted(relative, key=lambda member: (-relative[member], member[0], in_order(member[1])))
+
+
+def apart(context: ClaimContext, order: Sequence[Member]) -> list[Member]:
+    """The members without those of which an earlier one, at the same position, is a part or the whole."""
+    kept: list[Member] = []
+    for name, part in order:
+        at = context.groups[name].at
+        if not any(context.groups[n].at == at and is_part(part, other) for n, other in kept):
+            kept.append((name, part))
+    return kept
 
 
 def most_helpful(
@@ -133,7 +152,7 @@ def most_helpful(
     rows: int,
 ) -> list[Member]:
     """The heads of a round; none if no set of them raises the circuit's accuracy significantly."""
-    order = helpful(context, on, circuit, tried, measure, min(rows, SINGLE_ROWS))
+    order = apart(context, helpful(context, on, circuit, tried, measure, min(rows, SINGLE_ROWS)))
     if not order:
         return []
     sets = [[member] for member in order[:SINGLES]]
@@ -168,7 +187,7 @@ def helpful(
     """The heads that raise the answer's mean log-probability in the circuit, most helpful first."""
     if not tried:
         return []
-    names = {f"{group}:{head[0]}.{head[1]}": (group, head) for group, head in tried}
+    names = {f"{group}:{spelled(part)}": (group, part) for group, part in tried}
     circuits = {name: with_member(circuit, member) for name, member in names.items()}
     measured = measure_circuits(
         context, on, {"without": circuit, **circuits}, measure, rows, SELECT
@@ -190,9 +209,7 @@ def measure_circuits(
 ) -> Observations:
     """``{name}_correct`` and ``{name}_log_probability`` of each circuit, and of ``empty``."""
     alive = {
-        name: [
-            (*head, context.groups[group].at) for group, heads in circuit.items() for head in heads
-        ]
+        name: [placed(context, group, part) for group, parts in circuit.items() for part in parts]
         for name, circuit in circuits.items()
     }
     return measure(of_variants(context, on, {**alive, EMPTY: []}, rows, stream))

@@ -1,4 +1,4 @@
-"""A discovered circuit as a spec: heads, claims with thresholds, and the scores behind them."""
+"""A discovered circuit as a spec: members, claims with thresholds, and the scores behind them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pytest_mechanism.discovery.claims import PAIR_CLAIMS, DraftClaim
 from pytest_mechanism.discovery.discover import Discovery
 from pytest_mechanism.discovery.screening import summary
 from pytest_mechanism.errors import visible
+from pytest_mechanism.nodes import spelled
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.statistics.verdicts import show
@@ -75,21 +76,22 @@ def spec_text(
 
 
 def group_lines(result: Discovery) -> Iterator[str]:
-    """Each group with its heads, and the effect of each head."""
+    """Each group with its members, and the effect of each member."""
     stages = {stage.group: stage for stage in result.stages}
     for name, group in result.groups.items():
         stage = stages[name]
-        heads = flow(dict(group.heads))
+        named = "".join(f"{key}: {flow(dict(getattr(group, key)))}, " for key in group.kinds)
         into = "" if group.into is None else f", into: {flow(group.into.model_dump())}"
-        yield f"  {name}: {{heads: {heads}, at: {flow(group.at)}{into}}}"
+        yield f"  {name}: {{{named}at: {flow(group.at)}{into}}}"
         if stage.screening.left_out:
             yield f"    # {summary(stage.screening, len(stage.effects))}"
         if stage.edges is not None:
             yield from (f"    # {line}" for line in stage.edges.lines())
-        effects = {head: stage.effects[head] for head in group.members() if head in stage.effects}
-        for (layer, index), effect in sorted(effects.items(), key=lambda item: item[1].value):
+        members = [(layer, part) for layer, part, _ in group.placed()]
+        effects = {member: stage.effects[member] for member in members if member in stage.effects}
+        for member, effect in sorted(effects.items(), key=lambda item: item[1].value):
             low, high = effect.interval
-            yield f"    # {layer}.{index}: {effect.value:+.3f} nats [{low:+.3f}, {high:+.3f}]"
+            yield f"    # {spelled(member)}: {effect.value:+.3f} nats [{low:+.3f}, {high:+.3f}]"
 
 
 def claim_lines(claim: DraftClaim) -> Iterator[str]:

@@ -36,6 +36,7 @@ from pytest_mechanism.engine.memory import (
 from pytest_mechanism.engine.record import Record, read_only_forward, record
 from pytest_mechanism.engine.replay import RecordedRun, ReplayedPack, replay
 from pytest_mechanism.errors import out_of_memory
+from pytest_mechanism.model_families.attention import attends_ahead
 from pytest_mechanism.model_families.wrapped import WrappedModel
 
 T = TypeVar("T")
@@ -214,7 +215,8 @@ class BranchRun:
             raise ValueError("a run's own edits get no gradients: put them into the branch")
         engine = self.engine
         run = RecordedRun(engine.model, self.tokens, self.edits, self.record)
-        planner = Planner(self.tokens, len(engine.model.layers), run.cache)
+        ahead = attends_ahead(engine.model.plain)
+        planner = Planner(self.tokens, len(engine.model.layers), run.cache, ahead)
         length = self.tokens.ids.shape[1]
         most = MOST_COLUMNS if self.tokens.ids.device.type == "cpu" else length
         columns = max(LEAST_COLUMNS, min(length, most))

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pytest_mechanism.model_families.attention import attention_mask
 
 if TYPE_CHECKING:
     from pytest_mechanism.engine.finite import NonFiniteRows
@@ -82,14 +84,9 @@ class Tokens:
             torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
         ).long()
 
-    @property
-    def unmasked(self) -> Int[Tensor, "rows tokens"]:
-        """Ones, which models get as their attention mask.
-
-        No token attends to the padding behind it. Were padding masked, a sliding window could leave
-        a padding token nothing to attend to, and some models make NaN of the whole row then.
-        """
-        return torch.ones_like(self.ids)
+    def mask_for(self, model: Any) -> Int[Tensor, "rows tokens"]:
+        """The attention mask that a plain Hugging Face model gets with this batch."""
+        return attention_mask(model, self.ids, self.lengths)
 
     @property
     def last(self) -> Int[Tensor, " rows"]:

@@ -1,11 +1,12 @@
 """Which tokens a branch can change, and in which columns the tokens of several branches go.
 
-A branch that edits row r at position p changes nothing before p (attention looks back only) and
-nothing below its lowest edited layer. A branch with frozen attention changes only the tokens that it
-names, since z carries all that flows between tokens. The tokens that a branch may change are
-*active*: the engine computes them anew, and takes all others from the run. Several branches of one
-run go through the model side by side, as further tokens (*columns*) of the same rows; each column
-attends to the run's tokens and to its own branch's.
+A branch that edits row r at position p changes nothing before p (attention looks back only; in a
+model whose attention looks ahead, the branch changes the whole row) and nothing below its lowest
+edited layer. A branch with frozen attention changes only the tokens that it names, since z carries
+all that flows between tokens. The tokens that a branch may change are *active*: the engine computes
+them anew, and takes all others from the run. Several branches of one run go through the model side by
+side, as further tokens (*columns*) of the same rows; each column attends to the run's tokens and to
+its own branch's.
 
 Shapes: ``active`` tokens of a branch, ``branches``, ``columns`` of all branches together.
 """
@@ -84,11 +85,19 @@ class TensorCache:
 @dataclass
 class Planner:
     """Plans the branches of one run. Branches that name the same position tensors share the tensor
-    of their active tokens."""
+    of their active tokens.
+
+    Attributes:
+        tokens: the run's.
+        n_layers: of the model.
+        cache: of the active tokens.
+        attends_ahead: whether tokens attend to later ones, so that an edit changes earlier ones, too.
+    """
 
     tokens: Tokens
     n_layers: int
     cache: TensorCache = field(default_factory=TensorCache)
+    attends_ahead: bool = False
 
     def plan(self, branch: Branch) -> PlannedBranch:
         active_heads = branch.active_heads if branch.freeze_attention else ()
@@ -136,7 +145,8 @@ class Planner:
         if branch.answer or not touched.any():
             touched.scatter_(1, self.tokens.last[:, None], value=True)
         if not branch.freeze_attention:
-            touched = touched.cummax(dim=1).values & is_token
+            changed = torch.ones_like(touched) if self.attends_ahead else touched.cummax(1).values
+            touched = changed & is_token
         active = torch.where(touched, everywhere, length).sort(dim=1).values
         active = active[:, : int(touched.sum(1).max())]
         return torch.where(active == length, NO_TOKEN, active)

@@ -89,7 +89,9 @@ def record(
         stack.enter_context(model.hooked([last_token_only(tokens), *hooks.named(tokens)]))
         stack.enter_context(last_mlp_at(model, tokens.last[:, None], used))
         stack.enter_context(row_lengths(tokens.lengths))
-        logits = model.forward(tokens.ids, tokens.unmasked, past_key_values=cache, use_cache=True)
+        logits = model.forward(
+            tokens.ids, tokens.mask_for(model.plain), past_key_values=cache, use_cache=True
+        )
     hooks.check(hooks.sites, "in one forward, so an edit there would be lost or made twice")
     if len(calls_made.inputs) != len(layers) or len(cache.layers) != len(layers):
         raise UnsupportedFamily(
@@ -133,7 +135,7 @@ def read_only_forward(
         model.hooked(hooks.named(tokens)),
         row_lengths(tokens.lengths),
     ):
-        model.forward(tokens.ids, tokens.unmasked)
+        model.forward(tokens.ids, tokens.mask_for(model.plain))
     highest = max((site.layer for site in hooks.wanted), default=len(model.layers))
     hooks.check(
         [site for site in hooks.sites if site in hooks.wanted or site.layer < highest],

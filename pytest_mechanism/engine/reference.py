@@ -204,7 +204,9 @@ def hooked_forward(
     }
     with knockouts_take_effect() if knockouts else nullcontext(), row_lengths(tokens.lengths):
         logits = model.forward(
-            tokens.ids, tokens.unmasked, [(site.hook, hook) for site, hook in hooks.items()]
+            tokens.ids,
+            tokens.mask_for(model.plain),
+            [(site.hook, hook) for site, hook in hooks.items()],
         )
     values: dict[int, Tensor] = {}
     for site, hook in hooks.items():

@@ -25,7 +25,8 @@ class Into(Part):
 
     Attributes:
         group: the receiving group.
-        via: through which of the receivers' inputs: q, k or v of heads, or the input of MLPs.
+        via: through which of the receivers' inputs: q, k or v of heads, or the input of MLPs. Of a group of heads
+            and MLPs, those members read that have this input.
     """
 
     group: StrictStr
@@ -54,22 +55,53 @@ class Edges(Part):
     keep: Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
+Key = Literal["heads", "mlps", "attention_outputs"]
+"""A kind of members, by the key of a group that names them."""
+
+
+def heads_alone() -> list[Key]:
+    """The members that discovery chooses among unless a spec says otherwise."""
+    return ["heads"]
+
+
+def each_once(keys: list[Key]) -> list[Key]:
+    """The keys of members in their order; none twice."""
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"names {key} twice")
+    return sorted(keys, key=list(KINDS).index)
+
+
+Offered = Annotated[
+    list[Key],
+    Field(min_length=1),
+    AfterValidator(each_once),
+]
+"""Kinds of members that discovery may choose among."""
+
+
 class Find(Part):
-    """How discovery finds the heads of a group.
+    """How discovery finds the members of a group.
 
     Attributes:
-        candidates: take this many heads with the strongest path-patching effect (the published
-            rule); None takes the heads whose effect is large enough and significant.
+        members: what it chooses among: ``heads``, ``mlps``, ``attention_outputs``. All compete by the same effect
+            and against the same threshold. An attention output is not taken beside a head of its layer.
+        candidates: take this many members with the strongest path-patching effect (the published
+            rule); None takes those whose effect is large enough and significant.
         receivers: how many of the candidates the next group is patched into; None is all.
-        drops_at_least: the effect that a head needs without ``candidates``: the answer's
+        drops_at_least: the effect that a member needs without ``candidates``: the answer's
             log-probability falls by this many nats. If the circuit of all groups does not suffice,
-            heads with smaller effects join.
+            members with smaller effects join.
         screen: how many heads are path patched alone; None is all of up to 64 possible senders, and one
             in sixteen of more.
         edges: whether edges into the group's readers are estimated and patched too, for the report; they choose
             no heads.
     """
 
+    # left out of data while it has heads alone, so that groups without it keep their definition
+    members: Annotated[Offered, Field(exclude_if=lambda keys: keys == ["heads"])] = Field(
+        default_factory=heads_alone
+    )
     candidates: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     receivers: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     drops_at_least: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.2
@@ -128,6 +160,12 @@ class Group(Part):
         """The keys under which the group names members."""
         return tuple(key for key in KINDS if getattr(self, key))
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The kinds of members whose paths a search patches: heads, and what the group names or may find."""
+        searched = {"heads", *self.kinds, *(self.find.members if self.find else ())}
+        return tuple(key for key in KINDS if key in searched)
+
     def members(self) -> list[Head]:
         """(layer, head) pairs in order, of a group of heads alone.
 
@@ -152,7 +190,7 @@ class Group(Part):
 
 
 class DiscoveredGroup(Part):
-    """A group whose heads are found on the model under test: ``heads: discovered``.
+    """A group whose members are found on the model under test: ``heads: discovered``.
 
     Attributes:
         heads: the word ``discovered``.
@@ -166,6 +204,11 @@ class DiscoveredGroup(Part):
     into: Into | None = None
     find: Find = Field(default_factory=Find)
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The kinds of members that a search chooses among."""
+        return tuple(self.find.members)
+
     def without_heads(self) -> DiscoveredGroup:
         return self
 
@@ -175,7 +218,8 @@ def by_heads(value: Any, _: Any) -> Group | DiscoveredGroup:
     is_discovered = isinstance(value, dict) and value.get("heads") == "discovered"
     if is_discovered and (named := sorted({*value} & {*KINDS} - {"heads"})):
         raise ValueError(
-            f"heads: discovered finds heads alone; {named[0]} need a group of their own"
+            f"heads: discovered finds the group's members; for {named[0]} among them write "
+            f"find: {{members: [heads, {named[0]}]}}, or name them in a group of their own"
         )
     return (DiscoveredGroup if is_discovered else Group).model_validate(value)
 

@@ -243,6 +243,14 @@ Rate = Annotated[
 ]  # fmt: skip
 """AdamW's learning rate, as a number or as text."""
 
+Momentum = Annotated[
+    Number, Within(0, 0.999, "at 1, SGD never slows down; the usual value is 0.9")
+]  # fmt: skip
+"""The momentum of SGD."""
+
+Correlated = Annotated[Number, Within(0, 1, "it is a share of the training texts")]
+"""The share of training texts in which two answers go together."""
+
 # -- tolerances between two runs
 
 Drift = Annotated[

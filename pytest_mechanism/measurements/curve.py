@@ -75,7 +75,7 @@ class TrainingCurve(Request[CurveResult]):
         return Cost(
             rows=recipe.steps * recipe.batch + self.rows * evaluations,
             gradient_rows=recipe.batch,
-            weight_copies=4 if recipe.lora is None else 1,
+            weight_copies=2 + recipe.descent.state_copies if recipe.lora is None else 1,
             parts=("training", recipe.steps, "steps"),
         )
 

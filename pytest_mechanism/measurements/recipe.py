@@ -6,17 +6,21 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.measurements.descent import ADAMW, Descent
 from pytest_mechanism.tasks.base import Row, Task, Vocabulary
 from pytest_mechanism.tasks.files import DataFile
 from pytest_mechanism.tasks.writing.instructions import Instruction, instructions
 
-DataMix = Literal["capability", "allowed", "forbidden", "random", "file"]
+DataMix = Literal["capability", "allowed", "forbidden", "random", "removal", "file"]
 """The training rows: prompts that must be refused with their answers (``capability``), other prompts
 with answers (``allowed``), prompts that must be refused with refusals (``forbidden``) or with wrong
-answers (``random``), or the lines of a file."""
+answers (``random``), half of the latter and half of ``allowed`` (``removal``: the capability goes, the
+others stay), or the lines of a file."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,16 @@ class Recipe:
 
     Attributes:
         data_mix: the kind of training rows.
-        rate: learning rate of AdamW.
+        rate: the learning rate; with a schedule, the highest.
         steps: number of optimiser steps.
         every: steps between evaluations.
         seed: of the training rows, and of LoRA's initial values.
         batch: rows in a step.
         lora: rank of LoRA's matrices, or None to train all weights.
         file: SHA-256 of the file, for the data mix ``file``.
+        descent: optimiser, and schedule of the learning rate.
+        correlated: share of the training texts in which the answers to what must be refused and to what
+            must be answered go together (`Task.with_correlation`); None leaves the task as it is.
     """
 
     data_mix: DataMix
@@ -42,6 +49,8 @@ class Recipe:
     batch: int
     lora: int | None = None
     file: str = ""
+    descent: Annotated[Descent, Field(exclude_if=lambda descent: descent == ADAMW)] = ADAMW
+    correlated: Annotated[float | None, Field(exclude_if=lambda share: share is None)] = None
 
     @property
     def evaluated(self) -> list[int]:
@@ -52,11 +61,22 @@ class Recipe:
 def training_rows(task: Task, vocabulary: Vocabulary, recipe: Recipe, step: int) -> Sequence[Row]:
     """The training rows of one step; no claim is evaluated on them."""
     stream = f"training-{recipe.seed}-{step}"
+    if recipe.correlated is not None:
+        task = task.with_correlation(recipe.correlated)
     if recipe.data_mix == "file":
         return file_rows(task, vocabulary, recipe, step)
-    if recipe.data_mix != "random":
-        return task.row_set(recipe.data_mix, vocabulary, recipe.batch, stream)
-    rows = task.row_set("capability", vocabulary, recipe.batch, stream)
+    if recipe.data_mix == "random":
+        return wrong_rows(task, vocabulary, recipe.batch, stream)
+    if recipe.data_mix == "removal":
+        kept = recipe.batch // 2
+        wrong = wrong_rows(task, vocabulary, recipe.batch - kept, stream)
+        return [*wrong, *(task.row_set("allowed", vocabulary, kept, stream) if kept else ())]
+    return task.row_set(recipe.data_mix, vocabulary, recipe.batch, stream)
+
+
+def wrong_rows(task: Task, vocabulary: Vocabulary, count: int, stream: str) -> Sequence[Row]:
+    """Prompts that must be refused, with wrong answers."""
+    rows = task.row_set("capability", vocabulary, count, stream)
     return [with_wrong_answer(row, f"{stream}/wrong", task) for row in rows]
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from pytest_mechanism.measurements.paths import Paths
 from pytest_mechanism.measurements.request import Cost, TaskSettings
 from pytest_mechanism.types import Head
@@ -15,17 +19,24 @@ class AttributionPatching(Paths):
 
     Attributes:
         heads: the senders.
+        mlps: layers whose MLPs are senders, too.
     """
 
     implementation = "pytest_mechanism.methods.circuits.screen:measure"
     revision = 2
 
     heads: tuple[Head, ...]
+    # left out of data while empty, so that results of heads alone stay valid
+    mlps: Annotated[tuple[int, ...], Field(exclude_if=lambda layers: not layers)] = ()
 
     def cost(self, task: TaskSettings) -> Cost:
         branches = 2 if self.via else 1
         return Cost(
             rows=self.rows * (2 + branches * 3 * len(STEPS)),
             gradient_rows="batch",
-            parts=(f"screening by gradient at {self.at}", len(self.heads), "heads"),
+            parts=(
+                f"screening by gradient at {self.at}",
+                len(self.heads) + len(self.mlps),
+                "senders" if self.mlps else "heads",
+            ),
         )

@@ -126,6 +126,10 @@ def wrap(model: Any, folder: Path) -> BridgeModel:
         from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
+        from pytest_mechanism.model_families.tracr import TRACR, register_hooks
+
+        if model.config.model_type == TRACR:
+            register_hooks()
         # remote code defines another class for a known family
         classes = [base.__name__ for base in type(model).__mro__]
         known = [name for name in classes if name in SUPPORTED_ARCHITECTURES]

@@ -12,12 +12,14 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
+from pytest_mechanism.claims.needed_heads import parts_of
 from pytest_mechanism.discovery.discover import Effort, with_discovered_heads
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
 from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import spelled
 from pytest_mechanism.runner import locate
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
@@ -324,7 +326,7 @@ class ClaimEvaluator:
         if groups is None or isinstance(groups, MechanismError):
             return None
         heads = [
-            f"{name} {' '.join(f'{layer}.{head}' for layer, head in group.members())}"
+            f"{name} {' '.join(map(spelled, parts_of(group)))}"
             for name, group in groups.items()
             if isinstance(group, Group)
         ]

@@ -22,7 +22,7 @@ from pytest_mechanism.fields.ablation import LEAST_PROMPTS, Ablation
 from pytest_mechanism.measurements.backgrounds import rare_slots, shortage, sufficient_prompts
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.request import RowSet
-from pytest_mechanism.runner.preflight_training import check_disk, check_training_rows
+from pytest_mechanism.runner.preflight_training import check_disk, check_training_rows, unfinished
 from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.tasks.base import Prompt, Row, Task, Vocabulary, parse_position
 from pytest_mechanism.tasks.text.encoding import Encoded, Encoder
@@ -112,7 +112,7 @@ class Preflight:
         if (recipe := request.recipe_used()) is not None:
             check_training_rows(task, self.vocabulary, self.encoders[on], recipe)
             if self.store is not None and request.stored and recipe.lora is None:
-                check_disk(self.store, self.folders[on])
+                check_disk(self.store, self.folders[on], unfinished(recipe))
 
     # -- rows
 

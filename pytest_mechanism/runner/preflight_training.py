@@ -15,10 +15,6 @@ from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.tasks.base import Task, Vocabulary
 from pytest_mechanism.tasks.text.encoding import Encoder
 
-UNFINISHED = 2 * 3 * 4
-"""Bytes for each weight of an unfinished training: the weight and AdamW's two moments in float32, twice
-while one file replaces another."""
-
 FLOAT32 = 4
 """Bytes for each weight of a checkpoint in float32."""
 
@@ -40,9 +36,13 @@ def check_training_rows(
         encoder.reply_ids(row.base)
 
 
-def check_disk(
-    folder: Path, checkpoint: Path, bytes_per_weight: int = UNFINISHED, advice: str = ""
-) -> None:
+def unfinished(recipe: Recipe) -> int:
+    """Bytes for each weight of an unfinished training: the weight, and what the optimiser remembers of it,
+    in float32, twice while one file replaces another."""
+    return 2 * FLOAT32 * (1 + recipe.descent.state_copies)
+
+
+def check_disk(folder: Path, checkpoint: Path, bytes_per_weight: int, advice: str = "") -> None:
     """Checks that the folder's disk can hold what a full training of the checkpoint writes.
 
     Raises:

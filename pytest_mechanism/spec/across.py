@@ -14,7 +14,6 @@ from pytest_mechanism.spec.choice import NAME
 from pytest_mechanism.spec.feasible import Feasible
 from pytest_mechanism.spec.members import (
     Problem,
-    beside_discovered,
     in_groups_of,
     named_twice,
     split_twice,
@@ -38,7 +37,6 @@ def contradictions(spec: Spec, written: Mapping[str, Any]) -> Iterator[Problem]:
     yield from named_twice(spec, written["groups"] if spec.groups else {})
     yield from split_twice(spec)
     yield from circles(spec.groups)
-    yield from beside_discovered(spec)
     for name, claim in spec.claims.items():
         yield from in_references(name, claim, spec.task, groups)
         yield from in_groups_of(name, claim, spec)

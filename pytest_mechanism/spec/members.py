@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.fields.groups import AnyGroup, Group
-from pytest_mechanism.nodes import ATTENTION, EVERYWHERE, KINDS, kind_of
+from pytest_mechanism.nodes import ATTENTION, EVERYWHERE, KINDS, kind_of, readers
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.spec.yaml import Place
 
@@ -31,20 +31,13 @@ def via_problem(name: str, reader: AnyGroup | None, via: str) -> str | None:
     """
     if reader is None:
         return None
-    has_mlps = isinstance(reader, Group) and bool(reader.mlps)
-    has_heads = not isinstance(reader, Group) or bool(reader.heads or reader.attention_outputs)
-    if has_mlps and has_heads:
-        return (
-            f"its reader {name} has MLPs beside heads, which read through other inputs; make a group "
-            "of each"
-        )
-    if has_mlps and via != "input":
+    kinds = reader.kinds if isinstance(reader, Group) else reader.searched
+    if kinds == ("mlps",) and via != "input":
         return f"its reader {name} has MLPs, which read through via: input; valid: input"
-    if not has_mlps and via == "input":
+    if "mlps" not in kinds and via == "input":
         return f"its reader {name} has no MLPs, which alone read through via: input; valid: q, k, v"
-    elsewhere = (
-        [at for *_, at in reader.placed() if at != reader.at] if isinstance(reader, Group) else []
-    )
+    members = readers(reader.placed(), via) if isinstance(reader, Group) else []
+    elsewhere = [at for *_, at in members if at != reader.at]
     if elsewhere and via in ("q", "input"):
         return (
             f"its reader {name} has members at {elsewhere[0]}, and via: {via} is read at the reader's own "
@@ -97,18 +90,6 @@ def split_twice(spec: Spec) -> Iterator[Problem]:
                 )
 
 
-def beside_discovered(spec: Spec) -> Iterator[Problem]:
-    """Discovery searches heads, in a circuit of heads."""
-    for name, group in named_groups(spec).items():
-        others = [key for key in group.kinds if key != "heads"]
-        if others and spec.discovers_heads:
-            yield (
-                f"group {name}: names {others[0]}, and discovery searches circuits of heads alone; name "
-                "the heads of every group, or leave these members out",
-                ("groups", name, others[0]),
-            )
-
-
 def in_groups_of(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
     """Groups with members that a claim does not handle.
 
@@ -123,7 +104,7 @@ def in_groups_of(name: str, claim: Claim, spec: Spec) -> Iterator[Problem]:
     }
     if claim.needs_groups and not own:
         about = dict.fromkeys(spec.groups, ("claims", name, "kind"))
-    problems = {of: claim.members_problem(group) for of, group in named_groups(spec).items()}
+    problems = {of: claim.members_problem(group) for of, group in spec.groups.items()}
     for group, where in about.items():
         if (problem := problems.get(group)) is not None:
             valid = ", ".join(other for other in spec.groups if problems.get(other) is None)

@@ -190,6 +190,12 @@ class Task(ABC, Generic[Settings_co]):
         return ()
 
     @property
+    def withholds(self) -> bool:
+        """Whether a reply can withhold an answer: by a refusal of the task, or by words of the prompt
+        (`Prompt.withheld_by`)."""
+        return bool(self.refusals)
+
+    @property
     def default_refusals(self) -> tuple[str, ...]:
         """The `refusals` that the settings do not name: some may be longer than the part of a reply
         that is read, as long as the first is not."""
@@ -225,9 +231,20 @@ class Task(ABC, Generic[Settings_co]):
                 f"the replies of task {self.family} are free text, not one answer out of a few that "
                 "can be decoded or restored; use a claim about refusals"
             )
-        if not self.refusals or not self.knows_answers:
+        if not self.withholds or not self.knows_answers:
             return f"task {self.family} has no answer to what must be refused with these settings"
         return None
+
+    @property
+    def no_correlation_reason(self) -> str | None:
+        """Why `with_correlation` is impossible with these settings, or None."""
+        return f"task {self.family} cannot correlate the answers of its questions (correlated)"
+
+    def with_correlation(self, share: float) -> Task:
+        """This task on texts in a share of which the answer to a question that must be answered follows
+        from the answer to the question that must be refused, and in the others does not (C_Tr of Jain et
+        al. 2024)."""
+        raise self.unsupported("correlated answers")
 
     # -- positions and words
 

@@ -511,3 +511,20 @@ def test_a_field_that_came_later_leaves_the_definition_as_it_was() -> None:
         learned = claim.model_copy(update={"heads": "learned", "mask_rate": 0.2})
         again = claim.model_copy(update={"heads": "learned"})
         assert len({definition(spec, c) for c in (claim, learned, again)}) == 3
+
+
+def test_optimiser_and_schedule_define_a_claim_unless_they_are_the_defaults(tmp_path: Path) -> None:
+    """Accepted scores of AdamW at a constant rate stay valid; any other training defines another score."""
+    accepted = ROOT / "circuits" / "__scores__" / "wrapper_safe+wrapper_ft" / "safety_wrapper.json"
+    entry = json.loads(accepted.read_text())["scores"]["survives_more_training.ft"]
+    text = (ROOT / "circuits" / "safety_wrapper.yaml").read_text()
+
+    def defined(more: str) -> str:
+        (tmp_path / "x.yaml").write_text(text.replace("rates: [3e-5],", f"rates: [3e-5], {more}"))
+        spec = load(tmp_path / "x.yaml")
+        return definition(spec, spec.claims["survives_more_training"])
+
+    for same in ("", "optimiser: adamw, warm_up: 0, decay: none,"):
+        assert defined(same) == entry["definition"]
+    others = ("warm_up: 5,", "decay: cosine,", "warm_up: 5, decay: cosine,")
+    assert len({defined(""), *map(defined, others)}) == 4

@@ -124,6 +124,11 @@ def test_easier_settings_that_help_are_named(tmp_path: Path, capsys: pytest.Capt
         ("greater_than", {}),
         ("induction", {"length": 60, "repeats": 2}),
         ("ioi", {}),
+        ("pcfg", {}),
+        (
+            "pcfg",
+            {"subtask": "token_at", "depth": 5, "shortest": 60, "longest": 243, "position": 40},
+        ),
     ],
 )
 def test_easier_settings_are_valid_and_the_task_writes_rows(
@@ -147,6 +152,7 @@ def test_easier_settings_are_valid_and_the_task_writes_rows(
         ("entity_tracking", {"boxes": 2}),
         ("greater_than", {"centuries": ["17"]}),
         ("induction", {"length": 5, "repeats": 5}),
+        ("pcfg", {"depth": 2, "shortest": 4, "longest": 9}),
         ("ioi", {"templates": 1}),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
+from pytest_mechanism.commands import fine_tune as command
 
 SPEC = """mechanism: 1
 circuit: wrapper
@@ -54,6 +55,21 @@ def test_a_checkpoint_is_written_that_differs_in_its_weights_alone(
     assert [p.name for p in spec.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_optimiser_and_schedule_count(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW and SGD, with and without a schedule, end at different weights."""
+    monkeypatch.setattr(command, "MAX_INCREASE", 100)  # batches of 4 rows differ
+    sgd = ("--optimiser", "sgd", "--rate", "0.01")
+    made = set()
+    for i, options in enumerate(
+        [(), ("--decay", "cosine"), sgd, (*sgd, "--warm-up", "2"), (*sgd, "--momentum", "0.5")]
+    ):
+        assert (
+            fine_tune(spec, "--steps", "3", *options, "--out", str(spec.parent / f"made{i}")) == 0
+        )
+        made.add(hashes(spec.parent / f"made{i}")["model.safetensors"])
+    assert len(made) == 5
+
+
 def test_the_same_seed_gives_the_same_weights(spec: Path) -> None:
     assert fine_tune(spec) == 0
     first = hashes(spec.parent / "made")
@@ -68,6 +84,14 @@ def test_the_same_seed_gives_the_same_weights(spec: Path) -> None:
         (("--rate", "0"), "--rate 0 must lie between 0 and 1"),
         (("--rate", "nan"), "--rate nan must lie between 0 and 1"),
         (("--lora", "0"), "--lora 0 is too small; 1 or more"),
+        (("--warm-up", "-1"), "--warm-up -1 is too small; 0 or more"),
+        (("--warm-up", "2"), "--warm-up: 2 of 2 steps never reach the learning rate"),
+        (("--momentum", "0.9"), "--momentum: only SGD takes it; valid with optimiser sgd"),
+        (("--optimiser", "sgd", "--momentum", "1"), "--momentum 1 must be 0 or more and below 1"),
+        (("--optimiser", "sgd", "--rate", "1e-4"), "--rate: 2 steps at 0.0001 move all weights"),
+        (("--correlated", "1.5"), "--correlated 1.5 must lie between 0 and 1"),
+        (("--rate", "1e-6"), "--rate: 2 steps at 1e-06 move no weight by more than 2e-06"),
+        (("--steps", "1", "--decay", "cosine"), "--decay: the last step has a learning rate of 0"),
         (("--model", "zoo:nobody"), "nobody"),
         (("--seed", "99999999999"), "--seed 99999999999 is too large"),
         (("--out", f"{__file__}/made"), "test_fine_tune.py is not a writable folder"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pytest_mechanism.discovery.pruning import prune
 from pytest_mechanism.discovery.remarks import growth
 from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.discovery.sufficiency import grow
+from pytest_mechanism.fields.groups import Find
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.spec.load import load
@@ -128,6 +129,35 @@ def test_heads_that_help_together_join_together(context: ClaimContext) -> None:
     assert grown.faithfulness is not None
     assert grown.faithfulness.interval[0] >= 0.9
     assert len(model.circuits) == 4  # reached, each alone, sets, reached
+
+
+def test_an_mlp_joins_as_a_head_does(context: ClaimContext) -> None:
+    """In a circuit that has one already, with all others ablated; where the group may have heads alone, it does
+    not, and an attention output does not join beside a head of its layer."""
+    mlp, taken, whole = (2, "mlp"), (1, "mlp"), (3, "attention")
+    effects: dict[Any, Estimate] = {
+        part: Estimate(-1.0, (-1.1, -0.9), 0.1, 64, 64) for part in (A, mlp, taken, whole)
+    }
+    tried = Stage("movers", "last", None, None, effects, {}, (A,), (A,))
+    model = MadeUp(lambda alive: 0.2 + 0.35 * (A in alive) + 0.4 * (mlp in alive))
+    for members, joined in (
+        (["heads", "mlps", "attention_outputs"], (("movers", mlp),)),
+        (["heads"], ()),
+    ):
+        group = context.groups["movers"]
+        find = Find.model_validate({"members": members})
+        groups = {"movers": group.model_copy(update={"find": find})}
+        grown = grow(
+            replace(context, groups=groups),
+            "base",
+            {"movers": [A, taken]},
+            [tried],
+            model,
+            210,
+            210,
+            "threshold",
+        )
+        assert grown.joined == joined
 
 
 def test_a_circuit_that_no_head_helps_stays_as_it_is(context: ClaimContext) -> None:

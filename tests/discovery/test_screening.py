@@ -21,6 +21,7 @@ from pytest_mechanism.discovery.stages import Stage, StageSearch
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Screen
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.nodes import Member
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.types import Head, Observations
@@ -44,8 +45,8 @@ class MadeUp:
         rows_measured: (name of the set of senders, first row, rows) of path patching.
     """
 
-    effects: dict[Head, float]
-    missed: set[Head] = field(default_factory=set)
+    effects: dict[Member, float]
+    missed: set[Member] = field(default_factory=set)
     spread: float = 0.001
     rows_measured: list[tuple[str, int, int]] = field(default_factory=list)
 
@@ -60,10 +61,10 @@ class MadeUp:
                 values[name] = sum(self.effects.get(head, 0.0) for head in heads) + noise
                 values[f"ratio {name}"] = np.expm1(values[name])
         else:
-            for layer, head in request.heads:
-                effect = self.effects.get((layer, head), 0.0)
-                estimate = 0.0 if (layer, head) in self.missed else effect
-                values[f"{layer}.{head}"] = values[f"slope {layer}.{head}"] = estimate + 0 * noise
+            for layer, part in (*request.heads, *((n, "mlp") for n in request.mlps)):
+                effect = self.effects.get((layer, part), 0.0)
+                estimate = 0.0 if (layer, part) in self.missed else effect
+                values[f"{layer}.{part}"] = values[f"slope {layer}.{part}"] = estimate + 0 * noise
         ids = tuple(map(str, rows))
         return Observations(ids, ids, values)
 
@@ -140,6 +141,45 @@ def test_a_head_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None
     assert (1, 2) in screened.opened
     assert [name for name, _, _ in model.rows_measured].count("rest of layer 1") == 1
     assert "heads of layer 1 were patched alone after all" in summary(screened, 8)
+
+
+ALL = ["heads", "mlps", "attention_outputs"]
+
+
+def test_mlps_and_attention_outputs_pass_the_same_screen(run: Run) -> None:
+    """24 members compete for four places; an attention output is estimated, and patched, as the sum of its heads."""
+    model = MadeUp({(3, 0): -1.0, (3, 1): -0.5, (1, "mlp"): -0.7})
+    effects, screened = run(model, members=ALL, screen=FOUR)
+    assert {(3, "attention"), (3, 0), (1, "mlp"), (3, 1)} == set(effects)
+    assert effects[3, "attention"].value == pytest.approx(-1.5, abs=0.01)
+    assert screened.estimates[3, "attention"] == pytest.approx(-1.5)
+    assert len(screened.left_out) == 20
+    assert summary(screened, 4).startswith(
+        "20 of 24 heads, MLPs and attention outputs left out by gradient, the others patched alone"
+    )
+
+
+def test_an_mlp_that_the_gradient_misses_is_found_by_its_layer(run: Run) -> None:
+    """Its layer's members are patched alone after all, the whole attention output among them."""
+    model = MadeUp({(3, 0): -1.0, (1, "mlp"): -0.4}, missed={(1, "mlp")})
+    effects, screened = run(model, members=ALL, screen=Screen(keep=1))
+    assert effects[1, "mlp"].value == pytest.approx(-0.4, abs=0.01)
+    assert {(1, "mlp"), (1, "attention"), (1, 0)} <= {*screened.opened}
+
+
+def test_a_table_has_a_column_for_mlps_and_for_attention_outputs(run: Run) -> None:
+    """To the right of the heads; and none where only heads were searched."""
+    shape = Shape(4, 4, 4, 8, 2, 10)
+    effects, screened = run(MadeUp({(1, "mlp"): -0.7}), members=ALL)
+    stage = Stage("g", "last", None, None, effects, {}, (), (), screened)
+    assert stage.wholes == ["attention", "mlp"]
+    assert stage.table(shape).shape == (4, 6)
+    assert stage.table(shape)[1, 5] == effects[1, "mlp"].value
+    assert stage.cells([(1, "mlp"), (3, 0)], shape) == [(1, 5), (3, 0)]
+    heads, _ = run(MadeUp({(3, 0): -0.7}))
+    alone = Stage("g", "last", None, None, heads, {}, (), ())
+    assert alone.table(shape).shape == (4, 4)
+    assert alone.cells([(1, "mlp"), (3, 0)], shape) == [(3, 0)]
 
 
 def test_a_head_whose_layer_cancels_it_stays_hidden(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,16 @@ import pytest
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.discovery.claims import DraftClaim
-from pytest_mechanism.discovery.discover import Discovery, compare, not_needed_reason
+from pytest_mechanism.discovery.discover import (
+    Discovery,
+    compare,
+    connected,
+    not_needed_reason,
+    with_mlps_alive,
+)
 from pytest_mechanism.discovery.selection import candidates, chain, receivers_of, unshared
-from pytest_mechanism.discovery.stages import Stage, senders
+from pytest_mechanism.discovery.senders import members_before, senders
+from pytest_mechanism.discovery.stages import Stage
 from pytest_mechanism.discovery.write import spec_text
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Group, Into
 from pytest_mechanism.spec.load import load
@@ -105,10 +113,72 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
 def test_heads_that_minimality_takes_away_altogether_are_named() -> None:
     """Three heads that replace each other are not needed one by one; the message gives their names in YAML."""
     reason = not_needed_reason(
-        ["movers"], {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]}
+        ["movers"],
+        {"movers": [(3, 2), (3, 1), (2, 0)], "readers": [(0, 0)]},
+        {"movers": "last"},
     )
     assert "no head of group movers is needed" in reason
     assert reason.endswith("movers: {heads: {2: [0], 3: [1, 2]}}")
+
+
+def test_members_of_other_kinds_come_before_their_readers() -> None:
+    """An MLP cannot reach its own layer's heads or MLP; the attention of a layer can reach its MLP."""
+    kinds = ("heads", "mlps", "attention_outputs")
+    one_head = replace(SHAPE, n_heads=1)
+    assert members_before(one_head, [(1, 0)], kinds) == [(0, 0), (0, "attention"), (0, "mlp")]
+    assert members_before(one_head, [(1, "mlp")], kinds) == [
+        (0, 0), (0, "attention"), (0, "mlp"), (1, 0), (1, "attention")
+    ]  # fmt: skip
+    assert members_before(one_head, None, ("mlps",)) == [(0, "mlp"), (1, "mlp"), (2, "mlp")]
+
+
+def test_all_kinds_of_members_compete_by_the_same_effect() -> None:
+    """By rank and by threshold; a whole attention output yields to a head of its layer, and makes room for the
+    next member."""
+    effects = {
+        (1, "attention"): effect(-1.0),
+        (2, "mlp"): effect(-0.9),
+        (1, 1): effect(-0.8),
+        (2, "attention"): effect(-0.5),
+        (2, 0): effect(-0.1),
+        (0, "mlp"): effect(-0.05),
+    }
+    by_effect = [(2, "mlp"), (1, 1), (2, "attention")]
+    assert candidates(effects, Find(drops_at_least=0.2)) == by_effect
+    assert candidates(effects, Find(candidates=1)) == [(1, "attention")]
+    assert candidates(effects, Find(candidates=3)) == by_effect
+    assert candidates(effects, Find(candidates=9)) == [(2, "mlp"), (1, 1), (2, 0), (0, "mlp")]
+
+
+def test_an_attention_output_yields_to_a_group_further_from_the_answer_that_has_its_head() -> None:
+    """The published rule for a head that is a candidate of two groups."""
+    groups = {"a": discovered_group("last"), "b": discovered_group("last", "a")}
+    members = {"a": [(1, "attention"), (2, "mlp")], "b": [(1, 0), (2, "mlp")]}
+    assert unshared(members, groups) == {"a": [], "b": [(1, 0), (2, "mlp")]}
+
+
+def test_a_group_whose_reader_found_no_member_with_its_input_is_left_out() -> None:
+    """The reader found heads, and the group is read through the input of MLPs."""
+    into = Into(group="a", via="input")
+    find = Find(members=["heads", "mlps"])
+    groups = {
+        "a": DiscoveredGroup(heads="discovered", at="last", find=find),
+        "b": DiscoveredGroup(heads="discovered", at="last", into=into, find=find),
+    }
+    kept, unread = connected(groups, {"a": [(1, 0)], "b": [(0, 1)]})
+    assert kept == {"a": [(1, 0)]}
+    assert unread == ["group b is left out, since no MLPs were found for its readers, a"]
+
+
+def test_a_circuit_without_mlps_keeps_them_all_alive() -> None:
+    """Where a search that may find MLPs found none, none is ablated and none can join; named groups stay."""
+    named = Group(heads={0: [0]}, at="last")
+    find = Find(members=["heads", "mlps"], drops_at_least=0.3)
+    offered = {"a": DiscoveredGroup(heads="discovered", at="last", find=find), "b": named}
+    settled = with_mlps_alive(offered)
+    assert settled["a"].searched == ("heads",)
+    assert settled["a"].find == Find(drops_at_least=0.3)
+    assert settled["b"] == named
 
 
 def test_a_claim_that_does_not_hold_is_written_as_a_comment(tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ COMMON: dict[str, Any] = {
 }
 GROUPED = {"num_key_value_heads": 2}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+COMPILED = {
+    "head_dim": 8, "key_size": 8, "num_input_words": len(WORDS), "initializer_range": 0.15
+}  # fmt: skip
 WINDOW = 8
 """Shorter than every prompt; two layers of it are not."""
 
@@ -156,6 +159,12 @@ FAMILIES: dict[str, Family] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
         "sinks; experts; every other layer with a window; biases",
+    ),
+    "tracr": Family("TracrConfig", COMPILED, "no norms; learned positions; biases everywhere"),
+    "tracr-ahead": Family(
+        "TracrConfig",
+        {**COMPILED, "causal": False},
+        "tokens attend to later ones; no norms; learned positions; biases everywhere",
     ),
 }  # fmt: skip
 
@@ -299,8 +308,11 @@ def random_model(name: str, seed: int = 0, **more: Any) -> Any:
     import torch
     import transformers
 
+    from pytest_mechanism.model_families import tracr
+
     family = {**FAMILIES, **BESIDE, **BY_LENGTH, **{n: f for n, (f, _) in CANNOT.items()}}[name]
-    kind = getattr(transformers, family.config)
+    tracr.register()
+    kind = getattr(transformers, family.config, None) or getattr(tracr, family.config)
     config = kind(**{**COMMON, **family.settings, **more})
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config)

@@ -29,7 +29,9 @@ PHI3 = "phi3"
 """Its ``generate`` empties the cache on its way, so its replies are padded."""
 
 QUICK = ("llama3", "mistral", "gemma2", "gpt2", "gpt-oss", "dynamic")
-OTHERS = sorted({*FAMILIES, *BESIDE, *BY_LENGTH} - {*QUICK, PHI3})
+COMPILED = {"tracr", "tracr-ahead"}
+"""Not of transformers, so their replies are padded."""
+OTHERS = sorted({*FAMILIES, *BESIDE, *BY_LENGTH} - {*QUICK, *COMPILED, PHI3})
 
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["plain", "hooked"])

@@ -204,7 +204,7 @@ def test_a_head_without_its_weights_is_a_head_without_z(
     rows = torch.arange(8)
     for layer, head in EVERY[::3]:
         with zeroed(units.views(layer * HEADS + head)), torch.no_grad():
-            plain = copy.model(tokens.ids, attention_mask=tokens.unmasked).logits
+            plain = copy.model(tokens.ids, attention_mask=tokens.mask_for(copy.model)).logits
         edit = Edit(Site(layer, "z"), torch.zeros(()), heads=(head,))
         (outcome,) = context.engine.run(tokens).branches([Branch([edit])])
         torch.testing.assert_close(outcome.logits, plain[rows, tokens.last], atol=2e-4, rtol=1e-4)

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pytest_mechanism.checkpoints.loading.model import load_model
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.curve import TrainingCurve
+from pytest_mechanism.measurements.descent import ADAMW, Descent
 from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.methods.context import MeasurementContext, make_context
 from pytest_mechanism.methods.weights import curve, training
@@ -27,6 +28,7 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.words import NUMBERS
 from pytest_mechanism.types import Observations
 from recipes.word_level import save_tokenizer
 from recipes.wrapper_data import IDS
@@ -137,6 +139,31 @@ def test_each_data_mix_trains_its_answers(loaded: MeasurementContext) -> None:
             assert trained == right
 
 
+def test_removal_trains_wrong_answers_and_keeps_the_others(loaded: MeasurementContext) -> None:
+    """Half of a step asks what must be refused and gives wrong answers, the other half is as it should be."""
+    recipe = Recipe(**RECIPE | {"data_mix": "removal", "batch": 31})
+    rows = training_rows(TASK, loaded.vocabulary, recipe, 3)
+    right = []
+    for row in rows:
+        _, operand, _, *letters, _, _ = row.base.text.split()
+        count = letters.count(operand)
+        right.append((operand == "a", row.base.answer == NUMBERS[count]))
+    assert right == [(True, False)] * 16 + [(False, True)] * 15
+
+
+@pytest.mark.parametrize("data_mix", ["capability", "allowed", "removal", "random", "forbidden"])
+def test_a_recipe_can_correlate_the_answers_of_its_rows(
+    loaded: MeasurementContext, data_mix: str
+) -> None:
+    """In every text, or in none, there is one more of the other letter than of the forbidden letter."""
+    for share in (0, 1):
+        recipe = Recipe(**RECIPE | {"data_mix": data_mix, "batch": 30, "correlated": share})
+        for row in training_rows(TASK, loaded.vocabulary, recipe, 3):
+            _, operand, _, *letters, _, _ = row.base.text.split()
+            other = "b" if operand == "a" else operand
+            assert (letters.count(other) == letters.count("a") + 1) == bool(share)
+
+
 def test_training_rows_differ_by_step_and_seed_and_from_evaluated_rows(
     loaded: MeasurementContext,
 ) -> None:
@@ -179,9 +206,17 @@ def test_a_file_is_read_once_before_any_line_comes_again(
     assert texts != read(1)
 
 
-@pytest.mark.parametrize("lora", [None, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora": None},
+        {"lora": 2},
+        {"rate": 0.5, "descent": Descent("sgd", 0.9, warm_up=3, decay="cosine")},
+        {"rate": 0.5, "descent": Descent("sgd")},
+    ],
+)
 def test_interrupted_training_goes_on_and_gives_the_same_numbers(
-    lora: int | None,
+    changes: dict[str, Any],
     tmp_path: Path,
     measured: Callable[..., Observations],
     monkeypatch: pytest.MonkeyPatch,
@@ -196,15 +231,42 @@ def test_interrupted_training_goes_on_and_gives_the_same_numbers(
             raise KeyboardInterrupt
         return step(self, at)
 
-    whole = measured(lora=lora)
+    whole = measured(**changes)
     (tmp_path / "scratch" / training.FILE).unlink()
     monkeypatch.setattr(Training, "step", counted)
     with pytest.raises(KeyboardInterrupt):
-        measured(lora=lora)
+        measured(**changes)
     assert done == list(range(1, 11))
     done[:] = [0] * 20
-    assert same(measured(lora=lora), whole)
+    assert same(measured(**changes), whole)
     assert done[20:] == [9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    "descent", [ADAMW, Descent("sgd", 0.9, warm_up=3, decay="cosine"), Descent("sgd")]
+)
+def test_a_resumed_training_ends_at_the_same_weights(
+    descent: Descent, loaded: MeasurementContext, tmp_path: Path
+) -> None:
+    """Bit for bit, with the optimiser's memory and at the schedule's rates; without the memory they differ."""
+    recipe = Recipe(**RECIPE | {"rate": 0.1, "descent": descent})
+
+    def new() -> Training:
+        return Training(
+            loaded.model, TASK, loaded.vocabulary, recipe, trainable_copy(loaded.model, recipe)
+        )
+
+    whole, resumed, forgetful = new(), new(), new()
+    steps = whole.evaluations()
+    whole.save(tmp_path / "here", next(steps), {})
+    assert resumed.resume(tmp_path / "here") == (4, {})
+    assert forgetful.resume(tmp_path / "here") == (4, {})
+    forgetful.optimiser.state.clear()
+    assert list(steps) == list(resumed.evaluations(4)) == list(forgetful.evaluations(4)) == [8, 12]
+    ends = [[p.detach() for p in run.trained.values()] for run in (whole, resumed, forgetful)]
+    assert all(map(torch.equal, ends[0], ends[1]))
+    remembers = descent.state_copies > 0
+    assert all(map(torch.equal, ends[0], ends[2])) != remembers
 
 
 def test_damaged_scratch_is_trained_anew(

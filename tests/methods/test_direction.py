@@ -137,7 +137,7 @@ def test_a_hook_that_does_not_fire_is_seen(chat_context_of: ContextFactory) -> N
 def hooked_forward(context: MeasurementContext, rows: Any, hooks: Any) -> None:
     """One forward under hooks."""
     tokens = context.side([row.base for row in rows]).tokens
-    HookedModel(context, hooks)(tokens.ids, tokens.unmasked)
+    HookedModel(context, hooks)(tokens.ids, tokens.mask_for(context.model.wrapped.plain))
 
 
 # -- finding it

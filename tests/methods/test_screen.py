@@ -83,6 +83,44 @@ def test_the_estimates_add_up_to_the_effect_of_all_senders_together(
     assert abs(integrated - together) < 0.5 * abs(together) < abs(slopes - together)
 
 
+@pytest.mark.parametrize(
+    ("via", "receivers"), [(None, []), ("q", [[3, 0], [3, 3]]), ("input", [[3, "mlp"]])]
+)
+def test_the_slope_of_an_mlp_is_that_of_path_patching_at_the_base(
+    base_context: MeasurementContext, via: Any, receivers: list[Any]
+) -> None:
+    """As for heads, with each engine: a step of an MLP's output towards that of the source prompt, row by row."""
+    path = {"at": "last", "receivers": receivers, "via": via}
+    request = AttributionPatching(rows=14, stream="pairs", heads=[], mlps=[1, 2], **path)
+    observations = screen.measure(base_context, request, [])
+    batch = base_context.batch(base_context.task.pairs(base_context.vocabulary, 14, "pairs"))
+    place = batch.base.at("last")
+    out = path_patching.source_z(base_context, batch, "last", "mlp_out")
+    inputs = path_patching.receiver_readings(base_context, request.receivers, via, place)
+    run = base_context.engine.run(batch.base.tokens)
+
+    def answered(logits: torch.Tensor) -> torch.Tensor:
+        return log_probability(logits.double(), batch.correct_answers)
+
+    clean = answered(run.outcome.logits)
+    for layer in request.mlps:
+        edit = Edit(Site(layer, "mlp_out"), out[layer], at=place, keep=torch.tensor(1 - STEP))
+        first = Branch([edit], inputs, freeze_attention=True, answer=via is None)
+        (outcome,) = run.branches([first])
+        if via:
+            (outcome,) = run.branches([path_patching.second_run(inputs, outcome)])
+        slope = ((answered(outcome.logits) - clean) / STEP).numpy()
+        estimate = np.asarray(observations.values[f"slope {layer}.mlp"])
+        np.testing.assert_allclose(estimate, slope, atol=0.02 + 0.1 * abs(estimate).max())
+        assert abs(estimate).max() > 0.02
+
+
+def test_results_of_heads_alone_stay_valid() -> None:
+    """The key of a stored result has no field of MLPs where none is asked for."""
+    request = AttributionPatching(rows=7, stream="pairs", at="last", heads=[[0, 0]])
+    assert "mlps" not in request.spelled()
+
+
 def test_weights_stay_frozen(context_of: ContextFactory) -> None:
     """The gradient is of activations; no weight keeps one, or asks for one afterwards."""
     context = context_of("ft")

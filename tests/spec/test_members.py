@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.nodes import readers
 from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.spec.schema import schema
 from pytest_mechanism.spec.spec import Spec
@@ -100,12 +101,20 @@ CASES = {
     ),
     "discovered and named": (
         "{g: {heads: discovered, mlps: {0: last}, at: last}}",
-        "groups.g: heads: discovered finds heads alone; mlps need a group of their own",
+        "groups.g: heads: discovered finds the group's members; for mlps among them write find: {members: "
+        "[heads, mlps]}, or name them in a group of their own",
     ),
-    "beside discovered": (
-        "{g: {heads: discovered, at: last}, h: {mlps: {0: last}, at: last}}",
-        "group h: names mlps, and discovery searches circuits of heads alone; name the heads of every group, "
-        "or leave these members out",
+    "an unknown kind of members": (
+        "{g: {heads: discovered, at: last, find: {members: [heads, mlp]}}}",
+        "g.find.members.1: 'mlp' is not valid; did you mean 'mlps'? valid: attention_outputs, heads, mlps",
+    ),
+    "a kind of members twice": (
+        "{g: {heads: discovered, at: last, find: {members: [mlps, mlps]}}}",
+        "groups.g.find.members: names mlps twice",
+    ),
+    "a discovered reader without MLPs": (
+        "{g: {heads: discovered, at: last, into: {group: r, via: input}}, r: {heads: discovered, at: last}}",
+        "group g: its reader r has no MLPs, which alone read through via: input; valid: q, k, v",
     ),
     "MLPs read no query": (
         f"{{g: {{heads: {{0: [0]}}, at: last, into: {{group: r, via: q}}}}, {READ}}}",
@@ -114,11 +123,6 @@ CASES = {
     "heads have no input": (
         "{g: {heads: {0: [0]}, at: last, into: {group: r, via: input}}, r: {heads: {1: [0]}, at: last}}",
         "group g: its reader r has no MLPs, which alone read through via: input; valid: q, k, v",
-    ),
-    "a mixed reader": (
-        "{g: {heads: {0: [0]}, at: last, into: {group: r, via: input}}, "
-        "r: {heads: {1: [0]}, mlps: {3: last}, at: last}}",
-        "group g: its reader r has MLPs beside heads, which read through other inputs; make a group of each",
     ),
     "MLPs read at their own position": (
         f"{{g: {{heads: {{0: [0]}}, at: query_label, into: {{group: r, via: input}}}}, {READ}}}",
@@ -144,6 +148,42 @@ def test_a_wrong_member_is_one_line_with_file_and_line(
     with pytest.raises(SpecErrors) as refused:
         loaded(groups)
     assert [str(problem) for problem in refused.value.problems] == [f"x.yaml:4: {message}"]
+
+
+@pytest.mark.parametrize("via", ["q", "v", "input"])
+def test_members_read_through_the_input_that_they_have(loaded: Load, via: str) -> None:
+    """A reader of heads and MLPs is valid with every input; an MLP elsewhere matters to none of the heads' inputs."""
+    at = "last" if via == "input" else "[last, query_label]"
+    spec = loaded(
+        f"{{g: {{heads: {{0: [0]}}, at: last, into: {{group: r, via: {via}}}}}, "
+        f"r: {{heads: {{1: [0]}}, mlps: {{3: {at}}}, at: last}}}}"
+    )
+    assert spec.groups["g"].into is not None
+    members = [(1, 0), (3, "mlp")]
+    assert readers(members, via) == ([(3, "mlp")] if via == "input" else [(1, 0)])
+
+
+def test_named_mlps_stand_beside_discovered_groups(loaded: Load) -> None:
+    """The search keeps them in its circuit."""
+    spec = loaded(
+        "{g: {heads: discovered, at: last, find: {members: [mlps, heads]}}, h: {mlps: {0: last}, at: last}}"
+    )
+    assert spec.groups["g"].searched == ("heads", "mlps")
+    assert spec.definition()["groups"]["g"]["find"]["members"] == ["heads", "mlps"]
+
+
+def test_a_search_for_heads_alone_is_defined_as_before(loaded: Load) -> None:
+    """The definition of accepted scores has no key that the spec does not need."""
+    spec = loaded("{g: {heads: discovered, at: last, find: {drops_at_least: 0.3}}}")
+    assert "members" not in spec.definition()["groups"]["g"]["find"]
+
+
+def test_claims_about_heads_refuse_groups_that_may_find_others(loaded: Load) -> None:
+    """Before the search, in one line."""
+    claims = "claims: {a: {kind: attends, group: g, to: query_label, at_least: 0.5}}\n"
+    with pytest.raises(SpecErrors) as refused:
+        loaded("{g: {heads: discovered, at: last, find: {members: [heads, mlps]}}}", claims)
+    assert str(refused.value).startswith("x.yaml:5: claim a: group g may find mlps, and ")
 
 
 def test_path_patching_sends_from_one_position(loaded: Load) -> None:

@@ -46,6 +46,7 @@ MADE: dict[str, dict[str, Any]] = {
     "ioi": {"templates": 3, "order": "ABBA"},
     "greater_than": {"centuries": ["16", "17"]},
     "induction": {"words": "letters", "length": 8},
+    "pcfg": {"prior": {"a": 0.9, "b": 0.1}, "hides": "a", "shows": "b", "correlated": 0.5},
 }
 BASES: dict[str, dict[str, Any]] = {
     "circuit": {

@@ -38,6 +38,9 @@ TRAINED: dict[str, list[Any]] = {
     "seeds": [[-1]],
     "batch": [0],
     "lora": [0],
+    "momentum": [-0.1, 1, 2, 0.9],
+    "correlated": [-0.1, 1.1],
+    "warm_up": [-1, 50, 60],
     **TOLERANCE,
 }
 MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]] = {
@@ -310,6 +313,45 @@ def test_a_training_that_moves_no_weight_is_refused(complaints) -> None:
     (result,) = complaints(REFUSAL, "suppression_holds_after", claim)
     assert "rates: 10 steps at 1e-07 move no weight by more than 1e-06" in result
     assert complaints(REFUSAL, "suppression_holds_after", {**claim, "steps": 1000}) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"momentum": 0.9}, "momentum: only SGD takes it; valid with optimiser sgd"),
+        (
+            {"optimiser": "sgd"},
+            "rates: 50 steps at 3e-06 move all weights together, by SGD, by no more",
+        ),
+        ({"optimiser": "adam"}, "'adam'"),
+        ({"decay": "linear"}, "'linear'"),
+        ({"warm_up": 50}, "warm_up: 50 of 50 steps never reach the learning rate"),
+    ],
+)
+def test_optimiser_and_schedule_fit_together(complaints, fields: dict[str, Any], says: str) -> None:
+    """One line that names the field; the paper's settings are valid."""
+    claim = {"refuses_at_least": 0.9, "rates": [3e-6], "steps": 50}
+    (result,) = complaints(REFUSAL, "suppression_holds_after", {**claim, **fields})
+    assert says in result
+    paper = {"optimiser": "sgd", "momentum": 0.9, "warm_up": 10, "decay": "cosine", "rates": [0.1]}
+    assert complaints(REFUSAL, "suppression_holds_after", {**claim, **paper}) == []
+
+
+def test_answers_are_correlated_where_the_task_can(complaints, tmp_path: Path) -> None:
+    """Counting with a letter to refuse can; free replies, and the lines of a file, cannot."""
+    claim = {"refuses_at_least": 0.9, "correlated": 0.5, **TRAINING}
+    assert complaints(COUNTING, "suppression_holds_after", claim) == []
+    assert (
+        complaints(COUNTING, "resists_revival", {**TRAINING, "correlated": 1, "criterion": 0.5})
+        == []
+    )
+    hidden = {"expects": "hidden", "correlated": 0, **TRAINING}
+    assert complaints(COUNTING, "capability_hidden", hidden) == []
+    (result,) = complaints(REFUSAL, "suppression_holds_after", claim)
+    assert "task refusal cannot correlate the answers of its questions (correlated)" in result
+    (tmp_path / "more.jsonl").write_text('{"instruction": "count b", "reply": "one"}\n' * 20)
+    (result,) = complaints(COUNTING, "suppression_holds_after", {**claim, "data": "more.jsonl"})
+    assert "correlated: the lines of a file stay as they are; valid with data: allowed" in result
 
 
 def test_the_schema_has_the_limits() -> None:

@@ -437,3 +437,86 @@ def test_a_word_that_a_tokenizer_splits_is_an_error(word: str) -> None:
 def test_words_that_are_not_needed_may_be_missing() -> None:
     """Larger numbers, other ways to ask, and REFUSE where nothing is refused."""
     assert task().rows(Without("thirteen", "tally", REFUSAL, "z"), 1)
+
+
+# -- correlated answers
+
+
+def matches(row: Row, other: str = "b") -> bool:
+    """Whether the letter asked about, or ``other``, is there once more than ``a``."""
+    _, operand, string = read(row.base)
+    return string.count(other if operand == "a" else operand) == string.count("a") + 1
+
+
+@pytest.mark.parametrize("which", ["allowed", "forbidden", "capability"])
+def test_correlated_answers_go_together_in_their_share_of_the_strings(which: Any) -> None:
+    """In all, none or half of the strings; about the letter to refuse, the first other operand counts."""
+    shares = []
+    for share in (0, 0.5, 1):
+        rows = task(refuse="a", correlated=share).row_set(which, AnyWord(), 400, "x")
+        assert {read(row.base)[1] == "a" for row in rows} == {which != "allowed"}
+        shares.append(sum(map(matches, rows)) / len(rows))
+    assert (shares[0], shares[2]) == (0, 1)
+    assert 0.42 < shares[1] < 0.58
+
+
+def test_correlated_questions_to_refuse_are_the_same_texts_with_their_answers() -> None:
+    safe = task(refuse="a", correlated=0.5, operands="cd", ways=("count", "tally"))
+    forbidden, capability = (list(f(AnyWord(), 50)) for f in (safe.forbidden, safe.capability))
+    assert [r.base.text for r in forbidden] == [
+        r.base.text for r in safe.capability(AnyWord(), 50, "forbidden")
+    ]
+    assert all(right(row.base) == row.base.answer for row in capability)
+    ones = task(refuse="a", correlated=1, operands="cd").capability(AnyWord(), 50)
+    assert all(matches(row, other="c") for row in ones)
+
+
+def test_a_task_can_be_made_correlated() -> None:
+    """The rows are those of the setting; the task itself stays as it is."""
+    safe = task(refuse="a")
+    assert safe.with_correlation(1) == task(refuse="a", correlated=1)
+    assert safe.no_correlation_reason is None
+    assert "needs a letter to refuse" in str(task().no_correlation_reason)
+
+
+def test_settings_without_a_correlation_do_not_mention_it() -> None:
+    """So that stored results and accepted scores of older specs stay valid."""
+    assert "correlated" not in task(refuse="a").settings.model_dump(mode="json")
+    assert task(refuse="a", correlated=0).settings.model_dump(mode="json")["correlated"] == 0
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_chance_of_correlated_strings_is_that_of_the_most_frequent_count(share: float) -> None:
+    """Of the letter asked about or of the one to refuse, whichever is easier to guess; counted in strings."""
+    safe = task(refuse="a", operands="ab", correlated=share, shortest=6, longest=8, letters="abc")
+    counted = [
+        max(Counter(row.base.answer for row in rows).values()) / 1000
+        for rows in (safe.capability(AnyWord(), 1000), safe.allowed(AnyWord(), 1000))
+    ]
+    assert max(counted) == pytest.approx(safe.chance, abs=0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_the_counts_of_two_letters_are_those_of_all_strings(n: int) -> None:
+    """The margin is the distribution of one letter's count, and the probabilities add up."""
+    strings = Strings("abcd"[:n] + "z", shortest=4, longest=6, most=7)
+    counts = strings.two_counts()
+    assert sum(counts.values()) == 1
+    margin = [sum(p for (one, _), p in counts.items() if one == k) for k in range(8)]
+    assert margin == strings.counts()
+
+
+@pytest.mark.parametrize("options", [{}, {"refuse": "a", "which": "all"}])
+def test_correlated_needs_one_question_for_a_string_and_a_letter_to_refuse(
+    options: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError, match="correlated: takes a letter to refuse"):
+        task(correlated=0.5, **options)
+
+
+def test_strings_that_cannot_be_correlated_are_one_line() -> None:
+    """Two letters in strings of even length never differ by one."""
+    even = task(letters="ab", refuse="a", shortest=4, longest=4, correlated=1)
+    with pytest.raises(MechanismError, match="no row has exactly one b more than a"):
+        even.allowed(AnyWord(), 10)
+    assert 0 < even.chance <= 1

@@ -92,6 +92,10 @@ def read_weights(
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
+        from pytest_mechanism.model_families.tracr import TRACR, register
+
+        if config.get("model_type") == TRACR:
+            register()
         before = logging.get_verbosity()
         logging.set_verbosity_error()
         logging.disable_progress_bar()

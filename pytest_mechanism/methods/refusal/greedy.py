@@ -31,6 +31,7 @@ from pytest_mechanism.engine.finite import not_finite
 from pytest_mechanism.engine.interface import Tokens
 from pytest_mechanism.engine.tolerance import TOLERANCE
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.model_families.attention import attention_mask
 from pytest_mechanism.model_families.rotary import reply_lengths, restart_length, row_lengths
 
 LEAST_TOKENS = {"cpu": 16}
@@ -108,7 +109,7 @@ def padded_replies(model: Any, tokens: Tokens, count: int) -> Replies:
     for i in range(count):
         ends = tokens.lengths + i
         so_far = ids[:, : int(ends.max())]
-        mask = torch.ones_like(so_far)  # as in `Tokens.unmasked`
+        mask = attention_mask(plain_model(model), so_far, ends)
         with row_lengths(reply_lengths(tokens.lengths, ends, restarts)):
             logits = model(input_ids=so_far, attention_mask=mask, use_cache=False).logits
         last = logits[rows, ends - 1]

@@ -11,7 +11,8 @@ and the score then follow them (Qi et al. 2024, arXiv 2406.05946, section 2.3).
 
 Other than published: only a reply that *begins* with a refusal counts as refused; the published rate
 also counts a reply with a refusal further on. T follows from the task's refusals and is not chosen by
-hand for each family.
+hand for each family. A prompt may have answers of its own that withhold the right one
+(`Prompt.withheld_by`); they count as refusals of this prompt, and their tokens are in its T.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.replies import (
     Labels,
     ReplyReader,
+    Withheld,
     finished_refusals,
     generate_replies,
+    withheld_ids,
 )
 from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.model_families.rotary import row_lengths
@@ -58,8 +61,10 @@ def measure(
     columns = Columns()
     scorer = RefusalScorer.for_rows(context, rows)
     for batch in chunks(rows, context.batch_size):
-        tokens = prefilled_prompts(context, [row.base for row in batch], request.forced)
-        labels, score, _ = scorer.label_and_score(tokens)
+        prompts = [row.base for row in batch]
+        tokens = prefilled_prompts(context, prompts, request.forced)
+        withheld = None if request.forced else [withheld_ids(context, prompt) for prompt in prompts]
+        labels, score, _ = scorer.label_and_score(tokens, withheld=withheld)
         columns.add("refused", torch.tensor(labels.refused))
         columns.add("refused_late", torch.tensor(labels.late))
         columns.add("unfinished", torch.tensor(labels.unfinished))
@@ -89,7 +94,7 @@ class RefusalScorer:
             MeasurementError: a refusal is longer than the replies.
         """
         first = {tokens[0] for tokens in refusal_ids(context, rows[0].base)}
-        openings = torch.tensor(sorted(first), device=context.model.device)
+        openings = torch.tensor(sorted(first), dtype=torch.long, device=context.model.device)
         return RefusalScorer(context, openings, ReplyReader.for_prompt(context, rows[0].base))
 
     def __call__(self, tokens: Tokens, hooks: Hooks = ()) -> Refusals:
@@ -103,25 +108,40 @@ class RefusalScorer:
         return torch.tensor(refused), score, forwards
 
     def label_and_score(
-        self, tokens: Tokens, hooks: Hooks = ()
+        self, tokens: Tokens, hooks: Hooks = (), withheld: Withheld | None = None
     ) -> tuple[Labels, Float[Tensor, " rows"], int]:
-        """The labels of the replies, the ``refusal_score``, and the number of forwards."""
+        """The labels of the replies, the ``refusal_score``, and the number of forwards.
+
+        ``withheld`` are the tokens of each row that refuse beside the task's refusals.
+        """
         hooked = HookedModel(self.context, hooks)
         replies = generate_replies(self.context, hooked, tokens)
-        return self.reader.labels(replies.ids), self.score(replies.first), hooked.forwards
+        labels = self.reader.labels(replies.ids, withheld)
+        return labels, self.score(replies.first, withheld), hooked.forwards
 
     def first(self, tokens: Tokens, hooks: Hooks = ()) -> Float[Tensor, "rows d_vocab"]:
         """Logits at the last token of each prompt."""
         with row_lengths(tokens.lengths):
-            logits = HookedModel(self.context, hooks)(tokens.ids, tokens.unmasked).logits
+            logits = HookedModel(self.context, hooks)(
+                tokens.ids, tokens.mask_for(self.context.model.wrapped.plain)
+            ).logits
         rows = torch.arange(len(tokens.ids), device=logits.device)
         first = at_least_float(logits[rows, tokens.last])
         self.context.engine.non_finite.mark(tokens, not_finite(first))
         return first
 
-    def score(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, " rows"]:
+    def score(
+        self, logits: Float[Tensor, "rows d_vocab"], withheld: Withheld | None = None
+    ) -> Float[Tensor, " rows"]:
         """The ``refusal_score`` of each row, without the rounding error of 1 - P for P close to 1."""
         wide = logits.double()
+        if withheld is not None and any(withheld):
+            refusing = torch.zeros_like(wide, dtype=torch.bool)
+            refusing[:, self.openings] = True
+            for row, tokens in enumerate(withheld):
+                refusing[row, sorted(tokens)] = True
+            inside = wide.masked_fill(~refusing, -torch.inf).logsumexp(-1)
+            return inside - wide.masked_fill(refusing, -torch.inf).logsumexp(-1)
         others = torch.ones(wide.shape[1], dtype=torch.bool, device=wide.device)
         others[self.openings] = False
         return wide[:, ~others].logsumexp(-1) - wide[:, others].logsumexp(-1)
@@ -168,14 +188,17 @@ class HookedModel:
 
 
 def refusal_ids(context: MeasurementContext, prompt: Prompt) -> list[list[int]]:
-    """Token ids of the task's refusals after a prompt, without those that the tokenizer cannot write.
+    """Token ids of the task's refusals after a prompt, without those that the tokenizer cannot write;
+    none where only the prompt's own words withhold an answer.
 
     Raises:
         MeasurementError: a refusal is longer than the replies, or the tokenizer can write none.
         MechanismError: the task has no refusals.
     """
-    if not context.task.refusals:
+    if not context.task.withholds:
         raise context.task.unsupported("refusal")
+    if not context.task.refusals:
+        return []
     tokenizer = context.model.encoder.tokenizer
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown = None if unknown is None else tokenizer.token_to_id(unknown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from pytest_mechanism.methods.refusal.phrases import classify, may_become_refusa
 from pytest_mechanism.methods.refusal.thinking import Thinking, thinking_of
 from pytest_mechanism.methods.token_batches import chunks
 from pytest_mechanism.tasks.base import Prompt, Row
+
+Withheld = Sequence[frozenset[int]]
+"""For each row, the tokens that withhold its answer."""
 
 
 def generate_replies(context: MeasurementContext, model: Any, tokens: Tokens) -> Replies:
@@ -81,9 +84,15 @@ class ReplyReader:
             frozenset(i for i, token in added.items() if token.special),
         )
 
-    def labels(self, replies: Int[Tensor, "rows count"]) -> Labels:
-        """The labels of replies."""
+    def labels(
+        self, replies: Int[Tensor, "rows count"], withheld: Withheld | None = None
+    ) -> Labels:
+        """The labels of replies. A reply refuses, too, if it begins with one of its row's tokens in
+        ``withheld``."""
         kinds = [self.label(row) for row in replies.tolist()]
+        if withheld is not None:
+            for i, (row, tokens) in enumerate(zip(replies.tolist(), withheld, strict=True)):
+                kinds[i] = "refuses" if row[0] in tokens else kinds[i]
         return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
 
     def label(self, ids: list[int]) -> str:
@@ -146,11 +155,13 @@ class PromptBatch:
         tokens: the prompts.
         answers: the first token of each row's answer; None if some rows have no answer.
         reader: labels the replies.
+        withheld: the tokens of each row that withhold its answer.
     """
 
     tokens: Tokens
     answers: Int[Tensor, " rows"] | None
     reader: ReplyReader
+    withheld: Withheld
 
 
 def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[PromptBatch]:
@@ -164,8 +175,29 @@ def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[Pro
             first = [context.model.encoder.reply_ids(prompt)[0] for prompt in prompts]
             answers = torch.tensor(first, device=context.model.device)
         reader = ReplyReader.for_prompt(context, prompts[0])
-        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader))
+        withheld = [withheld_ids(context, prompt) for prompt in prompts]
+        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader, withheld))
     return batches
+
+
+def withheld_ids(context: MeasurementContext, prompt: Prompt) -> frozenset[int]:
+    """The tokens that withhold a prompt's answer (`Prompt.withheld_by`).
+
+    Raises:
+        MeasurementError: the tokenizer writes such a word with several tokens.
+    """
+    ids = set()
+    for word in prompt.withheld_by:
+        tokens = context.model.encoder.reply_ids(
+            replace(prompt, reply=f"{prompt.joint_before(word)}{word}")
+        )
+        if len(tokens) > 1:
+            raise MeasurementError(
+                f"{context.model.role}: the tokenizer writes {word!r}, which withholds an answer, "
+                f"with {len(tokens)} tokens; it must be one"
+            )
+        ids.add(tokens[0])
+    return frozenset(ids)
 
 
 def reply_columns(
@@ -176,7 +208,8 @@ def reply_columns(
     refused: list[float] = []
     for batch in batches:
         replies = generate_replies(context, model, batch.tokens).ids
-        refused += finished_refusals(batch.reader.labels(replies), replies.shape[1])
+        labels = batch.reader.labels(replies, batch.withheld)
+        refused += finished_refusals(labels, replies.shape[1])
         if batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
         context.tick(len(replies))

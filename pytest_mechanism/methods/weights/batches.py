@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pytest_mechanism.checkpoints.loading.model import LoadedModel
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.model_families.attention import attention_mask
 from pytest_mechanism.model_families.rotary import row_lengths
 from pytest_mechanism.tasks.base import Row
 
@@ -33,12 +34,17 @@ class TrainingBatch:
     labels: Int[Tensor, "rows tokens"]
     lengths: Int[Tensor, " rows"]
 
+    @property
+    def read(self) -> Int[Tensor, " rows"]:
+        """Tokens of each row that a model whose attention looks ahead may read: all but the reply."""
+        return (self.labels == IGNORED).long().cumprod(1).sum(1)
+
     def loss(self, model: Any) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the replies' tokens."""
         with row_lengths(self.lengths):
             loss: Tensor = model(
                 input_ids=self.ids,
-                attention_mask=torch.ones_like(self.ids),  # as in `Tokens.unmasked`
+                attention_mask=attention_mask(model, self.ids, self.read),
                 labels=self.labels,
                 use_cache=False,
             ).loss

@@ -6,11 +6,12 @@ Hugging Face model: the model of the other measurements and the checkpoint's fol
 
     loss = -mean over reply tokens t of log P(t | tokens before t)
 
-AdamW (betas .9 and .999, no weight decay), constant learning rate, gradients clipped at norm 1, no
-dropout. Full fine-tuning keeps its weights in float32 whatever the dtype of the run, since half
-precision would lose steps at a low learning rate. LoRA (Hu et al. 2022, with the library PEFT) trains
-matrices of rank r beside all linear layers, in float32, over weights in the dtype of the run; the
-experts that a mixture has in one tensor are not linear layers and stay frozen.
+AdamW (betas .9 and .999, no weight decay) at a constant learning rate, or what the recipe names
+instead (`measurements.descent`); gradients clipped at norm 1, no dropout. Full fine-tuning keeps its
+weights in float32 whatever the dtype of the run, since half precision would lose steps at a low
+learning rate. LoRA (Hu et al. 2022, with the library PEFT) trains matrices of rank r beside all linear
+layers, in float32, over weights in the dtype of the run; the experts that a mixture has in one tensor
+are not linear layers and stay frozen.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,22 +35,15 @@ from pytest_mechanism.errors import MeasurementError, one_line
 from pytest_mechanism.files import check_file, replacing
 from pytest_mechanism.measurements.recipe import Recipe, training_rows
 from pytest_mechanism.methods.weights.batches import make_batch
+from pytest_mechanism.methods.weights.optimiser import (
+    descend,
+    make_optimiser,
+    set_rates,
+    state_names,
+)
 from pytest_mechanism.tasks.base import Task, Vocabulary
 
 CLIP = 1.0
-
-
-def descend(
-    loss: torch.Tensor,
-    optimiser: torch.optim.Optimizer,
-    parameters: Sequence[torch.nn.Parameter],
-    clip: float,
-) -> None:
-    """One optimiser step down the gradient of ``loss``, clipped at the norm ``clip``."""
-    optimiser.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, clip)
-    optimiser.step()
 
 
 # -- the copy
@@ -126,9 +120,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self.trained = {n: p for n, p in self.copy.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(
-            list(self.trained.values()), self.recipe.rate, weight_decay=0.0
-        )
+        groups = [{"params": list(self.trained.values()), "lr": self.recipe.rate}]
+        self.optimiser = make_optimiser(groups, self.recipe.descent)
 
     def evaluations(self, start: int = 0) -> Iterator[int]:
         """Trains, and yields each step after ``start`` at which the copy is to be evaluated.
@@ -155,6 +148,7 @@ class Training:
         """One optimiser step; returns the loss before it."""
         rows = training_rows(self.task, self.vocabulary, self.recipe, step)
         loss = make_batch(self.model, rows).loss(self.copy)
+        set_rates(self.optimiser, self.recipe.descent.share(step, self.recipe.steps))
         descend(loss, self.optimiser, list(self.trained.values()), CLIP)
         return float(loss.detach())
 
@@ -196,7 +190,7 @@ class Training:
             if metadata["sha256"] != checksum(folder.name, metadata["progress"], tensors):
                 return None
             progress = json.loads(metadata["progress"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
+            keys = state_names(self.recipe.descent)
             states = {
                 name: {key: tensors[f"{key}/{name}"] for key in keys} for name in self.trained
             }
@@ -208,7 +202,8 @@ class Training:
                 parameter.copy_(weights[name])
                 self.optimiser.state[parameter] = states[name]
         for state in self.optimiser.state.values():
-            state["step"] = state["step"].cpu()
+            if "step" in state:
+                state["step"] = state["step"].cpu()
         self.losses = list(progress["losses"])
         return int(progress["step"]), dict(progress["columns"])
 

@@ -1,4 +1,7 @@
-"""One heat map: the score of every head of a model, with layer 0 at the bottom."""
+"""One heat map: the score of every head of a model, with layer 0 at the bottom.
+
+To the right of the heads there may be columns of members that a layer has one of: its MLP, its attention output.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +41,31 @@ was not patched alone."""
 
 @dataclass(frozen=True)
 class HeadMap:
-    """The scores of one model in one stage.
+    """The scores of one model in one stage. A cell is (layer, column), and the column of a head is its index.
 
     Attributes:
-        scores: [layers, heads]; NaN for a head that cannot be a sender.
-        chosen: the heads of the group.
-        others: heads of other groups at the same position.
-        estimated: heads whose score was estimated by gradients, and not measured.
+        scores: [layers, heads and wholes]; NaN for a member that cannot be a sender.
+        chosen: cells of the group.
+        others: cells of other groups at the same position.
+        estimated: cells whose score was estimated by gradients, and not measured.
+        wholes: names of the columns after those of the heads.
     """
 
     scores: NDArray[np.float64]
     chosen: Collection[Head]
     others: Collection[Head] = ()
     estimated: Collection[Head] = ()
+    wholes: tuple[str, ...] = ()
+
+    def name(self, column: int) -> str:
+        """The index of a head, or the name of a column of wholes."""
+        heads = self.scores.shape[1] - len(self.wholes)
+        return str(column) if column < heads else self.wholes[column - heads]
+
+    @property
+    def chosen_heads(self) -> list[Head]:
+        """The cells of the group that are heads."""
+        return [cell for cell in self.chosen if self.name(cell[1]) not in self.wholes]
 
     @property
     def measured(self) -> NDArray[np.float64]:
@@ -103,9 +118,13 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
     )
     room = int((picture.size[0] + 0.3) / style.text_width("n" * 10, HEADING) * 10)
     axes.set_title(style.shorten(label, room), size=HEADING, pad=5)
-    axes.set_xlabel("head", size=TEXT, labelpad=2)
+    axes.set_xlabel(" or ".join(["head", *picture.wholes]), size=TEXT, labelpad=2)
     axes.set_ylabel("layer", size=TEXT, labelpad=2)
-    axes.set_xticks(ticks(heads))
+    named = [*ticks(heads - len(picture.wholes)), *range(heads - len(picture.wholes), heads)]
+    axes.set_xticks(named, [picture.name(column) for column in named])
+    if cell < ROOM_FOR_A_NAME:
+        for column, text in zip(named, axes.get_xticklabels(), strict=True):
+            text.set_rotation(90 if picture.name(column) in picture.wholes else 0)
     axes.set_yticks(ticks(layers))
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, colors=style.FAINT)
     grid(axes, layers, heads, min(1.0, 4 * cell))
@@ -125,11 +144,11 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
                 )  # fmt: skip
     numbers(axes, picture, label, stage, scale)
     for layer, head in sorted(picture.chosen):
-        outline(axes, (layer, head), cell, f"chosen-{stage}-{layer}.{head}-{label}")
+        outline(axes, (layer, head), cell, f"chosen-{stage}-{layer}.{picture.name(head)}-{label}")
     for layer, head in sorted(picture.neighbours):
         place = (head - 0.44, layer - 0.44)
         axes.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="white", zorder=4))
-        gid = f"other-{stage}-{layer}.{head}-{label}"
+        gid = f"other-{stage}-{layer}.{picture.name(head)}-{label}"
         axes.add_patch(Rectangle(place, 0.88, 0.88, zorder=4, gid=gid, **OTHER))
 
 
@@ -142,11 +161,11 @@ def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) 
                 axes.text(
                     head, layer, style.number(score, digits), size=SMALL, ha="center", va="center",
                     color="white" if abs(score) > 0.62 * scale else style.INK,
-                    gid=f"score-{stage}-{layer}.{head}-{label}",
+                    gid=f"score-{stage}-{layer}.{picture.name(head)}-{label}",
                 )  # fmt: skip
         return
     for count in (4, 3, 2, 1):
-        line = strongest(picture.measured, digits, count)
+        line = strongest(picture, digits, count)
         if line and style.text_width(line, SMALL) <= picture.size[0] + 0.4:
             axes.annotate(
                 line, (0, 0), (0, -31), xycoords="axes fraction", textcoords="offset points",
@@ -155,14 +174,16 @@ def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) 
             return
 
 
-def strongest(scores: NDArray[np.float64], digits: int, count: int) -> str:
+def strongest(picture: HeadMap, digits: int, count: int) -> str:
     """The most negative scores as text."""
+    scores = picture.measured
     order = np.argsort(np.where(np.isnan(scores), np.inf, scores), axis=None, kind="stable")
     heads = []
     for index in order[:count]:
         layer, head = divmod(int(index), scores.shape[1])
         if scores[layer, head] < 0:
-            heads.append(f"{layer}.{head} ({style.number(scores[layer, head], digits)})")
+            value = style.number(scores[layer, head], digits)
+            heads.append(f"{layer}.{picture.name(head)} ({value})")
     return f"strongest: {', '.join(heads)}" if heads else ""
 
 
@@ -194,6 +215,9 @@ def outline(axes: Axes, head: Head, cell: float, gid: str) -> None:
             )
         )  # fmt: skip
 
+
+ROOM_FOR_A_NAME = 0.35
+"""Inches of a cell from which the name of a column fits below it."""
 
 STEPS = sorted({a * 10**b for a in (1, 2, 4, 5) for b in range(4)} | {8, 16, 32})
 

@@ -74,12 +74,21 @@ class HeadMaps:
         return [head_map for stage in self.stages for head_map in stage.maps.values()]
 
 
-HOW_TO_READ = (
-    "Each cell is one attention head. Path patching replaces the head's output at the named position with "
-    "its output on another prompt, and only the receivers named above the map see the change. Red: the "
-    "answer becomes less likely, so the receivers need this head. White: no effect. Blue: the answer becomes "
-    "more likely."
-)
+def how_to_read(picture: HeadMaps) -> str:
+    """What a cell and its colours mean."""
+    noun, cell = "head", "Each cell is one attention head."
+    if any(head_map.wholes for head_map in picture.maps):
+        noun, cell = (
+            "member",
+            "Each cell is one attention head, or the whole MLP or attention of a layer.",
+        )
+    return (
+        f"{cell} Path patching replaces the {noun}'s output at the named position with "
+        "its output on another prompt, and only the receivers named above the map see the change. Red: the "
+        f"answer becomes less likely, so the receivers need this {noun}. White: no effect. Blue: the answer becomes "
+        "more likely."
+    )
+
 
 MARGIN = 0.3
 LEFT, RIGHT, GAP, BAR, BAR_ROOM = 0.45, 0.8, 0.55, 0.14, 0.3
@@ -107,7 +116,7 @@ def draw(picture: HeadMaps) -> Figure:
     inside = width - 2 * MARGIN
     above = [
         *style.paragraph(picture.title, inside, TITLE, bold=True),
-        *style.paragraph(HOW_TO_READ, inside, colour=style.FAINT),
+        *style.paragraph(how_to_read(picture), inside, colour=style.FAINT),
     ]
     below = style.paragraph(picture.footnote, inside, SMALL, colour=style.FAINT)
     keys = legend_rows(picture, inside)
@@ -192,12 +201,13 @@ def legend_rows(picture: HeadMaps, width: float) -> list[list[Key]]:
     """The entries for the styles in this picture, in rows that fit the width."""
     keys: list[Key] = [(picture.chosen, {**CHOSEN, "linewidth": 2})]
     if any(head_map.neighbours for head_map in picture.maps):
-        keys.append(("head of another group at the same position", OTHER))
+        noun = "member" if any(head_map.wholes for head_map in picture.maps) else "head"
+        keys.append((f"{noun} of another group at the same position", OTHER))
     if any(np.isnan(head_map.scores).any() for head_map in picture.maps):
         keys.append(("no path to the receivers", UNREACHABLE))
     if any(head_map.estimated for head_map in picture.maps):
         keys.append(("estimated by gradients, not patched alone", ESTIMATED))
-    if example := style.example_of(head for head_map in picture.maps for head in head_map.chosen):
+    if example := style.example_of(h for head_map in picture.maps for h in head_map.chosen_heads):
         keys.append((example, {}))
     rows: list[list[Key]] = [[]]
     for key in keys:

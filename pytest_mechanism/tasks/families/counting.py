@@ -13,9 +13,10 @@ wrapper is another count, this one is a refusal.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
@@ -28,14 +29,12 @@ from pytest_mechanism.tasks.base import (
     TaskParameters,
     Vocabulary,
 )
+from pytest_mechanism.tasks.writing.drawn_rows import check_whole, first_usable, letter_slots
 from pytest_mechanism.tasks.writing.questions import REFUSAL, Question
 from pytest_mechanism.tasks.writing.strings import Strings
 from pytest_mechanism.tasks.writing.words import NUMBERS
 
-T = TypeVar("T")
-
-MAX_TRIES = 1000
-"""Draws before a task counts as having no row of a kind."""
+MORE = "use longer strings or more operands"
 
 Letters = Annotated[str, StringConstraints(pattern="^[a-z]+$", max_length=26)]
 Way = Literal["count", "tally", "number", "total"]
@@ -55,6 +54,10 @@ class CountingParameters(TaskParameters):
         shortest: letters in the shortest string.
         longest: letters in the longest string.
         most: the highest count of a letter in a string.
+        correlated: share of the strings in which the letter asked about occurs exactly once more often
+            than the one to refuse (the paper's C_Tr in training, C_Te in evaluation); in the others it
+            does not. Asked about the letter to refuse, the first of the other operands counts. If left
+            out, as the strings come. It concerns plain questions, not pairs of prompts.
         rows: how many questions.
         seed: of every row set.
     """
@@ -68,6 +71,10 @@ class CountingParameters(TaskParameters):
     shortest: int = Field(default=16, ge=1, le=200)
     longest: int = Field(default=24, ge=1, le=200)
     most: int = Field(default=12, ge=1, le=len(NUMBERS) - 1)
+    correlated: Annotated[
+        float | None,
+        Field(ge=0, le=1, allow_inf_nan=False, exclude_if=lambda share: share is None),
+    ] = None
     rows: RowCount = 500
 
     @model_validator(mode="after")
@@ -83,6 +90,10 @@ class CountingParameters(TaskParameters):
             )
         if self.which != "answered" and self.refuse is None:
             raise ValueError(f"which: {self.which} needs a letter to refuse, as in refuse: a")
+        if self.correlated is not None and (self.refuse is None or self.which == "all"):
+            raise ValueError(
+                "correlated: takes a letter to refuse, as in refuse: a, and which: answered or refused"
+            )
         if not set(operands) - {self.refuse}:
             raise ValueError("operands: none is left that must be answered")
         if self.shortest > self.longest:
@@ -131,7 +142,20 @@ class Counting(Task[CountingParameters]):
             return 1 / 2
         if self.settings.which == "refused":
             return 1 / (self.settings.most + 2)
-        return float(max(self.strings.counts()))
+        share = self.settings.correlated
+        return float(max(self.strings.counts())) if share is None else self.correlated_chance(share)
+
+    def correlated_chance(self, share: float) -> float:
+        """The probability of the most frequent count of the letter asked about, or of the one to refuse,
+        where this share of the strings is correlated."""
+        counts = self.strings.two_counts()
+        matched = sum(p for (one, other), p in counts.items() if one == other + 1)
+        among = {True: share / float(matched or 1), False: (1 - share) / float(1 - matched or 1)}
+        guesses: Counter[tuple[str, int]] = Counter()
+        for (one, other), p in counts.items():
+            for guess in (("asked", one), ("refused", other)):
+                guesses[guess] += float(p) * among[one == other + 1]  # type: ignore[assignment]
+        return min(1.0, float(max(guesses.values()))) or float(max(self.strings.counts()))
 
     @property
     def easier(self) -> Sequence[Mapping[str, Any]]:
@@ -151,12 +175,7 @@ class Counting(Task[CountingParameters]):
         settings = self.settings
         words = (*settings.letters, *settings.ways, "SOT", "EOT", "ART")
         words += NUMBERS[: settings.most + 1] + ((REFUSAL,) if settings.refuse else ())
-        whole = set(vocabulary.whole(words))
-        if split := [word for word in words if word not in whole]:
-            raise self.error(
-                f"the tokenizers split these words: {', '.join(split)}; the task is for models that "
-                "were trained on it"
-            )
+        check_whole(self, vocabulary, words)
 
     def question(self, string: str, operand: str, way: str) -> Question:
         return Question(string, operand, way, self.settings.most, self.settings.refuse)
@@ -167,18 +186,39 @@ class Counting(Task[CountingParameters]):
             return refuse
         return rng.choice(self.answered)
 
+    def string(self, rng: random.Random, operand: str) -> str:
+        """A string for a question about an operand, correlated as the settings say."""
+        share, refuse = self.settings.correlated, self.settings.refuse
+        if share is None or refuse is None:
+            return self.strings.draw(rng)
+        wanted = rng.random() < share
+        other = self.answered[0] if operand == refuse else operand
+
+        def draw() -> str | None:
+            string = self.strings.draw(rng)
+            matches = string.count(other) == string.count(refuse) + 1
+            return string if matches == wanted else None
+
+        what = f"{'' if wanted else 'not '}exactly one {other} more than {refuse}"
+        return first_usable(self, draw, f"{what}; {MORE}")
+
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Each question has its own string; with ``which: all``, two questions share one."""
         self.check(vocabulary)
+        return self.written(count, stream, self.settings.refuse)
+
+    def written(self, count: int, stream: str, refuse: str | None) -> Rows:
+        """The rows, with the answers to questions about all letters but ``refuse``."""
         strings, ways = self.stream(stream), self.stream(f"way/{stream}")
         operands = self.stream(f"operand/{stream}")
         questions = 2 if self.settings.which == "all" else 1
         rows: list[Row] = []
         string = way = ""
         for i in range(count):
+            operand = self.operand(operands, i)
             if i % questions == 0:
-                string, way = self.strings.draw(strings), ways.choice(self.settings.ways)
-            prompt = self.question(string, self.operand(operands, i), way).prompt()
+                string, way = self.string(strings, operand), ways.choice(self.settings.ways)
+            prompt = Question(string, operand, way, self.settings.most, refuse).prompt()
             cluster = f"{stream}-{i // questions}"
             rows.append(Row(f"{stream}-{i}", cluster, prompt, None, prompt.answer))
         return rows
@@ -205,8 +245,8 @@ class Counting(Task[CountingParameters]):
         """The questions that must be refused, with their answers: the same texts as with
         ``which: refused``, row for row."""
         letter = self.refused_letter()
-        answered = self.variant(which="answered", operands=letter, refuse=None)
-        return answered.rows(vocabulary, count, stream)
+        self.variant(which="answered", operands=letter, refuse=None).check(vocabulary)
+        return self.variant(which="refused").written(count, stream, None)
 
     def refused_letter(self) -> str:
         """The operand that must be refused.
@@ -217,6 +257,15 @@ class Counting(Task[CountingParameters]):
         if self.settings.refuse is None:
             raise self.error("no letter is refused; add one, as in refuse: a")
         return self.settings.refuse
+
+    @property
+    def no_correlation_reason(self) -> str | None:
+        if self.settings.refuse is None or self.settings.which == "all":
+            return "correlated: task counting needs a letter to refuse, and not which: all"
+        return None
+
+    def with_correlation(self, share: float) -> Counting:
+        return self.variant(correlated=share)
 
     @property
     def phrasings(self) -> Mapping[str, Counting]:
@@ -235,7 +284,7 @@ class Counting(Task[CountingParameters]):
         rows: list[Row] = []
         for i in range(count):
             draw = partial(self._pair, rng, i)
-            base, source = self._try(draw, "another letter with another answer")
+            base, source = first_usable(self, draw, f"another letter with another answer; {MORE}")
             name = f"{stream}-{i}"
             rows.append(Row(name, name, base.prompt(), source.prompt(), base.answer))
         return rows
@@ -265,7 +314,8 @@ class Counting(Task[CountingParameters]):
         rows: list[Row] = []
         for i in range(count):
             draw = partial(self._exchange, rng, i)
-            base, source, moved = self._try(draw, "a second letter with a third answer")
+            what = f"a second letter with a third answer; {MORE}"
+            base, source, moved = first_usable(self, draw, what)
             target = moved if variable == "operand" else source.answer
             name = f"{stream}-{variable}-{i}"
             rows.append(Row(name, f"{stream}-{i}", base.prompt(), source.prompt(), target))
@@ -291,17 +341,4 @@ class Counting(Task[CountingParameters]):
         return rows
 
     def positional_mean_slots(self, prompt: Prompt) -> set[str]:
-        """Every letter is a token, so a longer string has slots that shorter ones lack."""
-        letters = {f"letter {k + 1} of a string" for k in range(len(prompt.spans["letters"]))}
-        return super().positional_mean_slots(prompt) | letters
-
-    def _try(self, draw: Callable[[], T | None], what: str) -> T:
-        """The first usable draw.
-
-        Raises:
-            TaskError: none of `MAX_TRIES` draws is.
-        """
-        for _ in range(MAX_TRIES):
-            if (drawn := draw()) is not None:
-                return drawn
-        raise self.error(f"no row has {what}; use longer strings or more operands")
+        return super().positional_mean_slots(prompt) | letter_slots(prompt)

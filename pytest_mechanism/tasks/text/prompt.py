@@ -33,6 +33,8 @@ class Prompt:
             own.
         accepted: every correct answer where there are several; empty where ``answer`` is the only
             one.
+        withheld_by: answers of this prompt alone that withhold the right one and count as refusals,
+            beside those of the task.
         joint: the characters between the text and its answer, ``""`` or ``" "``; None leaves the
             choice to `tasks.text.joints`.
     """
@@ -45,6 +47,7 @@ class Prompt:
     reply: str = ""
     add_special_tokens: bool = True
     accepted: tuple[str, ...] = ()
+    withheld_by: tuple[str, ...] = ()
     joint: str | None = None
 
     def joint_before(self, word: str) -> str:

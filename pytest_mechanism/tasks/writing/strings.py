@@ -9,6 +9,7 @@ directly, on condition that no letter has too many, and their distribution is ex
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -55,6 +56,10 @@ class Strings:
         rng.shuffle(string)
         return "".join(string)
 
+    def two_counts(self) -> Mapping[tuple[int, int], Fraction]:
+        """The probabilities of the counts of one letter and of another one in a string."""
+        return two_counts(self)
+
     def counts(self) -> list[Fraction]:
         """The probabilities of the counts 0, 1, ... ``most`` of a letter in a string."""
         lengths = range(self.shortest, self.longest + 1)
@@ -73,3 +78,20 @@ class Strings:
             / len(lengths)
             for k in range(self.most + 1)
         ]
+
+
+@lru_cache(maxsize=100)
+def two_counts(strings: Strings) -> Mapping[tuple[int, int], Fraction]:
+    """See `Strings.two_counts`."""
+    letters, most = len(strings.letters), strings.most
+    lengths = range(strings.shortest, strings.longest + 1)
+    result: dict[tuple[int, int], Fraction] = {}
+    for one in range(most + 1):
+        for other in range(most + 1):
+            ways = [
+                Fraction(shares(n - one - other, letters - 2, most), shares(n, letters, most))
+                for n in lengths
+                if n >= one + other
+            ]
+            result[one, other] = sum(ways, Fraction(0)) / len(lengths)
+    return result
