@@ -13,6 +13,9 @@ SILENT = 0.15
 SHOWN = 4
 """Members that a sentence names."""
 
+SURE = 4.0
+"""Standard errors by which a member gains work: of 1,000 members that gain nothing, less than one."""
+
 
 def called(member: str) -> str:
     """``head 2.1`` or ``the MLP of layer 2``; a set of heads has a name of its own."""
@@ -75,10 +78,42 @@ def largest_first(
     )
 
 
-def sentences(members: Sequence[MemberChange], shown: int = SHOWN) -> list[str]:
-    """A sentence for each of the members that changed most, and how many more there are."""
+def gainer(members: Sequence[MemberChange], found: Sequence[MemberChange]) -> MemberChange | None:
+    """Who does most of the work that the first of the members lost: of its stage, the one that gained most,
+    by `SURE` standard errors. Its gain may be within the margin that the loss exceeds: work that moved half to a
+    head and half to others.
+    """
+    first = members[0]
+    if abs(first.now) >= abs(first.before):
+        return None
+    gains = [
+        member
+        for member in found
+        if (member.readers, member.at) == (first.readers, first.at)
+        and abs(member.now) > abs(member.before)
+        and abs(member.change) > SURE * member.standard_error
+    ]
+    return max(gains, key=lambda member: abs(member.change), default=None)
+
+
+def sentences(
+    members: Sequence[MemberChange], found: Sequence[MemberChange] = (), shown: int = SHOWN
+) -> list[str]:
+    """A sentence for each of the members that changed most, and how many more there are.
+
+    Args:
+        members: that changed by more than the margin.
+        found: all members, of which one may have gained what another lost.
+        shown: how many of the members have a sentence.
+    """
+    if not members:
+        return []
     ordered = largest_first(members, members)
-    lines = [sentence(member, ordered) for member in ordered[:shown]]
-    if len(ordered) > shown:
-        lines.append(f"{len(ordered) - shown} more heads or MLPs changed")
+    taker = gainer(ordered, found)
+    if taker is not None and taker not in ordered[:shown]:
+        shown -= 1
+    named = [*ordered[:shown], *([taker] if taker and taker not in ordered[:shown] else [])]
+    lines = [sentence(member, [*ordered, *named]) for member in named]
+    if left := len([member for member in ordered if member not in named]):
+        lines.append(f"{left} more heads or MLPs changed")
     return lines

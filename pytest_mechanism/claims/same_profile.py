@@ -192,7 +192,7 @@ class SameProfile(Claim):
         if changed:
             reason = (
                 f"{len(changed)} of {len(found)} members changed by more than the margin (Holm-corrected): "
-                f"{'; '.join(sentences(changed))}"
+                f"{'; '.join(sentences(changed, found))}"
             )
             return replace(verdict, status="fail", reason=reason, cause=Cause.REFUTED)
         if verdict.status == "fail":

@@ -116,7 +116,7 @@ def located(
     groups = [reference.name for reference in claim.references() if reference.kind == "group"]
     for group in dict.fromkeys(groups):
         lines += of_group(group, found, changed)
-    lines += sentences(changed)
+    lines += sentences(changed, found)
     if not changed:
         lines.append(
             f"no head or MLP changed its share of the answer's logit by more than {MARGIN:g} (Holm-corrected for "

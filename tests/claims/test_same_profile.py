@@ -239,6 +239,15 @@ def test_of_many_heads_the_strongest_and_the_named_are_patched_alone() -> None:
     )
 
 
+def test_who_took_over_is_named_although_it_gained_less_than_the_margin() -> None:
+    """A loss of .3 went to four heads; the one that got most is named with it, and none that got nothing."""
+    shared = {"2.1 logits": 0.09, "2.2 logits": 0.07, "2.3 logits": 0.07, "0.0 logits": 0.07}
+    verdict = judge({**BEFORE, "2.0 logits": 0.2} | shared)
+    lost, gained = verdict.reason.split(": ", 1)[1].split("; ")
+    assert lost.startswith("head 2.0 of a does less towards the logits: 0.50 -> 0.20")
+    assert gained.startswith("head 2.1 (in no group) took over towards the logits: 0.00 -> 0.09")
+
+
 def test_a_sentence_counts_what_it_leaves_out() -> None:
     """Four members are named."""
     members = judge({}).members
