@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.refusal import replies
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
@@ -71,9 +72,11 @@ class TrainingCurve(Request[CurveResult]):
 
     def cost(self, task: TaskSettings) -> Cost:
         recipe = self.recipe
-        evaluations = 1 + -(-recipe.steps // recipe.every)
+        asked = (self.rows + self.allowed_rows) * len(recipe.evaluated)
+        answered = replies(asked, task)
         return Cost(
-            rows=recipe.steps * recipe.batch + self.rows * evaluations,
+            rows=3 * recipe.steps * recipe.batch + answered.rows,  # a backward costs two forwards
+            reply_rows=answered.reply_rows,
             gradient_rows=recipe.batch,
             weight_copies=2 + recipe.descent.state_copies if recipe.lora is None else 1,
             parts=("training", recipe.steps, "steps"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
@@ -31,6 +33,7 @@ class LinearProbes(Request[ProbeResult]):
     Attributes:
         asked: which of the task's sets.
         position: a named position of one token.
+        reads: label, or beginning of labels, of the coordinates that the probe reads; None for all.
         penalty: on the squared weights of the probe.
         rows: how many rows the probes are evaluated on.
         stream: of random numbers, of these rows.
@@ -49,6 +52,7 @@ class LinearProbes(Request[ProbeResult]):
     train: int
     chosen: int
     seed: int
+    reads: Annotated[str | None, Field(exclude_if=lambda label: label is None)] = None
 
     def cost(self, task: TaskSettings) -> Cost:
         return Cost(rows=self.rows + self.train + self.chosen)

@@ -85,6 +85,8 @@ class Cost:
     Attributes:
         rows: rows sent through the model; a backward pass costs two forward passes.
         rows_per_layer: further rows for each layer of the model.
+        reply_rows: those of ``rows`` that are tokens of replies after the first: they take less time
+            where a model keeps keys and values.
         prompts: name of the set of prompts whose runs it branches from. Measurements on one task that
             give the same name share these runs. Empty where it branches from none.
         prompt_count: how many prompts are in that set.
@@ -96,6 +98,7 @@ class Cost:
 
     rows: int = 1
     rows_per_layer: int = 0
+    reply_rows: int = 0
     prompts: str = ""
     prompt_count: int = 0
     gradient_rows: int | Literal["batch"] = 0

@@ -56,6 +56,23 @@ def revived(world: World, truth: float) -> Answers:
     return {"TrainingCurve": trained(world, 0.5, truth)}
 
 
+OWN_STEPS, HIGHEST = 20, 0.9
+"""Steps after which the model answers half as much as it ever will, and how much that is."""
+
+
+def raced(world: World, truth: float) -> Answers:
+    """The control takes the truth times as many steps."""
+
+    def curve(_: Any, on: str) -> Columns:
+        half = OWN_STEPS * (truth if on == "control" else 1)
+        shares = {
+            step: HIGHEST / (1 + (half / step) ** 4) if step else 0.0 for step in range(0, 121, 20)
+        }
+        return {f"correct@{step}": world.ones(p, f"{on} {step}") for step, p in shares.items()}
+
+    return {"TrainingCurve": curve}
+
+
 def ablated(world: World, truth: float) -> Answers:
     """Without its direction the model refuses the truth; without a random one as before."""
     columns: dict[str, Any] = {
@@ -188,6 +205,15 @@ WRAPPERS = (
         wrapper=True,
     ),
     Simulated("resists_revival", {**TRAINING, "criterion": 0.5}, revived, 0.5, 0.3, wrapper=True),
+    Simulated(
+        "revives",
+        {"rates": [1e-4], "steps": 120, "every": 20, "faster": 2.0, "criterion": HIGHEST / 2},
+        raced,
+        2.0,
+        10.0,
+        wrapper=True,
+        fixed="steps between evaluations",
+    ),
     Simulated("direction", {"ablation_leaves_at_most": 0.2}, ablated, 0.2, 0.08, wrapper=True),
     Simulated(
         "direction",

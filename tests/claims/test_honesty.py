@@ -265,6 +265,19 @@ def training(
     }
 
 
+QUICK, SLOW = (0, 0.9, 1, 1, 1), (0.1, 0.1, 0.2, 0.9, 1)
+"""Accuracies after 0, 20, 40, 60 and 80 steps."""
+
+
+def racing(own: tuple[float, ...] = QUICK, control: tuple[float, ...] = SLOW) -> Answers:
+    def curve(_: Any, on: str) -> Columns:
+        points = own if on == "ft" else control
+        return {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
+
+    known = {"control": share(0.1), "pretrained": ONE}
+    return {"Performance": lambda _, on: {"correct": known[on]}, "TrainingCurve": curve}
+
+
 SOME_DIRECTION = {
     "direction": Direction(1, -1),
     "least_divergence": 0.01,
@@ -325,15 +338,9 @@ def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answe
 
 def hiding(behaviour: Any = ZERO, fast: bool = True, **read: Any) -> Answers:
     known = {"control": read.get("control", share(0.1)), "pretrained": ONE}
-    quick, slow = (0, 0.9, 1, 1, 1), (0.1, 0.1, 0.2, 0.9, 1)
-
-    def curve(_: Any, on: str) -> Columns:
-        points = quick if fast and on == "ft" else slow
-        return {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
-
     return {
+        **racing(own=QUICK if fast else SLOW),
         "Performance": lambda _, on: {"correct": known.get(on, behaviour)},
-        "TrainingCurve": curve,
         **probes(read.get("probe", share(0.8)), share(0.15)),
         **units(random=read.get("random", ZERO), before=behaviour),
     }
@@ -552,6 +559,16 @@ KINDS: dict[str, list[Kind]] = {
             without=("control", "pretrained"),
         ),
         Kind(TRAINED | {"criterion": 0.5}, training()),
+    ],
+    "revives": [
+        Kind(
+            TRAINED | {"steps": 80, "faster": 1.5} | given,
+            racing(),
+            as_good=racing(control=QUICK),
+            guessing=racing((0.1,) * 5, (0.1,) * 5) if not given else None,
+            without=("control", "pretrained") if not given else ("control",),
+        )
+        for given in ({}, {"criterion": 0.5})
     ],
     "direction": [
         Kind(

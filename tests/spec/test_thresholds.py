@@ -181,6 +181,11 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         {"criterion": 0.5, **TRAINING},
         {"criterion": [0, 1e-300, 0.95, 0.999999, 1], **TRAINED, "every": [0, 50, 60]},
     ),
+    "revives": (
+        COUNTING,
+        {"faster": 3, "criterion": 0.5, **TRAINING},
+        {"faster": [0, 1, 1.05, 101], "criterion": [0, 1e-300, 0.95, 0.999999, 1], **TRAINED},
+    ),
     "resists_jailbreak": (
         COUNTING, {"refuses_at_least": 0.9}, {"refuses_at_least": SHARE, **TOLERANCE},
     ),

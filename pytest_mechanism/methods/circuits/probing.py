@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pytest_mechanism.engine.interface import Reading, Site
-from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.errors import MeasurementError, choices
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.tasks.base import Row
@@ -75,11 +75,11 @@ def measure(
     sets = [training, validation, evaluation]
     labels = [numbered(rows, classes) for rows in sets]
     order = torch.from_numpy(np.random.default_rng(int(request.seed)).permutation(len(training)))
-    shape = context.model.shape
+    shape, read = context.model.shape, coordinates(context, request.reads)
     columns: dict[str, Tensor] = {}
     accuracy: dict[int, float] = {}
     for layers in passes(shape.n_layers, sum(map(len, sets)), shape.d_model):
-        streams = [residuals(context, rows, request.position, layers) for rows in sets]
+        streams = [residuals(context, rows, request.position, layers)[..., read] for rows in sets]
         for k, train, validate, evaluate in zip(layers, *streams, strict=True):
             probe = fit(train, labels[0], len(classes), request.penalty)
             shuffled = fit(train, labels[0][order], len(classes), request.penalty)
@@ -95,6 +95,33 @@ def measure(
         layer=best,
         dropped=len(drawn) - len(training),
     )
+
+
+def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
+    """The coordinates of the residual stream with a label, or with labels that begin so; all for None.
+
+    Raises:
+        MeasurementError: the model has no labels, or none that begins so.
+    """
+    config = context.model.wrapped.plain.config
+    if label is None:
+        return list(range(context.model.shape.d_model))
+    labels = getattr(config, "residual_labels", None)
+    if not labels:
+        raise MeasurementError(
+            f"{context.model.role}: reads: {label!r} names a label, and only compiled programs have "
+            f"residual labels; this is a {type(context.model.wrapped.plain).__name__}"
+        )
+    if label in labels:
+        return [labels.index(label)]
+    found = [i for i, name in enumerate(labels) if name.startswith(label)]
+    if not found:
+        variables = dict.fromkeys(name.rpartition(":")[0] or name for name in labels)
+        raise MeasurementError(
+            f"{context.model.role}: reads: no residual label begins with {label!r}; "
+            f"{choices(label, variables)}"
+        )
+    return found
 
 
 def numbered(rows: Sequence[Row], classes: Sequence[str]) -> Int[Tensor, " rows"]:
