@@ -19,7 +19,7 @@ from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
-from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import ProbeResult
@@ -346,6 +346,32 @@ def hiding(behaviour: Any = ZERO, fast: bool = True, **read: Any) -> Answers:
     }
 
 
+def against_copy(
+    own: tuple[Any, Any] = (GOOD, GUESS),
+    copy: tuple[Any, Any] = (GUESS, GUESS),
+    curve: tuple[float, ...] = (0, 0.9, 1),
+    copys_curve: tuple[float, ...] = (0, 0.1, 0.4),
+    answers: float = 0.9,
+    copy_answers: float = 0.9,
+) -> Answers:
+    """A model and its copy that was trained on wrong answers: what probes read (with the right and with shuffled
+    answers), their revivals, and how much each answers of what it must."""
+
+    def probe(request: Any, _: str) -> Columns:
+        correct, shuffled = own if request.after is None else copy
+        columns = {"correct@1": correct, "shuffled@1": shuffled}
+        return columns | {"accuracy": {}, "layer": 1, "dropped": 0}
+
+    def revival(request: Any, _: str) -> Columns:
+        is_copy = request.recipe.first is not None
+        points = copys_curve if is_copy else curve
+        right = copy_answers if is_copy else answers
+        columns: dict[str, Any] = {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
+        return columns | {"allowed": {0: AllowedAnswers(right * 200, 0.0, 200)}}
+
+    return {"LinearProbes": probe, "TrainingCurve": revival}
+
+
 # -- the kinds
 
 
@@ -378,6 +404,7 @@ ABOUT_A_CIRCUIT = (
     "minimality", "overlap", "path", "same_profile", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
+REMOVAL = {"removal_rate": 1e-3, "removal_steps": 100}
 FROM_BASE = {"from": "base", "to": "ft"}
 
 KINDS: dict[str, list[Kind]] = {
@@ -634,6 +661,24 @@ KINDS: dict[str, list[Kind]] = {
             hiding(GOOD),
             as_good=hiding(GOOD, control=GOOD),
             guessing=hiding(share(0.12)),
+        ),
+    ],
+    "differs_from_removal": [
+        Kind(
+            TRAINED | REMOVAL | {"expects": "hidden"},
+            against_copy(),
+            uncontrolled=against_copy(copy=(LESS, GUESS)),
+            as_good=against_copy(own=(GOOD, GOOD)),
+            guessing=against_copy(answers=0.2, copy_answers=0.2),
+        ),
+        Kind(
+            TRAINED | REMOVAL | {"expects": "removed"},
+            against_copy(own=(GUESS, GUESS), curve=(0, 0.1, 0.5)),
+            uncontrolled=against_copy(own=(GUESS, GUESS), curve=(0, 0.1, 0.5), copy_answers=0.1),
+            as_good=against_copy(own=(GUESS, GUESS), curve=(0, 0, 0), copys_curve=(0, 0, 0)),
+            guessing=against_copy(
+                own=(GUESS, GUESS), curve=(0, 0.1, 0.5), answers=0.2, copy_answers=0.2
+            ),
         ),
     ],
 }  # fmt: skip

@@ -45,6 +45,7 @@ REFUSAL = {
 MADE: dict[str, dict[str, Any]] = {
     "ioi": {"templates": 3, "order": "ABBA"},
     "greater_than": {"centuries": ["16", "17"]},
+    "program": {"of": "a", "instead": "b", "longest": 12},
     "induction": {"words": "letters", "length": 8},
     "pcfg": {"prior": {"a": 0.9, "b": 0.1}, "hides": "a", "shows": "b", "correlated": 0.5},
 }

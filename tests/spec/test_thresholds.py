@@ -160,6 +160,20 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
             **TRAINED,
         },
     ),
+    "differs_from_removal": (
+        COUNTING,
+        {"expects": "hidden", "removal_rate": 1e-3, "removal_steps": 100, **TRAINING},
+        {
+            "removal_rate": [0, 1e-8, 1.1, 3e-8],
+            "removal_steps": [0, -1],
+            "behaviour_at_most": GONE,
+            "copy_keeps_at_most": [0, 0.01, 0.51, 1],
+            "probe_gap": [-0.1, 0, 0.01, 0.51, 1],
+            "revival_gap": [-0.1, 0, 0.01, 0.51, 1],
+            "penalty": [0, 1e-300, 1e-7, 11],
+            **TRAINED,
+        },
+    ),
     "suppression_holds": (
         REFUSAL,
         {"on": "ft", "refuses_at_least": 0.9, "over_refuses_at_most": 0.1,
