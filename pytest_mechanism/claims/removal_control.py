@@ -38,7 +38,7 @@ def copy_problem(
     how = context.sampling(read)
     left = estimates.difference(column(read, "correct"), column(read, "shuffled"), how)
     stays = "random fine-tuning did not surely take the capability from the copy"
-    more = "raise removal_steps or removal_rate"
+    more = "try another removal_rate, or fewer or more removal_steps"
     if left.interval[1] > keeps_at_most:
         low, high = left.interval
         return Cause.NO_CONTROL, (

@@ -847,6 +847,9 @@ def test_every_kind_measures_a_groups_other_members_or_refuses_them(
     refused in one line with the place and the groups that are valid; no kind leaves it out in silence."""
     data = CIRCUIT.resolved() | {"claims": {"claim": about_others(name, kind.fields)}}
     data["groups"][WITH_OTHERS][key] = {2: "previous_query_label"}
+    if name == "overlap":  # it searches what it compares
+        for group in data["groups"].values():
+            group["find"] = {"members": ["heads", key]}
     path = tmp_path / "others.yaml"
     text = "".join(f"{part}: {flow(value)}\n" for part, value in data.items())
     path.write_text(text, encoding="utf-8")
@@ -857,22 +860,28 @@ def test_every_kind_measures_a_groups_other_members_or_refuses_them(
     except SpecErrors as refused:
         (problem,) = [each for each in refused.problems if f"names {key}" in each.message]
         assert takes_groups
-        assert key not in claim.members
+        assert key not in claim.members or "alone where activations is" in problem.message
         assert problem.message.startswith(
             f"claim claim: group {WITH_OTHERS} names {key}, and kind {name} is"
         )
         assert "; valid groups: value_fetcher, pos_transmitter, pos_detector" in problem.message
         return
     assert not takes_groups or key in claim.members
-    about = replace(context(name, kind.role), groups=spec.groups)
+    search: Any = kind.good.get(SEARCH, no_search)
+    about = replace(context(name, kind.role), groups=spec.groups, search=search)
     requests: list[str] = []
 
     def recorded(measurement: Measurement) -> Observations:
         requests.append(measurement.request.spelled())
         return measured(kind.good)(measurement)
 
-    claim.judge(about, recorded)  # type: ignore[arg-type]
+    verdict = claim.judge(about, recorded)  # type: ignore[arg-type]
+    if name == "overlap":
+        noun = {"mlps": "heads and MLPs", "attention_outputs": "heads and attention outputs"}[key]
+        assert f"B: {noun} of base" in verdict.scores[0].metric
+        return
     place = '[2,"mlp"' if key == "mlps" else "[2,3"  # the attention output is that of all 4 heads
-    assert any(place in request for request in requests) == takes_groups
+    places = (place, '"mlps":[2]')  # or, of a request about one position, the layers of its MLPs
+    assert any(p in request for request in requests for p in places) == takes_groups
     if key == "mlps" and any("alive" in request for request in requests):
         assert any('"ablate_mlps":true' in request for request in requests)
