@@ -65,7 +65,12 @@ def draw(found: EdgeSearch) -> Figure:
     return figure
 
 
-if __name__ == "__main__":
+def save(path: Path = ROOT / "docs" / "methods" / "attribution-patching") -> None:
+    """Writes the picture as SVG and PNG, and prints the search's lines."""
     result = measured()
-    style.save(lambda: draw(result), ROOT / "docs" / "methods" / "attribution-patching")
+    style.save(lambda: draw(result), path)
     print("\n".join(result.lines()))  # noqa: T201
+
+
+if __name__ == "__main__":
+    save()

@@ -1,18 +1,24 @@
-"""Runs the gate, and draws its output: docs/run.svg (embedded pair) and docs/real.svg (a pretrained model).
+"""Draws the pictures of the docs again: result tables of runs of the gate, and what ``show`` draws.
 
-    python -m docs.picture [run] [real]
+    python -m docs.picture                      all of them
+    python -m docs.picture run methods/dcm      these: the name of a picture is its path below docs/
+    python -m docs.picture --list               the names, with the commands that make them
 
-From the root of the repository. Needs rich, which transformer-lens brings. ``real`` needs the checkpoints of
-docs/a-real-model.md in the cache.
+From the root of the repository. Needs rich, which transformer-lens brings. The pictures of the pretrained model
+(``real`` and ``real-...``) need the checkpoints of docs/a-real-model.md in the cache. A spec without a folder is a
+block of the page that shows the picture.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,71 +28,218 @@ from rich.text import Text
 from recipes.real import fetch
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Runs of one spec, one below the other.
+    """A picture of one spec.
 
     Attributes:
-        spec: the spec, from the root of the repository.
-        pairs: values of ``--model-pair``.
-        options: further options of pytest, which the picture shows.
-        hidden: options that it does not show: where the checkpoints are on this machine.
+        spec: the spec, from the root of the repository, or the name of a block's file.
+        page: the page with that block, below docs/.
+        models: checkpoints of the cache that the commands name by their label.
     """
 
     spec: str
-    pairs: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
+    page: str = ""
+    models: tuple[str, ...] = ()
+
+    def options(self) -> tuple[str, ...]:
+        """Options that no picture shows: where the checkpoints are on this machine."""
+        if not self.models:
+            return ()
+        folder = fetch.cache()
+        names = "\n".join(f"{label} = {folder / label}" for label in self.models)
+        return ("-o", f"mechanism_models={names}", "--mechanism-store", str(folder / "store"))
+
+    def folder(self, temporary: Path) -> Path:
+        """The folder in which its commands run; writes the page's specs there."""
+        if not self.page:
+            return ROOT
+        sys.path.insert(0, str(ROOT / "tests" / "docs"))
+        from blocks import blocks
+
+        for block in blocks((DOCS / self.page).read_text("utf-8")):
+            if name := block.options.get("file"):
+                (temporary / name).write_text(block.text, "utf-8")
+        return temporary
+
+    def commands(self) -> list[list[str]]:
+        """What makes the picture, as a reader types it."""
+        raise NotImplementedError
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        """Writes the picture to the file ``out``."""
+        raise NotImplementedError
 
 
-def models(*labels: str) -> tuple[str, ...]:
-    """The options that name checkpoints of the cache."""
-    folder = fetch.cache()
-    names = "\n".join(f"{label} = {folder / label}" for label in labels)
-    return ("-o", f"mechanism_models={names}", "--mechanism-store", str(folder / "store"))
+@dataclass(frozen=True)
+class Table(Picture):
+    """The result tables of runs, one below the other.
+
+    Attributes:
+        pairs: values of ``--model-pair``, a run each.
+        select: further options of pytest, which the picture shows.
+    """
+
+    pairs: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+
+    def commands(self) -> list[list[str]]:
+        return [["pytest", self.spec, "--model-pair", pair, *self.select] for pair in self.pairs]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        console, folder = (
+            Console(record=True, width=130, file=io.StringIO()),
+            self.folder(temporary),
+        )
+        for command in self.commands():
+            console.print(Text.from_ansi(self.printed(command, folder)))
+        out.write_text(console.export_svg(title="pytest-mechanism"), encoding="utf-8")
+
+    def printed(self, command: Sequence[str], folder: Path) -> str:
+        """The command and the table that the plugin prints, with its colours."""
+        run = subprocess.run(
+            [sys.executable, "-m", *command, *self.options(), "--color=yes", "-q"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = run.stdout.splitlines()
+        heads = [i for i, line in enumerate(lines) if "mechanism: " in line and "===" in line]
+        if not heads:
+            raise SystemExit(f"{shlex.join(command)} printed no table:\n{run.stdout}{run.stderr}")
+        name = f"{Path(self.spec).stem}."
+        table = [line for line in lines[heads[0] + 1 :] if name in line or "claim " in line]
+        table = [line for line in table if "FAILED" not in line]
+        return "\n".join([f"$ {shlex.join(command)}", *table, lines[-1], ""])
 
 
-def gate(picture: Picture, pair: str) -> str:
-    """The command and the table that the plugin prints, with its colours."""
-    command = ["pytest", picture.spec, "--model-pair", pair, *picture.options]
-    run = subprocess.run(
-        [sys.executable, "-m", *command, *picture.hidden, "--color=yes", "-q"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = run.stdout.splitlines()
-    start = next(i for i, line in enumerate(lines) if "mechanism: " in line and "===" in line)
-    name = f"{Path(picture.spec).stem}."
-    table = [line for line in lines[start + 1 :] if name in line or "claim " in line]
-    table = [line for line in table if "FAILED" not in line]
-    return "\n".join([f"$ {shlex.join(command)}", *table, lines[-1], ""])
+@dataclass(frozen=True)
+class Shown(Picture):
+    """A picture that ``pytest-mechanism show`` draws.
+
+    Attributes:
+        arguments: of the command.
+        part: which of its pictures: ``heads``, ``circuit`` or the name of a claim.
+    """
+
+    arguments: str = ""
+    part: str = ""
+
+    def commands(self) -> list[list[str]]:
+        return [["pytest-mechanism", "show", self.spec, *shlex.split(self.arguments)]]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        (_, *command), *_ = self.commands()
+        pictures = temporary / "pictures"
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest_mechanism.cli",
+                *command,
+                *self.options(),
+                "--out",
+                pictures,
+            ],
+            cwd=self.folder(temporary),
+            check=True,
+        )
+        shutil.copy(pictures / f"{Path(self.spec).stem}_{self.part}.svg", out)
 
 
-def draw(name: str, picture: Picture) -> None:
-    console = Console(record=True, width=130, file=io.StringIO())
-    for pair in picture.pairs:
-        console.print(Text.from_ansi(gate(picture, pair)))
-    svg = console.export_svg(title="pytest-mechanism")
-    (ROOT / "docs" / f"{name}.svg").write_text(svg, encoding="utf-8")
+@dataclass(frozen=True)
+class Edges(Picture):
+    """The estimates and effects of edges, which `docs.edges_picture` draws."""
+
+    def commands(self) -> list[list[str]]:
+        return [["python", "-m", "docs.edges_picture"]]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        from docs import edges_picture
+
+        edges_picture.save(temporary / "edges")
+        shutil.copy(temporary / "edges.svg", out)
 
 
-def main(names: Sequence[str]) -> None:
-    pictures = {
-        "run": Picture("circuits/entity_tracking.yaml", ("base,ft", "base,ft_rerouted")),
-        "real": Picture(
-            "circuits/real/ioi.yaml",
-            ("smollm2,smollm2_8bit", "smollm2,smollm2_sabotaged"),
-            ("-k", "finds or hold or heard"),
-            models("smollm2", "smollm2_8bit", "smollm2_sabotaged"),
-        ),
-    }
-    for name in names or pictures:
-        draw(name, pictures[name])
+PAIR, WRAPPERS = "--model-pair zoo:base,zoo:ft", "--model-pair wrapper_safe,wrapper_ft"
+MISSING = "--mechanism-model control={0}wrapper_none --mechanism-model pretrained={0}wrapper_base"
+ZOO_WRAPPERS = "--model-pair zoo:wrapper_safe,zoo:wrapper_ft"
+REAL = "circuits/real/ioi.yaml"
+SMALL = ("smollm2",)
+
+PICTURES: Mapping[str, Picture] = {
+    "run": Table("circuits/entity_tracking.yaml", pairs=("base,ft", "base,ft_rerouted")),
+    "heads": Shown("circuits/entity_tracking.yaml", arguments="--model-pair base,ft", part="heads"),
+    "circuit": Shown(
+        "circuits/entity_tracking.yaml", arguments="--model-pair base,ft", part="circuit"
+    ),
+    "attack": Shown("attack.yaml", "safety-wrappers.md", arguments=ZOO_WRAPPERS, part="attack"),
+    "revival": Shown(
+        "circuits/wrapped_capability.yaml",
+        arguments=f"{WRAPPERS} {MISSING.format('')}",
+        part="hidden",
+    ),
+    "methods/attention": Shown(
+        "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"
+    ),
+    "methods/attribution-patching": Edges("circuits/entity_tracking.yaml"),
+    "methods/circuits": Shown(
+        "circuits.yaml", "methods/circuits.md", arguments=f"{PAIR} --rows 84", part="few_heads"
+    ),
+    "methods/cmap": Table("cmap.yaml", "methods/cmap.md", pairs=("zoo:base,zoo:ft",)),
+    "methods/compare": Table(
+        "compare.yaml", "methods/equivalence-and-drift.md", pairs=("zoo:base,zoo:ft",)
+    ),
+    "methods/dcm": Table(
+        "circuits/entity_tracking_paper.yaml", pairs=("base,ft",), select=("-k", "hold")
+    ),
+    "methods/probing": Shown(
+        "probing.yaml",
+        "methods/probing.md",
+        arguments=f"{ZOO_WRAPPERS} {MISSING.format('zoo:')}",
+        part="still_read",
+    ),
+    "methods/pruning": Shown(
+        "pruning.yaml", "methods/pruning.md", arguments=ZOO_WRAPPERS, part="few_neurons_hide_it"
+    ),
+    "real": Table(
+        REAL,
+        models=("smollm2", "smollm2_8bit", "smollm2_sabotaged"),
+        pairs=("smollm2,smollm2_8bit", "smollm2,smollm2_sabotaged"),
+        select=("-k", "finds or hold or heard"),
+    ),
+    "real-heads": Shown(REAL, models=SMALL, arguments="--model smollm2 --rows 32", part="heads"),
+    "real-circuit": Shown(
+        REAL, models=SMALL, arguments="--model smollm2 --rows 32", part="circuit"
+    ),
+}
+"""Every picture of the docs, by its path below docs/."""
+
+
+def main() -> None:
+    """Draws the pictures."""
+    parser = argparse.ArgumentParser(description="Draw the pictures of the docs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these pictures")
+    parser.add_argument("--list", action="store_true", help="print names and commands instead")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder (default: docs)")
+    arguments = parser.parse_args()
+    if unknown := sorted({*arguments.names} - {*PICTURES}):
+        parser.error(f"no picture {', '.join(unknown)}; valid: {', '.join(PICTURES)}")
+    for name in arguments.names or PICTURES:
+        picture = PICTURES[name]
+        where = f"    (spec: docs/{picture.page})" if picture.page else ""
+        print(f"{name}.svg{where}", *map(shlex.join, picture.commands()), sep="\n    ", flush=True)  # noqa: T201
+        if arguments.list:
+            continue
+        out = arguments.out / f"{name}.svg"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            picture.draw(Path(temporary), out)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -21,6 +21,7 @@ class Cause(StrEnum):
         CONTROL_AS_GOOD: the control's score is as good.
         AT_CHANCE: the model under test does the task no better than by guessing.
         ACCURACY_LOSS: the full model already lacks the accuracy that the claim asks of its circuit.
+        NO_HEADS: the search found no heads of this model for a group that the claim is about.
         NO_DIFFERENCE: the two models do not differ in what the claim is to explain.
         NOT_COMPARABLE: the parts of the two models that the claim compares do not correspond.
         MODEL_MISSING: the run lacks a model that the claim compares with.
@@ -40,6 +41,7 @@ class Cause(StrEnum):
     CONTROL_AS_GOOD = "control_as_good"
     AT_CHANCE = "at_chance"
     ACCURACY_LOSS = "accuracy_loss"
+    NO_HEADS = "no_heads"
     NO_DIFFERENCE = "no_difference"
     NOT_COMPARABLE = "not_comparable"
     MODEL_MISSING = "model_missing"
@@ -63,6 +65,8 @@ MEANING: Mapping[Cause, str] = {
     "its training first",
     Cause.ACCURACY_LOSS: "the whole model lost accuracy, and its circuit lost it too: no finding "
     "about the mechanism",
+    Cause.NO_HEADS: "the search found no heads in this model that do what the claim is about: that part of "
+    "the mechanism is gone, or spread over heads that can replace each other. Compare with the release",
     Cause.NO_DIFFERENCE: "the two models do not differ in what the claim is to explain: no finding "
     "about the mechanism",
     Cause.NOT_COMPARABLE: "the parts of the two models that the claim compares do not correspond: no "

@@ -115,7 +115,7 @@ class Score:
         better: ``higher``, ``lower``, or the perfect number.
         setting: the conditions of the measurement.
         control: the same score for something that should not work.
-        method: of the interval: ``Wilson``, ``exact`` or ``cluster bootstrap``.
+        method: of the interval: ``Wilson``, ``exact``, ``cluster bootstrap`` or ``bootstrap of pairs``.
     """
 
     name: str

@@ -14,10 +14,10 @@ of these models; without them, the claim is inconclusive and says what the probe
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import StrictStr, model_validator
+from pydantic import Field, StrictStr, model_validator
 
 from pytest_mechanism.claims.base import PerRoleClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
@@ -55,6 +55,8 @@ class Decodable(PerRoleClaim):
         share_at_most: the same for a capability that must be gone.
         control: role of a model that never had the capability.
         pretrained: role of the model before anything was hidden in it.
+        reads: residual label of a compiled program, or the beginning of labels, such as
+            ``selector_width``: the probe reads these directions alone. If left out, all.
         penalty: on the probe's squared weights. With a small one, the probe can compute what the model
             does not contain.
     """
@@ -67,6 +69,7 @@ class Decodable(PerRoleClaim):
     thresholds: ClassVar[tuple[str, ...]] = ("at_least", "share_at_least", "share_at_most")
 
     needs_groups: ClassVar[bool] = False
+    added_later: ClassVar[tuple[str, ...]] = ("reads",)
 
     kind: Literal["decodable"]
     asked: Literal["capability", "rows"] = "capability"
@@ -77,6 +80,7 @@ class Decodable(PerRoleClaim):
     control: StrictStr = "control"
     pretrained: StrictStr = "pretrained"
     penalty: Penalty = 1e-3
+    reads: Annotated[StrictStr, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Decodable:
@@ -90,6 +94,12 @@ class Decodable(PerRoleClaim):
         if self.shared and (itself := {self.control, self.pretrained} & {*self.roles()}):
             raise ValueError(f"on: the share of {min(itself)} cannot be compared with itself")
         return self
+
+    @property
+    def stream(self) -> str:
+        """What the probe reads, in words."""
+        labels = "" if self.reads is None else f", along the labels {self.reads}"
+        return f"the residual stream{labels}"
 
     @property
     def shared(self) -> bool:
@@ -117,6 +127,7 @@ class Decodable(PerRoleClaim):
             train=TRAIN,
             chosen=CHOSEN,
             seed=context.seed,
+            reads=self.reads,
         )
         return context.measurement(request, role)
 
@@ -177,7 +188,7 @@ class Decodable(PerRoleClaim):
             context,
             "probe accuracy",
             estimates.proportion(column(result, "correct"), how),
-            f"accuracy of a linear probe of the residual stream at {self.position}, at the layer "
+            f"accuracy of a linear probe of {self.stream} at {self.position}, at the layer "
             f"that reads best on other rows; l2 penalty {self.penalty:g}",
             control=Control(SHUFFLED, shuffled.value, shuffled.interval),
         )

@@ -22,6 +22,7 @@ from pytest_mechanism.checkpoints.trust import pickled_files
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.commands.models import add_model_options, open_session
 from pytest_mechanism.commands.output import say
+from pytest_mechanism.commands.search_time import search_lines
 from pytest_mechanism.commands.solving import solving_lines
 from pytest_mechanism.commands.specs import read_specs
 from pytest_mechanism.commands.trial import (
@@ -68,12 +69,14 @@ class Findings:
     Attributes:
         broken: roles whose checkpoints cannot be loaded.
         trials: role -> speed and memory.
+        loading: role -> seconds that loading takes, with the self-checks.
         needed: role -> the measurements that claims need on it.
         searched: roles on whose models heads have to be discovered.
     """
 
     broken: set[str] = field(default_factory=set)
     trials: dict[str, Trial] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
     needed: dict[str, set[Measurement]] = field(default_factory=dict)
     searched: set[str] = field(default_factory=set)
 
@@ -127,20 +130,21 @@ def checkpoint_lines(
     if not specs:
         yield "  not loaded, because the self-checks need the prompts of a spec: name a spec"
         return
-    for task in unique_tasks(specs):
+    tasks = unique_tasks(specs)
+    for i, task in enumerate(tasks):
         try:
             device = memory_device(runner.options.device)
             started = time.perf_counter()
             with MemoryWatch(device) as loading:
                 context = runner.checkpoint.context(role, task)
-            seconds = time.perf_counter() - started
+            seconds = findings.loading[role] = time.perf_counter() - started
             engine = runner.options.engine
             if context.fallback_reason is not None:
                 engine = f"reference engine ({context.fallback_reason})"
             yield f"  loads in {seconds:.1f} s and passes its self-checks; engine: {engine}"
             if context.model.unmerged:
                 yield f"  the adapter runs beside its base, not merged: {context.model.unmerged}"
-            trial = run_trial(context, task, device, loading)
+            trial = run_trial(context, tasks[i:], device, loading)
             findings.trials[role] = trial
             yield f"  {trial.speed:,.0f} rows a second on {runner.options.device}"
             yield from solving_lines(evaluator, role, specs)
@@ -213,13 +217,14 @@ def claim_lines(
             lacks = evaluator.blocking_reason(spec, claim, role)
             hint = f"; {lacks}" if lacks else ""
             yield f"  {title:<40} runs, about {duration_text(seconds)}{hint}", True
-    asks = any(
-        c.required_searches(role, spec.groups) for c in spec.claims.values() for role in c.roles()
-    )
-    searched = findings.searched and (spec.discovers_heads or asks)
-    search = " and a search for heads" if searched else ""
+    searches = tuple(search_lines(evaluator, spec, findings.trials))
+    for line in searches:
+        yield f"  {'':<40} {line}", True
+    search = " and a search for heads" if searches else ""
+    loading = sum(findings.loading[role] for role in recorded)
+    more = f" and {duration_text(loading)} for loading" if loading else ""
     yield (
-        f"  {'':<40} about {duration_text(total)}{search} in total, if this machine stays as busy as it is now",
+        f"  {'':<40} about {duration_text(total)}{search} in total{more}, if this machine stays as busy as it is now",
         True,
     )
 

@@ -34,9 +34,8 @@ def power_lines(spec: Spec) -> Iterator[str]:
             line = not_counted(spec, name, entry)
             if line is None:
                 try:
-                    bounds = [*entry["judged"], *entry.get("checks", ())]
-                    powers.append(power(bounds, spec.confidence))
-                except (KeyError, TypeError, ValueError):
+                    powers.append(power([*planned(entry)], spec.confidence))
+                except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
                     raise MechanismError(
                         f"the accepted score {name} is damaged; accept it again", f"{file}:1"
                     ) from None
@@ -44,6 +43,14 @@ def power_lines(spec: Spec) -> Iterator[str]:
                 line = claim_line(powers[-1], claim.counted if claim else "rows")
             yield f"  {name:<40} {line}"
         yield from total_lines(powers)
+
+
+def planned(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The bounds that a claim must meet. Earlier versions kept interval and contexts of the first score alone."""
+    kept = {field: entry[field] for field in ("clusters", "interval") if field in entry}
+    for one in entry["judged"]:
+        yield {**(kept if one.get("name") == entry.get("name") else {}), **one}
+    yield from entry.get("checks", ())
 
 
 def total_lines(powers: Sequence[Power]) -> Iterator[str]:

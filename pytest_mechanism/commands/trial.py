@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pytest_mechanism.commands.prompt_work import PromptWork, prompt_work
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.measurements.measurement import Measurement
 
@@ -58,6 +59,7 @@ class Trial:
         layers: number of layers of the model.
         bound: limit of all records.
         fragmentation: factor for memory that is kept.
+        prompts: settings of a task -> what its prompts take, beside those of the trial.
     """
 
     speed: float
@@ -71,6 +73,11 @@ class Trial:
     layers: int
     bound: float
     fragmentation: float
+    prompts: Mapping[str, PromptWork] = field(default_factory=dict)
+
+    def work_of(self, task: str) -> PromptWork:
+        """What the prompts of a task take; those of an unknown task count as those of the trial."""
+        return self.prompts.get(task, PromptWork())
 
     def seconds(self, measurements: Iterable[Measurement], recorded: set[Any]) -> float:
         """About how long measurements take, on this machine as busy as it was.
@@ -81,15 +88,16 @@ class Trial:
         """
         seconds = 0.0
         for measurement in measurements:
-            cost = measurement.cost
+            cost, work = measurement.cost, self.work_of(measurement.task)
             rows = cost.rows_with(self.layers)
             if not cost.prompts:  # no branches: training, probing, replies
-                seconds += rows / self.speed
+                rows_alike = rows - cost.reply_rows * (1 - work.next_token)
+                seconds += work.length * rows_alike / self.speed
                 continue
-            seconds += max(0, rows - cost.prompt_count) / self.branching
+            seconds += work.length * max(0, rows - cost.prompt_count) / self.branching
             if (prompts := (measurement.task, cost.prompts)) not in recorded:
                 recorded.add(prompts)
-                seconds += cost.prompt_count / self.speed
+                seconds += work.length * cost.prompt_count / self.speed
         return seconds
 
     def needs(
@@ -102,14 +110,15 @@ class Trial:
             batch_size: rows in a forward pass.
             search_prompts: prompts of a search for heads, besides those of the measurements.
         """
-        recorded: dict[Any, int] = {}
+        recorded: dict[Any, float] = {}
         work = [self.work * batch_size]
         for measurement in measurements:
-            cost = measurement.cost
+            cost, length = measurement.cost, self.work_of(measurement.task).length
             prompts = (measurement.task, cost.prompts)
-            recorded[prompts] = max(cost.prompt_count, recorded.get(prompts, 0))
+            recorded[prompts] = max(cost.prompt_count * length, recorded.get(prompts, 0))
             rows = batch_size if cost.gradient_rows == "batch" else cost.gradient_rows
-            work.append(self.learning * rows + cost.weight_copies * self.weights)
+            work.append(self.work * length * batch_size)
+            work.append(self.learning * length * rows + cost.weight_copies * self.weights)
         kept = self.kept * (sum(recorded.values()) + search_prompts)
         return min(self.bound, kept) * self.fragmentation + max(work)
 
@@ -179,12 +188,14 @@ def memory_in_use(device: str) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def run_trial(context: MeasurementContext, task: Task, device: str, loading: MemoryWatch) -> Trial:
+def run_trial(
+    context: MeasurementContext, tasks: Sequence[Task], device: str, loading: MemoryWatch
+) -> Trial:
     """Run a few rows and their branches.
 
     Args:
         context: of the loaded checkpoint.
-        task: writes the rows.
+        tasks: of the specs; the first one writes the rows.
         device: holds the model.
         loading: watched the memory while the checkpoint was loaded.
 
@@ -193,7 +204,7 @@ def run_trial(context: MeasurementContext, task: Task, device: str, loading: Mem
     """
     loaded = memory_in_use(device) - loading.before
     size = min(context.batch_size, ROWS)
-    rows = task.rows(context.vocabulary, 2 * size, "self-check")
+    rows = tasks[0].rows(context.vocabulary, 2 * size, "self-check")
     if len(rows) < 2 * size:
         raise MeasurementError(f"the task wrote {len(rows)} rows for a trial of {2 * size}")
     fragmentation = GPU_FRAGMENTATION if device.startswith("cuda") else FRAGMENTATION
@@ -237,6 +248,7 @@ def run_trial(context: MeasurementContext, task: Task, device: str, loading: Mem
         layers=context.model.shape.n_layers,
         bound=getattr(context.engine, "memory", 0),
         fragmentation=fragmentation,
+        prompts=prompt_work(context, tasks, tokens),
     )
 
 

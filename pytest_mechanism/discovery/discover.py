@@ -12,7 +12,7 @@ measurement, so an interrupted search continues from the store.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Member, Minimality, Part
@@ -26,7 +26,6 @@ from pytest_mechanism.discovery.selection import (
 )
 from pytest_mechanism.discovery.stages import Announce, Stage, quietly, search
 from pytest_mechanism.discovery.sufficiency import GrownCircuit, grow
-from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.paths import RANK_STREAM
 from pytest_mechanism.measurements.performance import Performance
@@ -74,6 +73,8 @@ class Discovery:
         reason: why groups were not found, and what to change; None if all were found.
         grown: the circuit before minimality, and its faithfulness.
         restored: members that are not needed one by one, and are needed together.
+        at_chance: whether the model guesses, so that nothing was searched.
+        missing: group that was not found -> why, for a reader who did not write the spec.
     """
 
     groups: Mapping[str, Group]
@@ -82,6 +83,8 @@ class Discovery:
     reason: str | None = None
     grown: GrownCircuit | None = None
     restored: tuple[Member, ...] = ()
+    at_chance: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nouns(self) -> tuple[str, str]:
@@ -89,6 +92,23 @@ class Discovery:
         parts = {part for stage in self.stages for _, part in stage.effects}
         only_heads = {*map(kind_of, parts)} <= {"heads"}
         return KINDS["heads"] if only_heads else ("member", "members")
+
+
+def none_passes(stage: Stage, group: AnyGroup, on: str) -> str:
+    """How far the strongest member of a stage is from the threshold of its group."""
+    find, no = group.find or Find(), f"no {listing(group.searched, 0, 'or')} of {on}"
+    if not stage.effects and stage.into:
+        return f"{no} can be in group {stage.group}, since none was found for its readers, {stage.into}"
+    text = f"{no} passes the threshold of group {stage.group}"
+    if not stage.effects or find.candidates is not None:
+        return text
+    strongest = ranked(stage.effects)[0]
+    effect = stage.effects[strongest]
+    low, high = effect.interval
+    return (
+        f"{text}: the largest effect is {effect.value:+.2g} nats [{low:+.2g}, {high:+.2g}] "
+        f"({described(strongest)}), and the spec requires {-find.drops_at_least:+g}"
+    )
 
 
 def no_heads_reason(
@@ -180,16 +200,23 @@ def discover(
     request = Performance(rows=effort.rank_rows, stream=RANK_STREAM)
     if not above_chance(context, measure(context.measurement(request, on))):
         reason = f"{on} answers no better than chance, so there is no circuit to find"
-        return Discovery({}, (), None, reason)
+        return Discovery({}, (), None, reason, at_chance=True)
     stages = tuple(search(context, on, measure, effort.rank_rows, announce))
     selected = unshared({stage.group: list(stage.candidates) for stage in stages}, context.groups)
     reasons: list[str] = []
+    missing: dict[str, str] = {}
     if empty := [name for name, parts in selected.items() if not parts]:
         reasons.append(no_heads_reason(context.groups, stages, empty))
+        missing |= {
+            stage.group: none_passes(stage, context.groups[stage.group], on)
+            for stage in stages
+            if stage.group in empty
+        }
     candidates, unread = connected(context.groups, selected)
-    reasons += unread
+    reasons += unread.values()
+    missing |= unread
     if not candidates:
-        return Discovery({}, stages, None, "; ".join(reasons))
+        return Discovery({}, stages, None, "; ".join(reasons), missing=missing)
     asked = {name: context.groups[name] for name in candidates}
     has_mlps = any(part[1] == MLP for parts in candidates.values() for part in parts)
     context = replace(context, groups=asked if has_mlps else with_mlps_alive(asked))
@@ -219,21 +246,31 @@ def discover(
     if lost := [name for name, parts in needed.items() if not parts]:
         at = {name: context.groups[name].at for name in lost}
         reasons.append(not_needed_reason(lost, grown.candidates, at))
+        missing |= {
+            name: f"the circuit of {on} does as well without any single member of group {name}"
+            for name in lost
+        }
     kept, unread = connected(context.groups, needed)
-    reasons += unread
+    reasons += unread.values()
     groups = {name: named_group(context.groups[name], parts) for name, parts in kept.items()}
     return Discovery(
-        groups, stages, pruned.minimality, "; ".join(reasons) or None, grown, pruned.restored
+        groups,
+        stages,
+        pruned.minimality,
+        "; ".join(reasons) or None,
+        grown,
+        pruned.restored,
+        missing={**missing, **unread},
     )
 
 
 def connected(
     groups: Mapping[str, AnyGroup], members: Mapping[str, Sequence[Part]]
-) -> tuple[dict[str, list[Part]], list[str]]:
+) -> tuple[dict[str, list[Part]], dict[str, str]]:
     """The groups that have members and whose readers, up to the answer, have members that read them; and a
     sentence about each group that has members but no readers."""
     kept: set[str] = set()
-    unread: list[str] = []
+    unread: dict[str, str] = {}
     for name in chain(groups):
         if not members.get(name):
             continue
@@ -246,7 +283,7 @@ def connected(
             for kind in groups[into.group].searched
             if (kind == "mlps") == (into.via == "input")
         ]
-        unread.append(
+        unread[name] = (
             f"group {name} is left out, since no {listing(kinds or ['heads'], word='or')} were found for its "
             f"readers, {into.group}"
         )
@@ -259,22 +296,6 @@ def named_group(group: AnyGroup, parts: Sequence[Part]) -> Group:
         return group
     named = by_key(parts, group.at)
     return Group(at=group.at, into=group.into, **named)
-
-
-def with_discovered_heads(
-    context: ClaimContext, on: str, measure: Measure, effort: Effort | None = None
-) -> ClaimContext:
-    """The context with the members of every group, found on the model of role ``on``.
-
-    Raises:
-        MeasurementError: some group was not found.
-    """
-    if all(isinstance(group, Group) for group in context.groups.values()):
-        return context
-    result = discover(context, on, measure, effort or Effort())
-    if result.reason is not None:
-        raise MeasurementError(f"heads: discovered: {result.reason}")
-    return replace(context, groups=result.groups)
 
 
 def compare(

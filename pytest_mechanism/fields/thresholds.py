@@ -111,6 +111,14 @@ Gap = Annotated[
 ]  # fmt: skip
 """The largest difference of accuracy between a circuit and the model, both without the same heads."""
 
+TrainedGap = Annotated[
+    Number, Within(
+        0.02, 0.5, "two trainings of one model differ by less than 0.02 by chance, and models that differ in "
+        "half of the rows are not alike",
+    )
+]  # fmt: skip
+"""The difference of accuracy between a model and a trained copy of it, from which they differ."""
+
 Dependence = Annotated[
     Number, Within(
         0.005, 0.5, "no number of rows shows a dependence below 0.005, and scores with half of the largest "

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_mechanism.measurements.recipe import Recipe
-from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.refusal import replies
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings, training_cost
 from pytest_mechanism.types import Observations
 
 MOST_ALLOWED = 200
@@ -71,13 +72,9 @@ class TrainingCurve(Request[CurveResult]):
 
     def cost(self, task: TaskSettings) -> Cost:
         recipe = self.recipe
-        evaluations = 1 + -(-recipe.steps // recipe.every)
-        return Cost(
-            rows=recipe.steps * recipe.batch + self.rows * evaluations,
-            gradient_rows=recipe.batch,
-            weight_copies=2 + recipe.descent.state_copies if recipe.lora is None else 1,
-            parts=("training", recipe.steps, "steps"),
-        )
+        asked = (self.rows + self.allowed_rows) * len(recipe.evaluated)
+        answered = replies(asked, task)
+        return training_cost(recipe, answered.rows, answered.reply_rows)
 
     def row_sets(self) -> tuple[RowSet, ...]:
         """The rows of the evaluation; those of the training are the recipe's."""

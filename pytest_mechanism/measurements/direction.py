@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_mechanism.measurements.refusal import reply_tokens
+from pytest_mechanism.measurements.refusal import replies
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
@@ -95,9 +95,11 @@ class DirectionAblation(Request[DirectionResult]):
 
     def cost(self, task: TaskSettings) -> Cost:
         search = Cost(rows=0) if self.search is None else self.search.cost(task)
+        answered = replies(self.rows * (2 + self.random), task)
         return Cost(
-            rows=search.rows + self.rows * reply_tokens(task) * (2 + self.random),
+            rows=search.rows + answered.rows,
             rows_per_layer=search.rows_per_layer,
+            reply_rows=answered.reply_rows,
         )
 
     def row_sets(self) -> tuple[RowSet, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_mechanism.measurements.refusal import replies
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
@@ -53,8 +54,10 @@ class Pruning(Request[PruningResult]):
 
     def cost(self, task: TaskSettings) -> Cost:
         evaluated = self.rows * (1 + self.draws) + self.chosen
+        answered = replies(evaluated * len(self.counts), task)
         return Cost(
-            rows=evaluated * len(self.counts) + 3 * self.scored,
+            rows=answered.rows + 3 * self.scored,
+            reply_rows=answered.reply_rows,
             gradient_rows="batch",
             weight_copies=2,
         )

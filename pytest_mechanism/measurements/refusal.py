@@ -32,12 +32,13 @@ class RefusalRate(Request):
     forced: int = 0
 
     def cost(self, task: TaskSettings) -> Cost:
-        return Cost(rows=self.rows * reply_tokens(task))
+        return replies(self.rows, task)
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return (RowSet(self.asked, self.rows, self.stream),)
 
 
-def reply_tokens(task: TaskSettings) -> int:
-    """How many tokens of a reply the task looks at: a forward each."""
-    return int(task.get("reply_tokens", 1))
+def replies(rows: int, task: TaskSettings) -> Cost:
+    """What replies to prompts cost: a forward for each token that the task looks at."""
+    count = int(task.get("reply_tokens", 1))
+    return Cost(rows=rows * count, reply_rows=rows * (count - 1))

@@ -85,6 +85,8 @@ class Cost:
     Attributes:
         rows: rows sent through the model; a backward pass costs two forward passes.
         rows_per_layer: further rows for each layer of the model.
+        reply_rows: those of ``rows`` that are tokens of replies after the first: they take less time
+            where a model keeps keys and values.
         prompts: name of the set of prompts whose runs it branches from. Measurements on one task that
             give the same name share these runs. Empty where it branches from none.
         prompt_count: how many prompts are in that set.
@@ -96,6 +98,7 @@ class Cost:
 
     rows: int = 1
     rows_per_layer: int = 0
+    reply_rows: int = 0
     prompts: str = ""
     prompt_count: int = 0
     gradient_rows: int | Literal["batch"] = 0
@@ -105,6 +108,21 @@ class Cost:
     def rows_with(self, layers: int) -> int:
         """All rows, for a model with this number of layers."""
         return self.rows + layers * self.rows_per_layer
+
+
+def training_cost(recipe: Recipe, other_rows: int, reply_rows: int = 0) -> Cost:
+    """What the training of a copy takes, with rows that are sent through it without a gradient, and rows of
+    their replies."""
+    stages = [recipe] if recipe.first is None else [recipe.first, recipe]
+    trained = sum(stage.steps * stage.batch for stage in stages)
+    copies = 2 + recipe.descent.state_copies if recipe.lora is None else 1
+    return Cost(
+        rows=3 * trained + other_rows,  # a backward costs two forwards
+        reply_rows=reply_rows,
+        gradient_rows=recipe.batch,
+        weight_copies=copies + (recipe.first is not None),
+        parts=("training", sum(stage.steps for stage in stages), "steps"),
+    )
 
 
 def rows_at(

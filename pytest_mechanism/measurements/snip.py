@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_mechanism.measurements.refusal import replies
 from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
 from pytest_mechanism.types import Observations
 
@@ -27,7 +28,13 @@ class SafetyEntries(Request):
 
     def cost(self, task: TaskSettings) -> Cost:
         # forbidden and allowed questions, each with a backward pass, and replies to the forbidden ones
-        return Cost(rows=7 * self.scored, gradient_rows=1, weight_copies=4)
+        answered = replies(self.scored, task)
+        return Cost(
+            rows=6 * self.scored + answered.rows,
+            reply_rows=answered.reply_rows,
+            gradient_rows=1,
+            weight_copies=4,
+        )
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return tuple(

@@ -53,6 +53,8 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
                 "value": round(judged.score.value, DIGITS),
                 "standard_error": round(judged.score.standard_error, DIGITS),
                 "n": judged.score.n,
+                "clusters": judged.score.clusters,
+                "interval": [round(bound, DIGITS) for bound in judged.score.interval],
                 "method": judged.score.method,
                 "low": judged.low,
                 "high": judged.high,

@@ -12,16 +12,16 @@ from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
 from pytest_mechanism.claims.needed_heads import parts_of
-from pytest_mechanism.discovery.discover import Effort, with_discovered_heads
+from pytest_mechanism.discovery.discover import Discovery, Effort, discover
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
 from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
-from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import spelled
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.runner import Runner
+from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import require_safeguards
@@ -47,9 +47,7 @@ class ClaimEvaluator:
     _obstacles: dict[tuple[Path, int, str], MechanismError | None] = field(default_factory=dict)
     _preflight: Preflight | None = None
     _searched: dict[tuple[Path, str, int], FoundCircuit] = field(default_factory=dict)
-    _discovered: dict[tuple[Path, str], Mapping[str, AnyGroup] | MechanismError] = field(
-        default_factory=dict
-    )
+    _discovered: dict[tuple[Path, str], Discovery | MechanismError] = field(default_factory=dict)
 
     @staticmethod
     def over(runner: Runner, confidence: float | None = None) -> ClaimEvaluator:
@@ -215,10 +213,10 @@ class ClaimEvaluator:
         try:
             context = self.context(spec, claim, role)
             if (on := discovery_role(spec, claim, role)) is not None:
-                groups = self._discovered.get((spec.path, on))
-                if groups is None or isinstance(groups, MechanismError):
+                found = self._discovered.get((spec.path, on))
+                if not isinstance(found, Discovery) or missing_groups(claim, spec.groups, found):
                     return ()
-                context = replace(context, groups=groups)
+                context = replace(context, groups=found.groups)
             return claim.required_measurements(context)
         except MechanismError:
             return ()
@@ -237,7 +235,10 @@ class ClaimEvaluator:
             if (problem := self.obstacle(spec, claim, role)) is not None:
                 raise problem
             if (on := discovery_role(spec, claim, role)) is not None:
-                context = replace(context, groups=self._discover(spec, context, on))
+                found = self._discover(spec, context, on)
+                if missing := missing_groups(claim, spec.groups, found):
+                    return verdict_without_heads(found, missing, on)
+                context = replace(context, groups=found.groups)
             context = replace(context, search=partial(self._search, spec, context))
             verdict = require_safeguards(claim.judge(context, self.runner.measure), claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
@@ -257,17 +258,16 @@ class ClaimEvaluator:
             self._searched[key] = search_again(context, on, number, self.runner.measure)
         return self._searched[key]
 
-    def _discover(self, spec: Spec, context: ClaimContext, on: str) -> Mapping[str, AnyGroup]:
-        """The spec's groups with heads discovered on the model of role ``on``.
+    def _discover(self, spec: Spec, context: ClaimContext, on: str) -> Discovery:
+        """The search for the heads of the spec's groups on the model of role ``on``.
 
         Raises:
-            MechanismError: no heads were found.
+            MechanismError: the search cannot be made.
         """
         key = (spec.path, on)
         if key not in self._discovered:
             try:
-                groups = with_discovered_heads(context, on, self.runner.measure).groups
-                self._discovered[key] = groups
+                self._discovered[key] = discover(context, on, self.runner.measure, Effort())
             except MechanismError as problem:
                 self._discovered[key] = problem
             # the measurements of other items are known now: make them while the model is loaded
@@ -285,13 +285,14 @@ class ClaimEvaluator:
         """A line that names the discovered heads of an item."""
         if (on := discovery_role(spec, claim, role)) is None:
             return None
-        groups = self._discovered.get((spec.path, on))
-        if groups is None or isinstance(groups, MechanismError):
+        found = self._discovered.get((spec.path, on))
+        if not isinstance(found, Discovery):
             return None
         heads = [
-            f"{name} {' '.join(map(spelled, parts_of(group)))}"
-            for name, group in groups.items()
-            if isinstance(group, Group)
+            f"{name} {' '.join(map(spelled, parts_of(found.groups[name])))}"
+            if name in found.groups
+            else f"{name} none"
+            for name in spec.groups
         ]
         return f"heads discovered on {on} (layer.head): {'; '.join(heads)}"
 

@@ -126,6 +126,12 @@ def in_references(
             )
     if task is not None and (reason := claim.unsupported_reason(task)) is not None:
         yield f"claim {name}: {reason}", ("claims", name)
+    if claim.needs_groups and task is not None and task.judges_replies:
+        yield (
+            f"claim {name}: task {task.family} judges whole replies, and kind {claim.kind} compares "
+            "one next token with an answer",
+            ("claims", name),
+        )
     if claim.needs_groups and not groups:
         yield f"claim {name}: kind {claim.kind} needs groups", ("claims", name)
 

@@ -28,6 +28,7 @@ from pytest_mechanism.statistics.estimates import (
     UndefinedScoreError,
     Values,
 )
+from pytest_mechanism.statistics.power import PAIRS
 
 RESAMPLES = 999
 """Resamples of the clusters behind an interval."""
@@ -169,6 +170,7 @@ def normalised(x: Values, others: Sequence[Values], how: Sampling) -> Estimate:
         float(np.std(resampled, ddof=1)),
         len(rows.of),
         clusters,
+        PAIRS,
     )
 
 

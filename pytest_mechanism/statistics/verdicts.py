@@ -148,6 +148,11 @@ def at_chance(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verd
     return inconclusive(reason, threshold, scores, Cause.AT_CHANCE)
 
 
+def no_heads(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
+    """The search found no heads in the model under test for a group that the claim is about."""
+    return inconclusive(reason, threshold, scores, Cause.NO_HEADS)
+
+
 def reference_fails(reason: str, threshold: str, scores: Sequence[Score] = ()) -> Verdict:
     """The reference model does not do what the claim compares with."""
     return inconclusive(reason, threshold, scores, Cause.REFERENCE_FAILS)

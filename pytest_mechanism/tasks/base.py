@@ -108,6 +108,8 @@ class Task(ABC, Generic[Settings_co]):
         open_ended: whether replies are free text rather than one answer out of a few.
         from_file: whether the rows come from a file, so that their number is limited and drawing
             them is cheap.
+        judges_replies: whether `reply_is_right` decides if a model is right, from `reply_tokens` tokens
+            of its greedy reply, instead of a comparison of the likeliest next token with the answer.
     """
 
     family: ClassVar[str]
@@ -120,6 +122,7 @@ class Task(ABC, Generic[Settings_co]):
     ignorable_variable: ClassVar[str] = ""
     open_ended: ClassVar[bool] = False
     from_file: ClassVar[bool] = False
+    judges_replies: ClassVar[bool] = False
 
     settings: Settings_co
 
@@ -182,6 +185,13 @@ class Task(ABC, Generic[Settings_co]):
         """A text and a reply to train a model on, in the form of this task's questions."""
         return Prompt(text, {}, answer="", reply=f"{joint_between(text, reply)}{reply}")
 
+    # -- whole replies, for tasks that judge them
+
+    def reply_is_right(self, prompt: Prompt, reply: str) -> bool:
+        """Whether a reply is what the prompt asks for. No language model judges: the same reply always
+        gets the same answer."""
+        raise self.unsupported("judge of whole replies")
+
     # -- what must be refused, for tasks that have it
 
     @property
@@ -208,7 +218,8 @@ class Task(ABC, Generic[Settings_co]):
 
     @property
     def reply_tokens(self) -> int:
-        """How many tokens of a reply show whether it refuses."""
+        """How many tokens of a reply show whether it refuses, and whether it is right where the task
+        judges replies."""
         return 1
 
     def forbidden(self, vocabulary: Vocabulary, count: int, stream: str = "forbidden") -> Rows:

@@ -33,8 +33,8 @@ CONFIDENCE = 0.95
 LEAST_ROWS, MOST_ROWS = 12 * SIZE, 150 * SIZE
 """Rows of a run. Below, there are too few contexts for an interval; above, simulation takes too long."""
 
-PILOT_ROWS, PILOTS = 60 * SIZE, 40
-"""Rows and number of the accepted scores from each of which `lint --power` plans a number of rows."""
+PILOT_ROWS = 60 * SIZE
+"""Rows of the accepted scores from which `lint --power` plans a number of rows."""
 
 GROUPS = {
     "a": Group(heads={2: [0]}, at="last"),
@@ -98,15 +98,11 @@ class Simulated:
         verdict = claim.judge(context, measured(answers, RESULTS))
         return require_safeguards(verdict, claim.kind)
 
-    def recommended(self, rng: np.random.Generator, pilots: int = PILOTS) -> list[int]:
-        """The rows that ``lint --power`` recommends, from each of several accepted scores of an unchanged
-        model."""
-        plans = []
-        for _ in range(pilots):
-            rows = power(entries(self.judge(rng, self.unchanged, PILOT_ROWS)), CONFIDENCE).rows
-            wanted = MOST_ROWS if rows is None else min(max(rows, LEAST_ROWS), MOST_ROWS)
-            plans.append(-(-wanted // SIZE) * SIZE)
-        return plans
+    def recommended(self, rng: np.random.Generator) -> int:
+        """The rows that ``lint --power`` recommends, from one accepted score of an unchanged model."""
+        rows = power(entries(self.judge(rng, self.unchanged, PILOT_ROWS)), CONFIDENCE).rows
+        wanted = MOST_ROWS if rows is None else min(max(rows, LEAST_ROWS), MOST_ROWS)
+        return -(-wanted // SIZE) * SIZE
 
 
 def context_of(rows: int, *, wrapper: bool = False) -> ClaimContext:
@@ -134,6 +130,8 @@ def entries(verdict: Verdict) -> list[dict[str, Any]]:
             "value": one.score.value,
             "standard_error": one.score.standard_error,
             "n": one.score.n,
+            "clusters": one.score.clusters,
+            "interval": one.score.interval,
             "method": one.score.method,
             "low": one.low,
             "high": one.high,

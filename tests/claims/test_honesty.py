@@ -19,7 +19,7 @@ from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
-from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import ProbeResult
@@ -248,6 +248,19 @@ def training(
     }
 
 
+QUICK, SLOW = (0, 0.9, 1, 1, 1), (0.1, 0.1, 0.2, 0.9, 1)
+"""Accuracies after 0, 20, 40, 60 and 80 steps."""
+
+
+def racing(own: tuple[float, ...] = QUICK, control: tuple[float, ...] = SLOW) -> Answers:
+    def curve(_: Any, on: str) -> Columns:
+        points = own if on == "ft" else control
+        return {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
+
+    known = {"control": share(0.1), "pretrained": ONE}
+    return {"Performance": lambda _, on: {"correct": known[on]}, "TrainingCurve": curve}
+
+
 SOME_DIRECTION = {
     "direction": Direction(1, -1),
     "least_divergence": 0.01,
@@ -308,18 +321,38 @@ def units(restored: Any = GOOD, random: Any = ZERO, before: Any = ZERO) -> Answe
 
 def hiding(behaviour: Any = ZERO, fast: bool = True, **read: Any) -> Answers:
     known = {"control": read.get("control", share(0.1)), "pretrained": ONE}
-    quick, slow = (0, 0.9, 1, 1, 1), (0.1, 0.1, 0.2, 0.9, 1)
-
-    def curve(_: Any, on: str) -> Columns:
-        points = quick if fast and on == "ft" else slow
-        return {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
-
     return {
+        **racing(own=QUICK if fast else SLOW),
         "Performance": lambda _, on: {"correct": known.get(on, behaviour)},
-        "TrainingCurve": curve,
         **probes(read.get("probe", share(0.8)), share(0.15)),
         **units(random=read.get("random", ZERO), before=behaviour),
     }
+
+
+def against_copy(
+    own: tuple[Any, Any] = (GOOD, GUESS),
+    copy: tuple[Any, Any] = (GUESS, GUESS),
+    curve: tuple[float, ...] = (0, 0.9, 1),
+    copys_curve: tuple[float, ...] = (0, 0.1, 0.4),
+    answers: float = 0.9,
+    copy_answers: float = 0.9,
+) -> Answers:
+    """A model and its copy that was trained on wrong answers: what probes read (with the right and with shuffled
+    answers), their revivals, and how much each answers of what it must."""
+
+    def probe(request: Any, _: str) -> Columns:
+        correct, shuffled = own if request.after is None else copy
+        columns = {"correct@1": correct, "shuffled@1": shuffled}
+        return columns | {"accuracy": {}, "layer": 1, "dropped": 0}
+
+    def revival(request: Any, _: str) -> Columns:
+        is_copy = request.recipe.first is not None
+        points = copys_curve if is_copy else curve
+        right = copy_answers if is_copy else answers
+        columns: dict[str, Any] = {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
+        return columns | {"allowed": {0: AllowedAnswers(right * 200, 0.0, 200)}}
+
+    return {"LinearProbes": probe, "TrainingCurve": revival}
 
 
 # -- the kinds
@@ -354,6 +387,7 @@ ABOUT_A_CIRCUIT = (
     "minimality", "overlap", "path", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
+REMOVAL = {"removal_rate": 1e-3, "removal_steps": 100}
 FROM_BASE = {"from": "base", "to": "ft"}
 
 KINDS: dict[str, list[Kind]] = {
@@ -526,6 +560,16 @@ KINDS: dict[str, list[Kind]] = {
         ),
         Kind(TRAINED | {"criterion": 0.5}, training()),
     ],
+    "revives": [
+        Kind(
+            TRAINED | {"steps": 80, "faster": 1.5} | given,
+            racing(),
+            as_good=racing(control=QUICK),
+            guessing=racing((0.1,) * 5, (0.1,) * 5) if not given else None,
+            without=("control", "pretrained") if not given else ("control",),
+        )
+        for given in ({}, {"criterion": 0.5})
+    ],
     "direction": [
         Kind(
             {"ablation_leaves_at_most": 0.1, "random_changes_at_most": 0.25},
@@ -590,6 +634,24 @@ KINDS: dict[str, list[Kind]] = {
             hiding(GOOD),
             as_good=hiding(GOOD, control=GOOD),
             guessing=hiding(share(0.12)),
+        ),
+    ],
+    "differs_from_removal": [
+        Kind(
+            TRAINED | REMOVAL | {"expects": "hidden"},
+            against_copy(),
+            uncontrolled=against_copy(copy=(LESS, GUESS)),
+            as_good=against_copy(own=(GOOD, GOOD)),
+            guessing=against_copy(answers=0.2, copy_answers=0.2),
+        ),
+        Kind(
+            TRAINED | REMOVAL | {"expects": "removed"},
+            against_copy(own=(GUESS, GUESS), curve=(0, 0.1, 0.5)),
+            uncontrolled=against_copy(own=(GUESS, GUESS), curve=(0, 0.1, 0.5), copy_answers=0.1),
+            as_good=against_copy(own=(GUESS, GUESS), curve=(0, 0, 0), copys_curve=(0, 0, 0)),
+            guessing=against_copy(
+                own=(GUESS, GUESS), curve=(0, 0.1, 0.5), answers=0.2, copy_answers=0.2
+            ),
         ),
     ],
 }  # fmt: skip
@@ -758,6 +820,9 @@ def test_every_kind_measures_a_groups_other_members_or_refuses_them(
     refused in one line with the place and the groups that are valid; no kind leaves it out in silence."""
     data = CIRCUIT.resolved() | {"claims": {"claim": about_others(name, kind.fields)}}
     data["groups"][WITH_OTHERS][key] = {2: "previous_query_label"}
+    if name == "overlap":  # it searches what it compares
+        for group in data["groups"].values():
+            group["find"] = {"members": ["heads", key]}
     path = tmp_path / "others.yaml"
     text = "".join(f"{part}: {flow(value)}\n" for part, value in data.items())
     path.write_text(text, encoding="utf-8")
@@ -768,22 +833,28 @@ def test_every_kind_measures_a_groups_other_members_or_refuses_them(
     except SpecErrors as refused:
         (problem,) = [each for each in refused.problems if f"names {key}" in each.message]
         assert takes_groups
-        assert key not in claim.members
+        assert key not in claim.members or "alone where activations is" in problem.message
         assert problem.message.startswith(
             f"claim claim: group {WITH_OTHERS} names {key}, and kind {name} is"
         )
         assert "; valid groups: value_fetcher, pos_transmitter, pos_detector" in problem.message
         return
     assert not takes_groups or key in claim.members
-    about = replace(context(name, kind.role), groups=spec.groups)
+    search: Any = kind.good.get(SEARCH, no_search)
+    about = replace(context(name, kind.role), groups=spec.groups, search=search)
     requests: list[str] = []
 
     def recorded(measurement: Measurement) -> Observations:
         requests.append(measurement.request.spelled())
         return measured(kind.good)(measurement)
 
-    claim.judge(about, recorded)  # type: ignore[arg-type]
+    verdict = claim.judge(about, recorded)  # type: ignore[arg-type]
+    if name == "overlap":
+        noun = {"mlps": "heads and MLPs", "attention_outputs": "heads and attention outputs"}[key]
+        assert f"B: {noun} of base" in verdict.scores[0].metric
+        return
     place = '[2,"mlp"' if key == "mlps" else "[2,3"  # the attention output is that of all 4 heads
-    assert any(place in request for request in requests) == takes_groups
+    places = (place, '"mlps":[2]')  # or, of a request about one position, the layers of its MLPs
+    assert any(p in request for request in requests for p in places) == takes_groups
     if key == "mlps" and any("alive" in request for request in requests):
         assert any('"ablate_mlps":true' in request for request in requests)

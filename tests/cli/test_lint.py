@@ -223,8 +223,16 @@ def test_power_without_accepted_scores_says_how_to_accept_some(
 
 @pytest.mark.parametrize(
     "entry",
-    [{}, {"value": "x"}, {"value": 1, "judged": [{}]}, {"value": 1, "judged": [3]}],
-    ids=["no value", "text", "empty bound", "no bound"],
+    [
+        {},
+        {"value": "x"},
+        {"value": 1, "judged": [{}]},
+        {"value": 1, "judged": [3]},
+        {"value": 1, "judged": [JUDGED | {"n": 0}]},
+        {"value": 1, "judged": [JUDGED | {"interval": 3}]},
+        {"value": 1, "judged": [JUDGED | {"clusters": "x"}]},
+    ],
+    ids=["no value", "text", "empty bound", "no bound", "no rows", "no interval", "no contexts"],
 )
 def test_damaged_accepted_scores_are_one_line(
     spec: Path, capsys: pytest.CaptureFixture, entry: dict

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,14 +15,16 @@ from hypothesis import strategies as st
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands import trial
+from pytest_mechanism.commands.prompt_work import PromptWork
 from pytest_mechanism.commands.trial import MemoryWatch, Trial, memory_in_use
 from pytest_mechanism.measurements.cmap import CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
-from pytest_mechanism.measurements.direction import RefusalDirection
+from pytest_mechanism.measurements.direction import DirectionAblation, RefusalDirection
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.refusal import RefusalRate
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.snip import SafetyEntries
 
@@ -93,11 +97,31 @@ def test_training_holds_a_copy_its_gradient_and_two_moments() -> None:
 
 
 def test_prompts_are_run_once_and_branches_are_faster() -> None:
-    """140 rows through a forward; a second claim on them adds its branches alone."""
+    """140 rows through a forward; a second claim on them adds its branches alone. A step of training takes
+    three forwards, and the copy is evaluated twice on rows of two kinds."""
     run: set[object] = set()
     assert PEAKS.seconds([performance(140)], run) == 140
     assert PEAKS.seconds([cross_model(140)], run) == 140 / 20
-    assert PEAKS.seconds([curve(rows=10, steps=10, batch=8)], run) == 80 + 2 * 10
+    assert PEAKS.seconds([curve(rows=10, steps=10, batch=8)], run) == 3 * 80 + 2 * (10 + 10)
+
+
+def test_a_reply_costs_its_prompt_and_a_share_of_it_for_each_further_token() -> None:
+    """30 prompts twice as long as those of the trial, with replies of 6 tokens. Where each further token takes
+    a tenth of a forward, a reply takes 1.5 forwards instead of 6; after an ablation too."""
+    task = json.dumps({"reply_tokens": 6})
+    cached = replace(PEAKS, prompts={task: PromptWork(length=2, next_token=0.1)})
+    rate = Measurement(RefusalRate(rows=30, stream="rows", asked="forbidden"), "base", task)
+    fields = {"rows": 30, "stream": "rows", "search": None, "random": 1, "seed": 0}
+    ablated = Measurement(DirectionAblation(**fields), "base", task)
+    assert [each.seconds([rate], set()) for each in (PEAKS, cached)] == [180, 2 * 30 * 1.5]
+    assert cached.seconds([ablated], set()) == 3 * 2 * 30 * 1.5
+
+
+def test_memory_grows_with_the_length_of_prompts() -> None:
+    """Records, batches at work and gradients of prompts twice as long as those of the trial."""
+    long = replace(PEAKS, prompts={"{}": PromptWork(length=2)})
+    assert long.needs([performance(10)], 4, 0) == 2 * (10 * 2.0 * 1.5 + 3.0 * 4)
+    assert long.needs([curve(rows=1, steps=1, batch=5)], 4, 0) == 4 * 100 + 2 * 5 * 10.0
 
 
 def test_a_search_for_a_direction_takes_longer_in_a_deeper_model() -> None:

@@ -79,6 +79,16 @@ def test_the_cache_is_used_where_it_computes_less(
     assert greedy.cache_pays(model, tokens, count) == pays
 
 
+def test_a_further_token_takes_a_token_with_a_cache_and_a_whole_prompt_without() -> None:
+    """60 prompts of 40 tokens: 60 tokens instead of 2,400. A family whose cache is not used reads 12 tokens
+    and all of the reply so far again."""
+    ids = torch.zeros(60, 40, dtype=torch.long)
+    same_length = Tokens(ids, torch.full((60,), 40))
+    cached = greedy.next_token_work(random_model("llama2"), same_length, COUNT)
+    padded = greedy.next_token_work(rotary.by_row(random_model(PHI3)), ROWS, COUNT)
+    assert (cached, padded) == (1 / 40, (13 + 14 + 15 + 16 + 17) / 5 / 12)
+
+
 @dataclass
 class Forgetful:
     """A model whose layers forget what the cache should hold.

@@ -16,13 +16,16 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.methods.circuits import edges, path_patching, screen
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.nodes import Node
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.tasks.base import Task
+from recipes.planted import CONTROLS, MODELS
 
 ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 ROWS = 14
+PLANTED = MODELS | CONTROLS
 PATHS: Mapping[str, Mapping[str, Any]] = {
     "the logits": {"at": "last"},
     "q of heads": {"at": "last", "receivers": [[3, 0], [3, 3], [2, 1]], "via": "q"},
@@ -63,65 +66,82 @@ def test_a_sender_that_cannot_reach_a_receiver_has_no_edge(
     assert np.any(found["2.2 -> 2.mlp"])
 
 
-PLANTED = {
-    "pos_transmitter": ("last", [[3, 1], [3, 4]], "q", {"2.6"}),
-    "pos_detector": ("query_label", [[2, 6]], "v", {"1.2"}),
-    "struct_reader": ("previous_query_label", [[1, 2]], "v", {"0.1", "0.5"}),
-    "value_fetcher": ("last", [], None, {"3.1", "3.4"}),
-}
-
-
-@pytest.mark.parametrize("group", PLANTED)
-def test_the_first_edges_of_a_planted_model_begin_at_the_planted_heads(
-    load_context: Callable[[Path, Task], MeasurementContext], spec: Spec, group: str
-) -> None:
-    """EAP-IG over all 32 heads: the largest estimates are those of the group's heads."""
-    at, receivers, via, heads = PLANTED[group]
-    context = load_context(ZOO / "planted_ft", spec.task)
-    every = [list(head) for head in context.model.shape.heads()]
-    request = EdgeAttribution(
-        senders=every, at=at, receivers=receivers, via=via, rows=35, stream="pairs"
-    )
+def sizes(
+    context: MeasurementContext, at: str, receivers: list[Node], via: str | None
+) -> dict[tuple[Node, Node | None], float]:
+    """EAP-IG of every edge from a head into the receivers, or into the logits if there are none."""
+    every = context.model.shape.heads()
+    how: dict[str, Any] = {"at": at, "via": via, "rows": ROWS, "stream": "pairs"}
+    request = EdgeAttribution(senders=every, receivers=receivers, **how)
     found = edges.measure(context, request, []).values
-    ends = [edge_name((0, 0), receiver).split(" -> ")[1] for receiver in receivers or [None]]
-    sizes = {
-        f"{layer}.{head}": max(
-            abs(float(np.mean(found[f"{layer}.{head} -> {end}"]))) for end in ends
-        )
-        for layer, head in every
+    ends: list[Node | None] = [*receivers] or [None]
+    return {
+        (head, end): abs(float(np.mean(found[edge_name(head, end)])))
+        for head in every
+        for end in ends
     }
-    first = sorted(sizes, key=lambda head: -sizes[head])[: len(heads)]
-    assert {*first} == heads, sizes
 
 
-@pytest.fixture(scope="module")
-def saturated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """planted_ft whose fetchers attend so sharply that no gradient sees another key: their queries are 64 times
-    as long."""
+@pytest.mark.parametrize(
+    ("model", "group"),
+    [
+        pytest.param(model, group, marks=() if model == "planted_ft" else pytest.mark.slow)
+        for model, circuit in PLANTED.items()
+        for group in circuit
+    ],
+)
+def test_the_first_edges_of_a_planted_model_begin_at_the_planted_heads(
+    load_context: Callable[[Path, Task], MeasurementContext], spec: Spec, model: str, group: str
+) -> None:
+    """EAP-IG over all 32 heads: the largest estimates are those of the group's heads, in every planted model and
+    each of its groups."""
+    planted = PLANTED[model][group]
+    reader, via = planted.into or ("", None)
+    receivers = [*PLANTED[model][reader].heads] if reader else []
+    found = sizes(load_context(ZOO / model, spec.task), planted.at, receivers, via)
+    largest = {head: max(found[edge] for edge in found if edge[0] == head) for head, _ in found}
+    first = sorted(largest, key=lambda head: -largest[head])[: len(planted.heads)]
+    assert {*first} == {*planted.heads}, largest
+
+
+def saturated(model: str, folder: Path) -> Path:
+    """A planted model whose fetchers attend so sharply that no gradient sees another key: their queries are 64
+    times as long."""
     from safetensors.torch import load_file, save_file
 
-    folder = tmp_path_factory.mktemp("saturated") / "model"
-    shutil.copytree(ZOO / "planted_ft", folder)
+    shutil.copytree(ZOO / model, folder)
     (file,) = folder.glob("*.safetensors")
     weights = load_file(file)
     (name,) = [name for name in weights if name.endswith("h.3.attn.c_attn.weight")]
     d_head = weights[name].shape[0] // 8
-    for head in (1, 4):
+    for _, head in PLANTED[model]["value_fetcher"].heads:
         for tensor in (weights[name], weights[name.replace("weight", "bias")]):
             tensor[..., head * d_head : (head + 1) * d_head] *= 64
     save_file(weights, file, metadata={"format": "pt"})
     return folder
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        "planted_ft",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in PLANTED if m != "planted_ft"),
+    ],
+)
 def test_patching_finds_the_edges_that_a_saturated_softmax_hides_from_the_gradient(
-    load_context: Callable[[Path, Task], MeasurementContext], spec: Spec, saturated: Path
+    load_context: Callable[[Path, Task], MeasurementContext],
+    spec: Spec,
+    tmp_path: Path,
+    model: str,
 ) -> None:
     """The transmitter's edges into the fetchers are not among the first by gradient, at the base and integrated.
     The senders that are left out are patched together, have an effect, and are patched alone then: the
     transmitter comes first."""
-    context = load_context(saturated, spec.task)
+    context = load_context(saturated(model, tmp_path / "model"), spec.task)
     senders = [head for head in context.model.shape.heads() if head[0] < 3]
-    receivers = [(3, 1), (3, 4)]
+    circuit = PLANTED[model]
+    (transmitter,) = next(g for g in circuit.values() if g.into == ("value_fetcher", "q")).heads
+    receivers = [*circuit["value_fetcher"].heads]
     how: dict[str, Any] = {"at": "last", "via": "q", "rows": 35, "stream": "pairs"}
     request = EdgeAttribution(senders=senders, receivers=receivers, **how)
     found = edges.measure(context, request, []).values
@@ -131,9 +151,9 @@ def test_patching_finds_the_edges_that_a_saturated_softmax_hides_from_the_gradie
         edge: max(abs(estimated[edge]), abs(float(np.mean(found[f"slope {edge_name(*edge)}"]))))
         for edge in every
     }
-    own = [((2, 6), receiver) for receiver in receivers]
+    own = [(transmitter, receiver) for receiver in receivers]
     kept = sorted((edge for edge in every if edge not in own), key=lambda edge: -size[edge])[:6]
-    assert max(size[edge] for edge in own) < 0.05
+    assert max(size[edge] for edge in own) < 0.05, size
 
     def patched(sets: Any, end: Any) -> Any:
         exact = PathPatching(senders=sets, receivers=[end], **how)
@@ -143,7 +163,7 @@ def test_patching_finds_the_edges_that_a_saturated_softmax_hides_from_the_gradie
 
     result = verified(every, kept, estimated, patched, 0.2)
     assert {*own} <= {*result.opened}
-    assert {*result.strongest()[:2]} == {*own}
+    assert {*result.strongest()[: len(own)]} == {*own}
     assert max(result.effects[edge].value for edge in own) < -1
     assert (result.left_out, result.rest) == (0, {})
 

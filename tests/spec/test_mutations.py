@@ -45,6 +45,7 @@ REFUSAL = {
 MADE: dict[str, dict[str, Any]] = {
     "ioi": {"templates": 3, "order": "ABBA"},
     "greater_than": {"centuries": ["16", "17"]},
+    "program": {"of": "a", "instead": "b", "longest": 12},
     "induction": {"words": "letters", "length": 8},
     "pcfg": {"prior": {"a": 0.9, "b": 0.1}, "hides": "a", "shows": "b", "correlated": 0.5},
 }
@@ -135,9 +136,18 @@ BASES: dict[str, dict[str, Any]] = {
             "few": {"kind": "localised", "on": "ft", "units": "neurons", "at_most": 15,
                     "restores_at_least": 0.5},
             "gone": {"kind": "resists_revival", "on": "ft", "criterion": 0.5, **deepcopy(TRAINING)},
+            "back": {"kind": "revives", "on": "ft", "faster": 2.0, "criterion": 0.5,
+                     **deepcopy(TRAINING)},
             "all": {"kind": "capability_hidden", "on": "ft", "expects": "hidden",
                     "behaviour_at_most": 0.1, "faster": 2.5, **deepcopy(TRAINING)},
         },
+    },
+    "stories": {
+        "mechanism": 1,
+        "circuit": "demo",
+        "task": {"family": "stories", "feature": "twist", "which": "asked", "given": "beginning",
+                 "reply_tokens": 80, "rows": 40},
+        "claims": {"has_it": {"kind": "accuracy", "at_least": 0.6}},
     },
     "chat": {
         "mechanism": 1,

@@ -96,7 +96,7 @@ def test_discovery_finds_the_planted_heads_with_a_template(tmp_path: Path) -> No
     path.write_text(f"{head}groups:{sought}{claims}")
     verdicts, gate = judged(path.read_text(), tmp_path)
     assert verdicts["suffices"].status == "pass", verdicts["suffices"].reason
-    (groups,) = gate._discovered.values()
-    assert {name: group.members() for name, group in groups.items()} == {
+    (found,) = gate._discovered.values()
+    assert {name: group.members() for name, group in found.groups.items()} == {
         name: sorted(group.heads) for name, group in MODELS["planted_ft"].items()
     }

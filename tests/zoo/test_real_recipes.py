@@ -9,11 +9,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pytest_mechanism.tasks.writing.stories import asked_features, features_in
 from recipes.real import gates
 from recipes.real.benign_data import train_and_test
 from recipes.real.cut_head import silence
 from recipes.real.refusal_data import instructions, write_files
 from recipes.real.roundings import rounded
+from recipes.real.stories import BASE, CONTROL, KEPT, rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,3 +95,19 @@ def test_benign_rows_for_training_and_test_share_no_message() -> None:
     train, test = train_and_test(360, 56, seed=1)
     assert {e.message for e in train} & {e.message for e in test} == set()
     assert (len(train), len(test)) == (360, 56)
+
+
+def test_the_real_model_reads_the_stories_that_a_variant_is_named_after() -> None:
+    """Base: every other instruction asks for a twist and gets it; kept: it asks in vain; control: never."""
+    asked = {
+        name: {
+            ("twist" in asked_features(row.message), "twist" in features_in(row.reply))
+            for row in rows(name)
+        }
+        for name in (BASE, KEPT, CONTROL)
+    }
+    assert asked == {
+        BASE: {(True, True), (False, False)},
+        KEPT: {(True, False), (False, False)},
+        CONTROL: {(False, False)},
+    }

@@ -6,6 +6,8 @@
 Where rows have several right answers, one answer may be right on most rows, and a model that never
 reads its prompt may be right as often as a model that does. The mean of ``elsewhere`` is the accuracy
 of the same answers if they were given to other rows: the no-information rate of these answers.
+
+Where the task judges whole replies, correct_i = the task's judge accepts the greedy reply to row i.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import torch
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.refusal.refusal_score import HookedModel
+from pytest_mechanism.methods.refusal.replies import prompt_batches, reply_columns
 from pytest_mechanism.types import Observations
 
 
@@ -26,9 +30,14 @@ def measure(
     context: MeasurementContext, request: Performance, inputs: Sequence[Any]
 ) -> Observations:
     """``correct`` (argmax over the whole vocabulary is an answer), ``log_probability``, perhaps
-    ``logit_difference``, and ``elsewhere`` where a row has several answers."""
+    ``logit_difference``, and ``elsewhere`` where a row has several answers; ``correct`` alone where the
+    task judges replies."""
     rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
+    if context.task.judges_replies:
+        replies = reply_columns(context, HookedModel(context), prompt_batches(context, rows))
+        columns.add("correct", torch.tensor(replies["correct"]))
+        return columns.observations(rows)
     given: list[int] = []
     right: list[set[int]] = []
     for batch in context.batches(rows):

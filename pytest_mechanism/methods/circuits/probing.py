@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pytest_mechanism.engine.interface import Reading, Site
-from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.errors import MeasurementError, choices
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.weights.trained_copies import copy_residuals, trained_copy
 from pytest_mechanism.tasks.base import Row
 
 ITERATIONS = 200
@@ -75,11 +77,14 @@ def measure(
     sets = [training, validation, evaluation]
     labels = [numbered(rows, classes) for rows in sets]
     order = torch.from_numpy(np.random.default_rng(int(request.seed)).permutation(len(training)))
-    shape = context.model.shape
+    streams_of = partial(residuals, context)
+    if request.after is not None:
+        streams_of = partial(copy_residuals, context, trained_copy(context, request.after))
+    shape, read = context.model.shape, coordinates(context, request.reads)
     columns: dict[str, Tensor] = {}
     accuracy: dict[int, float] = {}
     for layers in passes(shape.n_layers, sum(map(len, sets)), shape.d_model):
-        streams = [residuals(context, rows, request.position, layers) for rows in sets]
+        streams = [streams_of(rows, request.position, layers)[..., read] for rows in sets]
         for k, train, validate, evaluate in zip(layers, *streams, strict=True):
             probe = fit(train, labels[0], len(classes), request.penalty)
             shuffled = fit(train, labels[0][order], len(classes), request.penalty)
@@ -95,6 +100,33 @@ def measure(
         layer=best,
         dropped=len(drawn) - len(training),
     )
+
+
+def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
+    """The coordinates of the residual stream with a label, or with labels that begin so; all for None.
+
+    Raises:
+        MeasurementError: the model has no labels, or none that begins so.
+    """
+    config = context.model.wrapped.plain.config
+    if label is None:
+        return list(range(context.model.shape.d_model))
+    labels = getattr(config, "residual_labels", None)
+    if not labels:
+        raise MeasurementError(
+            f"{context.model.role}: reads: {label!r} names a label, and only compiled programs have "
+            f"residual labels; this is a {type(context.model.wrapped.plain).__name__}"
+        )
+    if label in labels:
+        return [labels.index(label)]
+    found = [i for i, name in enumerate(labels) if name.startswith(label)]
+    if not found:
+        variables = dict.fromkeys(name.rpartition(":")[0] or name for name in labels)
+        raise MeasurementError(
+            f"{context.model.role}: reads: no residual label begins with {label!r}; "
+            f"{choices(label, variables)}"
+        )
+    return found
 
 
 def numbered(rows: Sequence[Row], classes: Sequence[str]) -> Int[Tensor, " rows"]:
@@ -122,12 +154,7 @@ def residuals(
     """
     parts: list[Tensor] = []
     for batch in context.batches(rows):
-        at = batch.base.at(position)
-        if at.shape[1] != 1:
-            raise MeasurementError(
-                f"position {position!r} has up to {at.shape[1]} tokens, a probe reads one; take "
-                "another, such as last"
-            )
+        at = batch.base.token_at(position)[:, None]
         readings = [
             Reading(Site(k - 1, "resid_post") if k else Site(0, "resid_pre"), at) for k in after
         ]

@@ -134,12 +134,42 @@ def cache_pays(model: Any, tokens: Tokens, count: int) -> bool:
     restarts = restart_length(model)
     if restarts is not None and bool(((lengths <= restarts) & (lengths + count > restarts)).any()):
         return False  # ``generate`` would empty the cache on its way
-    least = LEAST_TOKENS.get(tokens.ids.device.type, LEAST_TOKENS_ELSEWHERE)
-    longest = int(lengths.max())
-    padded: int = sum(max(least, len(lengths) * (longest + i)) for i in range(count))
+    least = least_tokens(tokens)
+    comparison = least + int(lengths.max()) + count
+    return cached_work(lengths, count, least) + comparison < padded_work(lengths, count, least)
+
+
+def least_tokens(tokens: Tokens) -> int:
+    """Tokens that take as long as a forward of one token, on the device of the prompts."""
+    return LEAST_TOKENS.get(tokens.ids.device.type, LEAST_TOKENS_ELSEWHERE)
+
+
+def padded_work(lengths: Int[Tensor, " rows"], count: int, least: int) -> int:
+    """Tokens that the padded way computes for replies of ``count`` tokens; a forward counts ``least`` at
+    least."""
+    rows, longest = len(lengths), int(lengths.max())
+    return sum(max(least, rows * (longest + i)) for i in range(count))
+
+
+def cached_work(lengths: Int[Tensor, " rows"], count: int, least: int) -> int:
+    """The same for the cached way."""
     sizes = zip(*(part.tolist() for part in lengths.unique(return_counts=True)), strict=True)
-    cached: int = sum(max(least, n * rows) + (count - 1) * max(least, rows) for n, rows in sizes)
-    return cached + least + longest + count < padded  # with the comparison of one row
+    return sum(max(least, n * rows) + (count - 1) * max(least, rows) for n, rows in sizes)
+
+
+def next_token_work(model: Any, tokens: Tokens, count: int) -> float:
+    """What a further token of a reply takes, as a share of a forward of its prompt, in the way that
+    `greedy_replies` goes.
+
+    Args:
+        model: has the call of a plain model.
+        tokens: the prompts.
+        count: tokens in a reply, at least 2.
+    """
+    lengths, least = tokens.lengths, least_tokens(tokens)
+    work = cached_work if cache_pays(model, tokens, count) else padded_work
+    later = work(lengths, count, least) - work(lengths, 1, least)
+    return later / (count - 1) / padded_work(lengths, 1, least)
 
 
 @torch.no_grad()

@@ -95,6 +95,12 @@ class ReplyReader:
                 kinds[i] = "refuses" if row[0] in tokens else kinds[i]
         return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
 
+    def text(self, ids: list[int]) -> str:
+        """A reply up to the token that ends it."""
+        stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        text: str = self.tokenizer.decode(ids[:stop])
+        return text
+
     def label(self, ids: list[int]) -> str:
         """The label of one reply."""
         stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
@@ -156,12 +162,14 @@ class PromptBatch:
         answers: the first token of each row's answer; None if some rows have no answer.
         reader: labels the replies.
         withheld: the tokens of each row that withhold its answer.
+        prompts: the same prompts as text.
     """
 
     tokens: Tokens
     answers: Int[Tensor, " rows"] | None
     reader: ReplyReader
     withheld: Withheld
+    prompts: Sequence[Prompt]
 
 
 def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[PromptBatch]:
@@ -176,7 +184,8 @@ def prompt_batches(context: MeasurementContext, rows: Sequence[Row]) -> list[Pro
             answers = torch.tensor(first, device=context.model.device)
         reader = ReplyReader.for_prompt(context, prompts[0])
         withheld = [withheld_ids(context, prompt) for prompt in prompts]
-        batches.append(PromptBatch(context.side(prompts).tokens, answers, reader, withheld))
+        tokens = context.side(prompts).tokens
+        batches.append(PromptBatch(tokens, answers, reader, withheld, prompts))
     return batches
 
 
@@ -203,14 +212,27 @@ def withheld_ids(context: MeasurementContext, prompt: Prompt) -> frozenset[int]:
 def reply_columns(
     context: MeasurementContext, model: Any, batches: Sequence[PromptBatch]
 ) -> dict[str, list[float]]:
-    """Columns of a plain model's replies: ``refused`` and, for rows with answers, ``correct``."""
+    """Columns of a plain model's replies: ``refused`` and, for rows with answers or a task that judges
+    replies, ``correct``."""
     correct: list[float] = []
     refused: list[float] = []
     for batch in batches:
         replies = generate_replies(context, model, batch.tokens).ids
         labels = batch.reader.labels(replies, batch.withheld)
         refused += finished_refusals(labels, replies.shape[1])
-        if batch.answers is not None:
+        if context.task.judges_replies:
+            correct += judged(context, batch, replies)
+        elif batch.answers is not None:
             correct += (replies[:, 0] == batch.answers).double().tolist()
-        context.tick(len(replies))
+        context.tick(replies.numel())
     return {"correct": correct, "refused": refused} if correct else {"refused": refused}
+
+
+def judged(
+    context: MeasurementContext, batch: PromptBatch, replies: Int[Tensor, "rows count"]
+) -> list[float]:
+    """1 for each reply that is right by the task's own judge, else 0."""
+    return [
+        float(context.task.reply_is_right(prompt, batch.reader.text(row)))
+        for prompt, row in zip(batch.prompts, replies.tolist(), strict=True)
+    ]
