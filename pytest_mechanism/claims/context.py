@@ -82,6 +82,7 @@ class ClaimContext:
         shapes: role -> sizes of its model.
         setting: the conditions that each score records.
         search: finds the circuits that the claim asks for (`Claim.required_searches`).
+        sweep_rows: pairs of prompts on which profiles are measured; None for as many as the task has rows.
     """
 
     role: str
@@ -92,6 +93,7 @@ class ClaimContext:
     shapes: Mapping[str, Shape]
     setting: Setting
     search: Search = no_search
+    sweep_rows: int | None = None
 
     def measurement(
         self, request: Request[Result_co], on: str, inputs: tuple[Measurement, ...] = ()

@@ -226,6 +226,23 @@ def cuts(solved: Any = GOOD) -> Answers:
     return {"Performance": {"correct": solved}, "CircuitPerformance": cut}
 
 
+def profiles(solved: Any = GOOD, base: Any = GOOD, **shares: float) -> Answers:
+    """Head 0 of each layer does half of what the prompt does, the others nothing; or as ``shares`` says."""
+
+    def effects(request: Any, _: str) -> Columns:
+        total = NOISE - 8
+        of = shares or {"first": 0.5, "other": 0.0}
+        return {"total": total} | {
+            name: total * of["first" if name.endswith(".0") else "other"]
+            for name in request.senders
+        }
+
+    return {
+        "Performance": lambda _, on: {"correct": base if on == "base" else solved},
+        "EffectProfile": effects,
+    }
+
+
 def refusals(forbidden: Any = ONE, allowed: Any = ZERO, base: Any = ZERO) -> Answers:
     def refused(request: Any, on: str) -> Columns:
         over = base if on == "base" else allowed
@@ -384,7 +401,7 @@ class Kind:
 ABOUT_A_CIRCUIT = (
     "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "independence",
     "knockout",
-    "minimality", "overlap", "path", "sufficiency", "transfer", "unchecked",
+    "minimality", "overlap", "path", "same_profile", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
 REMOVAL = {"removal_rate": 1e-3, "removal_steps": 100}
@@ -523,6 +540,16 @@ KINDS: dict[str, list[Kind]] = {
             paths(-3.0),
             paths(solved=GUESS),
         )
+    ],
+    "same_profile": [
+        Kind(
+            FROM_BASE | {"margin": 0.1, "outside_at_most": outside},
+            profiles(),
+            as_good=profiles(first=0.1, other=0.1),
+            guessing=profiles(GUESS, base=base),
+            role=PAIR,
+        )
+        for outside, base in ((None, GUESS), (0.5, GOOD))
     ],
     "transfer": [
         Kind(

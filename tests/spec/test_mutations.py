@@ -87,6 +87,7 @@ BASES: dict[str, dict[str, Any]] = {
                       "of": "log_probability"},
             "beats": {"kind": "sufficiency", "random": 29},
             "rest": {"kind": "independence", "at_most": 0.1},
+            "profile": {"kind": "same_profile", "from": "base", "to": "ft", "margin": 0.1, "outside_at_most": 0.2},
             "grows": {"kind": "curve", "cpr_at_least": 0.5, "axis": "logarithmic",
                       "ranking": "absolute", "ranked_by": "attribution"},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},

@@ -81,6 +81,11 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
     ),
     "independence": (BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0, 0.001, 0.6], **TOLERANCE}),
+    "same_profile": (
+        BOXES,
+        {"margin": 0.1, "outside_at_most": 0.1},
+        {"margin": [-0.1, 0, 0.004, 0.51, 1], "outside_at_most": [-0.1, 0, 0.004, 0.51], **TOLERANCE},
+    ),
     "overlap": (
         BOXES,
         {"jaccard_at_least": 0.5, "precision_at_least": 0.5, "recall_at_least": 0.5},

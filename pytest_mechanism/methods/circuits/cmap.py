@@ -36,6 +36,7 @@ from pytest_mechanism.measurements.cmap import (
     HeadCode,
     HeadCodes,
 )
+from pytest_mechanism.measurements.matching import HeadMatching
 from pytest_mechanism.methods.circuits import mixing
 from pytest_mechanism.methods.circuits.cmap_inputs import (
     DonatedInputs,
@@ -245,7 +246,9 @@ def code(context: MeasurementContext, request: HeadCodes, inputs: Sequence[Any])
 
 
 def same_rows(
-    context: MeasurementContext, donation: Donation, request: CrossModelPatching | HeadCodes
+    context: MeasurementContext,
+    donation: Donation,
+    request: CrossModelPatching | HeadCodes | HeadMatching,
 ) -> Sequence[Row]:
     """The rows of the request, which are the donor's.
 
