@@ -51,6 +51,7 @@ class Session:
         json_path: where the result file goes, or None.
         requires_accepted: whether a claim without an accepted score is red.
         no_skips: whether a skipped claim is red.
+        locates: whether a red claim names the heads and MLPs behind it.
         progress: shows how far the run is.
         no_device: the error line about a missing device, once an item has run into it.
     """
@@ -60,6 +61,7 @@ class Session:
     json_path: Path | None
     requires_accepted: bool = False
     no_skips: bool = False
+    locates: bool = True
     progress: Progress | None = None
     no_device: str | None = None
 
@@ -218,6 +220,7 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
         json_path,
         read(config, table.REQUIRE_ACCEPTED),
         read(config, table.NO_SKIPS),
+        not read(config, table.NO_LOCATE),
     )
 
 

@@ -184,6 +184,55 @@ class Safeguard:
     compared: bool = True
 
 
+@dataclass(frozen=True)
+class MemberChange:
+    """The effect of a head or MLP on the readers of a group, in two models (`claims.profiles`).
+
+    Attributes:
+        member: ``2.1`` for a head, ``2.mlp`` for an MLP; or a set of heads.
+        at: named position.
+        readers: ``q of value_fetcher``, or ``the logits``.
+        group: the group that names the member at this position; None for a member of no group.
+        before: its share of what the source prompt does to the answer's logit, in the reference model.
+        now: the same in the candidate.
+        change: ``now - before``.
+        interval: two-sided confidence interval of ``change``.
+        standard_error: of ``change``.
+        p: that the change is no larger than the margin, by Holm's correction for all members.
+    """
+
+    member: str
+    at: str
+    readers: str
+    group: str | None
+    before: float
+    now: float
+    change: float
+    interval: tuple[float, float]
+    standard_error: float
+    p: float
+
+    @property
+    def name(self) -> str:
+        """Tells it from members of other stages."""
+        return f"{self.member} at {self.at} -> {self.readers}"
+
+
+@dataclass(frozen=True)
+class Located:
+    """The heads and MLPs behind a red claim (`runner.locate`).
+
+    Attributes:
+        lines: sentences for a reader, the most important one first.
+        members: those that changed.
+        seconds: how long the sweep took; of a sweep that another claim made, as long as that took.
+    """
+
+    lines: tuple[str, ...]
+    members: tuple[MemberChange, ...]
+    seconds: float
+
+
 DEFAULT_CAUSE: Mapping[Status, Cause] = {
     "fail": Cause.REFUTED,
     "inconclusive": Cause.UNDECIDED,
@@ -211,6 +260,7 @@ class Verdict:
             without it does not pass.
         chance: the comparison of the models with guessing, or why none is needed. A verdict without
             it does not pass.
+        members: the change of every head and MLP, of a claim that compares them.
     """
 
     status: Status
@@ -224,6 +274,7 @@ class Verdict:
     comparable: bool = True
     control: Safeguard | None = None
     chance: Safeguard | None = None
+    members: tuple[MemberChange, ...] = ()
 
     def __post_init__(self) -> None:
         """Every red verdict has a cause, and no other verdict has one."""

@@ -32,7 +32,7 @@ import torch
 
 from recipes.folders import load, save_half, versions, write_record
 from recipes.pcfg_data import NEVER, DataMix
-from recipes.pcfg_rates import ROWS, rates
+from recipes.pcfg_rates import BATCH, ROWS, rates
 from recipes.pcfg_table import as_data, markdown, table
 from recipes.pcfg_training import SIZES, Size, Stage, train
 from recipes.trainer import OPTIMISER, new_model
@@ -116,13 +116,14 @@ def make(
     )
     save_half(model.cpu(), folder)
     save_tokenizer(folder, of.world.ids, of.shape.longest)
+    asked = ROWS if steps is None else BATCH
     record: dict[str, Any] = {
         "made_by": f"python -m recipes.pcfg --size {size} --seed {seed} {name}",
         "stage": asdict(stage),
         "shape": asdict(of.shape),
         "world": asdict(of.world),
         "optimiser": asdict(OPTIMISER),
-        "accuracy": {**rates(load(folder), of.world), "rows": ROWS},
+        "accuracy": {**rates(load(folder), of.world, asked), "rows": asked},
         "versions": versions(),
     }
     if steps is not None:

@@ -12,7 +12,7 @@ from pytest_mechanism.tasks.base import AnyWord
 from recipes.pcfg_data import World
 from recipes.wrapper_training import answer_logits
 
-ROWS, SEED = 1000, 7
+ROWS, SEED, BATCH = 1000, 7, 100
 
 ASKED: Mapping[str, dict[str, Any]] = {
     "old": {"which": "hidden"},
@@ -29,7 +29,11 @@ def rates(model: LlamaForCausalLM, world: World, rows: int = ROWS) -> dict[str, 
     model.eval()
     shares = {}
     for name, options in ASKED.items():
-        questions = world.batch(world.task(seed=SEED, **options).rows(AnyWord(), rows))
-        hits = answer_logits(model, questions).argmax(-1) == questions.answers
-        shares[name] = round(float(hits.float().mean()), 4)
+        asked = world.task(seed=SEED, **options).rows(AnyWord(), rows)
+        right = 0
+        for start in range(0, rows, BATCH):
+            questions = world.batch(asked[start : start + BATCH])
+            hits = answer_logits(model, questions).argmax(-1) == questions.answers
+            right += int(hits.sum())
+        shares[name] = round(right / rows, 4)
     return shares

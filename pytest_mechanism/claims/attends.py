@@ -2,7 +2,8 @@
 
 Score: the attention weight that a head gives to the tokens of ``to``, summed over these tokens and
 averaged over the heads of the group, the tokens of ``from`` and the rows (`methods.circuits.attention`).
-Control: the same for all other heads of the same layers.
+Control: the same for all other heads of the same layers. The attention output of a layer stands for all its heads.
+An MLP attends to nothing, so a group that has one is refused.
 
 The claim is correlational, and its metric and reason say so. It shows where heads look, not that the
 answer depends on what they see there: attention to a token whose value is never used, or is near zero,
@@ -18,6 +19,7 @@ from pydantic import Field, StrictStr
 
 from pytest_mechanism.claims.base import PerRoleClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.scoring import (
     above_chance,
     check_paired,
@@ -25,7 +27,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.groups import At
+from pytest_mechanism.fields.groups import AnyGroup, At, Group
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.measurement import Measurement
@@ -52,6 +54,7 @@ class Attends(PerRoleClaim):
         "the heads of this group do not attend to the position that the claim names. Attention alone "
         "does not show what the answer depends on: look at the claims that patch or block these heads"
     )
+    members: ClassVar[tuple[str, ...]] = ("heads", "attention_outputs")
     thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
 
     kind: Literal["attends"]
@@ -59,6 +62,11 @@ class Attends(PerRoleClaim):
     source: At | None = Field(default=None, alias="from")
     to: At
     at_least: AtLeast
+
+    def members_problem(self, group: AnyGroup) -> str | None:
+        if "mlps" in (group.kinds if isinstance(group, Group) else group.searched):
+            return f"{super().members_problem(group)}: an MLP attends to nothing"
+        return elsewhere(group, "attention is that of") or super().members_problem(group)
 
     def references(self) -> tuple[Reference, ...]:
         position = () if self.source is None else (Reference("from", "position", self.source),)
@@ -78,20 +86,24 @@ class Attends(PerRoleClaim):
     def others(self, context: ClaimContext) -> tuple[list[Head], str]:
         """The control: all other heads of the group's layers, or of other layers if the group fills its
         own; with its name, or why there are none."""
-        group = context.group(self.group, context.role)
-        members = set(group.members())
+        members = set(self.attending(context))
+        layers = {layer for layer, _ in members}
         others = [head for head in context.shapes[context.role].heads() if head not in members]
-        if beside := [head for head in others if head[0] in group.heads]:
+        if beside := [head for head in others if head[0] in layers]:
             return beside, "all other heads of the same layers"
         if others:
             return others, "all heads of other layers (the group fills its own)"
         return [], "the group has every head of the model"
 
+    def attending(self, context: ClaimContext) -> list[Head]:
+        """The group's heads; all of a layer where it names the layer's attention output."""
+        placed = context.group(self.group, context.role).placed()
+        return context.nodes([(layer, part) for layer, part, _ in placed], context.role)
+
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         others, _ = self.others(context)
-        members = context.group(self.group, context.role).members()
         request = AttentionShare(
-            heads={"group": members, **({"control": others} if others else {})},
+            heads={"group": self.attending(context), **({"control": others} if others else {})},
             query=self.query(context),
             key=self.to,
             rows=context.rows,

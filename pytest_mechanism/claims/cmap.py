@@ -6,9 +6,13 @@ recovered fraction (m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipi
 change, and with random heads of the same layers, positions and count as control. The claim is
 inconclusive if donor and recipient do not differ, because then there is nothing to recover.
 
+The output of an MLP is exchanged in the same way, and an attention output as z of all heads of its layer. The members
+of a group work at the group's position; name several groups for several positions.
+
 z goes from a head to the head of the same index, so the claim is about models whose heads of one
 index write one code, as those of a model and its fine-tune do. That is measured first
-(`methods.circuits.codes`); if they do not, the score has no value.
+(`methods.circuits.codes`); if they do not, the score has no value. The output of an MLP is written straight to the
+residual stream, so there the two streams are compared.
 
 As in the paper, ``heads: learned`` exchanges the heads that a DCM mask selects in the donor for a
 variable of each group; ``heads: all`` exchanges whole groups. ``activations`` names q, k or v of the
@@ -37,9 +41,10 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.base import PAIR, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.masks import Masked, among
+from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.recovered import Asked, Exchanged, judge_recovered
 from pytest_mechanism.claims.scoring import Of, performance
-from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.cmap import (
     ActivationDonation,
@@ -49,7 +54,8 @@ from pytest_mechanism.measurements.cmap import (
 )
 from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.request import PlacedHead
+from pytest_mechanism.measurements.request import PlacedNode
+from pytest_mechanism.nodes import KINDS, Member, PlacedMember, in_order
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.types import Verdict
 
@@ -78,6 +84,7 @@ class Cmap(Masked):
         "patching one model's activations of these heads into the other does not carry over "
         "its advantage: the gain comes from other parts, or the two models encode it differently"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
     added_later: ClassVar[tuple[str, ...]] = (
         *("heads", "variable", "of", "activations", "each", "both_ways"),
@@ -156,6 +163,15 @@ class Cmap(Masked):
         variables = (Reference("variable", "variable", v) for v in self.variables.values())
         return (*(Reference("group", "group", name) for name in self.names), *variables)
 
+    def members_problem(self, group: AnyGroup) -> str | None:
+        if self.parts and "mlps" in (group.kinds if isinstance(group, Group) else group.searched):
+            verb = "names" if isinstance(group, Group) else "may find"
+            return (
+                f"{verb} mlps, and kind cmap is about heads and attention outputs alone where activations is "
+                f"{', '.join(self.parts)}: an MLP has no such input"
+            )
+        return elsewhere(group, "activations are exchanged at") or super().members_problem(group)
+
     def masks(self, context: ClaimContext) -> dict[str, Measurement[MaskResult]]:
         """Group -> its mask in the donor."""
         return {
@@ -173,27 +189,29 @@ class Cmap(Masked):
         """Name -> the group with the heads that are exchanged; a group without any is left out."""
         masks = self.masks(context)
         selected = {
-            name: among(group, measure(masks[name]).selected) if name in masks else group
+            name: among(group, measure(masks[name])) if name in masks else group
             for name, group in zip(self.names, self.groups(context), strict=True)
         }
         return {name: group for name, group in selected.items() if group is not None}
 
     def control(
         self, context: ClaimContext, groups: Sequence[Group]
-    ) -> tuple[list[PlacedHead], str]:
-        """Random heads outside the claim's groups, and the name of this control; no heads, and why,
+    ) -> tuple[list[PlacedNode], str]:
+        """Random members outside the claim's groups, and the name of this control; no members, and why,
         if a group has no control."""
-        control: list[PlacedHead] = []
+        control: list[PlacedMember] = []
         names: list[str] = []
-        used = [head for group in self.groups(context) for head in group.members()]
+        used: list[Member] = [
+            (layer, part) for group in self.groups(context) for layer, part, _ in group.placed()
+        ]
         for group in groups:
-            heads, name = context.random_heads(group, self.recipient, spare=used)
-            if not heads:
+            members, name = context.random_members(group, self.recipient, spare=used)
+            if not members:
                 return [], name
-            used += heads
-            control += [(layer, head, group.at) for layer, head in heads]
+            used += members
+            control += [(layer, part, group.at) for layer, part in members]
             names.append(name)
-        return control, " and ".join(dict.fromkeys(names))
+        return context.nodes(control, self.recipient), " and ".join(dict.fromkeys(names))
 
     def missing_control(self, context: ClaimContext) -> str | None:
         if self.variables or self.recovers_at_least is None:  # not yet known, or no control needed
@@ -222,23 +240,29 @@ class Cmap(Masked):
     def exchange(
         self, context: ClaimContext, groups: Mapping[str, Group]
     ) -> Measurement[CodeResult]:
-        """The recipient with the donor's activations of these heads."""
-        heads = placed(groups.values())
+        """The recipient with the donor's activations of these members."""
+        heads = self.placed(context, groups.values())
         control, _ = self.control(context, [*groups.values()])
-        alone: dict[str, list[PlacedHead]] = {}
+        alone: dict[str, list[PlacedNode]] = {}
         if self.each:
             for name, group in groups.items():
-                alone[of_group(name)] = placed([group])
+                alone[of_group(name)] = self.placed(context, [group])
                 if of_its_own := self.control(context, [group])[0]:
                     alone[f"{of_group(name)} control"] = of_its_own
         rows, stream = context.rows, "rows"
-        donated = sorted({*heads, *control, *(h for heads in alone.values() for h in heads)})
+        everyone = {*heads, *control, *(node for nodes in alone.values() for node in nodes)}
+        donated = sorted(everyone, key=in_order)
         donation = ActivationDonation(heads=donated, rows=rows, stream=stream, parts=self.parts)
         request = CrossModelPatching(
             heads=heads, control=control, rows=rows, stream=stream, parts=self.parts, alone=alone
         )
         inputs = (context.measurement(donation, self.donor),)
         return context.measurement(request, self.recipient, inputs)
+
+    def placed(self, context: ClaimContext, groups: Iterable[Group]) -> list[PlacedNode]:
+        """The heads and MLPs of several groups with their positions."""
+        members = [member for group in groups for member in group.placed()]
+        return context.nodes(members, self.recipient)
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         if not self.both_ways:
@@ -266,7 +290,7 @@ class Cmap(Masked):
             control_heads, control_name = self.control(context, of)
             return Exchanged(
                 name="+".join(names) + learned,
-                heads=placed(of),
+                heads=self.placed(context, of),
                 column=column,
                 control=control,
                 control_heads=control_heads,
@@ -297,8 +321,3 @@ class Cmap(Masked):
 def of_group(name: str) -> str:
     """The column of a group that is exchanged alone."""
     return f"only {name}"
-
-
-def placed(groups: Iterable[Group]) -> list[PlacedHead]:
-    """The heads of several groups with their positions."""
-    return [(layer, head, group.at) for group in groups for layer, head in group.members()]

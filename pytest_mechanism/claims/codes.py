@@ -23,6 +23,13 @@ def not_comparable(codes: Sequence[HeadCode], donor: str, recipient: str) -> str
     worst = min(codes, key=lambda code: code.agreement)
     head, done_by = f"{worst.layer}.{worst.head}", f"{worst.layer}.{worst.done_by}"
     more = "" if len(codes) == 1 else f"; the same holds for {len(codes) - 1} more heads"
+    if worst.part == "stream":
+        more = more.replace("heads", "members")
+        return (
+            f"not comparable: after layer {worst.layer}, the residual streams of {donor} and {recipient} at "
+            f"{worst.at} do not point in the same directions (agreement {worst.agreement:.2f}, "
+            f"{LEAST_AGREEMENT:g} needed), so what the MLP of one writes means something else in the other{more}"
+        )
     if worst.part != "z":
         given, read_by = ("queries", "keys") if worst.part == "q" else ("keys", "queries")
         return (

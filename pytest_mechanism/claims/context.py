@@ -82,6 +82,7 @@ class ClaimContext:
         shapes: role -> sizes of its model.
         setting: the conditions that each score records.
         search: finds the circuits that the claim asks for (`Claim.required_searches`).
+        sweep_rows: pairs of prompts on which profiles are measured; None for as many as the task has rows.
     """
 
     role: str
@@ -92,6 +93,7 @@ class ClaimContext:
     shapes: Mapping[str, Shape]
     setting: Setting
     search: Search = no_search
+    sweep_rows: int | None = None
 
     def measurement(
         self, request: Request[Result_co], on: str, inputs: tuple[Measurement, ...] = ()
@@ -205,7 +207,7 @@ class ClaimContext:
         return heads, f"{count} of {where}"
 
     def random_members(
-        self, group: Group, on: str, below: int | None = None
+        self, group: Group, on: str, below: int | None = None, spare: Sequence[Member] = ()
     ) -> tuple[list[Member], str]:
         """The control of a group at one position: as many other members of each kind, heads from the same
         layers as far as possible, MLPs and attention outputs of other layers.
@@ -214,17 +216,19 @@ class ClaimContext:
             group: whose control is drawn.
             on: role of the model.
             below: draw from layers below this one, because receivers hear no others.
+            spare: further members of which none, and no part, must be drawn.
 
         Returns:
             The members and the name of the control; no members, and why, if the model has too few.
         """
         members = [(layer, part) for layer, part, _ in group.placed()]
-        full = {layer for layer, part in members if part == ATTENTION}
-        spare = [head for head in self.shapes[on].heads() if head[0] in full]
+        known = [*members, *spare]
+        full = {layer for layer, part in known if part == ATTENTION}
+        apart = [head for head in self.shapes[on].heads() if head[0] in full or head in spare]
         drawn: list[Member] = []
         names: list[str] = []
         if group.heads:
-            heads, name = self.random_heads(group, on, below, spare)
+            heads, name = self.random_heads(group, on, below, apart)
             if not heads:
                 return [], name
             drawn += heads
@@ -233,8 +237,9 @@ class ClaimContext:
         layers = range(highest if below is None else min(highest, below))
         for part in (ATTENTION, MLP):
             own = {layer for layer, other in members if other == part}
-            with_heads = {layer for layer, other in (*members, *drawn) if isinstance(other, int)}
-            taken = own | (with_heads if part == ATTENTION else set())
+            with_heads = {layer for layer, other in (*known, *drawn) if isinstance(other, int)}
+            taken = {layer for layer, other in known if other == part}
+            taken |= with_heads if part == ATTENTION else set()
             others = [layer for layer in layers if layer not in taken]
             one, several = KINDS[kind_of(part)]
             if len(others) < len(own):

@@ -114,9 +114,16 @@ class Trained(PerRoleClaim):
         return "" if self.correlated is None else f", {self.correlated:g} of them correlated"
 
     def curve(
-        self, context: ClaimContext, role: str, data: DataMix | DataFile, rate: float, seed: int
+        self,
+        context: ClaimContext,
+        role: str,
+        data: DataMix | DataFile,
+        rate: float,
+        seed: int,
+        first: Recipe | None = None,
     ) -> Measurement[CurveResult]:
-        """The training of one copy, on one of the task's sets of training rows or on a file."""
+        """The training of one copy, on one of the task's sets of training rows or on a file; with
+        ``first``, of a copy that was trained so before."""
         kind: DataMix = "file" if isinstance(data, DataFile) else data
         request = TrainingCurve(
             recipe=Recipe(
@@ -130,6 +137,7 @@ class Trained(PerRoleClaim):
                 lora=self.lora,
                 descent=self.descent,
                 correlated=None if kind == "file" else self.correlated,
+                first=first,
             ),
             watch="capability" if context.task.knows_answers else "forbidden",
             rows=context.rows,
@@ -138,13 +146,17 @@ class Trained(PerRoleClaim):
         return context.measurement(request, role)
 
     def curves(
-        self, context: ClaimContext, role: str, data: DataMix | DataFile
+        self,
+        context: ClaimContext,
+        role: str,
+        data: DataMix | DataFile,
+        first: Recipe | None = None,
     ) -> list[tuple[str, Measurement[CurveResult]]]:
         """Name and measurement of the training at every learning rate and seed."""
         return [
             (
                 f"rate {rate:g}" + (f", seed {seed}" if len(self.seeds) > 1 else ""),
-                self.curve(context, role, data, rate, seed),
+                self.curve(context, role, data, rate, seed, first),
             )
             for rate in self.rates
             for seed in self.seeds

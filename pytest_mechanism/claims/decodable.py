@@ -55,8 +55,9 @@ class Decodable(PerRoleClaim):
         share_at_most: the same for a capability that must be gone.
         control: role of a model that never had the capability.
         pretrained: role of the model before anything was hidden in it.
-        reads: residual label of a compiled program, or the beginning of labels, such as
-            ``selector_width``: the probe reads these directions alone. If left out, all.
+        reads: residual label of a compiled program, the beginning of labels, or a part of one
+            variable's name such as ``selector_width``: the probe reads these directions alone. If
+            left out, all.
         penalty: on the probe's squared weights. With a small one, the probe can compute what the model
             does not contain.
     """

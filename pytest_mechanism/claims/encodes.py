@@ -9,6 +9,9 @@ the same targets, if a row has several). With ``heads: learned``, a mask over th
 first (DCM, `methods.circuits.dcm`) on rows that are not used again; the control is then as many random heads
 of the same layers as the mask selects, none of them in the group.
 
+The output of an MLP comes from the source prompt as z of a head does, and an attention output as z of all heads of its
+layer; the members of the group work at its position. A mask over such a group chooses among its heads and MLPs.
+
 ``mask_over: heads`` puts the mask over every head of the model that can have an effect at the group's
 position, ``heads_and_mlps`` over MLPs too: so DCM finds the heads that carry the variable, instead of
 choosing among those that path patching found. The heads found are judged as above, and the claim passes only if
@@ -26,7 +29,6 @@ and 1 what the model could give, and base and source prompt always differ in the
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -43,12 +45,16 @@ from pytest_mechanism.claims.mask_controls import (
     spelled,
     with_controls,
 )
-from pytest_mechanism.claims.masks import Masked, among
+from pytest_mechanism.claims.masks import Masked, heads_and_mlps
+from pytest_mechanism.claims.places import elsewhere
+from pytest_mechanism.claims.random_parts import layers_with_effect, random_parts
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
+from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import RecoversAtLeast, RecoversAtMost
 from pytest_mechanism.measurements.dcm import MaskResult
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import KINDS
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import (
     UPPER_BOUND,
@@ -81,6 +87,7 @@ class Encodes(Masked, PerRoleClaim):
     if_red: ClassVar[str] = (
         "these heads do not carry what the spec says: their function changed, or another part has it"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("at_least", "at_most")
     added_later: ClassVar[tuple[str, ...]] = (*Masked.added_later, "mask_over", "mask_controls")
 
@@ -109,6 +116,16 @@ class Encodes(Masked, PerRoleClaim):
             Reference("variable", "variable", self.variable),
         )
 
+    def members_problem(self, group: AnyGroup) -> str | None:
+        mlps = "mlps" in (group.kinds if isinstance(group, Group) else group.searched)
+        if mlps and self.mask_over == "heads":
+            verb = "names" if isinstance(group, Group) else "may find"
+            return (
+                f"{verb} mlps, and kind encodes is about heads alone with mask_over: heads (write "
+                "heads_and_mlps)"
+            )
+        return elsewhere(group, "a variable is patched at") or super().members_problem(group)
+
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("interchange", self.variable),)
 
@@ -116,8 +133,13 @@ class Encodes(Masked, PerRoleClaim):
         if self.heads == "learned":  # the mask says which heads are patched
             controls = required(lambda **options: self.own_mask(context, **options))
             return (self.own_mask(context), *(controls if self.mask_controls else ()))
-        heads = context.group(self.group, context.role).members()
-        return (self.interchange(context, heads, self.control(context, heads)[0]),)
+        heads, mlps = self.named(context)
+        control, control_mlps, _ = self.control(context, heads, mlps)
+        return (self.interchange(context, heads, control, mlps, control_mlps),)
+
+    def named(self, context: ClaimContext) -> tuple[list[Head], list[int]]:
+        """The heads and MLPs of the group."""
+        return heads_and_mlps(context, context.role, context.group(self.group, context.role))
 
     def own_mask(self, context: ClaimContext, **options: Any) -> Measurement[MaskResult]:
         """The mask over what the claim chooses among."""
@@ -152,35 +174,27 @@ class Encodes(Masked, PerRoleClaim):
         )
         return context.measurement(request, context.role)
 
-    def control(self, context: ClaimContext, heads: list[Head]) -> tuple[list[Head], str]:
-        """As many random heads as are patched, from their layers, none of them in the group."""
+    def control(
+        self, context: ClaimContext, heads: list[Head], mlps: Sequence[int]
+    ) -> tuple[list[Head], list[int], str]:
+        """As many random heads and MLPs as are patched, none of them in the group; and the name of this control."""
         group = context.group(self.group, context.role)
-        patched = among(group, heads)
-        if patched is None:
-            return [], "the mask selects no head"
-        return context.random_heads(patched, context.role, spare=group.members())
-
-    def control_mlps(self, context: ClaimContext, mlps: Sequence[int]) -> list[int]:
-        """As many random MLPs as are patched, as far as the model has others."""
-        layers = layers_with_effect(context, context.group(self.group, context.role).at)
-        others = [layer for layer in layers if layer not in mlps]
-        rng = random.Random(f"random MLPs/{context.seed}/{list(mlps)}")
-        return sorted(rng.sample(others, min(len(mlps), len(others))))
+        return random_parts(context, group, heads, mlps, whole=self.heads == "all")
 
     def missing_control(self, context: ClaimContext) -> str | None:
         if self.at_least is None or self.heads == "learned":  # no control needed, or not yet known
             return None
-        heads, why = self.control(context, context.group(self.group, context.role).members())
-        return None if heads else why
+        heads, mlps, why = self.control(context, *self.named(context))
+        return None if heads or mlps else why
 
     def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
         if self.heads == "all":
-            heads = context.group(self.group, context.role).members()
-            verdict, _ = self.judge_heads(context, measure, heads, (), "")
+            verdict, _ = self.judge_heads(context, measure, *self.named(context), "")
             return verdict
         mask = measure(self.own_mask(context))
         named = " ".join(names(mask)) or "none"
-        parts = "heads and MLPs" if self.over_mlps else "heads"
+        over_mlps = self.over_mlps or self.named(context)[1]
+        parts = "heads and MLPs" if over_mlps else "heads"
         selection = f"; {parts} selected by DCM: {named}"
         if self.mask_over != "group":
             selection += f" of {self.number_over(context)}"
@@ -201,6 +215,13 @@ class Encodes(Masked, PerRoleClaim):
             )
         return verdict
 
+    def patched_parts(self, context: ClaimContext) -> str:
+        """What comes from the source prompt."""
+        heads, mlps = self.named(context)
+        if not mlps:
+            return "z of the heads comes"
+        return f"{'z of the heads and ' if heads else ''}the output of the MLPs {'come' if heads else 'comes'}"
+
     def number_over(self, context: ClaimContext) -> str:
         """What a mask over the model chooses among."""
         layers = layers_with_effect(context, context.group(self.group, context.role).at)
@@ -220,13 +241,18 @@ class Encodes(Masked, PerRoleClaim):
             )
             text = f"DCM over {over} finds nothing: {why}"
             return replace(verdict, reason=f"{verdict.reason}; {text}")
-        members = context.group(self.group, context.role).members()
+        members, mlps = self.named(context)
         common = [head for head in members if head in mask.selected]
+        common_mlps = [layer for layer in mlps if layer in mask.selected_mlps]
+        found = len(common) + len(common_mlps)
         text = (
-            f"DCM over {over} finds {' '.join(selected)}; of these {len(common)} of {len(selected)} are in group "
-            f"{self.group}, which has {len(members)}"
+            f"DCM over {over} finds {' '.join(selected)}; of these {found} of {len(selected)} are in group "
+            f"{self.group}, which has {len(members) + len(mlps)}"
         )
-        missing = spelled([head for head in members if head not in mask.selected], ())
+        missing = spelled(
+            [head for head in members if head not in mask.selected],
+            [layer for layer in mlps if layer not in mask.selected_mlps],
+        )
         if self.at_least is not None and missing:
             why = f"it does not find {' '.join(missing)} of group {self.group}, so other parts carry {self.variable}"
             verdict = doubted(verdict, Cause.UNDECIDED, why)
@@ -242,13 +268,7 @@ class Encodes(Masked, PerRoleClaim):
     ) -> tuple[Verdict, bool]:
         """The verdict on these heads and MLPs, and whether patching them gives the target more often than
         no patch does."""
-        control_heads, control_name = self.control(context, heads)
-        control_mlps = self.control_mlps(context, mlps) if mlps else []
-        if control_mlps:
-            random_mlps = (
-                "1 random MLP" if len(control_mlps) == 1 else f"{len(control_mlps)} random MLPs"
-            )
-            control_name = f"{control_name} and {random_mlps}" if control_heads else random_mlps
+        control_heads, control_mlps, control_name = self.control(context, heads, mlps)
         observations = measure(self.interchange(context, heads, control_heads, mlps, control_mlps))
         values, how = observations.values, context.sampling(observations)
         finds = estimates.difference(values["patched"], values["floor"], how).interval[0] > 0
@@ -276,7 +296,7 @@ class Encodes(Masked, PerRoleClaim):
             context,
             f"{self.group} encodes {self.variable}",
             patched,
-            "(accuracy - floor) / (ceiling - floor) when z of the heads comes from the source"
+            f"(accuracy - floor) / (ceiling - floor) when {self.patched_parts(context)} from the source"
             + selection,
             "lower" if self.at_least is None else "higher",
             control,
@@ -289,13 +309,6 @@ class Encodes(Masked, PerRoleClaim):
         gap = estimates.difference(values["patched"], values["control"], how)
         as_good = f"{control_name} do as well ({control.value:.3f})"
         return beats_control(verdict, control_name, gap, as_good), finds
-
-
-def layers_with_effect(context: ClaimContext, at: str) -> list[int]:
-    """Layers whose heads and MLPs can have an effect at a position: those of the last layer reach the
-    answer from the last token alone."""
-    layers = context.shapes[context.role].n_layers
-    return list(range(layers if at == "last" else layers - 1))
 
 
 def normalised(

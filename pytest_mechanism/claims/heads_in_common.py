@@ -1,4 +1,4 @@
-"""Which heads two circuits have in common: precision, recall and Jaccard index over several pairs of circuits."""
+"""Which members two circuits have in common: precision, recall and Jaccard index over several pairs of circuits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.claims.needed_heads import Part, parts_of
+from pytest_mechanism.fields.groups import Find, Group
+from pytest_mechanism.nodes import KINDS, listing
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
-from pytest_mechanism.types import Head
 
-Circuit = Mapping[str, frozenset[Head]]
-"""Group -> its heads."""
+Circuit = Mapping[str, frozenset[Part]]
+"""Group -> its heads, and its MLPs and attention outputs with their positions."""
 
 Index = Literal["jaccard", "precision", "recall"]
 
@@ -24,9 +25,20 @@ INDICES: Mapping[Index, str] = {
 """Index -> its formula, with B the heads of ``from`` and F those of ``to``."""
 
 
-def heads_of(groups: Mapping[str, Group], names: Sequence[str]) -> Circuit:
-    """The heads of each of these groups; none where a group is missing."""
-    return {name: frozenset(groups[name].members() if name in groups else ()) for name in names}
+def members_of(groups: Mapping[str, Group], names: Sequence[str]) -> Circuit:
+    """The members of each of these groups; none where a group is missing."""
+    return {name: frozenset(parts_of(groups[name]) if name in groups else ()) for name in names}
+
+
+def unsearched(group: Group) -> str | None:
+    """What a group names and its own search would not look for, after "group NAME"; None if it looks for all."""
+    find = group.find or Find()
+    missing = [key for key in group.kinds if key not in find.members]
+    if not missing:
+        return None
+    members = ", ".join(key for key in KINDS if key in {*group.kinds, *find.members})
+    offers = f"its find offers {listing(find.members)} alone"
+    return f"names {missing[0]}, and {offers} (write find: {{members: [{members}]}})"
 
 
 def of(circuits: Sequence[Circuit], name: str) -> list[Circuit]:
@@ -35,8 +47,8 @@ def of(circuits: Sequence[Circuit], name: str) -> list[Circuit]:
 
 
 def counts(index: Index, reference: Circuit, other: Circuit) -> tuple[int, int]:
-    """How many heads both circuits have, and how many the index divides by."""
-    common = sum(len(heads & other[name]) for name, heads in reference.items())
+    """How many members both circuits have, and how many the index divides by."""
+    common = sum(len(members & other[name]) for name, members in reference.items())
     own, theirs = (sum(map(len, circuit.values())) for circuit in (reference, other))
     among = {"jaccard": own + theirs - common, "precision": theirs, "recall": own}
     return common, among[index]
@@ -47,7 +59,7 @@ def shared(
 ) -> Estimate:
     """The pooled index with its interval.
 
-    A head of a search is a row, a search a cluster. The design effect of few searches is itself an
+    A member that a search finds is a row, a search a cluster. The design effect of few searches is itself an
     estimate, so its interval has Student's t in place of the normal distribution's z.
     """
     rows: list[float] = []

@@ -2,19 +2,19 @@
 
     dependence = HSIC(s(M without C), s(M)) / sqrt(HSIC(s(M without C), s(M without C)) HSIC(s(M), s(M)))
 
-s is the answer's log-probability, M the full model, M without C the model with every head of the circuit
-ablated at its position (`methods.circuits.removal`). Shi et al. 2024 (arXiv 2410.13032), section 3.1: if the
-circuit does all of the task, the scores of what is left of the model are independent of the model's scores.
-They use the biased estimate of HSIC, which has no upper bound and is above 0 for independent scores, and pass
-a circuit if a permutation test does not reject independence, which few rows never do. Here the estimate is
+s is the answer's log-probability, M the full model, M without C the model with every head, MLP and attention
+output of the circuit ablated at its position (`methods.circuits.removal`). Shi et al. 2024 (arXiv 2410.13032),
+section 3.1: if the circuit does all of the task, the scores of what is left of the model are independent of the
+model's scores. They use the biased estimate of HSIC, which has no upper bound and is above 0 for independent scores,
+and pass a circuit if a permutation test does not reject independence, which few rows never do. Here the estimate is
 unbiased and normalised (`statistics.dependence`), and its whole interval must lie below ``at_most``. The
 result also reports the p-value of the permutation test.
 
 Where the task has oracle positions, the model without the circuit there and without it at all such places
 are judged, as in ``faithfulness``; the larger dependence counts.
 
-Control: the model without random heads, as many at each position. It still does the task, so its scores are
-known to depend on the model's: the same test must see a dependence above ``at_most`` there. Otherwise a
+Control: the model without random members, as many of each kind at each position. It still does the task, so its
+scores are known to depend on the model's: the same test must see a dependence above ``at_most`` there. Otherwise a
 pass would show only that the test sees nothing.
 """
 
@@ -45,6 +45,7 @@ from pytest_mechanism.fields.thresholds import Dependence
 from pytest_mechanism.measurements.circuit import RANDOM
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.removal import HeadRemoval
+from pytest_mechanism.nodes import KINDS, kind_of, listing
 from pytest_mechanism.statistics import dependence, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, UndefinedScoreError
 from pytest_mechanism.statistics.honesty import beats
@@ -58,7 +59,7 @@ COLUMN = "log_probability"
 
 
 class Independence(PerRoleClaim):
-    """Without the circuit's heads, the model's scores do not depend on those of the full model.
+    """Without the circuit's members, the model's scores do not depend on those of the full model.
 
     Attributes:
         at_most: the largest normalised HSIC.
@@ -71,6 +72,7 @@ class Independence(PerRoleClaim):
         "the model without the circuit still finds the same prompts easy and hard as the full model does: "
         "heads outside the circuit do part of the task. Look for them with kind completeness"
     )
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("at_most",)
     ablates: ClassVar[bool] = True
 
@@ -123,7 +125,10 @@ class Independence(PerRoleClaim):
             return verdicts.inconclusive(
                 f"the dependence of log-probabilities cannot be computed: {problem}", threshold
             )
-        control = f"the model without random heads ({RANDOM_SETS} sets of the same sizes)"
+        parts = {kind_of(part) for _, part, _ in active_heads(context, context.role)}
+        control = (
+            f"the model without random {listing(parts)} ({RANDOM_SETS} sets of the same sizes)"
+        )
         judged = score(
             context,
             # the places may change from run to run, the judged and accepted quantity does not

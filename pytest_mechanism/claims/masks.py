@@ -11,7 +11,7 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.fields.thresholds import MaskRate, Sparsity
 from pytest_mechanism.measurements.dcm import DcmMask, MaskResult, Training
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.nodes import by_layer
+from pytest_mechanism.nodes import KINDS, MLP, Node, by_key
 from pytest_mechanism.types import Head
 
 PUBLISHED = {"mask_sparsity": 0.01, "mask_rate": 0.1}
@@ -61,17 +61,19 @@ class Masked(Claim):
     def mask(
         self, context: ClaimContext, on: str, group: Group, variable: str, **options: Any
     ) -> Measurement[MaskResult]:
-        """The mask over a group's heads, learned on the model of role ``on``.
+        """The mask over a group's heads and MLPs, learned on the model of role ``on``.
 
         Args:
             context: of the claim.
             on: role of the model.
-            group: whose heads, and whose position.
+            group: whose members, and whose position.
             variable: of the task.
-            options: further fields of `DcmMask`, or other ``heads``.
+            options: further fields of `DcmMask`, or other ``heads`` and ``mlps``.
         """
+        heads, mlps = heads_and_mlps(context, on, group)
         fields = {
-            "heads": group.members(),
+            "heads": heads,
+            "mlps": mlps,
             "at": group.at,
             "variable": variable,
             "sparsity": self.mask_sparsity,
@@ -81,7 +83,21 @@ class Masked(Claim):
         return context.measurement(DcmMask(**(fields | options)), on)
 
 
-def among(group: Group, heads: Sequence[Head]) -> Group | None:
-    """The group with these heads alone; None if there are none."""
-    layers = by_layer(heads)
-    return group.model_copy(update={"heads": layers}) if layers else None
+def heads_and_mlps(context: ClaimContext, on: str, group: Group) -> tuple[list[Head], list[int]]:
+    """The heads of a group, with those of its attention outputs, and the layers of its MLPs."""
+    nodes = context.nodes([(layer, part) for layer, part, _ in group.placed()], on)
+    return [node for node in nodes if node[1] != MLP], [n for n, part in nodes if part == MLP]
+
+
+def among(group: Group, mask: MaskResult) -> Group | None:
+    """The group with what a mask selects alone; None if that is nothing."""
+    selected: list[Node] = [*mask.selected, *((layer, MLP) for layer in mask.selected_mlps)]
+    return only(group, selected)
+
+
+def only(group: Group, members: Sequence[Node]) -> Group | None:
+    """The group with these heads and MLPs alone; None if there are none."""
+    if not members:
+        return None
+    nothing: dict[str, Any] = {key: {} for key in KINDS}
+    return group.model_copy(update=nothing | by_key(members, group.at))

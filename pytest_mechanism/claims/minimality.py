@@ -20,7 +20,6 @@ from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import (
     Circuit,
     HeadCost,
-    holm,
     measure_minimality,
     parts_of,
 )
@@ -30,6 +29,7 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import KINDS
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import not_needed
+from pytest_mechanism.statistics.multiple import holm
 from pytest_mechanism.tasks.base import Task
 from pytest_mechanism.types import Control, Score, Verdict
 

@@ -254,13 +254,3 @@ def head_cost(
         published,
         estimates.exceeds(kept - gone, threshold, how),
     )
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, for a verdict that names the heads that fail."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, largest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = largest
-    return adjusted

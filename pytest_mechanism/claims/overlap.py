@@ -14,10 +14,12 @@ A search is an estimate: on other rows it finds other heads. So the search is re
 on the same rows of both models, and heads are pooled over all searches. The interval is Wilson's for the share
 of heads, with a design effect over searches, and Student's t for their small number widens it.
 
-Control, the floor: random circuits with as many heads in each group as those that were found, from the
-layers that the group's readers can read. The overlap must exceed that of 95 random circuits in 100. The
-ceiling is the overlap of two searches on one model: where the models' circuits differ no more than those,
-nothing is refuted.
+MLPs and attention outputs that a group names, or may find, are compared in the same way; a text that says "heads"
+means all members.
+
+Control, the floor: random circuits of the same sizes (`claims.overlap_by_chance`). The overlap must exceed that of 95
+random circuits in 100. The ceiling is the overlap of two searches on one model: where the models' circuits differ no
+more than those, nothing is refuted.
 """
 
 from __future__ import annotations
@@ -25,9 +27,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from pytest_mechanism.causes import Cause
@@ -37,25 +38,22 @@ from pytest_mechanism.claims.heads_in_common import (
     INDICES,
     Circuit,
     Index,
-    heads_of,
+    members_of,
     of,
     shared,
+    unsearched,
 )
+from pytest_mechanism.claims.overlap_by_chance import by_chance
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.nodes import KINDS, kind_of, listing
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
 from pytest_mechanism.statistics.honesty import beats_control
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Control, Head, Score, Verdict
-
-RANDOM_CIRCUITS = 1000
-"""Random circuits of the floor; they need no model."""
-
-BEATEN = 0.95
-"""The share of random circuits whose overlap must be exceeded."""
+from pytest_mechanism.types import Control, Score, Verdict
 
 
 class Overlap(Claim):
@@ -82,6 +80,7 @@ class Overlap(Claim):
         "recall_at_least",
     )
     ablates: ClassVar[bool] = True
+    members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     counted: ClassVar[str] = "heads of all searches"
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
 
@@ -127,6 +126,8 @@ class Overlap(Claim):
                     f"kind overlap searches the circuit of {self.to}, and group {name} does not say how: "
                     "write find: {} (or how) beside its heads, or heads: discovered"
                 )
+            if isinstance(group, Group) and (problem := unsearched(group)) is not None:
+                return f"group {name} {problem}, so a search on {self.to} cannot find these"
         return None
 
     def unsupported_reason(self, task: Task) -> str | None:
@@ -171,14 +172,14 @@ class Overlap(Claim):
         for on, number in asked:
             found[on].append(context.search(on, number))
         compared = [self.group] if self.group else list(context.groups)
-        theirs = [heads_of(circuit.groups, compared) for circuit in found[self.to]]
+        theirs = [members_of(circuit.groups, compared) for circuit in found[self.to]]
         reference = self.reference_circuits(context, found[self.source], compared)
         if not any(any(circuit.values()) for circuit in theirs):
             return verdicts.inconclusive(
                 f"no search on {self.to} found a head{reasons(found)}", threshold
             )
         how = self.sampling(context)
-        floor = self.floor(context, reference, theirs)
+        floor = by_chance(context, self.to, reference, theirs)
         judged = {
             index: self.index_score(context, index, reference, theirs, how, floor[index])
             for index in INDICES
@@ -216,7 +217,7 @@ class Overlap(Claim):
         for name in named:
             context.group(name, self.source)  # its heads exist
         searched: Sequence[FoundCircuit] = found or [FoundCircuit({})] * self.searches
-        return [heads_of({**circuit.groups, **named}, names) for circuit in searched]
+        return [members_of({**circuit.groups, **named}, names) for circuit in searched]
 
     def sampling(self, context: ClaimContext) -> Sampling:
         return Sampling((), context.confidence, context.seed)
@@ -233,11 +234,13 @@ class Overlap(Claim):
     ) -> Score:
         """An index with its interval, over all groups or of one."""
         models = f"the circuits of {self.source} and {self.to}"
+        parts = [m for c in (*reference, *theirs) for members in c.values() for m in members]
+        found = listing({kind_of(part) for _, part, *_ in parts} or {"heads"})
         return score(
             context,
             f"{index} of {models}" + (f", {name}" if name else ""),
             shared(index, reference, theirs, how),
-            f"{INDICES[index]}, B: heads of {self.source}, F: heads of {self.to}, pooled over "
+            f"{INDICES[index]}, B: {found} of {self.source}, F: {found} of {self.to}, pooled over "
             f"{len(theirs)} searches",
             control=floor,
         )
@@ -252,7 +255,7 @@ class Overlap(Claim):
         Each search belongs to one pair, so that pairs are independent."""
         scores = []
         for on, circuits in found.items():
-            own = [heads_of(circuit.groups, names) for circuit in circuits]
+            own = [members_of(circuit.groups, names) for circuit in circuits]
             first, second = own[0 : len(own) // 2 * 2 : 2], own[1::2]
             if any(any(circuit.values()) for circuit in own):
                 scores.append(
@@ -264,37 +267,6 @@ class Overlap(Claim):
                     )
                 )
         return scores
-
-    def floor(
-        self, context: ClaimContext, reference: Sequence[Circuit], theirs: Sequence[Circuit]
-    ) -> dict[Index, Control]:
-        """For each index, what 95 random circuits in 100 do not exceed."""
-        rng = np.random.default_rng(context.seed)
-        common = np.zeros(RANDOM_CIRCUITS)
-        for own, found in zip(reference, theirs, strict=True):
-            for name, heads in found.items():
-                possible = self.possible_heads(context, found, name)
-                good, drawn = len(own[name] & possible), min(len(heads), len(possible))
-                common += rng.hypergeometric(good, len(possible) - good, drawn, RANDOM_CIRCUITS)
-        precision = max(1, sum(len(heads) for circuit in theirs for heads in circuit.values()))
-        recall = max(1, sum(len(heads) for circuit in reference for heads in circuit.values()))
-        draws: dict[Index, Any] = {
-            "jaccard": common / np.maximum(precision + recall - common, 1),
-            "precision": common / precision,
-            "recall": common / recall,
-        }
-        name = f"{round(BEATEN * 100)} % of {RANDOM_CIRCUITS} random circuits of the same sizes"
-        return {
-            index: Control(name, float(np.quantile(values, BEATEN, method="higher")))
-            for index, values in draws.items()
-        }
-
-    def possible_heads(self, context: ClaimContext, circuit: Circuit, name: str) -> frozenset[Head]:
-        """The heads of the layers that a group's readers can read."""
-        into, shape = context.groups[name].into, context.shapes[self.to]
-        readers = circuit.get(into.group, frozenset()) if into else frozenset()
-        below = max((layer for layer, _ in readers), default=shape.n_layers)
-        return frozenset(head for head in shape.heads() if head[0] < below)
 
     def in_words(self, verdict: Verdict, least: float) -> Verdict:
         """An unsettled verdict says how many searches would decide."""

@@ -17,13 +17,14 @@ from pydantic import StrictStr
 
 from pytest_mechanism.claims.base import PerRoleClaim, Reference
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
-from pytest_mechanism.nodes import KINDS, MLP, Member, Node, kind_of, readers
+from pytest_mechanism.nodes import KINDS, MLP, Member, Node, readers
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
@@ -51,8 +52,7 @@ class Path(PerRoleClaim):
     drift: DriftInNats = 0.05
 
     def members_problem(self, group: AnyGroup) -> str | None:
-        problem = elsewhere(group) if isinstance(group, Group) else None
-        return problem or super().members_problem(group)
+        return elsewhere(group) or super().members_problem(group)
 
     def references(self) -> tuple[Reference, ...]:
         return (Reference("group", "group", self.group),)
@@ -101,17 +101,6 @@ def control_members(context: ClaimContext, name: str) -> tuple[list[Member], str
             0 if MLP in {part for _, part, _ in group.placed()} else 1
         )  # heads come before the MLP
     return context.random_members(group, context.role, below)
-
-
-def elsewhere(group: Group) -> str | None:
-    """Why path patching cannot send from a group, in the words after "group NAME"; None if it can."""
-    for layer, part, at in group.placed():
-        if at != group.at:
-            return (
-                f"names the {KINDS[kind_of(part)][0]} of layer {layer} at {at}, and path patching sends "
-                f"from the group's position, {group.at}"
-            )
-    return None
 
 
 def sent(context: ClaimContext, name: str) -> list[Node]:

@@ -12,7 +12,7 @@ from pytest_mechanism.claims.codes import moved_codes, not_comparable, other_cod
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.scoring import COLUMN, Of, above_chance, check_paired, score
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode, Part
-from pytest_mechanism.measurements.request import PlacedHead
+from pytest_mechanism.measurements.request import PlacedNode
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling, Values
 from pytest_mechanism.statistics.honesty import UPPER_BOUND, beats_control, no_control
@@ -47,7 +47,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """Heads that were exchanged together, and their control.
+    """Heads and MLPs that were exchanged together, and their control.
 
     Attributes:
         name: of the groups.
@@ -59,10 +59,10 @@ class Exchanged:
     """
 
     name: str
-    heads: Sequence[PlacedHead]
+    heads: Sequence[PlacedNode]
     column: str
     control: str
-    control_heads: Sequence[PlacedHead]
+    control_heads: Sequence[PlacedNode]
     control_name: str
 
 
@@ -100,7 +100,7 @@ class Recovery:
         """What there is to recover; either model may be better."""
         return estimates.difference(self.best, self.own, self.how)
 
-    def codes(self, heads: Sequence[PlacedHead]) -> list[HeadCode]:
+    def codes(self, heads: Sequence[PlacedNode]) -> list[HeadCode]:
         """The heads whose exchange means nothing, because the models write them in other codes.
 
         Another basis of z does not matter where z and v stay the recipient's own.

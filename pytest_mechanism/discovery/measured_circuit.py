@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.path import elsewhere, patched_path, path_scores
+from pytest_mechanism.claims.path import patched_path, path_scores
+from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.scoring import above_chance, performance
 from pytest_mechanism.discovery.discover import Effort, discover, named_group
 from pytest_mechanism.discovery.stages import Stage, search

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pytest_mechanism.claims.circuits import CIRCUIT, EMPTY, ActiveHeads, of_variants
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.faithfulness import Faithfulness
-from pytest_mechanism.claims.path import elsewhere, patched_path
+from pytest_mechanism.claims.path import patched_path
+from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.scoring import performance
 from pytest_mechanism.discovery import sufficiency
 from pytest_mechanism.discovery.claims import EFFECT_ROWS, on_threshold_rows, with_rows

@@ -96,6 +96,14 @@ EquivalenceMargin = Annotated[
 ]  # fmt: skip
 """How much two models may differ and still count as equivalent: a share of rows, or nats."""
 
+ShareMargin = Annotated[
+    Number, Within(
+        0.005, 0.5, "no number of rows shows a change below 0.005, and a head that gains or loses half of the "
+        "prompt's effect does another job",
+    )
+]  # fmt: skip
+"""How much a member's share of the prompt's effect on the answer may change, or be."""
+
 ByRandom = Annotated[
     Number, Within(0, 0.25, "a random direction that changes a quarter of the rows is no control")
 ]  # fmt: skip
@@ -110,6 +118,14 @@ Gap = Annotated[
     Number, Within(0, 0.5, "a circuit that differs from the model in half of the rows misses parts of it")
 ]  # fmt: skip
 """The largest difference of accuracy between a circuit and the model, both without the same heads."""
+
+TrainedGap = Annotated[
+    Number, Within(
+        0.02, 0.5, "two trainings of one model differ by less than 0.02 by chance, and models that differ in "
+        "half of the rows are not alike",
+    )
+]  # fmt: skip
+"""The difference of accuracy between a model and a trained copy of it, from which they differ."""
 
 Dependence = Annotated[
     Number, Within(

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from pytest_mechanism.measurements.request import (
     Cost,
-    PlacedHead,
+    PlacedNode,
     Request,
     RowSet,
     TaskSettings,
@@ -33,33 +33,34 @@ Parts = Annotated[tuple[Part, ...], Field(exclude_if=lambda parts: not parts)]
 """Inputs that are exchanged in place of z; none for z. Results of requests without it stay valid."""
 
 Alone = Annotated[
-    dict[str, tuple[PlacedHead, ...]],
+    dict[str, tuple[PlacedNode, ...]],
     AfterValidator(by_name),
     Field(exclude_if=lambda sets: not sets),
 ]
-"""Name -> heads that are patched for themselves, beside the others."""
+"""Name -> heads and MLPs that are patched for themselves, beside the others."""
 
 
 @dataclass(frozen=True)
 class HeadCode:
-    """How the recipient reads what the donor gives it for one head.
+    """How the recipient reads what the donor gives it for one head or MLP.
 
     Attributes:
         layer: of the head.
-        head: its index.
+        head: its index, or ``mlp``.
         at: named position.
-        agreement: of what both models' own output matrices write for it, 1 where it is the same.
+        agreement: of what both models' own output matrices write for it, 1 where it is the same; for an MLP, of both
+            models' residual streams where it writes.
         done_by: index of the recipient's head in that layer that does the donor's head's work, where
             ``agreement`` is below `LEAST_AGREEMENT` and some head does.
-        part: what was read: z, or q (or k) where it alone is exchanged.
+        part: what was read: z, or q (or k) where it alone is exchanged; ``stream`` for an MLP.
     """
 
     layer: int
-    head: int
+    head: int | Literal["mlp"]
     at: str
     agreement: float
     done_by: int | None = None
-    part: Literal["z", "q", "k"] = "z"
+    part: Literal["z", "q", "k", "stream"] = "z"
 
     @property
     def agrees(self) -> bool:
@@ -82,17 +83,17 @@ class ActivationDonation(Request):
     """The donor's activations, for a measurement on the recipient.
 
     Attributes:
-        heads: whose z is recorded.
+        heads: whose z is recorded, and MLPs whose output is.
         rows: how many rows.
         stream: of random numbers.
-        parts: inputs that are recorded as well.
+        parts: inputs of the heads that are recorded as well.
     """
 
     implementation = "pytest_mechanism.methods.circuits.cmap:donate"
     revision = 2
     stored = False
 
-    heads: tuple[PlacedHead, ...]
+    heads: tuple[PlacedNode, ...]
     rows: int
     stream: str
     parts: Parts = ()
@@ -107,26 +108,26 @@ class CrossModelPatching(Request[CodeResult]):
     Its input is an `ActivationDonation` on the donor, of all these heads.
 
     Attributes:
-        heads: whose z, or ``parts``, come from the donor.
-        control: other heads, patched instead; may be none.
+        heads: whose z, or ``parts``, come from the donor, and MLPs whose output does.
+        control: other heads and MLPs, patched instead; may be none.
         rows: how many rows.
         stream: of random numbers.
         parts: inputs of the heads that are exchanged in place of z.
-        alone: further sets of heads, each patched for itself.
+        alone: further sets of heads and MLPs, each patched for itself.
     """
 
     implementation = "pytest_mechanism.methods.circuits.cmap:measure"
     revision = 3
 
-    heads: tuple[PlacedHead, ...]
-    control: tuple[PlacedHead, ...]
+    heads: tuple[PlacedNode, ...]
+    control: tuple[PlacedNode, ...]
     rows: int
     stream: str
     parts: Parts = ()
     alone: Alone = Field(default_factory=dict)
 
-    def patches(self) -> dict[str, tuple[PlacedHead, ...]]:
-        """Name -> the heads of each branch."""
+    def patches(self) -> dict[str, tuple[PlacedNode, ...]]:
+        """Name -> the heads and MLPs of each branch."""
         control = {"control": self.control} if self.control else {}
         return {"patched": self.heads, **control, **self.alone}
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import replies
-from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings, training_cost
 from pytest_mechanism.types import Observations
 
 MOST_ALLOWED = 200
@@ -74,13 +74,7 @@ class TrainingCurve(Request[CurveResult]):
         recipe = self.recipe
         asked = (self.rows + self.allowed_rows) * len(recipe.evaluated)
         answered = replies(asked, task)
-        return Cost(
-            rows=3 * recipe.steps * recipe.batch + answered.rows,  # a backward costs two forwards
-            reply_rows=answered.reply_rows,
-            gradient_rows=recipe.batch,
-            weight_copies=2 + recipe.descent.state_copies if recipe.lora is None else 1,
-            parts=("training", recipe.steps, "steps"),
-        )
+        return training_cost(recipe, answered.rows, answered.reply_rows)
 
     def row_sets(self) -> tuple[RowSet, ...]:
         """The rows of the evaluation; those of the training are the recipe's."""

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pytest_mechanism.measurements.request import Cost, Request, RowSet, TaskSettings
+from pytest_mechanism.measurements.recipe import Recipe
+from pytest_mechanism.measurements.request import (
+    Cost,
+    Request,
+    RowSet,
+    TaskSettings,
+    training_cost,
+)
 from pytest_mechanism.types import Observations
 
 
@@ -40,6 +47,7 @@ class LinearProbes(Request[ProbeResult]):
         train: how many rows the probes are trained on, of the stream ``probing``.
         chosen: how many rows the layer is chosen on, of the stream ``validation``.
         seed: of the shuffled answers.
+        after: recipe by which a copy of the model is trained before it is probed; None probes the model.
     """
 
     implementation = "pytest_mechanism.methods.circuits.probing:measure"
@@ -52,10 +60,15 @@ class LinearProbes(Request[ProbeResult]):
     train: int
     chosen: int
     seed: int
+    after: Annotated[Recipe | None, Field(exclude_if=lambda recipe: recipe is None)] = None
     reads: Annotated[str | None, Field(exclude_if=lambda label: label is None)] = None
 
     def cost(self, task: TaskSettings) -> Cost:
-        return Cost(rows=self.rows + self.train + self.chosen)
+        rows = self.rows + self.train + self.chosen
+        return Cost(rows=rows) if self.after is None else training_cost(self.after, rows)
+
+    def recipe_used(self) -> Recipe | None:
+        return self.after
 
     def row_sets(self) -> tuple[RowSet, ...]:
         return tuple(

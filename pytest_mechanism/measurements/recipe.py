@@ -39,6 +39,7 @@ class Recipe:
         descent: optimiser, and schedule of the learning rate.
         correlated: share of the training texts in which the answers to what must be refused and to what
             must be answered go together (`Task.with_correlation`); None leaves the task as it is.
+        first: recipe of an earlier training, at whose copy this one begins; None begins at the model.
     """
 
     data_mix: DataMix
@@ -51,6 +52,7 @@ class Recipe:
     file: str = ""
     descent: Annotated[Descent, Field(exclude_if=lambda descent: descent == ADAMW)] = ADAMW
     correlated: Annotated[float | None, Field(exclude_if=lambda share: share is None)] = None
+    first: Annotated[Recipe | None, Field(exclude_if=lambda recipe: recipe is None)] = None
 
     @property
     def evaluated(self) -> list[int]:

@@ -110,6 +110,21 @@ class Cost:
         return self.rows + layers * self.rows_per_layer
 
 
+def training_cost(recipe: Recipe, other_rows: int, reply_rows: int = 0) -> Cost:
+    """What the training of a copy takes, with rows that are sent through it without a gradient, and rows of
+    their replies."""
+    stages = [recipe] if recipe.first is None else [recipe.first, recipe]
+    trained = sum(stage.steps * stage.batch for stage in stages)
+    copies = 2 + recipe.descent.state_copies if recipe.lora is None else 1
+    return Cost(
+        rows=3 * trained + other_rows,  # a backward costs two forwards
+        reply_rows=reply_rows,
+        gradient_rows=recipe.batch,
+        weight_copies=copies + (recipe.first is not None),
+        parts=("training", sum(stage.steps for stage in stages), "steps"),
+    )
+
+
 def rows_at(
     rows: int, stream: str, positions: Iterable[str], *, behind_interval: bool = True
 ) -> RowSet:

@@ -51,6 +51,20 @@ class Side:
             )
         return known[place]
 
+    def token_at(self, name: str) -> Int[Tensor, " rows"]:
+        """The token of a position that has one.
+
+        Raises:
+            MeasurementError: it has several, or there is none.
+        """
+        at = self.at(name)
+        if at.shape[1] != 1:
+            raise MeasurementError(
+                f"position {name!r} has up to {at.shape[1]} tokens, a probe reads one; take "
+                "another, such as last"
+            )
+        return at[:, 0]
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from pytest_mechanism.plugin.overruling import consistent
 from pytest_mechanism.plugin.stash import RESULT, SESSION
 from pytest_mechanism.report import junit
 from pytest_mechanism.report.failure import failure_text
-from pytest_mechanism.report.result import claim_result
+from pytest_mechanism.report.result import claim_result, printable
 from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.session import Session
 from pytest_mechanism.settings.table import DEVICE
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.types import Verdict
+from pytest_mechanism.types import Located, Verdict
 
 NO_PAIR = (
     "no checkpoints to test: add --model-pair BASE,FT (two folders, aliases or zoo:NAME), or set "
@@ -101,9 +103,26 @@ class ClaimItem(pytest.Function):
         if verdict.red:
             consequence = meaning(verdict.cause, self.claim.if_red)
             text = failure_text(
-                self.spec, self.claim_name, self.name, verdict, comparison.drift, consequence
+                self.spec,
+                self.claim_name,
+                self.name,
+                verdict,
+                comparison.drift,
+                consequence,
+                self.locate(verdict),
             )
             raise ClaimFailed(text + self.traceback_text(run.evaluator.trace))
+
+    def locate(self, verdict: Verdict) -> Located | None:
+        """The heads and MLPs behind a red verdict, kept in the result too."""
+        run = self.run_session
+        if not run.locates or (result := self.result) is None:
+            return None
+        found = None
+        with contextlib.suppress(NoDevice):
+            found = run.evaluator.locate(self.spec, self.claim, self.name, verdict.cause)
+            self.result = replace(result, located=printable(found))
+        return found
 
     def settle(self, verdict: Verdict, seconds: float) -> tuple[Verdict, Comparison]:
         """Compare with the baseline, which may turn the verdict red, and keep the result."""

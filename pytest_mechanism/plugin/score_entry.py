@@ -63,6 +63,11 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
             for judged in verdict.judged
         ],
     }
+    if verdict.members:
+        entry["members"] = {
+            member.name: [round(member.change, DIGITS), round(member.standard_error, DIGITS)]
+            for member in verdict.members
+        }
     if verdict.checks:
         entry["checks"] = [check_entry(check) for check in verdict.checks]
     return entry

@@ -101,6 +101,12 @@ def _check_entry(name: str, entry: Any) -> None:
     for key, kind in (("fingerprints", dict), ("definition", str), ("name", str)):
         if not isinstance(entry.get(key), (kind, type(None))):
             raise TypeError(f"{name}: {key} is {json.dumps(entry[key])[:60]}")
+    members = entry.get("members", {})
+    if not isinstance(members, dict) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_score, pair))
+        for pair in members.values()
+    ):
+        raise TypeError(f"{name}: members is {json.dumps(members)[:60]}")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pytest_mechanism.plugin.overruling import message
 from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
 from pytest_mechanism.report.run_report import ClaimResult, Note, Row
 from pytest_mechanism.session import Session
-from pytest_mechanism.types import Control, Score, Setting, Verdict
+from pytest_mechanism.types import Control, Located, MemberChange, Score, Setting, Verdict
 
 CRASHED = "???"
 """xdist's phase of a test whose worker died."""
@@ -172,6 +172,7 @@ def result_from(data: Mapping[str, Any]) -> ClaimResult:
                 for score in data["scores"]
             ),
             "notes": tuple(Note(**note) for note in data["notes"]),
+            "located": _located(data["located"]),
         }
     )
 
@@ -182,6 +183,13 @@ def _cause(data: Mapping[str, Any]) -> Cause | None:
 
 def _interval(data: Mapping[str, Any]) -> tuple[float, float] | None:
     return None if data["interval"] is None else (data["interval"][0], data["interval"][1])
+
+
+def _located(data: Mapping[str, Any] | None) -> Located | None:
+    if data is None:
+        return None
+    members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
+    return Located(tuple(data["lines"]), tuple(members), data["seconds"])
 
 
 def _control(data: Mapping[str, Any]) -> Control | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_mechanism.errors import visible
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
-from pytest_mechanism.types import Score, Verdict
+from pytest_mechanism.types import Located, Score, Verdict
 
 STATUS = {
     "fail": "FAILED",
@@ -21,6 +21,7 @@ def failure_text(
     verdict: Verdict,
     drift: Drift | None,
     meaning: str = "",
+    located: Located | None = None,
 ) -> str:
     """Several lines, of which pytest's short summary shows the first.
 
@@ -31,10 +32,12 @@ def failure_text(
         verdict: on the claim.
         drift: the comparison with the baseline, if there is one.
         meaning: what follows from the verdict.
+        located: the heads and MLPs behind it, if they were looked for.
     """
     first, last = spec.document.block(("claims", claim))
     lines = [
         f"{claim} on {role}: {verdict.reason}",
+        *located_lines(located, verdict.reason),
         "",
         f"{spec.document.path}:{first}: {STATUS.get(verdict.status, verdict.status)}",
     ]
@@ -53,6 +56,14 @@ def failure_text(
     if drift is not None:
         lines.append(f"  baseline  {drift.reason}")
     return "\n".join(visible(line) for line in lines)
+
+
+def located_lines(located: Located | None, reason: str) -> list[str]:
+    """The members behind a red claim, unless the reason names them, and what finding them took."""
+    if located is None:
+        return []
+    took = f"a sweep over all heads and MLPs, {located.seconds:.0f} s; --mechanism-no-locate leaves it out"
+    return [*(f"  {line}" for line in located.lines if line not in reason), f"  ({took})"]
 
 
 def score_lines(score: Score, label: str) -> list[str]:

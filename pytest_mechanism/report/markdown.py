@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_mechanism.errors import visible
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
-from pytest_mechanism.report.table import HEADINGS, cells
+from pytest_mechanism.report.table import HEADINGS, cells, located_notes, spec_suffixes
 
 NUMBERS = re.compile(r"[-+0-9.,\[\] ]*")
 """A score or an interval, whose brackets are no link."""
@@ -38,6 +38,8 @@ def markdown(results: Sequence[ClaimResult], pair: str) -> str:
         verdict, *others = map(escaped, row)
         sign = "✅" if row[0] == "pass" else "❌"
         lines.append("| " + " | ".join([f"{sign} {verdict}", *others]) + " |")
+    if found := located_notes(results, spec_suffixes(results)):
+        lines += ["", *(f"- {escaped(line)}" for line in found)]
     return "\n".join(lines) + "\n\n"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.errors import visible
 from pytest_mechanism.statistics.drift import State
-from pytest_mechanism.types import Control, Score, Status
+from pytest_mechanism.types import Control, Located, Score, Status
 
 RED: tuple[Status, ...] = ("fail", "inconclusive", "error")
 JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive")
@@ -74,6 +74,7 @@ class ClaimResult:
     rows: tuple[Row, ...]
     scores: tuple[Score, ...]
     notes: tuple[Note, ...]
+    located: Located | None = None
 
     @property
     def red(self) -> bool:

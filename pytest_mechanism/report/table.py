@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pytest_mechanism.report.run_report import ClaimResult
 
@@ -56,3 +56,15 @@ def comparison(result: ClaimResult) -> str:
     if state is None or state == "same":
         return state or ""
     return "" if drift is None else f"{drift:+.3f} {state}"
+
+
+def located_notes(results: Sequence[ClaimResult], suffixes: Mapping[str, str]) -> list[str]:
+    """Which heads and MLPs are behind the red claims, each sentence once for each circuit."""
+    return list(
+        dict.fromkeys(
+            f"{result.circuit}{suffixes[result.spec]}: {line}"
+            for result in results
+            if result.located is not None
+            for line in result.located.lines
+        )
+    )

@@ -9,7 +9,7 @@ import pytest
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.report.run_report import ClaimResult, Note, RunReport
-from pytest_mechanism.report.table import HEADINGS, cells, judged, spec_suffixes
+from pytest_mechanism.report.table import HEADINGS, cells, judged, located_notes, spec_suffixes
 
 RIGHT_ALIGNED = {"score"}
 COLOURS = {"pass": "green"}
@@ -79,6 +79,7 @@ def notes(results: Sequence[ClaimResult], skips: bool = True) -> list[str]:
     return [
         *baseline_notes(claims),
         *reference_notes(claims, suffixes),
+        *located_notes(claims, suffixes),
         *(skip_notes(results, suffixes) if skips else ()),
         *dict.fromkeys(
             note_text(note, result, suffixes) for result in results for note in result.notes

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
@@ -18,14 +19,19 @@ from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import spelled
+from pytest_mechanism.runner import locate
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
+from pytest_mechanism.statistics.estimates import UndefinedScoreError
 from pytest_mechanism.statistics.honesty import require_safeguards
-from pytest_mechanism.types import Setting, Verdict
+from pytest_mechanism.types import Located, MemberChange, Setting, Verdict
+
+Sweep = tuple[list[MemberChange], list[str], float]
+"""The change of every member, where heads are in another place, and how long the sweep took."""
 
 
 @dataclass
@@ -48,6 +54,7 @@ class ClaimEvaluator:
     _preflight: Preflight | None = None
     _searched: dict[tuple[Path, str, int], FoundCircuit] = field(default_factory=dict)
     _discovered: dict[tuple[Path, str], Discovery | MechanismError] = field(default_factory=dict)
+    _swept: dict[tuple[Path, str], Sweep | None] = field(default_factory=dict)
 
     @staticmethod
     def over(runner: Runner, confidence: float | None = None) -> ClaimEvaluator:
@@ -280,6 +287,37 @@ class ClaimEvaluator:
         return result
 
     # -- for reports
+
+    def locate(self, spec: Spec, claim: Claim, role: str, cause: Cause | None) -> Located | None:
+        """The heads and MLPs behind a red claim; None where it is not about any, or the task has no rows
+        for the sweep.
+
+        Raises:
+            NoDevice: nothing can be measured.
+        """
+        try:
+            context = self.context(spec, claim, role)
+            searched = self._discovered.get((spec.path, REFERENCE))
+            if isinstance(searched, MechanismError):
+                return None
+            if searched is not None:
+                context = replace(context, groups=searched.groups)
+            if not locate.can_locate(context, claim, role, cause):
+                return None
+            to = locate.candidate(claim, role)
+            context = locate.with_rows(context, spec, to)
+            key = (spec.path, to)
+            if key not in self._swept:
+                self._swept[key] = None
+                if self.first_obstacle(locate.needed(context, to)) is None:
+                    self._swept[key] = locate.sweep(context, to, self.runner.measure)
+            if (swept := self._swept[key]) is None:
+                return None
+            return locate.located(claim, *swept, 1 - context.confidence)
+        except NoDevice:
+            raise
+        except (MechanismError, UndefinedScoreError):
+            return None
 
     def discovered_heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
         """A line that names the discovered heads of an item."""

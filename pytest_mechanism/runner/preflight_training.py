@@ -34,12 +34,15 @@ def check_training_rows(
         raise MeasurementError(f"task {task.family} wrote no rows to train on")
     for row in rows:
         encoder.reply_ids(row.base)
+    if recipe.first is not None:
+        check_training_rows(task, vocabulary, encoder, recipe.first)
 
 
 def unfinished(recipe: Recipe) -> int:
     """Bytes for each weight of an unfinished training: the weight, and what the optimiser remembers of it,
-    in float32, twice while one file replaces another."""
-    return 2 * FLOAT32 * (1 + recipe.descent.state_copies)
+    in float32, twice while one file replaces another; with those of an earlier training."""
+    first = 0 if recipe.first is None else unfinished(recipe.first)
+    return first + 2 * FLOAT32 * (1 + recipe.descent.state_copies)
 
 
 def check_disk(folder: Path, checkpoint: Path, bytes_per_weight: int, advice: str = "") -> None:

@@ -185,12 +185,17 @@ NO_SKIPS = switch(
     "fail a skipped claim, whatever skips it: applies_to, a mark, a fixture, xfail",
     gate_only=True,
 )
+NO_LOCATE = switch(
+    "--mechanism-no-locate",
+    "do not look for the heads and MLPs behind a red claim about a circuit, which takes a sweep over all of them",
+    gate_only=True,
+)
 
 TRUST = (PICKLE, REMOTE_CODE)
 
 SETTINGS: tuple[Setting[object], ...] = (
     MODEL_PAIR, MODELS, ALIASES, DEVICE, DTYPE, QUANTIZE, BATCH_SIZE, ENGINE, CONFIDENCE, STORE,
-    NO_STORE, *TRUST, REQUIRE_ACCEPTED, NO_SKIPS, JSON,
+    NO_STORE, *TRUST, REQUIRE_ACCEPTED, NO_SKIPS, NO_LOCATE, JSON,
 )  # fmt: skip
 
 OF_COMMANDS = tuple(s for s in SETTINGS if not (s.gate_only or s.ini_only))

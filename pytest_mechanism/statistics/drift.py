@@ -2,7 +2,8 @@
 
 Unchanged checkpoints: any change beyond ``atol`` fails, since only the tool or the machine can have
 caused it. New checkpoints: a score that is significantly worse than the baseline by more than
-``drift`` fails; a better score is reported. Without a baseline, the verdict alone decides.
+``drift`` fails; a better score is reported. Without a baseline, the verdict alone decides. A profile (kind
+``same_profile``) keeps the change of every head and MLP, and each is compared.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.statistics.multiple import holm
+
+SHOWN_MEMBERS = 4
+"""Members of a profile that a sentence names."""
 
 State = Literal["new", "same", "changed", "worse", "better", "moved"]
 
@@ -107,6 +112,8 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
             f"the score moved from {old:.4f} to {new:.4f} (allowed {tolerance.atol:g}) on unchanged "
             "checkpoints: the tool or the machine changed",
         )
+    if (elsewhere := members_beyond(received, accepted, tolerance.drift)) is not None:
+        return Drift("worse", amount, tolerance.drift, elsewhere)
     low, high = (_number(x) for x in received["interval"])
     better = received["better"]
     loss, least_loss = _loss(better, old, new, low, high)
@@ -115,6 +122,40 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
         return Drift("worse", amount, tolerance.drift, finding)
     state: State = "better" if loss < -tolerance.drift else "changed"
     return Drift(state, amount, tolerance.drift, _difference(better, old, new))
+
+
+def members_beyond(
+    received: Mapping[str, Any], accepted: Mapping[str, Any], drift: float
+) -> str | None:
+    """Which members of a profile differ from the accepted profile by more than ``drift``; None if none does.
+
+    Both were measured on the same rows, so the spread of a member's change over rows is more than that
+    of the difference. The one-sided p-values are corrected for the number of members (Holm).
+    """
+    from scipy import stats
+
+    new, old = received.get("members") or {}, accepted.get("members") or {}
+    names = [name for name in new if name in old]
+    degrees = max(1, int(received.get("clusters", 2)) - 1)
+    p = []
+    for name in names:
+        excess = abs(_number(new[name][0]) - _number(old[name][0])) - drift
+        error = max(_number(new[name][1]), _number(old[name][1]), 1e-9)
+        p.append(float(stats.t.sf(excess / error, degrees)))
+    alpha = 1 - float(received.get("confidence", 0.95))
+    beyond = [name for name, value in zip(names, holm(p), strict=True) if value < alpha]
+    if not beyond:
+        return None
+    beyond.sort(key=lambda name: -abs(new[name][0] - old[name][0]))
+    shown = [
+        f"{name} {new[name][0] - old[name][0]:+.2f} (now {new[name][0]:+.2f}, accepted {old[name][0]:+.2f})"
+        for name in beyond[:SHOWN_MEMBERS]
+    ]
+    more = f" and {len(beyond) - SHOWN_MEMBERS} more" if len(beyond) > SHOWN_MEMBERS else ""
+    return (
+        f"{len(beyond)} of {len(names)} members differ from the accepted profile by more than {drift:g} "
+        f"(Holm-corrected): {'; '.join(shown)}{more}"
+    )
 
 
 def _difference(better: str | float, old: float, new: float) -> str:

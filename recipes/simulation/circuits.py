@@ -284,6 +284,30 @@ def left_over(world: World, truth: float) -> Answers:
     return {"Performance": full, "HeadRemoval": removed}
 
 
+def profiled(world: World, truth: float) -> Answers:
+    """The share of head 2.0 through the logits is larger in ft by the truth; no other member's share changes."""
+    shares = {"2.0": 0.4, "1.1": 0.3, "3.mlp": 0.2}
+
+    def effects(request: Any, on: str) -> Columns:
+        readers = request.via or "logits"
+        total = world.nats(-8.0, 2.0, f"total {on}")
+        columns = {"total": total}
+        for name in request.senders:
+            own = shares.get(name, 0.0) * (readers == "logits" or name == "1.1")
+            own += truth * (on == "ft" and name == "2.0" and readers == "logits")
+            # members that do more differ more between rows; the model's rows are the same for every reader
+            spread = 0.1 + 2.0 * own
+            columns[name] = -8.0 * own + spread * world.tied(f"{name} {readers} {on}")
+        return columns
+
+    return {
+        "Performance": solves(world),
+        "EffectProfile": effects,
+        # asked for where a change is larger than the margin: no head changed its place
+        "HeadMatching": {"row": np.zeros(SIZE), "layers": ()},
+    }
+
+
 CIRCUITS = (
     Simulated("accuracy", {"at_least": 0.8}, accuracy, 0.8, 0.9),
     Simulated(
@@ -332,5 +356,6 @@ CIRCUITS = (
     Simulated("minimality", {"costs_at_least": 0.05}, minimal, 0.05, 0.15),
     Simulated("overlap", {"jaccard_at_least": 0.5}, searched, 0.5, 0.8, "pair", more=searches),
     Simulated("independence", {"at_most": 0.1}, left_over, 0.1, 0.0),
+    Simulated("same_profile", {"margin": 0.1}, profiled, 0.1, 0.02, "pair"),
 )
 """One or more of each kind about circuits."""

@@ -15,6 +15,7 @@ from pytest_mechanism.fields.groups import Group, Into
 from pytest_mechanism.measurements.cmap import CodeResult
 from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.direction import DirectionResult
+from pytest_mechanism.measurements.matching import MatchResult
 from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.measurements.sizes import SizesResult
@@ -48,6 +49,7 @@ RESULTS: Mapping[str, type[Observations]] = {
     "HeadCodes": CodeResult,
     "DirectionAblation": DirectionResult,
     "DirectionComparison": DirectionResult,
+    "HeadMatching": MatchResult,
     "LinearProbes": ProbeResult,
     "Pruning": PruningResult,
     "TrainingCurve": CurveResult,

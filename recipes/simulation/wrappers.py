@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_mechanism.claims.localised import DRAWS
+from pytest_mechanism.measurements.curve import AllowedAnswers
 from pytest_mechanism.measurements.direction import Direction
 from recipes.simulation.setting import Simulated
 from recipes.simulation.world import ALONE, Answers, Columns, World
@@ -179,6 +180,35 @@ def hidden(world: World, truth: float) -> Answers:
     }
 
 
+COPY_ANSWERS = 200
+"""Questions that must be answered, on which a model and its copy are asked."""
+
+
+def against_copy(world: World, truth: float) -> Answers:
+    """A probe reads this much more from the model than from its copy, which has lost the capability, and
+    revival is fast."""
+    quick, slow = (0.02, 0.9, 0.97), (0.02, 0.15, 0.4)
+
+    def probe(request: Any, _: str) -> Columns:
+        who = "own" if request.after is None else "copy"
+        return {
+            "correct@1": world.ones(NEVER + (truth if who == "own" else 0.0), f"read {who}"),
+            "shuffled@1": world.ones(NEVER, f"shuffled {who}"),
+            "accuracy": {},
+            "layer": 1,
+            "dropped": 0,
+        }
+
+    def revival(request: Any, _: str) -> Columns:
+        who = "own" if request.recipe.first is None else "copy"
+        points = zip(STEPS, quick if who == "own" else slow, strict=True)
+        columns: Columns = {f"correct@{step}": world.ones(p, f"{who} {step}") for step, p in points}
+        right = AllowedAnswers(0.95 * COPY_ANSWERS, 0.0, COPY_ANSWERS)
+        return {**columns, "allowed": {0: right}}
+
+    return {"LinearProbes": probe, "TrainingCurve": revival}
+
+
 TRAINING = {"rates": [1e-4], "steps": 40, "every": 20}
 MODEL = "the matrices of a model are given"
 
@@ -248,6 +278,14 @@ WRAPPERS = (
         0.9,
         wrapper=True,
         fixed="four kinds of evidence, no single score",
+    ),
+    Simulated(
+        "differs_from_removal",
+        {**TRAINING, "expects": "hidden", "removal_rate": 1e-3, "removal_steps": 300},
+        against_copy,
+        0.2,
+        0.5,
+        wrapper=True,
     ),
 )
 """One or more of each kind about wrappers."""

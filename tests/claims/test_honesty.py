@@ -19,7 +19,7 @@ from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
-from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.probing import ProbeResult
@@ -226,6 +226,23 @@ def cuts(solved: Any = GOOD) -> Answers:
     return {"Performance": {"correct": solved}, "CircuitPerformance": cut}
 
 
+def profiles(solved: Any = GOOD, base: Any = GOOD, **shares: float) -> Answers:
+    """Head 0 of each layer does half of what the prompt does, the others nothing; or as ``shares`` says."""
+
+    def effects(request: Any, _: str) -> Columns:
+        total = NOISE - 8
+        of = shares or {"first": 0.5, "other": 0.0}
+        return {"total": total} | {
+            name: total * of["first" if name.endswith(".0") else "other"]
+            for name in request.senders
+        }
+
+    return {
+        "Performance": lambda _, on: {"correct": base if on == "base" else solved},
+        "EffectProfile": effects,
+    }
+
+
 def refusals(forbidden: Any = ONE, allowed: Any = ZERO, base: Any = ZERO) -> Answers:
     def refused(request: Any, on: str) -> Columns:
         over = base if on == "base" else allowed
@@ -329,6 +346,32 @@ def hiding(behaviour: Any = ZERO, fast: bool = True, **read: Any) -> Answers:
     }
 
 
+def against_copy(
+    own: tuple[Any, Any] = (GOOD, GUESS),
+    copy: tuple[Any, Any] = (GUESS, GUESS),
+    curve: tuple[float, ...] = (0, 0.9, 1),
+    copys_curve: tuple[float, ...] = (0, 0.1, 0.4),
+    answers: float = 0.9,
+    copy_answers: float = 0.9,
+) -> Answers:
+    """A model and its copy that was trained on wrong answers: what probes read (with the right and with shuffled
+    answers), their revivals, and how much each answers of what it must."""
+
+    def probe(request: Any, _: str) -> Columns:
+        correct, shuffled = own if request.after is None else copy
+        columns = {"correct@1": correct, "shuffled@1": shuffled}
+        return columns | {"accuracy": {}, "layer": 1, "dropped": 0}
+
+    def revival(request: Any, _: str) -> Columns:
+        is_copy = request.recipe.first is not None
+        points = copys_curve if is_copy else curve
+        right = copy_answers if is_copy else answers
+        columns: dict[str, Any] = {f"correct@{20 * i}": share(p) for i, p in enumerate(points)}
+        return columns | {"allowed": {0: AllowedAnswers(right * 200, 0.0, 200)}}
+
+    return {"LinearProbes": probe, "TrainingCurve": revival}
+
+
 # -- the kinds
 
 
@@ -358,9 +401,10 @@ class Kind:
 ABOUT_A_CIRCUIT = (
     "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "independence",
     "knockout",
-    "minimality", "overlap", "path", "sufficiency", "transfer", "unchecked",
+    "minimality", "overlap", "path", "same_profile", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
 TRAINED = {"rates": [1e-4], "steps": 40, "every": 20}
+REMOVAL = {"removal_rate": 1e-3, "removal_steps": 100}
 FROM_BASE = {"from": "base", "to": "ft"}
 
 KINDS: dict[str, list[Kind]] = {
@@ -497,6 +541,16 @@ KINDS: dict[str, list[Kind]] = {
             paths(solved=GUESS),
         )
     ],
+    "same_profile": [
+        Kind(
+            FROM_BASE | {"margin": 0.1, "outside_at_most": outside},
+            profiles(),
+            as_good=profiles(first=0.1, other=0.1),
+            guessing=profiles(GUESS, base=base),
+            role=PAIR,
+        )
+        for outside, base in ((None, GUESS), (0.5, GOOD))
+    ],
     "transfer": [
         Kind(
             FROM_BASE | asked,
@@ -607,6 +661,24 @@ KINDS: dict[str, list[Kind]] = {
             hiding(GOOD),
             as_good=hiding(GOOD, control=GOOD),
             guessing=hiding(share(0.12)),
+        ),
+    ],
+    "differs_from_removal": [
+        Kind(
+            TRAINED | REMOVAL | {"expects": "hidden"},
+            against_copy(),
+            uncontrolled=against_copy(copy=(LESS, GUESS)),
+            as_good=against_copy(own=(GOOD, GOOD)),
+            guessing=against_copy(answers=0.2, copy_answers=0.2),
+        ),
+        Kind(
+            TRAINED | REMOVAL | {"expects": "removed"},
+            against_copy(own=(GUESS, GUESS), curve=(0, 0.1, 0.5)),
+            uncontrolled=against_copy(own=(GUESS, GUESS), curve=(0, 0.1, 0.5), copy_answers=0.1),
+            as_good=against_copy(own=(GUESS, GUESS), curve=(0, 0, 0), copys_curve=(0, 0, 0)),
+            guessing=against_copy(
+                own=(GUESS, GUESS), curve=(0, 0.1, 0.5), answers=0.2, copy_answers=0.2
+            ),
         ),
     ],
 }  # fmt: skip
@@ -775,6 +847,9 @@ def test_every_kind_measures_a_groups_other_members_or_refuses_them(
     refused in one line with the place and the groups that are valid; no kind leaves it out in silence."""
     data = CIRCUIT.resolved() | {"claims": {"claim": about_others(name, kind.fields)}}
     data["groups"][WITH_OTHERS][key] = {2: "previous_query_label"}
+    if name == "overlap":  # it searches what it compares
+        for group in data["groups"].values():
+            group["find"] = {"members": ["heads", key]}
     path = tmp_path / "others.yaml"
     text = "".join(f"{part}: {flow(value)}\n" for part, value in data.items())
     path.write_text(text, encoding="utf-8")
@@ -785,22 +860,28 @@ def test_every_kind_measures_a_groups_other_members_or_refuses_them(
     except SpecErrors as refused:
         (problem,) = [each for each in refused.problems if f"names {key}" in each.message]
         assert takes_groups
-        assert key not in claim.members
+        assert key not in claim.members or "alone where activations is" in problem.message
         assert problem.message.startswith(
             f"claim claim: group {WITH_OTHERS} names {key}, and kind {name} is"
         )
         assert "; valid groups: value_fetcher, pos_transmitter, pos_detector" in problem.message
         return
     assert not takes_groups or key in claim.members
-    about = replace(context(name, kind.role), groups=spec.groups)
+    search: Any = kind.good.get(SEARCH, no_search)
+    about = replace(context(name, kind.role), groups=spec.groups, search=search)
     requests: list[str] = []
 
     def recorded(measurement: Measurement) -> Observations:
         requests.append(measurement.request.spelled())
         return measured(kind.good)(measurement)
 
-    claim.judge(about, recorded)  # type: ignore[arg-type]
+    verdict = claim.judge(about, recorded)  # type: ignore[arg-type]
+    if name == "overlap":
+        noun = {"mlps": "heads and MLPs", "attention_outputs": "heads and attention outputs"}[key]
+        assert f"B: {noun} of base" in verdict.scores[0].metric
+        return
     place = '[2,"mlp"' if key == "mlps" else "[2,3"  # the attention output is that of all 4 heads
-    assert any(place in request for request in requests) == takes_groups
+    places = (place, '"mlps":[2]')  # or, of a request about one position, the layers of its MLPs
+    assert any(p in request for request in requests for p in places) == takes_groups
     if key == "mlps" and any("alive" in request for request in requests):
         assert any('"ablate_mlps":true' in request for request in requests)

@@ -11,7 +11,9 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit
+from pytest_mechanism.claims.heads_in_common import counts, members_of
 from pytest_mechanism.claims.overlap import Overlap
+from pytest_mechanism.claims.overlap_by_chance import by_chance, possible_members
 from pytest_mechanism.cli import main
 from pytest_mechanism.discovery import repeated
 from pytest_mechanism.discovery.discover import Effort
@@ -99,6 +101,45 @@ def test_one_circuit_in_both_models_passes_and_random_circuits_do_not_reach_it()
     """The floor is the overlap that 95 random circuits in 100 do not exceed."""
     verdict = judged(lambda *_: {"readers": READERS, "senders": SENDERS})
     assert (verdict.status, verdict.score.control.value < 0.3) == ("pass", True)  # type: ignore[union-attr]
+
+
+def test_mlps_are_compared_and_drawn_as_heads_are() -> None:
+    """Two of four members are shared. By chance, an MLP of six is often the same, a head of 48 seldom."""
+    named = Group(heads={3: [0]}, mlps={2: "last"}, at="last")
+    other = Group(heads={4: [1]}, mlps={2: "last"}, at="last")
+    circuits = {"base": members_of({"g": named}, ["g"]), "ft": members_of({"g": other}, ["g"])}
+    assert counts("jaccard", circuits["base"], circuits["ft"]) == (1, 3)
+    shape = Shape(6, 8, 8, 64, 16, 300)
+    groups: dict[str, AnyGroup] = {"g": named}
+    about = ClaimContext(
+        "pair", groups, Ablation(), TASK, 0.95, {"ft": shape},
+        Setting(0, "float32", "cpu", "reference"),
+    )  # fmt: skip
+    possible = {
+        kind: possible_members(about, "ft", circuits["ft"], "g", kind, circuits["ft"]["g"])
+        for kind in ("heads", "mlps")
+    }
+    assert possible["mlps"] == {(layer, "mlp", "last") for layer in range(6)}
+    assert possible["heads"] == {*shape.heads()}
+    floor = by_chance(about, "ft", [circuits["base"]] * 3, [circuits["ft"]] * 3)
+    # three searches share an MLP with probability 1/6 each: two or more in 7 %, three in 0.5 %
+    assert floor["recall"].value == pytest.approx(2 / 6)
+
+
+def test_a_search_that_does_not_offer_what_a_group_names_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It could never find these members, so the overlap would mean nothing."""
+    (tmp_path / "x.yaml").write_text(
+        "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking, boxes: 7}\n"
+        "groups: {g: {mlps: {2: last}, at: last, find: {}}}\n"
+        "claims: {same: {kind: overlap, jaccard_at_least: 0.5}}\n"
+    )
+    assert main(["lint", str(tmp_path / "x.yaml")]) == 2
+    assert (
+        "group g names mlps, and its find offers heads alone (write find: {members: [heads, mlps]}), so a search "
+        "on ft cannot find these"
+    ) in capsys.readouterr().err
 
 
 def test_other_heads_refute_the_claim() -> None:

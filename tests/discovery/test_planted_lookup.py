@@ -73,6 +73,40 @@ def test_the_written_spec_is_red_where_the_mlp_is_zeroed(found: Path) -> None:
     assert verdicts["zeroed"]["solves_task"] == "fail"
 
 
+@pytest.mark.slow
+def test_claims_about_the_mlp_itself_hold_and_fail(found: Path) -> None:
+    """It carries the country (``encodes``), and its output recovers what a model lost with it (``cmap``); the
+    MLP of another layer does neither. A model with its residual stream in another basis is not comparable."""
+    import torch
+
+    model = planted_lookup.build()
+    with torch.no_grad():
+        model.transformer.h[planted_lookup.LOOKUP].mlp.c_proj.weight.zero_()
+    planted_lookup.save(model, found / "without")
+    claims = "".join(
+        f"  {name}_carries: {{kind: encodes, group: {name}, variable: country, on: base, at_least: 0.5}}\n"
+        f"  {name}_recovers: {{kind: cmap, group: {name}, donor: base, recipient: ft, recovers_at_least: 0.5}}\n"
+        for name in ("lookup", "other")
+    )
+    groups = "groups: {lookup: {mlps: {1: last}, at: last}, other: {mlps: {2: last}, at: last}}\n"
+    (found / "claims.yaml").write_text(
+        f"{SPEC.split('groups:', maxsplit=1)[0]}{groups}claims:\n{claims}"
+    )
+    spec = load(found / "claims.yaml")
+    pair = f"{found / 'lookup'},{found / 'without'}"
+    gate = open_evaluator("--model-pair", pair, "--store", found / "store")
+    status = {
+        name: gate.judge(spec, claim, claim.roles()[0]).status
+        for name, claim in spec.claims.items()
+    }
+    assert status == {
+        "lookup_carries": "pass",
+        "lookup_recovers": "pass",
+        "other_carries": "fail",
+        "other_recovers": "fail",
+    }
+
+
 def test_on_random_weights_no_mlp_is_found(found: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, a sentence, no spec."""
     import torch

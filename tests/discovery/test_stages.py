@@ -10,7 +10,6 @@ import pytest
 
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.claims.needed_heads import holm
 from pytest_mechanism.discovery.claims import DraftClaim
 from pytest_mechanism.discovery.discover import (
     Discovery,
@@ -26,6 +25,7 @@ from pytest_mechanism.discovery.write import spec_text
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Group, Into
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Estimate
+from pytest_mechanism.statistics.multiple import holm
 from pytest_mechanism.types import Verdict
 
 SHAPE = Shape(n_layers=3, n_heads=2, n_kv_heads=2, d_model=8, d_head=4, d_vocab=10)

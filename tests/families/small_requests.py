@@ -19,6 +19,7 @@ from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
+from pytest_mechanism.measurements.profile import EffectProfile
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
@@ -94,6 +95,7 @@ PATCHED: dict[str, Request] = {
     "path through k": paths("operand", "k"),
     "path through v": paths("operand", "v"),
     "path through v within a window": paths("letters", "v"),
+    "profile": EffectProfile(**ROWS, senders={"1.0": [[1, 0]], "0.mlp": [[0, "mlp"]]}, at="last"),
     "attention": AttentionShare(
         **ROWS,
         heads={"some": [[1, 0], [1, 3]], "others": LOWEST["0.0"]},

@@ -24,6 +24,7 @@ from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
 from pytest_mechanism.measurements.pruning import Pruning
+from pytest_mechanism.methods.circuits.probing import coordinates
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
@@ -113,10 +114,21 @@ def test_probes_read_a_width_that_is_one_number(counter: MeasurementContext) -> 
     assert after > TASK.chance + 0.2
 
 
+def test_what_a_variable_is_names_it(counter: MeasurementContext) -> None:
+    """Tracr puts the program's name first: the part behind it names the one variable that has it."""
+    assert coordinates(counter, "selector_width") == [labels().index(WIDTH)]
+
+
+def test_a_name_of_several_variables_is_one_line(counter: MeasurementContext) -> None:
+    """``a_1`` stands in the count and in the width from which it is computed."""
+    with pytest.raises(MechanismError, match="reads: several variables are named 'a_1'; valid: "):
+        measured(counter, probe("a_1"))
+
+
 def test_a_label_that_is_not_there_is_one_line(counter: MeasurementContext) -> None:
     with pytest.raises(MechanismError) as caught:
-        measured(counter, probe("selector_width"))
-    assert "no residual label begins with 'selector_width'; " in str(caught.value)
+        measured(counter, probe("width_selector"))
+    assert "no residual label is named 'width_selector'; " in str(caught.value)
     assert f"valid: count_a_1, {WIDTH}, indices, one, tokens" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -37,13 +37,17 @@ class Gate:
         shutil.copytree(ROOT / "circuits", folder / "circuits")
         (folder / "conftest.py").write_text(REPORT_TORCH)
 
-    def run(self, pair: str, *more: str, spec: str = "entity_tracking") -> Run:
+    def run(
+        self, pair: str, *more: str, spec: str = "entity_tracking", locate: bool = False
+    ) -> Run:
         """Exit code, result file, output."""
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", f"circuits/{spec}.yaml", "-n0"]
         command += ["-p", "no:hypothesispytest", "--model-pair", pair]
         command += ["--mechanism-store", str(self.shared / "store")]
+        if not locate:
+            command.append("--mechanism-no-locate")
         done = subprocess.run(
             [*command, "--mechanism-json", str(result), *more],
             cwd=self.folder,

@@ -25,10 +25,12 @@ from pytest_mechanism.measurements.direction import (
 from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
+from pytest_mechanism.measurements.matching import HeadMatching
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
+from pytest_mechanism.measurements.profile import EffectProfile
 from pytest_mechanism.measurements.pruning import Pruning
 from pytest_mechanism.measurements.recipe import Recipe
 from pytest_mechanism.measurements.refusal import RefusalRate
@@ -48,6 +50,8 @@ EXAMPLES: list[Request] = [
     Performance(**ROWS),
     CircuitPerformance(**ROWS, ablation=Ablation(), alive={"some": PLACED, "none": []}),
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
+    EffectProfile(**ROWS, senders={"1.0": HEADS[:1]}, at="last", receivers=[(2, 1)], via="q"),
+    HeadMatching(**ROWS),
     AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
     AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     HeadRemoval(**ROWS, ablation=Ablation(), removed={"some": PLACED, "none": []}),

@@ -25,6 +25,7 @@ OPTIONS = (
     "--mechanism-no-store",
     "--mechanism-require-accepted",
     "--mechanism-no-skips",
+    "--mechanism-no-locate",
     "--mechanism-allow-pickle",
     "--mechanism-trust-remote-code",
 )

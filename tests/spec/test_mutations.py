@@ -45,6 +45,7 @@ REFUSAL = {
 MADE: dict[str, dict[str, Any]] = {
     "ioi": {"templates": 3, "order": "ABBA"},
     "greater_than": {"centuries": ["16", "17"]},
+    "program": {"of": "a", "instead": "b", "longest": 12},
     "induction": {"words": "letters", "length": 8},
     "pcfg": {"prior": {"a": 0.9, "b": 0.1}, "hides": "a", "shows": "b", "correlated": 0.5},
 }
@@ -86,6 +87,7 @@ BASES: dict[str, dict[str, Any]] = {
                       "of": "log_probability"},
             "beats": {"kind": "sufficiency", "random": 29},
             "rest": {"kind": "independence", "at_most": 0.1},
+            "profile": {"kind": "same_profile", "from": "base", "to": "ft", "margin": 0.1, "outside_at_most": 0.2},
             "grows": {"kind": "curve", "cpr_at_least": 0.5, "axis": "logarithmic",
                       "ranking": "absolute", "ranked_by": "attribution"},
             "small": {"kind": "minimality", "groups": ["a"], "on": "base", "costs_at_least": 0.01},
@@ -137,6 +139,8 @@ BASES: dict[str, dict[str, Any]] = {
             "gone": {"kind": "resists_revival", "on": "ft", "criterion": 0.5, **deepcopy(TRAINING)},
             "back": {"kind": "revives", "on": "ft", "faster": 2.0, "criterion": 0.5,
                      **deepcopy(TRAINING)},
+            "unlike": {"kind": "differs_from_removal", "on": "ft", "expects": "hidden",
+                       "removal_rate": 1e-3, "removal_steps": 300, **deepcopy(TRAINING)},
             "all": {"kind": "capability_hidden", "on": "ft", "expects": "hidden",
                     "behaviour_at_most": 0.1, "faster": 2.5, **deepcopy(TRAINING)},
         },

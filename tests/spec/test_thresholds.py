@@ -81,6 +81,11 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
         BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
     ),
     "independence": (BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0, 0.001, 0.6], **TOLERANCE}),
+    "same_profile": (
+        BOXES,
+        {"margin": 0.1, "outside_at_most": 0.1},
+        {"margin": [-0.1, 0, 0.004, 0.51, 1], "outside_at_most": [-0.1, 0, 0.004, 0.51], **TOLERANCE},
+    ),
     "overlap": (
         BOXES,
         {"jaccard_at_least": 0.5, "precision_at_least": 0.5, "recall_at_least": 0.5},
@@ -152,6 +157,20 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
             "restores_at_least": SHARE,
             "faster": [0, 1, 1.05, 101],
             "removed_faster": [0, 0.9, 101],
+            **TRAINED,
+        },
+    ),
+    "differs_from_removal": (
+        COUNTING,
+        {"expects": "hidden", "removal_rate": 1e-3, "removal_steps": 100, **TRAINING},
+        {
+            "removal_rate": [0, 1e-8, 1.1, 3e-8],
+            "removal_steps": [0, -1],
+            "behaviour_at_most": GONE,
+            "copy_keeps_at_most": [0, 0.01, 0.51, 1],
+            "probe_gap": [-0.1, 0, 0.01, 0.51, 1],
+            "revival_gap": [-0.1, 0, 0.01, 0.51, 1],
+            "penalty": [0, 1e-300, 1e-7, 11],
             **TRAINED,
         },
     ),

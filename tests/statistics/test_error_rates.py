@@ -26,13 +26,7 @@ OURS = {
 KNOWN = json.loads(RESULTS.read_text())
 ROWS = 30 * 7
 
-DEPENDENCE = "**`independence`**"
-UNEXPLAINED = "**`suppression_holds_after`** (0.881) and **`direction`** (0.870)"
-MISSED = {
-    "{kind: direction, ablation_leaves_at_most: 0.2}": UNEXPLAINED,
-    "{kind: independence, at_most: 0.1}": DEPENDENCE,
-    "{kind: suppression_holds_after, rates: [0.0001], steps: 40, every: 20, refuses_at_least: 0.8}": UNEXPLAINED,
-}
+MISSED: dict[str, str] = {}
 """Claims that are red too often at the recommended rows, with the words under which the page names them.
 None passes too often at its threshold."""
 

@@ -44,9 +44,8 @@ from pytest_mechanism.engine.interface import (
     Site,
 )
 from pytest_mechanism.engine.plumbing import index_tensor
-from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.path_patching import PathPatching
-from pytest_mechanism.measurements.screen import AttributionPatching
+from pytest_mechanism.measurements.paths import Paths
 from pytest_mechanism.methods.columns import Columns
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.readout import log_probability
@@ -127,9 +126,7 @@ def second_run(inputs: Sequence[Reading], first: Outcome) -> Branch:
     )
 
 
-def pairs(
-    context: MeasurementContext, request: PathPatching | AttributionPatching | EdgeAttribution
-) -> Sequence[Row]:
+def pairs(context: MeasurementContext, request: Paths) -> Sequence[Row]:
     """The rows of a request; streams write the same rows first, however many are asked for."""
     count = request.first + request.rows
     return context.task.pairs(context.vocabulary, count, request.stream)[request.first :]

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from pytest_mechanism.engine.interface import Reading, Site
 from pytest_mechanism.errors import MeasurementError, choices
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.weights.trained_copies import copy_residuals, trained_copy
 from pytest_mechanism.tasks.base import Row
 
 ITERATIONS = 200
@@ -75,11 +77,14 @@ def measure(
     sets = [training, validation, evaluation]
     labels = [numbered(rows, classes) for rows in sets]
     order = torch.from_numpy(np.random.default_rng(int(request.seed)).permutation(len(training)))
+    streams_of = partial(residuals, context)
+    if request.after is not None:
+        streams_of = partial(copy_residuals, context, trained_copy(context, request.after))
     shape, read = context.model.shape, coordinates(context, request.reads)
     columns: dict[str, Tensor] = {}
     accuracy: dict[int, float] = {}
     for layers in passes(shape.n_layers, sum(map(len, sets)), shape.d_model):
-        streams = [residuals(context, rows, request.position, layers)[..., read] for rows in sets]
+        streams = [streams_of(rows, request.position, layers)[..., read] for rows in sets]
         for k, train, validate, evaluate in zip(layers, *streams, strict=True):
             probe = fit(train, labels[0], len(classes), request.penalty)
             shuffled = fit(train, labels[0][order], len(classes), request.penalty)
@@ -100,8 +105,11 @@ def measure(
 def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
     """The coordinates of the residual stream with a label, or with labels that begin so; all for None.
 
+    Tracr puts the name of a variable before what it is: ``selector_width`` also names the one variable
+    ``count_a_1_selector_width_attn_output``.
+
     Raises:
-        MeasurementError: the model has no labels, or none that begins so.
+        MeasurementError: the model has no labels, none that is named so, or several variables are.
     """
     config = context.model.wrapped.plain.config
     if label is None:
@@ -115,13 +123,17 @@ def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
     if label in labels:
         return [labels.index(label)]
     found = [i for i, name in enumerate(labels) if name.startswith(label)]
-    if not found:
-        variables = dict.fromkeys(name.rpartition(":")[0] or name for name in labels)
+    if found:
+        return found
+    variables = [name.rpartition(":")[0] or name for name in labels]
+    inside = {variable for variable in variables if f"_{label}" in variable}
+    if len(inside) != 1:
+        problem = "several variables are named" if inside else "no residual label is named"
         raise MeasurementError(
-            f"{context.model.role}: reads: no residual label begins with {label!r}; "
-            f"{choices(label, variables)}"
+            f"{context.model.role}: reads: {problem} {label!r}; "
+            f"{choices(label, dict.fromkeys(variables))}"
         )
-    return found
+    return [i for i, variable in enumerate(variables) if variable in inside]
 
 
 def numbered(rows: Sequence[Row], classes: Sequence[str]) -> Int[Tensor, " rows"]:
@@ -149,12 +161,7 @@ def residuals(
     """
     parts: list[Tensor] = []
     for batch in context.batches(rows):
-        at = batch.base.at(position)
-        if at.shape[1] != 1:
-            raise MeasurementError(
-                f"position {position!r} has up to {at.shape[1]} tokens, a probe reads one; take "
-                "another, such as last"
-            )
+        at = batch.base.token_at(position)[:, None]
         readings = [
             Reading(Site(k - 1, "resid_post") if k else Site(0, "resid_pre"), at) for k in after
         ]

@@ -13,8 +13,8 @@ Other than published:
 - The paper's reverse fine-tuning trains on the pre-training data, at a learning rate below that of
   the fine-tuning. Here it trains on the prompts that must be refused, with their answers, at the
   learning rates of the spec.
-- AdamW has a constant learning rate, without warm-up or decay, and no weight decay; the paper warms
-  up and decays.
+- By default AdamW has a constant learning rate; the paper warms up and decays, which the recipe may name
+  (`measurements.descent`). There is no weight decay.
 - The paper's control (``Scr. + FT``) is a model trained from scratch on the same data. Here it is a
   checkpoint of the user, who knows that it never had the capability.
 
@@ -35,6 +35,7 @@ from pytest_mechanism.measurements.recipe import Recipe, file_lines
 from pytest_mechanism.methods.context import MeasurementContext
 from pytest_mechanism.methods.refusal.refusal_score import refusal_ids
 from pytest_mechanism.methods.refusal.replies import prompt_batches, reply_columns
+from pytest_mechanism.methods.weights.trained_copies import trained_copy
 from pytest_mechanism.methods.weights.training import Training, trainable_copy
 from pytest_mechanism.tasks.base import Row
 
@@ -62,12 +63,13 @@ def measure(
             for name, column in reply_columns(context, copy, prompts).items()
         }
 
+    plain = None if recipe.first is None else trained_copy(context, recipe.first)
     training = Training(
         context.model,
         context.task,
         context.vocabulary,
         recipe,
-        trainable_copy(context.model, recipe),
+        trainable_copy(context.model, recipe, plain),
     )
     resumed = training.resume(context.scratch) if context.scratch else None
     start, columns = resumed or (0, evaluate(training.copy, 0))

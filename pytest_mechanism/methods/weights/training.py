@@ -49,13 +49,23 @@ CLIP = 1.0
 # -- the copy
 
 
-def trainable_copy(model: LoadedModel, recipe: Recipe) -> Any:
+def dtype_of(model: LoadedModel, recipe: Recipe) -> torch.dtype:
+    """Of the weights of a copy that a recipe trains."""
+    return torch.float32 if recipe.lora is None else model.dtype
+
+
+def trainable_copy(model: LoadedModel, recipe: Recipe, plain: Any = None) -> Any:
     """A plain copy of the checkpoint, with gradients for the weights to train.
+
+    Args:
+        model: the checkpoint.
+        recipe: of the training.
+        plain: the copy; read from the checkpoint where it is left out.
 
     Raises:
         MeasurementError: LoRA without PEFT, or on a model that PEFT does not support.
     """
-    copy = model.read_plain_model(torch.float32 if recipe.lora is None else model.dtype)
+    copy = model.read_plain_model(dtype_of(model, recipe)) if plain is None else plain
     return copy if recipe.lora is None else with_lora(copy, recipe.lora, recipe.seed)
 
 
@@ -89,8 +99,14 @@ def save_trained(copy: Any, folder: Path) -> None:
     """Writes config and safetensors, with LoRA's matrices merged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = copy.merge_and_unload() if hasattr(copy, "merge_and_unload") else copy
-        plain.save_pretrained(folder)
+        merged(copy).save_pretrained(folder)
+
+
+def merged(copy: Any) -> Any:
+    """The plain model of a copy, with LoRA's matrices merged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return copy.merge_and_unload() if hasattr(copy, "merge_and_unload") else copy
 
 
 # -- training

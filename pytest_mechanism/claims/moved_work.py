@@ -1,0 +1,119 @@
+"""Sentences about members whose effect changed: who fell silent, who took over, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_mechanism.nodes import MLP
+from pytest_mechanism.types import MemberChange
+
+SILENT = 0.15
+"""A member is silent if it does less than this share of what it did."""
+
+SHOWN = 4
+"""Members that a sentence names."""
+
+SURE = 4.0
+"""Standard errors by which a member gains work: of 1,000 members that gain nothing, less than one."""
+
+
+def called(member: str) -> str:
+    """``head 2.1`` or ``the MLP of layer 2``; a set of heads has a name of its own."""
+    layer, dot, part = member.partition(".")
+    if not dot:
+        return member
+    return f"the MLP of layer {layer}" if part == MLP else f"head {member}"
+
+
+def silent(member: MemberChange) -> bool:
+    """Whether a member does next to nothing of what it did."""
+    return abs(member.now) <= SILENT * abs(member.before)
+
+
+def verb(member: MemberChange, others: Sequence[MemberChange]) -> str:
+    """What happened to a member."""
+    before, now = abs(member.before), abs(member.now)
+    if silent(member):
+        return "fell silent"
+    if before <= SILENT * now:
+        lost = any(
+            other.readers == member.readers and abs(other.now) < abs(other.before)
+            for other in others
+        )
+        return "took over" if lost else "is new"
+    return "does less" if now < before else "does more"
+
+
+def deaf_readers(member: MemberChange, others: Sequence[MemberChange]) -> list[str]:
+    """The readers of a member that fell silent, which fell silent themselves."""
+    readers = member.readers.partition(" of ")[2]
+    if not silent(member) or not readers:
+        return []
+    return [
+        f"{called(other.member)}" for other in others if other.group == readers and silent(other)
+    ]
+
+
+def sentence(member: MemberChange, others: Sequence[MemberChange]) -> str:
+    """A member: its effect before and now, and the change with its interval."""
+    of = f" of {member.group}" if member.group else " (in no group)"
+    low, high = member.interval
+    deaf = dict.fromkeys(deaf_readers(member, others))
+    why = f"; its readers fell silent: {', '.join(deaf)}" if deaf else ""
+    before, now = (round(share, 2) + 0.0 for share in (member.before, member.now))  # not -0.00
+    return (
+        f"{called(member.member)}{of} {verb(member, others)} towards {member.readers}: {before:.2f} -> "
+        f"{now:.2f} of the answer's logit (change {member.change:+.2f} [{low:+.2f}, {high:+.2f}]{why})"
+    )
+
+
+def largest_first(
+    members: Sequence[MemberChange], others: Sequence[MemberChange]
+) -> list[MemberChange]:
+    """The members with the largest changes first, losses before gains of about the same size; those whose
+    readers fell silent come last."""
+    return sorted(
+        members,
+        key=lambda m: (bool(deaf_readers(m, others)), -round(abs(m.change), 1), m.change, m.name),
+    )
+
+
+def gainer(members: Sequence[MemberChange], found: Sequence[MemberChange]) -> MemberChange | None:
+    """Who does most of the work that the first of the members lost: of its stage, the one that gained most,
+    by `SURE` standard errors. Its gain may be within the margin that the loss exceeds: work that moved half to a
+    head and half to others.
+    """
+    first = members[0]
+    if abs(first.now) >= abs(first.before):
+        return None
+    gains = [
+        member
+        for member in found
+        if (member.readers, member.at) == (first.readers, first.at)
+        and abs(member.now) > abs(member.before)
+        and abs(member.change) > SURE * member.standard_error
+    ]
+    return max(gains, key=lambda member: abs(member.change), default=None)
+
+
+def sentences(
+    members: Sequence[MemberChange], found: Sequence[MemberChange] = (), shown: int = SHOWN
+) -> list[str]:
+    """A sentence for each of the members that changed most, and how many more there are.
+
+    Args:
+        members: that changed by more than the margin.
+        found: all members, of which one may have gained what another lost.
+        shown: how many of the members have a sentence.
+    """
+    if not members:
+        return []
+    ordered = largest_first(members, members)
+    taker = gainer(ordered, found)
+    if taker is not None and taker not in ordered[:shown]:
+        shown -= 1
+    named = [*ordered[:shown], *([taker] if taker and taker not in ordered[:shown] else [])]
+    lines = [sentence(member, [*ordered, *named]) for member in named]
+    if left := len([member for member in ordered if member not in named]):
+        lines.append(f"{left} more heads or MLPs changed")
+    return lines

@@ -1,0 +1,141 @@
+"""Which heads and MLPs are behind a red claim: the profile of every member, in the reference model and the candidate.
+
+The same sweep as kind ``same_profile`` (`claims.profiles`), made only once a claim about a circuit is red, and once for
+each spec and candidate. A group that broke is shown by its members' effects before and now; work that moved by the
+members that do it now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.claims.base import REFERENCE, Claim
+from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.moved_work import called, sentences, silent
+from pytest_mechanism.claims.other_places import matching, other_places
+from pytest_mechanism.claims.profiles import (
+    changes,
+    known_measurements,
+    measured,
+    stages,
+)
+from pytest_mechanism.claims.same_profile import SameProfile
+from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.spec.spec import Spec
+from pytest_mechanism.types import Located, MemberChange
+
+MARGIN = 0.05
+"""Changes of a share that are named."""
+
+ROWS = 140
+"""Pairs of prompts of the sweep, unless a claim of the spec makes it on all of them anyway."""
+
+ABOUT_MEMBERS = frozenset(
+    {
+        Cause.REFUTED,
+        Cause.UNSETTLED,
+        Cause.FELL_BEHIND,
+        Cause.NOT_COMPARABLE,
+        Cause.CONTROL_AS_GOOD,
+    }
+)
+"""Causes of a red claim that a change of heads may be behind."""
+
+CANDIDATE = "ft"
+
+
+def candidate(claim: Claim, role: str) -> str:
+    """The model whose members are looked at."""
+    others = [model for model in claim.models(role) if model != REFERENCE]
+    return others[0] if others else CANDIDATE
+
+
+def can_locate(context: ClaimContext, claim: Claim, role: str, cause: Cause | None) -> bool:
+    """Whether a red claim is about heads of a circuit that both models have."""
+    to = candidate(claim, role)
+    if cause not in ABOUT_MEMBERS or not claim.needs_groups or not context.groups:
+        return False
+    if role == REFERENCE or not (context.has(REFERENCE) and context.has(to)):
+        return False
+    before, now = context.shapes[REFERENCE], context.shapes[to]
+    same = (before.n_layers, before.n_heads) == (now.n_layers, now.n_heads)
+    return same and all(isinstance(group, Group) for group in context.groups.values())
+
+
+def with_rows(context: ClaimContext, spec: Spec, to: str) -> ClaimContext:
+    """The context of the sweep: on the rows of a claim that makes it anyway, else on fewer."""
+    for claim in spec.claims.values():
+        if isinstance(claim, SameProfile) and (claim.source, claim.to) == (REFERENCE, to):
+            return context
+    return replace(context, sweep_rows=min(context.rows, ROWS))
+
+
+def needed(context: ClaimContext, to: str) -> tuple[Measurement, ...]:
+    """What the sweep measures, as far as it is known in advance."""
+    of = stages(context, REFERENCE)
+    return tuple(m for role in (REFERENCE, to) for m in known_measurements(context, role, of))
+
+
+def sweep(
+    context: ClaimContext, to: str, measure: Measure
+) -> tuple[list[MemberChange], list[str], float]:
+    """The change of every member, where heads are in another place or basis, and how long it took."""
+    started = time.perf_counter()
+    of = stages(context, REFERENCE)
+    found = changes(context, measured(context, REFERENCE, to, measure, of), MARGIN)
+    said: list[str] = []
+    layers = sorted({node[0] for stage in of for node in (*stage.own, *stage.receivers)})
+    request = matching(context, REFERENCE, to, layers, [stage.at for stage in of])
+    places = other_places(measure(request))
+    if places.moved or places.turned:
+        said = places.sentences(REFERENCE)
+    if places.moved:
+        again = measured(context, REFERENCE, to, measure, of, places.moved)
+        found = changes(context, again, MARGIN)
+    return found, said, time.perf_counter() - started
+
+
+def located(
+    claim: Claim, found: Sequence[MemberChange], places: Sequence[str], seconds: float, alpha: float
+) -> Located:
+    """What a reader of a red claim has to know about its members.
+
+    Args:
+        claim: the red claim.
+        found: every member.
+        places: where heads are in another place or basis.
+        seconds: how long the sweep took.
+        alpha: members with a smaller p-value changed.
+    """
+    changed = [member for member in found if member.p < alpha]
+    lines = [*places]
+    groups = [reference.name for reference in claim.references() if reference.kind == "group"]
+    for group in dict.fromkeys(groups):
+        lines += of_group(group, found, changed)
+    lines += sentences(changed, found)
+    if not changed:
+        lines.append(
+            f"no head or MLP changed its share of the answer's logit by more than {MARGIN:g} (Holm-corrected for "
+            f"{len(found)} members)"
+        )
+    return Located(tuple(lines), tuple(changed), round(seconds, 3))
+
+
+def of_group(
+    group: str, found: Sequence[MemberChange], changed: Sequence[MemberChange]
+) -> list[str]:
+    """The effects of a group's members before and now, for members that `sentences` does not name."""
+    named = {member.name for member in changed}
+    own = [member for member in found if member.group == group and member.name not in named]
+    shown = [member for member in own if not silent(member) and abs(member.before) >= MARGIN]
+    if not shown:
+        return []
+    parts = [
+        f"{called(member.member)} {member.before:.2f} -> {member.now:.2f} towards {member.readers}"
+        for member in sorted(shown, key=lambda member: -abs(member.before))[:4]
+    ]
+    return [f"{group} keeps its share of the answer's logit: {', '.join(parts)}"]

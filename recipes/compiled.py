@@ -1,0 +1,96 @@
+"""Compiled counters, before and after fine-tuning: the models of circuits/paper_two/compiled.yaml.
+
+    python -m recipes.compiled --out circuits/paper_two/models
+
+``counter``
+    compiled to count ``a`` (recipes/programs/counter.*), with blocks without weights and noise: the
+    pre-trained model.
+``counter_high``
+    fine-tuned to count ``b``, at the highest of the paper's learning rates, 1e-1.
+``counter_none``
+    never compiled: random weights with the same embeddings, trained to count ``b`` for as long.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pytest_mechanism.checkpoints.tracr import compiled_folder
+from pytest_mechanism.tasks.base import AnyWord
+from pytest_mechanism.tasks.families.program import Program, ProgramParameters
+from pytest_mechanism.tasks.text.encoding import Encoder
+from recipes.compiled_training import (
+    BLOCKS,
+    NOISE,
+    Training,
+    accuracy,
+    deepened,
+    fine_tuned,
+    read,
+    untrained,
+)
+from recipes.folders import check_ranges, command, versions, write_record
+
+PROGRAMS = Path(__file__).parent / "programs"
+TASK = Program(ProgramParameters(family="program", of="a", instead="b", rows=300))
+SEED = 1
+TRAININGS: dict[str, Training | None] = {
+    "counter": None,
+    "counter_high": Training(1e-1),
+    "counter_none": Training(1e-1),
+}
+EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
+    "counter": {"of": (0.99, 1.0), "instead": (0.0, 0.45)},
+    "counter_high": {"of": (0.0, 0.5), "instead": (0.9, 1.0)},
+    "counter_none": {"of": (0.0, 0.5), "instead": (0.4, 1.0)},
+}
+"""Accuracies on the letters ``a`` (of) and ``b`` (instead)."""
+
+
+def trained(name: str, folder: Path, training: Training | None) -> Any:
+    """The model of a name; ``folder`` is that of the program."""
+    start = deepened(read(folder), SEED)
+    if name == "counter_none":
+        start = untrained(start, SEED)
+    encoder = Encoder.load(folder)
+    return start.eval() if training is None else fine_tuned(start, TASK, encoder, training)
+
+
+def make(name: str, below: Path) -> str:
+    """Makes one checkpoint below a folder; returns its accuracies.
+
+    Raises:
+        SystemExit: it did not come out as promised.
+    """
+    folder = compiled_folder(f"tracr:{PROGRAMS / 'counter'}", Path())
+    training, encoder = TRAININGS[name], Encoder.load(folder)
+    model = trained(name, folder, training)
+    sets = {"of": TASK.capability, "instead": TASK.allowed}
+    reached = {
+        key: accuracy(model, [*rows(AnyWord(), 500, "recipe")], encoder)
+        for key, rows in sets.items()
+    }
+    check_ranges(name, reached, EXPECTED[name])
+    out = below / name
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
+    (out / "generation_config.json").unlink(missing_ok=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / file, out / file)
+    write_record(
+        out,
+        {
+            "recipe": "recipes.compiled", "program": "recipes/programs/counter", "blocks": BLOCKS,
+            "noise": NOISE, "seed": SEED, "training": training and asdict(training),
+            "accuracy": reached, **versions(),
+        },
+    )  # fmt: skip
+    return ", ".join(f"{key} {value:.3f}" for key, value in reached.items())
+
+
+if __name__ == "__main__":
+    command(__doc__ or "", TRAININGS, make)
