@@ -123,14 +123,16 @@ def name_of(layers: Sequence[int]) -> str:
 
 
 def agreement(estimated: Estimates, measured: Estimates) -> float | None:
-    """Spearman's rank correlation over the members that have both; None of fewer than three."""
+    """Spearman's rank correlation over the members that have both; None of fewer than three, or if all estimates
+    or all effects are equal, as where the source prompts are the same up to the patched position."""
     from scipy import stats
 
-    both = [member for member in measured if member in estimated]
-    if len(both) < 3:
+    both = [
+        (estimated[member], effect) for member, effect in measured.items() if member in estimated
+    ]
+    if len(both) < 3 or any(np.ptp(values) == 0 for values in zip(*both, strict=True)):
         return None
-    found = stats.spearmanr([estimated[m] for m in both], [measured[m] for m in both]).statistic
-    return None if np.isnan(found) else float(found)
+    return float(stats.spearmanr(both).statistic)
 
 
 def summary(screening: Screening, alone: int) -> str:

@@ -16,7 +16,7 @@ from pytest_mechanism.claims.accuracy import Accuracy
 from pytest_mechanism.discovery import screening
 from pytest_mechanism.discovery.discover import no_heads_reason
 from pytest_mechanism.discovery.looks import looks, measure_in_looks
-from pytest_mechanism.discovery.screening import Screening, bands, number_kept, summary
+from pytest_mechanism.discovery.screening import Screening, agreement, bands, number_kept, summary
 from pytest_mechanism.discovery.stages import Stage, StageSearch
 from pytest_mechanism.fields.groups import DiscoveredGroup, Find, Screen
 from pytest_mechanism.measurements.measurement import Measurement
@@ -259,3 +259,18 @@ def test_more_rows_begin_with_the_same_rows(tmp_path: Path, family: str) -> None
     few, many = (task.pairs(AnyWord(), count, "discover_rank") for count in (64, 210))
     assert [row.base.text for row in few] == [row.base.text for row in many[:64]]
     assert len(many) == 210
+
+
+@pytest.mark.parametrize(
+    ("effects", "expected"),
+    [([-3.0, -2.0, -1.0], 1.0), ([-1.0, -2.0, -3.0], -1.0), ([0.0, 0.0, 0.0], None)],
+)
+def test_equal_effects_have_no_rank_correlation(
+    effects: list[float], expected: float | None
+) -> None:
+    """Path patching at a position before which the source prompts are the same has no effect at all; the search
+    says so without a library's warning."""
+    heads = [(0, head) for head in range(3)]
+    estimates = dict(zip(heads, (-0.3, -0.2, -0.1), strict=True))
+    found = agreement(estimates, dict(zip(heads, effects, strict=True)))
+    assert found == (expected if expected is None else pytest.approx(expected))
