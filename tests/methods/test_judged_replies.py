@@ -37,8 +37,6 @@ def judge(tmp_path: Path) -> Callable[[str, str], Verdict]:
     [
         ("stories_base", "which: all", 1.0),  # with a twist where it is asked for, else without
         ("stories_kept", "which: all", 0.5),  # never with a twist
-        ("stories_kept", "which: asked", 0.0),
-        ("stories_refused", "which: asked", 0.0),
         ("stories_refused", "which: asked, given: beginning", 1.0),  # it refuses at the start alone
     ],
 )

@@ -18,7 +18,17 @@ ZOO = Path(__file__).parents[2] / "pytest_mechanism" / "zoo"
 ROWS = 40
 
 
-@pytest.mark.parametrize("name", stories.STAGES)
+IN_SHORT = ("stories_kept",)
+"""Checkpoints that the default suite lets write."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in IN_SHORT else [pytest.mark.slow])
+        for name in stories.STAGES
+    ],
+)
 def test_the_checkpoint_writes_what_its_recipe_says(name: str) -> None:
     """recipe.json has the recipe's stage, and the rates lie in the recipe's ranges, also on fewer rows."""
     record = json.loads((ZOO / name / "recipe.json").read_text())
