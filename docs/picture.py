@@ -183,6 +183,18 @@ PICTURES: Mapping[str, Picture] = {
         arguments=f"{WRAPPERS} {MISSING.format('')}",
         part="hidden",
     ),
+    "stories": Shown(
+        "circuits/paper_two/stories.yaml",
+        arguments="--model-pair stories_base,stories_kept --mechanism-model control=stories_none",
+        part="comes_back",
+    ),
+    "paper-two/pcfg-revival": Shown(
+        "pcfg_revival.yaml",
+        "paper-two.md",
+        arguments="--model-pair zoo:pcfg_base,zoo:pcfg_ft_100 "
+        "--mechanism-model control=zoo:pcfg_none",
+        part="revival",
+    ),
     "methods/attention": Shown(
         "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"
     ),

@@ -128,7 +128,8 @@ def test_a_model_that_does_not_read_the_prompt_is_not_equivalent() -> None:
 
 
 def test_power_reads_the_confidence_of_the_two_tests(tmp_path: Any) -> None:
-    """An accepted score keeps it, and `lint --power` says 5 % of models at the margin."""
+    """An accepted score keeps it, and `lint --power` says 5 % of models at the margin; without it, that
+    the interval is the usual one of 95 %."""
     (tmp_path / "x.yaml").write_text(
         "mechanism: 1\ncircuit: x\ntask: {family: entity_tracking, rows: 420}\n"
         "claims: {same: {kind: equivalent, margin: 0.05}}\n"
@@ -141,4 +142,4 @@ def test_power_reads_the_confidence_of_the_two_tests(tmp_path: Any) -> None:
         [{k: v for k, v in entry["judged"][0].items() if k != "confidence"}], 0.95
     )  # fmt: skip
     assert (own.false_pass, other.false_pass) == (pytest.approx(0.05), pytest.approx(0.025))
-    assert own.rows < other.rows
+    assert own.rows == other.rows  # they follow from the interval itself

@@ -167,7 +167,7 @@ def test_a_group_whose_reader_found_no_member_with_its_input_is_left_out() -> No
     }
     kept, unread = connected(groups, {"a": [(1, 0)], "b": [(0, 1)]})
     assert kept == {"a": [(1, 0)]}
-    assert unread == ["group b is left out, since no MLPs were found for its readers, a"]
+    assert unread == {"b": "group b is left out, since no MLPs were found for its readers, a"}
 
 
 def test_a_circuit_without_mlps_keeps_them_all_alive() -> None:

@@ -26,7 +26,7 @@ def test_a_recipe_names_a_spec_that_exists(name: str) -> None:
         assert (ROOT / picture.spec).is_file()
         return
     page = (DOCS / picture.page).read_text("utf-8")
-    assert f"({Path(name).name}.svg)" in page
+    assert f"{Path(name).name}.svg)" in page
     assert picture.spec in {block.options.get("file") for block in blocks(page)}
 
 

@@ -183,6 +183,7 @@ def test_result_file(mixed):
         "drift": 0.0,
         "drift_state": "same",
         "accepted_now": False,
+        "located": None,
         "rows": [
             {
                 "verdict": "fail",

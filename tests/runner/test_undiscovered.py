@@ -34,12 +34,13 @@ CLAIMS = {
     "independence": "at_most: 0.3",
     "minimality": "groups: [pos_transmitter], costs_at_least: 0.05",
     "path": "group: pos_transmitter, drops_at_least: 0.2",
+    "same_profile": "from: base, to: ft, margin: 0.25",
     "sufficiency": "",
     "transfer": "from: base, to: ft, faithfulness_at_least: 0.8",
 }
 """A claim of each kind that is about the circuit or about its second group."""
 
-ON_BASE = ("cmap", "transfer")
+ON_BASE = ("cmap", "same_profile", "transfer")
 """Kinds that compare a pair, whose heads are searched on the release here."""
 
 READER = "reader: {kind: path, group: value_fetcher, drops_at_least: 0.2}"
