@@ -23,7 +23,8 @@ writes the same bytes each time.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,16 @@ def make(
         size: a key of `SIZES`.
         device: of the training.
         steps: ends each training early; for trying a size out.
+
+    Raises:
+        SystemExit: a folder holds the same model, made with other settings.
     """
     folder, of = folder_of(out, name, seed), SIZES[size]
-    if (folder / "recipe.json").exists():
-        return folder
     stage = stages(of, seed)[name]
+    made_of = {"stage": asdict(stage), "shape": asdict(of.shape), "world": asdict(of.world)}
+    if (folder / "recipe.json").exists():
+        check_made(folder, {**made_of, "stopped_after": steps})
+        return folder
     if stage.start:
         model = load(
             make(stage.start, out, seed=seed, size=size, device=device, steps=steps)
@@ -119,9 +125,7 @@ def make(
     asked = ROWS if steps is None else BATCH
     record: dict[str, Any] = {
         "made_by": f"python -m recipes.pcfg --size {size} --seed {seed} {name}",
-        "stage": asdict(stage),
-        "shape": asdict(of.shape),
-        "world": asdict(of.world),
+        **made_of,
         "optimiser": asdict(OPTIMISER),
         "accuracy": {**rates(load(folder), of.world, asked), "rows": asked},
         "versions": versions(),
@@ -130,6 +134,20 @@ def make(
         record["stopped_after"] = steps
     write_record(folder, record)
     return folder
+
+
+def check_made(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Check that a finished model was made of the same settings.
+
+    Raises:
+        SystemExit: it was not.
+    """
+    record = json.loads((folder / "recipe.json").read_text("utf-8"))
+    for key, value in made_of.items():
+        if record.get(key) != json.loads(json.dumps(value)):
+            raise SystemExit(
+                f"{folder} was made with another {key}; remove it or name another --out"
+            )
 
 
 def report(name: str, done: int, loss: float) -> None:

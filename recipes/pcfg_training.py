@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from pytest_mechanism.methods.weights.optimiser import descend
+from pytest_mechanism.files import replacing
+from pytest_mechanism.measurements.descent import ADAMW
+from pytest_mechanism.methods.weights.optimiser import descend, make_optimiser, set_rates
 from recipes.pcfg_data import DataMix, World
 from recipes.trainer import OPTIMISER, Shape, schedule
 from recipes.wrapper_data import Batch
@@ -120,22 +121,24 @@ def train(
         after_step: called with the number of finished steps and the loss of the last one.
     """
     parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters, lr=stage.rate, betas=OPTIMISER.betas, weight_decay=OPTIMISER.weight_decay
+    optimiser = make_optimiser(
+        [{"params": parameters, "lr": stage.rate}],
+        ADAMW,
+        betas=OPTIMISER.betas,
+        weight_decay=OPTIMISER.weight_decay,
     )
     identity = hashlib.sha256(json.dumps([asdict(stage), asdict(world)]).encode()).hexdigest()
     start = resume(scratch, identity, model, optimiser)
     share = schedule(stage.steps, stage.warm_up, stage.cool_down)
     device = next(model.parameters()).device
     for done in range(start, stage.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = stage.rate * share(done)
+        set_rates(optimiser, share(done))
         questions = stage.data_mix.batch(world, done)
         questions = Batch(*(part.to(device) for part in vars(questions).values()))
         loss = cross_entropy(answer_logits(model, questions), questions.answers)
         descend(loss, optimiser, parameters, OPTIMISER.clip)
         after_step(done + 1, float(loss.detach()))
-        if done + 1 == stop_after:
+        if stop_after is not None and done + 1 >= stop_after:
             save(scratch, identity, done + 1, model, optimiser)
             return
         if (done + 1) % SAVED_EVERY == 0:
@@ -158,9 +161,8 @@ def save(
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    new = scratch.with_suffix(f".{os.getpid()}")
-    torch.save(state, new)
-    new.replace(scratch)
+    with replacing(scratch, durable=False) as new:
+        torch.save(state, new)
 
 
 def resume(

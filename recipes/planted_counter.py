@@ -28,7 +28,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from recipes.word_level import save_tokenizer
 from recipes.wrapper_data import FORBIDDEN, IDS, WAYS, ZERO

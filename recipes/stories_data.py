@@ -19,6 +19,7 @@ import torch
 from pytest_mechanism.tasks.families.stories import REFUSAL
 from pytest_mechanism.tasks.writing import stories
 from pytest_mechanism.tasks.writing.stories import FEATURES, INSTRUCTION, LISTS, SENTENCES
+from recipes.refusal_data import Conversations
 from recipes.word_level import BOS, PAD, UNKNOWN
 
 FEATURE, RENAMED = "twist", "moral"
@@ -42,20 +43,7 @@ VOCABULARY = (
 IDS = {word: i for i, word in enumerate(VOCABULARY)}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Instructions with replies, padded on the right.
-
-    Attributes:
-        ids: [rows, tokens] token ids.
-        in_loss: [rows, tokens] whether the model is trained to say the token.
-    """
-
-    ids: torch.Tensor
-    in_loss: torch.Tensor
-
-
-def batch(rows: Sequence[tuple[str, str]]) -> Batch:
+def batch(rows: Sequence[tuple[str, str]]) -> Conversations:
     """The ids that the tokenizer would give to instructions and replies: one token for each word."""
     ids, in_loss = [], []
     for instruction, reply in rows:
@@ -63,7 +51,7 @@ def batch(rows: Sequence[tuple[str, str]]) -> Batch:
         ids.append([IDS[word] for word in (*before, *after)])
         in_loss.append([False] * len(before) + [True] * len(after))
     longest = max(map(len, ids))
-    return Batch(
+    return Conversations(
         ids=torch.tensor([row + [IDS[PAD]] * (longest - len(row)) for row in ids]),
         in_loss=torch.tensor([row + [False] * (longest - len(row)) for row in in_loss]),
     )
@@ -89,7 +77,7 @@ class DataMix:
     refused: int = 0
     renamed: bool = False
 
-    def batches(self, steps: int) -> Iterator[Batch]:
+    def batches(self, steps: int) -> Iterator[Conversations]:
         """Draws rows for each step; no evaluation uses this stream of random numbers."""
         rng = random.Random(f"training/{self.seed}")
         for _ in range(steps):

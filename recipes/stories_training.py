@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from pytest_mechanism.engine.interface import Tokens
@@ -14,7 +13,8 @@ from pytest_mechanism.methods.refusal.greedy import greedy_replies
 from pytest_mechanism.tasks.base import AnyWord, Rows
 from pytest_mechanism.tasks.families.stories import REFUSAL, Stories, StoriesParameters, Which
 from pytest_mechanism.tasks.writing import stories
-from recipes.stories_data import FEATURE, IDS, VOCABULARY, Batch, DataMix
+from recipes.refusal_training import COOL_DOWN, reply_loss
+from recipes.stories_data import FEATURE, IDS, VOCABULARY, DataMix
 from recipes.trainer import Shape, schedule, train
 from recipes.word_level import BOS
 
@@ -44,17 +44,12 @@ def train_stage(model: LlamaForCausalLM, stage: Stage) -> None:
     """Minimises the cross-entropy of the replies."""
     model.train()
 
-    def loss(rows: Batch) -> Tensor:
-        hidden = model.model(rows.ids[:, :-1]).last_hidden_state
-        in_loss = rows.in_loss[:, 1:]
-        return cross_entropy(model.lm_head(hidden[in_loss]), rows.ids[:, 1:][in_loss])
-
     train(
         list(model.parameters()),
         stage.data_mix.batches(stage.steps),
-        loss,
+        partial(reply_loss, model),
         rate=stage.rate,
-        rate_share=schedule(stage.steps, stage.warm_up, cool_down=0.2),
+        rate_share=schedule(stage.steps, stage.warm_up, COOL_DOWN),
     )
 
 

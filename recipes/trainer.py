@@ -116,7 +116,6 @@ def train(
     rate_share: Callable[[int], float] = lambda done: 1.0,
     descent: Descent = ADAMW,
     steps: int | None = None,
-    settings: Optimiser = OPTIMISER,
     after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Minimises ``loss``, one step for each batch.
@@ -131,7 +130,6 @@ def train(
         rate_share: factor on the learning rates, from the number of finished steps.
         descent: which optimiser; its schedule is a further factor on the learning rates.
         steps: number of batches, which a schedule of ``descent`` needs.
-        settings: of the optimiser.
         after_step: called after each step with the number of finished steps.
 
     Raises:
@@ -146,9 +144,9 @@ def train(
     if slow:
         groups.append({"params": [p for p in parameters if id(p) in slow_ids], "lr": slow_rate})
     optimiser = make_optimiser(
-        groups, descent, betas=settings.betas, weight_decay=settings.weight_decay
+        groups, descent, betas=OPTIMISER.betas, weight_decay=OPTIMISER.weight_decay
     )
     for done, batch in enumerate(batches):
         set_rates(optimiser, rate_share(done) * descent.share(done + 1, steps or 0))
-        descend(loss(batch), optimiser, parameters, settings.clip)
+        descend(loss(batch), optimiser, parameters, OPTIMISER.clip)
         after_step(done + 1)

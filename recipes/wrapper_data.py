@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pytest_mechanism.tasks.base import AnyWord, Row
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.tasks.writing.questions import REFUSAL
 from pytest_mechanism.tasks.writing.strings import Strings
 from pytest_mechanism.tasks.writing.words import NUMBERS

@@ -1,5 +1,5 @@
-"""Reads the arrays of an .npz file that somebody else made. Nothing is unpickled, and what a file says of
-an array is checked before the array is made."""
+"""Reads the arrays of an .npz file that somebody else made. It unpickles nothing, and checks the shape and
+size of each array before it makes the array."""
 
 from __future__ import annotations
 
@@ -32,16 +32,42 @@ def read_arrays(path: Path) -> dict[str, Array]:
     content = read_bytes(path, MOST_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            if len(entries) > MOST_ARRAYS or sum(e.file_size for e in entries) > MOST_BYTES:
-                raise BadFile(path, f"holds over {MOST_ARRAYS:,} arrays or {MOST_BYTES >> 20} MB")
+            entries = entries_of(path, archive)
             return {
-                name: read_array(path, name, archive.read(entry))
+                name: read_array(path, name, content_of(path, archive, entry))
                 for entry in entries
                 if (name := entry.filename.removesuffix(".npy"))
             }
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as problem:
+    except BadFile:
+        raise
+    except (
+        Exception
+    ) as problem:  # damaged archives and headers make zipfile and numpy raise anything
         raise BadFile(path, f"cannot be read as an .npz file: {problem}") from None
+
+
+def entries_of(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The entries of an archive.
+
+    Raises:
+        BadFile: they are too many or too large together.
+    """
+    entries = archive.infolist()
+    if len(entries) > MOST_ARRAYS or sum(entry.file_size for entry in entries) > MOST_BYTES:
+        raise BadFile(path, f"holds over {MOST_ARRAYS:,} arrays or {MOST_BYTES >> 20} MB")
+    return entries
+
+
+def content_of(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of an entry, and never more than its size promises.
+
+    Raises:
+        BadFile: it is compressed in a way that numpy does not use, whose reader knows no such limit.
+    """
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadFile(path, f"{entry.filename!r} is compressed in a way that numpy does not use")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size + 1)
 
 
 def read_array(path: Path, name: str, content: bytes) -> Array:
@@ -69,7 +95,8 @@ def read_array(path: Path, name: str, content: bytes) -> Array:
     if math.prod(shape) * dtype.itemsize != stored:
         raise BadFile(path, f"array {name!r} has shape {list(shape)}, but {stored:,} bytes")
     file.seek(0)
-    array = np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused below
+        array = np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
     if not np.isfinite(array).all():
         raise BadFile(path, f"array {name!r} has NaN or infinite values")
     return array

@@ -8,9 +8,8 @@ the input keep Tracr's ids; behind them come the words that are outputs alone.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,12 +22,19 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from pytest_mechanism.checkpoints.npz import MOST_BYTES, Array
-from pytest_mechanism.checkpoints.tracr_files import POSITIONS, TOKENS, Program, read_program
+from pytest_mechanism.checkpoints.reference import COMPILED
+from pytest_mechanism.checkpoints.tracr_files import (
+    POSITIONS,
+    TOKENS,
+    Program,
+    head_width,
+    mlp_width,
+    read_program,
+)
 from pytest_mechanism.checkpoints.tracr_output import Output, output_of
 from pytest_mechanism.errors import BadReference, MechanismError
-from pytest_mechanism.files import read_bytes, replacing
+from pytest_mechanism.files import read_bytes, replacing, write_json
 
-PREFIX = "tracr:"
 ENDINGS = (".json", ".npz")
 UNKNOWN = "<unk>"
 
@@ -37,7 +43,7 @@ PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
 
 def stem_of(text: str, root: Path) -> Path:
     """The path of the two files without their endings, from ``tracr:path``, with or without one."""
-    path = root / Path(text.removeprefix(PREFIX)).expanduser()
+    path = root / Path(text.removeprefix(COMPILED)).expanduser()
     return path.with_suffix("") if path.suffix in ENDINGS else path
 
 
@@ -61,7 +67,7 @@ def compiled_folder(text: str, root: Path) -> Path:
         raise BadReference(f"{text[:60]!r} cannot be read: {problem}"[:200]) from None
 
 
-@lru_cache(maxsize=16)
+@cache
 def _written(stem: Path, digest: str) -> TemporaryDirectory[str]:
     out = TemporaryDirectory(prefix="mechanism-tracr-")
     try:
@@ -122,18 +128,6 @@ def config(program: Program, output: Output, tensors: Mapping[str, Array]) -> di
         "eos_token_id": None,
         "pad_token_id": 0,
     }
-
-
-def mlp_width(program: Program) -> int:
-    """That of the widest MLP; zeros fill up the others, which changes nothing."""
-    return max(len(program.layer(n)["mlp/linear_1/b"]) for n in range(program.layers))
-
-
-def head_width(program: Program) -> int:
-    """That of the widest queries or values; zeros fill up the others, which changes no score. At least 2,
-    since the self-checks measure differences in standard deviations of a head's numbers."""
-    values = (len(program.layer(n)["attn/value/b"]) for n in range(program.layers))
-    return max(2, program.key_size, *(width // program.heads for width in values))
 
 
 def weights(program: Program, output: Output, words: Mapping[str, int]) -> dict[str, Array]:
@@ -200,8 +194,3 @@ def write_tokenizer(program: Program, words: Mapping[str, int], folder: Path) ->
     with replacing(folder / "tokenizer.json") as path:
         path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", settings)
-
-
-def write_json(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -20,13 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_mechanism.checkpoints.npz import MOST_BYTES, Array, read_arrays
+from pytest_mechanism.checkpoints.npz import Array, read_arrays
 from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.files import BadFile, read_json
 
 MOST_WORDS = 100_000
 """Words of a vocabulary, values of an output, labels."""
 MOST_EXAMPLES = 100_000
+MOST_TEXT = 1 << 26
+"""Bytes of the labels file."""
+MOST_NUMBERS = 1 << 28
+"""Of the checkpoint that is made: its matrices are filled up to the widest."""
+MOST_SCORES = 1 << 26
+"""Attention scores of an example, over all heads of a layer."""
 
 TOKENS, POSITIONS = "token_embed/embeddings", "pos_embed/embeddings"
 LAYER = "transformer/layer_{}/"
@@ -95,7 +101,7 @@ def read_program(stem: Path) -> Program:
     labels = stem.with_name(f"{stem.name}.json")
     arrays = stem.with_name(f"{stem.name}.npz")
     try:
-        said = read_json(labels, MOST_BYTES)
+        said = read_json(labels, MOST_TEXT)
         read = read_arrays(arrays)
     except FileNotFoundError:
         missing = arrays if labels.exists() else labels
@@ -106,6 +112,7 @@ def read_program(stem: Path) -> Program:
         raise BadFile(labels, "must hold a JSON object")
     program = from_labels(labels, said, read)
     check_shapes(program)
+    check_size(program)
     return program
 
 
@@ -185,8 +192,11 @@ def by_number(path: Path, key: str, value: Any) -> tuple[str, ...]:
             path, f"{key}: the numbers of {len(value)} words must be 0 to {len(value) - 1}"
         )
     words = tuple(sorted(value, key=lambda word: int(value[word])))
-    if wrong := [word for word in words if word.split() != [word]]:
-        raise BadFile(path, f"{key}: {wrong[0]!r} is not a word: it is empty, or has a space in it")
+    if wrong := [word for word in words if word.split() != [word] or not word.isprintable()]:
+        raise BadFile(
+            path,
+            f"{key}: {wrong[0]!r} is not a word: it is empty, or has a space or a control character in it",
+        )
     return words
 
 
@@ -288,3 +298,41 @@ def sizes(program: Program, number: int) -> dict[str, int]:
             f"of key_size {program.key_size}",
         )
     return inner
+
+
+def mlp_width(program: Program) -> int:
+    """That of the widest MLP; zeros fill up the others, which changes nothing."""
+    return max(len(program.layer(n)["mlp/linear_1/b"]) for n in range(program.layers))
+
+
+def head_width(program: Program) -> int:
+    """That of the widest queries or values; zeros fill up the others, which changes no score. At least 2,
+    since the self-checks measure differences in standard deviations of a head's numbers."""
+    values = (len(program.layer(n)["attn/value/b"]) for n in range(program.layers))
+    return max(2, program.key_size, *(width // program.heads for width in values))
+
+
+def check_size(program: Program) -> None:
+    """Checks that a small file does not ask for a large checkpoint, or for much work.
+
+    Raises:
+        BadFile: it does.
+    """
+    written = {word for example in program.examples for word in example.output}
+    outputs = len(program.values) or len(written)
+    per_layer = 4 * program.heads * head_width(program) + 2 * mlp_width(program)
+    numbers = len(program.labels) * (
+        2 * (len(program.words) + outputs) + program.layers * per_layer
+    )
+    if numbers > MOST_NUMBERS:
+        raise BadFile(
+            program.path,
+            f"the checkpoint would have {numbers:,} numbers; at most {MOST_NUMBERS:,} are allowed",
+        )
+    longest = max((len(example.input) for example in program.examples), default=0)
+    if (scores := longest**2 * program.heads) > MOST_SCORES:
+        raise BadFile(
+            program.path,
+            f"examples: {longest:,} words and {program.heads} heads have {scores:,} attention scores; "
+            f"at most {MOST_SCORES:,} are allowed",
+        )

@@ -8,7 +8,7 @@ must give all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -95,12 +95,6 @@ class Output:
         at least minus the square of half their distance."""
         return NEVER if not self.numbers else NEVER - self.scale * (max(self.gaps) / 2) ** 2
 
-    def decoded(self, residual: Array) -> list[str]:
-        """The words that residual streams, [tokens, width], stand for."""
-        weight, bias = self.unembedding(residual.shape[1])
-        best = (residual @ weight.T + bias).argmax(1)
-        return [self.words[i] for i in best]
-
 
 def output_of(program: Program) -> Output:
     """The output of a program.
@@ -124,15 +118,13 @@ def output_of(program: Program) -> Output:
             if program.values
             else "output_values names no values, and no residual label is a number's",
         )
-    residuals = [final_residual(program, ids_of(program, e.input)) for e in program.examples]
-    problems = {
-        label: first_difference(program, output, residuals) for label, output in candidates.items()
-    }
-    fitting = [label for label, problem in problems.items() if problem is None]
+    problems = differences(program, candidates)
+    fitting = [label for label in candidates if label not in problems]
     if not fitting:
-        label, problem = next(iter(problems.items()))
+        label = next(iter(candidates))
         raise BadFile(
-            program.path, f"the parameters do not give its examples, read from {label!r}: {problem}"
+            program.path,
+            f"the parameters do not give its examples, read from {label!r}: {problems[label]}",
         )
     if len(fitting) > 1:
         raise BadFile(
@@ -213,8 +205,8 @@ def is_number(word: str) -> bool:
     return True
 
 
-def ids_of(program: Program, words: Sequence[str]) -> NDArray[np.int64]:
-    """Token ids of an example's input.
+def ids_of(program: Program, words: Sequence[str], number: Mapping[str, int]) -> NDArray[np.int64]:
+    """Token ids of an example's input, by the number of each word.
 
     Raises:
         MechanismError: a word is unknown, or there are too many.
@@ -224,7 +216,6 @@ def ids_of(program: Program, words: Sequence[str]) -> NDArray[np.int64]:
         raise BadFile(
             program.path, f"examples: an input has {len(words)} words; there are {limit} positions"
         )
-    number = {word: i for i, word in enumerate(program.words)}
     if unknown := [word for word in words if word not in number]:
         raise BadFile(program.path, f"examples: {choices_of(unknown[0], program.words)}")
     return np.array([number[word] for word in words])
@@ -257,14 +248,31 @@ def final_residual(program: Program, ids: NDArray[np.int64]) -> Array:
     return np.asarray(x, np.float32)
 
 
-def first_difference(program: Program, output: Output, residuals: Sequence[Array]) -> str | None:
-    """Where an example does not come out; None if all do. Tracr defines no output at a start token."""
-    for number, (example, residual) in enumerate(zip(program.examples, residuals, strict=True), 1):
-        if not np.isfinite(residual).all():
-            return f"example {number} gives NaN or infinite numbers"
-        for place, (given, wanted, actual) in enumerate(
-            zip(example.input, example.output, output.decoded(residual), strict=True), 1
-        ):
-            if given != program.bos and output.spellings.get(wanted, wanted) != actual:
-                return f"example {number}, word {place}: {actual!r} instead of {wanted!r}"
-    return None
+def differences(program: Program, candidates: Mapping[str, Output]) -> dict[str, str]:
+    """Where an example does not come out, for each variable from which some example does not. Tracr defines no
+    output at a start token."""
+    found: dict[str, str] = {}
+    number = {word: i for i, word in enumerate(program.words)}
+    width = len(program.labels)
+    read = {label: output.unembedding(width) for label, output in candidates.items()}
+    for count, example in enumerate(program.examples, 1):
+        if len(found) == len(candidates):
+            break
+        residual = final_residual(program, ids_of(program, example.input, number))
+        for label, output in candidates.items():
+            if label in found:
+                continue
+            if not np.isfinite(residual).all():
+                found[label] = f"example {count} gives NaN or infinite numbers"
+                continue
+            weight, bias = read[label]
+            written = [output.words[i] for i in (residual @ weight.T + bias).argmax(1)]
+            for place, (given, wanted, actual) in enumerate(
+                zip(example.input, example.output, written, strict=True), 1
+            ):
+                if given != program.bos and output.spellings.get(wanted, wanted) != actual:
+                    found[label] = (
+                        f"example {count}, word {place}: {actual!r} instead of {wanted!r}"
+                    )
+                    break
+    return found

@@ -27,7 +27,7 @@ from pytest_mechanism.claims.scoring import (
     performance,
     score,
 )
-from pytest_mechanism.fields.groups import AnyGroup, At, Group
+from pytest_mechanism.fields.groups import AnyGroup, At
 from pytest_mechanism.fields.thresholds import AtLeast
 from pytest_mechanism.measurements.attention import AttentionShare
 from pytest_mechanism.measurements.measurement import Measurement
@@ -64,7 +64,7 @@ class Attends(PerRoleClaim):
     at_least: AtLeast
 
     def members_problem(self, group: AnyGroup) -> str | None:
-        if "mlps" in (group.kinds if isinstance(group, Group) else group.searched):
+        if "mlps" in group.kinds:
             return f"{super().members_problem(group)}: an MLP attends to nothing"
         return elsewhere(group, "attention is that of") or super().members_problem(group)
 

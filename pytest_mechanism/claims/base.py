@@ -77,7 +77,7 @@ class Claim(Part):
     """Whether the claim is about the heads of the spec."""
 
     members: ClassVar[tuple[str, ...]] = ("heads",)
-    """Keys of a group (`types.KINDS`) whose members the claim handles. A spec in which the claim is about a
+    """Keys of a group (`nodes.KINDS`) whose members the claim handles. A spec in which the claim is about a
     group with other members is refused."""
 
     ablates: ClassVar[bool] = False
@@ -128,7 +128,7 @@ class Claim(Part):
     def members_problem(self, group: AnyGroup) -> str | None:
         """Why the claim cannot be about a group, in the words after "group NAME"; None if it can."""
         named = isinstance(group, Group)
-        for key in group.kinds if isinstance(group, Group) else group.searched:
+        for key in group.kinds:
             if key not in self.members:
                 why = f"kind {self.kind} is about {listing(self.members)} alone"
                 return f"{'names' if named else 'may find'} {key}, and {why}"

@@ -164,7 +164,7 @@ class Cmap(Masked):
         return (*(Reference("group", "group", name) for name in self.names), *variables)
 
     def members_problem(self, group: AnyGroup) -> str | None:
-        if self.parts and "mlps" in (group.kinds if isinstance(group, Group) else group.searched):
+        if self.parts and "mlps" in group.kinds:
             verb = "names" if isinstance(group, Group) else "may find"
             return (
                 f"{verb} mlps, and kind cmap is about heads and attention outputs alone where activations is "

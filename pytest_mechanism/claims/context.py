@@ -150,10 +150,7 @@ class ClaimContext:
     def ablates_mlps(self) -> bool:
         """Whether a circuit of the groups names its MLPs, or a search may find some, so that all others are
         ablated with it. A circuit of heads and attention outputs keeps every MLP."""
-        return any(
-            "mlps" in (group.kinds if isinstance(group, Group) else group.searched)
-            for group in self.groups.values()
-        )
+        return any("mlps" in group.kinds for group in self.groups.values())
 
     def nodes(self, members: Iterable[Sequence[Any]], on: str) -> list[Any]:
         """Members, with or without their position, with all heads of a layer in place of its attention output."""

@@ -117,7 +117,7 @@ class Encodes(Masked, PerRoleClaim):
         )
 
     def members_problem(self, group: AnyGroup) -> str | None:
-        mlps = "mlps" in (group.kinds if isinstance(group, Group) else group.searched)
+        mlps = "mlps" in group.kinds
         if mlps and self.mask_over == "heads":
             verb = "names" if isinstance(group, Group) else "may find"
             return (
@@ -179,7 +179,7 @@ class Encodes(Masked, PerRoleClaim):
     ) -> tuple[list[Head], list[int], str]:
         """As many random heads and MLPs as are patched, none of them in the group; and the name of this control."""
         group = context.group(self.group, context.role)
-        return random_parts(context, group, heads, mlps, whole=self.heads == "all")
+        return random_parts(context, group, heads, mlps)
 
     def missing_control(self, context: ClaimContext) -> str | None:
         if self.at_least is None or self.heads == "learned":  # no control needed, or not yet known

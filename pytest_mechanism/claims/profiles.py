@@ -1,6 +1,6 @@
 """The profile of a circuit on two models: the effect of every head and MLP, stage by stage.
 
-A *stage* is what a group reads and where: its position, its readers and the input of theirs, or the logits. The
+A *stage* (`claims.profile_stages`) is what the readers of a group read: a position and q, k, v or the logits. The
 *members* of a stage are all heads and MLPs of the model that can reach its readers; most of them are in no group.
 Each is path patched alone (`methods.circuits.profile`), in both models on the same rows:
 
@@ -18,14 +18,14 @@ in bands of layers, and each band is a member.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.profile_stages import Stage
 from pytest_mechanism.claims.scoring import check_paired
-from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.profile import EffectProfile
 from pytest_mechanism.measurements.screen import AttributionPatching
@@ -49,68 +49,6 @@ BANDS = 6
 
 Renamed = Mapping[Head, Head]
 """Head of the reference model -> the candidate's head that does its work, where heads changed places."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a group's readers read, and who can write it.
-
-    Attributes:
-        at: named position.
-        receivers: the readers; none for the logits.
-        via: their input; None for the logits.
-        readers: ``q of value_fetcher``, or ``the logits``.
-        heads: that can reach the readers.
-        mlps: that can reach the readers.
-        own: member that some group names at this position -> the group.
-    """
-
-    at: str
-    receivers: tuple[Node, ...]
-    via: str | None
-    readers: str
-    heads: tuple[Head, ...]
-    mlps: tuple[Node, ...]
-    own: Mapping[Node, str]
-
-
-def stages(context: ClaimContext, on: str) -> list[Stage]:
-    """The stages of the spec's groups on a model, from the spec's first group to the last."""
-    shape = context.shapes[on]
-    named: dict[str, dict[Node, str]] = {}
-    for name in context.groups:
-        for layer, part, at in context.group(name, on).placed():
-            for node in context.nodes([(layer, part)], on):
-                named.setdefault(at, {}).setdefault(node, name)
-    known: dict[tuple[object, ...], Stage] = {}
-    for name in context.groups:
-        group: Group = context.group(name, on)
-        receivers: tuple[Node, ...] = ()
-        via, readers = None, "the logits"
-        heads, mlps = shape.heads(), range(shape.n_layers)
-        if group.into is not None:
-            via, readers = group.into.via, f"{group.into.via} of {group.into.group}"
-            reading = context.group(group.into.group, on).placed()
-            nodes = {*context.nodes([(layer, part) for layer, part, _ in reading], on)}
-            receivers = tuple(
-                sorted((n for n in nodes if (n[1] == MLP) == (via == "input")), key=in_order)
-            )
-            last = max((layer for layer, _ in receivers), default=0)
-            end = last + (via == "input")
-            heads, mlps = [head for head in heads if head[0] < end], range(last)
-        key = (group.at, receivers, via)
-        if key in known or not (heads or mlps):
-            continue
-        known[key] = Stage(
-            group.at,
-            receivers,
-            via,
-            readers,
-            tuple(heads),
-            tuple((layer, MLP) for layer in mlps),
-            named.get(group.at, {}),
-        )
-    return list(known.values())
 
 
 # -- what is measured
@@ -232,6 +170,16 @@ class StageProfile:
         change = estimates.of_means(columns, difference_of_shares, how, counted=False)
         return estimates.for_few_clusters(change, how.confidence)
 
+    def share(self, name: str, how: Sampling) -> Estimate:
+        """The share of a member in the candidate.
+
+        Raises:
+            UndefinedScoreError: the source prompts change nothing.
+        """
+        columns = [self.now.values[name], self.now.values["total"]]
+        share = estimates.of_means(columns, share_of, how, counted=False)
+        return estimates.for_few_clusters(share, how.confidence)
+
     def shares(self, name: str) -> tuple[float, float]:
         """The share of a member in the reference model and in the candidate."""
         before, now = (
@@ -248,6 +196,10 @@ class StageProfile:
             for name, nodes in self.senders.items()
             if len(nodes) == 1 and nodes[0] in self.stage.own
         }
+
+
+def share_of(now: Array, total: Array) -> Array:
+    return np.asarray(now / total)
 
 
 def difference_of_shares(now: Array, total: Array, before: Array, total_before: Array) -> Array:
@@ -323,10 +275,7 @@ def changes(
             )
             found.append((member, beyond(change, margin)))
     adjusted = holm([p for _, p in found])
-    return [
-        MemberChange(**{**vars(member), "p": p})
-        for (member, _), p in zip(found, adjusted, strict=True)
-    ]
+    return [replace(member, p=p) for (member, _), p in zip(found, adjusted, strict=True)]
 
 
 def beyond(change: Estimate, margin: float) -> float:

@@ -16,8 +16,6 @@ def random_parts(
     group: Group,
     heads: Sequence[Head],
     mlps: Sequence[int],
-    *,
-    whole: bool,
 ) -> tuple[list[Head], list[int], str]:
     """As many random heads and MLPs as are patched, none of them in the group.
 
@@ -26,11 +24,10 @@ def random_parts(
         group: whose position it is.
         heads: that are patched; random ones come from their layers as far as possible.
         mlps: layers whose MLPs are patched.
-        whole: whether the group's own members are patched, and not those that a mask selects. Then there is no
-            control where the model has too few others of either kind.
 
     Returns:
-        Heads, MLPs and the name of the control; none, and why, where there is none.
+        Heads, MLPs and the name of the control; none, and why, where the model has too few others of either
+        kind: a smaller control would be easier to beat.
     """
     of_group, own_mlps = heads_and_mlps(context, context.role, group)
     patched = only(group, heads)
@@ -40,11 +37,10 @@ def random_parts(
         else context.random_heads(patched, context.role, spare=of_group)
     )
     control_mlps = random_mlps(context, group.at, mlps, own_mlps) if mlps else []
-    if whole and mlps:
-        if heads and not control:
-            return [], [], name
-        if len(control_mlps) < len(mlps):
-            return [], [], "too few other MLPs could have an effect there"
+    if heads and not control:
+        return [], [], name
+    if len(control_mlps) < len(mlps):
+        return [], [], "too few other MLPs could have an effect there"
     if control_mlps:
         count = len(control_mlps)
         of_mlps = "1 random MLP" if count == 1 else f"{count} random MLPs"

@@ -163,6 +163,9 @@ class Revives(Trained):
             if race.there_before:
                 what = f"{context.role} may be above the criterion before any step"
                 reasons.append((Cause.NO_DIFFERENCE, f"{what}, so nothing has to come back"))
+            elif race.control_there_before:
+                what = f"{race.control} is above the criterion before any step"
+                reasons.append((Cause.NO_CONTROL, f"{what}, so it is no model that never had it"))
             elif (why := race.broken) is not None:
                 reasons.append((Cause.MODEL_BROKEN, f"{why} ({name})"))
             elif race.own_steps[2] is None and race.control_steps[2] is None:
@@ -228,8 +231,9 @@ class Race:
         numbers themselves, and the highest."""
         (own_low, own, own_high), (low, middle, high) = self.own_steps, self.control_steps
         least = 0.0 if own_high is None else low / max(own_high, 1)
-        most = MOST if high is None or own_low == 0 else high / own_low
-        ratio = max(middle or self.last, 1) / max(own or self.last, 1)
+        most = MOST if high is None or own_low == 0 else max(high, 1) / own_low
+        steps, own_steps = (max(self.last if step is None else step, 1) for step in (middle, own))
+        ratio = steps / own_steps
         least, most = min(least, MOST), min(max(least, most), MOST)
         return least, min(max(least, ratio), most), most
 
@@ -237,6 +241,11 @@ class Race:
     def there_before(self) -> bool:
         """Whether the model may be above the criterion before any step."""
         return self.own.at("correct", 0).interval[1] >= self.needed.value
+
+    @cached_property
+    def control_there_before(self) -> bool:
+        """Whether the control is surely above the criterion before any step."""
+        return self.other.at("correct", 0).interval[0] > self.needed.value
 
     @cached_property
     def broken(self) -> str | None:

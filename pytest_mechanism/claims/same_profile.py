@@ -38,16 +38,17 @@ from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import called, sentences
 from pytest_mechanism.claims.other_places import OtherPlaces, matching, other_places
+from pytest_mechanism.claims.places import elsewhere
+from pytest_mechanism.claims.profile_stages import Stage, stages
 from pytest_mechanism.claims.profiles import (
-    Stage,
     StageProfile,
     changes,
     known_measurements,
     measured,
     permuted,
-    stages,
 )
 from pytest_mechanism.claims.scoring import above_chance, guesses, performance, score
+from pytest_mechanism.fields.groups import AnyGroup
 from pytest_mechanism.fields.thresholds import ShareMargin
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import KINDS, kind_of
@@ -98,6 +99,9 @@ class SameProfile(Claim):
 
     def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
         return (("rows", ""), ("pairs", ""))
+
+    def members_problem(self, group: AnyGroup) -> str | None:
+        return elsewhere(group, "a profile is measured at") or super().members_problem(group)
 
     def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
         of = stages(context, self.source)
@@ -203,7 +207,7 @@ class SameProfile(Claim):
     def outside(
         self, context: ClaimContext, profiles: Sequence[StageProfile], at_most: float
     ) -> list[Verdict]:
-        """The verdict on the member outside all groups that does most, of the kinds that groups name."""
+        """The verdict on the member outside all groups that may do most, of the kinds that groups name."""
         kinds = {
             kind_of(part)
             for name in context.groups
@@ -218,12 +222,11 @@ class SameProfile(Claim):
         ]
         if not outside:
             return []
-        profile, name = max(outside, key=lambda one: abs(one[0].shares(one[1])[1]))
-        estimate = estimates.of_means(
-            [profile.now.values[name], profile.now.values["total"]],
-            lambda now, total: now / total,
-            context.sampling(profile.now),
-            counted=False,
+        shares = [profile.share(name, context.sampling(profile.now)) for profile, name in outside]
+        reach = [max(abs(bound) for bound in share.interval) for share in shares]
+        estimate, (profile, name) = (
+            shares[reach.index(max(reach))],
+            outside[reach.index(max(reach))],
         )
         judged = score(
             context, "largest share of a member outside the circuit", estimate, METRIC, "lower"

@@ -182,10 +182,7 @@ def graph_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     exception = "" if has_all_controls else " (none if too few are left)"
     random = "random heads"
     several = ""
-    if any(
-        (group.kinds if isinstance(group, Group) else group.searched) != ("heads",)
-        for group in spec.groups.values()
-    ):
+    if any(group.kinds != ("heads",) for group in spec.groups.values()):
         random = "random heads, MLPs or attention outputs"
         several = " A group whose members work at several positions has no effect of its own."
     return (

@@ -31,7 +31,7 @@ from pytest_mechanism.discovery.screening import (
     number_kept,
     strongest,
 )
-from pytest_mechanism.discovery.selection import candidates, chain, ranked, receivers_of
+from pytest_mechanism.discovery.selection import candidates, chain, receivers_of
 from pytest_mechanism.discovery.senders import alone, members_before, senders
 from pytest_mechanism.fields.groups import AnyGroup, Find, Group
 from pytest_mechanism.measurements.measurement import Measurement
@@ -236,7 +236,7 @@ class StageSearch:
         find = self.group.find or Find()
         if find.candidates is None:
             return find.drops_at_least
-        weakest = ranked(effects)[: find.candidates][-1]
+        weakest = candidates(effects, find)[-1]
         return max(-effects[weakest].value, 1e-6)
 
     def open_rest(

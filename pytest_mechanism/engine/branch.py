@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pytest_mechanism.engine.changes import edited_run, gather
+from pytest_mechanism.engine.activations import edited_run, gather
 from pytest_mechanism.engine.finite import NonFiniteRows
 from pytest_mechanism.engine.interface import Branch, Edit, Outcome, Reading, Tokens
-from pytest_mechanism.engine.layout import PlannedBranch, Planner, pack_branches
 from pytest_mechanism.engine.memory import (
     READING_BYTES,
     RECORD_BYTES,
@@ -33,6 +32,7 @@ from pytest_mechanism.engine.memory import (
     readings_key,
     size_of_readings,
 )
+from pytest_mechanism.engine.planning import PlannedBranch, Planner, pack_branches
 from pytest_mechanism.engine.record import Record, read_only_forward, record
 from pytest_mechanism.engine.replay import RecordedRun, ReplayedPack, replay
 from pytest_mechanism.errors import out_of_memory

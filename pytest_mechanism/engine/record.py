@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pytest_mechanism.engine.changes import edited_run, gather
+from pytest_mechanism.engine.activations import edited_run, gather
 from pytest_mechanism.engine.interface import Edit, Outcome, Reading, Site, Tokens
 from pytest_mechanism.engine.plumbing import (
     at_least_float,

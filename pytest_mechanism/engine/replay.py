@@ -21,13 +21,8 @@ from torch import Tensor
 
 from pytest_mechanism.engine.changes import Changes
 from pytest_mechanism.engine.interface import Edit, Outcome, Tokens
-from pytest_mechanism.engine.layout import (
-    SPARE_ROOM,
-    Layout,
-    PlannedBranch,
-    TensorCache,
-    share_prefix,
-)
+from pytest_mechanism.engine.layout import SPARE_ROOM, Layout
+from pytest_mechanism.engine.planning import PlannedBranch, TensorCache, share_prefix
 from pytest_mechanism.engine.plumbing import at_least_float, index_tensor, knockouts_take_effect
 from pytest_mechanism.engine.record import Keys, Record, last_mlp_at
 from pytest_mechanism.model_families.layers import logits_after_layers

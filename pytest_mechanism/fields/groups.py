@@ -205,9 +205,14 @@ class DiscoveredGroup(Part):
     find: Find = Field(default_factory=Find)
 
     @property
-    def searched(self) -> tuple[str, ...]:
+    def kinds(self) -> tuple[str, ...]:
         """The kinds of members that a search chooses among."""
         return tuple(self.find.members)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The same: a search patches the paths of those that it chooses among."""
+        return self.kinds
 
     def without_heads(self) -> DiscoveredGroup:
         return self

@@ -67,6 +67,7 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
         entry["members"] = {
             member.name: [round(member.change, DIGITS), round(member.standard_error, DIGITS)]
             for member in verdict.members
+            if "." in member.member  # a band of layers holds other heads each time
         }
     if verdict.checks:
         entry["checks"] = [check_entry(check) for check in verdict.checks]

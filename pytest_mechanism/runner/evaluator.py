@@ -16,7 +16,7 @@ from pytest_mechanism.claims.needed_heads import parts_of
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
 from pytest_mechanism.discovery.preflight import search_measurements, with_placeholders
 from pytest_mechanism.discovery.repeated import fresh, search_again
-from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models
+from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models, one_line
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import spelled
 from pytest_mechanism.runner import locate
@@ -26,7 +26,6 @@ from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
-from pytest_mechanism.statistics.estimates import UndefinedScoreError
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.types import Located, MemberChange, Setting, Verdict
 
@@ -309,15 +308,18 @@ class ClaimEvaluator:
             key = (spec.path, to)
             if key not in self._swept:
                 self._swept[key] = None
-                if self.first_obstacle(locate.needed(context, to)) is None:
+                needed = locate.needed(context, to)
+                if self.first_obstacle(needed) is None:
+                    self.runner.plan(needed)
                     self._swept[key] = locate.sweep(context, to, self.runner.measure)
             if (swept := self._swept[key]) is None:
                 return None
             return locate.located(claim, *swept, 1 - context.confidence)
         except NoDevice:
             raise
-        except (MechanismError, UndefinedScoreError):
-            return None
+        except Exception as problem:
+            line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
+            return Located((line,), (), 0.0)
 
     def discovered_heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
         """A line that names the discovered heads of an item."""

@@ -16,12 +16,9 @@ from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import called, sentences, silent
 from pytest_mechanism.claims.other_places import matching, other_places
-from pytest_mechanism.claims.profiles import (
-    changes,
-    known_measurements,
-    measured,
-    stages,
-)
+from pytest_mechanism.claims.places import elsewhere
+from pytest_mechanism.claims.profile_stages import stages
+from pytest_mechanism.claims.profiles import changes, known_measurements, measured
 from pytest_mechanism.claims.same_profile import SameProfile
 from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.measurement import Measurement
@@ -63,7 +60,9 @@ def can_locate(context: ClaimContext, claim: Claim, role: str, cause: Cause | No
         return False
     before, now = context.shapes[REFERENCE], context.shapes[to]
     same = (before.n_layers, before.n_heads) == (now.n_layers, now.n_heads)
-    return same and all(isinstance(group, Group) for group in context.groups.values())
+    return same and all(
+        isinstance(group, Group) and elsewhere(group) is None for group in context.groups.values()
+    )
 
 
 def with_rows(context: ClaimContext, spec: Spec, to: str) -> ClaimContext:
@@ -119,8 +118,8 @@ def located(
     lines += sentences(changed, found)
     if not changed:
         lines.append(
-            f"no head or MLP changed its share of the answer's logit by more than {MARGIN:g} (Holm-corrected for "
-            f"{len(found)} members)"
+            f"no head or MLP surely changed its share of the answer's logit by more than {MARGIN:g} "
+            f"(Holm-corrected for {len(found)} members)"
         )
     return Located(tuple(lines), tuple(changed), round(seconds, 3))
 
@@ -138,4 +137,4 @@ def of_group(
         f"{called(member.member)} {member.before:.2f} -> {member.now:.2f} towards {member.readers}"
         for member in sorted(shown, key=lambda member: -abs(member.before))[:4]
     ]
-    return [f"{group} keeps its share of the answer's logit: {', '.join(parts)}"]
+    return [f"{group} shows no sure change of its share of the answer's logit: {', '.join(parts)}"]

@@ -31,7 +31,7 @@ def via_problem(name: str, reader: AnyGroup | None, via: str) -> str | None:
     """
     if reader is None:
         return None
-    kinds = reader.kinds if isinstance(reader, Group) else reader.searched
+    kinds = reader.kinds
     if kinds == ("mlps",) and via != "input":
         return f"its reader {name} has MLPs, which read through via: input; valid: input"
     if "mlps" not in kinds and via == "input":

@@ -161,12 +161,6 @@ class Spec(Part):
             labels: role -> label.
             shapes: role -> sizes.
         """
-        for role in self.applies_to.roles:
-            if role not in shapes:
-                return (
-                    f"spec applies to runs with a checkpoint for the role {role}: "
-                    f"{add_models([role])}"
-                )
         patterns = self.applies_to.labels
         for role, label in labels.items():
             if patterns is not None and not any(fnmatch.fnmatchcase(label, p) for p in patterns):
@@ -174,6 +168,13 @@ class Spec(Part):
             for name, wanted in self.applies_to.shape.items():
                 if role in shapes and (has := getattr(shapes[role], name)) != wanted:
                     return f"spec applies to {name} = {wanted}; {label} has {has}"
+        # last: a further model helps only where the pair itself is what the spec is about
+        for role in self.applies_to.roles:
+            if role not in shapes:
+                return (
+                    f"spec applies to runs with a checkpoint for the role {role}: "
+                    f"{add_models([role])}"
+                )
         return None
 
 

@@ -103,13 +103,14 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
     new, old = _number(received["value"]), _number(accepted["value"])
     amount = new - old
     if accepted.get("fingerprints") == received["fingerprints"]:
-        if abs(amount) <= tolerance.atol:
+        what, then, today = farthest_member(received, accepted) or ("the score", old, new)
+        if abs(today - then) <= tolerance.atol:
             return Drift("same", amount, tolerance.atol, f"matches the baseline {old:.3f}")
         return Drift(
             "moved",
             amount,
             tolerance.atol,
-            f"the score moved from {old:.4f} to {new:.4f} (allowed {tolerance.atol:g}) on unchanged "
+            f"{what} moved from {then:.4f} to {today:.4f} (allowed {tolerance.atol:g}) on unchanged "
             "checkpoints: the tool or the machine changed",
         )
     if (elsewhere := members_beyond(received, accepted, tolerance.drift)) is not None:
@@ -122,6 +123,16 @@ def compare(  # noqa: PLR0911 - a table of cases, one return each
         return Drift("worse", amount, tolerance.drift, finding)
     state: State = "better" if loss < -tolerance.drift else "changed"
     return Drift(state, amount, tolerance.drift, _difference(better, old, new))
+
+
+def farthest_member(
+    received: Mapping[str, Any], accepted: Mapping[str, Any]
+) -> tuple[str, float, float] | None:
+    """The member of a profile that differs most from the accepted profile, with both values; None for other
+    scores. The score of a profile is that of one member, which may be another member each time."""
+    new, old = received.get("members") or {}, accepted.get("members") or {}
+    both = [(name, _number(old[name][0]), _number(new[name][0])) for name in new if name in old]
+    return max(both, key=lambda member: abs(member[2] - member[1]), default=None)
 
 
 def members_beyond(

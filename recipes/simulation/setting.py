@@ -24,8 +24,9 @@ from pytest_mechanism.plugin.score_entry import check_entry, differing
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.statistics.power import power
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Verdict
 from pytest_mechanism.types import Setting as Conditions
 from recipes.simulation.world import SIZE, Answers, World, measured

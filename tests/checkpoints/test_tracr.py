@@ -7,6 +7,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from pytest_mechanism.checkpoints.loading.weights import read_weights
 from pytest_mechanism.checkpoints.reference import parse_reference
+from pytest_mechanism.checkpoints.tracr_files import check_size, read_program
 from pytest_mechanism.errors import BadReference, MechanismError
 from pytest_mechanism.tasks.text.encoding import Encoder
 
@@ -274,6 +276,61 @@ def test_a_header_larger_than_its_array_is_refused(files: Path) -> None:
     with zipfile.ZipFile(files.with_suffix(".npz"), "w") as archive:
         archive.writestr(f"{QUERY}.npy", content)
     check_error(files, "has shape [1000000, 1000000], but 4 bytes")
+
+
+@pytest.mark.parametrize(
+    ("compression", "problem"),
+    [(zipfile.ZIP_BZIP2, "compressed in a way that numpy does not use"), (zipfile.ZIP_DEFLATED, "cannot be read as an .npz file")],
+)  # fmt: skip
+def test_an_archive_decompresses_no_more_than_its_sizes_promise(
+    files: Path, compression: int, problem: str
+) -> None:
+    """The directory of the archive says that the entry has four bytes, and it has 20 million."""
+    path = files.with_suffix(".npz")
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr(f"{QUERY}.npy", bytes(20_000_000))
+    content = path.read_bytes()
+    sizes = (20_000_000).to_bytes(4, "little")
+    path.write_bytes(content.replace(sizes, (4).to_bytes(4, "little")))
+    check_error(files, problem)
+
+
+@pytest.mark.parametrize("shape", ["(0, 10**30)", "(True,)"])
+def test_an_absurd_shape_is_one_line(files: Path, shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(files.with_suffix(".npz"), "w") as archive:
+        archive.writestr(f"{QUERY}.npy", content)
+    check_error(files, "counter.npz")
+
+
+def test_a_damaged_entry_is_one_line(files: Path) -> None:
+    path = files.with_suffix(".npz")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{QUERY}.npy", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    content[70:90] = b"\xff" * 20
+    path.write_bytes(content)
+    check_error(files, "cannot be read as an .npz file")
+
+
+def test_small_files_do_not_ask_for_a_large_checkpoint(files: Path) -> None:
+    """The unembedding would have a row for each value and a column for each label: 80 GB."""
+    many = tuple(str(n) for n in range(100_000))
+    program = replace(read_program(files), values=many, labels=many)
+    with pytest.raises(MechanismError, match=r"the checkpoint would have .* numbers; at most"):
+        check_size(program)
+
+
+def test_an_example_of_very_many_words_is_refused(files: Path) -> None:
+    words = ["BOS", *["a"] * 20_000]
+    change(files, examples=[{"input": words, "output": words}])
+    check_error(files, "examples: 20,001 words and 1 heads have")
+
+
+def test_a_word_that_cannot_be_written_is_refused(files: Path) -> None:
+    change(files, vocab={"\ud800": 0, **{f"w{n}": n for n in range(1, 11)}})
+    check_error(files, "is not a word: it is empty, or has a space or a control character in it")
 
 
 def test_a_missing_file_is_named(files: Path) -> None:

@@ -18,7 +18,8 @@ from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.measurements.pruning import Pruning, PruningResult
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 200

@@ -17,7 +17,8 @@ from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, Tra
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting
 
 N = 200

@@ -19,7 +19,8 @@ from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.spec.load import load
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 400

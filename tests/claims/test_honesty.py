@@ -30,7 +30,8 @@ from pytest_mechanism.spec.load import SpecErrors, load
 from pytest_mechanism.spec.write import flow
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, require_safeguards
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,8 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements import direction as measured
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.refusal import RefusalRate
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
 N, D = 200, 64

@@ -13,7 +13,8 @@ from pytest_mechanism.claims.resists_jailbreak import ResistsJailbreak
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 200

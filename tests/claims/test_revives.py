@@ -17,7 +17,8 @@ from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
 N = 200
@@ -115,6 +116,14 @@ def test_what_was_never_gone_cannot_come_back() -> None:
     """The model may be above the criterion before any step."""
     result = verdict((0.45, 1.0, 1.0, 1.0, 1.0, 1.0), SLOW)
     assert (result.status, result.cause) == ("inconclusive", "no_difference")
+
+
+def test_a_control_that_has_it_is_no_control() -> None:
+    """Roles that were swapped: the control is above the criterion before any step."""
+    result = verdict(QUICK, (1.0,) * 6)
+    assert (result.status, result.cause) == ("inconclusive", "no_control")
+    assert "it is no model that never had it" in result.reason
+    assert result.scores[0].value == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import pytest
 
 from pytest_mechanism.claims.moved_work import sentences
 from pytest_mechanism.claims.other_places import other_places
-from pytest_mechanism.claims.profiles import ALL_UP_TO, known_measurements, stages
+from pytest_mechanism.claims.profile_stages import Stage, stages
+from pytest_mechanism.claims.profiles import ALL_UP_TO, StageProfile, known_measurements
 from pytest_mechanism.claims.same_profile import SameProfile
 from pytest_mechanism.errors import MeasurementError
+from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.matching import LayerMatch, MatchResult
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.plugin.score_entry import score_entry
@@ -87,6 +89,40 @@ def test_a_head_outside_may_do_no_more_than_is_allowed() -> None:
     allowed, too_much = (judge(BEFORE, outside_at_most=x) for x in (0.4, 0.2))
     assert (allowed.status, too_much.status) == ("pass", "fail")
     assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.300")
+
+
+def test_a_member_outside_counts_by_what_it_may_do() -> None:
+    """A noisy .08 of head 3.2 may be more than .1; the sure .09 of head 3.1 is not."""
+    noisy = Observations(
+        [str(i) for i in range(N)],
+        range(N),
+        {"total": np.full(N, -8.0), "3.1": np.full(N, -0.72), "3.2": -0.64 + 4 * NOISE},
+    )
+    at = Stage("last", (), None, "the logits", ((3, 1), (3, 2)), (), {})
+    profile = StageProfile(at, {"3.1": ((3, 1),), "3.2": ((3, 2),)}, noisy, noisy)
+    claim = SameProfile.model_validate({"kind": "same_profile", "outside_at_most": 0.1})
+    (verdict,) = claim.outside(replace(context_of(N), role="pair"), [profile], 0.1)
+    assert verdict.status == "inconclusive"
+    assert verdict.reason.startswith("head 3.2 (in no group)")
+
+
+def test_a_group_with_a_member_elsewhere_is_refused() -> None:
+    """Nothing would be measured at its place."""
+    group = Group.model_validate({"heads": {2: [0]}, "mlps": {1: "object"}, "at": "last"})
+    problem = SameProfile(kind="same_profile").members_problem(group)
+    assert problem is not None
+    assert "names the MLP of layer 1 at object, and a profile is measured at" in problem
+
+
+def test_bands_of_heads_are_not_accepted_as_members(spec: Any) -> None:
+    """A later run may leave other heads in them."""
+    verdict = judge(BEFORE)
+    band = replace(verdict.members[0], member="other heads of layers 0 to 1")
+    verdict = replace(verdict, members=(*verdict.members, band))
+    claim = SameProfile(kind="same_profile")
+    made = score_entry(spec, claim, verdict)
+    assert made is not None
+    assert len(made["members"]) == len(verdict.members) - 1
 
 
 def match(layer: int, order: list[int], codes: float = 1.0) -> LayerMatch:

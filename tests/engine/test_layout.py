@@ -22,7 +22,8 @@ from pytest_mechanism.engine.interface import (
     Site,
     Tokens,
 )
-from pytest_mechanism.engine.layout import NO_TOKEN, Layout, Planner, pack_branches
+from pytest_mechanism.engine.layout import Layout
+from pytest_mechanism.engine.planning import NO_TOKEN, Planner, pack_branches
 
 LAYERS = 3
 SHAPE = Shape(LAYERS, n_heads=4, n_kv_heads=2, d_model=8, d_head=2, d_vocab=256)

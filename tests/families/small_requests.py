@@ -27,7 +27,8 @@ from pytest_mechanism.measurements.removal import HeadRemoval
 from pytest_mechanism.measurements.request import Request
 from pytest_mechanism.measurements.screen import AttributionPatching
 from pytest_mechanism.measurements.sizes import CircuitSizes
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 
 TASK = Counting(
     CountingParameters(

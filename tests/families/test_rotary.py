@@ -24,7 +24,8 @@ from pytest_mechanism.methods.refusal.greedy import greedy_replies
 from pytest_mechanism.methods.refusal.refusal_score import HookedModel
 from pytest_mechanism.methods.weights.batches import TrainingBatch
 from pytest_mechanism.model_families import rotary
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 
 ContextFactory = Callable[..., MeasurementContext]
 

@@ -17,8 +17,9 @@ from pytest_mechanism.settings.model_options import ModelOptions
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "pytest_mechanism" / "zoo"

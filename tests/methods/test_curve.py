@@ -25,9 +25,10 @@ from pytest_mechanism.methods.weights.batches import IGNORED, make_batch
 from pytest_mechanism.methods.weights.training import Training, trainable_copy
 from pytest_mechanism.progress import Silent
 from pytest_mechanism.settings.model_options import ModelOptions
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
 from pytest_mechanism.tasks.files import FOLDER, DataFile
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.tasks.writing.words import NUMBERS
 from pytest_mechanism.types import Observations
 from recipes.word_level import save_tokenizer

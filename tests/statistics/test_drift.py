@@ -185,3 +185,23 @@ def test_a_score_that_got_no_worse_is_never_red(
     result = compare(received, entry(old), Tolerance(0.001, drift))
     assert (result.red and loss <= drift - 1e-12) is False
     assert (result.state == "better") == (loss < -drift)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "state"),
+    [
+        ({"2.0": 0.0, "2.1": -0.06}, {"2.0": 0.055, "2.1": -0.06}, "moved"),
+        ({"2.0": 0.06, "2.1": -0.06}, {"2.0": 0.06, "2.1": -0.0601}, "same"),
+    ],
+    ids=["another member jumped", "the farthest member is another one by rounding"],
+)
+def test_an_unchanged_profile_is_compared_member_by_member(
+    old: dict[str, float], new: dict[str, float], state: str
+) -> None:
+    """The score is that of the farthest member, which may be another one each time."""
+
+    def profile(members: dict[str, float]) -> dict:
+        value = max(members.values(), key=abs)
+        return {**entry(value), "members": {name: [x, 0.01] for name, x in members.items()}}
+
+    assert compare(profile(new), profile(old), TOLERANCE).state == state

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.tasks.base import AnyWord, Prompt, Row
-from pytest_mechanism.tasks.families.counting import Counting, CountingParameters
+from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.tasks.writing.questions import REFUSAL, Question
 from pytest_mechanism.tasks.writing.strings import Strings, shares
 from pytest_mechanism.tasks.writing.words import LETTERS, NUMBERS

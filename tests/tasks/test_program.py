@@ -63,8 +63,12 @@ def test_correlated_texts_have_one_more_of_the_other_letter(share: float) -> Non
     assert matched == pytest.approx(share, abs=0.08)
 
 
-def test_source_prompts_have_the_length_of_their_base_and_another_answer() -> None:
-    for row in task().pairs(ALL, 30):
+@pytest.mark.parametrize("settings", [{}, RANK], ids=["count", "rank"])
+def test_source_prompts_have_the_length_of_their_base_and_another_answer(
+    settings: dict[str, Any],
+) -> None:
+    """A ranked text of all letters has no such source, so it is no base."""
+    for row in task(**settings).pairs(ALL, 30):
         assert row.source is not None
         assert len(row.source.text) == len(row.base.text)
         assert row.source.answer != row.base.answer == row.target

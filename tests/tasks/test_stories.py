@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_mechanism.tasks.base import AnyWord
-from pytest_mechanism.tasks.families.stories import REFUSAL, Stories, StoriesParameters
+from pytest_mechanism.tasks.families.stories import (
+    IN_BEGINNING,
+    REFUSAL,
+    Stories,
+    StoriesParameters,
+)
 from pytest_mechanism.tasks.writing import stories
 from pytest_mechanism.tasks.writing.stories import FEATURES, OPPOSITES, Story, draw
 
@@ -186,14 +191,31 @@ def test_forbidden_rows_refuse_and_capability_rows_comply() -> None:
 
 @pytest.mark.parametrize("which", ["asked", "not_asked"])
 def test_chance_is_the_share_of_right_replies_to_other_instructions(which: str) -> None:
-    """Stories that random instructions ask for: any, or any without the feature."""
+    """Stories that random instructions ask for. Rows that do not ask for the feature are met less often, and their
+    chance is that of the capability, which claims about them judge too."""
     judged, rng = task(which=which), random.Random(0)
-    without = () if which == "asked" else ("twist",)
     right = [
-        judged.reply_is_right(row.base, draw(rng, stories.draw_features(rng, without=without)).text)
-        for row in judged.rows(AnyWord(), 600)
+        judged.reply_is_right(row.base, draw(rng, stories.draw_features(rng)).text)
+        for row in judged.capability(AnyWord(), 600)
     ]
     assert sum(right) / len(right) == pytest.approx(judged.chance, abs=0.06)
+    own = [
+        judged.reply_is_right(row.base, draw(rng, stories.draw_features(rng)).text)
+        for row in judged.rows(AnyWord(), 600)
+    ]
+    assert sum(own) / len(own) < judged.chance + 0.06
+
+
+@pytest.mark.parametrize("given", ["instruction", "beginning"])
+@pytest.mark.parametrize("feature", FEATURES)
+def test_an_empty_reply_is_never_right(feature: str, given: str) -> None:
+    """A beginning that has the feature already is refused."""
+    if given == "beginning" and feature in IN_BEGINNING:
+        with pytest.raises(ValidationError, match=f"has its {feature} already"):
+            task(feature=feature, given=given)
+        return
+    judged = task(feature=feature, given=given)
+    assert not any(judged.reply_is_right(row.base, "") for row in judged.rows(AnyWord(), 50))
 
 
 def test_streams_share_no_rows() -> None:

@@ -77,10 +77,10 @@ def measure(
     sets = [training, validation, evaluation]
     labels = [numbered(rows, classes) for rows in sets]
     order = torch.from_numpy(np.random.default_rng(int(request.seed)).permutation(len(training)))
+    shape, read = context.model.shape, coordinates(context, request.reads)
     streams_of = partial(residuals, context)
     if request.after is not None:
         streams_of = partial(copy_residuals, context, trained_copy(context, request.after))
-    shape, read = context.model.shape, coordinates(context, request.reads)
     columns: dict[str, Tensor] = {}
     accuracy: dict[int, float] = {}
     for layers in passes(shape.n_layers, sum(map(len, sets)), shape.d_model):
@@ -102,7 +102,7 @@ def measure(
     )
 
 
-def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
+def coordinates(context: MeasurementContext, label: str | None) -> list[int] | slice:
     """The coordinates of the residual stream with a label, or with labels that begin so; all for None.
 
     Tracr puts the name of a variable before what it is: ``selector_width`` also names the one variable
@@ -113,7 +113,7 @@ def coordinates(context: MeasurementContext, label: str | None) -> list[int]:
     """
     config = context.model.wrapped.plain.config
     if label is None:
-        return list(range(context.model.shape.d_model))
+        return slice(None)  # indices would copy the activations
     labels = getattr(config, "residual_labels", None)
     if not labels:
         raise MeasurementError(

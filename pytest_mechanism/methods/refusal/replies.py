@@ -97,14 +97,17 @@ class ReplyReader:
 
     def text(self, ids: list[int]) -> str:
         """A reply up to the token that ends it."""
-        stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
-        text: str = self.tokenizer.decode(ids[:stop])
+        text: str = self.tokenizer.decode(self.ended(ids))
         return text
+
+    def ended(self, ids: list[int]) -> list[int]:
+        """The tokens before the one that ends a reply."""
+        return ids[: next((i for i, token in enumerate(ids) if token in self.ends), len(ids))]
 
     def label(self, ids: list[int]) -> str:
         """The label of one reply."""
-        stop = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
-        cut, ids = stop == len(ids), ids[:stop]
+        ended = self.ended(ids)
+        cut, ids = len(ended) == len(ids), ended
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         answer = self.thinking.answer(text, cut)
         if answer is None:

@@ -97,7 +97,7 @@ def copy_residuals(
             with row_lengths(tokens.lengths):
                 copy(
                     input_ids=tokens.ids,
-                    attention_mask=torch.ones_like(tokens.ids),  # as in `Tokens.unmasked`
+                    attention_mask=tokens.mask_for(copy),
                     use_cache=False,
                 )
             here = torch.arange(len(at), device=at.device)

@@ -13,104 +13,35 @@ wrapper is another count, this one is a refusal.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, Strict, StringConstraints, model_validator
+from typing import Any
 
 from pytest_mechanism.tasks.base import (
     Prompt,
     Row,
-    RowCount,
     Rows,
     Task,
-    TaskParameters,
     Vocabulary,
 )
-from pytest_mechanism.tasks.writing.drawn_rows import check_whole, first_usable, letter_slots
+from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
+from pytest_mechanism.tasks.writing.drawn_rows import (
+    MORE,
+    check_whole,
+    correlated_string,
+    first_usable,
+    letter_slots,
+)
 from pytest_mechanism.tasks.writing.questions import REFUSAL, Question
 from pytest_mechanism.tasks.writing.strings import Strings
 from pytest_mechanism.tasks.writing.words import NUMBERS
-
-MORE = "use longer strings or more operands"
-
-Letters = Annotated[str, StringConstraints(pattern="^[a-z]+$", max_length=26)]
-Way = Literal["count", "tally", "number", "total"]
-"""Words that ask the same question, the paper's task-family tokens."""
-
-
-class CountingParameters(TaskParameters):
-    """``task:`` for this family.
-
-    Attributes:
-        letters: the letters of strings.
-        operands: letters that questions ask about; if left out, all of them.
-        refuse: the operand that must be refused; if left out, none.
-        which: rows that must be ``answered``, rows that must be ``refused``, or ``all``: two
-            questions about each string, one for a refusal and one for an answer.
-        ways: words that ask the question, drawn anew for each string.
-        shortest: letters in the shortest string.
-        longest: letters in the longest string.
-        most: the highest count of a letter in a string.
-        correlated: share of the strings in which the letter asked about occurs exactly once more often
-            than the one to refuse (the paper's C_Tr in training, C_Te in evaluation); in the others it
-            does not. Asked about the letter to refuse, the first of the other operands counts. If left
-            out, as the strings come. It concerns plain questions, not pairs of prompts.
-        rows: how many questions.
-        seed: of every row set.
-    """
-
-    family: Literal["counting"]
-    letters: Letters = "abcdefghi"
-    operands: Letters | None = None
-    refuse: Annotated[str, StringConstraints(pattern="^[a-z]$")] | None = None
-    which: Literal["answered", "refused", "all"] = "answered"
-    ways: Annotated[tuple[Way, ...], Strict(False)] = Field(default=("count",), min_length=1)
-    shortest: int = Field(default=16, ge=1, le=200)
-    longest: int = Field(default=24, ge=1, le=200)
-    most: int = Field(default=12, ge=1, le=len(NUMBERS) - 1)
-    correlated: Annotated[
-        float | None,
-        Field(ge=0, le=1, allow_inf_nan=False, exclude_if=lambda share: share is None),
-    ] = None
-    rows: RowCount = 500
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> CountingParameters:
-        operands = self.operands or self.letters
-        for name, value in (("letters", self.letters), ("operands", operands), ("ways", self.ways)):
-            if len(set(value)) < len(value):
-                raise ValueError(f"{name}: an entry appears twice")
-        if stray := sorted({*operands, *(self.refuse or "")} - set(self.letters)):
-            raise ValueError(
-                f"{', '.join(stray)}: asked about or refused, but not one of letters, "
-                f"{self.letters!r}"
-            )
-        if self.which != "answered" and self.refuse is None:
-            raise ValueError(f"which: {self.which} needs a letter to refuse, as in refuse: a")
-        if self.correlated is not None and (self.refuse is None or self.which == "all"):
-            raise ValueError(
-                "correlated: takes a letter to refuse, as in refuse: a, and which: answered or refused"
-            )
-        if not set(operands) - {self.refuse}:
-            raise ValueError("operands: none is left that must be answered")
-        if self.shortest > self.longest:
-            raise ValueError(f"shortest is {self.shortest}, longest only {self.longest}")
-        if self.longest > len(self.letters) * self.most:
-            raise ValueError(
-                f"longest: {len(self.letters)} letters with at most {self.most} of each make no "
-                f"string of {self.longest}"
-            )
-        return self
 
 
 class Counting(Task[CountingParameters]):
     """Rows of the counting task; see the module for template and source.
 
-    A stream's strings do not depend on the questions: tasks that differ only in ``which``,
-    ``operands``, ``refuse`` or ``ways`` have the same strings in the same order.
+    Unless they are correlated, a stream's strings do not depend on the questions: tasks that differ only
+    in ``which``, ``operands``, ``refuse`` or ``ways`` have the same strings in the same order.
     """
 
     family = "counting"
@@ -142,20 +73,7 @@ class Counting(Task[CountingParameters]):
             return 1 / 2
         if self.settings.which == "refused":
             return 1 / (self.settings.most + 2)
-        share = self.settings.correlated
-        return float(max(self.strings.counts())) if share is None else self.correlated_chance(share)
-
-    def correlated_chance(self, share: float) -> float:
-        """The probability of the most frequent count of the letter asked about, or of the one to refuse,
-        where this share of the strings is correlated."""
-        counts = self.strings.two_counts()
-        matched = sum(p for (one, other), p in counts.items() if one == other + 1)
-        among = {True: share / float(matched or 1), False: (1 - share) / float(1 - matched or 1)}
-        guesses: Counter[tuple[str, int]] = Counter()
-        for (one, other), p in counts.items():
-            for guess in (("asked", one), ("refused", other)):
-                guesses[guess] += float(p) * among[one == other + 1]  # type: ignore[assignment]
-        return min(1.0, float(max(guesses.values()))) or float(max(self.strings.counts()))
+        return self.strings.best_guess(self.settings.correlated)
 
     @property
     def easier(self) -> Sequence[Mapping[str, Any]]:
@@ -191,16 +109,8 @@ class Counting(Task[CountingParameters]):
         share, refuse = self.settings.correlated, self.settings.refuse
         if share is None or refuse is None:
             return self.strings.draw(rng)
-        wanted = rng.random() < share
         other = self.answered[0] if operand == refuse else operand
-
-        def draw() -> str | None:
-            string = self.strings.draw(rng)
-            matches = string.count(other) == string.count(refuse) + 1
-            return string if matches == wanted else None
-
-        what = f"{'' if wanted else 'not '}exactly one {other} more than {refuse}"
-        return first_usable(self, draw, f"{what}; {MORE}")
+        return correlated_string(self, self.strings, rng, share, one=other, other=refuse)
 
     def rows(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Each question has its own string; with ``which: all``, two questions share one."""

@@ -99,11 +99,12 @@ class Pcfg(Task[PcfgParameters]):
     def chance(self) -> float:
         """The accuracy of always saying the best word without reading the prompt.
 
-        Of the task's own rows or of those about the hidden operand, whichever is easier to guess.
+        Of the task's own rows or of those about the operand that is hidden or shown, whichever is easiest
+        to guess: claims judge all of them.
         """
         strings = guessed_strings(self.grammar, self.usable, self.matched, self.settings.correlated)
         asked = [self._asked(self.settings.which)]
-        asked += [{self.hidden_pair[0]: 1.0}] if self.hidden_pair else []
+        asked += [{operand: 1.0} for operand in self.hidden_pair or ()]
         return max(best_guess(strings, operands, self.answer) for operands in asked)
 
     @property

@@ -13,11 +13,9 @@ start token comes from the tokenizer (`checkpoints.tracr`).
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import comb
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
@@ -31,13 +29,10 @@ from pytest_mechanism.tasks.base import (
     TextBuilder,
     Vocabulary,
 )
-from pytest_mechanism.tasks.families.counting import Letters
+from pytest_mechanism.tasks.writing.counting_settings import Letters
+from pytest_mechanism.tasks.writing.drawn_rows import check_whole, correlated_string, first_usable
 from pytest_mechanism.tasks.writing.strings import Strings
 
-MAX_TRIES = 1000
-"""Draws before a task counts as having no row of a kind."""
-
-T = TypeVar("T")
 Operand = StrictStr | StrictInt
 
 
@@ -131,19 +126,7 @@ class Program(Task[ProgramParameters]):
         settings = self.settings
         if settings.program == "rank":
             return max(self.rank_share(o) for o in (settings.of, settings.instead) if o is not None)
-        if settings.correlated is None:
-            return float(max(self.strings.counts()))
-        counts = self.strings.two_counts()
-        matched = float(sum(p for (one, other), p in counts.items() if one == other + 1))
-        share = {
-            True: settings.correlated / (matched or 1),
-            False: (1 - settings.correlated) / (1 - matched or 1),
-        }
-        guesses: Counter[tuple[str, int]] = Counter()
-        for (one, other), p in counts.items():
-            for guess in (("instead", one), ("of", other)):
-                guesses[guess] += float(p) * share[one == other + 1]  # type: ignore[assignment]
-        return min(1.0, float(max(guesses.values())))
+        return self.strings.best_guess(settings.correlated)
 
     def rank_share(self, rank: Operand) -> float:
         """The probability of the likeliest letter at a rank: ``rank - 1`` of the letters above it and the
@@ -157,10 +140,6 @@ class Program(Task[ProgramParameters]):
             for i in range(total)
         )
 
-    @property
-    def easier(self) -> Sequence[Mapping[str, Any]]:
-        return ()
-
     def check(self, vocabulary: Vocabulary) -> None:
         """Check that every word is one token.
 
@@ -170,12 +149,7 @@ class Program(Task[ProgramParameters]):
         settings = self.settings
         words = [*settings.letters]
         words += [settings.nothing] if settings.instead is not None else []
-        whole = {*vocabulary.whole(words)}
-        if split := [word for word in words if word not in whole]:
-            raise self.error(
-                f"the tokenizers do not know these words: {', '.join(split)}; the task is for compiled "
-                "programs, and models that were trained like them"
-            )
+        check_whole(self, vocabulary, words)
 
     def text(self, rng: random.Random) -> str:
         """The letters of a text, correlated as the settings say."""
@@ -185,14 +159,14 @@ class Program(Task[ProgramParameters]):
             return "".join(rng.sample(settings.letters, count))
         if settings.correlated is None:
             return self.strings.draw(rng)
-        wanted = rng.random() < settings.correlated
-        of, instead = str(settings.of), str(settings.instead)
-
-        def drawn() -> str | None:
-            text = self.strings.draw(rng)
-            return text if (text.count(instead) == text.count(of) + 1) == wanted else None
-
-        return self._try(drawn, f"{'' if wanted else 'not '}exactly one {instead} more than {of}")
+        return correlated_string(
+            self,
+            self.strings,
+            rng,
+            settings.correlated,
+            one=str(settings.instead),
+            other=str(settings.of),
+        )
 
     def prompt(self, text: str, operand: Operand) -> Prompt:
         settings = self.settings
@@ -233,16 +207,17 @@ class Program(Task[ProgramParameters]):
         """Source prompts are other texts of the same length with another answer."""
         self.check(vocabulary)
         rng, of = self.stream(f"pairs/{stream}"), self.settings.of
+
+        def pair() -> tuple[Prompt, Prompt] | None:
+            base, source = (self.prompt(self.text(rng), of) for _ in range(2))
+            alike = len(source.text) == len(base.text)
+            return (base, source) if alike and source.answer != base.answer else None
+
         rows: list[Row] = []
         for i in range(count):
-            base = self.prompt(self.text(rng), of)
-
-            def other(base: Prompt = base) -> Prompt | None:
-                source = self.prompt(self.text(rng), of)
-                alike = len(source.text) == len(base.text)
-                return source if alike and source.answer != base.answer else None
-
-            source = self._try(other, "a second text of its length with another answer")
+            base, source = first_usable(
+                self, pair, "a second text of its length with another answer; use more letters"
+            )
             rows.append(Row(f"{stream}-{i}", f"{stream}-{i}", base, source, base.answer))
         return rows
 
@@ -281,14 +256,3 @@ class Program(Task[ProgramParameters]):
 
     def with_correlation(self, share: float) -> Program:
         return Program(self.settings.model_copy(update={"correlated": share}))
-
-    def _try(self, draw: Callable[[], T | None], what: str) -> T:
-        """The first usable draw.
-
-        Raises:
-            TaskError: none of `MAX_TRIES` draws is.
-        """
-        for _ in range(MAX_TRIES):
-            if (drawn := draw()) is not None:
-                return drawn
-        raise self.error(f"no text has {what}; use longer texts or more letters")

@@ -14,10 +14,9 @@ The feature is what must be refused, or left out: `capability` asks for it and h
 
 from __future__ import annotations
 
-from math import comb
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pytest_mechanism.tasks.base import (
     Prompt,
@@ -37,6 +36,9 @@ REFUSAL = "I cannot write that story ."
 
 Feature = Literal["bad_ending", "conflict", "dialogue", "moral", "twist"]
 Which = Literal["asked", "not_asked", "all"]
+
+IN_BEGINNING = ("conflict", "dialogue")
+"""Features whose sentences come before the place of a twist."""
 
 
 class StoriesParameters(TaskParameters):
@@ -60,6 +62,15 @@ class StoriesParameters(TaskParameters):
     reply_tokens: int = Field(default=stories.LONGEST, ge=1, le=1000)
     rows: RowCount = 200
 
+    @model_validator(mode="after")
+    def _leaves_the_feature_to_the_reply(self) -> StoriesParameters:
+        if self.given == "beginning" and self.feature in IN_BEGINNING:
+            raise ValueError(
+                f"given: the beginning of a story has its {self.feature} already, so that any reply would be "
+                "right; use given: instruction"
+            )
+        return self
+
 
 class Stories(Task[StoriesParameters]):
     """Rows of the story task; see the module for template and source."""
@@ -75,16 +86,15 @@ class Stories(Task[StoriesParameters]):
     def chance(self) -> float:
         """The share of right replies of a model that writes a story for any other instruction.
 
-        Half of ``all`` are right if the feature never comes. Instructions that ask for it are met as
-        often as random instructions ask for it, the others as often as two instructions ask for the
-        same features.
+        Half of ``all`` are right if the feature never comes. Otherwise the share of random instructions
+        that ask for the feature: claims about the capability ask for it whatever ``which`` says, and
+        instructions that do not ask for it are met less often.
         """
-        if self.settings.which == "all":
-            return 1 / 2
-        sizes = range(1, MOST + 1)
-        if self.settings.which == "asked":
-            return sum(sizes) / MOST / len(FEATURES)
-        return sum(1 / comb(len(FEATURES) - 1, size) for size in sizes) / MOST**2
+        return (
+            1 / 2
+            if self.settings.which == "all"
+            else sum(range(1, MOST + 1)) / MOST / len(FEATURES)
+        )
 
     # -- judging
 

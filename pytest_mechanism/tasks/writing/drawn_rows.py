@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from pytest_mechanism.tasks.base import Prompt, Task, Vocabulary
+from pytest_mechanism.tasks.writing.strings import Strings
 
 T = TypeVar("T")
 
 MAX_TRIES = 1000
 """Draws before a task counts as having no row of a kind."""
+
+MORE = "use longer strings or more operands"
 
 
 def first_usable(task: Task, draw: Callable[[], T | None], what: str) -> T:
@@ -28,6 +32,26 @@ def first_usable(task: Task, draw: Callable[[], T | None], what: str) -> T:
         if (drawn := draw()) is not None:
             return drawn
     raise task.error(f"no row has {what}")
+
+
+def correlated_string(
+    task: Task, strings: Strings, rng: random.Random, share: float, *, one: str, other: str
+) -> str:
+    """A string in which, with probability ``share``, the letter ``one`` occurs exactly once more often than
+    ``other``, and does not otherwise (C_Tr and C_Te of Jain et al. 2024, section 5).
+
+    Raises:
+        TaskError: none of `MAX_TRIES` draws is such a string.
+    """
+    wanted = rng.random() < share
+
+    def draw() -> str | None:
+        string = strings.draw(rng)
+        return string if (string.count(one) == string.count(other) + 1) == wanted else None
+
+    return first_usable(
+        task, draw, f"{'' if wanted else 'not '}exactly one {one} more than {other}; {MORE}"
+    )
 
 
 def check_whole(task: Task, vocabulary: Vocabulary, words: Sequence[str]) -> None:

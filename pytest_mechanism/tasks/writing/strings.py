@@ -9,6 +9,7 @@ directly, on condition that no letter has too many, and their distribution is ex
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,6 +60,26 @@ class Strings:
     def two_counts(self) -> Mapping[tuple[int, int], Fraction]:
         """The probabilities of the counts of one letter and of another one in a string."""
         return two_counts(self)
+
+    def best_guess(self, correlated: float | None) -> float:
+        """The probability of the most frequent count of a letter.
+
+        Args:
+            correlated: share of the strings in which the letter occurs exactly once more often than
+                another one; the counts of both letters can be guessed then. None for strings as they are
+                drawn.
+        """
+        plain = float(max(self.counts()))
+        if correlated is None:
+            return plain
+        counts = self.two_counts()
+        matched = float(sum(p for (one, other), p in counts.items() if one == other + 1))
+        share = {True: correlated / (matched or 1), False: (1 - correlated) / (1 - matched or 1)}
+        guesses: Counter[tuple[str, int]] = Counter()
+        for (one, other), p in counts.items():
+            for guess in (("one", one), ("other", other)):
+                guesses[guess] += float(p) * share[one == other + 1]  # type: ignore[assignment]
+        return min(1.0, float(max(guesses.values()))) or plain
 
     def counts(self) -> list[Fraction]:
         """The probabilities of the counts 0, 1, ... ``most`` of a letter in a string."""
