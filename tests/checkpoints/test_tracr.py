@@ -280,8 +280,11 @@ def test_a_header_larger_than_its_array_is_refused(files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("compression", "problem"),
-    [(zipfile.ZIP_BZIP2, "compressed in a way that numpy does not use"), (zipfile.ZIP_DEFLATED, "cannot be read as an .npz file")],
-)  # fmt: skip
+    [
+        (zipfile.ZIP_BZIP2, "compressed in a way that numpy does not use"),
+        (zipfile.ZIP_DEFLATED, "cannot be read as an .npz file"),
+    ],
+)
 def test_an_archive_decompresses_no_more_than_its_sizes_promise(
     files: Path, compression: int, problem: str
 ) -> None:
