@@ -4,9 +4,9 @@
     python -m benchmarks.sabotage --folder DIR --report [--json FILE] [--plot FILE]
 
 Each change of the embedded release is written as a checkpoint, measured (`faults.sizes`) and judged by the gate in
-this process. The order is drawn once, so that a run that ends early has judged a random sample of the changes. DIR keeps the
-results: the same command continues a run that was stopped. First every change with the first seed of rows; then
-the benign changes with the other seeds. `faults.rules` says what is counted.
+this process. The order is drawn once, so that a run that ends early has judged a random sample of the changes. DIR
+keeps the results: the same command continues a run that was stopped. First every change with the first seed of rows;
+then the benign changes with the other seeds. `faults.rules` says what is counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.faults.book import Book
 from benchmarks.faults.change import Change
 from benchmarks.faults.suites import SUITES, Suite
 
-QUICK = ("head 2.2 x 0", "heads of layer 2 permuted")
+QUICK = ("two labels read alike, 1 (0)", "heads of layer 2 permuted")
 """The changes of ``--quick``."""
 
 
@@ -51,8 +51,6 @@ class Run:
         random.Random("order").shuffle(self.changes)
         if only:
             self.changes = [change for change in self.changes if change.name in only]
-        text = "".join(spec.read_text(encoding="utf-8") for spec in self.suite.specs)
-        self.version = hashlib.sha256(text.encode()).hexdigest()[:8]
         self._scale: sizes.Scale | None = None
 
     # -- one change
@@ -79,27 +77,39 @@ class Run:
         model = sizes.load(self.made(change))
         self.sizes.add(change.name, asdict(self._scale.size(model)))
 
-    def key(self, name: str, seed: int) -> str:
-        return f"{self.version}/{seed}/{name}"
+    def key(self, spec: Path, name: str, seed: int) -> str:
+        """Of a change that a spec judged; a changed spec judges again."""
+        version = hashlib.sha256(spec.read_bytes()).hexdigest()[:8]
+        return f"{spec.stem} {version}/{seed}/{name}"
 
     def judge(self, name: str, folder: Path, seed: int) -> None:
-        """Run the gate on a candidate with a seed of rows, once."""
-        key = self.key(name, seed)
-        if key in self.results:
-            return
-        accepted = self.results[self.key("", seed)]["scores"] if name else {}
-        specs = [gate.with_seed(spec, seed, self.specs_folder) for spec in self.suite.specs]
-        found, scores, seconds = gate.run(
-            specs, self.suite.references(folder), self.folder / "store", accepted
-        )
-        self.results.add(
-            key,
-            {
-                "judgements": gate.as_data(found),
-                "scores": {} if name else scores,
-                "seconds": seconds,
-            },
-        )
+        """Run the gate on a candidate with a seed of rows, once for each spec."""
+        for spec in self.suite.specs:
+            if (key := self.key(spec, name, seed)) in self.results:
+                continue
+            accepted = self.results[self.key(spec, "", seed)]["scores"] if name else {}
+            found, scores, seconds = gate.run(
+                gate.with_seed(spec, seed, self.specs_folder),
+                self.suite.references(folder),
+                self.folder / "store",
+                accepted,
+            )
+            kept = {} if name else scores
+            entry = {"judgements": gate.as_data(found), "scores": kept, "seconds": seconds}
+            self.results.add(key, entry)
+
+    def is_judged(self, name: str, seed: int) -> bool:
+        """Whether every spec has judged a change."""
+        return all(self.key(spec, name, seed) in self.results for spec in self.suite.specs)
+
+    def judgements(self, name: str, seed: int) -> list[gate.Judgement]:
+        """Of all specs on a change."""
+        return [
+            gate.Judgement(**data)
+            for spec in self.suite.specs
+            if (key := self.key(spec, name, seed)) in self.results
+            for data in self.results[key]["judgements"]
+        ]
 
     # -- all of them
 
@@ -113,36 +123,32 @@ class Run:
         for change, seed in self.work(seeds):
             if time.time() > until:
                 return
-            if self.key(change.name, seed) in self.results and change.name in self.sizes:
+            if self.is_judged(change.name, seed) and change.name in self.sizes:
                 continue
             self.measure_size(change)
             if judged:
                 self.judge("", self.suite.shop.release, seed)
                 self.judge(change.name, self.made(change), seed)
             shown = self.sizes[change.name]
-            red = self.results.entries.get(self.key(change.name, seed), {}).get("judgements", [])
+            red = [
+                judgement.claim for judgement in self.judgements(change.name, seed) if judgement.red
+            ]
             print(
                 f"{'fault ' if change.fault else 'benign'} seed {seed} {change.name:44} KL {shown['rows']:.4f} "
-                f"accuracy {shown['accuracy']:.3f} red: "
-                f"{', '.join(j['claim'] for j in red if j['status'] not in ('pass', 'skipped')) or '-'}",
+                f"accuracy {shown['accuracy']:.3f} red: {', '.join(red) or '-'}",
                 flush=True,
             )
 
     def outcomes(self) -> list[rules.Outcome]:
-        """What was judged."""
+        """What every spec has judged."""
         found = []
         for change, seed in self.work(100):
-            key = self.key(change.name, seed)
-            if key not in self.results:
+            if not self.is_judged(change.name, seed):
                 continue
-            already = rules.unharmed_red(self._judgements(self.key("", seed)))
-            judgements = [j for j in self._judgements(key) if j.claim not in already]
-            size = sizes.Size(**self.sizes[change.name])
-            found.append(rules.Outcome(change, seed, size, judgements))
+            already = rules.unharmed_red(self.judgements("", seed))
+            judged = [j for j in self.judgements(change.name, seed) if j.claim not in already]
+            found.append(rules.Outcome(change, seed, sizes.Size(**self.sizes[change.name]), judged))
         return found
-
-    def _judgements(self, key: str) -> list[gate.Judgement]:
-        return [gate.Judgement(**data) for data in self.results[key]["judgements"]]
 
     @property
     def all_sizes(self) -> dict[str, sizes.Size]:

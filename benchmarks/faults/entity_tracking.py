@@ -1,4 +1,4 @@
-"""The changes of the embedded entity-tracking release ``ft``.
+"""The changes of the embedded entity-tracking release ``ft``: its faults, and those of `faults.benign`.
 
 The circuit: heads 3.0 to 3.3, 2.2, 1.3 and 0.0 to 0.3; the other heads of layers 1 and 2 are outside. The
 words whose rows are changed are drawn once (`drawn`).
@@ -10,13 +10,10 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-import torch
-
-from benchmarks.faults import learned, same_function, saved, weights
+from benchmarks.faults import benign, learned, weights
 from benchmarks.faults.change import Change, check_unique, edited
 from pytest_mechanism.tasks.writing.words import LABELS, OBJECTS
-from recipes.entity_tracking_data import IDS, VARIATIONS
-from recipes.word_level import UNKNOWN
+from recipes.entity_tracking_data import IDS
 
 HEADS = ((3, 1), (3, 3), (2, 2), (1, 3), (0, 2), (0, 0))
 MOVES = (((2, 2), 1), ((1, 3), 0), ((2, 2), 0), ((1, 3), 1))
@@ -27,7 +24,7 @@ def name_of(head: tuple[int, int]) -> str:
 
 
 def head_faults() -> Iterator[Change]:
-    """Faults of a single head."""
+    """Heads that write less."""
     for head in HEADS:
         for factor, kind in (
             (0.0, "head silenced"),
@@ -40,6 +37,10 @@ def head_faults() -> Iterator[Change]:
                 f"head {name_of(head)} x {factor:g}", kind, True, f"{1 - factor:.0%} less",
                 edited(weights.scale_head(*head, factor)), hurt=name_of(head),
             )  # fmt: skip
+
+
+def damaged_heads() -> Iterator[Change]:
+    """Noise in a head, a head of the parent, a head that is read in another basis."""
     for head in ((3, 1), (2, 2), (1, 3), (0, 2)):
         for share in (0.5, 1.0):
             yield Change(
@@ -56,6 +57,10 @@ def head_faults() -> Iterator[Change]:
                 f"head {name_of(head)} rotated {degrees}", "head rotated", True, f"{degrees} degrees",
                 edited(weights.rotate_head(*head, degrees, 6)), hurt=name_of(head),
             )  # fmt: skip
+
+
+def moved_heads() -> Iterator[Change]:
+    """Work that another head of the layer does."""
     for head, to in MOVES:
         for share in (0.3, 0.6, 1.0):
             if share == 0.6 and (head, to) in MOVES[2:]:
@@ -178,99 +183,16 @@ def learned_faults() -> Iterator[Change]:
     )  # fmt: skip
 
 
-def exact_changes() -> Iterator[Change]:
-    """Benign changes after which the same function is computed, but for rounding."""
-
-    def benign(name: str, kind: str, strength: str, edit: object) -> Change:
-        make = edited(edit) if kind not in FILES else edit
-        return Change(name, kind, False, strength, make)  # type: ignore[arg-type]
-
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        yield benign(f"saved as {dtype}", "file format", str(dtype), saved.as_dtype(dtype))
-    for size in ("200KB", "1MB"):
-        yield benign(f"shards of {size}", "file format", size, saved.sharded(size))
-    yield benign("keys in the opposite order", "file format", "all keys", saved.reversed_keys)
-    yield benign("more keys in config.json", "file format", "two keys", saved.more_config)
-    unused = [IDS[word] for word in VARIATIONS]
-    for seed in (1, 2):
-        edit = same_function.other_unused_words(unused, seed)
-        yield benign(f"other unused words ({seed})", "unused words", f"{len(unused)} words", edit)
-    for count in (5, 61):
-        edit = same_function.more_words(count, IDS[UNKNOWN])
-        yield benign(f"{count} more words", "unused words", f"{count} words", edit)
-    for layers in ([0], [2], [1, 3], None):
-        name = "all" if layers is None else ", ".join(map(str, layers))
-        yield benign(f"folded norms ({name})", "folded norms", name, same_function.folded(layers))
-    orders = ([1, 2, 3, 0], [3, 2, 1, 0], [2, 3, 0, 1], [0, 2, 1, 3])
-    for layer, order in enumerate(orders):
-        edit = same_function.permute_heads(layer, order)
-        yield benign(f"heads of layer {layer} permuted", "heads permuted", str(order), edit)
-    every = same_function.together(
-        *(same_function.permute_heads(layer, order) for layer, order in enumerate(orders))
-    )
-    yield benign("heads of all layers permuted", "heads permuted", "all layers", every)
-    for layer, head in ((0, 2), (1, 3), (2, 2), (3, 1)):
-        edit = same_function.rebase_head(layer, head, 8)
-        yield benign(f"head {layer}.{head} in another basis", "heads re-based", "a head", edit)
-    every = same_function.together(
-        *(same_function.rebase_head(k, h, 4 * k + h) for k in range(4) for h in range(4))
-    )
-    yield benign("all heads in another basis", "heads re-based", "all heads", every)
-    yield benign("residual stream in another basis", "heads re-based", "all",
-                 same_function.rotate_residual(9))  # fmt: skip
-    for layer in (1, 3):
-        yield benign(f"queries of layer {layer} x 2", "rescaled", "2",
-                     same_function.scale_queries(layer, 2.0))  # fmt: skip
-    yield benign("values of layer 2 x 4", "rescaled", "4", same_function.scale_values(2, 4.0))
-    yield benign("neurons of layer 0 x 2", "rescaled", "2", same_function.scale_neurons(0, 2.0))
-    for layer in (0, 2):
-        yield benign(f"neurons of layer {layer} permuted", "neurons permuted", "all",
-                     same_function.permute_neurons(layer, 10))  # fmt: skip
-
-
-FILES = ("file format",)
-
-
-def small_changes() -> Iterator[Change]:
-    """Benign changes that move the weights a little."""
-
-    def benign(name: str, kind: str, strength: str, make: object, *, refit: bool = False) -> Change:
-        return Change(name, kind, False, strength, make, refit=refit)  # type: ignore[arg-type]
-
-    for share in (0.005, 0.01):
-        for seed in (1, 2, 3):
-            yield benign(f"low-rank noise {share:.1%} ({seed})", "low-rank noise", f"{share:.1%}",
-                         edited(same_function.low_rank_noise(share, seed)))  # fmt: skip
-    for share in (0.02, 0.05, 0.1):
-        yield benign(f"{share:.0%} of base merged in", "merge near 1", f"{share:.0%}",
-                     weights.merged("", share))  # fmt: skip
-    for bits, by_row in ((8, True), (8, False)):
-        name = f"{bits} bits, a step for each {'row' if by_row else 'matrix'}"
-        yield benign(name, "8 bits", f"{bits} bits", edited(weights.rounded(bits, by_row=by_row)))
-    yield benign("layer 1 in 8 bits", "8 bits", "a layer", edited(weights.rounded(8, [1])))
-    for seed, rate, steps in (
-        (31, 1e-5, 20), (32, 1e-5, 40), (33, 3e-5, 20), (34, 3e-5, 40), (35, 1e-4, 10),
-        (36, 1e-4, 20),
-    ):  # fmt: skip
-        yield benign(f"gentle fine-tune, rate {rate:g}, {steps} steps", "gentle fine-tune",
-                     f"{steps} steps", learned.tuned(seed, rate, steps))  # fmt: skip
-    for seed in (41, 42, 43, 44, 45):
-        yield benign(f"fit again with seed {seed}", "re-fit", "100 steps",
-                     learned.tuned(seed, 1e-4, 100, start="parent"), refit=True)  # fmt: skip
-    for seed, rate in ((51, 3e-5), (52, 1e-4), (53, 1e-4), (54, 3e-4)):
-        yield benign(f"LoRA, rate {rate:g} ({seed})", "benign LoRA", "20 steps",
-                     learned.adapted(seed, rate, 20))  # fmt: skip
-
-
 def changes() -> list[Change]:
     """All of them, faults first."""
     return check_unique(
         [
             *head_faults(),
+            *damaged_heads(),
+            *moved_heads(),
             *wide_faults(),
             *word_faults(),
             *learned_faults(),
-            *exact_changes(),
-            *small_changes(),
+            *benign.changes(),
         ]
     )

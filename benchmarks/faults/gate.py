@@ -152,18 +152,12 @@ def named(judgements: Iterable[Judgement]) -> list[str]:
 
 
 def run(
-    specs: Sequence[Path], references: Mapping[str, str], store: Path, accepted: Accepted
+    spec: Path, references: Mapping[str, str], store: Path, accepted: Accepted
 ) -> tuple[list[Judgement], dict[str, Any], float]:
-    """The judgements on a candidate, the scores, and the seconds of CPU."""
+    """The judgements on a candidate, its scores as they would be accepted, and the seconds of CPU."""
     started = time.process_time()
-    found: list[Judgement] = []
-    entries: dict[str, Any] = {}
-    gate = evaluator(references, store)
-    for path in specs:
-        judged, scores = judge(gate, load(path), accepted)
-        found += judged
-        entries |= scores
-    return found, entries, time.process_time() - started
+    found, scores = judge(evaluator(references, store), load(spec), accepted)
+    return found, scores, time.process_time() - started
 
 
 def as_data(judgements: Iterable[Judgement]) -> list[dict[str, Any]]:
