@@ -74,7 +74,7 @@ def other_bases() -> Iterator[Change]:
                      same_function.scale_queries(layer, 2.0))  # fmt: skip
     yield same("values of layer 2 x 4", "rescaled", "4", same_function.scale_values(2, 4.0))
     yield same("neurons of layer 0 x 2", "rescaled", "2", same_function.scale_neurons(0, 2.0))
-    for layer in (0, 2):
+    for layer in (0, 1, 2):
         yield same(f"neurons of layer {layer} permuted", "neurons permuted", "all",
                      same_function.permute_neurons(layer, 10))  # fmt: skip
 

@@ -50,7 +50,7 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     # the last release and the candidate
     "release": Suite(
-        [SPECS / "next_release.yaml"], "released=zoo:ft", "ft", "ft", "base",
+        [SPECS / "next_release.yaml", SPECS / "next_release_words.yaml"], "released=zoo:ft", "ft", "ft", "base",
         entity_tracking.changes, sizes.boxes, {},
     ),
     # the shipped spec and its accepted scores: the base model and the candidate
