@@ -17,7 +17,7 @@ from pytest_mechanism.plugin.overruling import message
 from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
 from pytest_mechanism.report.run_report import ClaimResult, Note, Row
 from pytest_mechanism.session import Session
-from pytest_mechanism.types import Control, Located, MemberChange, Score, Setting, Verdict
+from pytest_mechanism.types import Control, Evidence, Example, Located, MemberChange, Score, Setting, Verdict
 
 CRASHED = "???"
 """xdist's phase of a test whose worker died."""
@@ -173,6 +173,8 @@ def result_from(data: Mapping[str, Any]) -> ClaimResult:
             ),
             "notes": tuple(Note(**note) for note in data["notes"]),
             "located": _located(data["located"]),
+            "groups": tuple(data["groups"]),
+            "evidence": _evidence(data["evidence"]),
         }
     )
 
@@ -190,6 +192,13 @@ def _located(data: Mapping[str, Any] | None) -> Located | None:
         return None
     members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
     return Located(tuple(data["lines"]), tuple(members), data["seconds"])
+
+
+def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:
+    if data is None:
+        return None
+    examples = tuple(Example(**example) for example in data["examples"])
+    return Evidence(data["what"], data["measured"], examples)
 
 
 def _control(data: Mapping[str, Any]) -> Control | None:
