@@ -32,6 +32,7 @@ def claim_result(
     """The result of a claim on one role."""
     scores = tuple(rounded(score) for score in verdict.scores)
     score = scores[0] if scores else None
+    first, last = spec.document.block(("claims", name))
     result = ClaimResult(
         id=nodeid,
         circuit=spec.circuit,
@@ -56,6 +57,8 @@ def claim_result(
         rows=make_rows(verdict, drift),
         scores=scores,
         notes=tuple(notes),
+        line=first,
+        yaml=tuple(spec.document.text[first - 1 : last]),
     )
     made: ClaimResult = printable(result)
     return made

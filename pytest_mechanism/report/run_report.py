@@ -29,6 +29,8 @@ class Row:
     n: int | None
     threshold: str
     compared: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class ClaimResult:
     scores: tuple[Score, ...]
     notes: tuple[Note, ...]
     located: Located | None = None
+    line: int = 0
+    yaml: tuple[str, ...] = ()
 
     @property
     def red(self) -> bool:

@@ -52,7 +52,8 @@ ENTRY = {
 
 def result(text: str) -> ClaimResult:
     """A result with a hostile text in every text field."""
-    spec: Any = SimpleNamespace(circuit=text)
+    document = SimpleNamespace(block=lambda _: (1, 2), text=(text, text))
+    spec: Any = SimpleNamespace(circuit=text, document=document)
     claim: Any = SimpleNamespace(kind=text, if_red=text, models=lambda role: (role,))
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 
