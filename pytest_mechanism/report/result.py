@@ -32,6 +32,7 @@ def claim_result(
     """The result of a claim on one role."""
     scores = tuple(rounded(score) for score in verdict.scores)
     score = scores[0] if scores else None
+    first, last = spec.document.block(("claims", name))
     result = ClaimResult(
         id=nodeid,
         circuit=spec.circuit,
@@ -56,20 +57,14 @@ def claim_result(
         rows=make_rows(verdict, drift),
         scores=scores,
         notes=tuple(notes),
+        line=first,
+        yaml=tuple(spec.document.text[first - 1 : last]),
         severity=claim.severity,
         groups=tuple(groups_of(claim)),
         order=order_of(claim, spec),
-        line=spec.document.block(("claims", name))[0],
-        yaml=yaml_of(spec, name),
     )
     made: ClaimResult = printable(result)
     return made
-
-
-def yaml_of(spec: Spec, name: str) -> str:
-    """The lines of a claim in its spec, as they are."""
-    first, last = spec.document.block(("claims", name))
-    return "\n".join(visible(line) for line in spec.document.text[first - 1 : last])
 
 
 def groups_of(claim: Claim) -> list[str]:

@@ -30,6 +30,8 @@ class Row:
     n: int | None
     threshold: str
     compared: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ class ClaimResult:
     scores: tuple[Score, ...]
     notes: tuple[Note, ...]
     located: Located | None = None
+    line: int = 0
+    yaml: tuple[str, ...] = ()
     severity: Severity = "block"
     evidence: Evidence | None = None
     groups: tuple[str, ...] = ()
     order: int = 0
-    line: int | None = None
-    yaml: str = ""
 
     @property
     def red(self) -> bool:

@@ -194,9 +194,7 @@ def shown(
             expected=expected(measurement.request, by_id[name]),
             answers={on: texts[name] for on, texts in said.items() if name in texts},
             numbers={
-                on: round(float(numbers[on][name]), 3)
-                for on in said
-                if name in numbers.get(on, {})
+                on: round(float(numbers[on][name]), 3) for on in said if name in numbers.get(on, {})
             },
         )
         for name in ids

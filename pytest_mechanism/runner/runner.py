@@ -137,7 +137,7 @@ class Runner:
             result = self._stored(key, measurement)
         return result
 
-    def _stored(self, key: str, measurement: Measurement[Result_co]) -> Result_co | None:
+    def _stored(self, key: str, measurement: Measurement) -> Any:
         if self.store is None or not measurement.request.stored:
             return None
         return self.store.get(key, measurement.request.result)

@@ -99,7 +99,8 @@ class ReplyReader:
             self.tokenizer.decode(self.ended(row), skip_special_tokens=False)
             for row in replies.tolist()
         ]
-        return Labels(*([float(kind == name) for kind in kinds] for name in KINDS), texts)
+        refused, late, unfinished = ([float(kind == name) for kind in kinds] for name in KINDS)
+        return Labels(refused, late, unfinished, texts)
 
     def text(self, ids: list[int]) -> str:
         """A reply up to the token that ends it."""
