@@ -106,7 +106,8 @@ class MechanismPlugin:
         first, others = claim_items(items)[:1], claim_items(items)[1:]
         if self.session.paired or is_dry(config) or not others:
             return
-        first[0].for_others = f"; {len(others)} more claims did not run either"
+        more = "1 other claim" if len(others) == 1 else f"{len(others)} other claims"
+        first[0].for_others = f"; {more} did not run either"
         left_out = set(others)
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=others)

@@ -157,4 +157,5 @@ def score_lines(score: Score, label: str, role: str) -> list[str]:
 
 def read_back(text: str, result: ClaimResult) -> Failure:
     """The failure of a claim that a worker of xdist sent as text."""
-    return Failure(message(result), tuple(text.rstrip("\n").split("\n")))
+    lines = text.rstrip("\n").split("\n")
+    return Failure(lines[0] if len(lines) == 1 else message(result), tuple(lines))
