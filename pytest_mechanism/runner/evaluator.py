@@ -321,6 +321,15 @@ class ClaimEvaluator:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
 
+    def recalled_sweep(self, spec: Spec, to: str) -> list[MemberChange]:
+        """The change of every head and MLP between the reference model and ``to``, if a red claim or a claim
+        of kind ``same_profile`` had it measured; else nothing."""
+        context = self.model_context(spec, to, (REFERENCE, to))
+        try:
+            return locate.sweep(locate.with_rows(context, spec, to), to, self.runner.recall)[0]
+        except MechanismError:
+            return []
+
     def discovered_heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
         """A line that names the discovered heads of an item."""
         if (on := discovery_role(spec, claim, role)) is None:

@@ -172,6 +172,19 @@ class Runner:
             result: Result_co = self._results[key]
             return result
 
+    def recall(self, measurement: Measurement[Result_co]) -> Result_co:
+        """The result, from memory or from the store. Makes no measurement and counts none.
+
+        Raises:
+            MeasurementError: nobody made the measurement.
+        """
+        key = self.key(measurement)
+        result: Any = self._results.get(key) or self._stored(key, measurement)
+        if result is None:
+            raise MeasurementError(f"{measurement.request.implementation} was not measured")
+        recalled: Result_co = result
+        return recalled
+
     @contextmanager
     def _donations_locked(self, measurement: Measurement) -> Iterator[None]:
         """Holds the lock of a measurement that takes donated activations from the donation on, so that
