@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import CheckpointChanged, MechanismError, visible
+from pytest_mechanism.registry import resolve
 from pytest_mechanism.settings import table
 from pytest_mechanism.settings.pytest_options import (
     base_folder,
@@ -187,12 +188,12 @@ class Session:
 
     def pictures(self, report: RunReport) -> Sequence[SpecView]:
         """Pictures of what the run measured; measures nothing. A run whose checkpoints have changed has none."""
-        from pytest_mechanism.report.page.pictures import pictures_of
-
+        pictures_of = resolve("pytest_mechanism.report.page.pictures:pictures_of")  # draws: matplotlib
         try:
-            return pictures_of(report, self.evaluator, self.config.rootpath)
+            views: Sequence[SpecView] = pictures_of(report, self.evaluator, self.config.rootpath)
         except MechanismError:
             return []
+        return views
 
     def release(self) -> None:
         if "runner" in self.__dict__:
