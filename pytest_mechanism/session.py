@@ -188,7 +188,9 @@ class Session:
 
     def pictures(self, report: RunReport) -> Sequence[SpecView]:
         """Pictures of what the run measured; measures nothing. A run whose checkpoints have changed has none."""
-        pictures_of = resolve("pytest_mechanism.report.page.pictures:pictures_of")  # draws: matplotlib
+        pictures_of = resolve(
+            "pytest_mechanism.report.page.pictures:pictures_of"
+        )  # draws: matplotlib
         try:
             views: Sequence[SpecView] = pictures_of(report, self.evaluator, self.config.rootpath)
         except MechanismError:

@@ -224,6 +224,7 @@ class MechanismPlugin:
 
     def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
+        from pytest_mechanism.report.conclusion import concluded
         from pytest_mechanism.report.result import printable
         from pytest_mechanism.report.run_report import CheckpointEntry, RunReport
 
@@ -257,7 +258,7 @@ class MechanismPlugin:
                 exit_code=exit_code,
             )
         )
-        return report
+        return concluded(report)
 
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:

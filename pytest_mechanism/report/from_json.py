@@ -12,9 +12,25 @@ from typing import Any
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import read_json
+from pytest_mechanism.report.conclusion import concluded
 from pytest_mechanism.report.result import printable
-from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Note, Row, RunReport
-from pytest_mechanism.types import Control, Located, MemberChange, Score, Setting
+from pytest_mechanism.report.run_report import (
+    CheckpointEntry,
+    ClaimResult,
+    Conclusion,
+    Note,
+    Row,
+    RunReport,
+)
+from pytest_mechanism.types import (
+    Control,
+    Evidence,
+    Example,
+    Located,
+    MemberChange,
+    Score,
+    Setting,
+)
 
 MOST_BYTES = 200_000_000
 
@@ -55,9 +71,10 @@ def report_from(data: Mapping[str, Any]) -> RunReport:
             checkpoints_loaded=int(data["checkpoints_loaded"]),
             measurements=dict(data["measurements"]),
             exit_code=int(data["exit_code"]),
+            conclusion=_conclusion(data.get("conclusion")),
         )
     )
-    return report
+    return concluded(report)
 
 
 def result_from(data: Mapping[str, Any]) -> ClaimResult:
@@ -89,6 +106,8 @@ def result_from(data: Mapping[str, Any]) -> ClaimResult:
             ),
             "located": _located(data.get("located")),
             "yaml": tuple(data.get("yaml", ())),
+            "groups": tuple(data.get("groups", ())),
+            "evidence": _evidence(data.get("evidence")),
         }
     )
 
@@ -106,6 +125,20 @@ def _located(data: Mapping[str, Any] | None) -> Located | None:
         return None
     members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
     return Located(tuple(data["lines"]), tuple(members), data["seconds"])
+
+
+def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:
+    if data is None:
+        return None
+    examples = tuple(Example(**example) for example in data["examples"])
+    return Evidence(data["what"], data["measured"], examples)
+
+
+def _conclusion(data: Mapping[str, Any] | None) -> Conclusion | None:
+    if data is None:
+        return None
+    texts = {name: tuple(data[name]) for name in ("sentences", "next_steps", "reds", "warnings")}
+    return Conclusion(data["state"], **texts)
 
 
 def _control(data: Mapping[str, Any]) -> Control | None:

@@ -18,7 +18,7 @@ def test_a_run_writes_its_page(mixed):
     for _ in range(2):
         assert mixed.run("--mechanism-report", "page.html").ret == pytest.ExitCode.TESTS_FAILED
     html = (mixed.path / "page.html").read_text("utf-8")
-    assert "<title>Red: base and ft" in html
+    assert "<title>Red: ft against base" in html
     assert "circuit.yaml::good::ft" in html
 
 

@@ -144,6 +144,7 @@ def test_result_file(mixed):
         "measurements",
         "versions",
         "exit_code",
+        "conclusion",
     ]
     assert result["mechanism_json"] == 1
     assert result["pair"] == {

@@ -54,7 +54,10 @@ def result(text: str) -> ClaimResult:
     """A result with a hostile text in every text field."""
     document = SimpleNamespace(block=lambda _: (1, 2), text=(text, text))
     spec: Any = SimpleNamespace(circuit=text, document=document)
-    claim: Any = SimpleNamespace(kind=text, if_red=text, models=lambda role: (role,))
+    claim: Any = SimpleNamespace(
+        kind=text, if_red=text, models=lambda role: (role,), severity="block",
+        needs_groups=False, references=lambda: (),
+    )  # fmt: skip
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 
 

@@ -73,7 +73,7 @@ def test_the_page_says_what_the_run_found() -> None:
     """Outcome, counts, reason, meaning, YAML with its line, score with interval, control and baseline."""
     text = " ".join(Elements(html_of(claim(), claim("holds", "pass"))).texts["text"].split())
     for part in (
-        "Red released and candidate", "1 failed", "1 passed", "circuits/x.yaml::solves::ft, line 7",
+        "Red candidate against released", "1 failed", "1 passed", "circuits/x.yaml::solves::ft, line 7",
         "solves: {x: 1}", "0.400 [0.350, 0.450]; claimed: at least 0.5",
         "control: 2 random heads 0.100 [0.050, 0.150]", "baseline: 0.450 (-0.050 worse)",
         "3 made, 1 from the store", "torch 2.0", "head 2.2 fell silent",

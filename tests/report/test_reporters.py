@@ -13,6 +13,7 @@ import pytest
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report import junit
+from pytest_mechanism.report.conclusion import concluded
 from pytest_mechanism.report.from_json import read_report, result_from
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.reporters import Reporter, file_reporters
@@ -39,7 +40,10 @@ def refuted(*, control: bool = True) -> ClaimResult:
         block=lambda _: (2, 2), text=("claims:", "  solves: {kind: accuracy}")
     )
     spec: Any = SimpleNamespace(circuit="induction", document=document)
-    claim: Any = SimpleNamespace(kind="accuracy", if_red="it is worse", models=lambda role: (role,))
+    claim: Any = SimpleNamespace(
+        kind="accuracy", if_red="it is worse", models=lambda role: (role,), severity="block",
+        needs_groups=False, references=lambda: (),
+    )  # fmt: skip
     drift = Drift("worse", -0.25, 0.05, "0.250 below the baseline 0.583")
     notes = [Note("said of a model"), Note("said of a circuit", "induction")]
     nodeid = "circuits/x.yaml::solves::ft"
@@ -157,7 +161,9 @@ def test_the_terminal_says_what_makes_a_run_red_without_a_claim() -> None:
 
 def test_a_result_file_read_back_is_the_report(tmp_path: Path) -> None:
     """Everything that it holds; only the circuit in front of a note has become text."""
-    written = run_report(reasons=("a reason",), measurements={"done": 1, "from_store": 0})
+    written = concluded(
+        run_report(reasons=("a reason",), measurements={"done": 1, "from_store": 0})
+    )
     JsonFile(tmp_path / "r.json").write(written)
     report, versions = read_report(tmp_path / "r.json")
     notes = tuple(Note(str(note)) for note in written.claims[0].notes)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_mechanism.report.conclusion import concluded
+from pytest_mechanism.report.next_steps import pair_options
 from pytest_mechanism.report.page.intervals import (
     Drawing,
     control_of,
@@ -14,18 +17,25 @@ from pytest_mechanism.report.page.intervals import (
     number,
 )
 from pytest_mechanism.report.page.prose import KindPage, kind_page
-from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Row, RunReport
+from pytest_mechanism.report.run_report import (
+    CheckpointEntry,
+    ClaimResult,
+    Conclusion,
+    Row,
+    RunReport,
+)
 from pytest_mechanism.report.table import comparison, spec_suffixes
 from pytest_mechanism.report.terminal import notes
-from pytest_mechanism.types import Score
+from pytest_mechanism.types import Evidence, Score
 
-ORDER = ("fail", "error", "inconclusive", "pass", "skipped")
+ORDER = ("fail", "error", "inconclusive", "warn", "pass", "skipped")
 """Of the counts on the page."""
 
 WORDS = {
     "fail": "failed",
     "error": "could not be judged (red)",
     "inconclusive": "inconclusive (red)",
+    "warn": "do not hold, and only warn",
     "pass": "passed",
     "skipped": "skipped",
 }
@@ -72,7 +82,7 @@ class ClaimView:
     meaning: str
     next: tuple[str, ...]
     located: tuple[str, ...]
-    evidence: tuple[Any, ...]
+    evidence: Evidence | None
     rows: tuple[RowView, ...]
     also: tuple[str, ...]
     notes: tuple[str, ...]
@@ -129,6 +139,7 @@ class Page:
     outcome: str
     green: bool
     conclusion: tuple[str, ...]
+    next_steps: tuple[str, ...]
     reasons: tuple[str, ...]
     counts: tuple[Count, ...]
     contents: tuple[tuple[str, str], ...]
@@ -161,13 +172,27 @@ def page_of(
     judged = [result for result in report.claims if result.verdict != "skipped"]
     kinds = list(dict.fromkeys(result.kind for result in judged))
     anchors = {result.id: f"claim-{i}" for i, result in enumerate(judged, start=1)}
-    red = [result for result in judged if result.red]
+    report = concluded(report)
+    conclusion = report.conclusion or Conclusion("not_judged", ())
+    rank = {nodeid: i for i, nodeid in enumerate((*conclusion.reds, *conclusion.warnings))}
+    red = sorted(
+        (result for result in judged if result.red or result.verdict == "warn"),
+        key=lambda result: rank.get(result.id, len(rank)),
+    )
+    holding = [result for result in judged if result not in red]
+    again = pair_options(report)
     views: dict[str, ClaimView] = {}
     told: set[str] = set()  # lines that a claim above has shown
-    for i, result in enumerate([*red, *(other for other in judged if not other.red)]):
+    for i, result in enumerate([*red, *holding]):
         number_of_kind = kinds.index(result.kind) + 1
-        views[result.id] = claim_view(result, anchors[result.id], number_of_kind, i < OPEN, told)
-    green = not red and not report.reasons and not report.errors and report.exit_code == 0
+        view = claim_view(result, anchors[result.id], number_of_kind, i < OPEN, told, again)
+        views[result.id] = view
+    green = (
+        not any(result.red for result in judged)
+        and not report.reasons
+        and not report.errors
+        and report.exit_code == 0
+    )
     pictured = tuple(
         SpecView(spec.circuit, spec.pictures, spec.missing, f"circuit-{i}")
         for i, spec in enumerate(specs, start=1)
@@ -177,12 +202,13 @@ def page_of(
         pair=pair_text(report),
         outcome="Green" if green else "Red",
         green=green,
-        conclusion=conclusion(report, judged, red, green=green),
+        conclusion=conclusion.sentences,
+        next_steps=conclusion.next_steps,
         reasons=(*report.errors, *report.reasons),
         counts=counts(report.claims),
         contents=contents(red, pictured, others=len(red) < len(judged)),
         red=tuple(views[result.id] for result in red),
-        others=tuple(views[result.id] for result in judged if not result.red),
+        others=tuple(views[result.id] for result in holding),
         lines=tuple(lines(report.claims, anchors)),
         roles=tuple(dict.fromkeys(result.role for result in judged)),
         specs=pictured,
@@ -197,24 +223,11 @@ def page_of(
 
 
 def pair_text(report: RunReport) -> str:
-    """The two checkpoints by their labels."""
+    """The candidate and its reference model, by their labels."""
     labels = [
-        report.checkpoints[role].label for role in ("base", "ft") if role in report.checkpoints
+        report.checkpoints[role].label for role in ("ft", "base") if role in report.checkpoints
     ]
-    return " and ".join(labels) or "no checkpoints"
-
-
-def conclusion(
-    report: RunReport, judged: Sequence[ClaimResult], red: Sequence[ClaimResult], *, green: bool
-) -> tuple[str, ...]:
-    """What the run found, in one or a few sentences."""
-    if not judged:
-        return ("No claim was judged, so this run says nothing about the candidate.",)
-    if green:
-        return (f"All {len(judged)} claims hold.",)
-    if not red:
-        return (f"All {len(judged)} claims hold, and the run is red for another reason.",)
-    return (f"{len(red)} of {len(judged)} claims do not hold.",)
+    return " against ".join(labels) or "no checkpoints"
 
 
 def counts(claims: Sequence[ClaimResult]) -> tuple[Count, ...]:
@@ -259,7 +272,12 @@ def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str]) -> list[Lin
 
 
 def claim_view(
-    result: ClaimResult, anchor: str, kind_number: int, is_open: bool, told: set[str]
+    result: ClaimResult,
+    anchor: str,
+    kind_number: int,
+    is_open: bool,
+    told: set[str],
+    pair: str,
 ) -> ClaimView:
     """Everything about a claim. Lines about members that a claim above has shown are not repeated; ``told``
     takes in the new ones."""
@@ -281,13 +299,13 @@ def claim_view(
         name=f"{result.circuit}.{result.claim}",
         role=result.role,
         verdict=result.verdict,
-        open=result.red and is_open,
+        open=is_open and result.verdict not in ("pass", "skipped"),
         short=result.reason,
         reason=result.reason,
         meaning=result.meaning or "",
-        next=(),
+        next=(f"pytest {shlex.quote(result.id)} {pair}",) if result.red else (),
         located=tuple(located),
-        evidence=(),
+        evidence=result.evidence,
         rows=tuple(row_view(result, row) for row in result.rows),
         also=tuple(
             f"{s.name}: {s.value:.3f} {interval_text(s.interval)}; {s.metric}" for s in others
