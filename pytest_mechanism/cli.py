@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_mechanism import __version__
+<<<<<<< HEAD
 from pytest_mechanism.commands import (
     badge,
     card,
@@ -18,6 +19,7 @@ from pytest_mechanism.commands import (
     history,
     lint,
     new,
+    report,
     schema,
     show,
 )
@@ -25,8 +27,10 @@ from pytest_mechanism.commands.output import BAD_USE, BUG, INTERRUPTED, Parser, 
 from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
+<<<<<<< HEAD
 COMMANDS = (
-    lint, schema, discover, show, fine_tune, doctor, new, comment, badge, card, history
+    lint, schema, discover, show, fine_tune, doctor, new,
+    report, comment, badge, card, history,
 )  # fmt: skip
 """In the order of the help page."""
 
