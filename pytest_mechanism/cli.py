@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from pytest_mechanism import __version__
-<<<<<<< HEAD
 from pytest_mechanism.commands import (
     badge,
     card,
@@ -27,7 +26,6 @@ from pytest_mechanism.commands.output import BAD_USE, BUG, INTERRUPTED, Parser, 
 from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
-<<<<<<< HEAD
 COMMANDS = (
     lint, schema, discover, show, fine_tune, doctor, new,
     report, comment, badge, card, history,

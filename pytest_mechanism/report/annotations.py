@@ -22,7 +22,7 @@ def in_github_job(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("GITHUB_ACTIONS") == "true"
 
 
-def annotations(
+def workflow_commands(
     report: RunReport, root: Path, environment: Mapping[str, str] = os.environ
 ) -> Iterator[str]:
     """The commands, a line each.
@@ -41,11 +41,8 @@ def annotations(
             title = f"{result.circuit}.{result.claim} on {result.role}: {result.verdict}"
             place = {"file": file, "line": str(result.line)} if file and result.line else {}
             yield command(wanted, result.reason or result.verdict, {**place, "title": title})
-        if more := len(results) - SHOWN:
-            if more > 0:
-                yield command(
-                    "notice", f"{more} more claims are red; the job's summary has them", {}
-                )
+        if (more := len(results) - SHOWN) > 0:
+            yield command("notice", f"{more} more; the job's summary has them", {"title": wanted})
     texts = [*report.reasons, *report.errors]
     if report.not_run:
         texts.append(f"{len(report.not_run)} selected claims never ran")

@@ -48,7 +48,8 @@ def card(report: RunReport, conclusion: Conclusion, model_name: str, version: st
         )
         for result, row in scores
     ]
-    data = CardData(**{"model-index": eval_results_to_model_index(model_name, results)})
+    data = CardData()
+    data["model-index"] = eval_results_to_model_index(model_name, results)
     lines = [
         "---",
         data.to_yaml().strip(),

@@ -57,7 +57,9 @@ def comment(report: RunReport, conclusion: Conclusion) -> str:
 
 def sign(report: RunReport, conclusion: Conclusion) -> str:
     """Green only for a run that ended well and whose claims hold."""
-    return "❓" if conclusion.state == "holds" and report.exit_code != 0 else SIGNS[conclusion.state]
+    return (
+        "❓" if conclusion.state == "holds" and report.exit_code != 0 else SIGNS[conclusion.state]
+    )
 
 
 def incomplete(report: RunReport) -> Iterator[str]:
@@ -71,7 +73,7 @@ def incomplete(report: RunReport) -> Iterator[str]:
 
 def about(result: ClaimResult) -> Iterator[str]:
     """A line for a claim that is red, or that warns."""
-    if result.red or result.severity == "warn" and result.verdict not in ("pass", "skipped"):
+    if result.red or (result.severity == "warn" and result.verdict not in ("pass", "skipped")):
         verdict = result.verdict if result.red else "warning"
         yield (
             f"- **{verdict}** {escaped(result.circuit)}.{escaped(result.claim)} on {escaped(result.role)}: "
