@@ -22,7 +22,7 @@ from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import listing
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Verdict
+from pytest_mechanism.types import Chart, Severity, Verdict
 
 PAIR = "pair"
 """The role of a claim that compares models."""
@@ -54,11 +54,13 @@ class Claim(Part):
         kind: which subclass.
         drift: how much worse than the baseline the score of a new checkpoint may be.
         atol: how much the score of unchanged checkpoints may differ from the baseline.
+        severity: whether the claim makes a run red where it does not hold (``block``), or is only shown (``warn``).
     """
 
     kind: StrictStr
     drift: Drift = 0.05
     atol: Atol = 1e-3
+    severity: Severity = "block"
 
     summary: ClassVar[str] = ""
     """One line for ``--help`` and the schema."""

@@ -20,7 +20,7 @@ from pytest_mechanism.plugin.stash import SESSION, ItemReport, attach, attached
 from pytest_mechanism.plugin.xdist import Controller, is_worker, send, worker_name
 from pytest_mechanism.session import make_session
 from pytest_mechanism.settings import pytest_options
-from pytest_mechanism.settings.table import DEVICE, JSON, MODEL_PAIR
+from pytest_mechanism.settings.table import DEVICE, JSON, MODEL_PAIR, REPORT
 
 if TYPE_CHECKING:
     from pytest_mechanism.plugin.items import ClaimItem
@@ -72,12 +72,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def remove_old_result_file(config: pytest.Config) -> None:
-    """Remove the result file of an earlier run: a run that writes none must not leave that one behind."""
-    path = pytest_options.read_path(config, JSON)
-    if path is None or is_dry(config) or is_worker(config):
+    """Remove the result file and the page of an earlier run: a run that writes none must not leave those
+    behind."""
+    if is_dry(config) or is_worker(config):
         return
-    with contextlib.suppress(OSError):  # make_session reports what is wrong with the path
-        path.unlink(missing_ok=True)
+    if (path := pytest_options.read_path(config, JSON)) is not None:
+        with contextlib.suppress(OSError):  # make_session reports what is wrong with the path
+            path.unlink(missing_ok=True)
+    if (path := pytest_options.read_path(config, REPORT)) is not None:
+        from pytest_mechanism.report.page.files import remove_page
+
+        remove_page(path)
 
 
 class MechanismPlugin:
@@ -203,7 +208,9 @@ class MechanismPlugin:
         from pytest_mechanism.report.reporters import file_reporters
 
         report = self.run_report(exit_code)
-        for reporter in file_reporters(self.session.json_path):
+        for reporter in file_reporters(
+            self.session.json_path, self.session.report_path, self.session.pictures
+        ):
             try:
                 reporter.write(report)
             except OSError as problem:
@@ -227,13 +234,14 @@ class MechanismPlugin:
 
     @property
     def names_checkpoints(self) -> bool:
-        """Whether the run judged a claim or writes a result file. Other runs compute no fingerprints, each of
-        which reads a whole checkpoint."""
-        wanted = self.outcomes.results or self.session.json_path is not None
-        return self.session.paired and bool(wanted)
+        """Whether the run judged a claim or writes a file about all. Other runs compute no fingerprints, each
+        of which reads a whole checkpoint."""
+        files = (self.session.json_path, self.session.report_path)
+        return self.session.paired and bool(self.outcomes.results or any(files))
 
     def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
+        from pytest_mechanism.report.conclusion import concluded
         from pytest_mechanism.report.result import printable
         from pytest_mechanism.report.run_report import CheckpointEntry, RunReport
 
@@ -267,7 +275,7 @@ class MechanismPlugin:
                 exit_code=exit_code,
             )
         )
-        return report
+        return concluded(report)
 
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:

@@ -15,10 +15,10 @@ from pytest_mechanism.types import Check, Verdict, canonical
 def definition(spec: Spec, claim: Claim) -> str:
     """Hash of everything in a spec that defines what a claim's score measures.
 
-    Thresholds and tolerances do not count. Nor do fields that a later version added, as long as they hold
+    Thresholds, tolerances and the severity do not count. Nor do fields that a later version added, as long as they hold
     their defaults, which mean what the spec meant without them.
     """
-    ignored = {"drift", "atol", *claim.thresholds}
+    ignored = {"drift", "atol", "severity", *claim.thresholds}
     defaults = type(claim).model_fields
     ignored |= {n for n in claim.added_later if getattr(claim, n) == defaults[n].get_default()}
     parts = {

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.markdown import GithubSummary
+from pytest_mechanism.report.page.html_page import HtmlPage, Pictures, no_pictures
 from pytest_mechanism.report.run_report import RunReport
 
 
@@ -37,12 +38,22 @@ class Reporter(Protocol):
         """
 
 
-def file_reporters(json_path: Path | None) -> list[Reporter]:
-    """The reports that this run's options and environment ask for."""
+def file_reporters(
+    json_path: Path | None, page_path: Path | None = None, pictures: Pictures = no_pictures
+) -> list[Reporter]:
+    """The reports that this run's options and environment ask for.
+
+    Args:
+        json_path: of the result file.
+        page_path: of the page.
+        pictures: draws what the run measured, for the page.
+    """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     reporters: list[Reporter] = []
     if json_path is not None:
         reporters.append(JsonFile(json_path))
+    if page_path is not None:
+        reporters.append(HtmlPage(page_path, pictures))
     if summary:
         reporters.append(GithubSummary(Path(summary)))
     return reporters

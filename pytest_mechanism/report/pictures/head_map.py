@@ -49,6 +49,7 @@ class HeadMap:
         others: cells of other groups at the same position.
         estimated: cells whose score was estimated by gradients, and not measured.
         wholes: names of the columns after those of the heads.
+        sign: of the score of a member that is needed: -1 where it is the answer's loss without the member.
     """
 
     scores: NDArray[np.float64]
@@ -56,6 +57,12 @@ class HeadMap:
     others: Collection[Head] = ()
     estimated: Collection[Head] = ()
     wholes: tuple[str, ...] = ()
+    sign: int = -1
+
+    @property
+    def colours(self) -> str:
+        """The colour map: red for members that are needed."""
+        return COLOURS if self.sign < 0 else f"{COLOURS}_r"
 
     def name(self, column: int) -> str:
         """The index of a head, or the name of a column of wholes."""
@@ -110,7 +117,7 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
     layers, heads = scores.shape
     axes.imshow(
         np.ma.masked_invalid(scores),
-        cmap=COLOURS,
+        cmap=picture.colours,
         norm=Normalize(-scale, scale),
         interpolation="none",  # in an SVG the image keeps one pixel a cell
         aspect="auto",
@@ -175,13 +182,14 @@ def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) 
 
 
 def strongest(picture: HeadMap, digits: int, count: int) -> str:
-    """The most negative scores as text."""
+    """The scores of the members that are needed most, as text."""
     scores = picture.measured
-    order = np.argsort(np.where(np.isnan(scores), np.inf, scores), axis=None, kind="stable")
+    losses = -picture.sign * scores
+    order = np.argsort(np.where(np.isnan(losses), np.inf, losses), axis=None, kind="stable")
     heads = []
     for index in order[:count]:
         layer, head = divmod(int(index), scores.shape[1])
-        if scores[layer, head] < 0:
+        if losses[layer, head] < 0:
             value = style.number(scores[layer, head], digits)
             heads.append(f"{layer}.{picture.name(head)} ({value})")
     return f"strongest: {', '.join(heads)}" if heads else ""

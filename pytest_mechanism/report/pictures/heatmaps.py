@@ -45,6 +45,11 @@ class StageMaps:
         return maximum if maximum > 0 else 1.0
 
     @property
+    def colours(self) -> str:
+        """The colour map, which all maps of the stage share."""
+        return next(iter(self.maps.values())).colours
+
+    @property
     def height(self) -> float:
         """The height of the tallest map."""
         return max(head_map.size[1] for head_map in self.maps.values())
@@ -60,6 +65,8 @@ class HeadMaps:
         unit: what the scores measure, and their unit.
         chosen: the meaning of an outline.
         footnote: the rows behind the numbers.
+        explanation: what a cell and its colours mean; path patching by default.
+        missing: the meaning of a hatched cell.
     """
 
     title: str
@@ -67,6 +74,8 @@ class HeadMaps:
     unit: str
     chosen: str
     footnote: str
+    explanation: str = ""
+    missing: str = "no path to the receivers"
 
     @property
     def maps(self) -> list[HeadMap]:
@@ -76,6 +85,8 @@ class HeadMaps:
 
 def how_to_read(picture: HeadMaps) -> str:
     """What a cell and its colours mean."""
+    if picture.explanation:
+        return picture.explanation
     noun, cell = "head", "Each cell is one attention head."
     if any(head_map.wholes for head_map in picture.maps):
         noun, cell = (
@@ -178,7 +189,7 @@ def draw_stage(
     x += BAR_ROOM - GAP
     axes = figure.add_axes((x / width, y / height, BAR / width, stage.height / height))
     bar = figure.colorbar(
-        ScalarMappable(Normalize(-stage.scale, stage.scale), head_map.COLOURS), cax=axes
+        ScalarMappable(Normalize(-stage.scale, stage.scale), stage.colours), cax=axes
     )
     bar.set_ticks([k / 2 * stage.scale for k in (-2, -1, 0, 1, 2)])
     digits = style.decimals(stage.scale)
@@ -204,7 +215,7 @@ def legend_rows(picture: HeadMaps, width: float) -> list[list[Key]]:
         noun = "member" if any(head_map.wholes for head_map in picture.maps) else "head"
         keys.append((f"{noun} of another group at the same position", OTHER))
     if any(np.isnan(head_map.scores).any() for head_map in picture.maps):
-        keys.append(("no path to the receivers", UNREACHABLE))
+        keys.append((picture.missing, UNREACHABLE))
     if any(head_map.estimated for head_map in picture.maps):
         keys.append(("estimated by gradients, not patched alone", ESTIMATED))
     if example := style.example_of(h for head_map in picture.maps for h in head_map.chosen_heads):

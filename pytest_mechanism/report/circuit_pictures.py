@@ -1,9 +1,12 @@
-"""The data behind the pictures of ``show``, made from the measured circuits."""
+"""The data behind the pictures of ``show`` and of the page, made from the measured circuits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.discovery.measured_circuit import CircuitView
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.stages import Stage
@@ -16,7 +19,7 @@ from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
 from pytest_mechanism.report.pictures.style import shorten
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, parse_position
-from pytest_mechanism.types import Score
+from pytest_mechanism.types import MemberChange, Score
 
 UNIT = "change of the answer's log-probability"
 
@@ -54,6 +57,75 @@ def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
         f"{nouns_of(views)[0]} of the group, {origin}",
         map_footnote(spec, views),
     )
+
+
+def profile_maps(
+    spec: Spec, changes: Sequence[MemberChange], before: str, now: str, shape: Shape
+) -> HeadMaps:
+    """The share of every head and MLP in the answer, stage by stage, in the reference model and the candidate.
+
+    Args:
+        spec: the spec.
+        changes: every member of every stage, as a red claim has it measured.
+        before: label of the reference model.
+        now: label of the candidate.
+        shape: of both models.
+    """
+    stages: dict[tuple[str, str], list[MemberChange]] = {}
+    for change in changes:
+        stages.setdefault((change.at, change.readers), []).append(change)
+    cells = {change.member: member_cell(change.member, shape) for change in changes}
+    together = any(cell is None for cell in cells.values())
+    return HeadMaps(
+        f"{spec.circuit}: what every head and MLP does in both models",
+        [
+            StageMaps(
+                f"into {readers}",
+                f"at {at}",
+                {
+                    before: share_map(members, cells, shape, now=False),
+                    now: share_map(members, cells, shape, now=True),
+                },
+            )
+            for (at, readers), members in stages.items()
+        ],
+        "share of the answer's logit",
+        "head or MLP of a group of the spec",
+        "Path patching of one head or MLP at a time into the readers of a group, as a share of what the whole "
+        "source prompt does to the answer's logit; the sweep that explains red claims (kind same_profile). Claims "
+        "of kind path and the graph of the circuit have other rows and another unit.",
+        "Each cell is one attention head, or the MLP of a layer. A number says how much of the answer the readers "
+        "get through it: 0.70 means 70 %. Red: it does this work. White: it does none. Blue: it works against "
+        "the answer. A cell that is red in one model and white in the other fell silent or took over.",
+        "no path to the readers, or not patched alone" if together else "no path to the readers",
+    )
+
+
+def member_cell(member: str, shape: Shape) -> tuple[int, int] | None:
+    """Layer and column of ``2.1`` or ``2.mlp``; None for several heads that were patched together."""
+    layer, dot, part = member.partition(".")
+    if not dot or not layer.isdigit():
+        return None
+    return int(layer), shape.n_heads if part == MLP else int(part)
+
+
+def share_map(
+    members: Sequence[MemberChange],
+    cells: Mapping[str, tuple[int, int] | None],
+    shape: Shape,
+    *,
+    now: bool,
+) -> HeadMap:
+    """The shares of one stage in one model."""
+    has_mlps = any(cell is not None and cell[1] == shape.n_heads for cell in cells.values())
+    scores = np.full((shape.n_layers, shape.n_heads + has_mlps), np.nan)
+    chosen = []
+    for member in members:
+        if (cell := cells[member.member]) is not None:
+            scores[cell] = member.now if now else member.before
+            if member.group is not None:
+                chosen.append(cell)
+    return HeadMap(scores, chosen, wholes=(COLUMNS[MLP],) if has_mlps else (), sign=1)
 
 
 def nouns_of(views: Sequence[CircuitView]) -> tuple[str, str]:
