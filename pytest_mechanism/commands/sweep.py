@@ -133,6 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
         same = first.setdefault(fingerprint, label)
         result = files / f"{label}.json"
         result.unlink(missing_ok=True)
+        page = f"{table.REPORT.flag}={files / f'{label}.html'}"
+        pages = [page] if read(config, table.REPORT) else []  # of the ini file, for every gate
         found[label] = Candidate(
             label, text, fingerprint, "not run", "the sweep was interrupted before its gate ended",
             same_as=None if same == label else same,
@@ -140,7 +142,11 @@ def run(arguments: argparse.Namespace) -> int:
         gates.append(
             Gate(
                 label,
-                (*gate_arguments(arguments, base, reference, store), f"--mechanism-json={result}"),
+                (
+                    *gate_arguments(arguments, base, reference, store),
+                    f"{table.JSON.flag}={result}",
+                    *pages,
+                ),
                 files / f"{label}.log",
                 after=found[label].same_as,
             )
