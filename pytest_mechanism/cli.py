@@ -21,13 +21,14 @@ from pytest_mechanism.commands import (
     report,
     schema,
     show,
+    sweep,
 )
 from pytest_mechanism.commands.output import BAD_USE, BUG, INTERRUPTED, Parser, say
 from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
 COMMANDS = (
-    lint, schema, discover, show, fine_tune, doctor, new,
+    lint, schema, discover, show, sweep, fine_tune, doctor, new,
     report, comment, badge, card, history,
 )  # fmt: skip
 """In the order of the help page."""
