@@ -69,13 +69,13 @@ def show(folder: Path, page: Path | None) -> int:
 
 
 def diff(a: Path, b: Path) -> int:
-    from pytest_mechanism.report.history.comparison import BAD, compare_runs
+    from pytest_mechanism.report.history.comparison import BAD, ORDER, compare_runs
 
     (old, _, _), (new, _, _) = read_result(a), read_result(b)
     compared = compare_runs(old, new)
     if not compared:
         raise MechanismError(f"{a} and {b} have no claim in common: nothing was compared")
-    for entry in compared:
+    for entry in sorted(compared, key=lambda entry: ORDER.index(entry.change)):
         name = f"{entry.id} ({entry.score})" if entry.score else entry.id
         say(f"{entry.change}: {name}: {entry.text}")
     bad = sum(entry.change in BAD for entry in compared)

@@ -21,6 +21,11 @@ ALPHA = 0.025
 Change = Literal[
     "worse", "better", "no clear change", "now red", "no longer red", "not compared", "missing"
 ]
+ORDER: tuple[Change, ...] = (
+    "now red", "missing", "worse", "no longer red", "better", "not compared", "no clear change",
+)  # fmt: skip
+"""In which `history diff` lists changes."""
+
 BAD: frozenset[Change] = frozenset({"worse", "now red", "missing"})
 
 
