@@ -294,7 +294,7 @@ def new_routes(spec: Spec, views: Sequence[CircuitView]) -> dict[str, GroupNode]
                     ),
                     new=True,
                 )
-                name = f"{head_name((member[0], member[1]))} of {view.label}, in no group"
+                name = f"{head_name((member[0], member[1]))}, in no group"
                 if name not in found or estimate.value < sizes[name]:
                     found[name], sizes[name] = node, estimate.value
     kept = sorted(found, key=lambda name: sizes[name])[:MOST_ROUTES]
