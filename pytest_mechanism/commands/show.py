@@ -161,7 +161,12 @@ def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
     evaluator.plan([(spec, claim, role) for _, claim, role in claims])
     charts: dict[str, Chart] = {}
     for name, claim, role in claims:
-        chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+        try:
+            chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+        except MechanismError:
+            if role in claim.roles():
+                raise
+            continue  # the reference model beside a claim about the candidate alone
         if chart is not None:
             charts[name] = merge(charts[name], chart) if name in charts else chart
 

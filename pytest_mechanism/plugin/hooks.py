@@ -6,6 +6,7 @@ Imports nothing heavy, since pytest loads this module in every project.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from pytest_mechanism.plugin.stash import SESSION, ItemReport, attach, attached
 from pytest_mechanism.plugin.xdist import Controller, is_worker, send, worker_name
 from pytest_mechanism.session import make_session
 from pytest_mechanism.settings import pytest_options
-from pytest_mechanism.settings.table import DEVICE, JSON, REPORT
+from pytest_mechanism.settings.table import DEVICE, JSON, MODEL_PAIR, REPORT
 
 if TYPE_CHECKING:
     from pytest_mechanism.plugin.items import ClaimItem
@@ -52,6 +53,22 @@ def pytest_configure(config: pytest.Config) -> None:
     register(plugin, "mechanism-session")
     register(SpecSearch(session), "mechanism-spec-search")
     register(Controller(session, plugin.outcomes, plugin.errors), "mechanism-xdist")
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto`` with ``--mechanism-device cuda``: a worker for each GPU; `pick_device` gives each its own."""
+    try:
+        wanted = pytest_options.read(config, DEVICE) == "cuda"
+        paired = bool(pytest_options.read(config, MODEL_PAIR))
+    except MechanismError:  # pytest_configure reports it
+        return None
+    if not (wanted and paired) or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from pytest_mechanism.registry import resolve
+
+    gpus: int = resolve("pytest_mechanism.checkpoints.loading.model:count_gpus")()
+    return gpus or None
 
 
 def remove_old_result_file(config: pytest.Config) -> None:
