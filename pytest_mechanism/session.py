@@ -53,6 +53,7 @@ class Session:
         references: role -> checkpoint; empty without a pair.
         json_path: where the result file goes, or None.
         report_path: where the page goes, or None.
+        history_folder: to which the run's result is added, or None.
         requires_accepted: whether a claim without an accepted score is red.
         no_skips: whether a skipped claim is red.
         locates: whether a red claim names the heads and MLPs behind it.
@@ -69,6 +70,7 @@ class Session:
     progress: Progress | None = None
     no_device: str | None = None
     report_path: Path | None = None
+    history_folder: Path | None = None
 
     def checkpoint_lines(self) -> list[str]:
         """A line for each checkpoint: role, the reference as typed, label, fingerprint and folder."""
@@ -238,6 +240,14 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
             check_path(report_path)
         except MechanismError as problem:
             raise table.REPORT.error(problem) from None
+    history_folder = read_path(config, table.HISTORY)
+    if history_folder is not None and not hasattr(config, "workerinput"):
+        from pytest_mechanism.report.history.folder import check_folder
+
+        try:
+            check_folder(history_folder)
+        except MechanismError as problem:
+            raise table.HISTORY.error(problem) from None
     return Session(
         config,
         references,
@@ -246,6 +256,7 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
         read(config, table.NO_SKIPS),
         not read(config, table.NO_LOCATE),
         report_path=report_path,
+        history_folder=history_folder,
     )
 
 

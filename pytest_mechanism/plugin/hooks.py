@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -209,7 +210,10 @@ class MechanismPlugin:
 
         report = self.run_report(exit_code)
         for reporter in file_reporters(
-            self.session.json_path, self.session.report_path, self.session.pictures
+            self.session.json_path,
+            self.session.report_path,
+            self.session.pictures,
+            self.session.history_folder,
         ):
             try:
                 reporter.write(report)
@@ -231,12 +235,17 @@ class MechanismPlugin:
         header = self.session.checkpoint_lines() if shows_header else ()
         report = self.run_report(int(exitstatus))
         TerminalSection(terminalreporter, header).write(report)
+        from pytest_mechanism.report.annotations import in_github_job, workflow_commands
+
+        if in_github_job():
+            for line in workflow_commands(report, terminalreporter.config.rootpath):
+                terminalreporter.write_line(line)
 
     @property
     def names_checkpoints(self) -> bool:
         """Whether the run judged a claim or writes a file about all. Other runs compute no fingerprints, each
         of which reads a whole checkpoint."""
-        files = (self.session.json_path, self.session.report_path)
+        files = (self.session.json_path, self.session.report_path, self.session.history_folder)
         return self.session.paired and bool(self.outcomes.results or any(files))
 
     def run_report(self, exit_code: int) -> RunReport:
@@ -273,6 +282,7 @@ class MechanismPlugin:
                 checkpoints_loaded=totals.pop("loaded"),
                 measurements=totals,
                 exit_code=exit_code,
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
         return concluded(report)

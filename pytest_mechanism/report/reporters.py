@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from pytest_mechanism.report.history.folder import HistoryFolder
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.markdown import GithubSummary
 from pytest_mechanism.report.page.html_page import HtmlPage, Pictures, no_pictures
@@ -39,7 +40,10 @@ class Reporter(Protocol):
 
 
 def file_reporters(
-    json_path: Path | None, page_path: Path | None = None, pictures: Pictures = no_pictures
+    json_path: Path | None,
+    page_path: Path | None = None,
+    pictures: Pictures = no_pictures,
+    history_folder: Path | None = None,
 ) -> list[Reporter]:
     """The reports that this run's options and environment ask for.
 
@@ -47,6 +51,7 @@ def file_reporters(
         json_path: of the result file.
         page_path: of the page.
         pictures: draws what the run measured, for the page.
+        history_folder: to which the run's result is added.
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     reporters: list[Reporter] = []
@@ -54,6 +59,8 @@ def file_reporters(
         reporters.append(JsonFile(json_path))
     if page_path is not None:
         reporters.append(HtmlPage(page_path, pictures))
+    if history_folder is not None:
+        reporters.append(HistoryFolder(history_folder))
     if summary:
         reporters.append(GithubSummary(Path(summary)))
     return reporters
