@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.report.conclusion import concluded
@@ -15,6 +17,7 @@ from pytest_mechanism.report.page.intervals import (
     number,
 )
 from pytest_mechanism.report.page.prose import KindPage, kind_page
+from pytest_mechanism.report.page.sparks import Sparks
 from pytest_mechanism.report.run_report import (
     CheckpointEntry,
     ClaimResult,
@@ -62,6 +65,7 @@ class Line:
     claimed: str
     baseline: str
     drawing: Drawing | None
+    spark: Any
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Page:
     red: tuple[ClaimView, ...]
     others: tuple[ClaimView, ...]
     lines: tuple[Line, ...]
+    has_history: bool
     roles: tuple[str, ...]
     specs: tuple[SpecView, ...]
     kinds: tuple[KindPage, ...]
@@ -114,7 +119,12 @@ class Page:
 
 
 def page_of(
-    report: RunReport, versions: Mapping[str, str], specs: Sequence[SpecView], made: str
+    report: RunReport,
+    versions: Mapping[str, str],
+    specs: Sequence[SpecView],
+    made: str,
+    sparks: Sparks = MappingProxyType({}),
+    history_notes: Sequence[str] = (),
 ) -> Page:
     """The page of a run.
 
@@ -123,6 +133,8 @@ def page_of(
         versions: library -> version.
         specs: the pictures of its specs.
         made: when the page was written.
+        sparks: the last runs of each score.
+        history_notes: sentences about files of the history that are left out.
     """
     judged = [result for result in report.claims if result.verdict != "skipped"]
     kinds = list(dict.fromkeys(result.kind for result in judged))
@@ -165,11 +177,15 @@ def page_of(
         contents=contents(red, pictured, others=len(red) < len(judged)),
         red=tuple(views[result.id] for result in red),
         others=tuple(views[result.id] for result in holding),
-        lines=tuple(lines(report.claims, anchors)),
+        lines=tuple(lines(report.claims, anchors, sparks)),
+        has_history=bool(sparks),
         roles=tuple(dict.fromkeys(result.role for result in judged)),
         specs=pictured,
         kinds=tuple(kind_page(kind) for kind in kinds),
-        notes=tuple(notes([replace(claim, located=None) for claim in report.claims], skips=False)),
+        notes=(
+            *history_notes,
+            *notes([replace(claim, located=None) for claim in report.claims], skips=False),
+        ),
         checkpoints=tuple(report.checkpoints.items()),
         facts=facts(report, versions, made),
         skipped=skipped(report.claims),
@@ -234,7 +250,7 @@ def contents(
     return (*entries, ("methods", "How it is measured"), ("run", "The run"))
 
 
-def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str]) -> list[Line]:
+def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str], sparks: Sparks) -> list[Line]:
     """A line for each judged score, as the terminal's table has them."""
     suffixes = spec_suffixes(claims)
     return [
@@ -249,6 +265,7 @@ def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str]) -> list[Lin
             row.threshold,
             comparison(result) if row.compared else "",
             drawing(result, row),
+            sparks.get((result.id, row.name or "")),
         )
         for result in claims
         if result.id in anchors
