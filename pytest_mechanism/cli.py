@@ -16,6 +16,7 @@ from pytest_mechanism.commands import (
     doctor,
     fine_tune,
     history,
+    init,
     lint,
     new,
     report,
@@ -28,7 +29,7 @@ from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
 COMMANDS = (
-    lint, schema, discover, show, sweep, fine_tune, doctor, new,
+    lint, schema, discover, show, sweep, fine_tune, doctor, new, init,
     report, comment, badge, card, history,
 )  # fmt: skip
 """In the order of the help page."""
