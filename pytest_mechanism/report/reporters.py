@@ -61,7 +61,7 @@ def file_reporters(
     if json_path is not None:
         reporters.append(JsonFile(json_path))
     if page_path is not None:
-        reporters.append(HtmlPage(page_path, pictures))
+        reporters.append(HtmlPage(page_path, pictures, history_folder))
     if history_folder is not None:
         reporters.append(HistoryFolder(history_folder))
     if tracker is not None:
