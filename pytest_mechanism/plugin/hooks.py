@@ -229,6 +229,7 @@ class MechanismPlugin:
             self.session.report_path,
             self.session.pictures,
             self.session.history_folder,
+            self.session.tracker,
         ):
             try:
                 reporter.write(report)
