@@ -35,7 +35,7 @@ NASTY = st.one_of(
                 "\u200b", "\u2028", "\ufeff", "\ud800", "\U000e0041", "\xa0", "\t",
                 "|", "`", "``", "<b>", "<script>alert(1)</script>", "&lt;", "<!--", "-->", "]]>",
                 "[x](https://evil.example)", "![x](//evil)", "[x]", "]: //evil", "https://evil.example",
-                "www.evil.example", "@all", "#1", ":+1:", "*b*", "_i_", "__b__", "~~s~~", "$x$", "\\",
+                "www.evil.example", "@all", "#1", "##[error]", ":+1:", "*b*", "_i_", "__b__", "~~s~~", "$x$", "\\",
                 "'", '"', ": ", " #", "{", "}", "- ", "%", "a", "entity_tracking", " ", "é", "👩‍🔬",
             ]
         ),
@@ -266,3 +266,8 @@ def test_pictures_are_xml_with_the_text_as_text(text: str) -> None:
     assert all(line.isprintable() for line in joined.split("\n"))
     assert visible(f"{text}y").split("\n")[0].strip() in " ".join(texts) or "\n" in text
     assert png.startswith(b"\x89PNG")
+
+
+def test_text_is_no_command_in_the_log_of_a_job() -> None:
+    """GitHub and Azure obey this mark anywhere in a line, such as a model's reply."""
+    assert visible("he said ##[add-mask]fail") == "he said ##\\x5badd-mask]fail"
