@@ -72,6 +72,7 @@ def report_from(data: Mapping[str, Any]) -> RunReport:
             measurements=dict(data["measurements"]),
             exit_code=int(data["exit_code"]),
             conclusion=_conclusion(data.get("conclusion")),
+            finished=str(data.get("finished", "")),
         )
     )
     return concluded(report)

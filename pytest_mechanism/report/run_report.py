@@ -84,6 +84,7 @@ class ClaimResult:
     evidence: Evidence | None = None
     groups: tuple[str, ...] = ()
     order: int = 0
+    definition: str | None = None
 
     @property
     def red(self) -> bool:
@@ -170,6 +171,7 @@ class RunReport:
         measurements: ``done`` in this run and taken ``from_store``.
         exit_code: pytest's.
         conclusion: what the run says; None before the run has ended.
+        finished: when the run ended, in UTC, as ISO 8601; empty before, and in result files of earlier versions.
     """
 
     checkpoints: Mapping[str, CheckpointEntry]
@@ -183,6 +185,7 @@ class RunReport:
     measurements: Mapping[str, int] = field(default_factory=dict)
     exit_code: int = 0
     conclusion: Conclusion | None = None
+    finished: str = ""
 
     @property
     def pair(self) -> str:

@@ -330,6 +330,15 @@ class ClaimEvaluator:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
 
+    def recalled_sweep(self, spec: Spec, to: str) -> list[MemberChange]:
+        """The change of every head and MLP between the reference model and ``to``, if a red claim or a claim
+        of kind ``same_profile`` had it measured; else nothing."""
+        context = self.model_context(spec, to, (REFERENCE, to))
+        try:
+            return locate.sweep(locate.with_rows(context, spec, to), to, self.runner.recall)[0]
+        except MechanismError:
+            return []
+
     def evidence(self, claim: Claim, role: str, cause: Cause | None) -> Evidence | None:
         """The prompts behind the red verdict that `judge` gave last; None where it has none."""
         if cause not in evidence.ABOUT_ROWS:

@@ -182,6 +182,17 @@ class Runner:
             result: Result_co = self._results[key]
             return result
 
+    def recall(self, measurement: Measurement[Result_co]) -> Result_co:
+        """The result, from memory or from the store. Makes no measurement and counts none.
+
+        Raises:
+            MeasurementError: nobody made the measurement.
+        """
+        result = self.peek(measurement)
+        if result is None:
+            raise MeasurementError(f"{measurement.request.implementation} was not measured")
+        return result
+
     @contextmanager
     def _donations_locked(self, measurement: Measurement) -> Iterator[None]:
         """Holds the lock of a measurement that takes donated activations from the donation on, so that
