@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from pytest_mechanism import __version__
-from pytest_mechanism.commands import discover, doctor, fine_tune, lint, new, schema, show
+from pytest_mechanism.commands import compare, discover, doctor, fine_tune, lint, new, schema, show
 from pytest_mechanism.commands.output import BAD_USE, BUG, INTERRUPTED, Parser, say
 from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
-COMMANDS = (lint, schema, discover, show, fine_tune, doctor, new)
+COMMANDS = (lint, schema, discover, show, compare, fine_tune, doctor, new)
 """In the order of the help page."""
 
 

@@ -31,15 +31,19 @@ class StageMaps:
         group: the group that the senders may belong to.
         path: the senders' position and their receivers ("at last, into q of value_fetcher").
         maps: label of a model -> its scores.
+        limit: the end of the colour scale, where stages share it; None for the largest score of any model.
     """
 
     group: str
     path: str
     maps: Mapping[str, HeadMap]
+    limit: float | None = None
 
     @property
     def scale(self) -> float:
-        """The end of the colour scale: the largest score of any model."""
+        """The end of the colour scale."""
+        if self.limit is not None:
+            return self.limit
         sizes = [np.abs(m.scores[np.isfinite(m.scores)]) for m in self.maps.values()]
         maximum = max((float(values.max()) for values in sizes if values.size), default=0.0)
         return maximum if maximum > 0 else 1.0
