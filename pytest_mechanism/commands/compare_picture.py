@@ -21,7 +21,7 @@ from pytest_mechanism.types import MemberChange
 
 
 def maps(spec: Spec, result: Comparison, labels: Mapping[str, str], shape: Shape) -> HeadMaps:
-    """A block of three maps for each stage, all on one colour scale."""
+    """A block of three maps for each stage, on the colour scale that the figure shares."""
     stages: dict[tuple[str, str], list[MemberChange]] = {}
     for change in result.shares:
         stages.setdefault((change.readers, change.at), []).append(change)
@@ -45,20 +45,13 @@ def maps(spec: Spec, result: Comparison, labels: Mapping[str, str], shape: Shape
                 {name: HeadMap(table, chosen, wholes=("MLP",)) for name, table in tables.items()},
             )
         )
-    found = [
-        float(np.nanmax(np.abs(picture.scores)))
-        for _, _, of in blocks
-        for picture in of.values()
-        if np.isfinite(picture.scores).any()
-    ]
-    limit = max(found, default=0.0) or 1.0
     return HeadMaps(
         f"{spec.circuit}: what every head and MLP does in {a} and in {b}",
-        [StageMaps(name, path, of, limit) for name, path, of in blocks],
+        [StageMaps(name, path, of) for name, path, of in blocks],
         "change of the answer's logit, as a share of what exchanging the whole prompt does",
         f"changed by more than {result.margin:g} (false-discovery rate {result.alpha:.0%})",
-        f"Difference: red where the member does more of the work in {b}, blue where it does less. All maps have one "
-        f"colour scale. Path patching, one member at a time (Prakash et al. 2024, section 3.1); means over "
+        f"Difference: red where the member does more of the work in {b}, blue where it does less. "
+        f"Path patching, one member at a time (Prakash et al. 2024, section 3.1); means over "
         f"{result.rows} pairs of prompts.",
     )
 
