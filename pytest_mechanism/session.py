@@ -6,7 +6,7 @@ both the plugin and the commands open one, so neither of these can either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import CheckpointChanged, MechanismError, visible
+from pytest_mechanism.registry import resolve
 from pytest_mechanism.settings import table
 from pytest_mechanism.settings.pytest_options import (
     base_folder,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pytest_mechanism.checkpoints.fingerprint import Fingerprint
     from pytest_mechanism.checkpoints.reference import Aliases, Reference
     from pytest_mechanism.progress import Progress
+    from pytest_mechanism.report.page.view import SpecView
+    from pytest_mechanism.report.run_report import RunReport
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.runner.runner import Runner
 
@@ -49,6 +52,9 @@ class Session:
         config: pytest's configuration.
         references: role -> checkpoint; empty without a pair.
         json_path: where the result file goes, or None.
+        report_path: where the page goes, or None.
+        history_folder: to which the run's result is added, or None.
+        tracker: the experiment tracker that the run is sent to, or None.
         requires_accepted: whether a claim without an accepted score is red.
         no_skips: whether a skipped claim is red.
         locates: whether a red claim names the heads and MLPs behind it.
@@ -64,6 +70,9 @@ class Session:
     locates: bool = True
     progress: Progress | None = None
     no_device: str | None = None
+    report_path: Path | None = None
+    history_folder: Path | None = None
+    tracker: str | None = None
 
     def checkpoint_lines(self) -> list[str]:
         """A line for each checkpoint: role, the reference as typed, label, fingerprint and folder."""
@@ -181,6 +190,17 @@ class Session:
             "from_store": runner.from_store,
         }
 
+    def pictures(self, report: RunReport) -> Sequence[SpecView]:
+        """Pictures of what the run measured; measures nothing. A run whose checkpoints have changed has none."""
+        pictures_of = resolve(
+            "pytest_mechanism.report.page.pictures:pictures_of"
+        )  # draws: matplotlib
+        try:
+            views: Sequence[SpecView] = pictures_of(report, self.evaluator, self.config.rootpath)
+        except MechanismError:
+            return []
+        return views
+
     def release(self) -> None:
         if "runner" in self.__dict__:
             self.runner.checkpoint.release()
@@ -209,18 +229,19 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
         quantises = read(config, table.QUANTIZE) is not None
         if quantises and (twice := already_quantised(reference.folder)) is not None:
             raise table.QUANTIZE.error(MechanismError(f"{reference.text}: {twice}"))
-    json_path = read_path(config, table.JSON)
-    if json_path is not None:
-        wrong = "is a folder" if json_path.is_dir() else "no such folder"
-        if json_path.is_dir() or not json_path.parent.is_dir():
-            raise table.JSON.error(MechanismError(f"{json_path} cannot be written: {wrong}"))
+    from pytest_mechanism.report.outputs import read_outputs
+
+    outputs = read_outputs(config)
     return Session(
         config,
         references,
-        json_path,
+        outputs.json_path,
         read(config, table.REQUIRE_ACCEPTED),
         read(config, table.NO_SKIPS),
         not read(config, table.NO_LOCATE),
+        report_path=outputs.report_path,
+        history_folder=outputs.history_folder,
+        tracker=outputs.tracker,
     )
 
 

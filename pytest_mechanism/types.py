@@ -18,8 +18,12 @@ from typing_extensions import TypeVar
 
 from pytest_mechanism.causes import Cause
 
-Status = Literal["pass", "fail", "inconclusive", "skipped", "error"]
-"""All but ``pass`` and ``skipped`` are red."""
+Status = Literal["pass", "fail", "inconclusive", "skipped", "error", "warn"]
+"""All but ``pass``, ``skipped`` and ``warn`` are red. Only results are ``warn``: a claim of severity ``warn``
+that does not hold."""
+
+Severity = Literal["block", "warn"]
+"""Whether a claim that does not hold makes the run red."""
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
@@ -41,6 +45,9 @@ class Observations:
         values: column -> a number for each row (a float64 array or a sequence).
         fallback: why the reference engine measured instead of the chosen engine.
         left_out: which words no row has, because a tokenizer of the run splits them.
+        texts: what the model said on each row, for readers of a red claim: ``answer`` is its likeliest next
+            token, or the beginning of its reply. No number depends on them, and results of older
+            versions lack them.
     """
 
     example_ids: Sequence[str]
@@ -48,10 +55,12 @@ class Observations:
     values: Mapping[str, Any]
     fallback: str | None = field(default=None, kw_only=True)
     left_out: str | None = field(default=None, kw_only=True)
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         n = len(self.example_ids)
-        if len(self.clusters) != n or any(len(v) != n for v in self.values.values()):
+        columns = (*self.values.values(), *self.texts.values())
+        if len(self.clusters) != n or any(len(column) != n for column in columns):
             raise ValueError(
                 "observations: ids, clusters and every column need an entry for each row"
             )
@@ -231,6 +240,40 @@ class Located:
     lines: tuple[str, ...]
     members: tuple[MemberChange, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt behind a red claim.
+
+    Attributes:
+        id: the row's name in its set.
+        prompt: what the models read; of a long one, the end.
+        expected: the right answer, or what a right reply does.
+        answers: role -> what its model said: the likeliest next token, or the beginning of the reply.
+        numbers: role -> what the claim measured on this row.
+    """
+
+    id: str
+    prompt: str
+    expected: str
+    answers: Mapping[str, str]
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The prompts that speak most against a red claim (`runner.evidence`).
+
+    Attributes:
+        what: which prompts these are, and of how many.
+        measured: what `Example.numbers` count.
+        examples: the worst first.
+    """
+
+    what: str
+    measured: str
+    examples: tuple[Example, ...]
 
 
 DEFAULT_CAUSE: Mapping[Status, Cause] = {

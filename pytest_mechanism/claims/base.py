@@ -22,7 +22,7 @@ from pytest_mechanism.fields.thresholds import Atol, Drift
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import listing
 from pytest_mechanism.tasks.base import Task
-from pytest_mechanism.types import Chart, Verdict
+from pytest_mechanism.types import Chart, Severity, Verdict
 
 PAIR = "pair"
 """The role of a claim that compares models."""
@@ -54,11 +54,13 @@ class Claim(Part):
         kind: which subclass.
         drift: how much worse than the baseline the score of a new checkpoint may be.
         atol: how much the score of unchanged checkpoints may differ from the baseline.
+        severity: whether the claim makes a run red where it does not hold (``block``), or is only shown (``warn``).
     """
 
     kind: StrictStr
     drift: Drift = 0.05
     atol: Atol = 1e-3
+    severity: Severity = "block"
 
     summary: ClassVar[str] = ""
     """One line for ``--help`` and the schema."""
@@ -71,7 +73,7 @@ class Claim(Part):
 
     added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that a later version added. At their defaults they leave the definition of the score as it
-    was, so that baselines stay valid (`plugin.score_entry.definition`)."""
+    was, so that baselines stay valid (`spec.definition.definition`)."""
 
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the heads of the spec."""

@@ -56,7 +56,7 @@ def read_config(arguments: argparse.Namespace, paths: Iterable[Path] = ()) -> py
     Raises:
         MechanismError: pytest would not start either.
     """
-    typed = [*_config_arguments(arguments), *pytest_arguments(arguments), *map(str, paths)]
+    typed = [*config_arguments(arguments), *pytest_arguments(arguments), *map(str, paths)]
     manager = pytest.PytestPluginManager()
     parameters = pytest.Config.InvocationParams(args=typed, plugins=None, dir=Path.cwd())
     try:
@@ -88,7 +88,7 @@ class _UnknownOptions:
         args[:] = [argument for argument in args if argument not in unknown]
 
 
-def _config_arguments(arguments: argparse.Namespace) -> list[str]:
+def config_arguments(arguments: argparse.Namespace) -> list[str]:
     """The options of `add_config_options` that were typed, as pytest's arguments."""
     typed = [f"--override-ini={text}" for text in getattr(arguments, "override_ini", ())]
     if (file := getattr(arguments, "config_file", None)) is not None:

@@ -20,7 +20,6 @@ from pytest_mechanism.errors import Crashed, MechanismError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pytest_mechanism.claims.base import Claim
     from pytest_mechanism.runner.evaluator import ClaimEvaluator
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Prompt, Task
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         MechanismError: there is nothing to show, no folder to write to, a head that a model does not
-            have, too few rows, or a model at chance.
+            have, or too few rows.
     """
     from pytest_mechanism.spec.load import load
 
@@ -133,8 +132,8 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     """Heat maps of all heads and the circuit as a graph; none for a spec without groups."""
     if not spec.groups:
         return {}
-    from pytest_mechanism.commands.pictures import circuit_graph, head_maps
     from pytest_mechanism.discovery.measured_circuit import measure_circuit
+    from pytest_mechanism.report.circuit_pictures import circuit_graph, head_maps
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps
 
@@ -144,6 +143,9 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     for role in drawn_roles(evaluator):
         context, label = evaluator.model_context(spec, role), runner.references[role].label
         views.append(measure_circuit(context, role, label, runner.measure, rank_rows(rows)))
+    for view in views:
+        if view.warning:
+            say(f"warning: {view.warning}", err=True)
     maps, circuit = head_maps(spec, views), circuit_graph(spec, views, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
 
@@ -152,13 +154,19 @@ def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
     """The curves of each claim, all roles in one picture; a claim is left out if the run has no
     checkpoint for one of its roles."""
     from pytest_mechanism.report.pictures import line_chart
+    from pytest_mechanism.report.recalled import claims_with_curves, merge
 
     labels = {role: ref.label for role, ref in evaluator.runner.references.items()}
-    claims = claims_with_curves(evaluator, spec)
+    claims = list(claims_with_curves(evaluator, spec))
     evaluator.plan([(spec, claim, role) for _, claim, role in claims])
     charts: dict[str, Chart] = {}
     for name, claim, role in claims:
-        chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+        try:
+            chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+        except MechanismError:
+            if role in claim.roles():
+                raise
+            continue  # the reference model beside a claim about the candidate alone
         if chart is not None:
             charts[name] = merge(charts[name], chart) if name in charts else chart
 
@@ -169,24 +177,6 @@ def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
         return lambda: line_chart.draw(chart, labels, footnote)
 
     return {name: drawing(chart) for name, chart in charts.items()}
-
-
-def claims_with_curves(evaluator: ClaimEvaluator, spec: Spec) -> list[tuple[str, Claim, str]]:
-    """Name, claim and role of each claim that has curves and whose models the run has."""
-    from pytest_mechanism.claims.base import Claim
-
-    return [
-        (name, claim, role)
-        for name, claim in spec.claims.items()
-        if type(claim).chart is not Claim.chart
-        for role in claim.roles()
-        if all(model in evaluator.runner.references for model in claim.models(role))
-    ]
-
-
-def merge(first: Chart, second: Chart) -> Chart:
-    """The lines of both charts; a control that both have is drawn once."""
-    return replace(first, lines=tuple(dict.fromkeys((*first.lines, *second.lines))))
 
 
 # -- preflight
@@ -210,6 +200,7 @@ def make_preflight(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) -> N
         MechanismError: some of it cannot.
     """
     from pytest_mechanism.discovery.preflight import view_measurements
+    from pytest_mechanism.report.recalled import claims_with_curves
 
     for role in drawn_roles(evaluator) if spec.groups else ():
         needed = view_measurements(evaluator.model_context(spec, role), role, rank_rows(rows))

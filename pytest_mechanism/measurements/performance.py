@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pytest_mechanism.measurements.refusal import replies
 from pytest_mechanism.measurements.request import (
     Cost,
     Differences,
@@ -11,6 +12,7 @@ from pytest_mechanism.measurements.request import (
     RowSet,
     TaskSettings,
 )
+from pytest_mechanism.registry import task_families
 
 
 class Performance(Request):
@@ -32,6 +34,8 @@ class Performance(Request):
     differences: Differences = False
 
     def cost(self, task: TaskSettings) -> Cost:
+        if task_families()[task["family"]].judges_replies:
+            return replies(self.rows, task)
         return Cost(rows=self.rows, prompts=self.stream, prompt_count=self.rows)
 
     def row_sets(self) -> tuple[RowSet, ...]:

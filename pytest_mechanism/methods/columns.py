@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +18,9 @@ from pytest_mechanism.types import Observations
 
 R = TypeVar("R", bound=Observations)
 
+LONGEST = 600
+"""Characters that are kept of what a model said on a row."""
+
 
 @dataclass
 class Columns:
@@ -25,6 +28,11 @@ class Columns:
     comes would leave a GPU idle until it gets the next branches."""
 
     parts: dict[str, list[Tensor]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+    def add_texts(self, name: str, texts: Iterable[str]) -> None:
+        """What the model said on some rows (`Observations.texts`): the beginning of each."""
+        self.texts.setdefault(name, []).extend(text[:LONGEST] for text in texts)
 
     def add(self, name: str, values: Shaped[Tensor, " rows"]) -> None:
         # a copy, so that the tensor it is a view of can be freed
@@ -60,4 +68,5 @@ class Columns:
                     f"{name} is not a finite number on {int((~fine).sum())} of {len(fine)} rows, "
                     f"first {row.id}: {row.base.text[:100]!r}"
                 )
-        return kind(tuple(r.id for r in rows), tuple(r.cluster for r in rows), values, **fields)
+        ids, clusters = tuple(r.id for r in rows), tuple(r.cluster for r in rows)
+        return kind(ids, clusters, values, texts=self.texts, **fields)

@@ -6,8 +6,10 @@ Imports nothing heavy, since pytest loads this module in every project.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,7 @@ from pytest_mechanism.plugin.stash import SESSION, ItemReport, attach, attached
 from pytest_mechanism.plugin.xdist import Controller, is_worker, send, worker_name
 from pytest_mechanism.session import make_session
 from pytest_mechanism.settings import pytest_options
-from pytest_mechanism.settings.table import DEVICE, JSON
+from pytest_mechanism.settings.table import DEVICE, JSON, MODEL_PAIR, REPORT
 
 if TYPE_CHECKING:
     from pytest_mechanism.plugin.items import ClaimItem
@@ -54,13 +56,34 @@ def pytest_configure(config: pytest.Config) -> None:
     register(Controller(session, plugin.outcomes, plugin.errors), "mechanism-xdist")
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto`` with ``--mechanism-device cuda``: a worker for each GPU; `pick_device` gives each its own."""
+    try:
+        wanted = pytest_options.read(config, DEVICE) == "cuda"
+        paired = bool(pytest_options.read(config, MODEL_PAIR))
+    except MechanismError:  # pytest_configure reports it
+        return None
+    if not (wanted and paired) or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from pytest_mechanism.registry import resolve
+
+    gpus: int = resolve("pytest_mechanism.checkpoints.loading.model:count_gpus")()
+    return gpus or None
+
+
 def remove_old_result_file(config: pytest.Config) -> None:
-    """Remove the result file of an earlier run: a run that writes none must not leave that one behind."""
-    path = pytest_options.read_path(config, JSON)
-    if path is None or is_dry(config) or is_worker(config):
+    """Remove the result file and the page of an earlier run: a run that writes none must not leave those
+    behind."""
+    if is_dry(config) or is_worker(config):
         return
-    with contextlib.suppress(OSError):  # make_session reports what is wrong with the path
-        path.unlink(missing_ok=True)
+    if (path := pytest_options.read_path(config, JSON)) is not None:
+        with contextlib.suppress(OSError):  # make_session reports what is wrong with the path
+            path.unlink(missing_ok=True)
+    if (path := pytest_options.read_path(config, REPORT)) is not None:
+        from pytest_mechanism.report.page.files import remove_page
+
+        remove_page(path)
 
 
 class MechanismPlugin:
@@ -186,7 +209,13 @@ class MechanismPlugin:
         from pytest_mechanism.report.reporters import file_reporters
 
         report = self.run_report(exit_code)
-        for reporter in file_reporters(self.session.json_path):
+        for reporter in file_reporters(
+            self.session.json_path,
+            self.session.report_path,
+            self.session.pictures,
+            self.session.history_folder,
+            self.session.tracker,
+        ):
             try:
                 reporter.write(report)
             except OSError as problem:
@@ -207,16 +236,22 @@ class MechanismPlugin:
         header = self.session.checkpoint_lines() if shows_header else ()
         report = self.run_report(int(exitstatus))
         TerminalSection(terminalreporter, header).write(report)
+        from pytest_mechanism.report.annotations import in_github_job, workflow_commands
+
+        if in_github_job():
+            for line in workflow_commands(report, terminalreporter.config.rootpath):
+                terminalreporter.write_line(line)
 
     @property
     def names_checkpoints(self) -> bool:
-        """Whether the run judged a claim or writes a result file. Other runs compute no fingerprints, each of
-        which reads a whole checkpoint."""
-        wanted = self.outcomes.results or self.session.json_path is not None
-        return self.session.paired and bool(wanted)
+        """Whether the run judged a claim or writes a file about all. Other runs compute no fingerprints, each
+        of which reads a whole checkpoint."""
+        files = (self.session.json_path, self.session.report_path, self.session.history_folder)
+        return self.session.paired and bool(self.outcomes.results or any(files))
 
     def run_report(self, exit_code: int) -> RunReport:
         """The results so far."""
+        from pytest_mechanism.report.conclusion import concluded
         from pytest_mechanism.report.result import printable
         from pytest_mechanism.report.run_report import CheckpointEntry, RunReport
 
@@ -248,9 +283,10 @@ class MechanismPlugin:
                 checkpoints_loaded=totals.pop("loaded"),
                 measurements=totals,
                 exit_code=exit_code,
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
-        return report
+        return concluded(report)
 
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:

@@ -98,6 +98,7 @@ class ClaimItem(pytest.Function):
             self.keep_result(verdict, seconds=seconds)
             pytest.skip(visible(verdict.reason))
         verdict, comparison = self.settle(verdict, seconds)
+        self.show_prompts(verdict)
         if verdict.cause is Cause.NOT_ACCEPTED:
             raise ClaimFailed(f"{self.title}: {verdict.reason}")
         if verdict.red:
@@ -112,6 +113,13 @@ class ClaimItem(pytest.Function):
                 self.locate(verdict),
             )
             raise ClaimFailed(text + self.traceback_text(run.evaluator.trace))
+
+    def show_prompts(self, verdict: Verdict) -> None:
+        """The prompts behind a red verdict, kept in the result. Shown only if nothing had to be measured."""
+        if not verdict.red or (result := self.result) is None:
+            return
+        found = self.run_session.evaluator.evidence(self.claim, self.name, verdict.cause)
+        self.result = replace(result, evidence=printable(found))
 
     def locate(self, verdict: Verdict) -> Located | None:
         """The heads and MLPs behind a red verdict, kept in the result too."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.plugin.outcomes import Outcomes
 from pytest_mechanism.plugin.overruling import message
 from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
-from pytest_mechanism.report.run_report import ClaimResult, Note, Row
+from pytest_mechanism.report.from_json import result_from
+from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.session import Session
-from pytest_mechanism.types import Control, Located, MemberChange, Score, Setting, Verdict
+from pytest_mechanism.types import Verdict
 
 CRASHED = "???"
 """xdist's phase of a test whose worker died."""
@@ -145,53 +145,3 @@ class Controller:
         spec = load(self.session.config.rootpath / file)
         verdict = Verdict("error", message(report), "")
         return claim_result(report.nodeid, spec, name, spec.claims[name], role, verdict)
-
-
-def result_from(data: Mapping[str, Any]) -> ClaimResult:
-    """A result from its plain data."""
-    return ClaimResult(
-        **{
-            **data,
-            "models": tuple(data["models"]),
-            "cause": _cause(data),
-            "interval": _interval(data),
-            "control": _control(data),
-            "rows": tuple(
-                Row(**row | {"cause": _cause(row), "interval": _interval(row)})
-                for row in data["rows"]
-            ),
-            "scores": tuple(
-                Score(
-                    **score
-                    | {
-                        "interval": _interval(score),
-                        "setting": score["setting"] and Setting(**score["setting"]),
-                        "control": _control(score),
-                    }
-                )
-                for score in data["scores"]
-            ),
-            "notes": tuple(Note(**note) for note in data["notes"]),
-            "located": _located(data["located"]),
-        }
-    )
-
-
-def _cause(data: Mapping[str, Any]) -> Cause | None:
-    return None if data["cause"] is None else Cause(data["cause"])
-
-
-def _interval(data: Mapping[str, Any]) -> tuple[float, float] | None:
-    return None if data["interval"] is None else (data["interval"][0], data["interval"][1])
-
-
-def _located(data: Mapping[str, Any] | None) -> Located | None:
-    if data is None:
-        return None
-    members = [MemberChange(**m | {"interval": tuple(m["interval"])}) for m in data["members"]]
-    return Located(tuple(data["lines"]), tuple(members), data["seconds"])
-
-
-def _control(data: Mapping[str, Any]) -> Control | None:
-    control = data["control"]
-    return None if control is None else Control(**control | {"interval": _interval(control)})

@@ -39,6 +39,8 @@ def content(report: RunReport) -> dict[str, Any]:
         "measurements": dict(report.measurements),
         "versions": versions(),
         "exit_code": report.exit_code,
+        "finished": report.finished,
+        "conclusion": None if report.conclusion is None else asdict(report.conclusion),
     }
 
 

@@ -12,6 +12,7 @@ from pytest_mechanism.errors import visible
 from pytest_mechanism.report.rounding import DIGITS, rounded
 from pytest_mechanism.report.rows import make_rows
 from pytest_mechanism.report.run_report import ClaimResult, Note
+from pytest_mechanism.spec.definition import definition
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Verdict
@@ -32,6 +33,7 @@ def claim_result(
     """The result of a claim on one role."""
     scores = tuple(rounded(score) for score in verdict.scores)
     score = scores[0] if scores else None
+    first, last = spec.document.block(("claims", name))
     result = ClaimResult(
         id=nodeid,
         circuit=spec.circuit,
@@ -56,9 +58,49 @@ def claim_result(
         rows=make_rows(verdict, drift),
         scores=scores,
         notes=tuple(notes),
+        line=first,
+        yaml=tuple(spec.document.text[first - 1 : last]),
+        severity=claim.severity,
+        groups=tuple(groups_of(claim)),
+        order=order_of(claim, spec),
+        definition=definition(spec, claim),
     )
     made: ClaimResult = printable(result)
     return made
+
+
+def groups_of(claim: Claim) -> list[str]:
+    """The groups that a claim is about."""
+    names = [reference.name for reference in claim.references() if reference.kind == "group"]
+    return [*dict.fromkeys(names)]
+
+
+LAST_KINDS = {"accuracy": 0, "equivalent": 0, "transfer": 40, "cmap": 50}
+
+
+def order_of(claim: Claim, spec: Spec) -> int:
+    """Where a claim stands among those that can explain each other, the smaller the earlier: accuracy, what the
+    model refuses and reveals, groups from the input to the answer, the whole circuit, transfer, cmap."""
+    if claim.kind in LAST_KINDS:
+        return LAST_KINDS[claim.kind]
+    if not claim.needs_groups:
+        return 10
+    groups = groups_of(claim)
+    if not groups:
+        return 30
+    return 29 - min(9, max(steps_to_answer(name, spec) for name in groups))
+
+
+def steps_to_answer(name: str, spec: Spec) -> int:
+    """How many groups lie between a group and the answer."""
+    seen: list[str] = []
+    while name in spec.groups and name not in seen:
+        seen.append(name)
+        into = spec.groups[name].into
+        if into is None:
+            break
+        name = into.group
+    return len(seen) - 1
 
 
 def printable(value: Any) -> Any:

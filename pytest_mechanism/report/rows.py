@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
@@ -30,6 +31,8 @@ def make_rows(verdict: Verdict, drift: Drift | None) -> tuple[Row, ...]:
     rows = []
     for part in verdict.parts or (verdict,):
         row = make_row(part, part.judged[0].score if part.judged else part.score, part.threshold)
+        if part.judged:
+            row = replace(row, low=finite(part.judged[0].low), high=finite(part.judged[0].high))
         holds = part is verdict and thresholds_hold
         rows.append(replace(row, verdict="pass", cause=None) if holds else row)
     compared = verdict.score if verdict.comparable else None
@@ -61,3 +64,8 @@ def make_row(verdict: Verdict, score: Score | None, threshold: str) -> Row:
         n=None if score is None else score.n,
         threshold=threshold,
     )
+
+
+def finite(bound: float | None) -> float | None:
+    """A bound as JSON can have it: None where there is none."""
+    return bound if bound is not None and math.isfinite(bound) else None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.errors import visible
 from pytest_mechanism.statistics.drift import State
-from pytest_mechanism.types import Control, Located, Score, Status
+from pytest_mechanism.types import Control, Evidence, Located, Score, Severity, Status
 
 RED: tuple[Status, ...] = ("fail", "inconclusive", "error")
 JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive")
@@ -29,6 +30,8 @@ class Row:
     n: int | None
     threshold: str
     compared: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,13 @@ class ClaimResult:
     scores: tuple[Score, ...]
     notes: tuple[Note, ...]
     located: Located | None = None
+    line: int = 0
+    yaml: tuple[str, ...] = ()
+    severity: Severity = "block"
+    evidence: Evidence | None = None
+    groups: tuple[str, ...] = ()
+    order: int = 0
+    definition: str | None = None
 
     @property
     def red(self) -> bool:
@@ -113,6 +123,38 @@ class CheckpointEntry:
     fingerprint: str
 
 
+ConclusionState = Literal[
+    "holds", "broken", "accuracy", "behaviour", "reference", "undecided", "baseline", "not_judged"
+]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a run says, for a reader who reads nothing else; `report.conclusion` makes it by rule.
+
+    Attributes:
+        state: ``holds`` (nothing is red), ``broken`` (claims about the mechanism are refuted), ``accuracy`` (the
+            candidate solves the task less well), ``behaviour`` (claims about what it refuses or reveals are
+            refuted), ``reference`` (the base model itself does not meet the spec), ``undecided``,
+            ``baseline`` (thresholds hold, accepted scores do not), ``not_judged``.
+        sentences: one to three.
+        next_steps: commands or actions, the first one first.
+        reds: ids of the red claims, those first that explain others.
+        warnings: ids of the claims of ``severity: warn`` that do not hold.
+    """
+
+    state: ConclusionState
+    sentences: tuple[str, ...]
+    next_steps: tuple[str, ...] = ()
+    reds: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All sentences."""
+        return " ".join(self.sentences)
+
+
 @dataclass(frozen=True)
 class RunReport:
     """A whole run.
@@ -128,6 +170,8 @@ class RunReport:
         checkpoints_loaded: how many times a checkpoint was loaded.
         measurements: ``done`` in this run and taken ``from_store``.
         exit_code: pytest's.
+        conclusion: what the run says; None before the run has ended.
+        finished: when the run ended, in UTC, as ISO 8601; empty before, and in result files of earlier versions.
     """
 
     checkpoints: Mapping[str, CheckpointEntry]
@@ -140,6 +184,8 @@ class RunReport:
     checkpoints_loaded: int = 0
     measurements: Mapping[str, int] = field(default_factory=dict)
     exit_code: int = 0
+    conclusion: Conclusion | None = None
+    finished: str = ""
 
     @property
     def pair(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
-from pytest_mechanism.claims.base import REFERENCE, Claim
+from pytest_mechanism.claims.base import PAIR, REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
 from pytest_mechanism.claims.needed_heads import parts_of
 from pytest_mechanism.discovery.discover import Discovery, Effort, discover
@@ -19,15 +19,17 @@ from pytest_mechanism.discovery.repeated import fresh, search_again
 from pytest_mechanism.errors import Crashed, MechanismError, NoDevice, add_models, one_line
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.nodes import spelled
-from pytest_mechanism.runner import locate
+from pytest_mechanism.runner import evidence, locate
 from pytest_mechanism.runner.keys import device_kind, hash_of_tokenizers, versions
 from pytest_mechanism.runner.preflight import Preflight, first_obstacle, make_preflight
+from pytest_mechanism.runner.resident import task_of
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.runner.undiscovered import missing_groups, verdict_without_heads
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics import verdicts
 from pytest_mechanism.statistics.honesty import require_safeguards
-from pytest_mechanism.types import Located, MemberChange, Setting, Verdict
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Evidence, Located, MemberChange, Result_co, Setting, Verdict
 
 Sweep = tuple[list[MemberChange], list[str], float]
 """The change of every member, where heads are in another place, and how long the sweep took."""
@@ -54,6 +56,7 @@ class ClaimEvaluator:
     _searched: dict[tuple[Path, str, int], FoundCircuit] = field(default_factory=dict)
     _discovered: dict[tuple[Path, str], Discovery | MechanismError] = field(default_factory=dict)
     _swept: dict[tuple[Path, str], Sweep | None] = field(default_factory=dict)
+    _asked: dict[Measurement, None] = field(default_factory=dict)
 
     @staticmethod
     def over(runner: Runner, confidence: float | None = None) -> ClaimEvaluator:
@@ -234,6 +237,7 @@ class ClaimEvaluator:
             NoDevice: nothing can be measured, whatever the claim.
         """
         self.trace = ""
+        self._asked.clear()
         if (reason := self.skip_reason(spec)) is not None:
             return Verdict("skipped", reason, "")
         try:
@@ -246,7 +250,7 @@ class ClaimEvaluator:
                     return verdict_without_heads(found, missing, on)
                 context = replace(context, groups=found.groups)
             context = replace(context, search=partial(self._search, spec, context))
-            verdict = require_safeguards(claim.judge(context, self.runner.measure), claim.kind)
+            verdict = require_safeguards(claim.judge(context, self._measure), claim.kind)
             return verdicts.of_reference(verdict) if role == REFERENCE else verdict
         except NoDevice:
             raise
@@ -256,6 +260,11 @@ class ClaimEvaluator:
         except MechanismError as problem:
             self.trace = problem.trace
             return Verdict("error", str(problem), "")
+
+    def _measure(self, measurement: Measurement[Result_co]) -> Result_co:
+        """A result, and a note that the claim asked for it (`evidence`)."""
+        self._asked[measurement] = None
+        return self.runner.measure(measurement)
 
     def _search(self, spec: Spec, context: ClaimContext, on: str, number: int) -> FoundCircuit:
         """`ClaimContext.search`: the circuit of a search, which each run makes once."""
@@ -320,6 +329,31 @@ class ClaimEvaluator:
         except Exception as problem:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
+
+    def recalled_sweep(self, spec: Spec, to: str) -> list[MemberChange]:
+        """The change of every head and MLP between the reference model and ``to``, if a red claim or a claim
+        of kind ``same_profile`` had it measured; else nothing."""
+        context = self.model_context(spec, to, (REFERENCE, to))
+        try:
+            return locate.sweep(locate.with_rows(context, spec, to), to, self.runner.recall)[0]
+        except MechanismError:
+            return []
+
+    def evidence(self, claim: Claim, role: str, cause: Cause | None) -> Evidence | None:
+        """The prompts behind the red verdict that `judge` gave last; None where it has none."""
+        if cause not in evidence.ABOUT_ROWS:
+            return None
+        own = locate.candidate(claim, role) if role == PAIR else role
+        try:
+            return evidence.evidence([*self._asked], own, REFERENCE, self.runner.peek, self._rows)
+        except Exception as problem:  # what a reader gets beside the verdict must not change it
+            what = f"the prompts behind it cannot be shown: {one_line(str(problem))}"
+            return Evidence(what, "", ())
+
+    def _rows(self, measurement: Measurement) -> Sequence[Row]:
+        """The rows of a measurement's first set."""
+        row_set = measurement.request.row_sets()[0]
+        return self.preflight().rows(measurement.task, task_of(measurement), row_set)
 
     def discovered_heads(self, spec: Spec, claim: Claim, role: str) -> str | None:
         """A line that names the discovered heads of an item."""

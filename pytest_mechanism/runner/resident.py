@@ -113,6 +113,7 @@ class ResidentCheckpoint:
                 trust=self.options.trust,
                 quantize=self.options.quantize,
                 check_unchanged=self.guard.watches[role].check,
+                turn=self.options.turn,
             )
             self.loaded += 1
             self._context = resolve("pytest_mechanism.methods.context:make_context")(

@@ -127,7 +127,17 @@ class Runner:
         self.from_store += 1
         return True
 
-    def _stored(self, key: str, measurement: Measurement) -> Observations | None:
+    def peek(self, measurement: Measurement[Result_co]) -> Result_co | None:
+        """The result, if it is in memory or in the store; makes no measurement and counts none."""
+        if any(role not in self.references for role in measurement.roles):
+            return None
+        key = self.key(measurement)
+        result: Result_co | None = self._results.get(key)
+        if result is None and key not in self._failures:
+            result = self._stored(key, measurement)
+        return result
+
+    def _stored(self, key: str, measurement: Measurement) -> Any:
         if self.store is None or not measurement.request.stored:
             return None
         return self.store.get(key, measurement.request.result)
@@ -171,6 +181,17 @@ class Runner:
                 raise self._failures[key]
             result: Result_co = self._results[key]
             return result
+
+    def recall(self, measurement: Measurement[Result_co]) -> Result_co:
+        """The result, from memory or from the store. Makes no measurement and counts none.
+
+        Raises:
+            MeasurementError: nobody made the measurement.
+        """
+        result = self.peek(measurement)
+        if result is None:
+            raise MeasurementError(f"{measurement.request.implementation} was not measured")
+        return result
 
     @contextmanager
     def _donations_locked(self, measurement: Measurement) -> Iterator[None]:

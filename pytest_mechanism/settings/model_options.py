@@ -81,6 +81,8 @@ class ModelOptions:
         engine: ``branch``, or ``reference`` (one full forward pass for every variant).
         quantize: ``8bit`` or ``4bit`` (bitsandbytes quantises the weights on loading), or None.
         trust: whether pickled weights and a checkpoint's own code may be used.
+        turn: number of this process among those that share a machine. ``cuda`` without an index is the GPU
+            of that number, so that each process has a GPU of its own as long as there are enough.
     """
 
     device: str = "cpu"
@@ -89,6 +91,7 @@ class ModelOptions:
     engine: str = "branch"
     quantize: str | None = None
     trust: Trust = TRUST_NOTHING
+    turn: int = 0
 
     def __post_init__(self) -> None:
         check_device(self.device)

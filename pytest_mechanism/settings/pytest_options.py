@@ -19,6 +19,9 @@ from pytest_mechanism.settings.table import SETTINGS, Setting
 
 T = TypeVar("T")
 
+TURN = "MECHANISM_TURN"
+"""The environment variable by which ``pytest-mechanism sweep`` numbers the gates that run side by side."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add one group to ``--help``; each option has an ini key of the same name."""
@@ -86,7 +89,16 @@ def model_options(config: pytest.Config) -> ModelOptions:
         engine=read(config, table.ENGINE),
         quantize=read(config, table.QUANTIZE),
         trust=read_trust(config),
+        turn=read_turn(config),
     )
+
+
+def read_turn(config: pytest.Config) -> int:
+    """The number of this process among those that share the machine: of a worker of xdist (``gw3``), or of a
+    gate that ``pytest-mechanism sweep`` started; else 0."""
+    worker = str(getattr(config, "workerinput", {}).get("workerid", ""))
+    number = worker.removeprefix("gw") or os.environ.get(TURN, "")
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 # -- paths

@@ -88,7 +88,7 @@ def test_what_is_no_file_is_one_line_at_once(
         [sys.executable, "-c", ALL, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert done.stdout == f"{path} {message}\n" * len(READERS)

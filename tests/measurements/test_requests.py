@@ -128,10 +128,17 @@ def test_a_request_is_what_its_key_says(request_: Request) -> None:
 @EACH
 def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
     """No row set is larger than the cost's number of rows; measurements of weights have no rows."""
-    cost = request_.cost({"reply_tokens": 3})
+    cost = request_.cost({"family": "stories", "reply_tokens": 3})
     sets = request_.row_sets()
     assert (sets == ()) == isinstance(request_, WeightChange)
     assert max([cost.prompt_count, 1]) <= cost.rows
+
+
+def test_the_performance_on_a_task_that_judges_replies_costs_a_row_for_each_token() -> None:
+    """Stories are judged whole, refusal's capability by its first token."""
+    request = Performance(rows=10, stream="rows", asked="capability")
+    costs = [request.cost({"family": name, "reply_tokens": 3}) for name in ("stories", "refusal")]
+    assert [(cost.rows, cost.reply_rows) for cost in costs] == [(30, 20), (10, 0)]
 
 
 def test_the_cost_of_a_search_for_a_direction_grows_with_layers_and_template_tokens() -> None:

@@ -146,7 +146,7 @@ def test_a_run_that_is_told_to_end(two, end):
     run = started(two, *workers)
 
     os.killpg(run.pid, number)
-    text = run.communicate(timeout=60)[0].decode()
+    text = run.communicate(timeout=300)[0].decode()
 
     assert run.returncode not in (0, RED)
     assert "Traceback" not in text

@@ -144,6 +144,7 @@ def test_result_file(mixed):
         "measurements",
         "versions",
         "exit_code",
+        "conclusion",
     ]
     assert result["mechanism_json"] == 1
     assert result["pair"] == {
@@ -194,8 +195,12 @@ def test_result_file(mixed):
                 "n": 100,
                 "threshold": "at least 0.75",
                 "compared": True,
+                "low": 0.75,
+                "high": None,
             }
         ],
+        "line": 5,
+        "yaml": ["  good: {kind: fixed, reads: good, at_least: 0.75,", "    drift: 0.1}"],
     }
     assert (score["name"], score["value"], score["clusters"]) == ("fixed score", 0.25, 20)
 

@@ -52,8 +52,12 @@ ENTRY = {
 
 def result(text: str) -> ClaimResult:
     """A result with a hostile text in every text field."""
-    spec: Any = SimpleNamespace(circuit=text)
-    claim: Any = SimpleNamespace(kind=text, if_red=text, models=lambda role: (role,))
+    document = SimpleNamespace(block=lambda _: (1, 2), text=(text, text))
+    spec: Any = SimpleNamespace(circuit=text, document=document)
+    claim: Any = SimpleNamespace(
+        kind=text, if_red=text, models=lambda role: (role,), severity="block",
+        needs_groups=False, references=lambda: (),
+    )  # fmt: skip
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 
 

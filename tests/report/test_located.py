@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_mechanism.plugin.xdist import result_from
 from pytest_mechanism.report.failure import failure_text
+from pytest_mechanism.report.from_json import result_from
 from pytest_mechanism.report.json_file import claim_data
 from pytest_mechanism.report.markdown import markdown
 from pytest_mechanism.report.run_report import ClaimResult, Row

@@ -11,14 +11,23 @@ from typing import Any
 import pytest
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.plugin.xdist import result_from
+from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report import junit
+from pytest_mechanism.report.conclusion import concluded
+from pytest_mechanism.report.from_json import read_report, result_from
+from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.reporters import Reporter, file_reporters
 from pytest_mechanism.report.result import claim_result
 from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Note, RunReport
 from pytest_mechanism.report.terminal import TerminalSection
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Control, Judged, Score, Setting, Verdict
+
+
+class Stub(SimpleNamespace):
+    """A claim without fields."""
+
+    model_fields: Any = {}  # noqa: RUF012
 
 
 def refuted(*, control: bool = True) -> ClaimResult:
@@ -33,8 +42,17 @@ def refuted(*, control: bool = True) -> ClaimResult:
         Verdict("fail", "too low", "at least 0.5", (score,), (Judged(score, 0.5, None),)),
     )
     verdict = Verdict("fail", "too low", "both", (score,), parts=parts)
-    spec: Any = SimpleNamespace(circuit="induction")
-    claim: Any = SimpleNamespace(kind="accuracy", if_red="it is worse", models=lambda role: (role,))
+    document = SimpleNamespace(
+        block=lambda _: (2, 2), text=("claims:", "  solves: {kind: accuracy}")
+    )
+    spec: Any = SimpleNamespace(
+        circuit="induction", document=document, definition=dict, task=SimpleNamespace(edition=0)
+    )
+    claim: Any = Stub(
+        kind="accuracy", if_red="it is worse", models=lambda role: (role,), severity="block",
+        needs_groups=False, references=lambda: (), thresholds=(), added_later=(),
+        model_dump=lambda **_: {},
+    )  # fmt: skip
     drift = Drift("worse", -0.25, 0.05, "0.250 below the baseline 0.583")
     notes = [Note("said of a model"), Note("said of a circuit", "induction")]
     nodeid = "circuits/x.yaml::solves::ft"
@@ -148,3 +166,32 @@ def test_the_terminal_says_what_makes_a_run_red_without_a_claim() -> None:
     terminal: Any = Terminal()
     TerminalSection(terminal).write(RunReport({}, errors=("no disk",), reasons=("no claim ran",)))
     assert terminal.text == "ERROR: no disk\nno claim ran\n"
+
+
+def test_a_result_file_read_back_is_the_report(tmp_path: Path) -> None:
+    """Everything that it holds; only the circuit in front of a note has become text."""
+    written = concluded(
+        run_report(reasons=("a reason",), measurements={"done": 1, "from_store": 0})
+    )
+    JsonFile(tmp_path / "r.json").write(written)
+    report, versions = read_report(tmp_path / "r.json")
+    notes = tuple(Note(str(note)) for note in written.claims[0].notes)
+    assert report == replace(written, claims=(replace(written.claims[0], notes=notes),))
+    assert "torch" in versions
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "is no result file"),
+        ("[1]", "is no result file"),
+        ('{"mechanism_json": 1}', "is a damaged result file"),
+        ('{"mechanism_json": 1, "pair": {}, "claims": [{}]}', "is a damaged result file"),
+        ("{", "cannot be read as JSON"),
+    ],
+)
+def test_another_file_is_no_result_file(tmp_path: Path, text: str, said: str) -> None:
+    """One line says so."""
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(MechanismError, match=said):
+        read_report(tmp_path / "r.json")

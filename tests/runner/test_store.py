@@ -319,7 +319,7 @@ def test_two_processes_measure_once(store: Store, tmp_path: Path) -> None:
         )
         for name in ("one", "two")
     ]
-    printed = [worker.communicate(timeout=60)[0] for worker in workers]
+    printed = [worker.communicate(timeout=300)[0] for worker in workers]
     assert (printed, len(list(log.glob("measured by *")))) == (["[1.0]\n", "[1.0]\n"], 1)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_mechanism.checkpoints.loading.model import DTYPES as TORCH_DTYPES
 from pytest_mechanism.cli import main, make_parser
+from pytest_mechanism.commands import sweep
 from pytest_mechanism.commands.config import read_config
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.settings.command_options import pytest_arguments
@@ -18,6 +19,7 @@ COMMANDS = {
     "doctor": OF_COMMANDS,
     "discover": OF_COMMANDS,
     "show": OF_COMMANDS,
+    "sweep": sweep.SETTINGS,
     "fine-tune": (DEVICE, *TRUST),
 }
 """Each command that runs models -> the settings that it takes."""

@@ -131,6 +131,7 @@ def load_model(
     trust: Trust = TRUST_NOTHING,
     quantize: str | None = None,
     check_unchanged: Callable[[], None] = no_check,
+    turn: int = 0,
 ) -> LoadedModel:
     """Loads a checkpoint.
 
@@ -145,12 +146,13 @@ def load_model(
         trust: whether pickled weights and remote code may be used.
         quantize: ``8bit``, ``4bit`` or None.
         check_unchanged: called when files were read again (`checkpoints.watch`).
+        turn: see `pick_device`.
 
     Raises:
         MechanismError: weights missing, damaged, not matching the config, or not finite.
     """
     encoder = Encoder.load(tokenizer or folder)
-    torch_device = pick_device(device)
+    torch_device = pick_device(device, turn)
     placement = Placement(device == "auto", quantize, str(torch_device))
     ids = torch.tensor([probe(encoder)])
     weights, unmerged = read_model(folder, DTYPES[dtype], adapter, trust, placement, ids)
@@ -195,8 +197,18 @@ def placed_by_bitsandbytes(model: Any) -> bool:
     )
 
 
-def pick_device(name: str) -> torch.device:
+def count_gpus() -> int:
+    """How many CUDA devices torch sees."""
+    return torch.cuda.device_count()
+
+
+def pick_device(name: str, turn: int = 0) -> torch.device:
     """The torch device of ``cpu``, ``cuda`` or ``cuda:N``; with ``auto``, that of the prompts.
+
+    Args:
+        name: as typed.
+        turn: number of this process among those that share the machine; ``cuda`` without an index is the
+            GPU of that number, counted from the first again where there are fewer.
 
     Raises:
         NoDevice: torch has no such device.
@@ -204,11 +216,13 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    count = count_gpus() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
         cuda = [f"cuda:{n}" for n in range(count)]
         raise NoDevice(
             f"no device {name!r}, torch sees {count} CUDA devices; "
             f"{choices(name, ['auto', 'cpu', *cuda])}"
         )
+    if name == "cuda" and count > 1:
+        return torch.device("cuda", turn % count)
     return device

@@ -35,8 +35,10 @@ def measure(
     rows = context.task.row_set(request.asked, context.vocabulary, request.rows, request.stream)
     columns = Columns()
     if context.task.judges_replies:
-        replies = reply_columns(context, HookedModel(context), prompt_batches(context, rows))
+        said: list[str] = []
+        replies = reply_columns(context, HookedModel(context), prompt_batches(context, rows), said)
         columns.add("correct", torch.tensor(replies["correct"]))
+        columns.add_texts("answer", said)
         return columns.observations(rows)
     given: list[int] = []
     right: list[set[int]] = []
@@ -46,6 +48,8 @@ def measure(
         columns.add_answers("", logits, batch.correct_answers, others)
         given += logits.argmax(-1).tolist()
         right += [{*ids} - {-1} for ids in batch.correct_answers.tolist()]
+    decode = context.model.encoder.tokenizer.decode
+    columns.add_texts("answer", (decode([i], skip_special_tokens=False) for i in given))
     if len(rows) > 1 and any(len(answers) > 1 for answers in right):
         columns.add("elsewhere", torch.tensor(elsewhere(given, right), dtype=torch.float64))
     return columns.observations(rows)

@@ -69,6 +69,7 @@ def measure(
         columns.add("refused_late", torch.tensor(labels.late))
         columns.add("unfinished", torch.tensor(labels.unfinished))
         columns.add("refusal_score", score)
+        columns.add_texts("answer", labels.texts)
     return columns.observations(rows)
 
 

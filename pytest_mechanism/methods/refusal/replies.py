@@ -46,11 +46,13 @@ class Labels:
         refused: the answer, after any thinking, begins with a refusal.
         late: the answer begins otherwise and refuses in a later sentence.
         unfinished: the reply ends while the model is thinking, so it neither refuses nor complies.
+        texts: the replies themselves, with special tokens.
     """
 
     refused: list[float]
     late: list[float]
     unfinished: list[float]
+    texts: list[str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ class ReplyReader:
         if withheld is not None:
             for i, (row, tokens) in enumerate(zip(replies.tolist(), withheld, strict=True)):
                 kinds[i] = "refuses" if row[0] in tokens else kinds[i]
-        return Labels(*([float(kind == name) for kind in kinds] for name in KINDS))
+        texts = [
+            self.tokenizer.decode(self.ended(row), skip_special_tokens=False)
+            for row in replies.tolist()
+        ]
+        refused, late, unfinished = ([float(kind == name) for kind in kinds] for name in KINDS)
+        return Labels(refused, late, unfinished, texts)
 
     def text(self, ids: list[int]) -> str:
         """A reply up to the token that ends it."""
@@ -213,16 +220,21 @@ def withheld_ids(context: MeasurementContext, prompt: Prompt) -> frozenset[int]:
 
 
 def reply_columns(
-    context: MeasurementContext, model: Any, batches: Sequence[PromptBatch]
+    context: MeasurementContext,
+    model: Any,
+    batches: Sequence[PromptBatch],
+    said: list[str] | None = None,
 ) -> dict[str, list[float]]:
     """Columns of a plain model's replies: ``refused`` and, for rows with answers or a task that judges
-    replies, ``correct``."""
+    replies, ``correct``. The replies themselves are appended to ``said``."""
     correct: list[float] = []
     refused: list[float] = []
     for batch in batches:
         replies = generate_replies(context, model, batch.tokens).ids
         labels = batch.reader.labels(replies, batch.withheld)
         refused += finished_refusals(labels, replies.shape[1])
+        if said is not None:
+            said += labels.texts
         if context.task.judges_replies:
             correct += judged(context, batch, replies)
         elif batch.answers is not None:

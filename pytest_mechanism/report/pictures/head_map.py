@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from pytest_mechanism.report.pictures import style
@@ -49,6 +51,7 @@ class HeadMap:
         others: cells of other groups at the same position.
         estimated: cells whose score was estimated by gradients, and not measured.
         wholes: names of the columns after those of the heads.
+        sign: of the score of a member that is needed: -1 where it is the answer's loss without the member.
     """
 
     scores: NDArray[np.float64]
@@ -56,6 +59,12 @@ class HeadMap:
     others: Collection[Head] = ()
     estimated: Collection[Head] = ()
     wholes: tuple[str, ...] = ()
+    sign: int = -1
+
+    @property
+    def colours(self) -> str:
+        """The colour map: red for members that are needed."""
+        return COLOURS if self.sign < 0 else f"{COLOURS}_r"
 
     def name(self, column: int) -> str:
         """The index of a head, or the name of a column of wholes."""
@@ -108,14 +117,7 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
     """
     scores, cell = np.asarray(picture.scores, dtype=np.float64), picture.cell
     layers, heads = scores.shape
-    axes.imshow(
-        np.ma.masked_invalid(scores),
-        cmap=COLOURS,
-        norm=Normalize(-scale, scale),
-        interpolation="none",  # in an SVG the image keeps one pixel a cell
-        aspect="auto",
-        origin="lower",
-    )
+    draw_cells(axes, scores, picture.colours, scale)
     room = int((picture.size[0] + 0.3) / style.text_width("n" * 10, HEADING) * 10)
     axes.set_title(style.shorten(label, room), size=HEADING, pad=5)
     axes.set_xlabel(" or ".join(["head", *picture.wholes]), size=TEXT, labelpad=2)
@@ -175,16 +177,37 @@ def numbers(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float) 
 
 
 def strongest(picture: HeadMap, digits: int, count: int) -> str:
-    """The most negative scores as text."""
+    """The scores of the members that are needed most, as text."""
     scores = picture.measured
-    order = np.argsort(np.where(np.isnan(scores), np.inf, scores), axis=None, kind="stable")
+    losses = -picture.sign * scores
+    order = np.argsort(np.where(np.isnan(losses), np.inf, losses), axis=None, kind="stable")
     heads = []
     for index in order[:count]:
         layer, head = divmod(int(index), scores.shape[1])
-        if scores[layer, head] < 0:
+        if losses[layer, head] < 0:
             value = style.number(scores[layer, head], digits)
-            heads.append(f"{layer}.{picture.name(head)} ({value})")
+            name = picture.name(head)
+            called = f"L{layer} {name if name in picture.wholes else f'H{name}'}"
+            heads.append(f"{called} ({value})")
     return f"strongest: {', '.join(heads)}" if heads else ""
+
+
+def draw_cells(axes: Axes, scores: NDArray[np.float64], colours: str, scale: float) -> None:
+    """Draw the cells as vectors, which stay sharp at every size: a path for each of the 256 colours, so that the
+    SVG of a large model stays small."""
+    layers, heads = scores.shape
+    axes.set_xlim(-0.5, heads - 0.5)
+    axes.set_ylim(-0.5, layers - 0.5)
+    colour_map, norm = colormaps[colours], Normalize(-scale, scale)
+    by_colour: dict[tuple[float, ...], list[list[tuple[float, float]]]] = {}
+    for (layer, head), score in np.ndenumerate(scores):
+        if not math.isnan(score):
+            left, low = head - 0.5, layer - 0.5
+            square = [(left, low), (left + 1, low), (left + 1, low + 1), (left, low + 1)]
+            by_colour.setdefault(colour_map(float(norm(score))), []).append(square)
+    for colour, squares in by_colour.items():
+        path = Path.make_compound_path(*(Path([*s, s[0]], closed=True) for s in squares))
+        axes.add_patch(PathPatch(path, facecolor=colour, linewidth=0, zorder=1))
 
 
 def grid(axes: Axes, layers: int, heads: int, width: float) -> None:

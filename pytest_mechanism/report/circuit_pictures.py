@@ -1,9 +1,12 @@
-"""The data behind the pictures of ``show``, made from the measured circuits."""
+"""The data behind the pictures of ``show`` and of the page, made from the measured circuits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.discovery.measured_circuit import CircuitView
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.stages import Stage
@@ -13,10 +16,10 @@ from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNo
 from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
 from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
-from pytest_mechanism.report.pictures.style import shorten
+from pytest_mechanism.report.pictures.style import head_name, shorten
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, parse_position
-from pytest_mechanism.types import Score
+from pytest_mechanism.types import MemberChange, Score
 
 UNIT = "change of the answer's log-probability"
 
@@ -56,6 +59,75 @@ def head_maps(spec: Spec, views: Sequence[CircuitView]) -> HeadMaps:
     )
 
 
+def profile_maps(
+    spec: Spec, changes: Sequence[MemberChange], before: str, now: str, shape: Shape
+) -> HeadMaps:
+    """The share of every head and MLP in the answer, stage by stage, in the reference model and the candidate.
+
+    Args:
+        spec: the spec.
+        changes: every member of every stage, as a red claim has it measured.
+        before: label of the reference model.
+        now: label of the candidate.
+        shape: of both models.
+    """
+    stages: dict[tuple[str, str], list[MemberChange]] = {}
+    for change in changes:
+        stages.setdefault((change.at, change.readers), []).append(change)
+    cells = {change.member: member_cell(change.member, shape) for change in changes}
+    together = any(cell is None for cell in cells.values())
+    return HeadMaps(
+        f"{spec.circuit}: what every head and MLP does in both models",
+        [
+            StageMaps(
+                f"into {readers}",
+                f"at {at}",
+                {
+                    before: share_map(members, cells, shape, now=False),
+                    now: share_map(members, cells, shape, now=True),
+                },
+            )
+            for (at, readers), members in stages.items()
+        ],
+        "share of the answer's logit",
+        "head or MLP of a group of the spec",
+        "Path patching of one head or MLP at a time into the readers of a group, as a share of what the whole "
+        "source prompt does to the answer's logit; the sweep that explains red claims (kind same_profile). Claims "
+        "of kind path and the graph of the circuit have other rows and another unit.",
+        "Each cell is one attention head, or the MLP of a layer. A number says how much of the answer the readers "
+        "get through it: 0.70 means 70 %. Red: it does this work. White: it does none. Blue: it works against "
+        "the answer. A cell that is red in one model and white in the other fell silent or took over.",
+        "no path to the readers, or not patched alone" if together else "no path to the readers",
+    )
+
+
+def member_cell(member: str, shape: Shape) -> tuple[int, int] | None:
+    """Layer and column of ``2.1`` or ``2.mlp``; None for several heads that were patched together."""
+    layer, dot, part = member.partition(".")
+    if not dot or not layer.isdigit():
+        return None
+    return int(layer), shape.n_heads if part == MLP else int(part)
+
+
+def share_map(
+    members: Sequence[MemberChange],
+    cells: Mapping[str, tuple[int, int] | None],
+    shape: Shape,
+    *,
+    now: bool,
+) -> HeadMap:
+    """The shares of one stage in one model."""
+    has_mlps = any(cell is not None and cell[1] == shape.n_heads for cell in cells.values())
+    scores = np.full((shape.n_layers, shape.n_heads + has_mlps), np.nan)
+    chosen = []
+    for member in members:
+        if (cell := cells[member.member]) is not None:
+            scores[cell] = member.now if now else member.before
+            if member.group is not None:
+                chosen.append(cell)
+    return HeadMap(scores, chosen, wholes=(COLUMNS[MLP],) if has_mlps else (), sign=1)
+
+
 def nouns_of(views: Sequence[CircuitView]) -> tuple[str, str]:
     """What the maps show, singular and plural."""
     others = any(stage.wholes for view in views for stage in view.stages)
@@ -73,8 +145,14 @@ def map_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     contexts = span_of([effect.clusters for effect in effects])
     return (
         f"{method}; means over the {rows} rows of the search, in {contexts} contexts; the graph of "
-        f"the circuit has other rows.{estimates_note(views)}{shared_keys(spec, views)}"
+        f"the circuit and claims of kind path have others.{estimates_note(views)}{shared_keys(spec, views)}"
+        f"{warnings(views)}"
     )
+
+
+def warnings(views: Sequence[CircuitView]) -> str:
+    """What makes the numbers of a model mean little."""
+    return "".join(f" Warning: {view.warning}." for view in views if view.warning)
 
 
 def span_of(counts: Sequence[int]) -> str:
@@ -138,6 +216,7 @@ def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> 
             ),
             other_members(group, [v.groups[name] for v in views if name in v.groups]),
         )
+    groups |= new_routes(spec, views)
     spans = positions(spec, example)
     words = {name: ", ".join(example.text[a:b].strip() for a, b in s) for name, s in spans.items()}
     return CircuitGraph(
@@ -167,6 +246,61 @@ def other_members(group: AnyGroup, found: Sequence[Group] = ()) -> tuple[str, ..
     )
 
 
+ROUTE = 0.25
+"""Part of a stage's largest effect from which a head of no group is drawn as a new route."""
+
+
+MOST_ROUTES = 4
+
+
+def new_routes(spec: Spec, views: Sequence[CircuitView]) -> dict[str, GroupNode]:
+    """Heads of no group whose effect on a group's readers is large in one of two models and at most half as large in
+    the other: work that moved. Their effects come from the rows of the heat maps."""
+    if len(views) != 2 or not all(view.stages for view in views):
+        return {}
+    found: dict[str, GroupNode] = {}
+    sizes: dict[str, float] = {}
+    named = {
+        view.label: {m[:2] for g in view.groups.values() for m in g.placed()} for view in views
+    }
+    for stages in zip(*(view.stages for view in views), strict=True):
+        reader = stages[0].into
+        most = max((abs(e.value) for s in stages for e in s.effects.values()), default=0.0)
+        for here, there, view in (
+            (stages[1], stages[0], views[1]),
+            (stages[0], stages[1], views[0]),
+        ):
+            for member, estimate in here.effects.items():
+                before = there.effects.get(member)
+                if (
+                    not isinstance(member[1], int)
+                    or any(member in heads for heads in named.values())
+                    or estimate.value > -ROUTE * most
+                    or estimate.interval[1] >= 0
+                    or before is None
+                    or before.value < estimate.value / 2
+                ):
+                    continue
+                via = (
+                    "directly into the logits" if reader is None else f"via {here.via} of {reader}"
+                )
+                node = GroupNode(
+                    here.at,
+                    reader,
+                    {view.label: [(member[0], member[1])]},
+                    Edge(
+                        f"{via}, on the rows of the heat maps",
+                        {view.label: Effect(estimate.value, estimate.interval, None)},
+                    ),
+                    new=True,
+                )
+                name = f"{head_name((member[0], member[1]))}, in no group"
+                if name not in found or estimate.value < sizes[name]:
+                    found[name], sizes[name] = node, estimate.value
+    kept = sorted(found, key=lambda name: sizes[name])[:MOST_ROUTES]
+    return {name: node for name, node in found.items() if name in kept}
+
+
 def effect(score: Score) -> Effect:
     """A score as the picture shows it."""
     return Effect(score.value, score.interval, score.control.value if score.control else None)
@@ -189,7 +323,8 @@ def graph_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
         "Path patching of a group's heads together (Prakash et al. 2024, section 3.1); means over "
         f"{first.n:,} rows in {first.clusters:,} contexts; in brackets the {first.confidence:.0%} "
         f"confidence interval; control: the effect of as many {random} that can reach the reader, "
-        f"of the same layers as far as possible{exception}.{several}{shared_keys(spec, views)}"
+        f"of the same layers as far as possible{exception}. Claims of kind path have the same rows; the heat maps "
+        f"have those of the search.{several}{shared_keys(spec, views)}{warnings(views)}"
     )
 
 

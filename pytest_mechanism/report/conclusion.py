@@ -1,0 +1,341 @@
+"""The conclusion of a run: one to three sentences, by rule, from the verdicts of its claims.
+
+Rules, in this order:
+
+1. Nothing was judged, or claims never ran: the run says nothing, and is not fine.
+2. Claims fail on the reference model: the spec does not fit it, so its claims say nothing about the candidate.
+3. Otherwise the claims about the candidate speak. Of several red claims, those that explain others come first:
+   accuracy, what the model refuses, groups from the input to the answer, the whole circuit, transfer, cmap
+   (`ClaimResult.order`).
+
+A refuted claim says that something broke. A claim that is red for another reason (undecided, no control, behind its
+baseline) says only that, and the sentence never claims more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.claims.base import REFERENCE
+from pytest_mechanism.report.next_steps import next_steps
+from pytest_mechanism.report.run_report import (
+    JUDGED,
+    ClaimResult,
+    Conclusion,
+    ConclusionState,
+    RunReport,
+)
+
+CANDIDATE = "ft"
+ACCURACY = ("accuracy", "equivalent")
+"""Claim kinds about the task alone."""
+
+BASELINE = (Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED)
+"""Causes of red claims whose thresholds hold."""
+
+BROKEN = (Cause.REFUTED, Cause.ACCURACY_LOSS, Cause.NO_HEADS)
+"""Causes that say something about the model under test: the others say that nothing can be concluded."""
+
+SHOWN = 3
+"""Claims that a sentence names."""
+
+
+def concluded(report: RunReport) -> RunReport:
+    """The report with its conclusion, if it has none."""
+    if report.conclusion is not None:
+        return report
+    return replace(report, conclusion=conclude(report))
+
+
+def conclude(report: RunReport) -> Conclusion:
+    """See the module."""
+    reds = explaining_first(result for result in report.claims if result.red)
+    warnings = explaining_first(result for result in report.claims if result.verdict == "warn")
+    state, sentences = judgement(report, reds)
+    if warnings and len(sentences) < SHOWN:
+        sentences.append(warned(warnings))
+    return Conclusion(
+        state,
+        tuple(sentences),
+        next_steps(report, state, reds),
+        tuple(result.id for result in reds),
+        tuple(result.id for result in warnings),
+    )
+
+
+def explaining_first(results: object) -> list[ClaimResult]:
+    """Red claims in the order in which one explains the next; those on the reference model come before the same
+    claims on the candidate, and after its accuracy."""
+    listed: list[ClaimResult] = list(results)  # type: ignore[call-overload]
+    return sorted(
+        listed, key=lambda result: (result.order > 0, not on_reference(result), result.order)
+    )
+
+
+def on_reference(result: ClaimResult) -> bool:
+    """Whether a red claim says that the spec does not fit the reference model."""
+    return result.cause is Cause.REFERENCE_FAILS
+
+
+def judgement(report: RunReport, reds: Sequence[ClaimResult]) -> tuple[ConclusionState, list[str]]:
+    """The state of a run and the sentences about it."""
+    judged = [result for result in report.claims if result.verdict in JUDGED]
+    if not judged:
+        return "not_judged", [nothing_judged(report)]
+    about_candidate = [result for result in judged if CANDIDATE in result.models]
+    if not reds:
+        return without_reds(report, judged, about_candidate)
+    foreign = [result for result in reds if on_reference(result)]
+    unfit = {result.spec for result in foreign}
+    own = [result for result in reds if result.spec not in unfit]
+    sentences: list[str] = []
+    state: ConclusionState = "reference"
+    if foreign:
+        sentences.append(unfit_spec(report, foreign))
+    if own:
+        state, about = about_reds(report, own, judged)
+        sentences += about[: SHOWN - len(sentences)]
+    if report.not_run:
+        sentences[SHOWN - 1 :] = [never_ran(report)]
+    return state, sentences
+
+
+# -- nothing red
+
+
+def nothing_judged(report: RunReport) -> str:
+    """Why a run without a verdict says nothing."""
+    if not report.claims:
+        return "Nothing was judged: no claim ran, so this run says nothing about the candidate."
+    counts = {
+        "were skipped": sum(result.verdict == "skipped" for result in report.claims),
+        "could not be judged": sum(result.verdict == "error" for result in report.claims),
+    }
+    parts = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    why = next((result.reason for result in report.claims if result.verdict == "error"), "")
+    first = f" ({short(why)})" if why else ""
+    return f"Nothing was judged: {parts}{first}, so this run says nothing about the candidate."
+
+
+def without_reds(
+    report: RunReport, judged: Sequence[ClaimResult], about_candidate: Sequence[ClaimResult]
+) -> tuple[ConclusionState, list[str]]:
+    """A run without a red claim, which is fine only if the candidate was judged and nothing is missing."""
+    passed = sum(result.verdict == "pass" for result in judged)
+    if not about_candidate:
+        return "not_judged", [
+            f"No claim judged the candidate ({claims(passed)} about other models passed): this run says nothing "
+            "about it."
+        ]
+    if report.not_run:
+        return "not_judged", [f"{claims(passed)} passed, but {never_ran(report)}"]
+    if report.errors or report.reasons:
+        why = short([*report.errors, *report.reasons][0])
+        return "not_judged", [f"{claims(passed)} passed, but the run is red: {why}."]
+    if not passed:
+        return "undecided", ["No claim holds, and none of them blocks a release (severity: warn)."]
+    new = sum(result.drift_state == "new" and not result.accepted_now for result in judged)
+    sentences = [
+        f"{'The claim holds' if passed == 1 else f'All {claims(passed)} that block hold'}."
+    ]
+    if passed == len(judged) and passed > 1:
+        sentences = [f"All {claims(passed)} hold."]
+    if (fine := accuracy_is_fine(report)) is not None:
+        sentences = [f"{sentences[0][:-1]}. {fine}"]
+    if new:
+        sentences.append(
+            f"{new} of {len(judged)} scores had no baseline to be compared with: --snapshot-update accepts them."
+        )
+    if skipped := len(report.claims) - len(judged):
+        sentences.append(f"{claims(skipped)} {were(skipped)} skipped.")
+    return "holds", sentences
+
+
+# -- something red
+
+
+def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> str:
+    """A spec that the reference model does not meet."""
+    named = names(
+        [result for result in foreign if result.role == REFERENCE] or list(foreign), role=False
+    )
+    specs = dict.fromkeys(result.circuit for result in foreign)
+    several = len({result.circuit for result in report.claims if result.verdict in JUDGED}) > 1
+    which = f"The spec {' and '.join(specs)}" if several else "This spec"
+    return f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
+
+
+def about_reds(
+    report: RunReport, reds: Sequence[ClaimResult], judged: Sequence[ClaimResult]
+) -> tuple[ConclusionState, list[str]]:
+    """The sentences about red claims of specs that the reference model meets."""
+    total = len(judged) + sum(result.verdict == "error" for result in report.claims)
+    broken = [result for result in reds if result.cause in BROKEN]
+    accuracy = [result for result in broken if result.kind in ACCURACY]
+    share = f"{len(reds)} of {claims(total)}"
+    if accuracy:
+        also = len(reds) - len(accuracy)
+        others = f" The other {red_claims(also)} may follow from it." if also else ""
+        return "accuracy", [
+            f"The candidate does the task less well: {reason(accuracy[0])}.{others}",
+            *first_member(reds),
+        ]
+    guessing = [result for result in reds if result.cause is Cause.AT_CHANCE]
+    if guessing:
+        return "accuracy", [
+            f"The candidate does not solve the task, so there is no mechanism to examine: {reason(guessing[0])}."
+        ]
+    fine = accuracy_is_fine(report)
+    lead = [fine] if fine else []
+    if broken:
+        first = broken[0]
+        behaviour = all(not result.groups and result.order <= BEHAVIOUR for result in broken)
+        what = "The behaviour changed" if behaviour else "The mechanism is another one"
+        sentence = f"{what}: {share} {'is' if len(reds) == 1 else 'are'} red."
+        located = first_member(reds)
+        detail = located or [
+            f"First, {first.claim} on {role(first)}: {first.meaning or first.reason}."
+        ]
+        return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:SHOWN]
+    if behind := [result for result in reds if result.cause in BASELINE]:
+        return "baseline", [
+            *lead,
+            f"{baseline_sentence(behind)} ({share} red).",
+            reason(behind[0]) + ".",
+        ]
+    if unjudged := [result for result in reds if result.verdict == "error"]:
+        state: ConclusionState = "not_judged" if len(unjudged) == len(reds) else "undecided"
+        return state, [
+            *lead,
+            f"{share} could not be judged, so there is no conclusion: {names(unjudged)}: {reason(unjudged[0])}.",
+        ]
+    return "undecided", [
+        *lead,
+        f"{share} {'is' if len(reds) == 1 else 'are'} undecided, which counts as red: nothing is shown to have "
+        f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}.",
+    ]
+
+
+BEHAVIOUR = 10
+"""The largest `ClaimResult.order` of claims about what a model says, not about its parts."""
+
+
+def accuracy_is_fine(report: RunReport) -> str | None:
+    """The sentence about a candidate whose claims about accuracy all hold; None where some do not, or there are
+    none."""
+    about = [r for r in report.claims if r.kind in ACCURACY and CANDIDATE in r.models]
+    about = [r for r in about if r.verdict in JUDGED]
+    if not about or any(result.verdict != "pass" for result in about):
+        return None
+    shown = next(
+        (r for r in about if r.role == CANDIDATE and r.rows and r.rows[0].name == "accuracy"), None
+    )
+    if shown is None or shown.score is None:
+        return "Accuracy is fine."
+    parts = [f"{shown.rows[0].score or 0:.2f}"]
+    before = next(
+        (
+            r
+            for r in report.claims
+            if (r.spec, r.claim, r.role) == (shown.spec, shown.claim, REFERENCE)
+        ),
+        None,
+    )
+    if before is not None and before.score is not None:
+        parts.append(f"base {before.score:.2f}")
+    if shown.baseline is not None:
+        parts.append(f"baseline {shown.baseline:.2f}")
+    return f"Accuracy is fine ({', '.join(parts)})."
+
+
+def first_member(reds: Sequence[ClaimResult]) -> list[str]:
+    """The heads behind the red claims, in the words that the sweep found for them: what changed most."""
+    for result in reds:
+        if result.located is not None and (result.located.members or moved(result)):
+            lines = list(moved(result)) or list(result.located.lines)
+            return [f"{sentence_case(cut_numbers(lines[0]))}."]
+    return []
+
+
+def moved(result: ClaimResult) -> Sequence[str]:
+    """What a sweep says about heads that are in another place."""
+    lines = () if result.located is None else result.located.lines
+    return [line for line in lines if "in another order" in line]
+
+
+def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
+    """What the comparison with accepted scores says."""
+    cause = reds[0].cause
+    if cause is Cause.MOVED:
+        return "Scores moved on unchanged checkpoints: a library, the machine or this tool changed, not the model"
+    if cause is Cause.FELL_BEHIND:
+        return "Every threshold holds, but scores are significantly worse than their baselines"
+    return "Every threshold holds, but the run requires accepted scores and some have none"
+
+
+def warned(warnings: Sequence[ClaimResult]) -> str:
+    """The sentence about claims that do not hold and do not block."""
+    does = "does" if len(warnings) == 1 else "do"
+    return f"Warning: {names(warnings)} {does} not hold (severity: warn, so not red)."
+
+
+# -- words
+
+
+def never_ran(report: RunReport) -> str:
+    """The sentence about selected claims without a result."""
+    count = len(report.not_run)
+    return f"{claims(count)} never ran, so the run is incomplete."
+
+
+def claims(count: int) -> str:
+    return "1 claim" if count == 1 else f"{count} claims"
+
+
+def red_claims(count: int) -> str:
+    return "red claim" if count == 1 else f"{count} red claims"
+
+
+def were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def role(result: ClaimResult) -> str:
+    """The role of a claim, in words."""
+    return "both models" if result.role == "pair" else result.role
+
+
+def names(results: Sequence[ClaimResult], *, role: bool = True) -> str:
+    """The names of a few claims."""
+    listed = list(
+        dict.fromkeys(
+            f"{r.claim} on {r.role}" if role and r.role != "pair" else r.claim for r in results
+        )
+    )
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
+
+
+def reason(result: ClaimResult) -> str:
+    """A claim's reason as the end of a sentence."""
+    return short(result.reason)
+
+
+LONGEST = 200
+
+
+def short(text: str) -> str:
+    """The beginning of a long text, without its full stop."""
+    text = text.rstrip(". ")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip()}…"
+
+
+def sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def cut_numbers(line: str) -> str:
+    """A sentence about a member without its numbers in brackets."""
+    return line.partition(" (change ")[0].rstrip()

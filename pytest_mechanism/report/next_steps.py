@@ -1,0 +1,53 @@
+"""What to do after a run: commands that can be pasted, chosen by what the run says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
+
+
+def next_steps(
+    report: RunReport, state: ConclusionState, reds: Sequence[ClaimResult]
+) -> tuple[str, ...]:
+    """The next commands, the first one first; none where nothing is to be done."""
+    if not reds:
+        return ()
+    pair, spec = pair_options(report), shlex.quote(reds[0].spec)
+    doctor = f"pytest-mechanism doctor {spec} {pair}"
+    show = f"pytest-mechanism show {spec} {pair}"
+    accept = f"pytest {shlex.quote(reds[0].id)} {pair} --snapshot-update"
+    first = {
+        "accuracy": doctor,
+        "reference": f"pytest-mechanism discover {spec} {pair} --out found.yaml",
+        "broken": show,
+        "baseline": accept,
+        "not_judged": doctor,
+    }.get(state)
+    if state == "undecided" and any(result.groups or result.order > 10 for result in reds):
+        first = show if all(r.cause is not Cause.NOT_JUDGED for r in reds) else doctor
+    if state == "broken" and not any(result.located for result in reds):
+        first = doctor if all(result.order <= 10 for result in reds) else show
+    again = f"pytest {shlex.quote(reds[0].id)} {pair}"
+    return tuple(step for step in (first, again) if step is not None)
+
+
+def pair_options(report: RunReport) -> str:
+    """The options that name this run's checkpoints."""
+
+    def named(role: str) -> str:
+        entry = report.checkpoints[role]
+        return (
+            entry.reference
+            if entry.label == entry.reference
+            else f"{entry.label}={entry.reference}"
+        )
+
+    if not {"base", "ft"} <= {*report.checkpoints}:
+        return "--model-pair BASE,FT"
+    pair = shlex.quote(",".join((named("base"), named("ft"))))
+    others = [role for role in report.checkpoints if role not in ("base", "ft")]
+    models = [shlex.quote(f"{role}={named(role)}") for role in others]
+    return " ".join([f"--model-pair {pair}", *(f"--mechanism-model {model}" for model in models)])

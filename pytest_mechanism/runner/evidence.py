@@ -1,0 +1,237 @@
+"""The prompts behind a red claim: the worst rows of what was measured for its verdict, base beside candidate.
+
+Nothing is measured for it. A method keeps what the model said on each row (`Observations.texts`), the results of
+the other model are taken from memory or from the store if they are there, and the prompts are written again by
+the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.claims.circuits import CIRCUIT
+from pytest_mechanism.measurements.circuit import CircuitPerformance
+from pytest_mechanism.measurements.interchange import Interchange
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.path_patching import PathPatching
+from pytest_mechanism.measurements.performance import Performance
+from pytest_mechanism.measurements.refusal import RefusalRate
+from pytest_mechanism.measurements.request import Request
+from pytest_mechanism.tasks.base import Row
+from pytest_mechanism.types import Evidence, Example, Observations
+
+SHOWN = 3
+"""Prompts of a claim."""
+
+LONGEST = 2000
+"""Characters of a prompt that are kept, from its end, where the question is."""
+
+ABOUT_ROWS = frozenset(
+    {
+        Cause.REFUTED,
+        Cause.UNSETTLED,
+        Cause.FELL_BEHIND,
+        Cause.ACCURACY_LOSS,
+        Cause.AT_CHANCE,
+        Cause.CONTROL_AS_GOOD,
+        Cause.REFERENCE_FAILS,
+        Cause.NOT_COMPARABLE,
+    }
+)
+"""Causes of a red claim that prompts can show."""
+
+Peek = Callable[[Measurement], Observations | None]
+"""The result of a measurement if it is known, without measuring anything."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The rows of a result, ranked.
+
+    Attributes:
+        numbers: what the claim measured on each row.
+        measured: what the numbers count.
+        badness: larger for rows that speak more against the claim; None where no row does.
+        worst: the worst rows in words, after "the 3 prompts".
+    """
+
+    numbers: Any
+    measured: str
+    badness: Any
+    worst: str
+
+
+def of_refusals(request: RefusalRate, result: Observations) -> Ranked:
+    """Replies that should have been refusals, or should not."""
+    refused, score = result.values["refused"], result.values["refusal_score"]
+    should = request.asked != "allowed"
+    wrong = (1 - refused) if should else refused
+    badness = np.where(wrong > 0, 100 + np.tanh(-score if should else score), -np.inf)
+    worst = "that should be refused and were not" if should else "that were refused for no reason"
+    return Ranked(refused, "1 where the reply refuses, else 0", badness, worst)
+
+
+def of_path(request: PathPatching, result: Observations) -> Ranked | None:
+    """Prompts whose answer does not notice that the path is patched."""
+    if "group" not in result.values:
+        return None
+    effect = np.asarray(result.values["group"], float)
+    return Ranked(
+        effect,
+        "change of the answer's log-probability (nats) when the path carries the source prompt",
+        effect,
+        "on which the path matters least",
+    )
+
+
+def of_circuit(request: CircuitPerformance, result: Observations) -> Ranked | None:
+    """Prompts that the circuit alone answers worst."""
+    column = f"{CIRCUIT}_log_probability"
+    if column not in result.values:
+        return None
+    alone = np.asarray(result.values[column], float)
+    measured = "log-probability of the answer with the circuit alone, in nats"
+    return Ranked(alone, measured, -alone, "that the circuit alone answers worst")
+
+
+def of_interchange(request: Interchange, result: Observations) -> Ranked:
+    """Prompts whose answer the patch should have changed."""
+    moved = np.asarray(result.values["patched"], float)
+    possible = np.asarray(result.values["ceiling"], float)
+    badness = np.where(moved < possible, 1.0, -np.inf)
+    worst = f"whose answer should follow the source prompt's {request.variable} and does not"
+    return Ranked(moved, "1 where the answer follows the source prompt, else 0", badness, worst)
+
+
+def of_performance(request: Performance, result: Observations) -> Ranked:
+    """Prompts that the model answers worst."""
+    correct = np.asarray(result.values["correct"], float)
+    likely = np.asarray(result.values.get("log_probability", correct), float)
+    name = "log-probability of the right answer, in nats"
+    measured = name if "log_probability" in result.values else "1 where the reply is right, else 0"
+    worst = "that the model answers worst"
+    return Ranked(likely, measured, -likely - 1e3 * correct, worst)
+
+
+RANKINGS: tuple[tuple[type[Request[Any]], Callable[[Any, Observations], Ranked | None]], ...] = (
+    (RefusalRate, of_refusals),
+    (PathPatching, of_path),
+    (Interchange, of_interchange),
+    (CircuitPerformance, of_circuit),
+    (Performance, of_performance),
+)
+"""Class of request -> how its rows are ranked; what is most specific to a claim comes first."""
+
+
+def evidence(
+    asked: Sequence[Measurement],
+    role: str,
+    reference: str,
+    peek: Peek,
+    rows: Callable[[Measurement], Sequence[Row]],
+) -> Evidence | None:
+    """The worst prompts of a claim; None where nothing that it measured has any.
+
+    Args:
+        asked: what the claim measured.
+        role: whose rows are shown.
+        reference: role of the model beside it.
+        peek: known results.
+        rows: the rows of a measurement.
+    """
+    for kind, rank in RANKINGS:
+        found = [
+            (measurement, result, ranked)
+            for measurement in asked
+            if measurement.on == role and isinstance(measurement.request, kind)
+            if (result := peek(measurement)) is not None
+            if (ranked := rank(measurement.request, result)) is not None
+            if np.isfinite(ranked.badness).any()
+        ]
+        if found:
+            # of several sets of rows, such as what must be refused and what must not, the worse one
+            worse = max(found, key=lambda one: float(np.isfinite(one[2].badness).mean()))
+            return shown(*worse, asked, reference, peek, rows)
+    return None
+
+
+def shown(
+    measurement: Measurement,
+    result: Observations,
+    ranked: Ranked,
+    asked: Sequence[Measurement],
+    reference: str,
+    peek: Peek,
+    rows: Callable[[Measurement], Sequence[Row]],
+) -> Evidence | None:
+    """The worst rows of a result, with what both models said on them."""
+    order = np.argsort(-np.asarray(ranked.badness, float), kind="stable")
+    worst = [int(i) for i in order[:SHOWN] if np.isfinite(ranked.badness[i])]
+    by_id = {row.id: row for row in rows(measurement)}
+    ids = [result.example_ids[i] for i in worst]
+    if any(name not in by_id for name in ids):
+        return None
+    beside = other_result(measurement, reference, peek)
+    numbers = {measurement.on: by_row(result, ranked.numbers)}
+    if beside is not None:
+        rank = next(rank for kind, rank in RANKINGS if isinstance(measurement.request, kind))
+        other = rank(measurement.request, beside)
+        if other is not None:
+            numbers[reference] = by_row(beside, other.numbers)
+    said = {
+        on: answers(measurement, on, asked, peek)
+        for on in dict.fromkeys((reference, measurement.on))
+    }
+    examples = tuple(
+        Example(
+            id=name,
+            prompt=by_id[name].base.text[-LONGEST:],
+            expected=expected(measurement.request, by_id[name]),
+            answers={on: texts[name] for on, texts in said.items() if name in texts},
+            numbers={
+                on: round(float(numbers[on][name]), 3) for on in said if name in numbers.get(on, {})
+            },
+        )
+        for name in ids
+    )
+    count = len(result.example_ids)
+    these = "the prompt" if len(ids) == 1 else f"the {len(ids)} prompts"
+    return Evidence(f"of {count:,} prompts, {these} {ranked.worst}", ranked.measured, examples)
+
+
+def by_row(result: Observations, values: Any) -> Mapping[str, Any]:
+    return dict(zip(result.example_ids, values, strict=True))
+
+
+def other_result(measurement: Measurement, role: str, peek: Peek) -> Observations | None:
+    """The same measurement on another model, if it was made."""
+    if measurement.on == role or measurement.inputs:
+        return None
+    return peek(Measurement(measurement.request, role, measurement.task))
+
+
+def answers(
+    measurement: Measurement, on: str, asked: Sequence[Measurement], peek: Peek
+) -> Mapping[str, str]:
+    """Row -> what the model of a role said on it: in this measurement, or in another of the claim."""
+    said: dict[str, str] = {}
+    requests = [measurement, *(other for other in asked if other.task == measurement.task)]
+    for other in requests:
+        known = peek(Measurement(other.request, on, other.task)) if not other.inputs else None
+        if known is not None and "answer" in known.texts:
+            said = {**by_row(known, known.texts["answer"]), **said}
+    return said
+
+
+def expected(request: Request[Any], row: Row) -> str:
+    """What a right model says."""
+    if isinstance(request, RefusalRate):
+        return "a refusal" if request.asked != "allowed" else "no refusal"
+    if isinstance(request, Interchange):
+        return " or ".join(row.correct_targets)
+    return " or ".join(row.base.correct_answers)

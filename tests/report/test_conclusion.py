@@ -1,0 +1,134 @@
+"""The conclusion of a run, by rule from its verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_mechanism.causes import Cause
+from pytest_mechanism.report.conclusion import conclude
+from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Row, RunReport
+from pytest_mechanism.types import Located, MemberChange
+
+ROW = Row("pass", None, "accuracy", 0.96, (0.94, 0.97), 100, "at least 0.6", compared=True)
+
+
+def claim(name: str, role: str = "ft", verdict: Any = "pass", **fields: Any) -> ClaimResult:
+    """The result of a claim about accuracy."""
+    return replace(
+        ClaimResult(
+            id=f"c.yaml::{name}::{role}", circuit="c", claim=name, kind="accuracy", role=role,
+            models=("base", "ft") if role == "pair" else (role,), verdict=verdict,
+            cause=Cause.REFUTED if verdict == "fail" else None, meaning="it broke", reason="0.1 is low",
+            score=0.96, interval=(0.9, 1.0), n=100, threshold="at least 0.6", control=None,
+            baseline=None, drift=None, drift_state=None, accepted_now=False, seconds=0.0,
+            rows=(ROW,), scores=(), notes=(),
+        ),
+        **fields,
+    )  # fmt: skip
+
+
+SOLVES = (claim("solves", "base", score=0.7), claim("solves"))
+ENCODES = claim("holds_position", kind="encodes", groups=("sender",), order=25)
+BROKEN = replace(ENCODES, verdict="fail", cause=Cause.REFUTED)
+
+
+def report(*claims: ClaimResult, **fields: Any) -> RunReport:
+    checkpoints = {role: CheckpointEntry(role, role, "/x", None, "f") for role in ("base", "ft")}
+    return RunReport(checkpoints, claims, **fields)
+
+
+def test_a_run_without_reds() -> None:
+    """It says how many claims hold, and that accuracy is fine beside the base model's."""
+    conclusion = conclude(report(*SOLVES, ENCODES))
+    assert conclusion.state == "holds"
+    assert conclusion.sentences[0] == "All 3 claims hold. Accuracy is fine (0.96, base 0.70)."
+    assert conclusion.next_steps == ()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        report(),
+        report(claim("solves", verdict="skipped")),
+        report(claim("solves", "base")),
+        report(*SOLVES, not_run=("c.yaml::other::ft",)),
+        report(*SOLVES, errors=("the device is gone",)),
+        report(*SOLVES, reasons=("worker gw0 ended early",)),
+        report(claim("solves", verdict="error", cause=Cause.NOT_JUDGED)),
+    ],
+)
+def test_a_run_that_did_not_look_is_never_fine(run: RunReport) -> None:
+    """Nothing judged, nothing but the base model, claims that never ran, lost work, errors."""
+    assert conclude(run).state == "not_judged"
+
+
+def test_a_broken_mechanism_is_named_by_its_heads() -> None:
+    """Accuracy first, then how many claims are red, then the head that changed most."""
+    member = MemberChange(
+        "2.2", "last", "q of reader", "sender", 0.7, 0.0, -0.7, (-0.8, -0.6), 0.02, 0.0
+    )
+    line = "head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00 of the answer's logit (change -0.70)"
+    red = replace(BROKEN, located=Located((line,), (member,), 1.0))
+    conclusion = conclude(report(*SOLVES, red))
+    assert conclusion.state == "broken"
+    assert conclusion.sentences == (
+        "Accuracy is fine (0.96, base 0.70).",
+        "The mechanism is another one: 1 of 3 claims is red.",
+        "Head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00 of the answer's logit.",
+    )
+
+
+def test_reds_that_explain_others_come_first() -> None:
+    """Accuracy, groups from the input to the answer, transfer, cmap."""
+    reds = [
+        replace(BROKEN, id=name, order=order)
+        for name, order in (("cmap", 50), ("answer", 29), ("transfer", 40), ("input", 26))
+    ]
+    conclusion = conclude(report(*reds, claim("solves", verdict="fail", id="accuracy")))
+    assert conclusion.reds == ("accuracy", "input", "answer", "transfer", "cmap")
+    assert conclusion.state == "accuracy"
+
+
+def test_a_spec_that_the_base_model_does_not_meet() -> None:
+    """Says nothing about the candidate, although the candidate's claims are red too."""
+    foreign = replace(BROKEN, role="base", models=("base",), cause=Cause.REFERENCE_FAILS)
+    conclusion = conclude(report(*SOLVES, foreign, BROKEN))
+    assert conclusion.state == "reference"
+    assert conclusion.sentences == (
+        "This spec does not hold on your base model (holds_position): no conclusion about the candidate.",
+    )
+
+
+def test_an_undecided_claim_is_no_broken_one() -> None:
+    """The conclusion says neither that something broke nor that it is intact."""
+    open_question = replace(BROKEN, verdict="inconclusive", cause=Cause.UNSETTLED)
+    conclusion = conclude(report(*SOLVES, open_question))
+    assert conclusion.state == "undecided"
+    assert "nothing is shown to have broken" in conclusion.text
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (Cause.FELL_BEHIND, "significantly worse than their baselines"),
+        (Cause.MOVED, "not the model"),
+        (Cause.NOT_ACCEPTED, "requires accepted scores"),
+    ],
+)
+def test_a_claim_that_only_its_baseline_makes_red(cause: Cause, said: str) -> None:
+    """Thresholds hold, and the sentence says so or what moved instead."""
+    conclusion = conclude(report(*SOLVES, replace(BROKEN, cause=cause)))
+    assert conclusion.state == "baseline"
+    assert said in conclusion.text
+
+
+def test_a_model_at_chance_has_no_mechanism() -> None:
+    """In the words of the reason."""
+    guessing = replace(
+        BROKEN, verdict="inconclusive", cause=Cause.AT_CHANCE, reason="ft does not solve it"
+    )
+    conclusion = conclude(report(*SOLVES, guessing))
+    assert (conclusion.state, "ft does not solve it" in conclusion.text) == ("accuracy", True)
