@@ -233,6 +233,7 @@ PICTURES: Mapping[str, Picture] = {
     "methods/compare": Table(
         "compare.yaml", "methods/equivalence-and-drift.md", pairs=("zoo:base,zoo:ft",)
     ),
+    "methods/coverage": Table("coverage.yaml", "methods/coverage.md", pairs=("zoo:base,zoo:ft",)),
     "methods/dcm": Table(
         "circuits/entity_tracking_paper.yaml", pairs=("base,ft",), select=("-k", "hold")
     ),
