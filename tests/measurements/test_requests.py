@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pytest_mechanism import measurements
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.attention import AttentionShare
+from pytest_mechanism.measurements.cells import CellPerformance
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching, HeadCodes
 from pytest_mechanism.measurements.curve import TrainingCurve
@@ -54,6 +55,7 @@ EXAMPLES: list[Request] = [
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
     EffectProfile(**ROWS, senders={"1.0": HEADS[:1]}, at="last", receivers=[(2, 1)], via="q"),
     HeadMatching(**ROWS),
+    CellPerformance(**ROWS),
     AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
     AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     HeadRemoval(**ROWS, ablation=Ablation(), removed={"some": PLACED, "none": []}),
