@@ -191,6 +191,20 @@ class Edges(Picture):
         shutil.copy(temporary / "edges.svg", out)
 
 
+@dataclass(frozen=True)
+class AttentionMaps(Picture):
+    """The attention of compiled counters, which `docs.attention_maps` draws."""
+
+    def commands(self) -> list[list[str]]:
+        return [["python", "-m", "docs.attention_maps"]]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        from docs import attention_maps
+
+        attention_maps.save(temporary / "maps")
+        shutil.copy(temporary / "maps.svg", out)
+
+
 PAIR, WRAPPERS = "--model-pair zoo:base,zoo:ft", "--model-pair wrapper_safe,wrapper_ft"
 MISSING = "--mechanism-model control={0}wrapper_none --mechanism-model pretrained={0}wrapper_base"
 ZOO_WRAPPERS = "--model-pair zoo:wrapper_safe,zoo:wrapper_ft"
@@ -221,6 +235,7 @@ PICTURES: Mapping[str, Picture] = {
         "--mechanism-model control=zoo:pcfg_none",
         part="revival",
     ),
+    "paper-two/attention-maps": AttentionMaps("circuits/paper_two/compiled.yaml"),
     "compared": Compared("circuits/entity_tracking.yaml", pair="ft,ft_rerouted"),
     "methods/attention": Shown(
         "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"

@@ -40,7 +40,7 @@ def maps(spec: Spec, result: Comparison, labels: Mapping[str, str], shape: Shape
         tables = {a: before, b: now, f"{b} minus {a}": now - before}
         blocks.append(
             (
-                next((c.group for c in changes if c.group), readers),
+                dict(enumerate(spec.groups)).get(order(spec, (readers, at)), readers),
                 f"at {at}, into {readers}",
                 {name: HeadMap(table, chosen, wholes=("MLP",)) for name, table in tables.items()},
             )

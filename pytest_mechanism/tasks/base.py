@@ -225,6 +225,12 @@ class Task(ABC, Generic[Settings_co]):
         return False
 
     @property
+    def same_questions(self) -> bool:
+        """Whether what must be refused and what must be answered are the same prompts with different
+        answers, so that a model can give one of them alone: learning the one unlearns the other."""
+        return False
+
+    @property
     def reply_tokens(self) -> int:
         """How many tokens of a reply show whether it refuses, and whether it is right where the task
         judges replies."""
