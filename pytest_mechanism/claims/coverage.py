@@ -1,7 +1,7 @@
 """``coverage``: the model is right about every word, not only on average.
 
 A fault of one word hardly moves the accuracy: two labels of 26 that a model reads alike stand together in 6 % of the
-contexts of entity tracking, and the accuracy falls by .01. So this claim sorts the rows into *cells*, one for each word
+contexts of entity tracking, and the accuracy falls by .02. So this claim sorts the rows into *cells*, one for each word
 that an answer depends on (`Task.cells`): each object, each label, each place, each pair of labels. The score is the
 accuracy of the worst cell, which is the one whose lower bound is lowest:
 
