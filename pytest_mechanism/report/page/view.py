@@ -244,7 +244,7 @@ def contents(
     entries = [("broken", "What broke")] if red else []
     entries.append(("claims", "All claims"))
     if specs:
-        entries.append((specs[0].anchor, "Circuit"))
+        entries.append((specs[0].anchor, "Pictures"))
     if others:
         entries.append(("others", "Claims that hold"))
     return (*entries, ("methods", "How it is measured"), ("run", "The run"))
