@@ -239,7 +239,8 @@ def contents(
     red: Sequence[ClaimResult], specs: Sequence[SpecView], *, others: bool
 ) -> tuple[tuple[str, str], ...]:
     """(anchor, words) of each section."""
-    entries = [("broken", "What broke")] if red else []
+    broke = any(result.verdict == "fail" for result in red)
+    entries = [("broken", "What broke" if broke else "What is not shown to hold")] if red else []
     entries.append(("claims", "All claims"))
     if specs:
         entries.append((specs[0].anchor, "Pictures"))
