@@ -15,6 +15,7 @@ from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.markdown import GithubSummary
 from pytest_mechanism.report.page.html_page import HtmlPage, Pictures, no_pictures
 from pytest_mechanism.report.run_report import RunReport
+from pytest_mechanism.report.tracking import Tracker
 
 
 class Reporter(Protocol):
@@ -44,6 +45,7 @@ def file_reporters(
     page_path: Path | None = None,
     pictures: Pictures = no_pictures,
     history_folder: Path | None = None,
+    tracker: str | None = None,
 ) -> list[Reporter]:
     """The reports that this run's options and environment ask for.
 
@@ -52,6 +54,7 @@ def file_reporters(
         page_path: of the page.
         pictures: draws what the run measured, for the page.
         history_folder: to which the run's result is added.
+        tracker: the experiment tracker that the run is sent to.
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     reporters: list[Reporter] = []
@@ -61,6 +64,8 @@ def file_reporters(
         reporters.append(HtmlPage(page_path, pictures, history_folder))
     if history_folder is not None:
         reporters.append(HistoryFolder(history_folder))
+    if tracker is not None:
+        reporters.append(Tracker(tracker, page_path))
     if summary:
         reporters.append(GithubSummary(Path(summary)))
     return reporters

@@ -15,7 +15,7 @@ from pytest_mechanism.statistics.drift import State
 from pytest_mechanism.types import Control, Evidence, Located, Score, Severity, Status
 
 RED: tuple[Status, ...] = ("fail", "inconclusive", "error")
-JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive")
+JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive", "warn")
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def test_each_destination_gets_the_same_report(
     terminal: Any = Terminal()
     reporters: list[Reporter] = [
         *file_reporters(tmp_path / "out.json"),
-        TerminalSection(terminal),
+        TerminalSection(terminal, width=200),
     ]
     for reporter in reporters:
         reporter.write(run_report(exit_code=1))
