@@ -10,7 +10,7 @@ that holds it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -49,7 +49,7 @@ class Dispatch:
     load: float = 0.0
     attempts: Counter[str] = field(default_factory=Counter)
     _waiting: dict[str, dict[str, Job]] = field(default_factory=dict)
-    _work: Counter[str] = field(default_factory=Counter)
+    _work: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     _holders: Counter[str] = field(default_factory=Counter)
     _holds: dict[Hashable, Job] = field(default_factory=dict)
     _running: dict[Hashable, Job] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Dispatch:
     def add(self, job: Job) -> None:
         """A job to do, or to do again."""
         self._waiting.setdefault(job.role, {})[job.key] = job
-        self._work[job.role] += job.cost  # type: ignore[assignment] - costs are no integers
+        self._work[job.role] += job.cost
         self._open.add(job.key)
 
     def next(self, worker: Hashable) -> Job | None:
@@ -109,7 +109,7 @@ class Dispatch:
 
     def _remove(self, job: Job) -> None:
         del self._waiting[job.role][job.key]
-        self._work[job.role] -= job.cost  # type: ignore[assignment] - costs are no integers
+        self._work[job.role] -= job.cost
 
     def _of_role(self, role: str, prompts: Hashable = None) -> Job | None:
         """A job on a checkpoint whose inputs are there: on the same prompts if possible, else the longest."""

@@ -21,6 +21,8 @@ OPTIONS = (
     "--mechanism-store",
     "--mechanism-engine",
     "--mechanism-json",
+    "--mechanism-report",
+    "--mechanism-ray",
     "--mechanism-model",
     "--mechanism-no-store",
     "--mechanism-require-accepted",
