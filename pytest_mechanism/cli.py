@@ -9,9 +9,14 @@ from collections.abc import Sequence
 
 from pytest_mechanism import __version__
 from pytest_mechanism.commands import (
+    badge,
+    card,
+    comment,
     discover,
     doctor,
     fine_tune,
+    history,
+    init,
     lint,
     new,
     report,
@@ -23,7 +28,10 @@ from pytest_mechanism.commands.output import BAD_USE, BUG, INTERRUPTED, Parser, 
 from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
-COMMANDS = (lint, schema, discover, show, sweep, fine_tune, doctor, new, report)
+COMMANDS = (
+    lint, schema, discover, show, sweep, fine_tune, doctor, new, init,
+    report, comment, badge, card, history,
+)  # fmt: skip
 """In the order of the help page."""
 
 

@@ -53,6 +53,8 @@ class Session:
         references: role -> checkpoint; empty without a pair.
         json_path: where the result file goes, or None.
         report_path: where the page goes, or None.
+        history_folder: to which the run's result is added, or None.
+        tracker: the experiment tracker that the run is sent to, or None.
         requires_accepted: whether a claim without an accepted score is red.
         no_skips: whether a skipped claim is red.
         locates: whether a red claim names the heads and MLPs behind it.
@@ -69,6 +71,8 @@ class Session:
     progress: Progress | None = None
     no_device: str | None = None
     report_path: Path | None = None
+    history_folder: Path | None = None
+    tracker: str | None = None
 
     def checkpoint_lines(self) -> list[str]:
         """A line for each checkpoint: role, the reference as typed, label, fingerprint and folder."""
@@ -249,27 +253,19 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
         quantises = read(config, table.QUANTIZE) is not None
         if quantises and (twice := already_quantised(reference.folder)) is not None:
             raise table.QUANTIZE.error(MechanismError(f"{reference.text}: {twice}"))
-    json_path = read_path(config, table.JSON)
-    if json_path is not None:
-        wrong = "is a folder" if json_path.is_dir() else "no such folder"
-        if json_path.is_dir() or not json_path.parent.is_dir():
-            raise table.JSON.error(MechanismError(f"{json_path} cannot be written: {wrong}"))
-    report_path = read_path(config, table.REPORT)
-    if report_path is not None and not hasattr(config, "workerinput"):
-        from pytest_mechanism.report.page.files import check_path
+    from pytest_mechanism.report.outputs import read_outputs
 
-        try:
-            check_path(report_path)
-        except MechanismError as problem:
-            raise table.REPORT.error(problem) from None
+    outputs = read_outputs(config)
     return Session(
         config,
         references,
-        json_path,
+        outputs.json_path,
         read(config, table.REQUIRE_ACCEPTED),
         read(config, table.NO_SKIPS),
         not read(config, table.NO_LOCATE),
-        report_path=report_path,
+        report_path=outputs.report_path,
+        history_folder=outputs.history_folder,
+        tracker=outputs.tracker,
     )
 
 

@@ -7,6 +7,7 @@ program: path.json and path.npz) or ``reference+adapter``.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +230,28 @@ def nothing_there(text: str, aliases: Mapping[str, str], root: Path) -> BadRefer
         others = f"; in {near}: {choices(Path(text).name, names)}" if names else ""
         return BadReference(f"no file {text!r}{others}")
     kind = "folder" if any(c in text for c in "/\\.~") else "alias or folder"
+    if (near_by := folder_like(text, root)) is not None:
+        return BadReference(f"no {kind} {text!r}; did you mean {near_by!r}?")
     return BadReference(f"no {kind} {text!r}; {choices(text, valid_names(aliases))}, or a folder")
+
+
+def folder_like(text: str, root: Path) -> str | None:
+    """A folder with nearly this name, spelled like it; None if there is none, or an alias or an embedded checkpoint
+    may be meant as well."""
+    if not any(c in text for c in "/\\.~"):
+        return None
+    typed = Path(text)
+    near = (root / typed.expanduser()).parent
+    try:
+        names = [entry.name for entry in near.iterdir() if entry.is_dir()]
+    except OSError:
+        return None
+    found = difflib.get_close_matches(typed.name, names, n=1, cutoff=0.6)
+    return (
+        text[: len(text) - len(typed.name)] + found[0]
+        if found and text.endswith(typed.name)
+        else None
+    )
 
 
 def base_and_adapter(
@@ -244,7 +266,9 @@ def base_and_adapter(
         raise BadReference(f"{text}: a checkpoint can have one adapter, not two")
     adapter = fetch(right, trust) if right.startswith(PREFIX) else existing_folder(right, root)
     if adapter is None:
-        raise BadReference(f"{text}: the adapter's folder {right!r} does not exist")
+        near = folder_like(right, root)
+        hint = "" if near is None else f"; did you mean {near!r}?"
+        raise BadReference(f"{text}: the adapter's folder {right!r} does not exist{hint}")
     check_adapter(adapter, text, trust)
     check_files(adapter, text)
     return base, adapter

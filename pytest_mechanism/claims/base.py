@@ -73,7 +73,7 @@ class Claim(Part):
 
     added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that a later version added. At their defaults they leave the definition of the score as it
-    was, so that baselines stay valid (`plugin.score_entry.definition`)."""
+    was, so that baselines stay valid (`spec.definition.definition`)."""
 
     needs_groups: ClassVar[bool] = True
     """Whether the claim is about the heads of the spec."""

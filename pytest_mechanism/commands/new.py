@@ -13,18 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
 from pytest_mechanism.commands.output import say
-from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.commands.questions import ask_family, ask_setting, parse_value
+from pytest_mechanism.errors import MechanismError, SpecError, choices
 from pytest_mechanism.files import temporary_beside, write_text
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.write import flow
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from pytest_mechanism.spec.spec import Spec
     from pytest_mechanism.tasks.base import Task
 
@@ -106,23 +102,39 @@ def run(arguments: argparse.Namespace) -> int:
     if path.suffix not in (".yaml", ".yml"):
         raise MechanismError(f"{path}: a spec's name ends with .yaml")
     interactive = sys.stdin is not None and sys.stdin.isatty()
-    family = arguments.task or ask_family(interactive)
+    if not arguments.task and not interactive:
+        valid = ", ".join(sorted(task_families()))
+        raise MechanismError(f"name the task family with --task FAMILY; valid: {valid}")
+    family = arguments.task or ask_family()
     if family not in task_families():
         raise MechanismError(
             f"--task: no family {family!r}; {choices(family, tuple(task_families()))}"
         )
     kind = task_families()[family]
-    task_lines = [
-        "mechanism: 1",
-        f"circuit: {identifier(path.stem)}",
-        "task:",
-        f"  family: {family}",
-        *(f"  {k}: {flow(v)}" for k, v in task_settings(kind, arguments.set, interactive).items()),
-    ]
     groups = parse_groups(kind, arguments.group)
-    task = load_text(path, "\n".join([*task_lines, *TRIAL_CLAIMS])).task
+    while True:
+        settings = task_settings(kind, arguments.set, interactive)
+        task_lines = [
+            *editor_lines(path),
+            "mechanism: 1",
+            f"circuit: {identifier(path.stem)}",
+            "task:",
+            f"  family: {family}",
+            *(f"  {k}: {flow(v)}" for k, v in settings.items()),
+        ]
+        try:
+            task = load_text(path, "\n".join([*task_lines, *TRIAL_CLAIMS])).task
+            break
+        except SpecError as problem:  # its place is a line of a file that does not exist
+            asked = len(settings) > len(arguments.set)
+            if not (interactive and asked):
+                raise MechanismError(f"{path} is not written: {problem.message}") from None
+            say(f"that makes no task: {problem.message}")
     claims = claim_lines(task, groups, arguments.at_least)
-    spec = load_text(path, "\n".join([*task_lines, *claims]), keep=True)
+    try:
+        spec = load_text(path, "\n".join([*task_lines, *claims]), keep=True)
+    except SpecError as problem:
+        raise MechanismError(f"{path} is not written: {problem.message}") from None
     say(f"wrote {path}")
     for line in example_lines(spec):
         say(line)
@@ -131,28 +143,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def ask_family(interactive: bool) -> str:
-    """A task family, from the terminal.
-
-    Raises:
-        MechanismError: there is no terminal.
-    """
-    valid = ", ".join(sorted(task_families()))
-    if not interactive:
-        raise MechanismError(f"name the task family with --task FAMILY; valid: {valid}")
-    return ask(f"task family ({valid}): ")
+SCHEMA = "mechanism.schema.json"
+"""The file that ``init`` writes for editors, beside the specs."""
 
 
-def ask(question: str) -> str:
-    """The user's answer.
-
-    Raises:
-        MechanismError: the user ended the command instead (Ctrl-C, Ctrl-D).
-    """
-    try:
-        return input(question).strip()
-    except (EOFError, KeyboardInterrupt):
-        raise MechanismError("no answer, so nothing was written") from None
+def editor_lines(path: Path) -> Iterator[str]:
+    """The line by which an editor finds the schema, if there is one beside the spec."""
+    if (path.parent / SCHEMA).is_file():
+        yield f"# yaml-language-server: $schema={SCHEMA}"
 
 
 def task_settings(kind: type[Task], texts: Sequence[str], interactive: bool) -> dict[str, Any]:
@@ -180,19 +178,8 @@ def task_settings(kind: type[Task], texts: Sequence[str], interactive: bool) -> 
                 raise MechanismError(
                     f"task {kind.family} needs a value for {name!r}: --set {name}=VALUE"
                 )
-            settings[name] = parse_value(field, ask(f"{name}: "))
+            settings[name] = ask_setting(kind, name, field)
     return settings
-
-
-def parse_value(field: FieldInfo, text: str) -> Any:
-    """The text itself if the field accepts text, otherwise its value as YAML."""
-    with contextlib.suppress(ValidationError, MechanismError, ValueError):
-        TypeAdapter(field.rebuild_annotation()).validate_python(text, strict=True)
-        return text
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
-        return text
 
 
 def parse_groups(kind: type[Task], texts: Sequence[str]) -> dict[str, dict[str, Any]]:

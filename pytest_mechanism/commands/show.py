@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         MechanismError: there is nothing to show, no folder to write to, a head that a model does not
-            have, too few rows, or a model at chance.
+            have, or too few rows.
     """
     from pytest_mechanism.spec.load import load
 
@@ -143,6 +143,9 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     for role in drawn_roles(evaluator):
         context, label = evaluator.model_context(spec, role), runner.references[role].label
         views.append(measure_circuit(context, role, label, runner.measure, rank_rows(rows)))
+    for view in views:
+        if view.warning:
+            say(f"warning: {view.warning}", err=True)
     maps, circuit = head_maps(spec, views), circuit_graph(spec, views, example)
     return {"heads": lambda: heatmaps.draw(maps), "circuit": lambda: graph.draw(circuit)}
 
@@ -158,7 +161,12 @@ def curve_pictures(evaluator: ClaimEvaluator, spec: Spec) -> Pictures:
     evaluator.plan([(spec, claim, role) for _, claim, role in claims])
     charts: dict[str, Chart] = {}
     for name, claim, role in claims:
-        chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+        try:
+            chart = claim.chart(evaluator.context(spec, claim, role), evaluator.runner.measure)
+        except MechanismError:
+            if role in claim.roles():
+                raise
+            continue  # the reference model beside a claim about the candidate alone
         if chart is not None:
             charts[name] = merge(charts[name], chart) if name in charts else chart
 

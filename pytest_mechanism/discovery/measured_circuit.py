@@ -29,6 +29,7 @@ class CircuitView:
         groups: the spec's groups with heads, without the groups whose heads were not found.
         effects: group -> joint effect of its members on their readers, with control; without groups whose
             members work at several positions.
+        warning: why the numbers mean little; empty if they do not.
     """
 
     label: str
@@ -36,6 +37,7 @@ class CircuitView:
     stages: tuple[Stage, ...]
     groups: Mapping[str, Group]
     effects: Mapping[str, Score]
+    warning: str = ""
 
 
 def measure_circuit(
@@ -50,13 +52,11 @@ def measure_circuit(
         measure: asks the runner.
         rank_rows: number of `RANK_STREAM` rows, on which heads are compared.
 
-    Raises:
-        MeasurementError: the model is at chance.
+    A model at chance gets its picture too, with a warning.
     """
+    warning = ""
     if not above_chance(context, measure(performance(context, on))):
-        raise MeasurementError(
-            f"{label} answers no better than chance, so there is no circuit to show"
-        )
+        warning = f"{label} answers no better than chance, so it does not do the task and these effects show no circuit"
     stages = tuple(search(context, on, measure, rank_rows))
     groups = {
         stage.group: named_group(context.groups[stage.group], stage.candidates)
@@ -65,11 +65,15 @@ def measure_circuit(
     }
     if not all(isinstance(group, Group) for group in context.groups.values()):
         # the heads that claims are judged on; a group that discovery drops keeps its candidates
-        groups |= discover(context, on, measure, Effort(rank_rows=rank_rows)).groups
+        try:
+            groups |= discover(context, on, measure, Effort(rank_rows=rank_rows)).groups
+        except MeasurementError:
+            if not warning:
+                raise
     context = replace(context, role=on, groups=groups)
     effects: dict[str, Score] = {}
     for name, group in groups.items():
         has_reader = group.into is None or group.into.group in groups
         if has_reader and elsewhere(group) is None:
             effects[name], _ = path_scores(context, name, measure(patched_path(context, name)))
-    return CircuitView(label, context.shapes[on], stages, groups, effects)
+    return CircuitView(label, context.shapes[on], stages, groups, effects, warning)

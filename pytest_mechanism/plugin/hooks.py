@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     plugin = MechanismPlugin(session)
     register = config.pluginmanager.register
     register(plugin, "mechanism-session")
+    register(LastLines(plugin), "mechanism-last-lines")
     register(SpecSearch(session), "mechanism-spec-search")
     register(Controller(session, plugin.outcomes, plugin.errors), "mechanism-xdist")
 
@@ -120,6 +122,20 @@ class MechanismPlugin:
         if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
             lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
+
+    @pytest.hookimpl(trylast=True)  # what is left after -k and -m
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Without checkpoints, one claim says so for all: a sentence for the run, not one a test."""
+        first, others = claim_items(items)[:1], claim_items(items)[1:]
+        if self.session.paired or is_dry(config) or not others:
+            return
+        more = "1 other claim" if len(others) == 1 else f"{len(others)} other claims"
+        first[0].for_others = f"; {more} did not run either"
+        left_out = set(others)
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=others)
 
     @pytest.hookimpl(tryfirst=True)  # before pytest_report_collectionfinish, which shows obstacles
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -211,7 +227,11 @@ class MechanismPlugin:
 
         report = self.run_report(exit_code)
         for reporter in file_reporters(
-            self.session.json_path, self.session.report_path, self.session.pictures
+            self.session.json_path,
+            self.session.report_path,
+            self.session.pictures,
+            self.session.history_folder,
+            self.session.tracker,
         ):
             try:
                 reporter.write(report)
@@ -232,13 +252,20 @@ class MechanismPlugin:
         shows_header = shows_table and not self.header_shown
         header = self.session.checkpoint_lines() if shows_header else ()
         report = self.run_report(int(exitstatus))
-        TerminalSection(terminalreporter, header).write(report)
+        width = terminalreporter._tw.fullwidth  # noqa: SLF001 - pytest has no other name for it
+        verbose = terminalreporter.verbosity > 0
+        TerminalSection(terminalreporter, header, width, verbose).write(report)
+        from pytest_mechanism.report.annotations import in_github_job, workflow_commands
+
+        if in_github_job():
+            for line in workflow_commands(report, terminalreporter.config.rootpath):
+                terminalreporter.write_line(line)
 
     @property
     def names_checkpoints(self) -> bool:
         """Whether the run judged a claim or writes a file about all. Other runs compute no fingerprints, each
         of which reads a whole checkpoint."""
-        files = (self.session.json_path, self.session.report_path)
+        files = (self.session.json_path, self.session.report_path, self.session.history_folder)
         return self.session.paired and bool(self.outcomes.results or any(files))
 
     def run_report(self, exit_code: int) -> RunReport:
@@ -276,9 +303,33 @@ class MechanismPlugin:
                 measurements=totals,
                 ran_on=session.ran_on,
                 exit_code=exit_code,
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
         return concluded(report)
+
+
+class LastLines:
+    """Writes the conclusion once more below everything that pytest writes: a log opens at its end.
+
+    Attributes:
+        plugin: of the run.
+    """
+
+    def __init__(self, plugin: MechanismPlugin) -> None:
+        self.plugin = plugin
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: after pytest's own last line
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        result = yield
+        terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or is_worker(session.config) or not self.plugin.outcomes.results:
+            return result
+        from pytest_mechanism.report.terminal import write_last_lines
+
+        report = self.plugin.run_report(int(session.exitstatus))
+        write_last_lines(terminal, report, terminal._tw.fullwidth)  # noqa: SLF001 - as above
+        return result
 
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:

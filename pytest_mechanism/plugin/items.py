@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pytest_mechanism.plugin.baseline import Baseline, Comparison, with_comparis
 from pytest_mechanism.plugin.overruling import consistent
 from pytest_mechanism.plugin.stash import RESULT, SESSION
 from pytest_mechanism.report import junit
-from pytest_mechanism.report.failure import failure_text
+from pytest_mechanism.report.failure import Failure, block, failure_text, message
 from pytest_mechanism.report.result import claim_result, printable
 from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.session import Session
@@ -34,7 +35,15 @@ NOT_JUDGED = "was not judged: a hook of the project ran in place of its test"
 
 
 class ClaimFailed(Exception):
-    """A red verdict, with the text that pytest shows for it."""
+    """A red verdict, in one line.
+
+    Attributes:
+        lines: that pytest shows for it.
+    """
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = tuple(lines) or (message,)
 
 
 def run_claim(request: pytest.FixtureRequest) -> None:
@@ -50,7 +59,10 @@ class ClaimItem(pytest.Function):
         spec: the spec.
         claim_name: the claim's name in the spec.
         claim: the claim.
+        for_others: for how many other claims this one reports that the run has no checkpoints, in words.
     """
+
+    for_others: str = ""
 
     def __init__(self, *, spec: Spec, claim_name: str, claim: Claim, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -79,8 +91,9 @@ class ClaimItem(pytest.Function):
         the score of a red claim."""
         run = self.run_session
         if not run.paired:
-            self.keep_result(Verdict("error", NO_PAIR, ""))
-            raise ClaimFailed(NO_PAIR)
+            text = f"{NO_PAIR}{self.for_others}"
+            self.keep_result(Verdict("error", text, ""))
+            raise ClaimFailed(text)
         started = time.perf_counter()
         try:
             verdict = run.evaluator.judge(self.spec, self.claim, self.name)
@@ -99,20 +112,54 @@ class ClaimItem(pytest.Function):
             pytest.skip(visible(verdict.reason))
         verdict, comparison = self.settle(verdict, seconds)
         self.show_prompts(verdict)
+        if self.only_warns(verdict):
+            self.pass_with_warning(verdict)
         if verdict.cause is Cause.NOT_ACCEPTED:
-            raise ClaimFailed(f"{self.title}: {verdict.reason}")
+            raise ClaimFailed(visible(f"{self.title}: {verdict.reason}"))
         if verdict.red:
-            consequence = meaning(verdict.cause, self.claim.if_red)
-            text = failure_text(
-                self.spec,
-                self.claim_name,
-                self.name,
-                verdict,
-                comparison.drift,
-                consequence,
-                self.locate(verdict),
-            )
-            raise ClaimFailed(text + self.traceback_text(run.evaluator.trace))
+            located = self.locate(verdict)
+            raise self.failure(verdict, comparison, located, run.evaluator.trace)
+
+    def only_warns(self, verdict: Verdict) -> bool:
+        """Whether a red verdict is shown and makes nothing red. A claim that could not be judged stays red, and
+        so does one without the accepted score that the run requires: nobody has looked at either."""
+        looked = verdict.status in ("fail", "inconclusive")
+        return (
+            self.claim.severity == "warn"
+            and looked
+            and verdict.cause not in (Cause.NOT_ACCEPTED, Cause.REDEFINED)
+        )
+
+    def pass_with_warning(self, verdict: Verdict) -> None:
+        """Report a claim of severity ``warn`` that does not hold: pytest shows it among expected failures.
+
+        With ``--runxfail``, which makes expected failures red, it returns, and the claim is red.
+        """
+        self.locate(verdict)
+        if (result := self.result) is None or self.config.getoption("runxfail", False):
+            return
+        self.result = replace(result, verdict="warn")
+        pytest.xfail(visible(f"severity: warn; {message(result)}"))
+
+    def failure(
+        self, verdict: Verdict, comparison: Comparison, located: Located | None, trace: str
+    ) -> ClaimFailed:
+        """A red verdict for pytest: a few lines, or with ``-v`` everything."""
+        result = self.result
+        assert result is not None  # noqa: S101 - `settle` kept it
+        if self.config.get_verbosity() < 1:
+            return ClaimFailed(message(result), [*block(result), *self.traceback_lines(trace)])
+        text = failure_text(
+            self.spec,
+            self.claim_name,
+            self.name,
+            verdict,
+            comparison.drift,
+            meaning(verdict.cause, self.claim.if_red),
+            located,
+            result.evidence,
+        )
+        return ClaimFailed(message(result), [*text.split("\n"), *self.traceback_lines(trace)])
 
     def show_prompts(self, verdict: Verdict) -> None:
         """The prompts behind a red verdict, kept in the result. Shown only if nothing had to be measured."""
@@ -193,10 +240,10 @@ class ClaimItem(pytest.Function):
         )
         return notes + [Note(text, self.spec.circuit) for text in about_circuit if text]
 
-    def traceback_text(self, trace: str) -> str:
+    def traceback_lines(self, trace: str) -> list[str]:
         """The traceback behind an error, for developers who ask for it."""
         wanted = self.config.getoption("fulltrace", False) or os.environ.get(TRACEBACK)
-        return "\n" + "\n".join(map(visible, trace.split("\n"))) if trace and wanted else ""
+        return [visible(line) for line in trace.split("\n")] if trace and wanted else []
 
     # -- after the test
 
@@ -204,7 +251,11 @@ class ClaimItem(pytest.Function):
         """The final result, which agrees with pytest's report. Turns the report red if the claim was not
         judged, or if it is skipped and must not be."""
         result = self.result
-        if self.run_session.paired and (result is None or report.skipped):
+        warned = result is not None and result.verdict == "warn"
+        skipped = (
+            report.skipped and not warned
+        )  # a warning is judged, and compared with its baseline
+        if self.run_session.paired and (result is None or skipped):
             self.baseline.keep()
         if result is None:
             exception = None if call.excinfo is None else call.excinfo.value
@@ -212,11 +263,11 @@ class ClaimItem(pytest.Function):
             if report.passed:  # a hook ran in place of the test
                 report.outcome = "failed"
                 report.longrepr = f"{self.title}: {NOT_JUDGED}"
-        elif report.skipped and report.when == "call" and isinstance(report.longrepr, tuple):
+        elif skipped and report.when == "call" and isinstance(report.longrepr, tuple):
             line = self.spec.document.line(("applies_to",))
             report.longrepr = (str(self.path), line, report.longrepr[2])
         result = consistent(result, report)
-        if report.skipped and (problem := self.skip_problem(result.reason)) is not None:
+        if skipped and (problem := self.skip_problem(result.reason)) is not None:
             report.outcome = "failed"
             report.longrepr = f"{self.title} {problem}"
             if hasattr(report, "wasxfail"):
@@ -244,11 +295,11 @@ class ClaimItem(pytest.Function):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, ClaimFailed):
-            return str(excinfo.value)
+            return Failure(str(excinfo.value), excinfo.value.lines)
         # a traceback quotes whatever a library says in its error
         heading = one_line(f"{self.title}: {excinfo.exconly()}")
         lines = str(super().repr_failure(excinfo)).split("\n")
-        return "\n".join([heading, "", *map(visible, lines)])
+        return Failure(heading, (heading, "", *map(visible, lines)))
 
 
 def unjudged(problem: BaseException | None, *, skipped: bool) -> Verdict:

@@ -13,6 +13,8 @@ from pytest_mechanism.report.run_report import ClaimResult
 
 def consistent(result: ClaimResult, report: pytest.TestReport) -> ClaimResult:
     """The result, overruled if it contradicts pytest's report."""
+    if report.skipped and result.verdict == "warn" and hasattr(report, "wasxfail"):
+        return result
     if report.skipped and result.verdict != "skipped":
         if (mark := getattr(report, "wasxfail", None)) is None:
             return result.overruled("skipped", message(report))

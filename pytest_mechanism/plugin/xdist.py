@@ -14,6 +14,7 @@ from pytest_mechanism.errors import MechanismError, one_line
 from pytest_mechanism.plugin.outcomes import Outcomes
 from pytest_mechanism.plugin.overruling import message
 from pytest_mechanism.plugin.stash import ATTRIBUTE, ItemReport, attached
+from pytest_mechanism.report.failure import read_back
 from pytest_mechanism.report.from_json import result_from
 from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.session import Session
@@ -115,10 +116,12 @@ class Controller:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_from_serializable(self) -> Generator[None, object, object]:
-        report = yield
+        report: Any = yield
         if isinstance(data := getattr(report, ATTRIBUTE, None), dict):
             result = result_from(data["result"])
             setattr(report, ATTRIBUTE, ItemReport(result, data["counts"], data["no_device"]))
+            if result.red and isinstance(text := getattr(report, "longrepr", None), str):
+                report.longrepr = read_back(text, result)
         return report
 
     def is_claim(self, nodeid: str) -> bool:

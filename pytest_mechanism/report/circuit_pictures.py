@@ -16,7 +16,7 @@ from pytest_mechanism.report.pictures.circuit_graph import CircuitGraph, GroupNo
 from pytest_mechanism.report.pictures.edges import Edge, Effect
 from pytest_mechanism.report.pictures.head_map import HeadMap
 from pytest_mechanism.report.pictures.heatmaps import HeadMaps, StageMaps
-from pytest_mechanism.report.pictures.style import shorten
+from pytest_mechanism.report.pictures.style import head_name, shorten
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import Prompt, Span, parse_position
 from pytest_mechanism.types import MemberChange, Score
@@ -145,8 +145,14 @@ def map_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
     contexts = span_of([effect.clusters for effect in effects])
     return (
         f"{method}; means over the {rows} rows of the search, in {contexts} contexts; the graph of "
-        f"the circuit has other rows.{estimates_note(views)}{shared_keys(spec, views)}"
+        f"the circuit and claims of kind path have others.{estimates_note(views)}{shared_keys(spec, views)}"
+        f"{warnings(views)}"
     )
+
+
+def warnings(views: Sequence[CircuitView]) -> str:
+    """What makes the numbers of a model mean little."""
+    return "".join(f" Warning: {view.warning}." for view in views if view.warning)
 
 
 def span_of(counts: Sequence[int]) -> str:
@@ -210,6 +216,7 @@ def circuit_graph(spec: Spec, views: Sequence[CircuitView], example: Prompt) -> 
             ),
             other_members(group, [v.groups[name] for v in views if name in v.groups]),
         )
+    groups |= new_routes(spec, views)
     spans = positions(spec, example)
     words = {name: ", ".join(example.text[a:b].strip() for a, b in s) for name, s in spans.items()}
     return CircuitGraph(
@@ -239,6 +246,61 @@ def other_members(group: AnyGroup, found: Sequence[Group] = ()) -> tuple[str, ..
     )
 
 
+ROUTE = 0.25
+"""Part of a stage's largest effect from which a head of no group is drawn as a new route."""
+
+
+MOST_ROUTES = 4
+
+
+def new_routes(spec: Spec, views: Sequence[CircuitView]) -> dict[str, GroupNode]:
+    """Heads of no group whose effect on a group's readers is large in one of two models and at most half as large in
+    the other: work that moved. Their effects come from the rows of the heat maps."""
+    if len(views) != 2 or not all(view.stages for view in views):
+        return {}
+    found: dict[str, GroupNode] = {}
+    sizes: dict[str, float] = {}
+    named = {
+        view.label: {m[:2] for g in view.groups.values() for m in g.placed()} for view in views
+    }
+    for stages in zip(*(view.stages for view in views), strict=True):
+        reader = stages[0].into
+        most = max((abs(e.value) for s in stages for e in s.effects.values()), default=0.0)
+        for here, there, view in (
+            (stages[1], stages[0], views[1]),
+            (stages[0], stages[1], views[0]),
+        ):
+            for member, estimate in here.effects.items():
+                before = there.effects.get(member)
+                if (
+                    not isinstance(member[1], int)
+                    or any(member in heads for heads in named.values())
+                    or estimate.value > -ROUTE * most
+                    or estimate.interval[1] >= 0
+                    or before is None
+                    or before.value < estimate.value / 2
+                ):
+                    continue
+                via = (
+                    "directly into the logits" if reader is None else f"via {here.via} of {reader}"
+                )
+                node = GroupNode(
+                    here.at,
+                    reader,
+                    {view.label: [(member[0], member[1])]},
+                    Edge(
+                        f"{via}, on the rows of the heat maps",
+                        {view.label: Effect(estimate.value, estimate.interval, None)},
+                    ),
+                    new=True,
+                )
+                name = f"{head_name((member[0], member[1]))}, in no group"
+                if name not in found or estimate.value < sizes[name]:
+                    found[name], sizes[name] = node, estimate.value
+    kept = sorted(found, key=lambda name: sizes[name])[:MOST_ROUTES]
+    return {name: node for name, node in found.items() if name in kept}
+
+
 def effect(score: Score) -> Effect:
     """A score as the picture shows it."""
     return Effect(score.value, score.interval, score.control.value if score.control else None)
@@ -261,7 +323,8 @@ def graph_footnote(spec: Spec, views: Sequence[CircuitView]) -> str:
         "Path patching of a group's heads together (Prakash et al. 2024, section 3.1); means over "
         f"{first.n:,} rows in {first.clusters:,} contexts; in brackets the {first.confidence:.0%} "
         f"confidence interval; control: the effect of as many {random} that can reach the reader, "
-        f"of the same layers as far as possible{exception}.{several}{shared_keys(spec, views)}"
+        f"of the same layers as far as possible{exception}. Claims of kind path have the same rows; the heat maps "
+        f"have those of the search.{several}{shared_keys(spec, views)}{warnings(views)}"
     )
 
 

@@ -14,11 +14,13 @@ baseline) says only that, and the sentence never claims more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
+from pytest_mechanism.claims.moved_work import called, gainer, largest_first, verb
 from pytest_mechanism.report.next_steps import next_steps
 from pytest_mechanism.report.run_report import (
     JUDGED,
@@ -27,6 +29,7 @@ from pytest_mechanism.report.run_report import (
     ConclusionState,
     RunReport,
 )
+from pytest_mechanism.types import MemberChange
 
 CANDIDATE = "ft"
 ACCURACY = ("accuracy", "equivalent")
@@ -37,6 +40,8 @@ BASELINE = (Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED)
 
 BROKEN = (Cause.REFUTED, Cause.ACCURACY_LOSS, Cause.NO_HEADS)
 """Causes that say something about the model under test: the others say that nothing can be concluded."""
+
+SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 
 SHOWN = 3
 """Claims that a sentence names."""
@@ -178,25 +183,31 @@ def about_reds(
     if accuracy:
         also = len(reds) - len(accuracy)
         others = f" The other {red_claims(also)} may follow from it." if also else ""
-        return "accuracy", [
-            f"The candidate does the task less well: {reason(accuracy[0])}.{others}",
-            *first_member(reds),
-        ]
+        what = (
+            "The candidate does the task less well"
+            if too_low(accuracy[0])
+            else "Accuracy is not as claimed"
+        )
+        return "accuracy", [f"{what}: {reason(accuracy[0])}.{others}", *first_member(reds)]
     guessing = [result for result in reds if result.cause is Cause.AT_CHANCE]
-    if guessing:
+    specs = {result.spec for result in guessing}
+    if guessing and all(result.spec in specs for result in broken):
         return "accuracy", [
-            f"The candidate does not solve the task, so there is no mechanism to examine: {reason(guessing[0])}."
+            f"There is no mechanism to examine, because a model does not solve the task: {reason(guessing[0])}."
         ]
     fine = accuracy_is_fine(report)
     lead = [fine] if fine else []
     if broken:
         first = broken[0]
         behaviour = all(not result.groups and result.order <= BEHAVIOUR for result in broken)
-        what = "The behaviour changed" if behaviour else "The mechanism is another one"
-        sentence = f"{what}: {share} {'is' if len(reds) == 1 else 'are'} red."
-        located = first_member(reds)
-        detail = located or [
-            f"First, {first.claim} on {role(first)}: {first.meaning or first.reason}."
+        what = "The mechanism changed: "
+        if behaviour:
+            what = ""
+        elif any(moved(result) for result in reds):
+            what = "Heads are in other places: "
+        sentence = f"{what}{len(broken)} of {claims(total)} broke{others_red(reds, broken)}."
+        detail = first_member(reds) or [
+            f"First, {first.claim} on {role(first)}: {SENTENCE.split(first.meaning or '')[0]} ({reason(first)})."
         ]
         return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:SHOWN]
     if behind := [result for result in reds if result.cause in BASELINE]:
@@ -216,6 +227,22 @@ def about_reds(
         f"{share} {'is' if len(reds) == 1 else 'are'} undecided, which counts as red: nothing is shown to have "
         f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}.",
     ]
+
+
+def others_red(reds: Sequence[ClaimResult], broken: Sequence[ClaimResult]) -> str:
+    """The red claims that are not refuted, counted."""
+    others = [result for result in reds if result not in broken]
+    unjudged = sum(result.verdict == "error" for result in others)
+    counts = ((len(others) - unjudged, "undecided"), (unjudged, "not judged"))
+    return "".join(
+        f", {count} more {'is' if count == 1 else 'are'} {what}" for count, what in counts if count
+    )
+
+
+def too_low(result: ClaimResult) -> bool:
+    """Whether a refuted score lies below what was claimed."""
+    red = next((row for row in result.rows if row.verdict == "fail"), None)
+    return red is not None and red.low is not None and (red.score or 0.0) < red.low
 
 
 BEHAVIOUR = 10
@@ -251,12 +278,31 @@ def accuracy_is_fine(report: RunReport) -> str | None:
 
 
 def first_member(reds: Sequence[ClaimResult]) -> list[str]:
-    """The heads behind the red claims, in the words that the sweep found for them: what changed most."""
+    """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
+    does its work now."""
     for result in reds:
-        if result.located is not None and (result.located.members or moved(result)):
-            lines = list(moved(result)) or list(result.located.lines)
-            return [f"{sentence_case(cut_numbers(lines[0]))}."]
+        if lines := moved(result):
+            return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
+        if result.located is not None and result.located.members:
+            return [f"{sentence_case(work_moved(result.located.members))}."]
     return []
+
+
+def work_moved(members: Sequence[MemberChange]) -> str:
+    """Who lost most, and who gained it."""
+    first, *_ = largest_first(
+        [m for m in members if abs(m.now) < abs(m.before)] or members, members
+    )
+    taker = gainer([first], members)
+    of = f" of {first.group}" if first.group else ", in no group,"
+    sentence = (
+        f"{called(first.member)}{of} {verb(first, members)} towards {first.readers} ({first.before:.2f} -> "
+        f"{abs(first.now) if round(first.now, 2) == 0 else first.now:.2f} of the answer's logit)"
+    )
+    if taker is None:
+        return sentence
+    where = f" of {taker.group}" if taker.group else ""
+    return f"{sentence}, and {called(taker.member)}{where} {verb(taker, members)}"
 
 
 def moved(result: ClaimResult) -> Sequence[str]:
@@ -334,8 +380,3 @@ def short(text: str) -> str:
 
 def sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def cut_numbers(line: str) -> str:
-    """A sentence about a member without its numbers in brackets."""
-    return line.partition(" (change ")[0].rstrip()

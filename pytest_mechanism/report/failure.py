@@ -1,17 +1,88 @@
-"""The text that pytest shows for a red claim: the reason first, then the YAML, then the numbers."""
+"""What pytest shows for a red claim: one line in its summary, a short block above it, and with ``-v`` everything."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from _pytest._code.code import TerminalRepr
+
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import visible
+from pytest_mechanism.report.examples import example_lines
+from pytest_mechanism.report.paragraphs import fitted
+from pytest_mechanism.report.run_report import ClaimResult
+from pytest_mechanism.report.table import shortened
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
-from pytest_mechanism.types import Located, Score, Verdict
+from pytest_mechanism.types import Evidence, Located, Score, Verdict
 
 STATUS = {
     "fail": "FAILED",
     "inconclusive": "INCONCLUSIVE (counts as red)",
     "error": "could not be judged",
+    "warn": "does not hold (severity: warn, not red)",
 }
+
+MINUS = re.compile(r"(\S+) minus that of (\w+)")
+"""The name of a paired difference, whose own model is the claim's role."""
+
+SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
+
+
+@dataclass(eq=False)
+class Failure(TerminalRepr):
+    """A red claim in pytest's terms: ``FAILURES`` shows the lines, the summary at the end the message.
+
+    Attributes:
+        message: one line.
+        lines: of the block, not yet fitted to a terminal.
+    """
+
+    message: str
+    lines: tuple[str, ...]
+
+    @property
+    def reprcrash(self) -> Any:
+        """What pytest reads the line of its summary from, and the message in JUnit files."""
+        return SimpleNamespace(message=self.message)
+
+    def toterminal(self, tw: Any) -> None:
+        for line in fitted(self.lines, tw.fullwidth):
+            tw.line(line)
+
+
+def message(result: ClaimResult) -> str:
+    """The claim and its reason, in one line."""
+    return f"{result.claim} on {result.role}: {compared(result.reason, result.role)}"
+
+
+def compared(text: str, role: str) -> str:
+    """A text in which paired differences name both models: ``accuracy, ft minus base``."""
+    return MINUS.sub(rf"\1, {role} minus \2", text)
+
+
+def block(result: ClaimResult) -> list[str]:
+    """A red claim in a few lines: each judged score that is red, and what that means in plain words."""
+    lines = [message(result)]
+    for row in result.rows:
+        if row.verdict not in ("pass", "skipped") and row.score is not None and row.name:
+            low, high = row.interval or (row.score, row.score)
+            shown = f"{row.score:.3f} [{low:.3f}, {high:.3f}]"
+            if shown not in result.reason and row.threshold:
+                name = compared(row.name, result.role)
+                lines.append(f"  {name} {shown}; claimed: {shortened(row.threshold)}")
+    if result.drift_state in ("worse", "moved") and "baseline" not in result.reason:
+        lines.append(
+            f"  and {abs(result.drift or 0):.3f} away from the baseline {result.baseline:.3f}"
+        )
+    place = f"{result.spec}:{result.line}" if result.line else result.spec
+    plain = SENTENCE.split(result.meaning or "")[0]
+    if result.cause is Cause.REFUTED:
+        plain = plain.partition(": ")[0]  # what the kind says first; -v has the rest
+    return [*lines, f"  {place}: {plain}" if plain else f"  {place}"]
 
 
 def failure_text(
@@ -22,8 +93,9 @@ def failure_text(
     drift: Drift | None,
     meaning: str = "",
     located: Located | None = None,
+    evidence: Evidence | None = None,
 ) -> str:
-    """Several lines, of which pytest's short summary shows the first.
+    """Everything about a red claim, in several lines.
 
     Args:
         spec: the spec.
@@ -33,10 +105,11 @@ def failure_text(
         drift: the comparison with the baseline, if there is one.
         meaning: what follows from the verdict.
         located: the heads and MLPs behind it, if they were looked for.
+        evidence: the prompts behind it, if there are any.
     """
     first, last = spec.document.block(("claims", claim))
     lines = [
-        f"{claim} on {role}: {verdict.reason}",
+        f"{claim} on {role}: {compared(verdict.reason, role)}",
         *located_lines(located, verdict.reason),
         "",
         f"{spec.document.path}:{first}: {STATUS.get(verdict.status, verdict.status)}",
@@ -50,11 +123,12 @@ def failure_text(
     if verdict.threshold:
         lines.append(f"  claimed   {verdict.threshold}")
     for i, score in enumerate(verdict.scores):
-        lines += score_lines(score, "measured" if i == 0 else "also")
+        lines += score_lines(score, "measured" if i == 0 else "also", role)
     if meaning:
         lines.append(f"  meaning   {meaning}")
     if drift is not None:
         lines.append(f"  baseline  {drift.reason}")
+    lines += [f"  {line}" for line in example_lines(evidence)]
     return "\n".join(visible(line) for line in lines)
 
 
@@ -66,11 +140,11 @@ def located_lines(located: Located | None, reason: str) -> list[str]:
     return [*(f"  {line}" for line in located.lines if line not in reason), f"  ({took})"]
 
 
-def score_lines(score: Score, label: str) -> list[str]:
+def score_lines(score: Score, label: str, role: str) -> list[str]:
     """A score with its interval, its rows, its definition and its control."""
     low, high = score.interval
     lines = [
-        f"  {label:<9} {score.name} = {score.value:.4f}, {score.confidence:.0%} confidence interval "
+        f"  {label:<9} {compared(score.name, role)} = {score.value:.4f}, {score.confidence:.0%} confidence interval "
         f"[{low:.4f}, {high:.4f}], {score.n:,} rows in {score.clusters:,} contexts",
         f"            {score.metric}",
     ]
@@ -79,3 +153,9 @@ def score_lines(score: Score, label: str) -> list[str]:
         bounds = "" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
         lines.append(f"  control   {score.control.name} = {score.control.value:.4f}{bounds}")
     return lines
+
+
+def read_back(text: str, result: ClaimResult) -> Failure:
+    """The failure of a claim that a worker of xdist sent as text."""
+    lines = text.rstrip("\n").split("\n")
+    return Failure(lines[0] if len(lines) == 1 else message(result), tuple(lines))

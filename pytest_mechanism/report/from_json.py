@@ -73,6 +73,7 @@ def report_from(data: Mapping[str, Any]) -> RunReport:
             ran_on=tuple(data.get("ran_on", ())),
             exit_code=int(data["exit_code"]),
             conclusion=_conclusion(data.get("conclusion")),
+            finished=str(data.get("finished", "")),
         )
     )
     return concluded(report)

@@ -40,6 +40,7 @@ def content(report: RunReport) -> dict[str, Any]:
         **({"ran_on": [dict(place) for place in report.ran_on]} if report.ran_on else {}),
         "versions": versions(),
         "exit_code": report.exit_code,
+        "finished": report.finished,
         "conclusion": None if report.conclusion is None else asdict(report.conclusion),
     }
 

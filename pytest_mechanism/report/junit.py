@@ -15,6 +15,7 @@ def properties(result: ClaimResult) -> list[tuple[str, object]]:
     low, high = result.interval or (None, None)
     values = {
         "verdict": result.verdict,
+        "severity": None if result.severity == "block" else result.severity,
         "cause": None if result.cause is None else str(result.cause),
         "score": result.score,
         "n": result.n,

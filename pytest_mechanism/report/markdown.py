@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_mechanism.errors import visible
-from pytest_mechanism.report.run_report import ClaimResult, RunReport
+from pytest_mechanism.report.run_report import ClaimResult, Conclusion, RunReport
 from pytest_mechanism.report.table import HEADINGS, cells, located_notes, spec_suffixes
+
+SIGNS = {"pass": "✅", "warn": "⚠️"}
 
 NUMBERS = re.compile(r"[-+0-9.,\[\] ]*")
 """A score or an interval, whose brackets are no link."""
@@ -27,20 +29,34 @@ class GithubSummary:
     def write(self, report: RunReport) -> None:
         if report.claims:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(markdown(report.claims, report.pair))
+                file.write(markdown(report.claims, report.pair, report.conclusion))
 
 
-def markdown(results: Sequence[ClaimResult], pair: str) -> str:
-    """Heading and table. Every text shows as it is: no markup, HTML or link comes of it."""
-    lines = [f"### pytest-mechanism: {pair}", "", "| " + " | ".join(HEADINGS) + " |"]
+def markdown(
+    results: Sequence[ClaimResult], pair: str, conclusion: Conclusion | None = None
+) -> str:
+    """Heading, conclusion and table. Every text shows as it is: no markup, HTML or link comes of it."""
+    lines = [f"### pytest-mechanism: {pair}", ""]
+    if conclusion is not None:
+        lines += [f"**{escaped(conclusion.text)}**", ""]
+        lines += [
+            line for step in conclusion.next_steps[:1] for line in ("Next:", "", *code(step), "")
+        ]
+    lines.append("| " + " | ".join(HEADINGS) + " |")
     lines.append("|" + "---|" * len(HEADINGS))
     for row in cells(results):
         verdict, *others = map(escaped, row)
-        sign = "✅" if row[0] == "pass" else "❌"
+        sign = SIGNS.get(row[0], "❌")
         lines.append("| " + " | ".join([f"{sign} {verdict}", *others]) + " |")
     if found := located_notes(results, spec_suffixes(results)):
         lines += ["", *(f"- {escaped(line)}" for line in found)]
     return "\n".join(lines) + "\n\n"
+
+
+def code(command: str) -> list[str]:
+    """A command as a block of code, which no backtick of it ends."""
+    fence = "`" * (3 + command.count("`"))
+    return [f"{fence}sh", visible(command), fence]
 
 
 def escaped(text: str) -> str:

@@ -25,7 +25,14 @@ def terminal_progress(config: pytest.Config) -> Progress:
     uncaptured = capture.global_and_fixture_disabled if capture is not None else nullcontext
     if reporter.isatty:
         return Bar(uncaptured)
-    return Silent() if config.get_verbosity() < 0 else Log(uncaptured)
+    if config.get_verbosity() < 0:
+        return Silent()
+
+    def own_line() -> None:
+        reporter.ensure_newline()  # pytest's dots have a line of their own
+        reporter.flush()
+
+    return Log(uncaptured, own_line=own_line)
 
 
 def command_progress(quiet: bool) -> Progress:
@@ -63,6 +70,8 @@ class Bar:
     def advance(self, rows: int) -> None:
         if self.bar is not None:
             with self.uncaptured():
+                if self.bar.n == 0:
+                    self.bar.unpause()  # what came before is loading
                 self.bar.update(min(rows, self.bar.total - self.bar.n))
 
     def finish(self) -> None:
@@ -78,29 +87,37 @@ class Log:
     Attributes:
         uncaptured: a context in which standard error reaches the log.
         clock: returns the time in seconds.
+        own_line: ends what stands on the log's current line.
     """
 
     def __init__(
         self,
         uncaptured: Callable[[], AbstractContextManager[Any]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
+        own_line: Callable[[], None] = lambda: None,
     ) -> None:
-        self.uncaptured, self.clock = uncaptured, clock
+        self.uncaptured, self.clock, self.own_line = uncaptured, clock, own_line
         self.label, self.total, self.rows = "", 0, 0
         self.parts: Parts | None = None
-        self.started = self.written = clock()
+        self.begun: tuple[float, int] | None = None
+        self.written = clock()
 
     def start(self, label: str, total: int, parts: Parts | None = None) -> None:
         self.label, self.total, self.rows, self.parts = label, total, 0, parts
-        self.started = self.clock()
+        self.begun = None
 
     def advance(self, rows: int) -> None:
         self.rows += rows
         now = self.clock()
+        if (
+            self.begun is None
+        ):  # what came before is loading: it says nothing about the rows that are left
+            self.begun = (now, self.rows)
         if now - self.written < MINUTE or self.total < 1:
             return
         self.written = now
         with self.uncaptured():
+            self.own_line()
             sys.stderr.write(f"{visible(self.line(now))}\n")
             sys.stderr.flush()
 
@@ -113,8 +130,16 @@ class Log:
         else:
             stage, count, unit = self.parts
             done = f"{stage}: {int(share * count)} of {count} {unit}"
-        left = (now - self.started) * (1 - share) / max(share, 0.01)
-        return f"mechanism: {self.label}, {done}, about {duration_text(left)} left"
+        return f"mechanism: {self.label}, {done}, {self.time_left(now, share)}"
+
+    def time_left(self, now: float, share: float) -> str:
+        """The time left, from the rows since the first ones: those came with the loading of the checkpoint."""
+        since, first = self.begun or (now, self.rows)
+        measured = self.rows - first
+        if measured < 1 or now <= since:
+            return "just begun"
+        left = (now - since) * (1 - share) * self.total / measured
+        return f"about {duration_text(left)} left"
 
     def finish(self) -> None:
         self.total = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from pytest_mechanism.claims.base import Claim
+from pytest_mechanism.claims.base import REFERENCE, Claim, PerRoleClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.path import patched_path, path_scores
 from pytest_mechanism.claims.places import elsewhere
@@ -70,12 +70,17 @@ def charts(evaluator: ClaimEvaluator, spec: Spec, recall: Measure) -> dict[str, 
 
 
 def claims_with_curves(evaluator: ClaimEvaluator, spec: Spec) -> Iterator[tuple[str, Claim, str]]:
-    """Name, claim and role of each claim that has curves and whose models the run has."""
+    """Name, claim and role of each claim that has curves and whose models the run has. A claim about the candidate
+    alone has a curve of the reference model too, unless that cannot be measured."""
     for name, claim in spec.claims.items():
-        if type(claim).chart is not Claim.chart:
-            for role in claim.roles():
-                if all(model in evaluator.runner.references for model in claim.models(role)):
-                    yield name, claim, role
+        if type(claim).chart is Claim.chart:
+            continue
+        beside = isinstance(claim, PerRoleClaim) and REFERENCE not in claim.roles()
+        for role in ([REFERENCE] if beside else []) + list(claim.roles()):
+            known = all(model in evaluator.runner.references for model in claim.models(role))
+            extra = role not in claim.roles()
+            if known and not (extra and evaluator.obstacle(spec, claim, role) is not None):
+                yield name, claim, role
 
 
 def merge(first: Chart, second: Chart) -> Chart:

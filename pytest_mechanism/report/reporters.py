@@ -10,10 +10,12 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from pytest_mechanism.report.history.folder import HistoryFolder
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.markdown import GithubSummary
 from pytest_mechanism.report.page.html_page import HtmlPage, Pictures, no_pictures
 from pytest_mechanism.report.run_report import RunReport
+from pytest_mechanism.report.tracking import Tracker
 
 
 class Reporter(Protocol):
@@ -39,7 +41,11 @@ class Reporter(Protocol):
 
 
 def file_reporters(
-    json_path: Path | None, page_path: Path | None = None, pictures: Pictures = no_pictures
+    json_path: Path | None,
+    page_path: Path | None = None,
+    pictures: Pictures = no_pictures,
+    history_folder: Path | None = None,
+    tracker: str | None = None,
 ) -> list[Reporter]:
     """The reports that this run's options and environment ask for.
 
@@ -47,13 +53,19 @@ def file_reporters(
         json_path: of the result file.
         page_path: of the page.
         pictures: draws what the run measured, for the page.
+        history_folder: to which the run's result is added.
+        tracker: the experiment tracker that the run is sent to.
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     reporters: list[Reporter] = []
     if json_path is not None:
         reporters.append(JsonFile(json_path))
     if page_path is not None:
-        reporters.append(HtmlPage(page_path, pictures))
+        reporters.append(HtmlPage(page_path, pictures, history_folder))
+    if history_folder is not None:
+        reporters.append(HistoryFolder(history_folder))
+    if tracker is not None:
+        reporters.append(Tracker(tracker, page_path))
     if summary:
         reporters.append(GithubSummary(Path(summary)))
     return reporters

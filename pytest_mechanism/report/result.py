@@ -12,6 +12,7 @@ from pytest_mechanism.errors import visible
 from pytest_mechanism.report.rounding import DIGITS, rounded
 from pytest_mechanism.report.rows import make_rows
 from pytest_mechanism.report.run_report import ClaimResult, Note
+from pytest_mechanism.spec.definition import definition
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Verdict
@@ -62,6 +63,7 @@ def claim_result(
         severity=claim.severity,
         groups=tuple(groups_of(claim)),
         order=order_of(claim, spec),
+        definition=definition(spec, claim),
     )
     made: ClaimResult = printable(result)
     return made

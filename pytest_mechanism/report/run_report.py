@@ -15,7 +15,7 @@ from pytest_mechanism.statistics.drift import State
 from pytest_mechanism.types import Control, Evidence, Located, Score, Severity, Status
 
 RED: tuple[Status, ...] = ("fail", "inconclusive", "error")
-JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive")
+JUDGED: tuple[Status, ...] = ("pass", "fail", "inconclusive", "warn")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class ClaimResult:
     evidence: Evidence | None = None
     groups: tuple[str, ...] = ()
     order: int = 0
+    definition: str | None = None
 
     @property
     def red(self) -> bool:
@@ -171,6 +172,7 @@ class RunReport:
         ran_on: where each measurement ran, on a cluster.
         exit_code: pytest's.
         conclusion: what the run says; None before the run has ended.
+        finished: when the run ended, in UTC, as ISO 8601; empty before, and in result files of earlier versions.
     """
 
     checkpoints: Mapping[str, CheckpointEntry]
@@ -185,6 +187,7 @@ class RunReport:
     ran_on: tuple[Mapping[str, Any], ...] = ()
     exit_code: int = 0
     conclusion: Conclusion | None = None
+    finished: str = ""
 
     @property
     def pair(self) -> str:

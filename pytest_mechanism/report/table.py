@@ -46,6 +46,50 @@ def cells(results: Sequence[ClaimResult]) -> list[tuple[str, ...]]:
     ]
 
 
+SHORT = (("at least ", ">= "), ("at most ", "<= "))
+"""Words of a threshold, and what stands for them in a narrow table."""
+
+
+def shortened(threshold: str) -> str:
+    """A threshold for a narrow table."""
+    if threshold.count(" and ") == 1 and threshold.startswith("between "):
+        return threshold.removeprefix("between ").replace(" and ", " to ")
+    for word, sign in SHORT:
+        threshold = threshold.replace(word, sign)
+    return threshold
+
+
+def narrow_cells(results: Sequence[ClaimResult], width: int) -> list[tuple[str, str]]:
+    """The table for a narrow terminal, as (verdict, rest of the line): the circuit as a heading where there are
+    several, the threshold in signs, and on two lines what does not fit on one."""
+    suffixes, shown = spec_suffixes(results), judged(results)
+    several = len({result.spec for result in shown}) > 1
+    first = max((len(row.verdict) for result in shown for row in result.rows), default=0)
+    names = [len(f"{result.claim} {result.role}") for result in shown]
+    column = min(max(names, default=0), width // 2 - 4)
+    lines: list[tuple[str, str]] = []
+    spec = ""
+    for result in shown:
+        if several and result.spec != spec:
+            spec = result.spec
+            lines.append(("", f"{result.circuit}{suffixes[spec]}"))
+        for row in result.rows:
+            number = "" if row.score is None else f"{row.score:.3f}"
+            low_high = (
+                "" if row.interval is None else f"[{row.interval[0]:.3f}, {row.interval[1]:.3f}]"
+            )
+            last = comparison(result) if row.compared else ""
+            last = "" if last in ("none yet", "same") else last
+            rest = f"{number:>6} {low_high:<17} {shortened(row.threshold):<7} {last}".rstrip()
+            name = f"{result.claim} {result.role}"
+            verdict = f"{row.verdict:<{first}}"
+            if len(name) <= column and first + column + len(rest) + 4 <= width:
+                lines.append((verdict, f"  {name:<{column}}  {rest}".rstrip()))
+            else:
+                lines += [(verdict, f"  {name}"), (" " * first, f"    {rest}".rstrip())]
+    return lines
+
+
 def comparison(result: ClaimResult) -> str:
     """How the compared score differs from its baseline."""
     drift, state = result.drift, result.drift_state

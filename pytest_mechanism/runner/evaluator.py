@@ -90,8 +90,8 @@ class ClaimEvaluator:
             labelled = [r for r, ref in self.runner.references.items() if ref.label == missing[0]]
             if labelled:
                 raise MechanismError(
-                    f"{missing[0]!r} is the label of {labelled[0]}, and a claim names roles; valid: "
-                    f"{have}"
+                    f"{missing[0]!r} is the label of {labelled[0]}, and a claim names roles: write "
+                    f"{labelled[0]}; valid: {have}"
                 )
             raise MechanismError(
                 f"needs a checkpoint for the role {missing[0]!r}, this run has {have}: "

@@ -57,7 +57,7 @@ class Ranked:
         numbers: what the claim measured on each row.
         measured: what the numbers count.
         badness: larger for rows that speak more against the claim; None where no row does.
-        worst: the worst rows in words, after "the 3 prompts".
+        worst: the worst rows in words, after "the worst 3 of 500 prompts: ".
     """
 
     numbers: Any
@@ -72,8 +72,10 @@ def of_refusals(request: RefusalRate, result: Observations) -> Ranked:
     should = request.asked != "allowed"
     wrong = (1 - refused) if should else refused
     badness = np.where(wrong > 0, 100 + np.tanh(-score if should else score), -np.inf)
-    worst = "that should be refused and were not" if should else "that were refused for no reason"
-    return Ranked(refused, "1 where the reply refuses, else 0", badness, worst)
+    worst = (
+        "they should be refused and were not" if should else "they were refused and should not be"
+    )
+    return Ranked(refused, "1: refused", badness, worst)
 
 
 def of_path(request: PathPatching, result: Observations) -> Ranked | None:
@@ -85,7 +87,7 @@ def of_path(request: PathPatching, result: Observations) -> Ranked | None:
         effect,
         "change of the answer's log-probability (nats) when the path carries the source prompt",
         effect,
-        "on which the path matters least",
+        "the path matters least to their answer",
     )
 
 
@@ -96,7 +98,7 @@ def of_circuit(request: CircuitPerformance, result: Observations) -> Ranked | No
         return None
     alone = np.asarray(result.values[column], float)
     measured = "log-probability of the answer with the circuit alone, in nats"
-    return Ranked(alone, measured, -alone, "that the circuit alone answers worst")
+    return Ranked(alone, measured, -alone, "the circuit alone answers them worst")
 
 
 def of_interchange(request: Interchange, result: Observations) -> Ranked:
@@ -104,8 +106,10 @@ def of_interchange(request: Interchange, result: Observations) -> Ranked:
     moved = np.asarray(result.values["patched"], float)
     possible = np.asarray(result.values["ceiling"], float)
     badness = np.where(moved < possible, 1.0, -np.inf)
-    worst = f"whose answer should follow the source prompt's {request.variable} and does not"
-    return Ranked(moved, "1 where the answer follows the source prompt, else 0", badness, worst)
+    worst = (
+        f"patched in, the source prompt's {request.variable} should decide the answer and does not"
+    )
+    return Ranked(moved, "1: it does", badness, worst)
 
 
 def of_performance(request: Performance, result: Observations) -> Ranked:
@@ -113,8 +117,8 @@ def of_performance(request: Performance, result: Observations) -> Ranked:
     correct = np.asarray(result.values["correct"], float)
     likely = np.asarray(result.values.get("log_probability", correct), float)
     name = "log-probability of the right answer, in nats"
-    measured = name if "log_probability" in result.values else "1 where the reply is right, else 0"
-    worst = "that the model answers worst"
+    measured = name if "log_probability" in result.values else "1: right"
+    worst = "the model answers them worst"
     return Ranked(likely, measured, -likely - 1e3 * correct, worst)
 
 
@@ -199,9 +203,8 @@ def shown(
         )
         for name in ids
     )
-    count = len(result.example_ids)
-    these = "the prompt" if len(ids) == 1 else f"the {len(ids)} prompts"
-    return Evidence(f"of {count:,} prompts, {these} {ranked.worst}", ranked.measured, examples)
+    what = f"the worst {len(ids)} of {len(result.example_ids):,} prompts: {ranked.worst}"
+    return Evidence(what, ranked.measured, examples)
 
 
 def by_row(result: Observations, values: Any) -> Mapping[str, Any]:

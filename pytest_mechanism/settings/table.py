@@ -175,6 +175,15 @@ REPORT = text(
     "write a page that explains the run: conclusion, claims, intervals, evidence and circuit in one file",
     gate_only=True,
 )  # fmt: skip
+HISTORY = text(
+    "mechanism_history", "FOLDER",
+    "add the run's result file to a folder, which 'pytest-mechanism history' shows over time",
+    gate_only=True,
+)  # fmt: skip
+LOG = text(
+    "mechanism_log", "TRACKER", "send scores, verdicts and reports to mlflow or wandb, where it is installed",
+    gate_only=True,
+)  # fmt: skip
 NO_STORE = switch(
     "--mechanism-no-store", "measure everything again and keep nothing, for release builds"
 )
@@ -214,7 +223,7 @@ TRUST = (PICKLE, REMOTE_CODE)
 
 SETTINGS: tuple[Setting[object], ...] = (
     MODEL_PAIR, MODELS, ALIASES, DEVICE, DTYPE, QUANTIZE, BATCH_SIZE, ENGINE, CONFIDENCE, STORE,
-    NO_STORE, *TRUST, REQUIRE_ACCEPTED, NO_SKIPS, NO_LOCATE, JSON, REPORT, RAY,
+    NO_STORE, *TRUST, REQUIRE_ACCEPTED, NO_SKIPS, NO_LOCATE, JSON, REPORT, HISTORY, LOG, RAY,
 )  # fmt: skip
 
 OF_COMMANDS = tuple(s for s in SETTINGS if not (s.gate_only or s.ini_only))

@@ -53,7 +53,8 @@ def entries(key: str, text: str, least: int) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if not isinstance(value, dict) or len(value) < least:
-            raise PydanticCustomError(COMPLAINT, "{text}", {"text": text})
+            as_list = " (not a list: no '-' before them)" if isinstance(value, list) else ""
+            raise PydanticCustomError(COMPLAINT, "{text}", {"text": f"{text}{as_list}"})
         if len(value) > MOST:
             too_many = f"{key}: {len(value):,} {key}, a spec has at most {MOST}"
             raise PydanticCustomError(COMPLAINT, "{text}", {"text": too_many})

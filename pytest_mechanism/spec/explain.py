@@ -129,7 +129,23 @@ def explain(error: dict[str, Any], model: type[BaseModel], where: Place) -> tupl
     text = re.sub(
         r"a valid dictionary( or instance of \w+)?", "a mapping of keys and values", message(error)
     )
-    return f"{named}: {text}, got {short(error['input'])}", at
+    return f"{named}: {text}, got {short(error['input'])}{meant(error['input'], text)}", at
+
+
+SHARE = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?)\s*(%?)\s*")
+
+
+def meant(value: Any, text: str) -> str:
+    """What a number that is written as a percentage, with a comma or in quotes should be; empty where that is not
+    known."""
+    if "a valid number" not in text and "must lie between" not in text:
+        return ""
+    if isinstance(value, str) and (match := SHARE.fullmatch(value)):
+        number = float(match[1].replace(",", "."))
+        return f"; write {number / 100:g}" if match[2] else f"; write {number:g}, without quotes"
+    if isinstance(value, (int, float)) and 1 < value <= 100 and " and 1 " in text:
+        return f"; {value:g} % is {value / 100:g}"
+    return ""
 
 
 def literals(expected: str) -> list[str]:

@@ -26,7 +26,7 @@ from pytest_mechanism.measurements.cmap import CodeResult, CrossModelPatching, H
 from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
-from pytest_mechanism.plugin.score_entry import definition
+from pytest_mechanism.spec.definition import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.statistics.estimates import Sampling, exceeds
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters

@@ -20,7 +20,7 @@ from pytest_mechanism.fields.groups import Group
 from pytest_mechanism.measurements.dcm import DcmMask, MaskResult
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.plugin.score_entry import definition
+from pytest_mechanism.spec.definition import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.types import Head, Observations, Setting, Verdict

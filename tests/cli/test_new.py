@@ -104,8 +104,24 @@ def test_on_a_terminal_what_is_missing_is_asked_for(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", answer)
     assert new("mine.yaml", "--set=rows=20") == 0
-    assert [q.split()[0] for q in questions] == ["task", "file:"]
+    assert [q.split()[0] for q in questions] == ["task", "file"]
     assert load(Path("mine.yaml")).task.settings.file.file == "prompts.jsonl"
+
+
+def test_a_wrong_answer_is_explained_and_the_question_comes_again(
+    new: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """An unknown family, an empty value and a file that is missing; the list of families explains each."""
+    answers = iter(["joson", "6", "", "gone.jsonl", "prompts.jsonl"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    assert new("mine.yaml", "--set=rows=20") == 0
+    text = capsys.readouterr().out
+    assert "6  jsonl            Prompts of your own, from a JSONL file beside the spec." in text
+    assert "file: JSONL file of prompts, relative to the spec." in text
+    assert "there is no task 'joson'; did you mean 'jsonl'?" in text
+    assert "file needs a value" in text
+    assert "that makes no task: task.file: no file gone.jsonl" in text
 
 
 @pytest.mark.parametrize("left", [EOFError, KeyboardInterrupt])
@@ -130,7 +146,10 @@ def test_who_leaves_without_an_answer_gets_a_line(
         ([], "name the task family with --task FAMILY; valid: counting, entity_tracking"),
         (["--task=entity"], "no family 'entity'; valid: counting, entity_tracking"),
         (["--task=jsonl"], "task jsonl needs a value for 'file': --set file=VALUE"),
-        (["--task=jsonl", "--set=file=gone.jsonl"], "mine.yaml:5: task.file: no file gone.jsonl"),
+        (
+            ["--task=jsonl", "--set=file=gone.jsonl"],
+            "mine.yaml is not written: task.file: no file gone.jsonl",
+        ),
         (["--task=ioi", "--set=row=5"], "has no setting 'row'; did you mean 'rows'?"),
         (
             ["--task=ioi", "--set=rows"],
@@ -138,7 +157,7 @@ def test_who_leaves_without_an_answer_gets_a_line(
         ),
         (
             ["--task=ioi", "--set=rows=many"],
-            "mine.yaml:5: rows: must be a valid integer, got 'many'",
+            "mine.yaml is not written: rows: must be a valid integer, got 'many'",
         ),
         (["--task=ioi", "--set=rows=50", "--set=rows=60"], "--set rows is given twice"),
         (["--task=ioi", "--group=movers"], "write NAME=POSITION"),

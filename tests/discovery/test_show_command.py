@@ -116,7 +116,7 @@ def test_the_groups_of_the_spec_are_outlined_and_drawn(shown: Shown) -> None:
     assert set(re.findall(r'id="edge-(\w+)-ft"', circuit)) == set(
         re.findall(r'id="group-(\w+)"', circuit)
     )
-    for wanted in ("via q of value_fetcher", "at query_label", "heads 3.1 3.4", "[1] query_label"):
+    for wanted in ("via q of value_fetcher", "at query_label", "L3 H1, L3 H4", "[1] query_label"):
         assert f">{wanted}</text>" in circuit
     assert ">head of the group, named in the spec</text>" in heads
 
@@ -146,7 +146,8 @@ def test_heads_that_gradients_left_out_are_drawn_as_estimates(shown: Shown) -> N
     assert alone < SENDERS["value_fetcher"]
     assert sum(marked) + alone == SENDERS["value_fetcher"]
     assert "estimated-pos_detector" not in heads
-    assert "Dotted cells were not patched alone" in heads
+    words = " ".join(re.findall(r">([^<>]+)</text>", heads))
+    assert "Dotted cells were not patched alone" in words
 
 
 def test_one_model_is_one_column(shown: Shown) -> None:
@@ -213,8 +214,8 @@ def test_a_file_in_place_of_the_folder_is_one_line(shown: Shown) -> None:
         assert re.search(r"--out takes a folder, and \S+planted.yaml is a file", err)
 
 
-def test_a_model_at_chance_has_no_circuit_to_show(shown: Shown) -> None:
-    """Random weights: it says whose, and draws nothing."""
+def test_a_model_at_chance_is_shown_with_a_warning(shown: Shown) -> None:
+    """Random weights: the pictures show what there is, and they and the command say what it is worth."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -225,9 +226,13 @@ def test_a_model_at_chance_has_no_circuit_to_show(shown: Shown) -> None:
     ).save_pretrained(random)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ZOO / "planted_base" / name, random / name)
-    code, out, err = shown.show("nothing", "--model-pair", f"base=zoo:planted_base,ft={random}")
-    assert (code, out) == (2, "")
-    assert err.endswith("ft answers no better than chance, so there is no circuit to show\n")
+    code, _, err = shown.show("chance", "--model-pair", f"base=zoo:planted_base,ft={random}")
+    warning = "ft answers no better than chance, so it does not do the task"
+    assert code == 0
+    assert f"warning: {warning}" in err
+    for name in ("heads", "circuit"):
+        text = " ".join(re.findall(r">([^<>]+)</text>", shown.text(f"chance/planted_{name}.svg")))
+        assert f"Warning: {warning}" in text
 
 
 def test_the_example_has_its_positions_marked() -> None:

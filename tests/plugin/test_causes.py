@@ -12,7 +12,7 @@ REFUTED = "the number in the file is lower than claimed"
 
 def red(project, *arguments, role="ft"):
     """What a run says of the claim on one role: its entry, its meaning as shown, the output."""
-    result = project.run("--mechanism-json", "out.json", *arguments)
+    result = project.run("-v", "--mechanism-json", "out.json", *arguments)
     claims = json.loads((project.path / "out.json").read_text())["claims"]
     (claim,) = (c for c in claims if c["role"] == role)
     parts = result.stdout.str().split(f"good on {role}: ")

@@ -74,8 +74,8 @@ def test_first_line_of_a_failure_is_in_the_short_summary(mixed):
 
 
 def test_failure_shows_the_yaml_with_line_numbers(mixed):
-    """A failure shows the claim's YAML, then claim, score, interval and control."""
-    mixed.run().stdout.fnmatch_lines(
+    """With -v, a failure shows the claim's YAML, then claim, score, interval and control."""
+    mixed.run("-v").stdout.fnmatch_lines(
         [
             "good on ft: fixed score 0.250 [[]0.188, 0.312]; claimed: at least 0.75",
             "",
@@ -98,7 +98,7 @@ def test_inconclusive_says_how_many_rows_would_settle_it(mixed):
     """An inconclusive claim is called red and says how many rows would settle it."""
     mixed.values(good=0.78)
 
-    result = mixed.run("-ra")
+    result = mixed.run("-ra", "-v")
 
     result.stdout.fnmatch_lines(["circuit.yaml:5: INCONCLUSIVE (counts as red)"])
     result.stdout.fnmatch_lines(

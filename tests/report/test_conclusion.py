@@ -76,8 +76,8 @@ def test_a_broken_mechanism_is_named_by_its_heads() -> None:
     assert conclusion.state == "broken"
     assert conclusion.sentences == (
         "Accuracy is fine (0.96, base 0.70).",
-        "The mechanism is another one: 1 of 3 claims is red.",
-        "Head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00 of the answer's logit.",
+        "The mechanism changed: 1 of 3 claims broke.",
+        "Head 2.2 of sender fell silent towards q of reader (0.70 -> 0.00 of the answer's logit).",
     )
 
 

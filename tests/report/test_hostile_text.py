@@ -7,7 +7,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -50,13 +50,21 @@ ENTRY = {
 }  # fmt: skip
 
 
+class Stub(SimpleNamespace):
+    """A claim without a class of its own."""
+
+    model_fields: ClassVar[dict[str, Any]] = {}
+
+
 def result(text: str) -> ClaimResult:
     """A result with a hostile text in every text field."""
     document = SimpleNamespace(block=lambda _: (1, 2), text=(text, text))
-    spec: Any = SimpleNamespace(circuit=text, document=document)
-    claim: Any = SimpleNamespace(
-        kind=text, if_red=text, models=lambda role: (role,), severity="block",
-        needs_groups=False, references=lambda: (),
+    spec: Any = SimpleNamespace(
+        circuit=text, document=document, definition=dict, task=SimpleNamespace(edition=0)
+    )
+    claim: Any = Stub(
+        kind=text, if_red=text, models=lambda role: (role,), severity="block", needs_groups=False,
+        references=lambda: (), thresholds=(), added_later=(), model_dump=lambda **_: {},
     )  # fmt: skip
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 

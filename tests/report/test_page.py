@@ -13,8 +13,10 @@ from pages import HOSTILE, claim, html_of, report_of
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.report.history.folder import HistoryFolder
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.page.files import check_path, remove_page
+from pytest_mechanism.report.page.html_page import rendered
 from pytest_mechanism.report.page.intervals import MARGIN, WIDTH, drawing
 from pytest_mechanism.report.page.prose import blocks, kind_page
 
@@ -168,3 +170,15 @@ def test_no_page_of_a_file_that_is_no_result(
     assert main(["report", str(tmp_path / "r.json"), "--html", str(tmp_path / "p.html")]) == 2
     assert "is no result file" in capsys.readouterr().err
     assert not (tmp_path / "p.html").exists()
+
+
+def test_the_last_runs_of_a_history_are_beside_each_score(tmp_path: Path) -> None:
+    """Earlier runs of the folder and this run; a folder without runs, as before the first, shows nothing."""
+    empty, folder = tmp_path / "empty", tmp_path / "runs"
+    empty.mkdir()
+    for _ in range(2):
+        HistoryFolder(folder).write(report_of(claim(), finished="2026-01-01T00:00:00+00:00"))
+    page = rendered(report_of(claim()), {}, history=folder)
+    (picture,) = re.findall(r'<svg class="spark".*?</svg>', page, re.DOTALL)
+    assert picture.count("<circle") == 3
+    assert 'class="spark"' not in rendered(report_of(claim()), {}, history=empty)

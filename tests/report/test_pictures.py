@@ -184,15 +184,41 @@ def test_a_head_that_was_no_possible_sender_is_hatched_and_has_no_number() -> No
     assert ids(root, r"score-reader-1.*") == set()
 
 
-def test_models_of_a_stage_share_a_colour_scale_centred_on_0() -> None:
-    """Its ends are the stage's largest score of any model; stages have scales of their own."""
-    images = [axes.get_images()[0] for axes in drawn(SMALL).axes if axes.get_images()]
-    assert [image.get_clim() for image in images] == [(-0.5, 0.5)] * 2 + [(-0.08, 0.08)] * 2
+def test_all_maps_share_a_colour_scale_centred_on_0() -> None:
+    """Its ends are the largest score of the picture. A stage whose scores are less than a quarter of that has its
+    own, and says so above its maps."""
+    text = words(svg(SMALL))
+    assert {"-0.50", "+0.50", "-0.080", "+0.080"} <= {*text}
+    assert [line for line in text if "scale of their own" in line] == [
+        "colours on a scale of their own; at query, into v of fetcher"
+    ]
+    stronger = {"base": HeadMap(np.array([[-0.2, 0.0]]), [(0, 0)])}
+    alike = maps(SMALL.stages[0], StageMaps("reader", "at query", stronger))
+    assert [alike.scale_of(stage) for stage in alike.stages] == [0.5, 0.5]
+    assert not [line for line in words(svg(alike)) if "scale of their own" in line]
+
+
+def test_cells_are_drawn_as_vectors() -> None:
+    """An SVG has no image in the place of a map, and equal scores have one colour in all maps."""
+    equal = HeadMap(np.array([[-0.3, -0.3], [NAN, 0.3]]), [(0, 0)])
+    figure = drawn(maps(StageMaps("a", "at last", {"m": equal, "n": equal})))
+    colours = [
+        [patch.get_facecolor() for patch in axes.patches if patch.get_zorder() == 1]
+        for axes in figure.axes
+        if axes.get_xlabel() == "head"
+    ]
+    assert [len({*each}) for each in colours] == [
+        2,
+        2,
+    ]  # two scores, and no cell for the missing one
+    assert colours[0] == colours[1]
+    with style.our_style():
+        assert style.rendered(figure, "svg").count(b"<image") == 1  # the colour bar
 
 
 def test_layer_0_is_at_the_bottom() -> None:
     """As in a model, what comes later is further up."""
-    axes = next(a for a in drawn(SMALL).axes if a.get_images())
+    axes = next(a for a in drawn(SMALL).axes if a.get_xlabel() == "head")
     assert axes.get_ylim() == (-0.5, 1.5)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("head", "layer")
 
@@ -207,7 +233,7 @@ def test_a_picture_says_what_is_in_it() -> None:
         "ft",
         "1. fetcher",
         "2. reader",
-        "at query, into v of fetcher",
+        "colours on a scale of their own; at query, into v of fetcher",
         "change (nats)",
         "heads named in the spec",
         "n = 210",
@@ -217,10 +243,10 @@ def test_a_picture_says_what_is_in_it() -> None:
 
 def test_how_a_head_is_named_is_shown_on_one_of_the_picture() -> None:
     """One of the outlined, or of a group; of two unlike numbers where there is one; else not."""
-    assert "0.1: head 1 of layer 0" in words(svg(SMALL))
-    assert "0.2: head 2 of layer 0" in words(svg(graph()))
+    assert "L0 H1: head 1 of layer 0, 0.1 in a spec" in words(svg(SMALL))
+    assert "L0 H2: head 2 of layer 0, 0.2 in a spec" in words(svg(graph()))
     stage = StageMaps("fetcher", "at last", {"base": HeadMap(np.array([[-0.1]]), [(0, 0)])})
-    assert "0.0: head 0 of layer 0" in words(svg(maps(stage)))
+    assert "L0 H0: head 0 of layer 0, 0.0 in a spec" in words(svg(maps(stage)))
     nobody = StageMaps("fetcher", "at last", {"base": HeadMap(np.array([[-0.1]]), [])})
     assert not [text for text in words(svg(maps(nobody))) if "of layer" in text]
 
@@ -229,7 +255,9 @@ def test_maps_without_room_for_numbers_name_the_strongest_heads() -> None:
     """Cells of a 32 by 32 map are too small for text, so the four lowest published scores are listed below."""
     root = svg(llama())
     assert ids(root, "score-.*") == set()
-    assert "strongest: 14.27 (-0.33), 11.23 (-0.19), 12.23 (-0.10), 19.12 (-0.09)" in words(root)
+    assert any(
+        line.startswith("strongest: L14 H27 (-0.33), L11 H23 (-0.19)") for line in words(root)
+    )
     chosen = json.loads((DATA / "llama_7b_circuit.json").read_text())
     count = sum(len(heads) for heads in chosen.values())
     assert len(ids(root, r"chosen-.*-llama-7b")) == count
@@ -251,16 +279,20 @@ def test_estimated_scores_are_marked_and_not_listed() -> None:
     (line,) = (
         w for w in words(svg(maps(StageMaps("a", "at last", {"m": large})))) if "strong" in w
     )
-    assert line.startswith("strongest: 3.4 (-0.40), ")
-    assert "5.6" not in line
+    assert line.startswith("strongest: L3 H4 (-0.40), ")
+    assert "L5 H6" not in line
 
 
 def test_models_of_different_sizes_stand_side_by_side() -> None:
     """Each map has the cells of its own model."""
     uneven = {"small": HeadMap(np.zeros((2, 4)), []), "large": HeadMap(np.zeros((40, 64)), [])}
     figure = drawn(maps(StageMaps("a", "at last", uneven)))
-    shapes = [axes.get_images()[0].get_array().shape for axes in figure.axes if axes.get_images()]
-    assert shapes == [(2, 4), (40, 64)]
+    limits = [
+        (axes.get_ylim()[1] + 0.5, axes.get_xlim()[1] + 0.5)
+        for axes in figure.axes
+        if axes.get_xlabel() == "head"
+    ]
+    assert limits == [(2, 4), (40, 64)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 13, 32, 80, 1000])
@@ -316,17 +348,30 @@ def texts(figure: Figure) -> list[str]:
 def test_boxes_name_group_position_and_heads() -> None:
     """Many heads are counted and listed layer by layer."""
     text = words(svg(CROWDED))
-    for wanted in ("fetcher", "at last", "heads 3.0 3.1", "head 0.2", "9 heads"):
+    for wanted in ("fetcher", "at last", "L3 H0, L3 H1", "L0 H2", "9 heads"):
         assert wanted in text
-    assert "layer 2: 0 1 2 3 4 5 6 7 8" in text
+    assert "L2: H0 H1 H2 H3 H4 H5 H6 H7 H8" in text
     assert "no heads found" in text
+
+
+def test_a_new_route_has_a_dashed_box_and_a_row_for_its_model_alone() -> None:
+    """Work that moved to a head of no group: the other model has no line that says it found nothing."""
+    edge = Edge("via v of fetcher", {"ft": Effect(-1.5, (-1.7, -1.3), None)})
+    root = svg(
+        graph(**{"L2 H1 of ft": GroupNode("last", "fetcher", {"ft": [(2, 1)]}, edge, new=True)})
+    )
+    assert "stroke-dasharray" in ET.tostring(by_id(root, "group-L2 H1 of ft"), "unicode")
+    assert "stroke-dasharray" not in ET.tostring(by_id(root, "group-fetcher"), "unicode")
+    assert words(root, "effect-L2 H1 of ft-ft") == ["-1.50"]
+    assert "no heads found" not in words(root)
+    assert "A dashed box is a head that no group names" in " ".join(words(root))
 
 
 def test_heads_that_differ_are_named_model_by_model() -> None:
     """As a search on each model finds them."""
     other = GroupNode("last", None, {"base": [(3, 0)], "ft": [(2, 1)]}, Edge("directly", {}))
     text = words(svg(graph(fetcher=other)))
-    assert {"base: head 3.0", "ft: head 2.1"} <= set(text)
+    assert {"base: L3 H0", "ft: L2 H1"} <= set(text)
 
 
 def test_groups_stand_over_their_position_and_under_their_reader() -> None:

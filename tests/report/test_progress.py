@@ -53,14 +53,43 @@ def test_a_log_says_stage_heads_and_time_left_a_line_a_minute(
     )
 
 
+def test_loading_is_no_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two minutes of loading, then 10 of 1,000 rows a second: the time left is that of the rows alone."""
+    now = [0.0]
+    log = Log(clock=lambda: now[0])
+    log.start("m on cpu", 1000)
+    now[0] += 120
+    log.advance(10)
+    for _ in range(60):
+        now[0] += 1
+        log.advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "mechanism: m on cpu, 1%, just begun",
+        "mechanism: m on cpu, 61%, about 39 s left",
+    ]
+
+
+def test_a_line_of_progress_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """pytest's dots end first."""
+    now = [0.0]
+    ended: list[float] = []
+    log = Log(clock=lambda: now[0], own_line=lambda: ended.append(now[0]))
+    log.start("m on cpu", 100)
+    for _ in range(2):
+        now[0] += 45
+        log.advance(40)
+    assert (ended, capsys.readouterr().err.count("\n")) == ([90.0], 1)
+
+
 def test_several_measurements_together_are_a_share(capsys: pytest.CaptureFixture[str]) -> None:
     """The minute continues from one measurement to the next, and more rows than planned do not show as 100 %."""
     now = [0.0]
     log = Log(clock=lambda: now[0])
     for _ in range(3):
         log.start("m on cpu", 100)
+        log.advance(50)
         now[0] += 30
-        log.advance(150)
+        log.advance(100)
         log.finish()
     assert capsys.readouterr().err == "mechanism: m on cpu, 99%, about 0 s left\n"
 
@@ -80,7 +109,7 @@ def test_what_a_stage_is_called_and_what_is_counted() -> None:
         TrainingCurve(recipe=recipe, watch="forbidden", **rows): ("training", 30, "steps"),
         Performance(**rows): None,
     }  # fmt: skip
-    assert {request: request.cost({}).parts for request in requests} == requests
+    assert {request: request.cost({"family": "ioi"}).parts for request in requests} == requests
 
 
 def test_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +148,14 @@ def test_a_search_says_which_step_begins_and_how_long_it_has_taken(
     now[0] += 95
     steps.step("path patching movers at last into the logits")
     steps.start("base on cpu", 100, ("path patching at last", 144, "heads"))
+    steps.advance(0)
     now[0] += 60
     steps.advance(50)
     steps.finish()
     assert capsys.readouterr().err.splitlines() == [
         "mechanism: step 1 of 3: the model on the task",
         "mechanism: step 2 of 3: path patching movers at last into the logits (2 min gone)",
+        "mechanism: base on cpu, step 2 of 3, path patching at last: 0 of 144 heads, just begun",
         "mechanism: base on cpu, step 2 of 3, path patching at last: 72 of 144 heads, about 60 s left",
     ]
     silent = InSteps(Silent())

@@ -24,6 +24,12 @@ from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Control, Judged, Score, Setting, Verdict
 
 
+class Stub(SimpleNamespace):
+    """A claim without fields."""
+
+    model_fields: Any = {}  # noqa: RUF012
+
+
 def refuted(*, control: bool = True) -> ClaimResult:
     """A claim with two thresholds, one of which fails."""
     score = Score(
@@ -39,10 +45,13 @@ def refuted(*, control: bool = True) -> ClaimResult:
     document = SimpleNamespace(
         block=lambda _: (2, 2), text=("claims:", "  solves: {kind: accuracy}")
     )
-    spec: Any = SimpleNamespace(circuit="induction", document=document)
-    claim: Any = SimpleNamespace(
+    spec: Any = SimpleNamespace(
+        circuit="induction", document=document, definition=dict, task=SimpleNamespace(edition=0)
+    )
+    claim: Any = Stub(
         kind="accuracy", if_red="it is worse", models=lambda role: (role,), severity="block",
-        needs_groups=False, references=lambda: (),
+        needs_groups=False, references=lambda: (), thresholds=(), added_later=(),
+        model_dump=lambda **_: {},
     )  # fmt: skip
     drift = Drift("worse", -0.25, 0.05, "0.250 below the baseline 0.583")
     notes = [Note("said of a model"), Note("said of a circuit", "induction")]
@@ -132,7 +141,7 @@ def test_each_destination_gets_the_same_report(
     terminal: Any = Terminal()
     reporters: list[Reporter] = [
         *file_reporters(tmp_path / "out.json"),
-        TerminalSection(terminal),
+        TerminalSection(terminal, width=200),
     ]
     for reporter in reporters:
         reporter.write(run_report(exit_code=1))

@@ -312,7 +312,7 @@ CASES = {
     ),
     "threshold as text": (
         HEAD + TASK + "claims: {a: {kind: accuracy, at_least: '0.5'}}\n",
-        "x.yaml:4: a.at_least: must be a valid number, got '0.5'",
+        "x.yaml:4: a.at_least: must be a valid number, got '0.5'; write 0.5, without quotes",
     ),
     "margin alone": (
         HEAD + TASK + "claims: {a: {kind: accuracy, on: ft, at_least: 0.5, margin: 0.1}}\n",

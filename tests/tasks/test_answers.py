@@ -24,7 +24,7 @@ from tokenizers import (
 )
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.plugin.score_entry import definition
+from pytest_mechanism.spec.definition import definition
 from pytest_mechanism.spec.load import load
 from pytest_mechanism.spec.spec import Spec
 from pytest_mechanism.tasks.base import AnyWord, Prompt

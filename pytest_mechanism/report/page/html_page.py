@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism import __version__
 from pytest_mechanism.files import write_text
+from pytest_mechanism.report.page.sparks import sparks
 from pytest_mechanism.report.page.view import SpecView, page_of
 from pytest_mechanism.report.run_report import RunReport
 from pytest_mechanism.runner.keys import versions
@@ -39,16 +40,18 @@ class HtmlPage:
     Attributes:
         path: of the page.
         pictures: draws what the run measured.
+        history: the folder of earlier runs, or None.
     """
 
     required = True
 
-    def __init__(self, path: Path, pictures: Pictures) -> None:
-        self.path, self.pictures = path, pictures
+    def __init__(self, path: Path, pictures: Pictures, history: Path | None = None) -> None:
+        self.path, self.pictures, self.history = path, pictures, history
         self.destination = f"--mechanism-report: {path}"
 
     def write(self, report: RunReport) -> None:
-        write_text(self.path, rendered(report, versions(), self.pictures(report)))
+        specs = self.pictures(report)
+        write_text(self.path, rendered(report, versions(), specs, history=self.history))
 
 
 def rendered(
@@ -56,6 +59,7 @@ def rendered(
     library_versions: Mapping[str, str],
     specs: Sequence[SpecView] = (),
     made: str | None = None,
+    history: Path | None = None,
 ) -> str:
     """The page's HTML.
 
@@ -64,6 +68,7 @@ def rendered(
         library_versions: library -> version, of the run.
         specs: pictures of the run's specs.
         made: when the page was written; now by default.
+        history: the folder of earlier runs, or None.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -80,7 +85,7 @@ def rendered(
     )
     made = made or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template("page.html").render(
-        page=page_of(report, library_versions, specs, made),
+        page=page_of(report, library_versions, specs, made, *sparks(report, history)),
         version=__version__,
         style=Markup(style),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704

@@ -53,6 +53,10 @@ def pictures_of(report: RunReport, evaluator: ClaimEvaluator, root: Path) -> lis
 
 
 MAPS = "Which heads and MLPs do the work"
+COMPARE = (
+    "Compare the two columns: a cell that is red in one model and white in the other fell silent, or took "
+    "over."
+)
 
 
 def drawn(spec: Spec, evaluator: ClaimEvaluator) -> Iterator[PictureView]:
@@ -67,7 +71,7 @@ def drawn(spec: Spec, evaluator: ClaimEvaluator) -> Iterator[PictureView]:
     changes = evaluator.recalled_sweep(spec, "ft")
     if changes:
         maps = profile_maps(spec, changes, labels["base"], labels["ft"], evaluator.shapes["base"])
-        yield view(MAPS, maps.explanation, lambda: heatmaps.draw(maps))
+        yield view(MAPS, COMPARE, lambda: heatmaps.draw(maps))
     views = circuit_views(evaluator, spec, recall)
     if any(each.effects for each in views):
         circuit = circuit_graph(spec, views, example(evaluator, spec))

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.report.conclusion import concluded
 from pytest_mechanism.report.next_steps import pair_options
+from pytest_mechanism.report.page.claim_view import ClaimView, claim_view, interval_text
 from pytest_mechanism.report.page.intervals import (
     Drawing,
-    control_of,
-    details_of,
     drawing,
     number,
 )
 from pytest_mechanism.report.page.prose import KindPage, kind_page
+from pytest_mechanism.report.page.sparks import Sparks
 from pytest_mechanism.report.run_report import (
     CheckpointEntry,
     ClaimResult,
     Conclusion,
-    Row,
     RunReport,
 )
 from pytest_mechanism.report.table import comparison, spec_suffixes
 from pytest_mechanism.report.terminal import notes
-from pytest_mechanism.types import Evidence, Score
 
 ORDER = ("fail", "error", "inconclusive", "warn", "pass", "skipped")
 """Of the counts on the page."""
@@ -39,7 +38,7 @@ WORDS = {
     "pass": "passed",
     "skipped": "skipped",
 }
-OPEN = 25
+OPEN = 3
 """Red claims whose details are open at first."""
 
 
@@ -50,47 +49,6 @@ class Count:
     verdict: str
     number: int
     words: str
-
-
-@dataclass(frozen=True)
-class RowView:
-    """A judged score of a claim."""
-
-    verdict: str
-    name: str
-    score: str
-    interval: str
-    claimed: str
-    control: str
-    baseline: str
-    details: str
-    drawing: Drawing | None
-
-
-@dataclass(frozen=True)
-class ClaimView:
-    """A claim with everything that the run knows about it."""
-
-    anchor: str
-    id: str
-    name: str
-    role: str
-    verdict: str
-    open: bool
-    short: str
-    reason: str
-    meaning: str
-    next: tuple[str, ...]
-    located: tuple[str, ...]
-    evidence: Evidence | None
-    rows: tuple[RowView, ...]
-    also: tuple[str, ...]
-    notes: tuple[str, ...]
-    line: int
-    yaml: str
-    seconds: str
-    kind: str
-    kind_number: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +65,7 @@ class Line:
     claimed: str
     baseline: str
     drawing: Drawing | None
+    spark: Any
 
 
 @dataclass(frozen=True)
@@ -140,12 +99,14 @@ class Page:
     green: bool
     conclusion: tuple[str, ...]
     next_steps: tuple[str, ...]
+    sure: tuple[str, ...]
     reasons: tuple[str, ...]
     counts: tuple[Count, ...]
     contents: tuple[tuple[str, str], ...]
     red: tuple[ClaimView, ...]
     others: tuple[ClaimView, ...]
     lines: tuple[Line, ...]
+    has_history: bool
     roles: tuple[str, ...]
     specs: tuple[SpecView, ...]
     kinds: tuple[KindPage, ...]
@@ -155,11 +116,15 @@ class Page:
     skipped: tuple[tuple[str, tuple[str, ...]], ...] = ()
     not_run: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
-    history: tuple[Any, ...] = field(default=())
 
 
 def page_of(
-    report: RunReport, versions: Mapping[str, str], specs: Sequence[SpecView], made: str
+    report: RunReport,
+    versions: Mapping[str, str],
+    specs: Sequence[SpecView],
+    made: str,
+    sparks: Sparks = MappingProxyType({}),
+    history_notes: Sequence[str] = (),
 ) -> Page:
     """The page of a run.
 
@@ -168,6 +133,8 @@ def page_of(
         versions: library -> version.
         specs: the pictures of its specs.
         made: when the page was written.
+        sparks: the last runs of each score.
+        history_notes: sentences about files of the history that are left out.
     """
     judged = [result for result in report.claims if result.verdict != "skipped"]
     kinds = list(dict.fromkeys(result.kind for result in judged))
@@ -204,16 +171,21 @@ def page_of(
         green=green,
         conclusion=conclusion.sentences,
         next_steps=conclusion.next_steps,
+        sure=how_sure(judged),
         reasons=(*report.errors, *report.reasons),
         counts=counts(report.claims),
         contents=contents(red, pictured, others=len(red) < len(judged)),
         red=tuple(views[result.id] for result in red),
         others=tuple(views[result.id] for result in holding),
-        lines=tuple(lines(report.claims, anchors)),
+        lines=tuple(lines(report.claims, anchors, sparks)),
+        has_history=bool(sparks),
         roles=tuple(dict.fromkeys(result.role for result in judged)),
         specs=pictured,
         kinds=tuple(kind_page(kind) for kind in kinds),
-        notes=tuple(notes([replace(claim, located=None) for claim in report.claims], skips=False)),
+        notes=(
+            *history_notes,
+            *notes([replace(claim, located=None) for claim in report.claims], skips=False),
+        ),
         checkpoints=tuple(report.checkpoints.items()),
         facts=facts(report, versions, made),
         skipped=skipped(report.claims),
@@ -228,6 +200,35 @@ def pair_text(report: RunReport) -> str:
         report.checkpoints[role].label for role in ("ft", "base") if role in report.checkpoints
     ]
     return " against ".join(labels) or "no checkpoints"
+
+
+def how_sure(judged: Sequence[ClaimResult]) -> tuple[str, ...]:
+    """What the verdicts of a run are worth, a sentence for each kind of verdict."""
+    levels = {score.confidence for result in judged for score in result.scores}
+    level = f"{min(levels):.0%} confidence interval" if levels else "confidence interval"
+    refuted = sum(result.cause is Cause.REFUTED for result in judged)
+    sentences = []
+    if refuted:
+        sentences.append(
+            f"{claims_are(refuted)} refuted: the whole {level}, the numbers in brackets, lies outside what the "
+            "claim allows, so other prompts of the same task would very likely say the same."
+        )
+    if doubt := sum(result.verdict == "inconclusive" for result in judged):
+        sentences.append(
+            f"{claims_are(doubt)} inconclusive: neither shown nor refuted, for the reason that each gives."
+        )
+    if other := sum(result.red for result in judged) - refuted - doubt:
+        sentences.append(f"{claims_are(other)} red for another reason, which each gives.")
+    if not sentences and judged:
+        sentences.append(
+            f"Every {level} lies inside what its claim allows, and every control is worse."
+        )
+    return tuple(sentences)
+
+
+def claims_are(count: int) -> str:
+    """``1 claim is``."""
+    return "1 claim is" if count == 1 else f"{count} claims are"
 
 
 def counts(claims: Sequence[ClaimResult]) -> tuple[Count, ...]:
@@ -249,7 +250,7 @@ def contents(
     return (*entries, ("methods", "How it is measured"), ("run", "The run"))
 
 
-def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str]) -> list[Line]:
+def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str], sparks: Sparks) -> list[Line]:
     """A line for each judged score, as the terminal's table has them."""
     suffixes = spec_suffixes(claims)
     return [
@@ -264,93 +265,12 @@ def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str]) -> list[Lin
             row.threshold,
             comparison(result) if row.compared else "",
             drawing(result, row),
+            sparks.get((result.id, row.name or "")),
         )
         for result in claims
         if result.id in anchors
         for row in result.rows
     ]
-
-
-def claim_view(
-    result: ClaimResult,
-    anchor: str,
-    kind_number: int,
-    is_open: bool,
-    told: set[str],
-    pair: str,
-) -> ClaimView:
-    """Everything about a claim. Lines about members that a claim above has shown are not repeated; ``told``
-    takes in the new ones."""
-    judged = {row.name for row in result.rows}
-    others = [score for score in result.scores if score.name not in judged]
-    lines = (
-        []
-        if result.located is None
-        else [x for x in result.located.lines if x not in result.reason]
-    )
-    keys = {line: f"{result.circuit}: {line}" for line in lines}
-    located = [line for line in lines if keys[line] not in told]
-    if len(located) < len(lines):
-        located.append(f"{'also ' if located else ''}those named in a claim above")
-    told |= {*keys.values()}
-    return ClaimView(
-        anchor=anchor,
-        id=result.id,
-        name=f"{result.circuit}.{result.claim}",
-        role=result.role,
-        verdict=result.verdict,
-        open=is_open and result.verdict not in ("pass", "skipped"),
-        short=result.reason,
-        reason=result.reason,
-        meaning=result.meaning or "",
-        next=(f"pytest {shlex.quote(result.id)} {pair}",) if result.red else (),
-        located=tuple(located),
-        evidence=result.evidence,
-        rows=tuple(row_view(result, row) for row in result.rows),
-        also=tuple(
-            f"{s.name}: {s.value:.3f} {interval_text(s.interval)}; {s.metric}" for s in others
-        ),
-        notes=tuple(str(note) for note in result.notes),
-        line=result.line,
-        yaml="\n".join(result.yaml),
-        seconds=f"{result.seconds:.1f}",
-        kind=result.kind,
-        kind_number=kind_number,
-    )
-
-
-def row_view(result: ClaimResult, row: Row) -> RowView:
-    """A judged score."""
-    control, score = control_of(result, row), details_of(result, row)
-    baseline = ""
-    if row.compared and result.baseline is not None:
-        baseline = f"{number(result.baseline)} ({comparison(result)})"
-    return RowView(
-        row.verdict,
-        row.name or "",
-        number(row.score),
-        interval_text(row.interval),
-        row.threshold,
-        ""
-        if control is None
-        else f"{control.name} {number(control.value)} {interval_text(control.interval)}".rstrip(),
-        baseline,
-        "" if score is None else details(score),
-        drawing(result, row),
-    )
-
-
-def details(score: Score) -> str:
-    """How a score was measured, in a line."""
-    return (
-        f"{score.metric}; {score.confidence:.0%} confidence interval ({score.method}), {score.n:,} rows in "
-        f"{score.clusters:,} contexts"
-    )
-
-
-def interval_text(interval: tuple[float, float] | None) -> str:
-    """An interval as the tables show it."""
-    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def skipped(claims: Sequence[ClaimResult]) -> tuple[tuple[str, tuple[str, ...]], ...]:

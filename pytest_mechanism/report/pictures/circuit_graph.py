@@ -31,6 +31,8 @@ class GroupNode:
         heads: label of a model -> the group's heads in that model.
         edge: the effect on the reader.
         others: a line for each member that is no head.
+        new: whether it is a head that no group names, which does in one model what it did not do in the
+            other.
     """
 
     at: str
@@ -38,6 +40,7 @@ class GroupNode:
     heads: Mapping[str, Sequence[Head]]
     edge: Edge
     others: tuple[str, ...] = ()
+    new: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ HOW_TO_READ = (
     "path-patching effects: {unit} if the reader receives the group's output on another prompt instead. "
     "The wider the arrow, the larger the effect."
 )
+NEW_ROUTE = " A dashed box is a head that no group names, with an effect in one model and hardly any in the other."
 MARGIN = 0.3
 INPUT = 1.0
 """Room for the names of positions, between the lowest groups and the bottom of the lanes."""
@@ -81,7 +85,10 @@ def draw(picture: CircuitGraph) -> Figure:
     labels = list(dict.fromkeys(label for node in picture.groups.values() for label in node.heads))
     scale = edges.largest([node.edge for node in picture.groups.values()])
     texts = {name: box_lines(name, node) for name, node in picture.groups.items()}
-    tables = {name: edges.table(n.edge, labels, scale) for name, n in picture.groups.items()}
+    tables = {
+        name: edges.table(node.edge, labels, scale, node.heads)
+        for name, node in picture.groups.items()
+    }
     order = list(picture.positions)
     blocks = {
         name: Block(order.index(node.at), node.reader, box_size(texts[name]), tables[name].size)
@@ -101,9 +108,12 @@ def draw(picture: CircuitGraph) -> Figure:
 
     width = max(layout.width + 2 * MARGIN, 6.4)
     inside = width - 2 * MARGIN
+    how_to_read = HOW_TO_READ.format(unit=picture.unit)
+    if any(node.new for node in picture.groups.values()):
+        how_to_read += NEW_ROUTE
     above = [
         *style.paragraph(picture.title, inside, TITLE, bold=True),
-        *style.paragraph(HOW_TO_READ.format(unit=picture.unit), inside, colour=style.FAINT),
+        *style.paragraph(how_to_read, inside, colour=style.FAINT),
     ]
     below = [
         *style.paragraph(f"Example: {picture.example}", inside),
@@ -121,7 +131,7 @@ def draw(picture: CircuitGraph) -> Figure:
         edges.draw(page, node.edge, labels, scale, place, start, name)
         edges.write(page, tables[name], place.label, name)
         box = (place.width, blocks[name].box[1])
-        draw_box(page, texts[name], (place.left, place.bottom), box, f"group-{name}")
+        draw_box(page, texts[name], (place.left, place.bottom), box, f"group-{name}", new=node.new)
     left, bottom, wide = layout.answer
     draw_box(page, answer, (left, bottom), (wide, box_size(answer)[1]), "answer", style.INK)
     nodes = picture.groups.values()
@@ -160,12 +170,14 @@ def draw_box(
     size: tuple[float, float],
     gid: str,
     fill: str = "white",
+    *,
+    new: bool = False,
 ) -> None:
-    """A rounded box with text."""
+    """A rounded box with text; dashed for a new route."""
     page.add_patch(
         FancyBboxPatch(
             corner, *size, boxstyle=BOX, facecolor=fill, edgecolor=style.INK, linewidth=1,
-            zorder=4, gid=gid,
+            zorder=4, gid=gid, linestyle=(0, (4, 2)) if new else "solid",
         )
     )  # fmt: skip
     style.write(page, lines, corner[0] + 0.15, corner[1] + size[1] - 0.09)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -64,12 +64,14 @@ class Table:
         rows: model, effect, interval and control; or model and words.
         columns: x at which each column begins, in inches.
         size: width and height.
+        models: which model each row is about, for its colour.
     """
 
     heading: str
     rows: Sequence[tuple[str, ...]]
     columns: Sequence[float]
     size: tuple[float, float]
+    models: Sequence[int]
 
 
 def largest(edges: Sequence[Edge]) -> float:
@@ -78,11 +80,12 @@ def largest(edges: Sequence[Edge]) -> float:
     return maximum if maximum > 0 else 1.0
 
 
-def table(edge: Edge, labels: Sequence[str], scale: float) -> Table:
-    """The numbers of an edge, laid out in columns."""
+def table(edge: Edge, labels: Sequence[str], scale: float, only: Collection[str]) -> Table:
+    """The numbers of an edge, laid out in columns; a row for each model of ``only``."""
     digits = style.decimals(scale)
     rows: list[tuple[str, ...]] = []
-    for label in labels:
+    models = [i for i, label in enumerate(labels) if label in only]
+    for label in (labels[i] for i in models):
         effect = edge.effects.get(label)
         if effect is None:
             rows.append((style.shorten(label, 20), "no heads found"))
@@ -105,7 +108,7 @@ def table(edge: Edge, labels: Sequence[str], scale: float) -> Table:
         columns.append(x)
     ends = [columns[len(row) - 1] + style.text_width(row[-1], TEXT, True) for row in rows]
     width = max(*ends, style.text_width(edge.via))
-    return Table(edge.via, rows, columns, (width, (len(rows) + 1) * style.line_height()))
+    return Table(edge.via, rows, columns, (width, (len(rows) + 1) * style.line_height()), models)
 
 
 def write(page: Axes, table: Table, corner: tuple[float, float], name: str) -> None:
@@ -117,7 +120,7 @@ def write(page: Axes, table: Table, corner: tuple[float, float], name: str) -> N
         for j, (text, column) in enumerate(zip(row, table.columns, strict=False)):
             page.text(
                 x + column, y, text, va="top", zorder=6, weight="bold" if j < 2 else "normal",
-                color=colour(i) if j == 0 else style.FAINT if j == 3 else style.INK,
+                color=colour(table.models[i]) if j == 0 else style.FAINT if j == 3 else style.INK,
                 gid=f"effect-{name}-{row[0]}" if j == 1 else None,
             )  # fmt: skip
 

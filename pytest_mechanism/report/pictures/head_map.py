@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from pytest_mechanism.report.pictures import style
@@ -115,14 +117,7 @@ def draw_map(axes: Axes, picture: HeadMap, label: str, stage: str, scale: float)
     """
     scores, cell = np.asarray(picture.scores, dtype=np.float64), picture.cell
     layers, heads = scores.shape
-    axes.imshow(
-        np.ma.masked_invalid(scores),
-        cmap=picture.colours,
-        norm=Normalize(-scale, scale),
-        interpolation="none",  # in an SVG the image keeps one pixel a cell
-        aspect="auto",
-        origin="lower",
-    )
+    draw_cells(axes, scores, picture.colours, scale)
     room = int((picture.size[0] + 0.3) / style.text_width("n" * 10, HEADING) * 10)
     axes.set_title(style.shorten(label, room), size=HEADING, pad=5)
     axes.set_xlabel(" or ".join(["head", *picture.wholes]), size=TEXT, labelpad=2)
@@ -191,8 +186,28 @@ def strongest(picture: HeadMap, digits: int, count: int) -> str:
         layer, head = divmod(int(index), scores.shape[1])
         if losses[layer, head] < 0:
             value = style.number(scores[layer, head], digits)
-            heads.append(f"{layer}.{picture.name(head)} ({value})")
+            name = picture.name(head)
+            called = f"L{layer} {name if name in picture.wholes else f'H{name}'}"
+            heads.append(f"{called} ({value})")
     return f"strongest: {', '.join(heads)}" if heads else ""
+
+
+def draw_cells(axes: Axes, scores: NDArray[np.float64], colours: str, scale: float) -> None:
+    """Draw the cells as vectors, which stay sharp at every size: a path for each of the 256 colours, so that the
+    SVG of a large model stays small."""
+    layers, heads = scores.shape
+    axes.set_xlim(-0.5, heads - 0.5)
+    axes.set_ylim(-0.5, layers - 0.5)
+    colour_map, norm = colormaps[colours], Normalize(-scale, scale)
+    by_colour: dict[tuple[float, ...], list[list[tuple[float, float]]]] = {}
+    for (layer, head), score in np.ndenumerate(scores):
+        if not math.isnan(score):
+            left, low = head - 0.5, layer - 0.5
+            square = [(left, low), (left + 1, low), (left + 1, low + 1), (left, low + 1)]
+            by_colour.setdefault(colour_map(float(norm(score))), []).append(square)
+    for colour, squares in by_colour.items():
+        path = Path.make_compound_path(*(Path([*s, s[0]], closed=True) for s in squares))
+        axes.add_patch(PathPatch(path, facecolor=colour, linewidth=0, zorder=1))
 
 
 def grid(axes: Axes, layers: int, heads: int, width: float) -> None:

@@ -1,7 +1,7 @@
 """Path-patching scores of every head as heat maps: a block for each stage, with a map for each model.
 
-The colour scale is centred on 0. The models of a stage share it, so that they can be compared; each stage
-has its own, so that weak effects stay visible.
+The colour scale is centred on 0. All models and all stages share it, so that they can be compared. A stage whose
+largest score is less than a quarter of the picture's has its own, so that its scores stay visible, and says so.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class StageMaps:
     maps: Mapping[str, HeadMap]
 
     @property
-    def scale(self) -> float:
-        """The end of the colour scale: the largest score of any model."""
+    def largest(self) -> float:
+        """The largest score of any model, without its sign."""
         sizes = [np.abs(m.scores[np.isfinite(m.scores)]) for m in self.maps.values()]
         maximum = max((float(values.max()) for values in sizes if values.size), default=0.0)
         return maximum if maximum > 0 else 1.0
@@ -78,6 +78,15 @@ class HeadMaps:
     missing: str = "no path to the receivers"
 
     @property
+    def scale(self) -> float:
+        """The end of the colour scale that the stages share."""
+        return max(stage.largest for stage in self.stages)
+
+    def scale_of(self, stage: StageMaps) -> float:
+        """The end of a stage's colour scale."""
+        return stage.largest if stage.largest < WEAK * self.scale else self.scale
+
+    @property
     def maps(self) -> list[HeadMap]:
         """The maps of all stages and models."""
         return [head_map for stage in self.stages for head_map in stage.maps.values()]
@@ -108,6 +117,9 @@ the bar, and the gap before it."""
 
 ABOVE, BELOW = 0.86, 0.66
 """Inches above a map (for the names of stage and model) and below it (for the axis label and a line)."""
+
+WEAK = 0.25
+"""Part of the picture's largest score below which a stage has a colour scale of its own."""
 
 WIDE = 13.5
 """The most inches of blocks side by side."""
@@ -145,8 +157,9 @@ def draw(picture: HeadMaps) -> Figure:
         for column, stage in enumerate(row):
             number += 1
             x = MARGIN + column * block
-            heading(page, stage, number, x, top, block)
-            draw_stage(figure, stage, widths, (x + LEFT, bottom), picture.unit)
+            scale = picture.scale_of(stage)
+            heading(page, stage, number, x, top, block, own_scale=scale != picture.scale)
+            draw_stage(figure, stage, widths, (x + LEFT, bottom), picture.unit, scale)
         top = bottom - BELOW
     draw_legend(page, keys, footer - 0.25)
     style.write(page, below, MARGIN, footer - 0.28 * len(keys) - 0.15)
@@ -160,12 +173,27 @@ def in_rows(stages: Sequence[StageMaps], most: int) -> list[list[StageMaps]]:
     return [list(stages[i : i + size]) for i in range(0, len(stages), size)]
 
 
-def heading(page: Axes, stage: StageMaps, number: int, x: float, top: float, block: float) -> None:
-    """Write a stage's number and name, and below them its path."""
+OWN_SCALE = "colours on a scale of their own; "
+
+
+def heading(
+    page: Axes,
+    stage: StageMaps,
+    number: int,
+    x: float,
+    top: float,
+    block: float,
+    *,
+    own_scale: bool,
+) -> None:
+    """Write a stage's number and name, and below them its path, after the note that its colours have a scale of
+    their own."""
+    note = OWN_SCALE if own_scale else ""
     name = f"{number}. {style.shorten(stage.group, 36)}"
     page.text(x, top - 0.25, name, size=HEADING, weight="bold")
-    room = int(block / style.text_width("n" * 20) * 20)
-    page.text(x, top - 0.43, style.shorten(stage.path, room), size=TEXT, color=style.FAINT)
+    room = int((block - style.text_width(note)) / style.text_width("n" * 20) * 20)
+    path = f"{note}{style.shorten(stage.path, room)}"
+    page.text(x, top - 0.43, path, size=TEXT, color=style.FAINT)
 
 
 def draw_stage(
@@ -174,8 +202,9 @@ def draw_stage(
     widths: Mapping[str, float],
     corner: tuple[float, float],
     unit: str,
+    scale: float,
 ) -> None:
-    """Draw a stage's maps side by side, and their colour bar."""
+    """Draw a stage's maps side by side, and their colour bar, which ends at ``scale``."""
     width, height = figure.get_size_inches()
     x, y = corner
     for label, wide in widths.items():
@@ -184,15 +213,13 @@ def draw_stage(
             axes = figure.add_axes(
                 (x / width, y / height, picture.size[0] / width, picture.size[1] / height)
             )
-            head_map.draw_map(axes, picture, label, stage.group, stage.scale)
+            head_map.draw_map(axes, picture, label, stage.group, scale)
         x += wide + GAP
     x += BAR_ROOM - GAP
     axes = figure.add_axes((x / width, y / height, BAR / width, stage.height / height))
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(-stage.scale, stage.scale), stage.colours), cax=axes
-    )
-    bar.set_ticks([k / 2 * stage.scale for k in (-2, -1, 0, 1, 2)])
-    digits = style.decimals(stage.scale)
+    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), stage.colours), cax=axes)
+    bar.set_ticks([k / 2 * scale for k in (-2, -1, 0, 1, 2)])
+    digits = style.decimals(scale)
     bar.set_ticklabels([style.number(t, digits) for t in bar.get_ticks()])
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, colors=style.FAINT)
     lines = style.wrapped(unit, max(stage.height, 1.2), SMALL)

@@ -205,15 +205,20 @@ def number(value: float, digits: int) -> str:
     return shown[1:] if float(shown) == 0 else shown
 
 
-def heads_text(heads: Sequence[tuple[int, int]], few: int = 6) -> list[str]:
-    """``heads 3.0 3.1`` for up to ``few`` heads; else their number, and a line for each layer."""
+def head_name(head: tuple[int, int]) -> str:
+    """``L2 H1``: a head as pictures name it."""
+    layer, number = head
+    return f"L{layer} H{number}"
+
+
+def heads_text(heads: Sequence[tuple[int, int]], few: int = 4) -> list[str]:
+    """``L3 H0, L3 H1`` for up to ``few`` heads; else their number, and a line for each layer."""
     if not heads:
         return ["no heads found"]
     if len(heads) <= few:
-        named = " ".join(f"{layer}.{head}" for layer, head in sorted(heads))
-        return [f"head {named}" if len(heads) == 1 else f"heads {named}"]
+        return [", ".join(map(head_name, sorted(heads)))]
     layers = by_layer(heads).items()
-    lines = [f"layer {layer}: {' '.join(map(str, members))}" for layer, members in layers]
+    lines = [f"L{layer}: {' '.join(f'H{head}' for head in members)}" for layer, members in layers]
     return [f"{len(heads)} heads", *lines]
 
 
@@ -224,4 +229,4 @@ def example_of(heads: Iterable[tuple[int, int]]) -> str:
     if example is None:
         return ""
     layer, head = example
-    return f"{layer}.{head}: head {head} of layer {layer}"
+    return f"L{layer} H{head}: head {head} of layer {layer}, {layer}.{head} in a spec"

@@ -1,0 +1,151 @@
+"""``pytest-mechanism init``: the files of a project that gates its checkpoints: settings, workflow, first spec.
+
+A file that exists is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pytest_mechanism.commands.new import SCHEMA, claim_lines, load_text, parse_groups
+from pytest_mechanism.commands.output import say
+from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.files import write_text
+from pytest_mechanism.registry import task_families
+
+INI = """\
+[pytest]
+# the two checkpoints: the released one and the candidate
+model_pair = base=./checkpoints/released,ft=./checkpoints/candidate
+addopts = --mechanism-json=mechanism.json
+testpaths = circuits
+"""
+
+WORKFLOW = """\
+# runs on each push; see docs/gate-a-release.md of pytest-mechanism
+name: mechanism
+on:
+  pull_request:
+  push: {branches: [main]}
+permissions: {contents: read}
+jobs:
+  gate:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      # bring the two checkpoints to ./checkpoints/released and ./checkpoints/candidate here
+      - uses: actions/setup-python@v5
+        with: {python-version: "3.11"}
+      - run: pip install torch --index-url https://download.pytorch.org/whl/cpu
+      - run: pip install pytest-mechanism
+      - run: pytest circuits
+      - if: always()
+        uses: actions/upload-artifact@v4
+        with: {name: mechanism, path: mechanism.json}
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "init",
+        help="write the files of a new project: settings, workflow, a first spec",
+        description="Write pytest.ini, a GitHub workflow, the schema for editors and a first spec in FOLDER. "
+        "Files that exist are left as they are.",
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="(default: .)"
+    )
+    parser.add_argument(
+        "--task",
+        default="induction",
+        metavar="FAMILY",
+        help="task of the first spec (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write what is missing; always 0.
+
+    Raises:
+        MechanismError: a file cannot be written, or the task needs settings that only `new` asks for.
+    """
+    folder: Path = arguments.folder
+    families = task_families()
+    if arguments.task not in families:
+        raise MechanismError(
+            f"--task: no family {arguments.task!r}; {choices(arguments.task, tuple(families))}"
+        )
+    kind = families[arguments.task]
+    needed = [
+        name
+        for name, field in kind.parameters.model_fields.items()
+        if field.is_required() and name != "family"
+    ]
+    if needed:
+        raise MechanismError(
+            f"--task {arguments.task} needs {', '.join(needed)}: run init with another task, then "
+            f"'pytest-mechanism new circuits/mine.yaml --task {arguments.task}'"
+        )
+    from pytest_mechanism.spec.schema import schema
+
+    spec = folder / "circuits" / f"{arguments.task}.yaml"
+    files = {
+        folder / "pytest.ini": INI,
+        folder / ".github" / "workflows" / "mechanism.yml": WORKFLOW,
+        folder / "circuits" / SCHEMA: json.dumps(schema(), indent=1) + "\n",
+    }
+    if has_settings(folder):
+        del files[folder / "pytest.ini"]
+        say("left as it is: your pytest settings; add to them:")
+        for line in INI.splitlines()[1:]:
+            say(f"  {line}")
+    for path, text in files.items():
+        write_new(path, text)
+    if spec.exists():
+        say(f"left as it is: {spec}")
+    else:
+        lines = [
+            f"# yaml-language-server: $schema={SCHEMA}",
+            "mechanism: 1",
+            f"circuit: {arguments.task}",
+            f"task: {{family: {arguments.task}}}",
+        ]
+        trial = load_text(
+            spec, "\n".join([*lines, "claims:", "  a: {kind: accuracy, at_least: 0.99}"])
+        )
+        claims = claim_lines(trial.task, parse_groups(kind, []), 0.5)
+        load_text(spec, "\n".join([*lines, *claims]), keep=True)
+        say(f"wrote {spec}")
+    say("next: put your checkpoints where pytest.ini says, then: pytest-mechanism doctor circuits")
+    return 0
+
+
+def has_settings(folder: Path) -> bool:
+    """Whether pytest finds settings there already."""
+    for name in ("pytest.ini", ".pytest.ini", "pytest.toml", "tox.ini", "setup.cfg"):
+        if (folder / name).is_file():
+            return True
+    try:
+        return "[tool.pytest" in (folder / "pyproject.toml").read_text("utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist yet.
+
+    Raises:
+        MechanismError: it cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        say(f"left as it is: {path}")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as problem:
+        raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
+    say(f"wrote {path}")

@@ -1,0 +1,81 @@
+"""The comment on a pull request, as GitHub's Markdown: one that a workflow replaces after each push."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_mechanism.report.conclusion import explaining_first
+from pytest_mechanism.report.markdown import escaped, markdown
+from pytest_mechanism.report.run_report import ClaimResult, Conclusion, ConclusionState, RunReport
+
+MARKER = "<!-- pytest-mechanism -->"
+"""The first line of the comment, by which a workflow finds the comment of an earlier push."""
+
+LONGEST = 65_000
+"""Characters; GitHub refuses a comment of more than 65,536."""
+
+SIGNS: dict[ConclusionState, str] = {
+    "holds": "✅",
+    "broken": "❌",
+    "accuracy": "❌",
+    "behaviour": "❌",
+    "baseline": "❌",
+    "undecided": "❓",
+    "reference": "❓",
+    "not_judged": "❓",
+}
+
+
+def comment(report: RunReport, conclusion: Conclusion) -> str:
+    """Marker, conclusion, red claims with their reasons, and the table of all claims, folded where nothing is red.
+
+    Where it would be too long, the table is cut first, then the reasons; what is cut is named.
+    """
+    pair = f": {escaped(report.pair)}" if {"base", "ft"} <= set(report.checkpoints) else ""
+    head = [
+        MARKER,
+        f"### {sign(report, conclusion)} pytest-mechanism{pair}",
+        "",
+        escaped(conclusion.text),
+    ]
+    head += [f"- {escaped(text)}" for text in incomplete(report)]
+    reasons = [line for result in explaining_first(report.claims) for line in about(result)]
+    table = markdown(report.claims, "").split("\n\n", 1)[-1].strip() if report.claims else ""
+    summary = f"All {len(report.claims)} results" if len(report.claims) > 1 else "The result"
+    folded = f"<details><summary>{summary}</summary>\n\n{table}\n\n</details>" if table else ""
+    text = "\n".join([*head, "", *reasons, "", folded]).rstrip() + "\n"
+    if len(text) <= LONGEST:
+        return text
+    cut = "The table of all claims is too long for a comment; the job's summary has it."
+    text = "\n".join([*head, "", *reasons, "", cut]) + "\n"
+    while len(text) > LONGEST and reasons:
+        reasons = reasons[: len(reasons) * 3 // 4]
+        kept = f"The comment shows the first {len(reasons)} red claims only. {cut}"
+        text = "\n".join([*head, "", *reasons, "", kept]) + "\n"
+    return text
+
+
+def sign(report: RunReport, conclusion: Conclusion) -> str:
+    """Green only for a run that ended well and whose claims hold."""
+    return (
+        "❓" if conclusion.state == "holds" and report.exit_code != 0 else SIGNS[conclusion.state]
+    )
+
+
+def incomplete(report: RunReport) -> Iterator[str]:
+    """Why the run is red although no claim is."""
+    yield from report.reasons
+    if report.not_run:
+        yield f"{len(report.not_run)} selected claims never ran, the first one {report.not_run[0]}"
+    if report.exit_code not in (0, 1):
+        yield f"pytest ended with exit code {report.exit_code}: the run is not complete"
+
+
+def about(result: ClaimResult) -> Iterator[str]:
+    """A line for a claim that is red, or that warns."""
+    if result.red or (result.severity == "warn" and result.verdict not in ("pass", "skipped")):
+        verdict = result.verdict if result.red else "warning"
+        yield (
+            f"- **{verdict}** {escaped(result.circuit)}.{escaped(result.claim)} on {escaped(result.role)}: "
+            f"{escaped(result.reason)}"
+        )

@@ -1,0 +1,56 @@
+"""The prompts behind a red claim as lines of text."""
+
+from __future__ import annotations
+
+from pytest_mechanism.claims.base import REFERENCE
+from pytest_mechanism.errors import visible
+from pytest_mechanism.types import Evidence, Example
+
+PROMPT = 45
+"""Characters of a prompt that are shown, from its end."""
+
+ANSWER = 40
+"""Characters of an answer that are shown, from its beginning."""
+
+
+def example_lines(evidence: Evidence | None, count: int = 3) -> list[str]:
+    """What was looked at, and a line for each prompt: its end, what is expected, what the models said and what
+    the claim measured, base beside the candidate."""
+    if evidence is None:
+        return []
+    if not evidence.examples:
+        return [visible(evidence.what)]
+    what = f"{evidence.what} ({evidence.measured})"
+    return [visible(what), *(example_line(example) for example in evidence.examples[:count])]
+
+
+def example_line(example: Example) -> str:
+    """One prompt: ``"... Box F contains the" wants knife; base: knife (-0.01), ft: pot (-8.2)``."""
+    roles = dict.fromkeys((*example.answers, *example.numbers))
+    ordered = sorted(roles, key=lambda role: role != REFERENCE)
+    parts = [f"{role}: {said(example, role)}" for role in ordered]
+    wanted = shortened(example.expected, ANSWER)
+    return visible(f'  "{ending(example.prompt)}" wants {wanted}; {", ".join(parts)}')
+
+
+def said(example: Example, role: str) -> str:
+    """What a model said, with what the claim measured on the row."""
+    answer = shortened(example.answers.get(role, "").strip(), ANSWER)
+    number = example.numbers.get(role)
+    shown = "" if number is None else f"{number:.4g}"
+    if answer and shown:
+        return f"{answer} ({shown})"
+    return answer or shown or "nothing"
+
+
+def ending(prompt: str) -> str:
+    """The end of a prompt, from a word on, as one line."""
+    text = " ".join(prompt.split())
+    if len(text) <= PROMPT:
+        return text
+    return f"...{text[-PROMPT:].partition(' ')[2] or text[-PROMPT:]}"
+
+
+def shortened(text: str, most: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3].rstrip()}..."

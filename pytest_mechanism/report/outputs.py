@@ -1,0 +1,70 @@
+"""Where a run's reports go, and whether they can be written there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.settings import table
+from pytest_mechanism.settings.pytest_options import read, read_path
+
+if TYPE_CHECKING:
+    import pytest
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run's reports go; see `session.Session`."""
+
+    json_path: Path | None
+    report_path: Path | None
+    history_folder: Path | None
+    tracker: str | None
+
+
+def read_outputs(config: pytest.Config) -> Outputs:
+    """Where the run's reports go. The controller of xdist checks that they can be written.
+
+    Raises:
+        MechanismError: one cannot.
+    """
+    json_path = read_path(config, table.JSON)
+    if json_path is not None:
+        wrong = "is a folder" if json_path.is_dir() else "no such folder"
+        if json_path.is_dir() or not json_path.parent.is_dir():
+            raise table.JSON.error(MechanismError(f"{json_path} cannot be written: {wrong}"))
+    outputs = Outputs(
+        json_path,
+        read_path(config, table.REPORT),
+        read_path(config, table.HISTORY),
+        read(config, table.LOG),
+    )
+    if not hasattr(config, "workerinput"):
+        check_outputs(outputs)
+    return outputs
+
+
+def check_outputs(outputs: Outputs) -> None:
+    """Check that reports can be written, before anything is measured.
+
+    Raises:
+        MechanismError: one cannot.
+    """
+    from pytest_mechanism.report.history.folder import check_folder
+    from pytest_mechanism.report.page.files import check_path
+    from pytest_mechanism.report.tracking import check_tracker
+
+    checks: tuple[tuple[table.Setting[Any], Callable[[Any], None], Any], ...] = (
+        (table.REPORT, check_path, outputs.report_path),
+        (table.HISTORY, check_folder, outputs.history_folder),
+        (table.LOG, check_tracker, outputs.tracker),
+    )
+    for setting, check, value in checks:
+        if value is not None:
+            try:
+                check(value)
+            except MechanismError as problem:
+                raise setting.error(problem) from None
