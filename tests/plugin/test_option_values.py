@@ -22,6 +22,8 @@ OPTIONS = (
     "--mechanism-engine",
     "--mechanism-json",
     "--mechanism-report",
+    "--mechanism-history",
+    "--mechanism-log",
     "--mechanism-ray",
     "--mechanism-model",
     "--mechanism-no-store",
