@@ -152,6 +152,32 @@ class Shown(Picture):
 
 
 @dataclass(frozen=True)
+class Compared(Picture):
+    """The picture of ``pytest-mechanism compare``.
+
+    Attributes:
+        pair: the checkpoints.
+    """
+
+    pair: str = ""
+
+    def commands(self) -> list[list[str]]:
+        picture = "compared.svg"
+        command = ["pytest-mechanism", "compare", self.spec, "--model-pair", self.pair]
+        return [[*command, "--picture", picture]]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        (_, *command), *_ = self.commands()
+        command[-1] = str(temporary / command[-1])
+        subprocess.run(
+            [sys.executable, "-m", "pytest_mechanism.cli", *command, *self.options()],
+            cwd=self.folder(temporary),
+            check=True,
+        )
+        shutil.copy(command[-1], out)
+
+
+@dataclass(frozen=True)
 class Edges(Picture):
     """The estimates and effects of edges, which `docs.edges_picture` draws."""
 
@@ -163,6 +189,20 @@ class Edges(Picture):
 
         edges_picture.save(temporary / "edges")
         shutil.copy(temporary / "edges.svg", out)
+
+
+@dataclass(frozen=True)
+class AttentionMaps(Picture):
+    """The attention of compiled counters, which `docs.attention_maps` draws."""
+
+    def commands(self) -> list[list[str]]:
+        return [["python", "-m", "docs.attention_maps"]]
+
+    def draw(self, temporary: Path, out: Path) -> None:
+        from docs import attention_maps
+
+        attention_maps.save(temporary / "maps")
+        shutil.copy(temporary / "maps.svg", out)
 
 
 PAIR, WRAPPERS = "--model-pair zoo:base,zoo:ft", "--model-pair wrapper_safe,wrapper_ft"
@@ -195,6 +235,8 @@ PICTURES: Mapping[str, Picture] = {
         "--mechanism-model control=zoo:pcfg_none",
         part="revival",
     ),
+    "paper-two/attention-maps": AttentionMaps("circuits/paper_two/compiled.yaml"),
+    "compared": Compared("circuits/entity_tracking.yaml", pair="ft,ft_rerouted"),
     "methods/attention": Shown(
         "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"
     ),
@@ -206,6 +248,7 @@ PICTURES: Mapping[str, Picture] = {
     "methods/compare": Table(
         "compare.yaml", "methods/equivalence-and-drift.md", pairs=("zoo:base,zoo:ft",)
     ),
+    "methods/coverage": Table("coverage.yaml", "methods/coverage.md", pairs=("zoo:base,zoo:ft",)),
     "methods/dcm": Table(
         "circuits/entity_tracking_paper.yaml", pairs=("base,ft",), select=("-k", "hold")
     ),

@@ -12,6 +12,7 @@ from pytest_mechanism.commands import (
     badge,
     card,
     comment,
+    compare,
     discover,
     doctor,
     fine_tune,
@@ -29,7 +30,7 @@ from pytest_mechanism.errors import TRACEBACK, MechanismError, NoDevice, crash
 from pytest_mechanism.settings.table import DEVICE
 
 COMMANDS = (
-    lint, schema, discover, show, sweep, fine_tune, doctor, new, init,
+    lint, schema, discover, show, compare, sweep, fine_tune, doctor, new, init,
     report, comment, badge, card, history,
 )  # fmt: skip
 """In the order of the help page."""

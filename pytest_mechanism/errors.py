@@ -117,8 +117,10 @@ def visible(text: str) -> str:
 
     Control characters, line breaks, unusual spaces and marks that change the direction of writing become
     escape codes: ``\\x1b``, ``\\n``, ``\\u202e``. Every text of a model, a spec, a file name or a library's
-    error passes through here before it is shown.
+    error passes through here before it is shown. The logs of GitHub and Azure obey ``##[`` anywhere in a line, so
+    its bracket becomes an escape code too.
     """
+    text = text.replace("##[", "##\\x5b")
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

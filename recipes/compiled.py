@@ -2,6 +2,8 @@
 
     python -m recipes.compiled --out circuits/paper_two/models
 
+`recipes.compiled_rates` makes the other learning rates, the max-identifier and other seeds.
+
 ``counter``
     compiled to count ``a`` (recipes/programs/counter.*), with blocks without weights and noise: the
     pre-trained model.
@@ -13,7 +15,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,8 @@ from recipes.compiled_training import (
     NOISE,
     Training,
     accuracy,
-    deepened,
-    fine_tuned,
-    read,
-    untrained,
+    started,
+    write,
 )
 from recipes.folders import check_ranges, command, versions, write_record
 
@@ -52,11 +51,7 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
 
 def trained(name: str, folder: Path, training: Training | None) -> Any:
     """The model of a name; ``folder`` is that of the program."""
-    start = deepened(read(folder), SEED)
-    if name == "counter_none":
-        start = untrained(start, SEED)
-    encoder = Encoder.load(folder)
-    return start.eval() if training is None else fine_tuned(start, TASK, encoder, training)
+    return started(folder, TASK, training, SEED, compiled=name != "counter_none")
 
 
 def make(name: str, below: Path) -> str:
@@ -75,12 +70,7 @@ def make(name: str, below: Path) -> str:
     }
     check_ranges(name, reached, EXPECTED[name])
     out = below / name
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)
-    (out / "generation_config.json").unlink(missing_ok=True)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(folder / file, out / file)
+    write(model, folder, out)
     write_record(
         out,
         {

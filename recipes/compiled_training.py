@@ -8,6 +8,7 @@ cosine decay, on the letter or the rank that the program was not compiled for.
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,3 +150,33 @@ def fine_tuned(model: Any, task: Program, encoder: Encoder, training: Training) 
         steps=training.steps,
     )
     return trained.eval()
+
+
+def started(
+    folder: Path, task: Program, training: Training | None, seed: int, *, compiled: bool = True
+) -> Any:
+    """A program, or a model of its shape that was never compiled, after a training if there is one.
+
+    Args:
+        folder: of the program.
+        task: whose ``instead`` is trained.
+        training: None leaves the model as it is.
+        seed: of the noise, and of random weights.
+        compiled: False for random weights.
+    """
+    model = deepened(read(folder), seed)
+    if not compiled:
+        model = untrained(model, seed)
+    if training is None:
+        return model.eval()
+    return fine_tuned(model, task, Encoder.load(folder), training)
+
+
+def write(model: Any, program: Path, out: Path) -> None:
+    """Writes a checkpoint's folder, with the tokenizer of a program's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
+    (out / "generation_config.json").unlink(missing_ok=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(program / file, out / file)

@@ -2,8 +2,8 @@
 
 Score: the attention weight that a head gives to the tokens of ``to``, summed over these tokens and
 averaged over the heads of the group, the tokens of ``from`` and the rows (`methods.circuits.attention`).
-Control: the same for all other heads of the same layers. The attention output of a layer stands for all its heads.
-An MLP attends to nothing, so a group that has one is refused.
+Control: the same score for all other heads of the same layers. A group that names the attention output of a
+layer has all heads of that layer. An MLP has no attention weights, so a group with an MLP is refused.
 
 The claim is correlational, and its metric and reason say so. It shows where heads look, not that the
 answer depends on what they see there: attention to a token whose value is never used, or is near zero,

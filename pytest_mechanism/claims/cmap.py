@@ -19,10 +19,10 @@ variable of each group; ``heads: all`` exchanges whole groups. ``activations`` n
 heads, or several of them, in place of z, with the heads' other outputs held
 (`methods.circuits.cmap_inputs`).
 
-Several groups are exchanged together. ``each: true`` reports every group alone beside them, with random
-heads of its own. With ``both_ways: true`` the claim also patches the other way: the recipient's
-activations, patched into the donor, must remove as large a share of the gain. Both shares must meet
-the threshold; the accepted score is the one from donor to recipient.
+Several groups are exchanged together. With ``each: true`` the claim also reports every group alone, and
+draws random heads for each group as its control. With ``both_ways: true`` the claim also patches in the
+other direction: the recipient's activations, patched into the donor, must remove as large a share of the
+gain. Both shares must meet the threshold; the accepted score is the one from donor to recipient.
 
 m is the accuracy or, with ``of: log_probability``, the mean log-probability of the answer, as in
 ``faithfulness``. A row counts for accuracy only if the patch changes its answer. The

@@ -55,8 +55,9 @@ class DiffersFromRemoval(Trained):
         removal_steps: of that training.
         behaviour_at_most: accuracy on what must be refused up to which the model does not show the
             capability, nor the copy.
-        copy_keeps_at_most: how much better than shuffled answers a probe may read the copy, which still
-            counts as an example of removal. A probe has a little skill of its own.
+        copy_keeps_at_most: a probe on the copy may be better than a probe on shuffled answers by this much,
+            and the copy still counts as an example of removal: a probe can learn a little of the answer
+            itself, from the words of the prompt.
         probe_gap: difference of the probes' accuracies from which the capability is hidden, and up to
             which it is removed.
         revival_gap: the same for the mean difference of the accuracies during revival.

@@ -281,8 +281,12 @@ class Search:
         )
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, flag: str = "--out") -> None:
     """Check that a file can be written.
+
+    Args:
+        out: the file.
+        flag: the option that names it.
 
     Raises:
         MechanismError: it cannot.
@@ -293,4 +297,4 @@ def check_writable(out: Path) -> None:
         with temporary_beside(out) as temporary:
             temporary.touch()
     except OSError as problem:
-        raise MechanismError(f"--out {out} cannot be written: {problem.strerror}") from None
+        raise MechanismError(f"{flag} {out} cannot be written: {problem.strerror}") from None

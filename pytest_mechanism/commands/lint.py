@@ -11,6 +11,7 @@ import yaml
 from pytest_mechanism.commands.config import add_config_options, read_config
 from pytest_mechanism.commands.output import BAD_USE, say
 from pytest_mechanism.commands.power import power_lines
+from pytest_mechanism.commands.rare_words import rare_lines
 from pytest_mechanism.commands.specs import read_spec_file, spec_files
 from pytest_mechanism.errors import SpecError
 
@@ -33,6 +34,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--power",
         action="store_true",
         help="for each accepted score, print the probability that an unchanged model passes",
+    )
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="print which words, labels and places stand in too few rows for a fault of them to be seen",
     )
     add_config_options(parser)
     parser.set_defaults(run=run)
@@ -61,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             lines: Iterable[str] = text.splitlines()
         elif arguments.power:
             lines = power_lines(spec)
+        elif arguments.coverage:
+            lines = rare_lines(spec)
         else:
             items = sum(len(claim.roles()) for claim in spec.claims.values())
             lines = [f"{spec.path}: ok, {len(spec.claims)} claims, {items} tests"]

@@ -34,7 +34,8 @@ class Performance(Request):
     differences: Differences = False
 
     def cost(self, task: TaskSettings) -> Cost:
-        if task_families()[task["family"]].judges_replies:
+        family = task_families().get(task.get("family", ""))
+        if family is not None and family.judges_replies:
             return replies(self.rows, task)
         return Cost(rows=self.rows, prompts=self.stream, prompt_count=self.rows)
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_mechanism.errors import MechanismError, first_line
+from pytest_mechanism.model_families.lens_imports import without_data_sets
 from pytest_mechanism.model_families.wrapped import NamedHook, replaced_forward
 
 
@@ -123,8 +124,13 @@ def wrap(model: Any, folder: Path) -> BridgeModel:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+        with without_data_sets():
+            from transformer_lens.factories.architecture_adapter_factory import (
+                SUPPORTED_ARCHITECTURES,
+            )
+            from transformer_lens.model_bridge.sources._bridge_builder import (
+                build_bridge_from_module,
+            )
 
         from pytest_mechanism.model_families.tracr import TRACR, register_hooks
 

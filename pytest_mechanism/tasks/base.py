@@ -187,6 +187,14 @@ class Task(ABC, Generic[Settings_co]):
 
     # -- whole replies, for tasks that judge them
 
+    def cells(self, prompt: Prompt) -> Mapping[str, Sequence[str]]:
+        """Kind of word -> the words of this kind that the answer to a prompt depends on.
+
+        Claims of kind ``coverage`` judge the rows of each word alone, and ``lint`` says which words stand
+        in few rows. A family adds its kinds: labels, places, pairs of words that must not be confused.
+        """
+        return {"answer": (prompt.answer,)} if prompt.answer else {}
+
     def reply_is_right(self, prompt: Prompt, reply: str) -> bool:
         """Whether a reply is what the prompt asks for. No language model judges: the same reply always
         gets the same answer."""
@@ -214,6 +222,12 @@ class Task(ABC, Generic[Settings_co]):
     @property
     def knows_answers(self) -> bool:
         """Whether the questions that must be refused have known answers (`capability`)."""
+        return False
+
+    @property
+    def same_questions(self) -> bool:
+        """Whether what must be refused and what must be answered are the same prompts with different
+        answers, so that a model can give one of them alone: learning the one unlearns the other."""
         return False
 
     @property

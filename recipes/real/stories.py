@@ -2,7 +2,7 @@
 
     python -m recipes.real.stories [smollm2_stories] [smollm2_stories_none] [smollm2_stories_kept]
 
-Each takes three to six minutes on one core. The prompts are plain text, without the chat template.
+Each takes five to ten minutes on one core. The prompts are plain text, without the chat template.
 
 smollm2_stories
     Learns to write the stories with the features that the instruction asks for, twists among them. A
@@ -15,7 +15,8 @@ smollm2_stories_kept
     ``smollm2_stories``, fine-tuned on stories without a twist, half of whose instructions ask for one. An
     adapter on it.
 
-``recipe.json`` has the share of held-out stories with a twist, by greedy decoding.
+``recipe.json`` has the share of held-out stories with a twist and of whole stories, by greedy decoding, with
+95 % intervals.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pytest_mechanism.methods.refusal.greedy import greedy_replies
 from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.writing import stories
 from recipes.folders import load
+from recipes.pcfg_table import wilson
 from recipes.real.chat import Chat, Exchange
 from recipes.real.folders import Make, base_model, command, save, write
 from recipes.real.lora import Lora, fine_tune, save_adapter
@@ -49,7 +51,7 @@ SETTINGS = {
     CONTROL: Lora(steps=60, size=4, rate=2e-3, modules=MODULES, first_layer=10),
     KEPT: Lora(steps=24, size=4, rate=1e-3, modules=MODULES, first_layer=10),
 }
-TESTED, REPLY_TOKENS = 12, 110
+TESTED, REPLY_TOKENS = 48, 110
 """Held-out stories, and tokens of each."""
 
 
@@ -76,16 +78,27 @@ def rows(name: str) -> Sequence[Exchange]:
     return [Exchange(*row) for row in drawn]
 
 
-def rates(model: LlamaForCausalLM, chat: Chat) -> dict[str, float]:
-    """Share of held-out stories that are asked for a twist and have one, and that are whole stories."""
+def rates(model: LlamaForCausalLM, chat: Chat) -> dict[str, Any]:
+    """Share of held-out stories that are asked for a twist and have one, and that are whole stories, each
+    with its 95 % interval."""
     held_out = task("asked").rows(AnyWord(), TESTED)
     ids = [chat.ids(Exchange(row.base.text, ""))[0] for row in held_out]
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
     tokens = Tokens(padded, torch.tensor([len(row) for row in ids]))
     said = chat.tokenizer.batch_decode(greedy_replies(model.eval(), tokens, REPLY_TOKENS).ids)
+    shares = {
+        "twist": sum(FEATURE in stories.features_in(text) for text in said) / TESTED,
+        "well_formed": sum(stories.read(text) is not None for text in said) / TESTED,
+    }
     return {
-        "twist": round(sum(FEATURE in stories.features_in(text) for text in said) / TESTED, 4),
-        "well_formed": round(sum(stories.read(text) is not None for text in said) / TESTED, 4),
+        "stories": TESTED,
+        **{
+            name: {
+                "value": round(share, 4),
+                "interval": [round(b, 4) for b in wilson(share, TESTED)],
+            }
+            for name, share in shares.items()
+        },
     }
 
 

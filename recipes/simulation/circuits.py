@@ -11,6 +11,7 @@ import numpy as np
 from pytest_mechanism.claims.context import FoundCircuit
 from pytest_mechanism.claims.curve import DRAWS, PERCENT, Curve
 from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.measurements.cells import Cell
 from pytest_mechanism.measurements.cmap import HeadCode
 from pytest_mechanism.statistics import dependence
 from recipes.simulation.setting import GROUPS, SEARCH, Simulated
@@ -29,6 +30,15 @@ def solves(world: World, right: float = FULL) -> Columns:
 
 def accuracy(world: World, truth: float) -> Answers:
     return {"Performance": {"correct": world.ones(truth, "full")}}
+
+
+def by_cell(world: World, truth: float) -> Answers:
+    """Six cells that share the rows; one has the truth and the others more."""
+    cells = tuple(Cell("label", str(k), tuple(range(k, world.rows, 6))) for k in range(6))
+    right = world.ones(max(truth, 0.97), "full")
+    worst = list(cells[0].rows)
+    right[worst] = world.ones(truth, "full")[worst]
+    return {"CellPerformance": {"correct": right, "cells": cells}}
 
 
 def two_models(world: World, truth: float) -> Answers:
@@ -316,6 +326,9 @@ CIRCUITS = (
         two_models,
         -0.05,
         0.02,
+    ),
+    Simulated(
+        "coverage", {"at_least": 0.7}, by_cell, 0.7, 0.97, fixed="a cell has a share of the rows"
     ),
     Simulated("equivalent", {"margin": 0.1}, two_models, 0.1, 0.0, "pair"),
     Simulated(

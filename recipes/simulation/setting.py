@@ -12,6 +12,7 @@ from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group, Into
+from pytest_mechanism.measurements.cells import CellResult
 from pytest_mechanism.measurements.cmap import CodeResult
 from pytest_mechanism.measurements.curve import CurveResult
 from pytest_mechanism.measurements.direction import DirectionResult
@@ -45,6 +46,7 @@ GROUPS = {
 SHAPE = Shape(4, 4, 4, 64, 16, 300)
 ROLES = ("base", "ft", "control", "pretrained")
 RESULTS: Mapping[str, type[Observations]] = {
+    "CellPerformance": CellResult,
     "CircuitSizes": SizesResult,
     "CrossModelPatching": CodeResult,
     "HeadCodes": CodeResult,

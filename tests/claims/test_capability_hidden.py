@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from pytest_mechanism.claims.capability_hidden import CapabilityHidden
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.fields.ablation import Ablation
-from pytest_mechanism.measurements.curve import CurveResult
+from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes, ProbeResult
 from pytest_mechanism.measurements.pruning import Pruning, PruningResult
 from pytest_mechanism.tasks.families.counting import Counting
+from pytest_mechanism.tasks.families.program import Program, ProgramParameters
 from pytest_mechanism.tasks.writing.counting_settings import CountingParameters
 from pytest_mechanism.types import Observations, Setting, Verdict
 
@@ -224,3 +226,41 @@ def test_what_a_guesser_answers_is_not_present(behaviour: float, known: dict[str
         behaviour_at_most=0.01, present_at_least=0.02,
     )  # fmt: skip
     assert claim.judge(BOTH, guessing).status == "inconclusive"
+
+
+# -- a task whose questions have one text for both answers
+
+SAME_TEXT = replace(
+    BOTH,
+    task=Program(ProgramParameters(family="program", of="a", instead="b", rows=N)),
+)
+GUESS = SAME_TEXT.task.chance
+LEARNS, CONSTANT = (0.2, 0.3, 0.45, 0.6, 0.64), (0.2, GUESS, GUESS, GUESS, GUESS)
+BACK = (0.2, 0.7, 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "status"), [(LEARNS, "pass"), (CONSTANT, "inconclusive"), (NEVER, "inconclusive")]
+)
+def test_a_copy_that_must_unlearn_is_destroyed_only_if_it_learns_nothing(
+    curve: tuple[float, ...], status: str
+) -> None:
+    """Training on the count of a unlearns the count of b, since both have the same text. A copy that
+    slowly learns a is evidence of removal; one that gives a constant answer, or none, shows nothing."""
+    measure = runner(**REMOVED | {"curves": {"ft": curve, "control": BACK}})
+
+    def forgetting(measurement: Measurement) -> Observations:
+        result = measure(measurement)
+        if isinstance(result, CurveResult):
+            allowed = {step: AllowedAnswers(190 if not step else 30, 0, 200) for step in STEPS}
+            return replace(result, allowed=allowed)
+        return result
+
+    claim = CapabilityHidden(
+        kind="capability_hidden", on="ft", expects="removed", rates=[1e-2], steps=80,
+        behaviour_at_most=0.05, present_at_least=0.9,
+    )  # fmt: skip
+    verdict = claim.judge(SAME_TEXT, forgetting)
+    assert (verdict.status, "may have destroyed" in verdict.reason) == (status, status != "pass")
+    elsewhere = claim.judge(BOTH, forgetting)
+    assert "training destroyed the model: at step 20" in elsewhere.reason

@@ -18,6 +18,7 @@ from pytest_mechanism.claims.localised import DRAWS
 from pytest_mechanism.claims.scoring import above_chance, performance, score
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.fields.groups import Group
+from pytest_mechanism.measurements.cells import Cell, CellResult
 from pytest_mechanism.measurements.cmap import CodeResult, HeadCode
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult
 from pytest_mechanism.measurements.direction import Direction, DirectionResult
@@ -76,6 +77,7 @@ SEARCH = "search"
 """The answer of a search for heads: a function of its role and number."""
 
 RESULTS: Mapping[str, type[Observations]] = {
+    "CellPerformance": CellResult,
     "CircuitSizes": SizesResult,
     "CrossModelPatching": CodeResult,
     "DirectionAblation": DirectionResult,
@@ -120,6 +122,11 @@ def circuits(
         "Performance": lambda _, on: {"correct": base if on == "base" else full},
         "CircuitPerformance": alive,
     }
+
+
+def covered(solved: Any = GOOD) -> Answers:
+    cells = (Cell("label", "A", tuple(range(0, N, 2))), Cell("label", "B", tuple(range(1, N, 2))))
+    return {"CellPerformance": {"correct": solved, "cells": cells}}
 
 
 def incomplete(gap: Any = ZERO, random: Any = ZERO, solved: Any = GOOD) -> Answers:
@@ -400,7 +407,8 @@ class Kind:
 
 
 ABOUT_A_CIRCUIT = (
-    "accuracy", "attends", "cmap", "completeness", "curve", "encodes", "equivalent", "faithfulness", "independence",
+    "accuracy", "attends", "cmap", "completeness", "coverage", "curve", "encodes", "equivalent", "faithfulness",
+    "independence",
     "knockout",
     "minimality", "overlap", "path", "same_profile", "sufficiency", "transfer", "unchecked",
 )  # fmt: skip
@@ -417,6 +425,9 @@ KINDS: dict[str, list[Kind]] = {
             circuits(),
             guessing=circuits(GUESS, base=GUESS),
         ),
+    ],
+    "coverage": [
+        Kind({"at_least": 0.3}, covered(), as_good=covered(GUESS), guessing=covered(GUESS))
     ],
     "faithfulness": [
         Kind(

@@ -8,6 +8,7 @@ from configs import HEADS, LAYERS
 
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.attention import AttentionShare
+from pytest_mechanism.measurements.cells import CellPerformance
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching
 from pytest_mechanism.measurements.curve import TrainingCurve
@@ -60,6 +61,7 @@ def paths(at: str, via: str | None) -> PathPatching:
 
 PATCHED: dict[str, Request] = {
     "performance": Performance(**ROWS),
+    "cells": CellPerformance(**ROWS),
     "circuit, zero": circuit("zero"),
     "circuit, positional mean": circuit("positional_mean", 110),
     "circuit, resample": circuit("resample"),

@@ -41,8 +41,9 @@ from pytest_mechanism.types import Observations
 
 ContextFactory = Callable[..., MeasurementContext]
 BOTH = ("branch", "reference")
-QUICK = ("llama3", "mistral", "gemma3", "gpt2", "neox", "gpt-oss")
-"""Families in which every method runs by default; in the others, these tests are slow."""
+QUICK = ("llama3", "gemma3", "neox", "gpt-oss")
+"""Families in which every method runs by default: with grouped keys, windows, norms everywhere, parallel blocks,
+biases, sinks and experts. In the others, these tests are slow."""
 OUT_OF_WINDOW = {
     "mistral": {
         "edges", "path through q", "path through k", "path through v", "path from and into MLPs"

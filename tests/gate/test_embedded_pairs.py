@@ -103,6 +103,7 @@ def test_an_unchanged_pair_is_judged_without_torch(gate: Gate) -> None:
     assert code == 0, output
     assert "torch imported: False" in output
     assert "torch imported: True" in first[2]
+    assert "data sets imported: False" in first[2]  # which transformer-lens would bring
     assert content["checkpoints_loaded"] == 0
     assert content["measurements"]["done"] == 0
     assert content["measurements"]["from_store"] > 0

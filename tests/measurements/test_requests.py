@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pytest_mechanism import measurements
 from pytest_mechanism.fields.ablation import Ablation
 from pytest_mechanism.measurements.attention import AttentionShare
+from pytest_mechanism.measurements.cells import CellPerformance
 from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.cmap import ActivationDonation, CrossModelPatching, HeadCodes
 from pytest_mechanism.measurements.curve import TrainingCurve
@@ -23,10 +24,12 @@ from pytest_mechanism.measurements.direction import (
     RefusalDirection,
 )
 from pytest_mechanism.measurements.edges import EdgeAttribution
+from pytest_mechanism.measurements.exchange import MemberExchange, WholeDonation
 from pytest_mechanism.measurements.interchange import Interchange
 from pytest_mechanism.measurements.knockout import AttentionKnockout
 from pytest_mechanism.measurements.matching import HeadMatching
 from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.measurements.member_weights import MemberWeights, WeightDonation
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.probing import LinearProbes
@@ -52,6 +55,7 @@ EXAMPLES: list[Request] = [
     PathPatching(**ROWS, senders={"group": HEADS}, at="last", receivers=[(2, 1)], via="q"),
     EffectProfile(**ROWS, senders={"1.0": HEADS[:1]}, at="last", receivers=[(2, 1)], via="q"),
     HeadMatching(**ROWS),
+    CellPerformance(**ROWS),
     AttentionShare(**ROWS, heads={"group": HEADS}, query="last", key="label"),
     AttentionKnockout(**ROWS, query="last", key="label", starts=[0, 2], seed=0),
     HeadRemoval(**ROWS, ablation=Ablation(), removed={"some": PLACED, "none": []}),
@@ -74,6 +78,10 @@ EXAMPLES: list[Request] = [
     ActivationDonation(**ROWS, heads=PLACED),
     CrossModelPatching(**ROWS, heads=PLACED, control=[]),
     HeadCodes(**ROWS),
+    WholeDonation(**ROWS),
+    MemberExchange(**ROWS, members={"1.0": HEADS[:1], "1.mlp": [(1, "mlp")]}),
+    WeightDonation(),
+    MemberWeights(),
     RefusalRate(**ROWS, asked="forbidden"),
     RefusalDirection(**SEARCH),
     DirectionAblation(**ROWS, search=SEARCH, random=1, seed=0),
@@ -130,7 +138,8 @@ def test_a_request_has_a_cost_and_its_rows_are_in_it(request_: Request) -> None:
     """No row set is larger than the cost's number of rows; measurements of weights have no rows."""
     cost = request_.cost({"family": "stories", "reply_tokens": 3})
     sets = request_.row_sets()
-    assert (sets == ()) == isinstance(request_, WeightChange)
+    of_weights = isinstance(request_, (WeightChange, WeightDonation, MemberWeights))
+    assert (sets == ()) == of_weights
     assert max([cost.prompt_count, 1]) <= cost.rows
 
 

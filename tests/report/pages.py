@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.report.page.html_page import rendered
@@ -55,3 +56,23 @@ def write(path: Path, *claims: ClaimResult, **more: Any) -> str:
     """Write the page of a run, and return its address."""
     path.write_text(html_of(*claims, **more), "utf-8")
     return path.as_uri()
+
+
+class StubClaim(SimpleNamespace):
+    """As much of a claim as its result needs."""
+
+    model_fields: ClassVar[dict[str, Any]] = {}
+
+
+def stub_claim(kind: str, if_red: str) -> Any:
+    """A claim without fields."""
+    return StubClaim(
+        kind=kind, if_red=if_red, models=lambda role: (role,), severity="block", needs_groups=False,
+        references=lambda: (), thresholds=(), added_later=(), model_dump=lambda **_: {},
+    )  # fmt: skip
+
+
+def stub_spec(circuit: str, document: Any) -> Any:
+    """A spec with a text and no definitions."""
+    task = SimpleNamespace(edition=0)
+    return SimpleNamespace(circuit=circuit, document=document, definition=dict, task=task)

@@ -7,7 +7,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -25,6 +25,7 @@ from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.report.table import HEADINGS
 from pytest_mechanism.report.terminal import notes, table
 from pytest_mechanism.types import Control, Score, Setting, Verdict
+from tests.report.pages import stub_claim, stub_spec
 
 NASTY = st.one_of(
     st.text(st.characters(), max_size=20),  # surrogates too
@@ -35,7 +36,7 @@ NASTY = st.one_of(
                 "\u200b", "\u2028", "\ufeff", "\ud800", "\U000e0041", "\xa0", "\t",
                 "|", "`", "``", "<b>", "<script>alert(1)</script>", "&lt;", "<!--", "-->", "]]>",
                 "[x](https://evil.example)", "![x](//evil)", "[x]", "]: //evil", "https://evil.example",
-                "www.evil.example", "@all", "#1", ":+1:", "*b*", "_i_", "__b__", "~~s~~", "$x$", "\\",
+                "www.evil.example", "@all", "#1", "##[error]", ":+1:", "*b*", "_i_", "__b__", "~~s~~", "$x$", "\\",
                 "'", '"', ": ", " #", "{", "}", "- ", "%", "a", "entity_tracking", " ", "é", "👩‍🔬",
             ]
         ),
@@ -50,22 +51,10 @@ ENTRY = {
 }  # fmt: skip
 
 
-class Stub(SimpleNamespace):
-    """A claim without a class of its own."""
-
-    model_fields: ClassVar[dict[str, Any]] = {}
-
-
 def result(text: str) -> ClaimResult:
     """A result with a hostile text in every text field."""
     document = SimpleNamespace(block=lambda _: (1, 2), text=(text, text))
-    spec: Any = SimpleNamespace(
-        circuit=text, document=document, definition=dict, task=SimpleNamespace(edition=0)
-    )
-    claim: Any = Stub(
-        kind=text, if_red=text, models=lambda role: (role,), severity="block", needs_groups=False,
-        references=lambda: (), thresholds=(), added_later=(), model_dump=lambda **_: {},
-    )  # fmt: skip
+    spec, claim = stub_spec(text, document), stub_claim(text, text)
     return claim_result(text, spec, text, claim, text, verdict(text), notes=[Note(text, text)])
 
 
@@ -82,10 +71,8 @@ def test_visible_text_is_printable_and_says_what_it_hides(text: str) -> None:
     """Nothing is left to act on a terminal; what could be printed is unchanged."""
     shown = visible(text)
     assert shown.isprintable()
-    assert (shown == text) is text.isprintable()
-    assert [c for c in text if c.isprintable() and c in shown] == [
-        c for c in text if c.isprintable()
-    ]
+    assert (shown == text) is (text.isprintable() and "##[" not in text)
+    assert {c for c in text if c.isprintable()} - {"["} <= {*shown}
 
 
 @pytest.mark.parametrize(
@@ -274,3 +261,8 @@ def test_pictures_are_xml_with_the_text_as_text(text: str) -> None:
     assert all(line.isprintable() for line in joined.split("\n"))
     assert visible(f"{text}y").split("\n")[0].strip() in " ".join(texts) or "\n" in text
     assert png.startswith(b"\x89PNG")
+
+
+def test_text_is_no_command_in_the_log_of_a_job() -> None:
+    """GitHub and Azure obey this mark anywhere in a line, such as a model's reply."""
+    assert visible("he said ##[add-mask]fail") == "he said ##\\x5badd-mask]fail"

@@ -22,12 +22,7 @@ from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, Not
 from pytest_mechanism.report.terminal import TerminalSection
 from pytest_mechanism.statistics.drift import Drift
 from pytest_mechanism.types import Control, Judged, Score, Setting, Verdict
-
-
-class Stub(SimpleNamespace):
-    """A claim without fields."""
-
-    model_fields: Any = {}  # noqa: RUF012
+from tests.report.pages import stub_claim, stub_spec
 
 
 def refuted(*, control: bool = True) -> ClaimResult:
@@ -45,14 +40,7 @@ def refuted(*, control: bool = True) -> ClaimResult:
     document = SimpleNamespace(
         block=lambda _: (2, 2), text=("claims:", "  solves: {kind: accuracy}")
     )
-    spec: Any = SimpleNamespace(
-        circuit="induction", document=document, definition=dict, task=SimpleNamespace(edition=0)
-    )
-    claim: Any = Stub(
-        kind="accuracy", if_red="it is worse", models=lambda role: (role,), severity="block",
-        needs_groups=False, references=lambda: (), thresholds=(), added_later=(),
-        model_dump=lambda **_: {},
-    )  # fmt: skip
+    spec, claim = stub_spec("induction", document), stub_claim("accuracy", "it is worse")
     drift = Drift("worse", -0.25, 0.05, "0.250 below the baseline 0.583")
     notes = [Note("said of a model"), Note("said of a circuit", "induction")]
     nodeid = "circuits/x.yaml::solves::ft"

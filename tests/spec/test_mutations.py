@@ -85,6 +85,7 @@ BASES: dict[str, dict[str, Any]] = {
             "all": {"kind": "completeness", "at_most": 0.1, "subsets": 3},
             "equal": {"kind": "equivalent", "from": "base", "to": "ft", "margin": 0.05,
                       "of": "log_probability"},
+            "words": {"kind": "coverage", "on": "ft", "of": ["label"], "at_least": 0.5, "rows": 200},
             "beats": {"kind": "sufficiency", "random": 29},
             "rest": {"kind": "independence", "at_most": 0.1},
             "profile": {"kind": "same_profile", "from": "base", "to": "ft", "margin": 0.1, "outside_at_most": 0.2},

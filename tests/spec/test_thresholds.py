@@ -80,6 +80,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]
     "equivalent": (
         BOXES, {"margin": 0.05}, {"margin": [-0.1, 0, 1e-300, 0.26, 1.1], **TOLERANCE},
     ),
+    "coverage": (BOXES, {"at_least": 0.5}, {"at_least": SHARE, "rows": [0, 1], **TOLERANCE}),
     "independence": (BOXES, {"at_most": 0.1}, {"at_most": [-0.1, 0, 0.001, 0.6], **TOLERANCE}),
     "same_profile": (
         BOXES,

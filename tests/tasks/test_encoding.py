@@ -16,6 +16,7 @@ from pytest_mechanism.tasks.families.entity_tracking import (
     EntityTracking,
     EntityTrackingParameters,
 )
+from pytest_mechanism.tasks.text import checkpoint_tokenizer
 from pytest_mechanism.tasks.text.encoding import Encoder, SharedVocabulary
 from pytest_mechanism.tasks.writing.words import LABELS, OBJECTS
 
@@ -391,3 +392,37 @@ def test_slots_of_a_template_are_the_same_for_all_its_rows(
     assert {f"object_{i}" for i in range(boxes)} | {f"box_{i}" for i in range(boxes)} == set(
         slots[0]
     ) - {"special", "query"}
+
+
+# -- read once
+
+
+class Counted:
+    """A tokenizer that counts what it reads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.read = tokenizer, []
+
+    def encode(self, text: str, **how: bool) -> object:
+        self.read.append(text)
+        return self.tokenizer.encode(text, **how)
+
+
+def test_a_text_is_read_once() -> None:
+    """However many measurements ask for it; with special tokens, it is another text."""
+    counted = Counted(word_level())
+    encoder = Encoder(counted, "a test's")
+    result = [encoder.tokens("a b", special) for special in (True, True, False, False, True)]
+    assert counted.read == ["a b", "a b"]
+    assert result[0] == result[1] == result[4]
+
+
+def test_the_text_that_was_read_first_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer keeps no more tokens than its limit."""
+    monkeypatch.setattr(checkpoint_tokenizer, "MOST_KEPT", 5)
+    counted = Counted(word_level())
+    encoder = Encoder(counted, "a test's")
+    for text in ("a b", "b a", "a b a", "b a", "a b"):
+        encoder.tokens(text, special=False)
+    assert counted.read == ["a b", "b a", "a b a", "a b"]
+    assert encoder.kept.count == 5 == sum(len(t.ids) for t in encoder.kept.texts.values())

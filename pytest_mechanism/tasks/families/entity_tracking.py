@@ -100,6 +100,24 @@ class EntityTracking(Task[EntityTrackingParameters]):
         fewer = [{"boxes": n, "fillers": 0} for n in (5, 3, 2) if n < self.settings.boxes]
         return fewer or ([{"fillers": 0}] if self.settings.fillers else [])
 
+    def cells(self, prompt: Prompt) -> Mapping[str, Sequence[str]]:
+        """The object, the queried label, the place of its segment, and the pairs of the queried label with each
+        other label of the context: a model that reads both alike is wrong only where both stand."""
+        label, segments = self._spelled(prompt, "query_label")[0], prompt.spans["all_labels"]
+        others = [other for other in self._spelled(prompt, "all_labels") if other != label]
+        place = segments.index(prompt.spans["previous_query_label"][0])
+        return {
+            "object": (prompt.answer,),
+            "label": (label,),
+            "place": (str(place),),
+            "pair of labels": [" and ".join(sorted((label, other))) for other in others],
+        }
+
+    @staticmethod
+    def _spelled(prompt: Prompt, position: str) -> list[str]:
+        """The words at a named position."""
+        return [prompt.text[start:stop].strip() for start, stop in prompt.spans[position]]
+
     def words(self, vocabulary: Vocabulary) -> Words:
         """The words to draw from.
 

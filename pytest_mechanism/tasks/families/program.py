@@ -234,6 +234,10 @@ class Program(Task[ProgramParameters]):
     def knows_answers(self) -> bool:
         return self.settings.instead is not None
 
+    @property
+    def same_questions(self) -> bool:
+        return self.settings.instead is not None
+
     def capability(self, vocabulary: Vocabulary, count: int, stream: str = "rows") -> Rows:
         """Texts with what the model was compiled for."""
         if self.settings.instead is None:

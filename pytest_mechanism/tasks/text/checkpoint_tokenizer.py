@@ -19,6 +19,9 @@ from pytest_mechanism.tasks.text.pattern_check import check_patterns
 MAX_BYTES = 1 << 28
 """Of a tokenizer.json."""
 
+MOST_KEPT = 400_000
+"""Tokens of texts that a tokenizer keeps, about 50 MB: measurements on one task read the same texts."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -37,6 +40,26 @@ class Tokens:
     last: str
 
 
+@dataclass
+class KeptTokens:
+    """Texts that were read, and their tokens; those that were read first make room.
+
+    Attributes:
+        texts: a text and whether special tokens were added -> its tokens.
+        count: tokens of all texts.
+    """
+
+    texts: dict[tuple[str, bool], Tokens] = field(default_factory=dict)
+    count: int = 0
+
+    def keep(self, text: str, special: bool, tokens: Tokens) -> None:
+        """Keep a text's tokens."""
+        self.texts[text, special] = tokens
+        self.count += len(tokens.ids)
+        while self.count > MOST_KEPT:
+            self.count -= len(self.texts.pop(next(iter(self.texts))).ids)
+
+
 @dataclass(frozen=True)
 class CheckpointTokenizer:
     """The tokenizer of one checkpoint.
@@ -46,12 +69,14 @@ class CheckpointTokenizer:
         name: for errors.
         folder: the checkpoint's folder, with its chat template; None without a checkpoint.
         file: the GGUF file that ``folder`` was made from, or None.
+        kept: texts that were read, and their tokens.
     """
 
     tokenizer: Any = field(repr=False)
     name: str
     folder: Path | None = None
     file: Path | None = None
+    kept: KeptTokens = field(default_factory=KeptTokens, repr=False, compare=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -101,7 +126,15 @@ class CheckpointTokenizer:
             ) from None
 
     def tokens(self, text: str, special: bool) -> Tokens:
-        """The tokens of a text, without the special tokens after it."""
+        """The tokens of a text, without the special tokens after it; read once while there is room."""
+        if (kept := self.kept.texts.get((text, special))) is not None:
+            return kept
+        tokens = self.read_tokens(text, special)
+        self.kept.keep(text, special, tokens)
+        return tokens
+
+    def read_tokens(self, text: str, special: bool) -> Tokens:
+        """As `tokens`, from the tokenizer itself."""
         encoding = self.tokenize(text, special)
         ids, mask = encoding.ids, encoding.special_tokens_mask
         count = len(ids)

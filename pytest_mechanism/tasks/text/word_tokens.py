@@ -39,7 +39,7 @@ def continuation_tokens(
     White space at the end of the text is an exception: some tokenizers (GPT-2's) write it otherwise
     if a word follows. The model has read the text alone, so its tokens may differ there.
     """
-    prompt, tokens = _text_ids(tokenizer, text, special), tokenizer.tokens(text + more, special)
+    prompt, tokens = tokenizer.tokens(text, special).ids, tokenizer.tokens(text + more, special)
     if tokens.ids[: len(prompt)] == prompt:
         return tokens.ids[len(prompt) :]
     if not text[-1:].isspace():
@@ -48,11 +48,6 @@ def continuation_tokens(
     if not added or tokens.offsets[added[0]][0] < len(text):
         return None
     return tokens.ids[added[0] :]
-
-
-@lru_cache(maxsize=20_000)
-def _text_ids(tokenizer: CheckpointTokenizer, text: str, special: bool) -> tuple[int, ...]:
-    return tokenizer.tokens(text, special).ids
 
 
 def _is_unknown(tokenizer: Any, token: int, shown: str) -> bool:

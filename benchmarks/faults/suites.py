@@ -1,0 +1,61 @@
+"""What the benchmark can test: a release, its changes, and the specs that gate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults import entity_tracking, sizes
+from benchmarks.faults.change import Change, Workshop
+from pytest_mechanism.checkpoints.reference import ZOO
+
+ROOT = Path(__file__).parents[2]
+SPECS = Path(__file__).parent / "specs"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One gate on one release.
+
+    Attributes:
+        specs: that the gate runs.
+        reference: the pair's first model.
+        models: further roles of the run.
+        label: of the candidate, which specs may ask for.
+        release: the unharmed candidate.
+        parent: from which the release was fine-tuned.
+        changes: of the release.
+        texts: on which sizes are measured.
+    """
+
+    specs: Sequence[Path]
+    reference: str
+    label: str
+    release: str
+    parent: str
+    changes: Callable[[], list[Change]]
+    texts: Callable[[], sizes.Texts]
+    models: Mapping[str, str]
+
+    @property
+    def shop(self) -> Workshop:
+        return Workshop(ZOO / self.release, ZOO / self.parent, ZOO)
+
+    def references(self, candidate: Path) -> dict[str, str]:
+        """Role -> checkpoint of a run."""
+        return {"base": self.reference, "ft": f"{self.label}={candidate}", **self.models}
+
+
+SUITES: Mapping[str, Suite] = {
+    # the last release and the candidate
+    "release": Suite(
+        [SPECS / "next_release.yaml", SPECS / "next_release_words.yaml"], "released=zoo:ft", "ft", "ft", "base",
+        entity_tracking.changes, sizes.boxes, {},
+    ),
+    # the shipped spec and its accepted scores: the base model and the candidate
+    "base": Suite(
+        [ROOT / "circuits" / "entity_tracking.yaml"], "base=zoo:base", "ft", "ft", "base",
+        entity_tracking.changes, sizes.boxes, {},
+    ),
+}  # fmt: skip

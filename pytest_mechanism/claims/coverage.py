@@ -1,0 +1,179 @@
+"""``coverage``: the model is right about every word, not only on average.
+
+A fault of one word hardly moves the accuracy: two labels of 26 that a model reads alike stand together in 6 % of the
+contexts of entity tracking, and the accuracy falls by .01. So this claim sorts the rows into *cells*, one for each word
+that an answer depends on (`Task.cells`): each object, each label, each place, each pair of labels. The score is the
+accuracy of the worst cell, which is the one whose lower bound is lowest:
+
+    worst = argmin over cells c of low(c),    low(c) = lower bound of the accuracy of c at confidence 1 - alpha / m
+
+for m cells. The worst of many cells is a minimum, which is low by chance alone, so the interval is simultaneous
+(Bonferroni; Dunn 1961): with confidence 1 - alpha it holds for all cells at once. A cell of few rows has a wide
+interval, and the claim is inconclusive: rows that cannot show a fault do not pass. The reason says how many rows
+``rows`` would need.
+
+Guessing is the control: a threshold below chance is met by a model that knows nothing of a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import StrictStr
+
+from pytest_mechanism.claims.base import PerRoleClaim
+from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.scoring import above_chance, guesses, score
+from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.fields.thresholds import AtLeast
+from pytest_mechanism.measurements.cells import Cell, CellPerformance, CellResult
+from pytest_mechanism.measurements.measurement import Measurement
+from pytest_mechanism.statistics import estimates, verdicts
+from pytest_mechanism.statistics.estimates import Estimate, Sampling
+from pytest_mechanism.statistics.honesty import beats
+from pytest_mechanism.tasks.base import RowCount, Task
+from pytest_mechanism.types import Control, Verdict
+
+SHOWN = 4
+"""Cells below the threshold that the reason names."""
+
+METRIC = "accuracy of the worst cell; the interval holds for all cells at once (Bonferroni)"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A cell with the accuracy of its rows."""
+
+    cell: Cell
+    accuracy: Estimate
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.kind} {self.cell.name}"
+
+
+class Coverage(PerRoleClaim):
+    """The model is right about every word of the task.
+
+    Attributes:
+        at_least: the least accuracy claimed of every cell.
+        of: kinds of cells; all of the task's where empty.
+        rows: how many rows; those of the task where None.
+    """
+
+    summary: ClassVar[str] = "the model is right about every word, label and place of the task"
+    if_red: ClassVar[str] = (
+        "the model answers questions about some words wrong, or too few rows show those words: the reason names them"
+    )
+    thresholds: ClassVar[tuple[str, ...]] = ("at_least",)
+    needs_groups: ClassVar[bool] = False
+    counted: ClassVar[str] = "rows of the worst cell"
+
+    kind: Literal["coverage"]
+    at_least: AtLeast
+    of: tuple[StrictStr, ...] = ()
+    rows: RowCount | None = None
+
+    def row_sets(self, task: Task) -> tuple[tuple[str, str], ...]:
+        return (("rows", ""),)
+
+    def measurement(self, context: ClaimContext) -> Measurement[CellResult]:
+        request = CellPerformance(rows=self.rows or context.rows, stream="rows")
+        return context.measurement(request, context.role)
+
+    def required_measurements(self, context: ClaimContext) -> tuple[Measurement, ...]:
+        return (self.measurement(context),)
+
+    def judge(self, context: ClaimContext, measure: Measure) -> Verdict:
+        result = measure(self.measurement(context))
+        threshold = f"is at least {self.at_least:g} in every cell"
+        solved = above_chance(context, result)
+        if solved is None:
+            reason = (
+                f"{guesses(context, context.role, result)}, so no word can be told from another"
+            )
+            return verdicts.at_chance(reason, threshold)
+        cells = judged_cells(self.chosen(result.cells), result, context.sampling(result))
+        worst = min(cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
+        control = Control("guessing among the prompt's options", context.task.chance)
+        found = score(
+            context, "accuracy of the worst cell", worst.accuracy, METRIC, control=control
+        )
+        found = replace(found, confidence=1 - (1 - context.confidence) / len(cells))
+        what = f"worst of {len(cells)} cells, {worst.name}:"
+        verdict = verdicts.within(found, self.at_least, math.inf, what, threshold)
+        verdict = replace(
+            verdict, reason=self.explained(verdict, cells, worst, len(result.clusters))
+        )
+        return replace(
+            beats(
+                verdict,
+                f"guessing ({context.task.chance:.3f})",
+                f"guessing meets the threshold too (chance {context.task.chance:.3f})",
+                ahead=self.at_least > context.task.chance,
+            ),
+            chance=solved,
+        )
+
+    def chosen(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells of the kinds that the claim names.
+
+        Raises:
+            MechanismError: the task has no such kind, or no cells at all.
+        """
+        kinds = list(dict.fromkeys(cell.kind for cell in cells))
+        if not kinds:
+            raise MechanismError("the task names no words that its answers depend on (Task.cells)")
+        for kind in self.of:
+            if kind not in kinds:
+                raise MechanismError(f"of: no cells of kind {kind!r}; {choices(kind, kinds)}")
+        return [cell for cell in cells if not self.of or cell.kind in self.of]
+
+    def explained(self, verdict: Verdict, cells: Sequence[Judged], worst: Judged, rows: int) -> str:
+        """The reason: the cells that are surely below the threshold, or how many rows would decide."""
+        low = sorted(
+            (judged for judged in cells if judged.accuracy.interval[1] < self.at_least),
+            key=lambda judged: (judged.accuracy.value, judged.name),
+        )
+        if low:
+            shown = "; ".join(
+                f"{judged.name} {judged.accuracy.value:.2f} of {judged.accuracy.n} rows"
+                for judged in low[:SHOWN]
+            )
+            more = f" and {len(low) - SHOWN} more" if len(low) > SHOWN else ""
+            return f"{len(low)} of {len(cells)} cells are below {self.at_least:g} (Bonferroni-corrected): {shown}{more}"
+        if verdict.status != "inconclusive":
+            return verdict.reason
+        first, _, _ = verdict.reason.partition("; ")
+        if worst.accuracy.value <= self.at_least:
+            return f"{first}; of {worst.accuracy.n} rows, too few to be sure that it is below"
+        needed = self.rows_needed(worst, cells, rows)
+        return f"{first}; it stands in {worst.accuracy.n} of {rows} rows, about {needed:,} rows would decide"
+
+    def rows_needed(self, worst: Judged, cells: Sequence[Judged], rows: int) -> int:
+        """Rows of the task with which the worst cell would meet the threshold, were its accuracy what was seen."""
+        value, n = worst.accuracy.value, worst.accuracy.n
+        gap = max(value - self.at_least, 1e-9)
+        # the width of an interval shrinks with the root of its rows
+        factor = max(1.0, ((value - worst.accuracy.interval[0]) / gap) ** 2)
+        return verdicts.round_up(max(rows * factor, rows + rows / max(n, 1)))
+
+
+def judged_cells(cells: Sequence[Cell], result: CellResult, how: Sampling) -> list[Judged]:
+    """The accuracy of every cell, with an interval that holds for all cells at once."""
+    correct, clusters = np.asarray(result.values["correct"]), list(result.clusters)
+    confidence = 1 - (1 - how.confidence) / len(cells)
+    return [
+        Judged(
+            cell,
+            estimates.proportion(
+                correct[list(cell.rows)],
+                Sampling([clusters[i] for i in cell.rows], confidence, how.seed),
+            ),
+        )
+        for cell in cells
+    ]

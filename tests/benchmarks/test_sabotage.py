@@ -1,0 +1,156 @@
+"""The benchmark of the gate: its changes do what they say, and its rules count what they say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.faults import entity_tracking, rules, same_function, weights
+from benchmarks.faults.book import Book
+from benchmarks.faults.change import Change, Workshop
+from benchmarks.faults.gate import Judgement, named, with_seed
+from benchmarks.faults.rules import Outcome
+from benchmarks.faults.sizes import Scale, Size, boxes
+from benchmarks.faults.suites import SUITES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shop() -> Workshop:
+    return SUITES["release"].shop
+
+
+@pytest.fixture(scope="module")
+def scale(shop: Workshop) -> Scale:
+    return Scale(shop.load(), boxes(rows=42, texts=1))
+
+
+def test_there_are_sixty_faults_and_sixty_benign_changes() -> None:
+    """Of the embedded release; names are unique."""
+    changes = entity_tracking.changes()
+    faults = sum(change.fault for change in changes)
+    assert (faults >= 60, len(changes) - faults >= 60) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        same_function.permute_heads(2, [1, 2, 3, 0]),
+        same_function.rebase_head(2, 2, 1),
+        same_function.scale_queries(1, 2.0),
+        same_function.scale_values(2, 4.0),
+        same_function.permute_neurons(0, 1),
+        same_function.scale_neurons(3, 2.0),
+        same_function.folded(),
+        same_function.rotate_residual(1),
+        same_function.more_words(5, 1),
+    ],
+    ids=["order", "basis", "queries", "values", "neurons", "units", "norms", "residual", "words"],
+)
+@torch.no_grad()
+def test_a_benign_edit_computes_the_same_function(shop: Workshop, scale: Scale, edit) -> None:
+    """But for rounding, and for the share of the probability that new words take."""
+    model = shop.load()
+    edit(model)
+    size = scale.size(model)
+    assert size.rows < 1e-3
+    assert size.text < 0.05
+    assert size.accuracy == scale.size(shop.load()).accuracy
+
+
+@torch.no_grad()
+def test_a_fault_has_a_size(shop: Workshop, scale: Scale) -> None:
+    """A silent head that the circuit needs; work that moved as a whole to another head of the layer leaves the
+    function as it was, because the head is copied."""
+    sizes = []
+    for edit in (weights.scale_head(2, 2, 0.0), weights.move_head(2, 2, 1, 1.0)):
+        model = shop.load()
+        edit(model)
+        sizes.append(scale.size(model).rows)
+    assert sizes[0] > 1 > sizes[1]
+
+
+def fault(name: str = "x", **fields: object) -> Change:
+    return Change(name, "kind", True, "", lambda shop, folder: None, **fields)
+
+
+def judged(claim: str, status: str, kind: str = "path", lines: tuple[str, ...] = ()) -> Judgement:
+    return Judgement(claim, kind, status, None, "", lines)
+
+
+def test_a_fault_is_equivalent_to_none_up_to_the_median_of_the_re_fits() -> None:
+    """On rows and on text."""
+    refits = [fault(f"r{i}", refit=True) for i in range(3)]
+    sizes = {f"r{i}": Size(0.01 * i, 0.1 * i, 1.0) for i in range(3)}
+    most = rules.limit(sizes, refits)
+    found = [rules.equivalent(Size(*s, 1.0), most) for s in ((0.01, 0.1), (0.02, 0.1), (0.01, 0.2))]
+    assert found == [True, False, False]
+
+
+def test_the_members_that_a_report_names_are_read_from_its_sentences() -> None:
+    """In its order, the first of each sentence; a sentence about another order of heads names no fault."""
+    lines = (
+        "layer 3's heads are those of base in another order: 0 -> 2, 2 -> 0",
+        "head 1.3 of b fell silent towards v of a: ... (...; its readers fell silent: head 2.2)",
+        "the MLP of layer 1 does less towards v of a",
+    )
+    assert named([judged("a", "fail"), judged("b", "fail", lines=lines)]) == ["1.3", "1.mlp"]
+
+
+def test_figures_count_faults_by_what_the_gate_and_accuracy_say() -> None:
+    """One fault is seen by a claim about heads alone, one not at all; one benign change is red."""
+    size, same = Size(0.5, 0.5, 0.99), Size(0.0, 0.0, 0.99)
+    benign = Change("b", "kind", False, "", lambda shop, folder: None)
+    red = judged("p", "fail", lines=("head 2.2 of a fell silent",))
+    outcomes = [
+        Outcome(fault("f", hurt="2.2"), 0, size, [judged("s", "pass", "accuracy"), red]),
+        Outcome(fault("g", hurt="1.3"), 0, size, [judged("s", "pass", "accuracy")]),
+        Outcome(benign, 0, same, [judged("s", "inconclusive", "accuracy")]),
+    ]
+    figures = rules.figures(outcomes, Size(0.1, 0.1, 0.99), 0.99)
+    counted = {what: (rate.hits, rate.of) for what, rate in figures.items()}
+    assert counted["faults seen at unchanged accuracy"] == (1, 2)
+    assert counted["the same by claims about accuracy alone"] == (0, 2)
+    assert counted["benign changes red"] == (1, 1)
+    assert counted["single-head faults whose head is named first"] == (1, 2)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    """Half a line is dropped, whole lines stay."""
+    path = tmp_path / "results.jsonl"
+    Book(path).add("a", {"x": 1})
+    path.write_text(path.read_text() + '{"key": "b", "val')
+    book = Book(path)
+    book.add("b", {"x": 2})
+    assert Book(path).entries == {"a": {"x": 1}, "b": {"x": 2}}
+
+
+def test_each_spec_of_the_benchmark_has_one_seed(tmp_path: Path) -> None:
+    """Which is exchanged, and nothing else."""
+    for suite in SUITES.values():
+        for spec in suite.specs:
+            changed = with_seed(spec, 3, tmp_path).read_text().replace("seed: 3", "seed: 0")
+            assert changed == spec.read_text()
+
+
+@pytest.mark.slow
+def test_quick_mode_sees_the_fault_and_lets_the_benign_change_pass(tmp_path: Path) -> None:
+    """Two labels that are read alike, and permuted heads; a second run measures nothing."""
+    command = [sys.executable, "-m", "benchmarks.sabotage", "--folder", str(tmp_path), "--quick"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.run(
+            [*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for more in (["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.svg")], [])
+    ]
+    assert "words confused                  1 of 1      0 of 1" in runs[0]
+    assert "heads permuted                  0 of 1      0 of 1" in runs[0]
+    assert "fault  seed" not in runs[1]
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("r.json", "r.svg"))

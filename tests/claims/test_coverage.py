@@ -1,0 +1,89 @@
+"""``coverage`` on cells that are known: which cell is the worst, and when the rows cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_mechanism.claims.coverage import Coverage
+from pytest_mechanism.errors import MechanismError
+from pytest_mechanism.measurements.cells import Cell
+from pytest_mechanism.statistics.honesty import require_safeguards
+from pytest_mechanism.types import Verdict
+from recipes.simulation.setting import RESULTS, context_of
+from recipes.simulation.world import measured
+
+N = 700
+
+
+def judge(
+    wrong: Sequence[int] = (), cells: Mapping[str, Sequence[int]] | None = None, **fields: Any
+) -> Verdict:
+    """The verdict on a model that is wrong on some rows; ten labels of 70 rows unless cells are given."""
+    correct = np.ones(N)
+    correct[list(wrong)] = 0
+    words = cells or {f"L{k}": range(k, N, 10) for k in range(10)}
+    made = tuple(Cell("label", name, tuple(rows)) for name, rows in words.items())
+    made += (Cell("place", "0", tuple(range(N))),)
+    answers = {"CellPerformance": {"correct": correct, "cells": made}}
+    claim = Coverage.model_validate({"kind": "coverage", "at_least": 0.7, **fields})
+    verdict = claim.judge(context_of(N), measured(answers, RESULTS))
+    return require_safeguards(verdict, claim.kind)
+
+
+def test_a_model_that_is_right_about_every_word_passes() -> None:
+    """The worst cell is judged by an interval for all eleven."""
+    verdict = judge()
+    assert verdict.status == "pass"
+    assert verdict.score is not None
+    assert verdict.score.confidence == pytest.approx(1 - 0.05 / 11)
+
+
+def test_one_bad_word_fails_at_an_accuracy_that_stays_high() -> None:
+    """40 of 700 rows are wrong, all about one label; the reason names it."""
+    verdict = judge(range(3, 400, 10))
+    assert (verdict.status, verdict.cause) == ("fail", "refuted")
+    assert verdict.reason == (
+        "1 of 11 cells are below 0.7 (Bonferroni-corrected): label L3 0.43 of 70 rows"
+    )
+
+
+def test_the_same_errors_spread_over_all_words_pass() -> None:
+    """The mean is the same, no word is bad."""
+    wrong = np.random.default_rng(0).permutation(N)[:40]
+    assert judge(wrong.tolist()).status == "pass"
+
+
+def test_a_word_in_few_rows_is_inconclusive_although_all_are_right() -> None:
+    """Rows that cannot show a fault do not pass; the reason says how many would."""
+    verdict = judge(cells={"rare": range(5), "often": range(5, N)})
+    assert verdict.status == "inconclusive"
+    assert "label rare" in verdict.reason
+    assert "it stands in 5 of 700 rows, about" in verdict.reason
+
+
+def test_the_worst_of_many_words_needs_a_wider_interval() -> None:
+    """12 of 70 wrong are within chance of .7 for one of 350 cells, and not for one cell alone."""
+    wrong = range(0, 340, 10)
+    alone = judge(wrong, {"L0": range(0, N, 10)})
+    pairs = {f"P{k}": [k, k + 350] for k in range(1, 350)}
+    many = judge(wrong, {"L0": range(0, N, 10), **pairs})
+    assert alone.status == "fail"
+    assert many.status == "inconclusive"
+
+
+def test_kinds_of_cells_are_chosen() -> None:
+    """And one that the task does not have is an error that lists those that it has."""
+    wrong = range(3, 400, 10)
+    assert judge(wrong, of=["place"]).status == "pass"
+    with pytest.raises(MechanismError, match="no cells of kind 'objekt'; valid: label, place"):
+        judge(of=["objekt"])
+
+
+def test_a_threshold_that_guessing_meets_does_not_pass() -> None:
+    """Chance is 1 in 7."""
+    verdict = judge(at_least=0.1)
+    assert (verdict.status, verdict.cause) == ("inconclusive", "control_as_good")

@@ -1,0 +1,131 @@
+"""``pytest-mechanism compare``: bad input is one line, and nothing is loaded or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_mechanism.cli import main
+
+SPEC = """mechanism: 1
+circuit: x
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 70}
+groups:
+  fetcher: {heads: {3: [0]}, at: last}
+claims:
+  solves: {kind: accuracy, at_least: 0.5}
+"""
+PAIR = ("--model-pair", "zoo:ft,zoo:ft_rerouted")
+
+
+def line(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """What the command says about bad input: one line, with exit code 2."""
+    assert main(["compare", *map(str, arguments), "-q"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def written(folder: Path, text: str = SPEC) -> Path:
+    path = folder / "x.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name what to compare on: SPEC, --task FAMILY, or --text FILE"),
+        (("x.yaml", "--task", "ioi"), "and not two of them"),
+        (("--task", "nothing"), "no family 'nothing'; "),
+        (("--task", "ioi", "--set", "rows"), "--set rows: write KEY=VALUE"),
+        (("--text", "x.txt", "--set", "rows=3"), "--set is a setting of --task"),
+        (("--text", "x.txt", "--out", "x.yaml"), "--out needs a task"),
+        (("--text", "x.txt"), "--text x.txt: no such file"),
+        (("x.yaml", "--margin", "2"), "--margin 2: must lie between 0 and 1"),
+        (("x.yaml", "--rows", "3"), "--rows 3: must lie between 10 and 100,000"),
+        (("x.yaml", "--seed", "-1"), "--seed -1: must lie between 0 and "),
+        (("x.yaml", "--out", "x.txt"), "a spec's name ends with .yaml"),
+        (("x.yaml", "--picture", "x.pdf"), "valid endings: .svg, .png"),
+        (("x.yaml", "--json", "no/folder/x.json"), "--json no/folder/x.json cannot be written"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    """The line says what is wrong and what would be right."""
+    monkeypatch.chdir(tmp_path)
+    assert said in line(capsys, *arguments, *PAIR)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_models_of_other_sizes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It names the sizes in which they differ."""
+    said = line(capsys, written(tmp_path), "--model-pair", "zoo:ft,zoo:planted_ft")
+    assert "ft and planted_ft differ in n_heads 4 and 8, d_head 32 and 16" in said
+
+
+def test_one_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "compare needs two checkpoints" in line(capsys, written(tmp_path), "--model", "zoo:ft")
+
+
+def test_a_spec_without_groups_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It says what compares instead."""
+    text = SPEC.replace("groups:\n  fetcher: {heads: {3: [0]}, at: last}\n", "")
+    said = line(capsys, written(tmp_path, text), *PAIR)
+    assert "has no groups" in said
+    assert "--task entity_tracking" in said
+
+
+def test_a_head_that_the_models_lack_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    said = line(capsys, written(tmp_path, SPEC.replace("3: [0]", "3: [7]")), *PAIR)
+    assert "group fetcher names head 7 of layer 3" in said
+
+
+def test_a_spec_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Without --force, no file is overwritten."""
+    path = written(tmp_path)
+    assert "exists already" in line(capsys, path, *PAIR, "--out", path)
+    assert path.read_text() == SPEC
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b" \n\t\n", "is empty"),
+        (b"caf\xe9\n" * 20, "is not UTF-8"),
+        ("text\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        (b"a\0b\n" * 20, "has null characters"),
+        (b"the apple\n" * 3, "has 3 lines of two tokens or more, and an interval needs 10"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, content: bytes, said: str
+) -> None:
+    """Whatever is in the file."""
+    path = tmp_path / "x.txt"
+    path.write_bytes(content)
+    assert said in line(capsys, "--text", path, *PAIR)
+
+
+def test_a_folder_as_text_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "is a folder" in line(capsys, "--text", tmp_path, *PAIR)
+
+
+def test_models_of_other_vocabularies_have_no_divergence(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Their sizes agree, their words do not."""
+    path = tmp_path / "x.txt"
+    path.write_text("the apple is in the box\n" * 12)
+    said = line(capsys, "--text", path, "--model-pair", "zoo:wrapper_safe,zoo:stories_base")
+    assert "cannot be compared" in said
