@@ -30,7 +30,7 @@ def next_steps(
         first = show if all(r.cause is not Cause.NOT_JUDGED for r in reds) else doctor
     if state == "broken" and not any(result.located for result in reds):
         first = doctor if all(result.order <= 10 for result in reds) else show
-    again = f"pytest {shlex.quote(reds[0].id)} {pair}"
+    again = f"pytest {shlex.quote(reds[0].id)} {pair} -v"
     return tuple(step for step in (first, again) if step is not None)
 
 
