@@ -32,7 +32,7 @@ from pytest_mechanism.report.run_report import (
 from pytest_mechanism.types import MemberChange
 
 CANDIDATE = "ft"
-ACCURACY = ("accuracy", "equivalent")
+ACCURACY = ("accuracy", "coverage", "equivalent")
 """Claim kinds about the task alone."""
 
 BASELINE = (Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED)
