@@ -163,14 +163,32 @@ class Session:
         from pytest_mechanism.runner.store import Store
 
         self.check_worker()
+        store = None if self.store_folder is None else Store(self.store_folder)
+        options, progress = model_options(self.config), self.progress or Silent()
+        if self.ray is not None:
+            from pytest_mechanism.runner.cluster import ClusterRunner
+
+            return ClusterRunner(
+                self.references, self.fingerprints, options, store, progress, address=self.ray
+            )
         return Runner(
             self.references,
             self.fingerprints,
-            model_options(self.config),
-            None if self.store_folder is None else Store(self.store_folder),
-            self.progress or Silent(),
+            options,
+            store,
+            progress,
             shared=hasattr(self.config, "workerinput"),
         )
+
+    @property
+    def ray(self) -> str | None:
+        """The address of the Ray cluster that makes the measurements, or None."""
+        return read(self.config, table.RAY)
+
+    @property
+    def ran_on(self) -> tuple[Mapping[str, Any], ...]:
+        """Where each measurement ran, on a cluster."""
+        return tuple(getattr(self.__dict__.get("runner"), "places", ()))
 
     @cached_property
     def evaluator(self) -> ClaimEvaluator:
@@ -185,7 +203,7 @@ class Session:
             return {"loaded": 0, "done": 0, "from_store": 0}
         runner = self.runner
         return {
-            "loaded": runner.checkpoint.loaded,
+            "loaded": runner.loaded,
             "done": runner.done,
             "from_store": runner.from_store,
         }
@@ -203,7 +221,7 @@ class Session:
 
     def release(self) -> None:
         if "runner" in self.__dict__:
-            self.runner.checkpoint.release()
+            self.runner.close()
 
 
 def make_session(config: pytest.Config, model: str | None = None) -> Session:
@@ -220,6 +238,12 @@ def make_session(config: pytest.Config, model: str | None = None) -> Session:
     from pytest_mechanism.checkpoints.shape import read_shape
 
     check_settings(config)
+    if read(config, table.RAY) and (
+        hasattr(config, "workerinput") or getattr(config.option, "tx", None)
+    ):
+        raise MechanismError(
+            f"{table.RAY.flag} and -n exclude each other: Ray has workers of its own"
+        )
     references = references_of_controller(config)
     if references is None:
         references = resolve_references(config, model)

@@ -43,7 +43,7 @@ NOT_GREEN = 1
 
 SETTINGS = (
     table.MODELS, table.DEVICE, table.DTYPE, table.QUANTIZE, table.BATCH_SIZE, table.ENGINE,
-    table.CONFIDENCE, table.STORE, *table.TRUST, table.REQUIRE_ACCEPTED, table.NO_SKIPS, table.NO_LOCATE,
+    table.CONFIDENCE, table.STORE, *table.TRUST, table.REQUIRE_ACCEPTED, table.NO_SKIPS, table.NO_LOCATE, table.RAY,
 )  # fmt: skip
 
 MAX_LIST = 1 << 22

@@ -117,6 +117,8 @@ class MechanismPlugin:
         except MechanismError as problem:
             raise pytest.UsageError(str(problem)) from None
         self.header_shown = True
+        if self.session.paired and (address := self.session.ray) is not None:
+            lines.append(f"mechanism: measurements run on the workers of a Ray cluster: {address}")
         if self.session.paired and len({self.session.fingerprints[r] for r in ("base", "ft")}) == 1:
             lines.append("mechanism: base and ft are the same checkpoint, so nothing is compared")
         return lines
@@ -299,6 +301,7 @@ class MechanismPlugin:
                 warnings=tuple(self.warnings),
                 checkpoints_loaded=totals.pop("loaded"),
                 measurements=totals,
+                ran_on=session.ran_on,
                 exit_code=exit_code,
                 finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )

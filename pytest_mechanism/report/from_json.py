@@ -70,6 +70,7 @@ def report_from(data: Mapping[str, Any]) -> RunReport:
             reasons=tuple(data["reasons"]),
             checkpoints_loaded=int(data["checkpoints_loaded"]),
             measurements=dict(data["measurements"]),
+            ran_on=tuple(data.get("ran_on", ())),
             exit_code=int(data["exit_code"]),
             conclusion=_conclusion(data.get("conclusion")),
             finished=str(data.get("finished", "")),

@@ -37,6 +37,7 @@ def content(report: RunReport) -> dict[str, Any]:
         "reasons": list(report.reasons),
         "checkpoints_loaded": report.checkpoints_loaded,
         "measurements": dict(report.measurements),
+        **({"ran_on": [dict(place) for place in report.ran_on]} if report.ran_on else {}),
         "versions": versions(),
         "exit_code": report.exit_code,
         "finished": report.finished,

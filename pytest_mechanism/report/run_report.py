@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_mechanism.causes import Cause, meaning
 from pytest_mechanism.errors import visible
@@ -169,6 +169,7 @@ class RunReport:
         warnings: sentences about reports that could not be written and were not required.
         checkpoints_loaded: how many times a checkpoint was loaded.
         measurements: ``done`` in this run and taken ``from_store``.
+        ran_on: where each measurement ran, on a cluster.
         exit_code: pytest's.
         conclusion: what the run says; None before the run has ended.
         finished: when the run ended, in UTC, as ISO 8601; empty before, and in result files of earlier versions.
@@ -183,6 +184,7 @@ class RunReport:
     warnings: tuple[str, ...] = ()
     checkpoints_loaded: int = 0
     measurements: Mapping[str, int] = field(default_factory=dict)
+    ran_on: tuple[Mapping[str, Any], ...] = ()
     exit_code: int = 0
     conclusion: Conclusion | None = None
     finished: str = ""

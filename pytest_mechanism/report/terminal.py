@@ -185,7 +185,8 @@ def baseline_notes(results: Sequence[ClaimResult]) -> list[str]:
     lines = []
     if none := sum(result.baseline is None for result in new):
         lines.append(
-            f"{none} of {len(results)} scores pass and have no baseline yet: --snapshot-update accepts them"
+            f"{none} of {len(results)} scores pass and have no baseline yet: --snapshot-update accepts "
+            "them, and later runs are compared with them"
         )
     if redefined := len(new) - none:
         lines.append(

@@ -235,10 +235,14 @@ class Runner:
             self._guard.verify(role)
         except CheckpointChanged as problem:
             self._discard(role, problem)
+        self._drop_donations()
+
+    def _drop_donations(self) -> None:
+        """Forgets donated activations that nothing needs any more."""
         awaited = self._schedule.awaited_inputs()
         for key, result in [*self._results.items()]:
             if not isinstance(result, Observations) and key not in awaited:
-                del self._results[key]  # donated activations that nothing needs any more
+                del self._results[key]
 
     def _make(self, key: str, measurement: Measurement, wait: bool = True) -> bool:
         """Makes one measurement and keeps its result or its error.
@@ -260,23 +264,64 @@ class Runner:
                     self.from_store += 1
                 else:
                     result = self._run(measurement, store.scratch(key) if store else None)
-                    self._guard.check(measurement.on, thorough=False)
-                    self.done += 1
-                    if store:
-                        store.put(key, result)
-                        store.forget(key)
-                    self._guard.note(measurement.on, key)
+                    self._keep(key, measurement, result)
             self._results[key] = result
             self._note(measurement, result)
         except Exception as problem:  # for the item that asks; the others go on
-            clear_frames(problem)
-            error = self._guard.reason(measurement.on, problem)
-            self._failures[key] = error
-            known = self.checkpoint.unusable.get(measurement.on)
-            if isinstance(error, CheckpointChanged) and error is not known:
-                self._discard(measurement.on, error, key)
+            self._fail(key, measurement, problem)
         self._schedule.pending.pop(key, None)
         return True
+
+    def _keep(self, key: str, measurement: Measurement, result: Any) -> None:
+        """Stores a result that was measured now, if its checkpoint is still the same.
+
+        Raises:
+            MechanismError: it is not, or the store cannot be written.
+        """
+        self._guard.check(measurement.on, thorough=False)
+        self.done += 1
+        if self.store is not None and measurement.request.stored:
+            self.store.put(key, result)
+            self.store.forget(key)
+        self._guard.note(measurement.on, key)
+
+    def _fail(self, key: str, measurement: Measurement, problem: Exception) -> None:
+        """Remembers why there is no result."""
+        clear_frames(problem)
+        error = self._guard.reason(measurement.on, problem)
+        self._failures[key] = error
+        known = self.checkpoint.unusable.get(measurement.on)
+        if isinstance(error, CheckpointChanged) and error is not known:
+            self._discard(measurement.on, error, key)
+
+    def make_with(self, measurement: Measurement, inputs: Sequence[Any]) -> Any:
+        """Makes one measurement with the results of its inputs, and keeps nothing: for a worker of a cluster.
+
+        Raises:
+            MechanismError: the measurement, or the loading of its checkpoint, failed.
+        """
+        keys = [self.key(given) for given in measurement.inputs]
+        try:
+            self._results.update(zip(keys, inputs, strict=True))
+            result = self._run(measurement, None)
+            self._guard.check(measurement.on, thorough=False)
+        except Exception as problem:
+            error = self._guard.reason(measurement.on, problem)
+            if isinstance(error, MechanismError):
+                raise error from None
+            raise
+        finally:
+            self._results.clear()
+        return result
+
+    @property
+    def loaded(self) -> int:
+        """How many checkpoints were loaded."""
+        return self.checkpoint.loaded
+
+    def close(self) -> None:
+        """Frees what the run holds."""
+        self.checkpoint.release()
 
     def _run(self, measurement: Measurement, scratch: Path | None) -> Any:
         """Calls the method."""

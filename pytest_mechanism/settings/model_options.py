@@ -6,6 +6,7 @@ Imports no torch, so that the runner and the methods can share the value.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,25 @@ def check_batch_size(batch_size: str | int) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_BATCH_SIZE:
         return int(text)
     raise MechanismError(f"{text!r} is not a number of rows from 1 to {MAX_BATCH_SIZE:,}")
+
+
+ADDRESS = re.compile(r"local|auto|[A-Za-z0-9_.-]+:[0-9]{1,5}")
+
+
+def check_address(text: str) -> str:
+    """The address of a Ray cluster: ``local``, ``auto`` or ``HOST:PORT``.
+
+    Raises:
+        MechanismError: the text is something else, or Ray is missing.
+    """
+    if not ADDRESS.fullmatch(text):
+        raise MechanismError(
+            f"{text!r} is no address; valid: local, auto, HOST:PORT. Write --mechanism-ray=ADDRESS; without an "
+            "address, put the option after the specs"
+        )
+    if importlib.util.find_spec("ray") is None:
+        raise MechanismError("needs the library ray: pip install 'pytest-mechanism[ray]'")
+    return text
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.settings.model_options import (
     DTYPES,
     ModelOptions,
+    check_address,
     check_batch_size,
     check_device,
     check_dtype,
@@ -38,6 +39,7 @@ class Setting(Generic[T_co]):
         short_flag: another name of the option, in commands alone.
         gate_only: whether only pytest takes the option, and no command does.
         ini_only: whether there is an ini key and no option.
+        implied: the value of the option where none follows it; empty if one must.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Setting(Generic[T_co]):
     short_flag: str = ""
     gate_only: bool = False
     ini_only: bool = False
+    implied: str = ""
 
     @property
     def flag(self) -> str:
@@ -67,6 +70,10 @@ class Setting(Generic[T_co]):
             return {"action": "store_true", "default": False}
         if self.ini == "linelist":
             return {"action": "append", "default": [], "metavar": self.metavar}
+        if self.implied:
+            return {
+                "default": None, "metavar": self.metavar, "nargs": "?", "const": self.implied,
+            }  # fmt: skip
         return {"default": None, "metavar": self.metavar}
 
     def error(self, problem: MechanismError) -> MechanismError:
@@ -205,11 +212,18 @@ NO_LOCATE = switch(
     gate_only=True,
 )
 
+RAY: Setting[str | None] = Setting(
+    "mechanism_ray", "ADDRESS",
+    "make the measurements on the workers of a Ray cluster: local (this machine, the default of the "
+    "option), auto, or HOST:PORT; needs pytest-mechanism[ray]",
+    check_address, None, gate_only=True, implied="local",
+)  # fmt: skip
+
 TRUST = (PICKLE, REMOTE_CODE)
 
 SETTINGS: tuple[Setting[object], ...] = (
     MODEL_PAIR, MODELS, ALIASES, DEVICE, DTYPE, QUANTIZE, BATCH_SIZE, ENGINE, CONFIDENCE, STORE,
-    NO_STORE, *TRUST, REQUIRE_ACCEPTED, NO_SKIPS, NO_LOCATE, JSON, REPORT, HISTORY, LOG,
+    NO_STORE, *TRUST, REQUIRE_ACCEPTED, NO_SKIPS, NO_LOCATE, JSON, REPORT, HISTORY, LOG, RAY,
 )  # fmt: skip
 
 OF_COMMANDS = tuple(s for s in SETTINGS if not (s.gate_only or s.ini_only))

@@ -189,13 +189,13 @@ def test_all_maps_share_a_colour_scale_centred_on_0() -> None:
     own, and says so above its maps."""
     text = words(svg(SMALL))
     assert {"-0.50", "+0.50", "-0.080", "+0.080"} <= {*text}
-    assert [line for line in text if "scale of their own" in line] == [
-        "colours on a scale of their own; at query, into v of fetcher"
+    assert [line for line in text if "own scale" in line] == [
+        "own scale; at query, into v of fetcher"
     ]
     stronger = {"base": HeadMap(np.array([[-0.2, 0.0]]), [(0, 0)])}
     alike = maps(SMALL.stages[0], StageMaps("reader", "at query", stronger))
     assert [alike.scale_of(stage) for stage in alike.stages] == [0.5, 0.5]
-    assert not [line for line in words(svg(alike)) if "scale of their own" in line]
+    assert not [line for line in words(svg(alike)) if "own scale" in line]
 
 
 def test_cells_are_drawn_as_vectors() -> None:
@@ -233,7 +233,7 @@ def test_a_picture_says_what_is_in_it() -> None:
         "ft",
         "1. fetcher",
         "2. reader",
-        "colours on a scale of their own; at query, into v of fetcher",
+        "own scale; at query, into v of fetcher",
         "change (nats)",
         "heads named in the spec",
         "n = 210",

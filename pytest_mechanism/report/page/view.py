@@ -220,9 +220,7 @@ def how_sure(judged: Sequence[ClaimResult]) -> tuple[str, ...]:
     if other := sum(result.red for result in judged) - refuted - doubt:
         sentences.append(f"{claims_are(other)} red for another reason, which each gives.")
     if not sentences and judged:
-        sentences.append(
-            f"Every {level} lies inside what its claim allows, and every control is worse."
-        )
+        sentences.append(f"Every {level} lies inside what its claim allows.")
     return tuple(sentences)
 
 
@@ -241,10 +239,11 @@ def contents(
     red: Sequence[ClaimResult], specs: Sequence[SpecView], *, others: bool
 ) -> tuple[tuple[str, str], ...]:
     """(anchor, words) of each section."""
-    entries = [("broken", "What broke")] if red else []
+    broke = any(result.verdict == "fail" for result in red)
+    entries = [("broken", "What broke" if broke else "What is not shown to hold")] if red else []
     entries.append(("claims", "All claims"))
     if specs:
-        entries.append((specs[0].anchor, "Circuit"))
+        entries.append((specs[0].anchor, "Pictures"))
     if others:
         entries.append(("others", "Claims that hold"))
     return (*entries, ("methods", "How it is measured"), ("run", "The run"))

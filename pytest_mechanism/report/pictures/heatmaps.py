@@ -173,7 +173,7 @@ def in_rows(stages: Sequence[StageMaps], most: int) -> list[list[StageMaps]]:
     return [list(stages[i : i + size]) for i in range(0, len(stages), size)]
 
 
-OWN_SCALE = "colours on a scale of their own; "
+OWN_SCALE = "own scale; "
 
 
 def heading(

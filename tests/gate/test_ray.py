@@ -1,0 +1,107 @@
+"""``--mechanism-ray`` on two workers of this machine gives the results of a serial run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SPEC = """mechanism: 1
+circuit: workers
+task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 70, seed: 0}
+groups:
+  value_fetcher:   {heads: {3: [0, 1, 2, 3]}, at: last}
+  pos_transmitter: {heads: {2: [2]}, at: last, into: {group: value_fetcher, via: q}}
+ablation: {value: mean, prompts: 70}
+claims:
+  solves: {kind: accuracy, at_least: 0.5}
+  holds: {kind: encodes, on: ft, group: pos_transmitter, variable: position, at_least: 0.1}
+  gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.1}
+  too_much: {kind: accuracy, on: base, at_least: 0.99}
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("ray") is None,
+        reason="Ray is not installed: pip install 'pytest-mechanism[ray]'",
+    ),
+]
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    folder.mkdir()
+    (folder / "workers.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "pytest", "workers.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
+    files = ["--mechanism-json=found.json", "--mechanism-store=store", "--snapshot-update"]
+    return subprocess.Popen(
+        [*command, *files, "--mechanism-no-locate", *options],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def result(folder: Path) -> tuple[Any, bytes, Any]:
+    """Verdicts, accepted scores and where measurements ran."""
+    content = json.loads((folder / "found.json").read_text())
+    verdicts = {c["id"]: (c["verdict"], c["reason"]) for c in content["claims"]}
+    scores = (folder / "__scores__" / "a+b" / "workers.json").read_bytes()
+    return verdicts, scores, content.get("ran_on")
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Ray's actors below a run."""
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in below if "ray::Worker" in " ".join(child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def test_two_workers_come_to_the_serial_run_though_some_are_killed(tmp_path: Path) -> None:
+    """The verdicts and the bytes of the score file are the same, red claims included. The result file says where
+    each measurement ran."""
+    serial = start(tmp_path / "serial")
+    output, _ = serial.communicate(timeout=900)
+    assert serial.returncode == 1, output
+    ray = start(tmp_path / "ray", "--mechanism-ray")
+    killed, draw = 0, random.Random(0)
+    while ray.poll() is None and killed < 2:
+        time.sleep(draw.uniform(0.5, 4))
+        for worker in workers_of(ray)[:1]:
+            worker.kill()
+            killed += 1
+    output, _ = ray.communicate(timeout=900)
+    assert ray.returncode == 1, output
+
+    expected, actual = result(tmp_path / "serial"), result(tmp_path / "ray")
+    assert actual[:2] == expected[:2]
+    assert expected[2] is None
+    assert {place["role"] for place in actual[2]} == {"base", "ft"}
+    assert all(place["node"] and place["pid"] for place in actual[2])
+
+
+def test_ctrl_c_leaves_no_actor(tmp_path: Path) -> None:
+    """Exit code 2, as for every interrupted run."""
+    ray = start(tmp_path / "ray", "--mechanism-ray")
+    while not (workers := workers_of(ray)):
+        assert ray.poll() is None, ray.communicate()
+        time.sleep(0.2)
+    ray.send_signal(signal.SIGINT)
+    ray.communicate(timeout=300)
+
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert (ray.returncode, alive) == (2, [])
