@@ -13,6 +13,8 @@ from pages import HOSTILE, claim, write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[browser]'")
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(390, "light"), (1024, "dark"), (1600, "light")]
 SERIOUS = {"serious", "critical"}
 
