@@ -55,8 +55,11 @@ class Failure(TerminalRepr):
 
 
 def message(result: ClaimResult) -> str:
-    """The claim and its reason, in one line."""
-    return f"{result.claim} on {result.role}: {compared(result.reason, result.role)}"
+    """The claim and its reason, in one line. It says so where the claim is red without being refuted."""
+    verdict = {"inconclusive": " is inconclusive", "error": " was not judged"}.get(
+        result.verdict, ""
+    )
+    return f"{result.claim} on {result.role}{verdict}: {compared(result.reason, result.role)}"
 
 
 def compared(text: str, role: str) -> str:
