@@ -17,6 +17,7 @@ from pathlib import Path
 from pytest_mechanism.errors import MechanismError, choices, first_line
 from pytest_mechanism.report.json_file import content
 from pytest_mechanism.report.run_report import RunReport
+from pytest_mechanism.report.table import spec_suffixes
 
 PROJECT = "pytest-mechanism"
 """The experiment in MLFlow, the project in Weights & Biases, unless their settings name another."""
@@ -116,11 +117,14 @@ def check_tracker(name: str) -> None:
 def numbers(report: RunReport) -> dict[str, float]:
     """Every judged score, with the ends of its interval."""
     found: dict[str, float] = {}
+    suffixes = spec_suffixes(report.claims)
     for result in report.claims:
         for row in result.rows:
             if row.score is None:
                 continue
-            key = metric_name(f"{result.circuit}.{result.claim}.{result.role}/{row.name}")
+            key = metric_name(
+                f"{result.circuit}{suffixes[result.spec]}.{result.claim}.{result.role}/{row.name}"
+            )
             found[key] = row.score
             if row.interval is not None:
                 found[f"{key}.low"], found[f"{key}.high"] = row.interval
@@ -129,10 +133,11 @@ def numbers(report: RunReport) -> dict[str, float]:
 
 def texts(report: RunReport) -> dict[str, str]:
     """The conclusion, the verdicts and the checkpoints."""
-    found: dict[str, str] = {
-        f"verdict.{metric_name(f'{result.circuit}.{result.claim}.{result.role}')}": result.verdict
-        for result in report.claims
-    }
+    suffixes = spec_suffixes(report.claims)
+    found: dict[str, str] = {}
+    for result in report.claims:
+        name = f"{result.circuit}{suffixes[result.spec]}.{result.claim}.{result.role}"
+        found[f"verdict.{metric_name(name)}"] = result.verdict
     if report.conclusion is not None:
         found |= {"state": report.conclusion.state, "conclusion": report.conclusion.text}
     for role, entry in report.checkpoints.items():

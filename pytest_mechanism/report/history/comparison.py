@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.statistics.multiple import holm
@@ -19,14 +19,21 @@ from pytest_mechanism.types import Score
 ALPHA = 0.025
 
 Change = Literal[
-    "worse", "better", "no clear change", "now red", "no longer red", "not compared", "missing"
+    "worse",
+    "better",
+    "no clear change",
+    "now red",
+    "no longer holds",
+    "no longer red",
+    "not compared",
+    "missing",
 ]
 ORDER: tuple[Change, ...] = (
-    "now red", "missing", "worse", "no longer red", "better", "not compared", "no clear change",
+    "now red", "no longer holds", "missing", "worse", "no longer red", "better", "not compared", "no clear change",
 )  # fmt: skip
 """In which `history diff` lists changes."""
 
-BAD: frozenset[Change] = frozenset({"worse", "now red", "missing"})
+BAD: frozenset[Change] = frozenset({"worse", "now red", "no longer holds", "missing"})
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,10 @@ def verdicts(old: ClaimResult, new: ClaimResult) -> Iterator[Compared]:
         yield Compared(
             new.id, "", "now red", f"{old.verdict} in A, {new.verdict} in B: {new.reason}"
         )
+    elif new.verdict == "warn" and old.verdict != "warn":
+        yield Compared(
+            new.id, "", "no longer holds", f"{old.verdict} in A, a warning in B: {new.reason}"
+        )
     elif old.red and new.verdict == "pass":
         yield Compared(new.id, "", "no longer red", f"{old.verdict} in A, pass in B")
     elif new.verdict == "skipped" and old.verdict != "skipped":
@@ -96,7 +107,7 @@ def tested(tests: list[tuple[ClaimResult, Score, Score]]) -> list[Compared]:
     from scipy import stats
 
     statistics = [
-        (loss(old, new), math.hypot(old.standard_error, new.standard_error))
+        (loss(old, new), math.hypot(error_of(stats, old), error_of(stats, new)))
         for _, old, new in tests
     ]
     worse = holm([p_value(stats, amount, error) for amount, error in statistics])
@@ -108,11 +119,17 @@ def tested(tests: list[tuple[ClaimResult, Score, Score]]) -> list[Compared]:
     return listed
 
 
-def p_value(stats: object, amount: float, error: float) -> float:
+def error_of(stats: Any, score: Score) -> float:
+    """The standard error of a score; where it is 0, as for a share of 0 or 1, that of its interval."""
+    half = max(score.value - score.interval[0], score.interval[1] - score.value)
+    return score.standard_error or half / float(stats.norm.ppf((1 + score.confidence) / 2))
+
+
+def p_value(stats: Any, amount: float, error: float) -> float:
     """One-sided; without an error, any loss is one."""
     if error == 0:
         return 0.0 if amount > 0 else 1.0
-    return float(stats.norm.sf(amount / error))  # type: ignore[attr-defined]
+    return float(stats.norm.sf(amount / error))
 
 
 def loss(old: Score, new: Score) -> float:
