@@ -65,7 +65,7 @@ def test_one_bad_candidate_makes_the_sweep_red_and_stops_no_other(sweep, project
 
     code, out, content = sweep("./good", "./gone", "./doubt", "./dies", "./bad")
 
-    assert code == 1
+    assert code == 1, out.err
     assert outcomes(content) == {
         "bad": "red",
         "gone": "error",
