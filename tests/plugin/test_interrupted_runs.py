@@ -116,7 +116,7 @@ def started(project, *arguments):
          "./base,./ft", "--mechanism-json", "out.json", "--snapshot-update", *arguments],
         cwd=project.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         # a job in the background of a shell ignores Ctrl-C, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     waited = time.monotonic()
     while not (project.path / "started").exists():
