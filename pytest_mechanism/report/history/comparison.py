@@ -1,8 +1,10 @@
 """Two result files, score by score: what got worse with confidence.
 
-Result files hold no rows, so two scores are compared by their standard errors: z = (B - A) / sqrt(se_A^2 + se_B^2),
-one-sided at 2.5 %, corrected for the number of compared scores (Holm). Where both were measured on the same rows,
-their errors are positively correlated as a rule, so this test finds less than a paired test, and not more.
+Result files hold no rows, so two scores are compared by their intervals, as independent estimates: the interval of
+their difference follows from both (MOVER, Zou and Donner 2008; Newcombe 1998 for proportions), so that a score at the
+edge of its range, such as 20 of 20 rows, has an error too. One-sided at 2.5 %, corrected for the number of compared
+scores (Holm). Where both were measured on the same rows, their errors are positively correlated as a rule, so this test
+finds less than a paired test, and not more.
 """
 
 from __future__ import annotations
@@ -18,11 +20,21 @@ from pytest_mechanism.types import Score
 
 ALPHA = 0.025
 
+ROUNDING = 1e-5
+"""A difference of scores without any error that processors can cause by rounding."""
+
 Change = Literal[
-    "worse", "better", "no clear change", "now red", "no longer red", "not compared", "missing"
+    "worse",
+    "better",
+    "no clear change",
+    "now red",
+    "now a warning",
+    "no longer red",
+    "not compared",
+    "missing",
 ]
 ORDER: tuple[Change, ...] = (
-    "now red", "missing", "worse", "no longer red", "better", "not compared", "no clear change",
+    "now red", "missing", "worse", "now a warning", "no longer red", "better", "not compared", "no clear change",
 )  # fmt: skip
 """In which `history diff` lists changes."""
 
@@ -71,6 +83,11 @@ def compare_runs(old: RunReport, new: RunReport) -> list[Compared]:
             else:
                 compared.append(Compared(name, score.name, "missing", "a score in A, none in B"))
     compared += tested(tests)
+    if new.not_run or new.exit_code not in (0, 1):
+        text = (
+            f"{len(new.not_run)} selected claims never ran; pytest's exit code was {new.exit_code}"
+        )
+        compared.append(Compared("run B is not complete", "", "missing", text))
     compared += [
         Compared(name, "", "not compared", "judged in B only")
         for name, result in after.items()
@@ -85,6 +102,8 @@ def verdicts(old: ClaimResult, new: ClaimResult) -> Iterator[Compared]:
         yield Compared(
             new.id, "", "now red", f"{old.verdict} in A, {new.verdict} in B: {new.reason}"
         )
+    elif new.verdict == "warn" and old.verdict != "warn":
+        yield Compared(new.id, "", "now a warning", f"{old.verdict} in A: {new.reason}")
     elif old.red and new.verdict == "pass":
         yield Compared(new.id, "", "no longer red", f"{old.verdict} in A, pass in B")
     elif new.verdict == "skipped" and old.verdict != "skipped":
@@ -93,14 +112,9 @@ def verdicts(old: ClaimResult, new: ClaimResult) -> Iterator[Compared]:
 
 def tested(tests: list[tuple[ClaimResult, Score, Score]]) -> list[Compared]:
     """The scores that both runs have, with one correction for all."""
-    from scipy import stats
-
-    statistics = [
-        (loss(old, new), math.hypot(old.standard_error, new.standard_error))
-        for _, old, new in tests
-    ]
-    worse = holm([p_value(stats, amount, error) for amount, error in statistics])
-    better = holm([p_value(stats, -amount, error) for amount, error in statistics])
+    pairs = [(goodness(old, old.better), goodness(new, old.better)) for _, old, new in tests]
+    worse = holm([p_of_loss(old, new) for old, new in pairs])
+    better = holm([p_of_loss(new, old) for old, new in pairs])
     listed = []
     for (result, old, new), down, up in zip(tests, worse, better, strict=True):
         change: Change = "worse" if down < ALPHA else "better" if up < ALPHA else "no clear change"
@@ -108,20 +122,44 @@ def tested(tests: list[tuple[ClaimResult, Score, Score]]) -> list[Compared]:
     return listed
 
 
-def p_value(stats: object, amount: float, error: float) -> float:
-    """One-sided; without an error, any loss is one."""
+@dataclass(frozen=True)
+class Goodness:
+    """A score on a scale on which more is better, and its errors.
+
+    Attributes:
+        value: the score.
+        below: standard error towards lower values.
+        above: towards higher values.
+    """
+
+    value: float
+    below: float
+    above: float
+
+
+def goodness(score: Score, better: str | float) -> Goodness:
+    """A score on the scale on which more is better; the distance from a perfect number is worse, the larger it is."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + score.confidence) / 2))
+    below, above = ((score.value - score.interval[0]) / z, (score.interval[1] - score.value) / z)
+    if better == "higher":
+        return Goodness(score.value, below, above)
+    if better == "lower":
+        return Goodness(-score.value, above, below)
+    wide = max(below, above)
+    return Goodness(-abs(score.value - float(better)), wide, wide)
+
+
+def p_of_loss(old: Goodness, new: Goodness) -> float:
+    """One-sided p value of the hypothesis that the later score is no worse."""
+    from scipy import stats
+
+    loss = old.value - new.value
+    error = math.hypot(old.below, new.above)
     if error == 0:
-        return 0.0 if amount > 0 else 1.0
-    return float(stats.norm.sf(amount / error))  # type: ignore[attr-defined]
-
-
-def loss(old: Score, new: Score) -> float:
-    """How much worse the later score is."""
-    if old.better == "higher":
-        return old.value - new.value
-    if old.better == "lower":
-        return new.value - old.value
-    return abs(new.value - float(old.better)) - abs(old.value - float(old.better))
+        return 0.0 if loss > ROUNDING else 1.0
+    return float(stats.norm.sf(loss / error))
 
 
 def shown(score: Score) -> str:
