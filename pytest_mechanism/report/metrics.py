@@ -5,7 +5,7 @@ Format: OpenMetrics 1.0, "Text format". A family of metrics has its type and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 from pytest_mechanism.report.run_report import Conclusion, RunReport
@@ -41,7 +41,9 @@ def lines(report: RunReport, conclusion: Conclusion) -> Iterator[str]:
         yield from family(f"score_{end}", f"{end} end of the score's confidence interval", bounds)
 
 
-def family(name: str, meaning: str, values: list[tuple[Mapping[str, str], float]]) -> Iterator[str]:
+def family(
+    name: str, meaning: str, values: Sequence[tuple[Mapping[str, str], float]]
+) -> Iterator[str]:
     """The lines of a family of metrics; the first one of values with equal labels, which may not repeat."""
     name = f"mechanism_{name}"
     yield f"# TYPE {name} gauge"
