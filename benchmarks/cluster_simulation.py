@@ -132,6 +132,8 @@ class Simulation:
             if self.dispatch.waiting:
                 for worker in sorted(self.idle)[: self.dispatch.waiting]:
                     self.give(worker)
+                    if worker in self.idle:
+                        break  # what one idle worker does not get, the others do not get either
             self.now, _, what, number = heapq.heappop(self.events)
             if what == "fails":
                 self.fail(number)

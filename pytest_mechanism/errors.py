@@ -120,7 +120,8 @@ def visible(text: str) -> str:
     error passes through here before it is shown. The logs of GitHub and Azure obey ``##[`` anywhere in a line, so
     its bracket becomes an escape code too.
     """
-    text = text.replace("##[", "##\\x5b")
+    if "##[" in text:  # otherwise an enumeration's member would become a plain text
+        text = text.replace("##[", "##\\x5b")
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

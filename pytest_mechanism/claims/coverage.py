@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import StrictStr
@@ -98,7 +98,8 @@ class Coverage(PerRoleClaim):
             )
             return verdicts.at_chance(reason, threshold)
         cells = judged_cells(self.chosen(result.cells), result, context.sampling(result))
-        worst = min(cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
+        failing = [cell for cell in cells if cell.accuracy.interval[1] < self.at_least]
+        worst = min(failing or cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
         control = Control("guessing among the prompt's options", context.task.chance)
         found = score(
             context, "accuracy of the worst cell", worst.accuracy, METRIC, control=control
@@ -170,10 +171,25 @@ def judged_cells(cells: Sequence[Cell], result: CellResult, how: Sampling) -> li
     return [
         Judged(
             cell,
-            estimates.proportion(
+            cell_accuracy(
                 correct[list(cell.rows)],
                 Sampling([clusters[i] for i in cell.rows], confidence, how.seed),
             ),
         )
         for cell in cells
     ]
+
+
+def cell_accuracy(correct: Any, how: Sampling) -> Estimate:
+    """The accuracy of a cell. Where all its rows agree, or stand in one context, the rows of a context count once:
+    they show no spread between contexts, from which an interval could be taken."""
+    found = estimates.proportion(correct, how)
+    groups = len({*how.clusters})
+    alike = groups == 1 or correct.min() == correct.max()
+    if groups == len(correct) or not alike:
+        return found
+    low, high = estimates.exact_bounds(groups, how.confidence)
+    return replace(
+        found,
+        interval=(low if correct.min() == 1 else 0.0, high if correct.max() == 0 else 1.0),
+    )

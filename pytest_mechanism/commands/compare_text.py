@@ -267,12 +267,15 @@ def conclusion(result: Result, labels: Mapping[str, str], text: Text) -> Iterato
     read = f"{len(text.passages)} passages, {text.predictions:,} predicted tokens"
     size = f"KL({a} || {b}) = {spelled(whole)} nats a token on {read}"
     if whole.interval[1] <= SAME:
-        yield f"no difference found: {size}"
+        yield f"no difference above {SAME:g} nats a token: {size}"
         return
     largest = sorted(result.parts.items(), key=lambda part: -abs(part[1].value))[:SHOWN]
     first, most = largest[0]
-    share = f" ({most.value / whole.value:.0%})" if whole.value > SAME else ""
-    yield f"{b} predicts other words than {a}: {size}; most of it comes from {first}{share}"
+    share = most.value / whole.value if whole.value > SAME else 0.0
+    where = (
+        f"{'most of it' if share > 0.5 else 'the largest part'} comes from {first} ({share:.0%})"
+    )
+    yield f"{b} predicts other words than {a}: {size}; {where}"
     better, worse = (a, b) if result.perplexity[0] <= result.perplexity[1] else (b, a)
     yield (
         f"perplexity: {a} {result.perplexity[0]:.4g}, {b} {result.perplexity[1]:.4g}; {better} predicts this text "

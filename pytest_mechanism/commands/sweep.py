@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     files = arguments.out / "candidates"
     try:
         files.mkdir(parents=True, exist_ok=True)
+        # an earlier sweep's results must not stand beside this one's
+        for old in (
+            arguments.out / "sweep.json",
+            arguments.out / "sweep.md",
+            *files.glob("*.json"),
+        ):
+            old.unlink(missing_ok=True)
     except OSError as problem:
         raise MechanismError(f"--out {arguments.out}: {problem.strerror}") from None
     aliases, trust = read_aliases(config), read_trust(config)
@@ -155,7 +162,9 @@ def run(arguments: argparse.Namespace) -> int:
     runs = Gates(arguments.processes)
     for number, finished in enumerate(runs.run(gates), 1):
         label = finished.gate.label
-        found[label] = judged(found[label], finished, files / f"{label}.json", runs.interrupted)
+        found[label] = judged(
+            found[label], finished, files / f"{label}.json", runs.interrupted, mark.model
+        )
         took = duration_text(finished.seconds)
         outcome = found[label].outcome
         say(f"[{number}/{len(gates)}] {label}: {outcome}, {took}", err=True, flush=True)
@@ -238,14 +247,18 @@ def announce(found: dict[str, Candidate]) -> None:
         say(f"{names} {verb} the same files as {label} and will take its measurements")
 
 
-def judged(candidate: Candidate, finished: Finished, path: Path, interrupted: bool) -> Candidate:
-    """The candidate after its gate."""
+def judged(
+    candidate: Candidate, finished: Finished, path: Path, interrupted: bool, base: str
+) -> Candidate:
+    """The candidate after its gate; ``base`` is the base's fingerprint when the sweep began."""
     result: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         result = json.loads(path.read_bytes())
     outcome, reason = outcome_of(finished.exit_code, result)
     if interrupted and finished.exit_code in (2, None):
         outcome, reason = "not run", candidate.reason
+    elif changed := changed_role(result, {"base": base, "ft": candidate.fingerprint}):
+        outcome, reason = "error", f"the files of {changed} changed during the sweep"
     elif not result:
         reason = f"{reason}: {last_line(finished.gate.log)}; its output is in {finished.gate.log}"
     return Candidate(
@@ -256,6 +269,15 @@ def judged(candidate: Candidate, finished: Finished, path: Path, interrupted: bo
         measured=result.get("measurements", {}).get("done", 0),
         claims=claims_of(result),
     )  # fmt: skip
+
+
+def changed_role(result: Mapping[str, Any], expected: Mapping[str, str | None]) -> str | None:
+    """The role whose checkpoint the gate saw with another content than the sweep, or None."""
+    for role, fingerprint in expected.items():
+        seen = result.get("pair", {}).get(role, {}).get("fingerprint")
+        if result.get("pair") and seen != fingerprint:
+            return role
+    return None
 
 
 def conclude(

@@ -123,18 +123,39 @@ def members_of(group: Group | None) -> str:
 
 def unchanged(result: Comparison, a: str, b: str) -> Iterator[str]:
     """That nothing changed, how far the largest change went, and what the weights say."""
-    yield (
-        f"no change found: no head, MLP or layer of {b} works otherwise than in {a} by more than {result.margin:g} "
-        f"of what exchanging the whole prompt does to the answer's logit (false-discovery rate {result.alpha:.0%}, "
-        f"{len(result.members)} compared)"
-    )
+    unsure = [member.name for member in result.members if may_have_changed(member, result.margin)]
+    if unsure:
+        more = f" and {len(unsure) - SHOWN} more" if len(unsure) > SHOWN else ""
+        yield (
+            f"no change is shown, and none is ruled out: of {len(result.members)} compared, {len(unsure)} may have "
+            f"changed by more than {result.margin:g} ({', '.join(unsure[:SHOWN])}{more}); more --rows decide"
+        )
+    else:
+        yield (
+            f"no change found: no head, MLP or layer of {b} works otherwise than in {a} by more than {result.margin:g} "
+            f"of what exchanging the whole prompt does to the answer's logit (false-discovery rate {result.alpha:.0%}, "
+            f"{len(result.members)} compared)"
+        )
     largest = max(result.members, key=lambda member: member.size)
     yield f"the largest change is {told(largest, a, b)}"
     moved = {member.name: member.weights for member in result.members if member.weights is not None}
     if moved and (most := max(moved, key=lambda name: moved[name])) and moved[most] > 0:
         yield f"weights moved all the same: {named(most)} by {moved[most]:.1%} of its norm, the most of all"
-    elif moved and not any(result.weights.values()):
+    outside = {name: change for name, change in result.weights.items() if change > 0}
+    if outside and not (moved and any(moved.values())):
+        most = max(outside, key=lambda name: outside[name])
+        yield f"outside heads and MLPs, {most} moved by {outside[most]:.1%} of its norm"
+    elif moved and not any(moved.values()) and not outside and not result.weights_note:
         yield "all weights are equal"
+    if result.weights_note:
+        yield result.weights_note
+
+
+def may_have_changed(member: ComparedMember, margin: float) -> bool:
+    """Whether the rows do not rule out a change: an interval of its quantities reaches beyond the margin."""
+    intervals = [share.interval for share in member.shares]
+    intervals += [exchange.interval for exchange in member.exchanges]
+    return any(abs(bound) > margin for interval in intervals for bound in interval)
 
 
 def told(member: ComparedMember, a: str, b: str) -> str:

@@ -112,7 +112,7 @@ class ClaimItem(pytest.Function):
             pytest.skip(visible(verdict.reason))
         verdict, comparison = self.settle(verdict, seconds)
         self.show_prompts(verdict)
-        if self.only_warns(verdict):
+        if self.only_warns(verdict, comparison):
             self.pass_with_warning(verdict)
         if verdict.cause is Cause.NOT_ACCEPTED:
             raise ClaimFailed(visible(f"{self.title}: {verdict.reason}"))
@@ -120,15 +120,20 @@ class ClaimItem(pytest.Function):
             located = self.locate(verdict)
             raise self.failure(verdict, comparison, located, run.evaluator.trace)
 
-    def only_warns(self, verdict: Verdict) -> bool:
+    def only_warns(self, verdict: Verdict, comparison: Comparison) -> bool:
         """Whether a red verdict is shown and makes nothing red. A claim that could not be judged stays red, and
         so does one without the accepted score that the run requires: nobody has looked at either."""
         looked = verdict.status in ("fail", "inconclusive")
-        return (
-            self.claim.severity == "warn"
-            and looked
-            and verdict.cause not in (Cause.NOT_ACCEPTED, Cause.REDEFINED)
+        drift = comparison.drift
+        accepted = (
+            comparison.value is not None
+            if drift is None
+            else drift.accepted_now or drift.state != "new"
         )
+        if self.run_session.requires_accepted and not accepted:
+            return False
+        unlooked = (Cause.NOT_ACCEPTED, Cause.REDEFINED, Cause.MODEL_MISSING)
+        return self.claim.severity == "warn" and looked and verdict.cause not in unlooked
 
     def pass_with_warning(self, verdict: Verdict) -> None:
         """Report a claim of severity ``warn`` that does not hold: pytest shows it among expected failures.

@@ -28,6 +28,7 @@ MARKS: Mapping[str, str] = {
     "inconclusive": "?",
     "error": "E",
     "skipped": "s",
+    "warn": "w",
 }
 """A verdict in the table; ``-`` where the gate did not come to the claim."""
 
@@ -105,8 +106,15 @@ def outcome_of(exit_code: int | None, content: Mapping[str, Any]) -> tuple[Outco
         return "error", str(content["reasons"][0])
     if exit_code != 0 or content["not_run"]:
         return "error", f"its gate ended with exit code {exit_code}"
-    if not any(c["verdict"] in JUDGED and "ft" in c["models"] for c in claims):
+    return without_reds([c["verdict"] for c in claims if "ft" in c["models"]])
+
+
+def without_reds(verdicts: Sequence[str]) -> tuple[Outcome, str]:
+    """What a gate without a red claim says, from the verdicts on its candidate."""
+    if not any(verdict in JUDGED for verdict in verdicts):
         return "error", "no claim judged it"
+    if "pass" not in verdicts:
+        return "inconclusive", "no claim about it holds (severity: warn)"
     return "green", ""
 
 
@@ -131,7 +139,7 @@ def claim_ids(candidates: Sequence[Candidate]) -> list[str]:
 def mark(candidate: Candidate, id_: str) -> str:
     """The letter of a claim's verdict."""
     claim = candidate.claims.get(id_)
-    return "-" if claim is None else MARKS[claim.verdict]
+    return "-" if claim is None else MARKS.get(claim.verdict, "?")
 
 
 def columns(candidates: Sequence[Candidate]) -> list[str]:

@@ -40,11 +40,16 @@ def card(report: RunReport, conclusion: Conclusion, model_name: str, version: st
             dataset_type=DATASET,
             dataset_name=f"{result.circuit}: {result.claim}",
             dataset_config=result.id,  # the hub merges results that agree in all but the name
-            dataset_args={"spec": result.spec, "role": result.role, "claimed": row["threshold"]},
+            dataset_args={"spec": result.spec, "role": result.role},
             metric_type=row["name"],
             metric_value=row["score"],
             metric_name=f"{row['name']} ({row['verdict']})",
-            metric_args={"interval": row["interval"], "n": row["n"], "verdict": row["verdict"]},
+            metric_args={
+                "claimed": row["threshold"],
+                "interval": row["interval"],
+                "n": row["n"],
+                "verdict": row["verdict"],
+            },
         )
         for result, row in scores
     ]

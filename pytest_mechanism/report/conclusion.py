@@ -92,7 +92,7 @@ def judgement(report: RunReport, reds: Sequence[ClaimResult]) -> tuple[Conclusio
     about_candidate = [result for result in judged if CANDIDATE in result.models]
     if not reds:
         return without_reds(report, judged, about_candidate)
-    foreign = [result for result in reds if on_reference(result)]
+    foreign = [result for result in reds if on_reference(result) and result.role == REFERENCE]
     unfit = {result.spec for result in foreign}
     own = [result for result in reds if result.spec not in unfit]
     sentences: list[str] = []
@@ -124,27 +124,42 @@ def nothing_judged(report: RunReport) -> str:
     return f"Nothing was judged: {parts}{first}, so this run says nothing about the candidate."
 
 
+def not_fine(report: RunReport, passed: int, about_candidate: Sequence[ClaimResult]) -> str | None:
+    """Why a run without a red claim says nothing all the same, or None."""
+    if not about_candidate:
+        return (
+            f"No claim judged the candidate ({claims(passed)} about other models passed): this run says nothing "
+            "about it."
+        )
+    if report.not_run:
+        return f"{claims(passed)} passed, but {never_ran(report)}"
+    if report.errors or report.reasons:
+        why = short([*report.errors, *report.reasons][0])
+        return f"{claims(passed)} passed, but the run is red: {why}."
+    if report.exit_code:
+        return (
+            f"{claims(passed)} passed, but pytest ended with exit code {report.exit_code}: something else in this run "
+            "failed, such as a spec that could not be read."
+        )
+    return None
+
+
 def without_reds(
     report: RunReport, judged: Sequence[ClaimResult], about_candidate: Sequence[ClaimResult]
 ) -> tuple[ConclusionState, list[str]]:
     """A run without a red claim, which is fine only if the candidate was judged and nothing is missing."""
     passed = sum(result.verdict == "pass" for result in judged)
-    if not about_candidate:
-        return "not_judged", [
-            f"No claim judged the candidate ({claims(passed)} about other models passed): this run says nothing "
-            "about it."
+    if (why := not_fine(report, passed, about_candidate)) is not None:
+        return "not_judged", [why]
+    if not any(result.verdict == "pass" for result in about_candidate):
+        return "undecided", [
+            "No claim about the candidate holds, and none of them blocks a release (severity: warn)."
         ]
-    if report.not_run:
-        return "not_judged", [f"{claims(passed)} passed, but {never_ran(report)}"]
-    if report.errors or report.reasons:
-        why = short([*report.errors, *report.reasons][0])
-        return "not_judged", [f"{claims(passed)} passed, but the run is red: {why}."]
-    if not passed:
-        return "undecided", ["No claim holds, and none of them blocks a release (severity: warn)."]
     new = sum(result.drift_state == "new" and not result.accepted_now for result in judged)
-    sentences = [
-        f"{'The claim holds' if passed == 1 else f'All {claims(passed)} that block hold'}."
-    ]
+    blocking = sum(result.verdict == "pass" and result.severity == "block" for result in judged)
+    sentences = [f"All {claims(blocking)} that block hold." if blocking > 1 else "The claim holds."]
+    if not blocking:
+        sentences = [f"No claim blocks a release; {claims(passed)} hold."]
     if passed == len(judged) and passed > 1:
         sentences = [f"All {claims(passed)} hold."]
     if (fine := accuracy_is_fine(report)) is not None:
@@ -178,7 +193,7 @@ def about_reds(
     """The sentences about red claims of specs that the reference model meets."""
     total = len(judged) + sum(result.verdict == "error" for result in report.claims)
     broken = [result for result in reds if result.cause in BROKEN]
-    accuracy = [result for result in broken if result.kind in ACCURACY]
+    accuracy = [r for r in broken if r.kind in ACCURACY and CANDIDATE in r.models]
     share = f"{len(reds)} of {claims(total)}"
     if accuracy:
         also = len(reds) - len(accuracy)
@@ -205,15 +220,23 @@ def about_reds(
             what = ""
         elif any(moved(result) for result in reds):
             what = "Heads are in other places: "
+        if not any(CANDIDATE in result.models for result in broken):
+            what = "On other models than the candidate: "
         sentence = f"{what}{len(broken)} of {claims(total)} broke{others_red(reds, broken)}."
         detail = first_member(reds) or [
             f"First, {first.claim} on {role(first)}: {SENTENCE.split(first.meaning or '')[0]} ({reason(first)})."
         ]
         return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:SHOWN]
     if behind := [result for result in reds if result.cause in BASELINE]:
+        first_sentence = (
+            f"{baseline_sentence(behind)} ({share} red)."
+            if len({result.cause for result in reds}) == 1
+            else f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
+            f"{others_red(reds, behind)}."
+        )
         return "baseline", [
             *lead,
-            f"{baseline_sentence(behind)} ({share} red).",
+            first_sentence,
             reason(behind[0]) + ".",
         ]
     if unjudged := [result for result in reds if result.verdict == "error"]:
@@ -253,7 +276,7 @@ def accuracy_is_fine(report: RunReport) -> str | None:
     """The sentence about a candidate whose claims about accuracy all hold; None where some do not, or there are
     none."""
     about = [r for r in report.claims if r.kind in ACCURACY and CANDIDATE in r.models]
-    about = [r for r in about if r.verdict in JUDGED]
+    about = [r for r in about if r.verdict != "skipped"]
     if not about or any(result.verdict != "pass" for result in about):
         return None
     shown = next(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from _pytest._code.code import TerminalRepr
@@ -32,6 +31,16 @@ MINUS = re.compile(r"(\S+) minus that of (\w+)")
 SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 
 
+@dataclass(frozen=True)
+class Crash:
+    """What pytest prints with ``--tb=line``."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
 @dataclass(eq=False)
 class Failure(TerminalRepr):
     """A red claim in pytest's terms: ``FAILURES`` shows the lines, the summary at the end the message.
@@ -47,7 +56,7 @@ class Failure(TerminalRepr):
     @property
     def reprcrash(self) -> Any:
         """What pytest reads the line of its summary from, and the message in JUnit files."""
-        return SimpleNamespace(message=self.message)
+        return Crash(self.message)
 
     def toterminal(self, tw: Any) -> None:
         for line in fitted(self.lines, tw.fullwidth):
@@ -55,8 +64,11 @@ class Failure(TerminalRepr):
 
 
 def message(result: ClaimResult) -> str:
-    """The claim and its reason, in one line."""
-    return f"{result.claim} on {result.role}: {compared(result.reason, result.role)}"
+    """The claim and its reason, in one line. It says so where the claim is red without being refuted."""
+    verdict = {"inconclusive": " is inconclusive", "error": " was not judged"}.get(
+        result.verdict, ""
+    )
+    return f"{result.claim} on {result.role}{verdict}: {compared(result.reason, result.role)}"
 
 
 def compared(text: str, role: str) -> str:

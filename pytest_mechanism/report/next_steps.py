@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
 
+UNACCEPTED = (Cause.NOT_ACCEPTED, Cause.REDEFINED)
+"""Causes of red claims that only lack an accepted score."""
+
 
 def next_steps(
     report: RunReport, state: ConclusionState, reds: Sequence[ClaimResult]
@@ -23,7 +26,8 @@ def next_steps(
         "accuracy": doctor,
         "reference": f"pytest-mechanism discover {spec} {pair} --out found.yaml",
         "broken": show,
-        "baseline": accept,
+        # a command that accepts scores is offered only where nothing but the acceptance is missing
+        "baseline": accept if all(r.cause in UNACCEPTED for r in reds) else show,
         "not_judged": doctor,
     }.get(state)
     if state == "undecided" and any(result.groups or result.order > 10 for result in reds):

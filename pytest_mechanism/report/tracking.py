@@ -24,6 +24,7 @@ from pytest_mechanism.errors import MechanismError, choices
 from pytest_mechanism.report import tracking_child
 from pytest_mechanism.report.json_file import content
 from pytest_mechanism.report.run_report import RunReport
+from pytest_mechanism.report.table import spec_suffixes
 
 MOST_CHARACTERS = 250
 """Of a metric's name; MLflow takes no longer one."""
@@ -111,11 +112,14 @@ def check_tracker(name: str) -> None:
 def numbers(report: RunReport) -> dict[str, float]:
     """Every judged score, with the ends of its interval."""
     found: dict[str, float] = {}
+    suffixes = spec_suffixes(report.claims)
     for result in report.claims:
         for row in result.rows:
             if row.score is None:
                 continue
-            key = metric_name(f"{result.circuit}.{result.claim}.{result.role}/{row.name}")
+            key = metric_name(
+                f"{result.circuit}{suffixes[result.spec]}.{result.claim}.{result.role}/{row.name}"
+            )
             found[key] = row.score
             if row.interval is not None:
                 found[f"{key}.low"], found[f"{key}.high"] = row.interval
@@ -124,10 +128,11 @@ def numbers(report: RunReport) -> dict[str, float]:
 
 def texts(report: RunReport) -> dict[str, str]:
     """The conclusion, the verdicts and the checkpoints."""
-    found: dict[str, str] = {
-        f"verdict.{metric_name(f'{result.circuit}.{result.claim}.{result.role}')}": result.verdict
-        for result in report.claims
-    }
+    suffixes = spec_suffixes(report.claims)
+    found: dict[str, str] = {}
+    for result in report.claims:
+        name = f"{result.circuit}{suffixes[result.spec]}.{result.claim}.{result.role}"
+        found[f"verdict.{metric_name(name)}"] = result.verdict
     if report.conclusion is not None:
         found |= {"state": report.conclusion.state, "conclusion": report.conclusion.text}
     for role, entry in report.checkpoints.items():

@@ -345,7 +345,8 @@ class ClaimEvaluator:
             return None
         own = locate.candidate(claim, role) if role == PAIR else role
         try:
-            return evidence.evidence([*self._asked], own, REFERENCE, self.runner.peek, self._rows)
+            own_rows = [m for m in self._asked if evidence.speaks_of(m.request, claim, cause)]
+            return evidence.evidence(own_rows, own, REFERENCE, self.runner.peek, self._rows)
         except Exception as problem:  # what a reader gets beside the verdict must not change it
             what = f"the prompts behind it cannot be shown: {one_line(str(problem))}"
             return Evidence(what, "", ())

@@ -132,6 +132,23 @@ RANKINGS: tuple[tuple[type[Request[Any]], Callable[[Any, Observations], Ranked |
 """Class of request -> how its rows are ranked; what is most specific to a claim comes first."""
 
 
+BEHAVIOUR = ("accuracy", "equivalent", "coverage")
+"""Kinds whose finding is about plain answers. For others these only show that the model is not at chance."""
+
+
+def speaks_of(request: Request[Any], claim: Any, cause: Cause | None) -> bool:
+    """Whether the rows of a measurement can show why a claim is red."""
+    if isinstance(request, Performance):
+        return str(claim.kind) in BEHAVIOUR or cause in (Cause.AT_CHANCE, Cause.ACCURACY_LOSS)
+    if isinstance(request, RefusalRate):
+        return str(claim.kind) != "direction"
+    if isinstance(
+        request, Interchange
+    ):  # where the patch must not change the answer, no row shows it
+        return getattr(claim, "at_most", None) is None
+    return True
+
+
 def evidence(
     asked: Sequence[Measurement],
     role: str,

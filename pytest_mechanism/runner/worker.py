@@ -17,7 +17,13 @@ from typing import Any
 
 from pytest_mechanism.checkpoints.fingerprint import of_reference
 from pytest_mechanism.checkpoints.reference import Reference
-from pytest_mechanism.errors import CheckpointChanged, MeasurementError, MechanismError, one_line
+from pytest_mechanism.errors import (
+    CheckpointChanged,
+    MeasurementError,
+    MechanismError,
+    crash,
+    one_line,
+)
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.runner.failures import clear_frames
 from pytest_mechanism.runner.keys import versions
@@ -68,6 +74,10 @@ class Worker:
             result = self.runner.make_with(measurement, inputs)
         except MechanismError as problem:
             error = portable(problem)
+        except (
+            Exception
+        ) as problem:  # a healthy worker says what failed; Ray would take it for dead
+            error = portable(crash(f"{measurement.request.implementation} failed", problem))
         seconds = time.perf_counter() - started
         return Made(*self.place(), seconds, self._loaded - before, error), result
 

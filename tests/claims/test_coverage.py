@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_mechanism.claims.coverage import Coverage
+from pytest_mechanism.claims.coverage import Coverage, cell_accuracy
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.measurements.cells import Cell
+from pytest_mechanism.statistics.estimates import Sampling, exact_bounds
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.types import Verdict
 from recipes.simulation.setting import RESULTS, context_of
@@ -73,6 +74,21 @@ def test_the_worst_of_many_words_needs_a_wider_interval() -> None:
     many = judge(wrong, {"L0": range(0, N, 10), **pairs})
     assert alone.status == "fail"
     assert many.status == "inconclusive"
+
+
+def test_a_word_that_surely_fails_is_judged_before_a_rare_one() -> None:
+    """The rare word is undecided; the verdict is about the failing one."""
+    verdict = judge(range(5, 305), {"rare": [0, 1, 5], "bad": range(5, 605)})
+    assert (verdict.status, verdict.cause) == ("fail", "refuted")
+    assert verdict.score is not None
+    assert verdict.score.n == 600
+
+
+@pytest.mark.parametrize(("clusters", "rows"), [(["a"] * 100, 1), (["a", "b"] * 50, 2)])
+def test_rows_of_one_context_count_once_where_all_agree(clusters: list[str], rows: int) -> None:
+    """100 right rows of a single context show as little as one row."""
+    alone = cell_accuracy(np.ones(100), Sampling(clusters, 0.95, 0)).interval
+    assert alone == pytest.approx((exact_bounds(rows, 0.95)[0], 1.0))
 
 
 def test_kinds_of_cells_are_chosen() -> None:

@@ -71,7 +71,7 @@ def test_an_excerpt_of_a_hostile_spec(hostile):
     path.write_text(path.read_text().replace("on: base", "on: base, at_least: 0.95 ")
                     .replace("}\n", "} # \u202e\u2066 pass\n"), encoding="utf-8")  # fmt: skip
 
-    result = hostile.run("-rA")
+    result = hostile.run("-rA", "-v")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert harmless(result.stdout.str())

@@ -144,6 +144,7 @@ def test_result_file(mixed):
         "measurements",
         "versions",
         "exit_code",
+        "finished",
         "conclusion",
     ]
     assert result["mechanism_json"] == 1
@@ -163,6 +164,7 @@ def test_result_file(mixed):
     (claim,) = result["claims"]
     assert claim.pop("seconds") >= 0
     assert claim.pop("notes") == []
+    assert len(claim.pop("definition")) == 16
     (score,) = claim.pop("scores")
     assert claim == {
         "id": "circuit.yaml::good::ft",
@@ -185,6 +187,10 @@ def test_result_file(mixed):
         "drift_state": "same",
         "accepted_now": False,
         "located": None,
+        "severity": "block",
+        "groups": [],
+        "order": 10,
+        "evidence": None,
         "rows": [
             {
                 "verdict": "fail",
@@ -314,6 +320,15 @@ def test_job_summary(mixed, monkeypatch):
     assert path.read_text().splitlines() == [
         "before",
         "### pytest-mechanism: base+ft",
+        "",
+        "**1 of 2 claims broke. First, good on ft\\: the number in the file is lower than claimed (fixed score 0.250 "
+        "\\[0.188, 0.312\\]; claimed\\: at least 0.75).**",
+        "",
+        "Next:",
+        "",
+        "```sh",
+        "pytest circuit.yaml::good::ft --model-pair base=./base,ft=./ft -v",
+        "```",
         "",
         "| verdict | claim | role | score | interval | claimed | baseline |",
         "|---|---|---|---|---|---|---|",

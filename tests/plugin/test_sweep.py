@@ -12,6 +12,8 @@ import pytest
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands import gates
+from pytest_mechanism.commands.sweep import changed_role
+from pytest_mechanism.report.candidates import Candidate, claims_of, mark, outcome_of
 
 CONFTEST = """
 import json, os, pathlib, sys, time
@@ -78,6 +80,23 @@ def test_one_bad_candidate_makes_the_sweep_red_and_stops_no_other(sweep, project
     assert results["good"] == "candidates/good.json"
     good = json.loads((project.path / "mechanism-sweep" / results["good"]).read_text())
     assert good["pair"]["ft"]["label"] == "good"
+
+
+def test_a_candidate_about_which_nothing_holds_is_not_green() -> None:
+    """Its only claim warns; the table has a mark for it."""
+    claim = {"id": "c::a::ft", "claim": "a", "role": "ft", "models": ["ft"], "verdict": "warn",
+             "score": 0.1, "reason": "low"}  # fmt: skip
+    content = {"claims": [claim], "reasons": [], "not_run": [], "exit_code": 0}
+    assert outcome_of(0, content)[0] == "inconclusive"
+    found = Candidate("one", "./one", "f", "inconclusive", "", claims=claims_of(content))
+    assert mark(found, "c::a::ft") == "w"
+
+
+def test_a_checkpoint_that_changed_during_a_sweep_is_noticed() -> None:
+    """The gate saw other files than those that the table would name."""
+    pair = {"base": {"fingerprint": "b"}, "ft": {"fingerprint": "new"}}
+    assert changed_role({"pair": pair}, {"base": "b", "ft": "old"}) == "ft"
+    assert changed_role({"pair": pair}, {"base": "b", "ft": "new"}) is None
 
 
 def test_green_candidates_alone_give_exit_code_0(sweep, project):

@@ -65,6 +65,53 @@ def test_a_run_that_did_not_look_is_never_fine(run: RunReport) -> None:
     assert conclude(run).state == "not_judged"
 
 
+@pytest.mark.parametrize(
+    ("run", "state"),
+    [
+        (
+            report(claim("solves", "base"), claim("holds", verdict="warn", severity="warn")),
+            "undecided",
+        ),
+        (report(*SOLVES, exit_code=1), "not_judged"),
+    ],
+)
+def test_a_run_in_which_nothing_about_the_candidate_holds_is_not_fine(
+    run: RunReport, state: str
+) -> None:
+    """Its only claim warns, or something beside the claims failed."""
+    assert conclude(run).state == state
+
+
+def test_a_refuted_claim_is_told_where_a_comparison_rules_out_its_reference() -> None:
+    """The base model meets its own claims; only the pair's claim cannot use it."""
+    pair = claim("same", "pair", "inconclusive", kind="transfer", cause=Cause.REFERENCE_FAILS)
+    conclusion = conclude(report(*SOLVES, BROKEN, pair))
+    assert conclusion.state == "broken"
+    assert "does not hold on your base model" not in conclusion.text
+
+
+def test_another_model_is_not_taken_for_the_candidate() -> None:
+    """A red accuracy claim about the control says nothing about the candidate's accuracy."""
+    control = claim("solves", "control", "fail")
+    conclusion = conclude(report(*SOLVES, control))
+    assert "candidate does the task less well" not in conclusion.text
+    assert "On other models than the candidate" in conclusion.text
+
+
+def test_accuracy_is_not_fine_while_one_of_its_claims_was_not_judged() -> None:
+    """An error beside a pass."""
+    error = claim("no_worse", verdict="error", cause=Cause.NOT_JUDGED)
+    assert "Accuracy is fine" not in conclude(report(*SOLVES, error, BROKEN)).text
+
+
+def test_scores_are_offered_for_acceptance_only_where_nothing_else_is_wrong() -> None:
+    """A score that fell behind would become the baseline."""
+    behind = claim("other", verdict="fail", cause=Cause.FELL_BEHIND)
+    new = claim("other", verdict="fail", cause=Cause.NOT_ACCEPTED)
+    steps = [conclude(report(*SOLVES, red)).next_steps[0] for red in (behind, new)]
+    assert ["--snapshot-update" in step for step in steps] == [False, True]
+
+
 def test_a_broken_mechanism_is_named_by_its_heads() -> None:
     """Accuracy first, then how many claims are red, then the head that changed most."""
     member = MemberChange(

@@ -70,6 +70,25 @@ def test_a_timeline_marks_a_change_of_definition_and_missing_runs(tmp_path: Path
     assert line.missing == 1
 
 
+def test_a_claim_that_is_red_although_a_score_holds_is_red_in_its_history(tmp_path: Path) -> None:
+    """A further row of the same score names the control that is as good."""
+    first = scored(0.5).rows[0]
+    further = replace(first, verdict="inconclusive", threshold="better than its control")
+    HistoryFolder(tmp_path).write(run(scored(0.5, verdict="inconclusive", rows=(first, further))))
+    (line,) = timelines(read_history(tmp_path)[0])
+    assert [point.red for point in line.points] == [True]
+
+
+def test_a_share_without_a_spread_has_the_error_of_its_interval() -> None:
+    """All of 504 right, then 500: an unpaired test does not show a loss."""
+    all_right = replace(
+        claim().scores[0], value=1.0, interval=(0.9927, 1.0), standard_error=0.0, n=504
+    )
+    later = replace(all_right, value=500 / 504, interval=(0.9798, 0.9969), standard_error=0.00395)
+    old, new = (run(scored(0.5, scores=(score,))) for score in (all_right, later))
+    assert changes(old, new) == [("score", "no clear change")]
+
+
 def test_the_page_of_a_history_shows_hostile_names_as_text(tmp_path: Path) -> None:
     """And has a picture for each score."""
     HistoryFolder(tmp_path).write(run(scored(0.5, name=HOSTILE), label=HOSTILE))
@@ -161,8 +180,8 @@ def test_a_comparison_corrects_for_the_number_of_scores() -> None:
         (run(scored(0.5, definition="e")), [("", "not compared")]),
         (run(scored(0.5, definition=None)), [("", "not compared")]),
         (run(scored(0.5, verdict="skipped")), [("", "missing"), ("score", "no clear change")]),
+        (run(scored(0.5, verdict="warn")), [("", "no longer holds"), ("score", "no clear change")]),
         (run(scored(0.5, verdict="fail")), [("", "now red"), ("score", "no clear change")]),
-        (run(scored(0.5, verdict="warn")), [("", "now a warning"), ("score", "no clear change")]),
         (
             replace(run(scored(0.5)), not_run=("x.yaml::b::ft",)),
             [("score", "no clear change"), ("", "missing")],

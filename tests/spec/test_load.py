@@ -214,7 +214,8 @@ CASES = {
     ),
     "groups a list": (
         HEAD + TASK + "groups: [a]\n" + CLAIMS,
-        "x.yaml:4: groups: must be name: {heads: {layer: [head, ...]}, at: position}, ...",
+        "x.yaml:4: groups: must be name: {heads: {layer: [head, ...]}, at: position}, ... (not a list: no '-' "
+        "before them)",
     ),
     "group name": (
         HEAD + TASK + "groups: {a-b: {heads: {0: [0]}, at: last}}\n" + CLAIMS,
@@ -308,7 +309,7 @@ CASES = {
     "threshold above 1": (
         HEAD + TASK + "claims:\n  a:\n    kind: accuracy\n    at_least: 60\n",
         "x.yaml:7: a.at_least: must lie between 0.01 and 1 (a share below 0.01 is hardly different "
-        "from 0, and no share exceeds 1), got 60",
+        "from 0, and no share exceeds 1), got 60; 60 % is 0.6",
     ),
     "threshold as text": (
         HEAD + TASK + "claims: {a: {kind: accuracy, at_least: '0.5'}}\n",
@@ -325,7 +326,7 @@ CASES = {
     "unknown claim key": (
         HEAD + TASK + "claims: {a: {kind: accuracy, atleast: 0.5, at_most: 0.9}}\n",
         "x.yaml:4: claims.a: unknown key 'atleast'; did you mean 'at_least'? valid: at_least, "
-        "at_most, atol, drift, kind, margin, not_worse_than, on",
+        "at_most, atol, drift, kind, margin, not_worse_than, on, severity",
     ),
     "between one": (
         HEAD + TASK + GROUPS + "claims: {a: {kind: faithfulness, between: [0.9]}}\n",

@@ -223,7 +223,7 @@ def outcome(raw: bytes, folder: Path, resolved: bool = False) -> list[str] | Non
         out, err = io.StringIO(), io.StringIO()
         started = time.process_time()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = lint(Namespace(paths=[path], resolved=resolved, power=False))
+            code = lint(Namespace(paths=[path], resolved=resolved, power=False, coverage=False))
         seconds = min(seconds, time.process_time() - started)
         if seconds < 1:
             break

@@ -47,16 +47,23 @@ def measure(
     after = dict(parts(context))
     names = {f"{layer}.{head}": f"{layer}.{other}" for layer, head, other in request.renamed}
     changes, packed = [], False
+    apart = [name for name in after if name not in {*before} and name not in {*names.values()}]
     for name, old in before.items():
         new = after.get(names.get(name, name), ())
         if [tensor.shape for tensor in old] != [tensor.shape for tensor in new]:
+            apart.append(name)
             continue
         if not all(tensor.is_floating_point() for tensor in (*old, *new)):
             packed = True
             continue
         changes.append((name, relative_change(old, new)))
     heads = any("." in name and not name.endswith(".mlp") and name[0].isdigit() for name in before)
-    reason = PACKED if packed else "" if heads else APART
+    reasons = [PACKED] * packed + [APART] * (not packed and not heads)
+    if apart:
+        reasons.append(
+            "not compared, because one model lacks it or has another size: " + ", ".join(apart[:4])
+        )
+    reason = "; ".join(reasons)
     return MemberWeightResult((), (), {}, changes=tuple(changes), reason=reason)
 
 
@@ -82,7 +89,8 @@ def parts(context: MeasurementContext) -> Iterator[tuple[str, list[Tensor]]]:
         if weights:
             yield f"{number}.mlp", weights
         yield f"layer {number}", own
-    for name, parameter in context.model.wrapped.plain.named_parameters():
+    # a matrix that one model ties and the other does not has its own name in both
+    for name, parameter in context.model.wrapped.plain.named_parameters(remove_duplicate=False):
         if id(parameter) not in inside:
             yield (
                 name.replace("_original_component.", "").replace("._original_component", ""),

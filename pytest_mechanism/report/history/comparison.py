@@ -28,17 +28,17 @@ Change = Literal[
     "better",
     "no clear change",
     "now red",
-    "now a warning",
+    "no longer holds",
     "no longer red",
     "not compared",
     "missing",
 ]
 ORDER: tuple[Change, ...] = (
-    "now red", "missing", "worse", "now a warning", "no longer red", "better", "not compared", "no clear change",
+    "now red", "no longer holds", "missing", "worse", "no longer red", "better", "not compared", "no clear change",
 )  # fmt: skip
 """In which `history diff` lists changes."""
 
-BAD: frozenset[Change] = frozenset({"worse", "now red", "missing"})
+BAD: frozenset[Change] = frozenset({"worse", "now red", "no longer holds", "missing"})
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def verdicts(old: ClaimResult, new: ClaimResult) -> Iterator[Compared]:
             new.id, "", "now red", f"{old.verdict} in A, {new.verdict} in B: {new.reason}"
         )
     elif new.verdict == "warn" and old.verdict != "warn":
-        yield Compared(new.id, "", "now a warning", f"{old.verdict} in A: {new.reason}")
+        yield Compared(
+            new.id, "", "no longer holds", f"{old.verdict} in A, a warning in B: {new.reason}"
+        )
     elif old.red and new.verdict == "pass":
         yield Compared(new.id, "", "no longer red", f"{old.verdict} in A, pass in B")
     elif new.verdict == "skipped" and old.verdict != "skipped":

@@ -72,7 +72,8 @@ def timeline(runs: Sequence[PastRun], claim: str, score: str) -> Timeline:
         if result is None:
             missing += bool(points)
             continue
-        row = next((r for r in result.rows if score_name(r) == score), None)
+        same = [r for r in result.rows if score_name(r) == score]
+        row = next((r for r in same if r.verdict in RED), same[0] if same else None)
         before = next((p.result.definition for p in reversed(points) if p.result.definition), None)
         changed = None not in (before, result.definition) and before != result.definition
         points.append(Point(run, row, result, changed))
@@ -108,6 +109,8 @@ def point_text(point: Point) -> str:
         if row.compared and point.result.baseline is not None:
             parts.append(f"baseline {point.result.baseline:.3f}")
     parts.append(point.verdict)
+    if point.result.verdict != point.verdict:
+        parts.append(f"(the claim: {point.result.verdict})")
     if point.redefined:
         parts.append("(definition changed: not comparable with the runs before)")
     return "  ".join(parts)

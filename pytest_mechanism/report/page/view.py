@@ -206,19 +206,25 @@ def how_sure(judged: Sequence[ClaimResult]) -> tuple[str, ...]:
     """What the verdicts of a run are worth, a sentence for each kind of verdict."""
     levels = {score.confidence for result in judged for score in result.scores}
     level = f"{min(levels):.0%} confidence interval" if levels else "confidence interval"
-    refuted = sum(result.cause is Cause.REFUTED for result in judged)
+    reds = [result for result in judged if result.red]
+    refuted = sum(result.cause is Cause.REFUTED for result in reds)
     sentences = []
     if refuted:
         sentences.append(
             f"{claims_are(refuted)} refuted: the whole {level}, the numbers in brackets, lies outside what the "
             "claim allows, so other prompts of the same task would very likely say the same."
         )
-    if doubt := sum(result.verdict == "inconclusive" for result in judged):
+    doubtful = [r for r in reds if r.verdict == "inconclusive" and r.cause is not Cause.REFUTED]
+    if doubt := len(doubtful):
         sentences.append(
             f"{claims_are(doubt)} inconclusive: neither shown nor refuted, for the reason that each gives."
         )
-    if other := sum(result.red for result in judged) - refuted - doubt:
+    if other := len(reds) - refuted - doubt:
         sentences.append(f"{claims_are(other)} red for another reason, which each gives.")
+    if warned := sum(result.verdict == "warn" for result in judged):
+        sentences.append(
+            f"{claims_are(warned)} not shown to hold and only {'warns' if warned == 1 else 'warn'} (severity: warn)."
+        )
     if not sentences and judged:
         sentences.append(f"Every {level} lies inside what its claim allows.")
     return tuple(sentences)
