@@ -64,10 +64,8 @@ class Failure(TerminalRepr):
 
 
 def message(result: ClaimResult) -> str:
-    """The claim and its reason, in one line. It says so where the claim is red without being refuted."""
-    verdict = {"inconclusive": " is inconclusive", "error": " was not judged"}.get(
-        result.verdict, ""
-    )
+    """The claim and its reason, in one line. It says so where the claim is undecided."""
+    verdict = " is inconclusive" if result.verdict == "inconclusive" else ""
     return f"{result.claim} on {result.role}{verdict}: {compared(result.reason, result.role)}"
 
 

@@ -111,9 +111,7 @@ def test_the_gate_says_it_after_collecting_and_measures_nothing_for_it(
     run.stdout.fnmatch_lines(
         [f"mechanism: circuit_suffices on base cannot be measured: *ioi.yaml:*: {SHORT}*"]
     )
-    run.stdout.fnmatch_lines(
-        ["circuit_suffices on base was not judged: *", "same_circuit on pair was not judged: *"]
-    )
+    run.stdout.fnmatch_lines(["circuit_suffices on base: *", "same_circuit on pair: *"])
     assert measured(short.parent) == []
     assert '"checkpoints_loaded": 0' in (pytester.path / "out.json").read_text()
     assert "Traceback" not in output
