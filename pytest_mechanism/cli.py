@@ -19,6 +19,7 @@ from pytest_mechanism.commands import (
     history,
     init,
     lint,
+    metrics,
     new,
     report,
     schema,
@@ -31,7 +32,7 @@ from pytest_mechanism.settings.table import DEVICE
 
 COMMANDS = (
     lint, schema, discover, show, compare, sweep, fine_tune, doctor, new, init,
-    report, comment, badge, card, history,
+    report, comment, badge, card, metrics, history,
 )  # fmt: skip
 """In the order of the help page."""
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pytest_mechanism.commands.new import SCHEMA, claim_lines, load_text, parse_groups
 from pytest_mechanism.commands.output import say
@@ -22,6 +25,11 @@ model_pair = base=./checkpoints/released,ft=./checkpoints/candidate
 addopts = --mechanism-json=mechanism.json
 testpaths = circuits
 """
+
+UNKNOWN = (
+    "'pytest-mechanism @ git+https://github.com/OWNER/pytest-mechanism@REF'  # write OWNER and REF"
+)
+"""What the workflow installs where nothing is known but a folder of this machine."""
 
 WORKFLOW = """\
 # runs on each push; see docs/gate-a-release.md of pytest-mechanism
@@ -39,7 +47,7 @@ jobs:
       - uses: actions/setup-python@v5
         with: {python-version: "3.11"}
       - run: pip install torch --index-url https://download.pytorch.org/whl/cpu
-      - run: pip install pytest-mechanism
+      - run: pip install {package}
       - run: pytest circuits
       - if: always()
         uses: actions/upload-artifact@v4
@@ -92,9 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.spec.schema import schema
 
     spec = folder / "circuits" / f"{arguments.task}.yaml"
+    workflow = folder / ".github" / "workflows" / "mechanism.yml"
+    package = installed()
     files = {
         folder / "pytest.ini": INI,
-        folder / ".github" / "workflows" / "mechanism.yml": WORKFLOW,
+        workflow: WORKFLOW.replace("{package}", package),
         folder / "circuits" / SCHEMA: json.dumps(schema(), indent=1) + "\n",
     }
     if has_settings(folder):
@@ -103,7 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
         for line in INI.splitlines()[1:]:
             say(f"  {line}")
     for path, text in files.items():
-        write_new(path, text)
+        if write_new(path, text) and path == workflow and package == UNKNOWN:
+            say(
+                f"  write in {path} from where it installs pytest-mechanism; you installed it from a folder"
+            )
     if spec.exists():
         say(f"left as it is: {spec}")
     else:
@@ -123,6 +136,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def installed() -> str:
+    """What pip installs to get this installation of the package: its release, or its commit (PEP 610)."""
+    try:
+        package = distribution("pytest-mechanism")
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
+        if not origin:
+            return f"pytest-mechanism=={package.version}"
+        commit, address = origin["vcs_info"]["commit_id"], urlsplit(origin["url"])
+    except (PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
+        return UNKNOWN
+    host = address.netloc.rpartition("@")[2]  # a name or a token may stand before it
+    if address.scheme != "https" or not re.fullmatch(r"[\w.:-]+", host):
+        return UNKNOWN
+    if not re.fullmatch(r"[\w./~-]+", address.path) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+        return UNKNOWN
+    return f"'pytest-mechanism @ git+https://{host}{address.path}@{commit}'"
+
+
 def has_settings(folder: Path) -> bool:
     """Whether pytest finds settings there already."""
     for name in ("pytest.ini", ".pytest.ini", "pytest.toml", "tox.ini", "setup.cfg"):
@@ -134,18 +165,19 @@ def has_settings(folder: Path) -> bool:
         return False
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file that does not exist yet.
+def write_new(path: Path, text: str) -> bool:
+    """Write a file that does not exist yet, and return whether it was written.
 
     Raises:
         MechanismError: it cannot be written.
     """
     if path.exists() or path.is_symlink():
         say(f"left as it is: {path}")
-        return
+        return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as problem:
         raise MechanismError(f"{path} cannot be written: {problem.strerror}") from None
     say(f"wrote {path}")
+    return True

@@ -64,8 +64,8 @@ def file_reporters(
         reporters.append(HtmlPage(page_path, pictures, history_folder))
     if history_folder is not None:
         reporters.append(HistoryFolder(history_folder))
-    if tracker is not None:
-        reporters.append(Tracker(tracker, page_path))
     if summary:
         reporters.append(GithubSummary(Path(summary)))
+    if tracker is not None:  # last, because it depends on others and may take minutes
+        reporters.append(Tracker(tracker, page_path))
     return reporters

@@ -8,65 +8,30 @@ no verdict and loses no file: the run says so in a warning.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from pytest_mechanism.errors import MechanismError, choices, first_line
+from pytest_mechanism.errors import MechanismError, choices
+from pytest_mechanism.report import tracking_child
 from pytest_mechanism.report.json_file import content
 from pytest_mechanism.report.run_report import RunReport
 from pytest_mechanism.report.table import spec_suffixes
 
-PROJECT = "pytest-mechanism"
-"""The experiment in MLFlow, the project in Weights & Biases, unless their settings name another."""
-
 MOST_CHARACTERS = 250
 """Of a metric's name; MLflow takes no longer one."""
 
+SECONDS = 180
+"""A tracker may take. MLflow alone would try for four minutes to reach a server that is not there."""
 
-def to_mlflow(
-    report: RunReport,
-    numbers: Mapping[str, float],
-    texts: Mapping[str, str],
-    files: Sequence[Path],
-) -> None:
-    """A run of MLflow."""
-    import os
-
-    import mlflow
-
-    if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        mlflow.set_experiment(PROJECT)
-    with mlflow.start_run(run_name=report.pair):
-        mlflow.set_tags({key: value[:5000] for key, value in texts.items()})
-        mlflow.log_metrics(dict(numbers))
-        for file in files:
-            mlflow.log_artifact(str(file))
-
-
-def to_wandb(
-    report: RunReport,
-    numbers: Mapping[str, float],
-    texts: Mapping[str, str],
-    files: Sequence[Path],
-) -> None:
-    """A run of Weights & Biases."""
-    import os
-
-    import wandb
-
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    with wandb.init(project=project, name=report.pair, config=dict(texts)) as run:
-        run.log(dict(numbers))
-        for file in files:
-            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", file.name), type="report")
-            artifact.add_file(str(file))
-            run.log_artifact(artifact)
-
-
-TRACKERS: Mapping[str, Callable[..., None]] = {"mlflow": to_mlflow, "wandb": to_wandb}
 PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}
 
 
@@ -86,18 +51,46 @@ class Tracker:
             OSError: the tracker failed, for whatever reason.
         """
         if not {"base", "ft"} <= set(report.checkpoints):
-            return
+            raise OSError(0, "the run judged nothing, so there is nothing to send")
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "mechanism.json"
             result.write_text(json.dumps(content(report), indent=1), "utf-8")
             files = [result]
             if self.page is not None and self.page.is_file():
                 files.append(self.page)
-            try:
-                TRACKERS[self.name](report, numbers(report), texts(report), files)
-            except Exception as problem:
-                message = f"{type(problem).__name__}: {first_line(problem)}"
-                raise OSError(0, message) from problem
+            send({
+                "tracker": self.name, "name": report.pair, "numbers": numbers(report),
+                "texts": texts(report), "files": [str(file) for file in files],
+            })  # fmt: skip
+
+
+def send(request: Mapping[str, Any], seconds: float = SECONDS) -> None:
+    """Run `tracking_child` on a request.
+
+    Raises:
+        OSError: the tracker failed, or did not end in time.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(  # noqa: S603 - our own file
+            [sys.executable, "-P", tracking_child.__file__],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said,
+            text=True, encoding="utf-8", start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.communicate(json.dumps(request), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise OSError(0, f"no answer within {seconds:g} s; given up") from None
+        finally:
+            with suppress(ProcessLookupError, PermissionError):  # what the tracker left behind too
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.returncode != 0:
+            said.seek(0)
+            lines = said.read().strip().splitlines() or [f"ended with status {process.returncode}"]
+            advice = ""
+            if request["tracker"] == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+                advice = "; set MLFLOW_TRACKING_URI to your server, or pip install mlflow"
+            raise OSError(0, lines[-1][:300] + advice)
 
 
 def check_tracker(name: str) -> None:
@@ -106,8 +99,10 @@ def check_tracker(name: str) -> None:
     Raises:
         MechanismError: it is not.
     """
-    if name not in TRACKERS:
-        raise MechanismError(f"no tracker {name!r}; {choices(name, tuple(TRACKERS))}")
+    if name not in tracking_child.TRACKERS:
+        raise MechanismError(
+            f"no tracker {name!r}; {choices(name, tuple(tracking_child.TRACKERS))}"
+        )
     if find_spec(PACKAGES[name]) is None:
         raise MechanismError(
             f"{name} is not installed: pip install {name} (or 'pytest-mechanism[{name}]')"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pytest_mechanism.cli import main
+from pytest_mechanism.commands import init
 from pytest_mechanism.registry import task_families
 from pytest_mechanism.spec.load import load
 
@@ -83,3 +87,40 @@ def test_new_names_the_schema_where_init_wrote_it(tmp_path: Path) -> None:
     assert main(["new", str(path), "--task", "ioi"]) == 0
     first = path.read_text().splitlines()[0]
     assert first == "# yaml-language-server: $schema=mechanism.schema.json"
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (None, "pytest-mechanism==1.2"),
+        (
+            {"url": "https://me:secret@example.org/a/b.git", "vcs_info": {"vcs": "git", "commit_id": "0" * 40}},
+            f"'pytest-mechanism @ git+https://example.org/a/b.git@{'0' * 40}'",
+        ),
+        ({"url": "file:///home/me/clone", "dir_info": {"editable": True}}, init.UNKNOWN),
+        ({"url": "ssh://git@example.org/a", "vcs_info": {"commit_id": "0" * 40}}, init.UNKNOWN),
+        ({"url": "https://x/a'b", "vcs_info": {"commit_id": "0" * 40}}, init.UNKNOWN),
+        ([], "pytest-mechanism==1.2"),
+        ("{", init.UNKNOWN),
+    ],
+    ids=["release", "commit", "folder", "ssh", "quote", "empty", "damaged"],
+)  # fmt: skip
+def test_the_workflow_installs_what_is_installed_here(
+    origin: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release or a commit, and never a name, a password or a folder of this machine."""
+    text = origin if origin is None or isinstance(origin, str) else json.dumps(origin)
+    package = SimpleNamespace(version="1.2", read_text=lambda _: text)
+    monkeypatch.setattr(init, "distribution", lambda _: package)
+    assert init.installed() == expected
+
+
+def test_where_the_package_comes_from_a_folder_init_asks_for_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Such a workflow cannot run before."""
+    monkeypatch.setattr(init, "installed", lambda: init.UNKNOWN)
+    assert main(["init", str(tmp_path)]) == 0
+    workflow = (tmp_path / ".github" / "workflows" / "mechanism.yml").read_text()
+    assert f"- run: pip install {init.UNKNOWN}" in workflow
+    assert "from where it installs pytest-mechanism" in capsys.readouterr().out

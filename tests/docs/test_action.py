@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from blocks import ROOT
+
+from pytest_mechanism.report.comment import MARKER
 
 ACTION = ROOT / "action.yml"
 PAGES = ("README.md", "docs/gate-a-release.md")
@@ -71,6 +74,75 @@ def test_a_page_gives_the_action_only_inputs_that_it_has(page: str) -> None:
                 assert "model-pair" in step["with"]
 
 
+def test_the_gitlab_job_of_the_page_is_what_gitlab_reads(tmp_path: Path) -> None:
+    """It follows the schema of GitLab's pipelines."""
+    text = (ROOT / "docs" / "gate-a-release.md").read_text("utf-8")
+    (job,) = [b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "after_script:" in b]
+    (tmp_path / "job.yml").write_text(job)
+    assert checked("vendor.gitlab-ci", tmp_path / "job.yml") == "ok -- validation done"
+
+
+GH = """#!/usr/bin/env python3
+import json, pathlib, sys
+given = sys.argv[1:]
+with pathlib.Path("calls").open("a") as calls:
+    calls.write(json.dumps(given) + "\\n")
+if "--paginate" in given:
+    print(pathlib.Path("ids").read_text(), end="")
+"""
+
+
+def script(name: str) -> str:
+    """A step's script."""
+    steps = yaml.safe_load(ACTION.read_text("utf-8"))["runs"]["steps"]
+    return next(step["run"] for step in steps if step.get("name") == name)
+
+
+def run_script(name: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A step as GitHub runs it, with our commands and the folder's own first in the path."""
+    paths = [str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", script(name)],
+        env=os.environ | {"PATH": os.pathsep.join(paths), "RESULTS": "out"} | environment,
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ids", "method", "path"),
+    [
+        ("", "POST", "repos/o/r/issues/5/comments"),
+        ("7\n9\n", "PATCH", "repos/o/r/issues/comments/9"),
+    ],
+    ids=["first", "later"],
+)
+def test_a_comment_replaces_the_one_of_an_earlier_push(
+    ids: str, method: str, path: str, tmp_path: Path
+) -> None:
+    """Which begins with the marker; a stand-in records what GitHub's command line is given."""
+    (tmp_path / "bin").mkdir()
+    gh = tmp_path / "bin" / "gh"
+    gh.write_text(GH)
+    gh.chmod(0o755)
+    (tmp_path / "ids").write_text(ids)
+    done = run_script("Comment on the pull request", tmp_path, GITHUB_REPOSITORY="o/r", PR="5")
+    assert done.returncode == 0, done.stderr
+    listed, written = map(json.loads, (tmp_path / "calls").read_text().splitlines())
+    assert MARKER in listed[-1]
+    assert written == ["api", "--silent", "--method", method, path, "-F", "body=@out/comment.md"]
+
+
+def test_a_run_without_a_result_has_a_comment_that_says_so(tmp_path: Path) -> None:
+    """It replaces the comment of an earlier push, which may be green; no old badge stays."""
+    (tmp_path / "out").mkdir()
+    for name in ("comment.md", "badge.svg"):
+        (tmp_path / "out" / name).write_text("of an earlier run")
+    assert run_script("Comment and badge", tmp_path).returncode == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["comment.md"]
+    lines = (tmp_path / "out" / "comment.md").read_text("utf-8").splitlines()
+    assert lines[:2] == [MARKER, "### ❓ pytest-mechanism: no result"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("candidate", "code"), [("planted_ft", 0), ("planted_rerouted", 1)])
 def test_the_scripts_of_the_action_gate_a_pair(candidate: str, code: int, tmp_path: Path) -> None:
@@ -78,22 +150,15 @@ def test_the_scripts_of_the_action_gate_a_pair(candidate: str, code: int, tmp_pa
     spec = (ROOT / "circuits" / "entity_tracking_paper.yaml").read_text("utf-8")
     (tmp_path / "spec.yaml").write_text(spec)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    steps = yaml.safe_load(ACTION.read_text("utf-8"))["runs"]["steps"]
-    scripts = {step["name"]: step["run"] for step in steps if "run" in step}
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mechanism.json").write_text("of an earlier run")
+    given = {
         "SPECS": "spec.yaml", "MODEL_PAIR": f"zoo:planted_base,zoo:{candidate}",
-        "ARGUMENTS": "-q -p no:cacheprovider", "RESULTS": "out", "GITHUB_ACTIONS": "true",
+        "ARGUMENTS": "-q -p no:cacheprovider", "GITHUB_ACTIONS": "true",
         "GITHUB_WORKSPACE": str(tmp_path),
     }  # fmt: skip
-    done = [
-        subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", scripts[name]],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-        )
-        for name in ("Test", "Comment and badge")
-    ]  # fmt: skip
-    assert [script.returncode for script in done] == [code, 0], done[0].stdout[-3000:]
+    done = [run_script(name, tmp_path, **given) for name in ("Test", "Comment and badge")]
+    assert [ended.returncode for ended in done] == [code, 0], done[0].stdout[-3000:]
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"mechanism.json", "mechanism.html", "comment.md", "badge.svg"}
     assert ("::error file=spec.yaml,line=" in done[0].stdout) == (code == 1)

@@ -163,7 +163,7 @@ def result_file(folder: Path, report: RunReport) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", ["comment", "badge", "card"])
+@pytest.mark.parametrize("command", ["comment", "badge", "card", "metrics"])
 def test_a_command_writes_what_the_run_says(command: str, tmp_path: Path, capsys: Any) -> None:
     """To standard output, or to a file."""
     path = result_file(tmp_path, RED_RUN)
@@ -173,7 +173,7 @@ def test_a_command_writes_what_the_run_says(command: str, tmp_path: Path, capsys
     assert (tmp_path / "out").read_text("utf-8") == printed
 
 
-@pytest.mark.parametrize("command", ["comment", "badge", "card"])
+@pytest.mark.parametrize("command", ["comment", "badge", "card", "metrics"])
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

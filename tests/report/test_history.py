@@ -10,12 +10,19 @@ import pytest
 
 from pytest_mechanism.cli import main
 from pytest_mechanism.report.conclusion import conclude
-from pytest_mechanism.report.history.comparison import compare_runs
+from pytest_mechanism.report.history.comparison import (
+    ALPHA,
+    Goodness,
+    compare_runs,
+    goodness,
+    p_of_loss,
+)
 from pytest_mechanism.report.history.folder import HistoryFolder, read_history
 from pytest_mechanism.report.history.page import rendered
 from pytest_mechanism.report.history.timeline import timelines
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
+from pytest_mechanism.types import Score
 from tests.report.pages import HOSTILE, claim, report_of
 
 
@@ -103,6 +110,60 @@ def test_two_runs_are_compared_with_confidence(value: float, expected: str) -> N
     assert changes(run(scored(0.5)), run(scored(value))) == [("score", expected)]
 
 
+def proportion(right: int, n: int) -> Score:
+    """An accuracy with its Wilson interval."""
+    from scipy import stats
+
+    found = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    error = (right / n * (1 - right / n) / n) ** 0.5
+    return replace(
+        claim().scores[0], value=right / n, interval=(found.low, found.high), standard_error=error
+    )
+
+
+@pytest.mark.parametrize("n", [10, 40])
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.99])
+def test_an_unchanged_accuracy_is_rarely_called_worse(n: int, accuracy: float) -> None:
+    """The probability over all pairs of counts, exactly: about 2.5 % at most, at the edge of the range too."""
+    from scipy import stats
+
+    chance = stats.binom.pmf(range(n + 1), n, accuracy)
+    sides = [goodness(proportion(right, n), "higher") for right in range(n + 1)]
+    alarms = sum(
+        chance[a] * chance[b]
+        for a in range(n + 1)
+        for b in range(a)
+        if p_of_loss(sides[a], sides[b]) < ALPHA
+    )
+    assert alarms < 0.035
+
+
+def test_a_perfect_score_of_few_rows_has_an_error() -> None:
+    """7 of 10 after 10 of 10 is no clear loss (Fisher's exact test: 0.11), although 10 of 10 varies by nothing."""
+    ten, seven = (goodness(proportion(right, 10), "higher") for right in (10, 7))
+    assert p_of_loss(ten, seven) > ALPHA
+
+
+@pytest.mark.parametrize(
+    ("better", "old", "new"), [("higher", 0.9, 0.5), ("lower", 0.5, 0.9), (1.0, 1.02, 0.7)]
+)
+def test_what_is_better_depends_on_the_score(better: Any, old: float, new: float) -> None:
+    """Higher, lower, or nearer to a perfect number; the change back is better."""
+    first, second = (
+        goodness(replace(claim().scores[0], value=v, interval=(v - 0.04, v + 0.04)), better)
+        for v in (old, new)
+    )
+    assert p_of_loss(first, second) < ALPHA / 100
+    assert p_of_loss(second, first) > 1 - ALPHA
+
+
+def test_rounding_of_a_score_without_error_is_no_loss() -> None:
+    """Processors round differently."""
+    old, new = Goodness(1.0, 0, 0), Goodness(1.0 - 1e-6, 0, 0)
+    assert p_of_loss(old, new) == 1
+    assert p_of_loss(old, Goodness(0.9, 0, 0)) == 0
+
+
 def test_a_comparison_corrects_for_the_number_of_scores() -> None:
     """A loss of 2.2 standard errors is clear alone, and is not among twenty scores."""
     names = [f"c{i}" for i in range(20)]
@@ -121,6 +182,11 @@ def test_a_comparison_corrects_for_the_number_of_scores() -> None:
         (run(scored(0.5, verdict="skipped")), [("", "missing"), ("score", "no clear change")]),
         (run(scored(0.5, verdict="warn")), [("", "no longer holds"), ("score", "no clear change")]),
         (run(scored(0.5, verdict="fail")), [("", "now red"), ("score", "no clear change")]),
+        (
+            replace(run(scored(0.5)), not_run=("x.yaml::b::ft",)),
+            [("score", "no clear change"), ("", "missing")],
+        ),
+        (replace(run(scored(0.5)), exit_code=2), [("score", "no clear change"), ("", "missing")]),
     ],
 )
 def test_what_cannot_be_compared_is_named(new: RunReport, expected: list[tuple[str, str]]) -> None:

@@ -1,8 +1,10 @@
 """Two result files, score by score: what got worse with confidence.
 
-Result files hold no rows, so two scores are compared by their standard errors: z = (B - A) / sqrt(se_A^2 + se_B^2),
-one-sided at 2.5 %, corrected for the number of compared scores (Holm). Where both were measured on the same rows,
-their errors are positively correlated as a rule, so this test finds less than a paired test, and not more.
+Result files hold no rows, so two scores are compared by their intervals, as independent estimates: the interval of
+their difference follows from both (MOVER, Zou and Donner 2008; Newcombe 1998 for proportions), so that a score at the
+edge of its range, such as 20 of 20 rows, has an error too. One-sided at 2.5 %, corrected for the number of compared
+scores (Holm). Where both were measured on the same rows, their errors are positively correlated as a rule, so this test
+finds less than a paired test, and not more.
 """
 
 from __future__ import annotations
@@ -10,13 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.statistics.multiple import holm
 from pytest_mechanism.types import Score
 
 ALPHA = 0.025
+
+ROUNDING = 1e-5
+"""A difference of scores without any error that processors can cause by rounding."""
 
 Change = Literal[
     "worse",
@@ -78,6 +83,11 @@ def compare_runs(old: RunReport, new: RunReport) -> list[Compared]:
             else:
                 compared.append(Compared(name, score.name, "missing", "a score in A, none in B"))
     compared += tested(tests)
+    if new.not_run or new.exit_code not in (0, 1):
+        text = (
+            f"{len(new.not_run)} selected claims never ran; pytest's exit code was {new.exit_code}"
+        )
+        compared.append(Compared("run B is not complete", "", "missing", text))
     compared += [
         Compared(name, "", "not compared", "judged in B only")
         for name, result in after.items()
@@ -104,14 +114,9 @@ def verdicts(old: ClaimResult, new: ClaimResult) -> Iterator[Compared]:
 
 def tested(tests: list[tuple[ClaimResult, Score, Score]]) -> list[Compared]:
     """The scores that both runs have, with one correction for all."""
-    from scipy import stats
-
-    statistics = [
-        (loss(old, new), math.hypot(error_of(stats, old), error_of(stats, new)))
-        for _, old, new in tests
-    ]
-    worse = holm([p_value(stats, amount, error) for amount, error in statistics])
-    better = holm([p_value(stats, -amount, error) for amount, error in statistics])
+    pairs = [(goodness(old, old.better), goodness(new, old.better)) for _, old, new in tests]
+    worse = holm([p_of_loss(old, new) for old, new in pairs])
+    better = holm([p_of_loss(new, old) for old, new in pairs])
     listed = []
     for (result, old, new), down, up in zip(tests, worse, better, strict=True):
         change: Change = "worse" if down < ALPHA else "better" if up < ALPHA else "no clear change"
@@ -119,26 +124,44 @@ def tested(tests: list[tuple[ClaimResult, Score, Score]]) -> list[Compared]:
     return listed
 
 
-def error_of(stats: Any, score: Score) -> float:
-    """The standard error of a score; where it is 0, as for a share of 0 or 1, that of its interval."""
-    half = max(score.value - score.interval[0], score.interval[1] - score.value)
-    return score.standard_error or half / float(stats.norm.ppf((1 + score.confidence) / 2))
+@dataclass(frozen=True)
+class Goodness:
+    """A score on a scale on which more is better, and its errors.
+
+    Attributes:
+        value: the score.
+        below: standard error towards lower values.
+        above: towards higher values.
+    """
+
+    value: float
+    below: float
+    above: float
 
 
-def p_value(stats: Any, amount: float, error: float) -> float:
-    """One-sided; without an error, any loss is one."""
+def goodness(score: Score, better: str | float) -> Goodness:
+    """A score on the scale on which more is better; the distance from a perfect number is worse, the larger it is."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + score.confidence) / 2))
+    below, above = ((score.value - score.interval[0]) / z, (score.interval[1] - score.value) / z)
+    if better == "higher":
+        return Goodness(score.value, below, above)
+    if better == "lower":
+        return Goodness(-score.value, above, below)
+    wide = max(below, above)
+    return Goodness(-abs(score.value - float(better)), wide, wide)
+
+
+def p_of_loss(old: Goodness, new: Goodness) -> float:
+    """One-sided p value of the hypothesis that the later score is no worse."""
+    from scipy import stats
+
+    loss = old.value - new.value
+    error = math.hypot(old.below, new.above)
     if error == 0:
-        return 0.0 if amount > 0 else 1.0
-    return float(stats.norm.sf(amount / error))
-
-
-def loss(old: Score, new: Score) -> float:
-    """How much worse the later score is."""
-    if old.better == "higher":
-        return old.value - new.value
-    if old.better == "lower":
-        return new.value - old.value
-    return abs(new.value - float(old.better)) - abs(old.value - float(old.better))
+        return 0.0 if loss > ROUNDING else 1.0
+    return float(stats.norm.sf(loss / error))
 
 
 def shown(score: Score) -> str:
