@@ -9,8 +9,8 @@ The words after a block's opening fence say what to do with the block:
     ```json                      all other blocks: do nothing
 
 ``pytest-mechanism``, ``pytest`` and ``python`` are those of the tests, so an installation from
-a clone (``pip install -c constraints.txt``) does nothing. ``pip install -e FOLDER`` registers the entry points of the folder's
-pyproject.toml without a network.
+a clone (``pip install -c constraints.txt``) does nothing. ``pip install -e FOLDER`` registers the entry
+points of the folder's pyproject.toml without a network.
 """
 
 from __future__ import annotations
