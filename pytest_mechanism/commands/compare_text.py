@@ -221,7 +221,7 @@ def shortened(text: str) -> str:
     return text[:200]
 
 
-# -- what is said
+# -- the result
 
 
 @dataclass(frozen=True)
