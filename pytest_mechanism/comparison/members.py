@@ -24,9 +24,9 @@ from scipy.stats import false_discovery_control
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.other_places import OtherPlaces, matching, other_places
+from pytest_mechanism.claims.patched_alone import ALL_UP_TO
 from pytest_mechanism.claims.profile_stages import Stage, stages
 from pytest_mechanism.claims.profiles import (
-    ALL_UP_TO,
     StageProfile,
     beyond,
     known_measurements,

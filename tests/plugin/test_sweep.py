@@ -13,7 +13,15 @@ import pytest
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands import gates
 from pytest_mechanism.commands.sweep import changed_role
-from pytest_mechanism.report.candidates import Candidate, claims_of, mark, outcome_of
+from pytest_mechanism.report.candidates import (
+    MARKS,
+    Candidate,
+    Claimed,
+    claims_of,
+    mark,
+    outcome_of,
+    table_lines,
+)
 
 CONFTEST = """
 import json, os, pathlib, sys, time
@@ -121,6 +129,14 @@ def test_equal_files_are_named(sweep, project):
     assert "copy has the same files as one" in out.out
     assert {c["label"]: c["same_as"] for c in content["candidates"]} == {"one": None, "copy": "one"}
     assert (project.path / "mechanism-sweep" / "candidates" / "copy.json").exists()
+
+
+def test_the_table_explains_each_of_its_letters():
+    """That of a claim that only warns too."""
+    claims = {verdict: Claimed(verdict, None, "") for verdict in MARKS}
+    lines = list(table_lines([Candidate("a", "./a", None, "red", "", claims=claims)]))
+    (legend,) = (line for line in lines if line.startswith("  . "))
+    assert all(f"  {letter} {verdict} " in legend for verdict, letter in MARKS.items())
 
 
 def test_a_candidate_that_no_claim_judges_is_not_green(sweep, project):
