@@ -241,27 +241,35 @@ def changes(
     Raises:
         UndefinedScoreError: the source prompts change nothing in a model.
     """
-    found: list[tuple[MemberChange, float]] = []
-    for profile in profiles:
-        how = context.sampling(profile.now)
-        for name in profile.senders:
-            change = profile.change(name, how)
-            before, now = profile.shares(name)
-            member = MemberChange(
-                member=name,
-                at=profile.stage.at,
-                readers=profile.stage.readers,
-                group=profile.own.get(name),
-                before=before,
-                now=now,
-                change=change.value,
-                interval=change.interval,
-                standard_error=change.standard_error,
-                p=1.0,
-            )
-            found.append((member, beyond(change, margin)))
-    adjusted = holm([p for _, p in found])
-    return [replace(member, p=p) for (member, _), p in zip(found, adjusted, strict=True)]
+    found = [
+        member_change(profile, name, context.sampling(profile.now), margin)
+        for profile in profiles
+        for name in profile.senders
+    ]
+    adjusted = holm([member.p for member in found])
+    return [replace(member, p=p) for member, p in zip(found, adjusted, strict=True)]
+
+
+def member_change(profile: StageProfile, name: str, how: Sampling, margin: float) -> MemberChange:
+    """The work of a member towards the readers of a stage, in both models; ``p`` is of this test alone.
+
+    Raises:
+        UndefinedScoreError: the source prompts change nothing in a model.
+    """
+    change = profile.change(name, how)
+    before, now = profile.shares(name)
+    return MemberChange(
+        member=name,
+        at=profile.stage.at,
+        readers=profile.stage.readers,
+        group=profile.own.get(name),
+        before=before,
+        now=now,
+        change=change.value,
+        interval=change.interval,
+        standard_error=change.standard_error,
+        p=beyond(change, margin),
+    )
 
 
 def beyond(change: Estimate, margin: float) -> float:

@@ -193,6 +193,13 @@ class Task(ABC, Generic[Settings_co]):
         """
         return {"answer": (prompt.answer,)} if prompt.answer else {}
 
+    def all_cells(self, vocabulary: Vocabulary) -> Mapping[str, Sequence[str]]:
+        """Kind of word -> all words of this kind that prompts draw from, so that a word in no row is missed.
+
+        A family that does not say so is judged on the words that its rows show.
+        """
+        return {}
+
     # -- whole replies, for tasks that judge them
 
     def reply_is_right(self, prompt: Prompt, reply: str) -> bool:
