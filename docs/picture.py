@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
@@ -84,9 +87,16 @@ class Picture(ABC):
         """Writes the picture to the file ``out``."""
 
 
+WIDTH = 130
+"""Columns of a terminal in a picture: from 120 on, the plugin's table has all its columns."""
+
+RULE = re.compile(r"(\x1b\[[0-9;]*m)*[-=]{3,}")
+"""A line that begins the next section of pytest's output."""
+
+
 @dataclass(frozen=True)
 class Table(Picture):
-    """The result tables of runs, one below the other.
+    """What runs say, with their tables, one below the other.
 
     Attributes:
         pairs: values of ``--model-pair``, a run each.
@@ -101,7 +111,7 @@ class Table(Picture):
 
     def draw(self, temporary: Path, out: Path) -> None:
         console, folder = (
-            Console(record=True, width=130, file=io.StringIO()),
+            Console(record=True, width=WIDTH, file=io.StringIO()),
             self.folder(temporary),
         )
         for command in self.commands():
@@ -109,10 +119,11 @@ class Table(Picture):
         out.write_text(console.export_svg(title="pytest-mechanism"), encoding="utf-8")
 
     def printed(self, command: Sequence[str], folder: Path) -> str:
-        """The command and the table that the plugin prints, with its colours."""
+        """The command, the section that the plugin prints, with its colours, and pytest's last count."""
         run = subprocess.run(
             [sys.executable, "-m", *command, *self.options(), "--color=yes", "-q"],
             cwd=folder,
+            env=os.environ | {"COLUMNS": str(WIDTH)},
             capture_output=True,
             text=True,
             check=False,
@@ -121,10 +132,9 @@ class Table(Picture):
         heads = [i for i, line in enumerate(lines) if "mechanism: " in line and "===" in line]
         if not heads:
             raise SystemExit(f"{shlex.join(command)} printed no table:\n{run.stdout}{run.stderr}")
-        name = f"{Path(self.spec).stem}."
-        table = [line for line in lines[heads[0] + 1 :] if name in line or "claim " in line]
-        table = [line for line in table if "FAILED" not in line]
-        return "\n".join([f"$ {shlex.join(command)}", *table, lines[-1], ""])
+        section = list(takewhile(lambda line: RULE.match(line) is None, lines[heads[0] + 1 :]))
+        count = next(line for line in reversed(lines) if re.search(r"\d+ (passed|failed)", line))
+        return "\n".join([f"$ {shlex.join(command)}", *section, count, ""])
 
 
 @dataclass(frozen=True)
