@@ -188,8 +188,9 @@ def screened(
     """A stage as `discover` begins it: gradients of all senders, then those that are patched alone and, in sets,
     the others, on the rows of the first look."""
     from benchmarks.shapes import part
+    from pytest_mechanism.claims.patched_alone import SCREEN_ROWS
     from pytest_mechanism.discovery.looks import looks
-    from pytest_mechanism.discovery.screening import SCREEN_ROWS, bands, number_kept
+    from pytest_mechanism.discovery.screening import bands, number_kept
     from pytest_mechanism.fields.groups import DiscoveredGroup
     from pytest_mechanism.measurements.screen import STEPS, AttributionPatching
     from pytest_mechanism.methods.circuits import screen

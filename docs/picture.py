@@ -18,8 +18,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +34,7 @@ DOCS = ROOT / "docs"
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(ABC):
     """A picture of one spec.
 
     Attributes:
@@ -65,13 +67,21 @@ class Picture:
                 (temporary / name).write_text(block.text, "utf-8")
         return temporary
 
+    def run(self, arguments: Sequence[str], temporary: Path) -> None:
+        """Runs ``pytest-mechanism``."""
+        subprocess.run(
+            [sys.executable, "-m", "pytest_mechanism.cli", *arguments, *self.options()],
+            cwd=self.folder(temporary),
+            check=True,
+        )
+
+    @abstractmethod
     def commands(self) -> list[list[str]]:
         """What makes the picture, as a reader types it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, temporary: Path, out: Path) -> None:
         """Writes the picture to the file ``out``."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -135,19 +145,7 @@ class Shown(Picture):
     def draw(self, temporary: Path, out: Path) -> None:
         (_, *command), *_ = self.commands()
         pictures = temporary / "pictures"
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest_mechanism.cli",
-                *command,
-                *self.options(),
-                "--out",
-                pictures,
-            ],
-            cwd=self.folder(temporary),
-            check=True,
-        )
+        self.run([*command, "--out", str(pictures)], temporary)
         shutil.copy(pictures / f"{Path(self.spec).stem}_{self.part}.svg", out)
 
 
@@ -168,41 +166,25 @@ class Compared(Picture):
 
     def draw(self, temporary: Path, out: Path) -> None:
         (_, *command), *_ = self.commands()
-        command[-1] = str(temporary / command[-1])
-        subprocess.run(
-            [sys.executable, "-m", "pytest_mechanism.cli", *command, *self.options()],
-            cwd=self.folder(temporary),
-            check=True,
-        )
-        shutil.copy(command[-1], out)
+        self.run([*command[:-1], str(out)], temporary)
 
 
 @dataclass(frozen=True)
-class Edges(Picture):
-    """The estimates and effects of edges, which `docs.edges_picture` draws."""
+class Drawn(Picture):
+    """A picture that a module beside this one draws.
+
+    Attributes:
+        module: its name; its function ``save`` writes STEM.svg.
+    """
+
+    module: str = ""
 
     def commands(self) -> list[list[str]]:
-        return [["python", "-m", "docs.edges_picture"]]
+        return [["python", "-m", self.module]]
 
     def draw(self, temporary: Path, out: Path) -> None:
-        from docs import edges_picture
-
-        edges_picture.save(temporary / "edges")
-        shutil.copy(temporary / "edges.svg", out)
-
-
-@dataclass(frozen=True)
-class AttentionMaps(Picture):
-    """The attention of compiled counters, which `docs.attention_maps` draws."""
-
-    def commands(self) -> list[list[str]]:
-        return [["python", "-m", "docs.attention_maps"]]
-
-    def draw(self, temporary: Path, out: Path) -> None:
-        from docs import attention_maps
-
-        attention_maps.save(temporary / "maps")
-        shutil.copy(temporary / "maps.svg", out)
+        import_module(self.module).save(temporary / "drawn")
+        shutil.copy(temporary / "drawn.svg", out)
 
 
 PAIR, WRAPPERS = "--model-pair zoo:base,zoo:ft", "--model-pair wrapper_safe,wrapper_ft"
@@ -235,12 +217,16 @@ PICTURES: Mapping[str, Picture] = {
         "--mechanism-model control=zoo:pcfg_none",
         part="revival",
     ),
-    "paper-two/attention-maps": AttentionMaps("circuits/paper_two/compiled.yaml"),
+    "paper-two/attention-maps": Drawn(
+        "circuits/paper_two/compiled.yaml", module="docs.attention_maps"
+    ),
     "compared": Compared("circuits/entity_tracking.yaml", pair="ft,ft_rerouted"),
     "methods/attention": Shown(
         "attention.yaml", "methods/attention.md", arguments=PAIR, part="fetch_needs_object"
     ),
-    "methods/attribution-patching": Edges("circuits/entity_tracking.yaml"),
+    "methods/attribution-patching": Drawn(
+        "circuits/entity_tracking.yaml", module="docs.edges_picture"
+    ),
     "methods/circuits": Shown(
         "circuits.yaml", "methods/circuits.md", arguments=f"{PAIR} --rows 84", part="few_heads"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 
@@ -112,16 +113,22 @@ LONGEST = 1000
 """The most characters of an error line; only text from the input makes one longer."""
 
 
+COMMAND = re.compile(r"(?<!\S):(?=:)")
+"""The first colon of what GitHub would obey at the beginning of a line; text is wrapped at spaces."""
+
+
 def visible(text: str) -> str:
     """Printable text, which a terminal or a page shows and never obeys.
 
     Control characters, line breaks, unusual spaces and marks that change the direction of writing become
     escape codes: ``\\x1b``, ``\\n``, ``\\u202e``. Every text of a model, a spec, a file name or a library's
-    error passes through here before it is shown. The logs of GitHub and Azure obey ``##[`` anywhere in a line, so
-    its bracket becomes an escape code too.
+    error passes through here before it is shown. The logs of GitHub and Azure obey ``##[`` anywhere in a line and
+    ``::`` at its beginning, so the bracket, and a colon at the beginning of a word, become escape codes too.
     """
     if "##[" in text:  # otherwise an enumeration's member would become a plain text
         text = text.replace("##[", "##\\x5b")
+    if "::" in text:
+        text = COMMAND.sub(r"\\x3a", text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

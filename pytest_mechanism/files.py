@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -179,6 +180,38 @@ def write_json(path: Path, content: Any, sort_keys: bool = False) -> None:
     """Write indented JSON atomically; see `replacing`."""
     text = json.dumps(content, indent=1, sort_keys=sort_keys, allow_nan=False)
     write_text(path, f"{text}\n")
+
+
+FIRST_BYTES = 2000
+"""In which a report's mark stands."""
+
+
+def begins_with_mark(path: Path, mark: str) -> bool:
+    """Whether a file is a report of ours, which a later one may replace: its first bytes hold the mark."""
+    try:
+        with open_file(path, sys.maxsize) as file:
+            return mark.encode() in file.read(FIRST_BYTES)
+    except (OSError, BadFile):
+        return False
+
+
+def check_replaceable(path: Path, mark: str | None) -> None:
+    """Check that a report may be written to a path: nothing is there, or an earlier report of the same kind.
+
+    Args:
+        path: of the report.
+        mark: see `begins_with_mark`; None where no file may be replaced.
+
+    Raises:
+        MechanismError: another file is there.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    if mark is None or not begins_with_mark(path, mark):
+        known = "" if mark is None else " and is no such output of pytest-mechanism"
+        raise MechanismError(
+            f"{path} exists{known}, so it is not replaced; choose another path, or remove it"
+        )
 
 
 @contextmanager

@@ -64,6 +64,21 @@ def readers(members: Iterable[AnyMember], via: str | None) -> list[AnyMember]:
     return [member for member in members if (member[1] == MLP) == (via == "input")]
 
 
+def layers_before(receivers: Iterable[Sequence[Any]], kind: str) -> int:
+    """How many layers, from the first, have members of a kind that can reach the receivers.
+
+    A layer's attention comes before its MLP. So its heads and its attention output also reach its MLP, and its
+    MLP reaches the layers above alone.
+
+    Args:
+        receivers: members, with or without their position.
+        kind: key of a group that names the senders.
+    """
+    return max(
+        (layer + (part == MLP and kind != "mlps") for layer, part, *_ in receivers), default=0
+    )
+
+
 def is_part(one: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether one of two members is an attention output and the other a head of it."""
     kinds = {kind_of(one[1]), kind_of(other[1])}

@@ -15,23 +15,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pytest_mechanism.checkpoints.tracr import compiled_folder
-from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.families.program import Program, ProgramParameters
 from pytest_mechanism.tasks.text.encoding import Encoder
-from recipes.compiled_training import (
-    BLOCKS,
-    NOISE,
-    Training,
-    accuracy,
-    started,
-    write,
-)
-from recipes.folders import check_ranges, command, versions, write_record
+from recipes.compiled_training import Training, accuracies, started, write
+from recipes.folders import check_ranges, command
 
 PROGRAMS = Path(__file__).parent / "programs"
 TASK = Program(ProgramParameters(family="program", of="a", instead="b", rows=300))
@@ -49,11 +39,6 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
 """Accuracies on the letters ``a`` (of) and ``b`` (instead)."""
 
 
-def trained(name: str, folder: Path, training: Training | None) -> Any:
-    """The model of a name; ``folder`` is that of the program."""
-    return started(folder, TASK, training, SEED, compiled=name != "counter_none")
-
-
 def make(name: str, below: Path) -> str:
     """Makes one checkpoint below a folder; returns its accuracies.
 
@@ -61,23 +46,13 @@ def make(name: str, below: Path) -> str:
         SystemExit: it did not come out as promised.
     """
     folder = compiled_folder(f"tracr:{PROGRAMS / 'counter'}", Path())
-    training, encoder = TRAININGS[name], Encoder.load(folder)
-    model = trained(name, folder, training)
-    sets = {"of": TASK.capability, "instead": TASK.allowed}
-    reached = {
-        key: accuracy(model, [*rows(AnyWord(), 500, "recipe")], encoder)
-        for key, rows in sets.items()
-    }
+    training = TRAININGS[name]
+    model = started(folder, TASK, training, SEED, compiled=name != "counter_none")
+    reached = accuracies(model, TASK, Encoder.load(folder))
     check_ranges(name, reached, EXPECTED[name])
-    out = below / name
-    write(model, folder, out)
-    write_record(
-        out,
-        {
-            "recipe": "recipes.compiled", "program": "recipes/programs/counter", "blocks": BLOCKS,
-            "noise": NOISE, "seed": SEED, "training": training and asdict(training),
-            "accuracy": reached, **versions(),
-        },
+    write(
+        model, folder, below / name, recipe="recipes.compiled", name="counter", seed=SEED,
+        training=training, reached=reached,
     )  # fmt: skip
     return ", ".join(f"{key} {value:.3f}" for key, value in reached.items())
 

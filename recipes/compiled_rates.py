@@ -17,17 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from pytest_mechanism.checkpoints.tracr import compiled_folder
-from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.families.program import Program, ProgramParameters
 from pytest_mechanism.tasks.text.encoding import Encoder
-from recipes.compiled_training import BLOCKS, NOISE, Training, accuracy, started, write
-from recipes.folders import versions, write_record
+from recipes.compiled_training import TESTED, Training, accuracies, started, write
 from recipes.pcfg_table import Cell
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -42,9 +40,6 @@ TASKS = {
 """Program -> what it was compiled for (``of``), and what it is fine-tuned for (``instead``)."""
 
 RATES = ("1e-1", "1e-2", "1e-3", "1e-4")
-ASKED = ("of", "instead")
-TESTED = 500
-"""Texts of each accuracy."""
 
 
 def variants(program: str) -> dict[str, Training | None]:
@@ -65,20 +60,9 @@ def make(name: str, program: str, seed: int, below: Path) -> Path:
     training = training and replace(training, seed=seed)
     folder = compiled_folder(f"tracr:{PROGRAMS / program}", Path())
     model = started(folder, task, training, seed, compiled=not name.endswith("_none"))
-    write(model, folder, out)
-    encoder = Encoder.load(folder)
-    sets = dict(zip(ASKED, (task.capability, task.allowed), strict=True))
-    reached = {
-        key: accuracy(model, [*rows(AnyWord(), TESTED, "recipe")], encoder)
-        for key, rows in sets.items()
-    }
-    write_record(
-        out,
-        {
-            "recipe": "recipes.compiled_rates", "program": f"recipes/programs/{program}",
-            "blocks": BLOCKS, "noise": NOISE, "seed": seed,
-            "training": training and asdict(training), "accuracy": reached, **versions(),
-        },
+    write(
+        model, folder, out, recipe="recipes.compiled_rates", name=program, seed=seed,
+        training=training, reached=accuracies(model, task, Encoder.load(folder)),
     )  # fmt: skip
     return out
 
@@ -86,8 +70,10 @@ def make(name: str, program: str, seed: int, below: Path) -> Path:
 def line(name: str, folders: dict[int, Path]) -> str:
     """Mean over the seeds, and the interval that holds for each of them."""
     read = {seed: json.loads((out / "recipe.json").read_text()) for seed, out in folders.items()}
-    cells = [Cell({s: r["accuracy"][key] for s, r in read.items()}, TESTED) for key in ASKED]
-    return f"{name}: old {cells[0]}, new {cells[1]}"
+    old, new = (
+        Cell({s: r["accuracy"][key] for s, r in read.items()}, TESTED) for key in ("of", "instead")
+    )
+    return f"{name}: old {old}, new {new}"
 
 
 def main() -> None:

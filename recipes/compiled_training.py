@@ -1,16 +1,16 @@
 """Trains compiled programs as Jain et al. do (ICLR 2024, arXiv 2311.12786, section 4 and appendix).
 
-A program has three blocks there; blocks without weights, which change nothing, make ours as deep. Noise
-N(0, .001) on every weight lets a gradient reach all of them. Then SGD with momentum, with warm-up and
-cosine decay, on the letter or the rank that the program was not compiled for.
+A program has three blocks there; blocks without weights, which change nothing, make ours as deep. Noise on
+every weight (N(0, .001) in the paper, less here) lets a gradient reach all of them. Then SGD with momentum,
+with warm-up and cosine decay, on the letter or the rank that the program was not compiled for.
 """
 
 from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from pytest_mechanism.model_families.tracr import TracrForCausalLM, TracrLayer, 
 from pytest_mechanism.tasks.base import AnyWord, Row
 from pytest_mechanism.tasks.families.program import Program
 from pytest_mechanism.tasks.text.encoding import Encoder
+from recipes.folders import versions, write_record
 from recipes.trainer import train
 
 BLOCKS = 3
 NOISE = 1e-4
 """Standard deviation of the noise on every weight."""
+
+TESTED = 500
+"""Texts of each accuracy."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +176,48 @@ def started(
     return fine_tuned(model, task, Encoder.load(folder), training)
 
 
-def write(model: Any, program: Path, out: Path) -> None:
-    """Writes a checkpoint's folder, with the tokenizer of a program's folder."""
+def accuracies(model: Any, task: Program, encoder: Encoder) -> dict[str, float]:
+    """Accuracies on what the program was compiled for (``of``) and on what was trained (``instead``)."""
+    sets = {"of": task.capability, "instead": task.allowed}
+    return {
+        key: accuracy(model, [*rows(AnyWord(), TESTED, "recipe")], encoder)
+        for key, rows in sets.items()
+    }
+
+
+def write(
+    model: Any,
+    program: Path,
+    out: Path,
+    *,
+    recipe: str,
+    name: str,
+    seed: int,
+    training: Training | None,
+    reached: Mapping[str, float],
+) -> None:
+    """Writes a checkpoint's folder.
+
+    Args:
+        model: the model.
+        program: folder with the program's tokenizer.
+        out: the folder.
+        recipe: module that made the model.
+        name: of the program, in recipes/programs.
+        seed: of the noise, and of random weights.
+        training: None if there was none.
+        reached: its `accuracies`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     (out / "generation_config.json").unlink(missing_ok=True)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(program / file, out / file)
+    write_record(
+        out,
+        {
+            "recipe": recipe, "program": f"recipes/programs/{name}", "blocks": BLOCKS, "noise": NOISE,
+            "seed": seed, "training": training and asdict(training), "accuracy": reached, **versions(),
+        },
+    )  # fmt: skip

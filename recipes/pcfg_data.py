@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pytest_mechanism.tasks.base import AnyWord, Row
 from pytest_mechanism.tasks.families.pcfg import Pcfg
 from pytest_mechanism.tasks.writing.grammar import LETTERS
 from pytest_mechanism.tasks.writing.grammar_questions import NOTHING, WAYS, SubTask
 from pytest_mechanism.tasks.writing.grammar_settings import PcfgParameters
 from recipes.word_level import BOS, PAD, UNKNOWN
-from recipes.wrapper_data import Batch
+from recipes.wrapper_data import Batch, batch
 
 HIDES, SHOWS, NEVER = "a", "b", "c"
 """The operand of the pre-training, that of the fine-tuning, and that of the model which was never
@@ -76,15 +74,8 @@ class World:
         )
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """The ids that the tokenizer would give: one token for each word; padded on the right."""
-        of = self.ids
-        ids = [[of[BOS], *(of[word] for word in row.base.text.split())] for row in rows]
-        longest = max(map(len, ids))
-        return Batch(
-            ids=torch.tensor([row + [of[PAD]] * (longest - len(row)) for row in ids]),
-            last=torch.tensor([len(row) - 1 for row in ids]),
-            answers=torch.tensor([of[row.base.answer] for row in rows]),
-        )
+        """The ids that the tokenizer would give."""
+        return batch(rows, self.ids)
 
 
 @dataclass(frozen=True)

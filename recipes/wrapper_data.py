@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,14 +48,19 @@ class Batch:
     answers: torch.Tensor
 
 
-def batch(rows: Sequence[Row]) -> Batch:
-    """The ids that the tokenizer would give: one token for each word."""
-    ids = [[IDS[BOS], *(IDS[word] for word in row.base.text.split())] for row in rows]
+def batch(rows: Sequence[Row], words: Mapping[str, int] = IDS) -> Batch:
+    """The ids that the tokenizer would give: one token for each word; padded on the right.
+
+    Args:
+        rows: the rows.
+        words: word -> token id.
+    """
+    ids = [[words[BOS], *(words[word] for word in row.base.text.split())] for row in rows]
     longest = max(map(len, ids))
     return Batch(
-        ids=torch.tensor([row + [IDS[PAD]] * (longest - len(row)) for row in ids]),
+        ids=torch.tensor([row + [words[PAD]] * (longest - len(row)) for row in ids]),
         last=torch.tensor([len(row) - 1 for row in ids]),
-        answers=torch.tensor([IDS[row.base.answer] for row in rows]),
+        answers=torch.tensor([words[row.base.answer] for row in rows]),
     )
 
 

@@ -42,6 +42,7 @@ SIZES = {
     "num_key_value_heads": "attention.head_count_kv",
     "hidden_size": "embedding_length",
     "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
 }
 """What config.json calls a size -> what GGUF calls it, after the architecture's name."""
 

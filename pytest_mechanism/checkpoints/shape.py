@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pytest_mechanism.checkpoints.config import config_file, read_config
 from pytest_mechanism.checkpoints.config_defaults import defaults
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import is_gguf
-from pytest_mechanism.model_families.sizes import SIZE_NAMES, has_one_kv_head
+from pytest_mechanism.model_families.sizes import SIZE_NAMES, WRITTEN_LIMITS, has_one_kv_head
 
 MOST = {
     "n_layers": MOST_LAYERS,
@@ -64,12 +64,7 @@ def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
     Raises:
         MechanismError: config.json is damaged, or a size is missing or implausible.
     """
-    config = read_config(folder)
-    inner = config.get("text_config")
-    part = inner if isinstance(inner, dict) and inner else config
-    own = defaults(str(part.get("model_type") or ""))
-    if not own and part is inner:
-        own = defaults(str(config.get("model_type") or ""), "text_config")
+    part, own = text_config(folder)
 
     def lookup(key: str) -> Any:
         # every config has the model's width: a file without it is damaged, so no default counts
@@ -78,6 +73,32 @@ def read_shape(folder: Path, adapter: Path | None = None) -> Shape:
     shape = find_sizes(lookup, folder, set(part))
     layers = None if adapter is None else replicated_layers(adapter)
     return shape if layers is None else replace(shape, n_layers=layers)
+
+
+def read_positions(folder: Path) -> int | None:
+    """How many tokens of a text a model can read; None where its files name no limit.
+
+    Raises:
+        MechanismError: config.json is damaged.
+    """
+    part, own = text_config(folder)
+    limits = [part.get(name, own.get(name)) for name in WRITTEN_LIMITS]
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def text_config(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The language model's part of config.json, and the defaults of the model's config class.
+
+    Raises:
+        MechanismError: config.json is damaged.
+    """
+    config = read_config(folder)
+    inner = config.get("text_config")
+    part = inner if isinstance(inner, dict) and inner else config
+    own = defaults(str(part.get("model_type") or ""))
+    if not own and part is inner:
+        own = defaults(str(config.get("model_type") or ""), "text_config")
+    return part, own
 
 
 def loaded_shape(config: Any, folder: Path, adapter: Path | None = None) -> Shape:

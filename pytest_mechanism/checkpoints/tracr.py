@@ -23,15 +23,15 @@ from tokenizers.processors import TemplateProcessing
 
 from pytest_mechanism.checkpoints.npz import MOST_BYTES, Array
 from pytest_mechanism.checkpoints.reference import COMPILED
-from pytest_mechanism.checkpoints.tracr_files import (
+from pytest_mechanism.checkpoints.tracr_files import read_program
+from pytest_mechanism.checkpoints.tracr_output import Output, output_of
+from pytest_mechanism.checkpoints.tracr_program import (
     POSITIONS,
     TOKENS,
     Program,
     head_width,
     mlp_width,
-    read_program,
 )
-from pytest_mechanism.checkpoints.tracr_output import Output, output_of
 from pytest_mechanism.errors import BadReference, MechanismError
 from pytest_mechanism.files import read_bytes, replacing, write_json
 

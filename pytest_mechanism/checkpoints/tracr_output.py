@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mechanism.checkpoints.npz import Array
-from pytest_mechanism.checkpoints.tracr_files import POSITIONS, TOKENS, Program
+from pytest_mechanism.checkpoints.tracr_program import POSITIONS, TOKENS, Program
 from pytest_mechanism.errors import choices
 from pytest_mechanism.files import BadFile
 

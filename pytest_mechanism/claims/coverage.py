@@ -10,7 +10,7 @@ accuracy of the worst cell, which is the one whose lower bound is lowest:
 for m cells. The worst of many cells is a minimum, which is low by chance alone, so the interval is simultaneous
 (Bonferroni; Dunn 1961): with confidence 1 - alpha it holds for all cells at once. A cell of few rows has a wide
 interval, and the claim is inconclusive: rows that cannot show a fault do not pass. The reason says how many rows
-``rows`` would need.
+``rows`` would need. A word that the task knows (`Task.all_cells`) and no row shows makes the claim inconclusive too.
 
 Guessing is the control: a threshold below chance is met by a model that knows nothing of a word.
 """
@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import StrictStr
 
+from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PerRoleClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.scoring import above_chance, guesses, score
@@ -34,7 +35,7 @@ from pytest_mechanism.measurements.cells import Cell, CellPerformance, CellResul
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.estimates import Estimate, Sampling
-from pytest_mechanism.statistics.honesty import beats
+from pytest_mechanism.statistics.honesty import beats, doubted
 from pytest_mechanism.tasks.base import RowCount, Task
 from pytest_mechanism.types import Control, Verdict
 
@@ -97,7 +98,12 @@ class Coverage(PerRoleClaim):
                 f"{guesses(context, context.role, result)}, so no word can be told from another"
             )
             return verdicts.at_chance(reason, threshold)
-        cells = judged_cells(self.chosen(result.cells), result, context.sampling(result))
+        chosen = self.chosen(result.cells)
+        unseen = [f"{cell.kind} {cell.name}" for cell in chosen if not cell.rows]
+        shown = [cell for cell in chosen if cell.rows]
+        if not shown:
+            raise MechanismError(f"no row shows any of {len(unseen)} words: {unseen[0]}, ...")
+        cells = judged_cells(shown, result, context.sampling(result))
         failing = [cell for cell in cells if cell.accuracy.interval[1] < self.at_least]
         worst = min(failing or cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
         control = Control("guessing among the prompt's options", context.task.chance)
@@ -105,11 +111,13 @@ class Coverage(PerRoleClaim):
             context, "accuracy of the worst cell", worst.accuracy, METRIC, control=control
         )
         found = replace(found, confidence=1 - (1 - context.confidence) / len(cells))
-        what = f"worst of {len(cells)} cells, {worst.name}:"
+        what = f"worst of the {len(cells)} cells that the rows show, {worst.name}:"
         verdict = verdicts.within(found, self.at_least, math.inf, what, threshold)
         verdict = replace(
             verdict, reason=self.explained(verdict, cells, worst, len(result.clusters))
         )
+        if unseen:
+            verdict = doubted(verdict, Cause.UNSETTLED, in_no_row(unseen))
         return replace(
             beats(
                 verdict,
@@ -162,6 +170,13 @@ class Coverage(PerRoleClaim):
         # the width of an interval shrinks with the root of its rows
         factor = max(1.0, ((value - worst.accuracy.interval[0]) / gap) ** 2)
         return verdicts.round_up(max(rows * factor, rows + rows / max(n, 1)))
+
+
+def in_no_row(words: Sequence[str]) -> str:
+    """Why rows that are all right do not pass: words of the task that none of them shows."""
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    verb = "stands" if len(words) == 1 else "stand"
+    return f"{', '.join(words[:SHOWN])}{more} {verb} in no row; more rows would show every word"
 
 
 def judged_cells(cells: Sequence[Cell], result: CellResult, how: Sampling) -> list[Judged]:

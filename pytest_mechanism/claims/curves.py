@@ -15,7 +15,6 @@ from pydantic import Field, StrictInt, model_validator
 
 from pytest_mechanism.claims.base import PerRoleClaim
 from pytest_mechanism.claims.context import ClaimContext, Measure
-from pytest_mechanism.claims.kept_answers import destroyed, over_refusing
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import Correlated, Momentum, Rate
 from pytest_mechanism.measurements.curve import AllowedAnswers, CurveResult, TrainingCurve
@@ -200,17 +199,6 @@ class Curve:
     def allowed(self) -> list[tuple[int, AllowedAnswers]]:
         """Step and counts of what must be answered, in order."""
         return sorted(self.result.allowed.items(), key=lambda item: item[0])
-
-    @property
-    def destroyed(self) -> str | None:
-        """Why what the copy does not say shows nothing, if so: it lost its answers (`kept_answers`)."""
-        return destroyed(self)
-
-    @property
-    def over_refusing(self) -> str | None:
-        """Whether the copy refuses what must be answered as often as what must not; the sentence about
-        it."""
-        return over_refusing(self)
 
     def share(self, count: float, of: int) -> Estimate:
         """A share of independent questions."""

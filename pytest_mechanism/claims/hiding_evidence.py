@@ -8,6 +8,7 @@ from typing import Literal
 
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.curves import Curve
+from pytest_mechanism.claims.kept_answers import destroyed
 from pytest_mechanism.claims.revival import Criterion
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.statistics import verdicts
@@ -131,7 +132,7 @@ def broken(curves: tuple[Curve, ...], reached: tuple[int | None, ...]) -> str | 
     if diverged := [curve.diverged for curve in curves if curve.diverged]:
         return diverged[0]
     for curve, step in zip(curves, reached, strict=True):
-        if step is None and (why := curve.destroyed):
+        if step is None and (why := destroyed(curve)):
             return why
     return None
 

@@ -4,22 +4,25 @@ A copy that answers less than half of what it answered before counts as destroye
 be answered and what must be refused are the same prompts with different answers (`Task.same_questions`).
 There, a revival has to unlearn the old answers, whatever the model. Such a copy counts as destroyed
 unless it has learned the new answers instead: by the last evaluation surely more than half as many as it
-gave of the old ones, and surely more than a guesser. A copy that fell to one constant answer has not.
+gave of the old ones, and surely more than a guesser. A copy that fell to one constant answer has not. Where
+such a task does not know the old answers, no copy is shown to be intact.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pytest_mechanism.claims.curves import Curve
 
-if TYPE_CHECKING:
-    from pytest_mechanism.claims.curves import Curve
+UNKNOWN = (
+    "training may have destroyed the model: it has to give other answers to the same prompts, and it is not known "
+    "how many of the old answers it gave before"
+)
 
 
 def destroyed(curve: Curve) -> str | None:
     """The sentence about a training that destroyed the copy; None if it did not."""
     first = curve.result.allowed.get(0)
     if first is None or first.right is None:
-        return None
+        return UNKNOWN if curve.unlearns else None
     before = first.right / first.asked
     if curve.unlearns:
         return learned_too_little(curve, before)

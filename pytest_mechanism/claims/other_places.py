@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pytest_mechanism.claims.context import ClaimContext
+from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.profile_stages import Stage
 from pytest_mechanism.measurements.cmap import CODE_ROWS, LEAST_AGREEMENT, ActivationDonation
 from pytest_mechanism.measurements.matching import HeadMatching, LayerMatch, MatchResult
 from pytest_mechanism.measurements.measurement import Measurement
@@ -68,6 +69,15 @@ def matching(
     donation = ActivationDonation(heads=heads, rows=min(CODE_ROWS, context.rows), stream="rows")
     request = HeadMatching(rows=min(CODE_ROWS, context.rows), stream="rows")
     return context.measurement(request, to, (context.measurement(donation, source),))
+
+
+def places_in_circuit(
+    context: ClaimContext, source: str, to: str, measure: Measure, of: Sequence[Stage]
+) -> OtherPlaces:
+    """Where the heads of the model of role ``source`` are in another model, in the layers of a circuit's stages."""
+    layers = sorted({node[0] for stage in of for node in (*stage.own, *stage.receivers)})
+    request = matching(context, source, to, layers, [stage.at for stage in of])
+    return other_places(measure(request))
 
 
 def other_places(result: MatchResult) -> OtherPlaces:

@@ -15,7 +15,7 @@ import numpy as np
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.claims.heads_in_common import Circuit, Index
 from pytest_mechanism.claims.needed_heads import Part
-from pytest_mechanism.nodes import ATTENTION, MLP, kind_of, readers
+from pytest_mechanism.nodes import ATTENTION, MLP, kind_of, layers_before, readers
 from pytest_mechanism.types import Control
 
 RANDOM_CIRCUITS = 1000
@@ -74,12 +74,9 @@ def possible_members(
     position at which either circuit has some."""
     into, shape = context.groups[name].into, context.shapes[on]
     read_by = readers(circuit.get(into.group, frozenset()), into.via) if into else []
-    below = max((layer for layer, *_ in read_by), default=shape.n_layers)
+    below = layers_before(read_by, kind) if read_by else shape.n_layers
     if kind == "heads":
-        # heads come before the MLP of their layer
-        below += bool(read_by) and into is not None and into.via == "input"
         return frozenset(head for head in shape.heads() if head[0] < below)
     part = MLP if kind == "mlps" else ATTENTION
-    below += bool(read_by) and into is not None and into.via == "input" and part == ATTENTION
     places = {at for _, other, *places in members if other == part for at in places}
     return frozenset((layer, part, at) for layer in range(below) for at in places)

@@ -24,7 +24,7 @@ from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.fields.thresholds import DriftInNats, Nats
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.path_patching import PathPatching
-from pytest_mechanism.nodes import KINDS, MLP, Member, Node, readers
+from pytest_mechanism.nodes import KINDS, MLP, Member, Node, layers_before, readers
 from pytest_mechanism.statistics import estimates, verdicts
 from pytest_mechanism.statistics.honesty import beats_control, no_control
 from pytest_mechanism.tasks.base import Task
@@ -95,11 +95,8 @@ def control_members(context: ClaimContext, name: str) -> tuple[list[Member], str
     if group.into is None:
         return context.random_members(group, context.role)
     receivers = readers(context.group(group.into.group, context.role).placed(), group.into.via)
-    below = max(layer for layer, *_ in receivers)
-    if group.into.via == "input":
-        below += (
-            0 if MLP in {part for _, part, _ in group.placed()} else 1
-        )  # heads come before the MLP
+    has_mlps = MLP in {part for _, part, _ in group.placed()}
+    below = layers_before(receivers, "mlps" if has_mlps else "heads")
     return context.random_members(group, context.role, below)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pytest_mechanism.claims.context import ClaimContext
 from pytest_mechanism.fields.groups import Group
-from pytest_mechanism.nodes import MLP, Node, in_order
+from pytest_mechanism.nodes import MLP, Node, in_order, layers_before
+from pytest_mechanism.nodes import readers as reading_members
 from pytest_mechanism.types import Head
 
 
@@ -52,12 +53,10 @@ def stages(context: ClaimContext, on: str) -> list[Stage]:
             via, readers = group.into.via, f"{group.into.via} of {group.into.group}"
             reading = context.group(group.into.group, on).placed()
             nodes = {*context.nodes([(layer, part) for layer, part, _ in reading], on)}
-            receivers = tuple(
-                sorted((n for n in nodes if (n[1] == MLP) == (via == "input")), key=in_order)
-            )
-            last = max((layer for layer, _ in receivers), default=0)
-            end = last + (via == "input")
-            heads, mlps = [head for head in heads if head[0] < end], range(last)
+            receivers = tuple(sorted(reading_members(nodes, via), key=in_order))
+            end = layers_before(receivers, "heads")
+            heads = [head for head in heads if head[0] < end]
+            mlps = range(layers_before(receivers, "mlps"))
         key = (group.at, receivers, via)
         if key in known or not (heads or mlps):
             continue

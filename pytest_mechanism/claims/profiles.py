@@ -10,7 +10,7 @@ Each is path patched alone (`methods.circuits.profile`), in both models on the s
 A share of .69 means that .69 of what the source prompt does to the answer is done by what this member tells
 these readers. Shares of one stage need not add up to 1: readers add their own, and members can replace each other.
 
-Where more than `ALL_UP_TO` heads can reach the readers, gradients choose which are patched alone: in each
+Where many heads can reach the readers (`claims.patched_alone`), gradients choose which are patched alone: in each
 model the heads with the largest estimates, and those that the spec names. The others are patched together
 in bands of layers, and each band is a member.
 """
@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.patched_alone import ALL_UP_TO, SCREEN_ROWS, bands_of, number_alone
 from pytest_mechanism.claims.profile_stages import Stage
 from pytest_mechanism.claims.scoring import check_paired
 from pytest_mechanism.measurements.measurement import Measurement
@@ -34,18 +35,6 @@ from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Array, Estimate, Sampling
 from pytest_mechanism.statistics.multiple import holm
 from pytest_mechanism.types import Head, MemberChange, Observations
-
-ALL_UP_TO = 64
-"""Heads that can reach the readers up to which each is patched alone."""
-
-LEAST_ALONE, ALONE_SHARE = 16, 16
-"""Of more heads, one in 16 is patched alone, at least 16 in each model."""
-
-SCREEN_ROWS = 32
-"""Pairs of prompts on which gradients rank heads."""
-
-BANDS = 6
-"""Sets of consecutive layers in which the other heads are patched together."""
 
 Renamed = Mapping[Head, Head]
 """Head of the reference model -> the candidate's head that does its work, where heads changed places."""
@@ -104,8 +93,7 @@ def strongest(estimated: Observations, heads: Iterable[Head], renamed: Renamed) 
         return max(abs(float(np.mean(estimated.values[k]))) for k in (name, f"slope {name}"))
 
     heads = list(heads)
-    count = max(LEAST_ALONE, -(-len(heads) // ALONE_SHARE))
-    return {*sorted(heads, key=lambda head: (-size(head), head))[:count]}
+    return {*sorted(heads, key=lambda head: (-size(head), head))[: number_alone(len(heads))]}
 
 
 def members(stage: Stage, alone: Iterable[Head]) -> dict[str, tuple[Node, ...]]:
@@ -114,9 +102,7 @@ def members(stage: Stage, alone: Iterable[Head]) -> dict[str, tuple[Node, ...]]:
     senders: dict[str, tuple[Node, ...]] = {
         spelled(node): (node,) for node in (*sorted(alone), *stage.mlps)
     }
-    layers = sorted({layer for layer, _ in stage.heads})
-    for i in range(BANDS):
-        part = layers[len(layers) * i // BANDS : len(layers) * (i + 1) // BANDS]
+    for part in bands_of(sorted({layer for layer, _ in stage.heads})):
         rest = tuple(head for head in stage.heads if head[0] in part and head not in alone)
         if rest:
             senders[f"other heads of layers {part[0]} to {part[-1]}"] = rest
@@ -255,27 +241,35 @@ def changes(
     Raises:
         UndefinedScoreError: the source prompts change nothing in a model.
     """
-    found: list[tuple[MemberChange, float]] = []
-    for profile in profiles:
-        how = context.sampling(profile.now)
-        for name in profile.senders:
-            change = profile.change(name, how)
-            before, now = profile.shares(name)
-            member = MemberChange(
-                member=name,
-                at=profile.stage.at,
-                readers=profile.stage.readers,
-                group=profile.own.get(name),
-                before=before,
-                now=now,
-                change=change.value,
-                interval=change.interval,
-                standard_error=change.standard_error,
-                p=1.0,
-            )
-            found.append((member, beyond(change, margin)))
-    adjusted = holm([p for _, p in found])
-    return [replace(member, p=p) for (member, _), p in zip(found, adjusted, strict=True)]
+    found = [
+        member_change(profile, name, context.sampling(profile.now), margin)
+        for profile in profiles
+        for name in profile.senders
+    ]
+    adjusted = holm([member.p for member in found])
+    return [replace(member, p=p) for member, p in zip(found, adjusted, strict=True)]
+
+
+def member_change(profile: StageProfile, name: str, how: Sampling, margin: float) -> MemberChange:
+    """The work of a member towards the readers of a stage, in both models; ``p`` is of this test alone.
+
+    Raises:
+        UndefinedScoreError: the source prompts change nothing in a model.
+    """
+    change = profile.change(name, how)
+    before, now = profile.shares(name)
+    return MemberChange(
+        member=name,
+        at=profile.stage.at,
+        readers=profile.stage.readers,
+        group=profile.own.get(name),
+        before=before,
+        now=now,
+        change=change.value,
+        interval=change.interval,
+        standard_error=change.standard_error,
+        p=beyond(change, margin),
+    )
 
 
 def beyond(change: Estimate, margin: float) -> float:

@@ -20,6 +20,7 @@ from pydantic import StrictStr, model_validator
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Curve, Trained, capability, steps_score
+from pytest_mechanism.claims.kept_answers import destroyed
 from pytest_mechanism.claims.revival import Criterion, criterion, revival_chart
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.fields.thresholds import BackAt
@@ -134,7 +135,7 @@ class ResistsRevival(Trained):
             missing = self.missing_roles(context)
             cause = Cause.MODEL_MISSING if missing else Cause.NO_DIFFERENCE
             return replace(verdict, status="inconclusive", cause=cause)
-        if (why := curve.destroyed) is not None:
+        if (why := destroyed(curve)) is not None:
             return doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
         return verdict
 

@@ -37,9 +37,9 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import PAIR, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import called, sentences
-from pytest_mechanism.claims.other_places import OtherPlaces, matching, other_places
+from pytest_mechanism.claims.other_places import OtherPlaces, places_in_circuit
 from pytest_mechanism.claims.places import elsewhere
-from pytest_mechanism.claims.profile_stages import Stage, stages
+from pytest_mechanism.claims.profile_stages import stages
 from pytest_mechanism.claims.profiles import (
     StageProfile,
     changes,
@@ -124,7 +124,10 @@ class SameProfile(Claim):
         try:
             verdict = self.compared(context, measured(context, self.source, self.to, measure, of))
             doubtful = verdict.cause in (Cause.REFUTED, Cause.UNSETTLED)
-            if doubtful and (places := self.places(context, measure, of)).moved:
+            places = OtherPlaces({})
+            if doubtful:
+                places = places_in_circuit(context, self.source, self.to, measure, of)
+            if places.moved:
                 again = measured(context, self.source, self.to, measure, of, places.moved)
                 verdict = self.compared(context, again)
                 order = "; ".join(places.sentences(self.source))
@@ -135,14 +138,6 @@ class SameProfile(Claim):
                 threshold,
             )
         return replace(verdict, chance=solved[1])
-
-    def places(self, context: ClaimContext, measure: Measure, of: Sequence[Stage]) -> OtherPlaces:
-        """Where the reference model's heads are in the other model, in the layers of the circuit."""
-        layers = {node[0] for stage in of for node in (*stage.own, *stage.receivers)}
-        positions = [stage.at for stage in of]
-        return other_places(
-            measure(matching(context, self.source, self.to, sorted(layers), positions))
-        )
 
     def compared(self, context: ClaimContext, profiles: Sequence[StageProfile]) -> Verdict:
         """The verdict on the profiles of both models."""

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, model_
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.curves import Curve, Trained, steps_score
+from pytest_mechanism.claims.kept_answers import destroyed, over_refusing
 from pytest_mechanism.claims.refusing import both_sets, only_if_discerning, refusal_rates
 from pytest_mechanism.claims.scoring import score
 from pytest_mechanism.errors import choices
@@ -149,9 +150,7 @@ class SuppressionHoldsAfter(Trained):
             # later evaluations are missing, so nothing shows that the refusal holds
             verdict = replace(verdict, status="inconclusive", cause=Cause.MODEL_BROKEN)
             reason = f"training diverged ({curve.diverged}), so nothing is known; lower the rate"
-        elif (
-            verdict.status == "pass" and (why := curve.over_refusing or curve.destroyed) is not None
-        ):
+        elif verdict.status == "pass" and (why := over_refusing(curve) or destroyed(curve)):
             verdict = doubted(verdict, Cause.MODEL_BROKEN, f"{why} ({curve.name})")
             reason = verdict.reason
         return replace(verdict, reason=reason, scores=(judged, when))

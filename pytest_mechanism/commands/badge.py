@@ -24,8 +24,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     from pytest_mechanism.errors import visible
-    from pytest_mechanism.report.badge import badge
+    from pytest_mechanism.report.badge import MARK, badge
 
     report, conclusion, _ = read_result(arguments.result)
-    write(badge(report, conclusion, visible(arguments.label)), arguments.out)
+    write(badge(report, conclusion, visible(arguments.label)), arguments.out, MARK)
     return 0

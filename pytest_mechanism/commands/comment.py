@@ -20,8 +20,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pytest_mechanism.report.comment import comment
+    from pytest_mechanism.report.comment import MARKER, comment
 
     report, conclusion, _ = read_result(arguments.result)
-    write(comment(report, conclusion), arguments.out)
+    write(comment(report, conclusion), arguments.out, MARKER)
     return 0

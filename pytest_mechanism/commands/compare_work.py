@@ -59,7 +59,7 @@ class Work:
     @property
     def rows(self) -> int:
         """Pairs of prompts of the comparison."""
-        from pytest_mechanism.claims.profiles import ALL_UP_TO
+        from pytest_mechanism.claims.patched_alone import ALL_UP_TO
         from pytest_mechanism.comparison.members import ROWS
 
         large = len(self.evaluator.shapes["base"].heads()) > ALL_UP_TO

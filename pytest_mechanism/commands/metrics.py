@@ -20,8 +20,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pytest_mechanism.report.metrics import metrics
+    from pytest_mechanism.report.metrics import MARK, metrics
 
     report, conclusion, _ = read_result(arguments.result)
-    write(metrics(report, conclusion), arguments.out)
+    write(metrics(report, conclusion), arguments.out, MARK)
     return 0

@@ -20,8 +20,8 @@ MOST = 20_000
 def rare_lines(spec: Spec) -> Iterator[str]:
     """A line for each kind of word: how many stand in fewer than `LEAST` rows.
 
-    The rows are those that every claim about prompts reads, as a tokenizer that splits no word has them. Words
-    that stand in no row are not counted.
+    The rows are those that every claim about prompts reads, as a tokenizer that splits no word has them. Where the
+    task does not know its words (`Task.all_cells`), the words are those that the rows show, and the line says so.
     """
     from pytest_mechanism.tasks.base import AnyWord
     from pytest_mechanism.tasks.writing.cells import by_word
@@ -31,21 +31,31 @@ def rare_lines(spec: Spec) -> Iterator[str]:
         yield f"{spec.path}: {count:,} rows are more than are counted here ({MOST:,})"
         return
     try:
-        cells = by_word(spec.task, spec.task.rows(AnyWord(), count))
+        known = spec.task.all_cells(AnyWord())
+        cells = by_word(spec.task, AnyWord(), spec.task.rows(AnyWord(), count))
     except MechanismError as problem:
         yield f"{spec.path}: the rows cannot be written without the checkpoints: {problem}"
         return
     for kind, words in cells.items():
         rows = {word: len(places) for word, places in words.items()}
         rare = sorted((n, word) for word, n in rows.items() if n < LEAST)
+        of = f"{len(rows)}" if kind in known else f"the {len(rows)} that the rows show"
         if not rare:
-            yield f"{spec.path}: {kind}: each of {len(rows)} stands in {min(rows.values())} of {count} rows or more"
+            yield f"{spec.path}: {kind}: each of {of} stands in {min(rows.values())} of {count} rows or more"
             continue
         fewest, word = rare[0]
+        place = f"in {fewest}" if fewest else "in none"
         yield (
-            f"{spec.path}: {kind}: {len(rare)} of {len(rows)} stand in fewer than {LEAST} of {count} rows, in which a "
-            f"fault of one would be seen ({word!r} in {fewest}); about {needed(count, fewest):,} rows show each"
+            f"{spec.path}: {kind}: {len(rare)} of {of} stand in fewer than {LEAST} of {count} rows, too few to see a "
+            f"fault of them ({word!r} {place}); {advice(count, fewest)}"
         )
+
+
+def advice(rows: int, fewest: int) -> str:
+    """How many rows show every word often enough, as far as the rarest word says."""
+    if not fewest:
+        return "more rows show every word"
+    return f"about {needed(rows, fewest):,} rows show every word often enough"
 
 
 def needed(rows: int, fewest: int) -> int:
@@ -53,4 +63,4 @@ def needed(rows: int, fewest: int) -> int:
     two digits."""
     from pytest_mechanism.statistics.verdicts import round_up
 
-    return round_up(rows * LEAST / max(fewest, 1))
+    return round_up(rows * LEAST / fewest)

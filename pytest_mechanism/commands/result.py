@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mechanism.commands.output import say
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import write_text
+from pytest_mechanism.files import check_replaceable, write_text
 
 if TYPE_CHECKING:
     from pytest_mechanism.report.run_report import Conclusion, RunReport
@@ -37,16 +37,22 @@ def read_result(path: Path) -> tuple[RunReport, Conclusion, dict[str, str]]:
     return report, report.conclusion or conclude(report), versions
 
 
-def write(text: str, out: Path | None) -> None:
+def write(text: str, out: Path | None, mark: str | None) -> None:
     """Text to a file, or to standard output, line by line as `say` prints it.
 
+    Args:
+        text: of the output.
+        out: the file, or None.
+        mark: by which the first bytes of an earlier output are known, which may be replaced; None where none may.
+
     Raises:
-        MechanismError: the file cannot be written.
+        MechanismError: the file cannot be written, or is another file than an earlier output.
     """
     if out is None:
         for line in text.splitlines():
             say(line)
         return
+    check_replaceable(out, mark)
     try:
         write_text(out, text)
     except OSError as problem:

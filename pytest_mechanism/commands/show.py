@@ -133,7 +133,8 @@ def circuit_pictures(evaluator: ClaimEvaluator, spec: Spec, rows: int | None) ->
     if not spec.groups:
         return {}
     from pytest_mechanism.discovery.measured_circuit import measure_circuit
-    from pytest_mechanism.report.circuit_pictures import circuit_graph, head_maps
+    from pytest_mechanism.report.circuit_graph_data import circuit_graph
+    from pytest_mechanism.report.head_map_data import head_maps
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps
 

@@ -125,16 +125,17 @@ def unchanged(result: Comparison, a: str, b: str) -> Iterator[str]:
     """That nothing changed, how far the largest change went, and what the weights say."""
     unsure = [member.name for member in result.members if may_have_changed(member, result.margin)]
     if unsure:
-        more = f" and {len(unsure) - SHOWN} more" if len(unsure) > SHOWN else ""
         yield (
-            f"no change is shown, and none is ruled out: of {len(result.members)} compared, {len(unsure)} may have "
-            f"changed by more than {result.margin:g} ({', '.join(unsure[:SHOWN])}{more}); more --rows decide"
+            f"no change is shown, but {len(unsure)} of the {len(result.members)} heads, MLPs and layers of {b} may "
+            f"have changed by more than {result.margin:g} of what exchanging the whole prompt does to the answer's "
+            f"logit: {shortened(unsure)} (a {1 - result.alpha:.0%} interval of theirs reaches beyond it); "
+            "more --rows decide"
         )
     else:
         yield (
-            f"no change found: no head, MLP or layer of {b} works otherwise than in {a} by more than {result.margin:g} "
-            f"of what exchanging the whole prompt does to the answer's logit (false-discovery rate {result.alpha:.0%}, "
-            f"{len(result.members)} compared)"
+            f"no change found: every head, MLP and layer of {b} works as in {a}, to within {result.margin:g} of what "
+            f"exchanging the whole prompt does to the answer's logit ({len(result.members)} compared; all "
+            f"{1 - result.alpha:.0%} intervals lie within it)"
         )
     largest = max(result.members, key=lambda member: member.size)
     yield f"the largest change is {told(largest, a, b)}"
@@ -152,7 +153,11 @@ def unchanged(result: Comparison, a: str, b: str) -> Iterator[str]:
 
 
 def may_have_changed(member: ComparedMember, margin: float) -> bool:
-    """Whether the rows do not rule out a change: an interval of its quantities reaches beyond the margin."""
+    """Whether the rows do not rule out a change: an interval of its quantities reaches beyond the margin.
+
+    The intervals are those of single quantities, without a correction for their number. That *all* lie within the
+    margin needs none: if one member did change by more, its own interval would show it (intersection-union test).
+    """
     intervals = [share.interval for share in member.shares]
     intervals += [exchange.interval for exchange in member.exchanges]
     return any(abs(bound) > margin for interval in intervals for bound in interval)

@@ -24,13 +24,14 @@ from scipy.stats import false_discovery_control
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.other_places import OtherPlaces, matching, other_places
+from pytest_mechanism.claims.patched_alone import ALL_UP_TO
 from pytest_mechanism.claims.profile_stages import Stage, stages
 from pytest_mechanism.claims.profiles import (
-    ALL_UP_TO,
     StageProfile,
     beyond,
     known_measurements,
     measured,
+    member_change,
     share_of,
     there,
 )
@@ -277,8 +278,9 @@ def put_together(
     """The comparison from its measurements; arguments as in `compare_members`."""
     shares: dict[str, list[MemberChange]] = {}
     for profile in profiles:
+        how = context.sampling(profile.now)
         for name in profile.senders:
-            shares.setdefault(name, []).append(share_change(context, profile, name, margin))
+            shares.setdefault(name, []).append(member_change(profile, name, how, margin))
     done: dict[str, list[Exchange]] = {}
     for into, result in exchanges.items():
         for name in result.values:
@@ -298,26 +300,6 @@ def put_together(
     members.sort(key=lambda member: (member.q >= alpha, -member.size, member.name))
     rows = len(profiles[0].now.example_ids)
     return Comparison(tuple(members), places, margin, alpha, changed, weights.reason, rows)
-
-
-def share_change(
-    context: ClaimContext, profile: StageProfile, name: str, margin: float
-) -> MemberChange:
-    """The work of a member towards the readers of one stage, in both models."""
-    change = profile.change(name, context.sampling(profile.now))
-    before, now = profile.shares(name)
-    return MemberChange(
-        member=name,
-        at=profile.stage.at,
-        readers=profile.stage.readers,
-        group=profile.own.get(name),
-        before=before,
-        now=now,
-        change=change.value,
-        interval=change.interval,
-        standard_error=change.standard_error,
-        p=beyond(change, margin),
-    )
 
 
 def exchange_of(

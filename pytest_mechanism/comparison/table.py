@@ -9,7 +9,7 @@ from pytest_mechanism.comparison.members import BASE, FT, ComparedMember, Compar
 from pytest_mechanism.types import MemberChange
 
 LINES = 16
-"""Members in the table that did not change, at most."""
+"""Members without a star in the table, at most."""
 
 PARTS = 6
 """Other weights that are listed."""
@@ -26,7 +26,7 @@ def table(result: Comparison, labels: Labels) -> Iterator[str]:
     for row in (heading, *rows):
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
     if len(rest) > LINES:
-        yield f"{len(rest) - LINES} more members did not change; --json writes all of them"
+        yield f"{len(rest) - LINES} more members without a star; --json writes all of them"
     yield from legend(result, a, b)
     yield from other_weights(result)
 

@@ -94,21 +94,28 @@ class Discovery:
         return KINDS["heads"] if only_heads else ("member", "members")
 
 
+def largest_effect(stage: Stage, find: Find) -> tuple[str, str] | None:
+    """The member of a stage with the largest effect, and this effect with its interval; None if none was measured,
+    or if no effect is required."""
+    if not stage.effects or find.candidates is not None:
+        return None
+    strongest = ranked(stage.effects)[0]
+    effect = stage.effects[strongest]
+    low, high = effect.interval
+    return described(strongest), f"{effect.value:+.2g} nats [{low:+.2g}, {high:+.2g}]"
+
+
 def none_passes(stage: Stage, group: AnyGroup, on: str) -> str:
     """How far the strongest member of a stage is from the threshold of its group."""
     find, no = group.find or Find(), f"no {listing(group.searched, 0, 'or')} of {on}"
     if not stage.effects and stage.into:
         return f"{no} can be in group {stage.group}, since none was found for its readers, {stage.into}"
     text = f"{no} passes the threshold of group {stage.group}"
-    if not stage.effects or find.candidates is not None:
+    if (largest := largest_effect(stage, find)) is None:
         return text
-    strongest = ranked(stage.effects)[0]
-    effect = stage.effects[strongest]
-    low, high = effect.interval
-    return (
-        f"{text}: the largest effect is {effect.value:+.2g} nats [{low:+.2g}, {high:+.2g}] "
-        f"({described(strongest)}), and the spec requires {-find.drops_at_least:+g}"
-    )
+    member, effect = largest
+    required = -find.drops_at_least
+    return f"{text}: the largest effect is {effect} ({member}), and the spec requires {required:+g}"
 
 
 def no_heads_reason(
@@ -120,18 +127,16 @@ def no_heads_reason(
     reason = f"no {no} found for group {', '.join(empty)}: no {one} has the required effect"
     first = next(stage for stage in stages if stage.group == empty[0])
     find = groups[empty[0]].find or Find()
-    if not first.effects or find.candidates is not None:
+    if (largest := largest_effect(first, find)) is None:
         return reason
-    strongest = ranked(first.effects)[0]
-    effect = first.effects[strongest]
-    low, high = effect.interval
+    member, effect = largest
     together = len(first.screening.left_out)
     these = listing(kinds)
     if together:
         reason += f" ({together} {these} were patched only together; find: {{screen: {{keep: ...}}}} sets how many)"
     return (
-        f"{reason}; for {empty[0]}, {described(strongest)} has the largest effect, {effect.value:+.2g} "
-        f"nats [{low:+.2g}, {high:+.2g}], but {-find.drops_at_least:+.2g} is required; {these} that can replace "
+        f"{reason}; for {empty[0]}, {member} has the largest effect, {effect}, but "
+        f"{-find.drops_at_least:+.2g} is required; {these} that can replace "
         "each other have smaller effects: lower find: {drops_at_least: ...}, or check that source prompts "
         f"differ in what these {these} read"
     )

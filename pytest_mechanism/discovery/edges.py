@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_mechanism.claims.context import ClaimContext, Measure
+from pytest_mechanism.claims.patched_alone import SCREEN_ROWS
 from pytest_mechanism.discovery.looks import looks
-from pytest_mechanism.discovery.screening import SCREEN_ROWS
+from pytest_mechanism.discovery.screening import agreement
 from pytest_mechanism.fields.groups import AnyGroup, Find
 from pytest_mechanism.measurements.edges import EdgeAttribution, edge_name
 from pytest_mechanism.measurements.path_patching import PathPatching
 from pytest_mechanism.measurements.paths import RANK_STREAM
-from pytest_mechanism.nodes import MLP, Node, in_order
+from pytest_mechanism.nodes import MLP, Node, in_order, layers_before
 from pytest_mechanism.statistics import estimates
 from pytest_mechanism.statistics.estimates import Estimate
 from pytest_mechanism.types import Head
@@ -56,12 +57,8 @@ class EdgeSearch:
     def agreement(self) -> tuple[float | None, int]:
         """Spearman's rank correlation of estimate and effect, and the number of edges behind it: all that were
         patched alone. None where fewer than three were, or where all are equal."""
-        from scipy import stats
-
-        both = [(self.estimates[edge], effect.value) for edge, effect in self.effects.items()]
-        if len(both) < 3 or any(np.ptp(values) == 0 for values in zip(*both, strict=True)):
-            return None, len(both)
-        return float(stats.spearmanr(both).statistic), len(both)
+        exact = {edge: effect.value for edge, effect in self.effects.items()}
+        return agreement(self.estimates, exact), len(exact)
 
     def strongest(self) -> list[Ends]:
         """The edges that were patched alone, the most negative effect first."""
@@ -94,6 +91,27 @@ class EdgeSearch:
             yield f"edges: {edge_name(*edge)}: {effect.value:+.3f} nats [{low:+.3f}, {high:+.3f}]"
 
 
+def edge_gradients(
+    context: ClaimContext,
+    on: str,
+    group: AnyGroup,
+    heads: Sequence[Head],
+    receivers: Sequence[Node] | None,
+    rows: int,
+) -> EdgeAttribution:
+    """The estimates of all edges from heads and MLPs into the readers of a group (arguments as in `search_edges`)."""
+    shape = context.shapes[on]
+    end = shape.n_layers if receivers is None else layers_before(receivers, "mlps")
+    return EdgeAttribution(
+        senders=[*heads, *((layer, MLP) for layer in range(end))],
+        at=group.at,
+        receivers=sorted(receivers or (), key=in_order),
+        via=group.into.via if group.into else None,
+        rows=min(rows, SCREEN_ROWS),
+        stream=RANK_STREAM,
+    )
+
+
 def search_edges(
     context: ClaimContext,
     on: str,
@@ -116,21 +134,10 @@ def search_edges(
         rows: pairs of prompts at most.
         keep: how many edges are patched alone.
     """
-    shape, ends = context.shapes[on], sorted(receivers or (), key=in_order)
-    end_layer = shape.n_layers if receivers is None else max(layer for layer, _ in ends)
-    senders: list[Node] = [*heads, *((layer, MLP) for layer in range(end_layer))]
-    via = group.into.via if group.into else None
-    request = EdgeAttribution(
-        senders=senders,
-        at=group.at,
-        receivers=ends,
-        via=via,
-        rows=min(rows, SCREEN_ROWS),
-        stream=RANK_STREAM,
-    )
+    request = edge_gradients(context, on, group, heads, receivers, rows)
     found = measure(context.measurement(request, on)).values
-    all_ends: list[Node | None] = [*ends] or [None]
-    edges: list[Ends] = [(sender, end) for sender in senders for end in all_ends]
+    all_ends: list[Node | None] = [*request.receivers] or [None]
+    edges: list[Ends] = [(sender, end) for sender in request.senders for end in all_ends]
 
     def mean(edge: Ends, kind: str = "") -> float:
         return float(np.mean(found[f"{kind}{edge_name(*edge)}"]))
@@ -147,7 +154,7 @@ def search_edges(
             senders={name: tuple(nodes) for name, nodes in sets.items()},
             at=group.at,
             receivers=[] if end is None else [end],
-            via=via,
+            via=request.via,
             rows=looks(rows)[0],
             stream=RANK_STREAM,
         )

@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_mechanism.claims.context import ClaimContext
+from pytest_mechanism.discovery.edges import edge_gradients
 from pytest_mechanism.discovery.looks import looks
-from pytest_mechanism.discovery.screening import SCREEN_ROWS, bands, number_kept
+from pytest_mechanism.discovery.screening import bands, number_kept
 from pytest_mechanism.discovery.selection import chain
 from pytest_mechanism.discovery.senders import alone
 from pytest_mechanism.discovery.stages import StageSearch
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.fields.groups import AnyGroup
-from pytest_mechanism.measurements.edges import EdgeAttribution
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.measurements.paths import RANK_STREAM
-from pytest_mechanism.nodes import MLP
 from pytest_mechanism.types import Result_co
 
 
@@ -55,13 +53,7 @@ def stage_ahead(
         yield stage.patched(bands(possible[count:]), 0, looks(rows)[0])
     if group.find is not None and group.find.edges is not None:
         shape = context.shapes[on]
-        request = EdgeAttribution(
-            senders=[*shape.heads(), *((layer, MLP) for layer in range(shape.n_layers))],
-            at=group.at,
-            via=group.into.via if group.into else None,
-            rows=min(rows, SCREEN_ROWS),
-            stream=RANK_STREAM,
-        )
+        request = edge_gradients(context, on, group, shape.heads(), None, rows)
         yield context.measurement(request, on)
         yield stage.patched(alone(shape.heads()[: group.find.edges.keep]), 0, looks(rows)[0])
 

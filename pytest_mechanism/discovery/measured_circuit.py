@@ -43,7 +43,7 @@ class CircuitView:
 def measure_circuit(
     context: ClaimContext, on: str, label: str, measure: Measure, rank_rows: int
 ) -> CircuitView:
-    """Measure a circuit for its pictures.
+    """Measure a circuit for its pictures; a model at chance gets them too, with a warning.
 
     Args:
         context: of the model; effects of groups are measured on its rows.
@@ -51,8 +51,6 @@ def measure_circuit(
         label: of the model.
         measure: asks the runner.
         rank_rows: number of `RANK_STREAM` rows, on which heads are compared.
-
-    A model at chance gets its picture too, with a warning.
     """
     warning = ""
     if not above_chance(context, measure(performance(context, on))):

@@ -11,32 +11,22 @@ output is the sum of those of its heads, of which it consists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
+from pytest_mechanism.claims.patched_alone import bands_of, number_alone
 from pytest_mechanism.fields.groups import AnyGroup, Group
 from pytest_mechanism.nodes import ATTENTION, Member, kind_of, listing, spelled
 from pytest_mechanism.types import Observations
 
-SCREEN_ABOVE = 64
-"""Possible senders above which gradients screen a stage whose group has no ``find: {screen: ...}``."""
-
-KEPT_SHARE = 16
-"""A screen leaves one in 16 possible senders to be patched alone."""
-
-LEAST_KEPT = 16
-"""The least number of senders that are patched alone."""
-
-SCREEN_ROWS = 32
-"""Pairs of prompts on which gradients are computed; gradients only rank heads."""
-
-BANDS = 6
-"""Sets of consecutive layers in which the other senders are patched together."""
-
 Together = Mapping[str, tuple[Member, ...]]
 """Name of a set -> members that are patched together."""
+
+Sender = TypeVar("Sender", bound=Hashable)
+"""A member, or an edge."""
 
 Estimates = Mapping[Member, float]
 """Member -> estimated effect, in nats."""
@@ -65,9 +55,7 @@ def number_kept(group: AnyGroup, possible: int) -> int:
     """How many senders are patched alone."""
     if group.find is not None and group.find.screen is not None:
         return min(possible, group.find.screen.keep)
-    if possible <= SCREEN_ABOVE:
-        return possible
-    return max(LEAST_KEPT, -(-possible // KEPT_SHARE))
+    return number_alone(possible)
 
 
 def strongest(
@@ -99,14 +87,10 @@ def strongest(
 
 
 def bands(members: Sequence[Member]) -> dict[str, tuple[Member, ...]]:
-    """The members in at most `BANDS` sets of consecutive layers."""
-    layers = sorted({layer for layer, _ in members})
+    """The members in a few sets of consecutive layers."""
     return {
         name_of(part): tuple(member for member in members if member[0] in part)
-        for part in (
-            layers[len(layers) * i // BANDS : len(layers) * (i + 1) // BANDS] for i in range(BANDS)
-        )
-        if part
+        for part in bands_of(sorted({layer for layer, _ in members}))
     }
 
 
@@ -122,13 +106,13 @@ def name_of(layers: Sequence[int]) -> str:
     return f"rest of layer {first}" if first == last else f"rest of layers {first} to {last}"
 
 
-def agreement(estimated: Estimates, measured: Estimates) -> float | None:
-    """Spearman's rank correlation over the members that have both; None of fewer than three, or if all estimates
-    or all effects are equal, as where the source prompts are the same up to the patched position."""
+def agreement(estimated: Mapping[Sender, float], measured: Mapping[Sender, float]) -> float | None:
+    """Spearman's rank correlation over the members, or edges, that have both; None of fewer than three, or if all
+    estimates or all effects are equal, as where the source prompts are the same up to the patched position."""
     from scipy import stats
 
     both = [
-        (estimated[member], effect) for member, effect in measured.items() if member in estimated
+        (estimated[sender], effect) for sender, effect in measured.items() if sender in estimated
     ]
     if len(both) < 3 or any(np.ptp(values) == 0 for values in zip(*both, strict=True)):
         return None

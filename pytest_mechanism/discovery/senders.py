@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from pytest_mechanism.checkpoints.shape import Shape
-from pytest_mechanism.nodes import ATTENTION, MLP, Member, Node, in_order, kind_of, spelled
+from pytest_mechanism.nodes import (
+    ATTENTION,
+    MLP,
+    Member,
+    Node,
+    in_order,
+    kind_of,
+    layers_before,
+    spelled,
+)
 from pytest_mechanism.types import Head
 
 
@@ -14,17 +23,16 @@ def senders(shape: Shape, receivers: Sequence[Node] | None) -> list[Head]:
     the logits."""
     if receivers is None:
         return shape.heads()
-    end = max(layer + (part == MLP) for layer, part in receivers)
+    end = layers_before(receivers, "heads")
     return [(layer, head) for layer, head in shape.heads() if layer < end]
 
 
 def members_before(
     shape: Shape, receivers: Sequence[Node] | None, kinds: Collection[str]
 ) -> list[Member]:
-    """Members of these kinds that can reach the receivers, in order. An MLP comes after the attention of its
-    layer, so it can reach the layers above it alone."""
+    """Members of these kinds that can reach the receivers, in order."""
     heads = senders(shape, receivers)
-    end = shape.n_layers if receivers is None else max(layer for layer, _ in receivers)
+    end = shape.n_layers if receivers is None else layers_before(receivers, "mlps")
     possible: list[Member] = [
         *heads,
         *((layer, ATTENTION) for layer in sorted({layer for layer, _ in heads})),

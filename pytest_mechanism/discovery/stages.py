@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.needed_heads import Part, parts_of
+from pytest_mechanism.claims.patched_alone import SCREEN_ROWS
 from pytest_mechanism.discovery.edges import EdgeSearch, search_edges
 from pytest_mechanism.discovery.looks import LOOKS, looks, measure_in_looks
 from pytest_mechanism.discovery.screening import (
-    SCREEN_ROWS,
     Screening,
     Together,
     agreement,

@@ -15,7 +15,7 @@ class Cell:
     Attributes:
         kind: what kind of word (``label``), as the task calls it (`Task.cells`).
         name: the word.
-        rows: indices of the rows.
+        rows: indices of the rows; none where no row shows the word.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class CellResult(Observations):
     """Whether each answer is right.
 
     Attributes:
-        cells: every cell with a row.
+        cells: every cell; where the task does not know all its words, those that the rows show.
     """
 
     cells: tuple[Cell, ...]
@@ -43,6 +43,7 @@ class CellPerformance(Request[CellResult]):
     """
 
     implementation = "pytest_mechanism.methods.circuits.cells:measure"
+    revision = 2
 
     rows: int
     stream: str

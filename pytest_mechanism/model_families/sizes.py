@@ -18,6 +18,9 @@ SIZE_NAMES = {
 POSITION_LIMITS = ("max_position_embeddings", "max_seq_len")
 """What families call the number of positions that a model knows."""
 
+WRITTEN_LIMITS = (*POSITION_LIMITS, "n_positions")
+"""The same in config.json, where GPT-2 has a name of its own; a loaded config knows both names."""
+
 
 def has_one_kv_head(look: Callable[[str], Any]) -> bool:
     """Whether all query heads share one key-value head (Falcon, GPTBigCode).

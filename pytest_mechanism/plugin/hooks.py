@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mechanism.errors import MechanismError, NoDevice, visible
+from pytest_mechanism.plugin.last_lines import LastLines
 from pytest_mechanism.plugin.outcomes import Outcomes, is_dry
 from pytest_mechanism.plugin.spec_search import SpecSearch
 from pytest_mechanism.plugin.stash import SESSION, ItemReport, attach, attached
@@ -237,7 +238,11 @@ class MechanismPlugin:
                 reporter.write(report)
             except OSError as problem:
                 message = f"{reporter.destination} cannot be written: {problem.strerror}"
-                (self.errors if reporter.required else self.warnings).append(message)
+                if not reporter.required:
+                    self.warnings.append(message)
+                    continue
+                self.errors.append(message)  # the reports after this one say so
+                report = self.run_report(int(pytest.ExitCode.USAGE_ERROR))
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
@@ -307,29 +312,6 @@ class MechanismPlugin:
             )
         )
         return concluded(report)
-
-
-class LastLines:
-    """Writes the conclusion once more below everything that pytest writes: a log opens at its end.
-
-    Attributes:
-        plugin: of the run.
-    """
-
-    def __init__(self, plugin: MechanismPlugin) -> None:
-        self.plugin = plugin
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: after pytest's own last line
-    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        result = yield
-        terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is None or is_worker(session.config) or not self.plugin.outcomes.results:
-            return result
-        from pytest_mechanism.report.terminal import write_last_lines
-
-        report = self.plugin.run_report(int(session.exitstatus))
-        write_last_lines(terminal, report, terminal._tw.fullwidth)  # noqa: SLF001 - as above
-        return result
 
 
 def find_obstacles(evaluator: ClaimEvaluator, items: Sequence[ClaimItem]) -> Iterator[str]:

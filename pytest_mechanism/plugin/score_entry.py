@@ -9,7 +9,7 @@ from pytest_mechanism.claims.base import Claim
 from pytest_mechanism.report.rounding import DIGITS, rounded
 from pytest_mechanism.spec.definition import definition
 from pytest_mechanism.spec.spec import Spec
-from pytest_mechanism.types import Check, Verdict
+from pytest_mechanism.types import Check, Judged, Verdict
 
 
 def asked(claim: Claim) -> dict[str, Any]:
@@ -30,21 +30,7 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
         "setting": setting,
         "definition": definition(spec, claim),
         "asked": asked(claim),
-        "judged": [
-            {
-                "name": judged.score.name,
-                "value": round(judged.score.value, DIGITS),
-                "standard_error": round(judged.score.standard_error, DIGITS),
-                "n": judged.score.n,
-                "clusters": judged.score.clusters,
-                "interval": [round(bound, DIGITS) for bound in judged.score.interval],
-                "method": judged.score.method,
-                "low": judged.low,
-                "high": judged.high,
-                **differing(judged.score.confidence, spec.confidence),
-            }
-            for judged in verdict.judged
-        ],
+        "judged": [judged_entry(judged, spec.confidence) for judged in verdict.judged],
     }
     if verdict.members:
         entry["members"] = {
@@ -57,9 +43,28 @@ def score_entry(spec: Spec, claim: Claim, verdict: Verdict) -> dict[str, Any] | 
     return entry
 
 
-def differing(confidence: float, of_spec: float) -> dict[str, float]:
-    """The confidence of an interval, if it differs from the spec's: two one-sided tests use another."""
-    return {} if confidence == of_spec else {"confidence": confidence}
+def judged_entry(judged: Judged, confidence: float) -> dict[str, Any]:
+    """A score with its bounds, from which `statistics.power` plans rows.
+
+    Args:
+        judged: score and bounds.
+        confidence: the spec's.
+    """
+    score = judged.score
+    # two one-sided tests use another confidence than the spec's
+    differing = {} if score.confidence == confidence else {"confidence": score.confidence}
+    return {
+        "name": score.name,
+        "value": round(score.value, DIGITS),
+        "standard_error": round(score.standard_error, DIGITS),
+        "n": score.n,
+        "clusters": score.clusters,
+        "interval": [round(bound, DIGITS) for bound in score.interval],
+        "method": score.method,
+        "low": judged.low,
+        "high": judged.high,
+        **differing,
+    }
 
 
 def check_entry(check: Check) -> dict[str, Any]:

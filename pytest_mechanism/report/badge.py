@@ -14,6 +14,9 @@ WIDTH = 6.6
 
 PADDING = 10
 
+MARK = "<!-- pytest-mechanism -->"
+"""Tells a badge from another SVG, in its first bytes."""
+
 
 def badge(report: RunReport, conclusion: Conclusion, label: str = "mechanism") -> str:
     """The SVG."""
@@ -22,7 +25,7 @@ def badge(report: RunReport, conclusion: Conclusion, label: str = "mechanism") -
     label, message = html.escape(label), html.escape(message)
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" aria-label="{label}: {message}">
-<title>{label}: {message}</title>
+<title>{label}: {message}</title>{MARK}
 <clipPath id="r"><rect width="{left + right}" height="20" rx="3"/></clipPath>
 <g clip-path="url(#r)"><rect width="{left}" height="20" fill="#444"/>
 <rect x="{left}" width="{right}" height="20" fill="{colour}"/></g>

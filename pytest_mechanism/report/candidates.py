@@ -167,8 +167,10 @@ def table_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield "claims, with the number of their column:"
         for number, id_ in enumerate(shown, 1):
             yield f"  {number:>2}  {id_}"
-        legend = [f"{letter} {verdict}" for verdict, letter in MARKS.items()]
-        yield f"  {'   '.join([*legend, '- not judged'])}"
+        yield (
+            "".join(f"  {letter} {verdict} " for verdict, letter in MARKS.items())
+            + "  - not judged"
+        )
         yield ""
     width = max(len("candidate"), *(len(row.label) for row in rows))
     numbers = " ".join(f"{number:>2}" for number in range(1, len(shown) + 1))

@@ -11,7 +11,7 @@ from typing import Any
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.report.comment import incomplete, sign
 from pytest_mechanism.report.conclusion import CANDIDATE
-from pytest_mechanism.report.markdown import escaped, markdown
+from pytest_mechanism.report.markdown import escaped, table
 from pytest_mechanism.report.run_report import JUDGED, ClaimResult, Conclusion, RunReport
 
 TASK = "text-generation"
@@ -69,7 +69,7 @@ def card(report: RunReport, conclusion: Conclusion, model_name: str, version: st
         f"base {report.checkpoints['base'].fingerprint[:12]}, "
         f"candidate {report.checkpoints[CANDIDATE].fingerprint[:12]}.",
         "",
-        markdown(report.claims, "").split("\n\n", 1)[-1].strip(),
+        *table(report.claims),
     ]
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_mechanism.report.conclusion import explaining_first
-from pytest_mechanism.report.markdown import escaped, markdown
+from pytest_mechanism.report.markdown import escaped, table
 from pytest_mechanism.report.run_report import ClaimResult, Conclusion, ConclusionState, RunReport
 
 MARKER = "<!-- pytest-mechanism -->"
@@ -40,10 +40,9 @@ def comment(report: RunReport, conclusion: Conclusion) -> str:
     ]
     head += [f"- {escaped(text)}" for text in incomplete(report)]
     reasons = [line for result in explaining_first(report.claims) for line in about(result)]
-    table = markdown(report.claims, "").split("\n\n", 1)[-1].strip() if report.claims else ""
     summary = f"All {len(report.claims)} results" if len(report.claims) > 1 else "The result"
-    folded = f"<details><summary>{summary}</summary>\n\n{table}\n\n</details>" if table else ""
-    text = "\n".join([*head, "", *reasons, "", folded]).rstrip() + "\n"
+    folded = [f"<details><summary>{summary}</summary>", "", *table(report.claims), "", "</details>"]
+    text = "\n".join([*head, "", *reasons, "", *(folded if report.claims else ())]).rstrip() + "\n"
     if len(text) <= LONGEST:
         return text
     cut = "The table of all claims is too long for a comment; the job's summary has it."

@@ -14,14 +14,14 @@ baseline) says only that, and the sentence never claims more.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE
-from pytest_mechanism.claims.moved_work import called, gainer, largest_first, verb
 from pytest_mechanism.report.next_steps import next_steps
+from pytest_mechanism.report.paragraphs import first_sentence
+from pytest_mechanism.report.rows import BASELINE_CAUSES
 from pytest_mechanism.report.run_report import (
     JUDGED,
     ClaimResult,
@@ -29,22 +29,31 @@ from pytest_mechanism.report.run_report import (
     ConclusionState,
     RunReport,
 )
-from pytest_mechanism.types import MemberChange
+from pytest_mechanism.report.wording import (
+    baseline_sentence,
+    claims,
+    first_member,
+    moved,
+    names,
+    never_ran,
+    others_red,
+    reason,
+    red_claims,
+    role,
+    short,
+    warned,
+    were,
+)
 
 CANDIDATE = "ft"
 ACCURACY = ("accuracy", "coverage", "equivalent")
 """Claim kinds about the task alone."""
 
-BASELINE = (Cause.FELL_BEHIND, Cause.MOVED, Cause.REDEFINED, Cause.NOT_ACCEPTED)
-"""Causes of red claims whose thresholds hold."""
-
 BROKEN = (Cause.REFUTED, Cause.ACCURACY_LOSS, Cause.NO_HEADS)
 """Causes that say something about the model under test: the others say that nothing can be concluded."""
 
-SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
-
-SHOWN = 3
-"""Claims that a sentence names."""
+MOST_SENTENCES = 3
+"""Of a conclusion."""
 
 
 def concluded(report: RunReport) -> RunReport:
@@ -59,7 +68,7 @@ def conclude(report: RunReport) -> Conclusion:
     reds = explaining_first(result for result in report.claims if result.red)
     warnings = explaining_first(result for result in report.claims if result.verdict == "warn")
     state, sentences = judgement(report, reds)
-    if warnings and len(sentences) < SHOWN:
+    if warnings and len(sentences) < MOST_SENTENCES:
         sentences.append(warned(warnings))
     return Conclusion(
         state,
@@ -70,12 +79,11 @@ def conclude(report: RunReport) -> Conclusion:
     )
 
 
-def explaining_first(results: object) -> list[ClaimResult]:
-    """Red claims in the order in which one explains the next; those on the reference model come before the same
+def explaining_first(results: Iterable[ClaimResult]) -> list[ClaimResult]:
+    """Claims in the order in which one explains the next; those on the reference model come before the same
     claims on the candidate, and after its accuracy."""
-    listed: list[ClaimResult] = list(results)  # type: ignore[call-overload]
     return sorted(
-        listed, key=lambda result: (result.order > 0, not on_reference(result), result.order)
+        results, key=lambda result: (result.order > 0, not on_reference(result), result.order)
     )
 
 
@@ -101,9 +109,9 @@ def judgement(report: RunReport, reds: Sequence[ClaimResult]) -> tuple[Conclusio
         sentences.append(unfit_spec(report, foreign))
     if own:
         state, about = about_reds(report, own, judged)
-        sentences += about[: SHOWN - len(sentences)]
+        sentences += about[: MOST_SENTENCES - len(sentences)]
     if report.not_run:
-        sentences[SHOWN - 1 :] = [never_ran(report)]
+        sentences[MOST_SENTENCES - 1 :] = [never_ran(report)]
     return state, sentences
 
 
@@ -224,11 +232,11 @@ def about_reds(
             what = "On other models than the candidate: "
         sentence = f"{what}{len(broken)} of {claims(total)} broke{others_red(reds, broken)}."
         detail = first_member(reds) or [
-            f"First, {first.claim} on {role(first)}: {SENTENCE.split(first.meaning or '')[0]} ({reason(first)})."
+            f"First, {first.claim} on {role(first)}: {first_sentence(first.meaning or '')} ({reason(first)})."
         ]
-        return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:SHOWN]
-    if behind := [result for result in reds if result.cause in BASELINE]:
-        first_sentence = (
+        return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:MOST_SENTENCES]
+    if behind := [result for result in reds if result.cause in BASELINE_CAUSES]:
+        compared = (
             f"{baseline_sentence(behind)} ({share} red)."
             if len({result.cause for result in reds}) == 1
             else f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
@@ -236,7 +244,7 @@ def about_reds(
         )
         return "baseline", [
             *lead,
-            first_sentence,
+            compared,
             reason(behind[0]) + ".",
         ]
     if unjudged := [result for result in reds if result.verdict == "error"]:
@@ -250,16 +258,6 @@ def about_reds(
         f"{share} {'is' if len(reds) == 1 else 'are'} undecided, which counts as red: nothing is shown to have "
         f"broken, and nothing to be intact. First, {reds[0].claim} on {role(reds[0])}: {reason(reds[0])}.",
     ]
-
-
-def others_red(reds: Sequence[ClaimResult], broken: Sequence[ClaimResult]) -> str:
-    """The red claims that are not refuted, counted."""
-    others = [result for result in reds if result not in broken]
-    unjudged = sum(result.verdict == "error" for result in others)
-    counts = ((len(others) - unjudged, "undecided"), (unjudged, "not judged"))
-    return "".join(
-        f", {count} more {'is' if count == 1 else 'are'} {what}" for count, what in counts if count
-    )
 
 
 def too_low(result: ClaimResult) -> bool:
@@ -298,108 +296,3 @@ def accuracy_is_fine(report: RunReport) -> str | None:
     if shown.baseline is not None:
         parts.append(f"baseline {shown.baseline:.2f}")
     return f"Accuracy is fine ({', '.join(parts)})."
-
-
-def first_member(reds: Sequence[ClaimResult]) -> list[str]:
-    """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
-    does its work now."""
-    for result in reds:
-        if lines := moved(result):
-            return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
-        if result.located is not None and result.located.members:
-            return [f"{sentence_case(work_moved(result.located.members))}."]
-    return []
-
-
-def work_moved(members: Sequence[MemberChange]) -> str:
-    """Who lost most, and who gained it."""
-    first, *_ = largest_first(
-        [m for m in members if abs(m.now) < abs(m.before)] or members, members
-    )
-    taker = gainer([first], members)
-    of = f" of {first.group}" if first.group else ", in no group,"
-    sentence = (
-        f"{called(first.member)}{of} {verb(first, members)} towards {first.readers} ({first.before:.2f} -> "
-        f"{abs(first.now) if round(first.now, 2) == 0 else first.now:.2f} of the answer's logit)"
-    )
-    if taker is None:
-        return sentence
-    where = f" of {taker.group}" if taker.group else ""
-    return f"{sentence}, and {called(taker.member)}{where} {verb(taker, members)}"
-
-
-def moved(result: ClaimResult) -> Sequence[str]:
-    """What a sweep says about heads that are in another place."""
-    lines = () if result.located is None else result.located.lines
-    return [line for line in lines if "in another order" in line]
-
-
-def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
-    """What the comparison with accepted scores says."""
-    cause = reds[0].cause
-    if cause is Cause.MOVED:
-        return "Scores moved on unchanged checkpoints: a library, the machine or this tool changed, not the model"
-    if cause is Cause.FELL_BEHIND:
-        return "Every threshold holds, but scores are significantly worse than their baselines"
-    return "Every threshold holds, but the run requires accepted scores and some have none"
-
-
-def warned(warnings: Sequence[ClaimResult]) -> str:
-    """The sentence about claims that do not hold and do not block."""
-    does = "does" if len(warnings) == 1 else "do"
-    return f"Warning: {names(warnings)} {does} not hold (severity: warn, so not red)."
-
-
-# -- words
-
-
-def never_ran(report: RunReport) -> str:
-    """The sentence about selected claims without a result."""
-    count = len(report.not_run)
-    return f"{claims(count)} never ran, so the run is incomplete."
-
-
-def claims(count: int) -> str:
-    return "1 claim" if count == 1 else f"{count} claims"
-
-
-def red_claims(count: int) -> str:
-    return "red claim" if count == 1 else f"{count} red claims"
-
-
-def were(count: int) -> str:
-    return "was" if count == 1 else "were"
-
-
-def role(result: ClaimResult) -> str:
-    """The role of a claim, in words."""
-    return "both models" if result.role == "pair" else result.role
-
-
-def names(results: Sequence[ClaimResult], *, role: bool = True) -> str:
-    """The names of a few claims."""
-    listed = list(
-        dict.fromkeys(
-            f"{r.claim} on {r.role}" if role and r.role != "pair" else r.claim for r in results
-        )
-    )
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
-
-
-def reason(result: ClaimResult) -> str:
-    """A claim's reason as the end of a sentence."""
-    return short(result.reason)
-
-
-LONGEST = 200
-
-
-def short(text: str) -> str:
-    """The beginning of a long text, without its full stop."""
-    text = text.rstrip(". ")
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip()}…"
-
-
-def sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]

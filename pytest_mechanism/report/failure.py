@@ -11,7 +11,7 @@ from _pytest._code.code import TerminalRepr
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import visible
 from pytest_mechanism.report.examples import example_lines
-from pytest_mechanism.report.paragraphs import fitted
+from pytest_mechanism.report.paragraphs import first_sentence, fitted
 from pytest_mechanism.report.run_report import ClaimResult
 from pytest_mechanism.report.table import shortened
 from pytest_mechanism.spec.spec import Spec
@@ -27,8 +27,6 @@ STATUS = {
 
 MINUS = re.compile(r"(\S+) minus that of (\w+)")
 """The name of a paired difference, whose own model is the claim's role."""
-
-SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def block(result: ClaimResult) -> list[str]:
             f"  and {abs(result.drift or 0):.3f} away from the baseline {result.baseline:.3f}"
         )
     place = f"{result.spec}:{result.line}" if result.line else result.spec
-    plain = SENTENCE.split(result.meaning or "")[0]
+    plain = first_sentence(result.meaning or "")
     if result.cause is Cause.REFUTED:
         plain = plain.partition(": ")[0]  # what the kind says first; -v has the rest
     return [*lines, f"  {place}: {plain}" if plain else f"  {place}"]

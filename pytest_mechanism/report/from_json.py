@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from pytest_mechanism import registry
 from pytest_mechanism.causes import Cause
 from pytest_mechanism.errors import MechanismError
 from pytest_mechanism.files import read_json
 from pytest_mechanism.report.conclusion import concluded
-from pytest_mechanism.report.result import printable
+from pytest_mechanism.report.result import order_of_kind, printable
 from pytest_mechanism.report.run_report import (
     CheckpointEntry,
     ClaimResult,
     Conclusion,
+    ConclusionState,
     Note,
     Row,
     RunReport,
@@ -109,6 +111,7 @@ def result_from(data: Mapping[str, Any]) -> ClaimResult:
             "located": _located(data.get("located")),
             "yaml": tuple(data.get("yaml", ())),
             "groups": tuple(data.get("groups", ())),
+            "order": data["order"] if "order" in data else _order(data["kind"]),
             "evidence": _evidence(data.get("evidence")),
         }
     )
@@ -136,8 +139,16 @@ def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:
     return Evidence(data["what"], data["measured"], examples)
 
 
+def _order(kind: str) -> int:
+    """Of a claim in a result file of an earlier version, which does not say what groups the claim is about."""
+    known = registry.claim_kinds().get(kind)
+    return order_of_kind(kind, known is None or known.needs_groups)
+
+
 def _conclusion(data: Mapping[str, Any] | None) -> Conclusion | None:
-    if data is None:
+    """None, so that it is made again, in a result file of an earlier version, and where a later version knows
+    another state."""
+    if data is None or data["state"] not in get_args(ConclusionState):
         return None
     texts = {name: tuple(data[name]) for name in ("sentences", "next_steps", "reds", "warnings")}
     return Conclusion(data["state"], **texts)

@@ -42,7 +42,12 @@ def markdown(
         lines += [
             line for step in conclusion.next_steps[:1] for line in ("Next:", "", *code(step), "")
         ]
-    lines.append("| " + " | ".join(HEADINGS) + " |")
+    return "\n".join([*lines, *table(results)]) + "\n\n"
+
+
+def table(results: Sequence[ClaimResult]) -> list[str]:
+    """The lines of the table, and below it the heads and MLPs behind red claims."""
+    lines = ["| " + " | ".join(HEADINGS) + " |"]
     lines.append("|" + "---|" * len(HEADINGS))
     for row in cells(results):
         verdict, *others = map(escaped, row)
@@ -50,7 +55,7 @@ def markdown(
         lines.append("| " + " | ".join([f"{sign} {verdict}", *others]) + " |")
     if found := located_notes(results, spec_suffixes(results)):
         lines += ["", *(f"- {escaped(line)}" for line in found)]
-    return "\n".join(lines) + "\n\n"
+    return lines
 
 
 def code(command: str) -> list[str]:

@@ -11,6 +11,9 @@ from typing import get_args
 from pytest_mechanism.report.run_report import Conclusion, RunReport
 from pytest_mechanism.types import Status
 
+MARK = "# TYPE mechanism_"
+"""Begins the file."""
+
 
 def metrics(report: RunReport, conclusion: Conclusion) -> str:
     """The file's text."""

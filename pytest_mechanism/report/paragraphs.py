@@ -1,4 +1,4 @@
-"""Lines that fit a terminal: long ones go on, indented, on the next line."""
+"""Text for a terminal: its first sentence, and lines that fit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ NARROWEST = 40
 
 COLUMN = re.compile(r"\s+(?:\S+ {2,})?")
 """The beginning of an indented line, with a label and the gap behind it."""
+
+
+SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
+
+
+def first_sentence(text: str) -> str:
+    """Of several sentences the first, without its full stop."""
+    return SENTENCE.split(text)[0]
 
 
 def fitted(lines: Iterable[str], width: int, indent: str = "  ") -> list[str]:

@@ -58,12 +58,12 @@ def file_reporters(
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     reporters: list[Reporter] = []
-    if json_path is not None:
-        reporters.append(JsonFile(json_path))
     if page_path is not None:
         reporters.append(HtmlPage(page_path, pictures, history_folder))
     if history_folder is not None:
         reporters.append(HistoryFolder(history_folder))
+    if json_path is not None:  # after those whose failure changes its exit code
+        reporters.append(JsonFile(json_path))
     if summary:
         reporters.append(GithubSummary(Path(summary)))
     if tracker is not None:  # last, because it depends on others and may take minutes

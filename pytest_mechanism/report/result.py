@@ -81,14 +81,15 @@ LAST_KINDS = {"accuracy": 0, "equivalent": 0, "transfer": 40, "cmap": 50}
 def order_of(claim: Claim, spec: Spec) -> int:
     """Where a claim stands among those that can explain each other, the smaller the earlier: accuracy, what the
     model refuses and reveals, groups from the input to the answer, the whole circuit, transfer, cmap."""
-    if claim.kind in LAST_KINDS:
-        return LAST_KINDS[claim.kind]
-    if not claim.needs_groups:
-        return 10
     groups = groups_of(claim)
-    if not groups:
-        return 30
+    if claim.kind in LAST_KINDS or not claim.needs_groups or not groups:
+        return order_of_kind(claim.kind, claim.needs_groups)
     return 29 - min(9, max(steps_to_answer(name, spec) for name in groups))
+
+
+def order_of_kind(kind: str, needs_groups: bool) -> int:
+    """The `order_of` a claim that is about no single group."""
+    return LAST_KINDS.get(kind, 30 if needs_groups else 10)
 
 
 def steps_to_answer(name: str, spec: Spec) -> int:

@@ -176,13 +176,15 @@ def warning_notes(results: Sequence[ClaimResult]) -> list[str]:
 
 
 def baseline_notes(results: Sequence[ClaimResult]) -> list[str]:
-    """How many passing scores have no baseline that they could be compared with."""
+    """How many scores are the accepted ones, and how many have no baseline that they could be compared with."""
     new = [
         result
         for result in results
         if result.drift_state == "new" and result.verdict == "pass" and not result.accepted_now
     ]
     lines = []
+    if same := sum(result.drift_state == "same" for result in results):
+        lines.append(f"{same} of {len(results)} scores are the same as their baselines")
     if none := sum(result.baseline is None for result in new):
         lines.append(
             f"{none} of {len(results)} scores pass and have no baseline yet: --snapshot-update accepts "

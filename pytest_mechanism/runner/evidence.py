@@ -221,7 +221,10 @@ def shown(
         for name in ids
     )
     what = f"the worst {len(ids)} of {len(result.example_ids):,} prompts: {ranked.worst}"
-    return Evidence(what, ranked.measured, examples)
+    measured = ranked.measured
+    if "answer" not in result.texts and any(said.values()):
+        measured += "; the words are the whole model's answer"
+    return Evidence(what, measured, examples)
 
 
 def by_row(result: Observations, values: Any) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from pytest_mechanism.causes import Cause
 from pytest_mechanism.claims.base import REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, Measure
 from pytest_mechanism.claims.moved_work import called, sentences, silent
-from pytest_mechanism.claims.other_places import matching, other_places
+from pytest_mechanism.claims.other_places import places_in_circuit
 from pytest_mechanism.claims.places import elsewhere
 from pytest_mechanism.claims.profile_stages import stages
 from pytest_mechanism.claims.profiles import changes, known_measurements, measured
@@ -87,9 +87,7 @@ def sweep(
     of = stages(context, REFERENCE)
     found = changes(context, measured(context, REFERENCE, to, measure, of), MARGIN)
     said: list[str] = []
-    layers = sorted({node[0] for stage in of for node in (*stage.own, *stage.receivers)})
-    request = matching(context, REFERENCE, to, layers, [stage.at for stage in of])
-    places = other_places(measure(request))
+    places = places_in_circuit(context, REFERENCE, to, measure, of)
     if places.moved or places.turned:
         said = places.sentences(REFERENCE)
     if places.moved:

@@ -185,8 +185,6 @@ class Task(ABC, Generic[Settings_co]):
         """A text and a reply to train a model on, in the form of this task's questions."""
         return Prompt(text, {}, answer="", reply=f"{joint_between(text, reply)}{reply}")
 
-    # -- whole replies, for tasks that judge them
-
     def cells(self, prompt: Prompt) -> Mapping[str, Sequence[str]]:
         """Kind of word -> the words of this kind that the answer to a prompt depends on.
 
@@ -194,6 +192,15 @@ class Task(ABC, Generic[Settings_co]):
         in few rows. A family adds its kinds: labels, places, pairs of words that must not be confused.
         """
         return {"answer": (prompt.answer,)} if prompt.answer else {}
+
+    def all_cells(self, vocabulary: Vocabulary) -> Mapping[str, Sequence[str]]:
+        """Kind of word -> all words of this kind that prompts draw from, so that a word in no row is missed.
+
+        A family that does not say so is judged on the words that its rows show.
+        """
+        return {}
+
+    # -- whole replies, for tasks that judge them
 
     def reply_is_right(self, prompt: Prompt, reply: str) -> bool:
         """Whether a reply is what the prompt asks for. No language model judges: the same reply always

@@ -21,7 +21,7 @@ from pytest_mechanism.measurements.probing import ProbeResult
 from pytest_mechanism.measurements.pruning import PruningResult
 from pytest_mechanism.measurements.sizes import SizesResult
 from pytest_mechanism.measurements.snip import WeightChangeResult
-from pytest_mechanism.plugin.score_entry import check_entry, differing
+from pytest_mechanism.plugin.score_entry import check_entry, judged_entry
 from pytest_mechanism.registry import claim_kinds
 from pytest_mechanism.statistics.honesty import require_safeguards
 from pytest_mechanism.statistics.power import power
@@ -130,18 +130,5 @@ def context_of(rows: int, *, wrapper: bool = False) -> ClaimContext:
 
 def entries(verdict: Verdict) -> list[dict[str, Any]]:
     """What a file of accepted scores keeps for `lint --power`."""
-    judged = [
-        {
-            "value": one.score.value,
-            "standard_error": one.score.standard_error,
-            "n": one.score.n,
-            "clusters": one.score.clusters,
-            "interval": one.score.interval,
-            "method": one.score.method,
-            "low": one.low,
-            "high": one.high,
-            **differing(one.score.confidence, CONFIDENCE),
-        }
-        for one in verdict.judged
-    ]
+    judged = [judged_entry(judged, CONFIDENCE) for judged in verdict.judged]
     return [*judged, *map(check_entry, verdict.checks)]

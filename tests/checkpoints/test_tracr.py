@@ -17,7 +17,8 @@ import torch
 
 from pytest_mechanism.checkpoints.loading.weights import read_weights
 from pytest_mechanism.checkpoints.reference import parse_reference
-from pytest_mechanism.checkpoints.tracr_files import check_size, read_program
+from pytest_mechanism.checkpoints.tracr_files import read_program
+from pytest_mechanism.checkpoints.tracr_program import check_size
 from pytest_mechanism.errors import BadReference, MechanismError
 from pytest_mechanism.tasks.text.encoding import Encoder
 

@@ -66,6 +66,25 @@ def test_a_word_in_few_rows_is_inconclusive_although_all_are_right() -> None:
     assert "it stands in 5 of 700 rows, about" in verdict.reason
 
 
+def test_a_word_in_no_row_is_inconclusive_although_all_rows_are_right() -> None:
+    """Nothing was looked at of that word; the reason names it."""
+    verdict = judge(cells={"often": range(N), "never": ()})
+    assert (verdict.status, verdict.cause) == ("inconclusive", "unsettled")
+    assert "label never stands in no row" in verdict.reason
+
+
+def test_a_failing_word_is_judged_before_one_in_no_row() -> None:
+    """A fault that is seen stays a fault."""
+    verdict = judge(range(300), {"bad": range(N), "never": ()})
+    assert (verdict.status, verdict.cause) == ("fail", "refuted")
+
+
+def test_no_row_about_a_kind_of_word_is_an_error() -> None:
+    """There is nothing to judge."""
+    with pytest.raises(MechanismError, match="no row shows any of 1 words: label never"):
+        judge(cells={"never": ()}, of=["label"])
+
+
 def test_the_worst_of_many_words_needs_a_wider_interval() -> None:
     """12 of 70 wrong are within chance of .7 for one of 350 cells, and not for one cell alone."""
     wrong = range(0, 340, 10)

@@ -11,8 +11,9 @@ import pytest
 
 from pytest_mechanism.claims.moved_work import sentences
 from pytest_mechanism.claims.other_places import other_places
+from pytest_mechanism.claims.patched_alone import ALL_UP_TO
 from pytest_mechanism.claims.profile_stages import Stage, stages
-from pytest_mechanism.claims.profiles import ALL_UP_TO, StageProfile, known_measurements
+from pytest_mechanism.claims.profiles import StageProfile, known_measurements
 from pytest_mechanism.claims.same_profile import SameProfile
 from pytest_mechanism.errors import MeasurementError
 from pytest_mechanism.fields.groups import Group

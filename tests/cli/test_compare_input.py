@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pytest_mechanism.checkpoints.reference import ZOO
+from pytest_mechanism.checkpoints.shape import read_positions
 from pytest_mechanism.cli import main
+from pytest_mechanism.comparison.passages import MOST_NUMBERS, Text, tokens_of
 
 SPEC = """mechanism: 1
 circuit: x
@@ -129,3 +133,71 @@ def test_models_of_other_vocabularies_have_no_divergence(
     path.write_text("the apple is in the box\n" * 12)
     said = line(capsys, "--text", path, "--model-pair", "zoo:wrapper_safe,zoo:stories_base")
     assert "cannot be compared" in said
+
+
+class Words:
+    """A tokenizer with a token a word, of which ``odd`` is unknown."""
+
+    tokenizer = SimpleNamespace(token_to_id=lambda word: 0 if word == "<unk>" else None)
+
+    def tokens(self, text: str, special: bool) -> SimpleNamespace:
+        return SimpleNamespace(ids=[0 if word == "odd" else 1 for word in text.split()])
+
+
+def passages(lines: list[str], most: int = 200, longest: int = 8, d_vocab: int = 10) -> Text:
+    """The passages of a file with these lines."""
+    numbered = [(line, "0") for line in lines]
+    return tokens_of(Path("x"), numbered, Words(), most, longest=longest, d_vocab=d_vocab)
+
+
+def test_lines_longer_than_a_passage_are_cut_and_counted() -> None:
+    """To as many tokens as both models can read."""
+    text = passages(["a b c"] * 10 + ["a " * 20] * 2)
+    assert [len(ids) for ids in text.passages] == [3] * 10 + [8] * 2
+    assert text.notes == ("2 lines cut to 8 tokens",)
+
+
+def test_lines_for_which_there_is_no_memory_are_left_out_and_the_note_says_so() -> None:
+    """No line is cut without a word, and no option is named that would not help."""
+    text = passages(["a b c"] * 30, d_vocab=MOST_NUMBERS // 50)
+    assert [len(ids) for ids in text.passages] == [3] * 16
+    assert text.notes == ("read the first 16 of 30 lines (there is no memory for more)",)
+
+
+def test_the_note_on_rows_names_the_option() -> None:
+    """Where it is what ended the reading."""
+    assert passages(["a b"] * 30, most=12).notes == (
+        "read the first 12 of 30 lines (--rows reads more)",
+    )
+
+
+def test_lines_of_one_word_are_left_out_and_the_note_says_so() -> None:
+    """They predict nothing."""
+    text = passages(["a", "b", *["a b"] * 12])
+    assert len(text.passages) == 12
+    assert text.notes == ("2 lines of fewer than two tokens left out",)
+
+
+def test_a_text_in_unknown_words_says_so() -> None:
+    """The unknown word may have the id 0."""
+    assert passages(["odd b"] * 12).notes == (
+        "50% of the tokens are unknown to the tokenizer: this is no text for these models",
+    )
+
+
+def test_a_passage_has_no_more_tokens_than_the_models_have_positions() -> None:
+    """64 in the planted models, which are GPT-2; the models of the embedded pair have 256."""
+    assert read_positions(ZOO / "planted_ft") == 64
+    assert read_positions(ZOO / "ft") == 256
+
+
+@pytest.mark.slow
+def test_a_line_longer_than_the_models_positions_is_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """GPT-2 cannot read the 65th token."""
+    path = tmp_path / "x.txt"
+    path.write_text(("the apple is in the box " * 20 + "\n") * 12)
+    pair = ("--model-pair", "zoo:planted_ft,zoo:planted_rerouted")
+    assert main(["compare", "--text", str(path), *pair, "-q"]) == 0
+    assert "12 lines cut to 64 tokens" in capsys.readouterr().out

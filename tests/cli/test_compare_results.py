@@ -51,14 +51,28 @@ def test_the_first_line_says_who_does_the_work_now() -> None:
 
 
 def test_without_a_change_the_first_line_says_so() -> None:
-    """With the margin, the error rate and how many members were compared; then the largest change."""
+    """With the margin, how many members were compared and by which intervals; then the largest change."""
     lines = conclusion(comparison(member("2.2", 0.7, 0.68, changed=False)), LABELS, {})
-    assert lines[0].startswith("no change found: no head, MLP or layer of new works otherwise")
-    assert "more than 0.05" in lines[0]
-    assert "(false-discovery rate 5%, 1 compared)" in lines[0]
+    assert lines[0] == (
+        "no change found: every head, MLP and layer of new works as in old, to within 0.05 of what exchanging the "
+        "whole prompt does to the answer's logit (1 compared; all 95% intervals lie within it)"
+    )
     assert lines[1].startswith(
         "the largest change is head 2.2 towards q of fetcher: 0.700 -> 0.680"
     )
+
+
+def test_a_member_that_may_have_changed_is_named() -> None:
+    """Its interval reaches beyond the margin: neither a change nor none is shown, and no line says that all works as
+    before."""
+    members = (member("2.2", 0.7, 0.66, changed=False), member("2.1", 0.2, 0.2, changed=False))
+    first, *rest = conclusion(comparison(*members), LABELS, {})
+    assert first == (
+        "no change is shown, but 1 of the 2 heads, MLPs and layers of new may have changed by more than 0.05 of what "
+        "exchanging the whole prompt does to the answer's logit: 2.2 (a 95% interval of theirs reaches beyond it); "
+        "more --rows decide"
+    )
+    assert not any("no change found" in line for line in rest)
 
 
 def test_heads_in_another_order_are_named_and_no_change() -> None:
@@ -84,6 +98,14 @@ def test_the_table_marks_what_changed() -> None:
     """One star for each changed member, in the first column."""
     lines = [*table(MOVED, LABELS)]
     assert [line.split()[1] for line in lines if line.startswith("*  ")] == ["2.2", "2.1"]
+
+
+def test_the_table_does_not_say_of_an_undecided_member_that_it_did_not_change() -> None:
+    """Its interval may reach beyond the margin."""
+    many = comparison(*(member(f"0.{i}", 0.5, 0.46, changed=False) for i in range(20)))
+    printed = "\n".join(table(many, LABELS))
+    assert "4 more members without a star; --json writes all of them" in printed
+    assert "did not change" not in printed
 
 
 def group(heads: dict[int, list[int]], into: str = "") -> Group:

@@ -13,7 +13,7 @@ from evaluators import open_evaluator
 
 from pytest_mechanism.checkpoints.shape import Shape
 from pytest_mechanism.claims.accuracy import Accuracy
-from pytest_mechanism.discovery import screening
+from pytest_mechanism.claims.patched_alone import BANDS
 from pytest_mechanism.discovery.discover import no_heads_reason
 from pytest_mechanism.discovery.looks import looks, measure_in_looks
 from pytest_mechanism.discovery.screening import Screening, agreement, bands, number_kept, summary
@@ -228,7 +228,7 @@ def test_bands_hold_every_head_once() -> None:
     """Consecutive layers, six sets at most."""
     heads = [(layer, head) for layer in range(30) for head in range(9)]
     sets = bands(heads)
-    assert len(sets) == screening.BANDS
+    assert len(sets) == BANDS
     assert sorted(head for part in sets.values() for head in part) == heads
     assert list(bands([(4, 1), (4, 2)])) == ["rest of layer 4"]
 

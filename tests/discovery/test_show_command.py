@@ -12,7 +12,7 @@ from evaluators import open_evaluator
 from pytest_mechanism.checkpoints.reference import ZOO
 from pytest_mechanism.cli import main
 from pytest_mechanism.discovery.measured_circuit import measure_circuit
-from pytest_mechanism.report.circuit_pictures import marked, positions
+from pytest_mechanism.report.circuit_graph_data import marked, positions
 from pytest_mechanism.spec.load import load
 
 SPEC = """mechanism: 1

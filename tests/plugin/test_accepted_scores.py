@@ -675,3 +675,10 @@ def test_foreign_file_among_the_scores_is_left_alone(accepted):
 def test_no_temporary_file_stays(accepted):
     """After an update there is nothing in the folder but the scores."""
     assert [p.name for p in accepted.score_file().parent.iterdir()] == ["circuit.json"]
+
+
+def test_a_narrow_terminal_counts_the_scores_that_are_the_accepted_ones(accepted, monkeypatch):
+    """The table for 80 columns has no room for a column that says ``same``."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    accepted.run().stdout.fnmatch_lines(["*2 of 2 scores are the same as their baselines"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 
@@ -22,6 +24,23 @@ def test_a_run_writes_its_page(mixed):
     assert "circuit.yaml::good::ft" in html
 
 
+def test_a_report_that_fails_is_in_the_exit_code_of_the_result_file(project):
+    """Programs that read the file learn what pytest ended with, also where something else was lost."""
+    project.spec("good: {at_least: 0.75}")
+    project.values(good=0.9)
+    (project.path / "conftest.py").write_text(
+        "from pathlib import Path\n"
+        "def pytest_collection_finish():\n"
+        "    Path('runs').rmdir()\n"
+        "    Path('runs').touch()\n"
+    )
+    result = project.run("--mechanism-history", "runs", "--mechanism-json", "out.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    written = json.loads((project.path / "out.json").read_text("utf-8"))
+    assert written["exit_code"] == pytest.ExitCode.USAGE_ERROR
+    assert written["conclusion"]["state"] == "not_judged"
+
+
 def test_workers_write_one_page(mixed):
     """The controller of xdist writes it."""
     mixed.run_on_a_worker("--mechanism-report", "page.html")
@@ -34,7 +53,7 @@ def test_workers_write_one_page(mixed):
     [
         (".", "is a folder; name a file"),
         ("gone/page.html", "cannot be written: no such folder"),
-        ("values.json", "exists and is no report of pytest-mechanism"),
+        ("values.json", "exists and is no such output of pytest-mechanism"),
         ("/proc/page.html", "cannot be written: *"),
     ],
 )

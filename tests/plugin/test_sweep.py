@@ -13,7 +13,15 @@ import pytest
 from pytest_mechanism.cli import main
 from pytest_mechanism.commands import gates
 from pytest_mechanism.commands.sweep import changed_role
-from pytest_mechanism.report.candidates import Candidate, claims_of, mark, outcome_of, table_lines
+from pytest_mechanism.report.candidates import (
+    MARKS,
+    Candidate,
+    Claimed,
+    claims_of,
+    mark,
+    outcome_of,
+    table_lines,
+)
 
 CONFTEST = """
 import json, os, pathlib, sys, time
@@ -137,6 +145,14 @@ def test_only_results_of_an_earlier_sweep_are_removed(sweep, project):
     assert (code, out.err.count("\n")) == (2, 1)
     assert "config.json exists and is no result file" in out.err
     assert {path: path.read_bytes() for path in files.iterdir()} == kept
+
+
+def test_the_table_explains_each_of_its_letters():
+    """That of a claim that only warns too."""
+    claims = {verdict: Claimed(verdict, None, "") for verdict in MARKS}
+    lines = list(table_lines([Candidate("a", "./a", None, "red", "", claims=claims)]))
+    (legend,) = (line for line in lines if line.startswith("  . "))
+    assert all(f"  {letter} {verdict} " in legend for verdict, letter in MARKS.items())
 
 
 def test_a_candidate_that_no_claim_judges_is_not_green(sweep, project):

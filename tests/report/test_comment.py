@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pytest_mechanism.report.badge import AMBER, GREEN, GREY, RED, badge, judgem
 from pytest_mechanism.report.card import card
 from pytest_mechanism.report.comment import LONGEST, MARKER, comment
 from pytest_mechanism.report.conclusion import conclude
+from pytest_mechanism.report.from_json import read_report
 from pytest_mechanism.report.json_file import JsonFile
 from pytest_mechanism.report.run_report import RunReport
 from tests.report.pages import HOSTILE, claim, report_of
@@ -117,12 +119,12 @@ def test_a_run_that_judged_nothing_has_no_card() -> None:
 
 # -- annotations
 
-JOB = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": "/work"}
+JOB = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": "/repository"}
 
 
 def test_a_red_claim_is_an_error_at_its_line_of_the_spec() -> None:
     """The path begins at the workspace, which may lie above pytest's root."""
-    assert list(workflow_commands(RED_RUN, Path("/work/sub"), JOB)) == [
+    assert list(workflow_commands(RED_RUN, Path("/repository/sub"), JOB)) == [
         "::error file=sub/circuits/x.yaml,line=7,title=text.solves on ft%3A fail::text"
     ]
 
@@ -136,7 +138,7 @@ def test_a_spec_outside_the_workspace_has_an_error_without_a_place() -> None:
 def test_hostile_text_begins_no_other_command() -> None:
     """Line breaks, commas and colons are escaped as GitHub asks."""
     red = claim(text="a,b::c", reason="50% \r\n::set-env::x")
-    (line,) = workflow_commands(report_of(red), Path("/work"), JOB)
+    (line,) = workflow_commands(report_of(red), Path("/repository"), JOB)
     assert "\n" not in line
     assert line.endswith("title=a%2Cb%3A%3Ac.solves on ft%3A fail::50%25 %0D%0A::set-env::x")
 
@@ -150,7 +152,7 @@ def test_only_the_first_ten_errors_are_written() -> None:
 
 def test_a_run_that_is_red_without_a_red_claim_has_an_error() -> None:
     """Its reasons, and claims that never ran."""
-    lines = list(workflow_commands(INTERRUPTED, Path("/work"), JOB))
+    lines = list(workflow_commands(INTERRUPTED, Path("/repository"), JOB))
     assert lines == ["::error title=pytest-mechanism::1 selected claims never ran"]
 
 
@@ -171,6 +173,50 @@ def test_a_command_writes_what_the_run_says(command: str, tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert main([command, path, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out").read_text("utf-8") == printed
+
+
+@pytest.mark.parametrize(
+    ("command", "again"), [("comment", 0), ("badge", 0), ("metrics", 0), ("card", 2)]
+)
+def test_a_command_replaces_no_other_file(
+    command: str, again: int, tmp_path: Path, capsys: Any
+) -> None:
+    """Only what it wrote before; a card not even that, since a model card has text of its author."""
+    path = result_file(tmp_path, RED_RUN)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nmine")
+    kept = {name: (tmp_path / name).read_text() for name in ("README.md", "result.json")}
+    for name in kept:
+        assert main([command, path, "--out", str(tmp_path / name)]) == 2
+    assert {name: (tmp_path / name).read_text() for name in kept} == kept
+    assert capsys.readouterr().err.count("so it is not replaced") == 2
+    assert main([command, path, "--out", str(tmp_path / "out")]) == 0
+    assert main([command, path, "--out", str(tmp_path / "out")]) == again
+
+
+@pytest.mark.parametrize("command", ["comment", "badge", "card", "metrics"])
+def test_a_state_of_a_later_version_is_concluded_again(
+    command: str, tmp_path: Path, capsys: Any
+) -> None:
+    """From the verdicts, by the rules of this version."""
+    path = Path(result_file(tmp_path, RED_RUN))
+    assert main([command, str(path)]) == 0
+    known = capsys.readouterr().out
+    path.write_text(path.read_text("utf-8").replace('"state": "accuracy"', '"state": "newer"'))
+    assert main([command, str(path)]) == 0
+    assert capsys.readouterr().out == known
+
+
+def test_a_result_file_of_an_earlier_version_is_not_about_behaviour(tmp_path: Path) -> None:
+    """It has neither conclusion nor groups nor order; a claim about a circuit stays one."""
+    path = Path(result_file(tmp_path, report_of(claim(kind="faithfulness"))))
+    data = json.loads(path.read_text("utf-8"))
+    del data["conclusion"]
+    for result in data["claims"]:
+        del result["groups"], result["order"]
+    path.write_text(json.dumps(data))
+    report, _ = read_report(path)
+    assert report.conclusion is not None
+    assert report.conclusion.state == "broken"
 
 
 @pytest.mark.parametrize("command", ["comment", "badge", "card", "metrics"])

@@ -20,6 +20,7 @@ from pytest_mechanism.plugin.snapshot import ScoreExtension
 from pytest_mechanism.report.failure import failure_text
 from pytest_mechanism.report.json_file import claim_data
 from pytest_mechanism.report.markdown import escaped, markdown
+from pytest_mechanism.report.paragraphs import fitted
 from pytest_mechanism.report.result import claim_result
 from pytest_mechanism.report.run_report import ClaimResult, Note
 from pytest_mechanism.report.table import HEADINGS
@@ -36,8 +37,8 @@ NASTY = st.one_of(
                 "\u200b", "\u2028", "\ufeff", "\ud800", "\U000e0041", "\xa0", "\t",
                 "|", "`", "``", "<b>", "<script>alert(1)</script>", "&lt;", "<!--", "-->", "]]>",
                 "[x](https://evil.example)", "![x](//evil)", "[x]", "]: //evil", "https://evil.example",
-                "www.evil.example", "@all", "#1", "##[error]", ":+1:", "*b*", "_i_", "__b__", "~~s~~", "$x$", "\\",
-                "'", '"', ": ", " #", "{", "}", "- ", "%", "a", "entity_tracking", " ", "é", "👩‍🔬",
+                "www.evil.example", "@all", "#1", "##[error]", "::error::", ":+1:", "*b*", "_i_", "__b__", "~~s~~",
+                "$x$", "\\", "'", '"', ": ", " #", "{", "}", "- ", "%", "a", "entity_tracking", " ", "é", "👩‍🔬",
             ]
         ),
         max_size=6,
@@ -65,13 +66,20 @@ def verdict(text: str) -> Verdict:
     return Verdict("fail", text, text, (score,))
 
 
+def begins_command(text: str) -> bool:
+    """Whether a line of a wrapped text could be a command of GitHub."""
+    return any(word.startswith("::") for word in text.split(" "))
+
+
 @MANY
 @given(NASTY)
 def test_visible_text_is_printable_and_says_what_it_hides(text: str) -> None:
     """Nothing is left to act on a terminal; what could be printed is unchanged."""
     shown = visible(text)
     assert shown.isprintable()
-    assert (shown == text) is (text.isprintable() and "##[" not in text)
+    assert (shown == text) is (
+        text.isprintable() and "##[" not in text and not begins_command(text)
+    )
     assert {c for c in text if c.isprintable()} - {"["} <= {*shown}
 
 
@@ -264,5 +272,10 @@ def test_pictures_are_xml_with_the_text_as_text(text: str) -> None:
 
 
 def test_text_is_no_command_in_the_log_of_a_job() -> None:
-    """GitHub and Azure obey this mark anywhere in a line, such as a model's reply."""
+    """GitHub and Azure obey the first mark anywhere in a line, such as a model's reply, and the second at the
+    beginning of a line, where a long text is wrapped. Node ids stay as they are."""
     assert visible("he said ##[add-mask]fail") == "he said ##\\x5badd-mask]fail"
+    said = f"{'a' * 39} ::stop-commands::x in spec.yaml::solves::ft"
+    wrapped = fitted([visible(said)], 40)
+    assert wrapped[1].strip() == "\\x3a:stop-commands::x in"
+    assert wrapped[2].strip() == "spec.yaml::solves::ft"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from pytest_mechanism.report.page.files import check_path, remove_page
 from pytest_mechanism.report.page.html_page import rendered
 from pytest_mechanism.report.page.intervals import MARGIN, WIDTH, drawing
 from pytest_mechanism.report.page.prose import blocks, kind_page
+from pytest_mechanism.report.page.sparks import MOST, sparks
 
 
 class Elements(HTMLParser):
@@ -152,6 +154,22 @@ def test_a_page_replaces_an_older_page(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_pipe_is_no_page(tmp_path: Path) -> None:
+    """Nothing waits for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    remove_page(tmp_path / "pipe")
+    with pytest.raises(MechanismError, match="so it is not replaced"):
+        check_path(tmp_path / "pipe")
+
+
+def test_each_verdict_of_the_filter_has_a_line() -> None:
+    """A claim that only warns has lines that warn; skipped claims have none."""
+    page = html_of(claim("a", "warn", rows=claim().rows), claim("b"), claim("c", "skipped"))
+    (choice,) = re.findall(r'<select id="verdict">.*?</select>', page)
+    assert re.findall(r"<option>(.*?)</option>", choice) == ["warn", "fail"]
+    assert re.findall(r'<tr data-verdict="(\w+)"', page) == ["warn", "fail"]
+
+
 def test_the_page_of_a_result_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``report`` writes the page of a result file, and says which parts a result file cannot give."""
     JsonFile(tmp_path / "r.json").write(report_of(claim(text="reads well")))
@@ -182,3 +200,13 @@ def test_the_last_runs_of_a_history_are_beside_each_score(tmp_path: Path) -> Non
     (picture,) = re.findall(r'<svg class="spark".*?</svg>', page, re.DOTALL)
     assert picture.count("<circle") == 3
     assert 'class="spark"' not in rendered(report_of(claim()), {}, history=empty)
+
+
+def test_a_page_reads_no_more_of_a_history_than_it_shows(tmp_path: Path) -> None:
+    """The oldest of 20 files is damaged, and nobody looks at it."""
+    for i in range(MOST):
+        JsonFile(tmp_path / f"{i:02}.json").write(report_of(claim()))
+    (tmp_path / "00.json").write_text("{")
+    pictures, notes = sparks(report_of(claim()), tmp_path)
+    assert notes == []
+    assert [len(picture["points"]) for picture in pictures.values()] == [MOST]

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pytest_mechanism.claims.circuits import CIRCUIT
+from pytest_mechanism.fields.ablation import Ablation
+from pytest_mechanism.measurements.circuit import CircuitPerformance
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.measurements.refusal import RefusalRate
@@ -58,6 +61,26 @@ def test_a_result_of_an_older_version_has_no_answers() -> None:
     shown = found([PERFORMANCE], {(Performance, "ft"): ft})
     assert shown is not None
     assert (shown.examples[0].answers, shown.examples[0].numbers) == ({}, {"ft": -1.0})
+
+
+def test_an_answer_beside_a_number_of_the_circuit_is_told_apart() -> None:
+    """The circuit alone says nothing that is kept, so the words come from the whole model."""
+    circuit = CircuitPerformance(
+        rows=5, stream="rows", ablation=Ablation(), alive={CIRCUIT: frozenset()}
+    )
+    alone = result(None, **{f"{CIRCUIT}_log_probability": [-8.0, -7, -6, -5, -4]})
+    whole = result(correct=[1] * 5)
+    known: Known = {(CircuitPerformance, "ft"): alone, (Performance, "ft"): whole}
+    shown = found([circuit, PERFORMANCE], known)
+    assert shown is not None
+    assert (shown.examples[0].answers, shown.examples[0].numbers) == (
+        {"ft": "answer 0"},
+        {"ft": -8.0},
+    )
+    assert shown.measured.endswith("; the words are the whole model's answer")
+    without = found([circuit], {(CircuitPerformance, "ft"): alone})
+    assert without is not None
+    assert "words" not in without.measured
 
 
 def test_replies_that_should_have_been_refusals() -> None:

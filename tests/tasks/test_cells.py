@@ -10,6 +10,7 @@ from pytest_mechanism.tasks.base import AnyWord
 from pytest_mechanism.tasks.families.entity_tracking import EntityTracking, EntityTrackingParameters
 from pytest_mechanism.tasks.writing.boxes import Context
 from pytest_mechanism.tasks.writing.cells import by_word
+from pytest_mechanism.tasks.writing.words import LABELS, OBJECTS
 
 SPEC = """mechanism: 1
 circuit: x
@@ -37,7 +38,7 @@ def test_a_question_about_a_box_depends_on_its_words_and_on_the_other_labels() -
 
 def test_every_row_has_one_cell_of_each_kind_and_six_pairs() -> None:
     """Of seven boxes."""
-    found = by_word(task(140, 7), task(140, 7).rows(AnyWord(), 140))
+    found = by_word(task(140, 7), AnyWord(), task(140, 7).rows(AnyWord(), 140))
     counts = {kind: sum(map(len, words.values())) for kind, words in found.items()}
     assert counts == {"object": 140, "label": 140, "place": 140, "pair of labels": 840}
     assert {place: len(rows) for place, rows in found["place"].items()} == dict.fromkeys(
@@ -55,9 +56,32 @@ def lines(folder: Path, settings: str) -> list[str]:
 def test_lint_says_which_words_stand_in_too_few_rows(tmp_path: Path) -> None:
     """70 rows ask about each of 7 places 10 times."""
     assert lines(tmp_path, "entity_tracking, boxes: 7, rows: 70")[2] == (
-        f"place: 7 of 7 stand in fewer than {LEAST} of 70 rows, in which a fault of one would be seen ('0' in 10); "
-        f"about {70 * LEAST // 10} rows show each"
+        f"place: 7 of 7 stand in fewer than {LEAST} of 70 rows, too few to see a fault of them ('0' in 10); "
+        f"about {70 * LEAST // 10} rows show every word often enough"
     )
+
+
+def test_lint_counts_words_that_stand_in_no_row(tmp_path: Path) -> None:
+    """20 rows ask about 20 objects of 106."""
+    object_line, *_ = lines(tmp_path, "entity_tracking, boxes: 2, rows: 20")
+    assert object_line.startswith(f"object: {len(OBJECTS)} of {len(OBJECTS)} stand in fewer than")
+    assert object_line.endswith("in none); more rows show every word")
+
+
+def test_lint_says_where_it_knows_the_words_from_the_rows_alone(tmp_path: Path) -> None:
+    """A task that does not list its words."""
+    assert " that the rows show stand in fewer than " in lines(tmp_path, "ioi, rows: 20")[0]
+
+
+def test_rows_show_no_word_that_the_task_does_not_list() -> None:
+    """Every word of a kind is known in advance, so that the list is complete."""
+    boxes = task(700, 7)
+    known = boxes.all_cells(AnyWord())
+    found = by_word(boxes, AnyWord(), boxes.rows(AnyWord(), 700))
+    assert {kind: {*words} for kind, words in found.items()} == {
+        kind: {*words} for kind, words in known.items()
+    }
+    assert len(known["pair of labels"]) == len(LABELS) * (len(LABELS) - 1) // 2
 
 
 def test_lint_says_where_rows_show_every_word(tmp_path: Path) -> None:

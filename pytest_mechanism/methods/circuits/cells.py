@@ -28,7 +28,7 @@ def measure(
     values = {name: found.values[name] for name in ("correct", "elsewhere") if name in found.values}
     cells = tuple(
         Cell(kind, name, tuple(places))
-        for kind, words in by_word(context.task, rows).items()
+        for kind, words in by_word(context.task, context.vocabulary, rows).items()
         for name, places in words.items()
     )
     return CellResult(found.example_ids, found.clusters, values, cells=cells)

@@ -77,8 +77,12 @@ class PastRun:
         return f"{when} {checkpoint.label if checkpoint else '(no candidate)'}"
 
 
-def read_history(folder: Path) -> tuple[list[PastRun], list[str]]:
+def read_history(folder: Path, most: int = MOST_RUNS) -> tuple[list[PastRun], list[str]]:
     """The runs of a folder, the oldest first, and a line for each file that is left out.
+
+    Args:
+        folder: of the runs.
+        most: runs that are read, the newest by name.
 
     Raises:
         MechanismError: there is no such folder, or no result file in it.
@@ -89,11 +93,9 @@ def read_history(folder: Path) -> tuple[list[PastRun], list[str]]:
         raise MechanismError(f"{folder} cannot be read: {problem.strerror}") from None
     notes = []
     if len(paths) > MOST_RUNS:
-        notes.append(
-            f"{folder} holds {len(paths)} files; only the last {MOST_RUNS} by name are read"
-        )
+        notes.append(f"{folder} holds {len(paths)} files; only the last {most} by name are read")
     runs = []
-    for path in paths[-MOST_RUNS:]:
+    for path in paths[-most:]:
         try:
             report, _ = read_report(path)
         except MechanismError as problem:

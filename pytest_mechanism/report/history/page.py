@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pytest_mechanism import __version__
 from pytest_mechanism.errors import visible
 from pytest_mechanism.report.history.folder import PastRun
 from pytest_mechanism.report.history.timeline import Timeline, point_text, timelines
-from pytest_mechanism.report.page.html_page import FOLDER as PAGE_FOLDER
-from pytest_mechanism.report.page.html_page import source_hash
+from pytest_mechanism.report.page.html_page import FOLDER, source_hash, template
 
-FOLDER = Path(__file__).parent
 STEP, TOP, BOTTOM = 16, 6, 54
 """Pixels between two runs of a picture, and where its scale begins and ends."""
 
@@ -28,17 +25,10 @@ STYLE = """
 
 def rendered(name: str, runs: Sequence[PastRun], notes: Sequence[str]) -> str:
     """The page's HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    style = (PAGE_FOLDER / "page.css").read_text("utf-8") + STYLE
-    return environment.get_template("page.html").render(
+    style = (FOLDER / "page.css").read_text("utf-8") + STYLE
+    return template("history/page.html").render(
         name=visible(name),
         notes=[visible(note) for note in notes],
         runs=[run_line(run) for run in reversed(runs)],

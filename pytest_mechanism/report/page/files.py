@@ -6,26 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from pytest_mechanism.errors import MechanismError
-from pytest_mechanism.files import temporary_beside
+from pytest_mechanism.files import begins_with_mark, check_replaceable, temporary_beside
 
-MARK = b'<meta name="generator" content="pytest-mechanism '
+MARK = '<meta name="generator" content="pytest-mechanism '
 """Tells a page of ours from another file, in its first bytes."""
-
-FIRST_BYTES = 2000
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is a page of ours, which a run may replace."""
-    try:
-        with path.open("rb") as file:
-            return MARK in file.read(FIRST_BYTES)
-    except OSError:
-        return False
 
 
 def remove_page(path: Path) -> None:
     """Remove the page of an earlier run: a run that writes none must not leave that one behind."""
-    if is_page(path):
+    if begins_with_mark(path, MARK):
         with suppress(OSError):
             path.unlink()
 
@@ -42,11 +31,7 @@ def check_path(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise MechanismError(f"{path} cannot be written: no such folder")
-    if (path.exists() or path.is_symlink()) and not (path.is_file() and is_page(path)):
-        raise MechanismError(
-            f"{path} exists and is no report of pytest-mechanism, so it is not replaced; choose another "
-            "path, or remove it"
-        )
+    check_replaceable(path, MARK)
     try:
         with temporary_beside(path) as temporary:
             temporary.touch()

@@ -22,6 +22,7 @@ from pytest_mechanism.report.run_report import RunReport
 from pytest_mechanism.runner.keys import versions
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 FOLDER = Path(__file__).parent
@@ -70,21 +71,13 @@ def rendered(
         made: when the page was written; now by default.
         history: the folder of earlier runs, or None.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["breakable"] = breakable
     style, script = (
         (FOLDER / name).read_text("utf-8").replace("</", "<\\/") for name in ("page.css", "page.js")
     )
     made = made or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         page=page_of(report, library_versions, specs, made, *sparks(report, history)),
         version=__version__,
         style=Markup(style),  # noqa: S704 - our own files
@@ -92,6 +85,20 @@ def rendered(
         style_hash=source_hash(style),
         script_hash=source_hash(script),
     )
+
+
+def template(name: str) -> Template:
+    """A template of this package: ``page.html``, or ``history/page.html``. Every text in it is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([FOLDER, FOLDER.parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    return environment.get_template(name)
 
 
 def breakable(text: str) -> Markup:

@@ -61,7 +61,8 @@ COMPARE = (
 
 def drawn(spec: Spec, evaluator: ClaimEvaluator) -> Iterator[PictureView]:
     """The pictures of a spec: its members in both models, its circuit, path patching of every head, curves."""
-    from pytest_mechanism.report.circuit_pictures import circuit_graph, head_maps, profile_maps
+    from pytest_mechanism.report.circuit_graph_data import circuit_graph
+    from pytest_mechanism.report.head_map_data import head_maps, profile_maps
     from pytest_mechanism.report.pictures import circuit_graph as graph
     from pytest_mechanism.report.pictures import heatmaps, line_chart
     from pytest_mechanism.report.recalled import charts, circuit_views, example

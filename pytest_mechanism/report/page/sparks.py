@@ -31,9 +31,9 @@ def sparks(report: RunReport, folder: Path | None) -> tuple[Sparks, Sequence[str
     if folder is None:
         return {}, ()
     try:
-        earlier, notes = read_history(folder)
+        earlier, notes = read_history(folder, MOST - 1)
     except MechanismError:  # the first run
         return {}, ()
-    runs = [*earlier[-(MOST - 1) :], PastRun(folder, report.finished or "", report)]
+    runs = [*earlier, PastRun(folder, report.finished or "", report)]
     found = {(line.id, line.score): spark(line, runs) for line in timelines(runs)}
     return {key: picture for key, picture in found.items() if picture is not None}, notes

@@ -19,6 +19,7 @@ from pytest_mechanism.report.page.intervals import (
 from pytest_mechanism.report.page.prose import KindPage, kind_page
 from pytest_mechanism.report.page.sparks import Sparks
 from pytest_mechanism.report.run_report import (
+    RED,
     CheckpointEntry,
     ClaimResult,
     Conclusion,
@@ -260,7 +261,7 @@ def lines(claims: Sequence[ClaimResult], anchors: Mapping[str, str], sparks: Spa
     suffixes = spec_suffixes(claims)
     return [
         Line(
-            row.verdict,
+            "warn" if result.verdict == "warn" and row.verdict in RED else row.verdict,
             anchors[result.id],
             f"{result.circuit}.{result.claim}{suffixes[result.spec]}",
             (row.name or "") if len(result.rows) > 1 else "",

@@ -119,7 +119,7 @@ ABOVE, BELOW = 0.86, 0.66
 """Inches above a map (for the names of stage and model) and below it (for the axis label and a line)."""
 
 WEAK = 0.25
-"""Part of the picture's largest score below which a stage has a colour scale of its own."""
+"""A stage whose largest score is a smaller part of the picture's largest score has its own colour scale."""
 
 WIDE = 13.5
 """The most inches of blocks side by side."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -111,6 +112,18 @@ class EntityTracking(Task[EntityTrackingParameters]):
             "label": (label,),
             "place": (str(place),),
             "pair of labels": [" and ".join(sorted((label, other))) for other in others],
+        }
+
+    def all_cells(self, vocabulary: Vocabulary) -> Mapping[str, Sequence[str]]:
+        """Every object, label, place and pair of labels that contexts are drawn from."""
+        words = self.words(vocabulary)
+        return {
+            "object": words.objects,
+            "label": words.labels,
+            "place": [str(place) for place in range(self.settings.boxes)],
+            "pair of labels": [
+                " and ".join(pair) for pair in combinations(sorted(words.labels), 2)
+            ],
         }
 
     @staticmethod
