@@ -1,8 +1,7 @@
 """Gates in processes of their own, some of them side by side: what ``pytest-mechanism sweep`` runs.
 
 Each gate is pytest in a fresh process, so that a checkpoint that crashes the interpreter takes no other
-candidate with it. Where the system can fork, a server process imports the heavy libraries once and forks
-for each gate.
+candidate with it. Where the system can fork, a server process imports `PRELOADED` once and forks for each gate.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 from pytest_mechanism.settings.pytest_options import TURN
 
 PRELOADED = ("pytest_mechanism.methods.context", "pytest_mechanism.plugin.items")
-"""Modules that every gate imports: torch, transformers and transformer-lens with them."""
+"""Modules that every gate imports, torch with them."""
 
 PATIENCE = 60
 """Seconds that an interrupted gate has to write its result file."""
@@ -151,7 +150,7 @@ def end_with_parent() -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a gate's output, which says why pytest did not start."""
+    """The line of a gate's output that says why pytest did not start: its first error, else its last line."""
     with suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         errors = [line for line in lines if line.startswith(("ERROR: ", "INTERNALERROR> "))]

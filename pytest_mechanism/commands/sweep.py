@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from pytest_mechanism.report.candidates import (
     outcome_of,
     table_lines,
 )
+from pytest_mechanism.report.json_file import is_result_file
+from pytest_mechanism.report.page.files import remove_page
 from pytest_mechanism.report.progress import duration_text
 from pytest_mechanism.session import make_session, read_aliases
 from pytest_mechanism.settings import table
@@ -78,8 +80,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )  # fmt: skip
     parser.add_argument(
         "-n", "--processes", type=int, default=1, metavar="N",
-        help="gates that run side by side, each with a checkpoint in memory and, with "
-        "--mechanism-device cuda, a GPU of its own (default: 1)",
+        help="number of gates that run at the same time (default: 1). Each has a checkpoint in memory; with "
+        "--mechanism-device cuda, they use different GPUs as long as there are enough",
     )  # fmt: skip
     add_settings(parser, SETTINGS)
     add_config_options(parser)
@@ -108,18 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             "a sweep keeps its measurements, because the base is measured once for all candidates, and this "
             "project turns the store off; name an empty folder with --mechanism-store"
         )
-    files = arguments.out / "candidates"
-    try:
-        files.mkdir(parents=True, exist_ok=True)
-        # an earlier sweep's results must not stand beside this one's
-        for old in (
-            arguments.out / "sweep.json",
-            arguments.out / "sweep.md",
-            *files.glob("*.json"),
-        ):
-            old.unlink(missing_ok=True)
-    except OSError as problem:
-        raise MechanismError(f"--out {arguments.out}: {problem.strerror}") from None
+    files = prepare_output(arguments.out, labels)
     aliases, trust = read_aliases(config), read_trust(config)
     memory = store / "fingerprints.json"
     mark = session.fingerprints["base"]
@@ -139,7 +130,6 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         same = first.setdefault(fingerprint, label)
         result = files / f"{label}.json"
-        result.unlink(missing_ok=True)
         page = f"{table.REPORT.flag}={files / f'{label}.html'}"
         pages = [page] if read(config, table.REPORT) else []  # of the ini file, for every gate
         found[label] = Candidate(
@@ -169,6 +159,33 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = found[label].outcome
         say(f"[{number}/{len(gates)}] {label}: {outcome}, {took}", err=True, flush=True)
     return conclude(arguments.out, base, mark.model, list(found.values()), runs.interrupted)
+
+
+def prepare_output(out: Path, labels: Iterable[str]) -> Path:
+    """The folder for the candidates' results. The results of an earlier sweep, which must not stand beside this
+    one's, are removed; other files stay.
+
+    Raises:
+        MechanismError: the folder cannot be written, or a result would replace another file.
+    """
+    files = out / "candidates"
+    try:
+        files.mkdir(parents=True, exist_ok=True)
+        for old in (out / "sweep.json", out / "sweep.md"):
+            old.unlink(missing_ok=True)
+        for old in files.glob("*.json"):
+            if old.is_file() and is_result_file(old):
+                old.unlink()
+    except OSError as problem:
+        raise MechanismError(f"--out {out}: {problem.strerror}") from None
+    for old in files.glob("*.html"):
+        remove_page(old)
+    for label in labels:
+        if (path := files / f"{label}.json").exists():
+            raise MechanismError(
+                f"--out {out}: {path} exists and is no result file; choose another folder"
+            )
+    return files
 
 
 def listed(path: Path | None) -> list[str]:

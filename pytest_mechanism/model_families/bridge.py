@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_mechanism.errors import MechanismError, first_line
-from pytest_mechanism.model_families.lens_imports import without_data_sets
+from pytest_mechanism.model_families.lens_imports import import_lens
 from pytest_mechanism.model_families.wrapped import NamedHook, replaced_forward
 
 
@@ -124,13 +124,8 @@ def wrap(model: Any, folder: Path) -> BridgeModel:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with without_data_sets():
-            from transformer_lens.factories.architecture_adapter_factory import (
-                SUPPORTED_ARCHITECTURES,
-            )
-            from transformer_lens.model_bridge.sources._bridge_builder import (
-                build_bridge_from_module,
-            )
+        factory = import_lens("transformer_lens.factories.architecture_adapter_factory")
+        builder = import_lens("transformer_lens.model_bridge.sources._bridge_builder")
 
         from pytest_mechanism.model_families.tracr import TRACR, register_hooks
 
@@ -138,9 +133,9 @@ def wrap(model: Any, folder: Path) -> BridgeModel:
             register_hooks()
         # remote code defines another class for a known family
         classes = [base.__name__ for base in type(model).__mro__]
-        known = [name for name in classes if name in SUPPORTED_ARCHITECTURES]
+        known = [name for name in classes if name in factory.SUPPORTED_ARCHITECTURES]
         try:
-            bridge = build_bridge_from_module(
+            bridge = builder.build_bridge_from_module(
                 model, (known or classes)[0], hf_config=model.config, tokenizer=None
             )
         except Exception as problem:

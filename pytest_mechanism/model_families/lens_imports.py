@@ -2,8 +2,9 @@
 
 transformer-lens imports `datasets` (which brings pandas and pyarrow) for two functions that read data sets, and
 pandas for one that writes a table. Nothing here calls them, and these libraries are a fifth of the time in which a
-gate begins. While transformer-lens is imported, placeholders stand for them: a placeholder imports the library when
-it is used, so that whoever calls these functions in the same process gets the real thing.
+gate begins. While transformer-lens is imported, placeholders stand for them. A placeholder imports the library when
+it is used, so that whoever calls these functions in the same process gets the real thing. A version of
+transformer-lens that needs more of these libraries than a placeholder can do is imported without placeholders.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +29,7 @@ POSTPONED = (
 
 
 class LateName:
-    """A name of a module that is imported when the name is used."""
+    """The placeholder of a function or class: using it imports its module."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
@@ -52,7 +54,7 @@ class LateName:
 
 
 class LateModule(ModuleType):
-    """Stands for a module until one of its names is used."""
+    """The placeholder of a module: its names are `LateName`."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -64,10 +66,24 @@ class LateModule(ModuleType):
         return LateName(self.__name__, name)
 
 
+def import_lens(name: str) -> Any:
+    """A module of transformer-lens."""
+    try:
+        with without_data_sets():
+            return importlib.import_module(name)
+    except Exception:  # of a placeholder, or of the import itself, which fails again
+        return importlib.import_module(name)
+
+
 @contextmanager
 def without_data_sets() -> Iterator[None]:
-    """In the block, modules of `POSTPONED` that are not imported yet are placeholders."""
-    late = {name: LateModule(name) for name in POSTPONED if name not in sys.modules}
+    """In the block, modules of `POSTPONED` that are not imported yet are placeholders. A library that is not
+    installed has none, so that others find out that it is missing."""
+    late = {
+        name: LateModule(name)
+        for name in POSTPONED
+        if name not in sys.modules and find_spec(name.partition(".")[0]) is not None
+    }
     sys.modules.update(late)
     try:
         yield

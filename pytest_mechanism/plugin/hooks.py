@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """``-n auto`` with ``--mechanism-device cuda``: a worker for each GPU; `pick_device` gives each its own."""
+    """``-n auto`` with ``--mechanism-device cuda`` starts a worker for each GPU; `pick_device` chooses its GPU."""
     try:
         wanted = pytest_options.read(config, DEVICE) == "cuda"
         paired = bool(pytest_options.read(config, MODEL_PAIR))

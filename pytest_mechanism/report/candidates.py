@@ -65,7 +65,7 @@ class Candidate:
         result: file name of the gate's result file, or None.
         same_as: label of an earlier candidate with equal files, or None.
         measured: measurements that its gate made; the others came from the store.
-        claims: id of the claim -> what was found.
+        claims: id of a claim -> its verdict, score and reason.
     """
 
     label: str
@@ -181,9 +181,9 @@ def table_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
         line = f"{row.label:<{width}}  {row.outcome:<12}  {len(row.red):>3}  {marks}"
         yield f"{line.rstrip()}{same}"
     if left := len(every) - len(shown):
-        which = "which every judged candidate passes, " if len(shown) < MOST_COLUMNS else ""
+        which = ", which every judged candidate passes" if len(shown) < MOST_COLUMNS else ""
         verb = "claim is" if left == 1 else "claims are"
-        yield f"{left} {verb} not shown here{', ' + which.rstrip(', ') if which else ''}; sweep.md has all"
+        yield f"{left} {verb} not shown here{which}; sweep.md has all"
     for row in rows:
         if row.reason:
             yield f"{row.label}: {row.outcome}: {row.reason}"

@@ -26,6 +26,12 @@ class JsonFile:
         write_json(self.path, content(report))
 
 
+def is_result_file(path: Path) -> bool:
+    """Whether a file begins as `content` does."""
+    with path.open("rb") as file:
+        return b'"mechanism_json"' in file.read(100)
+
+
 def content(report: RunReport) -> dict[str, Any]:
     """Shape ``mechanism_json: 1``; docs/result-file.md describes it."""
     return {

@@ -25,7 +25,7 @@ from pytest_mechanism.errors import (
     one_line,
 )
 from pytest_mechanism.measurements.measurement import Measurement
-from pytest_mechanism.runner.failures import clear_frames
+from pytest_mechanism.runner.failures import clear_frames, failure_title
 from pytest_mechanism.runner.keys import versions
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -74,10 +74,8 @@ class Worker:
             result = self.runner.make_with(measurement, inputs)
         except MechanismError as problem:
             error = portable(problem)
-        except (
-            Exception
-        ) as problem:  # a healthy worker says what failed; Ray would take it for dead
-            error = portable(crash(f"{measurement.request.implementation} failed", problem))
+        except Exception as problem:  # raised to Ray, it would look like the death of this worker
+            error = portable(crash(failure_title(measurement, self.references), problem))
         seconds = time.perf_counter() - started
         return Made(*self.place(), seconds, self._loaded - before, error), result
 

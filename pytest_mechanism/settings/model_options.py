@@ -102,7 +102,7 @@ class ModelOptions:
         quantize: ``8bit`` or ``4bit`` (bitsandbytes quantises the weights on loading), or None.
         trust: whether pickled weights and a checkpoint's own code may be used.
         turn: number of this process among those that share a machine. ``cuda`` without an index is the GPU
-            of that number, so that each process has a GPU of its own as long as there are enough.
+            of that number, so that processes use different GPUs as long as there are enough.
     """
 
     device: str = "cpu"

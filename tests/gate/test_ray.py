@@ -16,19 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-SPEC = """mechanism: 1
-circuit: workers
-task: {family: entity_tracking, boxes: 7, fillers: 3, rows: 70, seed: 0}
-groups:
-  value_fetcher:   {heads: {3: [0, 1, 2, 3]}, at: last}
-  pos_transmitter: {heads: {2: [2]}, at: last, into: {group: value_fetcher, via: q}}
-ablation: {value: mean, prompts: 70}
-claims:
-  solves: {kind: accuracy, at_least: 0.5}
-  holds: {kind: encodes, on: ft, group: pos_transmitter, variable: position, at_least: 0.1}
-  gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.1}
-  too_much: {kind: accuracy, on: base, at_least: 0.99}
-"""
+from tests.gate.test_workers import SPEC
+
+RED = "  too_much: {kind: accuracy, on: base, at_least: 0.99}\n"
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +31,7 @@ pytestmark = [
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     folder.mkdir()
-    (folder / "workers.yaml").write_text(SPEC)
+    (folder / "workers.yaml").write_text(SPEC + RED)
     command = [sys.executable, "-m", "pytest", "workers.yaml", "--model-pair=a=zoo:base,b=zoo:ft"]
     files = ["--mechanism-json=found.json", "--mechanism-store=store", "--snapshot-update"]
     return subprocess.Popen(

@@ -98,6 +98,7 @@ def test_a_candidate_about_which_nothing_holds_is_not_green() -> None:
     assert outcome_of(0, content)[0] == "inconclusive"
     found = Candidate("one", "./one", "f", "inconclusive", "", claims=claims_of(content))
     assert mark(found, "c::a::ft") == "w"
+    assert any("w warn" in line for line in table_lines([found]))
 
 
 def test_a_checkpoint_that_changed_during_a_sweep_is_noticed() -> None:
@@ -129,6 +130,21 @@ def test_equal_files_are_named(sweep, project):
     assert "copy has the same files as one" in out.out
     assert {c["label"]: c["same_as"] for c in content["candidates"]} == {"one": None, "copy": "one"}
     assert (project.path / "mechanism-sweep" / "candidates" / "copy.json").exists()
+
+
+def test_only_results_of_an_earlier_sweep_are_removed(sweep, project):
+    """Not other files in a folder with the name of the output, such as a checkpoint's."""
+    files = project.path / "mechanism-sweep" / "candidates"
+    files.mkdir(parents=True)
+    project.checkpoint("mechanism-sweep/candidates")
+    kept = {path: path.read_bytes() for path in files.iterdir()}
+    (files / "old.json").write_text('{\n "mechanism_json": 1,\n "pair": {}}')
+
+    code, out, _ = sweep("./ft", "config=./mechanism-sweep/candidates")
+
+    assert (code, out.err.count("\n")) == (2, 1)
+    assert "config.json exists and is no result file" in out.err
+    assert {path: path.read_bytes() for path in files.iterdir()} == kept
 
 
 def test_the_table_explains_each_of_its_letters():
