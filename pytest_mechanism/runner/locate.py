@@ -178,8 +178,13 @@ def about_weights(
     )
     if few and not any(change for name, change in parts.items() if name not in out):
         return True, f"weights changed in {text}, and nowhere else"
-    median_change = f"the median of the {len(members)} heads and MLPs is {middle:.1%}"
-    return few, f"weights changed most in {text}; {median_change}"
+    heads = f"the {len(members)} heads and MLPs"
+    if few:
+        return True, f"weights changed most in {text}; the median of {heads} is {middle:.1%}"
+    return (
+        False,
+        f"weights changed throughout, the median of {heads} by {middle:.1%}; most in {text}",
+    )
 
 
 def with_weights(

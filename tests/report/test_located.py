@@ -104,8 +104,8 @@ NOWHERE = "and nowhere else"
          f"weights changed in layer 1 (10.0% of its norm), {NOWHERE}"),
         (weights(0.002, h2_2=0.5), (), True, "weights changed most in head 2.2 (50.0% of its norm); "
          "the median of the 15 heads and MLPs is 0.2%"),
-        (weights(0.1, h2_2=0.5), (), False, "weights changed most in head 2.2 (50.0% of its norm), "
-         "head 0.0 (10.0%), head 0.1 (10.0%), head 0.2 (10.0%); the median of the 15 heads and MLPs is 10.0%"),
+        (weights(0.1, h2_2=0.5), (), False, "weights changed throughout, the median of the 15 heads and MLPs by "
+         "10.0%; most in head 2.2 (50.0% of its norm), head 0.0 (10.0%), head 0.1 (10.0%), head 0.2 (10.0%)"),
         (weights(), (), True,
          "every weight is that of base: a setting (config.json) or the tokenizer differs"),
         (MemberWeightResult((), (), {}, changes=(("embed", 0.1),)), (), False, ""),
