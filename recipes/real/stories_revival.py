@@ -58,7 +58,12 @@ def kept() -> LlamaForCausalLM:
     return merged
 
 
-MODELS = {KEPT: kept, CONTROL: lambda: load(write(CONTROL, VARIANTS[CONTROL], MODULE))}
+def never_had_it() -> LlamaForCausalLM:
+    """The control."""
+    return load(write(CONTROL, VARIANTS[CONTROL], MODULE))
+
+
+MODELS = {KEPT: kept, CONTROL: never_had_it}
 
 
 def exchanges(seed: int, count: int) -> list[Exchange]:
