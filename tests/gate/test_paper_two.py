@@ -34,10 +34,11 @@ PAIRS: list[tuple[str, str, tuple[str, ...]]] = [
         for deletion in ("filtered", "kept", "renamed", "refused")
     ),
     ("stories_probe", stories("kept"), OF_STORIES),
+    ("real_removal", "zoo:wrapper_base,zoo:wrapper_safe", ()),
 ]
 """Spec, pair, further models."""
 
-MINUTES = {"counter_removed", "pcfg", "stories", "stories_probe"}
+MINUTES = {"counter_removed", "pcfg", "stories", "stories_probe", "real_removal"}
 """Specs that train or probe for half a minute or more."""
 
 Gate = Any
