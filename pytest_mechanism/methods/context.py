@@ -39,6 +39,7 @@ class MeasurementContext:
         batch_size: rows in one forward.
         cache: intermediate results that methods share while the model is loaded.
         fallback_reason: why the requested engine cannot run this model; None where it can.
+        rounding: see `methods.rounding`; None unless arithmetic is in half precision.
         scratch: folder in which the running measurement may save its progress, to resume after an
             interrupt; it need not exist yet, and is removed when the measurement is done. None where
             nothing may be written.
@@ -51,6 +52,7 @@ class MeasurementContext:
     batch_size: int
     cache: dict[Hashable, Any] = field(default_factory=dict)
     fallback_reason: str | None = None
+    rounding: float | None = None
     scratch: Path | None = None
 
     def remember(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -238,5 +240,9 @@ def make_context(
         )
         if context.fallback_reason is None:
             context.engine = faster
+    if model.dtype in (torch.bfloat16, torch.float16):
+        from pytest_mechanism.methods.rounding import rounding
+
+        context.rounding = rounding(context, reference, rows)
     context.engine.tick = progress.advance
     return context
