@@ -22,6 +22,7 @@ from pytest_mechanism.errors import MechanismError, SelfCheckError
 from pytest_mechanism.measurements.measurement import Measurement
 from pytest_mechanism.measurements.performance import Performance
 from pytest_mechanism.methods.context import MeasurementContext
+from pytest_mechanism.methods.rounding import rounding
 from pytest_mechanism.registry import resolve
 from pytest_mechanism.runner.runner import Runner
 from pytest_mechanism.settings.model_options import ModelOptions
@@ -137,3 +138,14 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
         assert {n: v.tolist() for n, v in of_pair.items()} == {
             n: v.tolist() for n, v in of_twin.items()
         }
+
+
+def test_rounding_is_measured_in_half_precision(context_of: ContextFactory) -> None:
+    """Where a row's number depends on its batch and on the engine in the third digit; in float32 nothing is
+    measured, and there would be nothing to report."""
+    half, whole = context_of("llama3", dtype="bfloat16"), context_of("llama3")
+    rows = whole.task.rows(whole.vocabulary, 8, "self-check")
+    of_whole = rounding(whole, ReferenceEngine(whole.model.wrapped), rows)
+    assert whole.rounding is None
+    assert half.rounding is not None
+    assert of_whole < 1e-4 < half.rounding < 1
