@@ -140,12 +140,22 @@ def test_a_pair_stored_in_two_dtypes_has_the_scores_of_its_twin(tmp_path: Path) 
         }
 
 
-def test_rounding_is_measured_in_half_precision(context_of: ContextFactory) -> None:
-    """Where a row's number depends on its batch and on the engine in the third digit; in float32 nothing is
-    measured, and there would be nothing to report."""
+def test_rounding_is_the_larger_of_two_changes(
+    context_of: ContextFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a batch to each row alone, and from the engine to the reference engine; in float32 both are next to
+    nothing. It is measured where arithmetic is in half precision."""
     half, whole = context_of("llama3", dtype="bfloat16"), context_of("llama3")
     rows = whole.task.rows(whole.vocabulary, 8, "self-check")
-    of_whole = rounding(whole, ReferenceEngine(whole.model.wrapped), rows)
+    reference = ReferenceEngine(whole.model.wrapped)
     assert whole.rounding is None
     assert half.rounding is not None
-    assert of_whole < 1e-4 < half.rounding < 1
+    assert rounding(whole, reference, rows) < 1e-4
+    for alone, other, larger in ((0.3, 0.4, 0.4), (0.3, 0.1, 0.3)):
+        monkeypatch.setattr(
+            "pytest_mechanism.methods.rounding.log_probabilities",
+            lambda _, engine, __, words, alone=alone, other=other: torch.full(
+                (2, len(words)), other if engine is reference else alone * (len(words) == 1)
+            ),
+        )
+        assert rounding(whole, reference, rows) == pytest.approx(larger)
