@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_mechanism.report.markdown import markdown
 from pytest_mechanism.report.run_report import ClaimResult, Note, Row
+from pytest_mechanism.report.table import narrow_cells
 from pytest_mechanism.report.terminal import notes, table
 
 
@@ -49,6 +50,17 @@ def test_rows_of_circuits_of_one_name_are_told_apart_by_their_file() -> None:
         "induction.good",
     ]
     assert claims(first, result("y/a.yaml")) == ["ioi.good (x/a.yaml)", "ioi.good (y/a.yaml)"]
+
+
+def test_a_further_score_of_a_claim_has_its_own_name_in_a_narrow_table() -> None:
+    """The claim's name would not say what the second number is."""
+    one = result("circuits/a.yaml")
+    other = replace(one.rows[0], name="accuracy, ft minus base")
+    lines = narrow_cells([replace(one, rows=(one.rows[0], other))], 80)
+    text = [rest.strip() for _, rest in lines]
+    assert text[0].startswith("good base")
+    assert text[1].startswith("accuracy, ft minus base")
+    assert sum("0.500 [0.400, 0.600]" in line for line in text) == 2
 
 
 def test_sentences_name_the_file_where_the_table_does() -> None:
