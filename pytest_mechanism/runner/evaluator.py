@@ -388,12 +388,11 @@ class ClaimEvaluator:
             against = (
                 others[0] if len(others) == 1 and str(claim.kind) in evidence.BEHAVIOUR else None
             )
-            context = self.context(spec, claim, role)
-            focus = evidence.Focus(
-                against,
-                by_accuracy=getattr(claim, "of", "accuracy") == "accuracy",
-                cell=partial(claim.broken, context) if isinstance(claim, Coverage) else None,
-            )
+            cell = None
+            if isinstance(claim, Coverage):
+                cell = partial(claim.broken, self.context(spec, claim, role))
+            by_accuracy = getattr(claim, "of", "accuracy") == "accuracy"
+            focus = evidence.Focus(against, by_accuracy=by_accuracy, cell=cell)
             beside = against or REFERENCE
             return evidence.evidence(own_rows, own, beside, self.runner.peek, self._rows, focus)
         except Exception as problem:  # what a reader gets beside the verdict must not change it
