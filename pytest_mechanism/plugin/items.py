@@ -171,7 +171,7 @@ class ClaimItem(pytest.Function):
         """The prompts behind a red verdict, kept in the result. Shown only if nothing had to be measured."""
         if not verdict.red or (result := self.result) is None:
             return
-        found = self.run_session.evaluator.evidence(self.claim, self.name, verdict.cause)
+        found = self.run_session.evaluator.evidence(self.spec, self.claim, self.name, verdict.cause)
         self.result = replace(result, evidence=printable(found))
 
     def locate(self, verdict: Verdict) -> Located | None:
