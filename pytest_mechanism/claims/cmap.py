@@ -4,7 +4,8 @@ Cross-model activation patching (Prakash et al., section 5): both models read th
 the donor's z of the group's heads at the group's position replaces the recipient's. Score:
 recovered fraction (m(recipient <- donor) - m(recipient)) / (m(donor) - m(recipient)), with the raw
 change, and with random heads of the same layers, positions and count as control. The claim is
-inconclusive if donor and recipient do not differ, because then there is nothing to recover.
+inconclusive if the donor is not better than the recipient, because then there is no gain to recover. With
+``carries: loss`` the donor is the worse model, and the fraction is that of its loss.
 
 The output of an MLP is exchanged in the same way, and an attention output as z of all heads of its layer. The members
 of a group work at the group's position; name several groups for several positions.
@@ -77,6 +78,7 @@ class Cmap(Masked):
         activations: what is exchanged: ``z``, or ``q``, ``k``, ``v``, or a list of these three.
         each: whether each of several groups is reported alone as well.
         both_ways: whether the claim is also made with donor and recipient exchanged.
+        carries: what the donor's activations carry over: a gain of the donor, or a loss.
     """
 
     summary: ClassVar[str] = "one model's activations in another recover its gain"
@@ -87,7 +89,7 @@ class Cmap(Masked):
     members: ClassVar[tuple[str, ...]] = tuple(KINDS)
     thresholds: ClassVar[tuple[str, ...]] = ("recovers_at_least", "recovers_at_most")
     added_later: ClassVar[tuple[str, ...]] = (
-        *("heads", "variable", "of", "activations", "each", "both_ways"),
+        *("heads", "variable", "of", "activations", "each", "both_ways", "carries"),
         *Masked.added_later,
     )
     matching_sizes: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "d_head")
@@ -103,6 +105,7 @@ class Cmap(Masked):
     activations: Literal["z", "q", "k", "v"] | Annotated[list[Part], Field(min_length=1)] = "z"
     each: StrictBool = False
     both_ways: StrictBool = False
+    carries: Literal["gain", "loss"] = "gain"
 
     @model_validator(mode="after")
     def check_thresholds(self) -> Cmap:
@@ -134,8 +137,14 @@ class Cmap(Masked):
 
     def reversed(self) -> Cmap:
         """The claim from recipient to donor."""
-        exchanged = {"donor": self.recipient, "recipient": self.donor, "both_ways": False}
-        return self.model_copy(update=exchanged)
+        return self.model_copy(
+            update={
+                "donor": self.recipient,
+                "recipient": self.donor,
+                "both_ways": False,
+                "carries": "loss" if self.carries == "gain" else "gain",
+            }
+        )
 
     @property
     def variables(self) -> dict[str, str]:
@@ -306,6 +315,7 @@ class Cmap(Masked):
                 self.parts,
                 self.recovers_at_least,
                 self.recovers_at_most,
+                self.carries,
             ),
             donor,
             recipient,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Asked:
         parts: inputs that are exchanged in place of z; none for z.
         at_least: claimed share, or None.
         at_most: the same for an upper bound.
+        carries: which model is to be the better one: "gain" for the donor, "loss" for the recipient.
     """
 
     donor: str
@@ -43,6 +45,7 @@ class Asked:
     parts: tuple[Part, ...]
     at_least: float | None
     at_most: float | None
+    carries: Literal["gain", "loss"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Recovery:
 
     @cached_property
     def gap(self) -> Estimate:
-        """What there is to recover; either model may be better."""
+        """What there is to recover: below 0, a loss."""
         return estimates.difference(self.best, self.own, self.how)
 
     def codes(self, heads: Sequence[PlacedNode]) -> list[HeadCode]:
@@ -227,7 +230,7 @@ def judge_recovered(  # noqa: PLR0911 - one decision, read from top to bottom
         return verdicts.not_comparable(
             not_comparable(codes, asked.donor, asked.recipient), threshold
         )
-    # the fraction has no sign unless the two models differ; either may be better
+    # the fraction has no sign unless the two models differ
     gap = recovery.gap
     if gap.interval[0] <= 0 <= gap.interval[1]:
         return verdicts.no_difference(
@@ -237,13 +240,22 @@ def judge_recovered(  # noqa: PLR0911 - one decision, read from top to bottom
             threshold,
             changes,
         )
+    if (gap.value > 0) != (asked.carries == "gain"):
+        other, words = ("loss", "worse") if asked.carries == "gain" else ("gain", "better")
+        return verdicts.inconclusive(
+            f"{asked.donor} is {words} than {asked.recipient} on this task ({PLURAL[asked.of]} "
+            f"{np.mean(recovery.best):.3f} and {np.mean(recovery.own):.3f}), so there is no {asked.carries} to recover "
+            f"(carries: {other} asks for the {other})",
+            threshold,
+            changes,
+        )
     try:
         judged, *beside = (recovery.share(of) for of in (whole, *alone))
     except estimates.UndefinedScoreError as problem:
         return verdicts.inconclusive(
             f"the recovered fraction cannot be computed: {problem}", threshold, changes
         )
-    what = f"share of the gain recovered by {judged.name}:"
+    what = f"share of the {asked.carries} recovered by {judged.name}:"
     verdict = verdicts.within(judged, *bounds, what)
     scores = (
         judged,

@@ -29,7 +29,7 @@ groups:
 ablation: {value: mean, prompts: 70}
 claims:
   gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.3}
-  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.3}
+  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.3, carries: loss}
   gains_learned:
     {kind: cmap, group: layer_two, heads: learned, variable: position, donor: ft, recipient: base,
      recovers_at_least: 0.01}

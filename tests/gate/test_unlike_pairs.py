@@ -30,7 +30,7 @@ claims:
   holds: {kind: encodes, on: ft, group: pos_transmitter, variable: position, at_least: 0.1}
   tells: {kind: path, on: ft, group: pos_transmitter, drops_at_least: 0.1}
   gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.1}
-  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.1}
+  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.1, carries: loss}
 """
 
 

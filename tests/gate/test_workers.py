@@ -23,7 +23,7 @@ claims:
   holds: {kind: encodes, on: ft, group: pos_transmitter, variable: position, at_least: 0.1}
   gains: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.1}
   gains_more: {kind: cmap, group: value_fetcher, donor: ft, recipient: base, recovers_at_least: 0.2}
-  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.1}
+  loses: {kind: cmap, group: value_fetcher, donor: base, recipient: ft, recovers_at_least: 0.1, carries: loss}
 """
 
 
