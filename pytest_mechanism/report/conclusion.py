@@ -33,6 +33,8 @@ from pytest_mechanism.report.wording import (
     baseline_sentence,
     claims,
     first_member,
+    first_weights,
+    first_work,
     moved,
     names,
     never_ran,
@@ -106,7 +108,7 @@ def judgement(report: RunReport, reds: Sequence[ClaimResult]) -> tuple[Conclusio
     sentences: list[str] = []
     state: ConclusionState = "reference"
     if foreign:
-        sentences.append(unfit_spec(report, foreign))
+        sentences += unfit_spec(report, foreign)
     if own:
         state, about = about_reds(report, own, judged)
         sentences += about[: MOST_SENTENCES - len(sentences)]
@@ -184,15 +186,23 @@ def without_reds(
 # -- something red
 
 
-def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> str:
-    """A spec that the reference model does not meet."""
+def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> list[str]:
+    """A spec that the reference model does not meet, and whether that model does the task at all."""
     named = names(
         [result for result in foreign if result.role == REFERENCE] or list(foreign), role=False
     )
     specs = dict.fromkeys(result.circuit for result in foreign)
     several = len({result.circuit for result in report.claims if result.verdict in JUDGED}) > 1
     which = f"The spec {' and '.join(specs)}" if several else "This spec"
-    return f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
+    said = [
+        f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
+    ]
+    if useless := [result for result in foreign if result.kind in ACCURACY]:
+        place = report.checkpoints[REFERENCE].reference
+        said.append(
+            f"The base model itself does not do the task ({reason(useless[0])}): is {place} the checkpoint that you mean?"
+        )
+    return said
 
 
 def about_reds(
@@ -211,7 +221,11 @@ def about_reds(
             if too_low(accuracy[0])
             else "Accuracy is not as claimed"
         )
-        return "accuracy", [f"{what}: {reason(accuracy[0])}.{others}", *first_member(reds)]
+        return "accuracy", [
+            f"{what}: {reason(accuracy[0])}.{others}",
+            *worst_words(reds, accuracy[0]),
+            *first_member(reds),
+        ][:MOST_SENTENCES]
     guessing = [result for result in reds if result.cause is Cause.AT_CHANCE]
     specs = {result.spec for result in guessing}
     if guessing and all(result.spec in specs for result in broken):
@@ -232,22 +246,21 @@ def about_reds(
         if not any(CANDIDATE in result.models for result in broken):
             what = "On other models than the candidate: "
         sentence = f"{what}{len(broken)} of {claims(total)} broke{others_red(reds, broken)}."
-        detail = first_member(reds) or [
-            f"First, {first.claim} on {role(first)}: {first_sentence(first.meaning or '')} ({reason(first)})."
+        detail = first_work(reds) or [
+            f"First, {first.claim} on {role(first)}: {first_sentence(first.meaning or '')} ({reason(first)}).",
+            *first_weights(reds),
         ]
         return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:MOST_SENTENCES]
     if behind := [result for result in reds if result.cause in BASELINE_CAUSES]:
-        compared = (
-            f"{baseline_sentence(behind)} ({share} red)."
-            if len({result.cause for result in reds}) == 1
-            else f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
-            f"{others_red(reds, behind)}."
-        )
-        return "baseline", [
-            *lead,
-            compared,
-            reason(behind[0]) + ".",
-        ]
+        new = all(result.cause is Cause.NOT_ACCEPTED for result in reds)
+        first = f"First, {behind[0].claim} on {role(behind[0])}: {reason(behind[0])}."
+        compared = f"{baseline_sentence(behind)} ({share} red)."
+        if len({result.cause for result in reds}) > 1:
+            compared = (
+                f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
+                f"{others_red(reds, behind)}."
+            )
+        return "baseline", [*lead, compared, *(() if new else (first,))]
     if unjudged := [result for result in reds if result.verdict == "error"]:
         state: ConclusionState = "not_judged" if len(unjudged) == len(reds) else "undecided"
         return state, [
@@ -266,6 +279,15 @@ def too_low(result: ClaimResult) -> bool:
     """Whether a refuted score lies below what was claimed."""
     red = next((row for row in result.rows if row.verdict == "fail"), None)
     return red is not None and red.low is not None and (red.score or 0.0) < red.low
+
+
+def worst_words(reds: Sequence[ClaimResult], told: ClaimResult) -> list[str]:
+    """Where a model is worst, if a red claim about single words, labels and places says so and was not told yet."""
+    return [
+        f"Look at single words first: {reason(result)}."
+        for result in reds
+        if result.kind == "coverage" and result is not told
+    ][:1]
 
 
 BEHAVIOUR = 10

@@ -68,8 +68,9 @@ def message(result: ClaimResult) -> str:
 
 
 def compared(text: str, role: str) -> str:
-    """A text in which paired differences name both models: ``accuracy, ft minus base``."""
-    return MINUS.sub(rf"\1, {role} minus \2", text)
+    """A text in which paired differences name both models: ``accuracy, ft minus base``. Claims about a pair name both
+    themselves."""
+    return text if role == "pair" else MINUS.sub(rf"\1, {role} minus \2", text)
 
 
 def block(result: ClaimResult) -> list[str]:
@@ -82,13 +83,14 @@ def block(result: ClaimResult) -> list[str]:
             if shown not in result.reason and row.threshold:
                 name = compared(row.name, result.role)
                 lines.append(f"  {name} {shown}; claimed: {shortened(row.threshold)}")
-    if result.drift_state in ("worse", "moved") and "baseline" not in result.reason:
+    refuted = result.cause is Cause.REFUTED  # then the baseline adds nothing
+    if result.drift_state in ("worse", "moved") and not refuted and "baseline" not in result.reason:
         lines.append(
             f"  and {abs(result.drift or 0):.3f} away from the baseline {result.baseline:.3f}"
         )
     place = f"{result.spec}:{result.line}" if result.line else result.spec
     plain = first_sentence(result.meaning or "")
-    if result.cause is Cause.REFUTED:
+    if refuted:
         plain = plain.partition(": ")[0]  # what the kind says first; -v has the rest
     return [*lines, f"  {place}: {plain}" if plain else f"  {place}"]
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.claims.base import REFERENCE
 from pytest_mechanism.report.run_report import ClaimResult, ConclusionState, RunReport
 
 UNACCEPTED = (Cause.NOT_ACCEPTED, Cause.REDEFINED)
@@ -21,10 +22,14 @@ def next_steps(
     pair, spec = pair_options(report), shlex.quote(reds[0].spec)
     doctor = f"pytest-mechanism doctor {spec} {pair}"
     show = f"pytest-mechanism show {spec} {pair}"
-    accept = f"pytest {shlex.quote(reds[0].id)} {pair} --snapshot-update"
+    unaccepted = dict.fromkeys(shlex.quote(f"{red.spec}::{red.claim}") for red in reds)
+    accept = f"pytest {' '.join(unaccepted)} {pair} --snapshot-update"
     first = {
         "accuracy": doctor,
-        "reference": f"pytest-mechanism discover {spec} {pair} --out found.yaml",
+        # on a model that does not do the task there are no heads to be found
+        "reference": doctor
+        if any(red.order == 0 and red.role == REFERENCE for red in reds)
+        else f"pytest-mechanism discover {spec} {pair} --out found.yaml",
         "broken": show,
         # a command that accepts scores is offered only where nothing but the acceptance is missing
         "baseline": accept if all(r.cause in UNACCEPTED for r in reds) else show,

@@ -162,7 +162,7 @@ def notes(results: Sequence[ClaimResult], skips: bool = True, brief: bool = Fals
         *dict.fromkeys(
             note_text(note, result, suffixes) for result in results for note in result.notes
         ),
-        *better_notes(claims),
+        *(() if brief else better_notes(claims)),
     ]
 
 

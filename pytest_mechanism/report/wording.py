@@ -91,18 +91,33 @@ def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
         return "Scores moved on unchanged checkpoints: a library, the machine or this tool changed, not the model"
     if cause is Cause.FELL_BEHIND:
         return "Every threshold holds, but scores are significantly worse than their baselines"
-    return "Every threshold holds, but the run requires accepted scores and some have none"
+    one = len(reds) == 1
+    return (
+        f"Nothing broke: every threshold holds. {claims(len(reds))} {'has' if one else 'have'} no accepted score to be "
+        f"compared with, which this run requires: look at the {'score' if one else 'scores'}, and accept "
+        f"{'it' if one else 'them'}"
+    )
 
 
 def first_member(reds: Sequence[ClaimResult]) -> list[str]:
     """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
     does its work now; and where the weights of a few parts stand out."""
+    return first_work(reds) or first_weights(reds)
+
+
+def first_work(reds: Sequence[ClaimResult]) -> list[str]:
+    """What `first_member` says of work that changed, if any did."""
     for result in reds:
         if lines := moved(result):
             return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
         if result.located is not None and result.located.members:
             work = sentence_case(work_moved(result.located.members))
             return ["; ".join((work, *edited(result))) + "."]
+    return []
+
+
+def first_weights(reds: Sequence[ClaimResult]) -> list[str]:
+    """What `first_member` says of weights alone, which does not say what broke."""
     weights = [line for result in reds for line in edited(result)]
     return [f"{sentence_case(line)}." for line in weights[:1]]
 
@@ -121,13 +136,13 @@ def work_moved(members: Sequence[MemberChange]) -> str:
     taker = gainer([first], members)
     of = f" of {first.group}" if first.group else ", in no group,"
     sentence = (
-        f"{called(first.member)}{of} {verb(first, members)} towards {first.readers} ({first.before:.2f} -> "
-        f"{abs(first.now) if round(first.now, 2) == 0 else first.now:.2f} of the answer's logit)"
+        f"{called(first.member)}{of} {verb(first, members)}: through {first.readers}, its share of the answer went "
+        f"from {first.before:.2f} to {abs(first.now) if round(first.now, 2) == 0 else first.now:.2f}"
     )
     if taker is None:
         return sentence
     where = f" of {taker.group}" if taker.group else ""
-    return f"{sentence}, and {called(taker.member)}{where} {verb(taker, members)}"
+    return f"{sentence}; {called(taker.member)}{where} {verb(taker, members)}"
 
 
 def moved(result: ClaimResult) -> Sequence[str]:

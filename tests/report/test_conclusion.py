@@ -112,6 +112,21 @@ def test_scores_are_offered_for_acceptance_only_where_nothing_else_is_wrong() ->
     assert ["--snapshot-update" in step for step in steps] == [False, True]
 
 
+def test_a_claim_is_accepted_on_all_its_models_at_once() -> None:
+    """By its name without a role, named once."""
+    new = claim("other", verdict="fail", cause=Cause.NOT_ACCEPTED)
+    step = conclude(report(*SOLVES, new, replace(new, role="base"))).next_steps[0]
+    assert step.split()[1] == f"{new.spec}::other"
+
+
+def test_words_that_a_model_gets_wrong_are_named_beside_its_accuracy() -> None:
+    """Even where their claim is undecided: the average hides them."""
+    words = claim("words", kind="coverage", verdict="inconclusive", cause=Cause.UNSETTLED,
+                  reason="worst of 9 cells, label A: 0.39")  # fmt: skip
+    conclusion = conclude(report(claim("solves", verdict="fail"), words))
+    assert conclusion.sentences[1] == "Look at single words first: worst of 9 cells, label A: 0.39."
+
+
 def test_a_broken_mechanism_is_named_by_its_heads() -> None:
     """Accuracy first, then how many claims are red, then the head that changed most."""
     member = MemberChange(
@@ -124,7 +139,7 @@ def test_a_broken_mechanism_is_named_by_its_heads() -> None:
     assert conclusion.sentences == (
         "Accuracy is fine (0.96, base 0.70).",
         "The mechanism changed: 1 of 3 claims broke.",
-        "Head 2.2 of sender fell silent towards q of reader (0.70 -> 0.00 of the answer's logit).",
+        "Head 2.2 of sender fell silent: through q of reader, its share of the answer went from 0.70 to 0.00.",
     )
 
 
@@ -149,6 +164,24 @@ def test_a_spec_that_the_base_model_does_not_meet() -> None:
     )
 
 
+def test_a_base_model_that_does_not_do_the_task() -> None:
+    """The conclusion asks for its checkpoint, and the next command does not search it for heads."""
+    foreign = claim("solves", "base", "fail", cause=Cause.REFERENCE_FAILS)
+    conclusion = conclude(report(foreign))
+    assert conclusion.sentences[1] == (
+        "The base model itself does not do the task (0.1 is low): is base the checkpoint that you mean?"
+    )
+    assert conclusion.next_steps[0].startswith("pytest-mechanism doctor ")
+
+
+def test_weights_that_changed_do_not_hide_what_broke() -> None:
+    """The sentence about the first red claim comes before the one about weights."""
+    weights = Located(("weights changed throughout",), (), 1.0)
+    red = claim("refuses", verdict="fail", kind="suppression_holds", order=10, located=weights)
+    sentences = conclude(report(*SOLVES, red)).sentences
+    assert sentences[2] == "First, refuses on ft: it broke (0.1 is low)."
+
+
 def test_an_undecided_claim_is_no_broken_one() -> None:
     """The conclusion says neither that something broke nor that it is intact."""
     open_question = replace(BROKEN, verdict="inconclusive", cause=Cause.UNSETTLED)
@@ -162,7 +195,7 @@ def test_an_undecided_claim_is_no_broken_one() -> None:
     [
         (Cause.FELL_BEHIND, "significantly worse than their baselines"),
         (Cause.MOVED, "not the model"),
-        (Cause.NOT_ACCEPTED, "requires accepted scores"),
+        (Cause.NOT_ACCEPTED, "Nothing broke: every threshold holds. 1 claim has no accepted score"),
     ],
 )
 def test_a_claim_that_only_its_baseline_makes_red(cause: Cause, said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pytest_mechanism.report.failure import compared
 from pytest_mechanism.report.markdown import markdown
 from pytest_mechanism.report.run_report import ClaimResult, Note, Row
 from pytest_mechanism.report.table import narrow_cells
@@ -61,6 +62,13 @@ def test_a_further_score_of_a_claim_has_its_own_name_in_a_narrow_table() -> None
     assert text[0].startswith("good base")
     assert text[1].startswith("accuracy, ft minus base")
     assert sum("0.500 [0.400, 0.600]" in line for line in text) == 2
+
+
+def test_a_paired_difference_names_both_models_once() -> None:
+    """A claim about one role says which role is compared; one about a pair names both itself."""
+    assert compared("accuracy minus that of base", "ft") == "accuracy, ft minus base"
+    both = "log-probability of ft minus that of base"
+    assert compared(both, "pair") == both
 
 
 def test_sentences_name_the_file_where_the_table_does() -> None:
