@@ -200,7 +200,8 @@ def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> list[str]:
     if useless := [result for result in foreign if result.kind in ACCURACY]:
         place = report.checkpoints[REFERENCE].reference
         said.append(
-            f"The base model itself does not do the task ({reason(useless[0])}): is {place} the checkpoint that you mean?"
+            f"The base model itself does not do the task ({reason(useless[0])}): is {place} the checkpoint that you "
+            "mean?"
         )
     return said
 
