@@ -194,10 +194,16 @@ def unfit_spec(report: RunReport, foreign: Sequence[ClaimResult]) -> list[str]:
     specs = dict.fromkeys(result.circuit for result in foreign)
     several = len({result.circuit for result in report.claims if result.verdict in JUDGED}) > 1
     which = f"The spec {' and '.join(specs)}" if several else "This spec"
+    if all(result.verdict == "inconclusive" for result in foreign):
+        first = foreign[0]
+        return [
+            f"{which} is not shown to hold on your base model ({named} undecided): no conclusion about the candidate.",
+            f"First, {first.claim} on base: {reason(first)}.",
+        ]
     said = [
         f"{which} does not hold on your base model ({named}): no conclusion about the candidate."
     ]
-    if useless := [result for result in foreign if result.kind in ACCURACY]:
+    if useless := [r for r in foreign if r.kind in ACCURACY and r.verdict == "fail"]:
         place = report.checkpoints[REFERENCE].reference
         said.append(
             f"The base model itself does not do the task ({reason(useless[0])}): is {place} the checkpoint that you "
@@ -284,8 +290,13 @@ def too_low(result: ClaimResult) -> bool:
 
 def worst_words(reds: Sequence[ClaimResult], told: ClaimResult) -> list[str]:
     """Where a model is worst, if a red claim about single words, labels and places says so and was not told yet."""
+
+    def cell(result: ClaimResult) -> str:
+        """The cell and its score, without the sentence around an undecided one."""
+        return reason(result).partition(" does not show")[0].rpartition(" rows show, ")[2]
+
     return [
-        f"Look at single words first: {reason(result)}."
+        f"Look at single words first: {cell(result)}."
         for result in reds
         if result.kind == "coverage" and result is not told
     ][:1]

@@ -28,13 +28,15 @@ def next_steps(
         "accuracy": doctor,
         # on a model that does not do the task there are no heads to be found
         "reference": doctor
-        if any(red.order == 0 and red.role == REFERENCE for red in reds)
+        if any(red.order == 0 and red.role == REFERENCE and red.verdict == "fail" for red in reds)
         else f"pytest-mechanism discover {spec} {pair} --out found.yaml",
         "broken": show,
         # a command that accepts scores is offered only where nothing but the acceptance is missing
         "baseline": accept if all(r.cause in UNACCEPTED for r in reds) else show,
         "not_judged": doctor,
     }.get(state)
+    if state == "reference" and all(red.verdict == "inconclusive" for red in reds):
+        first = None  # other rows or thresholds decide, which the reason names
     if state == "undecided" and any(result.groups or result.order > 10 for result in reds):
         first = show if all(r.cause is not Cause.NOT_JUDGED for r in reds) else doctor
     if state == "broken" and not any(result.located for result in reds):

@@ -122,9 +122,9 @@ def test_a_claim_is_accepted_on_all_its_models_at_once() -> None:
 def test_words_that_a_model_gets_wrong_are_named_beside_its_accuracy() -> None:
     """Even where their claim is undecided: the average hides them."""
     words = claim("words", kind="coverage", verdict="inconclusive", cause=Cause.UNSETTLED,
-                  reason="worst of 9 cells, label A: 0.39")  # fmt: skip
+                  reason="worst of the 9 cells that the rows show, label A: 0.39 does not show whether")  # fmt: skip
     conclusion = conclude(report(claim("solves", verdict="fail"), words))
-    assert conclusion.sentences[1] == "Look at single words first: worst of 9 cells, label A: 0.39."
+    assert conclusion.sentences[1] == "Look at single words first: label A: 0.39."
 
 
 def test_a_broken_mechanism_is_named_by_its_heads() -> None:
@@ -172,6 +172,17 @@ def test_a_base_model_that_does_not_do_the_task() -> None:
         "The base model itself does not do the task (0.1 is low): is base the checkpoint that you mean?"
     )
     assert conclusion.next_steps[0].startswith("pytest-mechanism doctor ")
+
+
+def test_a_spec_that_is_only_undecided_on_the_base_model() -> None:
+    """Nothing says that it does not hold, and the reason says how many rows would decide."""
+    open_question = claim("solves", "base", "inconclusive", cause=Cause.REFERENCE_FAILS)
+    conclusion = conclude(report(open_question))
+    assert conclusion.sentences == (
+        "This spec is not shown to hold on your base model (solves undecided): no conclusion about the candidate.",
+        "First, solves on base: 0.1 is low.",
+    )
+    assert conclusion.next_steps == (f"pytest {open_question.id} --model-pair base,ft -v",)
 
 
 def test_weights_that_changed_do_not_hide_what_broke() -> None:
