@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_mechanism.causes import Cause
-from pytest_mechanism.claims.moved_work import called, gainer, largest_first, verb
+from pytest_mechanism.claims.moved_work import (
+    OF_WHAT,
+    called,
+    gainer,
+    largest_first,
+    owner,
+    shares,
+    verb,
+)
 from pytest_mechanism.report.run_report import ClaimResult, RunReport
 from pytest_mechanism.types import MemberChange
 
@@ -101,7 +109,7 @@ def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
 
 def first_member(reds: Sequence[ClaimResult]) -> list[str]:
     """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
-    does its work now; and where the weights of a few parts stand out."""
+    does its work now. Where the weights of a few parts stand out, these come first."""
     return first_work(reds) or first_weights(reds)
 
 
@@ -111,8 +119,11 @@ def first_work(reds: Sequence[ClaimResult]) -> list[str]:
         if lines := moved(result):
             return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
         if result.located is not None and result.located.members:
-            work = sentence_case(work_moved(result.located.members))
-            return ["; ".join((work, *edited(result))) + "."]
+            own = [m for m in result.located.members if m.member in result.located.edited]
+            if own and "was changed (" in (line := result.located.lines[0]):
+                return [f"{sentence_case(line)}."]  # the weights of one member, and what it does
+            work = work_moved(own or result.located.members)
+            return [sentence_case("; ".join((*edited(result), work))) + "."]
     return []
 
 
@@ -134,15 +145,13 @@ def work_moved(members: Sequence[MemberChange]) -> str:
         [m for m in members if abs(m.now) < abs(m.before)] or members, members
     )
     taker = gainer([first], members)
-    of = f" of {first.group}" if first.group else ", in no group,"
     sentence = (
-        f"{called(first.member)}{of} {verb(first, members)}: through {first.readers}, its share of the answer went "
-        f"from {first.before:.2f} to {abs(first.now) if round(first.now, 2) == 0 else first.now:.2f}"
+        f"{called(first.member)}{owner(first)} {verb(first, members)} towards {first.readers} "
+        f"({shares(first)} {OF_WHAT})"
     )
     if taker is None:
         return sentence
-    where = f" of {taker.group}" if taker.group else ""
-    return f"{sentence}; {called(taker.member)}{where} {verb(taker, members)}"
+    return f"{sentence}, and {called(taker.member)}{owner(taker)} {verb(taker, members)}"
 
 
 def moved(result: ClaimResult) -> Sequence[str]:
