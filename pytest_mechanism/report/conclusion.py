@@ -260,14 +260,14 @@ def about_reds(
         return ("behaviour" if behaviour else "broken"), [*lead, sentence, *detail][:MOST_SENTENCES]
     if behind := [result for result in reds if result.cause in BASELINE_CAUSES]:
         new = all(result.cause is Cause.NOT_ACCEPTED for result in reds)
-        first = f"First, {behind[0].claim} on {role(behind[0])}: {reason(behind[0])}."
+        example = f"First, {behind[0].claim} on {role(behind[0])}: {reason(behind[0])}."
         compared = f"{baseline_sentence(behind)} ({share} red)."
         if len({result.cause for result in reds}) > 1:
             compared = (
                 f"{len(behind)} of {claims(total)} fell behind, moved or lack an accepted score"
                 f"{others_red(reds, behind)}."
             )
-        return "baseline", [*lead, compared, *(() if new else (first,))]
+        return "baseline", [*lead, compared, *(() if new else (example,))]
     if unjudged := [result for result in reds if result.verdict == "error"]:
         state: ConclusionState = "not_judged" if len(unjudged) == len(reds) else "undecided"
         return state, [
