@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pytest_mechanism.causes import BROKEN, Cause
-from pytest_mechanism.claims.moved_work import called, gainer, largest_first, verb
+from pytest_mechanism.claims.moved_work import (
+    OF_WHAT,
+    called,
+    gainer,
+    largest_first,
+    owner,
+    shares,
+    verb,
+)
 from pytest_mechanism.report.rows import BASELINE_CAUSES
 from pytest_mechanism.report.run_report import CheckpointEntry, ClaimResult, RunReport
 from pytest_mechanism.types import MemberChange
@@ -121,9 +129,9 @@ def may_follow(reds: Sequence[ClaimResult], first: ClaimResult) -> str:
     others = [result for result in reds if result is not first]
     if not others:
         return ""
-    counted = tally(others, "more").replace(
-        "more", "more claim" if len(others) == 1 else "more claims", 1
-    )
+    counted = tally(others, "more")
+    noun = "claim" if counted.startswith("1 ") else "claims"
+    counted = counted.replace("more", f"more {noun}", 1)
     return f" {counted}; {'it' if len(others) == 1 else 'they'} may follow from it."
 
 
@@ -173,13 +181,16 @@ def baseline_sentence(reds: Sequence[ClaimResult]) -> str:
 
 def first_member(reds: Sequence[ClaimResult]) -> list[str]:
     """The heads behind the red claims, in the words that the sweep found for them: what changed most, and who
-    does its work now; and where the weights of a few parts stand out."""
+    does its work now. Where the weights of a few parts stand out, these come first."""
     for result in reds:
         if lines := moved(result):
             return [f"{sentence_case(lines[0])}; the spec's numbers name other heads there."]
         if result.located is not None and result.located.members:
-            work = sentence_case(work_moved(result.located.members))
-            return ["; ".join((work, *edited(result))) + "."]
+            own = [m for m in result.located.members if m.member in result.located.edited]
+            if own and "was changed (" in (line := result.located.lines[0]):
+                return [f"{sentence_case(line)}."]  # the weights of one member, and what it does
+            work = work_moved(own or result.located.members)
+            return [sentence_case("; ".join((*edited(result), work))) + "."]
     weights = [line for result in reds for line in edited(result)]
     return [f"{sentence_case(line)}." for line in weights[:1]]
 
@@ -196,15 +207,13 @@ def work_moved(members: Sequence[MemberChange]) -> str:
         [m for m in members if abs(m.now) < abs(m.before)] or members, members
     )
     taker = gainer([first], members)
-    of = f" of {first.group}" if first.group else ", in no group,"
     sentence = (
-        f"{called(first.member)}{of} {verb(first, members)} towards {first.readers} ({first.before:.2f} -> "
-        f"{abs(first.now) if round(first.now, 2) == 0 else first.now:.2f} of the answer's logit)"
+        f"{called(first.member)}{owner(first)} {verb(first, members)} towards {first.readers} "
+        f"({shares(first)} {OF_WHAT})"
     )
     if taker is None:
         return sentence
-    where = f" of {taker.group}" if taker.group else ""
-    return f"{sentence}, and {called(taker.member)}{where} {verb(taker, members)}"
+    return f"{sentence}, and {called(taker.member)}{owner(taker)} {verb(taker, members)}"
 
 
 def moved(result: ClaimResult) -> Sequence[str]:

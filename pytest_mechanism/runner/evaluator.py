@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pytest_mechanism.causes import Cause
+from pytest_mechanism.checkpoints.settings_diff import different_settings
 from pytest_mechanism.checkpoints.shape import Shape, read_shape
 from pytest_mechanism.claims.base import PAIR, REFERENCE, Claim
 from pytest_mechanism.claims.context import ClaimContext, FoundCircuit, task_settings
@@ -312,7 +313,17 @@ class ClaimEvaluator:
         except Exception as problem:
             line = f"the heads and MLPs behind it cannot be measured: {one_line(str(problem))}"
             return Located((line,), (), 0.0)
-        return locate.with_weights(found, *self._weights(spec, claim, role, cause))
+        settings = partial(self._settings, locate.candidate(claim, role))
+        return locate.with_weights(found, *self._weights(spec, claim, role, cause), settings)
+
+    def _settings(self, to: str) -> str:
+        """The settings that differ between the reference model and another, in words."""
+        before, now = (
+            (self.runner.references[of], self.runner.fingerprints[of]) for of in (REFERENCE, to)
+        )
+        with contextlib.suppress(MechanismError, OSError):
+            return different_settings(before, now, (REFERENCE, to))
+        return ""
 
     def _located(self, spec: Spec, claim: Claim, role: str, cause: Cause | None) -> Located | None:
         """The members behind a red claim; None where it is not about any, or the task has no rows for the sweep."""

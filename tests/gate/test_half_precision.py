@@ -40,8 +40,8 @@ def test_a_score_in_bfloat16_comes_with_its_rounding(tmp_path: Path) -> None:
     """How much batch and engine move a row, also when the score comes from the store; and the ``atol`` that allows
     it, if the claim's is too small. Another batch size is another measurement."""
     first, measured = notes(tmp_path, "1e-6", "--mechanism-dtype=bfloat16")
-    again, stored = notes(tmp_path, "0.5", "--mechanism-dtype=bfloat16")
-    _, other = notes(tmp_path, "0.5", "--mechanism-dtype=bfloat16", "--mechanism-batch-size=7")
+    again, stored = notes(tmp_path, "0.1", "--mechanism-dtype=bfloat16")
+    _, other = notes(tmp_path, "0.1", "--mechanism-dtype=bfloat16", "--mechanism-batch-size=7")
     assert (measured["done"], stored["done"], other["done"]) == (1, 0, 1)
     assert len(first) == 2
     assert again == first[:1]

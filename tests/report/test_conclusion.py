@@ -117,14 +117,14 @@ def test_a_broken_mechanism_is_named_by_its_heads() -> None:
     member = MemberChange(
         "2.2", "last", "q of reader", "sender", 0.7, 0.0, -0.7, (-0.8, -0.6), 0.02, 0.0
     )
-    line = "head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00 of the answer's logit (change -0.70)"
+    line = "head 2.2 of sender fell silent towards q of reader: 0.70 -> 0.00"
     red = replace(BROKEN, located=Located((line,), (member,), 1.0))
     conclusion = conclude(report(*SOLVES, red))
     assert conclusion.state == "broken"
     assert conclusion.sentences == (
         "Accuracy is fine (0.96, base 0.70).",
         "The mechanism changed: 1 of 3 claims broke.",
-        "Head 2.2 of sender fell silent towards q of reader (0.70 -> 0.00 of the answer's logit).",
+        "Head 2.2 of sender fell silent towards q of reader (0.70 -> 0.00 of the whole prompt's effect on the answer).",
     )
 
 
