@@ -180,6 +180,17 @@ class Coverage(PerRoleClaim):
             f"({key})"
         )
 
+    def broken(self, context: ClaimContext, result: CellResult) -> tuple[str, tuple[int, ...]]:
+        """The cell that the reason names first, with its rows."""
+        shown = [cell for cell in self.chosen(result.cells) if cell.rows]
+        cells = judged_cells(shown, result, context.sampling(result))
+        low = [judged for judged in cells if judged.accuracy.interval[1] < self.at_least]
+        if low:
+            worst = min(low, key=lambda judged: (judged.accuracy.value, judged.name))
+        else:
+            worst = min(cells, key=lambda judged: (judged.accuracy.interval[0], judged.name))
+        return worst.name, worst.cell.rows
+
     def rows_needed(self, worst: Judged, cells: Sequence[Judged], rows: int) -> int:
         """Rows of the task with which the worst cell would meet the threshold, were its accuracy what was seen."""
         value, n = worst.accuracy.value, worst.accuracy.n

@@ -53,6 +53,22 @@ def test_one_bad_word_fails_at_an_accuracy_that_stays_high() -> None:
     )
 
 
+def test_the_word_that_broke_is_the_one_that_the_reason_names() -> None:
+    """Of two failing words the worse, with its rows, from which the examples come."""
+    words = {"rest": range(0, N, 2), "two": range(3, N, 10), "bad": range(5, N, 10)}
+    correct = np.ones(N)
+    correct[[*range(3, 400, 10), *range(5, 600, 10)]] = 0
+    made = tuple(Cell("label", name, tuple(rows)) for name, rows in words.items())
+    measure = measured({"CellPerformance": {"correct": correct, "cells": made}}, RESULTS)
+    claim = Coverage.model_validate({"kind": "coverage", "at_least": 0.7})
+    context = context_of(N)
+    name, rows = claim.broken(context, measure(claim.measurement(context)))
+    assert (name, rows) == ("label bad", tuple(words["bad"]))
+    assert (
+        "corrected): label bad 0.14 of 70 rows; label two" in claim.judge(context, measure).reason
+    )
+
+
 def test_the_same_errors_spread_over_all_words_pass() -> None:
     """The mean is the same, no word is bad."""
     wrong = np.random.default_rng(0).permutation(N)[:40]

@@ -297,7 +297,7 @@ def test_the_list_has_as_many_members_as_it_counts() -> None:
     assert counted.startswith("5 of 30 heads and MLPs")
     named = listed.split("; ")
     assert [text for text in named if " 0.00 -> 0.00 " in text] == []
-    assert "1 more heads or MLPs changed" in named
+    assert "1 more head or MLP changed" in named
     assert len([text for text in named if " towards " in text]) == 4
 
 
@@ -324,7 +324,7 @@ def test_the_score_that_is_not_the_first_in_the_list_is_told_apart() -> None:
     verdict = claim.judge(replace(context_of(N), role="pair"), measured(answers, RESULTS))
     assert verdict.status == "fail"
     assert verdict.reason.startswith(
-        "1 of 30 heads and MLPs changed by more than the margin (Holm-corrected): head 2.0 of a"
+        "1 of 30 heads and MLPs changed by more than the margin (corrected for 30 comparisons): head 2.0 of a"
     )
     assert verdict.reason.endswith(
         "; the score is the change of head 1.2 towards v of a, whose interval reaches farthest, itself not surely "
