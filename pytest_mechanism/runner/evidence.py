@@ -163,9 +163,14 @@ def of_change(ranked: Ranked, result: Observations, other: Observations, focus: 
         return np.array([rows[name] for name in result.example_ids], float)
 
     lost = of(other) - of(result)
-    lost = lost if lost.mean() >= 0 else -lost
-    badness = np.where(lost > 0, lost, -np.inf)
-    return replace(ranked, badness=badness, worst="both models differ most", most="most changed")
+    less = lost.mean() >= 0
+    lost = lost if less else -lost
+    least = (
+        500.0 if focus.by_accuracy else 0.0
+    )  # a right answer counts 1,000: only rows that changed it
+    badness = np.where(lost > least, lost, -np.inf)
+    worst = f"the right answer became {'less' if less else 'more'} likely"
+    return replace(ranked, badness=badness, worst=worst, most="most changed")
 
 
 def of_performance_numbers(result: Observations, *, by_accuracy: bool) -> Any:

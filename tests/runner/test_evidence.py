@@ -73,7 +73,10 @@ def test_two_models_are_compared_by_what_changed_between_them() -> None:
     shown = found([PERFORMANCE], known, focus=Focus("base", by_accuracy=False))
     assert shown is not None
     assert [example.id for example in shown.examples] == ["r1", "r3", "r4"]
-    assert shown.what == "the most changed 3 of 5 prompts: both models differ most"
+    assert shown.what == "the most changed 3 of 5 prompts: the right answer became less likely"
+    by_accuracy = found([PERFORMANCE], known, focus=Focus("base"))
+    assert by_accuracy is not None
+    assert [example.id for example in by_accuracy.examples] == ["r1"]  # its answer changed
     same: Known = {(Performance, "ft"): base, (Performance, "base"): base}
     assert found([PERFORMANCE], same, focus=Focus("base")) is None
 
