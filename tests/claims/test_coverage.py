@@ -65,7 +65,8 @@ def test_the_word_that_broke_is_the_one_that_the_reason_names() -> None:
     name, rows = claim.broken(context, measure(claim.measurement(context)))
     assert (name, rows) == ("label bad", tuple(words["bad"]))
     assert (
-        "corrected): label bad 0.14 of 70 rows; label two" in claim.judge(context, measure).reason
+        "too often wrong about label bad: 0.143 [0.070, 0.270] right (70 rows); label two"
+        in claim.judge(context, measure).reason
     )
 
 
