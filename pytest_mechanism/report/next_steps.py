@@ -14,12 +14,22 @@ UNACCEPTED = (Cause.NOT_ACCEPTED, Cause.REDEFINED)
 
 
 def next_steps(
-    report: RunReport, state: ConclusionState, reds: Sequence[ClaimResult]
+    report: RunReport,
+    state: ConclusionState,
+    reds: Sequence[ClaimResult],
+    lead: ClaimResult | None,
 ) -> tuple[str, ...]:
-    """The next commands, the first one first; none where nothing is to be done."""
-    if not reds:
+    """The next commands, the first one first; none where nothing is to be done.
+
+    Args:
+        report: of the run.
+        state: of its conclusion.
+        reds: the red claims.
+        lead: of them, the one that the conclusion is about: its spec is the one to look at.
+    """
+    if lead is None:
         return ()
-    pair, spec = pair_options(report), shlex.quote(reds[0].spec)
+    pair, spec = pair_options(report), shlex.quote(lead.spec)
     doctor = f"pytest-mechanism doctor {spec} {pair}"
     show = f"pytest-mechanism show {spec} {pair}"
     unaccepted = dict.fromkeys(shlex.quote(f"{red.spec}::{red.claim}") for red in reds)
@@ -41,7 +51,7 @@ def next_steps(
         first = show if all(r.cause is not Cause.NOT_JUDGED for r in reds) else doctor
     if state == "broken" and not any(result.located for result in reds):
         first = doctor if all(result.order <= 10 for result in reds) else show
-    again = f"pytest {shlex.quote(reds[0].id)} {pair} -v"
+    again = f"pytest {shlex.quote(lead.id)} {pair} -v"
     return tuple(step for step in (first, again) if step is not None)
 
 

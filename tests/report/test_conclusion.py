@@ -122,9 +122,12 @@ def test_a_claim_is_accepted_on_all_its_models_at_once() -> None:
 def test_words_that_a_model_gets_wrong_are_named_beside_its_accuracy() -> None:
     """Even where their claim is undecided: the average hides them."""
     words = claim("words", kind="coverage", verdict="inconclusive", cause=Cause.UNSETTLED,
-                  reason="worst of the 9 cells that the rows show, label A: 0.39 does not show whether")  # fmt: skip
+                  reason="worst of 9 labels and places, label A: accuracy 0.390 [0.207, 0.608] does not show whether")  # fmt: skip
     conclusion = conclude(report(claim("solves", verdict="fail"), words))
-    assert conclusion.sentences[1] == "Look at single words first: label A: 0.39."
+    assert (
+        conclusion.sentences[1]
+        == "Look first at label A: accuracy 0.390 [0.207, 0.608], too few rows to be sure."
+    )
 
 
 def test_a_broken_mechanism_is_named_by_its_heads() -> None:
@@ -223,3 +226,67 @@ def test_a_model_at_chance_has_no_mechanism() -> None:
     )
     conclusion = conclude(report(*SOLVES, guessing))
     assert (conclusion.state, "ft does not solve it" in conclusion.text) == ("accuracy", True)
+
+
+OPEN = replace(BROKEN, id="w.yaml::as_sure::pair", verdict="inconclusive", cause=Cause.UNSETTLED)
+FISH = "too often wrong about object fish: 0.15 [0.03, 0.50] right (26 rows); claimed: at least 0.5"
+COVERAGE = claim("every_object", verdict="fail", kind="coverage", order=10, reason=FISH)
+LESS_SURE = replace(
+    claim("as_sure", "pair", "fail", kind="equivalent", reason="-0.120 [-0.145, -0.098]"),
+    rows=(Row("fail", None, "log-probability of ft minus that of base", -0.12, None, 9, "", low=-0.02),),
+)  # fmt: skip
+
+
+def test_every_other_red_claim_is_counted_by_what_became_of_it() -> None:
+    """Two more broke, one of them about accuracy too; one is undecided, one fell behind its baseline."""
+    behind = replace(BROKEN, cause=Cause.FELL_BEHIND)
+    reds = (LESS_SURE, claim("solves", verdict="fail"), COVERAGE, OPEN, behind)
+    assert conclude(report(*reds)).sentences[0] == (
+        "Accuracy is not as claimed: 0.1 is low; it is too often wrong about object fish. 2 more claims broke, "
+        "1 more is undecided, 1 more is red by its baseline alone; they may follow from it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("red", "said"),
+    [
+        (LESS_SURE, "The candidate is less sure of the right answers: -0.120 [-0.145, -0.098]."),
+        (COVERAGE, f"The candidate is {FISH}."),
+    ],
+)
+def test_a_candidate_whose_accuracy_holds_does_the_task_no_less_well(
+    red: ClaimResult, said: str
+) -> None:
+    """It is less sure, or wrong about a word that the sentence names."""
+    assert conclude(report(*SOLVES, red)).text == said
+
+
+def test_the_next_step_is_about_the_spec_of_the_broken_claim() -> None:
+    """An undecided claim of another spec comes first in the order of explanations."""
+    first = replace(OPEN, order=0)
+    conclusion = conclude(report(*SOLVES, replace(BROKEN, located=Located((), (), 1.0)), first))
+    assert conclusion.reds[0] == first.id
+    assert [step.split()[:3] for step in conclusion.next_steps] == [
+        ["pytest-mechanism", "show", "c.yaml"],
+        ["pytest", BROKEN.id, "--model-pair"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "red", "said"),
+    [
+        ("zoo:ft", LESS_SURE, "The candidate (ft = ./new) is less sure of "),
+        ("./models/ft", BROKEN, "Accuracy is fine"),
+        ("zoo:base", LESS_SURE, "The candidate is less sure of "),
+    ],
+)
+def test_the_candidate_is_named_where_the_base_is_called_ft(
+    base: str, red: ClaimResult, said: str
+) -> None:
+    """Roles and files share their names."""
+    run = report(*SOLVES, red)
+    paths = {"base": base, "ft": "./new"}
+    files = {role: replace(entry, reference=paths[role]) for role, entry in run.checkpoints.items()}
+    text = conclude(replace(run, checkpoints=files)).text
+    assert said in text
+    assert ("ft = ./new" in text) == (base != "zoo:base")
