@@ -259,7 +259,7 @@ def test_better_passes_and_is_reported(accepted):
     result.stdout.fnmatch_lines(
         [
             "1 score is better than its baseline by more than the tolerance; --snapshot-update "
-            "raises the baselines"
+            "raises the baseline"
         ]
     )
 
