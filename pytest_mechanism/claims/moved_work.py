@@ -43,13 +43,25 @@ def outside(elsewhere: str | None, at: str) -> str:
 
 def shares(member: MemberChange) -> str:
     """``0.25 -> 0.10``."""
-    before, now = (round(share, 2) + 0.0 for share in (member.before, member.now))  # not -0.00
-    return f"{before:.2f} -> {now:.2f}"
+    digits = places(member)
+    before, now = (round(share, digits) + 0.0 for share in (member.before, member.now))  # not -0.00
+    return f"{before:.{digits}f} -> {now:.{digits}f}"
 
 
 def with_interval(member: MemberChange) -> str:
-    low, high = member.interval
-    return f"change {member.change:+.2f} [{low:+.2f}, {high:+.2f}]"
+    (low, high), digits = member.interval, places(member)
+    return f"change {member.change:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def places(member: MemberChange) -> int:
+    """The fewest decimals, of 2 to 4, with which the change is the difference of the two shares and differs from
+    the ends of its interval; 2 where none does."""
+    numbers = (member.before, member.now, member.change, *member.interval)
+    for digits in (2, 3, 4):
+        before, now, change, low, high = (round(number, digits) for number in numbers)
+        if abs(now - before - change) < 0.5 * 10**-digits and change not in (low, high):
+            return digits
+    return 2
 
 
 def silent(member: MemberChange) -> bool:
@@ -145,7 +157,7 @@ def sentences(
         sentence(member, ordered, "" if i else f" {OF_WHAT}") for i, member in enumerate(named)
     ]
     if left := len(ordered) - len(named):
-        lines.append(f"{left} more heads or MLPs changed")
+        lines.append(f"{left} more {'head or MLP' if left == 1 else 'heads or MLPs'} changed")
     if taker is not None and taker not in ordered:
         lines.append(
             f"some of the work of {called(ordered[0].member)} moved to {called(taker.member)}{owner(taker)}, "

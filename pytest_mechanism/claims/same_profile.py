@@ -153,6 +153,7 @@ class SameProfile(Claim):
             self.margin,
             f"largest of {len(found)} changes, {called(worst.member)} towards {worst.readers}:",
             f"changes by at most {self.margin:g}",
+            difference=True,
         )
         parts = [self.named(verdict, found, worst, 1 - context.confidence)]
         if self.outside_at_most is not None:
@@ -193,12 +194,15 @@ class SameProfile(Claim):
         changed = [member for member in found if member.p < alpha]
         if changed:
             reason = (
-                f"{len(changed)} of {len(found)} members changed by more than the margin (Holm-corrected): "
+                f"{len(changed)} of {len(found)} heads and MLPs changed by more than the margin "
+                f"(corrected for {len(found)} comparisons): "
                 f"{'; '.join(sentences(changed, found))}{whose_score(worst, changed)}"
             )
             return replace(verdict, status="fail", reason=reason, cause=Cause.REFUTED)
         if verdict.status == "fail":
-            reason = f"{verdict.reason}, not significant after Holm's correction for {len(found)} members"
+            reason = (
+                f"{verdict.reason}, not significant once corrected for {len(found)} comparisons"
+            )
             return replace(verdict, status="inconclusive", reason=reason, cause=Cause.UNSETTLED)
         return verdict
 

@@ -161,7 +161,7 @@ class ClaimItem(pytest.Function):
             self.name,
             verdict,
             comparison.drift,
-            meaning(verdict.cause, self.claim.if_red),
+            meaning(verdict.cause, self.claim.refuted(verdict)),
             located,
             result.evidence,
         )

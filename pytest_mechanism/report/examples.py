@@ -32,31 +32,33 @@ def example_lines(evidence: Evidence | None, count: int = 3) -> list[str]:
     if not evidence.examples:
         return [visible(evidence.what)]
     what = f"{evidence.what} ({evidence.measured})"
+    shown = evidence.examples[:count]
+    whole = all(number == round(number) for x in shown for number in x.numbers.values())
     return [
         visible(what),
         *(
-            example_line(example, PROMPT if i else FIRST)
-            for i, example in enumerate(evidence.examples[:count])
+            example_line(example, 0 if whole else 3, PROMPT if i else FIRST)
+            for i, example in enumerate(shown)
         ),
     ]
 
 
-def example_line(example: Example, room: int = PROMPT) -> str:
+def example_line(example: Example, decimals: int, room: int = PROMPT) -> str:
     """One prompt, whole if it fits in ``room`` characters:
-    ``"... Box F contains the" wants knife; base: knife (-0.01), ft: pot (-8.2)``."""
+    ``"... Box F contains the" wants knife; base: knife (-0.010), ft: pot (-8.200)``."""
     roles = dict.fromkeys((*example.answers, *example.numbers))
     ordered = sorted(roles, key=lambda role: role != REFERENCE)
-    parts = [f"{role}: {said(example, role)}" for role in ordered]
+    parts = [f"{role}: {said(example, role, decimals)}" for role in ordered]
     wanted = shortened(example.expected, ANSWER)
     prompt = extract(example.prompt, example.expected, room)
     return visible(f'  "{prompt}" wants {wanted}; {", ".join(parts)}')
 
 
-def said(example: Example, role: str) -> str:
+def said(example: Example, role: str, decimals: int) -> str:
     """What a model said, with what the claim measured on the row."""
     answer = shortened(example.answers.get(role, "").strip(), ANSWER)
     number = example.numbers.get(role)
-    shown = "" if number is None else f"{number:.4g}"
+    shown = "" if number is None else f"{number:.{decimals}f}"
     if answer and shown:
         return f"{answer} ({shown})"
     return answer or shown or "nothing"

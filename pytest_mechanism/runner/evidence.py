@@ -105,7 +105,7 @@ def of_path(request: PathPatching, result: Observations) -> Ranked | None:
     effect = np.asarray(result.values["group"], float)
     return Ranked(
         effect,
-        "change of the answer's log-probability (nats) when the path carries the source prompt",
+        "change of the answer's log-probability when the path carries the source prompt",
         effect,
         "the path matters least to their answer",
     )
@@ -117,7 +117,7 @@ def of_circuit(request: CircuitPerformance, result: Observations) -> Ranked | No
     if column not in result.values:
         return None
     alone = np.asarray(result.values[column], float)
-    measured = "log-probability of the answer with the circuit alone, in nats"
+    measured = "log-probability of the answer with the circuit alone; 0 is certain"
     return Ranked(alone, measured, -alone, "the circuit alone answers them worst")
 
 
@@ -136,7 +136,7 @@ def of_performance(request: Performance | CellPerformance, result: Observations)
     """Prompts that the model answers worst."""
     correct = np.asarray(result.values["correct"], float)
     likely = np.asarray(result.values.get("log_probability", correct), float)
-    name = "log-probability of the right answer, in nats"
+    name = "log-probability of the right answer; 0 is certain"
     measured = name if "log_probability" in result.values else "1: right"
     worst = "the model answers them worst"
     return Ranked(likely, measured, -likely - 1e3 * correct, worst)

@@ -297,7 +297,7 @@ def located(
     if not changed:
         lines.append(
             f"no head or MLP surely changed its share {OF_WHAT} by more than {MARGIN:g} "
-            f"(Holm-corrected for {len(found)} members)"
+            f"(corrected for {len(found)} comparisons)"
         )
     return Located(tuple(lines), tuple(changed), round(seconds, 3))
 

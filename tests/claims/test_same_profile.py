@@ -90,7 +90,7 @@ def test_a_head_outside_may_do_no_more_than_is_allowed() -> None:
     """Even where both models agree: head 3.1 is in no group and does .3."""
     allowed, too_much = (judge(BEFORE, outside_at_most=x) for x in (0.4, 0.2))
     assert (allowed.status, too_much.status) == ("pass", "fail")
-    assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.300")
+    assert too_much.reason.startswith("head 3.1 (in no group) towards the logits: 0.")
 
 
 def test_a_member_outside_counts_by_what_it_may_do() -> None:
@@ -218,7 +218,7 @@ def test_a_new_checkpoint_that_leaves_the_accepted_profile_is_worse(spec: Any) -
     moved = entry(judge({**BEFORE, "2.0 logits": 0.42}), spec, "new")
     found = drift.compare(moved, accepted, tolerance)
     assert found.state == "worse"
-    assert "1 of 30 members differ from the accepted profile" in found.finding
+    assert "1 of 30 heads and MLPs differs from the accepted profile" in found.finding
     assert "2.0 at last -> the logits -0.08 (now -0.08, accepted +0.00)" in found.finding
     assert not drift.compare(entry(judge(BEFORE), spec, "new"), accepted, tolerance).red
 
@@ -294,10 +294,10 @@ def test_the_list_has_as_many_members_as_it_counts() -> None:
     now = {"2.3 logits": 0.3, "2.1 logits": 0.004, "0.mlp logits": 0.3}
     verdict = judge(now)
     counted, listed = verdict.reason.split(": ", 1)
-    assert counted.startswith("5 of 30 members")
+    assert counted.startswith("5 of 30 heads and MLPs")
     named = listed.split("; ")
     assert [text for text in named if " 0.00 -> 0.00 " in text] == []
-    assert "1 more heads or MLPs changed" in named
+    assert "1 more head or MLP changed" in named
     assert len([text for text in named if " towards " in text]) == 4
 
 
@@ -324,7 +324,7 @@ def test_the_score_that_is_not_the_first_in_the_list_is_told_apart() -> None:
     verdict = claim.judge(replace(context_of(N), role="pair"), measured(answers, RESULTS))
     assert verdict.status == "fail"
     assert verdict.reason.startswith(
-        "1 of 30 members changed by more than the margin (Holm-corrected): head 2.0 of a"
+        "1 of 30 heads and MLPs changed by more than the margin (corrected for 30 comparisons): head 2.0 of a"
     )
     assert verdict.reason.endswith(
         "; the score is the change of head 1.2 towards v of a, whose interval reaches farthest, itself not surely "

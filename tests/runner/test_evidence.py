@@ -103,7 +103,7 @@ def test_a_long_prompt_keeps_the_part_that_names_the_answer() -> None:
     boxes = "".join(f"the thing{i} is in Box {i}, " for i in range(9))
     prompt = f"The flower is now in Box F, {boxes}the rose is still in Box R. Box F contains the"
     example = Example("r", prompt, "flower", {"ft": "pot"}, {})
-    assert example_line(example) == (
+    assert example_line(example, 3) == (
         '  "The flower is now in Box F ...rose is still in Box R. Box F contains the" wants flower; ft: pot'
     )
     short = replace(example, prompt=prompt[-140:])
