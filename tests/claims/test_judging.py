@@ -212,12 +212,13 @@ def test_a_recovered_gain_passes_and_names_its_change(case: ClaimContext) -> Non
     [
         (share(0.8), share(0.8), "do not differ significantly"),
         (ZERO, CHANCE, "both answer at chance"),
+        (ONE, share(0.6), "ft is worse than base on this task"),
     ],
 )
 def test_nothing_is_recovered_where_there_is_nothing_to_recover(
     case: ClaimContext, base: Any, ft: Any, reason: str
 ) -> None:
-    """Equal models, or two guessers: inconclusive, whatever the patch does."""
+    """Equal models, two guessers, or a donor that is worse: inconclusive, whatever the patch does."""
     verdict = cmap(case, base, ft, patched=ft, control=base)
     assert status(verdict) == "inconclusive"
     assert reason in verdict.reason
@@ -465,7 +466,7 @@ def test_minimality_judges_one_quantity_and_names_the_head_that_is_not_needed(
     ]
     assert [status(v) for v in found] == ["fail", "fail"]
     assert {v.score.name for v in found} == {"least needed head"}
-    assert [v.reason.split("heads): ")[1] for v in found] == [
+    assert [v.reason.split("comparisons): ")[1] for v in found] == [
         "2.2 of pos_transmitter",
         "1.3 of pos_detector",
     ]

@@ -121,8 +121,12 @@ def test_a_claim_is_accepted_on_all_its_models_at_once() -> None:
 
 def test_words_that_a_model_gets_wrong_are_named_beside_its_accuracy() -> None:
     """Even where their claim is undecided: the average hides them."""
-    words = claim("words", kind="coverage", verdict="inconclusive", cause=Cause.UNSETTLED,
-                  reason="worst of 9 labels and places, label A: accuracy 0.390 [0.207, 0.608] does not show whether")  # fmt: skip
+    reason = (
+        "worst of 9 labels and places, label A: accuracy 0.390 [0.207, 0.608] does not show whether"
+    )
+    words = claim(
+        "words", kind="coverage", verdict="inconclusive", cause=Cause.UNSETTLED, reason=reason
+    )
     conclusion = conclude(report(claim("solves", verdict="fail"), words))
     assert (
         conclusion.sentences[1]
