@@ -55,6 +55,21 @@ DEVICE_COLUMNS = 512
 """Columns in the same rows on such a device: attention scores grow with their square."""
 
 
+def columns_at_once(tokens: Tokens, fill: int | None = None) -> tuple[int, int]:
+    """Columns of branches in the same rows that are computed side by side, and of branches in rows of
+    their own.
+
+    Args:
+        tokens: the run's.
+        fill: see `BranchEngine`.
+    """
+    rows, length = tokens.ids.shape
+    if fill is None and tokens.ids.device.type == "cpu":
+        return max(LEAST_COLUMNS, min(length, MOST_COLUMNS)), 0
+    columns = max(LEAST_COLUMNS, (DEVICE_TOKENS if fill is None else fill) // rows)
+    return min(columns, DEVICE_COLUMNS), columns
+
+
 @dataclass
 class BranchEngine:
     """See the module.
@@ -232,14 +247,8 @@ class BranchRun:
 
     @property
     def columns(self) -> tuple[int, int]:
-        """Columns that go side by side, and those whose branches have rows of their own."""
-        rows, length = self.tokens.ids.shape
-        fill = self.engine.fill
-        if fill is None and self.tokens.ids.device.type == "cpu":
-            return max(LEAST_COLUMNS, min(length, MOST_COLUMNS)), 0
-        tokens = DEVICE_TOKENS if fill is None else fill
-        columns = max(LEAST_COLUMNS, tokens // rows)
-        return min(columns, DEVICE_COLUMNS), columns
+        """See `columns_at_once`."""
+        return columns_at_once(self.tokens, self.engine.fill)
 
     @property
     def room(self) -> int:

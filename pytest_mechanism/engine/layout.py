@@ -139,16 +139,16 @@ class Layout:
         """Columns of a member's tokens at some positions."""
         return self.locate_all([(member, at)])
 
-    def locate_all(self, wanted: Sequence[tuple[int, Positions | None]]) -> Location:
+    def locate_all(self, wanted: Sequence[tuple[int, Int[Tensor, "rows _"] | None]]) -> Location:
         """Columns of (members' tokens, at some positions), one after the other."""
         name = ("located", *((self.starts[member], id(at)) for member, at in wanted))
         # what is found is remembered with its positions, so no other tensor gets their identity
         return self.once(name, lambda: self.find(wanted))
 
-    def find(self, wanted: Sequence[tuple[int, Positions | None]]) -> Location:
+    def find(self, wanted: Sequence[tuple[int, Int[Tensor, "rows _"] | None]]) -> Location:
         """See `locate_all`."""
 
-        def tensors(of: tuple[int, Positions | None]) -> tuple[int, int]:
+        def tensors(of: tuple[int, Tensor | None]) -> tuple[int, int]:
             return id(self.members[of[0]].active), id(of[1])
 
         found: list[Location] = []

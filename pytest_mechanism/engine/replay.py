@@ -112,9 +112,9 @@ def unembed(
 ) -> Float[Tensor, "answers rows words"]:
     """Logits of the residual stream after the last layer."""
     answers, rows, width = last.shape
-    logits = logits_after_layers(
-        run.model, run.record.calls, last.reshape(answers * rows, width), run.tokens.ids[:1, :1]
-    )
+    residual, token = last.reshape(answers * rows, width), run.tokens.ids[:1, :1]
+    with run.model.unobserved():
+        logits = logits_after_layers(run.model, run.record.calls, residual, token)
     return logits.reshape(answers, rows, -1)
 
 

@@ -114,7 +114,12 @@ class BridgeModel:
 
     @contextmanager
     def unobserved(self) -> Iterator[None]:
-        unobserved = [module for module in self.plain_forwards if not observed(module)]
+        # a forward of its own is another library's, such as accelerate's
+        unobserved = [
+            module
+            for module in self.plain_forwards
+            if "forward" not in module.__dict__ and not observed(module)
+        ]
         for module in unobserved:
             module.__dict__["forward"] = self.plain_forwards[module]
         try:
