@@ -176,8 +176,8 @@ def joining(
     return residual
 
 
-NewKeys = Float[Tensor, "rows kv_heads columns d_head"]
-"""Keys or values of the columns."""
+NewKeys = Float[Tensor, "copies kv_heads columns d_head"]
+"""Keys or values of the columns, as a layer gets those."""
 
 
 @dataclass
